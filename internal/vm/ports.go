@@ -1,0 +1,212 @@
+package vm
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/template"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Pools are the ranges that leases are taken from.
+type Pools struct {
+	Network          network.Network
+	SSHMin, SSHMax   int // host ports, both ends included
+	UIDMin, UIDMax   int // user ids, both ends included
+	TapPrefix        string
+	IdempotencyReach time.Duration // how long a key is remembered
+}
+
+// Wanted is what a create asks to be reserved. Invalid or nil values mean: any.
+type Wanted struct {
+	Address netip.Addr
+	MAC     net.HardwareAddr
+}
+
+// Idempotency ties a create to a client's key. The zero value ties nothing.
+type Idempotency struct {
+	Key  string
+	Hash string // of the request's body
+}
+
+// Capacity is what running and stopped VMs together may take of the host.
+// Zero means: no limit.
+type Capacity struct {
+	MemMiB  int64 // sum over VMs that are live
+	DiskMiB int64 // sum over all VMs
+}
+
+// Filter narrows a list. Zero fields do not narrow.
+type Filter struct {
+	State  State
+	Labels map[string]string
+	Name   string
+	Limit  int    // 1 to 1000; 0 means all
+	After  string // cursor: id of the last VM of the page before
+}
+
+// Store keeps VMs. Every method that takes an owner sees that owner's VMs only.
+type Store interface {
+	// CreateVM inserts v with a lease from pools, in one transaction, and
+	// returns it as stored. When idem names a key that was used before with
+	// the same hash, it returns that earlier VM and created = false.
+	//
+	// Errors: errs.Conflict with code name_taken, guest_ip_taken,
+	// guest_mac_taken or idempotency_key_reused; errs.Exhausted with code
+	// addresses_exhausted, ssh_ports_exhausted, uids_exhausted,
+	// memory_exhausted or disk_exhausted.
+	CreateVM(ctx context.Context, v VM, want Wanted, pools Pools, limit Capacity, idem Idempotency) (stored VM, created bool, err error)
+
+	// LeaseVM gives a VM whose lease was released a new one (the old address
+	// when it is free), and returns the VM as stored. A lease that is whole
+	// already is left alone. Errors as CreateVM's.
+	LeaseVM(ctx context.Context, id string, pools Pools, limit Capacity) (VM, error)
+
+	// ReleaseVM empties the VM's lease.
+	ReleaseVM(ctx context.Context, id string) error
+
+	// VM returns one VM. Errors: errs.NotFound with code vm_not_found.
+	VM(ctx context.Context, owner, id string) (VM, error)
+
+	// VMs returns one page, newest first, and the cursor of the next page or "".
+	VMs(ctx context.Context, owner string, f Filter) (page []VM, next string, err error)
+
+	// AllVMs returns every owner's VMs; for adoption at start-up only.
+	AllVMs(ctx context.Context) ([]VM, error)
+
+	// UpdateVM stores what can change in a VM's life: Intent, State,
+	// StateReason, Conditions, Driver, Machine, Provisioned, StartedAt; sets
+	// UpdatedAt. Errors: errs.NotFound.
+	UpdateVM(ctx context.Context, v VM) (VM, error)
+
+	// DeleteVM removes the row, and with it the lease. No error if it is gone.
+	DeleteVM(ctx context.Context, id string) error
+}
+
+// Images resolves image ids.
+type Images interface {
+	// Image returns an image the owner may use, checked to be unchanged on disk.
+	// Errors: errs.NotFound with code image_not_found, errs.Conflict with code
+	// image_changed.
+	Image(ctx context.Context, owner, id string) (image.Image, error)
+
+	// Initramfs returns the path of the initramfs for b, made when missing.
+	Initramfs(ctx context.Context, b image.Boot) (string, error)
+}
+
+// Templates resolves template ids.
+type Templates interface {
+	// Template returns a template. Errors: errs.NotFound with code template_not_found.
+	Template(ctx context.Context, owner, id string) (template.Template, error)
+}
+
+// Link is one VM's place on its network.
+type Link struct {
+	VMID     string
+	Hostname string
+	Tap      string
+	MAC      net.HardwareAddr
+	Address  netip.Addr
+}
+
+// Network connects VMs. All methods may be called again after a failure.
+type Network interface {
+	// Attach makes the TAP, puts it on the bridge isolated from its
+	// neighbours, lets only the link's own MAC and address out of it, and
+	// serves its address by DHCP. The returned file is the TAP's; the TAP
+	// lives as long as somebody holds it. On error nothing of the link is left.
+	Attach(ctx context.Context, l Link) (*os.File, error)
+
+	// Reattach does the same for a TAP that a live VMM already holds.
+	Reattach(ctx context.Context, l Link) error
+
+	// Detach undoes Attach. Nothing to undo is no error.
+	Detach(ctx context.Context, l Link) error
+}
+
+// Forwards owns the listeners for VMs' SSH ports.
+type Forwards interface {
+	// Open listens on the port and forwards to the target. Opening an open
+	// port with the same target is no error.
+	// Errors: errs.Conflict with code ssh_port_in_use.
+	Open(vmID string, port int, target netip.AddrPort) error
+	// Close stops listening and ends the port's connections.
+	Close(port int)
+}
+
+// Files keeps a VM's own files, below one directory per VM.
+type Files interface {
+	// Dir returns the VM's run directory, whether it exists or not.
+	Dir(vmID string) string
+	// Provision makes the directory, the VM's disk of v.DiskMiB (sparse, or a
+	// copy of the root in DiskCopy mode) and its seed. On error it leaves nothing.
+	Provision(ctx context.Context, v VM) error
+	// Seed writes the NoCloud disk anew from v.
+	Seed(ctx context.Context, v VM) error
+	// Disks returns the VM's disks as the driver needs them. Errors:
+	// errs.Conflict with code disk_missing when the VM's own disk is gone.
+	Disks(v VM) ([]vmm.Disk, error)
+	// Remove deletes the directory. Nothing there is no error.
+	Remove(vmID string) error
+	// Orphans lists directories that have no VM among known.
+	Orphans(known map[string]bool) ([]string, error)
+}
+
+// GuestReport is what an agent last said of its guest.
+type GuestReport struct {
+	AgentVersion string
+	Addresses    []netip.Addr // of the guest's interfaces, loopback excluded
+	CloudInit    CloudInit
+}
+
+// CloudInit is cloud-init's state in a guest.
+type CloudInit struct {
+	Status string   // absent, disabled, running, done, error
+	Errors []string // its own words, bounded
+}
+
+// Guests speaks to agents.
+type Guests interface {
+	// Connect keeps a session with the agent behind dial, across guest
+	// reboots, until Close. observe gets each report in order, and nil when
+	// the session is lost; it must not block.
+	Connect(vmID string, dial func(ctx context.Context) (net.Conn, error), observe func(*GuestReport)) Guest
+}
+
+// Guest is a session with one agent.
+type Guest interface {
+	// Shutdown asks the guest to power off (or to reboot), and returns once it
+	// has accepted. Errors: errs.Unavailable when no agent answers before ctx is done.
+	Shutdown(ctx context.Context, reboot bool) error
+	// Close ends the session and waits for its goroutines.
+	Close() error
+}
+
+// Consoles reads serial consoles into bounded logs and shares them out.
+type Consoles interface {
+	// Open starts reading the console behind dial, until Close.
+	Open(vmID string, dial func(ctx context.Context) (net.Conn, error)) error
+	// Close stops reading; the log stays.
+	Close(vmID string)
+	// Log writes the last tail lines (all when tail < 0) to w and, with
+	// follow, what comes until ctx is done or the console closes.
+	Log(ctx context.Context, vmID string, tail int, follow bool, w io.Writer) error
+	// Attach connects a person: scrollback first, then live both ways. Only
+	// one attached writer at a time; a second gets errs.Conflict, unless readOnly.
+	Attach(ctx context.Context, vmID string, readOnly bool) (io.ReadWriteCloser, error)
+}
+
+// Host says what the machine has.
+type Host interface {
+	CPUs() int
+	// MemMiB returns the memory that VMs may take in all, overcommit included.
+	MemMiB() int64
+	// DiskMiB returns the disk that VMs' own disks may take in all, overcommit included.
+	DiskMiB() (int64, error)
+}

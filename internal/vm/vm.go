@@ -1,0 +1,131 @@
+// Package vm is the heart of the product: what a virtual machine is, and its
+// life from create to delete.
+//
+// It knows no SQL, no HTTP and no Linux; the interfaces it needs of those are
+// in ports.go, and internal/daemon supplies them. Start at [Service] for the
+// verbs, at create.go for the list of steps that make a VM, and at adopt.go
+// for what happens when the daemon starts again.
+package vm
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// State is what was last observed of a VM.
+type State string
+
+// The states. Any of stopped, snapshotted and error can be started again.
+const (
+	Starting    State = "starting"
+	Running     State = "running"
+	Stopping    State = "stopping"
+	Stopped     State = "stopped"
+	Snapshotted State = "snapshotted"
+	Failed      State = "error"
+	Paused      State = "paused"
+)
+
+// Live reports whether a VM in this state has, or may have, a VMM process.
+func (s State) Live() bool {
+	return s == Starting || s == Running || s == Stopping || s == Paused
+}
+
+// Intent is what the owner last asked for.
+type Intent string
+
+// The intents.
+const (
+	WantRunning Intent = "running"
+	WantStopped Intent = "stopped"
+	WantDeleted Intent = "deleted"
+)
+
+// VM is one virtual machine.
+type VM struct {
+	ID, OwnerID string
+	Name        string // "" or unique per owner; also the hostname
+	Labels      map[string]string
+	ImageID     string
+	TemplateID  string
+	Boot        image.Boot // as resolved at create
+
+	Intent      Intent
+	State       State
+	StateReason string
+	Conditions  Conditions
+
+	VCPUs, MemMiB, DiskMiB int
+	BootArgs               string
+	EnableNetwork          bool
+	Lease                  Lease // what is reserved on the host
+	UserData               string
+	SSHKeys                []string
+
+	Driver      string      // name of the driver that runs it
+	Machine     *vmm.Handle // the live VMM process, nil when there is none
+	Provisioned bool        // the VM's own disk has been made
+
+	CreatedAt, UpdatedAt time.Time
+	StartedAt            *time.Time
+}
+
+// Hostname returns the name the guest is told to have.
+func (v VM) Hostname() string {
+	if v.Name != "" {
+		return v.Name
+	}
+	return "vm-" + v.ID[len(IDPrefix):]
+}
+
+// IDPrefix starts every VM's id.
+const IDPrefix = "vm_"
+
+// Lease is what the host has reserved for one VM. Every non-zero field is
+// unique among all VMs. The zero Lease reserves nothing; without a network
+// only UID is set.
+type Lease struct {
+	Address netip.Addr
+	MAC     net.HardwareAddr
+	Tap     string
+	SSHPort int
+	UID     int // of the VMM process
+}
+
+// Status is the value of a condition.
+type Status string
+
+// Condition values.
+const (
+	True    Status = "true"
+	False   Status = "false"
+	Unknown Status = "unknown"
+)
+
+// Condition is one fact about a guest. The zero Condition is unknown.
+type Condition struct {
+	Status    Status    `json:"status"`
+	Reason    string    `json:"reason,omitempty"`  // one stable CamelCase word
+	Message   string    `json:"message,omitempty"` // in words
+	ChangedAt time.Time `json:"changed_at"`
+}
+
+// Conditions are all facts known of a guest.
+type Conditions struct {
+	Network   Condition `json:"network"`    // the guest has its address; reason Disabled without a network
+	Agent     Condition `json:"agent"`      // hatch-agent answers
+	CloudInit Condition `json:"cloud_init"` // cloud-init is through; reasons Running, Done, Failed, Absent, Disabled
+}
+
+// Ready reports whether the guest is up: the agent answers, the network is
+// there (when enabled), and cloud-init has ended, well or not, or is absent.
+func (c Conditions) Ready() bool {
+	return c.Agent.Status == True &&
+		(c.Network.Status == True || c.Network.Reason == "Disabled") &&
+		(c.CloudInit.Status == True || c.CloudInit.Reason == "Failed" ||
+			c.CloudInit.Reason == "Absent" || c.CloudInit.Reason == "Disabled")
+}
