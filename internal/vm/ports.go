@@ -71,7 +71,8 @@ type Store interface {
 	// ReleaseVM empties the VM's lease.
 	ReleaseVM(ctx context.Context, id string) error
 
-	// VM returns one VM. Errors: errs.NotFound with code vm_not_found.
+	// VM returns one VM; an empty owner stands for every owner (the daemon's
+	// own work). Errors: errs.NotFound with code vm_not_found.
 	VM(ctx context.Context, owner, id string) (VM, error)
 
 	// VMs returns one page, newest first, and the cursor of the next page or "".
@@ -80,10 +81,12 @@ type Store interface {
 	// AllVMs returns every owner's VMs; for adoption at start-up only.
 	AllVMs(ctx context.Context) ([]VM, error)
 
-	// UpdateVM stores what can change in a VM's life: Intent, State,
-	// StateReason, Conditions, Driver, Machine, Provisioned, StartedAt; sets
-	// UpdatedAt. Errors: errs.NotFound.
-	UpdateVM(ctx context.Context, v VM) (VM, error)
+	// UpdateVM reads the VM, applies change to it and stores the result, in one
+	// transaction, so that concurrent updates of different fields both hold.
+	// Stored are Intent, State, StateReason, Conditions, Driver, Machine,
+	// Provisioned and StartedAt; UpdatedAt is set. change may run more than
+	// once and must not have side effects. Errors: errs.NotFound.
+	UpdateVM(ctx context.Context, id string, change func(*VM)) (VM, error)
 
 	// DeleteVM removes the row, and with it the lease. No error if it is gone.
 	DeleteVM(ctx context.Context, id string) error
