@@ -1,0 +1,234 @@
+// Package client speaks Hatch's REST API: one method for each route, one file
+// for each noun, the types of package api in and out.
+//
+// It retries nothing and caches nothing; a call ends when its context does.
+// Failures that the server explains are of type [*Error]; see [IsNotFound] and
+// its neighbours. Start at [New].
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// Bounds on what is read of an answer, in bytes.
+const (
+	maxAnswer = 64 << 20
+	maxError  = 64 << 10
+)
+
+// Client calls one Hatch server. It is safe for concurrent use.
+type Client struct {
+	base      string // without a slash at its end
+	key       string
+	userAgent string
+	http      *http.Client
+}
+
+// Option changes how a Client calls.
+type Option func(*Client)
+
+// WithHTTPClient makes the Client call through c, for a transport or TLS
+// settings of one's own. A timeout in c also cuts streams; leave it zero and
+// bound each call by its context.
+func WithHTTPClient(c *http.Client) Option {
+	return func(client *Client) { client.http = c }
+}
+
+// WithUserAgent sets the User-Agent header.
+func WithUserAgent(name string) Option {
+	return func(client *Client) { client.userAgent = name }
+}
+
+// New returns a Client of the server at base, as http://localhost:8080, that
+// presents key. The key may be empty for [Client.Health] alone.
+func New(base, key string, opts ...Option) (*Client, error) {
+	u, err := url.Parse(base)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %q as the server's address: not a URL", base)
+	}
+	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		return nil, fmt.Errorf("cannot use %q as the server's address: it must look like http://HOST:PORT", base)
+	}
+	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, errors.New("cannot use the server's address: it must have no user, query or fragment")
+	}
+	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, errors.New("cannot use the API key: it holds characters that no key has")
+	}
+	c := &Client{
+		base: strings.TrimRight(u.String(), "/"), key: key, userAgent: "hatch-client",
+		// A redirect is not followed: it could only mean that the address is wrong.
+		http: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+	}
+	for _, opt := range opts {
+		opt(c)
+	}
+	return c, nil
+}
+
+// call is one request.
+type call struct {
+	method string
+	path   string // escaped; starts with a slash
+	query  url.Values
+	header http.Header
+	body   any // sent as JSON; nil for none
+}
+
+// do sends the call and decodes its answer into out, when out is not nil.
+func (c *Client) do(ctx context.Context, req call, out any) (http.Header, error) {
+	resp, err := c.send(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		return resp.Header, nil
+	}
+	return resp.Header, decode(resp.Body, out)
+}
+
+// stream sends the call and returns the body of its answer.
+func (c *Client) stream(ctx context.Context, req call) (io.ReadCloser, error) {
+	resp, err := c.send(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// send sends the call and turns every answer but a 2xx into an error.
+func (c *Client) send(ctx context.Context, req call) (*http.Response, error) {
+	resp, err := c.roundTrip(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		defer resp.Body.Close()
+		return nil, readError(resp)
+	}
+	return resp, nil
+}
+
+func (c *Client) roundTrip(ctx context.Context, req call) (*http.Response, error) {
+	hr, err := c.request(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(hr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach %s: %w", c.base, withoutURL(err))
+	}
+	return resp, nil
+}
+
+func (c *Client) request(ctx context.Context, req call) (*http.Request, error) {
+	var body io.Reader
+	if req.body != nil {
+		b, err := json.Marshal(req.body)
+		if err != nil {
+			return nil, fmt.Errorf("cannot encode the request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	hr, err := http.NewRequestWithContext(ctx, req.method, c.url(req), body)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the request: %w", err)
+	}
+	hr.Header = c.headers(req)
+	return hr, nil
+}
+
+func (c *Client) url(req call) string {
+	if len(req.query) == 0 {
+		return c.base + req.path
+	}
+	return c.base + req.path + "?" + req.query.Encode()
+}
+
+func (c *Client) headers(req call) http.Header {
+	h := req.header.Clone()
+	if h == nil {
+		h = http.Header{}
+	}
+	h.Set("User-Agent", c.userAgent)
+	if c.key != "" {
+		h.Set("Authorization", "Bearer "+c.key)
+	}
+	if req.body != nil {
+		h.Set("Content-Type", "application/json")
+	}
+	return h
+}
+
+func decode(r io.Reader, out any) error {
+	limited := &io.LimitedReader{R: r, N: maxAnswer}
+	if err := json.NewDecoder(limited).Decode(out); err != nil {
+		if limited.N == 0 {
+			return fmt.Errorf("cannot read the server's answer: it is larger than %d bytes", maxAnswer)
+		}
+		return fmt.Errorf("cannot read the server's answer: %w", err)
+	}
+	return nil
+}
+
+// item returns the path of one object and, with verb, of an action on it.
+func item(collection, id string, verb ...string) (string, error) {
+	if id == "" || id == "." || id == ".." {
+		return "", fmt.Errorf("cannot use %q as an id", id)
+	}
+	return strings.Join(append([]string{collection, url.PathEscape(id)}, verb...), "/"), nil
+}
+
+// withoutURL takes the method and the URL off the error of an http.Client: the
+// caller's sentence names the server already.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// fetch calls method on one object, or on verb of it, and returns the answer.
+func fetch[T any](ctx context.Context, c *Client, method, collection, id string, verb ...string) (T, error) {
+	var out T
+	path, err := item(collection, id, verb...)
+	if err != nil {
+		return out, err
+	}
+	_, err = c.do(ctx, call{method: method, path: path}, &out)
+	return out, err
+}
+
+// post sends body to path and returns the answer.
+func post[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
+	var out T
+	_, err := c.do(ctx, call{method: http.MethodPost, path: path, body: body}, &out)
+	return out, err
+}
+
+// list returns the whole collection at path.
+func list[T any](ctx context.Context, c *Client, path string) ([]T, error) {
+	var out []T
+	_, err := c.do(ctx, call{method: http.MethodGet, path: path}, &out)
+	return out, err
+}
+
+// remove deletes one object.
+func (c *Client) remove(ctx context.Context, collection, id string) error {
+	path, err := item(collection, id)
+	if err != nil {
+		return err
+	}
+	_, err = c.do(ctx, call{method: http.MethodDelete, path: path}, nil)
+	return err
+}

@@ -1,0 +1,59 @@
+package client
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/hatchvm/hatch/api"
+)
+
+const (
+	images = "/images"
+	builds = "/images/builds"
+)
+
+// CreateImage registers a kernel and a root file system of the host.
+func (c *Client) CreateImage(ctx context.Context, body api.CreateImage) (api.Image, error) {
+	return post[api.Image](ctx, c, images, body)
+}
+
+// ListImages returns all images.
+func (c *Client) ListImages(ctx context.Context) ([]api.Image, error) {
+	return list[api.Image](ctx, c, images)
+}
+
+// GetImage returns one image.
+func (c *Client) GetImage(ctx context.Context, id string) (api.Image, error) {
+	return fetch[api.Image](ctx, c, http.MethodGet, images, id)
+}
+
+// DeleteImage forgets an image.
+func (c *Client) DeleteImage(ctx context.Context, id string) error {
+	return c.remove(ctx, images, id)
+}
+
+// StartImageBuild starts to build an image and returns at once.
+func (c *Client) StartImageBuild(ctx context.Context, body api.BuildImage) (api.ImageBuild, error) {
+	return post[api.ImageBuild](ctx, c, builds, body)
+}
+
+// GetImageBuild returns how a build stands.
+func (c *Client) GetImageBuild(ctx context.Context, id string) (api.ImageBuild, error) {
+	return fetch[api.ImageBuild](ctx, c, http.MethodGet, builds, id)
+}
+
+// ImageBuildLog returns a build's log; with follow it goes on until the build
+// ends. The caller closes it.
+func (c *Client) ImageBuildLog(ctx context.Context, id string, follow bool) (io.ReadCloser, error) {
+	path, err := item(builds, id, "log")
+	if err != nil {
+		return nil, err
+	}
+	req := call{method: http.MethodGet, path: path, query: url.Values{}}
+	if follow {
+		req.query.Set("follow", "true")
+	}
+	return c.stream(ctx, req)
+}

@@ -1,0 +1,30 @@
+package client
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/hatchvm/hatch/api"
+)
+
+const templates = "/templates"
+
+// CreateTemplate stores defaults for new VMs.
+func (c *Client) CreateTemplate(ctx context.Context, body api.CreateTemplate) (api.Template, error) {
+	return post[api.Template](ctx, c, templates, body)
+}
+
+// ListTemplates returns all templates.
+func (c *Client) ListTemplates(ctx context.Context) ([]api.Template, error) {
+	return list[api.Template](ctx, c, templates)
+}
+
+// GetTemplate returns one template.
+func (c *Client) GetTemplate(ctx context.Context, id string) (api.Template, error) {
+	return fetch[api.Template](ctx, c, http.MethodGet, templates, id)
+}
+
+// DeleteTemplate deletes a template; VMs made from it stay.
+func (c *Client) DeleteTemplate(ctx context.Context, id string) error {
+	return c.remove(ctx, templates, id)
+}
