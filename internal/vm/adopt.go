@@ -1,0 +1,230 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Adopt makes the host and the store agree after the daemon has started: it
+// takes over live machines, finishes deletes and stops that were cut short,
+// ends machines that are provably ours and have no VM, and says of the other
+// VMs why they do not run. Until it returns, operations on VMs wait; creates
+// do not. root is the directory below which the run directories lie.
+func (s *Service) Adopt(ctx context.Context, root string) error {
+	cutShort, err := s.reconcileAll(ctx, root)
+	close(s.adopted)
+	for _, v := range cutShort {
+		s.work.Go(func() {
+			if _, err := s.Stop(context.WithoutCancel(ctx), v.OwnerID, v.ID); err != nil {
+				s.deps.Log.Error("cannot go on with a stop", "vm", v.ID, "err", err)
+			}
+		})
+	}
+	return err
+}
+
+// reconcileAll goes through machines, rows and files, and returns the VMs whose
+// stop was cut short and must be asked for again.
+func (s *Service) reconcileAll(ctx context.Context, root string) (cutShort []VM, err error) {
+	found, err := s.machines(ctx, root) // before the rows: a new create is in neither
+	if err != nil {
+		return nil, err
+	}
+	vms, err := s.deps.Store.AllVMs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{}
+	var faults []error
+	for _, v := range vms {
+		known[v.ID] = true
+		if s.busy(v.ID) {
+			continue // created since we began
+		}
+		if err := s.reconcile(ctx, v, found[v.ID]); err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", v.ID, err))
+		}
+		if v.State == Stopping && s.instanceOf(v.ID) != nil {
+			cutShort = append(cutShort, v)
+		}
+	}
+	for id, h := range found {
+		if !known[id] {
+			faults = append(faults, s.reap(ctx, h))
+		}
+	}
+	return cutShort, errors.Join(append(faults, s.removeOrphans(known))...)
+}
+
+// machines lists what every driver finds of ours, by VM id.
+func (s *Service) machines(ctx context.Context, root string) (map[string]vmm.Handle, error) {
+	found := map[string]vmm.Handle{}
+	for name, d := range s.deps.Drivers {
+		handles, err := d.List(ctx, root)
+		if err != nil {
+			return nil, fmt.Errorf("cannot list the machines of driver %s: %w", name, err)
+		}
+		for _, h := range handles {
+			found[h.ID] = h
+		}
+	}
+	return found, nil
+}
+
+// busy reports whether this daemon already operates on the VM.
+func (s *Service) busy(id string) bool {
+	s.locks.mu.Lock()
+	defer s.locks.mu.Unlock()
+	return s.locks.by[id] != nil || s.instanceOf(id) != nil
+}
+
+// reconcile brings one VM from before the restart to a state that is true.
+func (s *Service) reconcile(ctx context.Context, v VM, h vmm.Handle) error {
+	unlock, err := s.locks.lock(ctx, v.ID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	in, err := s.takeOver(ctx, v, h)
+	gone := errs.Is(err, errs.NotFound)
+	switch {
+	case err != nil && !gone:
+		return err
+	case v.Intent == WantDeleted:
+		_, err = s.remove(ctx, v)
+		return err
+	case gone:
+		return s.explainGone(ctx, v)
+	}
+	return s.rejoin(ctx, v, in, h)
+}
+
+// takeOver adopts the VM's machine. Errors: errs.NotFound when there is none.
+func (s *Service) takeOver(ctx context.Context, v VM, h vmm.Handle) (*instance, error) {
+	d, ok := s.deps.Drivers[v.Driver]
+	if h.PID == 0 || !ok {
+		return nil, errs.New(errs.NotFound, "no_machine", "no machine")
+	}
+	m, err := d.Adopt(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	in, err := s.join(v.ID, m)
+	if err != nil {
+		_ = m.Close()
+		return nil, err
+	}
+	s.hold(v.ID, in)
+	return in, nil
+}
+
+// rejoin makes an adopted VM whole again: network, forward, row, watcher.
+func (s *Service) rejoin(ctx context.Context, v VM, in *instance, h vmm.Handle) error {
+	paused, err := in.machine.Paused(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot ask the machine for its state: %w", err)
+	}
+	var faults []error
+	if v.EnableNetwork {
+		faults = append(faults, s.deps.Network.Reattach(ctx, v.link()), s.forward(v))
+	}
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	_, err = s.update(ctx, v.ID, func(v *VM) {
+		if v.StartedAt == nil || v.State == Starting {
+			v.StartedAt, v.Conditions = &now, bootConditions(v, now)
+		}
+		v.State, v.StateReason, v.Machine, v.Provisioned = Running, "", &h, true
+		if paused {
+			v.State = Paused
+		}
+	})
+	s.watch(v.ID, in)
+	s.deps.Log.Info("vm adopted", "vm", v.ID, "pid", h.PID)
+	return errors.Join(append(faults, err)...)
+}
+
+// explainGone stores why a VM that should have a machine has none.
+func (s *Service) explainGone(ctx context.Context, v VM) error {
+	if !v.State.Live() {
+		return nil
+	}
+	if v.EnableNetwork && v.Lease.SSHPort != 0 {
+		s.deps.Forwards.Close(v.Lease.SSHPort)
+	}
+	s.detachLink(ctx, v)
+	if v.State == Starting {
+		return s.abandonStart(ctx, v)
+	}
+	_, err := s.update(ctx, v.ID, func(v *VM) {
+		v.State, v.StateReason = Stopped, goneReason(*v)
+		v.Intent, v.Machine, v.Conditions = WantStopped, nil, Conditions{}
+	})
+	return err
+}
+
+func goneReason(v VM) string {
+	if v.State == Stopping {
+		return "stopped on request"
+	}
+	if v.Machine != nil && v.Machine.BootID != bootID() {
+		return "the host was restarted"
+	}
+	return "the VMM ended while hatchd was not running; how is not known"
+}
+
+func bootID() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
+}
+
+// abandonStart cleans up a start that the daemon's end cut short.
+func (s *Service) abandonStart(ctx context.Context, v VM) error {
+	if !v.Provisioned {
+		if err := s.deps.Files.Remove(v.ID); err != nil {
+			return err
+		}
+		s.releaseLease(ctx, v.ID)
+	}
+	return s.fail(ctx, v.ID, v.Provisioned, "hatchd ended while the VM was being started; start it again")
+}
+
+// reap ends a machine that is ours and has no VM.
+func (s *Service) reap(ctx context.Context, h vmm.Handle) error {
+	m, err := s.deps.Drivers[h.Driver].Adopt(ctx, h)
+	if errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = m.Close() }()
+	s.deps.Log.Warn("ending a machine that has no VM", "vm", h.ID, "pid", h.PID)
+	return m.Kill(ctx)
+}
+
+// removeOrphans deletes run directories that have no VM.
+func (s *Service) removeOrphans(known map[string]bool) error {
+	orphans, err := s.deps.Files.Orphans(known)
+	if err != nil {
+		return err
+	}
+	var faults []error
+	for _, id := range orphans {
+		if s.busy(id) {
+			continue // created since we began
+		}
+		s.deps.Log.Warn("removing files that have no VM", "vm", id)
+		faults = append(faults, s.deps.Files.Remove(id))
+	}
+	return errors.Join(faults...)
+}

@@ -1,0 +1,362 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+func asError(err error, target **errs.Error) bool { return errors.As(err, target) }
+
+// Create makes and starts a VM, and returns it once it runs. A create that
+// fails leaves a row in state error with the reason, and nothing else.
+//
+// Errors: errs.Invalid names the field; errs.Conflict for what is taken;
+// errs.Exhausted when the host is full.
+func (s *Service) Create(ctx context.Context, owner string, req CreateRequest) (VM, error) {
+	v, err := s.resolve(ctx, owner, req)
+	if err != nil {
+		return VM{}, err
+	}
+	limit, err := s.capacity()
+	if err != nil {
+		return VM{}, err
+	}
+	// The lock is taken before the row can be seen, so that nobody operates on
+	// a VM that is half made. The id is new: the lock is free.
+	unlock, err := s.locks.lock(ctx, v.ID)
+	if err != nil {
+		return VM{}, err
+	}
+	want := Wanted{Address: req.Address, MAC: req.MAC}
+	stored, created, err := s.deps.Store.CreateVM(ctx, v, want, s.settings.Pools, limit, req.Idempotency)
+	if err != nil || !created {
+		unlock()
+		if err != nil {
+			return VM{}, err
+		}
+		return s.await(ctx, owner, stored.ID, begun)
+	}
+	return s.detach(ctx, unlock, func(ctx context.Context) (VM, error) { return s.start(ctx, stored) })
+}
+
+// begun is met when a create that was asked for before has ended.
+func begun(v VM) (bool, error) {
+	if v.State == Failed {
+		return false, errs.New(errs.Conflict, "vm_failed", "the VM this key was used for has failed: %s", v.StateReason).
+			WithHint("delete VM %s, or use another key", v.ID)
+	}
+	return v.State != Starting, nil
+}
+
+func (s *Service) capacity() (Capacity, error) {
+	disk, err := s.deps.Host.DiskMiB()
+	if err != nil {
+		return Capacity{}, fmt.Errorf("cannot tell the free disk space: %w", err)
+	}
+	return Capacity{MemMiB: s.deps.Host.MemMiB(), DiskMiB: disk}, nil
+}
+
+// step is one part of a start, with its undo. undo is called when a later step
+// fails, and when do itself failed half-way.
+type step struct {
+	name string
+	do   func(context.Context, *boot) error
+	undo func(context.Context, *boot)
+}
+
+// boot is a start under way.
+type boot struct {
+	vm      VM
+	fresh   bool     // the VM has no disk of its own yet: undo removes all of it
+	tap     *os.File // until the driver has it
+	machine vmm.Machine
+	in      *instance
+}
+
+// steps are what a start does, in order.
+func (s *Service) steps() []step {
+	return []step{
+		{"files", s.provision, s.unprovision},
+		{"network", s.attach, s.detachNetwork},
+		{"forward", s.openForward, s.closeForward},
+		{"machine", s.launch, s.kill},
+		{"row", s.record, nil},
+		{"guest", s.connect, s.disconnect},
+	}
+}
+
+// start runs the steps. Precondition: the VM's lock is held, its lease is
+// whole and no machine of it lives.
+func (s *Service) start(ctx context.Context, v VM) (VM, error) {
+	b := &boot{vm: v, fresh: !v.Provisioned}
+	began := time.Now()
+	took := make([]any, 0, 8)
+	steps := s.steps()
+	for i, st := range steps {
+		stepBegan := time.Now()
+		if err := st.do(ctx, b); err != nil {
+			s.undo(ctx, steps[:i+1], b)
+			return s.startFailed(ctx, b, st.name, err)
+		}
+		took = append(took, slog.Float64(st.name+"_ms", milliseconds(time.Since(stepBegan))))
+	}
+	took = append(took, slog.String("vm", v.ID), slog.Float64("total_ms", milliseconds(time.Since(began))))
+	s.deps.Log.Info("vm started", took...)
+	s.watch(v.ID, b.in)
+	return b.vm, nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func (s *Service) undo(ctx context.Context, steps []step, b *boot) {
+	for i := len(steps) - 1; i >= 0; i-- {
+		if steps[i].undo != nil {
+			steps[i].undo(ctx, b)
+		}
+	}
+}
+
+// startFailed stores why. A VM that never had a disk gives its lease back.
+func (s *Service) startFailed(ctx context.Context, b *boot, stepName string, cause error) (VM, error) {
+	v := b.vm
+	if b.fresh {
+		s.releaseLease(ctx, v.ID)
+	}
+	reason := fmt.Sprintf("cannot start the VM (%s): %s", stepName, publicMessage(cause))
+	if err := s.fail(ctx, v.ID, !b.fresh, reason); err != nil {
+		s.deps.Log.Error("cannot store the failure of a start", "vm", v.ID, "err", err)
+	}
+	s.deps.Log.Warn("vm start failed", "vm", v.ID, "step", stepName, "err", cause)
+	var e *errs.Error
+	if asError(cause, &e) {
+		return VM{}, e
+	}
+	return VM{}, errs.New(errs.Internal, "start_failed", "cannot start VM %s: the %s step failed", v.ID, stepName).WithCause(cause)
+}
+
+// fail stores state error with a reason. provisioned tells whether the VM
+// still has a disk.
+func (s *Service) fail(ctx context.Context, id string, provisioned bool, reason string) error {
+	_, err := s.update(ctx, id, func(v *VM) {
+		v.State, v.StateReason, v.Provisioned = Failed, reason, provisioned
+		v.Machine, v.Conditions = nil, Conditions{}
+	})
+	return err
+}
+
+func (s *Service) releaseLease(ctx context.Context, id string) {
+	if err := s.deps.Store.ReleaseVM(ctx, id); err != nil {
+		s.deps.Log.Error("cannot release the lease of a failed create", "vm", id, "err", err)
+	}
+}
+
+// publicMessage returns what an owner may read of err.
+func publicMessage(err error) string {
+	var e *errs.Error
+	if asError(err, &e) {
+		return e.Message
+	}
+	return "an internal fault; hatchd's log has the details"
+}
+
+func (s *Service) provision(ctx context.Context, b *boot) error {
+	if !b.fresh {
+		return s.deps.Files.Seed(ctx, b.vm)
+	}
+	return s.deps.Files.Provision(ctx, b.vm)
+}
+
+func (s *Service) unprovision(_ context.Context, b *boot) {
+	if !b.fresh {
+		return // the disk holds the owner's data
+	}
+	if err := s.deps.Files.Remove(b.vm.ID); err != nil {
+		s.deps.Log.Error("cannot remove the files of a failed create", "vm", b.vm.ID, "err", err)
+	}
+}
+
+func (s *Service) attach(ctx context.Context, b *boot) error {
+	if !b.vm.EnableNetwork {
+		return nil
+	}
+	tap, err := s.deps.Network.Attach(ctx, b.vm.link())
+	b.tap = tap
+	return err
+}
+
+func (s *Service) detachNetwork(ctx context.Context, b *boot) {
+	if !b.vm.EnableNetwork {
+		return
+	}
+	if b.tap != nil {
+		_ = b.tap.Close() // again after the driver did: harmless
+	}
+	s.detachLink(ctx, b.vm)
+}
+
+func (s *Service) detachLink(ctx context.Context, v VM) {
+	if !v.EnableNetwork || !v.Lease.Address.IsValid() {
+		return
+	}
+	if err := s.deps.Network.Detach(ctx, v.link()); err != nil {
+		s.deps.Log.Error("cannot take a VM off its network", "vm", v.ID, "err", err)
+	}
+}
+
+func (v VM) link() Link {
+	return Link{VMID: v.ID, Hostname: v.Hostname(), Tap: v.Lease.Tap, MAC: v.Lease.MAC, Address: v.Lease.Address}
+}
+
+func (s *Service) launch(ctx context.Context, b *boot) error {
+	spec, err := s.spec(ctx, b.vm)
+	if err != nil {
+		return err
+	}
+	if b.vm.EnableNetwork {
+		spec.NIC = &vmm.NIC{MAC: b.vm.Lease.MAC, TAP: b.tap}
+	}
+	b.machine, err = s.deps.Drivers[b.vm.Driver].Start(ctx, spec)
+	return err
+}
+
+func (s *Service) spec(ctx context.Context, v VM) (vmm.Spec, error) {
+	if !v.Boot.Kernel.Unchanged() || !v.Boot.Rootfs.Unchanged() {
+		return vmm.Spec{}, errs.New(errs.Conflict, "image_changed",
+			"cannot start from image %s: its kernel or root file system was changed or removed since the VM was created", v.ImageID).
+			WithHint("put the original file back; VMs on an overlay cannot change their base")
+	}
+	if _, ok := s.deps.Drivers[v.Driver]; !ok {
+		return vmm.Spec{}, errs.New(errs.Unsupported, "vmm_unavailable", "cannot start the VM: its driver %s cannot be used on this host", v.Driver)
+	}
+	initramfs, err := s.deps.Images.Initramfs(ctx, v.Boot)
+	if err != nil {
+		return vmm.Spec{}, err
+	}
+	disks, err := s.deps.Files.Disks(v)
+	if err != nil {
+		return vmm.Spec{}, err
+	}
+	net := s.settings.Pools.Network
+	spec := vmm.Spec{
+		ID: v.ID, Dir: s.deps.Files.Dir(v.ID), VCPUs: v.VCPUs, MemMiB: v.MemMiB,
+		Kernel: v.Boot.Kernel.Path, Initramfs: initramfs,
+		Cmdline: v.Cmdline(net.Gateway, net.Prefix.Bits()), Disks: disks,
+	}
+	if s.settings.OwnUser {
+		spec.UID, spec.GID = v.Lease.UID, v.Lease.UID
+	}
+	return spec, nil
+}
+
+func (s *Service) kill(ctx context.Context, b *boot) {
+	if b.machine == nil {
+		return
+	}
+	if err := b.machine.Kill(ctx); err != nil {
+		s.deps.Log.Error("cannot end the VMM of a failed start", "vm", b.vm.ID, "err", err)
+	}
+	_ = b.machine.Close()
+}
+
+// record stores that the VM runs, before anything else hangs on it: a daemon
+// that starts after a crash finds the machine by this row.
+func (s *Service) record(ctx context.Context, b *boot) error {
+	h := b.machine.Handle()
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	v, err := s.update(ctx, b.vm.ID, func(v *VM) {
+		v.State, v.StateReason, v.Intent = Running, "", WantRunning
+		v.Machine, v.Provisioned, v.StartedAt = &h, true, &now
+		v.Conditions = bootConditions(v, now)
+	})
+	if err != nil {
+		return err
+	}
+	b.vm = v
+	return nil
+}
+
+// bootConditions is what is known of a guest that has just begun to boot.
+func bootConditions(v *VM, now time.Time) Conditions {
+	c := Conditions{
+		Network:   Condition{Status: Unknown, Reason: "Booting", ChangedAt: now},
+		Agent:     Condition{Status: Unknown, Reason: "Booting", ChangedAt: now},
+		CloudInit: Condition{Status: Unknown, Reason: "Booting", ChangedAt: now},
+	}
+	if !v.EnableNetwork {
+		c.Network = Condition{Status: False, Reason: "Disabled", Message: "the VM has no network", ChangedAt: now}
+	}
+	return c
+}
+
+// connect opens this daemon's side of the machine: console and agent.
+func (s *Service) connect(_ context.Context, b *boot) error {
+	in, err := s.join(b.vm.ID, b.machine)
+	if err != nil {
+		return err
+	}
+	b.in = in
+	s.hold(b.vm.ID, in)
+	return nil
+}
+
+func (s *Service) join(id string, m vmm.Machine) (*instance, error) {
+	console := func(ctx context.Context) (net.Conn, error) { return m.Dial(ctx, vmm.ChannelConsole) }
+	if err := s.deps.Consoles.Open(id, console); err != nil {
+		return nil, fmt.Errorf("cannot open the console: %w", err)
+	}
+	in := &instance{machine: m, reports: make(chan *GuestReport, 1)}
+	agent := func(ctx context.Context) (net.Conn, error) { return m.Dial(ctx, vmm.ChannelAgent) }
+	in.guest = s.deps.Guests.Connect(id, agent, in.observe)
+	return in, nil
+}
+
+// observe keeps the newest report for the watcher. It never blocks.
+func (in *instance) observe(r *GuestReport) {
+	for {
+		select {
+		case in.reports <- r:
+			return
+		default:
+		}
+		select {
+		case <-in.reports: // an older one nobody has read
+		default:
+		}
+	}
+}
+
+func (s *Service) disconnect(_ context.Context, b *boot) {
+	if b.in == nil {
+		s.deps.Consoles.Close(b.vm.ID)
+		return
+	}
+	s.release(b.vm.ID, b.in)
+	_ = b.in.guest.Close()
+	s.deps.Consoles.Close(b.vm.ID)
+}
+
+func (s *Service) openForward(_ context.Context, b *boot) error {
+	return s.forward(b.vm)
+}
+
+func (s *Service) forward(v VM) error {
+	if !v.EnableNetwork {
+		return nil
+	}
+	return s.deps.Forwards.Open(v.ID, v.Lease.SSHPort, netip.AddrPortFrom(v.Lease.Address, 22))
+}
+
+func (s *Service) closeForward(_ context.Context, b *boot) {
+	if b.vm.EnableNetwork && b.vm.Lease.SSHPort != 0 {
+		s.deps.Forwards.Close(b.vm.Lease.SSHPort)
+	}
+}

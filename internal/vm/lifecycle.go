@@ -1,0 +1,193 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+)
+
+// Start starts a VM that has no machine. A running VM is returned as it is.
+func (s *Service) Start(ctx context.Context, owner, id string) (VM, error) {
+	return s.operate(ctx, owner, id, s.ensureStarted)
+}
+
+func (s *Service) ensureStarted(ctx context.Context, v VM) (VM, error) {
+	if s.instanceOf(v.ID) != nil {
+		if v.State == Paused {
+			return VM{}, errs.New(errs.Conflict, "vm_paused", "cannot start VM %s: it is paused", v.ID).WithHint("resume it")
+		}
+		return v, nil
+	}
+	limit, err := s.capacity()
+	if err != nil {
+		return VM{}, err
+	}
+	v, err = s.deps.Store.LeaseVM(ctx, v.ID, s.settings.Pools, limit)
+	if err != nil {
+		return VM{}, err
+	}
+	v, err = s.update(ctx, v.ID, func(v *VM) {
+		v.State, v.StateReason, v.Intent = Starting, "", WantRunning
+	})
+	if err != nil {
+		return VM{}, err
+	}
+	return s.start(ctx, v)
+}
+
+// Stop asks the guest to shut down, waits for Settings.StopTimeout, then ends
+// the VMM. It returns when the VMM is gone. A VM without a machine is stopped
+// already.
+func (s *Service) Stop(ctx context.Context, owner, id string) (VM, error) {
+	return s.operate(ctx, owner, id, s.ensureStopped)
+}
+
+func (s *Service) ensureStopped(ctx context.Context, v VM) (VM, error) {
+	in := s.instanceOf(v.ID)
+	if in == nil {
+		if v.State == Stopped {
+			return v, nil
+		}
+		return s.update(ctx, v.ID, func(v *VM) { v.State, v.StateReason, v.Intent, v.Machine = Stopped, "", WantStopped, nil })
+	}
+	if _, err := s.update(ctx, v.ID, func(v *VM) {
+		v.State, v.StateReason, v.Intent = Stopping, "", WantStopped
+	}); err != nil {
+		return VM{}, err
+	}
+	reason, err := s.endGracefully(ctx, in)
+	if err != nil {
+		return VM{}, err
+	}
+	return s.settle(ctx, v, in, reason)
+}
+
+// settle stores that a VM is stopped after its machine was ended.
+func (s *Service) settle(ctx context.Context, v VM, in *instance, reason string) (VM, error) {
+	s.release(v.ID, in)
+	s.dismantle(ctx, v, in)
+	return s.setState(ctx, v.ID, Stopped, reason)
+}
+
+// endGracefully ends a machine, the guest's own way if it will, and says how.
+func (s *Service) endGracefully(ctx context.Context, in *instance) (reason string, err error) {
+	patience, cancel := context.WithTimeout(ctx, s.settings.StopTimeout)
+	defer cancel()
+	s.askToShutDown(patience, in)
+	select {
+	case <-in.machine.Exited():
+		return "stopped on request", nil
+	case <-patience.Done():
+	}
+	if err := s.end(ctx, in); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("stopped on request; the guest did not shut down within %s and was ended", s.settings.StopTimeout), nil
+}
+
+// agentPatience bounds the wait for an agent's answer before the power button
+// is tried.
+const agentPatience = 3 * time.Second
+
+func (s *Service) askToShutDown(ctx context.Context, in *instance) {
+	if err := in.machine.Resume(ctx); err != nil { // a paused guest hears nothing
+		s.deps.Log.Debug("cannot resume before a stop", "err", err)
+	}
+	asked, cancel := context.WithTimeout(ctx, agentPatience)
+	defer cancel()
+	if in.guest.Shutdown(asked, false) == nil {
+		return
+	}
+	if err := in.machine.PowerButton(ctx); err != nil {
+		s.deps.Log.Debug("cannot press the power button", "err", err)
+	}
+}
+
+// killPatience bounds the wait for a killed process to be gone.
+const killPatience = 30 * time.Second
+
+func (s *Service) end(ctx context.Context, in *instance) error {
+	bounded, cancel := context.WithTimeout(ctx, killPatience)
+	defer cancel()
+	if err := in.machine.Kill(bounded); err != nil {
+		return fmt.Errorf("cannot end the VMM: %w", err)
+	}
+	return nil
+}
+
+// Restart stops a VM as Stop does, and starts it again.
+func (s *Service) Restart(ctx context.Context, owner, id string) (VM, error) {
+	return s.operate(ctx, owner, id, func(ctx context.Context, v VM) (VM, error) {
+		stopped, err := s.ensureStopped(ctx, v)
+		if err != nil {
+			return VM{}, err
+		}
+		return s.ensureStarted(ctx, stopped)
+	})
+}
+
+// Pause makes the guest's CPUs stand still. Pausing a paused VM is no error.
+func (s *Service) Pause(ctx context.Context, owner, id string) (VM, error) {
+	return s.operate(ctx, owner, id, func(ctx context.Context, v VM) (VM, error) {
+		in, err := s.running(v, "pause")
+		if err != nil {
+			return VM{}, err
+		}
+		if err := in.machine.Pause(ctx); err != nil {
+			return VM{}, fmt.Errorf("cannot pause the VM: %w", err)
+		}
+		return s.update(ctx, v.ID, func(v *VM) { v.State, v.StateReason = Paused, "paused on request" })
+	})
+}
+
+// Resume lets a paused guest go on. Resuming a running VM is no error.
+func (s *Service) Resume(ctx context.Context, owner, id string) (VM, error) {
+	return s.operate(ctx, owner, id, func(ctx context.Context, v VM) (VM, error) {
+		in, err := s.running(v, "resume")
+		if err != nil {
+			return VM{}, err
+		}
+		if err := in.machine.Resume(ctx); err != nil {
+			return VM{}, fmt.Errorf("cannot resume the VM: %w", err)
+		}
+		return s.update(ctx, v.ID, func(v *VM) { v.State, v.StateReason = Running, "" })
+	})
+}
+
+// running returns the machine of a VM, or a conflict that says what to do.
+func (s *Service) running(v VM, verb string) (*instance, error) {
+	if in := s.instanceOf(v.ID); in != nil {
+		return in, nil
+	}
+	return nil, errs.New(errs.Conflict, "vm_not_running", "cannot %s VM %s: it is %s", verb, v.ID, v.State).
+		WithHint("start it first")
+}
+
+// Delete ends the VM, whatever it does, and removes everything of it.
+func (s *Service) Delete(ctx context.Context, owner, id string) error {
+	_, err := s.operate(ctx, owner, id, s.remove)
+	return err
+}
+
+func (s *Service) remove(ctx context.Context, v VM) (VM, error) {
+	if _, err := s.update(ctx, v.ID, func(v *VM) { v.Intent = WantDeleted }); err != nil {
+		return VM{}, err
+	}
+	if in := s.instanceOf(v.ID); in != nil {
+		if err := s.end(ctx, in); err != nil {
+			return VM{}, err
+		}
+		s.release(v.ID, in)
+		s.dismantle(ctx, v, in)
+	}
+	if err := s.deps.Files.Remove(v.ID); err != nil {
+		return VM{}, fmt.Errorf("cannot remove the VM's files: %w", err)
+	}
+	if err := s.deps.Store.DeleteVM(ctx, v.ID); err != nil {
+		return VM{}, err
+	}
+	s.changes.announce(v.ID)
+	return VM{}, nil
+}

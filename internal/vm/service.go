@@ -1,0 +1,239 @@
+package vm
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Deps are the service's surroundings. All are required but Dial.
+type Deps struct {
+	Store     Store
+	Images    Images
+	Templates Templates
+	Network   Network
+	Forwards  Forwards
+	Files     Files
+	Guests    Guests
+	Consoles  Consoles
+	Host      Host
+	Drivers   map[string]vmm.Driver // by Info().Name
+	Log       *slog.Logger
+
+	// Dial reaches a guest's address; nil means the host's own network.
+	Dial func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+}
+
+// Settings are the operator's choices.
+type Settings struct {
+	DefaultDriver string // a key of Deps.Drivers
+	VCPUs         int
+	MemMiB        int
+	DiskMiB       int
+	BootArgs      string
+	Pools         Pools
+	StopTimeout   time.Duration // how long a graceful stop waits before it kills
+	OwnUser       bool          // run each VMM under the lease's UID; off for the fake driver
+}
+
+// Service is what can be done with VMs. Operations on one VM are serialised;
+// a caller's context bounds the waiting only: an operation that has begun goes
+// on to its end when the caller leaves.
+type Service struct {
+	deps     Deps
+	settings Settings
+	locks    *locks
+	changes  *changes
+
+	adopted chan struct{}  // closed once Adopt is through
+	closing chan struct{}  // closed by Close
+	work    sync.WaitGroup // operations and watchers
+
+	mu   sync.Mutex
+	live map[string]*instance // machines this daemon holds, by VM id
+}
+
+// instance is one machine this daemon holds, with what hangs on it.
+type instance struct {
+	machine vmm.Machine
+	guest   Guest
+	reports chan *GuestReport // the newest unread report; capacity 1
+}
+
+// New makes a service. Call Adopt once before operations on existing VMs can
+// go on, and Close at the end.
+func New(deps Deps, settings Settings) *Service {
+	if deps.Dial == nil {
+		deps.Dial = func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", to.String())
+		}
+	}
+	return &Service{
+		deps: deps, settings: settings,
+		locks: newLocks(), changes: newChanges(),
+		adopted: make(chan struct{}), closing: make(chan struct{}),
+		live: map[string]*instance{},
+	}
+}
+
+// Close lets go of all machines without ending them, after the operations
+// under way have ended or ctx is done.
+func (s *Service) Close(ctx context.Context) error {
+	close(s.closing)
+	done := make(chan struct{})
+	go func() { s.work.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return fmt.Errorf("operations still under way: %w", ctx.Err())
+	}
+	s.mu.Lock()
+	held := s.live
+	s.live = map[string]*instance{}
+	s.mu.Unlock()
+	for id, in := range held {
+		s.letGo(id, in)
+	}
+	return nil
+}
+
+// letGo closes this daemon's side of a machine and leaves the machine running.
+func (s *Service) letGo(id string, in *instance) {
+	if in.guest != nil {
+		_ = in.guest.Close()
+	}
+	s.deps.Consoles.Close(id)
+	_ = in.machine.Close()
+}
+
+// Get returns one VM. Errors: errs.NotFound.
+func (s *Service) Get(ctx context.Context, owner, id string) (VM, error) {
+	return s.deps.Store.VM(ctx, owner, id)
+}
+
+// List returns one page of the owner's VMs, newest first, and the cursor of
+// the next page or "".
+func (s *Service) List(ctx context.Context, owner string, f Filter) ([]VM, string, error) {
+	return s.deps.Store.VMs(ctx, owner, f)
+}
+
+// operate runs op under the VM's lock. The lock is awaited as long as ctx
+// allows; op itself then runs to its end, whatever becomes of ctx.
+func (s *Service) operate(ctx context.Context, owner, id string, op func(context.Context, VM) (VM, error)) (VM, error) {
+	if _, err := s.deps.Store.VM(ctx, owner, id); err != nil {
+		return VM{}, err
+	}
+	select {
+	case <-s.adopted:
+	case <-ctx.Done():
+		return VM{}, errStarting
+	}
+	unlock, err := s.locks.lock(ctx, id)
+	if err != nil {
+		return VM{}, errs.New(errs.Unavailable, "vm_busy", "cannot operate on the VM: another operation is still under way").
+			WithHint("try again, or wait longer")
+	}
+	return s.detach(ctx, unlock, func(ctx context.Context) (VM, error) {
+		v, err := s.deps.Store.VM(ctx, owner, id) // as it is now that we hold the lock
+		if err != nil {
+			return VM{}, err
+		}
+		return op(ctx, v)
+	})
+}
+
+var errStarting = errs.New(errs.Unavailable, "starting_up", "cannot operate on VMs yet: hatchd is still taking over the running ones").
+	WithHint("try again in a moment")
+
+// detach runs op in the background and waits for it as long as ctx allows.
+// unlock is called when op ends.
+func (s *Service) detach(ctx context.Context, unlock func(), op func(context.Context) (VM, error)) (VM, error) {
+	type outcome struct {
+		vm  VM
+		err error
+	}
+	done := make(chan outcome, 1)
+	free := context.WithoutCancel(ctx)
+	s.work.Go(func() {
+		defer unlock()
+		v, err := op(free)
+		done <- outcome{v, err}
+	})
+	select {
+	case o := <-done:
+		return o.vm, o.err
+	case <-ctx.Done():
+		return VM{}, errs.New(errs.Unavailable, "still_working", "the operation goes on, but the request ended before it").
+			WithHint("look at the VM's state").WithCause(ctx.Err())
+	}
+}
+
+// update changes the stored VM and wakes whoever waits for it.
+func (s *Service) update(ctx context.Context, id string, change func(*VM)) (VM, error) {
+	v, err := s.deps.Store.UpdateVM(ctx, id, change)
+	if err == nil {
+		s.changes.announce(id)
+	}
+	return v, err
+}
+
+// setState stores a state and its reason.
+func (s *Service) setState(ctx context.Context, id string, state State, reason string) (VM, error) {
+	return s.update(ctx, id, func(v *VM) {
+		v.State, v.StateReason = state, reason
+		if !state.Live() {
+			v.Machine = nil
+			v.Conditions = Conditions{}
+		}
+	})
+}
+
+// instanceOf returns the machine this daemon holds for a VM, or nil.
+func (s *Service) instanceOf(id string) *instance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.live[id]
+}
+
+// hold remembers a machine as the VM's own.
+func (s *Service) hold(id string, in *instance) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.live[id] = in
+}
+
+// release forgets the machine and reports whether it was still the VM's own.
+func (s *Service) release(id string, in *instance) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live[id] != in {
+		return false
+	}
+	delete(s.live, id)
+	return true
+}
+
+// newID returns prefix and 12 random lower-case letters and digits.
+func newID(prefix string) string {
+	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+	const unbiased = 256 - 256%len(letters)
+	id := make([]byte, 0, 12)
+	for len(id) < cap(id) {
+		var b [16]byte
+		_, _ = rand.Read(b[:]) // never fails; see crypto/rand
+		for _, x := range b {
+			if int(x) < unbiased && len(id) < cap(id) {
+				id = append(id, letters[int(x)%len(letters)])
+			}
+		}
+	}
+	return prefix + string(id)
+}

@@ -1,0 +1,170 @@
+package vm
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+)
+
+// Wait returns the VM once the condition holds.
+//
+// Errors: errs.NotFound when the VM is gone; errs.Conflict with code
+// wait_hopeless when the condition cannot come true any more, such as running
+// for a VM in state error; errs.Unavailable with code wait_timeout when ctx is
+// done first.
+func (s *Service) Wait(ctx context.Context, owner, id string, want WaitFor) (VM, error) {
+	v, err := s.await(ctx, owner, id, want.met)
+	if err != nil || (!want.SSH && want.Port == 0) {
+		return v, err
+	}
+	port := want.Port
+	if want.SSH {
+		port = 22
+	}
+	if !v.EnableNetwork {
+		return VM{}, errs.New(errs.Conflict, "wait_hopeless", "cannot wait for a port of VM %s: it has no network", id)
+	}
+	return s.awaitPort(ctx, owner, id, netip.AddrPortFrom(v.Lease.Address, uint16(port)), want.SSH)
+}
+
+// await returns the VM once met says so. met returns an error when waiting is
+// of no use any more.
+func (s *Service) await(ctx context.Context, owner, id string, met func(VM) (bool, error)) (VM, error) {
+	for {
+		changed := s.changes.next(id)
+		v, err := s.deps.Store.VM(ctx, owner, id)
+		if ctx.Err() != nil {
+			return VM{}, waitTimeout(v)
+		}
+		if err != nil {
+			return VM{}, err
+		}
+		if ok, err := met(v); ok || err != nil {
+			return v, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return VM{}, waitTimeout(v)
+		}
+	}
+}
+
+func waitTimeout(v VM) error {
+	return errs.New(errs.Unavailable, "wait_timeout", "the wait ended before its condition came true; the VM is %s", v.State).
+		WithHint("wait again, or look at the VM's conditions and console log")
+}
+
+// met reports whether v is what is waited for. For ports it only says whether
+// asking the guest makes sense.
+func (w WaitFor) met(v VM) (bool, error) {
+	if w.State != "" {
+		if v.State == w.State {
+			return true, nil
+		}
+		if w.State == Running {
+			return false, hopeless(v)
+		}
+		return false, nil
+	}
+	if err := hopeless(v); err != nil {
+		return false, err
+	}
+	ci := v.Conditions.CloudInit
+	switch {
+	case v.State != Running:
+		return false, nil
+	case w.Ready:
+		return v.Conditions.Ready(), nil
+	case w.Agent:
+		return v.Conditions.Agent.Status == True, nil
+	case w.CloudInit:
+		if ci.Status == False && ci.Reason != "Running" {
+			return false, errs.New(errs.Conflict, "cloud_init_not_done", "cloud-init of VM %s will not be done: %s", v.ID, ci.Message)
+		}
+		return ci.Status == True, nil
+	}
+	return true, nil
+}
+
+// hopeless returns an error when v will not run unless somebody starts it.
+func hopeless(v VM) error {
+	if v.State == Failed || v.State == Stopped || v.Intent == WantDeleted {
+		return errs.New(errs.Conflict, "wait_hopeless", "%s", strings.TrimSuffix("VM "+v.ID+" is "+string(v.State)+": "+v.StateReason, ": ")).
+			WithHint("start it, or look at its console log")
+	}
+	return nil
+}
+
+// awaitPort dials until the guest answers, with growing pauses: nothing tells
+// when a guest begins to listen.
+func (s *Service) awaitPort(ctx context.Context, owner, id string, to netip.AddrPort, banner bool) (VM, error) {
+	pause := 50 * time.Millisecond
+	for {
+		v, err := s.deps.Store.VM(ctx, owner, id)
+		if ctx.Err() != nil {
+			return VM{}, waitTimeout(v)
+		}
+		if err != nil {
+			return VM{}, err
+		}
+		if err := hopeless(v); err != nil {
+			return VM{}, err
+		}
+		if s.answers(ctx, to, banner) {
+			return v, nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return VM{}, waitTimeout(v)
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+// answers reports whether the guest accepts a connection and, with banner,
+// greets as an SSH server.
+func (s *Service) answers(ctx context.Context, to netip.AddrPort, banner bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := s.deps.Dial(ctx, to)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = conn.Close() }()
+	if !banner {
+		return true
+	}
+	deadline, _ := ctx.Deadline()
+	_ = conn.SetReadDeadline(deadline)
+	greeting, err := bufio.NewReader(io.LimitReader(conn, 256)).ReadString('\n')
+	return err == nil && strings.HasPrefix(greeting, "SSH-")
+}
+
+// Log writes the VM's console log to w: its last tail lines (all when tail is
+// negative) and, with follow, what comes until ctx is done.
+func (s *Service) Log(ctx context.Context, owner, id string, tail int, follow bool, w io.Writer) error {
+	if _, err := s.deps.Store.VM(ctx, owner, id); err != nil {
+		return err
+	}
+	return s.deps.Consoles.Log(ctx, id, tail, follow, w)
+}
+
+// Console attaches the caller to the VM's serial console.
+// Errors: errs.Conflict when it is not running, or when somebody else writes.
+func (s *Service) Console(ctx context.Context, owner, id string, readOnly bool) (io.ReadWriteCloser, error) {
+	v, err := s.deps.Store.VM(ctx, owner, id)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.running(v, "attach to the console of"); err != nil {
+		return nil, err
+	}
+	return s.deps.Consoles.Attach(ctx, id, readOnly)
+}

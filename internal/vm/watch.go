@@ -1,0 +1,180 @@
+package vm
+
+import (
+	"context"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// reportPause is the least time between two stored reports of one guest, so
+// that a hostile agent cannot keep the database busy.
+const reportPause = 50 * time.Millisecond
+
+// watch follows a machine until it ends or the service closes.
+func (s *Service) watch(id string, in *instance) {
+	s.work.Go(func() {
+		reports := in.reports
+		pause := time.NewTimer(0)
+		defer pause.Stop()
+		var last *GuestReport
+		for {
+			select {
+			case <-s.closing:
+				return
+			case <-in.machine.Exited():
+				s.exited(context.Background(), id, in)
+				return
+			case <-pause.C:
+				reports = in.reports
+			case r := <-reports:
+				if r == nil || !reflect.DeepEqual(r, last) {
+					s.report(context.Background(), id, in, r)
+					last = r
+				}
+				reports = nil
+				pause.Reset(reportPause)
+			}
+		}
+	})
+}
+
+// exited cleans up after a machine that ended without being asked to by an
+// operation, and stores why.
+func (s *Service) exited(ctx context.Context, id string, in *instance) {
+	unlock, err := s.locks.lock(ctx, id)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if !s.release(id, in) {
+		return // an operation ended it and has cleaned up
+	}
+	v, err := s.deps.Store.VM(ctx, "", id)
+	if err != nil {
+		s.deps.Log.Error("cannot read the VM of a machine that ended", "vm", id, "err", err)
+		return
+	}
+	exit := in.machine.Exit()
+	s.dismantle(ctx, v, in)
+	s.deps.Log.Info("vm ended", "vm", id, "cause", exit.Cause, "detail", exit.Detail)
+	if exit.Cause == vmm.ExitReset && v.Intent == WantRunning {
+		if _, err := s.start(ctx, v); err == nil {
+			return
+		}
+	}
+	state, reason := afterExit(exit)
+	if _, err := s.update(ctx, id, func(v *VM) {
+		v.State, v.StateReason, v.Machine, v.Conditions = state, reason, nil, Conditions{}
+		if state == Stopped {
+			v.Intent = WantStopped
+		}
+	}); err != nil {
+		s.deps.Log.Error("cannot store that a VM ended", "vm", id, "err", err)
+	}
+}
+
+// afterExit says what a VM is after its machine ended by itself.
+func afterExit(exit vmm.Exit) (State, string) {
+	switch exit.Cause {
+	case vmm.ExitShutdown:
+		return Stopped, "the guest powered itself off"
+	case vmm.ExitPanic:
+		return Failed, withDetail("the guest's kernel panicked", exit.Detail)
+	case vmm.ExitReset:
+		return Failed, "the guest rebooted, but could not be started again"
+	case vmm.ExitCrashed:
+		return Failed, withDetail("the VMM ended unexpectedly", exit.Detail)
+	case vmm.ExitKilled:
+		return Stopped, "the VMM was ended by hatchd"
+	default:
+		return Failed, withDetail("the VMM ended; how is not known", exit.Detail)
+	}
+}
+
+func withDetail(what, detail string) string {
+	if detail == "" {
+		return what
+	}
+	return what + ": " + detail
+}
+
+// dismantle takes everything off the host that hangs on a machine that is
+// gone. What is reserved for the VM stays reserved.
+func (s *Service) dismantle(ctx context.Context, v VM, in *instance) {
+	s.letGo(v.ID, in)
+	if v.EnableNetwork && v.Lease.SSHPort != 0 {
+		s.deps.Forwards.Close(v.Lease.SSHPort)
+	}
+	s.detachLink(ctx, v)
+}
+
+// report stores what an agent said; nil means that its session was lost.
+func (s *Service) report(ctx context.Context, id string, in *instance, r *GuestReport) {
+	if s.instanceOf(id) != in {
+		return
+	}
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	_, err := s.update(ctx, id, func(v *VM) {
+		if v.State == Running || v.State == Paused {
+			v.Conditions = observed(*v, r, now)
+		}
+	})
+	if err != nil {
+		s.deps.Log.Error("cannot store a guest's report", "vm", id, "err", err)
+	}
+}
+
+// observed returns a VM's conditions after a report.
+func observed(v VM, r *GuestReport, now time.Time) Conditions {
+	c := v.Conditions
+	if r == nil {
+		if c.Agent.Status == True {
+			c.Agent = Condition{Status: False, Reason: "Lost", Message: "the agent in the guest does not answer any more", ChangedAt: now}
+		}
+		return c
+	}
+	c.Agent = c.Agent.moved(True, "Answering", "", now)
+	if v.EnableNetwork {
+		if slices.Contains(r.Addresses, v.Lease.Address) {
+			c.Network = c.Network.moved(True, "AddressSet", "", now)
+		} else {
+			c.Network = c.Network.moved(False, "NoAddress", "the guest does not have its address "+v.Lease.Address.String(), now)
+		}
+	}
+	c.CloudInit = cloudInitCondition(c.CloudInit, r.CloudInit, v.UserData != "", now)
+	return c
+}
+
+func cloudInitCondition(c Condition, ci CloudInit, hasUserData bool, now time.Time) Condition {
+	lost := ""
+	if hasUserData {
+		lost = "; user_data was not applied"
+	}
+	switch ci.Status {
+	case "absent":
+		return c.moved(False, "Absent", "the image has no cloud-init"+lost, now)
+	case "disabled":
+		return c.moved(False, "Disabled", "cloud-init is disabled in the guest"+lost, now)
+	case "running":
+		return c.moved(False, "Running", "cloud-init is at work", now)
+	case "done":
+		return c.moved(True, "Done", "", now)
+	case "error":
+		return c.moved(False, "Failed", "cloud-init failed: "+strings.Join(ci.Errors, "; "), now)
+	default:
+		return c
+	}
+}
+
+// moved returns the condition with new values; the time of change moves only
+// when something did.
+func (c Condition) moved(status Status, reason, message string, now time.Time) Condition {
+	if c.Status == status && c.Reason == reason && c.Message == message {
+		return c
+	}
+	return Condition{Status: status, Reason: reason, Message: message, ChangedAt: now}
+}
