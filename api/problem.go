@@ -12,12 +12,11 @@ type Problem struct {
 	Field     string         `json:"field,omitempty" doc:"The request's field at fault."`
 	Hint      string         `json:"hint,omitempty" doc:"What to do."`
 	RequestID string         `json:"request_id,omitempty"`
-	Errors    []ProblemField `json:"errors,omitempty" doc:"Every fault found, when there are several."`
+	Errors    []ProblemField `json:"errors,omitempty" nullable:"false" doc:"Every fault found, when there are several."`
 }
 
 // ProblemField is one fault of a request.
 type ProblemField struct {
-	Location string `json:"location,omitempty" example:"body.vcpu_count"`
+	Location string `json:"location,omitempty" doc:"Where in the request." example:"body.vcpu_count"`
 	Message  string `json:"message"`
-	Value    any    `json:"value,omitempty"`
 }

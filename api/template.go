@@ -8,14 +8,14 @@ type CreateTemplate struct {
 	Name              string            `json:"name" minLength:"1" maxLength:"63" doc:"Unique per owner."`
 	Description       string            `json:"description,omitempty" maxLength:"1024"`
 	ImageID           string            `json:"image_id,omitempty"`
-	VCPUCount         *int              `json:"vcpu_count,omitempty" minimum:"1"`
-	MemMiB            *int              `json:"mem_mib,omitempty" minimum:"64"`
-	DiskMiB           *int              `json:"disk_mib,omitempty" minimum:"64"`
+	VCPUCount         *int              `json:"vcpu_count,omitempty" minimum:"1" maximum:"4096"`
+	MemMiB            *int              `json:"mem_mib,omitempty" minimum:"64" maximum:"67108864"`
+	DiskMiB           *int              `json:"disk_mib,omitempty" minimum:"64" maximum:"16777216"`
 	BootArgs          *string           `json:"boot_args,omitempty" maxLength:"2048"`
 	EnableNetwork     *bool             `json:"enable_network,omitempty"`
 	UserData          *string           `json:"user_data,omitempty"`
 	Labels            map[string]string `json:"labels,omitempty"`
-	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty"`
+	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false"`
 }
 
 // Template is a stored set of defaults. Lists leave out UserData.

@@ -33,8 +33,8 @@ const (
 type CreateVM struct {
 	ImageID           string            `json:"image_id,omitempty" doc:"The ID of the image to use. Defaults to the template's image, else img_default."`
 	TemplateID        string            `json:"template_id,omitempty" doc:"Template to take default values from. Explicit request parameters override them."`
-	VCPUCount         *int              `json:"vcpu_count,omitempty" minimum:"1" doc:"Number of virtual CPUs. Defaults to HATCH_DEFAULT_VCPU (1)."`
-	MemMiB            *int              `json:"mem_mib,omitempty" minimum:"64" doc:"Memory size in MiB. Defaults to HATCH_DEFAULT_MEM_MIB (512)."`
+	VCPUCount         *int              `json:"vcpu_count,omitempty" minimum:"1" maximum:"4096" doc:"Number of virtual CPUs. Defaults to HATCH_DEFAULT_VCPU (1)."`
+	MemMiB            *int              `json:"mem_mib,omitempty" minimum:"64" maximum:"67108864" doc:"Memory size in MiB. Defaults to HATCH_DEFAULT_MEM_MIB (512)."`
 	BootArgs          *string           `json:"boot_args,omitempty" maxLength:"2048" doc:"Kernel boot arguments. Defaults to the image's, else HATCH_DEFAULT_BOOT_ARGS."`
 	EnableNetwork     *bool             `json:"enable_network,omitempty" doc:"Whether to enable networking. Defaults to true. Without it the VM has no NIC and no SSH port."`
 	GuestIP           string            `json:"guest_ip,omitempty" doc:"IPv4 address to assign. Allocated from the bridge's network when absent." example:"172.16.0.10"`
@@ -42,8 +42,8 @@ type CreateVM struct {
 	UserData          *string           `json:"user_data,omitempty" doc:"Cloud-init user data, passed to the guest byte for byte."`
 	Name              string            `json:"name,omitempty" maxLength:"63" doc:"Name and hostname: lower-case letters, digits and hyphens. Unique per owner."`
 	Labels            map[string]string `json:"labels,omitempty" doc:"Free labels to filter by."`
-	DiskMiB           *int              `json:"disk_mib,omitempty" minimum:"64" doc:"Size of the VM's own disk in MiB. Defaults to HATCH_DEFAULT_DISK_MIB."`
-	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" doc:"Public keys, authorized_keys form, for the image's default user, through cloud-init vendor data."`
+	DiskMiB           *int              `json:"disk_mib,omitempty" minimum:"64" maximum:"16777216" doc:"Size of the VM's own disk in MiB. Defaults to HATCH_DEFAULT_DISK_MIB."`
+	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys, authorized_keys form, for the image's default user, through cloud-init vendor data."`
 	VMM               string            `json:"vmm,omitempty" doc:"Driver to run the VM with: auto (default), qemu or firecracker." example:"auto"`
 }
 
@@ -56,7 +56,7 @@ type VM struct {
 	TemplateID        string            `json:"template_id,omitempty" doc:"The template ID used, if any."`
 	State             string            `json:"state" enum:"starting,running,stopping,stopped,snapshotted,error,paused" doc:"Current state."`
 	StateReason       string            `json:"state_reason,omitempty" doc:"Why the VM is in this state, in words."`
-	Conditions        []Condition       `json:"conditions,omitempty" doc:"What is known of the guest."`
+	Conditions        []Condition       `json:"conditions,omitempty" nullable:"false" doc:"What is known of the guest."`
 	VCPUCount         int               `json:"vcpu_count" doc:"Number of virtual CPUs."`
 	MemMiB            int               `json:"mem_mib" doc:"Memory size in MiB."`
 	DiskMiB           int               `json:"disk_mib" doc:"Size of the VM's own disk in MiB."`
@@ -69,7 +69,7 @@ type VM struct {
 	UserData          string            `json:"user_data,omitempty" doc:"The cloud-init user data."`
 	EnableNetwork     bool              `json:"enable_network" doc:"Whether networking is enabled."`
 	Labels            map[string]string `json:"labels,omitempty" doc:"Labels."`
-	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" doc:"Public keys given at create."`
+	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys given at create."`
 	VMM               string            `json:"vmm,omitempty" doc:"The driver that runs the VM." example:"qemu"`
 	CreatedAt         time.Time         `json:"created_at" doc:"When the VM was created, RFC 3339, UTC."`
 	UpdatedAt         time.Time         `json:"updated_at" doc:"When the VM was last updated, RFC 3339, UTC."`
