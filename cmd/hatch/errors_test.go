@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/api"
+)
+
+func TestErrors(t *testing.T) {
+	f := newFake(t)
+	f.answer["POST /vms/vm_db0000000002/start"] = api.Problem{
+		Status: 507, Error: "there is no memory left", Code: "no_memory", Hint: "stop a VM", RequestID: "req_1",
+	}
+	for _, tc := range []struct{ args, stderr string }{
+		{"inspect nope", "hatch: cannot inspect nope: there is no VM \"nope\"\nhint: hatch ls\n"},
+		{"inspect vm_zzz000000009", "hatch: cannot inspect vm_zzz000000009: there is no VM \"vm_zzz000000009\"\nhint: hatch ls\n"},
+		{"stop vm_db", "hatch: cannot stop vm_db: \"vm_db\" could be any of these VMs: vm_db0000000002 (db), vm_db0000000003\nhint: give more of the id\n"},
+		{"start db", "hatch: cannot start db: there is no memory left\nhint: stop a VM\nrequest: req_1\n"},
+		{"create --image nope", "hatch: cannot create the VM: there is no image \"nope\"\nhint: hatch image ls\n"},
+		{"create --template nope", "hatch: cannot create the VM: there is no template \"nope\"\nhint: hatch template ls\n"},
+		{"create -m lots", "hatch: cannot create the VM: --memory takes a whole number of MiB, or one with m or g, as 512m or 1g, not \"lots\"\n"},
+		{"create --label x", "hatch: cannot create the VM: --label takes KEY=VALUE, not \"x\"\n"},
+		{"create --ssh-key default", "hatch: cannot create the VM: there is no ~/.ssh/id_*.pub\nhint: ssh-keygen -t ed25519\n"},
+		{"create --wait done", "hatch: --wait takes running or ready, not \"done\"\nhint: hatch create --help\n"},
+		{"create debian minimal", "hatch: hatch create takes one image; debian and minimal were given (a command goes after --)\nhint: hatch create --help\n"},
+		{"run -d --rm", "hatch: -d goes with neither --rm nor a command\nhint: hatch run --help\n"},
+		{"ssh db", "hatch: cannot log in to db: it has no network\nhint: hatch console db\n"},
+		{"sotp web", "hatch: there is no command \"sotp\"\nhint: did you mean hatch stop?\n"},
+		{"image frobnicate", "hatch: there is no command \"frobnicate\"\nhint: hatch image --help\n"},
+		{"stop", "hatch: hatch stop takes at least one VM\nhint: hatch stop --help\n"},
+		{"ls --nope", "hatch: unknown flag: --nope\nhint: hatch ls --help\n"},
+		{"ls -o xml", "hatch: invalid argument \"xml\" for \"-o, --output\" flag: \"xml\" is none of table, wide, json, jsonl, yaml\nhint: hatch ls --help\n"},
+		{"ls --filter colour=red", "hatch: --filter takes state=STATE, name=NAME or label=KEY=VALUE, not \"colour=red\"\nhint: hatch ls --help\n"},
+		{"logs web --tail x", "hatch: --tail takes a number of lines or all, not \"x\"\nhint: hatch logs --help\n"},
+		{"api GET vms", "hatch: hatch api takes a method and a path that starts with /\nhint: hatch api --help\n"},
+		{"--url ftp://x ls", "hatch: cannot use \"ftp://x\" as the server's address: it must look like http://HOST:PORT\n"},
+		{"--key-file /nonexistent ls", "hatch: cannot read the API key: open /nonexistent: no such file or directory\n"},
+	} {
+		t.Run(tc.args, func(t *testing.T) {
+			s := newSession(t, f)
+			if code := s.hatch(strings.Fields(tc.args)...); code != exitOwn {
+				t.Errorf("exit code %d", code)
+			}
+			if s.stderr.String() != tc.stderr {
+				t.Errorf("got  %q\nwant %q", &s.stderr, tc.stderr)
+			}
+			if s.stdout.Len() > 0 {
+				t.Errorf("stdout: %q", &s.stdout)
+			}
+		})
+	}
+}
+
+func TestErrorsAsJSON(t *testing.T) {
+	f := newFake(t)
+	f.answer["POST /vms"] = api.Problem{Status: 400, Title: "Bad Request", Error: "vcpu_count: 99 is out of range", Code: "invalid_vcpu_count", Field: "vcpu_count", Hint: "1 to 2", RequestID: "req_1"}
+	s := newSession(t, f)
+	if code := s.hatch("create", "-o", "json"); code != exitOwn {
+		t.Errorf("exit code %d", code)
+	}
+	var p api.Problem
+	if err := json.Unmarshal(s.stderr.Bytes(), &p); err != nil {
+		t.Fatalf("%v: %s", err, &s.stderr)
+	}
+	if p.Code != "invalid_vcpu_count" || p.Hint != "1 to 2" || p.RequestID != "req_1" || p.Error != "cannot create the VM: vcpu_count: 99 is out of range" {
+		t.Errorf("got %+v", p)
+	}
+	s.hatch("inspect", "nope", "-o", "json")
+	if err := json.Unmarshal(s.stderr.Bytes(), &p); err != nil || p.Code != "cli_error" || p.Hint != "hatch ls" {
+		t.Errorf("our own: %v %s", err, &s.stderr)
+	}
+}
+
+func TestNoEscapesFromTheServerInErrors(t *testing.T) {
+	f := newFake(t)
+	f.answer["GET /vms"] = api.Problem{Status: 500, Error: "bad\x1b]0;owned\a thing", Code: "internal"}
+	s := newSession(t, f)
+	s.hatch("ls")
+	if want := "hatch: cannot list VMs: bad thing\n"; s.stderr.String() != want {
+		t.Errorf("got %q", &s.stderr)
+	}
+}
+
+func TestWithoutAKeyTheHintSaysWhereFrom(t *testing.T) {
+	f := newFake(t)
+	s := newSession(t, f)
+	delete(s.env, "HATCH_API_KEY")
+	if code := s.hatch("ls"); code != exitOwn {
+		t.Errorf("exit code %d", code)
+	}
+	if !strings.Contains(s.stderr.String(), "hint: give a key in HATCH_API_KEY") {
+		t.Errorf("stderr: %s", &s.stderr)
+	}
+}
+
+func TestInterrupt(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	f := newFake(t)
+	var stderr strings.Builder
+	code := run(ctx, []string{"--url", f.URL, "ls"}, streams{
+		in: strings.NewReader(""), out: io.Discard, err: &stderr,
+		env: func(string) string { return "" }, now: time.Now,
+	})
+	if code != exitOwn || stderr.String() != "hatch: interrupted\n" {
+		t.Errorf("exit code %d, stderr %q", code, &stderr)
+	}
+}
+
+func TestAnUnwellServerFailsHealth(t *testing.T) {
+	f := newFake(t)
+	f.health.Status = "degraded"
+	s := newSession(t, f)
+	delete(s.env, "HATCH_API_KEY")
+	if code := s.hatch("health"); code != exitOwn {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestAPIPrintsTheProblem(t *testing.T) {
+	f := newFake(t)
+	s := newSession(t, f)
+	if code := s.hatch("api", "GET", "/vms/vm_none"); code != exitOwn {
+		t.Errorf("exit code %d", code)
+	}
+	if !strings.Contains(s.stdout.String(), `"code":"not_found"`) || !strings.Contains(s.stderr.String(), "404 Not Found") {
+		t.Errorf("stdout %q, stderr %q", &s.stdout, &s.stderr)
+	}
+}

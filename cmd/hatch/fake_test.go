@@ -1,0 +1,264 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/hatchvm/hatch/api"
+)
+
+const testKey = "hatch_testkey"
+
+var testNow = time.Date(2026, 3, 6, 12, 0, 0, 0, time.UTC)
+
+// fakeServer answers as hatchd does, as far as the CLI can tell.
+type fakeServer struct {
+	*httptest.Server
+
+	mu        sync.Mutex
+	vms       []api.VM
+	images    []api.Image
+	templates []api.Template
+	keys      []api.Key
+	calls     []string // method and path with query
+	bodies    []string
+	console   string // what was typed
+	health    api.Health
+	answer    map[string]api.Problem // by "METHOD /path": fail so
+}
+
+func newFake(t *testing.T) *fakeServer {
+	t.Helper()
+	f := &fakeServer{
+		vms: []api.VM{
+			{
+				ID: "vm_web000000001", Name: "web", ImageID: "img_default", State: api.StateRunning, VCPUCount: 2, MemMiB: 1024, DiskMiB: 4096,
+				GuestIP: "172.16.0.10", GuestMAC: "02:FC:00:00:00:0A", TapName: "tap0", SSHPort: 16001, EnableNetwork: true, VMM: "qemu",
+				Labels: map[string]string{"team": "a", "hatch.ssh.user": "alice"}, CreatedAt: testNow.Add(-90 * time.Minute), UpdatedAt: testNow,
+				Conditions: []api.Condition{{Type: api.ConditionAgentReady, Status: api.StatusTrue, ChangedAt: testNow}},
+			},
+			{
+				ID: "vm_db0000000002", Name: "db", ImageID: "img_minimal", State: api.StateStopped, VCPUCount: 1, MemMiB: 512, DiskMiB: 100,
+				CreatedAt: testNow.Add(-72 * time.Hour), UpdatedAt: testNow,
+			},
+			{
+				ID: "vm_db0000000003", ImageID: "img_default", State: api.StateError, StateReason: "the VMM\x1b[31m ended\nunasked", VCPUCount: 1, MemMiB: 512, DiskMiB: 100,
+				CreatedAt: testNow.Add(-30 * time.Second), UpdatedAt: testNow,
+			},
+		},
+		images: []api.Image{
+			{ID: "img_default", Name: "debian", RootfsFormat: "ext4", RootfsBytes: 400 << 20, KernelVersion: "6.1.0-41", KernelDigest: "sha256:aa", RootfsDigest: "sha256:bb", DiskMode: "overlay", CloudInit: true, CreatedAt: testNow.Add(-time.Hour)},
+			{ID: "img_minimal", RootfsFormat: "ext4", RootfsBytes: 4 << 20, KernelDigest: "sha256:aa", RootfsDigest: "sha256:cc", DiskMode: "overlay", CreatedAt: testNow.Add(-time.Hour)},
+		},
+		templates: []api.Template{{ID: "tpl_small0000001", CreateTemplate: api.CreateTemplate{Name: "small"}, CreatedAt: testNow.Add(-time.Hour), UpdatedAt: testNow}},
+		keys:      []api.Key{{ID: "key_admin0000001", Name: "admin", CreatedAt: testNow.Add(-time.Hour)}},
+		health:    api.Health{Status: "ok", Version: "v1.2.3", VMM: "qemu", Parts: []api.HealthPart{{Name: "database", Status: "ok"}}},
+		answer:    map[string]api.Problem{},
+	}
+	f.Server = httptest.NewServer(f.routes())
+	t.Cleanup(f.Close)
+	return f
+}
+
+func (f *fakeServer) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.health) })
+	mux.HandleFunc("GET /vms", f.listVMs)
+	mux.HandleFunc("POST /vms", f.createVM)
+	mux.HandleFunc("GET /vms/{id}", f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) { reply(w, 200, v) }))
+	mux.HandleFunc("DELETE /vms/{id}", f.withVM(func(w http.ResponseWriter, r *http.Request, v *api.VM) {
+		id := v.ID
+		f.vms = slices.DeleteFunc(f.vms, func(v api.VM) bool { return v.ID == id })
+		reply(w, 200, api.Deleted{Status: "deleted"})
+	}))
+	for verb, state := range map[string]string{"start": api.StateRunning, "stop": api.StateStopped, "restart": api.StateRunning, "pause": api.StatePaused, "resume": api.StateRunning} {
+		mux.HandleFunc("POST /vms/{id}/"+verb, f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) {
+			v.State = state
+			reply(w, 200, v)
+		}))
+	}
+	mux.HandleFunc("GET /vms/{id}/wait", f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) { reply(w, 200, v) }))
+	mux.HandleFunc("GET /vms/{id}/logs", f.withVM(func(w http.ResponseWriter, r *http.Request, _ *api.VM) {
+		_, _ = io.WriteString(w, "boot \x1b[32mok\x1b[0m\r\nlogin:\n")
+	}))
+	mux.HandleFunc("GET /vms/{id}/console", f.consoleOf)
+	mux.HandleFunc("GET /images", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.images) })
+	mux.HandleFunc("POST /images", func(w http.ResponseWriter, r *http.Request) { reply(w, 201, api.Image{ID: "img_mine"}) })
+	mux.HandleFunc("GET /images/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.images[0]) })
+	mux.HandleFunc("DELETE /images/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, api.Deleted{Status: "deleted"}) })
+	mux.HandleFunc("POST /images/builds", func(w http.ResponseWriter, r *http.Request) {
+		reply(w, 201, api.ImageBuild{ID: "bld_1", Recipe: "minimal", State: "running"})
+	})
+	mux.HandleFunc("GET /images/builds/{id}/log", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "unpacking\n") })
+	mux.HandleFunc("GET /images/builds/{id}", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, 200, api.ImageBuild{ID: "bld_1", Recipe: "minimal", State: "done", ImageID: "img_minimal"})
+	})
+	mux.HandleFunc("GET /templates", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.templates) })
+	mux.HandleFunc("GET /templates/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.templates[0]) })
+	mux.HandleFunc("POST /templates", func(w http.ResponseWriter, _ *http.Request) { reply(w, 201, api.Template{ID: "tpl_new"}) })
+	mux.HandleFunc("DELETE /templates/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, api.Deleted{Status: "deleted"}) })
+	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.keys) })
+	mux.HandleFunc("POST /keys", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, 201, api.Key{ID: "key_new000000001", Name: "ci", Secret: "hatch_secret", CreatedAt: testNow})
+	})
+	mux.HandleFunc("DELETE /keys/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, api.Deleted{Status: "deleted"}) })
+	return f.guard(mux)
+}
+
+// guard records the call and asks for the key.
+func (f *fakeServer) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.calls = append(f.calls, r.Method+" "+r.URL.RequestURI())
+		if p, ok := f.answer[r.Method+" "+r.URL.Path]; ok {
+			reply(w, p.Status, p)
+			return
+		}
+		if r.URL.Path != "/healthz" && r.Header.Get("Authorization") != "Bearer "+testKey {
+			reply(w, 401, api.Problem{Status: 401, Title: "Unauthorized", Error: "the API key is not known", Code: "unauthenticated"})
+			return
+		}
+		if r.Method == http.MethodPost {
+			body, _ := io.ReadAll(r.Body)
+			f.bodies = append(f.bodies, string(body))
+			r.Body = io.NopCloser(bytes.NewReader(body))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (f *fakeServer) withVM(do func(http.ResponseWriter, *http.Request, *api.VM)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		for i := range f.vms {
+			if f.vms[i].ID == r.PathValue("id") {
+				do(w, r, &f.vms[i])
+				return
+			}
+		}
+		reply(w, 404, api.Problem{Status: 404, Error: fmt.Sprintf("there is no VM %q", r.PathValue("id")), Code: "not_found"})
+	}
+}
+
+// listVMs gives one VM per page.
+func (f *fakeServer) listVMs(w http.ResponseWriter, r *http.Request) {
+	var found []api.VM
+	for _, v := range f.vms {
+		if state := r.URL.Query().Get("state"); state == "" || state == v.State {
+			found = append(found, v)
+		}
+	}
+	at := 0
+	if after := r.URL.Query().Get("after"); after != "" {
+		at = slices.IndexFunc(found, func(v api.VM) bool { return v.ID == after }) + 1
+	}
+	if at+1 < len(found) {
+		w.Header().Set("Link", fmt.Sprintf(`</vms?after=%s>; rel="next"`, found[at].ID))
+	}
+	reply(w, 200, found[at:min(at+1, len(found))])
+}
+
+func (f *fakeServer) createVM(w http.ResponseWriter, r *http.Request) {
+	var req api.CreateVM
+	_ = json.NewDecoder(r.Body).Decode(&req)
+	v := api.VM{ID: "vm_new000000009", Name: req.Name, ImageID: "img_default", State: api.StateRunning, SSHPort: 16009, CreatedAt: testNow}
+	if req.EnableNetwork != nil && !*req.EnableNetwork {
+		v.SSHPort = 0
+	}
+	f.vms = append(f.vms, v)
+	reply(w, 201, v)
+}
+
+// consoleOf greets, reads one message and ends.
+func (f *fakeServer) consoleOf(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer func() { _ = conn.CloseNow() }()
+	_ = conn.Write(r.Context(), websocket.MessageBinary, []byte("login: "))
+	_, typed, _ := conn.Read(r.Context())
+	f.console = string(typed)
+	_ = conn.Close(websocket.StatusNormalClosure, "")
+}
+
+func reply(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+func (f *fakeServer) called(call string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Contains(f.calls, call)
+}
+
+func (f *fakeServer) lastBody(t *testing.T) string {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.bodies) == 0 {
+		t.Fatal("nothing was posted")
+	}
+	return f.bodies[len(f.bodies)-1]
+}
+
+// session is the surroundings of one command line.
+type session struct {
+	env    map[string]string
+	stdin  io.Reader
+	tty    bool
+	stdout bytes.Buffer
+	stderr bytes.Buffer
+}
+
+func newSession(t *testing.T, f *fakeServer) *session {
+	home := t.TempDir()
+	return &session{env: map[string]string{"HOME": home, "HATCH_DATA_DIR": filepath.Join(home, "none"), "HATCH_URL": f.URL, "HATCH_API_KEY": testKey}, stdin: strings.NewReader("")}
+}
+
+// hatch runs a command line given as words.
+func (s *session) hatch(args ...string) int {
+	s.stdout.Reset()
+	s.stderr.Reset()
+	return run(context.Background(), args, streams{
+		in: s.stdin, out: &s.stdout, err: &s.stderr,
+		inTTY: s.tty, outTTY: s.tty,
+		env: func(name string) string { return s.env[name] },
+		now: func() time.Time { return testNow },
+		raw: func() (func(), error) { return func() {}, nil },
+	})
+}
+
+// golden compares with a file of testdata; UPDATE_GOLDEN=1 writes it.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs:\ngot:\n%s\nwant:\n%s", name, got, want)
+	}
+}

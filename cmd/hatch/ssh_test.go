@@ -1,0 +1,151 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hatchvm/hatch/api"
+)
+
+// fakeSSH puts a program named ssh into PATH that prints its arguments and
+// exits with code.
+func fakeSSH(t *testing.T, code string) {
+	t.Helper()
+	dir := t.TempDir()
+	script := "#!/bin/sh\nfor a in \"$@\"; do echo \"$a\"; done\nexit " + code + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "ssh"), []byte(script), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+func TestSSH(t *testing.T) {
+	fakeSSH(t, "7")
+	f := newFake(t)
+	s := newSession(t, f)
+	if code := s.hatch("ssh", "web", "ls", "-l", "a b"); code != 7 {
+		t.Errorf("exit code %d: %s", code, &s.stderr)
+	}
+	golden(t, "ssh-args.txt", strings.ReplaceAll(s.stdout.String(), s.env["HOME"], "HOME"))
+	for _, args := range []string{"ssh web -- true", "ssh -l bob web uptime", "ssh web"} {
+		s.hatch(strings.Fields(args)...)
+		words := strings.Fields(s.stdout.String())
+		if at := len(words) - 1; args != "ssh web" && words[at-1] != "127.0.0.1" {
+			t.Errorf("%s: the host is not before the command: %q", args, words)
+		}
+		if strings.Contains(args, "bob") && words[3] != "bob" {
+			t.Errorf("the user was not taken: %q", words)
+		}
+	}
+}
+
+func TestRunPassesTheGuestsExitCodeAndCleansUp(t *testing.T) {
+	fakeSSH(t, "42")
+	f := newFake(t)
+	s := newSession(t, f)
+	writeFile(t, filepath.Join(s.env["HOME"], ".ssh/id_ed25519.pub"), "ssh-ed25519 AAAA me\n")
+	if code := s.hatch("run", "--rm", "minimal", "--", "uname", "-a"); code != 42 {
+		t.Errorf("exit code %d: %s", code, &s.stderr)
+	}
+	if !strings.HasSuffix(s.stdout.String(), "127.0.0.1\nuname\n-a\n") {
+		t.Errorf("ssh got %q", &s.stdout)
+	}
+	if body := f.lastBody(t); body != `{"image_id":"img_minimal","ssh_authorized_keys":["ssh-ed25519 AAAA me"]}` {
+		t.Errorf("sent %s", body)
+	}
+	if !f.called("GET /vms/vm_new000000009/wait?for=ssh&timeout=5m0s") || !f.called("DELETE /vms/vm_new000000009") {
+		t.Errorf("calls: %q", f.calls)
+	}
+}
+
+func TestRunWithoutATerminalJoinsTheConsole(t *testing.T) {
+	f := newFake(t)
+	s := newSession(t, f)
+	s.stdin = strings.NewReader("exit\n")
+	if code := s.hatch("run", "--rm"); code != 0 {
+		t.Errorf("exit code %d: %s", code, &s.stderr)
+	}
+	if s.stdout.String() != "login: " || !f.called("DELETE /vms/vm_new000000009") {
+		t.Errorf("printed %q, calls %q", &s.stdout, f.calls)
+	}
+}
+
+func TestRunRemovesAVMThatDoesNotGetReady(t *testing.T) {
+	f := newFake(t)
+	f.answer["GET /vms/vm_new000000009/wait"] = api.Problem{Status: 504, Error: "it took too long", Code: "wait_timeout"}
+	s := newSession(t, f)
+	if code := s.hatch("run", "--rm"); code != exitOwn {
+		t.Errorf("exit code %d", code)
+	}
+	if !f.called("DELETE /vms/vm_new000000009") {
+		t.Errorf("calls: %q", f.calls)
+	}
+}
+
+func TestRunDetached(t *testing.T) {
+	f := newFake(t)
+	s := newSession(t, f)
+	if code := s.hatch("run", "-d", "--no-network"); code != 0 || s.stdout.String() != "vm_new000000009\n" {
+		t.Errorf("exit code %d, printed %q", code, &s.stdout)
+	}
+}
+
+func TestSSHUser(t *testing.T) {
+	for name, tc := range map[string]struct {
+		vm          api.VM
+		asked, want string
+		fails       bool
+	}{
+		"debian by default": {vm: api.VM{ImageID: "img_default"}, want: "debian"},
+		"root in minimal":   {vm: api.VM{ImageID: "img_minimal"}, want: "root"},
+		"label":             {vm: api.VM{ImageID: "img_minimal", Labels: map[string]string{userLabel: "eve"}}, want: "eve"},
+		"flag over label":   {vm: api.VM{Labels: map[string]string{userLabel: "eve"}}, asked: "bob", want: "bob"},
+		"an option":         {vm: api.VM{Labels: map[string]string{userLabel: "-oProxyCommand=x"}}, fails: true},
+		"a second line":     {vm: api.VM{Labels: map[string]string{userLabel: "a\nProxyCommand x"}}, fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := sshUser(tc.vm, tc.asked)
+			if got != tc.want || (err != nil) != tc.fails {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestPrivateKeysAreNotSent(t *testing.T) {
+	f := newFake(t)
+	s := newSession(t, f)
+	key := filepath.Join(s.env["HOME"], "id")
+	writeFile(t, key, "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n")
+	if code := s.hatch("create", "--ssh-key", key); code != exitOwn || !strings.Contains(s.stderr.String(), "is a private key") {
+		t.Errorf("exit code %d: %s", code, &s.stderr)
+	}
+	if len(f.bodies) > 0 {
+		t.Errorf("sent %q", f.bodies)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	f := newFake(t)
+	s := newSession(t, f)
+	for args, want := range map[string]string{
+		"__complete stop ":               "web\tvm_web000000001 running\n",
+		"__complete create --image ":     "debian\timg_default",
+		"__complete create --template ":  "small\ttpl_small0000001",
+		"__complete key rm ":             "admin\tkey_admin0000001",
+		"__complete ls -o ":              "jsonl\n",
+		"__complete image build ":        "minimal\n",
+		"__complete wait web --for clou": "cloud-init\n",
+	} {
+		if code := s.hatch(strings.Split(args, " ")...); code != 0 || !strings.Contains(s.stdout.String(), want) {
+			t.Errorf("%s: exit code %d: %s", args, code, &s.stdout)
+		}
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if code := s.hatch("completion", shell); code != 0 || s.stdout.Len() == 0 {
+			t.Errorf("completion %s: exit code %d", shell, code)
+		}
+	}
+}

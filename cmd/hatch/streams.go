@@ -1,0 +1,52 @@
+package main
+
+import (
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// streams are what a run of the program reads and writes.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+
+	inTTY, outTTY, errTTY bool
+
+	env func(name string) string
+	now func() time.Time
+	raw func() (restore func(), err error) // puts the terminal behind in into raw mode
+}
+
+func standardStreams() streams {
+	isTTY := func(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+	return streams{
+		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		inTTY: isTTY(os.Stdin), outTTY: isTTY(os.Stdout), errTTY: isTTY(os.Stderr),
+		env: os.Getenv,
+		now: time.Now,
+		raw: rawTerminal,
+	}
+}
+
+func rawTerminal() (func(), error) {
+	fd := int(os.Stdin.Fd())
+	before, err := term.MakeRaw(fd)
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = term.Restore(fd, before) }, nil
+}
+
+// colour reports whether out may carry escape sequences for colours.
+func (s streams) colour() bool {
+	if s.env("NO_COLOR") != "" {
+		return false
+	}
+	if force := s.env("CLICOLOR_FORCE"); force != "" && force != "0" {
+		return true
+	}
+	return s.outTTY && s.env("TERM") != "dumb"
+}
