@@ -1,0 +1,159 @@
+package doctor
+
+import (
+	"context"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Capabilities that hatchd needs, by bit, as in capabilities(7).
+var needed = []struct {
+	bit  uint
+	name string
+}{
+	{0, "CAP_CHOWN"}, {6, "CAP_SETGID"}, {7, "CAP_SETUID"}, {12, "CAP_NET_ADMIN"},
+}
+
+func (e examiner) privileges(context.Context) Check {
+	const name = "privileges"
+	status, err := e.ReadFile("/proc/self/status")
+	if err != nil {
+		return warn(name, "cannot tell which capabilities this process has: %v", err)
+	}
+	effective, ok := capabilities(string(status))
+	if !ok {
+		return warn(name, "cannot tell which capabilities this process has")
+	}
+	var missing []string
+	for _, c := range needed {
+		if effective&(1<<c.bit) == 0 {
+			missing = append(missing, c.name)
+		}
+	}
+	if len(missing) > 0 {
+		return fail(name, "this process has no %s, so it cannot set up networks and confine VMs", strings.Join(missing, ", ")).
+			hint("run hatchd as root")
+	}
+	return pass(name, "all capabilities that hatchd needs")
+}
+
+func capabilities(status string) (uint64, bool) {
+	for line := range strings.Lines(status) {
+		if hex, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			set, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
+			return set, err == nil
+		}
+	}
+	return 0, false
+}
+
+// kvm never fails: without KVM, VMs run in software.
+func (e examiner) kvm(context.Context) Check {
+	const name = "kvm"
+	usable, why := e.ProbeKVM()
+	if usable {
+		return pass(name, "a test guest ran in hardware")
+	}
+	c := warn(name, "no hardware virtualization (%s); VMs run in software (TCG), some ten times slower", why)
+	if _, err := e.Stat("/dev/kvm"); err == nil {
+		return c.hint("use a host, or a VM with nested virtualization, whose KVM runs guests")
+	}
+	cpu, _ := e.ReadFile("/proc/cpuinfo")
+	switch {
+	case hasFlag(string(cpu), "vmx"):
+		return c.mendedBy("modprobe kvm_intel")
+	case hasFlag(string(cpu), "svm"):
+		return c.mendedBy("modprobe kvm_amd")
+	}
+	return c.hint("switch virtualization on in the firmware, or nested virtualization in the hypervisor")
+}
+
+func hasFlag(cpuinfo, flag string) bool {
+	for line := range strings.Lines(cpuinfo) {
+		if !strings.HasPrefix(line, "flags") {
+			continue
+		}
+		for _, f := range strings.Fields(line) {
+			if f == flag {
+				return true
+			}
+		}
+		return false
+	}
+	return false
+}
+
+var qemuVersion = regexp.MustCompile(`version (\d{1,4})\.(\d{1,4})`)
+
+func (e examiner) qemu(ctx context.Context) Check {
+	const name = "qemu"
+	if e.Driver == "firecracker" || e.Driver == "fake" {
+		return pass(name, "not needed with HATCH_VMM=%s", e.Driver)
+	}
+	if _, err := e.LookPath(e.QEMUBin); err != nil {
+		return fail(name, "%s is not installed", e.QEMUBin).mendedBy("%s", install("qemu-system-x86"))
+	}
+	out, err := e.Command(ctx, e.QEMUBin, "--version")
+	if err != nil {
+		return fail(name, "%s does not run: %v", e.QEMUBin, err).mendedBy("apt-get install -y --reinstall qemu-system-x86")
+	}
+	v := qemuVersion.FindStringSubmatch(out)
+	if v == nil {
+		return warn(name, "cannot tell the version of %s", e.QEMUBin)
+	}
+	major, _ := strconv.Atoi(v[1])
+	minor, _ := strconv.Atoi(v[2])
+	if major < 7 || major == 7 && minor < 2 {
+		return fail(name, "QEMU %d.%d is too old; 7.2 is the oldest that works", major, minor).
+			mendedBy("%s", install("qemu-system-x86"))
+	}
+	return pass(name, "QEMU %d.%d", major, minor)
+}
+
+// cgroups never fails: without them VMs run, but unlimited.
+func (e examiner) cgroups(context.Context) Check {
+	const name, root = "cgroups", "/sys/fs/cgroup"
+	if _, err := e.Stat(root + "/cgroup.controllers"); err != nil {
+		return warn(name, "the host has no unified cgroup hierarchy (v2); VMs run without CPU and memory limits").
+			hint("boot with systemd.unified_cgroup_hierarchy=1")
+	}
+	if err := e.Writable(root); err != nil {
+		return warn(name, "%s cannot be written (%v); VMs run without CPU and memory limits", root, err).
+			hint("in a container, start it with a writable cgroup file system")
+	}
+	return pass(name, "limits can be set")
+}
+
+const (
+	leastMemoryMiB = 256
+	goodMemoryMiB  = 1024
+)
+
+func (e examiner) memory(context.Context) Check {
+	const name = "memory"
+	info, err := e.ReadFile("/proc/meminfo")
+	if err != nil {
+		return warn(name, "cannot tell how much memory is free: %v", err)
+	}
+	free, ok := availableMiB(string(info))
+	switch {
+	case !ok:
+		return warn(name, "cannot tell how much memory is free")
+	case free < leastMemoryMiB:
+		return fail(name, "%d MiB are available; one VM needs some %d MiB", free, leastMemoryMiB).hint("stop something, or add memory")
+	case free < goodMemoryMiB:
+		return warn(name, "%d MiB are available: room for one VM of 512 MiB", free).hint("create VMs with less memory (--memory 256m)")
+	}
+	return pass(name, "%d MiB available", free)
+}
+
+func availableMiB(meminfo string) (int64, bool) {
+	for line := range strings.Lines(meminfo) {
+		if rest, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			return kib >> 10, err == nil
+		}
+	}
+	return 0, false
+}

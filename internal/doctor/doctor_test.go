@@ -1,0 +1,336 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+const allCapabilities = "Name:\thatchd\nCapEff:\t000001ffffffffff\n"
+
+// goodHost is a host on which every check passes.
+func goodHost() System {
+	files := map[string]string{
+		"/proc/self/status":             allCapabilities,
+		"/proc/meminfo":                 "MemTotal: 8000000 kB\nMemAvailable:    4194304 kB\n",
+		"/proc/sys/net/ipv4/ip_forward": "1\n",
+		"/proc/cpuinfo":                 "flags\t\t: fpu vmx sse\n",
+	}
+	return System{
+		ReadFile: func(path string) ([]byte, error) {
+			text, ok := files[path]
+			if !ok {
+				return nil, fs.ErrNotExist
+			}
+			return []byte(text), nil
+		},
+		Stat:       func(string) (fs.FileInfo, error) { return nil, nil },
+		Writable:   func(string) error { return nil },
+		OpenDevice: func(string) error { return nil },
+		LookPath:   func(program string) (string, error) { return "/usr/bin/" + program, nil },
+		Command: func(_ context.Context, program string, _ ...string) (string, error) {
+			if program == "systemctl" {
+				return "enabled\n", nil
+			}
+			return "QEMU emulator version 7.2.19 (Debian 1:7.2+dfsg-7)\n", nil
+		},
+		ProbeKVM:      func() (bool, string) { return true, "" },
+		Listen:        func(string) error { return nil },
+		Answers:       func(context.Context, string) bool { return false },
+		CreateLinks:   func() error { return nil },
+		ForwardChains: func() ([]Chain, error) { return nil, nil },
+		FreeMiB:       func(string) (int64, error) { return 50 << 10, nil },
+		Reflink:       func(string) (bool, error) { return true, nil },
+	}
+}
+
+func settings() Settings {
+	return Settings{
+		DataDir: "/var/lib/hatch", HTTPAddr: "127.0.0.1:8080", BridgeName: "hatch0", SSHPortMin: 16000, SSHPortMax: 26000,
+		Driver: "auto", QEMUBin: "qemu-system-x86_64", AgentPath: "/usr/bin/hatch-agent", DefaultImage: "/var/lib/hatch/images/default",
+	}
+}
+
+func TestAGoodHostPassesEverything(t *testing.T) {
+	checks := Run(t.Context(), goodHost(), settings())
+	if len(checks) != 18 || !Healthy(checks) {
+		t.Errorf("%d checks, healthy: %v", len(checks), Healthy(checks))
+	}
+	seen := map[string]bool{}
+	for _, c := range checks {
+		if c.Status != Pass || c.Fix != "" || c.Hint != "" {
+			t.Errorf("%+v", c)
+		}
+		if seen[c.Name] || c.Message == "" {
+			t.Errorf("name given twice, or no message: %+v", c)
+		}
+		seen[c.Name] = true
+	}
+}
+
+// withFile is the good host with one file's text replaced.
+func withFile(path, text string) System {
+	s := goodHost()
+	read := s.ReadFile
+	s.ReadFile = func(p string) ([]byte, error) {
+		if p == path {
+			return []byte(text), nil
+		}
+		return read(p)
+	}
+	return s
+}
+
+func without(programs ...string) func(string) (string, error) {
+	return func(p string) (string, error) {
+		for _, gone := range programs {
+			if p == gone {
+				return "", exec.ErrNotFound
+			}
+		}
+		return "/usr/bin/" + p, nil
+	}
+}
+
+func gone(paths ...string) func(string) (fs.FileInfo, error) {
+	return func(p string) (fs.FileInfo, error) {
+		for _, g := range paths {
+			if strings.HasPrefix(p, g) {
+				return nil, fs.ErrNotExist
+			}
+		}
+		return nil, nil
+	}
+}
+
+func host(change func(*System)) System {
+	s := goodHost()
+	change(&s)
+	return s
+}
+
+func TestWhatIsMissing(t *testing.T) {
+	drop := Chain{Family: "ip", Table: "filter", Name: "FORWARD", Drops: true}
+	for name, tc := range map[string]struct {
+		sys     System
+		check   string
+		status  Status
+		message string
+		fix     string // part of the command
+		hint    string // part of it
+	}{
+		"not root": {
+			sys: withFile("/proc/self/status", "CapEff:\t0000000000000001\n"), check: "privileges", status: Fail,
+			message: "no CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN", hint: "root",
+		},
+		"no KVM module": {
+			sys: host(func(s *System) {
+				s.ProbeKVM = func() (bool, string) { return false, "there is no /dev/kvm" }
+				s.Stat = gone("/dev/kvm")
+			}), check: "kvm", status: Warn, message: "there is no /dev/kvm); VMs run in software", fix: "modprobe kvm_intel",
+		},
+		"KVM that runs no guests": {
+			sys:   host(func(s *System) { s.ProbeKVM = func() (bool, string) { return false, "it emulates" } }),
+			check: "kvm", status: Warn, message: "it emulates", hint: "nested",
+		},
+		"no QEMU": {
+			sys: host(func(s *System) { s.LookPath = without("qemu-system-x86_64") }), check: "qemu", status: Fail,
+			message: "not installed", fix: "apt-get install -y --no-install-recommends qemu-system-x86",
+		},
+		"old QEMU": {
+			sys: host(func(s *System) {
+				s.Command = func(context.Context, string, ...string) (string, error) { return "QEMU emulator version 7.1.0", nil }
+			}), check: "qemu", status: Fail, message: "QEMU 7.1 is too old", fix: "qemu-system-x86",
+		},
+		"no tun": {
+			sys: host(func(s *System) { s.OpenDevice = func(string) error { return syscall.ENOENT } }), check: "tun", status: Fail,
+			message: "is not there", fix: "mknod -m 0666 /dev/net/tun c 10 200",
+		},
+		"tun forbidden": {
+			sys: host(func(s *System) { s.OpenDevice = func(string) error { return syscall.EPERM } }), check: "tun", status: Fail,
+			message: "cannot be opened", hint: "--device /dev/net/tun",
+		},
+		"no bridges": {
+			sys: host(func(s *System) { s.CreateLinks = func() error { return syscall.EOPNOTSUPP } }), check: "bridge", status: Fail,
+			message: "not supported", fix: "modprobe bridge",
+		},
+		"no nftables": {
+			sys:   host(func(s *System) { s.ForwardChains = func() ([]Chain, error) { return nil, syscall.EPROTONOSUPPORT } }),
+			check: "nftables", status: Fail, message: "does not answer", fix: "modprobe nf_tables",
+		},
+		"no forwarding": {
+			sys: withFile("/proc/sys/net/ipv4/ip_forward", "0\n"), check: "ip_forward", status: Warn,
+			message: "off", fix: "sysctl -w net.ipv4.ip_forward=1",
+		},
+		"a foreign firewall": {
+			sys: host(func(s *System) { s.ForwardChains = func() ([]Chain, error) { return []Chain{drop}, nil } }), check: "firewall", status: Warn,
+			message: `"ip filter FORWARD"`, fix: "nft insert rule ip filter FORWARD iifname 'hatch0' accept && nft insert rule ip filter FORWARD oifname 'hatch0' accept",
+		},
+		"a port that is taken": {
+			sys:   host(func(s *System) { s.Listen = func(string) error { return syscall.EADDRINUSE } }),
+			check: "http_port", status: Fail, message: "address already in use", hint: "HATCH_HTTP_ADDR",
+		},
+		"SSH ports that are taken": {
+			sys:   host(func(s *System) { s.Listen = func(string) error { return syscall.EADDRINUSE } }),
+			check: "ssh_ports", status: Warn, message: "16000 16001", hint: "HATCH_SSH_PORT_MIN",
+		},
+		"cgroups v1": {
+			sys: host(func(s *System) { s.Stat = gone("/sys/fs/cgroup") }), check: "cgroups", status: Warn, message: "v2", hint: "unified",
+		},
+		"cgroups read-only": {
+			sys:   host(func(s *System) { s.Writable = func(string) error { return syscall.EROFS } }),
+			check: "cgroups", status: Warn, message: "read-only", hint: "writable",
+		},
+		"little memory": {
+			sys: withFile("/proc/meminfo", "MemAvailable:  131072 kB\n"), check: "memory", status: Fail, message: "128 MiB are available", hint: "add memory",
+		},
+		"some memory": {
+			sys: withFile("/proc/meminfo", "MemAvailable:  716800 kB\n"), check: "memory", status: Warn, message: "700 MiB", hint: "--memory",
+		},
+		"a full disk": {
+			sys:   host(func(s *System) { s.FreeMiB = func(string) (int64, error) { return 100, nil } }),
+			check: "disk", status: Fail, message: "100 MiB are free for /var/lib/hatch", hint: "HATCH_DATA_DIR",
+		},
+		"no agent": {
+			sys: host(func(s *System) { s.Stat = gone("/usr/bin/hatch-agent") }), check: "agent", status: Fail, message: "/usr/bin/hatch-agent", hint: "make build",
+		},
+		"no build tools": {
+			sys: host(func(s *System) { s.LookPath = without("mmdebstrap", "mke2fs") }), check: "build_tools", status: Warn,
+			message: "mmdebstrap and mke2fs", fix: "mmdebstrap e2fsprogs",
+		},
+		"no image": {
+			sys: host(func(s *System) { s.Stat = gone("/var/lib/hatch/images") }), check: "image", status: Warn, message: "not built", fix: "hatch image build",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := find(t, Run(t.Context(), tc.sys, settings()), tc.check)
+			if got.Status != tc.status || !strings.Contains(got.Message, tc.message) {
+				t.Errorf("got %+v", got)
+			}
+			if tc.fix == "" != (got.Fix == "") || !strings.Contains(got.Fix, tc.fix) || !strings.Contains(got.Hint, tc.hint) {
+				t.Errorf("got fix %q, hint %q", got.Fix, got.Hint)
+			}
+		})
+	}
+}
+
+// Whatever is wrong, the report says what to do about it.
+func TestWhatDoesNotPassSaysWhatToDo(t *testing.T) {
+	nothing := System{
+		ReadFile:      func(string) ([]byte, error) { return nil, nil },
+		Stat:          gone("/"),
+		Writable:      func(string) error { return syscall.EROFS },
+		OpenDevice:    func(string) error { return syscall.EPERM },
+		LookPath:      func(string) (string, error) { return "", exec.ErrNotFound },
+		Command:       func(context.Context, string, ...string) (string, error) { return "", exec.ErrNotFound },
+		ProbeKVM:      func() (bool, string) { return false, "none" },
+		Listen:        func(string) error { return syscall.EADDRINUSE },
+		Answers:       func(context.Context, string) bool { return false },
+		CreateLinks:   func() error { return syscall.EPERM },
+		ForwardChains: func() ([]Chain, error) { return nil, syscall.EPERM },
+		FreeMiB:       func(string) (int64, error) { return 0, nil },
+		Reflink:       func(string) (bool, error) { return false, nil },
+	}
+	checks := Run(t.Context(), nothing, settings())
+	if Healthy(checks) {
+		t.Error("a host with nothing is healthy")
+	}
+	for _, c := range checks {
+		if c.Status == Fail && c.Fix == "" && c.Hint == "" {
+			t.Errorf("%s fails and does not say what to do: %s", c.Name, c.Message)
+		}
+	}
+}
+
+func TestOurOwnListenerIsNoConflict(t *testing.T) {
+	sys := host(func(s *System) {
+		s.Listen = func(string) error { return syscall.EADDRINUSE }
+		s.Answers = func(_ context.Context, addr string) bool { return addr == "127.0.0.1:8080" }
+	})
+	if c := find(t, Run(t.Context(), sys, settings()), "http_port"); c.Status != Pass {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestAFirewallThatKnowsTheBridgeIsNoConflict(t *testing.T) {
+	for name, chain := range map[string]Chain{
+		"a rule for the bridge": {Family: "ip", Table: "filter", Name: "FORWARD", Drops: true, Admits: []string{"docker0", "hatch0"}},
+		"our own":               {Family: "inet", Table: "hatch", Name: "forward", Drops: true},
+		"accepts":               {Family: "ip", Table: "filter", Name: "FORWARD"},
+	} {
+		sys := host(func(s *System) { s.ForwardChains = func() ([]Chain, error) { return []Chain{chain}, nil } })
+		if c := find(t, Run(t.Context(), sys, settings()), "firewall"); c.Status != Pass {
+			t.Errorf("%s: got %+v", name, c)
+		}
+	}
+}
+
+func TestTheDiskIsThatOfTheNearestDirectory(t *testing.T) {
+	var asked string
+	sys := host(func(s *System) {
+		s.Stat = gone("/var/lib/hatch")
+		s.FreeMiB = func(dir string) (int64, error) { asked = dir; return 50 << 10, nil }
+	})
+	Run(t.Context(), sys, settings())
+	if asked != "/var/lib" {
+		t.Errorf("asked for %q", asked)
+	}
+}
+
+func TestFix(t *testing.T) {
+	var ran []string
+	failing := error(nil)
+	sys := System{Command: func(_ context.Context, program string, args ...string) (string, error) {
+		ran = append([]string{program}, args...)
+		return "no such module\n", failing
+	}}
+	broken := fail("tun", "gone").mendedBy("modprobe tun")
+	if err := Fix(t.Context(), sys, broken); err != nil || strings.Join(ran, " ") != "sh -c modprobe tun" {
+		t.Errorf("ran %q: %v", ran, err)
+	}
+	failing = errors.New("exit status 1")
+	if err := Fix(t.Context(), sys, broken); err == nil || !strings.Contains(err.Error(), "no such module") {
+		t.Errorf("got %v", err)
+	}
+	ran = nil
+	for _, c := range []Check{pass("a", "fine"), fail("b", "bad").hint("do it")} {
+		if err := Fix(t.Context(), sys, c); err != nil || ran != nil {
+			t.Errorf("%s: ran %q: %v", c.Name, ran, err)
+		}
+	}
+}
+
+func TestReflinkLeavesNoFile(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := canReflink(dir); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left %v: %v", left, err)
+	}
+}
+
+func TestListen(t *testing.T) {
+	if err := canListen("127.0.0.1:0"); err != nil {
+		t.Errorf("port 0: %v", err)
+	}
+	if err := canListen("192.0.2.1:1"); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		t.Errorf("an address that is not ours: %v", err)
+	}
+}
+
+func find(t *testing.T, checks []Check, name string) Check {
+	t.Helper()
+	for _, c := range checks {
+		if c.Name == name {
+			return c
+		}
+	}
+	t.Fatalf("there is no check %q", name)
+	return Check{}
+}

@@ -1,0 +1,147 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// System is what the checks see of the host. Each function reads, or tries and
+// takes back; none leaves a trace.
+type System struct {
+	ReadFile      func(path string) ([]byte, error)
+	Stat          func(path string) (fs.FileInfo, error)
+	Writable      func(dir string) error
+	OpenDevice    func(path string) error
+	LookPath      func(program string) (string, error)
+	Command       func(ctx context.Context, program string, args ...string) (output string, err error) // stdout and stderr
+	ProbeKVM      func() (usable bool, why string)
+	Listen        func(addr string) error                     // whether a TCP listener can be had there
+	Answers       func(ctx context.Context, addr string) bool // whether a hatchd answers there
+	CreateLinks   func() error                                // a bridge and a TAP, in a network namespace that is dropped
+	ForwardChains func() ([]Chain, error)
+	FreeMiB       func(dir string) (int64, error)
+	Reflink       func(dir string) (bool, error)
+}
+
+// Local is the host this process runs on. probeKVM runs a test guest.
+func Local(probeKVM func() (usable bool, why string)) System {
+	return System{
+		ReadFile: os.ReadFile,
+		Stat:     os.Stat,
+		Writable: func(dir string) error { return unix.Access(dir, unix.W_OK) },
+		OpenDevice: func(path string) error {
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				return err
+			}
+			return f.Close()
+		},
+		LookPath: exec.LookPath,
+		Command: func(ctx context.Context, program string, args ...string) (string, error) {
+			out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
+			return string(out), err
+		},
+		ProbeKVM:      probeKVM,
+		Listen:        canListen,
+		Answers:       hatchdAnswers,
+		CreateLinks:   createLinks,
+		ForwardChains: forwardChains,
+		FreeMiB:       freeMiB,
+		Reflink:       canReflink,
+	}
+}
+
+func canListen(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err == nil {
+		return l.Close()
+	}
+	var sys *os.SyscallError
+	if errors.As(err, &sys) {
+		return sys.Err
+	}
+	return err
+}
+
+// hatchdAnswers asks for /healthz, which needs no key.
+func hatchdAnswers(ctx context.Context, addr string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/healthz", nil)
+	if err != nil {
+		return false
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = res.Body.Close() }()
+	var health struct {
+		Status string            `json:"status"`
+		Parts  []json.RawMessage `json:"parts"`
+	}
+	err = json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&health)
+	return err == nil && health.Status != "" && health.Parts != nil
+}
+
+func freeMiB(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * st.Bsize >> 20, nil
+}
+
+// canReflink clones one block between two nameless files in dir.
+func canReflink(dir string) (bool, error) {
+	from, err := namelessFile(dir)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = from.Close() }()
+	to, err := namelessFile(dir)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = to.Close() }()
+	if _, err := from.Write(make([]byte, 4096)); err != nil {
+		return false, fmt.Errorf("cannot write to %s: %w", dir, err)
+	}
+	return unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil, nil
+}
+
+func namelessFile(dir string) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if errors.Is(err, syscall.EOPNOTSUPP) {
+		return unlinkedFile(dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a file in %s: %w", dir, err)
+	}
+	return os.NewFile(uintptr(fd), dir), nil
+}
+
+// unlinkedFile serves file systems without O_TMPFILE.
+func unlinkedFile(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, ".hatch-doctor-")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
