@@ -1,0 +1,259 @@
+package config
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "hatchd.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func load(t *testing.T, src Sources) Config {
+	t.Helper()
+	c, err := Load(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func faults(t *testing.T, src Sources) Faults {
+	t.Helper()
+	_, err := Load(src)
+	var f Faults
+	if !errors.As(err, &f) {
+		t.Fatalf("Load: %v, want Faults", err)
+	}
+	return f
+}
+
+func value(t *testing.T, c Config, name string) Value {
+	t.Helper()
+	for _, v := range c.Values() {
+		if v.Name == name {
+			return v
+		}
+	}
+	t.Fatalf("no value named %s", name)
+	return Value{}
+}
+
+func TestDefaults(t *testing.T) {
+	c := load(t, Sources{Executable: "/opt/hatch/hatchd"})
+	if c.HTTPAddr != "127.0.0.1:8080" || c.DataDir != "/var/lib/hatch" || c.DatabaseURL != "/var/lib/hatch/hatch.db" {
+		t.Errorf("addresses and paths: %+v", c)
+	}
+	if c.AgentPath != "/opt/hatch/hatch-agent" {
+		t.Errorf("AgentPath = %s", c.AgentPath)
+	}
+	if c.Network.Bridge != "hatch0" || c.Network.Gateway != netip.MustParseAddr("172.16.0.1") || c.Network.Prefix != netip.MustParsePrefix("172.16.0.0/24") {
+		t.Errorf("Network = %+v", c.Network)
+	}
+	if c.StopTimeout != 30*time.Second || c.SSHPortMin != 16000 || c.SSHPortMax != 26000 || c.DefaultMemMiB != 512 || c.MemOver != 1 || c.DiskOver != 10 {
+		t.Errorf("numbers: %+v", c)
+	}
+	if len(c.SSHAllowed) != 1 || c.SSHAllowed[0] != netip.MustParsePrefix("127.0.0.1/32") || c.EgressAllowPrivate != nil {
+		t.Errorf("networks: %v %v", c.SSHAllowed, c.EgressAllowPrivate)
+	}
+	if v := value(t, c, "database_url"); v.Value != "/var/lib/hatch/hatch.db" || v.Source != FromDefault {
+		t.Errorf("database_url shown as %+v", v)
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	file := write(t, "default_vcpu: 2\ndefault_mem_mib: 1024\ndefault_disk_mib: 4096\n")
+	c := load(t, Sources{
+		Args:    []string{"--config", file, "--default-vcpu=8"},
+		Environ: []string{"HATCH_DEFAULT_VCPU=4", "HATCH_DEFAULT_MEM_MIB=2048", "HATCH_LOG_LEVEL="},
+	})
+	for _, want := range []Value{
+		{"default_vcpu", "HATCH_DEFAULT_VCPU", "8", FromFlag},
+		{"default_mem_mib", "HATCH_DEFAULT_MEM_MIB", "2048", FromEnv},
+		{"default_disk_mib", "HATCH_DEFAULT_DISK_MIB", "4096", FromFile},
+		{"log_level", "HATCH_LOG_LEVEL", "info", FromDefault},
+	} {
+		if got := value(t, c, want.Name); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+	if c.DefaultVCPU != 8 || c.DefaultMemMiB != 2048 || c.DefaultDiskMiB != 4096 {
+		t.Errorf("in force: %+v", c)
+	}
+}
+
+func TestFileIsFoundByVariableAndByDefault(t *testing.T) {
+	file := write(t, "ssh_allowed_cidr: [10.0.0.0/8, 192.168.1.7]\n")
+	for name, src := range map[string]Sources{
+		"variable": {Environ: []string{"HATCH_CONFIG=" + file}},
+		"default":  {DefaultFile: file},
+	} {
+		c := load(t, src)
+		if len(c.SSHAllowed) != 2 || c.SSHAllowed[1] != netip.MustParsePrefix("192.168.1.7/32") {
+			t.Errorf("%s: SSHAllowed = %v", name, c.SSHAllowed)
+		}
+	}
+	load(t, Sources{DefaultFile: "/nonexistent/hatchd.yaml"}) // absent is fine
+	if f := faults(t, Sources{Args: []string{"--config=/nonexistent/hatchd.yaml"}}); len(f) != 1 {
+		t.Errorf("a named file that is absent: %v", f)
+	}
+}
+
+func TestAliases(t *testing.T) {
+	c := load(t, Sources{Environ: []string{"DATABASE_URL=postgres://u:p@h/n", "HATCH_MAX_OVERLAY_SIZE_MIB=9000"}})
+	if c.DatabaseURL != "postgres://u:p@h/n" || c.DefaultDiskMiB != 9000 {
+		t.Errorf("aliases: %s %d", c.DatabaseURL, c.DefaultDiskMiB)
+	}
+	f := faults(t, Sources{Environ: []string{"DATABASE_URL=postgres://u:p@h/n", "HATCH_DATABASE_URL=postgres://u:p@h/m"}})
+	if len(f) != 1 || f[0].Where != "DATABASE_URL" || strings.Contains(f.Error(), "u:p@") {
+		t.Errorf("two that differ: %v", f)
+	}
+}
+
+func TestAllFaultsAtOnce(t *testing.T) {
+	file := write(t, "http_adr: x\nstop_timeout: 30\n")
+	f := faults(t, Sources{
+		Args: []string{"--config", file, "--log-level=loud", "surplus"},
+		Environ: []string{
+			"HATCH_DEFAULT_VCPU=many", "HATCH_BRIDGE_CIDR=172.16.0.0/24", "HATCH_SSH_ALLOWED_CIDR=10.0.0.0/40",
+			"HATCH_SSH_PORT_MIN=30000", "HATCH_DEFAULT_KERNEL_PATH=/k", "HATCH_API_KEY=tooshort-secret",
+			"HATCH_MEM_OVERCOMMIT=NaN", "HATCH_VMM=xen", "HATCH_HTTP_ADDR=8080", "HATCH_BRIDGE_NAME=a-name-too-long-for-linux",
+			"HATCH_UID_MIN=0", "HATCH_DATABASE_URL=mysql://x", "HATCH_AGENT_PATH=bin/hatch-agent",
+		},
+	})
+	text := f.Error()
+	for _, want := range []string{
+		"http_adr", "did you mean http_addr?", `stop_timeout: "30"`, "with its unit", `--log-level: "loud"`, `flags: "surplus"`,
+		`HATCH_DEFAULT_VCPU: "many": a whole number from 1 to 1024`, "HATCH_BRIDGE_CIDR", "HATCH_SSH_ALLOWED_CIDR",
+		"HATCH_SSH_PORT_MIN", "HATCH_DEFAULT_KERNEL_PATH, HATCH_DEFAULT_ROOTFS_PATH", "HATCH_API_KEY: 16 to 512 bytes",
+		"HATCH_MEM_OVERCOMMIT", "one of auto, qemu, firecracker, fake", "HATCH_HTTP_ADDR", "HATCH_BRIDGE_NAME",
+		"HATCH_UID_MIN", "HATCH_DATABASE_URL", "HATCH_AGENT_PATH",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "tooshort-secret") {
+		t.Errorf("a secret is shown:\n%s", text)
+	}
+}
+
+func TestPortsMustNotOverlap(t *testing.T) {
+	f := faults(t, Sources{Environ: []string{"HATCH_HTTP_ADDR=:16000"}})
+	if len(f) != 1 || f[0].Where != "HATCH_HTTP_ADDR" {
+		t.Errorf("faults: %v", f)
+	}
+	load(t, Sources{Environ: []string{"HATCH_HTTP_ADDR=127.0.0.1:0"}})
+}
+
+func TestSecretsAreMasked(t *testing.T) {
+	c := load(t, Sources{Environ: []string{"HATCH_API_KEY=a-very-secret-key", "HATCH_DATABASE_URL=postgres://u:hunter2@h/n?password=hunter2"}})
+	if c.APIKey != "a-very-secret-key" {
+		t.Errorf("APIKey = %q", c.APIKey)
+	}
+	for _, v := range c.Values() {
+		if strings.Contains(v.Value, "secret-key") || strings.Contains(v.Value, "hunter2") {
+			t.Errorf("%s shows %s", v.Name, v.Value)
+		}
+	}
+	if Flags().Lookup("api-key") != nil {
+		t.Error("a secret can be given as an argument")
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	file := write(t, "api_key: a-very-secret-key\n")
+	if err := os.Chmod(file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := load(t, Sources{DefaultFile: file, Environ: []string{"HATCH_DEFAULT_VCPUS=2", "HATCH_URL=http://x", "HATCH_TEST_KERNEL=/x"}})
+	if len(c.Warnings) != 2 || !strings.Contains(c.Warnings[0], "chmod 600") || !strings.Contains(c.Warnings[1], "did you mean HATCH_DEFAULT_VCPU?") {
+		t.Errorf("warnings: %q", c.Warnings)
+	}
+}
+
+func TestHelp(t *testing.T) {
+	if _, err := Load(Sources{Args: []string{"--help"}}); !errors.Is(err, pflag.ErrHelp) {
+		t.Errorf("Load: %v", err)
+	}
+}
+
+func TestEverySettingIsWhole(t *testing.T) {
+	seen := map[string]bool{}
+	for _, s := range Settings() {
+		for _, name := range append([]string{s.Name, s.Env}, s.Aliases...) {
+			if seen[name] {
+				t.Errorf("%s is used twice", name)
+			}
+			seen[name] = true
+		}
+		if s.Doc == "" || s.set == nil || !strings.HasPrefix(s.Env, "HATCH_") {
+			t.Errorf("%s lacks something", s.Name)
+		}
+		if !strings.Contains(Reference(), "`"+s.Env+"`") {
+			t.Errorf("%s is not in the reference", s.Name)
+		}
+	}
+}
+
+// The sample file shows every setting with its default. It loads as it is, and
+// with every line switched on it says the same as no file at all.
+func TestSampleFile(t *testing.T) {
+	const sample = "../../packaging/hatchd.yaml"
+	plain := load(t, Sources{Executable: "/x/hatchd"})
+	if got := load(t, Sources{DefaultFile: sample, Executable: "/x/hatchd"}); len(got.Warnings) > 0 || !sameValues(got, plain) {
+		t.Errorf("the sample changes something: %+v", got.Values())
+	}
+	text, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var on strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "# ") && !strings.HasPrefix(line, "##") {
+			on.WriteString(line[1:])
+		}
+	}
+	for _, s := range Settings() {
+		if !strings.Contains("\n"+on.String(), "\n"+s.Name+":") {
+			t.Errorf("the sample does not show %s", s.Name)
+		}
+	}
+	if got := load(t, Sources{DefaultFile: write(t, on.String()), Executable: "/x/hatchd"}); !sameValues(got, plain) {
+		t.Errorf("the sample shows other defaults: %+v", got.Values())
+	}
+}
+
+func sameValues(a, b Config) bool {
+	va, vb := a.Values(), b.Values()
+	for i := range va {
+		if va[i].Value != vb[i].Value {
+			return false
+		}
+	}
+	return true
+}
+
+func FuzzParseYAML(f *testing.F) {
+	for _, seed := range []string{"", "a: 1", "a: [1, 2]", "a: {b: c}", "- x", "a: &x [1]\nb: *x", "<<: {a: 1}", "a: ~"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		values, err := parseYAML(text)
+		if err != nil && values != nil {
+			t.Errorf("values beside an error: %v", values)
+		}
+	})
+}
