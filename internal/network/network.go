@@ -8,6 +8,7 @@ package network
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"net"
 	"net/netip"
 	"strings"
@@ -87,3 +88,10 @@ func (n Network) MAC(addr netip.Addr) net.HardwareAddr {
 func FormatMAC(mac net.HardwareAddr) string { return strings.ToUpper(mac.String()) }
 
 func (n Network) size() uint32 { return 1 << (32 - n.Prefix.Bits()) }
+
+// PortGroup returns the number of the interface group that all TAPs of this
+// network are in, so that rules know a TAP of ours by the group alone. It
+// follows from the bridge's name and lies far above the numbers people choose.
+func (n Network) PortGroup() uint32 {
+	return crc32.ChecksumIEEE([]byte(n.Bridge)) | 1<<30
+}

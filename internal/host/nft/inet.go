@@ -1,0 +1,121 @@
+package nft
+
+import (
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// Names of the inet table's sets.
+const (
+	setBridge  = "bridge"  // whose rules these are
+	setAllowed = "allowed" // private ranges that guests may reach
+	setRefused = "refused" // ranges that guests may not reach
+	setLocal   = "local"   // networks that the host is on
+)
+
+// refused are the ranges that are not the internet.
+var refused = prefixes(
+	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+	"172.16.0.0/12", "192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15",
+	"224.0.0.0/4", "240.0.0.0/4",
+)
+
+// inet is the table that says what guests reach and what reaches them. Its
+// filters run before those of other tables; what they accept, others may
+// still drop.
+func (r *Rules) inet() table {
+	n := r.cfg.Network
+	early, srcNAT := nftables.ChainPriority(-10), *nftables.ChainPriorityNATSource
+	return table{
+		family: nftables.TableFamilyINet,
+		name:   r.cfg.Table,
+		sets: []set{
+			{r.bridgeSet(), []nftables.SetElement{{Key: ifname(n.Bridge)}}},
+			{r.intervalSet(setAllowed), intervals(r.cfg.AllowPrivate)},
+			{r.intervalSet(setRefused), intervals(refused)},
+			{r.localSet(), nil},
+		},
+		chains: []chain{
+			{name: "to_host", rules: r.toHost()},
+			{name: "from_guest", rules: r.fromGuest()},
+			{
+				name: "input", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookInput, priority: early,
+				rules: []rule{
+					{"a TAP's frames come in by the bridge only", join(inGroup(n.PortGroup()), drop())},
+					{"guests to the host", join(inBy(n.Bridge), jump("to_host"))},
+				},
+			},
+			{
+				name: "forward", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookForward, priority: early,
+				rules: []rule{
+					{"a TAP's frames come in by the bridge only", join(inGroup(n.PortGroup()), drop())},
+					{"guests to elsewhere", join(inBy(n.Bridge), jump("from_guest"))},
+					{"answers to guests", join(outBy(n.Bridge), ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
+					{"nobody calls guests from outside", join(outBy(n.Bridge), drop())},
+				},
+			},
+			{
+				name: "postrouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: srcNAT,
+				rules: []rule{
+					{"guests go out under the host's address", join(ipv4(), source(n.Prefix), notOutBy(n.Bridge), masquerade())},
+				},
+			},
+		},
+	}
+}
+
+// toHost are the rules for packets from guests to the host itself.
+func (r *Rules) toHost() []rule {
+	n := r.cfg.Network
+	gateway := netip.PrefixFrom(n.Gateway, 32)
+	return []rule{
+		{"no IPv6", join(notIPv4(), drop())},
+		{"DHCP", join(l4(unix.IPPROTO_UDP), port(67), accept())},
+		{"guests' own addresses only", join(sourceNot(n.Prefix), drop())},
+		{"answers to the host", join(ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
+		{"DNS", join(destination(gateway), l4(unix.IPPROTO_UDP), port(53), accept())},
+		{"DNS over TCP", join(destination(gateway), l4(unix.IPPROTO_TCP), port(53), accept())},
+		{"nothing else of the host", drop()},
+	}
+}
+
+// fromGuest are the rules for packets from guests to elsewhere. They look at
+// every packet, so that a range that is closed later is closed at once.
+func (r *Rules) fromGuest() []rule {
+	n := r.cfg.Network
+	return []rule{
+		{"no IPv6", join(notIPv4(), drop())},
+		{"not to other guests", join(outBy(n.Bridge), drop())},
+		{"guests' own addresses only", join(sourceNot(n.Prefix), drop())},
+		{"what belongs to no connection", join(ctState(expr.CtStateBitINVALID), drop())},
+		{"private ranges the operator allows", join(loadDestination(), in(setAllowed), accept())},
+		{"not private ranges", join(loadDestination(), in(setRefused), drop())},
+		{"not the host's own networks", join(loadDestination(), in(setLocal), drop())},
+		{"the internet", accept()},
+	}
+}
+
+func (r *Rules) bridgeSet() *nftables.Set {
+	return &nftables.Set{Table: r.inetTable(), Name: setBridge, KeyType: nftables.TypeIFName}
+}
+
+func (r *Rules) localSet() *nftables.Set { return r.intervalSet(setLocal) }
+
+func (r *Rules) intervalSet(name string) *nftables.Set {
+	return &nftables.Set{Table: r.inetTable(), Name: name, KeyType: nftables.TypeIPAddr, Interval: true}
+}
+
+func (r *Rules) inetTable() *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyINet, Name: r.cfg.Table}
+}
+
+func prefixes(texts ...string) []netip.Prefix {
+	var ps []netip.Prefix
+	for _, t := range texts {
+		ps = append(ps, netip.MustParsePrefix(t))
+	}
+	return ps
+}

@@ -1,0 +1,212 @@
+package nft
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Check reads back that both tables have exactly the chains, rules and sets
+// that they should have. It does not look at single guests.
+func (r *Rules) Check() error {
+	for _, t := range r.tables() {
+		if err := again(t.check); err != nil {
+			return fmt.Errorf("the packet rules in table %s are not as they must be: %w", t, err)
+		}
+	}
+	owner, _, err := r.owner()
+	if err != nil {
+		return err
+	}
+	if owner != r.cfg.Network.Bridge {
+		return fmt.Errorf("the packet rules are for bridge %q instead of %q", owner, r.cfg.Network.Bridge)
+	}
+	return nil
+}
+
+// again repeats a reading that fails: a list that somebody else changes while
+// the kernel tells it may come out wrong.
+func again(read func() error) error {
+	const tries = 3
+	var err error
+	for range tries {
+		if err = read(); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (t table) check() error {
+	conn, err := dial()
+	if err != nil {
+		return err
+	}
+	chains, err := conn.ListChainsOfTableFamily(t.family)
+	if err != nil {
+		return fmt.Errorf("cannot list chains: %w", err)
+	}
+	byName := map[string]*nftables.Chain{}
+	for _, c := range chains {
+		if c.Table.Name == t.name {
+			byName[c.Name] = c
+		}
+	}
+	if len(byName) != len(t.chains) {
+		return fmt.Errorf("%d chains instead of %d", len(byName), len(t.chains))
+	}
+	for _, c := range t.chains {
+		if err := c.check(conn, t.table(), byName[c.name]); err != nil {
+			return fmt.Errorf("chain %s: %w", c.name, err)
+		}
+	}
+	for _, s := range t.sets {
+		if err := s.check(conn); err != nil {
+			return fmt.Errorf("set %s: %w", s.set.Name, err)
+		}
+	}
+	return nil
+}
+
+func (c chain) check(conn *nftables.Conn, t *nftables.Table, got *nftables.Chain) error {
+	if got == nil {
+		return errors.New("is missing")
+	}
+	want := c.kernel(t)
+	if !equal(got.Hooknum, want.Hooknum) || !equal(got.Priority, want.Priority) || got.Type != want.Type {
+		return errors.New("hangs at another hook")
+	}
+	if want.Policy != nil && !equal(got.Policy, want.Policy) {
+		return errors.New("has another policy")
+	}
+	rules, err := conn.GetRules(t, want)
+	if err != nil {
+		return fmt.Errorf("cannot list rules: %w", err)
+	}
+	if len(rules) != len(c.rules) {
+		return fmt.Errorf("%d rules instead of %d", len(rules), len(c.rules))
+	}
+	for i, r := range rules {
+		comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
+		if comment != c.rules[i].comment || len(r.Exprs) != len(c.rules[i].exprs) {
+			return fmt.Errorf("rule %d is not %q", i+1, c.rules[i].comment)
+		}
+	}
+	return nil
+}
+
+// check looks for the elements that the set was made with.
+func (s set) check(conn *nftables.Conn) error {
+	got, err := conn.GetSetElements(s.set)
+	if err != nil {
+		return fmt.Errorf("cannot read: %w", err)
+	}
+	if s.elements != nil && len(got) != len(s.elements) {
+		return fmt.Errorf("%d elements instead of %d", len(got), len(s.elements))
+	}
+	for _, want := range s.elements {
+		if !contains(got, want) {
+			return fmt.Errorf("element %x is missing", want.Key)
+		}
+	}
+	return nil
+}
+
+func contains(es []nftables.SetElement, want nftables.SetElement) bool {
+	for _, e := range es {
+		if bytes.Equal(e.Key, want.Key) && e.IntervalEnd == want.IntervalEnd {
+			return true
+		}
+	}
+	return false
+}
+
+func equal[T comparable](a, b *T) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
+
+// owner returns the bridge that the tables in force guard, "" when it cannot
+// be told, and whether there is such a table at all.
+func (r *Rules) owner() (bridge string, exists bool, err error) {
+	conn, err := dial()
+	if err != nil {
+		return "", false, err
+	}
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return "", false, fmt.Errorf("cannot list nftables tables: %w", err)
+	}
+	named := func(t *nftables.Table) bool { return t.Name == r.cfg.Table }
+	if !slices.ContainsFunc(tables, named) {
+		return "", false, nil
+	}
+	sets, err := conn.GetSets(r.inetTable())
+	if err != nil {
+		return "", true, fmt.Errorf("cannot list nftables sets: %w", err)
+	}
+	if !slices.ContainsFunc(sets, func(s *nftables.Set) bool { return s.Name == setBridge }) {
+		return "", true, nil
+	}
+	es, err := conn.GetSetElements(r.bridgeSet())
+	if err != nil || len(es) == 0 {
+		return "", true, err
+	}
+	return strings.TrimRight(string(es[0].Key), "\x00"), true, nil
+}
+
+// verify reads back g's elements, without reading those of others.
+func (r *Rules) verify(g Guest) error {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return fmt.Errorf("cannot reach nftables: %w", err)
+	}
+	defer conn.Close() //nolint:errcheck // nothing was written
+	if err := hasElement(conn, r.senders(), senderKey(g)); err != nil {
+		return fmt.Errorf("the packet rules do not know TAP %s: %w", g.TAP, err)
+	}
+	if err := hasElement(conn, r.stations(), stationKey(g)); err != nil {
+		return fmt.Errorf("the packet rules do not know TAP %s: %w", g.TAP, err)
+	}
+	return nil
+}
+
+// hasElement asks the kernel for one element of a set; the library can only
+// list them all. An element that is not there is ENOENT.
+func hasElement(conn *netlink.Conn, s *nftables.Set, key []byte) error {
+	attrs := netlink.NewAttributeEncoder()
+	attrs.String(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name)
+	attrs.String(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+	attrs.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list *netlink.AttributeEncoder) error {
+		list.Nested(unix.NFTA_LIST_ELEM, func(elem *netlink.AttributeEncoder) error {
+			elem.Nested(unix.NFTA_SET_ELEM_KEY, func(data *netlink.AttributeEncoder) error {
+				data.Bytes(unix.NFTA_DATA_VALUE, key)
+				return nil
+			})
+			return nil
+		})
+		return nil
+	})
+	body, err := attrs.Encode()
+	if err != nil {
+		return err
+	}
+	header := []byte{byte(s.Table.Family), unix.NFNETLINK_V0, 0, 0}
+	_, err = conn.Execute(netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSETELEM),
+			Flags: netlink.Request,
+		},
+		Data: append(header, body...),
+	})
+	return err
+}

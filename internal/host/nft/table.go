@@ -1,0 +1,101 @@
+package nft
+
+import (
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+)
+
+// table is one nftables table as it should be.
+type table struct {
+	family nftables.TableFamily
+	name   string
+	sets   []set
+	chains []chain
+}
+
+// set is a set and the elements that are known when its table is made.
+type set struct {
+	set      *nftables.Set
+	elements []nftables.SetElement
+}
+
+// chain is a list of rules; one without a hook is only jumped to, and must
+// stand before those that jump.
+type chain struct {
+	name     string
+	kind     nftables.ChainType
+	hook     *nftables.ChainHook
+	priority nftables.ChainPriority
+	rules    []rule
+}
+
+// rule is a condition with a verdict. The comment is shown by nft, and tells
+// the rule when it is read back: it is unique in its chain.
+type rule struct {
+	comment string
+	exprs   []expr.Any
+}
+
+func (r *Rules) tables() []table { return []table{r.inet(), r.bridge()} }
+
+// String names the table as nft does.
+func (t table) String() string {
+	if t.family == nftables.TableFamilyBridge {
+		return "bridge " + t.name
+	}
+	return "inet " + t.name
+}
+
+func (t table) table() *nftables.Table {
+	return &nftables.Table{Family: t.family, Name: t.name}
+}
+
+// replace adds to conn's transaction all that puts t in place of what is there.
+func (t table) replace(conn *nftables.Conn) error {
+	kernel := t.table()
+	conn.AddTable(kernel) // so that the deletion finds one
+	conn.DelTable(kernel)
+	conn.AddTable(kernel)
+	ids := map[string]uint32{}
+	for _, s := range t.sets {
+		if err := conn.AddSet(s.set, nil); err != nil {
+			return fmt.Errorf("cannot add set %s: %w", s.set.Name, err)
+		}
+		if err := addElements(conn, s.set, s.elements); err != nil {
+			return err
+		}
+		ids[s.set.Name] = s.set.ID
+	}
+	for _, c := range t.chains {
+		c.add(conn, kernel, ids)
+	}
+	return nil
+}
+
+// add adds the chain and its rules. ids are the sets' numbers in this transaction.
+func (c chain) add(conn *nftables.Conn, t *nftables.Table, ids map[string]uint32) {
+	kernel := conn.AddChain(c.kernel(t))
+	for _, r := range c.rules {
+		for _, e := range r.exprs {
+			if lookup, ok := e.(*expr.Lookup); ok {
+				lookup.SetID = ids[lookup.SetName]
+			}
+		}
+		conn.AddRule(&nftables.Rule{
+			Table: t, Chain: kernel, Exprs: r.exprs,
+			UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment),
+		})
+	}
+}
+
+func (c chain) kernel(t *nftables.Table) *nftables.Chain {
+	k := &nftables.Chain{Name: c.name, Table: t}
+	if c.hook != nil {
+		policy := nftables.ChainPolicyAccept
+		k.Type, k.Hooknum, k.Priority, k.Policy = c.kind, c.hook, &c.priority, &policy
+	}
+	return k
+}
