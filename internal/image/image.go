@@ -60,7 +60,7 @@ func (f File) Unchanged() bool {
 		return false
 	}
 	sys, ok := st.Sys().(*syscall.Stat_t)
-	return ok && sys.Ino == f.Inode && st.Size() == f.Size && st.ModTime().Equal(f.ModTime)
+	return ok && sys.Ino == f.Inode && st.Size() == f.Size && sameTime(st.ModTime(), f.ModTime)
 }
 
 // Boot is what a VM of an image needs to start. A VM keeps the one it was
@@ -82,4 +82,23 @@ func (i Image) Boot() Boot {
 		ImageID: i.ID, Kernel: i.Kernel, Rootfs: i.Rootfs, RootfsFormat: i.RootfsFormat,
 		ModulesPath: i.ModulesPath, DiskMode: i.DiskMode, BootArgs: i.BootArgs, CloudInit: i.CloudInit,
 	}
+}
+
+// Stat returns the file's identity without its digest; for files whose content
+// nobody compares.
+func Stat(path string) (File, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return File{}, err
+	}
+	f := File{Path: path, Size: st.Size(), ModTime: st.ModTime()}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		f.Inode = sys.Ino
+	}
+	return f, nil
+}
+
+// sameTime compares as exactly as a stored time is: to the microsecond.
+func sameTime(a, b time.Time) bool {
+	return a.Truncate(time.Microsecond).Equal(b.Truncate(time.Microsecond))
 }

@@ -1,0 +1,181 @@
+package image
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+)
+
+// Registration is what a caller asks to be registered: files of the host.
+type Registration struct {
+	ID, Name               string // "" for made up and none
+	KernelPath, RootfsPath string // absolute
+	ModulesPath            string // absolute; "" to be looked for
+	BootArgs               string
+}
+
+// Service is what can be done with images.
+type Service struct {
+	store     Store
+	inspector Inspector
+	initramfs Initramfs
+	builder   Builder
+	log       *slog.Logger
+
+	closing context.CancelFunc
+	running context.Context // of builds; done once Close was called
+	work    sync.WaitGroup
+
+	mu     sync.Mutex
+	builds map[string]*build // by id
+}
+
+// New makes a service; Close ends the builds under way.
+func New(store Store, inspector Inspector, initramfs Initramfs, builder Builder, log *slog.Logger) *Service {
+	running, closing := context.WithCancel(context.Background())
+	return &Service{
+		store: store, inspector: inspector, initramfs: initramfs, builder: builder, log: log,
+		running: running, closing: closing, builds: map[string]*build{},
+	}
+}
+
+// Close ends the builds under way and waits for them.
+func (s *Service) Close() error {
+	s.closing()
+	s.work.Wait()
+	return nil
+}
+
+// Register checks the files and stores them as an image.
+// Errors: errs.Invalid names the field and what is missing; errs.Conflict for
+// an id or a name that is taken.
+func (s *Service) Register(ctx context.Context, owner string, r Registration) (Image, error) {
+	if err := r.check(); err != nil {
+		return Image{}, err
+	}
+	i, err := s.examine(ctx, owner, r)
+	if err != nil {
+		return Image{}, err
+	}
+	return i, s.store.InsertImage(ctx, i)
+}
+
+func (s *Service) examine(ctx context.Context, owner string, r Registration) (Image, error) {
+	facts, err := s.inspector.Inspect(ctx, r)
+	if err != nil {
+		return Image{}, err
+	}
+	return Image{
+		ID: cmp.Or(r.ID, newID("img_")), OwnerID: owner, Name: r.Name,
+		Kernel: facts.Kernel, KernelVersion: facts.KernelVersion, ModulesPath: facts.ModulesPath,
+		Rootfs: facts.Rootfs, RootfsFormat: facts.RootfsFormat, DiskMode: facts.DiskMode,
+		BootArgs: r.BootArgs, CloudInit: facts.CloudInit,
+		CreatedAt: time.Now().UTC().Truncate(time.Microsecond),
+	}, nil
+}
+
+var (
+	idForm   = regexp.MustCompile(`^img_[a-z0-9][a-z0-9_]{0,58}$`)
+	nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+)
+
+func (r Registration) check() error {
+	switch {
+	case r.ID != "" && !idForm.MatchString(r.ID):
+		return errs.InvalidField("id", "%q is no image id; img_ and up to 59 lower-case letters, digits or _ can be given", r.ID)
+	case r.ID == DefaultID || r.ID == MinimalID:
+		return errs.InvalidField("id", "%s is kept for the image that hatchd makes", r.ID).
+			WithHint("give another id; to change the default image set HATCH_DEFAULT_KERNEL_PATH and HATCH_DEFAULT_ROOTFS_PATH")
+	case r.Name != "" && !nameForm.MatchString(r.Name):
+		return errs.InvalidField("name", "%q is no name; up to 63 lower-case letters, digits, dots, hyphens and underscores can be given", r.Name)
+	case len(r.BootArgs) > maxBootArgs || strings.ContainsFunc(r.BootArgs, func(c rune) bool { return c < ' ' || c > '~' }):
+		return errs.InvalidField("boot_args", "up to %d bytes of printable ASCII can be given", maxBootArgs)
+	}
+	return nil
+}
+
+// maxBootArgs is the same as for a VM, which takes the image's by default.
+const maxBootArgs = 1536
+
+// Get returns one image. Errors: errs.NotFound.
+func (s *Service) Get(ctx context.Context, owner, id string) (Image, error) {
+	return s.store.Image(ctx, owner, id)
+}
+
+// List returns the owner's images, newest first.
+func (s *Service) List(ctx context.Context, owner string) ([]Image, error) {
+	return s.store.Images(ctx, owner)
+}
+
+// Delete forgets an image; its files stay where they are.
+// Errors: errs.NotFound; errs.Conflict with code image_in_use.
+func (s *Service) Delete(ctx context.Context, owner, id string) error {
+	if _, err := s.store.Image(ctx, owner, id); err != nil {
+		return err
+	}
+	users, err := s.store.ImageUsers(ctx, id)
+	if err != nil {
+		return err
+	}
+	if users > 0 {
+		return errs.New(errs.Conflict, "image_in_use", "cannot delete image %s: %d VMs start from it", id, users).
+			WithHint("delete those VMs first")
+	}
+	return s.store.DeleteImage(ctx, owner, id)
+}
+
+// Image returns an image that a new VM can start from: its files are still the
+// registered ones. Errors: errs.NotFound with code image_not_found;
+// errs.Conflict with code image_changed.
+func (s *Service) Image(ctx context.Context, owner, id string) (Image, error) {
+	i, err := s.store.Image(ctx, owner, id)
+	if err != nil {
+		return Image{}, err
+	}
+	if !i.Kernel.Unchanged() || !i.Rootfs.Unchanged() {
+		return Image{}, errs.New(errs.Conflict, "image_changed",
+			"cannot use image %s: its kernel or root file system was changed or removed since it was registered", id).
+			WithHint("register the new files as another image")
+	}
+	return i, nil
+}
+
+// Initramfs returns the archive that boots b, made when missing.
+func (s *Service) Initramfs(ctx context.Context, b Boot) (string, error) {
+	return s.initramfs.Make(ctx, b)
+}
+
+// SetDefault makes the operator's own kernel and root file system img_default.
+// Nothing is done when they are that already.
+func (s *Service) SetDefault(ctx context.Context, owner, kernel, rootfs string) error {
+	i, err := s.store.Image(ctx, owner, DefaultID)
+	if err == nil && i.Kernel.Path == kernel && i.Rootfs.Path == rootfs && i.Kernel.Unchanged() && i.Rootfs.Unchanged() {
+		return nil
+	}
+	if err != nil && !errs.Is(err, errs.NotFound) {
+		return err
+	}
+	return s.replace(ctx, owner, Registration{ID: DefaultID, KernelPath: kernel, RootfsPath: rootfs})
+}
+
+// replace registers an image under an id that may be in use; VMs of the old
+// one keep its files.
+func (s *Service) replace(ctx context.Context, owner string, r Registration) error {
+	i, err := s.examine(ctx, owner, r)
+	if err != nil {
+		return err
+	}
+	return s.store.UpsertImage(ctx, i)
+}
+
+// newID returns prefix and 12 random lower-case letters and digits.
+func newID(prefix string) string {
+	return prefix + strings.ToLower(rand.Text()[:12])
+}
