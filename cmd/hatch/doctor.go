@@ -31,7 +31,7 @@ knows what it needs.`,
 			return c.passThrough(cmd.Context(), program, args)
 		},
 	}
-	cmd.Flags().BoolVar(&fix, "fix", false, "run the command of each check that does not pass")
+	cmd.Flags().BoolVar(&fix, "fix", false, "run the command of each check that failed")
 	return cmd
 }
 

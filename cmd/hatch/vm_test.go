@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hatchvm/hatch/api"
 )
@@ -248,5 +249,29 @@ func writeFile(t *testing.T, path, text string) {
 	}
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestProgressIsForTerminalsOnly(t *testing.T) {
+	for name, tc := range map[string]struct {
+		tty    bool
+		format format
+		want   bool
+	}{
+		"terminal":         {true, formatTable, true},
+		"pipe":             {false, formatTable, false},
+		"terminal as JSON": {true, formatJSON, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var stderr strings.Builder
+			c := &cli{format: tc.format, streams: streams{err: &stderr, errTTY: tc.tty, now: time.Now}}
+			c.progress("creating the VM")()
+			if got := strings.Contains(stderr.String(), "creating the VM"); got != tc.want {
+				t.Errorf("got %q", &stderr)
+			}
+			if tc.want && !strings.HasSuffix(stderr.String(), "\r\x1b[K") {
+				t.Errorf("the line is left behind: %q", &stderr)
+			}
+		})
 	}
 }
