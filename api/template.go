@@ -11,7 +11,7 @@ type CreateTemplate struct {
 	VCPUCount         *int              `json:"vcpu_count,omitempty" minimum:"1" maximum:"4096"`
 	MemMiB            *int              `json:"mem_mib,omitempty" minimum:"64" maximum:"67108864"`
 	DiskMiB           *int              `json:"disk_mib,omitempty" minimum:"64" maximum:"16777216"`
-	BootArgs          *string           `json:"boot_args,omitempty" maxLength:"2048"`
+	BootArgs          *string           `json:"boot_args,omitempty" maxLength:"1536"`
 	EnableNetwork     *bool             `json:"enable_network,omitempty"`
 	UserData          *string           `json:"user_data,omitempty"`
 	Labels            map[string]string `json:"labels,omitempty"`

@@ -35,7 +35,7 @@ type CreateVM struct {
 	TemplateID        string            `json:"template_id,omitempty" doc:"Template to take default values from. Explicit request parameters override them."`
 	VCPUCount         *int              `json:"vcpu_count,omitempty" minimum:"1" maximum:"4096" doc:"Number of virtual CPUs. Defaults to HATCH_DEFAULT_VCPU (1)."`
 	MemMiB            *int              `json:"mem_mib,omitempty" minimum:"64" maximum:"67108864" doc:"Memory size in MiB. Defaults to HATCH_DEFAULT_MEM_MIB (512)."`
-	BootArgs          *string           `json:"boot_args,omitempty" maxLength:"2048" doc:"Kernel boot arguments. Defaults to the image's, else HATCH_DEFAULT_BOOT_ARGS."`
+	BootArgs          *string           `json:"boot_args,omitempty" maxLength:"1536" doc:"Kernel boot arguments. Defaults to the image's, else HATCH_DEFAULT_BOOT_ARGS."`
 	EnableNetwork     *bool             `json:"enable_network,omitempty" doc:"Whether to enable networking. Defaults to true. Without it the VM has no NIC and no SSH port."`
 	GuestIP           string            `json:"guest_ip,omitempty" doc:"IPv4 address to assign. Allocated from the bridge's network when absent." example:"172.16.0.10"`
 	GuestMAC          string            `json:"guest_mac,omitempty" doc:"Unicast MAC address to assign. Derived from the address when absent." example:"02:FC:00:00:00:0A"`

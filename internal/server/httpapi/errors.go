@@ -1,0 +1,224 @@
+package httpapi
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/errs"
+)
+
+const problemType = "application/problem+json"
+
+// statusOf is the one table from kinds of errors to HTTP.
+var statusOf = map[errs.Kind]int{
+	errs.Invalid:         http.StatusBadRequest,
+	errs.Unauthenticated: http.StatusUnauthorized,
+	errs.Forbidden:       http.StatusForbidden,
+	errs.NotFound:        http.StatusNotFound,
+	errs.Conflict:        http.StatusConflict,
+	errs.TooLarge:        http.StatusRequestEntityTooLarge,
+	errs.TooMany:         http.StatusTooManyRequests,
+	errs.Exhausted:       http.StatusInsufficientStorage,
+	errs.Unsupported:     http.StatusNotImplemented,
+	errs.Unavailable:     http.StatusServiceUnavailable,
+	errs.Internal:        http.StatusInternalServerError,
+}
+
+// problem is an api.Problem that huma can write.
+type problem struct{ api.Problem }
+
+func (p *problem) Error() string           { return p.Problem.Error }
+func (p *problem) GetStatus() int          { return p.Status }
+func (*problem) ContentType(string) string { return problemType }
+
+func newProblem(ctx context.Context, status int, code, message string) *problem {
+	return &problem{api.Problem{
+		Title: http.StatusText(status), Status: status, Detail: message,
+		Error: message, Code: code, RequestID: callerOf(ctx).requestID,
+	}}
+}
+
+// problemOf returns err as the client may see it. What the client may not see
+// goes to the log.
+func (d *door) problemOf(ctx context.Context, err error) *problem {
+	var media *unsupportedMedia
+	if errors.As(err, &media) {
+		return media.problem(ctx)
+	}
+	var e *errs.Error
+	if !errors.As(err, &e) {
+		e = errs.New(errs.Internal, "internal", "cannot do this because of an internal error").
+			WithHint("hatchd's log says more under this request_id")
+	}
+	if e.Kind == errs.Internal {
+		d.Log.ErrorContext(ctx, "request failed", "request_id", callerOf(ctx).requestID, "err", err)
+	}
+	p := newProblem(ctx, statusOf[e.Kind], cmp.Or(e.Code, e.Kind.String()), e.Message)
+	p.Field, p.Hint = e.Field, e.Hint
+	return p
+}
+
+// writeProblem answers with err, outside of huma.
+func (d *door) writeProblem(w http.ResponseWriter, r *http.Request, err error) {
+	d.problemOf(r.Context(), err).write(w)
+}
+
+func (p *problem) write(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", problemType)
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p) // the client has gone: nobody to tell
+}
+
+// unsupportedMedia is the one error that only HTTP knows.
+type unsupportedMedia struct{}
+
+func (*unsupportedMedia) Error() string { return "cannot read the body: it is not sent as JSON" }
+
+func (e *unsupportedMedia) problem(ctx context.Context) *problem {
+	p := newProblem(ctx, http.StatusUnsupportedMediaType, "unsupported_media_type", e.Error())
+	p.Hint = "send Content-Type: application/json"
+	return p
+}
+
+// asBadRequest makes huma answer 400 where it would 422.
+func asBadRequest(ctx huma.Context, next func(huma.Context)) { next(badRequest{ctx}) }
+
+// humaContext can be embedded: huma.Context has a method of its own name.
+type humaContext = huma.Context
+
+type badRequest struct{ humaContext }
+
+func (c badRequest) SetStatus(status int) { c.humaContext.SetStatus(plainStatus(status)) }
+func (c badRequest) Unwrap() huma.Context { return c.humaContext }
+
+func plainStatus(status int) int {
+	if status == http.StatusUnprocessableEntity {
+		return http.StatusBadRequest
+	}
+	return status
+}
+
+// asProblem puts the errors that huma itself finds into our form.
+func asProblem(ctx huma.Context, _ string, body any) (any, error) {
+	found, ok := body.(*huma.ErrorModel)
+	if !ok {
+		return body, nil
+	}
+	status := plainStatus(found.Status)
+	faults := make([]api.ProblemField, 0, len(found.Errors))
+	for _, e := range found.Errors {
+		faults = append(faults, faultOf(e))
+	}
+	if len(faults) == 0 {
+		return newProblem(ctx.Context(), status, codeOf(status, ""), found.Detail), nil
+	}
+	first := faults[0]
+	field := fieldOf(first.Location)
+	p := newProblem(ctx.Context(), status, codeOf(status, field), sentence(field, first.Message))
+	p.Field = field
+	if len(faults) > 1 {
+		p.Errors = faults
+	}
+	return p, nil
+}
+
+const unknownField = "unknown field"
+
+// faultOf rewords one fault of huma's. The value is left out: it may be a
+// secret, or the whole body.
+func faultOf(e *huma.ErrorDetail) api.ProblemField {
+	fault := api.ProblemField{Location: e.Location, Message: e.Message}
+	if name, message, marked := strings.Cut(e.Message, fieldMark); marked {
+		fault.Message = message
+		if name != "" {
+			fault.Location = "body." + name
+		}
+	}
+	if name, found := strings.CutPrefix(e.Message, "expected required property "); found {
+		name = strings.TrimSuffix(name, " to be present")
+		fault = api.ProblemField{Location: e.Location + "." + name, Message: "is required"}
+	}
+	if e.Message == "unexpected property" {
+		fault.Message = unknownField
+	}
+	if before, number, found := strings.Cut(e.Message, "= "); found {
+		fault.Message = before + "= " + plainNumber(number)
+	}
+	return fault
+}
+
+// plainNumber writes 6.7108864e+07 as people do.
+func plainNumber(s string) string {
+	if n, err := strconv.ParseFloat(s, 64); err == nil {
+		return strconv.FormatFloat(n, 'f', -1, 64)
+	}
+	return s
+}
+
+// fieldOf returns a location as the client wrote it: without where it was
+// sent, unless that is all there is.
+func fieldOf(location string) string {
+	_, field, found := strings.Cut(location, ".")
+	if !found {
+		return location
+	}
+	return field
+}
+
+func sentence(field, message string) string {
+	if field == "" {
+		return message
+	}
+	return field + ": " + message
+}
+
+// codeOf returns the code of an error that huma found: invalid_ and the
+// outermost field.
+func codeOf(status int, field string) string {
+	if status != http.StatusBadRequest {
+		return strings.ToLower(strings.ReplaceAll(http.StatusText(status), " ", "_"))
+	}
+	name, _, _ := strings.Cut(field, ".")
+	name, _, _ = strings.Cut(name, "[")
+	if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") != "" {
+		return "invalid_request"
+	}
+	return "invalid_" + name
+}
+
+// noRoute answers what no route matches: 405 where another method would, else
+// 404.
+func (d *door) noRoute(mux *http.ServeMux) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		allowed := allowedMethods(mux, r)
+		if len(allowed) == 0 {
+			d.writeProblem(w, r, errs.New(errs.NotFound, "no_such_route", "there is nothing at %s", r.URL.Path).
+				WithHint("GET /docs lists every route"))
+			return
+		}
+		allow := strings.Join(allowed, ", ")
+		w.Header().Set("Allow", allow)
+		p := newProblem(r.Context(), http.StatusMethodNotAllowed, "method_not_allowed",
+			r.Method+" cannot be used on "+r.URL.Path+"; "+allow+" can")
+		p.write(w)
+	}
+}
+
+func allowedMethods(mux *http.ServeMux, r *http.Request) []string {
+	var allowed []string
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete} {
+		other := &http.Request{Method: method, URL: r.URL, Host: r.Host}
+		if _, pattern := mux.Handler(other); pattern != "/" && pattern != "" {
+			allowed = append(allowed, method)
+		}
+	}
+	return allowed
+}

@@ -1,0 +1,290 @@
+package httpapi_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/server/httpapi"
+	"github.com/hatchvm/hatch/internal/template"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+const (
+	goodKey  = "hk_good"
+	otherKey = "hk_other"
+	goodAcc  = "acc_good"
+	knownVM  = "vm_known0000000"
+)
+
+var began = time.Date(2026, 3, 6, 12, 0, 0, 123456789, time.FixedZone("CET", 3600))
+
+func ptr[T any](v T) *T { return &v }
+
+// sampleVM has every field set.
+func sampleVM(id string) vm.VM {
+	return vm.VM{
+		ID: id, OwnerID: goodAcc, Name: "web", Labels: map[string]string{"env": "test"},
+		ImageID: "img_default", TemplateID: "tpl_1", Intent: vm.WantRunning, State: vm.Running, StateReason: "all well",
+		Conditions: vm.Conditions{Agent: vm.Condition{Status: vm.True, Reason: "Connected", ChangedAt: began}},
+		VCPUs:      2, MemMiB: 1024, DiskMiB: 2048, BootArgs: "quiet", EnableNetwork: true,
+		Lease: vm.Lease{
+			Address: netip.MustParseAddr("172.16.0.10"), MAC: net.HardwareAddr{0x02, 0xfc, 0, 0, 0, 0x0a},
+			Tap: "tap0", SSHPort: 16001, UID: 70001,
+		},
+		UserData: "#!/bin/sh\necho <hidden>", SSHKeys: []string{"ssh-ed25519 AAAA me"}, Driver: "fake",
+		Machine:   &vmm.Handle{Socket: "/run/secret.sock"},
+		CreatedAt: began, UpdatedAt: began, StartedAt: ptr(began),
+	}
+}
+
+// fakeVMs knows one VM of goodAcc's and notes what it was asked.
+type fakeVMs struct {
+	mu      sync.Mutex
+	asked   []string
+	request vm.CreateRequest
+	filter  vm.Filter
+	want    vm.WaitFor
+	all     []vm.VM
+	next    string
+
+	create  func(ctx context.Context) (vm.VM, error)
+	wait    func(ctx context.Context) (vm.VM, error)
+	log     func(ctx context.Context, tail int, follow bool, w io.Writer) error
+	console func(readOnly bool) (io.ReadWriteCloser, error)
+}
+
+func (f *fakeVMs) note(verb, owner, id string) (vm.VM, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, verb)
+	if owner != goodAcc || id != knownVM {
+		return vm.VM{}, errs.New(errs.NotFound, "vm_not_found", "there is no VM %q", id)
+	}
+	return sampleVM(id), nil
+}
+
+func (f *fakeVMs) Create(ctx context.Context, owner string, req vm.CreateRequest) (vm.VM, error) {
+	f.mu.Lock()
+	f.request = req
+	f.mu.Unlock()
+	if f.create != nil {
+		return f.create(ctx)
+	}
+	return f.note("create", owner, knownVM)
+}
+
+func (f *fakeVMs) List(_ context.Context, owner string, filter vm.Filter) ([]vm.VM, string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.filter = filter
+	if owner != goodAcc {
+		return nil, "", nil
+	}
+	return f.all, f.next, nil
+}
+
+func (f *fakeVMs) Get(_ context.Context, owner, id string) (vm.VM, error) {
+	return f.note("get", owner, id)
+}
+func (f *fakeVMs) Start(_ context.Context, owner, id string) (vm.VM, error) {
+	return f.note("start", owner, id)
+}
+func (f *fakeVMs) Stop(_ context.Context, owner, id string) (vm.VM, error) {
+	return f.note("stop", owner, id)
+}
+func (f *fakeVMs) Restart(_ context.Context, owner, id string) (vm.VM, error) {
+	return f.note("restart", owner, id)
+}
+func (f *fakeVMs) Pause(_ context.Context, owner, id string) (vm.VM, error) {
+	return f.note("pause", owner, id)
+}
+func (f *fakeVMs) Resume(_ context.Context, owner, id string) (vm.VM, error) {
+	return f.note("resume", owner, id)
+}
+
+func (f *fakeVMs) Delete(_ context.Context, owner, id string) error {
+	_, err := f.note("delete", owner, id)
+	return err
+}
+
+func (f *fakeVMs) Wait(ctx context.Context, owner, id string, want vm.WaitFor) (vm.VM, error) {
+	f.mu.Lock()
+	f.want = want
+	f.mu.Unlock()
+	if f.wait != nil {
+		return f.wait(ctx)
+	}
+	return f.note("wait", owner, id)
+}
+
+func (f *fakeVMs) Log(ctx context.Context, owner, id string, tail int, follow bool, w io.Writer) error {
+	if _, err := f.note("log", owner, id); err != nil {
+		return err
+	}
+	if f.log != nil {
+		return f.log(ctx, tail, follow, w)
+	}
+	_, err := io.WriteString(w, "Linux version\n")
+	return err
+}
+
+func (f *fakeVMs) Console(_ context.Context, owner, id string, readOnly bool) (io.ReadWriteCloser, error) {
+	if _, err := f.note("console", owner, id); err != nil {
+		return nil, err
+	}
+	return f.console(readOnly)
+}
+
+func (f *fakeVMs) askedFor(verb string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Contains(f.asked, verb)
+}
+
+// fakeImages knows img_default, and one build.
+type fakeImages struct {
+	registered image.Registration
+	recipe     string
+	force      bool
+}
+
+func sampleImage() image.Image {
+	return image.Image{
+		ID: "img_default", OwnerID: goodAcc, Name: "debian",
+		Kernel:        image.File{Path: "/k/vmlinuz", Digest: "sha256:aa", Size: 1, ModTime: began},
+		KernelVersion: "6.1.0", ModulesPath: "/k/modules",
+		Rootfs:       image.File{Path: "/k/root", Digest: "sha256:bb", Size: 2, ModTime: began},
+		RootfsFormat: "ext4", DiskMode: image.DiskOverlay, CloudInit: true, CreatedAt: began,
+	}
+}
+
+func (f *fakeImages) Register(_ context.Context, _ string, r image.Registration) (image.Image, error) {
+	f.registered = r
+	return sampleImage(), nil
+}
+
+func (f *fakeImages) Get(_ context.Context, owner, id string) (image.Image, error) {
+	if owner != goodAcc || id != "img_default" {
+		return image.Image{}, errs.New(errs.NotFound, "image_not_found", "there is no image %q", id)
+	}
+	return sampleImage(), nil
+}
+
+func (f *fakeImages) List(context.Context, string) ([]image.Image, error) {
+	return []image.Image{sampleImage()}, nil
+}
+
+func (f *fakeImages) Delete(ctx context.Context, owner, id string) error {
+	_, err := f.Get(ctx, owner, id)
+	return err
+}
+
+func (f *fakeImages) StartBuild(_ context.Context, _, recipe string, force bool) (image.Build, error) {
+	f.recipe, f.force = recipe, force
+	return image.Build{ID: "bld_1", Recipe: recipe, State: "running", StartedAt: began}, nil
+}
+
+func (f *fakeImages) Build(_ context.Context, owner, id string) (image.Build, error) {
+	if owner != goodAcc || id != "bld_1" {
+		return image.Build{}, errs.New(errs.NotFound, "build_not_found", "there is no build %q", id)
+	}
+	return image.Build{ID: id, Recipe: "debian", State: "done", ImageID: "img_default", StartedAt: began, FinishedAt: ptr(began)}, nil
+}
+
+func (f *fakeImages) BuildLog(_ context.Context, _, _ string, _ bool, w io.Writer) error {
+	_, err := io.WriteString(w, "unpacking\n")
+	return err
+}
+
+// fakeTemplates knows tpl_1.
+type fakeTemplates struct{ made template.Template }
+
+func sampleTemplate() template.Template {
+	return template.Template{
+		ID: "tpl_1", OwnerID: goodAcc, Name: "small", Description: "few",
+		Defaults:  template.Defaults{MemMiB: ptr(256), UserData: ptr("hidden"), EnableNetwork: ptr(false)},
+		CreatedAt: began, UpdatedAt: began,
+	}
+}
+
+func (f *fakeTemplates) Create(_ context.Context, _ string, t template.Template) (template.Template, error) {
+	f.made = t
+	return sampleTemplate(), nil
+}
+
+func (f *fakeTemplates) Template(_ context.Context, owner, id string) (template.Template, error) {
+	if owner != goodAcc || id != "tpl_1" {
+		return template.Template{}, errs.New(errs.NotFound, "template_not_found", "there is no template %q", id)
+	}
+	return sampleTemplate(), nil
+}
+
+func (f *fakeTemplates) List(context.Context, string) ([]template.Template, error) {
+	return []template.Template{sampleTemplate()}, nil
+}
+
+func (f *fakeTemplates) Delete(ctx context.Context, owner, id string) error {
+	_, err := f.Template(ctx, owner, id)
+	return err
+}
+
+// fakeKeys is both keyring and authenticator.
+type fakeKeys struct{}
+
+func (fakeKeys) Authenticate(_ context.Context, secret string) (access.Principal, error) {
+	switch secret {
+	case goodKey:
+		return access.Principal{OwnerID: goodAcc, KeyID: "key_good"}, nil
+	case otherKey:
+		return access.Principal{OwnerID: "acc_other", KeyID: "key_other"}, nil
+	case "hk_broken":
+		return access.Principal{}, fmt.Errorf("open /var/lib/hatch/hatch.db: no such file")
+	}
+	return access.Principal{}, errs.New(errs.Unauthenticated, "key_unknown", "this API key is not known")
+}
+
+func (fakeKeys) CreateKey(_ context.Context, owner, name string) (access.Key, string, error) {
+	return access.Key{ID: "key_new", OwnerID: owner, Name: name, Hash: []byte("hash"), CreatedAt: began}, "hk_new", nil
+}
+
+func (fakeKeys) Keys(_ context.Context, owner string) ([]access.Key, error) {
+	return []access.Key{{ID: "key_good", OwnerID: owner, Name: "admin", Hash: []byte("hash"), CreatedAt: began, LastUsedAt: ptr(began)}}, nil
+}
+
+func (fakeKeys) DeleteKey(_ context.Context, _, id string) error {
+	if !strings.HasPrefix(id, "key_") {
+		return errs.New(errs.NotFound, "key_not_found", "there is no key %q", id)
+	}
+	return nil
+}
+
+// fakeHealth says what it is told to.
+type fakeHealth struct{ status string }
+
+func (f *fakeHealth) report(context.Context) api.Health {
+	return api.Health{
+		Status: f.status, Version: "test", VMM: "fake",
+		Parts: []api.HealthPart{{Name: "database", Status: f.status, Message: "the disk is full"}},
+	}
+}
+
+// The services fit the door.
+var (
+	_ httpapi.Machines      = (*vm.Service)(nil)
+	_ httpapi.Images        = (*image.Service)(nil)
+	_ httpapi.Templates     = (*template.Service)(nil)
+	_ httpapi.Keys          = (*access.Service)(nil)
+	_ httpapi.Authenticator = (*access.Service)(nil)
+)

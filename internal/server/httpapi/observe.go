@@ -1,0 +1,85 @@
+package httpapi
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+)
+
+// writeTimeout is how long a client may refuse to take what is written.
+const writeTimeout = time.Minute
+
+// observe logs every request, and turns a panic into an answer. Of the request
+// itself only the method and the route's pattern are logged: paths, queries,
+// headers and bodies may hold secrets.
+func (d *door) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		out := &writer{ResponseWriter: w, control: http.NewResponseController(w)}
+		defer d.logRequest(out, r, began)
+		defer d.recoverPanic(out, r)
+		next.ServeHTTP(out, r)
+	})
+}
+
+func (d *door) logRequest(w *writer, r *http.Request, began time.Time) {
+	c := callerOf(r.Context())
+	d.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+		slog.String("method", r.Method), slog.String("route", r.Pattern), slog.Int("status", w.status),
+		slog.Float64("ms", float64(time.Since(began).Microseconds())/1000),
+		slog.String("request_id", c.requestID), slog.String("key", c.KeyID))
+}
+
+// recoverPanic answers 500, or cuts the connection when an answer has begun:
+// the client must not take half of one for the whole.
+func (d *door) recoverPanic(w *writer, r *http.Request) {
+	fault := recover()
+	if fault == nil {
+		return
+	}
+	if fault == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
+		panic(fault)
+	}
+	d.Log.ErrorContext(r.Context(), "panic", "request_id", callerOf(r.Context()).requestID,
+		"panic", fmt.Sprint(fault), "stack", string(debug.Stack()))
+	if w.status != 0 {
+		panic(http.ErrAbortHandler)
+	}
+	d.writeProblem(w, r, errs.New(errs.Internal, "internal", "cannot do this because of an internal error").
+		WithHint("hatchd's log says more under this request_id"))
+}
+
+// writer notes the status, and bounds each write in time.
+type writer struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	status  int // 0 until the answer has begun
+}
+
+// Unwrap gives http.ResponseController the writer below.
+func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader notes the status.
+func (w *writer) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.bound()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write writes, and gives up after writeTimeout.
+func (w *writer) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	w.bound()
+	return w.ResponseWriter.Write(p)
+}
+
+// bound fails only on a connection that knows no deadlines; then there is none.
+func (w *writer) bound() { _ = w.control.SetWriteDeadline(time.Now().Add(writeTimeout)) }

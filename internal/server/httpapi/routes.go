@@ -1,0 +1,153 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"reflect"
+	"strconv"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/hatchvm/hatch/api"
+)
+
+// route is one line of the table.
+type route struct {
+	method, path string
+	status       int // of success
+	id           string
+	summary      string
+	description  string
+	register     func(huma.API, huma.Operation)
+}
+
+const (
+	get  = http.MethodGet
+	post = http.MethodPost
+	del  = http.MethodDelete
+)
+
+var (
+	text       = huma.Schema{Type: huma.TypeString}
+	arrayOfVMs = huma.Schema{Type: huma.TypeArray, Items: &huma.Schema{Ref: "#/components/schemas/VM"}}
+)
+
+// routes is every route of the API but the three of docs.go.
+func (d *door) routes() []route {
+	return []route{
+		{post, "/vms", 201, "create-vm", "Create VM", createText, on(d, d.createVM)},
+		{get, "/vms", 200, "list-vms", "List VMs", "Returns the caller's VMs, newest first. The Link header leads to the next page.", as("200", "application/json", arrayOfVMs, on(d, d.listVMs))},
+		{get, "/vms/{id}", 200, "get-vm", "Get VM", "Retrieve details of a specific VM.", on(d, d.getVM)},
+		{del, "/vms/{id}", 200, "delete-vm", "Delete VM", "Stop and delete a VM, its disk and everything reserved for it.", on(d, d.deleteVM)},
+		{post, "/vms/{id}/start", 200, "start-vm", "Start VM", "Start a VM that is stopped, snapshotted or in error. " + waitText, on(d, d.startVM)},
+		{post, "/vms/{id}/stop", 200, "stop-vm", "Stop VM", "Gracefully stop a running VM; by force after HATCH_STOP_TIMEOUT. A stopped VM stays as it is.", on(d, d.stopVM)},
+		{post, "/vms/{id}/restart", 200, "restart-vm", "Restart VM", "Stop a VM, when it runs, and start it. " + waitText, on(d, d.restartVM)},
+		{post, "/vms/{id}/pause", 200, "pause-vm", "Pause VM", "Halt a running VM's CPUs; its memory stays.", on(d, d.pauseVM)},
+		{post, "/vms/{id}/resume", 200, "resume-vm", "Resume VM", "Let a paused VM run on.", on(d, d.resumeVM)},
+		{get, "/vms/{id}/wait", 200, "wait-vm", "Wait for VM", waitForText, on(d, d.waitVM)},
+		{get, "/vms/{id}/logs", 200, "vm-logs", "VM logs", "The serial console's log as plain text. With follow it goes on until the caller leaves.", as("200", "text/plain", text, on(d, d.vmLogs))},
+		{get, "/vms/{id}/console", 101, "vm-console", "VM console", consoleText, on(d, d.vmConsole)},
+
+		{post, "/images", 201, "create-image", "Register image", "Register a kernel and a root file system that lie on the host. Both are checked; what cannot boot is refused.", on(d, d.createImage)},
+		{get, "/images", 200, "list-images", "List images", "Returns all images, without their paths.", on(d, d.listImages)},
+		{get, "/images/{id}", 200, "get-image", "Get image", "Retrieve details of a specific image.", on(d, d.getImage)},
+		{del, "/images/{id}", 200, "delete-image", "Delete image", "Forget an image. VMs made from it keep running.", on(d, d.deleteImage)},
+		{post, "/images/builds", 202, "start-image-build", "Build image", "Start to build an image and answer at once.", on(d, d.startImageBuild)},
+		{get, "/images/builds/{id}", 200, "get-image-build", "Get image build", "How a build stands.", on(d, d.getImageBuild)},
+		{get, "/images/builds/{id}/log", 200, "image-build-log", "Image build log", "The build's output as plain text. With follow it goes on until the build ends.", as("200", "text/plain", text, on(d, d.imageBuildLog))},
+
+		{post, "/templates", 201, "create-template", "Create template", "Store default values for new VMs.", on(d, d.createTemplate)},
+		{get, "/templates", 200, "list-templates", "List templates", "Returns all templates, without their user_data.", on(d, d.listTemplates)},
+		{get, "/templates/{id}", 200, "get-template", "Get template", "Retrieve details of a specific template.", on(d, d.getTemplate)},
+		{del, "/templates/{id}", 200, "delete-template", "Delete template", "Delete a template. VMs made from it stay.", on(d, d.deleteTemplate)},
+
+		{post, "/keys", 201, "create-key", "Create API key", "Make an API key. Its secret is in this answer and nowhere else.", on(d, d.createKey)},
+		{get, "/keys", 200, "list-keys", "List API keys", "Returns all keys, without their secrets.", on(d, d.listKeys)},
+		{del, "/keys/{id}", 200, "delete-key", "Delete API key", "Revoke a key at once.", on(d, d.deleteKey)},
+
+		{get, healthPath, 200, "health", "Health", "Whether every part of the daemon is well. Needs no key.", on(d, d.health)},
+	}
+}
+
+// operation returns the route as OpenAPI describes it.
+func (r route) operation() huma.Operation {
+	op := huma.Operation{
+		Method: r.method, Path: r.path, OperationID: r.id, Summary: r.summary, Description: r.description,
+		DefaultStatus: r.status,
+		// readBody has read, bounded and timed the body already.
+		MaxBodyBytes: maxBody + 2, BodyReadTimeout: -1,
+		Responses: map[string]*huma.Response{
+			strconv.Itoa(r.status): {Description: http.StatusText(r.status)},
+			"default":              jsonResponse("Error", problemType, "Problem"),
+		},
+	}
+	if r.path == healthPath {
+		op.Security = []map[string][]string{{}}
+		op.Responses["503"] = jsonResponse("Some part is not well", "application/json", "Health")
+	}
+	return op
+}
+
+func jsonResponse(description, contentType, schema string) *huma.Response {
+	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{
+		contentType: {Schema: &huma.Schema{Ref: "#/components/schemas/" + schema}},
+	}}
+}
+
+// on fits a handler into the table. Its errors become problems.
+func on[I, O any](d *door, handle func(context.Context, *I) (*O, error)) func(huma.API, huma.Operation) {
+	return func(described huma.API, op huma.Operation) {
+		huma.Register(described, op, func(ctx context.Context, in *I) (*O, error) {
+			out, err := handle(ctx, in)
+			if err != nil {
+				return nil, d.problemOf(ctx, err)
+			}
+			return out, nil
+		})
+	}
+}
+
+// as describes what a handler answers with where its type does not tell.
+func as(status, contentType string, schema huma.Schema, register func(huma.API, huma.Operation)) func(huma.API, huma.Operation) {
+	return func(described huma.API, op huma.Operation) {
+		op.Responses[status].Content = map[string]*huma.MediaType{contentType: {Schema: &schema}}
+		register(described, op)
+	}
+}
+
+// IDPath is the input of routes about one object. It is exported for huma,
+// which looks into no other embedded struct.
+type IDPath struct {
+	ID string `path:"id" doc:"The object's ID."`
+}
+
+// answer is the output of most routes.
+type answer[T any] struct {
+	Body T
+}
+
+// created is the output of routes that make an object.
+type created[T any] struct {
+	Location string `header:"Location" doc:"The path of the new object."`
+	Body     T
+}
+
+// deleted is the output of every DELETE.
+func deleted() *answer[api.Deleted] {
+	return &answer[api.Deleted]{Body: api.Deleted{Status: "deleted"}}
+}
+
+// tidySchemas sets right what huma derives otherwise: our problem in place of
+// its own error, and answers to which fields may be added later.
+func tidySchemas(doc *huma.OpenAPI) {
+	registry := doc.Components.Schemas
+	registry.Schema(reflect.TypeFor[api.Problem](), true, "Problem")
+	schemas := registry.Map()
+	delete(schemas, "ErrorModel")
+	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "CreateTemplate": true, "CreateKey": true}
+	for name, schema := range schemas {
+		if !asked[name] {
+			schema.AdditionalProperties = nil
+		}
+	}
+}

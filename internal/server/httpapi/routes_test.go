@@ -1,0 +1,231 @@
+package httpapi_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestRoutes calls every route of the document once; send checks each answer
+// against the document.
+func TestRoutes(t *testing.T) {
+	s := newServer(t)
+	cases := []struct {
+		method, target, body string
+		status               int
+	}{
+		{"POST", "/vms", `{"vcpu_count":2}`, 201},
+		{"GET", "/vms", "", 200},
+		{"GET", "/vms/" + knownVM, "", 200},
+		{"DELETE", "/vms/" + knownVM, "", 200},
+		{"POST", "/vms/" + knownVM + "/start", "", 200},
+		{"POST", "/vms/" + knownVM + "/stop", "", 200},
+		{"POST", "/vms/" + knownVM + "/restart", "", 200},
+		{"POST", "/vms/" + knownVM + "/pause", "", 200},
+		{"POST", "/vms/" + knownVM + "/resume", "", 200},
+		{"GET", "/vms/" + knownVM + "/wait?for=ready", "", 200},
+		{"GET", "/vms/" + knownVM + "/logs", "", 200},
+		{"GET", "/vms/" + knownVM + "/console", "", 400}, // TestConsole opens it
+		{"POST", "/images", `{"kernel_path":"/k","rootfs_path":"/r"}`, 201},
+		{"GET", "/images", "", 200},
+		{"GET", "/images/img_default", "", 200},
+		{"DELETE", "/images/img_default", "", 200},
+		{"POST", "/images/builds", "", 202},
+		{"GET", "/images/builds/bld_1", "", 200},
+		{"GET", "/images/builds/bld_1/log", "", 200},
+		{"POST", "/templates", `{"name":"small"}`, 201},
+		{"GET", "/templates", "", 200},
+		{"GET", "/templates/tpl_1", "", 200},
+		{"DELETE", "/templates/tpl_1", "", 200},
+		{"POST", "/keys", `{"name":"ci"}`, 201},
+		{"GET", "/keys", "", 200},
+		{"DELETE", "/keys/key_good", "", 200},
+		{"GET", "/healthz", "", 200},
+	}
+	called := map[string]bool{}
+	for _, c := range cases {
+		r := s.request(t, c.method, c.target, c.body)
+		_, pattern := s.contract.routes.Handler(r)
+		called[pattern] = true
+		reply := s.send(t, r)
+		if reply.StatusCode != c.status {
+			t.Errorf("%s %s: status %d, want %d: %s", c.method, c.target, reply.StatusCode, c.status, reply.body)
+		}
+		if c.status == 201 && reply.Header.Get("Location") == "" {
+			t.Errorf("%s %s: no Location", c.method, c.target)
+		}
+	}
+	for _, pattern := range documented(s) {
+		if !called[pattern] {
+			t.Errorf("%s is in the document, but not in this test", pattern)
+		}
+	}
+}
+
+// documented returns "METHOD /path" of every route in the document.
+func documented(s *server) []string {
+	var patterns []string
+	for path, item := range s.contract.paths {
+		for method := range item.(object) {
+			patterns = append(patterns, strings.ToUpper(method)+" "+path)
+		}
+	}
+	slices.Sort(patterns)
+	return patterns
+}
+
+func TestUnknownIDs(t *testing.T) {
+	s := newServer(t)
+	for _, pattern := range documented(s) {
+		method, path, _ := strings.Cut(pattern, " ")
+		if !strings.Contains(path, "{id}") {
+			continue
+		}
+		target := strings.ReplaceAll(path, "{id}", "nothing")
+		if strings.HasSuffix(path, "/wait") {
+			target += "?for=running"
+		}
+		if reply := s.call(t, method, target, ""); reply.StatusCode != 404 {
+			t.Errorf("%s: status %d: %s", pattern, reply.StatusCode, reply.body)
+		}
+	}
+}
+
+// TestOtherOwner asks for the good owner's VM with another owner's key.
+func TestOtherOwner(t *testing.T) {
+	s := newServer(t)
+	for _, path := range []string{"/vms/" + knownVM, "/vms/" + knownVM + "/logs", "/images/img_default", "/templates/tpl_1"} {
+		r := s.request(t, "GET", path, "")
+		r.Header.Set("Authorization", "Bearer "+otherKey)
+		wantStatus(t, s.send(t, r), 404)
+	}
+}
+
+func TestAuthentication(t *testing.T) {
+	s := newServer(t)
+	readable := []string{"GET /docs", "GET /openapi.json", "GET /openapi.yaml"}
+	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte("me:"+goodKey))
+	credentials := []struct {
+		name, header, value string
+		admits              func(pattern string) bool
+	}{
+		{"nothing", "X-Nothing", "", func(string) bool { return false }},
+		{"a wrong key", "Authorization", "Bearer hk_wrong", func(string) bool { return false }},
+		{"an empty key", "Authorization", "Bearer ", func(string) bool { return false }},
+		{"a wrong scheme", "Authorization", "Digest " + goodKey, func(string) bool { return false }},
+		{"a wrong X-API-Key", "X-API-Key", "hk_wrong", func(string) bool { return false }},
+		{"basic", "Authorization", basic, func(p string) bool { return slices.Contains(readable, p) }},
+		{"bearer", "Authorization", "bearer " + goodKey, func(string) bool { return true }},
+		{"X-API-Key", "X-API-Key", goodKey, func(string) bool { return true }},
+	}
+	patterns := append(documented(s), readable...)
+	patterns = append(patterns, "GET /nothing", "POST /docs")
+	for _, pattern := range patterns {
+		for _, c := range credentials {
+			method, path, _ := strings.Cut(pattern, " ")
+			r := s.request(t, method, strings.ReplaceAll(path, "{id}", "nothing"), "")
+			r.Header.Del("Authorization")
+			r.Header.Set(c.header, c.value)
+			reply := s.send(t, r)
+			admitted := reply.StatusCode != http.StatusUnauthorized
+			if want := path == "/healthz" || c.admits(pattern) || (path == "/docs" && c.name == "basic"); admitted != want {
+				t.Errorf("%s with %s: status %d", pattern, c.name, reply.StatusCode)
+			}
+			if !admitted && reply.Header.Get("WWW-Authenticate") == "" {
+				t.Errorf("%s with %s: no WWW-Authenticate", pattern, c.name)
+			}
+		}
+	}
+}
+
+// TestBasicOnlyWhereRead keeps browsers from asking for a password on routes
+// that change anything.
+func TestBasicOnlyWhereRead(t *testing.T) {
+	s := newServer(t)
+	for path, want := range map[string]bool{"/docs": true, "/openapi.yaml": true, "/vms": false} {
+		r := s.request(t, "GET", path, "")
+		r.Header.Del("Authorization")
+		offered := strings.Contains(strings.Join(s.send(t, r).Header.Values("WWW-Authenticate"), ","), "Basic")
+		if offered != want {
+			t.Errorf("%s offers Basic: %v", path, offered)
+		}
+	}
+}
+
+func TestUnknownRoutes(t *testing.T) {
+	s := newServer(t)
+	wantStatus(t, s.call(t, "GET", "/nothing", ""), 404)
+	wantStatus(t, s.call(t, "GET", "/vms/x/y/z", ""), 404)
+	reply := s.call(t, "PUT", "/vms", `{}`)
+	wantStatus(t, reply, 405)
+	if got := reply.Header.Get("Allow"); got != "GET, HEAD, POST" {
+		t.Errorf("Allow is %q", got)
+	}
+	if got := s.call(t, "PATCH", "/vms/"+knownVM, "").Header.Get("Allow"); got != "GET, HEAD, DELETE" {
+		t.Errorf("Allow is %q", got)
+	}
+	if got := s.call(t, "DELETE", "/vms/"+knownVM+"/start", "").Header.Get("Allow"); got != "POST" {
+		t.Errorf("Allow is %q", got)
+	}
+}
+
+func TestHealthDegraded(t *testing.T) {
+	s := newServer(t)
+	s.health.status = "degraded"
+	r := s.request(t, "GET", "/healthz", "")
+	r.Header.Del("Authorization")
+	reply := s.send(t, r)
+	wantStatus(t, reply, 503)
+	if !strings.Contains(string(reply.body), "the disk is full") {
+		t.Errorf("does not say which part: %s", reply.body)
+	}
+}
+
+func TestDocs(t *testing.T) {
+	s := newServer(t)
+	reply := s.call(t, "GET", "/docs", "")
+	wantStatus(t, reply, 200)
+	page := string(reply.body)
+	for _, want := range []string{"Create VM", "guest_mac", `id="schema-Problem"`, "wait_timeout", "/images/builds/{id}/log", "one of starting, running"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page does not have %q", want)
+		}
+	}
+	for _, bad := range []string{"<script", "src=", "//cdn", "@import", "ZgotmplZ"} {
+		if strings.Contains(page, bad) {
+			t.Errorf("the page has %q", bad)
+		}
+	}
+	if csp := reply.Header.Get("Content-Security-Policy"); !strings.HasPrefix(csp, "default-src 'none'; style-src 'sha256-") {
+		t.Errorf("Content-Security-Policy is %q", csp)
+	}
+}
+
+func TestOpenAPI(t *testing.T) {
+	s := newServer(t)
+	var doc struct {
+		OpenAPI    string
+		Info       struct{ Version string }
+		Paths      map[string]map[string]struct{ Security []map[string]any }
+		Components struct{ Schemas map[string]any }
+	}
+	if err := json.Unmarshal(s.call(t, "GET", "/openapi.json", "").body, &doc); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(doc.OpenAPI, "3.1") || doc.Info.Version != "1.2.3" {
+		t.Errorf("OpenAPI %s of version %s", doc.OpenAPI, doc.Info.Version)
+	}
+	if len(doc.Paths["/healthz"]["get"].Security) != 1 || len(doc.Paths["/vms"]["get"].Security) != 0 {
+		t.Error("only /healthz should be free of the document's security")
+	}
+	if _, found := doc.Components.Schemas["ErrorModel"]; found {
+		t.Error("the document shows an error that is not ours")
+	}
+	yaml := s.call(t, "GET", "/openapi.yaml", "")
+	if !strings.Contains(string(yaml.body), "openapi: 3.1") {
+		t.Errorf("YAML begins with %.80s", yaml.body)
+	}
+}

@@ -1,0 +1,86 @@
+package httpapi
+
+import (
+	"context"
+	"io"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+)
+
+type vmLogsInput struct {
+	IDPath
+	Source string `query:"source" enum:"console" default:"console" doc:"Which log."`
+	Tail   int    `query:"tail" minimum:"0" maximum:"1000000" doc:"Lines from the end; 0 (default) for all."`
+	Follow bool   `query:"follow" doc:"Go on with what comes."`
+}
+
+func (d *door) vmLogs(ctx context.Context, in *vmLogsInput) (*huma.StreamResponse, error) {
+	if _, err := d.VMs.Get(ctx, owner(ctx), in.ID); err != nil {
+		return nil, err
+	}
+	tail := in.Tail
+	if tail == 0 {
+		tail = -1 // the service's word for all
+	}
+	return d.textStream(in.Follow, func(ctx context.Context, w io.Writer) error {
+		return d.VMs.Log(ctx, owner(ctx), in.ID, tail, in.Follow, w)
+	}), nil
+}
+
+// textStream answers with what write writes. With live, each write reaches the
+// client at once, and the answer begins before the first of them.
+func (d *door) textStream(live bool, write func(context.Context, io.Writer) error) *huma.StreamResponse {
+	return &huma.StreamResponse{Body: func(hc huma.Context) {
+		r, w := humago.Unwrap(hc)
+		out := &textWriter{to: w, live: live}
+		if live {
+			out.begin()
+			out.flush()
+		}
+		d.endStream(w, r, out, write(r.Context(), out))
+	}}
+}
+
+// endStream tells of err: in an answer while none has begun, else by cutting
+// the connection, for a client must not take part of a log for the whole.
+func (d *door) endStream(w http.ResponseWriter, r *http.Request, out *textWriter, err error) {
+	switch {
+	case err == nil || r.Context().Err() != nil: // all said, or nobody listens
+		out.begin()
+	case !out.begun:
+		d.writeProblem(w, r, err)
+	default:
+		d.problemOf(r.Context(), err) // logs what is a fault of ours
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// textWriter is a plain text answer that begins with its first byte.
+type textWriter struct {
+	to    http.ResponseWriter
+	live  bool
+	begun bool
+}
+
+func (w *textWriter) begin() {
+	if w.begun {
+		return
+	}
+	w.begun = true
+	w.to.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.to.WriteHeader(http.StatusOK)
+}
+
+func (w *textWriter) Write(p []byte) (int, error) {
+	w.begin()
+	n, err := w.to.Write(p)
+	if err == nil && w.live {
+		w.flush()
+	}
+	return n, err
+}
+
+// flush fails only when the connection is gone, which the next write tells.
+func (w *textWriter) flush() { _ = http.NewResponseController(w.to).Flush() }

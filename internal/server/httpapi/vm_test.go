@@ -1,0 +1,386 @@
+package httpapi_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+func TestCreateDecodesEveryField(t *testing.T) {
+	s := newServer(t)
+	wantStatus(t, s.call(t, "POST", "/vms", `{
+		"image_id":"img_a", "template_id":"tpl_a", "vcpu_count":2, "mem_mib":1024, "disk_mib":4096,
+		"boot_args":"quiet", "enable_network":false, "guest_ip":"172.16.0.10", "guest_mac":"02:fc:00:00:00:0a",
+		"user_data":"#!/bin/sh\necho \"<&>\" \u00e4", "name":"web", "labels":{"a":"b"},
+		"ssh_authorized_keys":["ssh-ed25519 AAAA"], "vmm":"qemu"}`), 201)
+	got := s.vms.request
+	if got.ImageID != "img_a" || got.TemplateID != "tpl_a" || *got.VCPUs != 2 || *got.MemMiB != 1024 || *got.DiskMiB != 4096 ||
+		*got.BootArgs != "quiet" || *got.EnableNetwork || got.Address.String() != "172.16.0.10" || got.MAC.String() != "02:fc:00:00:00:0a" ||
+		*got.UserData != "#!/bin/sh\necho \"<&>\" ä" || got.Name != "web" || got.Labels["a"] != "b" ||
+		!slices.Equal(got.SSHKeys, []string{"ssh-ed25519 AAAA"}) || got.Driver != "qemu" {
+		t.Errorf("decoded as %+v", got)
+	}
+}
+
+func TestCreateWithoutAnything(t *testing.T) {
+	s := newServer(t)
+	for _, body := range []string{"", "{}", `{"vcpu_count":null,"labels":null,"guest_ip":""}`} {
+		wantStatus(t, s.call(t, "POST", "/vms", body), 201)
+		got := s.vms.request
+		if got.VCPUs != nil || got.EnableNetwork != nil || got.UserData != nil || got.Address.IsValid() || got.MAC != nil || got.Labels != nil {
+			t.Errorf("%q is decoded as %+v", body, got)
+		}
+	}
+}
+
+// TestBadCreate asserts that each refusal names the field and says what is allowed.
+func TestBadCreate(t *testing.T) {
+	s := newServer(t)
+	cases := []struct{ body, field, words string }{
+		{`{"vcpu_count":"2"}`, "vcpu_count", "expected integer"},
+		{`{"vcpu_count":1.5}`, "vcpu_count", "expected integer"},
+		{`{"vcpu_count":0}`, "vcpu_count", ">= 1"},
+		{`{"vcpu_count":-1}`, "vcpu_count", ">= 1"},
+		{`{"vcpu_count":1e30}`, "vcpu_count", "<= 4096"},
+		{`{"vcpu_count":1e2}`, "vcpu_count", "expected integer"},
+		{`{"mem_mib":1}`, "mem_mib", ">= 64"},
+		{`{"mem_mib":99999999999999999999}`, "mem_mib", "<= 67108864"},
+		{`{"disk_mib":true}`, "disk_mib", "expected integer"},
+		{`{"enable_network":"yes"}`, "enable_network", "expected boolean"},
+		{`{"guest_ip":"172.16.0.300"}`, "guest_ip", "IPv4"},
+		{`{"guest_ip":"::1"}`, "guest_ip", "IPv4"},
+		{`{"guest_ip":7}`, "guest_ip", "expected string"},
+		{`{"guest_mac":"02:FC"}`, "guest_mac", "six bytes"},
+		{`{"guest_mac":"02:00:5e:10:00:00:00:01"}`, "guest_mac", "six bytes"},
+		{`{"labels":["a"]}`, "labels", "expected object"},
+		{`{"labels":{"a":1}}`, "labels.a", "expected string"},
+		{`{"labels":{"a":null}}`, "labels.a", "expected string"},
+		{`{"ssh_authorized_keys":"ssh-ed25519"}`, "ssh_authorized_keys", "expected array"},
+		{`{"ssh_authorized_keys":[1]}`, "ssh_authorized_keys[0]", "expected string"},
+		{`{"name":"` + strings.Repeat("a", 64) + `"}`, "name", "<= 63"},
+		{`{"colour":"red"}`, "colour", "unknown field"},
+		{`{"VCPU_COUNT":2}`, "VCPU_COUNT", "unknown field"},
+		{`{"vcpu_count":1,"Vcpu_Count":-5}`, "Vcpu_Count", "unknown field"},
+		{`[]`, "body", "expected object"},
+		{`null`, "body", "expected object"},
+		{`"x"`, "body", "expected object"},
+		{`{"vcpu_count":1} {}`, "body", "not valid JSON"},
+		{`{"vcpu_count":1}x`, "body", "not valid JSON"},
+		{`{"vcpu_count":`, "body", "not valid JSON"},
+		{`vcpu_count=1`, "body", "not valid JSON"},
+		{"{\"name\":\"\xff\"}", "", "UTF-8"},
+	}
+	for _, c := range cases {
+		reply := s.call(t, "POST", "/vms", c.body)
+		if reply.StatusCode != 400 {
+			t.Errorf("%s: status %d: %s", c.body, reply.StatusCode, reply.body)
+			continue
+		}
+		p := reply.problem(t)
+		if p.Field != c.field || !strings.Contains(p.Error, c.words) || !strings.HasPrefix(p.Error, c.field) {
+			t.Errorf("%s: field %q, error %q", c.body, p.Field, p.Error)
+		}
+		if p.Code == "" || p.RequestID == "" || p.Status != 400 || p.Detail != p.Error {
+			t.Errorf("%s: incomplete: %s", c.body, reply.body)
+		}
+	}
+	if s.vms.askedFor("create") {
+		t.Error("a bad request reached the service")
+	}
+}
+
+func TestEveryFaultIsTold(t *testing.T) {
+	s := newServer(t)
+	p := s.call(t, "POST", "/vms", `{"vcpu_count":0,"mem_mib":1,"user_data":5}`).problem(t)
+	if len(p.Errors) != 3 {
+		t.Errorf("%d faults: %+v", len(p.Errors), p.Errors)
+	}
+}
+
+// TestFaultsDoNotRepeatTheBody sends a secret next to a fault.
+func TestFaultsDoNotRepeatTheBody(t *testing.T) {
+	s := newServer(t)
+	for _, body := range []string{`{"user_data":"S3CRET","x":1,"y":2}`, `{"user_data":"S3CRET"} {`, `{"user_data":["S3CRET"]}`} {
+		if reply := s.call(t, "POST", "/vms", body); strings.Contains(string(reply.body), "S3CRET") {
+			t.Errorf("%s: %s", body, reply.body)
+		}
+	}
+}
+
+func TestBadQueries(t *testing.T) {
+	s := newServer(t)
+	one := "/vms/" + knownVM
+	cases := []struct{ method, target, field, words string }{
+		{"GET", "/vms?limit=0", "limit", ">= 1"},
+		{"GET", "/vms?limit=1001", "limit", "<= 1000"},
+		{"GET", "/vms?limit=x", "limit", "invalid integer"},
+		{"GET", "/vms?state=happy", "state", "starting, running"},
+		{"GET", "/vms?label=a", "label", "KEY=VALUE"},
+		{"GET", "/vms?label=%3Db", "label", "KEY=VALUE"},
+		{"GET", "/vms?label=a%3Db&label=a%3Dc", "label", "two values"},
+		{"GET", "/vms?colour=red", "colour", "unknown query parameter"},
+		{"POST", "/vms?wait=forever", "wait", "running, ready"},
+		{"POST", "/vms?wait_timeout=11m", "wait_timeout", "10m"},
+		{"POST", "/vms?wait_timeout=-1s", "wait_timeout", "10m"},
+		{"POST", one + "/start?wait_timeout=60", "wait_timeout", "90s"},
+		{"GET", one + "/wait", "for", "required"},
+		{"GET", one + "/wait?for=sunshine", "for", "cloud-init"},
+		{"GET", one + "/wait?for=port:0", "for", "port:1"},
+		{"GET", one + "/wait?for=port:65536", "for", "port:65535"},
+		{"GET", one + "/wait?for=ready&timeout=1h", "timeout", "10m"},
+		{"GET", one + "/logs?tail=-1", "tail", ">= 0"},
+		{"GET", one + "/logs?source=kernel", "source", "console"},
+		{"GET", one + "/logs?follow=maybe", "follow", "invalid boolean"},
+		{"GET", "/vms/a%00b", "", "control characters"},
+		{"GET", "/vms?name=%ff", "", "UTF-8"},
+	}
+	for _, c := range cases {
+		reply := s.call(t, c.method, c.target, "")
+		if reply.StatusCode != 400 {
+			t.Errorf("%s: status %d: %s", c.target, reply.StatusCode, reply.body)
+			continue
+		}
+		if p := reply.problem(t); p.Field != c.field || !strings.Contains(p.Error, c.words) {
+			t.Errorf("%s: field %q, error %q", c.target, p.Field, p.Error)
+		}
+	}
+}
+
+func TestVisibility(t *testing.T) {
+	s := newServer(t)
+	s.vms.all = []vm.VM{sampleVM(knownVM)}
+	list := decode[[]api.VM](t, s.call(t, "GET", "/vms", ""))
+	if len(list) != 1 || list[0].UserData != "" || list[0].SocketPath != "" || list[0].BootArgs != "" {
+		t.Errorf("the list shows %+v", list)
+	}
+	one := decode[api.VM](t, s.call(t, "GET", "/vms/"+knownVM, ""))
+	made := decode[api.VM](t, s.call(t, "POST", "/vms", ""))
+	for _, v := range []api.VM{one, made} {
+		if v.UserData != "#!/bin/sh\necho <hidden>" || v.SocketPath != "/run/secret.sock" || v.BootArgs != "quiet" {
+			t.Errorf("the owner sees %+v", v)
+		}
+	}
+}
+
+func TestVMOnTheWire(t *testing.T) {
+	s := newServer(t)
+	got := string(s.call(t, "GET", "/vms/"+knownVM, "").body)
+	want := `{"id":"vm_known0000000","name":"web","image_id":"img_default","template_id":"tpl_1","state":"running","state_reason":"all well",` +
+		`"conditions":[{"type":"network_ready","status":"unknown","changed_at":"2026-03-06T11:00:00.123Z"},` +
+		`{"type":"agent_ready","status":"true","reason":"Connected","changed_at":"2026-03-06T11:00:00.123Z"},` +
+		`{"type":"cloud_init_done","status":"unknown","changed_at":"2026-03-06T11:00:00.123Z"}],` +
+		`"vcpu_count":2,"mem_mib":1024,"disk_mib":2048,"boot_args":"quiet","guest_ip":"172.16.0.10","guest_mac":"02:FC:00:00:00:0A",` +
+		`"tap_name":"tap0","ssh_port":16001,"socket_path":"/run/secret.sock","user_data":"#!/bin/sh\necho <hidden>","enable_network":true,` +
+		`"labels":{"env":"test"},"ssh_authorized_keys":["ssh-ed25519 AAAA me"],"vmm":"fake",` +
+		`"created_at":"2026-03-06T11:00:00.123Z","updated_at":"2026-03-06T11:00:00.123Z","started_at":"2026-03-06T11:00:00.123Z"}` + "\n"
+	if got != want {
+		t.Errorf("got  %swant %s", got, want)
+	}
+	if got := string(s.call(t, "DELETE", "/vms/"+knownVM, "").body); got != `{"status":"deleted"}`+"\n" {
+		t.Errorf("delete answers %s", got)
+	}
+	if got := string(s.call(t, "GET", "/vms", "").body); got != "[]\n" {
+		t.Errorf("an empty list is %s", got)
+	}
+}
+
+func TestListPages(t *testing.T) {
+	s := newServer(t)
+	s.vms.all, s.vms.next = []vm.VM{sampleVM(knownVM)}, "vm_last"
+	reply := s.call(t, "GET", "/vms?limit=1&state=running&label=a%3Db&label=c%3D%26&name=web", "")
+	if f := s.vms.filter; f.Limit != 1 || f.State != vm.Running || f.Name != "web" || len(f.Labels) != 2 || f.Labels["c"] != "&" {
+		t.Errorf("filter is %+v", f)
+	}
+	link := reply.Header.Get("Link")
+	target, _, _ := strings.Cut(strings.TrimPrefix(link, "<"), ">")
+	if !strings.HasSuffix(link, `>; rel="next"`) {
+		t.Fatalf("Link is %q", link)
+	}
+	s.vms.next = ""
+	reply = s.call(t, "GET", target, "")
+	wantStatus(t, reply, 200)
+	if f := s.vms.filter; f.Limit != 1 || f.State != vm.Running || f.Name != "web" || f.After != "vm_last" || f.Labels["a"] != "b" || f.Labels["c"] != "&" {
+		t.Errorf("the next page's filter is %+v", f)
+	}
+	if link := reply.Header.Get("Link"); link != "" {
+		t.Errorf("the last page links to %q", link)
+	}
+	s.call(t, "GET", "/vms", "")
+	if s.vms.filter.Limit != 1000 {
+		t.Errorf("the default page has %d VMs", s.vms.filter.Limit)
+	}
+}
+
+func TestIdempotencyKey(t *testing.T) {
+	s := newServer(t)
+	hash := func(key, body string) vm.Idempotency {
+		r := s.request(t, "POST", "/vms", body)
+		r.Header.Set("Idempotency-Key", key)
+		wantStatus(t, s.send(t, r), 201)
+		return s.vms.request.Idempotency
+	}
+	one := hash("k1", `{"vcpu_count":2,"labels":{"a":"1","b":"2"}}`)
+	if one.Key != "k1" || len(one.Hash) != 64 {
+		t.Fatalf("%+v", one)
+	}
+	if same := hash("k1", ` { "labels" : {"b":"2","a":"1"}, "vcpu_count": 2 } `); same != one {
+		t.Error("the same request in other words has another hash")
+	}
+	if other := hash("k1", `{"vcpu_count":3}`); other.Hash == one.Hash {
+		t.Error("another request has the same hash")
+	}
+	for _, bad := range []string{"a b", strings.Repeat("k", 256), "ä"} {
+		r := s.request(t, "POST", "/vms", "{}")
+		r.Header.Set("Idempotency-Key", bad)
+		reply := s.send(t, r)
+		wantStatus(t, reply, 400)
+		if p := reply.problem(t); p.Field != "Idempotency-Key" || !strings.Contains(p.Error, "255") {
+			t.Errorf("%q: %+v", bad, p)
+		}
+	}
+}
+
+func TestCreateWaits(t *testing.T) {
+	s := newServer(t)
+	wantStatus(t, s.call(t, "POST", "/vms", ""), 201)
+	if s.vms.askedFor("wait") {
+		t.Error("waited without being asked to")
+	}
+	wantStatus(t, s.call(t, "POST", "/vms?wait=ready", ""), 201)
+	if !s.vms.want.Ready {
+		t.Errorf("waited for %+v", s.vms.want)
+	}
+	wantStatus(t, s.call(t, "POST", "/vms/"+knownVM+"/start?wait=ready", ""), 200)
+}
+
+// TestCreateIsNotLost lets the wait fail in each way that leaves a VM behind.
+func TestCreateIsNotLost(t *testing.T) {
+	s := newServer(t)
+	for _, code := range []string{"wait_timeout", "wait_hopeless"} {
+		s.vms.wait = func(ctx context.Context) (vm.VM, error) {
+			if _, bounded := ctx.Deadline(); !bounded {
+				t.Error("the wait has no bound")
+			}
+			return vm.VM{}, errs.New(errs.Unavailable, code, "late")
+		}
+		reply := s.call(t, "POST", "/vms?wait=ready&wait_timeout=10ms", "")
+		wantStatus(t, reply, 201)
+		if v := decode[api.VM](t, reply); v.ID != knownVM {
+			t.Errorf("%s: returned %+v", code, v)
+		}
+	}
+	s.vms.create = func(ctx context.Context) (vm.VM, error) {
+		<-ctx.Done()
+		return sampleVM(knownVM), errs.New(errs.Unavailable, "still_working", "late")
+	}
+	wantStatus(t, s.call(t, "POST", "/vms?wait_timeout=10ms", ""), 201)
+}
+
+func TestWaitTimeout(t *testing.T) {
+	s := newServer(t)
+	s.vms.wait = func(ctx context.Context) (vm.VM, error) {
+		<-ctx.Done()
+		return vm.VM{}, errs.New(errs.Unavailable, "wait_timeout", "late")
+	}
+	reply := s.call(t, "GET", "/vms/"+knownVM+"/wait?for=port:8080&timeout=10ms", "")
+	wantStatus(t, reply, 503)
+	if p := reply.problem(t); p.Code != "wait_timeout" || s.vms.want.Port != 8080 {
+		t.Errorf("%+v waiting for %+v", p, s.vms.want)
+	}
+}
+
+func TestWaitFor(t *testing.T) {
+	s := newServer(t)
+	for given, want := range map[string]vm.WaitFor{
+		"running": {State: vm.Running}, "error": {State: vm.Failed}, "ready": {Ready: true}, "agent": {Agent: true},
+		"cloud-init": {CloudInit: true}, "ssh": {SSH: true}, "port:1": {Port: 1},
+	} {
+		wantStatus(t, s.call(t, "GET", "/vms/"+knownVM+"/wait?for="+given, ""), 200)
+		if s.vms.want != want {
+			t.Errorf("%s waits for %+v", given, s.vms.want)
+		}
+	}
+}
+
+// TestKinds asks for each kind of error, and one that is none.
+func TestKinds(t *testing.T) {
+	s := newServer(t)
+	for kind, status := range map[errs.Kind]int{
+		errs.Invalid: 400, errs.Unauthenticated: 401, errs.Forbidden: 403, errs.NotFound: 404, errs.Conflict: 409,
+		errs.TooLarge: 413, errs.TooMany: 429, errs.Exhausted: 507, errs.Unsupported: 501, errs.Unavailable: 503, errs.Internal: 500,
+	} {
+		cause := errors.New("open /var/lib/secret: denied")
+		s.vms.create = func(context.Context) (vm.VM, error) {
+			return vm.VM{}, fmt.Errorf("cannot create: %w",
+				errs.New(kind, "some_code", "some message").WithField("name").WithHint("some hint").WithCause(cause))
+		}
+		reply := s.call(t, "POST", "/vms", "")
+		wantStatus(t, reply, status)
+		p := reply.problem(t)
+		if p.Error != "some message" || p.Code != "some_code" || p.Field != "name" || p.Hint != "some hint" || p.Title != http.StatusText(status) {
+			t.Errorf("%s: %s", kind, reply.body)
+		}
+	}
+	s.vms.create = func(context.Context) (vm.VM, error) { return vm.VM{}, io.ErrUnexpectedEOF }
+	reply := s.call(t, "POST", "/vms", "")
+	wantStatus(t, reply, 500)
+	if p := reply.problem(t); p.Code != "internal" || strings.Contains(string(reply.body), "EOF") || !strings.Contains(s.log.String(), p.RequestID) {
+		t.Errorf("%s\n%s", reply.body, s.log)
+	}
+	if !strings.Contains(s.log.String(), "unexpected EOF") {
+		t.Error("the log does not have the cause")
+	}
+}
+
+// FuzzCreateVM sends any bytes as a body: the answer is 201 or a refusal, and
+// always in the documented form.
+func FuzzCreateVM(f *testing.F) {
+	s := newServer(f)
+	for _, seed := range []string{`{}`, `{"vcpu_count":1e2}`, `{"labels":{"":null}}`, `{"guest_ip":"1.2.3.4","guest_mac":"02:FC:00:00:00:0A"}`, "\x00", `[[[[`, `{"a":1,"A":2}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		reply := s.call(t, "POST", "/vms", string(body))
+		if reply.StatusCode != 201 && reply.StatusCode != 400 {
+			t.Fatalf("status %d: %s", reply.StatusCode, reply.body)
+		}
+		if !json.Valid(reply.body) {
+			t.Fatalf("not JSON: %q", reply.body)
+		}
+	})
+}
+
+// BenchmarkListVMs asks for 1,000 VMs over real HTTP.
+func BenchmarkListVMs(b *testing.B) {
+	s := newServer(b)
+	for i := range 1000 {
+		s.vms.all = append(s.vms.all, sampleVM(fmt.Sprintf("vm_%012d", i)))
+	}
+	s.contract = nil
+	took := make([]time.Duration, 0, b.N)
+	for b.Loop() {
+		began := time.Now()
+		resp, err := http.DefaultClient.Do(s.request(b, "GET", "/vms", ""))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			b.Fatal(err)
+		}
+		resp.Body.Close()
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+}
