@@ -1,0 +1,165 @@
+package access
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+)
+
+// KeyFile is the file in the data directory that holds the first key, for the
+// CLI on the same host.
+const KeyFile = "admin.key"
+
+// MinPreset is the least length of a preset key in bytes.
+const MinPreset = 16
+
+// The key that the configuration presets.
+const (
+	presetID   = "key_preset"
+	presetName = "preset"
+)
+
+// Bootstrap makes the admin account and its first key where there is none,
+// and writes the key to KeyFile in dataDir. created tells that firstKey was
+// made up just now: nothing but the file holds it, so show it once.
+//
+// preset, when not empty, is HATCH_API_KEY: it is used instead of a made up
+// one, and given later it is added, or replaces the one preset before.
+//
+// A KeyFile that was lost is not made again, because its key is not stored;
+// the log says how to get another.
+func (s *Service) Bootstrap(ctx context.Context, dataDir, preset string) (firstKey string, created bool, err error) {
+	if err := checkPreset(preset); err != nil {
+		return "", false, err
+	}
+	admin := Account{ID: AdminID, Name: "admin", CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
+	if err := s.store.InsertAccount(ctx, admin); err != nil {
+		return "", false, fmt.Errorf("cannot make the admin account: %w", err)
+	}
+	keys, err := s.store.Keys(ctx, AdminID)
+	if err != nil {
+		return "", false, fmt.Errorf("cannot read the admin's keys: %w", err)
+	}
+	path := filepath.Join(dataDir, KeyFile)
+	switch {
+	case preset != "":
+		return "", false, s.usePreset(ctx, path, preset)
+	case len(keys) == 0:
+		firstKey, err = s.makeFirst(ctx, path)
+		return firstKey, err == nil, err
+	}
+	return "", false, s.checkKeyFile(path)
+}
+
+func checkPreset(preset string) error {
+	if preset == "" {
+		return nil
+	}
+	if len(preset) < MinPreset || len(preset) > maxSecret {
+		return fmt.Errorf("HATCH_API_KEY has %d bytes; it must have %d to %d", len(preset), MinPreset, maxSecret)
+	}
+	if strings.ContainsFunc(preset, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("HATCH_API_KEY must be printable ASCII without spaces, because it is sent in a header")
+	}
+	return nil
+}
+
+// makeFirst writes the file before the row: were it the other way round, a
+// crash in between would leave a key that nobody knows.
+func (s *Service) makeFirst(ctx context.Context, path string) (string, error) {
+	secret := newSecret()
+	if err := writeKeyFile(path, secret); err != nil {
+		return "", err
+	}
+	if err := s.store.InsertKey(ctx, newKey(randomID("key_"), AdminID, "admin", secret)); err != nil {
+		return "", fmt.Errorf("cannot store the admin key: %w", err)
+	}
+	return secret, nil
+}
+
+// usePreset makes the preset key good, and the file one that works.
+func (s *Service) usePreset(ctx context.Context, path, preset string) error {
+	sum := sha256.Sum256([]byte(preset))
+	_, err := s.store.KeyByHash(ctx, sum[:])
+	switch {
+	case errs.Is(err, errs.NotFound):
+		if err := s.store.ReplaceKey(ctx, newKey(presetID, AdminID, presetName, preset)); err != nil {
+			return fmt.Errorf("cannot store the key of HATCH_API_KEY: %w", err)
+		}
+		s.forgetKnown()
+	case err != nil:
+		return fmt.Errorf("cannot look up the key of HATCH_API_KEY: %w", err)
+	}
+	works, err := s.keyFileWorks(ctx, path)
+	if err != nil || works {
+		return err
+	}
+	return writeKeyFile(path, preset)
+}
+
+// keyFileWorks reports whether the file holds a key that opens something.
+func (s *Service) keyFileWorks(ctx context.Context, path string) (bool, error) {
+	secret, err := readKeyFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	sum := sha256.Sum256([]byte(secret))
+	_, err = s.store.KeyByHash(ctx, sum[:])
+	if errs.Is(err, errs.NotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// checkKeyFile says so when there is no file any more.
+func (s *Service) checkKeyFile(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("the admin key's file is gone; the key itself still works where it is known. "+
+			"For another key: hatch key create, or start hatchd with HATCH_API_KEY set", "file", path)
+	} else if err != nil {
+		return fmt.Errorf("cannot read the admin key's file: %w", err)
+	}
+	return nil
+}
+
+func readKeyFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the admin key: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	text, err := io.ReadAll(io.LimitReader(f, maxSecret+2))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the admin key: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+// writeKeyFile replaces the file in one step; nobody else can read it at any time.
+func writeKeyFile(path, secret string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+KeyFile+"-*") // made with mode 0600
+	if err != nil {
+		return fmt.Errorf("cannot write the admin key: %w", err)
+	}
+	_, err = f.WriteString(secret + "\n")
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the admin key: %w", errors.Join(err, os.Remove(f.Name())))
+	}
+	return nil
+}
