@@ -21,6 +21,11 @@ type Pools struct {
 	UIDMin, UIDMax   int // user ids, both ends included
 	TapPrefix        string
 	IdempotencyReach time.Duration // how long a key is remembered
+
+	// SSHBusy reports that somebody else on the host listens on a port, so
+	// that it is passed over; nil means nobody does. It may be called inside
+	// the transaction and must be quick.
+	SSHBusy func(port int) bool
 }
 
 // Wanted is what a create asks to be reserved. Invalid or nil values mean: any.
@@ -48,7 +53,7 @@ type Filter struct {
 	Labels map[string]string
 	Name   string
 	Limit  int    // 1 to 1000; 0 means all
-	After  string // cursor: id of the last VM of the page before
+	After  string // cursor, as VMs returned it with the page before; "" for the first page
 }
 
 // Store keeps VMs. Every method that takes an owner sees that owner's VMs only.
@@ -64,8 +69,9 @@ type Store interface {
 	CreateVM(ctx context.Context, v VM, want Wanted, pools Pools, limit Capacity, idem Idempotency) (stored VM, created bool, err error)
 
 	// LeaseVM gives a VM whose lease was released a new one (the old address
-	// when it is free), and returns the VM as stored. A lease that is whole
-	// already is left alone. Errors as CreateVM's.
+	// when it is free), sets its state to starting, so that its memory counts
+	// from now on, and returns the VM as stored. A lease that is whole already
+	// is left alone. Errors as CreateVM's, and errs.NotFound.
 	LeaseVM(ctx context.Context, id string, pools Pools, limit Capacity) (VM, error)
 
 	// ReleaseVM empties the VM's lease.
@@ -76,6 +82,7 @@ type Store interface {
 	VM(ctx context.Context, owner, id string) (VM, error)
 
 	// VMs returns one page, newest first, and the cursor of the next page or "".
+	// UserData is left out. Errors: errs.Invalid with code invalid_after.
 	VMs(ctx context.Context, owner string, f Filter) (page []VM, next string, err error)
 
 	// AllVMs returns every owner's VMs; for adoption at start-up only.

@@ -1,0 +1,180 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/image"
+)
+
+// imageRow is an image as its table has it.
+type imageRow struct {
+	ID            string `db:"id"`
+	OwnerID       string `db:"owner_id"`
+	Name          string `db:"name"`
+	Kernel        string `db:"kernel"`
+	KernelVersion string `db:"kernel_version"`
+	ModulesPath   string `db:"modules_path"`
+	Rootfs        string `db:"rootfs"`
+	RootfsFormat  string `db:"rootfs_format"`
+	DiskMode      string `db:"disk_mode"`
+	BootArgs      string `db:"boot_args"`
+	CloudInit     bool   `db:"cloud_init"`
+	CreatedAt     int64  `db:"created_at"`
+}
+
+const (
+	imageColumns = "id, owner_id, name, kernel, kernel_version, modules_path, rootfs, rootfs_format, disk_mode, boot_args, cloud_init, created_at"
+	selectImage  = "SELECT " + imageColumns + " FROM images"
+	insertImage  = "INSERT INTO images (" + imageColumns + `) VALUES (:id, :owner_id, :name, :kernel, :kernel_version,
+		:modules_path, :rootfs, :rootfs_format, :disk_mode, :boot_args, :cloud_init, :created_at)`
+	replaceImage = insertImage + ` ON CONFLICT (id) DO UPDATE SET
+		name = excluded.name, kernel = excluded.kernel, kernel_version = excluded.kernel_version,
+		modules_path = excluded.modules_path, rootfs = excluded.rootfs, rootfs_format = excluded.rootfs_format,
+		disk_mode = excluded.disk_mode, boot_args = excluded.boot_args, cloud_init = excluded.cloud_init,
+		created_at = excluded.created_at
+		WHERE images.owner_id = excluded.owner_id`
+)
+
+var _ image.Store = (*Store)(nil)
+
+// InsertImage implements [image.Store].
+func (s *Store) InsertImage(ctx context.Context, i image.Image) error {
+	_, err := s.storeImage(ctx, insertImage, i)
+	return err
+}
+
+// UpsertImage implements [image.Store]. VMs keep what they were created with.
+func (s *Store) UpsertImage(ctx context.Context, i image.Image) error {
+	n, err := s.storeImage(ctx, replaceImage, i)
+	if err == nil && n == 0 {
+		return imageExists(i.ID)
+	}
+	return err
+}
+
+func (s *Store) storeImage(ctx context.Context, statement string, i image.Image) (affected int64, err error) {
+	row, err := imageRowOf(i)
+	if err != nil {
+		return 0, err
+	}
+	err = s.write(ctx, func(tx *tx) error {
+		res, err := tx.NamedExecContext(ctx, statement, row)
+		if err != nil {
+			return err
+		}
+		affected, err = res.RowsAffected()
+		return err
+	})
+	switch {
+	case violated(err) == "images_id":
+		return 0, imageExists(i.ID)
+	case violated(err) == "images_owner_id_name":
+		return 0, errs.New(errs.Conflict, "name_taken", "name: another image is called %q", i.Name).
+			WithField("name").WithHint("give another name, or delete that image").WithCause(err)
+	case err != nil:
+		return 0, fmt.Errorf("cannot store the image: %w", err)
+	}
+	return affected, nil
+}
+
+func imageExists(id string) error {
+	return errs.New(errs.Conflict, "image_exists", "id: there is an image %s already", id).
+		WithField("id").WithHint("give another id, or delete that image")
+}
+
+// Image implements [image.Store].
+func (s *Store) Image(ctx context.Context, owner, id string) (image.Image, error) {
+	if !storable(id) {
+		return image.Image{}, noImage(id)
+	}
+	var row imageRow
+	found, err := get(ctx, s.reads, &row, selectImage+" WHERE owner_id = ? AND id = ?", owner, id)
+	if err != nil {
+		return image.Image{}, fmt.Errorf("cannot read the image: %w", err)
+	}
+	if !found {
+		return image.Image{}, noImage(id)
+	}
+	return row.image()
+}
+
+// Images implements [image.Store].
+func (s *Store) Images(ctx context.Context, owner string) ([]image.Image, error) {
+	var rows []imageRow
+	if err := selectAll(ctx, s.reads, &rows, selectImage+" WHERE owner_id = ? ORDER BY created_at DESC, id DESC", owner); err != nil {
+		return nil, fmt.Errorf("cannot list images: %w", err)
+	}
+	images := make([]image.Image, len(rows))
+	for i, row := range rows {
+		var err error
+		if images[i], err = row.image(); err != nil {
+			return nil, err
+		}
+	}
+	return images, nil
+}
+
+// DeleteImage implements [image.Store]. An image that VMs were made from stays:
+// errs.Conflict with code image_in_use.
+func (s *Store) DeleteImage(ctx context.Context, owner, id string) error {
+	return s.write(ctx, func(tx *tx) error {
+		n, err := tx.exec(ctx, "DELETE FROM images WHERE owner_id = ? AND id = ?", owner, id)
+		if referenceFailed(err) {
+			return errs.New(errs.Conflict, "image_in_use", "cannot delete image %s: VMs were made from it", id).
+				WithHint("delete those VMs first").WithCause(err)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot delete the image: %w", err)
+		}
+		if n == 0 {
+			return noImage(id)
+		}
+		return nil
+	})
+}
+
+// ImageUsers implements [image.Store].
+func (s *Store) ImageUsers(ctx context.Context, id string) (users int, err error) {
+	if !storable(id) {
+		return 0, nil
+	}
+	if _, err = get(ctx, s.reads, &users, "SELECT COUNT(*) FROM vms WHERE image_id = ?", id); err != nil {
+		return 0, fmt.Errorf("cannot count the VMs of an image: %w", err)
+	}
+	return users, nil
+}
+
+func imageRowOf(i image.Image) (imageRow, error) {
+	kernel, err := toJSON(i.Kernel)
+	if err != nil {
+		return imageRow{}, err
+	}
+	rootfs, err := toJSON(i.Rootfs)
+	return imageRow{
+		ID: i.ID, OwnerID: i.OwnerID, Name: i.Name, Kernel: kernel, KernelVersion: printable(i.KernelVersion),
+		ModulesPath: i.ModulesPath, Rootfs: rootfs, RootfsFormat: i.RootfsFormat, DiskMode: string(i.DiskMode),
+		BootArgs: i.BootArgs, CloudInit: i.CloudInit, CreatedAt: micros(i.CreatedAt),
+	}, err
+}
+
+func (r imageRow) image() (image.Image, error) {
+	i := image.Image{
+		ID: r.ID, OwnerID: r.OwnerID, Name: r.Name, KernelVersion: r.KernelVersion, ModulesPath: r.ModulesPath,
+		RootfsFormat: r.RootfsFormat, DiskMode: image.DiskMode(r.DiskMode), BootArgs: r.BootArgs,
+		CloudInit: r.CloudInit, CreatedAt: fromMicros(r.CreatedAt),
+	}
+	if err := fromJSON(r.Kernel, &i.Kernel); err != nil {
+		return image.Image{}, fmt.Errorf("cannot read image %s: %w", r.ID, err)
+	}
+	if err := fromJSON(r.Rootfs, &i.Rootfs); err != nil {
+		return image.Image{}, fmt.Errorf("cannot read image %s: %w", r.ID, err)
+	}
+	return i, nil
+}
+
+func noImage(id string) error {
+	return errs.New(errs.NotFound, "image_not_found", "there is no image %q", id).
+		WithHint("GET /images lists them; hatch image build makes the default one")
+}

@@ -1,0 +1,247 @@
+package store
+
+import (
+	"crypto/sha256"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/template"
+)
+
+func equal[T any](t testing.TB, got, want T) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func newKey(id, owner string) access.Key {
+	sum := sha256.Sum256([]byte(id + owner))
+	return access.Key{ID: id, OwnerID: owner, Name: id, Hash: sum[:], CreatedAt: now()}
+}
+
+func TestKeys(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		ctx := t.Context()
+		account(t, s, "acc_b")
+		a, b := newKey("key_a", "acc_a"), newKey("key_b", "acc_a")
+		b.CreatedAt = a.CreatedAt.Add(time.Second)
+		noError(t, s.InsertKey(ctx, a))
+		noError(t, s.InsertKey(ctx, b))
+		noError(t, s.InsertKey(ctx, newKey("key_c", "acc_b")))
+
+		got, err := s.KeyByHash(ctx, b.Hash)
+		noError(t, err)
+		equal(t, got, b)
+		_, err = s.KeyByHash(ctx, []byte("none"))
+		hasCode(t, err, errs.NotFound, "key_not_found")
+
+		twin := newKey("key_d", "acc_a")
+		twin.Name = a.Name
+		hasCode(t, s.InsertKey(ctx, twin), errs.Conflict, "key_exists")
+
+		used := now()
+		noError(t, s.TouchKeys(ctx, map[string]time.Time{"key_a": used, "key_none": used}))
+		a.LastUsedAt = &used
+		keys, err := s.Keys(ctx, "acc_a")
+		noError(t, err)
+		equal(t, keys, []access.Key{b, a})
+
+		replaced := newKey("key_a", "acc_a")
+		replaced.Hash[0]++
+		noError(t, s.ReplaceKey(ctx, replaced))
+		_, err = s.KeyByHash(ctx, a.Hash)
+		hasCode(t, err, errs.NotFound, "key_not_found")
+
+		hasCode(t, s.DeleteKey(ctx, "acc_b", "key_a"), errs.NotFound, "key_not_found")
+		hasCode(t, s.DeleteKey(ctx, "acc_a", "\x00"), errs.NotFound, "key_not_found")
+		noError(t, s.DeleteKey(ctx, "acc_a", "key_a"))
+		hasCode(t, s.DeleteKey(ctx, "acc_a", "key_b"), errs.Conflict, "last_key")
+		if keys, err := s.Keys(ctx, "acc_a"); err != nil || len(keys) != 1 {
+			t.Errorf("left: %+v, %v", keys, err)
+		}
+	})
+}
+
+func TestConcurrentDeletesLeaveAKey(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		ids := []string{"key_a", "key_b", "key_c", "key_d"}
+		for _, id := range ids {
+			noError(t, s.InsertKey(t.Context(), newKey(id, "acc_a")))
+		}
+		var g errgroup.Group
+		for _, id := range ids {
+			g.Go(func() error {
+				if err := s.DeleteKey(t.Context(), "acc_a", id); !errs.HasCode(err, "last_key") {
+					return err
+				}
+				return nil
+			})
+		}
+		noError(t, g.Wait())
+		if n := count(t, s, "api_keys"); n != 1 {
+			t.Errorf("%d keys are left", n)
+		}
+	})
+}
+
+func TestAccountIsMadeOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		account(t, s, "acc_a")
+		if n := count(t, s, "accounts"); n != 1 {
+			t.Errorf("%d accounts", n)
+		}
+	})
+}
+
+func TestTemplates(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		ctx := t.Context()
+		at := now()
+		a := template.Template{
+			ID: "tpl_a", OwnerID: "acc_a", Name: "web", Description: "d",
+			Defaults: template.Defaults{
+				ImageID: "img_a", VCPUs: new(2), MemMiB: new(0), BootArgs: new(""), EnableNetwork: new(false),
+				UserData: new("#!\x00"), Labels: map[string]string{"a": "b"}, SSHKeys: []string{"k"},
+			},
+			CreatedAt: at, UpdatedAt: at,
+		}
+		b := template.Template{ID: "tpl_b", OwnerID: "acc_a", Name: "tpl_a", CreatedAt: at.Add(time.Second), UpdatedAt: at}
+		noError(t, s.InsertTemplate(ctx, a))
+		noError(t, s.InsertTemplate(ctx, b))
+		twin := a
+		twin.ID = "tpl_c"
+		hasCode(t, s.InsertTemplate(ctx, twin), errs.Conflict, "template_exists")
+
+		for _, key := range []string{"tpl_a", "web"} { // the id wins over the other's name
+			got, err := s.Template(ctx, "acc_a", key)
+			noError(t, err)
+			equal(t, got, a)
+		}
+		all, err := s.Templates(ctx, "acc_a")
+		noError(t, err)
+		equal(t, all, []template.Template{b, a})
+		for _, key := range []string{"none", "\x00"} {
+			_, err = s.Template(ctx, "acc_a", key)
+			hasCode(t, err, errs.NotFound, "template_not_found")
+		}
+		_, err = s.Template(ctx, "acc_b", "tpl_a")
+		hasCode(t, err, errs.NotFound, "template_not_found")
+		hasCode(t, s.DeleteTemplate(ctx, "acc_b", "tpl_a"), errs.NotFound, "template_not_found")
+		noError(t, s.DeleteTemplate(ctx, "acc_a", "tpl_a"))
+		hasCode(t, s.DeleteTemplate(ctx, "acc_a", "tpl_a"), errs.NotFound, "template_not_found")
+	})
+}
+
+func anyImage() image.Image {
+	at := now()
+	return image.Image{
+		ID: "img_a", OwnerID: "acc_a", Name: "debian",
+		Kernel:        image.File{Path: "/k", Digest: "sha256:0", Size: 1, ModTime: at.Add(123 * time.Nanosecond), Inode: 1<<64 - 1},
+		KernelVersion: "6.1", ModulesPath: "/m",
+		Rootfs:       image.File{Path: "/r", Digest: "sha256:1", Size: 1 << 40, ModTime: at, Inode: 2},
+		RootfsFormat: "ext4", DiskMode: image.DiskOverlay, BootArgs: "quiet", CloudInit: true, CreatedAt: at,
+	}
+}
+
+func TestImages(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		ctx := t.Context()
+		account(t, s, "acc_b")
+		a := anyImage()
+		noError(t, s.InsertImage(ctx, a))
+		got, err := s.Image(ctx, "acc_a", "img_a")
+		noError(t, err)
+		equal(t, got, a)
+		twin := a
+		twin.Name = "other"
+		hasCode(t, s.InsertImage(ctx, twin), errs.Conflict, "image_exists")
+		twin.ID, twin.Name = "img_b", a.Name
+		hasCode(t, s.InsertImage(ctx, twin), errs.Conflict, "name_taken")
+		hasCode(t, s.UpsertImage(ctx, twin), errs.Conflict, "name_taken")
+		theirs := a
+		theirs.OwnerID, theirs.Name = "acc_b", "other"
+		hasCode(t, s.UpsertImage(ctx, theirs), errs.Conflict, "image_exists")
+
+		a.Kernel.Digest, a.CloudInit, a.Name = "sha256:2", false, ""
+		noError(t, s.UpsertImage(ctx, a))
+		b := image.Image{ID: "img_b", OwnerID: "acc_a", CreatedAt: a.CreatedAt.Add(time.Second)}
+		noError(t, s.UpsertImage(ctx, b)) // made; two without a name do not collide
+		all, err := s.Images(ctx, "acc_a")
+		noError(t, err)
+		equal(t, all, []image.Image{b, a})
+		for _, id := range []string{"img_none", "\x00"} {
+			_, err = s.Image(ctx, "acc_a", id)
+			hasCode(t, err, errs.NotFound, "image_not_found")
+		}
+		hasCode(t, s.DeleteImage(ctx, "acc_b", "img_a"), errs.NotFound, "image_not_found")
+		noError(t, s.DeleteImage(ctx, "acc_a", "img_b"))
+	})
+}
+
+func TestImageInUseStays(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		createVM(t, s, newVM("vm_a"))
+		users, err := s.ImageUsers(t.Context(), "img_a")
+		noError(t, err)
+		equal(t, users, 1)
+		hasCode(t, s.DeleteImage(t.Context(), "acc_a", "img_a"), errs.Conflict, "image_in_use")
+		noError(t, s.DeleteVM(t.Context(), "vm_a"))
+		noError(t, s.DeleteImage(t.Context(), "acc_a", "img_a"))
+	})
+}
+
+func TestSecondLockIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	first, err := LockDir(dir)
+	noError(t, err)
+	if _, err := LockDir(dir); err == nil || !strings.Contains(err.Error(), "process "+strconv.Itoa(os.Getpid())) {
+		t.Errorf("the second lock: %v", err)
+	}
+	noError(t, first.Close())
+	again, err := LockDir(dir)
+	noError(t, err)
+	noError(t, again.Close())
+}
+
+// A lock must not outlive its process in the children that process started.
+func TestLockIsNotInherited(t *testing.T) {
+	dir := t.TempDir()
+	first, err := LockDir(dir)
+	noError(t, err)
+	child := exec.Command("cat")
+	stdin, err := child.StdinPipe()
+	noError(t, err)
+	noError(t, child.Start())
+	defer func() { noError(t, stdin.Close()); noError(t, child.Wait()) }()
+	noError(t, first.Close())
+	again, err := LockDir(dir)
+	noError(t, err)
+	noError(t, again.Close())
+}
+
+func TestLockWithoutAPID(t *testing.T) {
+	dir := t.TempDir()
+	first, err := LockDir(dir)
+	noError(t, err)
+	defer func() { noError(t, first.Close()) }()
+	noError(t, os.WriteFile(filepath.Join(dir, lockFile), []byte("\x1b[31m"), 0o600))
+	if _, err := LockDir(dir); err == nil || strings.Contains(err.Error(), "process") || strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("the second lock: %v", err)
+	}
+	if _, err := LockDir(filepath.Join(dir, "missing")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no directory: %v", err)
+	}
+}

@@ -1,0 +1,110 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/template"
+)
+
+var _ template.Store = (*Store)(nil)
+
+// templateRow is a template as its table has it.
+type templateRow struct {
+	ID          string `db:"id"`
+	OwnerID     string `db:"owner_id"`
+	Name        string `db:"name"`
+	Description string `db:"description"`
+	CreatedAt   int64  `db:"created_at"`
+	UpdatedAt   int64  `db:"updated_at"`
+	Defaults    []byte `db:"defaults"`
+}
+
+const selectTemplate = "SELECT id, owner_id, name, description, created_at, updated_at, defaults FROM templates"
+
+// InsertTemplate implements [template.Store].
+func (s *Store) InsertTemplate(ctx context.Context, t template.Template) error {
+	defaults, err := json.Marshal(t.Defaults)
+	if err != nil {
+		return fmt.Errorf("cannot store the template: %w", err)
+	}
+	err = s.write(ctx, func(tx *tx) error {
+		_, err := tx.exec(ctx, `INSERT INTO templates (id, owner_id, name, description, created_at, updated_at, defaults)
+			VALUES (?, ?, ?, ?, ?, ?, ?)`, t.ID, t.OwnerID, t.Name, t.Description, micros(t.CreatedAt), micros(t.UpdatedAt), defaults)
+		return err
+	})
+	if violated(err) == "templates_owner_id_name" {
+		return errs.New(errs.Conflict, "template_exists", "name: there is a template called %q already", t.Name).
+			WithField("name").WithHint("give another name, or delete that template").WithCause(err)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot store the template: %w", err)
+	}
+	return nil
+}
+
+// Template implements [template.Store]. An id wins over a name.
+func (s *Store) Template(ctx context.Context, owner, idOrName string) (template.Template, error) {
+	if !storable(idOrName) {
+		return template.Template{}, noTemplate(idOrName)
+	}
+	var row templateRow
+	found, err := get(ctx, s.reads, &row, selectTemplate+
+		" WHERE owner_id = ? AND (id = ? OR name = ?) ORDER BY CASE WHEN id = ? THEN 0 ELSE 1 END LIMIT 1",
+		owner, idOrName, idOrName, idOrName)
+	if err != nil {
+		return template.Template{}, fmt.Errorf("cannot read the template: %w", err)
+	}
+	if !found {
+		return template.Template{}, noTemplate(idOrName)
+	}
+	return row.template()
+}
+
+// Templates implements [template.Store].
+func (s *Store) Templates(ctx context.Context, owner string) ([]template.Template, error) {
+	var rows []templateRow
+	if err := selectAll(ctx, s.reads, &rows, selectTemplate+" WHERE owner_id = ? ORDER BY created_at DESC, id DESC", owner); err != nil {
+		return nil, fmt.Errorf("cannot list templates: %w", err)
+	}
+	templates := make([]template.Template, len(rows))
+	for i, row := range rows {
+		var err error
+		if templates[i], err = row.template(); err != nil {
+			return nil, err
+		}
+	}
+	return templates, nil
+}
+
+// DeleteTemplate implements [template.Store].
+func (s *Store) DeleteTemplate(ctx context.Context, owner, id string) error {
+	return s.write(ctx, func(tx *tx) error {
+		n, err := tx.exec(ctx, "DELETE FROM templates WHERE owner_id = ? AND id = ?", owner, id)
+		if err != nil {
+			return fmt.Errorf("cannot delete the template: %w", err)
+		}
+		if n == 0 {
+			return noTemplate(id)
+		}
+		return nil
+	})
+}
+
+func (r templateRow) template() (template.Template, error) {
+	t := template.Template{
+		ID: r.ID, OwnerID: r.OwnerID, Name: r.Name, Description: r.Description,
+		CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt),
+	}
+	if err := json.Unmarshal(r.Defaults, &t.Defaults); err != nil {
+		return template.Template{}, fmt.Errorf("cannot read template %s: %w", r.ID, err)
+	}
+	return t, nil
+}
+
+func noTemplate(idOrName string) error {
+	return errs.New(errs.NotFound, "template_not_found", "there is no template %q", idOrName).
+		WithHint("GET /templates lists them")
+}

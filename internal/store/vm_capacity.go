@@ -1,0 +1,91 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// sumCapacity adds up what all VMs but one take: memory of those that are
+// live, disk of all.
+var sumCapacity = `SELECT
+	COALESCE(SUM(CASE WHEN state IN (` + liveStates() + `) THEN mem_mib ELSE 0 END), 0) AS mem_mib,
+	COALESCE(SUM(disk_mib), 0) AS disk_mib
+	FROM vms WHERE id <> ?`
+
+func liveStates() string {
+	var quoted []string
+	for _, s := range []vm.State{vm.Starting, vm.Running, vm.Stopping, vm.Stopped, vm.Snapshotted, vm.Failed, vm.Paused} {
+		if s.Live() {
+			quoted = append(quoted, "'"+string(s)+"'")
+		}
+	}
+	return strings.Join(quoted, ", ")
+}
+
+// checkCapacity refuses v when the host cannot hold it beside the others.
+// Precondition: it is this transaction's turn.
+func (t *tx) checkCapacity(ctx context.Context, v vm.VM, limit vm.Capacity) error {
+	if limit == (vm.Capacity{}) {
+		return nil
+	}
+	var used struct {
+		MemMiB  int64 `db:"mem_mib"`
+		DiskMiB int64 `db:"disk_mib"`
+	}
+	if _, err := t.get(ctx, &used, sumCapacity, v.ID); err != nil {
+		return fmt.Errorf("cannot add up what VMs take: %w", err)
+	}
+	if limit.MemMiB > 0 && used.MemMiB+int64(v.MemMiB) > limit.MemMiB {
+		return errs.New(errs.Exhausted, "memory_exhausted",
+			"cannot reserve %d MiB of memory: running VMs have %d of the %d MiB that VMs may take on this host", v.MemMiB, used.MemMiB, limit.MemMiB).
+			WithField("mem_mib").WithHint("stop or delete a VM, or ask for less")
+	}
+	if limit.DiskMiB > 0 && used.DiskMiB+int64(v.DiskMiB) > limit.DiskMiB {
+		return errs.New(errs.Exhausted, "disk_exhausted",
+			"cannot reserve %d MiB of disk: VMs have %d of the %d MiB that they may take on this host", v.DiskMiB, used.DiskMiB, limit.DiskMiB).
+			WithField("disk_mib").WithHint("delete a VM, or ask for less")
+	}
+	return nil
+}
+
+// recall returns the id of the VM that an earlier create with this key made,
+// or "". Keys older than reach are forgotten first.
+func (t *tx) recall(ctx context.Context, owner string, idem vm.Idempotency, reach time.Duration) (vmID string, err error) {
+	if idem.Key == "" {
+		return "", nil
+	}
+	if _, err := t.exec(ctx, "DELETE FROM idempotency_keys WHERE created_at < ?", micros(time.Now().Add(-reach))); err != nil {
+		return "", fmt.Errorf("cannot forget old idempotency keys: %w", err)
+	}
+	var used struct {
+		Hash string `db:"hash"`
+		VMID string `db:"vm_id"`
+	}
+	found, err := t.get(ctx, &used, "SELECT hash, vm_id FROM idempotency_keys WHERE owner_id = ? AND key = ?", owner, idem.Key)
+	if err != nil {
+		return "", fmt.Errorf("cannot look up an idempotency key: %w", err)
+	}
+	if found && used.Hash != idem.Hash {
+		return "", errs.New(errs.Conflict, "idempotency_key_reused", "Idempotency-Key: this key was used before with another request").
+			WithField("Idempotency-Key").WithHint("send the same body again, or use a new key")
+	}
+	return used.VMID, nil
+}
+
+// remember ties the key to v, for as long as v is there.
+func (t *tx) remember(ctx context.Context, v vm.VM, idem vm.Idempotency) error {
+	if idem.Key == "" {
+		return nil
+	}
+	_, err := t.exec(ctx, "INSERT INTO idempotency_keys (owner_id, key, hash, vm_id, created_at) VALUES (?, ?, ?, ?, ?)",
+		v.OwnerID, idem.Key, idem.Hash, v.ID, micros(time.Now()))
+	if err != nil {
+		return fmt.Errorf("cannot store the idempotency key: %w", err)
+	}
+	return nil
+}

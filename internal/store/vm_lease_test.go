@@ -1,0 +1,327 @@
+package store
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// wanting creates a VM that asks for an address or a MAC.
+func wanting(t testing.TB, s *Store, id string, want vm.Wanted) (vm.VM, error) {
+	t.Helper()
+	anImage(t, s)
+	v, _, err := s.CreateVM(t.Context(), newVM(id), want, pools(t), vm.Capacity{}, vm.Idempotency{})
+	return v, err
+}
+
+func mac(text string) net.HardwareAddr {
+	m, err := net.ParseMAC(text)
+	if err != nil {
+		panic(err)
+	}
+	return m
+}
+
+func TestSmallestFreeIsGiven(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		for i := range 3 {
+			createVM(t, s, newVM(fmt.Sprintf("vm_%d", i)))
+		}
+		noError(t, s.DeleteVM(t.Context(), "vm_1"))
+		want := vm.Lease{Address: addr("10.9.0.3"), MAC: mac("02:fc:00:00:00:03"), Tap: "tap1", SSHPort: 16001, UID: 900001}
+		if got := createVM(t, s, newVM("vm_3")).Lease; !reflect.DeepEqual(got, want) {
+			t.Errorf("in the gap: %+v, want %+v", got, want)
+		}
+		want = vm.Lease{Address: addr("10.9.0.5"), MAC: mac("02:fc:00:00:00:05"), Tap: "tap3", SSHPort: 16003, UID: 900003}
+		if got := createVM(t, s, newVM("vm_4")).Lease; !reflect.DeepEqual(got, want) {
+			t.Errorf("at the end: %+v, want %+v", got, want)
+		}
+	})
+}
+
+func TestGatewayInTheMiddleIsNotGiven(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		p := poolsOf(t, "10.9.0.2/29", 9)
+		var got []string
+		for i := range 6 {
+			v, _, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{})
+			if i == 5 {
+				hasCode(t, err, errs.Exhausted, "addresses_exhausted")
+				break
+			}
+			noError(t, err)
+			got = append(got, v.Lease.Address.String())
+		}
+		if all := strings.Join(got, " "); all != "10.9.0.1 10.9.0.3 10.9.0.4 10.9.0.5 10.9.0.6" {
+			t.Errorf("given: %s", all)
+		}
+	})
+}
+
+func TestPoolsRunDry(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		createVM(t, s, newVM("vm_a"))
+		for code, change := range map[string]func(*vm.Pools){
+			"ssh_ports_exhausted": func(p *vm.Pools) { p.SSHMax = p.SSHMin },
+			"uids_exhausted":      func(p *vm.Pools) { p.UIDMax = p.UIDMin },
+		} {
+			p := pools(t)
+			change(&p)
+			_, _, err := s.CreateVM(t.Context(), newVM("vm_b"), vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{})
+			hasCode(t, err, errs.Exhausted, code)
+		}
+		if n := count(t, s, "vms"); n != 1 {
+			t.Errorf("%d rows", n)
+		}
+	})
+}
+
+func TestWantedAddressAndMAC(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		chosen := mac("02:00:00:00:00:99")
+		v, err := wanting(t, s, "vm_a", vm.Wanted{Address: addr("10.9.0.5"), MAC: chosen})
+		noError(t, err)
+		if v.Lease.Address != addr("10.9.0.5") || v.Lease.MAC.String() != chosen.String() {
+			t.Errorf("lease %+v", v.Lease)
+		}
+		_, err = wanting(t, s, "vm_b", vm.Wanted{Address: addr("10.9.0.5")})
+		hasCode(t, err, errs.Conflict, "guest_ip_taken")
+		_, err = wanting(t, s, "vm_b", vm.Wanted{MAC: chosen})
+		hasCode(t, err, errs.Conflict, "guest_mac_taken")
+		for _, bad := range []string{"10.9.0.0", "10.9.0.1", "10.9.0.7", "10.8.0.2", "::1"} {
+			_, err = wanting(t, s, "vm_b", vm.Wanted{Address: addr(bad)})
+			hasCode(t, err, errs.Invalid, "invalid_guest_ip")
+		}
+	})
+}
+
+// A MAC that somebody chose and that belongs to a free address makes that
+// address unusable for others, but fails nobody who asked for neither.
+func TestAddressWhoseMACIsTakenIsPassedOver(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		_, err := wanting(t, s, "vm_a", vm.Wanted{Address: addr("10.9.0.6"), MAC: mac("02:fc:00:00:00:02")})
+		noError(t, err)
+		v, err := wanting(t, s, "vm_b", vm.Wanted{})
+		noError(t, err)
+		if v.Lease.Address != addr("10.9.0.3") {
+			t.Errorf("address %s", v.Lease.Address)
+		}
+		_, err = wanting(t, s, "vm_c", vm.Wanted{Address: addr("10.9.0.2")})
+		hasCode(t, err, errs.Conflict, "guest_mac_taken")
+		v, err = wanting(t, s, "vm_c", vm.Wanted{Address: addr("10.9.0.2"), MAC: mac("02:00:00:00:00:01")})
+		noError(t, err)
+		if v.Lease.Address != addr("10.9.0.2") {
+			t.Errorf("address %s", v.Lease.Address)
+		}
+	})
+}
+
+func TestReleaseAndLeaseAgain(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		createVM(t, s, newVM("vm_a"))
+		before := createVM(t, s, newVM("vm_b"))
+		noError(t, s.ReleaseVM(t.Context(), "vm_b"))
+		noError(t, s.ReleaseVM(t.Context(), "vm_b")) // again: the former lease is still known
+		released, err := s.VM(t.Context(), "", "vm_b")
+		noError(t, err)
+		if !reflect.DeepEqual(released.Lease, vm.Lease{}) {
+			t.Errorf("lease %+v", released.Lease)
+		}
+		noError(t, s.DeleteVM(t.Context(), "vm_a"))
+		again, err := s.LeaseVM(t.Context(), "vm_b", pools(t), vm.Capacity{})
+		noError(t, err)
+		if again.Lease.Address != before.Lease.Address || again.Lease.MAC.String() != before.Lease.MAC.String() || again.Lease.Tap != "tap0" {
+			t.Errorf("lease %+v, had %+v", again.Lease, before.Lease)
+		}
+		if again.State != vm.Starting || len(again.Labels) != 2 {
+			t.Errorf("state %s, labels %v", again.State, again.Labels)
+		}
+	})
+}
+
+func TestLeaseAgainWhenTheOldOneIsTaken(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		chosen := mac("02:00:00:00:00:99")
+		_, err := wanting(t, s, "vm_a", vm.Wanted{Address: addr("10.9.0.2"), MAC: chosen})
+		noError(t, err)
+		noError(t, s.ReleaseVM(t.Context(), "vm_a"))
+		createVM(t, s, newVM("vm_b")) // takes 10.9.0.2
+		v, err := s.LeaseVM(t.Context(), "vm_a", pools(t), vm.Capacity{})
+		noError(t, err)
+		if v.Lease.Address != addr("10.9.0.3") || v.Lease.MAC.String() != chosen.String() {
+			t.Errorf("lease %+v", v.Lease)
+		}
+		noError(t, s.ReleaseVM(t.Context(), "vm_a"))
+		_, err = wanting(t, s, "vm_c", vm.Wanted{MAC: chosen}) // takes the MAC, and 10.9.0.3
+		noError(t, err)
+		v, err = s.LeaseVM(t.Context(), "vm_a", pools(t), vm.Capacity{})
+		noError(t, err)
+		if v.Lease.Address != addr("10.9.0.4") || v.Lease.MAC.String() != "02:fc:00:00:00:04" {
+			t.Errorf("lease %+v", v.Lease)
+		}
+	})
+}
+
+func TestLeaseOnAnotherNetwork(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		createVM(t, s, newVM("vm_a"))
+		noError(t, s.ReleaseVM(t.Context(), "vm_a"))
+		v, err := s.LeaseVM(t.Context(), "vm_a", poolsOf(t, "192.168.7.1/24", 9), vm.Capacity{})
+		noError(t, err)
+		if v.Lease.Address != netip.MustParseAddr("192.168.7.2") || v.Lease.MAC.String() != "02:fc:00:00:00:02" {
+			t.Errorf("lease %+v", v.Lease)
+		}
+	})
+}
+
+func TestWholeLeaseIsLeftAlone(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		before := createVM(t, s, newVM("vm_a"))
+		after, err := s.LeaseVM(t.Context(), "vm_a", poolsOf(t, "192.168.7.1/24", 9), vm.Capacity{})
+		noError(t, err)
+		if !reflect.DeepEqual(after.Lease, before.Lease) {
+			t.Errorf("lease %+v, had %+v", after.Lease, before.Lease)
+		}
+	})
+}
+
+func TestCapacity(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		limit := vm.Capacity{MemMiB: 1200, DiskMiB: 3000} // two of 512 and 1024 MiB
+		create := func(id string) error {
+			_, _, err := s.CreateVM(t.Context(), newVM(id), vm.Wanted{}, pools(t), limit, vm.Idempotency{})
+			return err
+		}
+		noError(t, create("vm_a"))
+		noError(t, create("vm_b"))
+		err := create("vm_c")
+		hasCode(t, err, errs.Exhausted, "memory_exhausted")
+		for _, number := range []string{"512", "1024", "1200"} {
+			if !strings.Contains(err.Error(), number) {
+				t.Errorf("no %s in %q", number, err)
+			}
+		}
+		_, err = s.UpdateVM(t.Context(), "vm_a", func(v *vm.VM) { v.State = vm.Stopped })
+		noError(t, err)
+		err = create("vm_c") // a stopped VM takes no memory, but its disk
+		hasCode(t, err, errs.Exhausted, "disk_exhausted")
+		limit.DiskMiB = 0
+		noError(t, create("vm_c"))
+		_, err = s.LeaseVM(t.Context(), "vm_a", pools(t), limit)
+		hasCode(t, err, errs.Exhausted, "memory_exhausted")
+		_, err = s.LeaseVM(t.Context(), "vm_b", pools(t), limit) // runs already
+		noError(t, err)
+		noError(t, s.DeleteVM(t.Context(), "vm_c"))
+		_, err = s.LeaseVM(t.Context(), "vm_a", pools(t), vm.Capacity{MemMiB: 1200, DiskMiB: 1})
+		noError(t, err)
+	})
+}
+
+// A stopped VM that is leased counts at once, so two starts cannot both take
+// the last memory.
+func TestConcurrentStartsRespectCapacity(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		ids := []string{"vm_a", "vm_b", "vm_c"}
+		for _, id := range ids {
+			v := newVM(id)
+			v.State = vm.Stopped
+			createVM(t, s, v)
+		}
+		var g errgroup.Group
+		started := make(chan string, len(ids))
+		for _, id := range ids {
+			g.Go(func() error {
+				_, err := s.LeaseVM(t.Context(), id, pools(t), vm.Capacity{MemMiB: 600})
+				if errs.HasCode(err, "memory_exhausted") {
+					return nil
+				}
+				started <- id
+				return err
+			})
+		}
+		noError(t, g.Wait())
+		if len(started) != 1 {
+			t.Errorf("%d VMs started, want 1", len(started))
+		}
+	})
+}
+
+func TestIdempotency(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		account(t, s, "acc_b")
+		p := pools(t)
+		create := func(id, owner, key, hash string) (vm.VM, bool, error) {
+			v := newVM(id)
+			v.OwnerID, v.Name = owner, ""
+			return s.CreateVM(t.Context(), v, vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{Key: key, Hash: hash})
+		}
+		first, created, err := create("vm_a", "acc_a", "k", "h")
+		if err != nil || !created {
+			t.Fatal(created, err)
+		}
+		again, created, err := create("vm_b", "acc_a", "k", "h")
+		if err != nil || created {
+			t.Fatal(created, err)
+		}
+		same(t, again, first)
+		_, _, err = create("vm_b", "acc_a", "k", "other")
+		hasCode(t, err, errs.Conflict, "idempotency_key_reused")
+		if _, created, err := create("vm_b", "acc_b", "k", "other"); err != nil || !created {
+			t.Errorf("another owner's key: %v, %v", created, err)
+		}
+		noError(t, s.DeleteVM(t.Context(), "vm_a"))
+		if _, created, err := create("vm_c", "acc_a", "k", "other"); err != nil || !created {
+			t.Errorf("after the delete: %v, %v", created, err)
+		}
+		p.IdempotencyReach = -time.Hour // every key is too old
+		if _, created, err := create("vm_d", "acc_a", "k", "h"); err != nil || !created {
+			t.Errorf("an old key: %v, %v", created, err)
+		}
+	})
+}
+
+// A create that fails must not spend its key.
+func TestFailedCreateKeepsNoKey(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		idem := vm.Idempotency{Key: "k", Hash: "h"}
+		_, _, err := s.CreateVM(t.Context(), newVM("vm_a"), vm.Wanted{}, pools(t), vm.Capacity{MemMiB: 1}, idem)
+		hasCode(t, err, errs.Exhausted, "memory_exhausted")
+		if _, created, err := s.CreateVM(t.Context(), newVM("vm_a"), vm.Wanted{}, pools(t), vm.Capacity{}, idem); err != nil || !created {
+			t.Errorf("created %v, %v", created, err)
+		}
+	})
+}
+
+func TestConcurrentCreatesWithOneKey(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		var g errgroup.Group
+		ids := make(chan string, 10)
+		for i := range cap(ids) {
+			g.Go(func() error {
+				v, _, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), vm.Wanted{}, pools(t), vm.Capacity{}, vm.Idempotency{Key: "k", Hash: "h"})
+				ids <- v.ID
+				return err
+			})
+		}
+		noError(t, g.Wait())
+		for first, i := <-ids, 1; i < cap(ids); i++ {
+			if id := <-ids; id != first {
+				t.Errorf("got %s and %s", first, id)
+			}
+		}
+	})
+}
