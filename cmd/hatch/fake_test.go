@@ -39,6 +39,8 @@ type fakeServer struct {
 	console   string // what was typed
 	health    api.Health
 	answer    map[string]api.Problem // by "METHOD /path": fail so
+	onCreate  func()                 // called once when a VM is made; the client is not answered
+	keysSeen  []string               // idempotency keys
 }
 
 func newFake(t *testing.T) *fakeServer {
@@ -175,6 +177,13 @@ func (f *fakeServer) listVMs(w http.ResponseWriter, r *http.Request) {
 func (f *fakeServer) createVM(w http.ResponseWriter, r *http.Request) {
 	var req api.CreateVM
 	_ = json.NewDecoder(r.Body).Decode(&req)
+	f.keysSeen = append(f.keysSeen, r.Header.Get("Idempotency-Key"))
+	if leave := f.onCreate; leave != nil {
+		f.onCreate = nil
+		leave()
+		<-r.Context().Done()
+		return
+	}
 	v := api.VM{ID: "vm_new000000009", Name: req.Name, ImageID: "img_default", State: api.StateRunning, SSHPort: 16009, CreatedAt: testNow}
 	if req.EnableNetwork != nil && !*req.EnableNetwork {
 		v.SSHPort = 0
@@ -220,6 +229,7 @@ func (f *fakeServer) lastBody(t *testing.T) string {
 
 // session is the surroundings of one command line.
 type session struct {
+	ctx    context.Context // nil: none that ends
 	env    map[string]string
 	stdin  io.Reader
 	tty    bool
@@ -236,7 +246,11 @@ func newSession(t *testing.T, f *fakeServer) *session {
 func (s *session) hatch(args ...string) int {
 	s.stdout.Reset()
 	s.stderr.Reset()
-	return run(context.Background(), args, streams{
+	ctx := s.ctx
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	return run(ctx, args, streams{
 		in: s.stdin, out: &s.stdout, err: &s.stderr,
 		inTTY: s.tty, outTTY: s.tty,
 		env: func(name string) string { return s.env[name] },

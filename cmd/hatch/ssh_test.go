@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -81,6 +82,22 @@ func TestRunRemovesAVMThatDoesNotGetReady(t *testing.T) {
 	}
 	if !f.called("DELETE /vms/vm_new000000009") {
 		t.Errorf("calls: %q", f.calls)
+	}
+}
+
+func TestAnInterruptedRunRemovesItsVM(t *testing.T) {
+	f := newFake(t)
+	s := newSession(t, f)
+	ctx, cancel := context.WithCancel(context.Background())
+	s.ctx, f.onCreate = ctx, cancel
+	if code := s.hatch("run", "--rm"); code != exitOwn {
+		t.Errorf("exit code %d", code)
+	}
+	if !f.called("DELETE /vms/vm_new000000009") {
+		t.Errorf("calls: %q", f.calls)
+	}
+	if len(f.keysSeen) != 2 || f.keysSeen[0] == "" || f.keysSeen[0] != f.keysSeen[1] {
+		t.Errorf("idempotency keys: %q", f.keysSeen)
 	}
 }
 

@@ -23,6 +23,8 @@ type createFlags struct {
 	timeout  time.Duration
 	key      string
 	quiet    bool
+
+	temporary bool // the VM is removed afterwards
 }
 
 const defaultWait = 5 * time.Minute
@@ -121,16 +123,31 @@ func (c *cli) create(cmd *cobra.Command, f *createFlags, ready bool) (api.VM, er
 	if err != nil {
 		return api.VM{}, fmt.Errorf("cannot create the VM: %w", err)
 	}
-	end := c.progress("creating the VM")
-	v, err := server.CreateVM(ctx, req, client.CreateOptions{Wait: "running", IdempotencyKey: f.key})
-	end()
+	v, err := c.send(ctx, server, req, f)
 	if err != nil {
-		return api.VM{}, fmt.Errorf("cannot create the VM: %w", err)
+		return v, fmt.Errorf("cannot create the VM: %w", err)
 	}
 	if !ready {
 		return v, nil
 	}
 	return c.awaitReady(ctx, server, v, f.timeout)
+}
+
+// send sends the request. A VM that the server goes on making after we were
+// interrupted is found again by its key, for whoever has to remove it.
+func (c *cli) send(ctx context.Context, server *client.Client, req api.CreateVM, f *createFlags) (api.VM, error) {
+	defer c.progress("creating the VM")()
+	opts := client.CreateOptions{Wait: "running", IdempotencyKey: f.key}
+	v, err := server.CreateVM(ctx, req, opts)
+	if err == nil || ctx.Err() == nil || !f.temporary {
+		return v, err
+	}
+	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+	defer cancel()
+	if made, lost := server.CreateVM(again, req, opts); lost == nil {
+		v = made
+	}
+	return v, err
 }
 
 func (c *cli) awaitReady(ctx context.Context, server *client.Client, v api.VM, timeout time.Duration) (api.VM, error) {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -35,6 +37,9 @@ Unless --ssh-key, --user-data or --template is given, your own public keys
 				return usage(cmd, "a command is run over SSH, which needs a network")
 			}
 			c.ownKeys(cmd, f)
+			if remove {
+				f.temporary, f.key = true, cmp.Or(f.key, "run-"+rand.Text())
+			}
 			v, err := c.create(cmd, f, true)
 			if v.ID != "" && remove {
 				defer c.removeAfter(cmd.Context(), v)
