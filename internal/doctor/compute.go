@@ -48,6 +48,34 @@ func capabilities(status string) (uint64, bool) {
 	return 0, false
 }
 
+var kernelVersion = regexp.MustCompile(`^(\d{1,4})\.(\d{1,4})`)
+
+// kernel asks for what the oldest supported Debian has: pidfds, and cgroups
+// that can be ended as a whole.
+func (e examiner) kernel(context.Context) Check {
+	const name, major, minor = "kernel", 5, 10
+	release, err := e.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return warn(name, "cannot tell the kernel's version: %v", err)
+	}
+	text := strings.TrimSpace(string(release))
+	if older(kernelVersion.FindStringSubmatch(text), major, minor) {
+		return fail(name, "Linux %q is too old; %d.%d is the oldest that works", text, major, minor).
+			hint("upgrade the host's kernel")
+	}
+	return pass(name, "Linux %s", text)
+}
+
+// older reports whether a matched version is older than major.minor, or none.
+func older(match []string, major, minor int) bool {
+	if match == nil {
+		return true
+	}
+	a, _ := strconv.Atoi(match[1])
+	b, _ := strconv.Atoi(match[2])
+	return a < major || a == major && b < minor
+}
+
 // kvm never fails: without KVM, VMs run in software.
 func (e examiner) kvm(context.Context) Check {
 	const name = "kvm"
@@ -102,13 +130,11 @@ func (e examiner) qemu(ctx context.Context) Check {
 	if v == nil {
 		return warn(name, "cannot tell the version of %s", e.QEMUBin)
 	}
-	major, _ := strconv.Atoi(v[1])
-	minor, _ := strconv.Atoi(v[2])
-	if major < 7 || major == 7 && minor < 2 {
-		return fail(name, "QEMU %d.%d is too old; 7.2 is the oldest that works", major, minor).
+	if older(v, 7, 2) {
+		return fail(name, "QEMU %s.%s is too old; 7.2 is the oldest that works", v[1], v[2]).
 			mendedBy("%s", install("qemu-system-x86"))
 	}
-	return pass(name, "QEMU %d.%d", major, minor)
+	return pass(name, "QEMU %s.%s", v[1], v[2])
 }
 
 // cgroups never fails: without them VMs run, but unlimited.

@@ -57,7 +57,7 @@ type examiner struct {
 func Run(ctx context.Context, sys System, settings Settings) []Check {
 	e := examiner{sys, settings}
 	checks := []func(context.Context) Check{
-		e.privileges,
+		e.privileges, e.kernel,
 		e.kvm, e.qemu,
 		e.tun, e.links, e.nftables, e.forwarding, e.firewall,
 		e.httpPort, e.sshPorts,

@@ -3,7 +3,10 @@ package doctor
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
@@ -17,6 +20,7 @@ const allCapabilities = "Name:\thatchd\nCapEff:\t000001ffffffffff\n"
 func goodHost() System {
 	files := map[string]string{
 		"/proc/self/status":             allCapabilities,
+		"/proc/sys/kernel/osrelease":    "6.1.0-41-amd64\n",
 		"/proc/meminfo":                 "MemTotal: 8000000 kB\nMemAvailable:    4194304 kB\n",
 		"/proc/sys/net/ipv4/ip_forward": "1\n",
 		"/proc/cpuinfo":                 "flags\t\t: fpu vmx sse\n",
@@ -58,7 +62,7 @@ func settings() Settings {
 
 func TestAGoodHostPassesEverything(t *testing.T) {
 	checks := Run(t.Context(), goodHost(), settings())
-	if len(checks) != 18 || !Healthy(checks) {
+	if len(checks) != 19 || !Healthy(checks) {
 		t.Errorf("%d checks, healthy: %v", len(checks), Healthy(checks))
 	}
 	seen := map[string]bool{}
@@ -127,6 +131,9 @@ func TestWhatIsMissing(t *testing.T) {
 		"not root": {
 			sys: withFile("/proc/self/status", "CapEff:\t0000000000000001\n"), check: "privileges", status: Fail,
 			message: "no CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN", hint: "root",
+		},
+		"old kernel": {
+			sys: withFile("/proc/sys/kernel/osrelease", "5.4.0-1\n"), check: "kernel", status: Fail, message: "too old", hint: "upgrade",
 		},
 		"no KVM module": {
 			sys: host(func(s *System) {
@@ -321,6 +328,26 @@ func TestListen(t *testing.T) {
 	}
 	if err := canListen("192.0.2.1:1"); !errors.Is(err, syscall.EADDRNOTAVAIL) {
 		t.Errorf("an address that is not ours: %v", err)
+	}
+}
+
+func TestWhetherAHatchdAnswers(t *testing.T) {
+	for name, tc := range map[string]struct {
+		body string
+		want bool
+	}{
+		"well":           {`{"status":"ok","version":"v1","parts":[{"name":"database","status":"ok"}]}`, true},
+		"something else": {`{"status":"UP"}`, false},
+		"not JSON":       {`<html>`, false},
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, tc.body) }))
+		if got := hatchdAnswers(t.Context(), server.Listener.Addr().String()); got != tc.want {
+			t.Errorf("%s: %v", name, got)
+		}
+		server.Close()
+	}
+	if hatchdAnswers(t.Context(), "127.0.0.1:1") {
+		t.Error("nothing answers, and it is a hatchd")
 	}
 }
 
