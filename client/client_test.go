@@ -157,7 +157,10 @@ func TestListVMsStops(t *testing.T) {
 		w.Header().Set("Link", `</vms?after=x>; rel="next"`)
 		_, _ = io.WriteString(w, `[{"id":"vm_1"},{"id":"vm_2"}]`)
 	})
-	for range c.ListVMs(t.Context(), client.ListOptions{}) {
+	for _, err := range c.ListVMs(t.Context(), client.ListOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		break
 	}
 	if calls != 1 {

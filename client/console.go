@@ -22,6 +22,7 @@ func (c *Client) VMConsole(ctx context.Context, id string, readOnly bool) (io.Re
 	if readOnly {
 		req.query.Set("readonly", "true")
 	}
+	//nolint:bodyclose // the dialer has read and replaced it
 	conn, resp, err := websocket.Dial(ctx, c.url(req), &websocket.DialOptions{
 		HTTPClient: c.http, HTTPHeader: c.headers(req),
 	})

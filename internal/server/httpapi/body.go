@@ -135,7 +135,7 @@ func decodeError(err error) error {
 	}
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {
-		return fmt.Errorf("not valid JSON at byte %d: %s", syntax.Offset, syntax)
+		return fmt.Errorf("not valid JSON at byte %d: %w", syntax.Offset, err)
 	}
 	return errors.New("not valid JSON")
 }

@@ -53,18 +53,34 @@ func (d *door) problemOf(ctx context.Context, err error) *problem {
 	if errors.As(err, &media) {
 		return media.problem(ctx)
 	}
-	var e *errs.Error
-	if !errors.As(err, &e) {
-		e = errs.New(errs.Internal, "internal", "cannot do this because of an internal error").
-			WithHint("hatchd's log says more under this request_id")
-	}
+	e := readable(err)
 	if e.Kind == errs.Internal {
 		d.Log.ErrorContext(ctx, "request failed", "request_id", callerOf(ctx).requestID, "err", err)
 	}
+	return worded(ctx, e)
+}
+
+func worded(ctx context.Context, e *errs.Error) *problem {
 	p := newProblem(ctx, statusOf[e.Kind], cmp.Or(e.Code, e.Kind.String()), e.Message)
 	p.Field, p.Hint = e.Field, e.Hint
 	return p
 }
+
+// readable returns err in words made for a client, ours if it has none.
+func readable(err error) *errs.Error {
+	var e *errs.Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return errs.New(errs.Unavailable, "request_ended", "the request ended before its work did").
+			WithHint("try again, or wait longer")
+	}
+	return errInternal
+}
+
+var errInternal = errs.New(errs.Internal, "internal", "cannot do this because of an internal error").
+	WithHint("hatchd's log says more under this request_id")
 
 // writeProblem answers with err, outside of huma.
 func (d *door) writeProblem(w http.ResponseWriter, r *http.Request, err error) {

@@ -59,6 +59,7 @@ type fakeVMs struct {
 	all     []vm.VM
 	next    string
 
+	start   func(ctx context.Context) (vm.VM, error)
 	create  func(ctx context.Context) (vm.VM, error)
 	wait    func(ctx context.Context) (vm.VM, error)
 	log     func(ctx context.Context, tail int, follow bool, w io.Writer) error
@@ -98,18 +99,26 @@ func (f *fakeVMs) List(_ context.Context, owner string, filter vm.Filter) ([]vm.
 func (f *fakeVMs) Get(_ context.Context, owner, id string) (vm.VM, error) {
 	return f.note("get", owner, id)
 }
-func (f *fakeVMs) Start(_ context.Context, owner, id string) (vm.VM, error) {
+
+func (f *fakeVMs) Start(ctx context.Context, owner, id string) (vm.VM, error) {
+	if f.start != nil {
+		return f.start(ctx)
+	}
 	return f.note("start", owner, id)
 }
+
 func (f *fakeVMs) Stop(_ context.Context, owner, id string) (vm.VM, error) {
 	return f.note("stop", owner, id)
 }
+
 func (f *fakeVMs) Restart(_ context.Context, owner, id string) (vm.VM, error) {
 	return f.note("restart", owner, id)
 }
+
 func (f *fakeVMs) Pause(_ context.Context, owner, id string) (vm.VM, error) {
 	return f.note("pause", owner, id)
 }
+
 func (f *fakeVMs) Resume(_ context.Context, owner, id string) (vm.VM, error) {
 	return f.note("resume", owner, id)
 }

@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"time"
-
-	"github.com/hatchvm/hatch/internal/errs"
 )
 
 // writeTimeout is how long a client may refuse to take what is written.
@@ -49,8 +47,7 @@ func (d *door) recoverPanic(w *writer, r *http.Request) {
 	if w.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
-	d.writeProblem(w, r, errs.New(errs.Internal, "internal", "cannot do this because of an internal error").
-		WithHint("hatchd's log says more under this request_id"))
+	worded(r.Context(), errInternal).write(w)
 }
 
 // writer notes the status, and bounds each write in time.

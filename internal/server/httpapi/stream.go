@@ -52,7 +52,7 @@ func (d *door) endStream(w http.ResponseWriter, r *http.Request, out *textWriter
 	case !out.begun:
 		d.writeProblem(w, r, err)
 	default:
-		d.problemOf(r.Context(), err) // logs what is a fault of ours
+		_ = d.problemOf(r.Context(), err) // logs what is a fault of ours
 		panic(http.ErrAbortHandler)
 	}
 }

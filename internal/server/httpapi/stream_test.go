@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -90,13 +91,32 @@ func TestLogFails(t *testing.T) {
 	}
 }
 
-func (s *server) dial(t *testing.T, query string, change func(http.Header)) (*websocket.Conn, *http.Response, error) {
+// dial opens the console. A refusal is returned as its status and content type.
+func (s *server) dial(t *testing.T, query string, change func(http.Header)) (conn *websocket.Conn, refusal string) {
 	t.Helper()
 	header := http.Header{"Authorization": {"Bearer " + goodKey}}
 	if change != nil {
 		change(header)
 	}
-	return websocket.Dial(t.Context(), s.URL+"/vms/"+knownVM+"/console"+query, &websocket.DialOptions{HTTPHeader: header})
+	conn, resp, err := websocket.Dial(t.Context(), s.URL+"/vms/"+knownVM+"/console"+query, &websocket.DialOptions{HTTPHeader: header}) //nolint:bodyclose // the dialer has read it
+	if resp == nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		return nil, fmt.Sprintf("%d %s", resp.StatusCode, resp.Header.Get("Content-Type"))
+	}
+	t.Cleanup(func() { _ = conn.CloseNow() })
+	return conn, ""
+}
+
+// open is dial where nothing is refused.
+func (s *server) open(t *testing.T, query string, change func(http.Header)) *websocket.Conn {
+	t.Helper()
+	conn, refusal := s.dial(t, query, change)
+	if refusal != "" {
+		t.Fatal(refusal)
+	}
+	return conn
 }
 
 func TestConsole(t *testing.T) {
@@ -108,11 +128,7 @@ func TestConsole(t *testing.T) {
 		}
 		return console, nil
 	}
-	conn, _, err := s.dial(t, "", func(h http.Header) { h.Set("Origin", s.URL) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.CloseNow()
+	conn := s.open(t, "", func(h http.Header) { h.Set("Origin", s.URL) })
 	go func() { _, _ = io.WriteString(guest, "login: \xff") }()
 	kind, got, err := conn.Read(t.Context())
 	if err != nil || kind != websocket.MessageBinary || string(got) != "login: \xff" {
@@ -135,11 +151,7 @@ func TestConsoleEndsWithTheGuest(t *testing.T) {
 	s := newServer(t)
 	guest, console := net.Pipe()
 	s.vms.console = func(bool) (io.ReadWriteCloser, error) { return console, nil }
-	conn, _, err := s.dial(t, "", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.CloseNow()
+	conn := s.open(t, "", nil)
 	_ = guest.Close()
 	if _, _, err := conn.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusNormalClosure {
 		t.Errorf("read ends with %v", err)
@@ -156,11 +168,7 @@ func TestConsoleReadOnly(t *testing.T) {
 		}
 		return console, nil
 	}
-	conn, _, err := s.dial(t, "?readonly=true", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.CloseNow()
+	conn := s.open(t, "?readonly=true", nil)
 	typed := make(chan string)
 	go func() {
 		all, _ := io.ReadAll(guest)
@@ -196,9 +204,8 @@ func TestConsoleRefusals(t *testing.T) {
 		{"taken", nil, 409},
 	}
 	for _, c := range cases {
-		_, resp, err := s.dial(t, "", c.change)
-		if err == nil || resp == nil || resp.StatusCode != c.status || resp.Header.Get("Content-Type") != "application/problem+json" {
-			t.Errorf("%s: %v, %v", c.name, resp, err)
+		if _, refusal := s.dial(t, "", c.change); refusal != fmt.Sprintf("%d application/problem+json", c.status) {
+			t.Errorf("%s: %q", c.name, refusal)
 		}
 	}
 }

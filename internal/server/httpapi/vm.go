@@ -41,7 +41,8 @@ func (d *door) createVM(ctx context.Context, in *createVMInput) (*created[api.VM
 	if req.Idempotency, err = idempotency(in.IdempotencyKey, body); err != nil {
 		return nil, err
 	}
-	v, err := d.untilWaited(ctx, in.WaitInput, func(ctx context.Context) (vm.VM, error) {
+	v, err := d.untilWaited(ctx, in.WaitInput, func(context.Context) (vm.VM, error) {
+		// wait_timeout does not end this: a VM whose id nobody learns is lost.
 		return d.VMs.Create(ctx, owner(ctx), req)
 	})
 	if err != nil {

@@ -31,7 +31,9 @@ func fill(t *testing.T, field reflect.Value, when time.Time) {
 	t.Helper()
 	const awkward = "a\"\\\n\t\x01\x7f<&>ä\u2028\xff😀"
 	values := []any{
-		awkward, 7, true, when, &when, map[string]string{"b": "2", awkward: awkward, "a": ""}, []string{"", awkward},
+		awkward, 7, true, when, &when,
+		map[string]string{"b": "2", awkward: awkward, "a": ""},
+		[]string{"", awkward},
 		[]api.Condition{{}, {Type: "t", Status: "s", Reason: awkward, Message: "m", ChangedAt: when}},
 	}
 	for _, v := range values {

@@ -42,7 +42,7 @@ func (d *door) untilWaited(ctx context.Context, in WaitInput, raise func(context
 		}
 		return d.asItIs(ctx, v, err)
 	}
-	if err != nil && v.ID != "" && bounded.Err() != nil {
+	if v.ID != "" && bounded.Err() != nil {
 		return d.asItIs(ctx, v, err)
 	}
 	return v, err
