@@ -83,7 +83,7 @@ func (e examiner) kvm(context.Context) Check {
 	if usable {
 		return pass(name, "a test guest ran in hardware")
 	}
-	c := warn(name, "no hardware virtualization (%s); VMs run in software (TCG), some ten times slower", why)
+	c := warn(name, "%s; VMs run in software (TCG), some ten times slower", why)
 	if _, err := e.Stat("/dev/kvm"); err == nil {
 		return c.hint("use a host, or a VM with nested virtualization, whose KVM runs guests")
 	}

@@ -139,7 +139,7 @@ func TestWhatIsMissing(t *testing.T) {
 			sys: host(func(s *System) {
 				s.ProbeKVM = func() (bool, string) { return false, "there is no /dev/kvm" }
 				s.Stat = gone("/dev/kvm")
-			}), check: "kvm", status: Warn, message: "there is no /dev/kvm); VMs run in software", fix: "modprobe kvm_intel",
+			}), check: "kvm", status: Warn, message: "there is no /dev/kvm; VMs run in software", fix: "modprobe kvm_intel",
 		},
 		"KVM that runs no guests": {
 			sys:   host(func(s *System) { s.ProbeKVM = func() (bool, string) { return false, "it emulates" } }),

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/host/kvm"
 )
 
 // System is what the checks see of the host. Each function reads, or tries and
@@ -35,8 +37,8 @@ type System struct {
 	Reflink       func(dir string) (bool, error)
 }
 
-// Local is the host this process runs on. probeKVM runs a test guest.
-func Local(probeKVM func() (usable bool, why string)) System {
+// Local is the host this process runs on.
+func Local() System {
 	return System{
 		ReadFile: os.ReadFile,
 		Stat:     os.Stat,
@@ -53,7 +55,10 @@ func Local(probeKVM func() (usable bool, why string)) System {
 			out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 			return string(out), err
 		},
-		ProbeKVM:      probeKVM,
+		ProbeKVM: func() (bool, string) {
+			found := kvm.Probe()
+			return found.Usable, found.Why
+		},
 		Listen:        canListen,
 		Answers:       hatchdAnswers,
 		CreateLinks:   createLinks,

@@ -11,7 +11,7 @@ import (
 // A root machine can do what hatchd needs, and the trying leaves nothing.
 func TestLocalHost(t *testing.T) {
 	before := interfaces(t)
-	sys := Local(func() (bool, string) { return false, "not probed" })
+	sys := Local()
 	s := settings()
 	s.DataDir, s.HTTPAddr, s.AgentPath = t.TempDir(), "127.0.0.1:0", os.Args[0]
 	checks := Run(t.Context(), sys, s)
