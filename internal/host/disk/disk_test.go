@@ -1,0 +1,188 @@
+package disk
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+func newFiles(t *testing.T) *Files {
+	t.Helper()
+	dir := t.TempDir()
+	root := filepath.Join(dir, "vms")
+	if err := os.Mkdir(root, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return New(root, filepath.Join(dir, "templates"))
+}
+
+func someVM() vm.VM {
+	return vm.VM{
+		ID: "vm_abc123def456", DiskMiB: 64, EnableNetwork: true,
+		Lease:   vm.Lease{MAC: net.HardwareAddr{2, 0xfc, 0, 0, 0, 10}},
+		Boot:    image.Boot{DiskMode: image.DiskOverlay, Rootfs: image.File{Path: "/base"}},
+		SSHKeys: []string{"ssh-ed25519 AAAA someone@somewhere"},
+	}
+}
+
+func allocated(t *testing.T, path string) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512
+}
+
+func TestProvisionMakesASparseDiskAndASeed(t *testing.T) {
+	f, v := newFiles(t), someVM()
+	if err := f.Provision(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(f.Dir(v.ID), diskName)
+	if st, err := os.Stat(disk); err != nil || st.Size() != 64<<20 || st.Mode().Perm() != 0o600 {
+		t.Errorf("got %v, %v", st, err)
+	}
+	if got := allocated(t, disk); got > 8<<20 {
+		t.Errorf("an empty disk takes %d bytes", got)
+	}
+	if out, err := exec.Command("e2fsck", "-fn", disk).CombinedOutput(); err != nil {
+		t.Errorf("the disk's file system is not clean: %v\n%s", err, out)
+	}
+	disks, err := f.Disks(v)
+	if err != nil || len(disks) != 3 || disks[0].Path != "/base" || !disks[0].ReadOnly || disks[1].ReadOnly || !disks[2].ReadOnly {
+		t.Errorf("got %+v, %v", disks, err)
+	}
+	if err := f.Remove(v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Disks(v); !errs.HasCode(err, "disk_missing") {
+		t.Errorf("got %v for a VM whose disk is gone", err)
+	}
+}
+
+func TestCopyModeMakesALargerPrivateCopy(t *testing.T) {
+	f, v := newFiles(t), someVM()
+	base := filepath.Join(t.TempDir(), "base")
+	content := make([]byte, 3<<20)
+	_, _ = rand.Read(content[1<<20 : 2<<20])
+	if err := os.WriteFile(base, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v.Boot = image.Boot{DiskMode: image.DiskCopy, Rootfs: image.File{Path: base, Size: int64(len(content))}}
+	if err := f.Provision(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(f.Dir(v.ID), diskName))
+	if err != nil || len(got) != 64<<20 || !bytes.Equal(got[:len(content)], content) {
+		t.Errorf("the copy differs: %d bytes, %v", len(got), err)
+	}
+	if disks, err := f.Disks(v); err != nil || len(disks) != 2 {
+		t.Errorf("got %+v, %v", disks, err)
+	}
+
+	small := someVM()
+	small.ID, small.DiskMiB, small.Boot = "vm_small", 2, v.Boot
+	if err := f.Provision(t.Context(), small); !errs.HasCode(err, "invalid_disk_mib") {
+		t.Errorf("got %v for a disk smaller than its root", err)
+	}
+	if _, err := os.Stat(f.Dir(small.ID)); !errors.Is(err, os.ErrNotExist) {
+		t.Error("a failed provision left a directory")
+	}
+}
+
+// TestSeedIsReadByAnotherTool reads the volume back with isoinfo, which shares
+// no code with what wrote it.
+func TestSeedIsReadByAnotherTool(t *testing.T) {
+	f, v := newFiles(t), someVM()
+	user := make([]byte, vm.MaxUserData)
+	_, _ = rand.Read(user)
+	v.UserData = string(user)
+	if err := os.Mkdir(f.Dir(v.ID), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Seed(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	iso := filepath.Join(f.Dir(v.ID), seedName)
+	if out, err := exec.Command("blkid", "-p", "-s", "LABEL", "-o", "value", iso).Output(); err != nil || strings.TrimSpace(string(out)) != "cidata" {
+		t.Errorf("the volume is called %q, %v", out, err)
+	}
+	read := func(name string) []byte {
+		out, err := exec.Command("isoinfo", "-R", "-i", iso, "-x", "/"+name).Output()
+		if err != nil {
+			t.Fatalf("isoinfo %s: %v", name, err)
+		}
+		return out
+	}
+	if !bytes.Equal(read("user-data"), user) {
+		t.Error("user-data is not what was given, byte for byte")
+	}
+	for name, says := range map[string]string{
+		"meta-data":      "instance-id: vm_abc123def456",
+		"network-config": "macaddress: 02:fc:00:00:00:0a",
+		"vendor-data":    "- ssh-ed25519 AAAA someone@somewhere",
+	} {
+		if text := read(name); !bytes.Contains(text, []byte(says)) {
+			t.Errorf("%s does not say %q:\n%s", name, says, text)
+		}
+	}
+}
+
+func TestSeedWithoutNetworkNamesNoInterface(t *testing.T) {
+	v := someVM()
+	v.EnableNetwork = false
+	files, err := seedFiles(v)
+	if err != nil || string(files["network-config"]) != "version: 2\nethernets: {}\n" {
+		t.Errorf("got %q, %v", files["network-config"], err)
+	}
+}
+
+func TestOrphansAreOnlyDirectoriesOfVMs(t *testing.T) {
+	f := newFiles(t)
+	for _, name := range []string{"vm_known", "vm_lost", "other", "vm_Not-an-id"} {
+		if err := os.Mkdir(filepath.Join(f.root, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	orphans, err := f.Orphans(map[string]bool{"vm_known": true})
+	if err != nil || len(orphans) != 1 || orphans[0] != "vm_lost" {
+		t.Errorf("got %v, %v", orphans, err)
+	}
+	if err := f.Remove("../vms"); err == nil {
+		t.Error("a path was taken for an id")
+	}
+}
+
+func BenchmarkProvision(b *testing.B) {
+	dir := b.TempDir()
+	root := filepath.Join(dir, "vms")
+	if err := os.Mkdir(root, 0o700); err != nil {
+		b.Fatal(err)
+	}
+	f, v := New(root, filepath.Join(dir, "templates")), someVM()
+	v.DiskMiB = 2048
+	if _, err := f.template(b.Context(), v.DiskMiB); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if err := f.Provision(b.Context(), v); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		_ = f.Remove(v.ID)
+		b.StartTimer()
+	}
+}

@@ -1,0 +1,161 @@
+// Package disk keeps each VM's own files in a directory of its own: the disk
+// with what the guest has written, and the NoCloud disk that seeds cloud-init.
+//
+// It makes sparse files from templates and never formats per VM, never mounts
+// and never touches an image. What lies in the directory is documented in
+// docs/reference/data-directory.md. Start at [Files].
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+var _ vm.Files = (*Files)(nil)
+
+// Names of the files in a VM's directory.
+const (
+	diskName = "disk.img"
+	seedName = "seed.iso"
+)
+
+// Serials by which the agent in the initramfs finds the disks.
+const (
+	serialRoot = "hatch-root" // the image's root file system, read-only
+	serialDisk = "hatch-disk" // the VM's own
+	serialSeed = "hatch-seed" // NoCloud
+)
+
+// Files keeps the VMs' directories below one root.
+type Files struct {
+	root      string
+	templates string // empty file systems by size, to copy from
+
+	mu     sync.Mutex // guards making
+	making map[int]*sync.Mutex
+}
+
+// New returns files below root. templates is a directory for empty file
+// systems, on the same file system as root.
+func New(root, templates string) *Files {
+	return &Files{root: root, templates: templates, making: map[int]*sync.Mutex{}}
+}
+
+// Dir returns the VM's directory, whether it exists or not.
+func (f *Files) Dir(vmID string) string { return filepath.Join(f.root, vmID) }
+
+// Provision makes the VM's directory with its disk and seed. On error nothing
+// of it is left. Errors: errs.Invalid with field disk_mib; errs.Exhausted when
+// the host's disk is full.
+func (f *Files) Provision(ctx context.Context, v vm.VM) error {
+	dir := f.Dir(v.ID)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("cannot make the VM's directory: %w", full(err))
+	}
+	err := f.makeDisk(ctx, v)
+	if err == nil {
+		err = f.Seed(ctx, v)
+	}
+	if err != nil {
+		return errors.Join(full(err), os.RemoveAll(dir))
+	}
+	return nil
+}
+
+func (f *Files) makeDisk(ctx context.Context, v vm.VM) error {
+	to := filepath.Join(f.Dir(v.ID), diskName)
+	if v.Boot.DiskMode == image.DiskCopy {
+		return copyRoot(to, v)
+	}
+	from, err := f.template(ctx, v.DiskMiB)
+	if err != nil {
+		return err
+	}
+	return clone(from, to)
+}
+
+// copyRoot makes a private copy of the image's root, as large as the VM's disk.
+func copyRoot(to string, v vm.VM) error {
+	size := int64(v.DiskMiB) << 20
+	if size < v.Boot.Rootfs.Size {
+		return errs.InvalidField("disk_mib", "%d is too small; the image's root file system has %d MiB", v.DiskMiB, v.Boot.Rootfs.Size>>20)
+	}
+	if err := clone(v.Boot.Rootfs.Path, to); err != nil {
+		return err
+	}
+	return os.Truncate(to, size)
+}
+
+// full turns "no space left" into words for whoever asked.
+func full(err error) error {
+	if isNoSpace(err) {
+		return errs.New(errs.Exhausted, "disk_full", "the host's disk is full").
+			WithHint("delete VMs or images, or give the data directory more room").WithCause(err)
+	}
+	return err
+}
+
+// Disks returns the VM's disks in the order the guest sees them.
+// Errors: errs.Conflict with code disk_missing.
+func (f *Files) Disks(v vm.VM) ([]vmm.Disk, error) {
+	disk, seed := filepath.Join(f.Dir(v.ID), diskName), filepath.Join(f.Dir(v.ID), seedName)
+	if _, err := os.Stat(disk); err != nil {
+		return nil, errs.New(errs.Conflict, "disk_missing", "the disk of VM %s is gone", v.ID).
+			WithHint("put it back into the data directory, or delete the VM").WithCause(err)
+	}
+	own := []vmm.Disk{
+		{Serial: serialDisk, Path: disk},
+		{Serial: serialSeed, Path: seed, ReadOnly: true},
+	}
+	if v.Boot.DiskMode == image.DiskCopy {
+		return own, nil
+	}
+	return append([]vmm.Disk{{Serial: serialRoot, Path: v.Boot.Rootfs.Path, ReadOnly: true}}, own...), nil
+}
+
+// Remove deletes the VM's directory. Nothing there is no error.
+func (f *Files) Remove(vmID string) error {
+	if !isVMID(vmID) {
+		return fmt.Errorf("cannot remove the files of %q: it is no id of a VM", vmID)
+	}
+	if err := os.RemoveAll(f.Dir(vmID)); err != nil {
+		return fmt.Errorf("cannot remove the VM's directory: %w", err)
+	}
+	return nil
+}
+
+// Orphans lists the directories that have no VM among known.
+func (f *Files) Orphans(known map[string]bool) ([]string, error) {
+	entries, err := os.ReadDir(f.root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the VMs' directories: %w", err)
+	}
+	var orphans []string
+	for _, e := range entries {
+		if e.IsDir() && isVMID(e.Name()) && !known[e.Name()] {
+			orphans = append(orphans, e.Name())
+		}
+	}
+	return orphans, nil
+}
+
+// isVMID reports whether name has the form of an id, so that no other
+// directory is ever taken for a VM's.
+func isVMID(name string) bool {
+	id, ok := strings.CutPrefix(name, vm.IDPrefix)
+	return ok && id != "" && strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789") == ""
+}

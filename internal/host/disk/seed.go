@@ -1,0 +1,134 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/diskfs/go-diskfs/backend/file"
+	"github.com/diskfs/go-diskfs/filesystem/iso9660"
+	"gopkg.in/yaml.v3"
+
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// Seed writes the VM's NoCloud disk anew: an ISO 9660 volume named cidata, as
+// cloud-init's documentation of the NoCloud data source asks for.
+func (f *Files) Seed(_ context.Context, v vm.VM) error {
+	files, err := seedFiles(v)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(f.Dir(v.ID), seedName)
+	tmp := path + ".new"
+	if err := writeISO(tmp, files); err != nil {
+		return errors.Join(full(err), ignoreMissing(os.Remove(tmp)))
+	}
+	return os.Rename(tmp, path)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// seedFiles returns the seed's content. The user's own text goes in byte for byte.
+func seedFiles(v vm.VM) (map[string][]byte, error) {
+	meta, err := yaml.Marshal(map[string]string{"instance-id": v.ID, "local-hostname": v.Hostname()})
+	if err != nil {
+		return nil, fmt.Errorf("cannot write meta-data: %w", err)
+	}
+	network, err := yaml.Marshal(networkConfig(v))
+	if err != nil {
+		return nil, fmt.Errorf("cannot write network-config: %w", err)
+	}
+	vendor, err := vendorData(v)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write vendor-data: %w", err)
+	}
+	user := []byte(v.UserData)
+	if len(user) == 0 {
+		user = []byte("#cloud-config\n{}\n")
+	}
+	return map[string][]byte{"meta-data": meta, "network-config": network, "vendor-data": vendor, "user-data": user}, nil
+}
+
+// networkConfig is cloud-init's network configuration, version 2: the one NIC
+// is found by its MAC, called eth0, and asks hatchd's DHCP for its address.
+func networkConfig(v vm.VM) any {
+	type match struct {
+		MAC string `yaml:"macaddress"`
+	}
+	type ethernet struct {
+		Match   match  `yaml:"match"`
+		SetName string `yaml:"set-name"`
+		DHCP4   bool   `yaml:"dhcp4"`
+		DHCP6   bool   `yaml:"dhcp6"`
+	}
+	ethernets := map[string]ethernet{}
+	if v.EnableNetwork {
+		ethernets["eth0"] = ethernet{Match: match{MAC: v.Lease.MAC.String()}, SetName: "eth0", DHCP4: true}
+	}
+	return struct {
+		Version   int                 `yaml:"version"`
+		Ethernets map[string]ethernet `yaml:"ethernets"`
+	}{2, ethernets}
+}
+
+// vendorData is what Hatch itself adds: the SSH keys given at create. The
+// user's own configuration wins over it.
+func vendorData(v vm.VM) ([]byte, error) {
+	config := map[string]any{}
+	if len(v.SSHKeys) > 0 {
+		config["ssh_authorized_keys"] = v.SSHKeys
+	}
+	text, err := yaml.Marshal(config)
+	return append([]byte("#cloud-config\n"), text...), err
+}
+
+// isoOverhead is more than the volume's own structures take.
+const isoOverhead = 1 << 20
+
+func writeISO(path string, files map[string][]byte) (err error) {
+	size := int64(isoOverhead)
+	for _, content := range files {
+		size += int64(len(content)+2047) &^ 2047
+	}
+	out, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot make the seed disk: %w", err)
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	workspace, err := os.MkdirTemp("", "hatch-seed-") // 0700: it holds the user's secrets for a moment
+	if err != nil {
+		return fmt.Errorf("cannot make the seed disk: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(workspace)) }()
+	volume, err := iso9660.Create(file.New(out, false), size, 0, 2048, workspace)
+	if err != nil {
+		return fmt.Errorf("cannot make the seed disk: %w", err)
+	}
+	for name, content := range files {
+		if err := addFile(volume, name, content); err != nil {
+			return fmt.Errorf("cannot write %s to the seed disk: %w", name, err)
+		}
+	}
+	err = volume.Finalize(iso9660.FinalizeOptions{RockRidge: true, VolumeIdentifier: "cidata"})
+	if err != nil {
+		return fmt.Errorf("cannot finish the seed disk: %w", err)
+	}
+	return nil
+}
+
+func addFile(volume *iso9660.FileSystem, name string, content []byte) (err error) {
+	f, err := volume.OpenFile(name, os.O_CREATE|os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Close())
+}
