@@ -132,7 +132,7 @@ func (f *fakeServer) guard(next http.Handler) http.Handler {
 			return
 		}
 		if r.URL.Path != "/healthz" && r.Header.Get("Authorization") != "Bearer "+testKey {
-			reply(w, 401, api.Problem{Status: 401, Title: "Unauthorized", Error: "the API key is not known", Code: "unauthenticated"})
+			reply(w, 401, api.Problem{Status: 401, Title: "Unauthorized", Error: "the API key is not valid", Code: "invalid_api_key"})
 			return
 		}
 		if r.Method == http.MethodPost {
