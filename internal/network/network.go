@@ -93,5 +93,6 @@ func (n Network) size() uint32 { return 1 << (32 - n.Prefix.Bits()) }
 // network are in, so that rules know a TAP of ours by the group alone. It
 // follows from the bridge's name and lies far above the numbers people choose.
 func (n Network) PortGroup() uint32 {
-	return crc32.ChecksumIEEE([]byte(n.Bridge)) | 1<<30
+	const high = 1 << 30
+	return crc32.ChecksumIEEE([]byte(n.Bridge))&(high-1) | high
 }

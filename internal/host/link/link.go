@@ -81,6 +81,7 @@ type rules interface {
 	SetLocal([]netip.Prefix) error
 	Add(nft.Guest) error
 	Delete(nft.Guest) error
+	Close() error
 }
 
 type leases interface {
@@ -156,7 +157,7 @@ func (l *Links) Close() error {
 		stop()
 	}
 	l.watch.Wait()
-	return errors.Join(l.dhcp.Close(), l.dns.Close())
+	return errors.Join(l.dhcp.Close(), l.dns.Close(), l.rules.Close())
 }
 
 // Teardown removes all that Setup made, TAPs of live VMs included: their
@@ -166,7 +167,7 @@ func (l *Links) Teardown() error {
 	if err := l.bridge.Remove(); err != nil {
 		return err
 	}
-	return l.rules.Remove()
+	return errors.Join(l.rules.Remove(), l.rules.Close())
 }
 
 // setRules puts the rules in force with exactly these VMs.

@@ -75,7 +75,22 @@ func plug(t testing.TB, l *Links, host uint32) (*nettest.Guest, vm.Link) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return nettest.NewGuest(t, tap, v.MAC), v
+	g := nettest.NewGuest(t, tap, v.MAC)
+	awaitNil(t, func() error { return isUp(l.cfg.Network.Bridge) })
+	return g, v
+}
+
+// isUp tells whether an interface passes packets; a bridge does so shortly
+// after it gets its first port.
+func isUp(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	if state := link.Attrs().OperState; state != netlink.OperUp {
+		return fmt.Errorf("%s is %s", name, state)
+	}
+	return nil
 }
 
 // plugAndConfigure attaches a guest that has its address.

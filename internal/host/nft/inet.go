@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -60,7 +61,7 @@ func (r *Rules) inet() table {
 			{
 				name: "postrouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: srcNAT,
 				rules: []rule{
-					{"guests go out under the host's address", join(ipv4(), source(n.Prefix), notOutBy(n.Bridge), masquerade())},
+					{"guests go out under the host's address", join(source(n.Prefix), notOutBy(n.Bridge), masquerade())},
 				},
 			},
 		},
@@ -70,14 +71,13 @@ func (r *Rules) inet() table {
 // toHost are the rules for packets from guests to the host itself.
 func (r *Rules) toHost() []rule {
 	n := r.cfg.Network
-	gateway := netip.PrefixFrom(n.Gateway, 32)
 	return []rule{
 		{"no IPv6", join(notIPv4(), drop())},
 		{"DHCP", join(l4(unix.IPPROTO_UDP), port(67), accept())},
 		{"guests' own addresses only", join(sourceNot(n.Prefix), drop())},
 		{"answers to the host", join(ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
-		{"DNS", join(destination(gateway), l4(unix.IPPROTO_UDP), port(53), accept())},
-		{"DNS over TCP", join(destination(gateway), l4(unix.IPPROTO_TCP), port(53), accept())},
+		{"DNS", join(destination(n.Gateway), l4(unix.IPPROTO_UDP), port(53), accept())},
+		{"DNS over TCP", join(destination(n.Gateway), l4(unix.IPPROTO_TCP), port(53), accept())},
 		{"nothing else of the host", drop()},
 	}
 }
@@ -91,15 +91,15 @@ func (r *Rules) fromGuest() []rule {
 		{"not to other guests", join(outBy(n.Bridge), drop())},
 		{"guests' own addresses only", join(sourceNot(n.Prefix), drop())},
 		{"what belongs to no connection", join(ctState(expr.CtStateBitINVALID), drop())},
-		{"private ranges the operator allows", join(loadDestination(), in(setAllowed), accept())},
-		{"not private ranges", join(loadDestination(), in(setRefused), drop())},
-		{"not the host's own networks", join(loadDestination(), in(setLocal), drop())},
+		{"private ranges the operator allows", join(destinationIn(setAllowed), accept())},
+		{"not private ranges", join(destinationIn(setRefused), drop())},
+		{"not the host's own networks", join(destinationIn(setLocal), drop())},
 		{"the internet", accept()},
 	}
 }
 
 func (r *Rules) bridgeSet() *nftables.Set {
-	return &nftables.Set{Table: r.inetTable(), Name: setBridge, KeyType: nftables.TypeIFName}
+	return &nftables.Set{Table: r.inetTable(), Name: setBridge, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
 }
 
 func (r *Rules) localSet() *nftables.Set { return r.intervalSet(setLocal) }

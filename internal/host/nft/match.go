@@ -99,18 +99,21 @@ func ctState(bits uint32) []expr.Any {
 }
 
 func source(p netip.Prefix) []expr.Any {
-	return []expr.Any{at(payloadIPv4Source, reg), masked(mask(p)), is(p.Masked().Addr().AsSlice())}
+	return join(ipv4(), []expr.Any{at(payloadIPv4Source, reg), masked(mask(p)), is(p.Masked().Addr().AsSlice())})
 }
 
 func sourceNot(p netip.Prefix) []expr.Any {
-	return []expr.Any{at(payloadIPv4Source, reg), masked(mask(p)), isNot(p.Masked().Addr().AsSlice())}
+	return join(ipv4(), []expr.Any{at(payloadIPv4Source, reg), masked(mask(p)), isNot(p.Masked().Addr().AsSlice())})
 }
 
-func destination(p netip.Prefix) []expr.Any {
-	return []expr.Any{at(payloadIPv4Dest, reg), masked(mask(p)), is(p.Masked().Addr().AsSlice())}
+func destination(a netip.Addr) []expr.Any {
+	return join(ipv4(), []expr.Any{at(payloadIPv4Dest, reg), is(a.AsSlice())})
 }
 
-func loadDestination() []expr.Any { return []expr.Any{at(payloadIPv4Dest, reg)} }
+// destinationIn matches the destination address against a set.
+func destinationIn(set string) []expr.Any {
+	return join(ipv4(), []expr.Any{at(payloadIPv4Dest, reg)}, in(set))
+}
 
 // in matches what was loaded last against a set.
 func in(set string) []expr.Any {

@@ -18,7 +18,6 @@ import (
 	"net/netip"
 
 	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
@@ -44,11 +43,12 @@ type Guest struct {
 	Address netip.Addr
 }
 
-// Rules are one network's packet rules. It holds no state: the kernel does.
-// Add and Delete may be called from several goroutines at once; Setup,
-// SetLocal and Remove one at a time.
+// Rules are one network's packet rules. It holds no state but a connection:
+// the kernel does. Add and Delete may be called from several goroutines at
+// once; Setup, SetLocal and Remove one at a time.
 type Rules struct {
-	cfg Config
+	cfg     Config
+	session session
 }
 
 // New returns the rules for cfg, whether they are in force or not.
@@ -68,25 +68,8 @@ func (r *Rules) Setup(guests []Guest, local []netip.Prefix) error {
 	if err := r.refuseForeign(); err != nil {
 		return err
 	}
-	conn, err := dial()
+	err := r.session.transact(func(conn *nftables.Conn) error { return r.replace(conn, guests, local) })
 	if err != nil {
-		return err
-	}
-	for _, t := range r.tables() {
-		if err := t.replace(conn); err != nil {
-			return fmt.Errorf("cannot build table %s: %w", t, err)
-		}
-	}
-	if err := addElements(conn, r.senders(), keys(guests, senderKey)); err != nil {
-		return err
-	}
-	if err := addElements(conn, r.stations(), keys(guests, stationKey)); err != nil {
-		return err
-	}
-	if err := addElements(conn, r.localSet(), intervals(local)); err != nil {
-		return err
-	}
-	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("cannot put the packet rules in force: %w", err)
 	}
 	if err := r.Check(); err != nil {
@@ -100,19 +83,29 @@ func (r *Rules) Setup(guests []Guest, local []netip.Prefix) error {
 	return nil
 }
 
+func (r *Rules) replace(conn *nftables.Conn, guests []Guest, local []netip.Prefix) error {
+	for _, t := range r.tables() {
+		if err := t.replace(conn); err != nil {
+			return fmt.Errorf("table %s: %w", t, err)
+		}
+	}
+	return errors.Join(
+		addElements(conn, r.senders(), keys(guests, senderKey)),
+		addElements(conn, r.stations(), keys(guests, stationKey)),
+		addElements(conn, r.localSet(), intervals(local)),
+	)
+}
+
 // Add lets g's own MAC and address out of its TAP. Adding again is no error.
 func (r *Rules) Add(g Guest) error {
-	conn, err := dial()
+	one := []Guest{g}
+	err := r.session.transact(func(conn *nftables.Conn) error {
+		return errors.Join(
+			addElements(conn, r.senders(), keys(one, senderKey)),
+			addElements(conn, r.stations(), keys(one, stationKey)),
+		)
+	})
 	if err != nil {
-		return err
-	}
-	if err := addElements(conn, r.senders(), keys([]Guest{g}, senderKey)); err != nil {
-		return err
-	}
-	if err := addElements(conn, r.stations(), keys([]Guest{g}, stationKey)); err != nil {
-		return err
-	}
-	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("cannot add the packet rules of TAP %s: %w", g.TAP, err)
 	}
 	return r.verify(g)
@@ -120,23 +113,27 @@ func (r *Rules) Add(g Guest) error {
 
 // Delete takes back what Add has let out. Nothing there is no error.
 func (r *Rules) Delete(g Guest) error {
-	return errors.Join(
-		r.deleteElement(r.senders(), senderKey(g)),
-		r.deleteElement(r.stations(), stationKey(g)),
-	)
+	err := r.deleteElements(g, r.senders(), r.stations())
+	if !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	// The transaction has failed as a whole because one of the two is not
+	// there; the other may be.
+	for _, s := range []*nftables.Set{r.senders(), r.stations()} {
+		if err := r.deleteElements(g, s); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	return nil
 }
 
 // SetLocal replaces the networks that the host is on, in one transaction.
 func (r *Rules) SetLocal(local []netip.Prefix) error {
-	conn, err := dial()
+	err := r.session.transact(func(conn *nftables.Conn) error {
+		conn.FlushSet(r.localSet())
+		return addElements(conn, r.localSet(), intervals(local))
+	})
 	if err != nil {
-		return err
-	}
-	conn.FlushSet(r.localSet())
-	if err := addElements(conn, r.localSet(), intervals(local)); err != nil {
-		return err
-	}
-	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("cannot replace the host's networks in the packet rules: %w", err)
 	}
 	return nil
@@ -147,31 +144,38 @@ func (r *Rules) Remove() error {
 	if err := r.refuseForeign(); err != nil {
 		return err
 	}
-	conn, err := dial()
+	err := r.session.transact(func(conn *nftables.Conn) error {
+		for _, t := range r.tables() {
+			conn.AddTable(t.table()) // so that the deletion finds one
+			conn.DelTable(t.table())
+		}
+		return nil
+	})
 	if err != nil {
-		return err
-	}
-	for _, t := range r.tables() {
-		conn.AddTable(t.table()) // so that the deletion finds one
-		conn.DelTable(t.table())
-	}
-	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("cannot take the packet rules away: %w", err)
 	}
 	return nil
 }
 
-func (r *Rules) deleteElement(set *nftables.Set, key []byte) error {
-	conn, err := dial()
+// Close closes the connection. The rules stay, and a later call connects again.
+func (r *Rules) Close() error { return r.session.close() }
+
+// deleteElements deletes g from the sets in one transaction.
+func (r *Rules) deleteElements(g Guest, sets ...*nftables.Set) error {
+	err := r.session.transact(func(conn *nftables.Conn) error {
+		for _, s := range sets {
+			key := stationKey(g)
+			if s.Name == setSenders {
+				key = senderKey(g)
+			}
+			if err := conn.SetDeleteElements(s, []nftables.SetElement{{Key: key}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
-		return err
-	}
-	if err := conn.SetDeleteElements(set, []nftables.SetElement{{Key: key}}); err != nil {
-		return err
-	}
-	err = conn.Flush()
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("cannot delete from set %s: %w", set.Name, err)
+		return fmt.Errorf("cannot delete the packet rules of TAP %s: %w", g.TAP, err)
 	}
 	return nil
 }
@@ -188,22 +192,4 @@ func (r *Rules) refuseForeign() error {
 	}
 	return errs.New(errs.Conflict, "nft_table_taken", "the nftables table %s guards another bridge (%q); it seems that another hatchd runs on this host", r.cfg.Table, owner).
 		WithHint("stop the other hatchd, or, if there is none: nft delete table inet %s; nft delete table bridge %s", r.cfg.Table, r.cfg.Table)
-}
-
-// dial returns a connection that collects one transaction.
-func dial() (*nftables.Conn, error) {
-	conn, err := nftables.New(nftables.WithSockOptions(roomForSets))
-	if err != nil {
-		return nil, fmt.Errorf("cannot reach nftables: %w", err)
-	}
-	return conn, nil
-}
-
-// roomForSets lets the sets of thousands of guests pass in one transaction.
-func roomForSets(conn *netlink.Conn) error {
-	const bytes = 8 << 20
-	if err := conn.SetWriteBuffer(bytes); err != nil {
-		return err
-	}
-	return conn.SetReadBuffer(bytes)
 }

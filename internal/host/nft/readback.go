@@ -9,8 +9,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
-	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Check reads back that both tables have exactly the chains, rules and sets
@@ -166,47 +164,20 @@ func (r *Rules) owner() (bridge string, exists bool, err error) {
 
 // verify reads back g's elements, without reading those of others.
 func (r *Rules) verify(g Guest) error {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return fmt.Errorf("cannot reach nftables: %w", err)
-	}
-	defer conn.Close() //nolint:errcheck // nothing was written
-	if err := hasElement(conn, r.senders(), senderKey(g)); err != nil {
+	if err := r.session.has(r.senders(), senderKey(g)); err != nil {
 		return fmt.Errorf("the packet rules do not know TAP %s: %w", g.TAP, err)
 	}
-	if err := hasElement(conn, r.stations(), stationKey(g)); err != nil {
+	if err := r.session.has(r.stations(), stationKey(g)); err != nil {
 		return fmt.Errorf("the packet rules do not know TAP %s: %w", g.TAP, err)
 	}
 	return nil
 }
 
-// hasElement asks the kernel for one element of a set; the library can only
-// list them all. An element that is not there is ENOENT.
-func hasElement(conn *netlink.Conn, s *nftables.Set, key []byte) error {
-	attrs := netlink.NewAttributeEncoder()
-	attrs.String(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name)
-	attrs.String(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
-	attrs.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list *netlink.AttributeEncoder) error {
-		list.Nested(unix.NFTA_LIST_ELEM, func(elem *netlink.AttributeEncoder) error {
-			elem.Nested(unix.NFTA_SET_ELEM_KEY, func(data *netlink.AttributeEncoder) error {
-				data.Bytes(unix.NFTA_DATA_VALUE, key)
-				return nil
-			})
-			return nil
-		})
-		return nil
-	})
-	body, err := attrs.Encode()
+// dial returns a connection for reading lists.
+func dial() (*nftables.Conn, error) {
+	conn, err := nftables.New(nftables.WithSockOptions(roomForSets))
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("cannot reach nftables: %w", err)
 	}
-	header := []byte{byte(s.Table.Family), unix.NFNETLINK_V0, 0, 0}
-	_, err = conn.Execute(netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSETELEM),
-			Flags: netlink.Request,
-		},
-		Data: append(header, body...),
-	})
-	return err
+	return conn, nil
 }

@@ -1,0 +1,338 @@
+//go:build system
+
+package link
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/bridge"
+	"github.com/hatchvm/hatch/internal/host/nft"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// traces returns what the host still knows of a VM.
+func traces(t testing.TB, v vm.Link) []string {
+	t.Helper()
+	var found []string
+	for _, look := range []string{"ip link show", "ip neigh show", "bridge fdb show", "nft list ruleset"} {
+		out, err := exec.Command("sh", "-c", look).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v: %s", look, err, out)
+		}
+		for _, word := range []string{v.Tap + "\"", v.Tap + ":", v.Tap + " ", v.MAC.String(), v.Address.String() + " "} {
+			if strings.Contains(string(out), word) {
+				found = append(found, look+" shows "+word)
+			}
+		}
+	}
+	return found
+}
+
+func TestDetachLeavesNothing(t *testing.T) {
+	l := setUp(t, Config{})
+	g, v := plug(t, l, 10)
+	if len(traces(t, v)) < 4 {
+		t.Fatalf("the test is broken: an attached VM shows only %q", traces(t, v))
+	}
+	g.Unplug() // the VMM is dead
+	if err := l.Detach(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	if left := traces(t, v); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	if err := l.Detach(t.Context(), v); err != nil {
+		t.Errorf("a second Detach fails: %v", err)
+	}
+	if err := l.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDetachTakesATAPAwayThatIsHeld(t *testing.T) {
+	l := setUp(t, Config{})
+	_, v := plug(t, l, 10)
+	if err := l.Detach(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	if left := traces(t, v); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestReattachAfterARestart(t *testing.T) {
+	l := setUp(t, Config{})
+	g, v := plug(t, l, 10)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// What a restart may find: a port that somebody changed.
+	tap, err := netlink.LinkByName(v.Tap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetIsolated(tap, false); err != nil {
+		t.Fatal(err)
+	}
+
+	next := setUp(t, Config{})
+	if err := next.Setup(t.Context(), []vm.Link{v}); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Reattach(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	port, err := netlink.LinkGetProtinfo(tap)
+	if err != nil || !port.Isolated || port.Learning || port.Flood {
+		t.Errorf("the port is %+v (%v)", port, err)
+	}
+	if lease := requestLease(t, g); lease.ACK.YourIPAddr.String() != v.Address.String() {
+		t.Errorf("got %s, want %s", lease.ACK.YourIPAddr, v.Address)
+	}
+}
+
+func TestReattachOfAMissingTAP(t *testing.T) {
+	l := setUp(t, Config{})
+	v := testLink(l.cfg.Network, 10)
+	if err := l.Reattach(t.Context(), v); errs.KindOf(err) != errs.NotFound {
+		t.Errorf("got %v, want NotFound", err)
+	}
+}
+
+func TestNetworkWorksWhileTheDaemonIsAway(t *testing.T) {
+	world := internet(t)
+	l := setUp(t, Config{})
+	g, _ := plugAndConfigure(t, l, 10)
+	listen(t, world, "198.51.100.1:80")
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := whoAmI(g, "198.51.100.1:80", soon); err != nil {
+		t.Errorf("the internet is gone: %v", err)
+	}
+	if err := l.Check(); err == nil {
+		t.Error("Check says that all is well without DHCP and DNS")
+	}
+}
+
+func TestTeardownLeavesNothing(t *testing.T) {
+	l := setUp(t, Config{})
+	_, v := plug(t, l, 10)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Teardown(); err != nil {
+		t.Fatal(err)
+	}
+	if left := traces(t, v); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	if _, err := net.InterfaceByName(l.cfg.Network.Bridge); err == nil {
+		t.Error("the bridge is still there")
+	}
+	if out, _ := exec.Command("nft", "list", "tables").Output(); len(out) > 0 {
+		t.Errorf("tables are left: %s", out)
+	}
+}
+
+// A second Attach of a VM that is attached must not harm it.
+func TestAttachOfATakenTAP(t *testing.T) {
+	l := setUp(t, Config{})
+	g, v := plug(t, l, 10)
+	if _, err := l.Attach(t.Context(), v); errs.KindOf(err) != errs.Conflict {
+		t.Fatalf("got %v, want Conflict", err)
+	}
+	if lease := requestLease(t, g); lease.ACK.YourIPAddr.String() != v.Address.String() {
+		t.Errorf("got %s, want %s", lease.ACK.YourIPAddr, v.Address)
+	}
+}
+
+// failing makes one step of Attach fail, after it was done.
+type failing struct {
+	ports
+	rules
+	joined, added error
+}
+
+func (f *failing) Join(p bridge.Port) error {
+	if err := f.ports.Join(p); err != nil {
+		return err
+	}
+	return f.joined
+}
+
+func (f *failing) Add(g nft.Guest) error {
+	if err := f.rules.Add(g); err != nil {
+		return err
+	}
+	return f.added
+}
+
+// split resolves the methods that both parts have.
+type failingPorts struct{ *failing }
+
+func (f failingPorts) Check() error  { return f.ports.Check() }
+func (f failingPorts) Remove() error { return f.ports.Remove() }
+
+type failingRules struct{ *failing }
+
+func (f failingRules) Check() error  { return f.rules.Check() }
+func (f failingRules) Remove() error { return f.rules.Remove() }
+
+func TestAFailedAttachLeavesNothing(t *testing.T) {
+	broken := errors.New("injected")
+	for name, f := range map[string]failing{"rules": {added: broken}, "port": {joined: broken}} {
+		t.Run(name, func(t *testing.T) {
+			l := setUp(t, Config{})
+			f.ports, f.rules = l.bridge, l.rules
+			l.bridge, l.rules = failingPorts{&f}, failingRules{&f}
+			v := testLink(l.cfg.Network, 10)
+			if _, err := l.Attach(t.Context(), v); !errors.Is(err, broken) {
+				t.Fatalf("got %v, want the injected error", err)
+			}
+			if left := traces(t, v); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+			if len(l.live) > 0 {
+				t.Errorf("remembered: %v", l.live)
+			}
+		})
+	}
+}
+
+func TestTheRulesAreMended(t *testing.T) {
+	l := setUp(t, Config{WatchEvery: 10 * time.Millisecond})
+	g, v := plug(t, l, 10)
+	runNFT(t, "flush ruleset")
+	awaitNil(t, l.Check)
+	if lease := requestLease(t, g); lease.ACK.YourIPAddr.String() != v.Address.String() {
+		t.Errorf("got %s, want %s", lease.ACK.YourIPAddr, v.Address)
+	}
+}
+
+func TestANewNetworkOfTheHostIsClosedToGuests(t *testing.T) {
+	world := internet(t)
+	l := setUp(t, Config{WatchEvery: 10 * time.Millisecond})
+	g, _ := plugAndConfigure(t, l, 10)
+	// A public-looking network that the host joins later.
+	world.Do(t, func() error { return addLoopbackAddress("203.0.113.9") })
+	listen(t, world, "203.0.113.9:80")
+	if _, err := whoAmI(g, "203.0.113.9:80", soon); err != nil {
+		t.Fatalf("the test is broken: %v", err)
+	}
+	up, err := netlink.LinkByName("up0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, _ := netlink.ParseAddr("203.0.113.1/24")
+	if err := netlink.AddrAdd(up, addr); err != nil {
+		t.Fatal(err)
+	}
+	awaitNil(t, func() error {
+		for _, p := range l.knownLocal() {
+			if p == netip.MustParsePrefix("203.0.113.0/24") {
+				return nil
+			}
+		}
+		return errors.New("the rules do not know the new network")
+	})
+	refuses(t, g, "203.0.113.9:80")
+}
+
+// awaitNil repeats check until it is content.
+func awaitNil(t testing.TB, check func() error) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(soon)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestTwentyAttachAtOnce(t *testing.T) {
+	l := setUp(t, Config{})
+	const count = 20
+	taps := make([]*os.File, count)
+	failed := make([]error, count)
+	var all sync.WaitGroup
+	for i := range count {
+		all.Go(func() { taps[i], failed[i] = l.Attach(t.Context(), testLink(l.cfg.Network, uint32(10+i))) })
+	}
+	all.Wait()
+	for i, err := range failed {
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer taps[i].Close()
+	}
+	if err := l.Check(); err != nil {
+		t.Error(err)
+	}
+	var leaving sync.WaitGroup
+	for i := range count {
+		leaving.Go(func() { failed[i] = l.Detach(t.Context(), testLink(l.cfg.Network, uint32(10+i))) })
+	}
+	leaving.Wait()
+	for i, err := range failed {
+		if err != nil {
+			t.Error(err)
+		}
+		if left := traces(t, testLink(l.cfg.Network, uint32(10+i))); len(left) > 0 {
+			t.Errorf("left behind: %q", left)
+		}
+	}
+}
+
+func BenchmarkAttach(b *testing.B) {
+	l := setUp(b, Config{})
+	v := testLink(l.cfg.Network, 10)
+	for b.Loop() {
+		tap, err := l.Attach(b.Context(), v)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		_ = tap.Close()
+		if err := l.Detach(b.Context(), v); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
+
+func BenchmarkDetach(b *testing.B) {
+	l := setUp(b, Config{})
+	v := testLink(l.cfg.Network, 10)
+	for b.Loop() {
+		b.StopTimer()
+		tap, err := l.Attach(b.Context(), v)
+		if err != nil {
+			b.Fatal(err)
+		}
+		_ = tap.Close()
+		b.StartTimer()
+		if err := l.Detach(b.Context(), v); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
