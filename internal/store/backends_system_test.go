@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -32,21 +33,16 @@ func backends() []backend {
 	return []backend{{"sqlite", sqliteDSNFor}, {"postgres", postgresDSNFor}}
 }
 
-// cluster is the PostgreSQL server of this test run; TestMain starts and ends it.
-var cluster *postgres
+// cluster starts the PostgreSQL server of this test run, once; TestMain ends it.
+var cluster = sync.OnceValues(startPostgres)
 
 func TestMain(m *testing.M) {
-	var err error
-	if cluster, err = startPostgres(); err != nil {
-		fmt.Fprintln(os.Stderr, "cannot start PostgreSQL for the tests:", err)
-		os.Exit(1)
+	m.Run()
+	if server, err := cluster(); err == nil {
+		if err := server.end(); err != nil {
+			panic(fmt.Errorf("cannot end PostgreSQL: %w", err))
+		}
 	}
-	code := m.Run()
-	if err := cluster.end(); err != nil {
-		fmt.Fprintln(os.Stderr, "cannot end PostgreSQL:", err)
-		code = 1
-	}
-	os.Exit(code)
 }
 
 // postgres is a temporary server that listens on a unix socket only.
@@ -135,8 +131,12 @@ func (p *postgres) dsn(database string) string {
 
 func postgresDSNFor(t testing.TB) string {
 	t.Helper()
-	name := fmt.Sprintf("t%d", cluster.made.Add(1))
-	admin, err := sql.Open("pgx", cluster.dsn("postgres"))
+	server, err := cluster()
+	if err != nil {
+		t.Fatalf("cannot start PostgreSQL: %v", err)
+	}
+	name := fmt.Sprintf("t%d", server.made.Add(1))
+	admin, err := sql.Open("pgx", server.dsn("postgres"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,5 +146,5 @@ func postgresDSNFor(t testing.TB) string {
 	if _, err := admin.ExecContext(ctx, "CREATE DATABASE "+name); err != nil {
 		t.Fatal(err)
 	}
-	return cluster.dsn(name)
+	return server.dsn(name)
 }

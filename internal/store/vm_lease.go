@@ -24,15 +24,15 @@ func whole(v vm.VM) bool {
 // lease chooses what v is to have. Precondition: it is this transaction's turn.
 func (t *tx) lease(ctx context.Context, v vm.VM, want vm.Wanted, pools vm.Pools) (vm.Lease, sql.Null[int64], error) {
 	none := sql.Null[int64]{}
-	uid, err := t.take(ctx, "uid", pools.UIDMin, pools.UIDMax, "uids_exhausted", "user ids")
+	uid, err := t.take(ctx, "uid", pools.UIDMin, pools.UIDMax, "uids_exhausted", "user id")
 	if err != nil || !v.EnableNetwork {
 		return vm.Lease{UID: uid}, none, err
 	}
-	port, err := t.take(ctx, "ssh_port", pools.SSHMin, pools.SSHMax, "ssh_ports_exhausted", "SSH ports")
+	port, err := t.sshPort(ctx, pools)
 	if err != nil {
 		return vm.Lease{}, none, err
 	}
-	tap, err := t.take(ctx, "tap_number", 0, maxTaps, "taps_exhausted", "network interfaces")
+	tap, err := t.take(ctx, "tap_number", 0, maxTaps, "taps_exhausted", "number for a network interface")
 	if err != nil {
 		return vm.Lease{}, none, err
 	}
@@ -45,6 +45,17 @@ func (t *tx) lease(ctx context.Context, v vm.VM, want vm.Wanted, pools vm.Pools)
 		sql.Null[int64]{V: int64(tap), Valid: true}, nil
 }
 
+// sshPort returns the smallest port that neither a VM nor another program has.
+func (t *tx) sshPort(ctx context.Context, pools vm.Pools) (int, error) {
+	for low := pools.SSHMin; ; low++ {
+		port, err := t.take(ctx, "ssh_port", low, pools.SSHMax, "ssh_ports_exhausted", "SSH port")
+		if err != nil || pools.SSHBusy == nil || !pools.SSHBusy(port) {
+			return port, err
+		}
+		low = port
+	}
+}
+
 // take returns the smallest number from low to high that no VM has in column.
 func (t *tx) take(ctx context.Context, column string, low, high int, code, what string) (int, error) {
 	n, found, err := t.firstFree(ctx, column, int64(low), int64(high))
@@ -52,7 +63,7 @@ func (t *tx) take(ctx context.Context, column string, low, high int, code, what 
 		return 0, err
 	}
 	if !found {
-		return 0, errs.New(errs.Exhausted, code, "cannot reserve: all %d %s (%d to %d) are taken", high-low+1, what, low, high).
+		return 0, errs.New(errs.Exhausted, code, "cannot reserve: no %s up to %d is free", what, high).
 			WithHint("delete VMs that are no longer needed, or widen the range in the configuration")
 	}
 	return int(n), nil

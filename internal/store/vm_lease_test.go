@@ -86,6 +86,23 @@ func TestPoolsRunDry(t *testing.T) {
 	})
 }
 
+func TestPortsOfOthersArePassedOver(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		p := pools(t)
+		p.SSHBusy = func(port int) bool { return port != 16001 && port != 16003 }
+		for i, want := range []int{16001, 16003} {
+			v, _, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{})
+			noError(t, err)
+			if v.Lease.SSHPort != want {
+				t.Errorf("port %d, want %d", v.Lease.SSHPort, want)
+			}
+		}
+		_, _, err := s.CreateVM(t.Context(), newVM("vm_2"), vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{})
+		hasCode(t, err, errs.Exhausted, "ssh_ports_exhausted")
+	})
+}
+
 func TestWantedAddressAndMAC(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		chosen := mac("02:00:00:00:00:99")

@@ -84,19 +84,22 @@ func pageQuery(owner string, f vm.Filter, after cursor) (query string, args []an
 // listedVMs returns the VMs of entries, in their order. One that was deleted
 // in the meantime is left out.
 func (s *Store) listedVMs(ctx context.Context, entries []pageEntry) ([]vm.VM, error) {
-	fresh, missing := s.listed.take(entries)
+	page, missing := s.listed.take(entries)
+	if len(missing) == 0 {
+		return page, nil
+	}
+	read := map[string]vm.VM{}
 	for chunk := range slices.Chunk(missing, idsPerQuery) {
-		if err := s.readListed(ctx, chunk, fresh); err != nil {
+		if err := s.readListed(ctx, chunk, read); err != nil {
 			return nil, err
 		}
 	}
-	page := make([]vm.VM, 0, len(entries))
-	for _, e := range entries {
-		if v, ok := fresh[e.ID]; ok {
-			page = append(page, v)
+	for i, e := range entries {
+		if page[i].ID == "" {
+			page[i] = read[e.ID]
 		}
 	}
-	return page, nil
+	return slices.DeleteFunc(page, func(v vm.VM) bool { return v.ID == "" }), nil
 }
 
 func (s *Store) readListed(ctx context.Context, ids []string, into map[string]vm.VM) error {
@@ -127,36 +130,41 @@ func (s *Store) readListed(ctx context.Context, ids []string, into map[string]vm
 // its row. An entry is used only while the database still has that revision.
 type listed struct {
 	mu sync.Mutex
-	by map[string]revised
+	by map[string]*revised
 }
 
 type revised struct {
 	revision int64
-	vm       vm.VM
+	vm       vm.VM // not changed once it is here
 }
 
-func newListed() *listed { return &listed{by: map[string]revised{}} }
+func newListed() *listed { return &listed{by: map[string]*revised{}} }
 
-// take returns the VMs that are remembered as they are now, and the ids of the others.
-func (l *listed) take(entries []pageEntry) (fresh map[string]vm.VM, missing []string) {
-	fresh = make(map[string]vm.VM, len(entries))
+// take returns the VMs that are remembered as they are now, each in its
+// entry's place, and the ids of the others, whose places are zero.
+func (l *listed) take(entries []pageEntry) (page []vm.VM, missing []string) {
+	known := make([]*revised, len(entries))
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, e := range entries {
-		if known, ok := l.by[e.ID]; ok && known.revision == e.Revision {
-			fresh[e.ID] = own(known.vm)
+	for i, e := range entries {
+		known[i] = l.by[e.ID]
+	}
+	l.mu.Unlock()
+	page = make([]vm.VM, len(entries))
+	for i, e := range entries {
+		if known[i] != nil && known[i].revision == e.Revision {
+			page[i] = own(known[i].vm)
 		} else {
 			missing = append(missing, e.ID)
 		}
 	}
-	return fresh, missing
+	return page, missing
 }
 
 func (l *listed) keep(revision int64, v vm.VM) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if known, ok := l.by[v.ID]; !ok || known.revision < revision {
-		l.by[v.ID] = revised{revision, v}
+		l.by[v.ID] = &revised{revision, v}
 	}
 }
 
