@@ -18,7 +18,7 @@ type layer struct {
 // types, and no door, no daemon and no other adapter.
 var layers = []layer{
 	{"hatchd", []string{"cmd/hatchd"}, []string{"daemon", "tools", "config", "words"}},
-	{"daemon", []string{"internal/daemon"}, []string{"doors", "adapters", "tools", "nouns", "contracts", "config", "words", "internal/guest/wire", "internal/vmm/vmmtest"}},
+	{"daemon", []string{"internal/daemon"}, []string{"doors", "adapters", "tools", "nouns", "contracts", "config", "words", "wire types", "internal/guest/wire", "internal/vmm/vmmtest"}},
 	{"tools", []string{"internal/doctor"}, []string{"adapters", "words"}},
 	{"doors", []string{"internal/server/..."}, []string{"nouns", "contracts", "words", "wire types"}},
 	{"adapters", []string{"internal/host/...", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/store", "internal/guest", "internal/blob/..."}, []string{"nouns", "contracts", "words", "internal/guest/wire"}},
@@ -37,7 +37,7 @@ var layers = []layer{
 	{"client", []string{"client"}, []string{"wire types"}},
 	{"wire types", []string{"api"}, nil},
 	{"shape", []string{"internal/arch"}, nil},
-	{"tests", []string{"test/..."}, []string{"client", "wire types", "cli"}},
+	{"tests", []string{"test/..."}, []string{"tests", "client", "wire types"}},
 }
 
 // siblings are the imports between adapters that are wanted: one that puts

@@ -1,0 +1,63 @@
+//go:build system
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/hatchvm/hatch/api"
+)
+
+// testCommandLine does with hatch what a user does first.
+func testCommandLine(t *testing.T, w *world) {
+	v := w.shared(t, alpha)
+	if got := w.hatch(t, "wait", "--for", "port:22", alpha); strings.Contains(got, "\x1b") {
+		t.Errorf("hatch wait prints escapes off a terminal: %q", got)
+	}
+	if got := w.hatch(t, "ssh", "-i", w.keyFile, alpha, "--", "uname", "-sm"); got != "Linux x86_64\n" {
+		t.Errorf("hatch ssh prints %q", got)
+	}
+	if _, err := w.tryHatch(nil, "ssh", "-i", w.keyFile, alpha, "exit 7"); err == nil || !strings.Contains(err.Error(), "exit status 7") {
+		t.Errorf("hatch ssh does not pass the exit code on: %v", err)
+	}
+	if got := w.hatch(t, "ls"); !strings.Contains(got, alpha) || !strings.Contains(got, v.GuestIP) {
+		t.Errorf("hatch ls does not show the VM:\n%s", got)
+	}
+	if got := w.hatch(t, "logs", "--tail", "20", alpha); strings.TrimSpace(got) == "" {
+		t.Error("hatch logs shows nothing of the console")
+	}
+	console, err := w.tryHatch(strings.NewReader(""), "console", alpha)
+	if err != nil || strings.TrimSpace(console) == "" {
+		t.Errorf("hatch console shows %q and ends with %v", console, err)
+	}
+	w.runInTheForeground(t)
+}
+
+// runInTheForeground creates, uses and deletes a VM with hatch alone.
+func (w *world) runInTheForeground(t *testing.T) {
+	t.Helper()
+	out := w.hatch(t, "run", "-d", "--name", "cli", "--memory", fmt.Sprint(minimalMem), "--disk", fmt.Sprint(smallDisk), "minimal")
+	id := strings.TrimSpace(out)
+	t.Cleanup(func() { w.cleanUp(t, id) })
+	if v := w.get(t, id); v.Name != "cli" || v.State != api.StateRunning {
+		t.Errorf("hatch run -d made %q, %s", v.Name, v.State)
+	}
+	for _, c := range []struct{ verb, want string }{
+		{"pause", api.StatePaused}, {"resume", api.StateRunning},
+		{"stop", api.StateStopped}, {"start", api.StateRunning},
+	} {
+		w.hatch(t, c.verb, "cli")
+		if got := w.get(t, id).State; got != c.want {
+			t.Errorf("after hatch %s the state is %s", c.verb, got)
+		}
+	}
+	if got := w.hatch(t, "inspect", id[:8]); !strings.Contains(got, id) {
+		t.Errorf("hatch inspect with the beginning of an id prints %q", got)
+	}
+	w.hatch(t, "rm", "-f", "cli")
+	if got := w.hatch(t, "ls", "-q"); strings.Contains(got, id) {
+		t.Error("hatch ls shows the VM that was removed")
+	}
+}

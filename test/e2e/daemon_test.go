@@ -1,0 +1,65 @@
+//go:build system
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+const apiPort = 8080
+
+// startDaemon starts hatchd on the world's data directory and waits until it
+// serves. It listens on every address, so that guests are kept out by the
+// rules and not by nobody listening.
+func (w *world) startDaemon(t *testing.T, env ...string) {
+	t.Helper()
+	w.daemon.Env = env
+	if err := w.daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if w.client, err = w.daemon.Client(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stopDaemon sends hatchd a signal and waits until it is gone.
+func (w *world) stopDaemon(t *testing.T, signal syscall.Signal) {
+	t.Helper()
+	if err := w.daemon.End(signal); err != nil {
+		t.Error(err)
+	}
+}
+
+// hatch runs the CLI and returns what it printed.
+func (w *world) hatch(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := w.tryHatch(nil, args...)
+	if err != nil {
+		t.Fatalf("hatch %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+func (w *world) tryHatch(stdin *strings.Reader, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), readyLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(repository(), "bin", "hatch"), args...)
+	cmd.Env = w.daemon.Environ()
+	if stdin != nil {
+		cmd.Stdin = stdin
+	}
+	var errOut strings.Builder
+	cmd.Stderr = &errOut
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%w: %s%s", err, out, errOut.String())
+	}
+	return string(out), err
+}

@@ -1,0 +1,187 @@
+//go:build system
+
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+)
+
+// testFailedCreates breaks one thing after another under hatchd. Each time the
+// create must be refused with a reason and leave nothing on the host, and the
+// next create must work.
+func testFailedCreates(t *testing.T, w *world) {
+	for _, fault := range []struct {
+		what string
+		step string // of the start, as state_reason names it
+		make func(*testing.T) (mend func())
+	}{
+		{"there is no room for its disk", "files", w.fullDisk},
+		{"no TAP can be made", "network", w.noTAP},
+		{"the VMM does not start", "machine", w.replaceVMM("/bin/false")},
+		{"the VMM is another program", "machine", w.replaceVMM("/bin/true")},
+	} {
+		t.Run(fault.what, func(t *testing.T) {
+			before := w.look(t)
+			files := w.openFiles(t)
+			mend := fault.make(t)
+			_, err := w.client.CreateVM(t.Context(), minimal(), client.CreateOptions{})
+			failed := w.failedVM(t, before)
+			mend()
+			if err == nil {
+				t.Fatal("the create has succeeded: nothing is broken")
+			}
+			t.Logf("the answer: %v", err)
+			requireCleanFailure(t, failed, fault.step)
+			w.delete(t, failed.ID)
+			w.requireOnly(t, before)
+			if now := w.openFiles(t); now > files+2 {
+				t.Errorf("hatchd had %d files open before, %d after", files, now)
+			}
+			v := w.create(t, minimal(), client.CreateOptions{})
+			w.delete(t, v.ID)
+			w.requireOnly(t, before)
+		})
+	}
+	t.Run("its kernel is gone", w.testKernelGone)
+	t.Run("every ssh port is taken", w.testPortsTaken)
+}
+
+// failedVM returns the row of the create that failed, and checks that it is
+// all there is.
+func (w *world) failedVM(t *testing.T, before traces) api.VM {
+	t.Helper()
+	if more := minus(w.look(t), before); len(more) > 0 {
+		t.Errorf("the failed create has left:\n%s", strings.Join(more, "\n"))
+	}
+	for v, err := range w.client.ListVMs(t.Context(), client.ListOptions{State: api.StateError}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w.get(t, v.ID)
+	}
+	t.Fatal("the failed create has left no row that says why")
+	return api.VM{}
+}
+
+func requireCleanFailure(t *testing.T, v api.VM, step string) {
+	t.Helper()
+	if v.StateReason == "" || !strings.Contains(v.StateReason, "("+step+")") {
+		t.Errorf("the reason is %q, want one that names the step %s", v.StateReason, step)
+	}
+	if v.GuestIP != "" || v.SSHPort != 0 || v.TapName != "" || v.GuestMAC != "" {
+		t.Errorf("a VM that never was keeps an address: %+v", v)
+	}
+}
+
+// openFiles returns how many files hatchd has open.
+func (w *world) openFiles(t *testing.T) int {
+	t.Helper()
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", w.daemon.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(fds)
+}
+
+// fullDisk puts a file system without room where VMs' files go.
+func (w *world) fullDisk(t *testing.T) func() {
+	t.Helper()
+	return cover(t, "tmpfs", w.data("vms"), "tmpfs", 0, "size=4k,nr_inodes=3,mode=700")
+}
+
+// noTAP puts a device that makes none in the place of /dev/net/tun.
+func (w *world) noTAP(t *testing.T) func() {
+	t.Helper()
+	return cover(t, "/dev/null", "/dev/net/tun", "", unix.MS_BIND, "")
+}
+
+// replaceVMM puts another program in the place of QEMU.
+func (w *world) replaceVMM(program string) func(*testing.T) func() {
+	return func(t *testing.T) func() {
+		t.Helper()
+		qemu, err := filepath.EvalSymlinks("/usr/bin/qemu-system-x86_64")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cover(t, program, qemu, "", unix.MS_BIND, "")
+	}
+}
+
+// cover mounts something over a path of the sandbox, until the returned
+// function is called.
+func cover(t *testing.T, source, target, kind string, flags uintptr, options string) func() {
+	t.Helper()
+	if err := unix.Mount(source, target, kind, flags, options); err != nil {
+		t.Fatalf("cannot cover %s: %v", target, err)
+	}
+	covered := true
+	uncover := func() {
+		if !covered {
+			return
+		}
+		covered = false
+		if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
+			t.Errorf("cannot uncover %s: %v", target, err)
+		}
+	}
+	t.Cleanup(uncover)
+	return uncover
+}
+
+// testKernelGone takes an image's kernel away after it was registered.
+func (w *world) testKernelGone(t *testing.T) {
+	before := w.look(t)
+	kernel := filepath.Join(w.dir, "vmlinuz")
+	image := w.registerOwnKernel(t, kernel)
+	if err := os.Remove(kernel); err != nil {
+		t.Fatal(err)
+	}
+	body := minimal()
+	body.ImageID = image.ID
+	v, err := w.client.CreateVM(t.Context(), body, client.CreateOptions{})
+	if err == nil {
+		w.cleanUp(t, v.ID)
+		t.Fatal("a VM was created from a kernel that is gone")
+	}
+	if !client.IsConflict(err) {
+		t.Errorf("the answer is %v, want a conflict", err)
+	}
+	w.requireOnly(t, before)
+}
+
+// testPortsTaken leaves hatchd one SSH port, which somebody else has.
+func (w *world) testPortsTaken(t *testing.T) {
+	taken, err := net.Listen("tcp", "0.0.0.0:15999")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	w.stopDaemon(t, syscall.SIGTERM)
+	w.startDaemon(t, "HATCH_SSH_PORT_MIN=15999", "HATCH_SSH_PORT_MAX=15999")
+	defer func() {
+		w.stopDaemon(t, syscall.SIGTERM)
+		w.startDaemon(t)
+	}()
+	before := w.look(t)
+	v, err := w.client.CreateVM(t.Context(), minimal(), client.CreateOptions{})
+	if err == nil {
+		w.cleanUp(t, v.ID)
+		t.Fatal("a VM was created without an SSH port to be had")
+	}
+	t.Logf("the answer: %v", err)
+	if !client.IsExhausted(err) && !client.IsConflict(err) {
+		t.Errorf("the answer is %v, want 507 or 409", err)
+	}
+	w.requireOnly(t, before)
+}

@@ -1,0 +1,208 @@
+//go:build system
+
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/test/sandbox"
+)
+
+// traces are what VMs leave on the host, one line each.
+type traces []string
+
+// look lists every trace there is now. The process namespace is ours alone, so
+// that every VMM in it is one of the tests'.
+func (w *world) look(t *testing.T) traces {
+	t.Helper()
+	var found traces
+	for _, p := range vmms(t) {
+		found = append(found, fmt.Sprintf("process %d: %s", p.pid, p.exe))
+	}
+	links, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		found = append(found, "interface "+l.Name)
+	}
+	rules, err := exec.Command("nft", "-s", "list", "ruleset").Output()
+	if err != nil {
+		t.Fatalf("cannot list the rules: %v", err)
+	}
+	for line := range strings.Lines(string(rules)) {
+		found = append(found, "rule "+strings.TrimSpace(line))
+	}
+	fdb, err := exec.Command("bridge", "fdb", "show").Output()
+	if err != nil {
+		t.Fatalf("cannot list the bridge's addresses: %v", err)
+	}
+	for line := range strings.Lines(string(fdb)) {
+		if strings.Contains(line, "02:fc:") {
+			found = append(found, "bridge address "+strings.TrimSpace(line))
+		}
+	}
+	for _, port := range listening(t) {
+		found = append(found, fmt.Sprintf("listening port %d", port))
+	}
+	dirs, err := os.ReadDir(w.data("vms"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	for _, d := range dirs {
+		found = append(found, "directory "+d.Name())
+	}
+	groups, _ := filepath.Glob("/sys/fs/cgroup/*/hatch*/vm_*")
+	flat, _ := filepath.Glob("/sys/fs/cgroup/hatch*/vm_*")
+	for _, g := range append(groups, flat...) {
+		found = append(found, "cgroup "+g)
+	}
+	slices.Sort(found)
+	return found
+}
+
+// requireOnly fails when there is more on the host than there was, after a
+// moment for what ends by itself.
+func (w *world) requireOnly(t *testing.T, before traces) {
+	t.Helper()
+	var more, gone []string
+	err := sandbox.Poll(2*time.Second, func() (bool, error) {
+		now := w.look(t)
+		more, gone = minus(now, before), minus(before, now)
+		return len(more) == 0 && len(gone) == 0, nil
+	})
+	if err != nil {
+		t.Errorf("the host is not as it was before:\nleft behind: %s\ngone: %s",
+			strings.Join(more, "\n             "), strings.Join(gone, "\n      "))
+	}
+}
+
+func minus(a, b traces) []string {
+	rest := slices.Clone(b)
+	var only []string
+	for _, line := range a {
+		if i := slices.Index(rest, line); i >= 0 {
+			rest = slices.Delete(rest, i, i+1)
+			continue
+		}
+		only = append(only, line)
+	}
+	return only
+}
+
+// process is one VMM.
+type process struct {
+	pid     int
+	exe     string
+	command string // its arguments, with spaces between
+	uid     int
+}
+
+// vmms lists the QEMU processes that live.
+func vmms(t *testing.T) []process {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		dir := filepath.Join("/proc", e.Name())
+		exe, err := os.Readlink(filepath.Join(dir, "exe"))
+		if err != nil || !strings.HasPrefix(filepath.Base(exe), "qemu-system") {
+			continue // a zombie has no exe
+		}
+		p := process{pid: pid, exe: exe}
+		args, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		p.command = strings.ReplaceAll(string(args), "\x00", " ")
+		var st unix.Stat_t
+		if unix.Stat(dir, &st) == nil {
+			p.uid = int(st.Uid)
+		}
+		found = append(found, p)
+	}
+	return found
+}
+
+// vmm returns the process that runs the VM.
+func vmm(t *testing.T, v api.VM) process {
+	t.Helper()
+	for _, p := range vmms(t) {
+		if strings.Contains(p.command, v.ID) {
+			return p
+		}
+	}
+	t.Fatalf("no process runs %s; there are %+v", v.ID, vmms(t))
+	return process{}
+}
+
+// kill ends the VMM as a crash would.
+func (p process) kill(t *testing.T) {
+	t.Helper()
+	if err := unix.Kill(p.pid, unix.SIGKILL); err != nil {
+		t.Fatalf("cannot kill process %d: %v", p.pid, err)
+	}
+}
+
+// awaitExit returns when the process is gone.
+func (p process) awaitExit(t *testing.T, limit time.Duration) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(p.pid, 0)
+	if err == unix.ESRCH {
+		return
+	}
+	if err != nil {
+		t.Fatalf("cannot watch process %d: %v", p.pid, err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(limit.Milliseconds()))
+	if err != nil || ready == 0 {
+		t.Fatalf("process %d has not ended after %s (%v)", p.pid, limit, err)
+	}
+}
+
+// listening returns the TCP ports that somebody listens on.
+func listening(t *testing.T) []int {
+	t.Helper()
+	var ports []int
+	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		f, err := os.Open(file)
+		if os.IsNotExist(err) {
+			continue // no IPv6
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		scanner := bufio.NewScanner(f)
+		for scanner.Scan() {
+			fields := strings.Fields(scanner.Text())
+			if len(fields) < 4 || fields[3] != "0A" {
+				continue
+			}
+			_, hex, _ := strings.Cut(fields[1], ":")
+			if port, err := strconv.ParseInt(hex, 16, 32); err == nil {
+				ports = append(ports, int(port))
+			}
+		}
+		_ = f.Close()
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}

@@ -1,0 +1,77 @@
+//go:build system
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+)
+
+// assets are where `make test-assets` puts a kernel and its modules.
+func assets(t *testing.T) (kernel, modules string) {
+	t.Helper()
+	kernel, modules = os.Getenv("HATCH_TEST_KERNEL"), os.Getenv("HATCH_TEST_MODULES")
+	if kernel == "" {
+		kernel = filepath.Join(repository(), ".cache", "test", "vmlinuz")
+	}
+	if modules == "" {
+		modules = filepath.Join(repository(), ".cache", "test", "modules")
+	}
+	for _, path := range []string{kernel, modules} {
+		if _, err := os.Stat(path); err != nil {
+			t.Fatalf("%v: run make test-assets", err)
+		}
+	}
+	return kernel, modules
+}
+
+// registerOwnKernel registers a copy of the kernel with the minimal image's root.
+func (w *world) registerOwnKernel(t *testing.T, copyTo string) api.Image {
+	t.Helper()
+	kernel, modules := assets(t)
+	content, err := os.ReadFile(kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(copyTo, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	base, err := w.client.GetImage(t.Context(), minimalID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := w.client.CreateImage(t.Context(), api.CreateImage{
+		KernelPath: copyTo, RootfsPath: base.RootfsPath, ModulesPath: modules,
+	})
+	if err != nil {
+		t.Fatalf("cannot register a kernel with modules beside it: %v", err)
+	}
+	t.Cleanup(func() { _ = w.client.DeleteImage(t.Context(), image.ID) })
+	return image
+}
+
+// testOwnKernel boots a kernel that is not the image's own, with its modules
+// beside it. A kernel with its drivers built in cannot be had from Debian; what
+// that needs is tested where images are inspected.
+func testOwnKernel(t *testing.T, w *world) {
+	image := w.registerOwnKernel(t, filepath.Join(w.dir, "own-vmlinuz"))
+	body := minimal()
+	body.ImageID = image.ID
+	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+	if v.State != api.StateRunning || condition(v, api.ConditionAgentReady).Status != api.StatusTrue {
+		t.Errorf("it is %s, conditions %+v", v.State, v.Conditions)
+	}
+	w.delete(t, v.ID)
+
+	_, err := w.client.CreateImage(t.Context(), api.CreateImage{
+		KernelPath: image.KernelPath, RootfsPath: image.RootfsPath, ModulesPath: t.TempDir(),
+	})
+	if !client.IsInvalid(err) || !strings.Contains(err.Error(), "virtio") {
+		t.Errorf("a kernel without the modules it needs is answered with %v; want a refusal that names what is missing", err)
+	}
+}

@@ -1,0 +1,206 @@
+//go:build system
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+)
+
+// noticeLimit is how long hatchd may take to see that a VMM is gone.
+const noticeLimit = 2 * time.Second
+
+func testPause(t *testing.T, w *world) {
+	v := w.shared(t, alpha)
+	s := w.login(t, v)
+	boot := s.bootID(t)
+	paused, err := w.client.PauseVM(t.Context(), v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if paused.State != api.StatePaused {
+		t.Errorf("after pause the state is %s", paused.State)
+	}
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		_, _, _ = s.client.SendRequest("keepalive@hatch", true, nil) // refused or not, it is an answer
+	}()
+	select {
+	case <-answered:
+		t.Error("a paused guest answers")
+	case <-time.After(500 * time.Millisecond):
+	}
+	resumed, err := w.client.ResumeVM(t.Context(), v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resumed.State != api.StateRunning {
+		t.Errorf("after resume the state is %s", resumed.State)
+	}
+	<-answered
+	if s.bootID(t) != boot {
+		t.Error("the guest has rebooted")
+	}
+}
+
+func testStopStart(t *testing.T, w *world) {
+	v := w.shared(t, alpha)
+	s := w.login(t, v)
+	boot, hostKey := s.bootID(t), s.hostKey
+	s.run(t, "echo kept | sudo tee /var/tmp/kept >/dev/null && sync")
+	p := vmm(t, v)
+
+	began := time.Now()
+	stopped, err := w.client.StopVM(t.Context(), v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	took(t, "graceful stop of a Debian guest", began)
+	if stopped.State != api.StateStopped {
+		t.Errorf("after stop the state is %s", stopped.State)
+	}
+	for _, other := range vmms(t) {
+		if other.pid == p.pid {
+			t.Error("stop has returned, and the VMM still lives")
+		}
+	}
+	if connectsFromHere("127.0.0.1", v.SSHPort) {
+		t.Error("the SSH port of a stopped VM is open")
+	}
+	if again, err := w.client.StopVM(t.Context(), v.ID); err != nil || again.State != api.StateStopped {
+		t.Errorf("stopping a stopped VM: %s, %v", again.State, err)
+	}
+
+	began = time.Now()
+	if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	started := w.await(t, v.ID, "ready", readyLimit)
+	took(t, "start until ready again", began)
+	if started.GuestIP != v.GuestIP || started.SSHPort != v.SSHPort || started.GuestMAC != v.GuestMAC {
+		t.Errorf("after start it has %s, port %d, %s; before, %s, port %d, %s",
+			started.GuestIP, started.SSHPort, started.GuestMAC, v.GuestIP, v.SSHPort, v.GuestMAC)
+	}
+	s = w.login(t, started)
+	if got := s.run(t, "cat /var/tmp/kept"); got != "kept" {
+		t.Errorf("the file holds %q", got)
+	}
+	if s.hostKey != hostKey {
+		t.Error("the SSH host key has changed")
+	}
+	if s.bootID(t) == boot {
+		t.Error("the guest has not booted anew: the test shows nothing")
+	}
+	if got := s.run(t, "journalctl --list-boots -q | wc -l"); got == "0" {
+		t.Error("the journal knows no boot")
+	}
+}
+
+func testReboot(t *testing.T, w *world) {
+	v := w.shared(t, beta)
+	s := w.login(t, v)
+	boot := s.bootID(t)
+	p := vmm(t, v)
+	_, _ = s.try(t, "sudo systemctl reboot") // the connection may break first
+	p.awaitExit(t, stopLimit)
+	v = w.await(t, v.ID, "running", normalReply)
+	v = w.await(t, v.ID, "ready", readyLimit)
+	if v.State != api.StateRunning {
+		t.Errorf("after a reboot the state is %s", v.State)
+	}
+	if w.login(t, v).bootID(t) == boot {
+		t.Error("the guest has not rebooted")
+	}
+}
+
+func testPoweroff(t *testing.T, w *world) {
+	v := w.shared(t, beta)
+	p := vmm(t, v)
+	_, _ = w.login(t, v).try(t, "sudo systemctl poweroff") // the connection may break first
+	p.awaitExit(t, stopLimit)
+	began := time.Now()
+	off := w.await(t, v.ID, "stopped", noticeLimit)
+	took(t, "from the end of the VMM until the state is stopped", began)
+	if !strings.Contains(off.StateReason, "guest") {
+		t.Errorf("the reason does not name the guest: %q", off.StateReason)
+	}
+	if connectsFromHere("127.0.0.1", v.SSHPort) {
+		t.Error("the SSH port is still open")
+	}
+}
+
+func testVMMKilled(t *testing.T, w *world) {
+	v := w.create(t, minimal(), client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+	vmm(t, v).kill(t)
+	dead := w.await(t, v.ID, "error", noticeLimit)
+	if dead.StateReason == "" {
+		t.Error("an error without a reason")
+	}
+	t.Logf("the reason: %s", dead.StateReason)
+	if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
+		t.Fatalf("a VM in error cannot be started: %v", err)
+	}
+	w.await(t, v.ID, "agent", readyLimit)
+}
+
+func testDelete(t *testing.T, w *world) {
+	before := w.look(t)
+	v := w.create(t, minimal(), client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+	during := w.look(t)
+	for _, want := range []string{"process ", "interface " + v.TapName, "directory " + v.ID, "listening port"} {
+		if !strings.Contains(strings.Join(minus(during, before), "\n"), want) {
+			t.Errorf("a running VM leaves no trace %q: the test shows nothing\n%s", want, strings.Join(minus(during, before), "\n"))
+		}
+	}
+	p := vmm(t, v)
+	if p.uid < 900000 {
+		t.Errorf("the VMM runs as user %d, want one of its own", p.uid)
+	}
+	began := time.Now()
+	w.delete(t, v.ID)
+	took(t, "delete", began)
+	w.requireOnly(t, before)
+	if _, err := w.client.GetVM(t.Context(), v.ID); !client.IsNotFound(err) {
+		t.Errorf("a deleted VM is found: %v", err)
+	}
+	if err := w.client.DeleteVM(t.Context(), v.ID); !client.IsNotFound(err) {
+		t.Errorf("a second delete answers %v, want 404", err)
+	}
+	body := minimal()
+	body.GuestIP = v.GuestIP
+	again := w.create(t, body, client.CreateOptions{})
+	if again.GuestIP != v.GuestIP {
+		t.Errorf("the address of a deleted VM cannot be had again: %s", again.GuestIP)
+	}
+	w.delete(t, again.ID)
+	w.requireOnly(t, before)
+}
+
+func testNoNetwork(t *testing.T, w *world) {
+	before := w.look(t)
+	body := minimal()
+	body.EnableNetwork = new(false)
+	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+	if v.EnableNetwork || v.GuestIP != "" || v.GuestMAC != "" || v.TapName != "" || v.SSHPort != 0 {
+		t.Errorf("a VM without network has one: %+v", v)
+	}
+	if c := condition(v, api.ConditionNetworkReady); c.Status != api.StatusFalse {
+		t.Errorf("its network is %s (%s)", c.Status, c.Reason)
+	}
+	if c := condition(v, api.ConditionAgentReady); c.Status != api.StatusTrue {
+		t.Errorf("its agent is %s (%s)", c.Status, c.Reason)
+	}
+	for _, line := range minus(w.look(t), before) {
+		if !strings.HasPrefix(line, "process ") && !strings.HasPrefix(line, "directory ") && !strings.HasPrefix(line, "cgroup ") {
+			t.Errorf("it has left on the host: %s", line)
+		}
+	}
+	if p := vmm(t, v); strings.Contains(p.command, "virtio-net") {
+		t.Errorf("its VMM has a network device: %s", p.command)
+	}
+}

@@ -1,0 +1,108 @@
+//go:build system
+
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/test/sandbox"
+)
+
+const (
+	loginLimit   = 90 * time.Second
+	commandLimit = 60 * time.Second
+)
+
+// shell is a login to a guest through its ssh_port.
+type shell struct {
+	client  *ssh.Client
+	hostKey string
+}
+
+// login connects to the VM's ssh_port on the host.
+func (w *world) login(t *testing.T, v api.VM) *shell {
+	t.Helper()
+	s := &shell{}
+	cfg := &ssh.ClientConfig{
+		User: debianUser, Auth: []ssh.AuthMethod{ssh.PublicKeys(w.signer)}, Timeout: loginLimit,
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			s.hostKey = ssh.FingerprintSHA256(key)
+			return nil
+		},
+	}
+	var last error
+	err := sandbox.Poll(loginLimit, func() (bool, error) {
+		s.client, last = ssh.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(v.SSHPort)), cfg)
+		return last == nil, nil
+	})
+	if err != nil {
+		t.Fatalf("cannot log in to %s on port %d: %v", v.ID, v.SSHPort, errors.Join(err, last))
+	}
+	t.Cleanup(func() { _ = s.client.Close() })
+	return s
+}
+
+// run runs a line in the guest's shell and returns what it printed.
+func (s *shell) run(t *testing.T, format string, args ...any) string {
+	t.Helper()
+	line := fmt.Sprintf(format, args...)
+	out, status := s.try(t, line)
+	if status != 0 {
+		t.Fatalf("in the guest, %q ended with %d: %s", line, status, out)
+	}
+	return strings.TrimSuffix(out, "\n")
+}
+
+// try runs a line and returns what it printed and its status, -1 when the
+// connection broke first.
+func (s *shell) try(t *testing.T, line string) (string, int) {
+	t.Helper()
+	session, err := s.client.NewSession()
+	if err != nil {
+		t.Fatalf("cannot open a session: %v", err)
+	}
+	defer session.Close() //nolint:errcheck // it is closed already when the command has ended
+	var out bytes.Buffer
+	session.Stdout, session.Stderr = &out, &out
+	ended := make(chan error, 1)
+	if err := session.Start(line); err != nil {
+		t.Fatalf("cannot start %q in the guest: %v", line, err)
+	}
+	go func() { ended <- session.Wait() }()
+	select {
+	case err = <-ended:
+	case <-time.After(commandLimit):
+		t.Fatalf("in the guest, %q has not ended after %s", line, commandLimit)
+	}
+	var exit *ssh.ExitError
+	switch {
+	case errors.As(err, &exit):
+		return out.String(), exit.ExitStatus()
+	case err != nil:
+		return out.String(), -1
+	}
+	return out.String(), 0
+}
+
+// bootID tells one boot of a guest from another.
+func (s *shell) bootID(t *testing.T) string {
+	t.Helper()
+	return s.run(t, "cat /proc/sys/kernel/random/boot_id")
+}
+
+// connects reports whether the guest can open a TCP connection.
+func (s *shell) connects(t *testing.T, addr string, port int) bool {
+	t.Helper()
+	_, status := s.try(t, fmt.Sprintf("timeout 4 bash -c 'exec 3<>/dev/tcp/%s/%d'", addr, port))
+	return status == 0
+}

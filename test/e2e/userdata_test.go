@@ -1,0 +1,91 @@
+//go:build system
+
+package e2e
+
+import (
+	"encoding/base64"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+)
+
+// Odd spaces, comments and a trailing line are part of it: a guest gets user
+// data byte for byte.
+const (
+	cloudConfig = "#cloud-config\n" +
+		"# a comment that stays, ünïcode and all\n" +
+		"write_files:\n" +
+		"-   path: /etc/from-cloud-config\n" +
+		"    content: \"applied\\n\"\n" +
+		"runcmd:\n" +
+		"  - [ sh, -c, 'echo ran > /etc/ran-by-cloud-config' ]\n\n"
+
+	shellScript = "#!/bin/bash\necho \"Hello from $(hostname)\" > /etc/from-script\n"
+
+	mimeBoundary = "==of-the-test=="
+	mimeUserData = "Content-Type: multipart/mixed; boundary=\"" + mimeBoundary + "\"\nMIME-Version: 1.0\n\n" +
+		"--" + mimeBoundary + "\nContent-Type: text/cloud-config; charset=\"utf-8\"\n\n" +
+		"#cloud-config\nwrite_files:\n- path: /etc/from-mime-config\n  content: one\n\n" +
+		"--" + mimeBoundary + "\nContent-Type: text/x-shellscript; charset=\"utf-8\"\n\n" +
+		"#!/bin/sh\necho -n two > /etc/from-mime-script\n\n" +
+		"--" + mimeBoundary + "--\n"
+)
+
+func testCloudConfig(t *testing.T, w *world) {
+	began := time.Now()
+	v := w.shared(t, alpha)
+	took(t, "two Debian guests, until both or this one is ready", began)
+	if c := condition(v, api.ConditionCloudInit); c.Status != api.StatusTrue {
+		t.Errorf("cloud-init is %s: %s %s", c.Status, c.Reason, c.Message)
+	}
+	s := w.login(t, v)
+	if got := s.run(t, "cat /etc/from-cloud-config"); got != "applied" {
+		t.Errorf("write_files wrote %q", got)
+	}
+	if got := s.run(t, "cat /etc/ran-by-cloud-config"); got != "ran" {
+		t.Errorf("runcmd wrote %q", got)
+	}
+	requireUserData(t, s, cloudConfig)
+	if got := s.run(t, "hostname"); got != alpha {
+		t.Errorf("the hostname is %q, want the VM's name", got)
+	}
+	if v := w.get(t, v.ID); v.UserData != cloudConfig {
+		t.Errorf("the API shows other user data than was sent: %q", v.UserData)
+	}
+}
+
+func testShellScript(t *testing.T, w *world) {
+	v := w.shared(t, beta)
+	s := w.login(t, v)
+	if got := s.run(t, "cat /etc/from-script"); got != "Hello from "+beta {
+		t.Errorf("the script wrote %q", got)
+	}
+	requireUserData(t, s, shellScript)
+}
+
+func testMIME(t *testing.T, w *world) {
+	body := w.debian(mimeUserData)
+	body.Name = "gamma"
+	began := time.Now()
+	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+	took(t, "one Debian guest, until it is ready", began)
+	v = w.await(t, v.ID, "cloud-init", normalReply)
+	s := w.login(t, v)
+	if got := s.run(t, "cat /etc/from-mime-config /etc/from-mime-script"); got != "onetwo" {
+		t.Errorf("the parts wrote %q", got)
+	}
+	requireUserData(t, s, mimeUserData)
+}
+
+// requireUserData compares what cloud-init read with what was sent.
+func requireUserData(t *testing.T, s *shell, sent string) {
+	t.Helper()
+	encoded := s.run(t, "sudo base64 -w0 /var/lib/cloud/instance/user-data.txt")
+	got, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
+	if err != nil || string(got) != sent {
+		t.Errorf("cloud-init got %q (%v), want %q", got, err, sent)
+	}
+}
