@@ -141,7 +141,7 @@ func (d *daemons) start(ts *testscript.TestScript, name string) {
 
 // environment is what a script's programs get.
 func environment(ts *testscript.TestScript) []string {
-	env := []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR")}
+	env := []string{"GORACE=halt_on_error=1", "PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR")}
 	for _, name := range []string{
 		"HATCH_CONFIG", "HATCH_DATA_DIR", "HATCH_HTTP_ADDR", "HATCH_VMM", "HATCH_API_KEY",
 		"HATCH_BRIDGE_CIDR", "HATCH_DEFAULT_MEM_MIB", "HATCH_MEM_OVERCOMMIT",
