@@ -1,0 +1,183 @@
+// Package sshgate is the door to guests' SSH: one TCP listener per VM, and a
+// plain copy of bytes to the guest's port 22.
+//
+// Who is not in the allowed networks is closed at once, before anything is
+// dialled. The gate does not speak SSH and knows no keys: that is between the
+// client and the guest. Start at [Gate].
+package sshgate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// Gate keeps the listeners for VMs' SSH ports.
+var _ vm.Forwards = (*Gate)(nil)
+
+const (
+	defaultMaxConns = 64
+	defaultPatience = 10 * time.Second
+)
+
+// Config says who may come in, and how guests are reached.
+type Config struct {
+	// Allowed are the networks that clients may come from. When all of them
+	// are loopback, the gate listens on loopback only; none lets nobody in.
+	Allowed []netip.Prefix
+	// Dial reaches a VM; nil dials target by TCP. It is the place to wake a
+	// sleeping VM: the client is held meanwhile, for as long as Patience.
+	Dial     func(ctx context.Context, vmID string, target netip.AddrPort) (net.Conn, error)
+	MaxConns int           // per port; 0 means 64
+	Patience time.Duration // how long a guest that refuses is tried again; 0 means 10 s
+	Log      *slog.Logger
+}
+
+// Gate implements vm.Forwards. Its methods may be called from several
+// goroutines at once.
+type Gate struct {
+	cfg Config
+
+	mu     sync.Mutex
+	ports  map[int]*forward
+	closed bool
+}
+
+// New returns a gate that listens nowhere yet.
+func New(cfg Config) *Gate {
+	if cfg.Dial == nil {
+		cfg.Dial = dialTCP
+	}
+	if cfg.MaxConns == 0 {
+		cfg.MaxConns = defaultMaxConns
+	}
+	if cfg.Patience == 0 {
+		cfg.Patience = defaultPatience
+	}
+	return &Gate{cfg: cfg, ports: map[int]*forward{}}
+}
+
+// Open implements vm.Forwards.
+func (g *Gate) Open(vmID string, port int, target netip.AddrPort) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return errs.New(errs.Unavailable, "shutting_down", "port %d cannot be opened: the daemon is shutting down", port)
+	}
+	if f := g.ports[port]; f != nil {
+		if f.vmID == vmID && f.target == target {
+			return nil
+		}
+		return inUse(port, nil)
+	}
+	listeners, err := listen(g.cfg.Allowed, port)
+	if err != nil {
+		return err
+	}
+	g.ports[port] = newForward(g.cfg, vmID, target, listeners)
+	return nil
+}
+
+// Close implements vm.Forwards. It returns when the port's connections have ended.
+func (g *Gate) Close(port int) {
+	g.mu.Lock()
+	f := g.ports[port]
+	delete(g.ports, port)
+	g.mu.Unlock()
+	if f != nil {
+		f.close()
+	}
+}
+
+// Shutdown closes all ports for good and waits until their connections have ended.
+func (g *Gate) Shutdown() {
+	g.mu.Lock()
+	ports := g.ports
+	g.ports, g.closed = map[int]*forward{}, true
+	g.mu.Unlock()
+	var all sync.WaitGroup
+	for _, f := range ports {
+		all.Go(f.close)
+	}
+	all.Wait()
+}
+
+// listen opens the port on all addresses that clients may come to.
+func listen(allowed []netip.Prefix, port int) ([]net.Listener, error) {
+	var listeners []net.Listener
+	for _, host := range hosts(allowed) {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, fmt.Sprint(port)))
+		if errors.Is(err, syscall.EADDRNOTAVAIL) && host == "::1" && len(listeners) > 0 {
+			continue // a host without IPv6
+		}
+		if err != nil {
+			closeAll(listeners)
+			if errors.Is(err, syscall.EADDRINUSE) {
+				return nil, inUse(port, err)
+			}
+			return nil, fmt.Errorf("cannot listen on port %d: %w", port, err)
+		}
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}
+
+// hosts returns the addresses to listen on: "" stands for all.
+func hosts(allowed []netip.Prefix) []string {
+	var four, six bool
+	for _, p := range allowed {
+		p = unmap(p)
+		if !isLoopback(p) {
+			return []string{""}
+		}
+		four, six = four || p.Addr().Is4(), six || p.Addr().Is6()
+	}
+	if !six {
+		return []string{"127.0.0.1"}
+	}
+	if !four {
+		return []string{"::1"}
+	}
+	return []string{"127.0.0.1", "::1"}
+}
+
+func isLoopback(p netip.Prefix) bool {
+	if p.Addr().Is4() {
+		return p.Addr().IsLoopback() && p.Bits() >= 8
+	}
+	return p.Addr().IsLoopback() && p.Bits() == 128
+}
+
+// unmap turns a prefix of IPv4-mapped addresses into the IPv4 one it means.
+func unmap(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p
+}
+
+func inUse(port int, cause error) error {
+	return errs.New(errs.Conflict, "ssh_port_in_use", "the SSH port %d is in use on this host", port).
+		WithHint("see who listens: ss -ltnp 'sport = :%d'; or choose another range with HATCH_SSH_PORT_MIN and HATCH_SSH_PORT_MAX", port).
+		WithCause(cause)
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		_ = l.Close()
+	}
+}
+
+func dialTCP(ctx context.Context, _ string, target netip.AddrPort) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", target.String())
+}
