@@ -1,0 +1,12 @@
+//go:build system
+
+package bridge
+
+import (
+	"os"
+	"testing"
+
+	"github.com/hatchvm/hatch/internal/host/nettest"
+)
+
+func TestMain(m *testing.M) { os.Exit(nettest.Main(m.Run)) }

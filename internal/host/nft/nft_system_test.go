@@ -1,0 +1,210 @@
+//go:build system
+
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/network"
+)
+
+func testRules(t testing.TB, bridge string) *Rules {
+	t.Helper()
+	n, err := network.New(bridge, "10.128.0.1/16")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := New(Config{Network: n, AllowPrivate: prefixes("10.5.0.0/16")})
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		_ = exec.Command("nft", "flush", "ruleset").Run()
+	})
+	return r
+}
+
+func testGuest(r *Rules, host uint32) Guest {
+	n := r.cfg.Network
+	return Guest{TAP: fmt.Sprintf("htap%d", host), MAC: n.MAC(n.At(host)), Address: n.At(host)}
+}
+
+func nft(t testing.TB, command string) string {
+	t.Helper()
+	out, err := exec.Command("nft", command).CombinedOutput()
+	if err != nil {
+		t.Fatalf("nft %s: %v: %s", command, err, out)
+	}
+	return string(out)
+}
+
+func TestSetupWithManyGuests(t *testing.T) {
+	r := testRules(t, "hatch0")
+	var guests []Guest
+	for host := range uint32(3000) {
+		guests = append(guests, testGuest(r, 10+host))
+	}
+	for range 2 { // twice: in place of what is there
+		if err := r.Setup(guests, prefixes("192.0.2.0/24")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.Setup(guests[:1], nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.verify(guests[1]); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("a guest that is no longer there: %v, want ENOENT", err)
+	}
+}
+
+func TestAddAndDelete(t *testing.T) {
+	r := testRules(t, "hatch0")
+	if err := r.Setup(nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	g := testGuest(r, 10)
+	for range 2 {
+		if err := r.Add(g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rules := nft(t, "list set bridge hatch senders"); !strings.Contains(rules, `"htap10" . 02:fc:00:00:00:0a . 10.128.0.10`) {
+		t.Errorf("the set is %s", rules)
+	}
+	nft(t, `delete element bridge hatch senders { "htap10" . 02:fc:00:00:00:0a . 10.128.0.10 }`)
+	for range 2 { // half there, then not at all
+		if err := r.Delete(g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rules := nft(t, "list set bridge hatch stations"); strings.Contains(rules, "htap10") {
+		t.Errorf("the set is %s", rules)
+	}
+}
+
+func TestCheckNotices(t *testing.T) {
+	changes := map[string]string{
+		"no table":         "delete table inet hatch",
+		"no bridge table":  "delete table bridge hatch",
+		"flushed chain":    "flush chain bridge hatch guest",
+		"rule more":        "insert rule inet hatch to_host tcp dport 22 accept",
+		"chain more":       "add chain inet hatch extra",
+		"range taken away": "delete element inet hatch refused { 169.254.0.0/16 }",
+		"range let in":     "add element inet hatch allowed { 169.254.0.0/16 }",
+		"policy":           "add chain inet hatch input { policy drop; }",
+	}
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			r := testRules(t, "hatch0")
+			if err := r.Setup(nil, nil); err != nil {
+				t.Fatal(err)
+			}
+			nft(t, change)
+			if err := r.Check(); err == nil {
+				t.Error("Check is content")
+			}
+			if err := r.Setup(nil, nil); err != nil {
+				t.Errorf("Setup does not mend it: %v", err)
+			}
+		})
+	}
+}
+
+func TestTablesOfAnotherAreLeftAlone(t *testing.T) {
+	first, second := testRules(t, "hatch0"), testRules(t, "hatch1")
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "hatch0"
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	if err := netlink.LinkAdd(bridge); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Setup(nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	for name, err := range map[string]error{"Setup": second.Setup(nil, nil), "Remove": second.Remove()} {
+		if errs.KindOf(err) != errs.Conflict {
+			t.Errorf("%s: %v, want Conflict", name, err)
+		}
+	}
+	if err := first.Check(); err != nil {
+		t.Error(err)
+	}
+	if err := netlink.LinkDel(bridge); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Setup(nil, nil); err != nil {
+		t.Errorf("tables of a bridge that is gone are not taken over: %v", err)
+	}
+	nft(t, "flush ruleset")
+	nft(t, "add table inet hatch")
+	if err := first.Setup(nil, nil); errs.KindOf(err) != errs.Conflict {
+		t.Errorf("a stranger's table: %v, want Conflict", err)
+	}
+}
+
+func TestRemove(t *testing.T) {
+	r := testRules(t, "hatch0")
+	nft(t, "add table inet mine")
+	if err := r.Setup([]Guest{testGuest(r, 10)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := r.Remove(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if tables := nft(t, "list tables"); tables != "table inet mine\n" {
+		t.Errorf("the tables are %q", tables)
+	}
+}
+
+// What the kernel holds reads like what was meant.
+func TestRulesReadWell(t *testing.T) {
+	r := testRules(t, "hatch0")
+	if err := r.Setup(nil, prefixes("192.0.2.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	rules := nft(t, "list ruleset")
+	for _, want := range []string{
+		`ip daddr @refused drop comment "not private ranges"`,
+		`ip daddr 10.128.0.1 udp dport 53 accept comment "DNS"`,
+		`ip saddr 10.128.0.0/16 oifname != "hatch0" masquerade`,
+		`169.254.0.0/16`,
+		`elements = { 192.0.2.0/24 }`,
+		`elements = { 10.5.0.0/16 }`,
+		`iifname . ether saddr . ip saddr @senders accept`,
+	} {
+		if !strings.Contains(rules, want) {
+			t.Errorf("%s is missing in\n%s", want, rules)
+		}
+	}
+}
+
+func TestSetLocalReplaces(t *testing.T) {
+	r := testRules(t, "hatch0")
+	if err := r.Setup(nil, prefixes("192.0.2.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.SetLocal(prefixes("203.0.113.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	es, err := conn.GetSetElements(r.localSet())
+	if err != nil || len(es) != 2 || netip.AddrFrom4([4]byte(es[1].Key)) != netip.MustParseAddr("203.0.113.0") &&
+		netip.AddrFrom4([4]byte(es[0].Key)) != netip.MustParseAddr("203.0.113.0") {
+		t.Errorf("the set is %v (%v)", es, err)
+	}
+}
