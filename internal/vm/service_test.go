@@ -1,0 +1,377 @@
+package vm_test
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func mustCreate(t *testing.T, w *world, req vm.CreateRequest) vm.VM {
+	t.Helper()
+	v, err := w.Create(t.Context(), owner, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func TestCreateFillsInDefaults(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	if v.State != vm.Running || v.ImageID != "img_default" || v.VCPUs != 1 || v.MemMiB != 512 || !v.EnableNetwork || v.Driver != "fake" {
+		t.Errorf("got %+v", v)
+	}
+	if v.Lease.Address.String() != "172.16.0.2" || v.Lease.MAC.String() != "02:fc:00:00:00:02" || v.Lease.SSHPort != 16000 {
+		t.Errorf("got the lease %+v", v.Lease)
+	}
+	if !strings.Contains(v.Cmdline(netip.MustParseAddr("172.16.0.1"), 24), "hatch.ip=172.16.0.2/24") {
+		t.Error("the guest is not told its address")
+	}
+}
+
+func TestCreateRefusesWhatIsOutOfRange(t *testing.T) {
+	w := newWorld(t)
+	taken := mustCreate(t, w, vm.CreateRequest{Name: "taken"})
+	cases := []struct {
+		name  string
+		req   vm.CreateRequest
+		field string
+		says  string
+	}{
+		{"no cpus", vm.CreateRequest{VCPUs: ptr(0)}, "vcpu_count", "1 to 4"},
+		{"more cpus than the host", vm.CreateRequest{VCPUs: ptr(5)}, "vcpu_count", "1 to 4"},
+		{"too little memory", vm.CreateRequest{MemMiB: ptr(63)}, "mem_mib", "64 to 16384"},
+		{"more memory than the host", vm.CreateRequest{MemMiB: ptr(16385)}, "mem_mib", "64 to 16384"},
+		{"tiny disk", vm.CreateRequest{DiskMiB: ptr(1)}, "disk_mib", "64 to"},
+		{"address elsewhere", vm.CreateRequest{Address: netip.MustParseAddr("10.0.0.1")}, "guest_ip", "172.16.0.0/24"},
+		{"gateway's address", vm.CreateRequest{Address: netip.MustParseAddr("172.16.0.1")}, "guest_ip", "host's own"},
+		{"broadcast address", vm.CreateRequest{Address: netip.MustParseAddr("172.16.0.255")}, "guest_ip", "broadcast"},
+		{"taken address", vm.CreateRequest{Address: taken.Lease.Address}, "guest_ip", "172.16.0.2"},
+		{"multicast mac", vm.CreateRequest{MAC: net.HardwareAddr{3, 0, 0, 0, 0, 1}}, "guest_mac", "multicast"},
+		{"zero mac", vm.CreateRequest{MAC: make(net.HardwareAddr, 6)}, "guest_mac", "02:FC"},
+		{"long mac", vm.CreateRequest{MAC: make(net.HardwareAddr, 8)}, "guest_mac", "six bytes"},
+		{"taken mac", vm.CreateRequest{MAC: taken.Lease.MAC}, "guest_mac", "02:FC"},
+		{"address without a network", vm.CreateRequest{EnableNetwork: ptr(false), Address: netip.MustParseAddr("172.16.0.9")}, "guest_ip", "enable_network"},
+		{"name with spaces", vm.CreateRequest{Name: "a b"}, "name", "hostname"},
+		{"taken name", vm.CreateRequest{Name: "taken"}, "name", "taken"},
+		{"line break in boot_args", vm.CreateRequest{BootArgs: ptr("a\nb")}, "boot_args", "printable"},
+		{"huge user_data", vm.CreateRequest{UserData: ptr(strings.Repeat("x", vm.MaxUserData+1))}, "user_data", "1048576"},
+		{"label without a key", vm.CreateRequest{Labels: map[string]string{"": "x"}}, "labels", "key"},
+		{"a private key as key", vm.CreateRequest{SSHKeys: []string{"-----BEGIN OPENSSH PRIVATE KEY-----"}}, "ssh_authorized_keys", "entry 1"},
+		{"unknown image", vm.CreateRequest{ImageID: "img_none"}, "image_id", "img_none"},
+		{"unknown driver", vm.CreateRequest{Driver: "vmware"}, "vmm", "firecracker"},
+		{"absent driver", vm.CreateRequest{Driver: "firecracker"}, "vmm", "firecracker"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := w.Create(t.Context(), owner, c.req)
+			kind := errs.KindOf(err)
+			if kind != errs.Invalid && kind != errs.Conflict && kind != errs.Unsupported {
+				t.Fatalf("got kind %s: %v", kind, err)
+			}
+			if !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), c.field) {
+				t.Errorf("%q should name %q and say %q", err, c.field, c.says)
+			}
+		})
+	}
+	if all, _, _ := w.List(t.Context(), owner, vm.Filter{}); len(all) != 1 {
+		t.Errorf("%d rows after refused creates, want 1", len(all))
+	}
+}
+
+func TestCreateThatFailsLeavesOnlyARowInError(t *testing.T) {
+	for _, call := range []string{"Provision", "Attach", "Open", "Initramfs", "Disks", "Start", "Console"} {
+		t.Run(call, func(t *testing.T) {
+			w := newWorld(t)
+			if call == "Start" {
+				w.driver.FailNextStart(errs.New(errs.Internal, "injected", "injected: Start"))
+			} else {
+				w.failNext(call)
+			}
+			if _, err := w.Create(t.Context(), owner, vm.CreateRequest{}); err == nil {
+				t.Fatal("the create did not fail")
+			}
+			w.requireNothing(t)
+			all, _, err := w.List(t.Context(), owner, vm.Filter{})
+			if err != nil || len(all) != 1 {
+				t.Fatalf("got %v, %v", all, err)
+			}
+			v := all[0]
+			if v.State != vm.Failed || v.StateReason == "" || v.Lease.Address.IsValid() || v.Lease.SSHPort != 0 || v.Machine != nil {
+				t.Errorf("got %+v", v)
+			}
+			again, err := w.Start(t.Context(), owner, v.ID)
+			if err != nil || again.State != vm.Running || !again.Lease.Address.IsValid() {
+				t.Errorf("error is a dead end: %+v, %v", again, err)
+			}
+		})
+	}
+}
+
+func TestStopStartKeepsTheLease(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	for range 3 {
+		stopped, err := w.Stop(t.Context(), owner, v.ID)
+		if err != nil || stopped.State != vm.Stopped || stopped.Lease.Address != v.Lease.Address {
+			t.Fatalf("got %+v, %v", stopped, err)
+		}
+		if again, err := w.Stop(t.Context(), owner, v.ID); err != nil || again.State != vm.Stopped {
+			t.Fatalf("stop of a stopped VM: %+v, %v", again, err)
+		}
+		started, err := w.Start(t.Context(), owner, v.ID)
+		if err != nil || started.State != vm.Running || started.Lease.Address != v.Lease.Address || started.Lease.SSHPort != v.Lease.SSHPort {
+			t.Fatalf("got %+v, %v", started, err)
+		}
+	}
+	if err := w.Delete(t.Context(), owner, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.requireNothing(t)
+	if _, err := w.Get(t.Context(), owner, v.ID); !errs.Is(err, errs.NotFound) {
+		t.Errorf("got %v after delete", err)
+	}
+}
+
+func TestStopOfADeafGuestKillsIt(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	w.driver.IgnorePowerButton(v.ID)
+	stopped, err := w.Stop(t.Context(), owner, v.ID)
+	if err != nil || stopped.State != vm.Stopped || !strings.Contains(stopped.StateReason, "did not shut down") {
+		t.Fatalf("got %+v, %v", stopped, err)
+	}
+}
+
+func TestStopOfAPausedGuest(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	if p, err := w.Pause(t.Context(), owner, v.ID); err != nil || p.State != vm.Paused {
+		t.Fatalf("got %+v, %v", p, err)
+	}
+	if _, err := w.Start(t.Context(), owner, v.ID); !errs.HasCode(err, "vm_paused") {
+		t.Errorf("start of a paused VM: %v", err)
+	}
+	if stopped, err := w.Stop(t.Context(), owner, v.ID); err != nil || stopped.State != vm.Stopped {
+		t.Fatalf("got %+v, %v", stopped, err)
+	}
+}
+
+func TestEndsOfMachinesAreNoticed(t *testing.T) {
+	cases := []struct {
+		name  string
+		end   func(w *world, id string)
+		state vm.State
+		says  string
+	}{
+		{"power off in the guest", func(w *world, id string) { w.driver.PowerOff(id) }, vm.Stopped, "powered itself off"},
+		{"panic in the guest", func(w *world, id string) { w.driver.Panic(id) }, vm.Failed, "panicked"},
+		{"crash of the VMM", func(w *world, id string) { w.driver.Crash(id) }, vm.Failed, "ended unexpectedly"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			v := mustCreate(t, w, vm.CreateRequest{})
+			c.end(w, v.ID)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			got, err := w.Wait(ctx, owner, v.ID, vm.WaitFor{State: c.state})
+			if err != nil || !strings.Contains(got.StateReason, c.says) {
+				t.Fatalf("got %+v, %v", got, err)
+			}
+			if _, err := w.Start(t.Context(), owner, v.ID); err != nil {
+				t.Errorf("cannot start it again: %v", err)
+			}
+		})
+	}
+}
+
+func TestMachinesOutliveTheDaemonAndAreAdopted(t *testing.T) {
+	w := newWorld(t)
+	running := mustCreate(t, w, vm.CreateRequest{})
+	paused := mustCreate(t, w, vm.CreateRequest{})
+	if _, err := w.Pause(t.Context(), owner, paused.ID); err != nil {
+		t.Fatal(err)
+	}
+	lost := mustCreate(t, w, vm.CreateRequest{})
+	w.shut(t)
+	w.driver.Crash(lost.ID)
+	w.serve(t)
+
+	for id, want := range map[string]vm.State{running.ID: vm.Running, paused.ID: vm.Paused, lost.ID: vm.Stopped} {
+		if v, err := w.Get(t.Context(), owner, id); err != nil || v.State != want {
+			t.Errorf("%s: got %s (%s), %v; want %s", id, v.State, v.StateReason, err, want)
+		}
+	}
+	if len(w.links) != 2 || len(w.forwards) != 2 {
+		t.Errorf("networks and forwards were not put back: %v %v", w.links, w.forwards)
+	}
+	for _, id := range []string{running.ID, paused.ID, lost.ID} {
+		if err := w.Delete(t.Context(), owner, id); err != nil {
+			t.Error(err)
+		}
+	}
+	w.requireNothing(t)
+}
+
+func TestMachinesWithoutAVMAreEndedAtStart(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	w.shut(t)
+	if err := w.store.DeleteVM(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.serve(t)
+	w.requireNothing(t)
+}
+
+func TestWhatACrashCutShortIsFinished(t *testing.T) {
+	w := newWorld(t)
+	deleting := mustCreate(t, w, vm.CreateRequest{})
+	stopping := mustCreate(t, w, vm.CreateRequest{})
+	starting := mustCreate(t, w, vm.CreateRequest{})
+	w.shut(t)
+	change := func(id string, f func(*vm.VM)) {
+		if _, err := w.store.UpdateVM(t.Context(), id, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(deleting.ID, func(v *vm.VM) { v.Intent = vm.WantDeleted })
+	change(stopping.ID, func(v *vm.VM) { v.State, v.Intent = vm.Stopping, vm.WantStopped })
+	change(starting.ID, func(v *vm.VM) { v.State, v.Machine, v.Provisioned = vm.Starting, nil, false })
+	w.driver.Crash(starting.ID)
+	w.serve(t)
+
+	if _, err := w.Get(t.Context(), owner, deleting.ID); !errs.Is(err, errs.NotFound) {
+		t.Errorf("a delete was not finished: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := w.Wait(ctx, owner, stopping.ID, vm.WaitFor{State: vm.Stopped}); err != nil {
+		t.Errorf("a stop was not finished: %v", err)
+	}
+	v, err := w.Get(t.Context(), owner, starting.ID)
+	if err != nil || v.State != vm.Failed || v.Lease.Address.IsValid() {
+		t.Errorf("a create cut short: got %+v, %v", v, err)
+	}
+}
+
+func TestIdempotentCreateGivesTheSameVM(t *testing.T) {
+	w := newWorld(t)
+	req := vm.CreateRequest{Idempotency: vm.Idempotency{Key: "k1", Hash: "h1"}}
+	var wg sync.WaitGroup
+	ids := make([]string, 8)
+	for i := range ids {
+		wg.Go(func() {
+			if v, err := w.Create(context.Background(), owner, req); err != nil {
+				t.Error(err)
+			} else {
+				ids[i] = v.ID
+			}
+		})
+	}
+	wg.Wait()
+	for _, id := range ids {
+		if id != ids[0] {
+			t.Fatalf("one key made several VMs: %v", ids)
+		}
+	}
+	req.Idempotency.Hash = "h2"
+	if _, err := w.Create(t.Context(), owner, req); !errs.HasCode(err, "idempotency_key_reused") {
+		t.Errorf("another body under the same key: %v", err)
+	}
+}
+
+func TestConcurrentCreatesGetDistinctLeases(t *testing.T) {
+	w := newWorld(t)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	for range 20 {
+		wg.Go(func() {
+			v, err := w.Create(context.Background(), owner, vm.CreateRequest{MemMiB: ptr(64)})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, part := range []string{v.Lease.Address.String(), v.Lease.MAC.String(), v.Lease.Tap} {
+				if seen[part] {
+					t.Errorf("%s was given twice", part)
+				}
+				seen[part] = true
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestACallerThatLeavesAbortsNothing(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	w.driver.IgnorePowerButton(v.ID)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := w.Stop(ctx, owner, v.ID); !errs.Is(err, errs.Unavailable) {
+		t.Fatalf("got %v", err)
+	}
+	long, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if got, err := w.Wait(long, owner, v.ID, vm.WaitFor{State: vm.Stopped}); err != nil {
+		t.Errorf("the stop was aborted: %+v, %v", got, err)
+	}
+}
+
+func TestAnotherOwnerSeesNothing(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	for name, call := range map[string]func() error{
+		"get":    func() error { _, err := w.Get(t.Context(), "acc_other", v.ID); return err },
+		"stop":   func() error { _, err := w.Stop(t.Context(), "acc_other", v.ID); return err },
+		"delete": func() error { return w.Delete(t.Context(), "acc_other", v.ID) },
+		"wait":   func() error { _, err := w.Wait(t.Context(), "acc_other", v.ID, vm.WaitFor{Ready: true}); return err },
+	} {
+		if err := call(); !errs.Is(err, errs.NotFound) {
+			t.Errorf("%s of another owner's VM: %v", name, err)
+		}
+	}
+}
+
+func TestAReadyGuestEndsTheWait(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	ready := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_, err := w.Wait(ctx, owner, v.ID, vm.WaitFor{Ready: true})
+		ready <- err
+	}()
+	w.mu.Lock()
+	g := w.guests[v.ID]
+	w.mu.Unlock()
+	g.observe(&vm.GuestReport{Addresses: []netip.Addr{v.Lease.Address}, CloudInit: vm.CloudInit{Status: "absent"}})
+	if err := <-ready; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Stop(t.Context(), owner, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Wait(t.Context(), owner, v.ID, vm.WaitFor{Ready: true}); !errs.HasCode(err, "wait_hopeless") {
+		t.Errorf("waiting for a stopped guest: %v", err)
+	}
+}

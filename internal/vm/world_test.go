@@ -1,0 +1,303 @@
+package vm_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/store"
+	"github.com/hatchvm/hatch/internal/template"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/vmm/vmmtest"
+)
+
+const owner = access.AdminID
+
+// world is a service with a real store and a host that only keeps books: what
+// is attached, open and on disk, and which call shall fail next.
+type world struct {
+	*vm.Service
+	store  *store.Store
+	driver *vmmtest.Fake
+
+	image image.Image
+
+	mu       sync.Mutex
+	fail     map[string]error // by call; taken at the first use
+	links    map[string]vm.Link
+	forwards map[int]string
+	files    map[string]bool
+	consoles map[string]bool
+	guests   map[string]*bookGuest
+}
+
+// newWorld makes a world with its own store; closed at the end of the test.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	st, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "hatch.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.InsertAccount(t.Context(), access.Account{ID: owner, Name: "admin", CreatedAt: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{store: st, driver: vmmtest.NewFake()}
+	w.image = w.addImage(t)
+	w.serve(t)
+	t.Cleanup(func() { w.shut(t); _ = st.Close() })
+	return w
+}
+
+func (w *world) addImage(t *testing.T) image.Image {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := image.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := image.Image{
+		ID: image.DefaultID, OwnerID: owner, Kernel: file, Rootfs: file,
+		RootfsFormat: "ext4", DiskMode: image.DiskOverlay, CreatedAt: time.Now(),
+	}
+	if err := w.store.UpsertImage(t.Context(), img); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// serve starts a service over the world, as a daemon does.
+func (w *world) serve(t *testing.T) {
+	t.Helper()
+	w.fail = map[string]error{}
+	w.links, w.forwards = map[string]vm.Link{}, map[int]string{}
+	w.consoles, w.guests = map[string]bool{}, map[string]*bookGuest{}
+	if w.files == nil {
+		w.files = map[string]bool{}
+	}
+	net, err := network.New("hatch0", "172.16.0.1/24")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Service = vm.New(vm.Deps{
+		Store: w.store, Images: bookImages{w}, Templates: noTemplates{}, Network: bookNetwork{w},
+		Forwards: bookForwards{w}, Files: bookFiles{w, t.TempDir()}, Guests: bookGuests{w}, Consoles: bookConsoles{w},
+		Host: bigHost{}, Drivers: map[string]vmm.Driver{"fake": w.driver}, Log: slog.New(slog.DiscardHandler),
+	}, vm.Settings{
+		DefaultDriver: "fake", VCPUs: 1, MemMiB: 512, DiskMiB: 1024, BootArgs: "console=ttyS0",
+		StopTimeout: 200 * time.Millisecond,
+		Pools: vm.Pools{
+			Network: net, SSHMin: 16000, SSHMax: 16099, UIDMin: 900000, UIDMax: 900099,
+			TapPrefix: "htap", IdempotencyReach: time.Hour,
+		},
+	})
+	if err := w.Adopt(t.Context(), "/"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// shut closes the service as a daemon that ends does; machines live on.
+func (w *world) shut(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := w.Close(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// failNext makes the next call of that name fail.
+func (w *world) failNext(call string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fail[call] = errors.New("injected: " + call)
+}
+
+func (w *world) fault(call string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	err := w.fail[call]
+	delete(w.fail, call)
+	return err
+}
+
+// requireNothing fails the test when anything of the host is still in use.
+func (w *world) requireNothing(t *testing.T) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.links)+len(w.forwards)+len(w.files)+len(w.consoles)+len(w.guests) > 0 {
+		t.Errorf("left behind: links %v, forwards %v, files %v, consoles %v, guests %v",
+			w.links, w.forwards, w.files, w.consoles, w.guests)
+	}
+	machines, err := w.driver.List(context.Background(), "/")
+	if err != nil || len(machines) > 0 {
+		t.Errorf("left behind: machines %v, %v", machines, err)
+	}
+}
+
+type bookImages struct{ w *world }
+
+func (b bookImages) Image(ctx context.Context, owner, id string) (image.Image, error) {
+	return b.w.store.Image(ctx, owner, id)
+}
+
+func (b bookImages) Initramfs(context.Context, image.Boot) (string, error) {
+	return "/initramfs", b.w.fault("Initramfs")
+}
+
+type noTemplates struct{}
+
+func (noTemplates) Template(context.Context, string, string) (template.Template, error) {
+	return template.Template{}, errors.New("no templates here")
+}
+
+type bookNetwork struct{ w *world }
+
+func (b bookNetwork) Attach(ctx context.Context, l vm.Link) (*os.File, error) {
+	return nil, b.Reattach(ctx, l)
+}
+
+func (b bookNetwork) Reattach(_ context.Context, l vm.Link) error {
+	if err := b.w.fault("Attach"); err != nil {
+		return err
+	}
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	b.w.links[l.VMID] = l
+	return nil
+}
+
+func (b bookNetwork) Detach(_ context.Context, l vm.Link) error {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	delete(b.w.links, l.VMID)
+	return nil
+}
+
+type bookForwards struct{ w *world }
+
+func (b bookForwards) Open(vmID string, port int, _ netip.AddrPort) error {
+	if err := b.w.fault("Open"); err != nil {
+		return err
+	}
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	b.w.forwards[port] = vmID
+	return nil
+}
+
+func (b bookForwards) Close(port int) {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	delete(b.w.forwards, port)
+}
+
+type bookFiles struct {
+	w    *world
+	root string
+}
+
+func (b bookFiles) Dir(vmID string) string { return filepath.Join(b.root, vmID) }
+
+func (b bookFiles) Provision(_ context.Context, v vm.VM) error {
+	b.w.mu.Lock()
+	b.w.files[v.ID] = true
+	b.w.mu.Unlock()
+	return b.w.fault("Provision")
+}
+
+func (b bookFiles) Seed(context.Context, vm.VM) error { return b.w.fault("Seed") }
+
+func (b bookFiles) Disks(vm.VM) ([]vmm.Disk, error) { return nil, b.w.fault("Disks") }
+
+func (b bookFiles) Remove(vmID string) error {
+	if err := b.w.fault("Remove"); err != nil {
+		return err
+	}
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	delete(b.w.files, vmID)
+	return nil
+}
+
+func (b bookFiles) Orphans(known map[string]bool) ([]string, error) {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	var orphans []string
+	for id := range b.w.files {
+		if !known[id] {
+			orphans = append(orphans, id)
+		}
+	}
+	return orphans, nil
+}
+
+type bookGuests struct{ w *world }
+
+func (b bookGuests) Connect(vmID string, _ func(context.Context) (net.Conn, error), observe func(*vm.GuestReport)) vm.Guest {
+	g := &bookGuest{w: b.w, id: vmID, observe: observe}
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	b.w.guests[vmID] = g
+	return g
+}
+
+type bookGuest struct {
+	w       *world
+	id      string
+	observe func(*vm.GuestReport)
+}
+
+func (g *bookGuest) Shutdown(context.Context, bool) error { return errors.New("no agent here") }
+
+func (g *bookGuest) Close() error {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	delete(g.w.guests, g.id)
+	return nil
+}
+
+type bookConsoles struct{ w *world }
+
+func (b bookConsoles) Open(vmID string, _ func(context.Context) (net.Conn, error)) error {
+	if err := b.w.fault("Console"); err != nil {
+		return err
+	}
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	b.w.consoles[vmID] = true
+	return nil
+}
+
+func (b bookConsoles) Close(vmID string) {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	delete(b.w.consoles, vmID)
+}
+
+func (bookConsoles) Log(context.Context, string, int, bool, io.Writer) error { return nil }
+
+func (bookConsoles) Attach(context.Context, string, bool) (io.ReadWriteCloser, error) {
+	return nil, errors.New("no console here")
+}
+
+type bigHost struct{}
+
+func (bigHost) CPUs() int               { return 4 }
+func (bigHost) MemMiB() int64           { return 16 << 10 }
+func (bigHost) DiskMiB() (int64, error) { return 1 << 20, nil }
