@@ -24,7 +24,7 @@ var layers = []layer{
 	{"adapters", []string{"internal/host/...", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/store", "internal/guest", "internal/blob/..."}, []string{"nouns", "contracts", "words", "internal/guest/wire"}},
 	{"migrations", []string{"internal/store/migrations"}, nil},
 	{"test drivers", []string{"internal/vmm/vmmtest/..."}, []string{"contracts", "words"}},
-	{"agent", []string{"cmd/hatch-agent", "internal/agent/..."}, []string{"internal/agent", "internal/guest/wire"}},
+	{"agent", []string{"cmd/hatch-agent", "internal/agent/..."}, []string{"agent", "internal/guest/wire"}},
 	{"agent protocol", []string{"internal/guest/wire"}, nil},
 	{"config", []string{"internal/config"}, []string{"words", "internal/network"}},
 	{"nouns", []string{

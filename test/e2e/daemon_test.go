@@ -14,12 +14,15 @@ import (
 
 const apiPort = 8080
 
+// allowed makes the SSH ports listen on every address. That, as the API does
+// too, is so that guests are kept out by the rules and not by nobody listening.
+const allowed = "HATCH_SSH_ALLOWED_CIDR=127.0.0.1/32," + uplinkAddr + "/32"
+
 // startDaemon starts hatchd on the world's data directory and waits until it
-// serves. It listens on every address, so that guests are kept out by the
-// rules and not by nobody listening.
+// serves.
 func (w *world) startDaemon(t *testing.T, env ...string) {
 	t.Helper()
-	w.daemon.Env = env
+	w.daemon.Env = append([]string{allowed}, env...)
 	if err := w.daemon.Start(); err != nil {
 		t.Fatal(err)
 	}

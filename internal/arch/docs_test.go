@@ -1,0 +1,120 @@
+package arch
+
+import (
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/hatchvm/hatch/internal/config"
+)
+
+var update = flag.Bool("update", false, "write the generated reference pages anew")
+
+const generated = "<!-- Written by `go test ./internal/arch -run Reference -update`; do not edit. -->\n\n"
+
+func TestConfigurationReference(t *testing.T) {
+	page := generated + "# Configuration\n\n" +
+		"A flag wins over the environment, that over the file, that over the default. The file is the one that `--config` or\n" +
+		"`HATCH_CONFIG` names, else `/etc/hatch/hatchd.yaml`. An unknown name in the file is a fault; all faults are reported\n" +
+		"at once. `hatchd config` prints what is in force and from where.\n\n" +
+		config.Reference()
+	requirePage(t, "configuration.md", page)
+}
+
+func TestCommandLineReference(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "hatch")
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, "../../cmd/hatch").CombinedOutput()
+	if err != nil {
+		t.Fatalf("cannot build hatch: %v\n%s", err, out)
+	}
+	var page strings.Builder
+	page.WriteString(generated + "# Command line\n\nWhat `hatch help` says, of every command.\n")
+	describe(t, &page, program, nil)
+	requirePage(t, "cli.md", page.String())
+}
+
+// describe writes a command's help, then that of each command below it.
+func describe(t *testing.T, page *strings.Builder, program string, command []string) {
+	t.Helper()
+	cmd := exec.Command(program, append(append([]string{}, command...), "--help")...)
+	cmd.Env = []string{"HOME=/root", "PATH=/usr/bin:/bin"}
+	help, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("hatch %s --help: %v", strings.Join(command, " "), err)
+	}
+	fmt.Fprintf(page, "\n## %s\n\n```text\n%s\n```\n", strings.Join(append([]string{"hatch"}, command...), " "), strings.TrimSpace(string(help)))
+	for _, below := range commandsIn(string(help)) {
+		describe(t, page, program, append(append([]string{}, command...), below))
+	}
+}
+
+var commandLine = regexp.MustCompile(`^  ([a-z][a-z-]*) {2,}\S`)
+
+// commandsIn returns the commands that a help text lists, below any heading.
+func commandsIn(help string) []string {
+	var found []string
+	for line := range strings.Lines(help) {
+		if m := commandLine.FindStringSubmatch(line); m != nil && m[1] != "help" && m[1] != "completion" {
+			found = append(found, m[1])
+		}
+	}
+	return found
+}
+
+func requirePage(t *testing.T, name, want string) {
+	t.Helper()
+	file := filepath.Join("..", "..", "docs", "reference", name)
+	if *update {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("docs/reference/%s is not what the code says; run: go test ./internal/arch -run Reference -update", name)
+	}
+}
+
+var link = regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	root := filepath.Join("..", "..")
+	pages := 0
+	err := filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && file != root && strings.HasPrefix(entry.Name(), ".") {
+			return filepath.SkipDir
+		}
+		if filepath.Ext(file) != ".md" {
+			return nil
+		}
+		pages++
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(file), m[1])); err != nil {
+				t.Errorf("%s: the link to %s leads nowhere", file, m[1])
+			}
+		}
+		return nil
+	})
+	if err != nil || pages < 5 {
+		t.Fatalf("%d pages found: %v", pages, err)
+	}
+}
