@@ -19,8 +19,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/hatchvm/hatch/internal/network"
 	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/network"
 )
 
 // DefaultLeaseTime is how long guests may keep an address before they ask

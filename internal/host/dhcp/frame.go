@@ -2,11 +2,11 @@ package dhcp
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,7 +51,7 @@ func (f *frameSender) send(r *reply) error {
 	var failed error
 	err = raw.Write(func(fd uintptr) bool {
 		failed = unix.Sendto(int(fd), packet, 0, to)
-		return failed != syscall.EAGAIN
+		return !errors.Is(failed, unix.EAGAIN)
 	})
 	if err != nil {
 		return err

@@ -74,8 +74,14 @@ func (r *resolver) log() string {
 // port of its own, which resolv.conf cannot; so they are put in place directly.
 func start(t *testing.T, resolvers ...string) *Server {
 	t.Helper()
+	return startFor(t, "127.0.0.0/8", resolvers...)
+}
+
+// startFor starts a server that answers these clients only.
+func startFor(t *testing.T, clients string, resolvers ...string) *Server {
+	t.Helper()
 	s := New(Config{
-		Address: netip.MustParseAddrPort("127.0.0.1:0"), Clients: netip.MustParsePrefix("127.0.0.0/8"),
+		Address: netip.MustParseAddrPort("127.0.0.1:0"), Clients: netip.MustParsePrefix(clients),
 		Log: slog.New(slog.DiscardHandler),
 	})
 	s.upstreams.resolvers, s.upstreams.looked = resolvers, time.Now().Add(time.Hour)
@@ -179,8 +185,7 @@ func TestRefuses(t *testing.T) {
 
 func TestStrangersGetNoAnswer(t *testing.T) {
 	up := startResolver(t, 1)
-	s := start(t, up.address.String())
-	s.cfg.Clients = netip.MustParsePrefix("172.16.0.0/24")
+	s := startFor(t, "172.16.0.0/24", up.address.String())
 	c := &dns.Client{Net: "udp", Timeout: 200 * time.Millisecond}
 	if m, _, err := c.Exchange(question(dns.TypeA), s.Address().String()); err == nil {
 		t.Errorf("a stranger got %v", m)

@@ -211,6 +211,22 @@ func TestAFailedAttachLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestAFailedReattachClosesTheTAP(t *testing.T) {
+	l := setUp(t, Config{})
+	_, v := plug(t, l, 10)
+	f := &failing{ports: l.bridge, rules: l.rules, joined: errors.New("injected")}
+	l.bridge = failingPorts{f}
+	if err := l.Reattach(t.Context(), v); !errors.Is(err, f.joined) {
+		t.Fatalf("got %v, want the injected error", err)
+	}
+	if out := runNFT(t, "list table bridge hatch"); strings.Contains(out, v.Tap) {
+		t.Errorf("the guest may still send: %s", out)
+	}
+	if _, err := net.InterfaceByName(v.Tap); err != nil {
+		t.Errorf("the TAP of a live VM was taken away: %v", err)
+	}
+}
+
 func TestTheRulesAreMended(t *testing.T) {
 	l := setUp(t, Config{WatchEvery: 10 * time.Millisecond})
 	g, v := plug(t, l, 10)

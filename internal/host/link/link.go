@@ -202,12 +202,17 @@ func (l *Links) Attach(ctx context.Context, v vm.Link) (*os.File, error) {
 	return tap, nil
 }
 
-// Reattach implements vm.Network.
+// Reattach implements vm.Network. A VM that cannot be isolated gets nothing
+// out of its TAP until it is reattached or detached.
 func (l *Links) Reattach(ctx context.Context, v vm.Link) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return l.connect(v)
+	if err := l.connect(v); err != nil {
+		l.dhcp.Delete(v.MAC)
+		return errors.Join(err, l.forbid(v))
+	}
+	return nil
 }
 
 // Detach implements vm.Network.

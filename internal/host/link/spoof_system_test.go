@@ -285,9 +285,11 @@ func neighbour(addr netip.Addr, mac net.HardwareAddr) error {
 	})
 }
 
-func runNFT(t testing.TB, command string) {
+func runNFT(t testing.TB, command string) string {
 	t.Helper()
-	if out, err := exec.Command("nft", command).CombinedOutput(); err != nil {
+	out, err := exec.Command("nft", command).CombinedOutput()
+	if err != nil {
 		t.Fatalf("nft %s: %v: %s", command, err, out)
 	}
+	return string(out)
 }

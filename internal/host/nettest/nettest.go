@@ -18,21 +18,35 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go.uber.org/goleak"
 )
 
 // inside marks the process that runs in its own namespace.
 const inside = "HATCH_TEST_IN_NETNS"
 
 // Main runs the tests of a package in a fresh network namespace, by starting
-// the test binary again. It returns the exit code for os.Exit.
-func Main(run func() int) int {
-	if os.Getenv(inside) != "" {
-		if err := up("lo"); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		return run()
+// the test binary again, and fails when goroutines are left. It does not return.
+func Main(m *testing.M) {
+	os.Exit(run(m)) //nolint:forbidigo // it stands for TestMain
+}
+
+func run(m *testing.M) int {
+	if os.Getenv(inside) == "" {
+		return runInside()
 	}
+	if err := up("lo"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+func runInside() int {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr

@@ -95,7 +95,7 @@ func allowed(prefixes []netip.Prefix, from netip.Addr) bool {
 }
 
 func (f *forward) serve(ctx context.Context, client *net.TCPConn) {
-	defer client.Close() //nolint:errcheck // nothing is left to be told
+	defer client.Close()
 	guest, err := f.dial(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -103,7 +103,7 @@ func (f *forward) serve(ctx context.Context, client *net.TCPConn) {
 		}
 		return
 	}
-	defer guest.Close() //nolint:errcheck // nothing is left to be told
+	defer guest.Close()
 	// Closing both ends both copies.
 	stop := context.AfterFunc(ctx, func() {
 		_ = client.Close()
