@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -42,14 +43,17 @@ func TestFollow(t *testing.T) {
 		if !follow {
 			t.Error("not asked to follow")
 		}
-		<-goOn // the answer has begun before the first line
-		_, _ = io.WriteString(w, "one\n")
-		<-goOn
-		_, _ = io.WriteString(w, "two\n")
+		for _, line := range []string{"one\n", "two\n"} { // the answer has begun before the first
+			select {
+			case <-goOn:
+				_, _ = io.WriteString(w, line)
+			case <-ctx.Done():
+			}
+		}
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	ctx, leave := context.WithCancel(context.Background())
+	ctx, leave := context.WithTimeout(t.Context(), 10*time.Second)
 	defer leave()
 	resp, err := http.DefaultClient.Do(s.request(t, "GET", "/vms/"+knownVM+"/logs?follow=true", "").WithContext(ctx))
 	if err != nil {
@@ -58,7 +62,11 @@ func TestFollow(t *testing.T) {
 	defer resp.Body.Close()
 	lines := bufio.NewReader(resp.Body)
 	for _, want := range []string{"one\n", "two\n"} {
-		goOn <- struct{}{}
+		select {
+		case goOn <- struct{}{}:
+		case <-ctx.Done():
+			t.Fatal("the log is not asked for")
+		}
 		if line, err := lines.ReadString('\n'); line != want || err != nil {
 			t.Fatalf("read %q, %v", line, err)
 		}

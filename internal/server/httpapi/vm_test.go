@@ -157,9 +157,9 @@ func TestBadQueries(t *testing.T) {
 
 func TestVisibility(t *testing.T) {
 	s := newServer(t)
-	s.vms.all = []vm.VM{sampleVM(knownVM)}
+	s.vms.all = []vm.VM{sampleVM(knownVM), sampleVM("vm_2"), sampleVM("vm_3")}
 	list := decode[[]api.VM](t, s.call(t, "GET", "/vms", ""))
-	if len(list) != 1 || list[0].UserData != "" || list[0].SocketPath != "" || list[0].BootArgs != "" {
+	if len(list) != 3 || list[2].ID != "vm_3" || list[0].UserData != "" || list[0].SocketPath != "" || list[0].BootArgs != "" {
 		t.Errorf("the list shows %+v", list)
 	}
 	one := decode[api.VM](t, s.call(t, "GET", "/vms/"+knownVM, ""))
