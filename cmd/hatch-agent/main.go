@@ -1,0 +1,86 @@
+// Command hatch-agent is the program inside a guest. As /init of the initramfs
+// it boots the guest (internal/agent/boot); the copy of itself that it leaves
+// running answers hatchd (internal/agent). Nobody starts it by hand.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/hatchvm/hatch/internal/agent"
+	"github.com/hatchvm/hatch/internal/agent/boot"
+)
+
+var version = "devel"
+
+// agentName is argv[0] of the running agent. The sign in front makes systemd
+// spare it in its last killing before a shutdown, so that the host sees the
+// session end when the machine does.
+const agentName = "@hatch-agent"
+
+func main() {
+	var err error
+	switch {
+	case os.Args[0] == agentName:
+		serve()
+	case os.Getpid() == 1:
+		err = bootGuest()
+	default:
+		err = fmt.Errorf("hatch-agent %s runs inside guests, where hatchd puts it; there is nothing to start by hand", version)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "hatch-agent: "+err.Error())
+		os.Exit(1)
+	}
+}
+
+func bootGuest() error {
+	mountErr := boot.Mount()
+	log := kernelLog()
+	if mountErr != nil {
+		log.Error("cannot mount what a guest needs", "err", mountErr)
+	}
+	err := boot.Run(log, agentName)
+	log.Error("cannot boot", "err", err)
+	return err
+}
+
+func serve() {
+	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	log := kernelLog()
+	agent.New(log, version).Run(context.Background())
+}
+
+// kernelLog logs to the kernel's log, which outlives the agent and reaches the
+// console. Nothing secret is ever logged here.
+func kernelLog() *slog.Logger {
+	var out io.Writer = os.Stderr
+	if kmsg, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
+		out = &prefixed{w: kmsg}
+	}
+	return slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
+}
+
+func withoutTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{} // the kernel adds its own
+	}
+	return a
+}
+
+// prefixed marks each record as ours, of the level "info".
+type prefixed struct {
+	w io.Writer
+}
+
+func (p *prefixed) Write(record []byte) (int, error) {
+	if _, err := p.w.Write(append([]byte("<6>hatch-agent: "), record...)); err != nil {
+		return 0, err
+	}
+	return len(record), nil
+}

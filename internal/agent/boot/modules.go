@@ -1,0 +1,48 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// moduleList names the initramfs's modules, one path a line, each after those
+// it depends on. The initramfs's builder writes it.
+const moduleList = "etc/modules-order"
+
+// loadModules loads the modules listed below root and removes their files,
+// which hold memory. One that does not load is logged; whether the guest can do
+// without it shows when its device is missed.
+func loadModules(log *slog.Logger, root string) {
+	list, err := os.ReadFile(filepath.Join(root, moduleList))
+	if err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			log.Error("cannot read the list of modules", "err", err)
+		}
+		return
+	}
+	for name := range strings.SplitSeq(strings.TrimSpace(string(list)), "\n") {
+		path := filepath.Join(root, name)
+		if err := loadModule(path); err != nil {
+			log.Error("cannot load a module", "module", filepath.Base(name), "err", err)
+		}
+		_ = os.Remove(path)
+	}
+}
+
+func loadModule(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("the kernel refuses it: %w", err)
+	}
+	return nil
+}

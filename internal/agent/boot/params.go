@@ -1,0 +1,83 @@
+package boot
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// mode says what the root is made of.
+type mode string
+
+const (
+	overlay  mode = "overlay" // a shared read-only base below the VM's own disk
+	ownCopy  mode = "copy"    // the VM's own disk holds a whole root
+	noFormat      = ""        // the file system is found by trying
+)
+
+// params is what the kernel command line says to the agent.
+type params struct {
+	mode     mode
+	format   string // of the root file system
+	hostname string // "" leaves it to the image
+	init     string // "" looks for one
+	nic      *nic   // nil: no network
+}
+
+// nic is the network interface to configure.
+type nic struct {
+	mac     net.HardwareAddr
+	address netip.Prefix
+	gateway netip.Addr   // invalid: no default route
+	dns     []netip.Addr // of the resolver
+}
+
+// parseParams reads a kernel command line. Words that are not ours are passed
+// over; of a word given twice the last one counts.
+func parseParams(cmdline string) (params, error) {
+	given := map[string]string{}
+	for _, word := range strings.Fields(cmdline) {
+		if key, value, ok := strings.Cut(word, "="); ok && strings.HasPrefix(key, "hatch.") {
+			given[strings.TrimPrefix(key, "hatch.")] = value
+		}
+	}
+	p := params{mode: mode(given["mode"]), format: given["rootfs"], hostname: given["hostname"], init: given["init"]}
+	if p.mode != overlay && p.mode != ownCopy {
+		return params{}, fmt.Errorf("hatch.mode is %q on the kernel command line; it must be overlay or copy", p.mode)
+	}
+	if given["mac"] == "" {
+		return p, nil
+	}
+	var err error
+	p.nic, err = parseNIC(given)
+	return p, err
+}
+
+func parseNIC(given map[string]string) (*nic, error) {
+	mac, err := net.ParseMAC(given["mac"])
+	if err != nil {
+		return nil, fmt.Errorf("hatch.mac: %w", err)
+	}
+	address, err := netip.ParsePrefix(given["ip"])
+	if err != nil {
+		return nil, fmt.Errorf("hatch.ip: %w", err)
+	}
+	n := &nic{mac: mac, address: address}
+	if gw := given["gw"]; gw != "" {
+		if n.gateway, err = netip.ParseAddr(gw); err != nil {
+			return nil, fmt.Errorf("hatch.gw: %w", err)
+		}
+	}
+	for server := range strings.SplitSeq(given["dns"], ",") {
+		if server == "" {
+			continue
+		}
+		addr, err := netip.ParseAddr(server)
+		if err != nil {
+			return nil, fmt.Errorf("hatch.dns: %w", err)
+		}
+		n.dns = append(n.dns, addr)
+	}
+	return n, nil
+}

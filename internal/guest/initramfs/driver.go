@@ -1,0 +1,70 @@
+package initramfs
+
+// Driver is something a guest's kernel must, or should, be able to do.
+type Driver struct {
+	Name     string   // in words, for a message
+	Modules  []string // any one of these provides it
+	Optional bool     // a guest boots without it
+}
+
+// Required lists the drivers of a guest whose root has this format, in the
+// order in which they are to be loaded.
+func Required(rootfsFormat string, overlay bool) []Driver {
+	drivers := []Driver{
+		{Name: "the virtio MMIO transport", Modules: []string{"virtio_mmio"}},
+		{Name: "virtio block devices", Modules: []string{"virtio_blk"}},
+	}
+	formats := []string{rootfsFormat}
+	if overlay && rootfsFormat != "ext4" {
+		formats = append(formats, "ext4") // of the VM's own disk
+	}
+	for _, format := range formats {
+		drivers = append(drivers, Driver{Name: "the file system " + format, Modules: []string{format}})
+		drivers = append(drivers, checksums(format)...)
+	}
+	if overlay {
+		drivers = append(drivers, Driver{Name: "overlay file systems", Modules: []string{"overlay"}})
+	}
+	return append(drivers,
+		Driver{Name: "virtio consoles", Modules: []string{"virtio_console"}},
+		Driver{Name: "virtio network devices", Modules: []string{"virtio_net"}},
+		Driver{Name: "virtio random numbers", Modules: []string{"virtio_rng"}, Optional: true},
+		Driver{Name: "ISO 9660 for cloud-init's seed", Modules: []string{"isofs"}, Optional: true},
+		Driver{Name: "virtio sockets", Modules: []string{"vmw_vsock_virtio_transport"}, Optional: true},
+	)
+}
+
+// checksums are what a file system asks the kernel's crypto interface for by
+// name; no dependency of its module tells.
+func checksums(format string) []Driver {
+	crc32c := Driver{Name: "CRC32C", Modules: []string{"crc32c_generic", "crc32c", "crc32c_cryptoapi", "crc32c_intel"}, Optional: true}
+	switch format {
+	case "ext4", "xfs", "btrfs":
+		return []Driver{crc32c}
+	default:
+		return nil
+	}
+}
+
+// Missing returns the drivers that are needed and neither in modules nor built
+// in, in words. modules may be nil: the kernel has no module directory.
+// builtIn answers for modules by name, with underscores; it may be nil when
+// nothing is known of what the kernel has built in beyond modules.builtin.
+func Missing(modules *Modules, builtIn func(module string) bool, needed []Driver) []string {
+	var missing []string
+	for _, d := range needed {
+		if !d.Optional && !d.present(modules, builtIn) {
+			missing = append(missing, d.Name)
+		}
+	}
+	return missing
+}
+
+func (d Driver) present(modules *Modules, builtIn func(string) bool) bool {
+	for _, name := range d.Modules {
+		if modules.Has(name) || builtIn != nil && builtIn(canonical(name)) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,141 @@
+package wire
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Op names what a request asks for.
+type Op string
+
+// The operations of version 1.
+const (
+	OpHello    Op = "hello"    // → Hello
+	OpStatus   Op = "status"   // → Status
+	OpWatch    Op = "watch"    // → Status at once and after each change, until the stream ends
+	OpShutdown Op = "shutdown" // ShutdownArgs → nothing
+)
+
+// Request opens a stream. Fields may be added; a reader ignores those it does
+// not know. What follows the reply on the stream is the operation's own.
+type Request struct {
+	Version int             `json:"version"`
+	Op      Op              `json:"op"`
+	Args    json.RawMessage `json:"args,omitempty"`
+}
+
+// Reply answers a request.
+type Reply struct {
+	OK     bool            `json:"ok"`
+	Code   string          `json:"code,omitempty"`  // for programs, when not OK
+	Error  string          `json:"error,omitempty"` // in words, when not OK
+	Result json.RawMessage `json:"result,omitempty"`
+}
+
+// Codes of a Reply that is not OK.
+const (
+	CodeUnknownOp = "unknown_op" // this agent is too old for the operation
+	CodeInvalid   = "invalid"    // the arguments are wrong
+	CodeFailed    = "failed"     // the guest could not do it
+)
+
+// Hello tells who answers.
+type Hello struct {
+	Agent    string `json:"agent"`    // version of the program
+	Versions []int  `json:"versions"` // of the protocol
+	BootID   string `json:"boot_id"`  // changes with each boot of the guest
+}
+
+// Address is one address of a guest's interface.
+type Address struct {
+	Interface string `json:"interface"`
+	Prefix    string `json:"prefix"` // ADDRESS/BITS
+}
+
+// CloudInit is cloud-init's state.
+type CloudInit struct {
+	Status string   `json:"status"` // one of the CloudInit constants
+	Errors []string `json:"errors,omitempty"`
+}
+
+// The states of cloud-init.
+const (
+	CloudInitAbsent   = "absent"
+	CloudInitDisabled = "disabled"
+	CloudInitRunning  = "running" // or about to run
+	CloudInitDone     = "done"
+	CloudInitError    = "error"
+)
+
+// Status is what an agent sees of its guest.
+type Status struct {
+	Addresses []Address `json:"addresses"` // without loopback and link-local ones
+	CloudInit CloudInit `json:"cloud_init"`
+}
+
+// ShutdownArgs are the arguments of OpShutdown.
+type ShutdownArgs struct {
+	Reboot bool `json:"reboot"`
+}
+
+// RemoteError is a Reply that is not OK.
+type RemoteError struct {
+	Code, Message string
+}
+
+func (e *RemoteError) Error() string {
+	return fmt.Sprintf("the agent answered %q: %q", e.Code, e.Message)
+}
+
+var errTooLarge = errors.New("message exceeds its limit")
+
+// writeMessage writes v as JSON behind its length: 4 bytes, big-endian.
+func writeMessage(w io.Writer, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("cannot encode a message: %w", err)
+	}
+	if len(body) > maxMessage {
+		return errTooLarge
+	}
+	framed := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body)))
+	_, err = w.Write(append(framed, body...))
+	return err
+}
+
+// readMessage reads one message into v. It never reads beyond the message.
+func readMessage(r io.Reader, v any) error {
+	var prefix [4]byte
+	if _, err := io.ReadFull(r, prefix[:]); err != nil {
+		return err
+	}
+	size := binary.BigEndian.Uint32(prefix[:])
+	if size > maxMessage {
+		return errTooLarge
+	}
+	body := make([]byte, size)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return fmt.Errorf("cannot read a message: %w", err)
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("cannot decode a message: %w", err)
+	}
+	return nil
+}
+
+// decodeResult fills result from a reply, or returns its error.
+func (r Reply) decodeResult(result any) error {
+	if !r.OK {
+		return &RemoteError{Code: r.Code, Message: r.Error}
+	}
+	if result == nil {
+		return nil
+	}
+	if err := json.Unmarshal(r.Result, result); err != nil {
+		return fmt.Errorf("cannot decode a result: %w", err)
+	}
+	return nil
+}

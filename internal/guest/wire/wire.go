@@ -1,0 +1,40 @@
+// Package wire is the protocol between hatchd and hatch-agent, over any byte
+// stream: a virtio-serial port, a vsock connection, a pipe in a test.
+//
+// Each connection begins with a handshake of four lines, because a
+// virtio-serial port has no connections of its own and may still hold bytes of
+// an earlier one. A yamux session follows, in which hatchd alone opens streams;
+// each stream is one request: a JSON header, then its replies.
+//
+// The two ends do not trust each other's sizes: every message has a limit, and
+// a guest can neither open streams nor make hatchd queue work without end.
+// Start at [Connect] (hatchd) and [Accept] (agent); messages are in message.go.
+package wire
+
+import "time"
+
+// Version is the highest version of the protocol that this code speaks. A
+// session runs with the lower of both ends' versions; version 1 is never
+// dropped, because an agent may sleep in a snapshot for years.
+const Version = 1
+
+// Limits of one session.
+const (
+	maxMessage = 64 << 10 // bytes of a JSON message
+	maxStreams = 64       // requests that the agent serves at once
+)
+
+// hostPing and its timeout bound how long hatchd takes to notice that a guest
+// was reset under an open connection: below 10 s, yet long enough for an
+// emulated guest on a busy host.
+const (
+	hostPing    = 3 * time.Second
+	hostTimeout = 6 * time.Second
+)
+
+// agentPing frees an agent whose host went away unseen. It is slow: each ping
+// wakes an idle guest.
+const (
+	agentPing    = 20 * time.Second
+	agentTimeout = 10 * time.Second
+)
