@@ -45,8 +45,10 @@ func (w *world) runInTheForeground(t *testing.T) {
 		t.Errorf("hatch run -d made %q, %s", v.Name, v.State)
 	}
 	for _, c := range []struct{ verb, want string }{
-		{"pause", api.StatePaused}, {"resume", api.StateRunning},
-		{"stop", api.StateStopped}, {"start", api.StateRunning},
+		{"pause", api.StatePaused},
+		{"resume", api.StateRunning},
+		{"stop", api.StateStopped},
+		{"start", api.StateRunning},
 	} {
 		w.hatch(t, c.verb, "cli")
 		if got := w.get(t, id).State; got != c.want {

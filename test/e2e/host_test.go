@@ -171,7 +171,7 @@ func (p process) awaitExit(t *testing.T, limit time.Duration) {
 	if err != nil {
 		t.Fatalf("cannot watch process %d: %v", p.pid, err)
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd)
 	ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(limit.Milliseconds()))
 	if err != nil || ready == 0 {
 		t.Fatalf("process %d has not ended after %s (%v)", p.pid, limit, err)

@@ -71,7 +71,7 @@ func (s *shell) try(t *testing.T, line string) (string, int) {
 	if err != nil {
 		t.Fatalf("cannot open a session: %v", err)
 	}
-	defer session.Close() //nolint:errcheck // it is closed already when the command has ended
+	defer session.Close()
 	var out bytes.Buffer
 	session.Stdout, session.Stderr = &out, &out
 	ended := make(chan error, 1)

@@ -20,12 +20,12 @@ func inNamespace(file string, do func() error) error {
 	if err != nil {
 		return err
 	}
-	defer own.Close() //nolint:errcheck // nothing was written
+	defer own.Close()
 	other, err := netns.GetFromPath(file)
 	if err != nil {
 		return fmt.Errorf("cannot open the namespace: %w", err)
 	}
-	defer other.Close() //nolint:errcheck // nothing was written
+	defer other.Close()
 	if err := netns.Set(other); err != nil {
 		return fmt.Errorf("cannot enter the namespace: %w", err)
 	}

@@ -12,18 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"net/http/httputil"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -201,43 +196,6 @@ func network() error {
 		if out, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput(); err != nil {
 			return fmt.Errorf("cannot make the network: ip %s: %w: %s", line, err, out)
 		}
-	}
-	return nil
-}
-
-// offerProxy serves HTTP inside the namespace of pid from out here.
-func offerProxy(pid int) error {
-	namespace := "/proc/" + strconv.Itoa(pid) + "/ns/net"
-	if err := loopbackUp(namespace); err != nil {
-		return err
-	}
-	var listener net.Listener
-	err := inNamespace(namespace, func() (err error) {
-		listener, err = net.Listen("tcp", ProxyAddr)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("cannot offer the mirrors: %w", err)
-	}
-	forward := &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) { r.Out.Host = r.Out.URL.Host },
-	}
-	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(
-		func(w http.ResponseWriter, r *http.Request) {
-			if !r.URL.IsAbs() || r.Method != http.MethodGet && r.Method != http.MethodHead {
-				http.Error(w, "only GET of a full address", http.StatusMethodNotAllowed)
-				return
-			}
-			forward.ServeHTTP(w, r)
-		})}
-	go func() { _ = server.Serve(listener) }() // ends with this process
-	return nil
-}
-
-func loopbackUp(namespace string) error {
-	out, err := exec.Command("nsenter", "--net="+namespace, "ip", "link", "set", "lo", "up").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("cannot turn on loopback: %w: %s", err, out)
 	}
 	return nil
 }

@@ -1,0 +1,72 @@
+// Command bench measures hatchd and prints numbers; it judges nothing.
+//
+// It compares a create with a bare QEMU that boots the same, tells hatchd's own
+// share of it, how long a delete takes beyond the VMM's end, and how fast a
+// thousand VMs are listed. It runs in a sandbox and needs root, and the kernel
+// of `make test-assets`. Start at [measure]; `make bench` runs it.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/hatchvm/hatch/test/sandbox"
+)
+
+func main() { os.Exit(sandbox.Run(inside)) }
+
+func inside() int {
+	if err := measure(os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
+	return 0
+}
+
+// measure runs every measurement and writes the results to out.
+func measure(out io.Writer) (err error) {
+	root, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(root, "bin", "hatchd")); err != nil {
+		return fmt.Errorf("run make bench in the repository's root: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "hatch-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	real := &sandbox.Daemon{
+		Program: filepath.Join(root, "bin", "hatchd"), DataDir: filepath.Join(root, ".cache", "e2e", "data"),
+		LogFile: filepath.Join(dir, "hatchd.log"), Port: 8080,
+	}
+	if err := run(real, func() error { return measureBoots(out, real) }); err != nil {
+		return err
+	}
+	fake := &sandbox.Daemon{
+		Program: real.Program, DataDir: filepath.Join(dir, "fake"), LogFile: filepath.Join(dir, "fake.log"), Port: 8081,
+		Env: []string{"HATCH_VMM=fake", "HATCH_BRIDGE_CIDR=172.20.0.1/16", "HATCH_MEM_OVERCOMMIT=100", "HATCH_DISK_OVERCOMMIT=100"},
+	}
+	return run(fake, func() error { return measureLists(out, fake) })
+}
+
+// run calls do while a fresh hatchd runs.
+func run(d *sandbox.Daemon, do func() error) error {
+	if err := d.Forget(); err != nil {
+		return err
+	}
+	if err := d.Start(); err != nil {
+		return err
+	}
+	err := do()
+	if err != nil {
+		err = fmt.Errorf("%w\nthe end of hatchd's log:\n%s", err, sandbox.Tail(d.LogFile, 30))
+	}
+	return errors.Join(err, d.End(syscall.SIGTERM))
+}

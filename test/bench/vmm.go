@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// vmm is a running QEMU.
+type vmm struct {
+	pid  int
+	args []string
+}
+
+// findVMM returns the process that runs a VM.
+func findVMM(id string) (vmm, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return vmm{}, err
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err != nil || !strings.Contains(string(text), id) || !strings.Contains(string(text), "qemu-system") {
+			continue
+		}
+		return vmm{pid: pid, args: strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")}, nil
+	}
+	return vmm{}, fmt.Errorf("no process runs %s", id)
+}
+
+// watch returns a channel that gets the moment in which the process ends.
+func (v vmm) watch() <-chan time.Time {
+	gone := make(chan time.Time, 1)
+	fd, err := unix.PidfdOpen(v.pid, 0)
+	if err != nil {
+		gone <- time.Now()
+		return gone
+	}
+	go func() {
+		defer func() { _ = unix.Close(fd) }()
+		for {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+			if !errors.Is(err, unix.EINTR) {
+				gone <- time.Now()
+				return
+			}
+		}
+	}()
+	return gone
+}
+
+// machine is a copy of what a VMM was started with, to be booted by hand.
+type machine struct {
+	args []string
+}
+
+// copy takes what is needed to boot the same again.
+func (v vmm) copy() (machine, error) { return machine{args: v.args}, nil }
+
+// boot starts QEMU and returns how long it took until the agent answered.
+func (m machine) boot(ctx context.Context) (time.Duration, error) {
+	return 0, errors.New("not written yet")
+}
