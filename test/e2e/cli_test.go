@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -19,7 +21,7 @@ func testCommandLine(t *testing.T, w *world) {
 	if got := w.hatch(t, "ssh", "-i", w.keyFile, alpha, "--", "uname", "-sm"); got != "Linux x86_64\n" {
 		t.Errorf("hatch ssh prints %q", got)
 	}
-	if _, err := w.tryHatch(nil, "ssh", "-i", w.keyFile, alpha, "exit 7"); err == nil || !strings.Contains(err.Error(), "exit status 7") {
+	if _, err := w.tryHatch("ssh", "-i", w.keyFile, alpha, "exit 7"); err == nil || !strings.Contains(err.Error(), "exit status 7") {
 		t.Errorf("hatch ssh does not pass the exit code on: %v", err)
 	}
 	if got := w.hatch(t, "ls"); !strings.Contains(got, alpha) || !strings.Contains(got, v.GuestIP) {
@@ -28,11 +30,47 @@ func testCommandLine(t *testing.T, w *world) {
 	if got := w.hatch(t, "logs", "--tail", "20", alpha); strings.TrimSpace(got) == "" {
 		t.Error("hatch logs shows nothing of the console")
 	}
-	console, err := w.tryHatch(strings.NewReader(""), "console", alpha)
-	if err != nil || strings.TrimSpace(console) == "" {
-		t.Errorf("hatch console shows %q and ends with %v", console, err)
+	if got := w.typeInto(t, alpha, "\n", "login:"); !strings.Contains(got, alpha) {
+		t.Errorf("the console's prompt does not have the VM's name: %q", got)
 	}
 	w.runInTheForeground(t)
+}
+
+// typeInto types into a VM's console with hatch, and returns what comes once
+// that has what is awaited.
+func (w *world) typeInto(t *testing.T, vm, typed, awaited string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
+	defer cancel()
+	cmd := w.command(ctx, "console", vm)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cancel()
+		_ = cmd.Wait() // it was killed
+	}()
+	if _, err := io.WriteString(stdin, typed); err != nil {
+		t.Fatalf("cannot type into the console: %v", err)
+	}
+	var seen strings.Builder
+	buf := make([]byte, 4096)
+	for !strings.Contains(seen.String(), awaited) {
+		n, err := stdout.Read(buf)
+		seen.Write(buf[:n])
+		if err != nil {
+			t.Fatalf("the console ends with %v before it shows %q:\n%s", err, awaited, seen.String())
+		}
+	}
+	return seen.String()
 }
 
 // runInTheForeground creates, uses and deletes a VM with hatch alone.

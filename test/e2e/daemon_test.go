@@ -43,21 +43,17 @@ func (w *world) stopDaemon(t *testing.T, signal syscall.Signal) {
 // hatch runs the CLI and returns what it printed.
 func (w *world) hatch(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := w.tryHatch(nil, args...)
+	out, err := w.tryHatch(args...)
 	if err != nil {
 		t.Fatalf("hatch %s: %v", strings.Join(args, " "), err)
 	}
 	return out
 }
 
-func (w *world) tryHatch(stdin *strings.Reader, args ...string) (string, error) {
+func (w *world) tryHatch(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), readyLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(repository(), "bin", "hatch"), args...)
-	cmd.Env = w.daemon.Environ()
-	if stdin != nil {
-		cmd.Stdin = stdin
-	}
+	cmd := w.command(ctx, args...)
 	var errOut strings.Builder
 	cmd.Stderr = &errOut
 	out, err := cmd.Output()
@@ -65,4 +61,11 @@ func (w *world) tryHatch(stdin *strings.Reader, args ...string) (string, error) 
 		err = fmt.Errorf("%w: %s%s", err, out, errOut.String())
 	}
 	return string(out), err
+}
+
+// command is a run of hatch that has not begun.
+func (w *world) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(repository(), "bin", "hatch"), args...)
+	cmd.Env = w.daemon.Environ()
+	return cmd
 }
