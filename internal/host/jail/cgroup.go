@@ -1,0 +1,220 @@
+//go:build linux
+
+package jail
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Cgroup says what a process and all its threads may use together.
+type Cgroup struct {
+	Name     string // unique on this host, without a slash
+	MemBytes int64
+	CPUs     float64 // 1.5 means one and a half processors
+	Tasks    int
+}
+
+const (
+	cgroupRoot = "/sys/fs/cgroup"
+	ourFolder  = "hatch"
+
+	cpuPeriod = 100_000 // µs
+)
+
+// group is a process's directories: one in the unified hierarchy (v2), or one
+// in each of v1's. A nil group is none.
+type group struct {
+	dirs []string
+}
+
+// newGroup makes the directories and sets their limits. What cannot be had is
+// said in the note; the process then runs without it.
+func newGroup(c *Cgroup) (g *group, note string) {
+	if c == nil {
+		return nil, ""
+	}
+	g = &group{}
+	var faults []error
+	if isUnified(cgroupRoot) {
+		faults = append(faults, g.makeUnified(cgroupRoot, *c))
+	} else {
+		for controller, limits := range v1Limits(*c) {
+			faults = append(faults, g.make(filepath.Join(cgroupRoot, controller, ourFolder, c.Name), limits))
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		note = "no cgroup limits: " + strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	return g, note
+}
+
+// findGroup returns the directories that an earlier daemon made.
+func findGroup(name string) *group {
+	if name == "" {
+		return nil
+	}
+	dirs, err := filepath.Glob(filepath.Join(cgroupRoot, "*", ourFolder, name))
+	if isUnified(cgroupRoot) {
+		dirs, err = filepath.Glob(filepath.Join(cgroupRoot, ourFolder, name))
+	}
+	if err != nil {
+		return nil // the name is no pattern, so it is none of ours
+	}
+	return &group{dirs: dirs}
+}
+
+func isUnified(root string) bool {
+	_, err := os.Stat(filepath.Join(root, "cgroup.controllers"))
+	return err == nil
+}
+
+// setting is a control file and what goes into it.
+type setting struct{ file, value string }
+
+func v1Limits(c Cgroup) map[string][]setting {
+	return map[string][]setting{
+		"memory": {{"memory.limit_in_bytes", strconv.FormatInt(c.MemBytes, 10)}},
+		"pids":   {{"pids.max", strconv.Itoa(c.Tasks)}},
+		"cpu":    {{"cpu.cfs_period_us", strconv.Itoa(cpuPeriod)}, {"cpu.cfs_quota_us", quota(c)}},
+	}
+}
+
+func v2Limits(c Cgroup) []setting {
+	return []setting{
+		{"memory.max", strconv.FormatInt(c.MemBytes, 10)},
+		{"memory.oom.group", "1"},
+		{"pids.max", strconv.Itoa(c.Tasks)},
+		{"cpu.max", quota(c) + " " + strconv.Itoa(cpuPeriod)},
+	}
+}
+
+func quota(c Cgroup) string { return strconv.Itoa(int(c.CPUs * cpuPeriod)) }
+
+// makeUnified makes a directory in the unified hierarchy, and first lets it
+// and its parent have the controllers.
+func (g *group) makeUnified(root string, c Cgroup) error {
+	parent := filepath.Join(root, ourFolder)
+	if err := mkdir(parent); err != nil {
+		return err
+	}
+	for _, dir := range []string{root, parent} {
+		if err := set(dir, setting{"cgroup.subtree_control", "+memory +pids +cpu"}); err != nil {
+			return err
+		}
+	}
+	return g.make(filepath.Join(parent, c.Name), v2Limits(c))
+}
+
+// make makes one directory with its limits, and keeps it only if it has them.
+func (g *group) make(dir string, limits []setting) error {
+	if err := mkdir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := mkdir(dir); err != nil {
+		return err
+	}
+	for _, l := range limits {
+		if err := set(dir, l); err != nil {
+			_ = os.Remove(dir)
+			return err
+		}
+	}
+	g.dirs = append(g.dirs, dir)
+	return nil
+}
+
+func mkdir(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// set writes a control file; it must be there already.
+func set(dir string, s setting) error {
+	f, err := os.OpenFile(filepath.Join(dir, s.file), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(s.value)
+	return errors.Join(err, f.Close())
+}
+
+// admit moves the process and its threads into the group.
+func (g *group) admit(pid int) error {
+	if g == nil {
+		return nil
+	}
+	var faults []error
+	for _, dir := range g.dirs {
+		faults = append(faults, set(dir, setting{"cgroup.procs", strconv.Itoa(pid)}))
+	}
+	return errors.Join(faults...)
+}
+
+// wasOverMemory reports whether the kernel killed a process of the group for
+// its memory.
+func (g *group) wasOverMemory() bool {
+	if g == nil {
+		return false
+	}
+	for _, dir := range g.dirs {
+		for _, file := range []string{"memory.events", "memory.oom_control"} {
+			if data, err := os.ReadFile(filepath.Join(dir, file)); err == nil && oomKills(string(data)) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func oomKills(data string) int {
+	for line := range strings.Lines(data) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == "oom_kill" {
+			n, _ := strconv.Atoi(f[1]) // not a number: none
+			return n
+		}
+	}
+	return 0
+}
+
+// remove deletes the directories of a process that is gone. The kernel may
+// need a moment after the exit to see them empty, and has no event for it.
+func (g *group) remove() {
+	if g == nil {
+		return
+	}
+	for _, dir := range g.dirs {
+		for range 100 {
+			if err := os.Remove(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// Sweep removes cgroups of ours whose process ended while no daemon watched.
+// The kernel refuses for those that are in use.
+func Sweep() error {
+	patterns := []string{filepath.Join(cgroupRoot, "*", ourFolder, "*"), filepath.Join(cgroupRoot, ourFolder, "*")}
+	for _, pattern := range patterns {
+		dirs, err := filepath.Glob(pattern)
+		if err != nil {
+			return fmt.Errorf("cannot look for cgroups: %w", err)
+		}
+		for _, dir := range dirs {
+			if st, err := os.Stat(dir); err == nil && st.IsDir() {
+				_ = os.Remove(dir)
+			}
+		}
+	}
+	return nil
+}

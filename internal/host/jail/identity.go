@@ -1,0 +1,134 @@
+//go:build linux
+
+package jail
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Identity is what makes a process that one and no other, on this boot of
+// this host.
+type Identity struct {
+	PID       int
+	StartTime uint64 // field 22 of /proc/PID/stat, in clock ticks since boot
+	BootID    string
+	Exe       string // target of /proc/PID/exe; the same after the file was replaced
+}
+
+// Identify reads the identity of a live process.
+func Identify(pid int) (Identity, error) {
+	stat, err := os.ReadFile(procPath(pid, "stat"))
+	if err != nil {
+		return Identity{}, err
+	}
+	start, err := parseStartTime(stat)
+	if err != nil {
+		return Identity{}, err
+	}
+	exe, err := exeOf(pid)
+	if err != nil {
+		return Identity{}, err
+	}
+	boot, err := BootID()
+	return Identity{PID: pid, StartTime: start, BootID: boot, Exe: exe}, err
+}
+
+// BootID returns the id of this boot of the host.
+func BootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("cannot read the boot id: %w", err)
+	}
+	return strings.TrimSpace(string(id)), nil
+}
+
+func procPath(pid int, name string) string {
+	return filepath.Join("/proc", strconv.Itoa(pid), name)
+}
+
+// exeOf returns the program a process runs. A package upgrade replaces the
+// file under a running process; it is the same program for us.
+func exeOf(pid int) (string, error) {
+	exe, err := os.Readlink(procPath(pid, "exe"))
+	return strings.TrimSuffix(exe, " (deleted)"), err
+}
+
+// startTimeField counts from the state, which follows the name in parentheses.
+const startTimeField = 22 - 3
+
+// parseStartTime finds field 22 of /proc/PID/stat. The second field, the
+// process's name, may hold anything, parentheses and spaces included.
+func parseStartTime(stat []byte) (uint64, error) {
+	end := bytes.LastIndexByte(stat, ')')
+	if end < 0 {
+		return 0, errors.New("the process's stat file has no name")
+	}
+	fields := bytes.Fields(stat[end+1:])
+	if len(fields) <= startTimeField {
+		return 0, errors.New("the process's stat file is too short")
+	}
+	return strconv.ParseUint(string(fields[startTimeField]), 10, 64)
+}
+
+// Running is a process that Find found.
+type Running struct {
+	Identity Identity
+	Args     []string // without the program's own name
+}
+
+// Find returns the live processes that run exe and whose arguments accept
+// says are ours. Processes that end meanwhile are left out.
+func Find(exe string, accept func(args []string) bool) ([]Running, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("cannot list processes: %w", err)
+	}
+	var found []Running
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if r, ok := examine(pid, exe, accept); ok {
+			found = append(found, r)
+		}
+	}
+	return found, nil
+}
+
+func examine(pid int, exe string, accept func([]string) bool) (Running, bool) {
+	if got, err := exeOf(pid); err != nil || got != exe {
+		return Running{}, false
+	}
+	line, err := os.ReadFile(procPath(pid, "cmdline"))
+	if err != nil || len(line) == 0 {
+		return Running{}, false // a zombie has none
+	}
+	args := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")[1:]
+	if !accept(args) {
+		return Running{}, false
+	}
+	id, err := Identify(pid)
+	return Running{Identity: id, Args: args}, err == nil
+}
+
+// HoldsFile reports whether the process has a descriptor whose /proc link is
+// one of links, such as "socket:[4711]".
+func HoldsFile(pid int, links map[string]bool) bool {
+	entries, err := os.ReadDir(procPath(pid, "fd"))
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if link, err := os.Readlink(filepath.Join(procPath(pid, "fd"), e.Name())); err == nil && links[link] {
+			return true
+		}
+	}
+	return false
+}

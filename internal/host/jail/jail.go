@@ -1,0 +1,185 @@
+//go:build linux
+
+// Package jail starts VMM processes with as little power as they need, watches
+// them, and recognises them again after the daemon has restarted.
+//
+// A jailed process has its own user, no capabilities and no way to gain any,
+// its own network, IPC and UTS namespaces, no core dumps, few file
+// descriptors, and, where cgroups can be written, limits of memory, CPU and
+// tasks. Its end is noticed through a pidfd in Go's poller, without polling.
+//
+// It knows nothing of VMMs or guests: that is internal/vmm's. Start at
+// [Start], [Open] and [Proc].
+package jail
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process says what to start. Its files belong to the caller, who closes them
+// after Start.
+type Process struct {
+	Path      string   // absolute
+	Args      []string // without the program's own name
+	Env       []string // complete; nothing is inherited
+	Dir       string   // working directory; "" means /
+	UID, GID  int      // both 0: keep the caller's user (tests only), still without capabilities
+	Groups    []int    // supplementary groups, for a device that only a group may open
+	Files     []*os.File
+	Stdout    *os.File // nil: /dev/null
+	Stderr    *os.File // nil: /dev/null
+	OpenFiles int      // limit of file descriptors, ≥ 16
+	Cgroup    *Cgroup  // nil: no cgroup
+}
+
+// FirstFile is the descriptor that Process.Files[0] has in the process; the
+// others follow it.
+const FirstFile = 3
+
+// Start starts the process in its jail. ctx is looked at before the start
+// only. On error no process and no cgroup is left.
+func Start(ctx context.Context, p Process) (*Proc, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := forbidCoreDumps(); err != nil {
+		return nil, fmt.Errorf("cannot forbid core dumps: %w", err)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = null.Close() }()
+	group, note := newGroup(p.Cgroup)
+	pid, pidfd, err := spawn(p, null)
+	if err != nil {
+		group.remove()
+		return nil, fmt.Errorf("cannot start %s: %w", p.Path, err)
+	}
+	proc, err := adopted(pid, pidfd, group)
+	if err != nil {
+		group.remove()
+		return nil, err
+	}
+	notes := []string{note}
+	if err := limitFiles(pid, p.OpenFiles); err != nil {
+		notes = append(notes, fmt.Sprintf("no limit of open files: %v", err))
+	}
+	if err := group.admit(pid); err != nil {
+		notes = append(notes, fmt.Sprintf("the cgroup's limits do not hold: %v", err))
+	}
+	proc.note = strings.Trim(strings.Join(notes, "; "), "; ")
+	return proc, nil
+}
+
+// spawned is the outcome of a fork in a thread of its own.
+type spawned struct {
+	pid, pidfd int
+	err        error
+}
+
+// spawn forks and executes in a thread that has given up what the child must
+// not have. The thread ends with its goroutine, because it stays locked: none
+// of what it gave up is missing in the daemon.
+func spawn(p Process, null *os.File) (pid, pidfd int, err error) {
+	done := make(chan spawned, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := renounce(); err != nil {
+			done <- spawned{err: err}
+			return
+		}
+		pidfd := -1
+		pid, err := syscall.ForkExec(p.Path, append([]string{p.Path}, p.Args...), attributes(p, null, &pidfd))
+		done <- spawned{pid, pidfd, err}
+	}()
+	s := <-done
+	if s.err == nil && s.pidfd < 0 {
+		return 0, 0, reapWithoutPidfd(s.pid)
+	}
+	return s.pid, s.pidfd, s.err
+}
+
+// renounce gives up, for this thread and its children: new privileges, all
+// capabilities that a program could have, and files that others may read.
+func renounce() error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot forbid new privileges: %w", err)
+	}
+	if os.Geteuid() == 0 {
+		for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && err != unix.EINVAL {
+				return fmt.Errorf("cannot drop capability %d: %w", c, err)
+			}
+		}
+	}
+	if err := unix.Unshare(unix.CLONE_FS); err != nil { // the umask is now this thread's own
+		return fmt.Errorf("cannot unshare the umask: %w", err)
+	}
+	unix.Umask(0o077)
+	return nil
+}
+
+func attributes(p Process, null *os.File, pidfd *int) *syscall.ProcAttr {
+	files := []uintptr{null.Fd(), orNull(p.Stdout, null).Fd(), orNull(p.Stderr, null).Fd()}
+	for _, f := range p.Files {
+		files = append(files, f.Fd())
+	}
+	sys := &syscall.SysProcAttr{
+		Setsid: true,
+		PidFD:  pidfd,
+		// TAPs and sockets are passed as open files, so the process needs no network.
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+	}
+	if p.UID != 0 || p.GID != 0 {
+		sys.Credential = &syscall.Credential{Uid: uint32(p.UID), Gid: uint32(p.GID)}
+		for _, g := range p.Groups {
+			sys.Credential.Groups = append(sys.Credential.Groups, uint32(g))
+		}
+	}
+	dir := p.Dir
+	if dir == "" {
+		dir = "/"
+	}
+	return &syscall.ProcAttr{Dir: dir, Env: p.Env, Files: files, Sys: sys}
+}
+
+func orNull(f, null *os.File) *os.File {
+	if f == nil {
+		return null
+	}
+	return f
+}
+
+// reapWithoutPidfd ends a child of a kernel that gives no pidfd (before 5.2).
+func reapWithoutPidfd(pid int) error {
+	_ = unix.Kill(pid, unix.SIGKILL)
+	_, _ = unix.Wait4(pid, nil, 0, nil)
+	return fmt.Errorf("this kernel has no pidfd; Linux 5.10 or newer is needed")
+}
+
+// limitFiles bounds a process's descriptors. For a process of another user the
+// daemon needs CAP_SYS_RESOURCE.
+func limitFiles(pid, openFiles int) error {
+	limit := unix.Rlimit{Cur: uint64(openFiles), Max: uint64(openFiles)}
+	return unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil)
+}
+
+// forbidCoreDumps forbids the daemon's own core dumps, which would hold its
+// keys, and thereby those of the processes it starts, which would hold the
+// guests' memory.
+func forbidCoreDumps() error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &limit); err != nil {
+		return err
+	}
+	limit.Cur = 0
+	return unix.Setrlimit(unix.RLIMIT_CORE, &limit)
+}

@@ -1,0 +1,252 @@
+//go:build linux && system
+
+package jail
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const testUser = 912345
+
+// jailShell starts a shell script in the jail, with a pipe as its stdout.
+func jailShell(t *testing.T, script string, change func(*Process)) (*Proc, *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := Process{
+		Path: "/bin/sh", Args: []string{"-c", script}, Env: []string{"PATH=/usr/bin:/bin"},
+		UID: testUser, GID: testUser, Stdout: w, OpenFiles: 64,
+	}
+	if change != nil {
+		change(&p)
+	}
+	proc, err := Start(t.Context(), p)
+	_ = w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return proc, r
+}
+
+func awaitExit(t *testing.T, p *Proc) Status {
+	t.Helper()
+	select {
+	case <-p.Exited():
+		return p.Status()
+	case <-time.After(20 * time.Second):
+		t.Fatal("the process does not end")
+		return Status{}
+	}
+}
+
+func TestJailedProcessHasNothingItDoesNotNeed(t *testing.T) {
+	p, out := jailShell(t, `id -u; id -g; id -G; umask; cat /proc/self/status; cat /proc/self/limits; ls /sys/class/net /proc/self/fd; `+
+		`cut -d' ' -f6 /proc/self/stat; for n in net ipc uts; do readlink /proc/self/ns/$n; done; pwd; env`, nil)
+	defer func() { _ = p.Close() }()
+	said, err := io.ReadAll(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := awaitExit(t, p); !st.Known || st.Code != 0 || st.Signal != 0 {
+		t.Fatalf("status %+v", st)
+	}
+	user := strconv.Itoa(testUser)
+	if want := strings.Repeat(user+"\n", 3) + "0077\n"; !strings.HasPrefix(string(said), want) {
+		t.Errorf("user, groups and umask are not %q in:\n%s", want, said)
+	}
+	status := string(said)
+	for _, want := range []string{
+		"CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000",
+		"CapBnd:\t0000000000000000", "CapAmb:\t0000000000000000", "NoNewPrivs:\t1",
+	} {
+		if !strings.Contains(status, want) {
+			t.Errorf("%q is missing in:\n%s", want, status)
+		}
+	}
+	if got := limitLine(status, "Max core file size"); !strings.HasPrefix(got, "0 ") {
+		t.Errorf("core dumps are limited to %q", got)
+	}
+	limited := limitLine(status, "Max open files") == "64 64 files"
+	if noted := strings.Contains(p.Note(), "no limit of open files"); limited == noted {
+		t.Errorf("open files limited: %v, but the note is %q", limited, p.Note())
+	}
+	for _, ns := range []string{"net", "ipc", "uts"} {
+		if own, err := os.Readlink("/proc/self/ns/" + ns); err != nil || strings.Contains(status, own) {
+			t.Errorf("the process shares the namespace %s (%v)", own, err)
+		}
+	}
+	if !strings.Contains(status, "\n/\n") {
+		t.Error("its working directory is not /")
+	}
+	if strings.Contains(status, "HOME=") {
+		t.Error("it inherited the environment")
+	}
+}
+
+func limitLine(limits, name string) string {
+	for line := range strings.Lines(limits) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			return strings.Join(strings.Fields(rest), " ")
+		}
+	}
+	return ""
+}
+
+func TestTheDaemonKeepsItsPrivileges(t *testing.T) {
+	before, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _ := jailShell(t, "exit 0", nil)
+	defer func() { _ = p.Close() }()
+	awaitExit(t, p)
+	after, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"CapBnd:", "CapEff:", "NoNewPrivs:", "Umask:"} {
+		if a, b := statusLine(before, name), statusLine(after, name); a != b {
+			t.Errorf("%s was %q and is %q", name, a, b)
+		}
+	}
+}
+
+func statusLine(status []byte, name string) string {
+	for line := range strings.Lines(string(status)) {
+		if strings.HasPrefix(line, name) {
+			return line
+		}
+	}
+	return "none"
+}
+
+func TestExitIsReported(t *testing.T) {
+	for script, want := range map[string]Status{
+		"exit 7":        {Known: true, Code: 7},
+		"kill -TERM $$": {Known: true, Signal: syscall.SIGTERM},
+	} {
+		p, _ := jailShell(t, script, nil)
+		got := awaitExit(t, p)
+		got.At = time.Time{}
+		if got != want {
+			t.Errorf("%s: %+v, want %+v", script, got, want)
+		}
+		_ = p.Close()
+	}
+}
+
+func TestKillReturnsWhenTheProcessIsGone(t *testing.T) {
+	p, _ := jailShell(t, "trap '' TERM; while :; do read x; done", nil)
+	defer func() { _ = p.Close() }()
+	if err := p.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(procPath(p.Identity().PID, "stat")); err == nil {
+		t.Error("the process is still there")
+	}
+	if st := awaitExit(t, p); st.Signal != syscall.SIGKILL {
+		t.Errorf("status %+v", st)
+	}
+	if err := p.Kill(t.Context()); err != nil {
+		t.Errorf("killing it again: %v", err)
+	}
+}
+
+func TestOpenTakesOverAfterClose(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _ := jailShell(t, "read x <&3; exit 5", func(p *Process) { p.Files = []*os.File{r} })
+	_ = r.Close()
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := Open(first.Identity(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = second.Close() }()
+	_ = w.Close()
+	if st := awaitExit(t, second); st.Code != 5 {
+		t.Errorf("status %+v", st)
+	}
+}
+
+func TestStartThatFailsLeavesNothing(t *testing.T) {
+	name := fmt.Sprintf("jailtest-%d-broken", os.Getpid())
+	_, err := Start(t.Context(), Process{Path: "/no/such/program", UID: testUser, GID: testUser, OpenFiles: 64, Cgroup: &Cgroup{Name: name, MemBytes: 1 << 30, CPUs: 1, Tasks: 10}})
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("error %v", err)
+	}
+	if left := findGroup(name); len(left.dirs) != 0 {
+		t.Errorf("left %v", left.dirs)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Start(ctx, Process{Path: "/bin/true"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a start that nobody waits for: %v", err)
+	}
+}
+
+func TestCgroupLimitsAndIsRemoved(t *testing.T) {
+	group := &Cgroup{Name: fmt.Sprintf("jailtest-%d-limits", os.Getpid()), MemBytes: 32 << 20, CPUs: 1.5, Tasks: 20}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _ := jailShell(t, "read x <&3", func(p *Process) { p.Cgroup, p.Files = group, []*os.File{r} })
+	defer func() { _ = p.Close() }()
+	_ = r.Close()
+	if strings.Contains(p.Note(), "cgroup") {
+		t.Fatalf("this host's cgroups cannot be used: %s", p.Note())
+	}
+	found := findGroup(group.Name)
+	if len(found.dirs) == 0 {
+		t.Fatal("there is no cgroup")
+	}
+	for _, dir := range found.dirs {
+		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil || strings.TrimSpace(string(procs)) != strconv.Itoa(p.Identity().PID) {
+			t.Errorf("%s holds %q, %v", dir, procs, err)
+		}
+	}
+	_ = w.Close()
+	awaitExit(t, p)
+	if left := findGroup(group.Name); len(left.dirs) != 0 {
+		t.Errorf("left %v", left.dirs)
+	}
+}
+
+func TestGoingOverTheMemoryLimitIsSaid(t *testing.T) {
+	group := &Cgroup{Name: fmt.Sprintf("jailtest-%d-memory", os.Getpid()), MemBytes: 16 << 20, CPUs: 1, Tasks: 20}
+	p, _ := jailShell(t, "exec tail /dev/zero", func(p *Process) { p.Cgroup = group })
+	defer func() { _ = p.Close() }()
+	if st := awaitExit(t, p); st.Signal != syscall.SIGKILL || !st.OverMem {
+		t.Errorf("status %+v", st)
+	}
+}
+
+func BenchmarkStart(b *testing.B) {
+	for b.Loop() {
+		p, err := Start(b.Context(), Process{Path: "/bin/true", UID: testUser, GID: testUser, OpenFiles: 64})
+		if err != nil {
+			b.Fatal(err)
+		}
+		<-p.Exited()
+		_ = p.Close()
+	}
+}

@@ -1,0 +1,168 @@
+//go:build linux
+
+package jail
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestStartTimeSurvivesAnyProcessName(t *testing.T) {
+	const rest = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21"
+	for _, name := range []string{"(qemu)", "(a b)", "(a) 1 (b)", "(()"} {
+		got, err := parseStartTime([]byte("12 " + name + rest))
+		if err != nil || got != 4711 {
+			t.Errorf("%s: %d, %v", name, got, err)
+		}
+	}
+	for _, bad := range []string{"", "12 (x", "12 (x) S 1 2", "12 (x) S a b c d e f g h i j k l m n o p q r s"} {
+		if got, err := parseStartTime([]byte(bad)); err == nil {
+			t.Errorf("%q gave %d", bad, got)
+		}
+	}
+}
+
+func FuzzParseStartTime(f *testing.F) {
+	f.Add([]byte("12 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711"))
+	f.Fuzz(func(_ *testing.T, stat []byte) { _, _ = parseStartTime(stat) })
+}
+
+func TestIdentityIsOfOneProcessOnly(t *testing.T) {
+	self, err := Identify(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Identity){
+		"another pid":        func(id *Identity) { id.PID = 1 },
+		"another start time": func(id *Identity) { id.StartTime++ },
+		"another boot":       func(id *Identity) { id.BootID = "b" },
+		"another program":    func(id *Identity) { id.Exe = "/bin/true" },
+		"no such pid":        func(id *Identity) { id.PID = 1 << 22 },
+	} {
+		id := self
+		change(&id)
+		if p, err := Open(id, ""); !errors.Is(err, ErrGone) {
+			t.Errorf("%s was opened: %v, %v", name, p, err)
+		}
+	}
+}
+
+// A process that is not our child is watched all the same: here one that the
+// shell leaves behind.
+func TestOpenWatchesAProcessThatIsNoChild(t *testing.T) {
+	end, hold, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = end.Close() }()
+	cmd := exec.Command("/bin/sh", "-c", "(read line; exit 3) <&3 >/dev/null 2>&1 & echo $!")
+	cmd.ExtraFiles = []*os.File{end}
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := Identify(atoi(t, out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Open(id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.Close() }()
+	select {
+	case <-p.Exited():
+		t.Fatal("it is said to be gone while it lives")
+	default:
+	}
+	_ = hold.Close()
+	select {
+	case <-p.Exited():
+	case <-time.After(10 * time.Second):
+		t.Fatal("its end was not noticed")
+	}
+	if st := p.Status(); st.Known || st.At.IsZero() {
+		t.Errorf("status %+v; nobody can know it", st)
+	}
+}
+
+func atoi(t *testing.T, out []byte) int {
+	t.Helper()
+	n := 0
+	for _, c := range out {
+		if c >= '0' && c <= '9' {
+			n = n*10 + int(c-'0')
+		}
+	}
+	return n
+}
+
+func TestFindSeesOnlyTheProgramAndArguments(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := Find(self, func([]string) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := false
+	for _, r := range found {
+		ours = ours || r.Identity.PID == os.Getpid()
+	}
+	if !ours {
+		t.Error("this very process was not found")
+	}
+	if found, err := Find(self, func([]string) bool { return false }); err != nil || len(found) != 0 {
+		t.Errorf("found %v, %v though no arguments are ours", found, err)
+	}
+}
+
+func TestStatusInWords(t *testing.T) {
+	for want, st := range map[string]Status{
+		"exit status 1":      {Known: true, Code: 1},
+		"killed by signal 9": {Known: true, Signal: 9},
+		"killed by signal 9 (over its memory limit)":    {Known: true, Signal: 9, OverMem: true},
+		"ended while it was not a child of this daemon": {},
+	} {
+		if got := st.String(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// A host without writable cgroups gets a note, not an error.
+func TestCgroupsThatCannotBeWrittenAreNoted(t *testing.T) {
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "cgroup.controllers"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := &group{}
+	if err := g.makeUnified(root, Cgroup{Name: "vm_a", MemBytes: 1, CPUs: 1, Tasks: 1}); err == nil {
+		t.Error("limits were set where no control files are")
+	}
+	g.remove()
+	if len(g.dirs) != 0 {
+		t.Errorf("kept %v without limits", g.dirs)
+	}
+}
+
+func TestLimitsInTheKernelsWords(t *testing.T) {
+	c := Cgroup{Name: "vm_a", MemBytes: 64 << 20, CPUs: 1.5, Tasks: 130}
+	want := []setting{{"memory.max", "67108864"}, {"memory.oom.group", "1"}, {"pids.max", "130"}, {"cpu.max", "150000 100000"}}
+	for i, got := range v2Limits(c) {
+		if got != want[i] {
+			t.Errorf("got %v, want %v", got, want[i])
+		}
+	}
+	if got := v1Limits(c)["cpu"][1]; got != (setting{"cpu.cfs_quota_us", "150000"}) {
+		t.Errorf("v1 quota: %v", got)
+	}
+	if n := oomKills("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"); n != 2 {
+		t.Errorf("%d kills, want 2", n)
+	}
+}
