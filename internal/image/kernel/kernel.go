@@ -75,14 +75,17 @@ func Read(r io.ReaderAt, size int64) (*Kernel, error) {
 const setupHeaderEnd = 0x250
 
 // Offsets in the setup header and the version of it that has the payload's
-// place, by the kernel's documentation of the x86 boot protocol.
+// place or the flags, by the kernel's documentation of the x86 boot protocol.
 const (
 	atSetupSects    = 0x1F1
 	atProtocol      = 0x206
 	atVersion       = 0x20E
+	atXLoadFlags    = 0x236
 	atPayloadOffset = 0x248
 	atPayloadLength = 0x24C
 	payloadProtocol = 0x0208
+	flagsProtocol   = 0x020C
+	has64BitEntry   = 1 << 0
 	sectorSize      = 512
 )
 
@@ -90,6 +93,9 @@ const (
 func (k *Kernel) readSetup(head []byte) error {
 	if v := binary.LittleEndian.Uint16(head[atProtocol:]); v < payloadProtocol {
 		return fmt.Errorf("the bzImage is too old: its boot protocol is %d.%02d, 2.08 (Linux 2.6.26) or later is needed", v>>8, v&0xFF)
+	}
+	if v := binary.LittleEndian.Uint16(head[atProtocol:]); v >= flagsProtocol && binary.LittleEndian.Uint16(head[atXLoadFlags:])&has64BitEntry == 0 {
+		return fmt.Errorf("%w: a bzImage with a 32-bit kernel", ErrNoKernel)
 	}
 	sects := int64(head[atSetupSects])
 	if sects == 0 {

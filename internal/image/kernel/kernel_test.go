@@ -36,6 +36,7 @@ func bzImage(payload []byte) []byte {
 	copy(image[0x1FE:], "\x55\xaa\xeb\x6aHdrS")
 	binary.LittleEndian.PutUint16(image[atProtocol:], 0x020f)
 	binary.LittleEndian.PutUint16(image[atVersion:], 0x100)
+	binary.LittleEndian.PutUint16(image[atXLoadFlags:], has64BitEntry)
 	copy(image[0x100+sectorSize:], someVersion+" (builder@host) #1 SMP\x00")
 	binary.LittleEndian.PutUint32(image[atPayloadOffset:], 100)
 	binary.LittleEndian.PutUint32(image[atPayloadLength:], uint32(len(payload)))
@@ -206,12 +207,12 @@ func TestConfigIsBounded(t *testing.T) {
 }
 
 func TestBuiltinAsksTheBestWitness(t *testing.T) {
-	blk := Driver{Module: "virtio_blk", Config: "VIRTIO_BLK"}
+	const blk = "virtio_blk"
 	names := vmlinux("x\x00virtio_blk\x00devtmpfs\x00virtio-mmio\x00 see overlay\x00 virtio_net and more")
 	for _, c := range []struct {
 		what    string
 		witness Witness
-		driver  Driver
+		driver  string
 		want    Answer
 	}{
 		{"nobody", Witness{}, blk, Unknown},
@@ -220,10 +221,10 @@ func TestBuiltinAsksTheBestWitness(t *testing.T) {
 		{"the list", Witness{Modules: map[string]bool{"virtio_blk": true}}, blk, Yes},
 		{"the list, without it", Witness{Modules: map[string]bool{"x": true}, Vmlinux: names}, blk, No},
 		{"its name", Witness{Vmlinux: names}, blk, Yes},
-		{"its name with a hyphen", Witness{Vmlinux: names}, Driver{Module: "virtio_mmio"}, Yes},
-		{"the end of another name", Witness{Vmlinux: names}, Driver{Module: "tmpfs"}, Yes},
-		{"a mention in a sentence", Witness{Vmlinux: names}, Driver{Module: "virtio_net"}, No},
-		{"a name without its mark", Witness{Vmlinux: names}, Driver{Module: "overlay"}, No},
+		{"its name with a hyphen", Witness{Vmlinux: names}, "virtio_mmio", Yes},
+		{"the end of another name", Witness{Vmlinux: names}, "tmpfs", Yes},
+		{"a mention in a sentence", Witness{Vmlinux: names}, "virtio_net", No},
+		{"a name without its mark", Witness{Vmlinux: names}, "overlay", No},
 	} {
 		if got := c.witness.Builtin(c.driver); got != c.want {
 			t.Errorf("%s: got %v, want %v", c.what, got, c.want)
@@ -262,7 +263,7 @@ func FuzzRead(f *testing.F) {
 			t.Errorf("unpacked %d bytes", len(image))
 		}
 		_, _, _ = EmbeddedConfig(image)
-		_ = Witness{Vmlinux: image}.Builtin(Driver{Module: "ext4"})
+		_ = Witness{Vmlinux: image}.Builtin("ext4")
 	})
 }
 
