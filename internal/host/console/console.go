@@ -1,0 +1,204 @@
+// Package console reads VMs' serial consoles: into log files of bounded size,
+// into a scrollback in memory, and to whoever watches.
+//
+// It knows nothing of VMMs (it is handed a way to dial) nor of HTTP. What a
+// guest writes is kept as it is; whoever shows it must mind escape sequences.
+// Start at [Consoles]; hub.go is the life of one console.
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+var _ vm.Consoles = (*Consoles)(nil)
+
+// Names of the log's files in a VM's directory; the second is the older half.
+const (
+	logName = "console.log"
+	oldName = "console.log.1"
+)
+
+// dialPatience bounds the dialling of a console.
+const dialPatience = 5 * time.Second
+
+// Consoles holds the consoles that are open.
+type Consoles struct {
+	dir  func(vmID string) string
+	most int64 // bytes of one log file
+	log  *slog.Logger
+
+	mu   sync.Mutex
+	hubs map[string]*hub // by VM id
+}
+
+// New returns consoles that log into dir(vmID), in two files of up to most
+// bytes each.
+func New(dir func(vmID string) string, most int64, log *slog.Logger) *Consoles {
+	return &Consoles{dir: dir, most: most, log: log, hubs: map[string]*hub{}}
+}
+
+// Open implements vm.Consoles. A console that was open before is closed first.
+func (c *Consoles) Open(vmID string, dial func(ctx context.Context) (net.Conn, error)) error {
+	c.Close(vmID)
+	ctx, cancel := context.WithTimeout(context.Background(), dialPatience)
+	defer cancel()
+	conn, err := dial(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot reach the console: %w", err)
+	}
+	file, err := openLog(c.dir(vmID), c.most)
+	if err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	h := newHub(conn, file, c.log.With("vm", vmID))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hubs[vmID] = h
+	return nil
+}
+
+// Close implements vm.Consoles.
+func (c *Consoles) Close(vmID string) {
+	c.mu.Lock()
+	h := c.hubs[vmID]
+	delete(c.hubs, vmID)
+	c.mu.Unlock()
+	if h != nil {
+		h.close()
+	}
+}
+
+func (c *Consoles) hub(vmID string) *hub {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hubs[vmID]
+}
+
+// Log implements vm.Consoles. A VM that never ran has an empty log.
+func (c *Consoles) Log(ctx context.Context, vmID string, tail int, follow bool, w io.Writer) error {
+	h := c.hub(vmID)
+	if h == nil {
+		return writeTail(w, storedLog(c.dir(vmID)), tail)
+	}
+	watch := h.subscribe()
+	if watch == nil { // ended just now
+		return writeTail(w, storedLog(c.dir(vmID)), tail)
+	}
+	defer h.unsubscribe(watch)
+	if err := writeTail(w, watch.past, tail); err != nil || !follow {
+		return err
+	}
+	for {
+		select {
+		case text, ok := <-watch.live:
+			if !ok {
+				return nil
+			}
+			if _, err := w.Write(text); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Attach implements vm.Consoles.
+func (c *Consoles) Attach(_ context.Context, vmID string, readOnly bool) (io.ReadWriteCloser, error) {
+	h := c.hub(vmID)
+	if h == nil {
+		return nil, errs.New(errs.Conflict, "console_closed", "the console of VM %s is not open", vmID).WithHint("start the VM first")
+	}
+	if !readOnly && !h.takeWriter() {
+		return nil, errs.New(errs.Conflict, "console_in_use", "somebody else is writing to the console of VM %s", vmID).
+			WithHint("attach read-only, or try again when they have left")
+	}
+	watch := h.subscribe()
+	if watch == nil {
+		if !readOnly {
+			h.giveWriter()
+		}
+		return nil, errs.New(errs.Conflict, "console_closed", "the console of VM %s is not open", vmID).WithHint("start the VM first")
+	}
+	watch.past.close()
+	return &session{hub: h, watch: watch, writes: !readOnly, rest: watch.scrollback}, nil
+}
+
+// session is one person at a console.
+type session struct {
+	hub    *hub
+	watch  *watcher
+	writes bool
+	rest   []byte // read already, but not by the person
+	once   sync.Once
+}
+
+// Read gives scrollback first, then what comes; io.EOF when the console closed.
+func (s *session) Read(p []byte) (int, error) {
+	if len(s.rest) == 0 {
+		text, ok := <-s.watch.live
+		if !ok {
+			return 0, io.EOF
+		}
+		s.rest = text
+	}
+	n := copy(p, s.rest)
+	s.rest = s.rest[n:]
+	return n, nil
+}
+
+// Write types into the guest's console.
+func (s *session) Write(p []byte) (int, error) {
+	if !s.writes {
+		return 0, errs.New(errs.Forbidden, "console_read_only", "cannot write to the console: attached read-only")
+	}
+	return s.hub.write(p)
+}
+
+// Close leaves the console; a Read under way returns.
+func (s *session) Close() error {
+	s.once.Do(func() {
+		s.hub.unsubscribe(s.watch)
+		if s.writes {
+			s.hub.giveWriter()
+		}
+	})
+	return nil
+}
+
+// storedLog returns the log of a console that is not open.
+func storedLog(dir string) past {
+	var p past
+	for _, name := range []string{oldName, logName} {
+		f, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			continue // never written
+		}
+		size := int64(0)
+		if st, err := f.Stat(); err == nil {
+			size = st.Size()
+		}
+		p.parts = append(p.parts, part{f, size})
+	}
+	return p
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
