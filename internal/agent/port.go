@@ -22,7 +22,11 @@ const portName = "hatch.agent.0"
 type port struct {
 	file *os.File
 	raw  syscall.RawConn
+	last []byte // what the last session read last, see portConn.Read
 }
+
+// maxLast bounds port.last, in bytes: many handshake lines.
+const maxLast = 4 << 10
 
 // openPort waits for the port to appear and opens it.
 func openPort() (*port, error) {
@@ -79,7 +83,9 @@ func (p *port) conn() (*portConn, error) {
 	if err := p.file.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("the port to the host cannot be waited for: %w", err)
 	}
-	return &portConn{port: p}, nil
+	again := p.last
+	p.last = nil
+	return &portConn{port: p, again: again}, nil
 }
 
 // portConn is one host's use of the port. An open port reads as empty while no
@@ -87,13 +93,28 @@ func (p *port) conn() (*portConn, error) {
 // means that the host has left.
 type portConn struct {
 	port        *port
+	again       []byte // to be read once more, before anything new
 	established bool
 }
 
 // Read waits for bytes from the host.
+//
+// When one host follows another at once, nothing tells the two apart: the first
+// line of the new one's handshake ends the old session as rubbish. So the next
+// connection sees a session's last bytes again. They do no harm: an answer to
+// a host that is gone is dropped by the present one.
 func (c *portConn) Read(p []byte) (int, error) {
 	if c.established {
-		return c.port.file.Read(p)
+		n, err := c.port.file.Read(p)
+		if n > 0 {
+			c.port.last = append(c.port.last[:0], p[max(0, n-maxLast):n]...)
+		}
+		return n, err
+	}
+	if len(c.again) > 0 {
+		n := copy(p, c.again)
+		c.again = c.again[n:]
+		return n, nil
 	}
 	n := 0
 	var failed error

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -112,6 +113,22 @@ func busyboxTree(t *testing.T, applets []string, files map[string]string) string
 	return root
 }
 
+// clock tells the kernel the rate of the clock that the emulated CPU shows. On
+// a busy host it cannot find out by itself, and then waits for ticks that the
+// microvm machine does not have.
+func clock(t *testing.T) string {
+	t.Helper()
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rate := regexp.MustCompile(`(?m)^cpu MHz\s*: (\d+)\.(\d{3})`).FindSubmatch(info)
+	if rate == nil {
+		t.Fatal("/proc/cpuinfo tells no clock rate")
+	}
+	return fmt.Sprintf("tsc_early_khz=%s%s tsc=reliable", rate[1], rate[2])
+}
+
 // bootOptions says what to boot.
 type bootOptions struct {
 	base    string // the read-only base; "" in copy mode
@@ -138,7 +155,7 @@ func startMachine(t *testing.T, o bootOptions) *machine {
 		"-M", "microvm,acpi=on", "-cpu", "max", "-accel", "tcg", "-m", "256", "-nodefaults", "-no-user-config",
 		"-display", "none", "-global", "virtio-mmio.force-legacy=false", "-serial", "stdio",
 		"-kernel", asset(t, "HATCH_TEST_KERNEL", "vmlinuz"), "-initrd", packInitramfs(t, dir, o.overlay),
-		"-append", "console=ttyS0 loglevel=7 panic=-1 reboot=t " + o.cmdline,
+		"-append", "console=ttyS0 loglevel=7 panic=-1 reboot=t " + clock(t) + " " + o.cmdline,
 		"-device", "virtio-serial-device", "-chardev", "socket,id=agent,server=on,wait=off,path=" + m.socket("agent"),
 		"-device", "virtserialport,chardev=agent,name=hatch.agent.0",
 		"-qmp", "unix:" + m.socket("qmp") + ",server=on,wait=off",
@@ -221,7 +238,7 @@ func (m *machine) awaitExit(within time.Duration) {
 func (m *machine) connect() (vm.Guest, <-chan *vm.GuestReport) {
 	m.t.Helper()
 	reports := make(chan *vm.GuestReport, 64)
-	g := guest.New(slog.New(slog.NewTextHandler(logWriter{m.t}, &slog.HandlerOptions{Level: slog.LevelDebug}))).
+	g := guest.New(slog.New(slog.NewTextHandler(logWriter{m.t}, nil))).
 		Connect("vm_test", m.dial, func(r *vm.GuestReport) { reports <- r })
 	m.t.Cleanup(func() { _ = g.Close() })
 	return g, reports
@@ -272,4 +289,3 @@ func (b *lockedBuffer) String() string {
 	defer b.mu.Unlock()
 	return b.buf.String()
 }
-
