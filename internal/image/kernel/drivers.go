@@ -9,6 +9,12 @@ import (
 	"strings"
 )
 
+// Driver names a part of the kernel, as the different witnesses know it.
+type Driver struct {
+	Module string // as lsmod shows it: with underscores, such as virtio_blk
+	Config string // the option without CONFIG_, such as VIRTIO_BLK; "" when it has none
+}
+
 // Answer says whether a driver is in the kernel itself.
 type Answer int
 
@@ -27,8 +33,7 @@ type Witness struct {
 	Vmlinux []byte          // the bare kernel, to look for names in; nil when it was not unpacked
 }
 
-// Builtin says whether a driver, named by its module as lsmod shows it (with
-// underscores), is built in.
+// Builtin says whether a driver is built in.
 //
 // With neither a configuration nor a list of built-in modules, it looks for the
 // driver's texts in the kernel: what it prints, or the name it registers under.
@@ -36,35 +41,16 @@ type Witness struct {
 // Yes, whose guest then stops in the initramfs with a message; a driver under
 // another name gives a wrong No, which a modules directory or a configuration
 // beside the kernel overrules.
-func (w Witness) Builtin(module string) Answer {
-	option := options[module]
+func (w Witness) Builtin(d Driver) Answer {
 	switch {
-	case w.Config != nil && option != "":
-		return answer(w.Config[option] == "y")
+	case w.Config != nil && d.Config != "":
+		return answer(w.Config[d.Config] == "y")
 	case w.Modules != nil:
-		return answer(w.Modules[module])
+		return answer(w.Modules[d.Module])
 	case w.Vmlinux != nil:
-		return answer(mentions(w.Vmlinux, module))
+		return answer(mentions(w.Vmlinux, d.Module))
 	}
 	return Unknown
-}
-
-// options are the configuration's names, without CONFIG_, for the modules that
-// a guest may need.
-var options = map[string]string{
-	"virtio": "VIRTIO", "virtio_ring": "VIRTIO", "virtio_mmio": "VIRTIO_MMIO", "virtio_pci": "VIRTIO_PCI",
-	"virtio_blk": "VIRTIO_BLK", "virtio_net": "VIRTIO_NET", "virtio_console": "VIRTIO_CONSOLE", "virtio_rng": "HW_RANDOM_VIRTIO",
-	"ext4": "EXT4_FS", "squashfs": "SQUASHFS", "erofs": "EROFS_FS", "xfs": "XFS_FS", "btrfs": "BTRFS_FS",
-	"overlay": "OVERLAY_FS", "isofs": "ISO9660_FS", "vmw_vsock_virtio_transport": "VIRTIO_VSOCKETS",
-}
-
-// Option returns the configuration option that builds a module in, such as
-// CONFIG_VIRTIO_BLK, or "" for modules that no guest needs.
-func Option(module string) string {
-	if option := options[module]; option != "" {
-		return "CONFIG_" + option
-	}
-	return ""
 }
 
 func answer(yes bool) Answer {

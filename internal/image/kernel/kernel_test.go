@@ -207,12 +207,12 @@ func TestConfigIsBounded(t *testing.T) {
 }
 
 func TestBuiltinAsksTheBestWitness(t *testing.T) {
-	const blk = "virtio_blk"
+	blk := Driver{Module: "virtio_blk", Config: "VIRTIO_BLK"}
 	names := vmlinux("x\x00virtio_blk\x00devtmpfs\x00virtio-mmio\x00 see overlay\x00 virtio_net and more")
 	for _, c := range []struct {
 		what    string
 		witness Witness
-		driver  string
+		driver  Driver
 		want    Answer
 	}{
 		{"nobody", Witness{}, blk, Unknown},
@@ -221,10 +221,10 @@ func TestBuiltinAsksTheBestWitness(t *testing.T) {
 		{"the list", Witness{Modules: map[string]bool{"virtio_blk": true}}, blk, Yes},
 		{"the list, without it", Witness{Modules: map[string]bool{"x": true}, Vmlinux: names}, blk, No},
 		{"its name", Witness{Vmlinux: names}, blk, Yes},
-		{"its name with a hyphen", Witness{Vmlinux: names}, "virtio_mmio", Yes},
-		{"the end of another name", Witness{Vmlinux: names}, "tmpfs", Yes},
-		{"a mention in a sentence", Witness{Vmlinux: names}, "virtio_net", No},
-		{"a name without its mark", Witness{Vmlinux: names}, "overlay", No},
+		{"its name with a hyphen", Witness{Vmlinux: names}, Driver{Module: "virtio_mmio"}, Yes},
+		{"the end of another name", Witness{Vmlinux: names}, Driver{Module: "tmpfs"}, Yes},
+		{"a mention in a sentence", Witness{Vmlinux: names}, Driver{Module: "virtio_net"}, No},
+		{"a name without its mark", Witness{Vmlinux: names}, Driver{Module: "overlay"}, No},
 	} {
 		if got := c.witness.Builtin(c.driver); got != c.want {
 			t.Errorf("%s: got %v, want %v", c.what, got, c.want)
@@ -263,7 +263,7 @@ func FuzzRead(f *testing.F) {
 			t.Errorf("unpacked %d bytes", len(image))
 		}
 		_, _, _ = EmbeddedConfig(image)
-		_ = Witness{Vmlinux: image}.Builtin("ext4")
+		_ = Witness{Vmlinux: image}.Builtin(Driver{Module: "ext4"})
 	})
 }
 
