@@ -1,0 +1,117 @@
+package rootfs
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/image/kernel"
+)
+
+// need is a driver that a VM cannot do without, and what for.
+type need struct {
+	driver kernel.Driver
+	words  string
+}
+
+// The drivers that every VM needs.
+var common = []need{
+	{kernel.Driver{Module: "virtio_mmio", Config: "VIRTIO_MMIO"}, "the bus that all devices of a VM are on"},
+	{kernel.Driver{Module: "virtio_blk", Config: "VIRTIO_BLK"}, "disks"},
+	{kernel.Driver{Module: "virtio_console", Config: "VIRTIO_CONSOLE"}, "hatchd's channel into the guest"},
+	{kernel.Driver{Module: "virtio_net", Config: "VIRTIO_NET"}, "the network"},
+}
+
+// The drivers of the overlay mode: without them a VM gets a copy of the root.
+var overlay = []need{
+	{kernel.Driver{Module: "overlay", Config: "OVERLAY_FS"}, "a root that VMs share and yet each may write to"},
+	{kernel.Driver{Module: "ext4", Config: "EXT4_FS"}, "the VM's own disk"},
+}
+
+var isofs = need{kernel.Driver{Module: "isofs", Config: "ISO9660_FS"}, "the disk that cloud-init reads its data from"}
+
+var rootDrivers = map[string]kernel.Driver{
+	"ext4":     {Module: "ext4", Config: "EXT4_FS"},
+	"squashfs": {Module: "squashfs", Config: "SQUASHFS"},
+	"erofs":    {Module: "erofs", Config: "EROFS_FS"},
+	"xfs":      {Module: "xfs", Config: "XFS_FS"},
+	"btrfs":    {Module: "btrfs", Config: "BTRFS_FS"},
+}
+
+// optional are modules that are used when they are there.
+var optional = []string{"virtio_rng"}
+
+// features are parts of the kernel that are never modules. They are only asked
+// of a configuration: nothing else tells.
+var features = []need{
+	{kernel.Driver{Config: "BLK_DEV_INITRD"}, "starting from an initramfs"},
+	{kernel.Driver{Config: "DEVTMPFS"}, "device files"},
+}
+
+// needs is what one image asks of its kernel.
+type needs struct {
+	form format
+	all  []need // in either disk mode
+}
+
+func needsOf(form format, cloudInit bool) needs {
+	n := needs{form: form, all: append([]need{}, common...)}
+	n.all = append(n.all, need{rootDrivers[form.name], "the root file system, which is " + form.name})
+	if cloudInit {
+		n.all = append(n.all, isofs)
+	}
+	return n
+}
+
+// names returns the modules that are wanted, as far as they are modules.
+func (n needs) names(more []string) []string {
+	var names []string
+	for _, d := range append(append([]need{}, n.all...), overlay...) {
+		names = append(names, d.driver.Module)
+	}
+	return append(append(names, optional...), more...)
+}
+
+// judge returns the disk mode and what is missing for it.
+func (n needs) judge(has func(kernel.Driver) bool) (image.DiskMode, []need) {
+	missing := lacking(n.all, has)
+	lacksOverlay := lacking(overlay, has)
+	switch {
+	case len(lacksOverlay) == 0:
+		return image.DiskOverlay, missing
+	case n.form.writable:
+		return image.DiskCopy, missing
+	}
+	return image.DiskOverlay, append(missing, lacksOverlay...)
+}
+
+func lacking(needs []need, has func(kernel.Driver) bool) []need {
+	var missing []need
+	for _, n := range needs {
+		if !has(n.driver) {
+			missing = append(missing, n)
+		}
+	}
+	return missing
+}
+
+// missingDrivers is the error for a kernel that no VM could boot with.
+func missingDrivers(version string, missing []need, looked string) error {
+	var words, options []string
+	for _, m := range missing {
+		name := m.driver.Module
+		if name == "" {
+			name = "CONFIG_" + m.driver.Config
+		}
+		words = append(words, fmt.Sprintf("%s (%s)", name, m.words))
+		options = append(options, "CONFIG_"+m.driver.Config+"=y")
+	}
+	if version == "" {
+		version = "of unknown version"
+	}
+	return errs.InvalidField("kernel_path", "the kernel %s has no driver, neither built in nor as a module %s, for: %s",
+		version, looked, strings.Join(words, "; ")).
+		WithHint("give the directory with this kernel's modules (such as /lib/modules/VERSION) as modules_path, put it beside the kernel as modules/VERSION, or give a kernel that is built with %s",
+			strings.Join(options, ", "))
+}

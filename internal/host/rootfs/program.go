@@ -1,0 +1,185 @@
+package rootfs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// nobody is the user and the group that the programs run as.
+const nobody = 65534
+
+// imageArg is how a program opens the image: by its descriptor, so that it
+// needs no way to it through directories.
+const imageArg = "/proc/self/fd/3"
+
+// Bounds of one run of a program.
+const (
+	runTime   = time.Minute
+	runMemory = 4 << 30 // bytes of address space
+	maxStderr = 16 << 10
+)
+
+// program reads one image.
+type program struct {
+	path  string
+	image *os.File
+}
+
+// openProgram finds the program and readies the image for it.
+func (i *Inspector) openProgram(ctx context.Context, image *os.File, name, pkg, format string) (*program, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return nil, toolMissing(name, pkg, format)
+	}
+	readable, err := i.readableByNobody(ctx, image)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ready the root file system to be read: %w", err)
+	}
+	return &program{path: path, image: readable}, nil
+}
+
+func (p *program) close() { _ = p.image.Close() }
+
+// result is what a program said.
+type result struct {
+	stdout []byte
+	stderr string
+	code   int
+}
+
+// run runs the program with an empty environment, no input, and the image.
+// More than limit bytes of output are an error.
+func (p *program) run(ctx context.Context, limit int64, args ...string) (result, error) {
+	ctx, cancel := context.WithTimeout(ctx, runTime)
+	defer cancel()
+	out, said := &bounded{limit: limit, strict: true}, &bounded{limit: maxStderr}
+	cmd := exec.CommandContext(ctx, p.path, args...)
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "DEBUGFS_PAGER=__none__"}
+	cmd.Stdout, cmd.Stderr = out, said
+	cmd.ExtraFiles = []*os.File{p.image}
+	cmd.WaitDelay = 5 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	}
+	if err := cmd.Start(); err != nil {
+		return result{}, fmt.Errorf("cannot start %s: %w", p.path, err)
+	}
+	limits := errors.Join(
+		prlimit(cmd.Process.Pid, unix.RLIMIT_AS, runMemory),
+		prlimit(cmd.Process.Pid, unix.RLIMIT_CPU, uint64(runTime.Seconds())),
+		prlimit(cmd.Process.Pid, unix.RLIMIT_FSIZE, 0), // it writes to pipes only
+	)
+	if limits != nil {
+		cancel()
+	}
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	switch {
+	case limits != nil:
+		return result{}, fmt.Errorf("cannot limit %s: %w", p.path, limits)
+	case out.exceeded:
+		return result{}, fmt.Errorf("%w: a file in it is larger than %d bytes", errDamaged, limit)
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return result{}, fmt.Errorf("%w: reading it takes longer than %s", errDamaged, runTime)
+	case ctx.Err() != nil:
+		return result{}, ctx.Err()
+	case err != nil && !errors.As(err, &exit):
+		return result{}, fmt.Errorf("cannot run %s: %w", p.path, err)
+	}
+	return result{stdout: out.Bytes(), stderr: said.String(), code: cmd.ProcessState.ExitCode()}, nil
+}
+
+// prlimit sets a limit of a process; one that has ended needs none.
+func prlimit(pid, resource int, value uint64) error {
+	err := unix.Prlimit(pid, resource, &unix.Rlimit{Cur: value, Max: value}, nil)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// bounded keeps the first limit bytes. Beyond, it drops the rest, or, when it
+// is strict, fails, which ends the program that writes.
+type bounded struct {
+	bytes.Buffer
+	limit            int64
+	strict, exceeded bool
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	room := b.limit - int64(b.Len())
+	if int64(len(p)) <= room {
+		return b.Buffer.Write(p)
+	}
+	b.exceeded = true
+	if b.strict {
+		return 0, io.ErrShortWrite
+	}
+	_, _ = b.Buffer.Write(p[:room]) // never fails
+	return len(p), nil
+}
+
+// readableByNobody returns a descriptor for the image that a process of nobody
+// can open again: of the file itself when everybody may read it, else of a
+// private copy without a name, which shares its blocks or at least its holes.
+func (i *Inspector) readableByNobody(ctx context.Context, f *os.File) (*os.File, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if os.Geteuid() != 0 || st.Mode().Perm()&0o004 != 0 {
+		return os.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	}
+	if err := os.MkdirAll(i.config.ModulesDir, 0o700); err != nil {
+		return nil, err
+	}
+	c, err := os.CreateTemp(i.config.ModulesDir, stagePrefix)
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(os.Remove(c.Name()), c.Chmod(0o444))
+	if err == nil && unix.IoctlFileClone(int(c.Fd()), int(f.Fd())) != nil {
+		err = copySparse(ctx, c, f, st.Size())
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// copySparse copies the parts of a file that hold data.
+func copySparse(ctx context.Context, to, from *os.File, size int64) error {
+	if err := to.Truncate(size); err != nil {
+		return err
+	}
+	for at := int64(0); at < size; {
+		start, err := unix.Seek(int(from.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil // a hole up to the end
+		}
+		if err != nil {
+			return err
+		}
+		end, err := unix.Seek(int(from.Fd()), start, unix.SEEK_HOLE)
+		if err != nil {
+			return err
+		}
+		part := io.NewSectionReader(from, start, end-start)
+		if err := copyContext(ctx, io.NewOffsetWriter(to, start), part); err != nil {
+			return err
+		}
+		at = end
+	}
+	return nil
+}
