@@ -28,7 +28,7 @@ var layers = []layer{
 	{"agent protocol", []string{"internal/guest/wire"}, nil},
 	{"config", []string{"internal/config"}, []string{"words", "internal/network"}},
 	{"nouns", []string{
-		"internal/vm", "internal/image", "internal/template", "internal/snapshot", "internal/network", "internal/route",
+		"internal/vm", "internal/image/...", "internal/template", "internal/snapshot", "internal/network", "internal/route",
 		"internal/volume", "internal/access", "internal/event", "internal/idle",
 	}, []string{"nouns", "contracts", "words"}},
 	{"contracts", []string{"internal/vmm"}, []string{"words"}},
@@ -37,7 +37,7 @@ var layers = []layer{
 	{"client", []string{"client"}, []string{"wire types"}},
 	{"wire types", []string{"api"}, nil},
 	{"shape", []string{"internal/arch"}, nil},
-	{"tests", []string{"test/..."}, []string{"tests", "client", "wire types"}},
+	{"tests", []string{"test/..."}, []string{"tests", "client", "wire types", "agent protocol"}},
 }
 
 // siblings are the imports between adapters that are wanted: one that puts
@@ -46,7 +46,7 @@ var siblings = map[string][]string{
 	"internal/doctor":    {"internal/host/kvm"},
 	"internal/host/link": {"internal/host/bridge", "internal/host/dhcp", "internal/host/dns", "internal/host/nft"},
 	"internal/store":     {"internal/store/migrations"},
-	"internal/vmm/qemu":  {"internal/host/kvm"},
+	"internal/vmm/qemu":  {"internal/host/jail", "internal/host/kvm"},
 }
 
 // outside lists what packages of other modules, and of the standard library,

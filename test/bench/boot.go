@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -43,9 +44,10 @@ func measureBoots(out io.Writer, d *sandbox.Daemon) error {
 	if err := build(c, "minimal"); err != nil {
 		return err
 	}
+	emptyDisk := filepath.Join(d.DataDir, "templates", fmt.Sprintf("overlay-%dM.ext4", benchDisk))
 	b := &boots{steps: map[string]sample{}}
 	for round := range rounds {
-		if err := b.round(c, heard, round >= warmUps); err != nil {
+		if err := b.round(c, heard, emptyDisk, round >= warmUps); err != nil {
 			return err
 		}
 	}
@@ -70,9 +72,8 @@ func build(c *client.Client, recipe string) error {
 	return err
 }
 
-// round is one create and delete, and between them one boot by hand of what
-// was created, while its machine stands still.
-func (b *boots) round(c *client.Client, heard *listener, count bool) error {
+// round is one create and delete, and then one boot by hand of what was created.
+func (b *boots) round(c *client.Client, heard *listener, emptyDisk string, count bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	began := time.Now()
@@ -91,10 +92,11 @@ func (b *boots) round(c *client.Client, heard *listener, count bool) error {
 	if err != nil {
 		return err
 	}
-	machine, err := vmm.copy()
+	machine, err := copyOf(vmm, emptyDisk)
 	if err != nil {
 		return err
 	}
+	defer func() { _ = machine.close() }() // files of a temporary directory
 	gone := vmm.watch()
 	began = time.Now()
 	if err := c.DeleteVM(ctx, v.ID); err != nil {
@@ -102,14 +104,14 @@ func (b *boots) round(c *client.Client, heard *listener, count bool) error {
 	}
 	answered := time.Now()
 	ended := <-gone
-	bare, err := machine.boot(ctx)
+	alone, err := machine.boot(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot boot by hand what hatchd has booted: %w", err)
 	}
 	if !count {
 		return nil
 	}
-	b.created, b.ready, b.bare = append(b.created, created), append(b.ready, ready), append(b.bare, bare)
+	b.created, b.ready, b.bare = append(b.created, created), append(b.ready, ready), append(b.bare, alone)
 	b.deleted, b.beyond = append(b.deleted, answered.Sub(began)), append(b.beyond, answered.Sub(ended))
 	for _, step := range timing {
 		if b.steps[step.name] == nil {

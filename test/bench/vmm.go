@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -39,6 +38,11 @@ func findVMM(id string) (vmm, error) {
 	return vmm{}, fmt.Errorf("no process runs %s", id)
 }
 
+// link is a path below the process's directory in /proc.
+func (v vmm) link(below ...string) string {
+	return filepath.Join(append([]string{"/proc", strconv.Itoa(v.pid)}, below...)...)
+}
+
 // watch returns a channel that gets the moment in which the process ends.
 func (v vmm) watch() <-chan time.Time {
 	gone := make(chan time.Time, 1)
@@ -58,17 +62,4 @@ func (v vmm) watch() <-chan time.Time {
 		}
 	}()
 	return gone
-}
-
-// machine is a copy of what a VMM was started with, to be booted by hand.
-type machine struct {
-	args []string
-}
-
-// copy takes what is needed to boot the same again.
-func (v vmm) copy() (machine, error) { return machine{args: v.args}, nil }
-
-// boot starts QEMU and returns how long it took until the agent answered.
-func (m machine) boot(ctx context.Context) (time.Duration, error) {
-	return 0, errors.New("not written yet")
 }

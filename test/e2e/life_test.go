@@ -9,6 +9,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/client"
+	"github.com/hatchvm/hatch/test/sandbox"
 )
 
 // noticeLimit is how long hatchd may take to see that a VMM is gone.
@@ -105,23 +106,33 @@ func testReboot(t *testing.T, w *world) {
 	v := w.shared(t, beta)
 	s := w.login(t, v)
 	boot := s.bootID(t)
-	p := vmm(t, v)
-	_, _ = s.try(t, "sudo systemctl reboot") // the connection may break first
-	p.awaitExit(t, stopLimit)
-	v = w.await(t, v.ID, "running", normalReply)
+	s.run(t, "sudo systemd-run -q --no-block systemctl reboot")
+	began := time.Now()
+	now := boot
+	err := sandbox.Poll(readyLimit, func() (bool, error) {
+		if s, err := w.tryLogin(v); err == nil {
+			now = s.bootID(t)
+			_ = s.client.Close()
+		}
+		return now != boot, nil
+	})
+	if err != nil {
+		t.Fatalf("the guest has not rebooted: %v; console:\n%s", err, w.console(t.Context(), v.ID))
+	}
+	took(t, "from the order to reboot until a login", began)
 	v = w.await(t, v.ID, "ready", readyLimit)
 	if v.State != api.StateRunning {
 		t.Errorf("after a reboot the state is %s", v.State)
 	}
-	if w.login(t, v).bootID(t) == boot {
-		t.Error("the guest has not rebooted")
+	if s := w.login(t, v); !s.connects(t, internetAddr, 80) {
+		t.Error("after a reboot the guest has no network")
 	}
 }
 
 func testPoweroff(t *testing.T, w *world) {
 	v := w.shared(t, beta)
 	p := vmm(t, v)
-	_, _ = w.login(t, v).try(t, "sudo systemctl poweroff") // the connection may break first
+	w.login(t, v).run(t, "sudo systemd-run -q --no-block systemctl poweroff")
 	p.awaitExit(t, stopLimit)
 	began := time.Now()
 	off := w.await(t, v.ID, "stopped", noticeLimit)

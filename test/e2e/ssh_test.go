@@ -20,6 +20,7 @@ import (
 
 const (
 	loginLimit   = 90 * time.Second
+	attemptLimit = 30 * time.Second
 	commandLimit = 60 * time.Second
 )
 
@@ -32,17 +33,10 @@ type shell struct {
 // login connects to the VM's ssh_port on the host.
 func (w *world) login(t *testing.T, v api.VM) *shell {
 	t.Helper()
-	s := &shell{}
-	cfg := &ssh.ClientConfig{
-		User: debianUser, Auth: []ssh.AuthMethod{ssh.PublicKeys(w.signer)}, Timeout: loginLimit,
-		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
-			s.hostKey = ssh.FingerprintSHA256(key)
-			return nil
-		},
-	}
+	var s *shell
 	var last error
 	err := sandbox.Poll(loginLimit, func() (bool, error) {
-		s.client, last = ssh.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(v.SSHPort)), cfg)
+		s, last = w.tryLogin(v)
 		return last == nil, nil
 	})
 	if err != nil {
@@ -50,6 +44,32 @@ func (w *world) login(t *testing.T, v api.VM) *shell {
 	}
 	t.Cleanup(func() { _ = s.client.Close() })
 	return s
+}
+
+func (w *world) tryLogin(v api.VM) (*shell, error) {
+	s := &shell{}
+	cfg := &ssh.ClientConfig{
+		User: debianUser, Auth: []ssh.AuthMethod{ssh.PublicKeys(w.signer)}, Timeout: attemptLimit,
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			s.hostKey = ssh.FingerprintSHA256(key)
+			return nil
+		},
+	}
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(v.SSHPort))
+	conn, err := net.DialTimeout("tcp", addr, attemptLimit)
+	if err != nil {
+		return nil, err
+	}
+	// A guest may vanish half-way, without a word.
+	if err := conn.SetDeadline(time.Now().Add(attemptLimit)); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	session, channels, requests, err := ssh.NewClientConn(conn, addr, cfg)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	s.client = ssh.NewClient(session, channels, requests)
+	return s, conn.SetDeadline(time.Time{})
 }
 
 // run runs a line in the guest's shell and returns what it printed.
