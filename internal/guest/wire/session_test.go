@@ -1,0 +1,239 @@
+package wire
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// desk is a Handler whose states the test sends.
+type desk struct {
+	states   chan Status
+	begun    chan ShutdownArgs
+	shutdown error
+}
+
+func newDesk() *desk {
+	return &desk{states: make(chan Status, 16), begun: make(chan ShutdownArgs, 1)}
+}
+
+func (d *desk) Hello() Hello   { return Hello{Agent: "v1", Versions: []int{1}, BootID: "b"} }
+func (d *desk) Status() Status { return Status{CloudInit: CloudInit{Status: CloudInitDone}} }
+
+func (d *desk) Watch(ctx context.Context, report func(Status) error) error {
+	for {
+		select {
+		case st := <-d.states:
+			if err := report(st); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (d *desk) Shutdown(_ context.Context, args ShutdownArgs) (func(), error) {
+	return func() { d.begun <- args }, d.shutdown
+}
+
+// pair connects a client to a desk.
+func pair(t *testing.T, d *desk) (*Client, <-chan error) {
+	t.Helper()
+	host, guest := net.Pipe()
+	served := make(chan error, 1)
+	go func() {
+		server, err := Accept(guest)
+		if err == nil {
+			err = server.Run(context.Background(), d)
+		}
+		served <- err
+	}()
+	c, err := Connect(t.Context(), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c, served
+}
+
+func TestEachOperationIsAnswered(t *testing.T) {
+	d := newDesk()
+	c, _ := pair(t, d)
+	ctx := t.Context()
+	if h, err := c.Hello(ctx); err != nil || !reflect.DeepEqual(h, d.Hello()) {
+		t.Errorf("hello: %+v, %v", h, err)
+	}
+	if st, err := c.Status(ctx); err != nil || !reflect.DeepEqual(st, d.Status()) {
+		t.Errorf("status: %+v, %v", st, err)
+	}
+	if err := c.Shutdown(ctx, true); err != nil {
+		t.Error(err)
+	}
+	if args := <-d.begun; !args.Reboot {
+		t.Error("a reboot became a power-off")
+	}
+	err := c.call(ctx, "fly", nil, nil)
+	var refused *RemoteError
+	if !errors.As(err, &refused) || refused.Code != CodeUnknownOp {
+		t.Errorf("an unknown operation gave %v", err)
+	}
+}
+
+func TestShutdownThatFailsIsNotBegun(t *testing.T) {
+	d := newDesk()
+	d.shutdown = errors.New("the door is stuck")
+	c, _ := pair(t, d)
+	err := c.Shutdown(t.Context(), false)
+	var refused *RemoteError
+	if !errors.As(err, &refused) || refused.Code != CodeFailed || !strings.Contains(refused.Message, "stuck") {
+		t.Errorf("got %v", err)
+	}
+	if len(d.begun) > 0 {
+		t.Error("it was begun")
+	}
+}
+
+func TestWatchReportsInOrderUntilCancelled(t *testing.T) {
+	d := newDesk()
+	c, _ := pair(t, d)
+	states := []string{CloudInitRunning, CloudInitError, CloudInitDone}
+	for _, s := range states {
+		d.states <- Status{CloudInit: CloudInit{Status: s}}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var seen []string
+	err := c.Watch(ctx, func(st Status) {
+		if seen = append(seen, st.CloudInit.Status); len(seen) == len(states) {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) || !reflect.DeepEqual(seen, states) {
+		t.Errorf("saw %v, %v", seen, err)
+	}
+	if _, err := c.Hello(t.Context()); err != nil {
+		t.Errorf("the session did not outlive the watch: %v", err)
+	}
+}
+
+func TestSessionEndsOnBothSides(t *testing.T) {
+	c, served := pair(t, newDesk())
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-served; err == nil {
+		t.Error("the agent's session ended without a reason")
+	}
+	<-c.Lost()
+	if _, err := c.Hello(t.Context()); err == nil {
+		t.Error("a closed session answers")
+	}
+}
+
+// TestOldBytesAreDropped begins sessions in streams that still hold what an
+// earlier one left.
+func TestOldBytesAreDropped(t *testing.T) {
+	old := handshakeLine{wordAck, 1, newNonce()}.String() + handshakeLine{wordGo, 1, newNonce()}.String() +
+		"half a frame \x00\x01\x02" + strings.Repeat("x", 3*lineLimit)
+	host, guest := net.Pipe()
+	go func() {
+		_, _ = io.WriteString(guest, old)
+		if server, err := Accept(guest); err == nil {
+			_ = server.Run(context.Background(), newDesk())
+		}
+	}()
+	c, err := Connect(t.Context(), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := c.Hello(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSyncIsRepeatedUntilAnswered(t *testing.T) {
+	host, guest := net.Pipe()
+	go func() {
+		lost := make([]byte, len(handshakeLine{wordSync, Version, newNonce()}.String()))
+		_, _ = io.ReadFull(guest, lost)
+		if server, err := Accept(guest); err == nil {
+			_ = server.Run(context.Background(), newDesk())
+		}
+	}()
+	c, err := Connect(t.Context(), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+}
+
+func TestConnectWaitsOnlyAsLongAsItMay(t *testing.T) {
+	host, guest := net.Pipe()
+	defer func() { _ = guest.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := Connect(ctx, host); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestNewerHostSpeaksTheAgentsVersion(t *testing.T) {
+	host, guest := net.Pipe()
+	defer func() { _ = host.Close() }()
+	got := make(chan int, 1)
+	go func() {
+		version, _, err := answer(guest)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- version
+	}()
+	nonce := newNonce()
+	lines := &lineReader{buf: bufio.NewReader(host)}
+	send := func(l handshakeLine) {
+		if _, err := io.WriteString(host, l.String()); err != nil {
+			t.Error(err)
+		}
+	}
+	go send(handshakeLine{wordSync, 7, nonce})
+	ack, err := lines.await(wordAck, nonce)
+	if err != nil || ack.version != Version {
+		t.Fatalf("ack %+v, %v", ack, err)
+	}
+	go send(handshakeLine{wordStart, ack.version, nonce})
+	if _, err := lines.await(wordGo, nonce); err != nil {
+		t.Fatal(err)
+	}
+	if v := <-got; v != Version {
+		t.Errorf("the agent speaks version %d", v)
+	}
+}
+
+func TestMessagesAreBounded(t *testing.T) {
+	var v any
+	if err := readMessage(strings.NewReader("\x00\x01\x00\x01"), &v); !errors.Is(err, errTooLarge) {
+		t.Errorf("a message of 64 KiB and a byte gave %v", err)
+	}
+	if err := writeMessage(io.Discard, strings.Repeat("x", maxMessage)); !errors.Is(err, errTooLarge) {
+		t.Errorf("writing one gave %v", err)
+	}
+	big := Request{Op: "x", Args: json.RawMessage(`"` + strings.Repeat("x", maxMessage-100) + `"`)}
+	r, w := io.Pipe()
+	go func() { _ = w.CloseWithError(writeMessage(w, big)) }()
+	var back Request
+	if err := readMessage(r, &back); err != nil || !reflect.DeepEqual(big, back) {
+		t.Errorf("the largest message does not pass: %v", err)
+	}
+}
