@@ -133,7 +133,7 @@ func (s *Service) rejoin(ctx context.Context, v VM, in *instance, h vmm.Handle) 
 	}
 	var faults []error
 	if v.EnableNetwork {
-		faults = append(faults, s.deps.Network.Reattach(ctx, v.link()), s.forward(v))
+		faults = append(faults, s.deps.Network.Reattach(ctx, v.Link()), s.forward(v))
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	_, err = s.update(ctx, v.ID, func(v *VM) {

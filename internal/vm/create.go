@@ -188,7 +188,7 @@ func (s *Service) attach(ctx context.Context, b *boot) error {
 	if !b.vm.EnableNetwork {
 		return nil
 	}
-	tap, err := s.deps.Network.Attach(ctx, b.vm.link())
+	tap, err := s.deps.Network.Attach(ctx, b.vm.Link())
 	b.tap = tap
 	return err
 }
@@ -207,12 +207,13 @@ func (s *Service) detachLink(ctx context.Context, v VM) {
 	if !v.EnableNetwork || !v.Lease.Address.IsValid() {
 		return
 	}
-	if err := s.deps.Network.Detach(ctx, v.link()); err != nil {
+	if err := s.deps.Network.Detach(ctx, v.Link()); err != nil {
 		s.deps.Log.Error("cannot take a VM off its network", "vm", v.ID, "err", err)
 	}
 }
 
-func (v VM) link() Link {
+// Link returns the VM's place on its network.
+func (v VM) Link() Link {
 	return Link{VMID: v.ID, Hostname: v.Hostname(), Tap: v.Lease.Tap, MAC: v.Lease.MAC, Address: v.Lease.Address}
 }
 

@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/hatchvm/hatch/internal/config"
+	"github.com/hatchvm/hatch/internal/host/link"
+	"github.com/hatchvm/hatch/internal/store"
+	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/vmm/qemu"
+)
+
+// Clean removes what hatchd has put on this host: the VMMs that are provably
+// its own, bridge and packet rules; with purge the data directory too. A
+// hatchd that runs must be ended first.
+func Clean(ctx context.Context, cfg config.Config, purge bool, log *slog.Logger) error {
+	lock, err := store.LockDir(cfg.DataDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return link.New(link.Config{Network: cfg.Network, Log: log}).Teardown()
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	driver, err := qemu.New(ctx, qemu.Config{Binary: cfg.QEMUBin, Log: log})
+	if err != nil {
+		log.Warn("VMMs cannot be looked for", "err", err)
+	} else if err := endMachines(ctx, driver, filepath.Join(cfg.DataDir, "vms"), log); err != nil {
+		return err
+	}
+	if err := link.New(link.Config{Network: cfg.Network, Log: log}).Teardown(); err != nil {
+		return err
+	}
+	log.Info("removed the bridge and the packet rules", "bridge", cfg.Network.Bridge)
+	if !purge {
+		return nil
+	}
+	if err := os.RemoveAll(cfg.DataDir); err != nil {
+		return fmt.Errorf("cannot remove the data directory: %w", err)
+	}
+	log.Info("removed the data directory", "dir", cfg.DataDir)
+	return nil
+}
+
+func endMachines(ctx context.Context, driver vmm.Driver, root string, log *slog.Logger) error {
+	handles, err := driver.List(ctx, root)
+	if err != nil {
+		return err
+	}
+	var faults []error
+	for _, h := range handles {
+		m, err := driver.Adopt(ctx, h)
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		log.Info("ending a VM", "vm", h.ID, "pid", h.PID)
+		faults = append(faults, m.Kill(ctx), m.Close())
+	}
+	return errors.Join(faults...)
+}

@@ -1,0 +1,154 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// fakeHost stands in for Linux when HATCH_VMM=fake: no bridge, no TAP, no
+// disks, no ports, and guests whose agent is ready at once. It exists for
+// scripts and demonstrations that run without root.
+type fakeHost struct {
+	root string // run directories
+
+	mu    sync.Mutex
+	links map[string]vm.Link // by VM id
+}
+
+func newFakeHost(root string) *fakeHost {
+	return &fakeHost{root: root, links: map[string]vm.Link{}}
+}
+
+// Attach implements vm.Network.
+func (h *fakeHost) Attach(ctx context.Context, l vm.Link) (*os.File, error) {
+	return nil, h.Reattach(ctx, l)
+}
+
+// Reattach implements vm.Network.
+func (h *fakeHost) Reattach(_ context.Context, l vm.Link) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.links[l.VMID] = l
+	return nil
+}
+
+// Detach implements vm.Network.
+func (h *fakeHost) Detach(_ context.Context, l vm.Link) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.links, l.VMID)
+	return nil
+}
+
+// Open implements vm.Forwards.
+func (h *fakeHost) Open(string, int, netip.AddrPort) error { return nil }
+
+// Close implements vm.Forwards.
+func (h *fakeHost) Close(int) {}
+
+// Connect implements vm.Guests: the guest has its address and no cloud-init.
+func (h *fakeHost) Connect(vmID string, _ func(context.Context) (net.Conn, error), observe func(*vm.GuestReport)) vm.Guest {
+	h.mu.Lock()
+	l, linked := h.links[vmID]
+	h.mu.Unlock()
+	report := &vm.GuestReport{AgentVersion: "fake", CloudInit: vm.CloudInit{Status: "done"}}
+	if linked {
+		report.Addresses = []netip.Addr{l.Address}
+	}
+	observe(report)
+	return fakeGuest{}
+}
+
+// fakeGuest leaves shutting down to the power button, which the fake driver has.
+type fakeGuest struct{}
+
+func (fakeGuest) Shutdown(context.Context, bool) error {
+	return errors.New("the fake guest has no agent")
+}
+func (fakeGuest) Close() error { return nil }
+
+// Dir implements vm.Files.
+func (h *fakeHost) Dir(vmID string) string { return filepath.Join(h.root, vmID) }
+
+// Provision implements vm.Files.
+func (h *fakeHost) Provision(_ context.Context, v vm.VM) error {
+	if err := os.MkdirAll(h.Dir(v.ID), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(h.Dir(v.ID), "disk"), nil, 0o600)
+}
+
+// Seed implements vm.Files.
+func (h *fakeHost) Seed(context.Context, vm.VM) error { return nil }
+
+// Disks implements vm.Files.
+func (h *fakeHost) Disks(v vm.VM) ([]vmm.Disk, error) {
+	return []vmm.Disk{{Serial: "hatch-disk", Path: filepath.Join(h.Dir(v.ID), "disk")}}, nil
+}
+
+// Remove implements vm.Files.
+func (h *fakeHost) Remove(vmID string) error { return os.RemoveAll(h.Dir(vmID)) }
+
+// Orphans implements vm.Files.
+func (h *fakeHost) Orphans(known map[string]bool) ([]string, error) {
+	entries, err := os.ReadDir(h.root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var orphans []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), vm.IDPrefix) && !known[e.Name()] {
+			orphans = append(orphans, e.Name())
+		}
+	}
+	return orphans, err
+}
+
+// fakeImage makes a default image of two small files, so that VMs can be
+// created without building one.
+func fakeImage(owner, dir string) (image.Image, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return image.Image{}, err
+	}
+	img := image.Image{ID: image.DefaultID, OwnerID: owner, Name: "fake", RootfsFormat: "ext4", DiskMode: image.DiskOverlay, CloudInit: true}
+	for name, file := range map[string]*image.File{"vmlinuz": &img.Kernel, "rootfs.ext4": &img.Rootfs} {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			if err := os.WriteFile(path, []byte("fake "+name), 0o600); err != nil {
+				return image.Image{}, err
+			}
+		}
+		var err error
+		if *file, err = image.Stat(path); err != nil {
+			return image.Image{}, fmt.Errorf("cannot read the fake image: %w", err)
+		}
+	}
+	return img, nil
+}
+
+// fakeInitramfs stands in for an archive nobody boots.
+type fakeInitramfs struct{}
+
+func (fakeInitramfs) Make(context.Context, image.Boot) (string, error) { return os.DevNull, nil }
+
+// fakeBuilder refuses: there is nothing to build images for.
+type fakeBuilder struct{}
+
+func (fakeBuilder) Build(context.Context, string, bool, io.Writer) (image.Built, error) {
+	return image.Built{}, errs.New(errs.Unsupported, "fake_vmm", "cannot build an image: hatchd runs with HATCH_VMM=fake").
+		WithHint("start hatchd with HATCH_VMM=auto")
+}

@@ -1,0 +1,142 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+
+	"github.com/hatchvm/hatch/internal/config"
+	"github.com/hatchvm/hatch/internal/doctor"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/guest"
+	"github.com/hatchvm/hatch/internal/guest/initramfs"
+	"github.com/hatchvm/hatch/internal/host/console"
+	"github.com/hatchvm/hatch/internal/host/disk"
+	"github.com/hatchvm/hatch/internal/host/link"
+	"github.com/hatchvm/hatch/internal/host/recipe"
+	"github.com/hatchvm/hatch/internal/host/rootfs"
+	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/server/sshgate"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/vmm/qemu"
+	"github.com/hatchvm/hatch/internal/vmm/vmmtest"
+)
+
+// consoleLogBytes is the size of one of a console log's two files.
+const consoleLogBytes = 1 << 20
+
+// hostParts is everything that touches the host, real or fake.
+type hostParts struct {
+	driver    vmm.Driver
+	network   vm.Network
+	forwards  vm.Forwards
+	files     vm.Files
+	guests    vm.Guests
+	consoles  vm.Consoles
+	inspector image.Inspector
+	initramfs image.Initramfs
+	builder   image.Builder
+	portBusy  func(port int) bool
+	check     func() error // of the network, for /healthz
+}
+
+// chooseHost makes the parts that HATCH_VMM asks for.
+func (p *parts) chooseHost(ctx context.Context) (*hostParts, error) {
+	if p.cfg.VMM == "fake" {
+		return p.fakeHost(), nil
+	}
+	if p.cfg.VMM == "firecracker" {
+		return nil, errs.New(errs.Unsupported, "vmm_unavailable", "HATCH_VMM=firecracker: this build has no Firecracker driver yet").
+			WithHint("use HATCH_VMM=auto or qemu")
+	}
+	return p.realHost(ctx)
+}
+
+func (p *parts) fakeHost() *hostParts {
+	p.log.Warn("HATCH_VMM=fake: VMs are only pretended; nothing runs, and nothing is isolated")
+	h := newFakeHost(p.vmRoot)
+	return &hostParts{
+		driver: vmmtest.NewFake(), network: h, forwards: h, files: h, guests: h,
+		consoles:  console.New(h.Dir, consoleLogBytes, p.log),
+		inspector: rootfs.New(rootfs.Config{ModulesDir: p.path("modules")}), initramfs: fakeInitramfs{}, builder: fakeBuilder{},
+		check: func() error { return nil },
+	}
+}
+
+func (p *parts) realHost(ctx context.Context) (*hostParts, error) {
+	driver, err := qemu.New(ctx, qemu.Config{Binary: p.cfg.QEMUBin, Log: p.log})
+	if err != nil {
+		return nil, err
+	}
+	builder, err := recipe.New(p.path("images"))
+	if err != nil {
+		return nil, err
+	}
+	links, err := p.openNetwork(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gate := sshgate.New(sshgate.Config{Allowed: p.cfg.SSHAllowed, Log: p.log})
+	p.onClose(func() error { gate.Shutdown(); return nil })
+	files := disk.New(p.vmRoot, p.path("templates"))
+	return &hostParts{
+		driver: driver, network: links, forwards: gate, files: files,
+		guests:    guest.New(p.log),
+		consoles:  console.New(files.Dir, consoleLogBytes, p.log),
+		inspector: rootfs.New(rootfs.Config{ModulesDir: p.path("modules")}),
+		initramfs: initramfs.NewMaker(p.path("initramfs"), p.cfg.AgentPath),
+		builder:   builder, portBusy: portBusy, check: links.Check,
+	}, nil
+}
+
+func (p *parts) path(name string) string { return filepath.Join(p.cfg.DataDir, name) }
+
+// openNetwork sets the network up with the VMs that are live in force at once.
+func (p *parts) openNetwork(ctx context.Context) (*link.Links, error) {
+	live, err := p.liveLinks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	links := link.New(link.Config{Network: p.cfg.Network, AllowPrivate: p.cfg.EgressAllowPrivate, Log: p.log})
+	if err := links.Setup(ctx, live); err != nil {
+		return nil, errors.Join(err, links.Close())
+	}
+	p.onClose(links.Close)
+	return links, nil
+}
+
+func (p *parts) liveLinks(ctx context.Context) ([]vm.Link, error) {
+	vms, err := p.store.AllVMs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var live []vm.Link
+	for _, v := range vms {
+		if v.State.Live() && v.EnableNetwork && v.Lease.Address.IsValid() {
+			live = append(live, v.Link())
+		}
+	}
+	return live, nil
+}
+
+// portBusy reports whether somebody listens on a port of this host.
+func portBusy(port int) bool {
+	l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+	if err != nil {
+		return true
+	}
+	return l.Close() != nil
+}
+
+// DoctorSettings returns what `hatchd doctor` examines the host for.
+func DoctorSettings(cfg config.Config) doctor.Settings {
+	return doctor.Settings{
+		DataDir: cfg.DataDir, HTTPAddr: cfg.HTTPAddr, BridgeName: cfg.Network.Bridge,
+		SSHPortMin: cfg.SSHPortMin, SSHPortMax: cfg.SSHPortMax,
+		Driver: cfg.VMM, QEMUBin: cfg.QEMUBin, AgentPath: cfg.AgentPath,
+		DefaultImage: filepath.Join(cfg.DataDir, "images", "debian.json"),
+	}
+}

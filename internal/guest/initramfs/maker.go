@@ -1,0 +1,96 @@
+package initramfs
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/hatchvm/hatch/internal/image"
+)
+
+var _ image.Initramfs = (*Maker)(nil)
+
+// Maker keeps archives in a directory, each under a name that follows from
+// what is in it.
+type Maker struct {
+	dir, agent string
+
+	mu     sync.Mutex
+	making map[string]*sync.Mutex // by archive
+}
+
+// NewMaker returns a maker that keeps archives in dir, with the agent that
+// lies at agentPath.
+func NewMaker(dir, agentPath string) *Maker {
+	return &Maker{dir: dir, agent: agentPath, making: map[string]*sync.Mutex{}}
+}
+
+// Make implements image.Initramfs.
+func (m *Maker) Make(_ context.Context, b image.Boot) (string, error) {
+	src := Source{AgentPath: m.agent, ModulesDir: b.ModulesPath, RootfsFormat: b.RootfsFormat, Overlay: b.DiskMode == image.DiskOverlay}
+	key, err := src.key()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(m.dir, key+".cpio")
+	one := m.maker(key)
+	one.Lock() // held while the archive is written: others that want this very one wait for it
+	defer one.Unlock()
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("cannot read the initramfs: %w", err)
+	}
+	return path, write(path, src)
+}
+
+func (m *Maker) maker(key string) *sync.Mutex {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.making[key] == nil {
+		m.making[key] = &sync.Mutex{}
+	}
+	return m.making[key]
+}
+
+// key is a digest of what the archive depends on. Files are told apart as make
+// does, by path, size and time of change: reading them all would take longer
+// than a start may.
+func (s Source) key() (string, error) {
+	sum := sha256.New()
+	_, _ = fmt.Fprintf(sum, "%s\n%t\n", s.RootfsFormat, s.Overlay)
+	files := []string{s.AgentPath}
+	if s.ModulesDir != "" {
+		files = append(files, filepath.Join(s.ModulesDir, "modules.dep"))
+	}
+	for _, path := range files {
+		st, err := os.Stat(path)
+		if err != nil {
+			return "", fmt.Errorf("cannot read what the initramfs is made of: %w", err)
+		}
+		_, _ = fmt.Fprintf(sum, "%s\n%d\n%d\n", path, st.Size(), st.ModTime().UnixNano())
+	}
+	return hex.EncodeToString(sum.Sum(nil))[:32], nil
+}
+
+func write(path string, src Source) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("cannot make the directory for initramfs archives: %w", err)
+	}
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot write the initramfs: %w", err)
+	}
+	w := bufio.NewWriterSize(f, 1<<20)
+	if err := errors.Join(Build(w, src), w.Flush(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return os.Rename(f.Name(), path)
+}
