@@ -175,19 +175,33 @@ func (s *session) attend(ctx context.Context) (met bool, err error) {
 // that says nothing new is dropped.
 func (s *session) follow(ctx context.Context, client *wire.Client, version string) error {
 	var last *vm.GuestReport
-	return client.Watch(ctx, func(st wire.Status) {
+	return client.Watch(ctx, func(st wire.Status) error {
 		r := report(version, st)
 		if last != nil && same(*last, *r) {
-			return
+			return nil
 		}
 		last = r
 		s.observe(r)
-		if wait := s.pace.Take(time.Now()); wait > 0 {
-			select {
-			case <-time.After(wait):
-			case <-client.Lost():
-			case <-ctx.Done():
-			}
-		}
+		return s.await(ctx, client, s.pace.Take(time.Now()))
 	})
+}
+
+var errLost = errors.New("the session is lost")
+
+// await lets the time pass, as long as the session lasts: what a guest has sent
+// in advance is not worth a flood.
+func (s *session) await(ctx context.Context, client *wire.Client, wait time.Duration) error {
+	if wait == 0 {
+		return nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-client.Lost():
+		return errLost
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -47,7 +47,7 @@ func (m *Modules) read(file string) ([]byte, error) {
 }
 
 func decompress(r io.Reader, f format) ([]byte, error) {
-	r = io.LimitReader(r, maxModule)
+	r = io.LimitReader(r, maxModule+1)
 	var err error
 	switch f {
 	case plain:

@@ -62,15 +62,18 @@ func (c *Client) Shutdown(ctx context.Context, reboot bool) error {
 }
 
 // Watch calls report with the guest's state now and after each change, in
-// order, until ctx is done or the session is lost. It returns why it ended.
-func (c *Client) Watch(ctx context.Context, report func(Status)) error {
+// order, until report fails, ctx is done or the session is lost. It returns why
+// it ended.
+func (c *Client) Watch(ctx context.Context, report func(Status) error) error {
 	return c.exchange(ctx, OpWatch, nil, func(stream io.Reader) error {
 		for {
 			var s Status
 			if err := readResult(stream, &s); err != nil {
 				return err
 			}
-			report(s)
+			if err := report(s); err != nil {
+				return err
+			}
 		}
 	})
 }

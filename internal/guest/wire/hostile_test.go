@@ -125,7 +125,7 @@ func FuzzClient(f *testing.F) {
 			t.Fatal(err)
 		}
 		_, _ = c.Hello(ctx)
-		_ = c.Watch(ctx, func(Status) {})
+		_ = c.Watch(ctx, func(Status) error { return nil })
 		_ = c.Close()
 		<-done
 		if ctx.Err() != nil {

@@ -114,10 +114,11 @@ func TestWatchReportsInOrderUntilCancelled(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var seen []string
-	err := c.Watch(ctx, func(st Status) {
+	err := c.Watch(ctx, func(st Status) error {
 		if seen = append(seen, st.CloudInit.Status); len(seen) == len(states) {
 			cancel()
 		}
+		return nil
 	})
 	if !errors.Is(err, context.Canceled) || !reflect.DeepEqual(seen, states) {
 		t.Errorf("saw %v, %v", seen, err)

@@ -1,0 +1,245 @@
+package guest_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/guest"
+	"github.com/hatchvm/hatch/internal/guest/wire"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// fakeAgent answers each connection that is dialled, until it is cut.
+type fakeAgent struct {
+	conns  chan net.Conn // the agent's ends, as they are dialled
+	states chan wire.Status
+	asked  chan wire.ShutdownArgs
+	refuse error
+}
+
+func newFakeAgent() *fakeAgent {
+	return &fakeAgent{
+		conns: make(chan net.Conn, 16), states: make(chan wire.Status, 64), asked: make(chan wire.ShutdownArgs, 1),
+	}
+}
+
+func (a *fakeAgent) dial(context.Context) (net.Conn, error) {
+	host, agent := net.Pipe()
+	a.conns <- agent
+	return host, nil
+}
+
+// answer serves the next connection and returns what cuts it off.
+func (a *fakeAgent) answer(t *testing.T) (cut func()) {
+	t.Helper()
+	conn := <-a.conns
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if server, err := wire.Accept(conn); err == nil {
+			_ = server.Run(context.Background(), a)
+		}
+	}()
+	return func() {
+		_ = conn.Close()
+		<-done
+	}
+}
+
+func (a *fakeAgent) Hello() wire.Hello   { return wire.Hello{Agent: "v1\x1b[31m", BootID: "b"} }
+func (a *fakeAgent) Status() wire.Status { return wire.Status{} }
+
+func (a *fakeAgent) Watch(ctx context.Context, report func(wire.Status) error) error {
+	for {
+		select {
+		case st := <-a.states:
+			if err := report(st); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (a *fakeAgent) Shutdown(_ context.Context, args wire.ShutdownArgs) (func(), error) {
+	return func() { a.asked <- args }, a.refuse
+}
+
+func connect(t *testing.T, dial func(context.Context) (net.Conn, error)) (vm.Guest, <-chan *vm.GuestReport) {
+	t.Helper()
+	reports := make(chan *vm.GuestReport, 64)
+	g := guest.New(slog.New(slog.DiscardHandler)).Connect("vm_1", dial, func(r *vm.GuestReport) { reports <- r })
+	t.Cleanup(func() { _ = g.Close() })
+	return g, reports
+}
+
+func state(cloudInit string) wire.Status {
+	return wire.Status{CloudInit: wire.CloudInit{Status: cloudInit}}
+}
+
+func TestReportsGoOnAcrossSessions(t *testing.T) {
+	a := newFakeAgent()
+	_, reports := connect(t, a.dial)
+	cut := a.answer(t)
+	a.states <- state("running")
+	a.states <- state("running") // nothing new
+	a.states <- state("done")
+	var seen []string
+	for range 2 {
+		seen = append(seen, (<-reports).CloudInit.Status)
+	}
+	if !reflect.DeepEqual(seen, []string{"running", "done"}) {
+		t.Errorf("saw %v", seen)
+	}
+	cut()
+	if r := <-reports; r != nil {
+		t.Fatalf("the loss was not told: %+v", r)
+	}
+	cut = a.answer(t)
+	defer cut()
+	a.states <- state("done")
+	if r := <-reports; r == nil || r.CloudInit.Status != "done" {
+		t.Errorf("after the loss: %+v", r)
+	}
+}
+
+func TestCloseTellsNothingMore(t *testing.T) {
+	a := newFakeAgent()
+	g, reports := connect(t, a.dial)
+	cut := a.answer(t)
+	defer cut()
+	a.states <- state("done")
+	<-reports
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(reports) > 0 {
+		t.Errorf("told %+v while closing", <-reports)
+	}
+	if err := g.Shutdown(t.Context(), false); !errs.Is(err, errs.Unavailable) {
+		t.Errorf("shutdown of a closed session: %v", err)
+	}
+}
+
+func TestUnreachableGuestIsTriedAgainUntilClose(t *testing.T) {
+	tries := make(chan struct{}, 64)
+	g, _ := connect(t, func(context.Context) (net.Conn, error) {
+		tries <- struct{}{}
+		return nil, errors.New("refused")
+	})
+	for range 3 {
+		<-tries
+	}
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCloseEndsAWaitForTheFirstAnswer(t *testing.T) {
+	a := newFakeAgent()
+	g, _ := connect(t, a.dial)
+	conn := <-a.conns
+	defer func() { _ = conn.Close() }()
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestShutdownWaitsForAnAgent(t *testing.T) {
+	a := newFakeAgent()
+	g, _ := connect(t, a.dial)
+	answered := make(chan error, 1)
+	go func() { answered <- g.Shutdown(t.Context(), true) }()
+	cut := a.answer(t)
+	defer cut()
+	if err := <-answered; err != nil {
+		t.Fatal(err)
+	}
+	if args := <-a.asked; !args.Reboot {
+		t.Error("a reboot became a power-off")
+	}
+}
+
+func TestShutdownSaysWhyItCannot(t *testing.T) {
+	a := newFakeAgent()
+	a.refuse = errors.New("no")
+	g, _ := connect(t, a.dial)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := g.Shutdown(ctx, false); !errs.Is(err, errs.Unavailable) {
+		t.Errorf("without an agent: %v", err)
+	}
+	cut := a.answer(t)
+	defer cut()
+	if err := g.Shutdown(t.Context(), false); !errs.Is(err, errs.Unavailable) {
+		t.Errorf("with one that refuses: %v", err)
+	}
+}
+
+func TestReportsAreMadeHarmless(t *testing.T) {
+	a := newFakeAgent()
+	_, reports := connect(t, a.dial)
+	cut := a.answer(t)
+	defer cut()
+	bad := wire.Status{
+		Addresses: []wire.Address{{Prefix: "172.16.0.10/24"}, {Prefix: "172.16.0.10/16"}, {Prefix: "nonsense"}, {Prefix: "fe80::1%eth0/64"}},
+		CloudInit: wire.CloudInit{Status: "\x1b]0;owned\a"},
+	}
+	for range 20 {
+		bad.CloudInit.Errors = append(bad.CloudInit.Errors, strings.Repeat("ä\n\x00", 200))
+	}
+	a.states <- bad
+	r := <-reports
+	if !reflect.DeepEqual(r.Addresses, []netip.Addr{netip.MustParseAddr("172.16.0.10")}) {
+		t.Errorf("addresses %v", r.Addresses)
+	}
+	if r.CloudInit.Status != "error" || len(r.CloudInit.Errors) != 8 {
+		t.Errorf("cloud-init %q with %d errors", r.CloudInit.Status, len(r.CloudInit.Errors))
+	}
+	for _, s := range append(r.CloudInit.Errors, r.AgentVersion) {
+		if len(s) > 512 || !utf8.ValidString(s) || strings.ContainsAny(s, "\x00\x1b\n\a") {
+			t.Errorf("not harmless: %q", s)
+		}
+	}
+}
+
+// TestFloodOfReportsIsSlowed sends reports without end: only a few get through
+// at once.
+func TestFloodOfReportsIsSlowed(t *testing.T) {
+	a := newFakeAgent()
+	_, reports := connect(t, a.dial)
+	cut := a.answer(t)
+	defer cut()
+	stop := make(chan struct{})
+	flooded := make(chan struct{})
+	go func() {
+		defer close(flooded)
+		for i := 0; ; i++ {
+			st := state("running")
+			st.CloudInit.Errors = []string{strings.Repeat("x", i%100)}
+			select {
+			case a.states <- st:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	<-reports
+	timer := time.NewTimer(1200 * time.Millisecond)
+	<-timer.C
+	close(stop)
+	<-flooded
+	if n := len(reports); n > 30 {
+		t.Errorf("%d reports came through in about a second", n)
+	}
+}

@@ -1,0 +1,36 @@
+//go:build system
+
+package initramfs
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestRealKernelIsComplete packs the modules of the kernel that tests boot.
+func TestRealKernelIsComplete(t *testing.T) {
+	dir := os.Getenv("HATCH_TEST_MODULES")
+	if dir == "" {
+		dir = filepath.Join("..", "..", "..", ".cache", "test", "modules")
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Fatalf("modules are missing (%v); fetch them with: make test-assets", err)
+	}
+	for _, format := range []string{"ext4", "squashfs", "erofs", "xfs", "btrfs"} {
+		s := source(t)
+		s.ModulesDir, s.RootfsFormat = dir, format
+		if missing := Missing(open(t, dir), nil, Required(format, true)); missing != nil {
+			t.Errorf("%s: missing %v", format, missing)
+		}
+		var b bytes.Buffer
+		if err := Build(&b, s); err != nil {
+			t.Errorf("%s: %v", format, err)
+		}
+		t.Logf("%s: %d KiB beside the agent", format, b.Len()>>10)
+		if format == "ext4" && b.Len() > 4<<20 {
+			t.Errorf("the usual archive has %d KiB beside the agent", b.Len()>>10)
+		}
+	}
+}
