@@ -1,0 +1,136 @@
+package vmmtest
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// console speaks with a guest in lines.
+type console struct {
+	t     *testing.T
+	conn  net.Conn
+	lines chan string // closed when the connection ends
+	heard []string
+}
+
+func dialConsole(t *testing.T, m vmm.Machine) *console {
+	t.Helper()
+	return dialLines(t, m, vmm.ChannelConsole)
+}
+
+func dialLines(t *testing.T, m vmm.Machine, ch vmm.Channel) *console {
+	t.Helper()
+	began := time.Now()
+	conn, err := m.Dial(t.Context(), ch)
+	if err != nil {
+		t.Fatalf("cannot dial the %s: %v", ch, err)
+	}
+	c := &console{t: t, conn: conn, lines: make(chan string, 10_000)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer close(c.lines)
+		c.read(began)
+	}()
+	t.Cleanup(func() {
+		_ = conn.Close()
+		<-done
+	})
+	return c
+}
+
+func (c *console) read(began time.Time) {
+	in := bufio.NewReader(c.conn)
+	if _, err := in.Peek(1); err == nil {
+		c.t.Logf("first byte %s after the dial", time.Since(began).Round(time.Millisecond))
+	}
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		c.lines <- strings.TrimRight(line, "\r\n")
+	}
+}
+
+// say sends a line.
+func (c *console) say(line string) {
+	c.t.Helper()
+	if _, err := fmt.Fprintf(c.conn, "%s\n", line); err != nil {
+		c.t.Fatalf("cannot say %q: %v", line, err)
+	}
+}
+
+// expect waits for a line that starts with prefix, wherever the kernel's own
+// words may have pushed it, and returns the rest of it.
+func (c *console) expect(prefix string) string {
+	c.t.Helper()
+	late := time.After(patience)
+	for {
+		select {
+		case line, ok := <-c.lines:
+			if !ok {
+				c.t.Fatalf("the connection ended before %q; heard:\n%s", prefix, strings.Join(c.heard, "\n"))
+			}
+			c.heard = append(c.heard, line)
+			if _, rest, found := strings.Cut(line, prefix); found {
+				return rest
+			}
+		case <-late:
+			c.t.Fatalf("no %q within %s; heard:\n%s", prefix, patience, strings.Join(c.heard, "\n"))
+		}
+	}
+}
+
+// untilSilent returns the last line before a silence of that length; it may
+// have been expected already.
+func (c *console) untilSilent(length time.Duration) string {
+	c.t.Helper()
+	last := c.heard[len(c.heard)-1]
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		select {
+		case line, ok := <-c.lines:
+			if !ok {
+				c.t.Fatal("the connection ended")
+			}
+			last = line
+		case <-time.After(length):
+			return last
+		}
+	}
+	c.t.Fatal("it is never silent")
+	return ""
+}
+
+// expectEnd waits for the other side to hang up.
+func (c *console) expectEnd() {
+	c.t.Helper()
+	late := time.After(patience)
+	for {
+		select {
+		case _, ok := <-c.lines:
+			if !ok {
+				return
+			}
+		case <-late:
+			c.t.Fatal("the connection does not end")
+		}
+	}
+}
+
+// nextTick returns the line that follows a tick.
+func nextTick(t *testing.T, line string) string {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimPrefix(line, "tick "))
+	if err != nil {
+		t.Fatalf("%q is no tick", line)
+	}
+	return fmt.Sprintf("tick %d", n+1)
+}

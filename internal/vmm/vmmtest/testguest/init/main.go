@@ -1,0 +1,273 @@
+//go:build linux
+
+// Command init is the guest of the conformance suite: the only program of its
+// initramfs. It loads the modules it was packed with, greets on the serial
+// console and obeys the lines that vmmtest's guest.go describes.
+//
+// It is not part of the product; package testguest builds and packs it.
+package main
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+var deaf atomic.Bool // to the power button
+
+func main() {
+	for _, fs := range []string{"proc", "sysfs", "devtmpfs"} {
+		target := map[string]string{"proc": "/proc", "sysfs": "/sys", "devtmpfs": "/dev"}[fs]
+		_ = os.MkdirAll(target, 0o755)
+		_ = unix.Mount(fs, target, fs, 0, "")
+	}
+	console, err := os.OpenFile("/dev/ttyS0", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return // the kernel panics, and says so on its console
+	}
+	setRaw(console)
+	loadModules(console)
+	go watchPowerButton()
+	go serveAgent()
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	say(console, "guest ready %s", strings.TrimSpace(string(boot)))
+	lines := bufio.NewScanner(console)
+	for lines.Scan() {
+		obey(console, lines.Text())
+	}
+	say(console, "the console ended: %v", lines.Err())
+	select {}
+}
+
+func say(w io.Writer, format string, args ...any) {
+	_, _ = fmt.Fprintf(w, format+"\r\n", args...)
+}
+
+// setRaw keeps the terminal from echoing what it is told.
+func setRaw(f *os.File) {
+	t, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	if err != nil {
+		return
+	}
+	t.Lflag, t.Oflag = 0, 0
+	t.Iflag = unix.ICRNL
+	t.Lflag |= unix.ICANON
+	_ = unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, t)
+}
+
+// loadModules loads /modules/NN-name.ko in order.
+func loadModules(console io.Writer) {
+	paths, _ := filepath.Glob("/modules/*.ko")
+	for _, path := range paths {
+		if err := loadModule(path); err != nil {
+			say(console, "cannot load %s: %v", path, err)
+		}
+	}
+}
+
+func loadModule(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.FinitModule(int(f.Fd()), "", 0)
+}
+
+func obey(console io.Writer, line string) {
+	verb, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+	first, second, _ := strings.Cut(rest, " ")
+	switch verb {
+	case "echo":
+		say(console, "echo: %s", rest)
+	case "tick":
+		go tick(console)
+	case "deaf":
+		deaf.Store(true)
+		say(console, "deaf: ok")
+	case "poweroff":
+		powerOff()
+	case "reboot":
+		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	case "panic":
+		_ = os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+	case "write":
+		say(console, "write: %s", outcome(writeDisk(first, second)))
+	case "read":
+		data, err := readDisk(first, second)
+		if err != nil {
+			data = err.Error()
+		}
+		say(console, "read: %s", data)
+	case "mac":
+		say(console, "mac: %s", mac())
+	case "netup":
+		say(console, "netup: %s", outcome(netUp()))
+	}
+}
+
+func outcome(err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	return "ok"
+}
+
+func powerOff() {
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+func tick(console io.Writer) {
+	for n := 1; ; n++ {
+		say(console, "tick %d", n)
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// disk returns the device with that serial.
+func disk(serial string) (string, error) {
+	paths, _ := filepath.Glob("/sys/block/*/serial")
+	for _, path := range paths {
+		if got, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(got)) == serial {
+			return filepath.Join("/dev", filepath.Base(filepath.Dir(path))), nil
+		}
+	}
+	return "", fmt.Errorf("no disk with serial %s", serial)
+}
+
+func writeDisk(serial, word string) error {
+	dev, err := disk(serial)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(dev, os.O_WRONLY|unix.O_SYNC, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.Write([]byte(word))
+	return err
+}
+
+func readDisk(serial, count string) (string, error) {
+	dev, err := disk(serial)
+	if err != nil {
+		return "", err
+	}
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(dev)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	data := make([]byte, n)
+	_, err = io.ReadFull(f, data)
+	return string(data), err
+}
+
+const netDevice = "eth0"
+
+func mac() string {
+	dev, err := net.InterfaceByName(netDevice)
+	if err != nil {
+		return err.Error()
+	}
+	return dev.HardwareAddr.String()
+}
+
+func netUp() error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	req, err := unix.NewIfreq(netDevice)
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, req)
+}
+
+// inputEvent is struct input_event of 64-bit Linux.
+type inputEvent struct {
+	Sec, Usec  int64
+	Type, Code uint16
+	Value      int32
+}
+
+const (
+	evKey    = 1
+	keyPower = 116
+)
+
+// watchPowerButton powers off when the button is pressed, as an init does.
+func watchPowerButton() {
+	paths, _ := filepath.Glob("/dev/input/event*")
+	for _, path := range paths {
+		go watchKeys(path)
+	}
+}
+
+func watchKeys(path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	raw := make([]byte, unsafe.Sizeof(inputEvent{}))
+	for {
+		if _, err := io.ReadFull(f, raw); err != nil {
+			return
+		}
+		kind, code := binary.LittleEndian.Uint16(raw[16:]), binary.LittleEndian.Uint16(raw[18:])
+		if kind == evKey && code == keyPower && !deaf.Load() {
+			powerOff()
+		}
+	}
+}
+
+// serveAgent sends back each line that comes in on the agent's port.
+func serveAgent() {
+	path := agentPort()
+	if path == "" {
+		return
+	}
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return
+		}
+		lines := bufio.NewScanner(f)
+		for lines.Scan() {
+			_, _ = fmt.Fprintf(f, "agent: %s\n", lines.Text())
+		}
+		_ = f.Close()
+		time.Sleep(10 * time.Millisecond) // nobody is connected: a read ends at once
+	}
+}
+
+func agentPort() string {
+	names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+	for _, path := range names {
+		if name, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(name)) == "hatch.agent.0" {
+			return filepath.Join("/dev", filepath.Base(filepath.Dir(path)))
+		}
+	}
+	return ""
+}
