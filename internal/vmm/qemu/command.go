@@ -1,0 +1,192 @@
+//go:build linux && amd64
+
+package qemu
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// agentPort is the name under which the guest finds the agent's channel.
+const agentPort = "hatch.agent.0"
+
+// descriptors are the numbers that the process's open files have in it.
+type descriptors struct {
+	qmp, console, agent int
+	kernel, initramfs   int
+	disks               []int
+	tap                 int
+}
+
+// checkSpec refuses what this driver cannot run.
+func checkSpec(s vmm.Spec) error {
+	switch {
+	case s.ID == "" || strings.ContainsAny(s.ID, "@/\x00"):
+		return errs.New(errs.Unsupported, "bad_id", "cannot start a machine with the id %q", s.ID)
+	case !filepath.IsAbs(s.Dir):
+		return errs.New(errs.Unsupported, "bad_dir", "cannot start %s: its run directory is not an absolute path", s.ID)
+	case s.VCPUs < 1 || s.MemMiB < 64:
+		return errs.New(errs.Unsupported, "too_small", "cannot start %s: it needs a CPU and 64 MiB at least", s.ID)
+	}
+	for _, d := range s.Disks {
+		if len(d.Serial) > 20 {
+			return errs.New(errs.Unsupported, "bad_serial", "cannot start %s: the disk serial %q has more than 20 bytes", s.ID, d.Serial)
+		}
+	}
+	return nil
+}
+
+// arguments is QEMU's command line. It holds no secret: every user of the
+// host can read it.
+func arguments(s vmm.Spec, accel acceleration, tscKHz uint64, fd descriptors) []string {
+	args := []string{"-name", marker(s.ID, s.Dir), "-no-user-config", "-nodefaults", "-display", "none", "-S"}
+	args = append(args, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	args = append(args, machineArguments(s, accel)...)
+	args = append(args, memoryArguments(s)...)
+	args = append(args, "-kernel", fdPath(fd.kernel), "-initrd", fdPath(fd.initramfs), "-append", cmdline(s.Cmdline, accel, tscKHz))
+	args = append(args, channelArguments(fd)...)
+	for i, d := range s.Disks {
+		args = append(args, diskArguments(i, d, fd.disks[i])...)
+	}
+	if s.NIC != nil {
+		args = append(args, "-netdev", "tap,id=net0,vhost=off,fd="+strconv.Itoa(fd.tap),
+			"-device", device("virtio-net-device", "netdev", "net0", "mac", s.NIC.MAC.String()))
+	}
+	return args
+}
+
+// machineArguments keeps the old timer and interrupt controller: without them
+// kernels hang under TCG. A guest's reset restarts the guest in place; the
+// guest's panic, which it tells through pvpanic, ends the process.
+func machineArguments(s vmm.Spec, accel acceleration) []string {
+	args := []string{
+		"-machine", "microvm,acpi=on,pic=on,pit=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off,dump-guest-core=off",
+		"-global", "virtio-mmio.force-legacy=false",
+		"-smp", strconv.Itoa(s.VCPUs),
+		"-action", "reboot=reset,shutdown=poweroff,panic=shutdown",
+		"-device", device("pvpanic"),
+		"-device", device("virtio-rng-device"),
+	}
+	if accel.name == AccelKVM {
+		return append(args, "-accel", "kvm", "-cpu", "host")
+	}
+	return append(args, "-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", codeBufferMiB), "-cpu", "max")
+}
+
+// memoryArguments is all that says where the guest's memory lies.
+func memoryArguments(s vmm.Spec) []string {
+	return []string{"-m", strconv.Itoa(s.MemMiB)}
+}
+
+// cmdline adds what only the driver knows. A word that the caller has set stays.
+//
+// Restart by triple fault: under TCG, Linux's way through ACPI fails now and
+// then, and its next one jumps into a firmware that was not reset, and hangs.
+func cmdline(words string, accel acceleration, tscKHz uint64) string {
+	own := []string{"reboot=t"}
+	if accel.name == AccelTCG {
+		own = append(own, "tsc_early_khz="+strconv.FormatUint(tscKHz, 10), "tsc=reliable")
+	}
+	has := map[string]bool{}
+	for _, w := range strings.Fields(words) {
+		key, _, _ := strings.Cut(w, "=")
+		has[key] = true
+	}
+	all := []string{words}
+	for _, w := range own {
+		if key, _, _ := strings.Cut(w, "="); !has[key] {
+			all = append(all, w)
+		}
+	}
+	return strings.TrimSpace(strings.Join(all, " "))
+}
+
+// channelArguments connects QMP, the serial port and the agent's port to
+// sockets that listen already.
+func channelArguments(fd descriptors) []string {
+	listening := func(id string, fd int) string {
+		return fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", id, fd)
+	}
+	return []string{
+		"-chardev", listening("qmp", fd.qmp), "-mon", "chardev=qmp,mode=control",
+		"-chardev", listening("console", fd.console), "-serial", "chardev:console",
+		"-chardev", listening("agent", fd.agent), "-device", device("virtio-serial-device"),
+		"-device", device("virtserialport", "chardev", "agent", "name", agentPort),
+	}
+}
+
+func diskArguments(i int, d vmm.Disk, fd int) []string {
+	set, node := i+1, "disk"+strconv.Itoa(i)
+	backend := mustJSON(map[string]any{
+		"driver": "raw", "node-name": node, "read-only": d.ReadOnly, "discard": "unmap",
+		"file": map[string]any{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", set), "read-only": d.ReadOnly, "discard": "unmap"},
+	})
+	return []string{
+		"-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, set),
+		"-blockdev", backend,
+		"-device", device("virtio-blk-device", "drive", node, "serial", d.Serial),
+	}
+}
+
+// device writes a -device argument from names and values.
+func device(driver string, pairs ...string) string {
+	properties := map[string]any{"driver": driver}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		properties[pairs[i]] = pairs[i+1]
+	}
+	return mustJSON(properties)
+}
+
+// mustJSON encodes maps of strings and bools, which cannot fail.
+func mustJSON(v any) string {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return string(data)
+}
+
+func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+const markerStart = "guest="
+
+// marker is the argument by which a machine's process is found again.
+func marker(id, dir string) string {
+	return markerStart + strings.ReplaceAll(id+"@"+dir, ",", ",,")
+}
+
+// parseMarker is marker's inverse, on a whole command line.
+func parseMarker(args []string) (id, dir string, ok bool) {
+	if len(args) < 2 || args[0] != "-name" {
+		return "", "", false
+	}
+	value, ok := strings.CutPrefix(args[1], markerStart)
+	if !ok {
+		return "", "", false
+	}
+	id, dir, ok = strings.Cut(strings.ReplaceAll(value, ",,", ","), "@")
+	return id, dir, ok && id != "" && filepath.IsAbs(dir) && filepath.Clean(dir) == dir
+}
+
+// What a process may use beyond its guest's memory.
+const (
+	overheadMiB   = 128 // QEMU itself, device queues, the kernel's memory for its files and pages
+	codeBufferMiB = 256 // translated guest code, under TCG only
+	extraTasks    = 128 // QEMU's own threads: its pool for disk requests has up to 64
+	extraCPUs     = 0.5 // device emulation, which runs beside the guest's CPUs
+)
+
+func limits(s vmm.Spec, accel acceleration) *jail.Cgroup {
+	mem := int64(s.MemMiB + overheadMiB)
+	if accel.name == AccelTCG {
+		mem += codeBufferMiB
+	}
+	return &jail.Cgroup{Name: s.ID, MemBytes: mem << 20, CPUs: float64(s.VCPUs) + extraCPUs, Tasks: s.VCPUs + extraTasks}
+}

@@ -1,0 +1,143 @@
+//go:build linux && amd64 && system
+
+package qemu
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/vmm/vmmtest"
+	"github.com/hatchvm/hatch/internal/vmm/vmmtest/testguest"
+)
+
+// lab makes machines with the suite's guest.
+type lab struct {
+	root, kernel, initramfs string
+	last                    atomic.Int32
+}
+
+const firstUID = 913000
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	root, err := os.MkdirTemp("", "qemu") // t.TempDir's paths are too long for sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(root); err != nil {
+			t.Error(err)
+		}
+	})
+	return &lab{root: root, kernel: testguest.Kernel(t), initramfs: testguest.Build(t)}
+}
+
+func newDriver(t *testing.T) vmm.Driver {
+	t.Helper()
+	d, err := New(t.Context(), Config{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// spec returns a machine with a disk to write, one to read, and no network.
+func (l *lab) spec(t *testing.T) vmm.Spec {
+	t.Helper()
+	n := l.last.Add(1)
+	id := fmt.Sprintf("vm_t%d_%d", os.Getpid(), n)
+	dir := filepath.Join(l.root, id)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return vmm.Spec{
+		ID: id, Dir: dir, VCPUs: 1, MemMiB: 192, Kernel: l.kernel, Initramfs: l.initramfs,
+		Cmdline: "console=ttyS0 quiet panic=0", UID: firstUID + int(n), GID: firstUID + int(n),
+		Disks: []vmm.Disk{
+			{Serial: "base", Path: newDisk(t, dir, "base"), ReadOnly: true},
+			{Serial: "own", Path: newDisk(t, dir, "own")},
+			{Serial: "seed", Path: newDisk(t, dir, "seed"), ReadOnly: true},
+		},
+	}
+}
+
+// newDisk makes a sparse disk that starts with its name, for root only.
+func newDisk(t *testing.T, dir, name string) string {
+	t.Helper()
+	path := filepath.Join(dir, name+".img")
+	if err := os.WriteFile(path, []byte(name), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func (l *lab) harness() vmmtest.Harness {
+	return vmmtest.Harness{
+		Driver: newDriver, Spec: l.spec, Root: l.root,
+		Break:     func(s *vmm.Spec) { s.Kernel = s.Initramfs }, // QEMU finds that it is no kernel
+		Crash:     func(t *testing.T, h vmm.Handle) { killHard(t, h.PID) },
+		Leftovers: leftovers,
+	}
+}
+
+func killHard(t *testing.T, pid int) {
+	t.Helper()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// leftovers looks for the machine's process, sockets and cgroups.
+func leftovers(s vmm.Spec) (left []string) {
+	found, err := filepath.Glob(filepath.Join(s.Dir, "*.sock"))
+	if err != nil {
+		left = append(left, err.Error())
+	}
+	left = append(left, found...)
+	for _, pattern := range []string{"/sys/fs/cgroup/*/hatch/", "/sys/fs/cgroup/hatch/"} {
+		dirs, err := filepath.Glob(pattern + s.ID)
+		if err != nil {
+			left = append(left, err.Error())
+		}
+		left = append(left, dirs...)
+	}
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		left = append(left, err.Error())
+	}
+	for _, path := range lines {
+		if line, err := os.ReadFile(path); err == nil && strings.Contains(string(line), marker(s.ID, s.Dir)) {
+			left = append(left, path)
+		}
+	}
+	return left
+}
+
+func TestQEMUConforms(t *testing.T) {
+	l := newLab(t)
+	before := openFilesOf(t)
+	vmmtest.Run(t, l.harness())
+	if after := openFilesOf(t); after > before {
+		t.Errorf("%d files are open, before the suite it were %d", after, before)
+	}
+}
+
+func openFilesOf(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}

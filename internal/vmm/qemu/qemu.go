@@ -1,0 +1,137 @@
+//go:build linux && amd64
+
+// Package qemu is the driver for QEMU's microvm machine, with KVM where the
+// host proves to have it, and with software emulation (TCG) where not.
+//
+// Each machine is one process in a jail (internal/host/jail) that owns no
+// path: its control socket, serial console, agent channel, disks, kernel and
+// TAP are handed to it as open files. It outlives the daemon, and a later one
+// adopts it. What runs in the guest is no business of this package.
+// Start at [New], then [Driver.Start].
+package qemu
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/host/kvm"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Name is the driver's name in handles and in the API.
+const Name = "qemu"
+
+// Values of Config.Accel.
+const (
+	AccelAuto = "auto" // kvm if it is proven, else tcg
+	AccelKVM  = "kvm"
+	AccelTCG  = "tcg"
+)
+
+// Config says how the driver runs QEMU.
+type Config struct {
+	Binary string // "" means qemu-system-x86_64 on PATH
+	Accel  string // AccelAuto, AccelKVM or AccelTCG; "" means AccelAuto
+	Log    *slog.Logger
+}
+
+// Driver runs machines with QEMU.
+type Driver struct {
+	binary  string // absolute, symbolic links resolved: as /proc/PID/exe shows it
+	version string
+	accel   acceleration
+	tscKHz  func() uint64
+	log     *slog.Logger
+
+	mu   sync.Mutex
+	note string // the last start's
+}
+
+// New looks at the host's QEMU and acceleration. It also removes cgroups of
+// machines that ended while no daemon watched.
+//
+// Errors: errs.Unsupported when QEMU is missing or too old, or when KVM is
+// demanded and not proven.
+func New(ctx context.Context, cfg Config) (*Driver, error) {
+	clock := startClock()
+	binary, err := findBinary(cfg.Binary)
+	if err != nil {
+		return nil, err
+	}
+	version, err := askVersion(ctx, binary)
+	if err != nil {
+		return nil, err
+	}
+	accel, err := chooseAccel(cfg.Accel, kvm.Probe, deviceGroup)
+	if err != nil {
+		return nil, err
+	}
+	if err := jail.Sweep(); err != nil {
+		return nil, err
+	}
+	return &Driver{binary: binary, version: version, accel: accel, tscKHz: clock.kHz(), log: cfg.Log}, nil
+}
+
+const (
+	defaultBinary = "qemu-system-x86_64"
+	installHint   = "install it: apt-get install qemu-system-x86"
+)
+
+func findBinary(name string) (string, error) {
+	if name == "" {
+		name = defaultBinary
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", errs.New(errs.Unsupported, "qemu_missing", "QEMU (%s) is not installed", name).WithHint(installHint)
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(path)
+}
+
+// minVersion is the oldest QEMU whose microvm machine does what is needed.
+var minVersion = [2]int{7, 2}
+
+func askVersion(ctx context.Context, binary string) (string, error) {
+	out, err := exec.CommandContext(ctx, binary, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("cannot ask QEMU for its version: %w", err)
+	}
+	return parseVersion(string(out))
+}
+
+var versionForm = regexp.MustCompile(`^QEMU emulator version (\d+)\.(\d+)(\.\d+)*`)
+
+func parseVersion(out string) (string, error) {
+	found := versionForm.FindStringSubmatch(out)
+	if found == nil {
+		return "", errs.New(errs.Unsupported, "qemu_unknown", "the QEMU program does not tell its version").WithHint(installHint)
+	}
+	major, _ := strconv.Atoi(found[1]) // digits; a number too large is none that exists
+	minor, _ := strconv.Atoi(found[2])
+	version := strings.TrimPrefix(found[0], "QEMU emulator version ")
+	if major < minVersion[0] || major == minVersion[0] && minor < minVersion[1] {
+		return "", errs.New(errs.Unsupported, "qemu_too_old", "QEMU %s is too old: %d.%d or newer is needed",
+			version, minVersion[0], minVersion[1]).WithHint("upgrade it: apt-get install qemu-system-x86")
+	}
+	return version, nil
+}
+
+// Info implements vmm.Driver.
+func (d *Driver) Info() vmm.Info {
+	return vmm.Info{
+		Name: Name, Version: d.version, Accel: d.accel.name, Why: d.accel.why,
+		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true},
+	}
+}

@@ -1,0 +1,197 @@
+//go:build linux && amd64
+
+package qemu
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// qmp is one connection to QEMU's control socket. It is ready for commands
+// once dialQMP returns; after its end every command fails.
+type qmp struct {
+	conn    net.Conn
+	version string
+	onEvent func(qmpEvent) // called in order by the reader
+	reader  sync.WaitGroup
+	done    chan struct{} // closed when the reader has ended
+
+	mu      sync.Mutex
+	lastID  uint64
+	waiting map[uint64]chan qmpMessage
+}
+
+// qmpEvent is what QEMU tells unasked.
+type qmpEvent struct {
+	Name string
+	Data json.RawMessage
+}
+
+// qmpMessage is any line that QEMU sends.
+type qmpMessage struct {
+	Greeting *struct {
+		Version struct {
+			QEMU struct{ Major, Minor, Micro int }
+		}
+	} `json:"QMP"`
+	Event  string
+	Data   json.RawMessage
+	ID     uint64
+	Return json.RawMessage
+	Error  *struct{ Class, Desc string }
+}
+
+const (
+	// maxQMPLine bounds a line from QEMU, which a guest may have taken over.
+	maxQMPLine = 1 << 20
+	// qmpWriteLimit bounds the wait for QEMU to read a command.
+	qmpWriteLimit = 10 * time.Second
+)
+
+var (
+	errQMPClosed = errors.New("QEMU's control connection has ended")
+	errQMPLine   = errors.New("QEMU's control connection sent what is no QMP")
+)
+
+// dialQMP connects, reads the greeting and negotiates. ctx bounds all three.
+func dialQMP(ctx context.Context, path string, onEvent func(qmpEvent)) (*qmp, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	q, err := newQMP(ctx, conn, onEvent)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return q, nil
+}
+
+func newQMP(ctx context.Context, conn net.Conn, onEvent func(qmpEvent)) (*qmp, error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	lines := bufio.NewScanner(conn)
+	lines.Buffer(nil, maxQMPLine)
+	version, err := readGreeting(lines)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, errors.Join(err, ctx.Err())
+	}
+	q := &qmp{conn: conn, version: version, onEvent: onEvent, done: make(chan struct{}), waiting: map[uint64]chan qmpMessage{}}
+	q.reader.Go(func() { q.read(lines) })
+	if err := q.do(ctx, "qmp_capabilities", nil); err != nil {
+		q.close()
+		return nil, err
+	}
+	return q, nil
+}
+
+func readGreeting(lines *bufio.Scanner) (version string, err error) {
+	if !lines.Scan() {
+		return "", errors.Join(errQMPClosed, lines.Err())
+	}
+	m, err := parseQMP(lines.Bytes())
+	if err != nil {
+		return "", err
+	}
+	if m.Greeting == nil {
+		return "", errQMPLine
+	}
+	v := m.Greeting.Version.QEMU
+	return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro), nil
+}
+
+func parseQMP(line []byte) (qmpMessage, error) {
+	var m qmpMessage
+	if err := json.Unmarshal(bytes.TrimSpace(line), &m); err != nil {
+		return qmpMessage{}, errQMPLine
+	}
+	return m, nil
+}
+
+// read deals out what QEMU says until the connection ends.
+func (q *qmp) read(lines *bufio.Scanner) {
+	defer close(q.done)
+	for lines.Scan() {
+		m, err := parseQMP(lines.Bytes())
+		if err != nil {
+			_ = q.conn.Close()
+			return
+		}
+		if m.Event != "" {
+			q.onEvent(qmpEvent{m.Event, m.Data})
+			continue
+		}
+		q.answer(m)
+	}
+}
+
+func (q *qmp) answer(m qmpMessage) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if to, ok := q.waiting[m.ID]; ok {
+		delete(q.waiting, m.ID)
+		to <- m // has room for one
+	}
+}
+
+// do runs one command and decodes its result into out, unless that is nil.
+func (q *qmp) do(ctx context.Context, command string, out any) error {
+	id, reply := q.expect()
+	defer q.forget(id)
+	line := mustJSON(map[string]any{"execute": command, "id": id})
+	_ = q.conn.SetWriteDeadline(time.Now().Add(qmpWriteLimit))
+	if _, err := q.conn.Write([]byte(line + "\n")); err != nil {
+		return fmt.Errorf("cannot send %s: %w", command, errors.Join(errQMPClosed, err))
+	}
+	select {
+	case m := <-reply:
+		return decodeReply(command, m, out)
+	case <-q.done:
+		return fmt.Errorf("no answer to %s: %w", command, errQMPClosed)
+	case <-ctx.Done():
+		return fmt.Errorf("no answer to %s: %w", command, ctx.Err())
+	}
+}
+
+func decodeReply(command string, m qmpMessage, out any) error {
+	if m.Error != nil {
+		return fmt.Errorf("QEMU refuses %s: %s", command, m.Error.Desc)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(m.Return, out); err != nil {
+		return fmt.Errorf("cannot read the answer to %s: %w", command, err)
+	}
+	return nil
+}
+
+func (q *qmp) expect() (uint64, chan qmpMessage) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lastID++
+	reply := make(chan qmpMessage, 1)
+	q.waiting[q.lastID] = reply
+	return q.lastID, reply
+}
+
+func (q *qmp) forget(id uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.waiting, id)
+}
+
+// close hangs up and waits for the reader. QEMU goes on.
+func (q *qmp) close() {
+	_ = q.conn.Close()
+	q.reader.Wait()
+}
