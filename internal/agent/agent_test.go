@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -164,7 +165,9 @@ func TestWatchReportsChangesOnly(t *testing.T) {
 		t.Errorf("got %+v", st)
 	}
 	cancel()
-	<-ended
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the watch ended with %v", err)
+	}
 	if len(reports) > 0 {
 		t.Errorf("a report without a change: %+v", <-reports)
 	}

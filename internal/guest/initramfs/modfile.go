@@ -43,11 +43,12 @@ func (m *Modules) read(file string) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	return decompress(f, formatOf(file))
+	return decompress(f, formatOf(file), maxModule)
 }
 
-func decompress(r io.Reader, f format) ([]byte, error) {
-	r = io.LimitReader(r, maxModule+1)
+// decompress takes and gives at most limit bytes.
+func decompress(r io.Reader, f format, limit int64) ([]byte, error) {
+	r = io.LimitReader(r, limit+1)
 	var err error
 	switch f {
 	case plain:
@@ -68,12 +69,12 @@ func decompress(r io.Reader, f format) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot decompress: %w", err)
 	}
-	content, err := io.ReadAll(io.LimitReader(r, maxModule+1))
+	content, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("cannot decompress: %w", err)
 	}
-	if len(content) > maxModule {
-		return nil, fmt.Errorf("larger than %d MiB", maxModule>>20)
+	if int64(len(content)) > limit {
+		return nil, fmt.Errorf("larger than %d KiB", limit>>10)
 	}
 	return content, nil
 }
