@@ -121,7 +121,7 @@ func (j *job) newApt(ctx context.Context) (*apt, error) {
 		return nil, err
 	}
 	j.say("reading Debian's package lists")
-	return a, a.run(ctx, "", "update")
+	return a, a.run(ctx, "", "-o", "APT::Update::Error-Mode=any", "update")
 }
 
 func (a *apt) options() []string {

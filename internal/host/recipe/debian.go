@@ -17,7 +17,7 @@ var customize string
 
 // packages of the image, beside what apt and Debian's essential set bring.
 var packages = []string{
-	"systemd-sysv", "dbus", "udev", "libpam-systemd",
+	"systemd-sysv", "dbus", "udev", "kmod", "libpam-systemd",
 	"openssh-server", "cloud-init", "sudo",
 	"ca-certificates", "curl", "iproute2", "iputils-ping", "procps", "less",
 }

@@ -32,7 +32,7 @@ func (j *job) makeExt4(ctx context.Context, root, path string, mib int) error {
 	if err := clampTimes(root); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
