@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -23,7 +24,7 @@ const imageArg = "/proc/self/fd/3"
 
 // Bounds of one run of a program.
 const (
-	runTime   = time.Minute
+	runTime   = 30 * time.Second
 	runMemory = 4 << 30 // bytes of address space
 	maxStderr = 16 << 10
 )
@@ -62,7 +63,7 @@ func (p *program) run(ctx context.Context, limit int64, args ...string) (result,
 	ctx, cancel := context.WithTimeout(ctx, runTime)
 	defer cancel()
 	out, said := &bounded{limit: limit, strict: true}, &bounded{limit: maxStderr}
-	cmd := exec.CommandContext(ctx, p.path, args...)
+	cmd := limited(ctx, p.path, args)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "DEBUGFS_PAGER=__none__"}
 	cmd.Stdout, cmd.Stderr = out, said
@@ -72,22 +73,9 @@ func (p *program) run(ctx context.Context, limit int64, args ...string) (result,
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
 	}
-	if err := cmd.Start(); err != nil {
-		return result{}, fmt.Errorf("cannot start %s: %w", p.path, err)
-	}
-	limits := errors.Join(
-		prlimit(cmd.Process.Pid, unix.RLIMIT_AS, runMemory),
-		prlimit(cmd.Process.Pid, unix.RLIMIT_CPU, uint64(runTime.Seconds())),
-		prlimit(cmd.Process.Pid, unix.RLIMIT_FSIZE, 0), // it writes to pipes only
-	)
-	if limits != nil {
-		cancel()
-	}
-	err := cmd.Wait()
+	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {
-	case limits != nil:
-		return result{}, fmt.Errorf("cannot limit %s: %w", p.path, limits)
 	case out.exceeded:
 		return result{}, fmt.Errorf("%w: a file in it is larger than %d bytes", errDamaged, limit)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
@@ -97,36 +85,38 @@ func (p *program) run(ctx context.Context, limit int64, args ...string) (result,
 	case err != nil && !errors.As(err, &exit):
 		return result{}, fmt.Errorf("cannot run %s: %w", p.path, err)
 	}
-	return result{stdout: out.Bytes(), stderr: said.String(), code: cmd.ProcessState.ExitCode()}, nil
+	return result{stdout: out.kept.Bytes(), stderr: said.kept.String(), code: cmd.ProcessState.ExitCode()}, nil
 }
 
-// prlimit sets a limit of a process; one that has ended needs none.
-func prlimit(pid, resource int, value uint64) error {
-	err := unix.Prlimit(pid, resource, &unix.Rlimit{Cur: value, Max: value}, nil)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
+// limited returns the command that starts a program with its limits: they are
+// set before it runs, and without a privilege that hatchd may not have.
+func limited(ctx context.Context, path string, args []string) *exec.Cmd {
+	limits := []string{
+		"--as=" + strconv.FormatInt(runMemory, 10), "--cpu=" + strconv.Itoa(int(runTime.Seconds())),
+		"--fsize=0", // it writes to pipes only
+		"--core=0", "--", path,
 	}
-	return err
+	return exec.CommandContext(ctx, "prlimit", append(limits, args...)...)
 }
 
 // bounded keeps the first limit bytes. Beyond, it drops the rest, or, when it
 // is strict, fails, which ends the program that writes.
 type bounded struct {
-	bytes.Buffer
+	kept             bytes.Buffer // not embedded: its ReadFrom knows no bound
 	limit            int64
 	strict, exceeded bool
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	room := b.limit - int64(b.Len())
+	room := b.limit - int64(b.kept.Len())
 	if int64(len(p)) <= room {
-		return b.Buffer.Write(p)
+		return b.kept.Write(p)
 	}
 	b.exceeded = true
 	if b.strict {
 		return 0, io.ErrShortWrite
 	}
-	_, _ = b.Buffer.Write(p[:room]) // never fails
+	_, _ = b.kept.Write(p[:room]) // never fails
 	return len(p), nil
 }
 

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// tree reads files of a root file system. Paths begin with /; links to
-// directories are followed within the file system.
+// tree reads files of a root file system. Paths are those of systems whose
+// /lib may be a link to usr/lib.
 type tree interface {
 	// read returns a regular file of up to limit bytes. Errors: fs.ErrNotExist.
 	read(ctx context.Context, path string, limit int64) ([]byte, error)
@@ -36,7 +36,7 @@ func (i *Inspector) openTree(ctx context.Context, format string, f *os.File) (tr
 	switch format {
 	case "ext4":
 		p, err := i.openProgram(ctx, f, "debugfs", "e2fsprogs", "ext4")
-		return &extTree{p}, err // nobody uses it after an error
+		return &extTree{p}, err
 	case "squashfs":
 		p, err := i.openProgram(ctx, f, "unsquashfs", "squashfs-tools", "squashfs")
 		return &squashTree{p}, err
@@ -115,15 +115,25 @@ type squashTree struct{ *program }
 
 func (t *squashTree) limits() string { return "" }
 
+// read looks below /usr first: unsquashfs does not follow the link that /lib
+// is on merged systems.
 func (t *squashTree) read(ctx context.Context, path string, limit int64) ([]byte, error) {
-	res, err := t.run(ctx, limit, "-processors", "1", "-follow-symlinks", "-cat", imageArg, strings.TrimPrefix(path, "/"))
+	content, err := t.cat(ctx, "usr"+path, limit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return t.cat(ctx, strings.TrimPrefix(path, "/"), limit)
+	}
+	return content, err
+}
+
+func (t *squashTree) cat(ctx context.Context, path string, limit int64) ([]byte, error) {
+	res, err := t.run(ctx, limit, "-processors", "1", "-cat", imageArg, path)
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case res.code == 0:
 		return res.stdout, nil
-	case strings.Contains(res.stderr, "no matches") || strings.Contains(res.stderr, "failed to resolve") || strings.Contains(res.stderr, "not a regular file"):
+	case strings.Contains(res.stderr, "no matches") || strings.Contains(res.stderr, "not a regular file") || strings.Contains(res.stderr, "symbolic link") || strings.Contains(res.stderr, "is a directory"):
 		return nil, fs.ErrNotExist
 	}
 	return nil, damagedTree("squashfs", res.stderr)
