@@ -90,7 +90,7 @@ var settings = []Setting{
 		set:     whole(64, 16<<20, func(c *Config) *int { return &c.DefaultDiskMiB }),
 	},
 	{
-		Name: "default_boot_args", Env: "HATCH_DEFAULT_BOOT_ARGS", Default: "console=ttyS0 reboot=k panic=1 quiet loglevel=4",
+		Name: "default_boot_args", Env: "HATCH_DEFAULT_BOOT_ARGS", Default: "console=ttyS0 panic=1 quiet loglevel=4",
 		Doc: "Kernel command line of a VM when neither it nor its image says. hatchd adds what its own initramfs needs.",
 		set: bootArgs,
 	},
