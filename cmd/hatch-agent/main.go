@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/hatchvm/hatch/internal/agent"
@@ -53,7 +54,22 @@ func bootGuest() error {
 func serve() {
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	log := kernelLog()
+	introduce(log)
 	agent.New(log, version).Run(context.Background())
+}
+
+// introduce tells the kernel what to call this process, which was started
+// through /proc/self/exe, and that a guest short of memory should lose
+// something else first: nothing restarts the agent under an image's own init.
+func introduce(log *slog.Logger) {
+	for path, text := range map[string]string{
+		"/proc/self/comm":          strings.TrimPrefix(agentName, "@"),
+		"/proc/self/oom_score_adj": "-900",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0); err != nil {
+			log.Error("cannot introduce the agent to the kernel", "err", err)
+		}
+	}
 }
 
 // kernelLog logs to the kernel's log, which outlives the agent and reaches the

@@ -32,6 +32,7 @@ echo "is resolver=$(cat /etc/resolv.conf)"
 echo "is route=$(ip route show default)"
 echo "is mounts=$(cat /proc/mounts | while read a b c d; do echo -n "$b:$c "; done)"
 touch /written && echo "is writable"
+for p in /proc/[0-9]*; do [ "$(cat $p/comm)" = hatch-agent ] && echo "is agent-oom=$(cat $p/oom_score_adj)"; done
 `
 
 func busyboxGuest(t *testing.T, files map[string]string) bootOptions {
@@ -78,7 +79,7 @@ func TestGuestBootsReportsAndPowersOff(t *testing.T) {
 		t.Errorf("addresses %v, want %v among them", r.Addresses, want)
 	}
 	m.requireConsole(30*time.Second, "is hostname=web-1\n", "is etc-hostname=web-1\n", "is resolver=nameserver 10.0.2.3\n",
-		"is route=default via 10.0.2.2 dev eth0", "/:overlay", "/dev:devtmpfs", "/proc:proc", "/sys:sysfs", "/run:tmpfs", "is writable")
+		"is route=default via 10.0.2.2 dev eth0", "/:overlay", "/dev:devtmpfs", "/proc:proc", "/sys:sysfs", "/run:tmpfs", "is writable", "is agent-oom=-900")
 
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
