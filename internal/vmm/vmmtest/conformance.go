@@ -72,7 +72,7 @@ func Run(t *testing.T, h Harness) {
 type started struct {
 	vmm.Machine
 	spec    vmm.Spec
-	console *console
+	console *Console
 	isLetGo bool
 }
 
@@ -102,7 +102,7 @@ func start(t *testing.T, h Harness) (vmm.Driver, *started) {
 			end(t, h, m, spec)
 		}
 	})
-	s.console = dialConsole(t, m)
+	s.console = DialConsole(t, m)
 	return d, s
 }
 
@@ -111,7 +111,7 @@ func boot(t *testing.T, h Harness) (vmm.Driver, *started) {
 	t.Helper()
 	began := time.Now()
 	d, m := start(t, h)
-	m.console.expect(greeting)
+	m.console.Expect(greeting)
 	t.Logf("the guest was ready after %s", time.Since(began).Round(time.Millisecond))
 	return d, m
 }
@@ -180,8 +180,8 @@ func requireGone(t *testing.T, m vmm.Machine) {
 
 func testStart(t *testing.T, h Harness) {
 	d, m := boot(t, h)
-	m.console.say("echo one two")
-	m.console.expect("echo: one two")
+	m.console.Say("echo one two")
+	m.console.Expect("echo: one two")
 	got := m.Handle()
 	if got.Driver != d.Info().Name || got.ID != m.spec.ID || got.Dir != m.spec.Dir || got.PID <= 0 || got.BootID == "" || got.StartTime == 0 {
 		t.Errorf("incomplete handle %+v", got)
@@ -198,31 +198,31 @@ func testStart(t *testing.T, h Harness) {
 
 func testPowerOff(t *testing.T, h Harness) {
 	_, m := boot(t, h)
-	m.console.say("poweroff")
+	m.console.Say("poweroff")
 	requireExit(t, m, vmm.ExitShutdown)
 }
 
 func testReboot(t *testing.T, h Harness) {
 	_, m := start(t, h)
-	first := m.console.expect(greeting)
-	m.console.say("reboot")
-	if second := m.console.expect(greeting); second == first {
+	first := m.console.Expect(greeting)
+	m.console.Say("reboot")
+	if second := m.console.Expect(greeting); second == first {
 		t.Errorf("greeted twice by the same boot: %s", first)
 	}
-	m.console.say("echo again")
-	m.console.expect("echo: again")
+	m.console.Say("echo again")
+	m.console.Expect("echo: again")
 }
 
 func testPanic(t *testing.T, h Harness) {
 	_, m := boot(t, h)
-	m.console.say("panic")
+	m.console.Say("panic")
 	requireExit(t, m, vmm.ExitPanic)
 }
 
 func testPause(t *testing.T, h Harness) {
 	_, m := boot(t, h)
-	m.console.say("tick")
-	m.console.expect("tick 3")
+	m.console.Say("tick")
+	m.console.Expect("tick 3")
 	for range 2 { // pausing twice is no error
 		if err := m.Pause(t.Context()); err != nil {
 			t.Fatal(err)
@@ -238,7 +238,7 @@ func testPause(t *testing.T, h Harness) {
 		}
 	}
 	// The line that comes next is the next number: nothing was counted meanwhile.
-	m.console.expect(nextTick(t, last))
+	m.console.Expect(nextTick(t, last))
 	if paused, err := m.Paused(t.Context()); err != nil || paused {
 		t.Errorf("paused: %v, %v", paused, err)
 	}
@@ -275,13 +275,13 @@ func testDeafGuest(t *testing.T, h Harness) {
 	if !d.Info().Capabilities.PowerButton {
 		return // refused, as the test before has shown
 	}
-	m.console.say("deaf")
-	m.console.expect("deaf: ok")
+	m.console.Say("deaf")
+	m.console.Expect("deaf: ok")
 	if err := m.PowerButton(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	m.console.say("echo still here")
-	m.console.expect("echo: still here")
+	m.console.Say("echo still here")
+	m.console.Expect("echo: still here")
 }
 
 func testCrash(t *testing.T, h Harness) {

@@ -11,8 +11,8 @@ import (
 func testAgentChannel(t *testing.T, h Harness) {
 	_, m := boot(t, h)
 	agent := dialLines(t, m, vmm.ChannelAgent)
-	agent.say("hello")
-	agent.expect(agentPrefix + "hello")
+	agent.Say("hello")
+	agent.Expect(agentPrefix + "hello")
 	if _, err := m.Dial(t.Context(), "no such channel"); !errs.Is(err, errs.Unsupported) {
 		t.Errorf("dialling a channel that is none: %v", err)
 	}
@@ -27,8 +27,8 @@ func testSecondDial(t *testing.T, h Harness) {
 		}
 		second := dialLines(t, m, ch)
 		first.expectEnd()
-		second.say("echo second")
-		second.expect(map[vmm.Channel]string{vmm.ChannelAgent: agentPrefix + "echo second", vmm.ChannelConsole: "echo: second"}[ch])
+		second.Say("echo second")
+		second.Expect(map[vmm.Channel]string{vmm.ChannelAgent: agentPrefix + "echo second", vmm.ChannelConsole: "echo: second"}[ch])
 	}
 }
 
@@ -37,12 +37,12 @@ func testAdoption(t *testing.T, h Harness) {
 	m.letGo(t)
 	m.console.expectEnd()
 	next := adopt(t, h, m)
-	c := dialConsole(t, next)
-	c.say("echo adopted")
-	c.expect("echo: adopted")
+	c := DialConsole(t, next)
+	c.Say("echo adopted")
+	c.Expect("echo: adopted")
 	agent := dialLines(t, next, vmm.ChannelAgent)
-	agent.say("hello")
-	agent.expect(agentPrefix + "hello")
+	agent.Say("hello")
+	agent.Expect(agentPrefix + "hello")
 	if err := next.Pause(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func testAdoption(t *testing.T, h Harness) {
 	if err := next.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c.say("poweroff")
+	c.Say("poweroff")
 	requireExit(t, next, vmm.ExitShutdown)
 	requireNothingLeft(t, h, m.spec)
 }

@@ -12,27 +12,28 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// console speaks with a guest in lines.
-type console struct {
+// Console speaks with a guest in lines.
+type Console struct {
 	t     *testing.T
 	conn  net.Conn
 	lines chan string // closed when the connection ends
 	heard []string
 }
 
-func dialConsole(t *testing.T, m vmm.Machine) *console {
+// DialConsole connects to the machine's serial console until the test ends.
+func DialConsole(t *testing.T, m vmm.Machine) *Console {
 	t.Helper()
 	return dialLines(t, m, vmm.ChannelConsole)
 }
 
-func dialLines(t *testing.T, m vmm.Machine, ch vmm.Channel) *console {
+func dialLines(t *testing.T, m vmm.Machine, ch vmm.Channel) *Console {
 	t.Helper()
 	began := time.Now()
 	conn, err := m.Dial(t.Context(), ch)
 	if err != nil {
 		t.Fatalf("cannot dial the %s: %v", ch, err)
 	}
-	c := &console{t: t, conn: conn, lines: make(chan string, 10_000)}
+	c := &Console{t: t, conn: conn, lines: make(chan string, 10_000)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -46,7 +47,7 @@ func dialLines(t *testing.T, m vmm.Machine, ch vmm.Channel) *console {
 	return c
 }
 
-func (c *console) read(began time.Time) {
+func (c *Console) read(began time.Time) {
 	in := bufio.NewReader(c.conn)
 	if _, err := in.Peek(1); err == nil {
 		c.t.Logf("first byte %s after the dial", time.Since(began).Round(time.Millisecond))
@@ -60,17 +61,17 @@ func (c *console) read(began time.Time) {
 	}
 }
 
-// say sends a line.
-func (c *console) say(line string) {
+// Say sends a line.
+func (c *Console) Say(line string) {
 	c.t.Helper()
 	if _, err := fmt.Fprintf(c.conn, "%s\n", line); err != nil {
 		c.t.Fatalf("cannot say %q: %v", line, err)
 	}
 }
 
-// expect waits for a line that starts with prefix, wherever the kernel's own
+// Expect waits for a line with prefix, wherever the kernel's own
 // words may have pushed it, and returns the rest of it.
-func (c *console) expect(prefix string) string {
+func (c *Console) Expect(prefix string) string {
 	c.t.Helper()
 	late := time.After(patience)
 	for {
@@ -91,7 +92,7 @@ func (c *console) expect(prefix string) string {
 
 // untilSilent returns the last line before a silence of that length; it may
 // have been expected already.
-func (c *console) untilSilent(length time.Duration) string {
+func (c *Console) untilSilent(length time.Duration) string {
 	c.t.Helper()
 	last := c.heard[len(c.heard)-1]
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
@@ -110,7 +111,7 @@ func (c *console) untilSilent(length time.Duration) string {
 }
 
 // expectEnd waits for the other side to hang up.
-func (c *console) expectEnd() {
+func (c *Console) expectEnd() {
 	c.t.Helper()
 	late := time.After(patience)
 	for {

@@ -25,6 +25,7 @@ import (
 //
 //	write SERIAL WORD  writes WORD to the start of that disk; "write: ok", or "write: " and the error
 //	read SERIAL N      answers "read: " and the first N bytes of that disk
+//	disks              answers "disks: " and all disks' serials, in its order
 //	mac                answers "mac: " and its network device's MAC
 //	netup              sets its network device up, so that it sends frames; "netup: ok"
 //

@@ -110,6 +110,8 @@ func obey(console io.Writer, line string) {
 			data = err.Error()
 		}
 		say(console, "read: %s", data)
+	case "disks":
+		say(console, "disks: %s", disks())
 	case "mac":
 		say(console, "mac: %s", mac())
 	case "netup":
@@ -145,6 +147,18 @@ func disk(serial string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("no disk with serial %s", serial)
+}
+
+// disks returns the serials of all disks in the kernel's order.
+func disks() string {
+	paths, _ := filepath.Glob("/sys/block/vd*/serial")
+	var serials []string
+	for _, path := range paths {
+		if serial, err := os.ReadFile(path); err == nil {
+			serials = append(serials, strings.TrimSpace(string(serial)))
+		}
+	}
+	return strings.Join(serials, " ")
 }
 
 func writeDisk(serial, word string) error {
@@ -242,23 +256,20 @@ func watchKeys(path string) {
 	}
 }
 
-// serveAgent sends back each line that comes in on the agent's port.
+// serveAgent sends back each line that comes in on the agent's port. The port
+// stays open: closing it when a host hangs up would throw away what the next
+// host has said already.
 func serveAgent() {
-	path := agentPort()
-	if path == "" {
+	f, err := os.OpenFile(agentPort(), os.O_RDWR, 0)
+	if err != nil {
 		return
 	}
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			return
-		}
 		lines := bufio.NewScanner(f)
 		for lines.Scan() {
 			_, _ = fmt.Fprintf(f, "agent: %s\n", lines.Text())
 		}
-		_ = f.Close()
-		time.Sleep(10 * time.Millisecond) // nobody is connected: a read ends at once
+		time.Sleep(10 * time.Millisecond) // no host is connected: a read ends at once
 	}
 }
 
