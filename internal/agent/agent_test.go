@@ -9,8 +9,10 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
@@ -134,6 +136,29 @@ func TestOwnInitIsRecognised(t *testing.T) {
 		if way := ownInit(proc); way.name != c.want {
 			t.Errorf("%s (%s) is taken for %q, want %q", c.exe, c.comm, way.name, c.want)
 		}
+	}
+}
+
+// TestSignalWaitsForItsListener uses the masks that a systemd has as PID 1.
+func TestSignalWaitsForItsListener(t *testing.T) {
+	const systemd = "SigBlk:\t7be3c0fe28014a03\nSigIgn:\t0000000000001000\nSigCgt:\t00000001000004ec\n"
+	for signal, want := range map[unix.Signal]bool{
+		systemdPowerOff: true, systemdReboot: true, unix.SIGSEGV: true, unix.SIGALRM: false, unix.SIGPIPE: false,
+	} {
+		if got := listens(systemd, signal); got != want {
+			t.Errorf("%v: %v, want %v", signal, got, want)
+		}
+	}
+	status := filepath.Join(t.TempDir(), "status")
+	write(t, status, "SigBlk:\t0\nSigCgt:\t0\n")
+	if awaitListener(status, unix.SIGTERM, time.Millisecond) {
+		t.Error("nobody listens, and it was not noticed")
+	}
+	later := filepath.Join(filepath.Dir(status), "later")
+	write(t, later, systemd)
+	time.AfterFunc(10*time.Millisecond, func() { _ = os.Rename(later, status) })
+	if !awaitListener(status, systemdReboot, time.Minute) {
+		t.Error("the listener was missed")
 	}
 }
 

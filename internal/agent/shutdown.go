@@ -47,11 +47,54 @@ func bySignal(powerOff, reboot unix.Signal) func(bool) error {
 		if again {
 			signal = reboot
 		}
+		if !awaitListener("/proc/1/status", signal, listenPatience) {
+			return errors.New("init does not listen to its signals")
+		}
 		if err := unix.Kill(1, signal); err != nil {
 			return fmt.Errorf("cannot signal init: %w", err)
 		}
 		return nil
 	}
+}
+
+// The kernel drops a signal to PID 1 that it does not listen to, as at the very
+// beginning of its life. There is no event to await for that.
+const (
+	listenPatience = 20 * time.Second
+	listenLook     = 20 * time.Millisecond
+)
+
+// awaitListener reports whether the process behind a status file of /proc
+// catches or blocks the signal, within patience.
+func awaitListener(status string, signal unix.Signal, patience time.Duration) bool {
+	deadline := time.After(patience)
+	look := time.NewTicker(listenLook)
+	defer look.Stop()
+	for {
+		if text, err := os.ReadFile(status); err == nil && listens(string(text), signal) {
+			return true
+		}
+		select {
+		case <-look.C:
+		case <-deadline:
+			return false
+		}
+	}
+}
+
+// listens reads the masks of blocked and caught signals.
+func listens(status string, signal unix.Signal) bool {
+	for line := range strings.Lines(status) {
+		name, value, _ := strings.Cut(line, ":")
+		if name != "SigBlk" && name != "SigCgt" {
+			continue
+		}
+		mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		if err == nil && mask&(1<<(uint(signal)-1)) != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // byCommand runs the image's own poweroff or reboot, which know their init.
