@@ -15,11 +15,12 @@ import (
 
 // What the tests call the sandbox's addresses.
 const (
-	uplinkAddr   = sandbox.UplinkAddr
-	internetAddr = sandbox.InternetAddr
-	metadataAddr = sandbox.MetadataAddr
-	privateAddr  = sandbox.PrivateAddr
-	knownName    = "internet.example" // resolves to internetAddr
+	uplinkAddr    = sandbox.UplinkAddr
+	internetAddr  = sandbox.InternetAddr
+	neighbourAddr = sandbox.NeighbourAddr
+	metadataAddr  = sandbox.MetadataAddr
+	privateAddr   = sandbox.PrivateAddr
+	knownName     = "internet.example" // resolves to internetAddr
 )
 
 // internet is what lies beyond the uplink: it greets who connects to port 80
@@ -33,7 +34,7 @@ type internet struct {
 func openInternet(t *testing.T) *internet {
 	t.Helper()
 	i := &internet{}
-	for _, addr := range []string{internetAddr, metadataAddr, privateAddr} {
+	for _, addr := range []string{internetAddr, neighbourAddr, metadataAddr, privateAddr} {
 		var listener net.Listener
 		beyond(t, func() (err error) {
 			listener, err = net.Listen("tcp", addr+":80")

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,29 +73,38 @@ func (w *world) sends(t *testing.T, s *shell, addr string, port int, heard func(
 	return sandbox.Poll(time.Second, func() (bool, error) { return heard(), nil }) == nil
 }
 
+// target is something that a guest must not reach.
+type target struct {
+	what, addr string
+	port       int
+}
+
 func testIsolation(t *testing.T, w *world) {
 	a, b := w.shared(t, alpha), w.shared(t, beta)
 	s := w.login(t, a)
 	gateway := s.run(t, "ip -4 route show default | awk '{ print $3 }'")
-	for _, target := range []struct {
-		what, addr string
-		port       int
-	}{
+	targets := []target{
 		{"another guest", b.GuestIP, 22},
 		{"the host's API at the gateway", gateway, apiPort},
 		{"the host's API at its other address", uplinkAddr, apiPort},
 		{"another guest's SSH port", gateway, b.SSHPort},
 		{"its own SSH port on the host", uplinkAddr, a.SSHPort},
 		{"the metadata address", metadataAddr, 80},
+		{"a neighbour of the host", neighbourAddr, 80},
 		{"a private address beyond the host", privateAddr, 80},
-	} {
-		if !connectsFromHere(target.addr, target.port) {
-			t.Errorf("%s (%s port %d) does not answer even the host: the test shows nothing", target.what, target.addr, target.port)
-		}
-		if s.connects(t, target.addr, target.port) {
-			t.Errorf("a guest reaches %s: %s port %d", target.what, target.addr, target.port)
-		}
 	}
+	var all sync.WaitGroup
+	for _, to := range targets {
+		all.Go(func() {
+			if !connectsFromHere(to.addr, to.port) {
+				t.Errorf("%s (%s port %d) does not answer even the host: the test shows nothing", to.what, to.addr, to.port)
+			}
+			if s.connects(t, to.addr, to.port) {
+				t.Errorf("a guest reaches %s: %s port %d", to.what, to.addr, to.port)
+			}
+		})
+	}
+	all.Wait()
 	if !s.connects(t, internetAddr, 80) {
 		t.Error("the guest reaches nothing at all: the test shows nothing")
 	}

@@ -47,7 +47,7 @@ func (w *world) login(t *testing.T, v api.VM) *shell {
 }
 
 func (w *world) tryLogin(v api.VM) (*shell, error) {
-	s := &shell{}
+	var s shell
 	cfg := &ssh.ClientConfig{
 		User: debianUser, Auth: []ssh.AuthMethod{ssh.PublicKeys(w.signer)}, Timeout: attemptLimit,
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
@@ -69,7 +69,7 @@ func (w *world) tryLogin(v api.VM) (*shell, error) {
 		return nil, errors.Join(err, conn.Close())
 	}
 	s.client = ssh.NewClient(session, channels, requests)
-	return s, conn.SetDeadline(time.Time{})
+	return &s, conn.SetDeadline(time.Time{})
 }
 
 // run runs a line in the guest's shell and returns what it printed.
@@ -89,27 +89,30 @@ func (s *shell) try(t *testing.T, line string) (string, int) {
 	t.Helper()
 	session, err := s.client.NewSession()
 	if err != nil {
-		t.Fatalf("cannot open a session: %v", err)
+		t.Errorf("cannot open a session: %v", err)
+		return "", -1
 	}
 	defer session.Close()
-	var out bytes.Buffer
-	session.Stdout, session.Stderr = &out, &out
+	var out, errOut bytes.Buffer // one for both would be written to by two goroutines
+	session.Stdout, session.Stderr = &out, &errOut
 	ended := make(chan error, 1)
 	if err := session.Start(line); err != nil {
-		t.Fatalf("cannot start %q in the guest: %v", line, err)
+		t.Errorf("cannot start %q in the guest: %v", line, err)
+		return "", -1
 	}
 	go func() { ended <- session.Wait() }()
 	select {
 	case err = <-ended:
 	case <-time.After(commandLimit):
-		t.Fatalf("in the guest, %q has not ended after %s", line, commandLimit)
+		t.Errorf("in the guest, %q has not ended after %s", line, commandLimit)
+		return "", -1
 	}
 	var exit *ssh.ExitError
 	switch {
 	case errors.As(err, &exit):
-		return out.String(), exit.ExitStatus()
+		return out.String() + errOut.String(), exit.ExitStatus()
 	case err != nil:
-		return out.String(), -1
+		return out.String() + errOut.String(), -1
 	}
 	return out.String(), 0
 }

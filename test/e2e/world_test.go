@@ -66,7 +66,7 @@ func newWorld(t *testing.T) *world {
 	w.internet = openInternet(t)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the end of hatchd's log:\n%s", sandbox.Tail(w.daemon.LogFile, 60))
+			t.Logf("the end of hatchd's log:\n%s", sandbox.Tail(w.daemon.LogFile, 80))
 		}
 	})
 	w.startDaemon(t)

@@ -26,13 +26,14 @@ import (
 // ProxyAddr is where packages for building images can be had.
 const ProxyAddr = "127.0.0.1:3142"
 
-// The addresses of the sandbox's internet, and two that guests must not reach
-// although something can answer there.
+// The addresses of the sandbox and of its internet, and some that guests must
+// not reach although something can answer there.
 const (
-	UplinkAddr   = "198.51.100.1" // ours
-	InternetAddr = "198.51.100.2"
-	MetadataAddr = "169.254.169.254"
-	PrivateAddr  = "10.77.0.1"
+	UplinkAddr    = "198.51.100.1" // ours
+	InternetAddr  = "203.0.113.2"
+	NeighbourAddr = "198.51.100.2" // on the host's own network; the way to all others
+	MetadataAddr  = "169.254.169.254"
+	PrivateAddr   = "10.77.0.1"
 )
 
 // A run has three stages, each a child of the one before it.
@@ -186,9 +187,10 @@ func network() error {
 		"link add uplink type veth peer name uplink netns internet",
 		"addr add " + UplinkAddr + "/24 dev uplink",
 		"link set uplink up",
-		"route add default via " + InternetAddr,
+		"route add default via " + NeighbourAddr,
 		"-n internet link set lo up",
-		"-n internet addr add " + InternetAddr + "/24 dev uplink",
+		"-n internet addr add " + NeighbourAddr + "/24 dev uplink",
+		"-n internet addr add " + InternetAddr + "/32 dev lo",
 		"-n internet addr add " + MetadataAddr + "/32 dev lo",
 		"-n internet addr add " + PrivateAddr + "/32 dev lo",
 		"-n internet link set uplink up",
