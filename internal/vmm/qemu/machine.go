@@ -121,8 +121,12 @@ func (m *machine) observe(e qmpEvent) {
 		m.log.Debug("qemu event", "vm", m.handle.ID, "event", e.Name)
 		return
 	}
+	m.observeShutdown(e.Data)
+}
+
+func (m *machine) observeShutdown(data json.RawMessage) {
 	var why struct{ Reason string }
-	_ = json.Unmarshal(e.Data, &why) // no reason is told as one that is not known
+	_ = json.Unmarshal(data, &why) // no reason is told as one that is not known
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.reason = why.Reason

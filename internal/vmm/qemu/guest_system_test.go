@@ -1,0 +1,189 @@
+//go:build linux && amd64 && system
+
+package qemu
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/vmm/vmmtest"
+)
+
+// run starts a machine that ends with the test.
+func (l *lab) run(t *testing.T, s vmm.Spec) (vmm.Machine, *vmmtest.Console) {
+	t.Helper()
+	m, err := newDriver(t).Start(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Kill(t.Context()); err != nil && t.Context().Err() == nil {
+			t.Error(err)
+		}
+		<-m.Exited()
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m, vmmtest.DialConsole(t, m)
+}
+
+func TestTheProcessHasNoPowers(t *testing.T) {
+	l := newLab(t)
+	s := l.spec(t)
+	m, _ := l.run(t, s)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.Handle().PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d", s.UID), fmt.Sprintf("Gid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d", s.GID),
+		"Groups:\t \n", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2",
+	} {
+		if !strings.Contains(string(status), want) {
+			t.Errorf("%q is missing in:\n%s", want, status)
+		}
+	}
+	for _, name := range socketNames {
+		if st, err := os.Stat(filepath.Join(s.Dir, name)); err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", name, st, err)
+		}
+	}
+}
+
+func TestDisksAreWrittenAndProtected(t *testing.T) {
+	l := newLab(t)
+	s := l.spec(t)
+	_, c := l.run(t, s)
+	c.Expect("guest ready")
+	for _, step := range [][2]string{
+		{"read base 4", "read: base"},
+		{"read own 3", "read: own"},
+		{"read seed 4", "read: seed"},
+		{"write own changed", "write: ok"},
+		{"read own 7", "read: changed"},
+		{"write base changed", "write: write /dev/vda: operation not permitted"},
+	} {
+		c.Say(step[0])
+		c.Expect(step[1])
+	}
+	for i, want := range []string{"base\x00\x00\x00", "changed"} {
+		content, err := os.ReadFile(s.Disks[i].Path)
+		if err != nil || string(content[:7]) != want {
+			t.Errorf("the host sees %q, %v; want %q", content[:7], err, want)
+		}
+	}
+	c.Say("disks")
+	c.Expect("disks: base own seed")
+}
+
+// The TAP lives in a network namespace of the test's own; the VMM is in yet
+// another one, and has it as an open file only.
+func TestTheNICSendsFromItsMAC(t *testing.T) {
+	l := newLab(t)
+	s := l.spec(t)
+	mac := net.HardwareAddr{0x02, 0xfc, 0, 0, 0, 7}
+	runtime.LockOSThread() // not unlocked: the thread, with its namespace, ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	tap, frames := newTAP(t, "tap0")
+	s.NIC = &vmm.NIC{MAC: mac, TAP: tap}
+	_, c := l.run(t, s)
+	c.Expect("guest ready")
+	c.Say("mac")
+	c.Expect("mac: " + mac.String())
+	c.Say("netup")
+	c.Expect("netup: ok")
+	awaitFrameFrom(t, frames, mac)
+	if err := tap.Close(); err == nil {
+		t.Error("the driver left its TAP open")
+	}
+}
+
+// newTAP makes a TAP in this thread's namespace, and a socket that sees all
+// its frames.
+func newTAP(t *testing.T, name string) (tap *os.File, frames int) {
+	t.Helper()
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
+		t.Fatal(err)
+	}
+	frames, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(frames) })
+	req.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(frames, unix.SIOCSIFFLAGS, req); err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fd), name), frames
+}
+
+func htons(n uint16) uint16 { return binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, n)) }
+
+func awaitFrameFrom(t *testing.T, frames int, mac net.HardwareAddr) {
+	t.Helper()
+	patience := unix.NsecToTimeval(int64(time.Minute))
+	if err := unix.SetsockoptTimeval(frames, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+		t.Fatal(err)
+	}
+	frame := make([]byte, 2048)
+	for range 100 {
+		n, _, err := unix.Recvfrom(frames, frame, 0)
+		if err != nil {
+			t.Fatalf("no frame of the guest: %v", err)
+		}
+		if n >= 14 && net.HardwareAddr(frame[6:12]).String() == mac.String() {
+			return
+		}
+	}
+	t.Fatal("a hundred frames, and none of the guest")
+}
+
+func TestAFailedStartTellsQEMUsLastWords(t *testing.T) {
+	l := newLab(t)
+	s := l.spec(t)
+	s.Kernel = s.Initramfs
+	_, err := newDriver(t).Start(t.Context(), s)
+	if err == nil || !strings.Contains(err.Error(), "QEMU said: ") || !strings.Contains(err.Error(), "kernel") {
+		t.Errorf("the error is %v", err)
+	}
+	if said, err := os.ReadFile(filepath.Join(s.Dir, wordsFile)); err != nil || len(said) == 0 {
+		t.Errorf("the VMM's log: %q, %v", said, err)
+	}
+}
+
+// The guest is told how fast its counter runs, because on a busy host it
+// cannot find out.
+func TestTheGuestIsToldItsCounter(t *testing.T) {
+	l := newLab(t)
+	d := newDriver(t)
+	if d.Info().Accel != AccelTCG {
+		return // with KVM the guest has a clock of the host's
+	}
+	s := l.spec(t)
+	s.Cmdline = "console=ttyS0"
+	_, c := l.run(t, s)
+	c.Expect("tsc: Detected ")
+	c.Expect("Switched to clocksource tsc")
+}

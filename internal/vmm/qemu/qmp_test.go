@@ -1,0 +1,130 @@
+//go:build linux && amd64
+
+package qemu
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+)
+
+const qmpHello = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, "capabilities": ["oob"]}}` + "\n"
+
+// answering plays a QEMU that answers each command by what reply returns.
+func answering(reply func(command string, id uint64) string) func(net.Conn) {
+	return func(c net.Conn) {
+		_, _ = fmt.Fprint(c, qmpHello)
+		lines := bufio.NewScanner(c)
+		for lines.Scan() {
+			var m struct {
+				Execute string
+				ID      uint64
+			}
+			_ = json.Unmarshal(lines.Bytes(), &m)
+			if _, err := fmt.Fprint(c, reply(m.Execute, m.ID)); err != nil {
+				return
+			}
+		}
+	}
+}
+
+func ok(id uint64) string { return fmt.Sprintf(`{"return": {}, "id": %d}`+"\n", id) }
+
+func TestQMPFindsItsAnswersAmongOthers(t *testing.T) {
+	q, err := pipeQMP(t, answering(func(command string, id uint64) string {
+		switch command {
+		case "query-status":
+			return `{"event": "RESUME", "timestamp": {}}` + "\n" + ok(9999) + fmt.Sprintf(`{"return": {"running": true}, "id": %d}`+"\n", id)
+		case "refused":
+			return fmt.Sprintf(`{"error": {"class": "GenericError", "desc": "no such thing"}, "id": %d}`+"\n", id)
+		default:
+			return ok(id)
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.close()
+	if q.version != "7.2.22" {
+		t.Errorf("version %q", q.version)
+	}
+	var status struct{ Running bool }
+	if err := q.do(t.Context(), "query-status", &status); err != nil || !status.Running {
+		t.Errorf("%+v, %v", status, err)
+	}
+	if err := q.do(t.Context(), "refused", nil); err == nil || !strings.Contains(err.Error(), "no such thing") {
+		t.Errorf("a refusal: %v", err)
+	}
+}
+
+func TestQMPGivesUpWithItsCaller(t *testing.T) {
+	q, err := pipeQMP(t, answering(func(command string, id uint64) string {
+		if command == "qmp_capabilities" {
+			return ok(id)
+		}
+		return ""
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := q.do(ctx, "stop", nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("the error is %v", err)
+	}
+	if len(q.waiting) != 0 {
+		t.Errorf("%d commands still wait", len(q.waiting))
+	}
+}
+
+func TestHostileQMPIsHungUpOn(t *testing.T) {
+	for name, says := range map[string]string{
+		"no JSON":         "hello\n",
+		"no greeting":     `{"event": "STOP"}` + "\n",
+		"an endless line": strings.Repeat("x", maxQMPLine+1),
+		"nothing":         "",
+	} {
+		if q, err := pipeQMP(t, func(c net.Conn) { _, _ = fmt.Fprint(c, says); _ = c.Close() }); err == nil {
+			q.close()
+			t.Errorf("%s was taken for QMP", name)
+		}
+	}
+	q, err := pipeQMP(t, answering(func(command string, id uint64) string {
+		if command == "qmp_capabilities" {
+			return ok(id)
+		}
+		return "garbage\n"
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := q.do(t.Context(), "stop", nil); !errors.Is(err, errQMPClosed) {
+		t.Errorf("the error is %v", err)
+	}
+	q.close()
+}
+
+func FuzzParseQMP(f *testing.F) {
+	f.Add([]byte(qmpHello))
+	f.Add([]byte(`{"return": {}, "id": 1}`))
+	f.Add([]byte(`{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}`))
+	f.Fuzz(func(_ *testing.T, line []byte) {
+		m, err := parseQMP(line)
+		if err != nil {
+			return
+		}
+		_ = decodeReply("x", m, &struct{ Running bool }{})
+		(&machine{log: nil}).observeShutdown(m.Data)
+	})
+}
+
+func FuzzParseSocketTable(f *testing.F) {
+	f.Add("0: 2 0 1 1 1 12345 /run/a b\n")
+	f.Fuzz(func(_ *testing.T, table string) { parseSocketTable(table) })
+}
