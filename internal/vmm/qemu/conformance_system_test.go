@@ -26,7 +26,7 @@ type lab struct {
 
 const firstUID = 913000
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	root, err := os.MkdirTemp("", "qemu") // t.TempDir's paths are too long for sockets
 	if err != nil {
@@ -50,7 +50,7 @@ func newDriver(t *testing.T) vmm.Driver {
 }
 
 // spec returns a machine with a disk to write, one to read, and no network.
-func (l *lab) spec(t *testing.T) vmm.Spec {
+func (l *lab) spec(t testing.TB) vmm.Spec {
 	t.Helper()
 	n := l.last.Add(1)
 	id := fmt.Sprintf("vm_t%d_%d", os.Getpid(), n)
@@ -70,7 +70,7 @@ func (l *lab) spec(t *testing.T) vmm.Spec {
 }
 
 // newDisk makes a sparse disk that starts with its name, for root only.
-func newDisk(t *testing.T, dir, name string) string {
+func newDisk(t testing.TB, dir, name string) string {
 	t.Helper()
 	path := filepath.Join(dir, name+".img")
 	if err := os.WriteFile(path, []byte(name), 0o600); err != nil {
@@ -84,7 +84,7 @@ func newDisk(t *testing.T, dir, name string) string {
 
 func (l *lab) harness() vmmtest.Harness {
 	return vmmtest.Harness{
-		Driver: newDriver, Spec: l.spec, Root: l.root,
+		Driver: newDriver, Spec: func(t *testing.T) vmm.Spec { return l.spec(t) }, Root: l.root,
 		Break:     func(s *vmm.Spec) { s.Kernel = s.Initramfs }, // QEMU finds that it is no kernel
 		Crash:     func(t *testing.T, h vmm.Handle) { killHard(t, h.PID) },
 		Leftovers: leftovers,
