@@ -9,6 +9,7 @@ import (
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
+	"golang.org/x/sys/unix"
 	"gopkg.in/yaml.v3"
 
 	"github.com/hatchvm/hatch/internal/vm"
@@ -90,8 +91,22 @@ func vendorData(v vm.VM) ([]byte, error) {
 	return append([]byte("#cloud-config\n"), text...), err
 }
 
-// isoOverhead is more than the volume's own structures take.
-const isoOverhead = 1 << 20
+// isoOverhead is how much larger than its files the volume may become;
+// isoStructures is about what its own structures take. In bytes.
+const (
+	isoOverhead   = 1 << 20
+	isoStructures = 64 << 10
+)
+
+// reserve takes the room for a file in advance: the library that writes it
+// does not tell a full disk from other faults.
+func reserve(file *os.File, size int64) error {
+	err := unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
+}
 
 func writeISO(path string, files map[string][]byte) (err error) {
 	size := int64(isoOverhead)
@@ -103,6 +118,9 @@ func writeISO(path string, files map[string][]byte) (err error) {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
+	if err := reserve(out, size-isoOverhead+isoStructures); err != nil {
+		return fmt.Errorf("cannot make the seed disk: %w", err)
+	}
 	workspace, err := os.MkdirTemp("", "hatch-seed-") // 0700: it holds the user's secrets for a moment
 	if err != nil {
 		return fmt.Errorf("cannot make the seed disk: %w", err)

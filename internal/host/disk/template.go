@@ -58,13 +58,27 @@ func format(ctx context.Context, path string, mib int) (err error) {
 			return fmt.Errorf("cannot make a disk template: %w", err)
 		}
 	}
-	if err := sparse(tmp, int64(mib)<<20); err != nil {
-		return err
+	err = sparse(tmp, int64(mib)<<20)
+	if err == nil {
+		err = mke2fs(ctx, tmp, content)
 	}
-	if err := mke2fs(ctx, tmp, content); err != nil {
-		return errors.Join(err, os.Remove(tmp))
+	if err == nil {
+		err = flush(tmp)
+	}
+	if err != nil {
+		return errors.Join(err, ignoreMissing(os.Remove(tmp)))
 	}
 	return os.Rename(tmp, path)
+}
+
+// flush brings a file to the disk before it gets its name: a template that a
+// crash of the host has cut short would spoil every VM made from it.
+func flush(path string) error {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("cannot keep a disk template: %w", err)
+	}
+	return errors.Join(file.Sync(), file.Close())
 }
 
 func sparse(path string, size int64) error {

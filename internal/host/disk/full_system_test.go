@@ -1,0 +1,88 @@
+//go:build system
+
+package disk
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/errs"
+)
+
+// mountSmall mounts a tmpfs of size bytes on dir, for this test alone: its
+// thread gets a mount namespace of its own, and ends with the test.
+func mountSmall(t *testing.T, dir, size string) {
+	t.Helper()
+	runtime.LockOSThread() // for good
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("small", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func entries(t *testing.T, dir string) []os.DirEntry {
+	t.Helper()
+	found, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// TestFullHostDiskLeavesNothing has room for the disk's beginning only, then
+// for the disk but not for its seed.
+func TestFullHostDiskLeavesNothing(t *testing.T) {
+	f, v := newFiles(t), someVM()
+	template, err := f.template(t.Context(), v.DiskMiB) // lies elsewhere
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.UserData = string(make([]byte, 1<<20))
+	diskOnly := fmt.Sprintf("%dk", allocated(t, template)>>10+256)
+	mountSmall(t, f.root, "64k")
+	for _, size := range []string{"64k", diskOnly} {
+		if err := unix.Mount("small", f.root, "tmpfs", unix.MS_REMOUNT, "size="+size); err != nil {
+			t.Fatal(err)
+		}
+		err := f.Provision(t.Context(), v)
+		if !errs.Is(err, errs.Exhausted) || !errs.HasCode(err, "disk_full") {
+			t.Errorf("with %s: got %v", size, err)
+		}
+		if left := entries(t, f.root); len(left) > 0 {
+			t.Errorf("with %s: left behind: %v", size, left)
+		}
+	}
+}
+
+// TestFullHostDiskMakesNoTemplate has no room for the formatted file system:
+// a half-made one must not be taken for a template later.
+func TestFullHostDiskMakesNoTemplate(t *testing.T) {
+	f, v := newFiles(t), someVM()
+	if err := os.Mkdir(f.templates, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mountSmall(t, f.templates, "64k")
+	if err := f.Provision(t.Context(), v); err == nil {
+		t.Error("a template was made where there is no room")
+	}
+	for _, dir := range []string{f.templates, f.root} {
+		if left := entries(t, dir); len(left) > 0 {
+			t.Errorf("%s: left behind: %v", filepath.Base(dir), left)
+		}
+	}
+}
