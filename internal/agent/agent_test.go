@@ -139,18 +139,32 @@ func TestOwnInitIsRecognised(t *testing.T) {
 	}
 }
 
-// TestSignalWaitsForItsListener uses the masks that a systemd has as PID 1.
+// TestSignalWaitsForItsListener uses the masks of real inits.
 func TestSignalWaitsForItsListener(t *testing.T) {
-	const systemd = "SigBlk:\t7be3c0fe28014a03\nSigIgn:\t0000000000001000\nSigCgt:\t00000001000004ec\n"
-	for signal, want := range map[unix.Signal]bool{
-		systemdPowerOff: true, systemdReboot: true, unix.SIGSEGV: true, unix.SIGALRM: false, unix.SIGPIPE: false,
+	const (
+		begun   = "SigBlk:\t0000000000000000\nSigCgt:\t0000000000000000\n"
+		systemd = "SigBlk:\t7be3c0fe28014a03\nSigIgn:\t0000000000001000\nSigCgt:\t00000001000004ec\n"
+		crashes = "SigBlk:\t0000000000000000\nSigCgt:\t00000001000004ec\n" // systemd, a little earlier
+		waits   = "SigBlk:\t0000000000000000\nSigCgt:\t0000000000080000\n" // busybox
+	)
+	for _, c := range []struct {
+		status string
+		signal unix.Signal
+		want   bool
+	}{
+		{begun, systemdPowerOff, false},
+		{crashes, systemdPowerOff, false},
+		{systemd, systemdPowerOff, true},
+		{systemd, systemdReboot, true},
+		{begun, unix.SIGUSR2, false},
+		{waits, unix.SIGUSR2, true},
 	} {
-		if got := listens(systemd, signal); got != want {
-			t.Errorf("%v: %v, want %v", signal, got, want)
+		if got := listens(c.status, c.signal); got != c.want {
+			t.Errorf("%q, %v: %v, want %v", c.status, c.signal, got, c.want)
 		}
 	}
 	status := filepath.Join(t.TempDir(), "status")
-	write(t, status, "SigBlk:\t0\nSigCgt:\t0\n")
+	write(t, status, begun)
 	if awaitListener(status, unix.SIGTERM, time.Millisecond) {
 		t.Error("nobody listens, and it was not noticed")
 	}

@@ -64,8 +64,8 @@ const (
 	listenLook     = 20 * time.Millisecond
 )
 
-// awaitListener reports whether the process behind a status file of /proc
-// catches or blocks the signal, within patience.
+// awaitListener reports whether the init behind a status file of /proc listens
+// to its signals, within patience.
 func awaitListener(status string, signal unix.Signal, patience time.Duration) bool {
 	deadline := time.After(patience)
 	look := time.NewTicker(listenLook)
@@ -82,19 +82,21 @@ func awaitListener(status string, signal unix.Signal, patience time.Duration) bo
 	}
 }
 
-// listens reads the masks of blocked and caught signals.
+// listens reads the masks of blocked and caught signals. A signal that is
+// being waited for, as busybox does, is in neither of them meanwhile; but then
+// some other one is caught, and none is right after exec.
 func listens(status string, signal unix.Signal) bool {
+	masks := map[string]uint64{}
 	for line := range strings.Lines(status) {
 		name, value, _ := strings.Cut(line, ":")
-		if name != "SigBlk" && name != "SigCgt" {
-			continue
-		}
-		mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
-		if err == nil && mask&(1<<(uint(signal)-1)) != 0 {
-			return true
+		if mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64); err == nil {
+			masks[name] = mask
 		}
 	}
-	return false
+	if signal == systemdPowerOff || signal == systemdReboot {
+		return masks["SigBlk"]&(1<<(uint(signal)-1)) != 0 // read from a signalfd
+	}
+	return masks["SigCgt"] != 0
 }
 
 // byCommand runs the image's own poweroff or reboot, which know their init.
