@@ -196,7 +196,7 @@ func (g *group) remove() {
 			if err := os.Remove(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
 				break
 			}
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond)
 		}
 	}
 }

@@ -46,7 +46,7 @@ const clockSpan = 100 * time.Millisecond
 // clock's start until its first call, which waits if that is too short.
 func (c clock) kHz() func() uint64 {
 	return sync.OnceValue(func() uint64 {
-		time.Sleep(time.Until(c.at.Add(clockSpan)))
+		<-time.After(time.Until(c.at.Add(clockSpan)))
 		end := startClock()
 		return uint64(math.Round(float64(end.ticks-c.ticks) / end.at.Sub(c.at).Seconds() / 1000))
 	})

@@ -103,8 +103,14 @@ func TestMarkerComesBack(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{
-		nil, {"-name"}, {"-name", "guest=vm_1"}, {"-name", "guest=@/x"}, {"-name", "guest=vm_1@x"}, {"-name", "guest=vm_1@/x/../y"},
-		{"-S", "-name", "guest=vm_1@/x"}, {"-name", "vm_1@/x"},
+		nil,
+		{"-name"},
+		{"-name", "guest=vm_1"},
+		{"-name", "guest=@/x"},
+		{"-name", "guest=vm_1@x"},
+		{"-name", "guest=vm_1@/x/../y"},
+		{"-S", "-name", "guest=vm_1@/x"},
+		{"-name", "vm_1@/x"},
 	} {
 		if id, dir, ok := parseMarker(args); ok {
 			t.Errorf("%v was taken for %s in %s", args, id, dir)

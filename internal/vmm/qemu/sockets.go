@@ -91,7 +91,7 @@ func socketLinks() (map[string]map[string]bool, error) {
 func parseSocketTable(table string) map[string]map[string]bool {
 	links := map[string]map[string]bool{}
 	for line := range strings.Lines(table) {
-		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", -1)
+		fields := strings.Split(strings.TrimSuffix(line, "\n"), " ")
 		columns, rest := 0, ""
 		for i, f := range fields {
 			if f == "" {
