@@ -151,7 +151,8 @@ func (s *Service) BuildLog(ctx context.Context, owner, id string, follow bool, w
 	return b.log.copyTo(ctx, follow, w)
 }
 
-// maxBuildLog bounds a build's log in bytes; the oldest text goes first.
+// maxBuildLog is how many bytes of a build's log are kept at least; past twice
+// that the oldest text goes.
 const maxBuildLog = 1 << 20
 
 // buildLog is a bounded text that can be followed while it grows.
@@ -170,7 +171,8 @@ func (l *buildLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.text = append(l.text, p...)
-	if over := len(l.text) - maxBuildLog; over > 0 {
+	if len(l.text) > 2*maxBuildLog { // seldom, since it copies
+		over := len(l.text) - maxBuildLog
 		l.text = append([]byte(nil), l.text[over:]...)
 		l.dropped += over
 	}
