@@ -16,9 +16,13 @@ CFG
 
 # The network is set up by what cloud-init writes for systemd-networkd.
 chroot "$root" systemctl enable systemd-networkd.service
-# Wait for the one interface only, and not for ever.
+# Wait for the one interface only, and not for ever; not at all in a VM that
+# has none.
 mkdir -p "$root/etc/systemd/system/systemd-networkd-wait-online.service.d"
 cat >"$root/etc/systemd/system/systemd-networkd-wait-online.service.d/hatch.conf" <<'CFG'
+[Unit]
+ConditionPathExistsGlob=/sys/class/net/e*
+
 [Service]
 ExecStart=
 ExecStart=/lib/systemd/systemd-networkd-wait-online --any --timeout=30
