@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/config"
 	"github.com/hatchvm/hatch/internal/host/link"
 	"github.com/hatchvm/hatch/internal/store"
@@ -28,10 +29,14 @@ func Clean(ctx context.Context, cfg config.Config, purge bool, log *slog.Logger)
 		return err
 	}
 	defer func() { _ = lock.Close() }()
+	if purge && !isDataDir(cfg.DataDir) {
+		return fmt.Errorf("cannot remove %s: it does not look like a data directory of hatchd", cfg.DataDir)
+	}
 	driver, err := qemu.New(ctx, qemu.Config{Binary: cfg.QEMUBin, Log: log})
 	if err != nil {
-		log.Warn("VMMs cannot be looked for", "err", err)
-	} else if err := endMachines(ctx, driver, filepath.Join(cfg.DataDir, "vms"), log); err != nil {
+		return fmt.Errorf("cannot look for VMs that run: %w", err)
+	}
+	if err := endMachines(ctx, driver, filepath.Join(cfg.DataDir, "vms"), log); err != nil {
 		return err
 	}
 	if err := link.New(link.Config{Network: cfg.Network, Log: log}).Teardown(); err != nil {
@@ -46,6 +51,16 @@ func Clean(ctx context.Context, cfg config.Config, purge bool, log *slog.Logger)
 	}
 	log.Info("removed the data directory", "dir", cfg.DataDir)
 	return nil
+}
+
+// isDataDir reports whether hatchd has used the directory.
+func isDataDir(dir string) bool {
+	for _, name := range []string{"hatch.db", access.KeyFile} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func endMachines(ctx context.Context, driver vmm.Driver, root string, log *slog.Logger) error {

@@ -103,6 +103,9 @@ func (h *fakeHost) Disks(v vm.VM) ([]vmm.Disk, error) {
 // Remove implements vm.Files.
 func (h *fakeHost) Remove(vmID string) error { return os.RemoveAll(h.Dir(vmID)) }
 
+// SetAside implements vm.Files.
+func (h *fakeHost) SetAside(vmID string) error { return h.Remove(vmID) }
+
 // Orphans implements vm.Files.
 func (h *fakeHost) Orphans(known map[string]bool) ([]string, error) {
 	entries, err := os.ReadDir(h.root)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/hatchvm/hatch/internal/config"
@@ -41,6 +42,7 @@ type hostParts struct {
 	builder   image.Builder
 	portBusy  func(port int) bool
 	check     func() error // of the network, for /healthz
+	checkVMM  func() error // of the VMM's program, for /healthz
 }
 
 // chooseHost makes the parts that HATCH_VMM asks for.
@@ -56,13 +58,14 @@ func (p *parts) chooseHost(ctx context.Context) (*hostParts, error) {
 }
 
 func (p *parts) fakeHost() *hostParts {
+	_, _ = fmt.Fprintln(p.out, "hatchd: HATCH_VMM=fake: VMs are only pretended")
 	p.log.Warn("HATCH_VMM=fake: VMs are only pretended; nothing runs, and nothing is isolated")
 	h := newFakeHost(p.vmRoot)
 	return &hostParts{
 		driver: vmmtest.NewFake(), network: h, forwards: h, files: h, guests: h,
 		consoles:  console.New(h.Dir, consoleLogBytes, p.log),
 		inspector: rootfs.New(rootfs.Config{ModulesDir: p.path("modules")}), initramfs: fakeInitramfs{}, builder: fakeBuilder{},
-		check: func() error { return nil },
+		check: func() error { return nil }, checkVMM: func() error { return nil },
 	}
 }
 
@@ -86,9 +89,10 @@ func (p *parts) realHost(ctx context.Context) (*hostParts, error) {
 		driver: driver, network: links, forwards: gate, files: files,
 		guests:    guest.New(p.log),
 		consoles:  console.New(files.Dir, consoleLogBytes, p.log),
-		inspector: rootfs.New(rootfs.Config{ModulesDir: p.path("modules")}),
+		inspector: rootfs.New(rootfs.Config{ModulesDir: p.path("modules"), Modules: initramfs.ModuleNames(), NeedsPVH: true}),
 		initramfs: initramfs.NewMaker(p.path("initramfs"), p.cfg.AgentPath),
 		builder:   builder, portBusy: portBusy, check: links.Check,
+		checkVMM: func() error { _, err := exec.LookPath(p.cfg.QEMUBin); return err },
 	}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -31,6 +32,7 @@ const idempotencyReach = 24 * time.Hour
 type parts struct {
 	cfg     config.Config
 	log     *slog.Logger
+	out     io.Writer
 	vmRoot  string   // run directories of VMs
 	info    vmm.Info // of the driver that auto chose
 	store   *store.Store
@@ -46,7 +48,7 @@ type parts struct {
 
 // assemble makes every part. On error what was made is closed again.
 func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, err error) {
-	p := &parts{cfg: cfg, log: opt.Log, vmRoot: filepath.Join(cfg.DataDir, "vms")}
+	p := &parts{cfg: cfg, log: opt.Log, out: opt.Out, vmRoot: filepath.Join(cfg.DataDir, "vms")}
 	p.streams, p.endStreams = context.WithCancel(context.WithoutCancel(ctx))
 	p.onClose(func() error { p.endStreams(); return nil })
 	defer func() {
@@ -104,7 +106,23 @@ func (p *parts) openStore(ctx context.Context) error {
 		return err
 	}
 	p.onClose(p.store.Close)
-	return nil
+	return p.checkDatabase(ctx)
+}
+
+// checkDatabase refuses a database that knows no VM beside a data directory
+// with VMs' disks: it is another one's, or new, and all those VMs would be
+// taken for strangers.
+func (p *parts) checkDatabase(ctx context.Context) error {
+	vms, err := p.store.AllVMs(ctx)
+	if err != nil || len(vms) > 0 {
+		return err
+	}
+	disks, err := filepath.Glob(filepath.Join(p.vmRoot, vm.IDPrefix+"*"))
+	if err != nil || len(disks) == 0 {
+		return err
+	}
+	return fmt.Errorf("cannot use this database: it knows no VMs, but %s holds the files of %d; set HATCH_DATABASE_URL to the one that goes with this directory, or move %s away",
+		p.cfg.DataDir, len(disks), p.vmRoot)
 }
 
 // openAccess makes sure that there is a key, and shows a new one once.

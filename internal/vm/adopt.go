@@ -60,7 +60,7 @@ func (s *Service) reconcileAll(ctx context.Context, root string) (cutShort []VM,
 			faults = append(faults, s.reap(ctx, h))
 		}
 	}
-	return cutShort, errors.Join(append(faults, s.removeOrphans(known))...)
+	return cutShort, errors.Join(append(faults, s.removeOrphans(ctx, known))...)
 }
 
 // machines lists what every driver finds of ours, by VM id.
@@ -92,6 +92,12 @@ func (s *Service) reconcile(ctx context.Context, v VM, h vmm.Handle) error {
 		return err
 	}
 	defer unlock()
+	if v, err = s.deps.Store.VM(ctx, "", v.ID); err != nil || s.instanceOf(v.ID) != nil {
+		return ignoreNotFound(err) // created, changed or deleted since it was listed
+	}
+	if h.PID == 0 && v.Machine != nil {
+		h = *v.Machine // the driver did not list it; that it is gone must be proven
+	}
 	in, err := s.takeOver(ctx, v, h)
 	gone := errs.Is(err, errs.NotFound)
 	switch {
@@ -125,11 +131,25 @@ func (s *Service) takeOver(ctx context.Context, v VM, h vmm.Handle) (*instance, 
 	return in, nil
 }
 
-// rejoin makes an adopted VM whole again: network, forward, row, watcher.
+func ignoreNotFound(err error) error {
+	if errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	return err
+}
+
+// rejoin makes an adopted VM whole again: watcher, network, forward, row.
 func (s *Service) rejoin(ctx context.Context, v VM, in *instance, h vmm.Handle) error {
+	s.watch(v.ID, in)
 	paused, err := in.machine.Paused(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot ask the machine for its state: %w", err)
+	}
+	if paused && v.State != Paused { // the daemon ended before the guest's first instruction
+		if err := in.machine.Resume(ctx); err != nil {
+			return fmt.Errorf("cannot let the guest run: %w", err)
+		}
+		paused = false
 	}
 	var faults []error
 	if v.EnableNetwork {
@@ -145,7 +165,6 @@ func (s *Service) rejoin(ctx context.Context, v VM, in *instance, h vmm.Handle) 
 			v.State = Paused
 		}
 	})
-	s.watch(v.ID, in)
 	s.deps.Log.Info("vm adopted", "vm", v.ID, "pid", h.PID)
 	return errors.Join(append(faults, err)...)
 }
@@ -155,10 +174,7 @@ func (s *Service) explainGone(ctx context.Context, v VM) error {
 	if !v.State.Live() {
 		return nil
 	}
-	if v.EnableNetwork && v.Lease.SSHPort != 0 {
-		s.deps.Forwards.Close(v.Lease.SSHPort)
-	}
-	s.detachLink(ctx, v)
+	s.unhang(ctx, v)
 	if v.State == Starting {
 		return s.abandonStart(ctx, v)
 	}
@@ -195,7 +211,7 @@ func (s *Service) abandonStart(ctx context.Context, v VM) error {
 		}
 		s.releaseLease(ctx, v.ID)
 	}
-	return s.fail(ctx, v.ID, v.Provisioned, "hatchd ended while the VM was being started; start it again")
+	return s.fail(ctx, v.ID, v.Provisioned, "hatchd ended while the VM was being started; start it again", nil)
 }
 
 // reap ends a machine that is ours and has no VM.
@@ -212,19 +228,21 @@ func (s *Service) reap(ctx context.Context, h vmm.Handle) error {
 	return m.Kill(ctx)
 }
 
-// removeOrphans deletes run directories that have no VM.
-func (s *Service) removeOrphans(known map[string]bool) error {
+// removeOrphans sets run directories aside that have no VM. Neither a create
+// nor a delete leaves one, however it ends, so the database may be the one that
+// is wrong: nothing is deleted.
+func (s *Service) removeOrphans(ctx context.Context, known map[string]bool) error {
 	orphans, err := s.deps.Files.Orphans(known)
 	if err != nil {
 		return err
 	}
 	var faults []error
 	for _, id := range orphans {
-		if s.busy(id) {
-			continue // created since we began
+		if _, err := s.deps.Store.VM(ctx, "", id); !errs.Is(err, errs.NotFound) {
+			continue // created since we began, or the database does not answer
 		}
-		s.deps.Log.Warn("removing files that have no VM", "vm", id)
-		faults = append(faults, s.deps.Files.Remove(id))
+		s.deps.Log.Warn("setting files aside that have no VM", "vm", id)
+		faults = append(faults, s.deps.Files.SetAside(id))
 	}
 	return errors.Join(faults...)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -16,12 +15,15 @@ import (
 
 func asError(err error, target **errs.Error) bool { return errors.As(err, target) }
 
-// Create makes and starts a VM, and returns it once it runs. A create that
+// Create makes and starts a VM, and returns it once it runs. When ctx ends
+// before that, the VM is returned as it was stored, with errs.Unavailable and
+// code still_working, and goes on coming up. A create that
 // fails leaves a row in state error with the reason, and nothing else.
 //
 // Errors: errs.Invalid names the field; errs.Conflict for what is taken;
 // errs.Exhausted when the host is full.
 func (s *Service) Create(ctx context.Context, owner string, req CreateRequest) (VM, error) {
+	began := time.Now()
 	v, err := s.resolve(ctx, owner, req)
 	if err != nil {
 		return VM{}, err
@@ -45,12 +47,18 @@ func (s *Service) Create(ctx context.Context, owner string, req CreateRequest) (
 		}
 		return s.await(ctx, owner, stored.ID, begun)
 	}
-	return s.detach(ctx, unlock, func(ctx context.Context) (VM, error) { return s.start(ctx, stored) })
+	reserved := Step{Name: "reserve", Took: time.Since(began)}
+	v, err = s.detach(ctx, unlock, func(ctx context.Context) (VM, error) { return s.start(ctx, stored) })
+	if errs.HasCode(err, "still_working") {
+		return stored, err // so that the caller learns its id
+	}
+	v.Took = append([]Step{reserved}, v.Took...)
+	return v, err
 }
 
 // begun is met when a create that was asked for before has ended.
 func begun(v VM) (bool, error) {
-	if v.State == Failed {
+	if v.State == Failed && v.StartedAt == nil {
 		return false, errs.New(errs.Conflict, "vm_failed", "the VM this key was used for has failed: %s", v.StateReason).
 			WithHint("delete VM %s, or use another key", v.ID)
 	}
@@ -66,7 +74,8 @@ func (s *Service) capacity() (Capacity, error) {
 }
 
 // step is one part of a start, with its undo. undo is called when a later step
-// fails, and when do itself failed half-way.
+// fails, and when do itself failed half-way; it does nothing while a VMM
+// process lives that could not be ended.
 type step struct {
 	name string
 	do   func(context.Context, *boot) error
@@ -77,7 +86,9 @@ type step struct {
 type boot struct {
 	vm      VM
 	fresh   bool     // the VM has no disk of its own yet: undo removes all of it
+	linked  bool     // the network step is done
 	tap     *os.File // until the driver has it
+	stuck   bool     // the VMM could not be ended: nothing it may use is given away
 	machine vmm.Machine
 	in      *instance
 }
@@ -99,7 +110,7 @@ func (s *Service) steps() []step {
 func (s *Service) start(ctx context.Context, v VM) (VM, error) {
 	b := &boot{vm: v, fresh: !v.Provisioned}
 	began := time.Now()
-	took := make([]any, 0, 8)
+	var took []Step
 	steps := s.steps()
 	for i, st := range steps {
 		stepBegan := time.Now()
@@ -107,15 +118,13 @@ func (s *Service) start(ctx context.Context, v VM) (VM, error) {
 			s.undo(ctx, steps[:i+1], b)
 			return s.startFailed(ctx, b, st.name, err)
 		}
-		took = append(took, slog.Float64(st.name+"_ms", milliseconds(time.Since(stepBegan))))
+		took = append(took, Step{Name: st.name, Took: time.Since(stepBegan)})
 	}
-	took = append(took, slog.String("vm", v.ID), slog.Float64("total_ms", milliseconds(time.Since(began))))
-	s.deps.Log.Info("vm started", took...)
+	s.deps.Log.Info("vm started", "vm", v.ID, "took", time.Since(began), "steps", took)
 	s.watch(v.ID, b.in)
+	b.vm.Took = took
 	return b.vm, nil
 }
-
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func (s *Service) undo(ctx context.Context, steps []step, b *boot) {
 	for i := len(steps) - 1; i >= 0; i-- {
@@ -128,11 +137,14 @@ func (s *Service) undo(ctx context.Context, steps []step, b *boot) {
 // startFailed stores why. A VM that never had a disk gives its lease back.
 func (s *Service) startFailed(ctx context.Context, b *boot, stepName string, cause error) (VM, error) {
 	v := b.vm
-	if b.fresh {
+	if b.fresh && !b.stuck {
 		s.releaseLease(ctx, v.ID)
 	}
 	reason := fmt.Sprintf("cannot start the VM (%s): %s", stepName, publicMessage(cause))
-	if err := s.fail(ctx, v.ID, !b.fresh, reason); err != nil {
+	if b.stuck {
+		reason += "; its VMM could not be ended"
+	}
+	if err := s.fail(ctx, v.ID, !b.fresh || b.stuck, reason, b.handle()); err != nil {
 		s.deps.Log.Error("cannot store the failure of a start", "vm", v.ID, "err", err)
 	}
 	s.deps.Log.Warn("vm start failed", "vm", v.ID, "step", stepName, "err", cause)
@@ -143,12 +155,21 @@ func (s *Service) startFailed(ctx context.Context, b *boot, stepName string, cau
 	return VM{}, errs.New(errs.Internal, "start_failed", "cannot start VM %s: the %s step failed", v.ID, stepName).WithCause(cause)
 }
 
+// handle returns what is needed to find a process that could not be ended, or nil.
+func (b *boot) handle() *vmm.Handle {
+	if !b.stuck {
+		return nil
+	}
+	h := b.machine.Handle()
+	return &h
+}
+
 // fail stores state error with a reason. provisioned tells whether the VM
-// still has a disk.
-func (s *Service) fail(ctx context.Context, id string, provisioned bool, reason string) error {
+// still has a disk, and left names a VMM process that is still there.
+func (s *Service) fail(ctx context.Context, id string, provisioned bool, reason string, left *vmm.Handle) error {
 	_, err := s.update(ctx, id, func(v *VM) {
 		v.State, v.StateReason, v.Provisioned = Failed, reason, provisioned
-		v.Machine, v.Conditions = nil, Conditions{}
+		v.Machine, v.Conditions = left, Conditions{}
 	})
 	return err
 }
@@ -176,8 +197,8 @@ func (s *Service) provision(ctx context.Context, b *boot) error {
 }
 
 func (s *Service) unprovision(_ context.Context, b *boot) {
-	if !b.fresh {
-		return // the disk holds the owner's data
+	if !b.fresh || b.stuck {
+		return // the disk holds the owner's data, or is in use
 	}
 	if err := s.deps.Files.Remove(b.vm.ID); err != nil {
 		s.deps.Log.Error("cannot remove the files of a failed create", "vm", b.vm.ID, "err", err)
@@ -189,13 +210,13 @@ func (s *Service) attach(ctx context.Context, b *boot) error {
 		return nil
 	}
 	tap, err := s.deps.Network.Attach(ctx, b.vm.Link())
-	b.tap = tap
+	b.tap, b.linked = tap, err == nil
 	return err
 }
 
 func (s *Service) detachNetwork(ctx context.Context, b *boot) {
-	if !b.vm.EnableNetwork {
-		return
+	if !b.linked || b.stuck {
+		return // an attach that failed has left nothing
 	}
 	if b.tap != nil {
 		_ = b.tap.Close() // again after the driver did: harmless
@@ -262,7 +283,10 @@ func (s *Service) kill(ctx context.Context, b *boot) {
 	if b.machine == nil {
 		return
 	}
-	if err := b.machine.Kill(ctx); err != nil {
+	bounded, cancel := context.WithTimeout(ctx, killPatience)
+	defer cancel()
+	if err := b.machine.Kill(bounded); err != nil {
+		b.stuck = true
 		s.deps.Log.Error("cannot end the VMM of a failed start", "vm", b.vm.ID, "err", err)
 	}
 	_ = b.machine.Close()

@@ -14,7 +14,11 @@ func (s *Service) Start(ctx context.Context, owner, id string) (VM, error) {
 }
 
 func (s *Service) ensureStarted(ctx context.Context, v VM) (VM, error) {
-	if s.instanceOf(v.ID) != nil {
+	in, err := s.holder(ctx, v)
+	if err != nil {
+		return VM{}, err
+	}
+	if in != nil {
 		if v.State == Paused {
 			return VM{}, errs.New(errs.Conflict, "vm_paused", "cannot start VM %s: it is paused", v.ID).WithHint("resume it")
 		}
@@ -45,11 +49,15 @@ func (s *Service) Stop(ctx context.Context, owner, id string) (VM, error) {
 }
 
 func (s *Service) ensureStopped(ctx context.Context, v VM) (VM, error) {
-	in := s.instanceOf(v.ID)
+	in, err := s.holder(ctx, v)
+	if err != nil {
+		return VM{}, err
+	}
 	if in == nil {
 		if v.State == Stopped {
 			return v, nil
 		}
+		s.unhang(ctx, v)
 		return s.update(ctx, v.ID, func(v *VM) { v.State, v.StateReason, v.Intent, v.Machine = Stopped, "", WantStopped, nil })
 	}
 	if _, err := s.update(ctx, v.ID, func(v *VM) {
@@ -131,7 +139,7 @@ func (s *Service) Restart(ctx context.Context, owner, id string) (VM, error) {
 // Pause makes the guest's CPUs stand still. Pausing a paused VM is no error.
 func (s *Service) Pause(ctx context.Context, owner, id string) (VM, error) {
 	return s.operate(ctx, owner, id, func(ctx context.Context, v VM) (VM, error) {
-		in, err := s.running(v, "pause")
+		in, err := s.running(ctx, v, "pause")
 		if err != nil {
 			return VM{}, err
 		}
@@ -145,7 +153,7 @@ func (s *Service) Pause(ctx context.Context, owner, id string) (VM, error) {
 // Resume lets a paused guest go on. Resuming a running VM is no error.
 func (s *Service) Resume(ctx context.Context, owner, id string) (VM, error) {
 	return s.operate(ctx, owner, id, func(ctx context.Context, v VM) (VM, error) {
-		in, err := s.running(v, "resume")
+		in, err := s.running(ctx, v, "resume")
 		if err != nil {
 			return VM{}, err
 		}
@@ -157,9 +165,10 @@ func (s *Service) Resume(ctx context.Context, owner, id string) (VM, error) {
 }
 
 // running returns the machine of a VM, or a conflict that says what to do.
-func (s *Service) running(v VM, verb string) (*instance, error) {
-	if in := s.instanceOf(v.ID); in != nil {
-		return in, nil
+func (s *Service) running(ctx context.Context, v VM, verb string) (*instance, error) {
+	in, err := s.holder(ctx, v)
+	if in != nil || err != nil {
+		return in, err
 	}
 	return nil, errs.New(errs.Conflict, "vm_not_running", "cannot %s VM %s: it is %s", verb, v.ID, v.State).
 		WithHint("start it first")
@@ -175,13 +184,18 @@ func (s *Service) remove(ctx context.Context, v VM) (VM, error) {
 	if _, err := s.update(ctx, v.ID, func(v *VM) { v.Intent = WantDeleted }); err != nil {
 		return VM{}, err
 	}
-	if in := s.instanceOf(v.ID); in != nil {
+	in, err := s.holder(ctx, v)
+	if err != nil {
+		return VM{}, err
+	}
+	if in != nil {
 		if err := s.end(ctx, in); err != nil {
 			return VM{}, err
 		}
 		s.release(v.ID, in)
-		s.dismantle(ctx, v, in)
+		s.letGo(v.ID, in)
 	}
+	s.unhang(ctx, v)
 	if err := s.deps.Files.Remove(v.ID); err != nil {
 		return VM{}, fmt.Errorf("cannot remove the VM's files: %w", err)
 	}
@@ -190,4 +204,23 @@ func (s *Service) remove(ctx context.Context, v VM) (VM, error) {
 	}
 	s.changes.announce(v.ID)
 	return VM{}, nil
+}
+
+// holder returns the machine of a VM, or nil when no process of it lives. A
+// process that this daemon could not take over before is tried once more: what
+// it holds must not be given away while it lives.
+func (s *Service) holder(ctx context.Context, v VM) (*instance, error) {
+	if in := s.instanceOf(v.ID); in != nil || v.Machine == nil {
+		return in, nil
+	}
+	in, err := s.takeOver(ctx, v, *v.Machine)
+	switch {
+	case errs.Is(err, errs.NotFound):
+		return nil, nil
+	case err != nil:
+		return nil, errs.New(errs.Unavailable, "machine_out_of_reach", "cannot operate on VM %s: its VMM lives, but does not answer", v.ID).
+			WithHint("try again; hatchd's log says what is wrong with process %d", v.Machine.PID).WithCause(err)
+	}
+	s.watch(v.ID, in)
+	return in, nil
 }

@@ -164,6 +164,8 @@ type Files interface {
 	Disks(v VM) ([]vmm.Disk, error)
 	// Remove deletes the directory. Nothing there is no error.
 	Remove(vmID string) error
+	// SetAside moves the directory out of the way, without deleting it.
+	SetAside(vmID string) error
 	// Orphans lists directories that have no VM among known.
 	Orphans(known map[string]bool) ([]string, error)
 }

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -137,10 +138,11 @@ func (s *Service) checkAddress(v VM, req CreateRequest) error {
 			return errs.InvalidField("guest_ip", "%s; give a free address of %s", why, s.settings.Pools.Network.Prefix)
 		}
 	}
-	return checkMAC(req)
+	return s.checkMAC(req)
 }
 
-func checkMAC(req CreateRequest) error {
+func (s *Service) checkMAC(req CreateRequest) error {
+	net := s.settings.Pools.Network
 	switch {
 	case req.MAC == nil:
 		return nil
@@ -148,6 +150,8 @@ func checkMAC(req CreateRequest) error {
 		return errs.InvalidField("guest_mac", "%q is not a MAC address of six bytes, such as 02:FC:00:00:00:0A", req.MAC)
 	case req.MAC[0]&1 == 1:
 		return errs.InvalidField("guest_mac", "%s is a multicast address; the lowest bit of the first byte must be 0, as in 02:FC:00:00:00:0A", req.MAC)
+	case bytes.Equal(req.MAC, net.MAC(net.Gateway)):
+		return errs.InvalidField("guest_mac", "%s is the host's own on the bridge; give another, or none", req.MAC)
 	case slices.Max(req.MAC) == 0:
 		return errs.InvalidField("guest_mac", "%s is no address of a station; give one such as 02:FC:00:00:00:0A", req.MAC)
 	}
@@ -163,7 +167,7 @@ func checkName(v VM, _ CreateRequest) error {
 	return nil
 }
 
-// maxCmdline leaves room for what Hatch itself adds; x86 kernels take 2,048 bytes.
+// maxBootArgs leaves room for what Hatch itself adds; x86 kernels take 2,048 bytes.
 const maxBootArgs = 1536
 
 func checkBootArgs(v VM, _ CreateRequest) error {
@@ -230,7 +234,7 @@ func first[T any](fallback T, given ...*T) T {
 
 func firstList(lists ...[]string) []string {
 	for _, l := range lists {
-		if len(l) > 0 {
+		if l != nil { // an empty list says: none
 			return slices.Clone(l)
 		}
 	}

@@ -61,6 +61,7 @@ func TestCreateRefusesWhatIsOutOfRange(t *testing.T) {
 		{"broadcast address", vm.CreateRequest{Address: netip.MustParseAddr("172.16.0.255")}, "guest_ip", "broadcast"},
 		{"taken address", vm.CreateRequest{Address: taken.Lease.Address}, "guest_ip", "172.16.0.2"},
 		{"multicast mac", vm.CreateRequest{MAC: net.HardwareAddr{3, 0, 0, 0, 0, 1}}, "guest_mac", "multicast"},
+		{"the host's own mac", vm.CreateRequest{MAC: net.HardwareAddr{2, 0xfc, 0, 0, 0, 1}}, "guest_mac", "host's own"},
 		{"zero mac", vm.CreateRequest{MAC: make(net.HardwareAddr, 6)}, "guest_mac", "02:FC"},
 		{"long mac", vm.CreateRequest{MAC: make(net.HardwareAddr, 8)}, "guest_mac", "six bytes"},
 		{"taken mac", vm.CreateRequest{MAC: taken.Lease.MAC}, "guest_mac", "02:FC"},
@@ -93,7 +94,7 @@ func TestCreateRefusesWhatIsOutOfRange(t *testing.T) {
 }
 
 func TestCreateThatFailsLeavesOnlyARowInError(t *testing.T) {
-	for _, call := range []string{"Provision", "Attach", "Open", "Initramfs", "Disks", "Start", "Console"} {
+	for _, call := range []string{"Provision", "Attach", "Open", "Initramfs", "Disks", "Start", "UpdateVM", "Console"} {
 		t.Run(call, func(t *testing.T) {
 			w := newWorld(t)
 			if call == "Start" {

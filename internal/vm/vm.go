@@ -72,6 +72,14 @@ type VM struct {
 
 	CreatedAt, UpdatedAt time.Time
 	StartedAt            *time.Time
+
+	Took []Step // of the start that returned this VM; not stored
+}
+
+// Step is how long one step of a start took.
+type Step struct {
+	Name string
+	Took time.Duration
 }
 
 // Hostname returns the name the guest is told to have.

@@ -35,6 +35,9 @@ func (s *Service) Wait(ctx context.Context, owner, id string, want WaitFor) (VM,
 // await returns the VM once met says so. met returns an error when waiting is
 // of no use any more.
 func (s *Service) await(ctx context.Context, owner, id string, met func(VM) (bool, error)) (VM, error) {
+	if _, err := s.deps.Store.VM(ctx, owner, id); err != nil {
+		return VM{}, err // nobody announces a change of what is not there
+	}
 	for {
 		changed := s.changes.next(id)
 		v, err := s.deps.Store.VM(ctx, owner, id)
@@ -163,7 +166,7 @@ func (s *Service) Console(ctx context.Context, owner, id string, readOnly bool) 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.running(v, "attach to the console of"); err != nil {
+	if _, err := s.running(ctx, v, "attach to the console of"); err != nil {
 		return nil, err
 	}
 	return s.deps.Consoles.Attach(ctx, id, readOnly)

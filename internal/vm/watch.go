@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -14,8 +15,16 @@ import (
 // that a hostile agent cannot keep the database busy.
 const reportPause = 50 * time.Millisecond
 
-// watch follows a machine until it ends or the service closes.
+// watch follows a machine until it ends or the service closes. Watching a
+// machine twice is no error.
 func (s *Service) watch(id string, in *instance) {
+	s.mu.Lock()
+	watched := in.watched
+	in.watched = true
+	s.mu.Unlock()
+	if watched {
+		return
+	}
 	s.work.Go(func() {
 		reports := in.reports
 		pause := time.NewTimer(0)
@@ -53,13 +62,14 @@ func (s *Service) exited(ctx context.Context, id string, in *instance) {
 	if !s.release(id, in) {
 		return // an operation ended it and has cleaned up
 	}
-	v, err := s.deps.Store.VM(ctx, "", id)
+	exit := in.machine.Exit()
+	s.letGo(id, in)
+	v, err := s.readUntilClosing(ctx, id)
 	if err != nil {
 		s.deps.Log.Error("cannot read the VM of a machine that ended", "vm", id, "err", err)
-		return
+		return // the next start of the daemon finds it out
 	}
-	exit := in.machine.Exit()
-	s.dismantle(ctx, v, in)
+	s.unhang(ctx, v)
 	s.deps.Log.Info("vm ended", "vm", id, "cause", exit.Cause, "detail", exit.Detail)
 	if exit.Cause == vmm.ExitReset && v.Intent == WantRunning {
 		if _, err := s.start(ctx, v); err == nil {
@@ -102,10 +112,35 @@ func withDetail(what, detail string) string {
 	return what + ": " + detail
 }
 
+// readRetry is the pause between two tries to read a VM whose machine has ended.
+const readRetry = time.Second
+
+// readUntilClosing reads a VM, however long the database is out of reach: what
+// hangs on its machine must be taken down.
+func (s *Service) readUntilClosing(ctx context.Context, id string) (VM, error) {
+	for {
+		v, err := s.deps.Store.VM(ctx, "", id)
+		if err == nil || errs.Is(err, errs.NotFound) {
+			return v, err
+		}
+		select {
+		case <-s.closing:
+			return VM{}, err
+		case <-time.After(readRetry):
+		}
+	}
+}
+
 // dismantle takes everything off the host that hangs on a machine that is
 // gone. What is reserved for the VM stays reserved.
 func (s *Service) dismantle(ctx context.Context, v VM, in *instance) {
 	s.letGo(v.ID, in)
+	s.unhang(ctx, v)
+}
+
+// unhang closes the VM's SSH port and takes it off its network. Nothing there
+// is no error.
+func (s *Service) unhang(ctx context.Context, v VM) {
 	if v.EnableNetwork && v.Lease.SSHPort != 0 {
 		s.deps.Forwards.Close(v.Lease.SSHPort)
 	}

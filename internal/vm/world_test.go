@@ -94,7 +94,7 @@ func (w *world) serve(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Service = vm.New(vm.Deps{
-		Store: w.store, Images: bookImages{w}, Templates: noTemplates{}, Network: bookNetwork{w},
+		Store: bookStore{w.store, w}, Images: bookImages{w}, Templates: noTemplates{}, Network: bookNetwork{w},
 		Forwards: bookForwards{w}, Files: bookFiles{w, t.TempDir()}, Guests: bookGuests{w}, Consoles: bookConsoles{w},
 		Host: bigHost{}, Drivers: map[string]vmm.Driver{"fake": w.driver}, Log: slog.New(slog.DiscardHandler),
 	}, vm.Settings{
@@ -148,6 +148,19 @@ func (w *world) requireNothing(t *testing.T) {
 	if err != nil || len(machines) > 0 {
 		t.Errorf("left behind: machines %v, %v", machines, err)
 	}
+}
+
+// bookStore is the real store, but for updates that are told to fail.
+type bookStore struct {
+	*store.Store
+	w *world
+}
+
+func (b bookStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) (vm.VM, error) {
+	if err := b.w.fault("UpdateVM"); err != nil {
+		return vm.VM{}, err
+	}
+	return b.Store.UpdateVM(ctx, id, change)
 }
 
 type bookImages struct{ w *world }
@@ -234,6 +247,8 @@ func (b bookFiles) Remove(vmID string) error {
 	delete(b.w.files, vmID)
 	return nil
 }
+
+func (b bookFiles) SetAside(vmID string) error { return b.Remove(vmID) }
 
 func (b bookFiles) Orphans(known map[string]bool) ([]string, error) {
 	b.w.mu.Lock()

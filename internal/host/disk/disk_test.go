@@ -150,6 +150,25 @@ func TestSeedWithoutNetworkNamesNoInterface(t *testing.T) {
 	}
 }
 
+func TestFilesSetAsideAreKept(t *testing.T) {
+	f, v := newFiles(t), someVM()
+	if err := f.Provision(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time there is nothing
+		if err := f.SetAside(v.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept, err := filepath.Glob(filepath.Join(filepath.Dir(f.root), "lost", v.ID+"-*", diskName))
+	if err != nil || len(kept) != 1 {
+		t.Errorf("kept %v, %v", kept, err)
+	}
+	if _, err := os.Stat(f.Dir(v.ID)); !errors.Is(err, os.ErrNotExist) {
+		t.Error("the directory is still there")
+	}
+}
+
 func TestOrphansAreOnlyDirectoriesOfVMs(t *testing.T) {
 	f := newFiles(t)
 	for _, name := range []string{"vm_known", "vm_lost", "other", "vm_Not-an-id"} {

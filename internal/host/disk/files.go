@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
@@ -131,6 +132,23 @@ func (f *Files) Remove(vmID string) error {
 	}
 	if err := os.RemoveAll(f.Dir(vmID)); err != nil {
 		return fmt.Errorf("cannot remove the VM's directory: %w", err)
+	}
+	return nil
+}
+
+// SetAside moves the VM's directory to lost/ beside the root, under a name with
+// the time. Nothing there is no error.
+func (f *Files) SetAside(vmID string) error {
+	if !isVMID(vmID) {
+		return fmt.Errorf("cannot set the files of %q aside: it is no id of a VM", vmID)
+	}
+	lost := filepath.Join(filepath.Dir(f.root), "lost")
+	if err := os.MkdirAll(lost, 0o700); err != nil {
+		return fmt.Errorf("cannot make the directory for lost files: %w", err)
+	}
+	to := filepath.Join(lost, vmID+"-"+time.Now().UTC().Format("20060102T150405.000"))
+	if err := ignoreMissing(os.Rename(f.Dir(vmID), to)); err != nil {
+		return fmt.Errorf("cannot set the VM's directory aside: %w", err)
 	}
 	return nil
 }

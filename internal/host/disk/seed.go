@@ -121,7 +121,7 @@ func writeISO(path string, files map[string][]byte) (err error) {
 	if err := reserve(out, size-isoOverhead+isoStructures); err != nil {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
-	workspace, err := os.MkdirTemp("", "hatch-seed-") // 0700: it holds the user's secrets for a moment
+	workspace, err := os.MkdirTemp(filepath.Dir(path), ".seed-") // 0700: it holds the user's secrets for a moment
 	if err != nil {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"net/http"
 	"regexp"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 )
@@ -43,6 +44,9 @@ func (d *door) identify(next http.Handler) http.Handler {
 		h.Set("X-Request-Id", c.requestID)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cache-Control", "no-store")
+		if r.ContentLength != 0 { // until readBody has it: a refused body is drained, too
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
 	})
 }
