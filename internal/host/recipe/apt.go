@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
 )
@@ -156,6 +158,7 @@ func (a *apt) download(ctx context.Context, pkg, to string) error {
 func (a *apt) depends(ctx context.Context, pkg, prefix string) (string, error) {
 	args := append(a.options(), "depends", pkg)
 	cmd := exec.CommandContext(ctx, "apt-cache", args[1:]...) // apt-cache has no -qq
+	cmd.Env = environment()
 	out, err := cmd.Output()
 	if err != nil {
 		return "", fmt.Errorf("cannot look up the package %s: %w", pkg, err)
@@ -208,13 +211,31 @@ func (j *job) run(ctx context.Context, dir, program string, args ...string) erro
 	var last tail
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", epoch))
+	cmd.Env = append(environment(), "TMPDIR="+j.tmp, fmt.Sprintf("SOURCE_DATE_EPOCH=%d", epoch))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // its children too
+	cmd.WaitDelay = 5 * time.Second
 	cmd.Stdout = io.MultiWriter(j.progress, &last)
 	cmd.Stderr = cmd.Stdout
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("cannot build the image: %s: %w: %s", program, err, bytes.TrimSpace(last.text))
 	}
 	return nil
+}
+
+// environment is what programs get of hatchd's own: its secrets are not for
+// packages' scripts.
+func environment() []string {
+	env := []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
+		"LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive",
+	}
+	for _, name := range []string{"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 // tail keeps the last bytes written to it.

@@ -34,7 +34,7 @@ func debian() recipe {
 	return recipe{
 		text:  strings.Join(packages, " ") + strings.Join(unwanted, " ") + customize,
 		tools: []tool{{"mmdebstrap", "mmdebstrap"}},
-		lay:   layDebian, mib: 480,
+		lay:   layDebian, mib: 472,
 	}
 }
 

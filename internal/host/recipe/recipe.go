@@ -44,8 +44,8 @@ func New(dir string) (*Recipes, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, path := range append(left, r.scratchRoot()) {
-		if err := os.RemoveAll(path); err != nil {
+	for _, path := range left {
+		if err := errors.Join(removeScratch(path), os.RemoveAll(path)); err != nil {
 			return nil, fmt.Errorf("cannot remove what a killed build has left: %w", err)
 		}
 	}
@@ -55,12 +55,41 @@ func New(dir string) (*Recipes, error) {
 // buildPrefix starts the name of the directory of a build under way.
 const buildPrefix = ".build-"
 
-// scratchRoot is where trees are laid out before they become a file system. It
-// is in memory because there the order of directory entries, and so the
-// result, follows from the order of their making alone.
-func (r *Recipes) scratchRoot() string {
-	sum := sha256.Sum256([]byte(r.dir))
-	return filepath.Join("/dev/shm", "hatch-build-"+hex.EncodeToString(sum[:6]))
+// scratchPrefix starts the path of a directory where a tree is laid out before
+// it becomes a file system. It is in memory because there the order of
+// directory entries, and so the result, follows from the order of their making
+// alone. Its name cannot be foreseen: everybody may write to /dev/shm.
+const scratchPrefix = "/dev/shm/hatch-build-"
+
+// scratchNote is the file in a build's directory that names its scratch.
+const scratchNote = "scratch"
+
+// makeScratch makes a build's scratch and notes its name, so that it is found
+// after a kill.
+func makeScratch(tmp string) (string, error) {
+	scratch, err := os.MkdirTemp(filepath.Dir(scratchPrefix), filepath.Base(scratchPrefix))
+	if err != nil {
+		return "", fmt.Errorf("cannot make a directory for the build: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(tmp, scratchNote), []byte(scratch), 0o600); err != nil {
+		return "", errors.Join(fmt.Errorf("cannot make a directory for the build: %w", err), os.Remove(scratch))
+	}
+	return scratch, nil
+}
+
+// removeScratch removes the scratch that a build's directory names, if any.
+func removeScratch(tmp string) error {
+	scratch, err := os.ReadFile(filepath.Join(tmp, scratchNote))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if path := string(scratch); filepath.Clean(path) == path && strings.HasPrefix(path, scratchPrefix) {
+		return os.RemoveAll(path)
+	}
+	return nil
 }
 
 // job is one build under way.
@@ -128,9 +157,9 @@ func (r *Recipes) build(ctx context.Context, name string, rec recipe, progress i
 		return built, fmt.Errorf("cannot make a directory for the build: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	scratch := filepath.Join(r.scratchRoot(), filepath.Base(tmp))
-	if err := os.MkdirAll(scratch, 0o700); err != nil {
-		return built, fmt.Errorf("cannot make a directory for the build: %w", err)
+	scratch, err := makeScratch(tmp)
+	if err != nil {
+		return built, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 
