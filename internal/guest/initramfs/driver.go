@@ -30,8 +30,27 @@ func Required(rootfsFormat string, overlay bool) []Driver {
 		Driver{Name: "virtio network devices", Modules: []string{"virtio_net"}},
 		Driver{Name: "virtio random numbers", Modules: []string{"virtio_rng"}, Optional: true},
 		Driver{Name: "ISO 9660 for cloud-init's seed", Modules: []string{"isofs"}, Optional: true},
+		Driver{Name: "telling the host of a panic", Modules: []string{"pvpanic_mmio"}, Optional: true},
+		Driver{Name: "the power button", Modules: []string{"button"}, Optional: true},
 		Driver{Name: "virtio sockets", Modules: []string{"vmw_vsock_virtio_transport"}, Optional: true},
 	)
+}
+
+// ModuleNames returns every module that any archive may hold, by name.
+func ModuleNames() []string {
+	seen := map[string]bool{}
+	var names []string
+	for _, format := range []string{"ext4", "squashfs", "erofs", "xfs", "btrfs"} {
+		for _, d := range Required(format, true) {
+			for _, name := range d.Modules {
+				if !seen[name] {
+					seen[name] = true
+					names = append(names, name)
+				}
+			}
+		}
+	}
+	return names
 }
 
 // checksums are what a file system asks the kernel's crypto interface for by
@@ -44,27 +63,4 @@ func checksums(format string) []Driver {
 	default:
 		return nil
 	}
-}
-
-// Missing returns the drivers that are needed and neither in modules nor built
-// in, in words. modules may be nil: the kernel has no module directory.
-// builtIn answers for modules by name, with underscores; it may be nil when
-// nothing is known of what the kernel has built in beyond modules.builtin.
-func Missing(modules *Modules, builtIn func(module string) bool, needed []Driver) []string {
-	var missing []string
-	for _, d := range needed {
-		if !d.Optional && !d.present(modules, builtIn) {
-			missing = append(missing, d.Name)
-		}
-	}
-	return missing
-}
-
-func (d Driver) present(modules *Modules, builtIn func(string) bool) bool {
-	for _, name := range d.Modules {
-		if modules.Has(name) || builtIn != nil && builtIn(canonical(name)) {
-			return true
-		}
-	}
-	return false
 }

@@ -1,11 +1,10 @@
 // Package initramfs packs the archive that boots every image: hatch-agent as
 // /init, and those of the kernel's modules that the guest needs before it has
-// a root. It also says which drivers that takes, and which of them a kernel
-// lacks.
+// a root.
 //
 // It reads module directories only; kernels and root file systems are looked
 // into elsewhere. Module files are foreign bytes: each has a limit. Start at
-// [Build], and at [Missing] for the check of a new image.
+// [Build].
 package initramfs
 
 import (

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -219,24 +218,8 @@ func open(t *testing.T, dir string) *Modules {
 	return m
 }
 
-func TestMissingSaysWhatInWords(t *testing.T) {
+func TestTheIndexKnowsNamesInEitherSpelling(t *testing.T) {
 	m := open(t, modulesDir(t))
-	if missing := Missing(m, nil, Required("ext4", true)); missing != nil {
-		t.Errorf("missing %v", missing)
-	}
-	if missing := Missing(m, nil, Required("squashfs", true)); !reflect.DeepEqual(missing, []string{"the file system squashfs"}) {
-		t.Errorf("missing %v", missing)
-	}
-	noOverlay := func(name string) bool { return name != "overlay" }
-	if missing := Missing(nil, noOverlay, Required("ext4", true)); !reflect.DeepEqual(missing, []string{"overlay file systems"}) {
-		t.Errorf("missing %v", missing)
-	}
-	if missing := Missing(nil, noOverlay, Required("ext4", false)); missing != nil {
-		t.Errorf("a private copy needs %v", missing)
-	}
-	if missing := Missing(nil, nil, Required("xfs", true)); len(missing) != 7 {
-		t.Errorf("a kernel with nothing misses %v", missing)
-	}
 	if !m.Builtin("crc32c-generic") || m.Builtin("overlay") || !m.Has("virtio-rng") {
 		t.Error("the index gives wrong answers")
 	}

@@ -43,9 +43,9 @@ func (m *Maker) Make(_ context.Context, b image.Boot) (string, error) {
 	one := m.maker(key)
 	one.Lock() // held while the archive is written: others that want this very one wait for it
 	defer one.Unlock()
-	if _, err := os.Stat(path); err == nil {
+	if st, err := os.Stat(path); err == nil && st.Size() > 0 {
 		return path, nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("cannot read the initramfs: %w", err)
 	}
 	return path, write(path, src)
@@ -68,10 +68,13 @@ func (s Source) key() (string, error) {
 	_, _ = fmt.Fprintf(sum, "%s\n%t\n", s.RootfsFormat, s.Overlay)
 	files := []string{s.AgentPath}
 	if s.ModulesDir != "" {
-		files = append(files, filepath.Join(s.ModulesDir, "modules.dep"))
+		files = append(files, s.ModulesDir, filepath.Join(s.ModulesDir, "modules.dep"))
 	}
 	for _, path := range files {
 		st, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) && filepath.Base(path) == "modules.dep" {
+			continue // not every directory has an index
+		}
 		if err != nil {
 			return "", fmt.Errorf("cannot read what the initramfs is made of: %w", err)
 		}
@@ -84,12 +87,13 @@ func write(path string, src Source) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("cannot make the directory for initramfs archives: %w", err)
 	}
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	// Every VMM may read it, through its descriptor: it holds no secret.
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return fmt.Errorf("cannot write the initramfs: %w", err)
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
-	if err := errors.Join(Build(w, src), w.Flush(), f.Close()); err != nil {
+	if err := errors.Join(Build(w, src), w.Flush(), f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return os.Rename(f.Name(), path)

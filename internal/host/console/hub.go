@@ -73,6 +73,7 @@ func (h *hub) read() {
 func (h *hub) run(file *logFile) {
 	watchers := map[*watcher]bool{}
 	var scrollback []byte
+	failing := false // the last write to the log failed
 	defer func() {
 		close(h.done)
 		for w := range watchers {
@@ -88,9 +89,11 @@ func (h *hub) run(file *logFile) {
 			if !ok {
 				return
 			}
-			if err := file.write(text); err != nil {
+			err := file.write(text)
+			if err != nil && !failing { // the guest sets the pace: say it once
 				h.log.Error("cannot write the console log", "err", err)
 			}
+			failing = err != nil
 			scrollback = append(scrollback, text...)
 			scrollback = scrollback[max(0, len(scrollback)-maxScrollback):]
 			for w := range watchers {

@@ -47,6 +47,8 @@ var optional = []string{"virtio_rng"}
 var features = []need{
 	{kernel.Driver{Config: "BLK_DEV_INITRD"}, "starting from an initramfs"},
 	{kernel.Driver{Config: "DEVTMPFS"}, "device files"},
+	{kernel.Driver{Config: "ACPI"}, "finding the devices and powering off"},
+	{kernel.Driver{Config: "SERIAL_8250_CONSOLE"}, "the serial console"},
 }
 
 // needs is what one image asks of its kernel.

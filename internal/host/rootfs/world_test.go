@@ -65,7 +65,7 @@ func config(t *testing.T, options string) string {
 }
 
 const (
-	bootOptions = "BLK_DEV_INITRD=y DEVTMPFS=y MODULES=y "
+	bootOptions = "BLK_DEV_INITRD=y DEVTMPFS=y ACPI=y SERIAL_8250_CONSOLE=y MODULES=y "
 	allOptions  = bootOptions + "VIRTIO_MMIO=y VIRTIO_BLK=y VIRTIO_CONSOLE=y VIRTIO_NET=y EXT4_FS=y OVERLAY_FS=y SQUASHFS=y ISO9660_FS=y"
 )
 

@@ -18,7 +18,7 @@ type acceleration struct {
 	groups []int // groups that the process needs to open /dev/kvm
 }
 
-const kvmHint = "set HATCH_VMM_ACCEL=auto to use software emulation, or run Hatch where the processor's virtualisation is available"
+const kvmHint = "let the driver choose software emulation, or run Hatch where the processor's virtualisation is available"
 
 // chooseAccel decides once, when the driver is made. group says through which
 // group an unprivileged process may open the device.

@@ -4,6 +4,7 @@ package qemu
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -57,12 +58,31 @@ func findWords(dir string, pid int) (*words, error) {
 		_ = file.Close()
 		return nil, err
 	}
-	r, err := os.OpenFile(filepath.Join("/proc", strconv.Itoa(pid), "fd", "2"), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	r, err := openPipe(filepath.Join("/proc", strconv.Itoa(pid), "fd", "2"))
 	if err != nil {
 		_ = file.Close()
 		return nil, err
 	}
 	return copyWords(r, file, maxWords-st.Size()), nil
+}
+
+// openPipe opens a descriptor of another process, if it is a pipe. What it is
+// is found out before it is opened for reading: the process, should a guest
+// have taken it over, may have put anything there.
+func openPipe(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFIFO {
+		return nil, errors.New("the process's standard error is not the pipe it was started with")
+	}
+	return os.OpenFile("/proc/self/fd/"+strconv.Itoa(fd), os.O_RDONLY|unix.O_NONBLOCK, 0)
 }
 
 func copyWords(pipe, file *os.File, room int64) *words {
