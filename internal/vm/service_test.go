@@ -376,3 +376,37 @@ func TestAReadyGuestEndsTheWait(t *testing.T) {
 		t.Errorf("waiting for a stopped guest: %v", err)
 	}
 }
+
+// TestAMachineOutOfReachIsNotTakenForGone lets a daemon start that cannot take
+// over a live machine at first.
+func TestAMachineOutOfReachIsNotTakenForGone(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	w.shut(t)
+	w.adoptFaults = 1 // the one of the start
+	w.serve(t)
+	got, err := w.Get(t.Context(), owner, v.ID)
+	if err != nil || got.State != vm.Running {
+		t.Fatalf("got %s (%s), %v", got.State, got.StateReason, err)
+	}
+	w.adoptFaults = 1
+	for name, call := range map[string]func() error{
+		"delete": func() error { w.adoptFaults = 1; return w.Delete(t.Context(), owner, v.ID) },
+		"start":  func() error { w.adoptFaults = 1; _, err := w.Start(t.Context(), owner, v.ID); return err },
+		"stop":   func() error { w.adoptFaults = 1; _, err := w.Stop(t.Context(), owner, v.ID); return err },
+	} {
+		if err := call(); !errs.HasCode(err, "machine_out_of_reach") {
+			t.Errorf("%s of a machine out of reach: %v", name, err)
+		}
+	}
+	if !w.files[v.ID] {
+		t.Fatal("the files of a live machine were removed")
+	}
+	if stopped, err := w.Stop(t.Context(), owner, v.ID); err != nil || stopped.State != vm.Stopped {
+		t.Errorf("once it answers again: %+v, %v", stopped, err)
+	}
+	if err := w.Delete(t.Context(), owner, v.ID); err != nil {
+		t.Error(err)
+	}
+	w.requireNothing(t)
+}

@@ -32,7 +32,8 @@ type world struct {
 	store  *store.Store
 	driver *vmmtest.Fake
 
-	image image.Image
+	image       image.Image
+	adoptFaults int // how many adoptions fail from now on
 
 	mu       sync.Mutex
 	fail     map[string]error // by call; taken at the first use
@@ -96,7 +97,7 @@ func (w *world) serve(t *testing.T) {
 	w.Service = vm.New(vm.Deps{
 		Store: bookStore{w.store, w}, Images: bookImages{w}, Templates: noTemplates{}, Network: bookNetwork{w},
 		Forwards: bookForwards{w}, Files: bookFiles{w, t.TempDir()}, Guests: bookGuests{w}, Consoles: bookConsoles{w},
-		Host: bigHost{}, Drivers: map[string]vmm.Driver{"fake": w.driver}, Log: slog.New(slog.DiscardHandler),
+		Host: bigHost{}, Drivers: map[string]vmm.Driver{"fake": deafDriver{w.driver, w}}, Log: slog.New(slog.DiscardHandler),
 	}, vm.Settings{
 		DefaultDriver: "fake", VCPUs: 1, MemMiB: 512, DiskMiB: 1024, BootArgs: "console=ttyS0",
 		StopTimeout: 200 * time.Millisecond,
@@ -105,7 +106,8 @@ func (w *world) serve(t *testing.T) {
 			TapPrefix: "htap", IdempotencyReach: time.Hour,
 		},
 	})
-	if err := w.Adopt(t.Context(), "/"); err != nil {
+	faults := w.adoptFaults
+	if err := w.Adopt(t.Context(), "/"); err != nil && faults == 0 {
 		t.Fatal(err)
 	}
 }
@@ -161,6 +163,20 @@ func (b bookStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM))
 		return vm.VM{}, err
 	}
 	return b.Store.UpdateVM(ctx, id, change)
+}
+
+// deafDriver is the fake driver, but for adoptions that are told to fail.
+type deafDriver struct {
+	*vmmtest.Fake
+	w *world
+}
+
+func (d deafDriver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
+	if d.w.adoptFaults > 0 {
+		d.w.adoptFaults--
+		return nil, errors.New("injected: the VMM does not answer")
+	}
+	return d.Fake.Adopt(ctx, h)
 }
 
 type bookImages struct{ w *world }
