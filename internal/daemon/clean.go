@@ -11,6 +11,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/config"
+	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/host/link"
 	"github.com/hatchvm/hatch/internal/store"
 	"github.com/hatchvm/hatch/internal/vmm"
@@ -39,7 +40,7 @@ func Clean(ctx context.Context, cfg config.Config, purge bool, log *slog.Logger)
 	if err := endMachines(ctx, driver, filepath.Join(cfg.DataDir, "vms"), log); err != nil {
 		return err
 	}
-	if err := link.New(link.Config{Network: cfg.Network, Log: log}).Teardown(); err != nil {
+	if err := errors.Join(link.New(link.Config{Network: cfg.Network, Log: log}).Teardown(), jail.Sweep()); err != nil {
 		return err
 	}
 	log.Info("removed the bridge and the packet rules", "bridge", cfg.Network.Bridge)

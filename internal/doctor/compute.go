@@ -139,9 +139,13 @@ func (e examiner) qemu(ctx context.Context) Check {
 
 // cgroups never fails: without them VMs run, but unlimited.
 func (e examiner) cgroups(context.Context) Check {
-	const name, root = "cgroups", "/sys/fs/cgroup"
-	if _, err := e.Stat(root + "/cgroup.controllers"); err != nil {
-		return warn(name, "the host has no unified cgroup hierarchy (v2); VMs run without CPU and memory limits").
+	const name, unified, legacy = "cgroups", "/sys/fs/cgroup", "/sys/fs/cgroup/memory"
+	root := unified
+	if _, err := e.Stat(unified + "/cgroup.controllers"); err != nil {
+		root = legacy
+	}
+	if _, err := e.Stat(root); err != nil {
+		return warn(name, "the host has no cgroups (neither v2 nor v1 is mounted); VMs run without CPU and memory limits").
 			hint("boot with systemd.unified_cgroup_hierarchy=1")
 	}
 	if err := e.Writable(root); err != nil {

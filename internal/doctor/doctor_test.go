@@ -186,8 +186,11 @@ func TestWhatIsMissing(t *testing.T) {
 			sys:   host(func(s *System) { s.Listen = func(string) error { return syscall.EADDRINUSE } }),
 			check: "ssh_ports", status: Warn, message: "16000 16001", hint: "HATCH_SSH_PORT_MIN",
 		},
-		"cgroups v1": {
+		"no cgroups": {
 			sys: host(func(s *System) { s.Stat = gone("/sys/fs/cgroup") }), check: "cgroups", status: Warn, message: "v2", hint: "unified",
+		},
+		"cgroups v1": {
+			sys: host(func(s *System) { s.Stat = gone("/sys/fs/cgroup/cgroup.controllers") }), check: "cgroups", status: Pass, message: "limits can be set",
 		},
 		"cgroups read-only": {
 			sys:   host(func(s *System) { s.Writable = func(string) error { return syscall.EROFS } }),

@@ -201,10 +201,13 @@ func (g *group) remove() {
 	}
 }
 
-// Sweep removes cgroups of ours whose process ended while no daemon watched.
-// The kernel refuses for those that are in use.
+// Sweep removes cgroups of ours whose process ended while no daemon watched,
+// and the folder they are in. The kernel refuses for those that are in use.
 func Sweep() error {
-	patterns := []string{filepath.Join(cgroupRoot, "*", ourFolder, "*"), filepath.Join(cgroupRoot, ourFolder, "*")}
+	patterns := []string{
+		filepath.Join(cgroupRoot, "*", ourFolder, "*"), filepath.Join(cgroupRoot, ourFolder, "*"),
+		filepath.Join(cgroupRoot, "*", ourFolder), filepath.Join(cgroupRoot, ourFolder),
+	}
 	for _, pattern := range patterns {
 		dirs, err := filepath.Glob(pattern)
 		if err != nil {
