@@ -68,10 +68,31 @@ func testOwnKernel(t *testing.T, w *world) {
 	}
 	w.delete(t, v.ID)
 
-	_, err := w.client.CreateImage(t.Context(), api.CreateImage{
-		KernelPath: image.KernelPath, RootfsPath: image.RootfsPath, ModulesPath: t.TempDir(),
+	empty := t.TempDir()
+	w.requireRefused(t, image, empty, "modules.dep")
+	few := t.TempDir()
+	for file, content := range map[string]string{"modules.dep": "kernel/fs/fat/fat.ko:\n", "modules.builtin": ""} {
+		if err := os.WriteFile(filepath.Join(few, file), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.requireRefused(t, image, few, "virtio")
+}
+
+// requireRefused registers the image's kernel with other modules.
+func (w *world) requireRefused(t *testing.T, image api.Image, modules, missing string) {
+	t.Helper()
+	base, err := w.client.GetImage(t.Context(), image.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := w.client.CreateImage(t.Context(), api.CreateImage{
+		KernelPath: base.KernelPath, RootfsPath: base.RootfsPath, ModulesPath: modules,
 	})
-	if !client.IsInvalid(err) || !strings.Contains(err.Error(), "virtio") {
-		t.Errorf("a kernel without the modules it needs is answered with %v; want a refusal that names what is missing", err)
+	if err == nil {
+		_ = w.client.DeleteImage(t.Context(), got.ID)
+	}
+	if !client.IsInvalid(err) || !strings.Contains(err.Error(), missing) {
+		t.Errorf("a kernel without the modules it needs is answered with %v; want a refusal that names %s", err, missing)
 	}
 }

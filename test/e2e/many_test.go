@@ -19,9 +19,7 @@ func testTwenty(t *testing.T, w *world) {
 	before := w.look(t)
 	began := time.Now()
 	vms, err := each(many, func(ctx context.Context, _ int) (api.VM, error) {
-		body := minimal()
-		body.MemMiB = new(64)
-		return w.client.CreateVM(ctx, body, client.CreateOptions{})
+		return w.client.CreateVM(ctx, minimal(), client.CreateOptions{})
 	})
 	defer func() {
 		for _, v := range vms {
