@@ -33,9 +33,14 @@ type bare struct {
 	dir     string
 }
 
-// copyOf takes what the VMM was started with. emptyDisk is a file like the
-// VM's own disk was before it booted.
-func copyOf(v vmm, emptyDisk string) (b *bare, err error) {
+// disks are the files to boot from, by the serial that a disk has. The VM's
+// own, which is written to, is copied.
+type disks map[string]string
+
+const writtenDisk = "hatch-disk"
+
+// copyOf takes what the VMM was started with, while it runs.
+func copyOf(v vmm, files disks) (b *bare, err error) {
 	dir, err := os.MkdirTemp("", "hatch-bare-")
 	if err != nil {
 		return nil, err
@@ -43,7 +48,7 @@ func copyOf(v vmm, emptyDisk string) (b *bare, err error) {
 	program, err := os.Readlink(v.link("exe"))
 	b = &bare{program: program, dir: dir, args: slices.DeleteFunc(slices.Clone(v.args[1:]), func(a string) bool { return a == "-S" })}
 	if err == nil {
-		err = b.takeFiles(v, emptyDisk)
+		err = b.takeFiles(v, files)
 	}
 	if err != nil {
 		return nil, errors.Join(err, b.close())
@@ -51,24 +56,40 @@ func copyOf(v vmm, emptyDisk string) (b *bare, err error) {
 	return b, nil
 }
 
+// The arguments that name a descriptor.
 var (
-	fdArgument  = regexp.MustCompile(`(?:[,=]|^)fd=(\d+)`)
-	fdPath      = regexp.MustCompile(`^/proc/self/fd/(\d+)$`)
-	agentSocket = regexp.MustCompile(`^socket,id=agent,fd=(\d+)`)
+	bootFile = regexp.MustCompile(`^/proc/self/fd/(\d+)$`)
+	socket   = regexp.MustCompile(`^socket,id=(\w+),fd=(\d+),`)
+	diskFile = regexp.MustCompile(`^fd=(\d+),set=(\d+)$`)
+	tap      = regexp.MustCompile(`^tap,.*fd=(\d+)$`)
 )
 
-// takeFiles opens, under the numbers that the arguments name, what the VMM has
-// open there. Its sockets and its TAP get stand-ins.
-func (b *bare) takeFiles(v vmm, emptyDisk string) error {
-	for _, fd := range descriptorsIn(b.args) {
-		for len(b.files) <= fd-firstFile {
-			b.files = append(b.files, nil)
+// takeFiles opens, under the numbers that the arguments name, what the VMM had
+// open there at its start. Its sockets and its TAP get stand-ins.
+func (b *bare) takeFiles(v vmm, files disks) error {
+	for _, arg := range b.args {
+		var fd string
+		var f *os.File
+		var err error
+		if m := bootFile.FindStringSubmatch(arg); m != nil {
+			fd = m[1]
+			f, err = os.Open(v.link("fd", fd))
+		} else if m := socket.FindStringSubmatch(arg); m != nil {
+			fd = m[2]
+			f, err = b.listen(m[1])
+		} else if m := diskFile.FindStringSubmatch(arg); m != nil {
+			fd = m[1]
+			f, err = b.openDisk(m[2], files)
+		} else if m := tap.FindStringSubmatch(arg); m != nil {
+			fd = m[1]
+			f, err = openTAP()
+		} else {
+			continue
 		}
-		f, err := b.take(v, fd, emptyDisk)
 		if err != nil {
-			return fmt.Errorf("cannot take descriptor %d of the VMM: %w", fd, err)
+			return fmt.Errorf("cannot take what %s names: %w", arg, err)
 		}
-		b.files[fd-firstFile] = f
+		b.put(fd, f)
 	}
 	if b.agent == nil {
 		return errors.New("the VMM has no channel to the agent")
@@ -76,76 +97,39 @@ func (b *bare) takeFiles(v vmm, emptyDisk string) error {
 	return nil
 }
 
-func descriptorsIn(args []string) []int {
-	var fds []int
-	for _, arg := range args {
-		for _, form := range []*regexp.Regexp{fdArgument, fdPath} {
-			if m := form.FindStringSubmatch(arg); m != nil {
-				fd, _ := strconv.Atoi(m[1]) // digits
-				fds = append(fds, fd)
-			}
-		}
+func (b *bare) put(fd string, f *os.File) {
+	number, _ := strconv.Atoi(fd) // digits
+	for len(b.files) <= number-firstFile {
+		b.files = append(b.files, nil)
 	}
-	slices.Sort(fds)
-	return slices.Compact(fds)
+	b.files[number-firstFile] = f
 }
 
-func (b *bare) take(v vmm, fd int, emptyDisk string) (*os.File, error) {
-	link := v.link("fd", strconv.Itoa(fd))
-	target, err := os.Readlink(link)
-	switch {
-	case err != nil:
-		return nil, err
-	case strings.HasPrefix(target, "socket:"):
-		return b.listen(fd)
-	case target == "/dev/net/tun":
-		return openTAP()
-	case filepath.Base(target) == filepath.Base(b.diskOf(v)):
-		return b.copyFile(emptyDisk)
-	}
-	return os.Open(link)
-}
-
-// diskOf returns the path of the one file that the VMM may write: its disk.
-func (b *bare) diskOf(v vmm) string {
-	for _, fd := range descriptorsIn(b.args) {
-		link := v.link("fd", strconv.Itoa(fd))
-		info, err := os.Stat(link)
-		if err != nil || !info.Mode().IsRegular() {
+// openDisk opens the disk whose descriptor set has this number, counted from 1.
+func (b *bare) openDisk(set string, files disks) (*os.File, error) {
+	number, _ := strconv.Atoi(set) // digits
+	drive := fmt.Sprintf(`"drive":"disk%d"`, number-1)
+	for serial, path := range files {
+		if !slices.ContainsFunc(b.args, func(a string) bool {
+			return strings.Contains(a, drive) && strings.Contains(a, `"serial":"`+serial+`"`)
+		}) {
 			continue
 		}
-		text, err := os.ReadFile(v.link("fdinfo", strconv.Itoa(fd)))
-		if err == nil && writable(string(text)) {
-			target, _ := os.Readlink(link)
-			return target
+		if serial != writtenDisk {
+			return os.Open(path)
 		}
-	}
-	return ""
-}
-
-// writable reads the flags of an open file, in octal.
-func writable(fdinfo string) bool {
-	for line := range strings.Lines(fdinfo) {
-		if value, ok := strings.CutPrefix(line, "flags:"); ok {
-			flags, err := strconv.ParseInt(strings.TrimSpace(value), 8, 64)
-			return err == nil && flags&unix.O_ACCMODE == unix.O_RDWR
+		to := filepath.Join(b.dir, "disk")
+		if out, err := exec.Command("cp", "--sparse=always", path, to).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("%w: %s", err, out)
 		}
+		return os.OpenFile(to, os.O_RDWR, 0)
 	}
-	return false
-}
-
-func (b *bare) copyFile(path string) (*os.File, error) {
-	to := filepath.Join(b.dir, "disk")
-	if out, err := exec.Command("cp", "--sparse=always", path, to).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, out)
-	}
-	return os.OpenFile(to, os.O_RDWR, 0)
+	return nil, fmt.Errorf("no file is known for the disk with %s", drive)
 }
 
 // listen makes a socket in the place of one of the VMM's.
-func (b *bare) listen(fd int) (*os.File, error) {
-	path := filepath.Join(b.dir, strconv.Itoa(fd))
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+func (b *bare) listen(id string) (*os.File, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(b.dir, id), Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
@@ -154,10 +138,7 @@ func (b *bare) listen(fd int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if slices.ContainsFunc(b.args, func(a string) bool {
-		m := agentSocket.FindStringSubmatch(a)
-		return m != nil && m[1] == strconv.Itoa(fd)
-	}) {
+	if id == "agent" {
 		b.agent = l // kept for its address only: QEMU accepts
 		return f, nil
 	}

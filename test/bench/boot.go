@@ -15,12 +15,13 @@ import (
 )
 
 const (
-	rounds    = 12
-	warmUps   = 2 // of the rounds, not counted: templates, initramfs and caches are made
-	benchMem  = 128
-	benchDisk = 256
-	patience  = 2 * time.Minute
-	buildTime = 30 * time.Minute
+	benchImage = "img_minimal"
+	rounds     = 12
+	warmUps    = 2 // of the rounds, not counted: templates, initramfs and caches are made
+	benchMem   = 128
+	benchDisk  = 256
+	patience   = 2 * time.Minute
+	buildTime  = 30 * time.Minute
 )
 
 // boots is what was measured of creates and of a bare QEMU, in turn.
@@ -44,10 +45,17 @@ func measureBoots(out io.Writer, d *sandbox.Daemon) error {
 	if err := build(c, "minimal"); err != nil {
 		return err
 	}
-	emptyDisk := filepath.Join(d.DataDir, "templates", fmt.Sprintf("overlay-%dM.ext4", benchDisk))
+	image, err := c.GetImage(context.Background(), benchImage)
+	if err != nil {
+		return err
+	}
+	files := disks{
+		"hatch-root": image.RootfsPath,
+		writtenDisk:  filepath.Join(d.DataDir, "templates", fmt.Sprintf("overlay-%dM.ext4", benchDisk)),
+	}
 	b := &boots{steps: map[string]sample{}}
 	for round := range rounds {
-		if err := b.round(c, heard, emptyDisk, round >= warmUps); err != nil {
+		if err := b.round(c, heard, files, d.DataDir, round >= warmUps); err != nil {
 			return err
 		}
 	}
@@ -73,11 +81,11 @@ func build(c *client.Client, recipe string) error {
 }
 
 // round is one create and delete, and then one boot by hand of what was created.
-func (b *boots) round(c *client.Client, heard *listener, emptyDisk string, count bool) error {
+func (b *boots) round(c *client.Client, heard *listener, files disks, dataDir string, count bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	began := time.Now()
-	v, err := c.CreateVM(ctx, api.CreateVM{ImageID: "img_minimal", MemMiB: new(benchMem), DiskMiB: new(benchDisk)}, client.CreateOptions{})
+	v, err := c.CreateVM(ctx, api.CreateVM{ImageID: benchImage, MemMiB: new(benchMem), DiskMiB: new(benchDisk)}, client.CreateOptions{})
 	if err != nil {
 		return err
 	}
@@ -92,7 +100,8 @@ func (b *boots) round(c *client.Client, heard *listener, emptyDisk string, count
 	if err != nil {
 		return err
 	}
-	machine, err := copyOf(vmm, emptyDisk)
+	files["hatch-seed"] = filepath.Join(dataDir, "vms", v.ID, "seed.iso")
+	machine, err := copyOf(vmm, files)
 	if err != nil {
 		return err
 	}
