@@ -105,8 +105,17 @@ func (s *Store) LeaseVM(ctx context.Context, id string, pools vm.Pools, limit vm
 	return stored, err
 }
 
-// renewLease stores that the VM starts, with a lease that is whole.
+// renewLease stores that the VM starts, with a lease that is whole. An SSH
+// port that another program has taken meanwhile is exchanged.
 func (t *tx) renewLease(ctx context.Context, row vmRow, v vm.VM, pools vm.Pools) error {
+	if whole(v) && v.EnableNetwork && pools.SSHBusy != nil && pools.SSHBusy(v.Lease.SSHPort) {
+		port, err := t.sshPort(ctx, pools)
+		if err != nil {
+			return err
+		}
+		v.Lease.SSHPort = port
+		row.setLease(v.Lease)
+	}
 	if !whole(v) {
 		want, err := t.formerLease(ctx, row, pools)
 		if err != nil {

@@ -103,6 +103,21 @@ func TestPortsOfOthersArePassedOver(t *testing.T) {
 	})
 }
 
+func TestAPortTakenMeanwhileIsExchanged(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		p := pools(t)
+		v, _, err := s.CreateVM(t.Context(), newVM("vm_a"), vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{})
+		noError(t, err)
+		p.SSHBusy = func(port int) bool { return port == v.Lease.SSHPort }
+		again, err := s.LeaseVM(t.Context(), v.ID, p, vm.Capacity{})
+		noError(t, err)
+		if again.Lease.SSHPort == v.Lease.SSHPort || again.Lease.Address != v.Lease.Address || again.Lease.UID != v.Lease.UID {
+			t.Errorf("from %+v to %+v", v.Lease, again.Lease)
+		}
+	})
+}
+
 func TestWantedAddressAndMAC(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		chosen := mac("02:00:00:00:00:99")

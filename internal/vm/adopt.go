@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -41,16 +43,10 @@ func (s *Service) reconcileAll(ctx context.Context, root string) (cutShort []VM,
 	if err != nil {
 		return nil, err
 	}
+	faults := s.reconcileEach(ctx, vms, found)
 	known := map[string]bool{}
-	var faults []error
 	for _, v := range vms {
 		known[v.ID] = true
-		if s.busy(v.ID) {
-			continue // created since we began
-		}
-		if err := s.reconcile(ctx, v, found[v.ID]); err != nil {
-			faults = append(faults, fmt.Errorf("%s: %w", v.ID, err))
-		}
 		if v.State == Stopping && s.instanceOf(v.ID) != nil {
 			cutShort = append(cutShort, v)
 		}
@@ -61,6 +57,29 @@ func (s *Service) reconcileAll(ctx context.Context, root string) (cutShort []VM,
 		}
 	}
 	return cutShort, errors.Join(append(faults, s.removeOrphans(ctx, known))...)
+}
+
+// adoptAtOnce bounds how many VMs are taken over at a time: a VMM that does not
+// answer shall not hold up all others.
+const adoptAtOnce = 8
+
+func (s *Service) reconcileEach(ctx context.Context, vms []VM, found map[string]vmm.Handle) []error {
+	faults := make([]error, len(vms))
+	var each errgroup.Group
+	each.SetLimit(adoptAtOnce)
+	for i, v := range vms {
+		each.Go(func() error {
+			if s.busy(v.ID) {
+				return nil // created since we began
+			}
+			if err := s.reconcile(ctx, v, found[v.ID]); err != nil {
+				faults[i] = fmt.Errorf("%s: %w", v.ID, err)
+			}
+			return nil
+		})
+	}
+	_ = each.Wait() // the faults are kept in their order instead
+	return faults
 }
 
 // machines lists what every driver finds of ours, by VM id.

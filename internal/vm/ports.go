@@ -71,7 +71,7 @@ type Store interface {
 	// LeaseVM gives a VM whose lease was released a new one (the old address
 	// when it is free), sets its state to starting, so that its memory counts
 	// from now on, and returns the VM as stored. A lease that is whole already
-	// is left alone. Errors as CreateVM's, and errs.NotFound.
+	// is left alone, but for an SSH port that is busy now. Errors as CreateVM's, and errs.NotFound.
 	LeaseVM(ctx context.Context, id string, pools Pools, limit Capacity) (VM, error)
 
 	// ReleaseVM empties the VM's lease.

@@ -33,7 +33,7 @@ type world struct {
 	driver *vmmtest.Fake
 
 	image       image.Image
-	adoptFaults int // how many adoptions fail from now on
+	adoptFaults int // guarded by mu: how many adoptions fail from now on
 
 	mu       sync.Mutex
 	fail     map[string]error // by call; taken at the first use
@@ -172,8 +172,13 @@ type deafDriver struct {
 }
 
 func (d deafDriver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
-	if d.w.adoptFaults > 0 {
+	d.w.mu.Lock()
+	fail := d.w.adoptFaults > 0
+	if fail {
 		d.w.adoptFaults--
+	}
+	d.w.mu.Unlock()
+	if fail {
 		return nil, errors.New("injected: the VMM does not answer")
 	}
 	return d.Fake.Adopt(ctx, h)
