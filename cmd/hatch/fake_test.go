@@ -36,7 +36,7 @@ type fakeServer struct {
 	keys      []api.Key
 	calls     []string // method and path with query
 	bodies    []string
-	console   string // what was typed
+	console   chan string // what was typed, once per console
 	health    api.Health
 	answer    map[string]api.Problem // by "METHOD /path": fail so
 	onCreate  func()                 // called once when a VM is made; the client is not answered
@@ -46,6 +46,7 @@ type fakeServer struct {
 func newFake(t *testing.T) *fakeServer {
 	t.Helper()
 	f := &fakeServer{
+		console: make(chan string, 4),
 		vms: []api.VM{
 			{
 				ID: "vm_web000000001", Name: "web", ImageID: "img_default", State: api.StateRunning, VCPUCount: 2, MemMiB: 1024, DiskMiB: 4096,
@@ -201,7 +202,7 @@ func (f *fakeServer) consoleOf(w http.ResponseWriter, r *http.Request) {
 	defer func() { _ = conn.CloseNow() }()
 	_ = conn.Write(r.Context(), websocket.MessageBinary, []byte("login: "))
 	_, typed, _ := conn.Read(r.Context())
-	f.console = string(typed)
+	f.console <- string(typed)
 	_ = conn.Close(websocket.StatusNormalClosure, "")
 }
 
