@@ -54,10 +54,11 @@ func (c *cli) imageBuildCommand() *cobra.Command {
 	var quiet bool
 	cmd := &cobra.Command{
 		Use: "build [debian|minimal]", Short: "Build an image on the server and print its id",
-		Long: `Build an image on the server and print its id. debian (the default) is Debian 12
-with systemd, sshd and cloud-init, and becomes img_default; minimal is a busybox
-userland, and becomes img_minimal. An image that was built before is taken from
-the cache. The build goes on when this command is interrupted.`,
+		Long: `Build an image on the server and print its id. debian (the default) is Debian
+12 with systemd, sshd and cloud-init, and becomes img_default; minimal is a
+busybox userland without an SSH server or cloud-init, and becomes img_minimal.
+An image that was built before is taken from the cache. The build goes on when
+this command is interrupted.`,
 		ValidArgs: []string{"debian", "minimal"},
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {

@@ -50,7 +50,7 @@ func (f *machineFlags) add(c *cli, cmd *cobra.Command) {
 	flags.StringVar(&f.bootArgs, "boot-args", "", "kernel boot `arguments`")
 	flags.BoolVar(&f.noNet, "no-network", false, "no network and no SSH port")
 	flags.StringVar(&f.userData, "user-data", "", "cloud-init user data from `file`, or - for stdin")
-	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` to filter by (repeatable)")
+	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` to find it by (repeatable)")
 	flags.StringArrayVar(&f.sshKeys, "ssh-key", nil, "public key `file` for SSH, or default for ~/.ssh/id_*.pub (repeatable)")
 	_ = cmd.RegisterFlagCompletionFunc("image", c.completeImages)
 }

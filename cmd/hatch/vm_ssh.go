@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -83,7 +84,30 @@ func (c *cli) ssh(ctx context.Context, v api.VM, f *sshFlags, command []string) 
 	if err != nil {
 		return hint(errors.New("cannot log in: ssh is not installed"), "apt-get install openssh-client")
 	}
+	if err := c.awaitSSH(ctx, v); err != nil {
+		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
+	}
 	return c.passThrough(ctx, program, args)
+}
+
+// sshPatience is how long a guest may take to answer on its SSH port; one that
+// has booted answers at once.
+const sshPatience = time.Minute
+
+// awaitSSH waits until the guest's SSH server greets.
+func (c *cli) awaitSSH(ctx context.Context, v api.VM) error {
+	server, err := c.client()
+	if err != nil {
+		return err
+	}
+	done := c.progress("waiting for SSH in " + displayName(v))
+	_, err = server.WaitVM(ctx, v.ID, "ssh", sshPatience)
+	done()
+	if client.IsTimeout(err) {
+		return hint(fmt.Errorf("no SSH server answered within %s", sshPatience),
+			"hatch logs %s shows whether it is still booting; an image without an SSH server, such as minimal, has hatch console %s", displayName(v), displayName(v))
+	}
+	return err
 }
 
 // passThrough runs a program on our own streams and ends with its exit code.
