@@ -20,7 +20,7 @@ quickstart: ## From a bare Debian 12 to a VM you are logged in to: packages, bui
 	scripts/quickstart
 
 .PHONY: clean-host
-clean-host: ## Remove every trace of hatchd from this host; PURGE=1 removes its data too
+clean-host: ## Remove VMs, hatchd, bridge and rules from this host; PURGE=1: images, disks and keys, too
 	PURGE='$(PURGE)' scripts/clean-host
 
 .PHONY: install
