@@ -17,7 +17,7 @@ var customize string
 
 // packages of the image, beside what apt and Debian's essential set bring.
 var packages = []string{
-	"systemd-sysv", "dbus", "udev", "kmod", "libpam-systemd",
+	"systemd-sysv", "dbus", "udev", "kmod", "libpam-systemd", "libnss-myhostname",
 	"openssh-server", "cloud-init", "sudo",
 	"ca-certificates", "curl", "iproute2", "iputils-ping", "procps", "less",
 }
