@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/id"
 )
 
 // KeyFile is the file in the data directory that holds the first key, for the
@@ -80,7 +81,7 @@ func (s *Service) makeFirst(ctx context.Context, path string) (string, error) {
 	if err := writeKeyFile(path, secret); err != nil {
 		return "", err
 	}
-	if err := s.store.InsertKey(ctx, newKey(randomID("key_"), AdminID, "admin", secret)); err != nil {
+	if err := s.store.InsertKey(ctx, newKey(id.New("key_"), AdminID, "admin", secret)); err != nil {
 		return "", fmt.Errorf("cannot store the admin key: %w", err)
 	}
 	return secret, nil

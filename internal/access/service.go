@@ -2,7 +2,6 @@ package access
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/id"
 )
 
 // Bounds on what a caller may send.
@@ -133,7 +133,7 @@ func (s *Service) CreateKey(ctx context.Context, owner, name string) (Key, strin
 		return Key{}, "", err
 	}
 	secret := newSecret()
-	k := newKey(randomID("key_"), owner, name, secret)
+	k := newKey(id.New("key_"), owner, name, secret)
 	if err := s.store.InsertKey(ctx, k); err != nil {
 		return Key{}, "", err
 	}
@@ -229,29 +229,6 @@ func newKey(id, owner, name, secret string) Key {
 	return Key{ID: id, OwnerID: owner, Name: name, Hash: sum[:], CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
 }
 
-const (
-	lowerAndDigits = "abcdefghijklmnopqrstuvwxyz0123456789"
-	allLetters     = lowerAndDigits + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-)
-
 // newSecret returns a key with more than 256 bits of chance. The prefix lets
 // scanners for leaked secrets know it.
-func newSecret() string { return "hatch_" + random(allLetters, 43) }
-
-func randomID(prefix string) string { return prefix + random(lowerAndDigits, 12) }
-
-// random returns n letters, each equally likely.
-func random(letters string, n int) string {
-	unbiased := 256 - 256%len(letters)
-	text := make([]byte, 0, n)
-	var chunk [64]byte
-	for len(text) < n {
-		_, _ = rand.Read(chunk[:]) // never fails; see crypto/rand
-		for _, b := range chunk {
-			if int(b) < unbiased && len(text) < n {
-				text = append(text, letters[int(b)%len(letters)])
-			}
-		}
-	}
-	return string(text)
-}
+func newSecret() string { return "hatch_" + id.Random(id.Mixed, 43) }

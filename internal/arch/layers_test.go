@@ -32,7 +32,7 @@ var layers = []layer{
 		"internal/volume", "internal/access", "internal/event", "internal/idle",
 	}, []string{"nouns", "contracts", "words"}},
 	{"contracts", []string{"internal/vmm"}, []string{"words"}},
-	{"words", []string{"internal/errs"}, nil},
+	{"words", []string{"internal/errs", "internal/id"}, nil},
 	{"cli", []string{"cmd/hatch"}, []string{"client", "wire types"}},
 	{"client", []string{"client"}, []string{"wire types"}},
 	{"wire types", []string{"api"}, nil},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/id"
 )
 
 // The recipes and the ids their images get.
@@ -76,7 +77,7 @@ func (s *Service) StartBuild(_ context.Context, owner, recipe string, force bool
 	}
 	s.forgetOldest()
 	b := &build{info: Build{
-		ID: newID("bld_"), OwnerID: owner, Recipe: recipe, State: BuildRunning,
+		ID: id.New("bld_"), OwnerID: owner, Recipe: recipe, State: BuildRunning,
 		StartedAt: time.Now().UTC().Truncate(time.Microsecond),
 	}}
 	b.log.init()

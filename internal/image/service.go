@@ -3,7 +3,6 @@ package image
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"log/slog"
 	"regexp"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/id"
 )
 
 // Registration is what a caller asks to be registered: files of the host.
@@ -73,7 +73,7 @@ func (s *Service) examine(ctx context.Context, owner string, r Registration) (Im
 		return Image{}, err
 	}
 	return Image{
-		ID: cmp.Or(r.ID, newID("img_")), OwnerID: owner, Name: r.Name,
+		ID: cmp.Or(r.ID, id.New("img_")), OwnerID: owner, Name: r.Name,
 		Kernel: facts.Kernel, KernelVersion: facts.KernelVersion, ModulesPath: facts.ModulesPath,
 		Rootfs: facts.Rootfs, RootfsFormat: facts.RootfsFormat, DiskMode: facts.DiskMode,
 		BootArgs: r.BootArgs, CloudInit: facts.CloudInit,
@@ -173,9 +173,4 @@ func (s *Service) replace(ctx context.Context, owner string, r Registration) err
 		return err
 	}
 	return s.store.UpsertImage(ctx, i)
-}
-
-// newID returns prefix and 12 random lower-case letters and digits.
-func newID(prefix string) string {
-	return prefix + strings.ToLower(rand.Text()[:12])
 }

@@ -2,7 +2,6 @@ package template
 
 import (
 	"context"
-	"crypto/rand"
 	"regexp"
 	"strings"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/id"
 )
 
 // IDPrefix starts every template's id.
@@ -51,7 +51,7 @@ func (s *Service) Create(ctx context.Context, owner string, t Template) (Templat
 	if err := s.checkImage(ctx, owner, t.ImageID); err != nil {
 		return Template{}, err
 	}
-	t.ID = IDPrefix + strings.ToLower(rand.Text()[:12])
+	t.ID = id.New(IDPrefix)
 	t.OwnerID = owner
 	t.CreatedAt = time.Now().UTC().Truncate(time.Microsecond)
 	t.UpdatedAt = t.CreatedAt

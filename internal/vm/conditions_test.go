@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/id"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -101,10 +102,10 @@ func TestLocksSerialiseAndGiveUp(t *testing.T) {
 func TestNewIDsHaveTheDocumentedForm(t *testing.T) {
 	seen := map[string]bool{}
 	for range 1000 {
-		id := newID(IDPrefix)
-		if len(id) != len("vm_abc123def456") || seen[id] || !nameForm.MatchString(id[len(IDPrefix):]) {
-			t.Fatalf("id %q is of another form or not new", id)
+		text := id.New(IDPrefix)
+		if len(text) != len("vm_abc123def456") || seen[text] || !nameForm.MatchString(text[len(IDPrefix):]) {
+			t.Fatalf("id %q is of another form or not new", text)
 		}
-		seen[id] = true
+		seen[text] = true
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/id"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/template"
 )
@@ -33,7 +34,7 @@ func (s *Service) resolve(ctx context.Context, owner string, req CreateRequest) 
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	v := VM{
-		ID: newID(IDPrefix), OwnerID: owner, Name: req.Name,
+		ID: id.New(IDPrefix), OwnerID: owner, Name: req.Name,
 		Labels:  mergeLabels(tpl.Labels, req.Labels),
 		ImageID: img.ID, TemplateID: tpl.ID, Boot: img.Boot(),
 		Intent: WantRunning, State: Starting,

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net"
@@ -220,21 +219,4 @@ func (s *Service) release(id string, in *instance) bool {
 	}
 	delete(s.live, id)
 	return true
-}
-
-// newID returns prefix and 12 random lower-case letters and digits.
-func newID(prefix string) string {
-	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-	const unbiased = 256 - 256%len(letters)
-	id := make([]byte, 0, 12)
-	for len(id) < cap(id) {
-		var b [16]byte
-		_, _ = rand.Read(b[:]) // never fails; see crypto/rand
-		for _, x := range b {
-			if int(x) < unbiased && len(id) < cap(id) {
-				id = append(id, letters[int(x)%len(letters)])
-			}
-		}
-	}
-	return prefix + string(id)
 }
