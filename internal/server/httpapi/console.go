@@ -82,9 +82,11 @@ func joinConsole(ctx context.Context, conn *websocket.Conn, console io.ReadWrite
 		input = io.Discard
 	}
 	var sides sync.WaitGroup
+	// Closing conn, not client: that would first cancel the read that waits
+	// for the answer to the close frame, and with it cut the connection.
 	end := sync.OnceFunc(func() {
 		_ = console.Close()
-		_ = client.Close()
+		_ = conn.Close(websocket.StatusNormalClosure, "")
 		cancel()
 	})
 	sides.Go(func() { defer end(); _, _ = io.Copy(client, console) })
