@@ -171,3 +171,17 @@ func (s *Service) Console(ctx context.Context, owner, id string, readOnly bool) 
 	}
 	return s.deps.Consoles.Attach(ctx, id, readOnly)
 }
+
+// Guest returns the session with the agent of a VM that runs.
+// Errors: errs.NotFound; errs.Conflict with code vm_not_running.
+func (s *Service) Guest(ctx context.Context, owner, id string) (Guest, error) {
+	v, err := s.deps.Store.VM(ctx, owner, id)
+	if err != nil {
+		return nil, err
+	}
+	in, err := s.running(ctx, v, "work inside")
+	if err != nil {
+		return nil, err
+	}
+	return in.guest, nil
+}

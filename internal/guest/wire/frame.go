@@ -1,0 +1,58 @@
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+)
+
+// What follows the reply of a streaming operation is frames: a kind (1 byte), a
+// length (4 bytes, big-endian), and so many bytes. Which kinds an operation has
+// stands with its messages.
+const (
+	// MaxFrame bounds a frame's payload in bytes. It is small, so that a signal
+	// need not wait long behind data.
+	MaxFrame   = 32 << 10
+	frameStart = 5
+)
+
+var errFrameTooLarge = errors.New("frame exceeds its limit")
+
+// writeFrame writes one frame in one piece.
+func writeFrame(w io.Writer, kind byte, payload []byte) error {
+	if len(payload) > MaxFrame {
+		return errFrameTooLarge
+	}
+	framed := make([]byte, frameStart, frameStart+len(payload))
+	framed[0] = kind
+	binary.BigEndian.PutUint32(framed[1:], uint32(len(payload)))
+	_, err := w.Write(append(framed, payload...))
+	return err
+}
+
+// frameReader reads frames into one buffer of bounded size.
+type frameReader struct {
+	r   io.Reader
+	buf []byte
+}
+
+// next returns the next frame; its payload is valid until the next call. At a
+// clean end between two frames the error is io.EOF.
+func (f *frameReader) next() (kind byte, payload []byte, err error) {
+	var start [frameStart]byte
+	if _, err := io.ReadFull(f.r, start[:]); err != nil {
+		return 0, nil, err
+	}
+	size := binary.BigEndian.Uint32(start[1:])
+	if size > MaxFrame {
+		return 0, nil, errFrameTooLarge
+	}
+	if cap(f.buf) < int(size) {
+		f.buf = make([]byte, size)
+	}
+	payload = f.buf[:size]
+	if _, err := io.ReadFull(f.r, payload); err != nil {
+		return 0, nil, io.ErrUnexpectedEOF
+	}
+	return start[0], payload, nil
+}
