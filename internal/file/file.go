@@ -43,8 +43,8 @@ type Owner string
 // ReadSpec says what to read of a file.
 type ReadSpec struct {
 	Path   string
-	Offset int64 // from the start; negative: from the end
-	Length int64 // negative: up to the end
+	Offset int64 // from the start; negative: from the end, or the start when that is nearer
+	Length int64 // negative: up to the end; what lies beyond the end is left out
 }
 
 // WriteSpec says where to write a file. It replaces what is there in one step,
@@ -92,12 +92,14 @@ type Change struct {
 // directory_not_empty, errs.Exhausted with code guest_disk_full, and
 // errs.Forbidden with code guest_refused for what the guest's kernel refuses.
 type Guest interface {
-	// ReadFile opens a regular file. The reader ends with an error, not with
-	// io.EOF, when the file could not be read to the end.
+	// ReadFile opens a regular file, through links. Info is of the open file,
+	// all of it. The reader ends with an error, not with io.EOF, when the file
+	// could not be read to the end.
 	ReadFile(ctx context.Context, spec ReadSpec) (Info, io.ReadCloser, error)
 
 	// WriteFile writes all of content, and returns once it is on the guest's
-	// disk in the file's place.
+	// disk in the file's place; a link at the path stays, and its target is
+	// replaced. An error of content is returned and leaves the old file.
 	WriteFile(ctx context.Context, spec WriteSpec, content io.Reader) (Info, error)
 
 	// StatFile describes the file itself, be it a link.
@@ -117,11 +119,12 @@ type Guest interface {
 	RemoveFile(ctx context.Context, path string, recursive bool) error
 
 	// ReadTree returns the file or tree at path as a tar archive, whose names
-	// begin with the last part of path. Sparse, special and vanishing files do
-	// not break it. It ends with an error when it is not whole.
+	// begin with the last part of path, "." for "/". A link at the path is all
+	// there is in it. Sparse, special and vanishing files do not break it. It
+	// ends with an error when it is not whole.
 	ReadTree(ctx context.Context, path string) (io.ReadCloser, error)
 
-	// WriteTree unpacks a tar archive.
+	// WriteTree unpacks a tar archive. An error of archive is returned.
 	WriteTree(ctx context.Context, spec TreeSpec, archive io.Reader) error
 
 	// WatchFiles reports changes of path (a file or directory; with recursive,
