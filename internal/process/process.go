@@ -12,6 +12,11 @@ import (
 	"time"
 )
 
+// MaxSpec bounds what a [Spec] says: bytes of Argv or Shell, Env, Dir and User
+// together, each entry counted with one more. It is a little less than what
+// Linux takes as one argument; a [Guest] takes all of it, whatever the bytes.
+const MaxSpec = 120 << 10
+
 // Spec says what to run.
 type Spec struct {
 	Argv    []string          // program and arguments; looked up in the guest's PATH when it has no slash
