@@ -83,27 +83,46 @@ func (c *Client) call(ctx context.Context, op Op, args, result any) error {
 	return c.exchange(ctx, op, args, func(stream io.Reader) error { return readResult(stream, result) })
 }
 
-// exchange opens a stream, sends the request and lets read take what comes.
-// When ctx is done the stream is cut off.
+// exchange begins a request and lets read take what comes. When ctx is done
+// the stream is cut off.
 func (c *Client) exchange(ctx context.Context, op Op, args any, read func(io.Reader) error) error {
+	stream, err := c.begin(ctx, op, args)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = stream.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = stream.SetDeadline(time.Now()) })
+	defer stop()
+	return asking(ctx, op, read(stream))
+}
+
+// begin opens a stream and sends the request; what follows on the stream is
+// the caller's. Until the request is sent, ctx cuts it off.
+func (c *Client) begin(ctx context.Context, op Op, args any) (*yamux.Stream, error) {
 	request := Request{Version: c.version, Op: op}
 	if args != nil {
 		raw, err := json.Marshal(args)
 		if err != nil {
-			return fmt.Errorf("cannot encode the arguments of %s: %w", op, err)
+			return nil, fmt.Errorf("cannot encode the arguments of %s: %w", op, err)
 		}
 		request.Args = raw
 	}
 	stream, err := c.open(ctx)
 	if err != nil {
-		return fmt.Errorf("cannot ask the agent for %s: %w", op, err)
+		return nil, asking(ctx, op, err)
 	}
-	defer func() { _ = stream.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = stream.SetDeadline(time.Now()) })
 	defer stop()
-	if err = writeMessage(stream, request); err == nil {
-		err = read(stream)
+	if err := writeMessage(stream, request); err != nil {
+		_ = stream.Close()
+		return nil, asking(ctx, op, err)
 	}
+	return stream, nil
+}
+
+// asking says what a request that ended with err asked for, and that ctx ended
+// it if it did.
+func asking(ctx context.Context, op Op, err error) error {
 	if err == nil {
 		return nil
 	}
