@@ -3,8 +3,6 @@
 package jail
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,7 +25,7 @@ func Identify(pid int) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	start, err := parseStartTime(stat)
+	st, err := parseStat(stat)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -36,7 +34,7 @@ func Identify(pid int) (Identity, error) {
 		return Identity{}, err
 	}
 	boot, err := BootID()
-	return Identity{PID: pid, StartTime: start, BootID: boot, Exe: exe}, err
+	return Identity{PID: pid, StartTime: st.start, BootID: boot, Exe: exe}, err
 }
 
 // BootID returns the id of this boot of the host.
@@ -57,23 +55,6 @@ func procPath(pid int, name string) string {
 func exeOf(pid int) (string, error) {
 	exe, err := os.Readlink(procPath(pid, "exe"))
 	return strings.TrimSuffix(exe, " (deleted)"), err
-}
-
-// startTimeField counts from the state, which follows the name in parentheses.
-const startTimeField = 22 - 3
-
-// parseStartTime finds field 22 of /proc/PID/stat. The second field, the
-// process's name, may hold anything, parentheses and spaces included.
-func parseStartTime(stat []byte) (uint64, error) {
-	end := bytes.LastIndexByte(stat, ')')
-	if end < 0 {
-		return 0, errors.New("the process's stat file has no name")
-	}
-	fields := bytes.Fields(stat[end+1:])
-	if len(fields) <= startTimeField {
-		return 0, errors.New("the process's stat file is too short")
-	}
-	return strconv.ParseUint(string(fields[startTimeField]), 10, 64)
 }
 
 // Running is a process that Find found.

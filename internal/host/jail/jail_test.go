@@ -11,26 +11,6 @@ import (
 	"time"
 )
 
-func TestStartTimeSurvivesAnyProcessName(t *testing.T) {
-	const rest = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21"
-	for _, name := range []string{"(qemu)", "(a b)", "(a) 1 (b)", "(()"} {
-		got, err := parseStartTime([]byte("12 " + name + rest))
-		if err != nil || got != 4711 {
-			t.Errorf("%s: %d, %v", name, got, err)
-		}
-	}
-	for _, bad := range []string{"", "12 (x", "12 (x) S 1 2", "12 (x) S a b c d e f g h i j k l m n o p q r s"} {
-		if got, err := parseStartTime([]byte(bad)); err == nil {
-			t.Errorf("%q gave %d", bad, got)
-		}
-	}
-}
-
-func FuzzParseStartTime(f *testing.F) {
-	f.Add([]byte("12 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711"))
-	f.Fuzz(func(_ *testing.T, stat []byte) { _, _ = parseStartTime(stat) })
-}
-
 func TestIdentityIsOfOneProcessOnly(t *testing.T) {
 	self, err := Identify(os.Getpid())
 	if err != nil {

@@ -1,0 +1,106 @@
+//go:build linux
+
+package jail
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+func TestStatIsReadWhateverTheProcessIsCalled(t *testing.T) {
+	const rest = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21"
+	for _, name := range []string{"(qemu)", "(a b)", "(a) 1 (b)", "(()"} {
+		got, err := parseStat([]byte("12 " + name + rest))
+		if want := (procStat{state: 'S', start: 4711}); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	for _, bad := range []string{"", "12 (x", "12 (x) S 1 2", "12 (x) S a b c d e f g h i j k l m n o p q r s"} {
+		if got, err := parseStat([]byte(bad)); err == nil {
+			t.Errorf("%q gave %+v", bad, got)
+		}
+	}
+}
+
+func FuzzParseStat(f *testing.F) {
+	f.Add([]byte("12 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21"))
+	f.Fuzz(func(_ *testing.T, stat []byte) { _, _ = parseStat(stat) })
+}
+
+// busyShell starts a shell that does nothing else than compute.
+func busyShell(t *testing.T) *Proc {
+	t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", "while :; do :; done")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := Identify(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Open(id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Kill(t.Context()); err != nil && t.Context().Err() == nil {
+			t.Error(err)
+		}
+		<-p.Exited()
+		_ = cmd.Wait() // it was reaped already
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+func TestUsageGrowsWithWhatAProcessDoes(t *testing.T) {
+	before := time.Now()
+	p := busyShell(t)
+	first, err := p.Usage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if off := first.StartedAt.Sub(before); off < -2*time.Second || off > 2*time.Second {
+		t.Errorf("it was started at %v, and said to be at %v", before, first.StartedAt)
+	}
+	if first.Resident < int64(os.Getpagesize()) {
+		t.Errorf("it holds %d bytes", first.Resident)
+	}
+	deadline := time.After(20 * time.Second)
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for last := first; last.CPU < first.CPU+200*time.Millisecond; {
+		select {
+		case <-look.C:
+		case <-deadline:
+			t.Fatalf("a process that only computes has used %v more", last.CPU-first.CPU)
+		}
+		now, err := p.Usage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.CPU < last.CPU || now.StartedAt != first.StartedAt {
+			t.Fatalf("went from %+v to %+v", last, now)
+		}
+		last = now
+	}
+}
+
+func TestUsageOfAProcessThatIsGone(t *testing.T) {
+	p := busyShell(t)
+	if err := p.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := p.Usage(); !errors.Is(err, ErrGone) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	other := &Proc{identity: Identity{PID: os.Getpid(), StartTime: 1}} // its pid is ours now
+	if got, err := other.Usage(); !errors.Is(err, ErrGone) {
+		t.Errorf("another process's usage is told: %+v, %v", got, err)
+	}
+}
