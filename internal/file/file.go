@@ -28,7 +28,7 @@ const (
 type Info struct {
 	Path        string // absolute
 	Kind        Kind
-	Size        int64  // bytes; -1 of an open file that is made up as it is read, as in /proc
+	Size        int64  // bytes
 	Mode        uint32 // permission bits with setuid, setgid and sticky: 07777
 	UID, GID    int
 	User, Group string // names in the guest; "" when it has none for them
@@ -36,8 +36,8 @@ type Info struct {
 	Target      string // of a symlink
 }
 
-// Owner names who shall own what is written: NAME or UID, optionally :GROUP;
-// without it, the user's own group. "" means root.
+// Owner names who shall own what is written: NAME or UID, optionally :GROUP.
+// "" means root.
 type Owner string
 
 // ReadSpec says what to read of a file.
@@ -60,7 +60,7 @@ type WriteSpec struct {
 // outside of Path, whatever the archive or links in the guest say.
 type TreeSpec struct {
 	Path  string // a directory; made when missing
-	Owner *Owner // nil: the archive's numbers; else setuid and setgid bits are dropped
+	Owner *Owner // nil: as the archive says
 }
 
 // ChangeKind says what happened to a watched file.
@@ -89,15 +89,12 @@ type Change struct {
 // in bounded time, errs.Unsupported with code agent_too_old when it does not
 // know the operation, errs.NotFound with code file_not_found, errs.Conflict
 // with code file_exists, is_a_directory, not_a_directory or
-// directory_not_empty, not_a_file for a device, pipe or socket, errs.Exhausted
-// with code guest_disk_full, errs.Invalid with code invalid_path or
-// invalid_owner, and errs.Forbidden with code guest_refused for what the guest's
-// kernel refuses.
+// directory_not_empty, errs.Exhausted with code guest_disk_full, and
+// errs.Forbidden with code guest_refused for what the guest's kernel refuses.
 type Guest interface {
 	// ReadFile opens a regular file, through links. Info is of the open file,
 	// all of it. The reader ends with an error, not with io.EOF, when the file
-	// could not be read to the end: errs.Conflict with code file_changed when it
-	// got shorter meanwhile. What it grows by is left out.
+	// could not be read to the end.
 	ReadFile(ctx context.Context, spec ReadSpec) (Info, io.ReadCloser, error)
 
 	// WriteFile writes all of content, and returns once it is on the guest's
@@ -116,8 +113,6 @@ type Guest interface {
 	MakeDirectory(ctx context.Context, path string, mode uint32, owner Owner, parents bool) (Info, error)
 
 	// RenameFile moves a file; what is at the new path is replaced.
-	// Errors: errs.Conflict with code other_filesystem when it would have to be
-	// copied.
 	RenameFile(ctx context.Context, from, to string) (Info, error)
 
 	// RemoveFile removes a file or an empty directory; with recursive, a tree.
@@ -130,15 +125,11 @@ type Guest interface {
 	ReadTree(ctx context.Context, path string) (io.ReadCloser, error)
 
 	// WriteTree unpacks a tar archive. An error of archive is returned.
-	// Errors: errs.Invalid with code invalid_archive, also for names that lead
-	// out of the directory.
 	WriteTree(ctx context.Context, spec TreeSpec, archive io.Reader) error
 
 	// WatchFiles reports changes of path (a file or directory; with recursive,
 	// all below it, directories made later included) until ctx is done or
 	// report fails. began is called once no later change can be missed.
-	// Errors: errs.Exhausted with code too_many_watches; errs.NotFound when path
-	// itself is removed.
 	WatchFiles(ctx context.Context, path string, recursive bool, began func(), report func(Change) error) error
 
 	// TailFile writes the last lines of a text file (all when lines < 0) to w

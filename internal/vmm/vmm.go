@@ -149,6 +149,11 @@ type Machine interface {
 	// Paused reports whether the guest's CPUs stand.
 	Paused(ctx context.Context) (bool, error)
 
+	// Stats tells what the machine has used so far. It does not wait for the
+	// guest, which may be paused. Errors: errs.Unavailable when the VMM does
+	// not answer before ctx is done.
+	Stats(ctx context.Context) (Stats, error)
+
 	// PowerButton presses the guest's power button and returns at once; whether
 	// the guest reacts is its own affair.
 	PowerButton(ctx context.Context) error

@@ -51,6 +51,7 @@ func Run(t *testing.T, h Harness) {
 		{"a guest that reboots keeps its machine", testReboot},
 		{"a guest that panics ends its machine, and the cause is told", testPanic},
 		{"a paused guest stands still and then goes on", testPause},
+		{"what a machine uses only grows, across adoption and reboot", testStats},
 		{"killing ends the machine at once", testKill},
 		{"the power button shuts the guest down", testPowerButton},
 		{"a guest may ignore the power button", testDeafGuest},
@@ -166,8 +167,9 @@ func requireGone(t *testing.T, m vmm.Machine) {
 	ctx := t.Context()
 	_, dialErr := m.Dial(ctx, vmm.ChannelConsole)
 	_, pausedErr := m.Paused(ctx)
+	_, statsErr := m.Stats(ctx)
 	for name, err := range map[string]error{
-		"Dial": dialErr, "Paused": pausedErr, "Pause": m.Pause(ctx), "Resume": m.Resume(ctx), "PowerButton": m.PowerButton(ctx),
+		"Dial": dialErr, "Paused": pausedErr, "Stats": statsErr, "Pause": m.Pause(ctx), "Resume": m.Resume(ctx), "PowerButton": m.PowerButton(ctx),
 	} {
 		if !errs.Is(err, errs.NotFound) {
 			t.Errorf("%s of a machine that is gone: %v, want not found", name, err)

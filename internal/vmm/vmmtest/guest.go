@@ -27,6 +27,8 @@ import (
 //	read SERIAL N      answers "read: " and the first N bytes of that disk
 //	disks              answers "disks: " and all disks' serials, in its order
 //	mac                answers "mac: " and its network device's MAC
+//	fill SERIAL MIB    writes so many MiB to that disk, and nothing else; "fill: ok"
+//	burn MS            computes for so many milliseconds; "burn: ok"
 //	netup              sets its network device up, so that it sends frames; "netup: ok"
 //
 // On the agent channel it answers each line with "agent: " and the same line.
@@ -38,8 +40,9 @@ const (
 
 // guest is a pretended machine with its guest. It outlives the drivers.
 type guest struct {
-	handle vmm.Handle
-	isDeaf func() bool
+	handle    vmm.Handle
+	startedAt time.Time
+	isDeaf    func() bool
 
 	mu      sync.Mutex
 	running chan struct{} // closed while the CPUs run
@@ -54,7 +57,7 @@ type guest struct {
 func newGuest(h vmm.Handle, isDeaf func() bool) *guest {
 	running := make(chan struct{})
 	close(running)
-	return &guest{handle: h, isDeaf: isDeaf, running: running, boots: 1, exited: make(chan struct{})}
+	return &guest{handle: h, startedAt: time.Now(), isDeaf: isDeaf, running: running, boots: 1, exited: make(chan struct{})}
 }
 
 func (g *guest) gone() bool {

@@ -114,6 +114,10 @@ func obey(console io.Writer, line string) {
 		say(console, "disks: %s", disks())
 	case "mac":
 		say(console, "mac: %s", mac())
+	case "fill":
+		say(console, "fill: %s", outcome(fillDisk(first, second)))
+	case "burn":
+		say(console, "burn: %s", outcome(burn(first)))
 	case "netup":
 		say(console, "netup: %s", outcome(netUp()))
 	}
@@ -192,6 +196,45 @@ func readDisk(serial, count string) (string, error) {
 	data := make([]byte, n)
 	_, err = io.ReadFull(f, data)
 	return string(data), err
+}
+
+// fillDisk writes whole MiBs past the page cache, so that the host sees just
+// these bytes.
+func fillDisk(serial, count string) error {
+	dev, err := disk(serial)
+	if err != nil {
+		return err
+	}
+	mib, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(dev, os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // whole pages
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Munmap(data) }()
+	for range mib {
+		if _, err := f.Write(data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func burn(milliseconds string) error {
+	ms, err := strconv.Atoi(milliseconds)
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(time.Duration(ms) * time.Millisecond); time.Now().Before(end); {
+	}
+	return nil
 }
 
 const netDevice = "eth0"

@@ -1,0 +1,85 @@
+//go:build linux && amd64 && system
+
+package qemu
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+func statsOf(t *testing.T, m vmm.Machine) vmm.Stats {
+	t.Helper()
+	began := time.Now()
+	st, err := m.Stats(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%+v, told in %v", st, time.Since(began).Round(time.Microsecond))
+	return st
+}
+
+func TestStatsAreThoseOfTheGuestsWork(t *testing.T) {
+	l := newLab(t)
+	m, c := l.run(t, l.spec(t))
+	c.Expect("guest ready")
+	before := statsOf(t, m)
+
+	c.Say("fill own 8")
+	c.Expect("fill: ok")
+	filled := statsOf(t, m)
+	if got := filled.Block.WriteBytes - before.Block.WriteBytes; got != 8<<20 {
+		t.Errorf("the guest has written %d bytes, and %d are counted", 8<<20, got)
+	}
+	if filled.Block.WriteOps <= before.Block.WriteOps {
+		t.Error("it has written without an operation")
+	}
+	if filled.Block.ReadBytes != before.Block.ReadBytes {
+		t.Errorf("it has read nothing, and %d bytes are counted", filled.Block.ReadBytes-before.Block.ReadBytes)
+	}
+
+	c.Say("burn 1000")
+	c.Expect("burn: ok")
+	burnt := statsOf(t, m)
+	if got := burnt.CPUTime - filled.CPUTime; got < 300*time.Millisecond {
+		t.Errorf("a second of the guest's work is counted as %v", got)
+	}
+	requireAsTheKernelSays(t, m, burnt)
+}
+
+// requireAsTheKernelSays compares with what other programs read of the process.
+func requireAsTheKernelSays(t *testing.T, m vmm.Machine, st vmm.Stats) {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.Handle().PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var user, system int64
+	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
+	if _, err := fmt.Sscan(fields[11], &user); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscan(fields[12], &system); err != nil {
+		t.Fatal(err)
+	}
+	kernel := time.Duration(user+system) * 10 * time.Millisecond
+	if off := kernel - st.CPUTime; off < -30*time.Millisecond || off > 500*time.Millisecond {
+		t.Errorf("the kernel counts %v, we %v", kernel, st.CPUTime)
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.Handle().PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(status), "VmRSS:")
+	var kib int64
+	if _, err := fmt.Sscan(after, &kib); err != nil {
+		t.Fatal(err)
+	}
+	if off := kib<<10 - st.Resident; off < -8<<20 || off > 8<<20 {
+		t.Errorf("the kernel counts %d KiB of memory, we %d", kib, st.Resident>>10)
+	}
+}
