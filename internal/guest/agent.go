@@ -42,6 +42,9 @@ func failure(err error, refused func(*wire.RemoteError) error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, wire.ErrBusy), errors.As(err, &answer) && answer.Code == wire.CodeBusy:
+		return errs.New(errs.TooMany, "guest_busy", "too much is under way in the guest already").
+			WithHint("let some of it end, and try again").WithCause(err)
 	case errors.As(err, &answer) && answer.Code == wire.CodeUnknownOp:
 		return errs.New(errs.Unsupported, "agent_too_old", "the agent in the guest is too old for this").
 			WithHint("restart the VM: it boots with the present agent").WithCause(err)

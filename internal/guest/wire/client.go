@@ -2,10 +2,10 @@ package wire
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -16,6 +16,12 @@ import (
 type Client struct {
 	session *yamux.Session
 	version int
+	places  chan struct{} // one for each open request
+	lasting chan struct{} // of those, the ones that may last
+
+	mu      sync.Mutex
+	closed  bool
+	closing sync.WaitGroup // what spawn has begun
 }
 
 // Connect waits, without end until ctx is done, for an agent to answer on conn,
@@ -32,14 +38,24 @@ func Connect(ctx context.Context, conn net.Conn) (*Client, error) {
 		_ = conn.Close()
 		return nil, fmt.Errorf("cannot begin a session: %w", err)
 	}
-	return &Client{session: session, version: version}, nil
+	return &Client{
+		session: session, version: version,
+		places: make(chan struct{}, maxRequests), lasting: make(chan struct{}, maxLasting),
+	}, nil
 }
 
 // Lost is closed when the session has ended, from whatever side.
 func (c *Client) Lost() <-chan struct{} { return c.session.CloseChan() }
 
 // Close ends the session and its requests.
-func (c *Client) Close() error { return c.session.Close() }
+func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	err := c.session.Close()
+	c.closing.Wait()
+	return err
+}
 
 // Hello asks who answers.
 func (c *Client) Hello(ctx context.Context) (Hello, error) {
@@ -91,70 +107,7 @@ func (c *Client) exchange(ctx context.Context, op Op, args any, read func(io.Rea
 		return err
 	}
 	defer func() { _ = stream.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = stream.SetDeadline(time.Now()) })
-	defer stop()
-	return asking(ctx, op, read(stream))
-}
-
-// begin opens a stream and sends the request; what follows on the stream is
-// the caller's. Until the request is sent, ctx cuts it off.
-func (c *Client) begin(ctx context.Context, op Op, args any) (*yamux.Stream, error) {
-	request := Request{Version: c.version, Op: op}
-	if args != nil {
-		raw, err := json.Marshal(args)
-		if err != nil {
-			return nil, fmt.Errorf("cannot encode the arguments of %s: %w", op, err)
-		}
-		request.Args = raw
-	}
-	stream, err := c.open(ctx)
-	if err != nil {
-		return nil, asking(ctx, op, err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = stream.SetDeadline(time.Now()) })
-	defer stop()
-	if err := writeMessage(stream, request); err != nil {
-		_ = stream.Close()
-		return nil, asking(ctx, op, err)
-	}
-	return stream, nil
-}
-
-// asking says what a request that ended with err asked for, and that ctx ended
-// it if it did.
-func asking(ctx context.Context, op Op, err error) error {
-	if err == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		err = ctx.Err()
-	}
-	return fmt.Errorf("cannot ask the agent for %s: %w", op, err)
-}
-
-// open opens a stream. The session itself may make it wait for an agent that
-// acknowledges none; it gives up after the time that config sets.
-func (c *Client) open(ctx context.Context) (*yamux.Stream, error) {
-	type opened struct {
-		stream *yamux.Stream
-		err    error
-	}
-	result := make(chan opened, 1)
-	go func() {
-		stream, err := c.session.OpenStream()
-		result <- opened{stream, err}
-	}()
-	select {
-	case o := <-result:
-		return o.stream, o.err
-	case <-ctx.Done():
-		go func() {
-			if o := <-result; o.stream != nil {
-				_ = o.stream.Close()
-			}
-		}()
-		return nil, ctx.Err()
-	}
+	return stream.fault(read(stream))
 }
 
 func readResult(r io.Reader, result any) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 )
 
 // What follows the reply of a streaming operation is frames: a kind (1 byte), a
@@ -20,14 +21,22 @@ var errFrameTooLarge = errors.New("frame exceeds its limit")
 
 // writeFrame writes one frame in one piece.
 func writeFrame(w io.Writer, kind byte, payload []byte) error {
-	if len(payload) > MaxFrame {
-		return errFrameTooLarge
+	framed, err := appendFrame(nil, kind, payload)
+	if err != nil {
+		return err
 	}
-	framed := make([]byte, frameStart, frameStart+len(payload))
-	framed[0] = kind
-	binary.BigEndian.PutUint32(framed[1:], uint32(len(payload)))
-	_, err := w.Write(append(framed, payload...))
+	_, err = w.Write(framed)
 	return err
+}
+
+func appendFrame(to []byte, kind byte, payload []byte) ([]byte, error) {
+	if len(payload) > MaxFrame {
+		return to, errFrameTooLarge
+	}
+	to = slices.Grow(to, frameStart+len(payload))
+	to = append(to, kind)
+	to = binary.BigEndian.AppendUint32(to, uint32(len(payload)))
+	return append(to, payload...), nil
 }
 
 // frameReader reads frames into one buffer of bounded size.

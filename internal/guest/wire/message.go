@@ -40,7 +40,19 @@ const (
 	CodeUnknownOp = "unknown_op" // this agent is too old for the operation
 	CodeInvalid   = "invalid"    // the arguments are wrong
 	CodeFailed    = "failed"     // the guest could not do it
+	CodeBusy      = "busy"       // the agent serves as many requests as it can
 )
+
+// lasts reports whether requests for o may stay open for long. Some places are
+// kept free of them, so that a guest can always be asked something.
+func (o Op) lasts() bool {
+	switch o {
+	case OpExec, OpAttachProcess:
+		return true
+	default:
+		return false
+	}
+}
 
 // Hello tells who answers.
 type Hello struct {
@@ -90,15 +102,22 @@ func (e *RemoteError) Error() string {
 	return fmt.Sprintf("the agent answered %q: %q", e.Code, e.Message)
 }
 
+// Refuse returns what a Handler's method answers when it cannot do as asked.
+func Refuse(code, format string, args ...any) *RemoteError {
+	return &RemoteError{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
 var errTooLarge = errors.New("message exceeds its limit")
 
 // writeMessage writes v as JSON behind its length: 4 bytes, big-endian.
-func writeMessage(w io.Writer, v any) error {
+func writeMessage(w io.Writer, v any) error { return writeLimited(w, v, maxMessage) }
+
+func writeLimited(w io.Writer, v any, limit int) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("cannot encode a message: %w", err)
 	}
-	if len(body) > maxMessage {
+	if len(body) > limit {
 		return errTooLarge
 	}
 	framed := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body)))
@@ -107,13 +126,15 @@ func writeMessage(w io.Writer, v any) error {
 }
 
 // readMessage reads one message into v. It never reads beyond the message.
-func readMessage(r io.Reader, v any) error {
+func readMessage(r io.Reader, v any) error { return readLimited(r, v, maxMessage) }
+
+func readLimited(r io.Reader, v any, limit uint32) error {
 	var prefix [4]byte
 	if _, err := io.ReadFull(r, prefix[:]); err != nil {
 		return err
 	}
 	size := binary.BigEndian.Uint32(prefix[:])
-	if size > maxMessage {
+	if size > limit {
 		return errTooLarge
 	}
 	body := make([]byte, size)

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -58,11 +59,15 @@ func (s *Server) Run(ctx context.Context, h Handler) error {
 		if err != nil {
 			return fmt.Errorf("the session ended: %w", err)
 		}
-		slots <- struct{}{}
 		requests.Go(func() {
-			defer func() { <-slots }()
 			defer func() { _ = stream.Close() }()
-			request{handler: h, stream: stream}.serve(ctx)
+			select {
+			case slots <- struct{}{}:
+				defer func() { <-slots }()
+				request{handler: h, stream: stream}.serve(ctx)
+			default:
+				sendError(stream, CodeBusy, "the agent serves as many requests as it can")
+			}
 		})
 	}
 }
@@ -77,7 +82,7 @@ type request struct {
 // there is nobody else to tell.
 func (r request) serve(ctx context.Context) {
 	var asked Request
-	if err := readMessage(r.stream, &asked); err != nil {
+	if err := readLimited(r.stream, &asked, maxRequest); err != nil {
 		return
 	}
 	switch asked.Op {
@@ -90,6 +95,9 @@ func (r request) serve(ctx context.Context) {
 	case OpShutdown:
 		r.shutdown(ctx, asked.Args)
 	default:
+		if r.process(ctx, asked) {
+			return
+		}
 		sendError(r.stream, CodeUnknownOp, fmt.Sprintf("this agent does not know %q", asked.Op))
 	}
 }
@@ -133,6 +141,16 @@ func sendResult(w io.Writer, result any) error {
 		return fmt.Errorf("cannot encode a result: %w", err)
 	}
 	return writeMessage(w, Reply{OK: true, Result: raw})
+}
+
+// sendFailure answers with the error's own code, if it has one.
+func sendFailure(w io.Writer, err error) {
+	var refused *RemoteError
+	if errors.As(err, &refused) {
+		sendError(w, refused.Code, refused.Message)
+		return
+	}
+	sendError(w, CodeFailed, err.Error())
 }
 
 func sendError(w io.Writer, code, message string) {

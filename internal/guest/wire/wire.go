@@ -20,8 +20,11 @@ const Version = 1
 
 // Limits of one session.
 const (
-	maxMessage = 64 << 10 // bytes of a JSON message
-	maxStreams = 64       // requests that the agent serves at once
+	maxMessage  = 64 << 10 // bytes of a JSON message
+	maxRequest  = 1 << 20  // bytes of a request, which an agent reads
+	maxStreams  = 256      // requests that the agent serves at once
+	maxRequests = 224      // of hatchd at once: the agent may be behind in ending some
+	maxLasting  = 192      // of those, for requests that may last
 )
 
 // hostPing and its timeout bound how long hatchd takes to notice that a guest

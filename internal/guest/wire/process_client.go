@@ -1,0 +1,235 @@
+package wire
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+)
+
+// patience bounds, on a stream that stays open, how long the agent may take for
+// an answer, and for the frames of an operation that has an end.
+const patience = 15 * time.Second
+
+// maxListed bounds a list of processes, in bytes.
+const maxListed = 8 << 20
+
+// ErrDetached says that the agent let go of a reader that took nothing for too
+// long. The process goes on.
+var ErrDetached = errors.New("the agent let go of a reader that was too slow")
+
+var errNoStdin = Refuse(CodeStdinClosed, "the process reads no more from its stdin")
+
+// ProcessStream is an attached reader, and writer, of a process. One goroutine
+// may read and one write.
+type ProcessStream struct {
+	stream  *stream
+	frames  frameReader
+	noStdin atomic.Bool // the process reads no more
+}
+
+// Exec starts a process and attaches to it. When ctx is done the stream
+// breaks.
+func (c *Client) Exec(ctx context.Context, spec ProcessSpec) (Process, *ProcessStream, error) {
+	return c.attach(ctx, OpExec, spec)
+}
+
+// AttachProcess attaches to a process at an offset of its output. When ctx is
+// done the stream breaks.
+func (c *Client) AttachProcess(ctx context.Context, id string, from int64) (Process, *ProcessStream, error) {
+	return c.attach(ctx, OpAttachProcess, ProcessArgs{ID: id, From: from})
+}
+
+func (c *Client) attach(ctx context.Context, op Op, args any) (Process, *ProcessStream, error) {
+	var p Process
+	s, err := c.begin(ctx, op, args)
+	if err != nil {
+		return p, nil, err
+	}
+	if err := s.firstReply(&p); err != nil {
+		_ = s.Close()
+		return p, nil, s.fault(err)
+	}
+	return p, &ProcessStream{stream: s, frames: frameReader{r: s}}, nil
+}
+
+// firstReply waits for the reply with patience.
+func (s *stream) firstReply(result any) error {
+	_ = s.SetReadDeadline(time.Now().Add(patience))
+	if err := readResult(s, result); err != nil {
+		return err
+	}
+	_ = s.SetReadDeadline(time.Time{})
+	return s.cause() // its deadline may have been undone just now
+}
+
+// Next waits for the next chunk, whose data is valid until the next call.
+func (s *ProcessStream) Next() (ProcessChunk, error) {
+	for {
+		kind, payload, err := s.frames.next()
+		if errors.Is(err, io.EOF) && !s.stream.Session().IsClosed() {
+			err = ErrDetached
+		}
+		if err != nil {
+			return ProcessChunk{}, s.stream.fault(err)
+		}
+		switch kind {
+		case frameBeat:
+		case frameNoStdin:
+			s.noStdin.Store(true)
+		default:
+			chunk, err := parseProcessFrame(kind, payload)
+			return chunk, s.stream.fault(err)
+		}
+	}
+}
+
+// Write sends p to the process's stdin. That the process reads no more is
+// known once Next has come by it.
+func (s *ProcessStream) Write(p []byte) (int, error) {
+	if s.noStdin.Load() {
+		return 0, errNoStdin
+	}
+	written, err := writeStdin(s.stream, p)
+	return written, s.stream.fault(err)
+}
+
+// CloseStdin ends stdin behind what was written.
+func (s *ProcessStream) CloseStdin() error {
+	return s.stream.fault(writeFrame(s.stream, frameStdinEnd, nil))
+}
+
+// Close lets go of the process.
+func (s *ProcessStream) Close() error { return s.stream.Close() }
+
+// writeStdin writes p as frames and returns how many bytes went.
+func writeStdin(w io.Writer, p []byte) (written int, err error) {
+	for len(p) > 0 {
+		part := p[:min(len(p), MaxFrame)]
+		if err := writeFrame(w, frameStdin, part); err != nil {
+			return written, err
+		}
+		written += len(part)
+		p = p[len(part):]
+	}
+	return written, nil
+}
+
+// StartProcess starts a process that nobody is attached to.
+func (c *Client) StartProcess(ctx context.Context, spec ProcessSpec) (Process, error) {
+	var p Process
+	err := c.call(ctx, OpStartProcess, spec, &p)
+	return p, err
+}
+
+// Process asks for one process.
+func (c *Client) Process(ctx context.Context, id string) (Process, error) {
+	var p Process
+	err := c.call(ctx, OpProcess, ProcessArgs{ID: id}, &p)
+	return p, err
+}
+
+// SignalProcess signals a process's group.
+func (c *Client) SignalProcess(ctx context.Context, id, name string) error {
+	return c.call(ctx, OpSignalProcess, ProcessArgs{ID: id, Signal: name}, nil)
+}
+
+// ResizeProcess changes the size of a process's terminal.
+func (c *Client) ResizeProcess(ctx context.Context, id string, size Terminal) error {
+	return c.call(ctx, OpResizeProcess, ProcessArgs{ID: id, Terminal: &size}, nil)
+}
+
+// RemoveProcess ends a process's group, if it lives, and forgets the process.
+func (c *Client) RemoveProcess(ctx context.Context, id string) error {
+	return c.call(ctx, OpRemoveProcess, ProcessArgs{ID: id}, nil)
+}
+
+// Processes asks for all processes.
+func (c *Client) Processes(ctx context.Context) ([]Process, error) {
+	var all []Process
+	err := c.exchange(ctx, OpProcesses, nil, func(stream io.Reader) error {
+		if err := readResult(stream, nil); err != nil {
+			return err
+		}
+		var err error
+		all, err = readProcesses(io.LimitReader(stream, maxListed))
+		return err
+	})
+	return all, err
+}
+
+func readProcesses(r io.Reader) ([]Process, error) {
+	var all []Process
+	frames := frameReader{r: r}
+	for {
+		kind, payload, err := frames.next()
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("the list is not complete: %w", err)
+		case kind == frameEnd:
+			return all, nil
+		case kind != frameProcess || len(all) == MaxProcesses:
+			return nil, errProcessFrame
+		}
+		var p Process
+		if err := json.Unmarshal(payload, &p); err != nil {
+			return nil, fmt.Errorf("cannot decode a process: %w", err)
+		}
+		all = append(all, p)
+	}
+}
+
+// WriteProcess writes data to a process's stdin, ends it then if so asked, and
+// returns when the process has taken all of it.
+func (c *Client) WriteProcess(ctx context.Context, id string, data []byte, end bool) error {
+	s, err := c.begin(ctx, OpWriteProcess, ProcessArgs{ID: id})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Close() }()
+	if err := s.firstReply(nil); err != nil {
+		return s.fault(err)
+	}
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		last := byte(frameStdinFlush)
+		if end {
+			last = frameStdinEnd
+		}
+		// What fails here ends what is awaited below.
+		if _, err := writeStdin(s, data); err == nil {
+			_ = writeFrame(s, last, nil)
+		}
+	}()
+	err = s.awaitTaken()
+	_ = s.SetWriteDeadline(time.Now())
+	<-wrote
+	return s.fault(err)
+}
+
+// awaitTaken waits for the end of a write. An agent that waits for the process
+// says so again and again.
+func (s *stream) awaitTaken() error {
+	frames := frameReader{r: s}
+	for {
+		_ = s.SetReadDeadline(time.Now().Add(patience))
+		if err := s.cause(); err != nil {
+			return err
+		}
+		kind, _, err := frames.next()
+		switch {
+		case err != nil:
+			return err
+		case kind == frameEnd:
+			return nil
+		case kind == frameNoStdin:
+			return errNoStdin
+		case kind != frameBeat:
+			return errProcessFrame
+		}
+	}
+}

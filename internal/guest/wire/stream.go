@@ -1,0 +1,162 @@
+package wire
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// ErrBusy says that a session has as many requests under way as it may.
+var ErrBusy = errors.New("too many requests to the agent are under way")
+
+// stream is one request of a client, from the first byte sent.
+type stream struct {
+	*yamux.Stream
+	op    Op
+	stop  func() bool  // lets go of the context
+	cause func() error // why it was cut off
+	close func()
+}
+
+// begin opens a stream and sends the request. It does not wait for a place:
+// the error is ErrBusy when there is none. When ctx is done, until Close, the
+// stream is cut off.
+func (c *Client) begin(ctx context.Context, op Op, args any) (*stream, error) {
+	request := Request{Version: c.version, Op: op}
+	if args != nil {
+		raw, err := json.Marshal(args)
+		if err != nil {
+			return nil, fmt.Errorf("cannot encode the arguments of %s: %w", op, err)
+		}
+		request.Args = raw
+	}
+	s, err := c.open(ctx, op)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask the agent for %s: %w", op, err)
+	}
+	if err := writeLimited(s, request, maxRequest); err != nil {
+		_ = s.Close()
+		return nil, s.fault(err)
+	}
+	return s, nil
+}
+
+// open takes a place and opens a stream. The session itself may make it wait
+// for an agent that acknowledges none; it gives up after the time that config
+// sets.
+func (c *Client) open(ctx context.Context, op Op) (*stream, error) {
+	free, err := c.place(op)
+	if err != nil {
+		return nil, err
+	}
+	type opened struct {
+		stream *yamux.Stream
+		err    error
+	}
+	result := make(chan opened, 1)
+	c.spawn(func() {
+		y, err := c.session.OpenStream()
+		result <- opened{y, err}
+	})
+	select {
+	case o := <-result:
+		if o.err != nil {
+			free()
+			return nil, o.err
+		}
+		s := &stream{Stream: o.stream, op: op, cause: ctx.Err}
+		s.stop = context.AfterFunc(ctx, func() { _ = o.stream.SetDeadline(time.Now()) })
+		s.close = sync.OnceFunc(func() { c.end(o.stream, free) })
+		return s, nil
+	case <-ctx.Done():
+		c.spawn(func() {
+			if o := <-result; o.err == nil {
+				c.end(o.stream, free)
+				return
+			}
+			free()
+		})
+		return nil, ctx.Err()
+	}
+}
+
+// place takes one, and returns what gives it back.
+func (c *Client) place(op Op) (free func(), err error) {
+	taken := []chan struct{}{c.places}
+	if op.lasts() {
+		taken = []chan struct{}{c.lasting, c.places}
+	}
+	for i, places := range taken {
+		select {
+		case places <- struct{}{}:
+		default:
+			for _, before := range taken[:i] {
+				<-before
+			}
+			return nil, ErrBusy
+		}
+	}
+	return func() {
+		for _, places := range taken {
+			<-places
+		}
+	}, nil
+}
+
+// end closes our side of a stream. The place is free once the agent has closed
+// its own, or was made to: until then it may fill the stream's window.
+func (c *Client) end(y *yamux.Stream, free func()) {
+	c.spawn(func() {
+		defer free()
+		_ = y.Close()
+		for {
+			_ = y.SetReadDeadline(time.Time{})
+			// The context may cut off the stream once more, meanwhile.
+			if _, err := io.Copy(io.Discard, y); !errors.Is(err, yamux.ErrTimeout) {
+				return
+			}
+		}
+	})
+}
+
+// spawn runs f, for which Close waits. In a client that is closed nothing
+// waits any more, and f runs at once.
+func (c *Client) spawn(f func()) {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		f()
+		return
+	}
+	c.closing.Add(1)
+	c.mu.Unlock()
+	go func() {
+		defer c.closing.Done()
+		f()
+	}()
+}
+
+// Close ends the request.
+func (s *stream) Close() error {
+	s.stop()
+	s.close()
+	return nil
+}
+
+// fault says what was asked for when err came, and prefers the context's word
+// for why.
+func (s *stream) fault(err error) error {
+	if err == nil {
+		return nil
+	}
+	if cause := s.cause(); cause != nil {
+		err = cause
+	}
+	return fmt.Errorf("cannot ask the agent for %s: %w", s.op, err)
+}
