@@ -29,4 +29,5 @@ type Key struct {
 type Principal struct {
 	OwnerID string // account whose objects the caller sees
 	KeyID   string
+	KeyName string
 }

@@ -91,7 +91,7 @@ func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, e
 		return Principal{}, errUnknownKey
 	}
 	s.touch(k.ID)
-	return Principal{OwnerID: k.OwnerID, KeyID: k.ID}, nil
+	return Principal{OwnerID: k.OwnerID, KeyID: k.ID, KeyName: k.Name}, nil
 }
 
 // lookUp asks the store for a key that is seen for the first time.

@@ -45,6 +45,10 @@ type Config struct {
 	MemOver     float64 // VMs' memory may add up to this many times the host's
 	DiskOver    float64 // VMs' disks may add up to this many times the host's
 
+	EventsKeep  time.Duration
+	EventsPerVM int
+	EventsMax   int
+
 	LogLevel  slog.Level
 	LogFormat string // text or json
 

@@ -187,13 +187,27 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return p.Masked(), err
 }
 
-func stopTimeout(c *Config, raw string) error {
-	d, err := time.ParseDuration(raw)
-	if err != nil || d < time.Second || d > 10*time.Minute {
-		return errors.New("a duration with its unit from 1s to 10m is needed, such as 30s")
+func span(least, most time.Duration, example string, field func(*Config) *time.Duration) func(*Config, string) error {
+	return func(c *Config, raw string) error {
+		d, err := time.ParseDuration(raw)
+		if err != nil || d < least || d > most {
+			return fmt.Errorf("a duration with its unit from %s to %s is needed, such as %s", brief(least), brief(most), example)
+		}
+		*field(c) = d
+		return nil
 	}
-	c.StopTimeout = d
-	return nil
+}
+
+// brief writes a duration without the zeros at its end.
+func brief(d time.Duration) string {
+	text := d.String()
+	if rest, cut := strings.CutSuffix(text, "m0s"); cut {
+		text = rest + "m"
+	}
+	if rest, cut := strings.CutSuffix(text, "h0m"); cut {
+		text = rest + "h"
+	}
+	return text
 }
 
 func logLevel(c *Config, raw string) error {

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Setting is one thing the operator can decide.
@@ -142,7 +143,7 @@ var settings = []Setting{
 	{
 		Name: "stop_timeout", Env: "HATCH_STOP_TIMEOUT", Default: "30s",
 		Doc: "How long a stop waits for the guest to shut down before it is ended, 1s to 10m.",
-		set: stopTimeout,
+		set: span(time.Second, 10*time.Minute, "30s", func(c *Config) *time.Duration { return &c.StopTimeout }),
 	},
 	{
 		Name: "uid_min", Env: "HATCH_UID_MIN", Default: "900000",
@@ -163,6 +164,21 @@ var settings = []Setting{
 		Name: "disk_overcommit", Env: "HATCH_DISK_OVERCOMMIT", Default: "10",
 		Doc: "VMs' disks may add up to this many times the space of the data directory, 0.1 to 100. They are sparse, and mostly stay far below their size.",
 		set: factor(func(c *Config) *float64 { return &c.DiskOver }),
+	},
+	{
+		Name: "events_keep", Env: "HATCH_EVENTS_KEEP", Default: "720h",
+		Doc: "How long events are kept, 1h to 87600h.",
+		set: span(time.Hour, 10*365*24*time.Hour, "720h", func(c *Config) *time.Duration { return &c.EventsKeep }),
+	},
+	{
+		Name: "events_per_vm", Env: "HATCH_EVENTS_PER_VM", Default: "5000",
+		Doc: "Events that are kept of one VM, the newest; at most half of them are changes of conditions, which a guest can bring about.",
+		set: whole(100, 1<<20, func(c *Config) *int { return &c.EventsPerVM }),
+	},
+	{
+		Name: "events_max", Env: "HATCH_EVENTS_MAX", Default: "500000",
+		Doc: "Events that are kept in all, the newest. One takes about half a kilobyte.",
+		set: whole(1000, 1<<28, func(c *Config) *int { return &c.EventsMax }),
 	},
 	{
 		Name: "log_level", Env: "HATCH_LOG_LEVEL", Default: "info",

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/config"
+	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/host/capacity"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
@@ -36,6 +37,7 @@ type parts struct {
 	vmRoot  string   // run directories of VMs
 	info    vmm.Info // of the driver that auto chose
 	store   *store.Store
+	events  *event.Service
 	images  *image.Service
 	vms     *vm.Service
 	handler http.Handler
@@ -63,6 +65,8 @@ func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, er
 	if err != nil {
 		return nil, err
 	}
+	p.events = event.New(p.store, event.Limits{Keep: p.cfg.EventsKeep, PerVM: p.cfg.EventsPerVM, Total: p.cfg.EventsMax}, p.log)
+	p.onClose(p.events.Close)
 	host, err := p.chooseHost(ctx)
 	if err != nil {
 		return nil, err

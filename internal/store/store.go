@@ -33,6 +33,7 @@ type Store struct {
 	writes  *sqlx.DB // the same as reads on PostgreSQL; one connection on SQLite
 	dialect goose.Dialect
 	listed  *listed
+	added   *bell // rings when events were added to the log
 }
 
 // Open opens the database that dsn names and brings its schema up to date.
@@ -87,7 +88,7 @@ func openSQLite(path string) (*Store, error) {
 	}
 	reads.SetMaxOpenConns(sqliteReaders)
 	reads.SetMaxIdleConns(sqliteReaders)
-	return &Store{reads: reads, writes: writes, dialect: goose.DialectSQLite3, listed: newListed()}, nil
+	return &Store{reads: reads, writes: writes, dialect: goose.DialectSQLite3, listed: newListed(), added: newBell()}, nil
 }
 
 func sqliteDSN(path string, extra url.Values) string {
@@ -112,7 +113,7 @@ func openPostgres(dsn string) (*Store, error) {
 	db.SetMaxOpenConns(postgresConns)
 	db.SetMaxIdleConns(postgresConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	return &Store{reads: db, writes: db, dialect: goose.DialectPostgres, listed: newListed()}, nil
+	return &Store{reads: db, writes: db, dialect: goose.DialectPostgres, listed: newListed(), added: newBell()}, nil
 }
 
 // Close closes the database after the statements under way.

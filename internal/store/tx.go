@@ -32,17 +32,24 @@ func (s *Store) writeOnce(ctx context.Context, do func(tx *tx) error) error {
 		return fmt.Errorf("cannot begin a transaction: %w", err)
 	}
 	defer func() { _ = begun.Rollback() }() // nothing to do after a commit
-	if err := do(&tx{begun}); err != nil {
+	t := &tx{Tx: begun}
+	if err := do(t); err != nil {
 		return err
 	}
 	if err := begun.Commit(); err != nil {
 		return fmt.Errorf("cannot commit: %w", err)
 	}
+	if t.appended {
+		s.added.ring()
+	}
 	return nil
 }
 
 // tx is a write transaction that takes "?" for a value on both databases.
-type tx struct{ *sqlx.Tx }
+type tx struct {
+	*sqlx.Tx
+	appended bool // events were added to the log
+}
 
 func (t *tx) exec(ctx context.Context, query string, args ...any) (affected int64, err error) {
 	res, err := t.ExecContext(ctx, t.Rebind(query), args...)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -31,7 +32,10 @@ func (s *Store) CreateVM(ctx context.Context, v vm.VM, want vm.Wanted, pools vm.
 			return err
 		}
 		created = true
-		return tx.remember(ctx, v, idem)
+		if err := tx.remember(ctx, v, idem); err != nil {
+			return err
+		}
+		return tx.appendEvents(ctx, []event.Event{vm.CreatedEvent(stored)})
 	})
 	if err != nil {
 		return vm.VM{}, false, err
@@ -99,8 +103,10 @@ func (s *Store) LeaseVM(ctx context.Context, id string, pools vm.Pools, limit vm
 		if err := tx.renewLease(ctx, row, v, pools); err != nil {
 			return err
 		}
-		stored, err = oneVM(ctx, tx, "", id)
-		return err
+		if stored, err = oneVM(ctx, tx, "", id); err != nil {
+			return err
+		}
+		return tx.appendEvents(ctx, vm.Changes(v, stored))
 	})
 	return stored, err
 }
@@ -128,7 +134,7 @@ func (t *tx) renewLease(ctx context.Context, row vmRow, v vm.VM, pools vm.Pools)
 		row.setLease(lease)
 		row.TapNumber = tapNumber
 	}
-	row.State = string(vm.Starting)
+	row.State, row.StateReason = string(vm.Starting), ""
 	row.UpdatedAt = micros(time.Now())
 	if _, err := t.NamedExecContext(ctx, updateLease, row); err != nil {
 		return fmt.Errorf("cannot store the lease: %w", err)
@@ -182,6 +188,7 @@ func (s *Store) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) (s
 		if err != nil {
 			return err
 		}
+		before := v
 		change(&v)
 		if err := row.setObserved(v); err != nil {
 			return err
@@ -190,8 +197,10 @@ func (s *Store) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) (s
 		if _, err := tx.NamedExecContext(ctx, updateObserved, row); err != nil {
 			return fmt.Errorf("cannot store the VM: %w", err)
 		}
-		stored, err = row.vm(labels[id])
-		return err
+		if stored, err = row.vm(labels[id]); err != nil {
+			return err
+		}
+		return tx.appendEvents(ctx, vm.Changes(before, stored))
 	})
 	return stored, err
 }
@@ -212,15 +221,26 @@ func (t *tx) lockVM(ctx context.Context, id string) (vmRow, error) {
 
 // DeleteVM implements [vm.Store].
 func (s *Store) DeleteVM(ctx context.Context, id string) error {
-	err := s.write(ctx, func(tx *tx) error {
-		_, err := tx.exec(ctx, "DELETE FROM vms WHERE id = ?", id)
-		return err
-	})
+	err := s.write(ctx, func(tx *tx) error { return tx.deleteVM(ctx, id) })
 	if err != nil {
 		return fmt.Errorf("cannot delete the VM: %w", err)
 	}
 	s.listed.forget(id)
 	return nil
+}
+
+func (t *tx) deleteVM(ctx context.Context, id string) error {
+	v, err := oneVM(ctx, t, "", id)
+	if errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if n, err := t.exec(ctx, "DELETE FROM vms WHERE id = ?", id); n == 0 || err != nil {
+		return err // somebody else was quicker, and has told of it
+	}
+	return t.appendEvents(ctx, []event.Event{vm.DeletedEvent(v)})
 }
 
 func noVM(id string) error {

@@ -68,7 +68,7 @@ var (
 	selectListedVM = "SELECT " + strings.Join(vmColumns[:len(vmColumns)-1], ", ") + " FROM vms"
 	insertVM       = "INSERT INTO vms (" + strings.Join(vmColumns, ", ") + ") VALUES (:" + strings.Join(vmColumns, ", :") + ")"
 	updateObserved = updateVM("intent", "state", "state_reason", "conditions", "driver", "machine", "provisioned", "started_at", "updated_at")
-	updateLease    = updateVM("state", "guest_ip", "guest_mac", "tap_number", "tap_name", "ssh_port", "uid", "updated_at")
+	updateLease    = updateVM("state", "state_reason", "guest_ip", "guest_mac", "tap_number", "tap_name", "ssh_port", "uid", "updated_at")
 )
 
 func updateVM(columns ...string) string {

@@ -123,7 +123,7 @@ func (s *Service) reconcile(ctx context.Context, v VM, h vmm.Handle) error {
 	case err != nil && !gone:
 		return err
 	case v.Intent == WantDeleted:
-		_, err = s.remove(ctx, v)
+		_, err = s.told(ctx, v, "delete", s.remove)
 		return err
 	case gone:
 		return s.explainGone(ctx, v)

@@ -109,3 +109,29 @@ func TestNewIDsHaveTheDocumentedForm(t *testing.T) {
 		seen[text] = true
 	}
 }
+
+// A guest that reports as fast as it can is heard at once at first, and then
+// rarely; one that has been quiet is heard at once again.
+func TestReportsArePaced(t *testing.T) {
+	var p pace
+	now := time.Now()
+	began := now
+	for range reportBurst {
+		if d := p.pause(now); d != reportPause {
+			t.Fatalf("paused for %s within the burst", d)
+		}
+		now = now.Add(reportPause)
+	}
+	heard := 0
+	for now.Sub(began) < time.Hour {
+		now = now.Add(p.pause(now))
+		heard++
+	}
+	if most := int(time.Hour/reportRest) + reportBurst; heard > most {
+		t.Errorf("%d reports in an hour, %d are the most", heard, most)
+	}
+	now = now.Add(reportBurst * reportRest)
+	if d := p.pause(now); d != reportPause {
+		t.Errorf("paused for %s after a rest", d)
+	}
+}

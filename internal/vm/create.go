@@ -48,7 +48,9 @@ func (s *Service) Create(ctx context.Context, owner string, req CreateRequest) (
 		return s.await(ctx, owner, stored.ID, begun)
 	}
 	reserved := Step{Name: "reserve", Took: time.Since(began)}
-	v, err = s.detach(ctx, unlock, func(ctx context.Context) (VM, error) { return s.start(ctx, stored) })
+	v, err = s.detach(ctx, unlock, func(ctx context.Context) (VM, error) {
+		return s.told(ctx, stored, "create", s.start)
+	})
 	if errs.HasCode(err, "still_working") {
 		return stored, err // so that the caller learns its id
 	}

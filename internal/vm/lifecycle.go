@@ -10,7 +10,7 @@ import (
 
 // Start starts a VM that has no machine. A running VM is returned as it is.
 func (s *Service) Start(ctx context.Context, owner, id string) (VM, error) {
-	return s.operate(ctx, owner, id, s.ensureStarted)
+	return s.operate(ctx, owner, id, "start", s.ensureStarted)
 }
 
 func (s *Service) ensureStarted(ctx context.Context, v VM) (VM, error) {
@@ -45,7 +45,7 @@ func (s *Service) ensureStarted(ctx context.Context, v VM) (VM, error) {
 // the VMM. It returns when the VMM is gone. A VM without a machine is stopped
 // already.
 func (s *Service) Stop(ctx context.Context, owner, id string) (VM, error) {
-	return s.operate(ctx, owner, id, s.ensureStopped)
+	return s.operate(ctx, owner, id, "stop", s.ensureStopped)
 }
 
 func (s *Service) ensureStopped(ctx context.Context, v VM) (VM, error) {
@@ -127,7 +127,7 @@ func (s *Service) end(ctx context.Context, in *instance) error {
 
 // Restart stops a VM as Stop does, and starts it again.
 func (s *Service) Restart(ctx context.Context, owner, id string) (VM, error) {
-	return s.operate(ctx, owner, id, func(ctx context.Context, v VM) (VM, error) {
+	return s.operate(ctx, owner, id, "restart", func(ctx context.Context, v VM) (VM, error) {
 		stopped, err := s.ensureStopped(ctx, v)
 		if err != nil {
 			return VM{}, err
@@ -138,7 +138,7 @@ func (s *Service) Restart(ctx context.Context, owner, id string) (VM, error) {
 
 // Pause makes the guest's CPUs stand still. Pausing a paused VM is no error.
 func (s *Service) Pause(ctx context.Context, owner, id string) (VM, error) {
-	return s.operate(ctx, owner, id, func(ctx context.Context, v VM) (VM, error) {
+	return s.operate(ctx, owner, id, "pause", func(ctx context.Context, v VM) (VM, error) {
 		in, err := s.running(ctx, v, "pause")
 		if err != nil {
 			return VM{}, err
@@ -152,7 +152,7 @@ func (s *Service) Pause(ctx context.Context, owner, id string) (VM, error) {
 
 // Resume lets a paused guest go on. Resuming a running VM is no error.
 func (s *Service) Resume(ctx context.Context, owner, id string) (VM, error) {
-	return s.operate(ctx, owner, id, func(ctx context.Context, v VM) (VM, error) {
+	return s.operate(ctx, owner, id, "resume", func(ctx context.Context, v VM) (VM, error) {
 		in, err := s.running(ctx, v, "resume")
 		if err != nil {
 			return VM{}, err
@@ -176,7 +176,7 @@ func (s *Service) running(ctx context.Context, v VM, verb string) (*instance, er
 
 // Delete ends the VM, whatever it does, and removes everything of it.
 func (s *Service) Delete(ctx context.Context, owner, id string) error {
-	_, err := s.operate(ctx, owner, id, s.remove)
+	_, err := s.operate(ctx, owner, id, "delete", s.remove)
 	return err
 }
 

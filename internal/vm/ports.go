@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/template"
@@ -97,6 +98,11 @@ type Store interface {
 
 	// DeleteVM removes the row, and with it the lease. No error if it is gone.
 	DeleteVM(ctx context.Context, id string) error
+
+	// AppendEvents adds to the log what the methods above do not: they add
+	// [CreatedEvent], [Changes] and [DeletedEvent] by themselves, in the same
+	// transaction. The cause is the context's.
+	AppendEvents(ctx context.Context, events ...event.Event) error
 }
 
 // Images resolves image ids.

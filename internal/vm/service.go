@@ -125,9 +125,10 @@ func (s *Service) List(ctx context.Context, owner string, f Filter) ([]VM, strin
 	return s.deps.Store.VMs(ctx, owner, f)
 }
 
-// operate runs op under the VM's lock. The lock is awaited as long as ctx
-// allows; op itself then runs to its end, whatever becomes of ctx.
-func (s *Service) operate(ctx context.Context, owner, id string, op func(context.Context, VM) (VM, error)) (VM, error) {
+// operate runs op under the VM's lock, and adds to the log how it ended. The
+// lock is awaited as long as ctx allows; op itself then runs to its end,
+// whatever becomes of ctx.
+func (s *Service) operate(ctx context.Context, owner, id, operation string, op func(context.Context, VM) (VM, error)) (VM, error) {
 	if _, err := s.deps.Store.VM(ctx, owner, id); err != nil {
 		return VM{}, err
 	}
@@ -146,7 +147,7 @@ func (s *Service) operate(ctx context.Context, owner, id string, op func(context
 		if err != nil {
 			return VM{}, err
 		}
-		return op(ctx, v)
+		return s.told(ctx, v, operation, op)
 	})
 }
 

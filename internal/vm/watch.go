@@ -8,12 +8,39 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// reportPause is the least time between two stored reports of one guest, so
-// that a hostile agent cannot keep the database busy.
-const reportPause = 50 * time.Millisecond
+// Reports of one guest are stored at most every reportPause, and when it has
+// sent reportBurst of them, at most every reportRest: a hostile agent can
+// neither keep the database busy nor fill it.
+const (
+	reportPause = 50 * time.Millisecond
+	reportBurst = 100
+	reportRest  = 2 * time.Second
+)
+
+// pace bounds how often something may happen in the long run, and lets bursts
+// through. The zero pace has had no burst yet.
+type pace struct {
+	spent int       // of the burst
+	since time.Time // when spent was last brought up to date
+}
+
+// pause returns how long to wait after something that happens now.
+func (p *pace) pause(now time.Time) time.Duration {
+	earned := int(now.Sub(p.since) / reportRest)
+	if p.since.IsZero() || earned >= p.spent {
+		p.spent, p.since = 0, now
+	} else {
+		p.spent, p.since = p.spent-earned, p.since.Add(time.Duration(earned)*reportRest)
+	}
+	if p.spent++; p.spent > reportBurst {
+		return reportRest
+	}
+	return reportPause
+}
 
 // watch follows a machine until it ends or the service closes. Watching a
 // machine twice is no error.
@@ -30,6 +57,7 @@ func (s *Service) watch(id string, in *instance) {
 		pause := time.NewTimer(0)
 		defer pause.Stop()
 		var last *GuestReport
+		var paced pace
 		for {
 			select {
 			case <-s.closing:
@@ -45,7 +73,7 @@ func (s *Service) watch(id string, in *instance) {
 					last = r
 				}
 				reports = nil
-				pause.Reset(reportPause)
+				pause.Reset(paced.pause(time.Now()))
 			}
 		}
 	})
@@ -63,6 +91,7 @@ func (s *Service) exited(ctx context.Context, id string, in *instance) {
 		return // an operation ended it and has cleaned up
 	}
 	exit := in.machine.Exit()
+	ctx = event.By(ctx, exitedBy(exit.Cause))
 	s.letGo(id, in)
 	v, err := s.readUntilClosing(ctx, id)
 	if err != nil {
@@ -72,7 +101,7 @@ func (s *Service) exited(ctx context.Context, id string, in *instance) {
 	s.unhang(ctx, v)
 	s.deps.Log.Info("vm ended", "vm", id, "cause", exit.Cause, "detail", exit.Detail)
 	if exit.Cause == vmm.ExitReset && v.Intent == WantRunning {
-		if _, err := s.start(ctx, v); err == nil {
+		if _, err := s.told(ctx, v, "reboot", s.start); err == nil {
 			return
 		}
 	}
@@ -151,6 +180,9 @@ func (s *Service) unhang(ctx context.Context, v VM) {
 func (s *Service) report(ctx context.Context, id string, in *instance, r *GuestReport) {
 	if s.instanceOf(id) != in {
 		return
+	}
+	if r != nil {
+		ctx = event.By(ctx, event.Guest)
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	_, err := s.update(ctx, id, func(v *VM) {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/event"
 )
 
 // authenticate lets callers with a key through, to unknown routes too, so that
@@ -24,7 +25,7 @@ func (d *door) authenticate(next http.Handler) http.Handler {
 	})
 }
 
-// admit notes whose key the request carries.
+// admit notes whose key the request carries, for us and for the log of events.
 func (d *door) admit(r *http.Request) error {
 	secret := presentedKey(r)
 	if secret == "" {
@@ -35,7 +36,13 @@ func (d *door) admit(r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	callerOf(r.Context()).Principal = principal
+	c := callerOf(r.Context())
+	c.Principal = principal
+	cause := event.Cause{
+		Actor:     event.Actor{Kind: event.Key, ID: principal.KeyID, Name: principal.KeyName},
+		RequestID: c.requestID,
+	}
+	*r = *r.WithContext(event.WithCause(r.Context(), cause)) // in place: observe looks at r afterwards
 	return nil
 }
 

@@ -1,0 +1,71 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/hatchvm/hatch/internal/event"
+)
+
+// PruneOldEvents implements [event.Pruner].
+func (s *Store) PruneOldEvents(ctx context.Context, before time.Time, batch int) (int, error) {
+	return s.prune(ctx, "SELECT seq FROM events WHERE happened_at < ? ORDER BY happened_at, seq LIMIT ?", micros(before), batch)
+}
+
+// PruneEventsOver implements [event.Pruner].
+func (s *Store) PruneEventsOver(ctx context.Context, most, batch int) (int, error) {
+	return s.prune(ctx, `SELECT seq FROM events
+		WHERE seq <= (SELECT seq FROM events ORDER BY seq DESC LIMIT 1 OFFSET ?) ORDER BY seq LIMIT ?`, most, batch)
+}
+
+// PruneVMEvents implements [event.Pruner].
+func (s *Store) PruneVMEvents(ctx context.Context, vmID string, t event.Type, most, batch int) (int, error) {
+	if t == "" {
+		return s.prune(ctx, `SELECT seq FROM events
+			WHERE vm_id = ? AND seq <= (SELECT seq FROM events WHERE vm_id = ? ORDER BY seq DESC LIMIT 1 OFFSET ?) ORDER BY seq LIMIT ?`,
+			vmID, vmID, most, batch)
+	}
+	return s.prune(ctx, `SELECT seq FROM events
+		WHERE vm_id = ? AND type = ? AND seq <= (SELECT seq FROM events WHERE vm_id = ? AND type = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)
+		ORDER BY seq LIMIT ?`,
+		vmID, string(t), vmID, string(t), most, batch)
+}
+
+// prune removes the events whose numbers the query returns. They are looked
+// for outside of a transaction, so that mostly none is begun.
+func (s *Store) prune(ctx context.Context, query string, args ...any) (removed int, err error) {
+	var seqs []int64
+	if err := selectAll(ctx, s.reads, &seqs, query, args...); err != nil {
+		return 0, fmt.Errorf("cannot look for old events: %w", err)
+	}
+	if len(seqs) == 0 {
+		return 0, nil
+	}
+	remove, args, err := sqlx.In("DELETE FROM events WHERE seq IN (?)", seqs)
+	if err != nil {
+		return 0, fmt.Errorf("cannot remove old events: %w", err)
+	}
+	err = s.write(ctx, func(tx *tx) error {
+		_, err := tx.exec(ctx, remove, args...)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("cannot remove old events: %w", err)
+	}
+	return len(seqs), nil
+}
+
+// VMsWithEvents implements [event.Pruner].
+func (s *Store) VMsWithEvents(ctx context.Context, after int64) (vmIDs []string, through int64, err error) {
+	if through, err = s.LastEvent(ctx); err != nil {
+		return nil, 0, err
+	}
+	err = selectAll(ctx, s.reads, &vmIDs, "SELECT DISTINCT vm_id FROM events WHERE seq > ? AND seq <= ? AND vm_id <> ''", after, through)
+	if err != nil {
+		return nil, 0, fmt.Errorf("cannot list VMs with events: %w", err)
+	}
+	return vmIDs, through, nil
+}

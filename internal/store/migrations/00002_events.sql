@@ -1,0 +1,36 @@
+-- +goose Up
+
+-- What has happened. Rows outlive what they tell of: nothing refers to a VM.
+CREATE TABLE events (
+    seq         BIGINT NOT NULL,
+    id          TEXT   NOT NULL,
+    owner_id    TEXT   NOT NULL REFERENCES accounts (id),
+    vm_id       TEXT   NOT NULL, -- '' when it is about none
+    vm_name     TEXT   NOT NULL,
+    type        TEXT   NOT NULL,
+    message     TEXT   NOT NULL,
+    data        TEXT   NOT NULL, -- JSON
+    actor_kind  TEXT   NOT NULL,
+    actor_id    TEXT   NOT NULL,
+    actor_name  TEXT   NOT NULL,
+    request_id  TEXT   NOT NULL,
+    happened_at BIGINT NOT NULL,
+    CONSTRAINT events_seq PRIMARY KEY (seq)
+);
+CREATE INDEX events_owner_id_seq ON events (owner_id, seq);
+CREATE INDEX events_vm_id_seq ON events (vm_id, seq);
+CREATE INDEX events_happened_at_seq ON events (happened_at, seq);
+
+-- One row. Whoever appends events takes their numbers from it as the last thing
+-- of the transaction, and thereby waits for everybody else who has: numbers are
+-- in the order of commits, on PostgreSQL as on SQLite.
+CREATE TABLE event_log (
+    id       BIGINT NOT NULL,
+    last_seq BIGINT NOT NULL,
+    CONSTRAINT event_log_id PRIMARY KEY (id)
+);
+INSERT INTO event_log (id, last_seq) VALUES (1, 0);
+
+-- +goose Down
+DROP TABLE event_log;
+DROP TABLE events;
