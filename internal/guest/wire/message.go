@@ -47,7 +47,7 @@ const (
 // kept free of them, so that a guest can always be asked something.
 func (o Op) lasts() bool {
 	switch o {
-	case OpExec, OpAttachProcess:
+	case OpExec, OpAttachProcess, OpDial:
 		return true
 	default:
 		return false

@@ -95,7 +95,7 @@ func (r request) serve(ctx context.Context) {
 	case OpShutdown:
 		r.shutdown(ctx, asked.Args)
 	default:
-		if r.process(ctx, asked) {
+		if r.process(ctx, asked) || r.usage(asked) || r.dial(ctx, asked) {
 			return
 		}
 		sendError(r.stream, CodeUnknownOp, fmt.Sprintf("this agent does not know %q", asked.Op))

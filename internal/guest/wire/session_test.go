@@ -22,6 +22,7 @@ type desk struct {
 	states   chan Status
 	begun    chan ShutdownArgs
 	shutdown error
+	dial     func(port int) (DialConn, error)
 }
 
 func newDesk() *desk {
@@ -47,6 +48,10 @@ func (d *desk) Watch(ctx context.Context, report func(Status) error) error {
 func (d *desk) Shutdown(_ context.Context, args ShutdownArgs) (func(), error) {
 	return func() { d.begun <- args }, d.shutdown
 }
+
+func (d *desk) Usage() (Usage, error) { return Usage{UptimeMillis: 1, Load: [3]float64{0.5}}, nil }
+
+func (d *desk) Dial(_ context.Context, port int) (DialConn, error) { return d.dial(port) }
 
 // pair connects a client to a desk.
 func pair(t *testing.T, d *desk) (*Client, <-chan error) {
@@ -77,6 +82,9 @@ func TestEachOperationIsAnswered(t *testing.T) {
 	}
 	if st, err := c.Status(ctx); err != nil || !reflect.DeepEqual(st, d.Status()) {
 		t.Errorf("status: %+v, %v", st, err)
+	}
+	if u, err := c.Usage(ctx); err != nil || u != (Usage{UptimeMillis: 1, Load: [3]float64{0.5}}) {
+		t.Errorf("usage: %+v, %v", u, err)
 	}
 	if err := c.Shutdown(ctx, true); err != nil {
 		t.Error(err)
