@@ -23,6 +23,7 @@ type Agent struct {
 	version string
 	bootID  string
 	status  *board
+	dialled chan struct{} // one for each connection that is open for the host
 }
 
 // New returns an agent that calls itself version.
@@ -31,7 +32,7 @@ func New(log *slog.Logger, version string) *Agent {
 	if err != nil {
 		log.Error("cannot read the boot id", "err", err)
 	}
-	return &Agent{log: log, version: version, bootID: strings.TrimSpace(string(id)), status: newBoard()}
+	return &Agent{log: log, version: version, bootID: strings.TrimSpace(string(id)), status: newBoard(), dialled: make(chan struct{}, maxDialled)}
 }
 
 // reopenPause spaces attempts after a port has failed.

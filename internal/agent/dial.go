@@ -13,26 +13,25 @@ import (
 )
 
 const (
-	// maxDialled bounds the connections that are open for the host: less than
-	// the requests of a session, so that others are served beside them.
-	maxDialled = 32
+	// maxDialled bounds the connections that are open for the host.
+	maxDialled = 128
 	// dialLimit bounds a connecting, which on loopback takes no time, unless a
 	// program does not accept.
 	dialLimit = 5 * time.Second
 )
 
-// Dial implements [wire.Handler].
+// Dial implements [wire.DialHandler].
 func (a *Agent) Dial(ctx context.Context, port int) (wire.DialConn, error) {
 	select {
 	case a.dialled <- struct{}{}:
 	default:
-		return nil, &wire.RemoteError{Code: wire.CodeBusy, Message: fmt.Sprintf("%d connections are open already", maxDialled)}
+		return nil, wire.Refuse(wire.CodeBusy, "%d connections are open already", maxDialled)
 	}
 	conn, err := (&net.Dialer{Timeout: dialLimit, KeepAlive: -1}).DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		<-a.dialled
 		if errors.Is(err, syscall.ECONNREFUSED) {
-			return nil, &wire.RemoteError{Code: wire.CodeRefused, Message: fmt.Sprintf("nobody listens on port %d", port)}
+			return nil, wire.Refuse(wire.CodeRefused, "nobody listens on port %d", port)
 		}
 		return nil, err
 	}

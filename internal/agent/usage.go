@@ -12,7 +12,7 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// Usage implements [wire.Handler].
+// Usage implements [wire.UsageHandler].
 func (a *Agent) Usage() (wire.Usage, error) { return usage("/proc", "/") }
 
 // usage reads what the kernel tells below proc, and of the file system at root.
