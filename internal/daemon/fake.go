@@ -54,6 +54,9 @@ func (h *fakeHost) Detach(_ context.Context, l vm.Link) error {
 	return nil
 }
 
+// Traffic implements vm.Network: nothing is sent.
+func (h *fakeHost) Traffic(context.Context, vm.Link) (vm.Traffic, error) { return vm.Traffic{}, nil }
+
 // Open implements vm.Forwards.
 func (h *fakeHost) Open(string, int, netip.AddrPort) error { return nil }
 
@@ -81,6 +84,14 @@ func (fakeGuest) Shutdown(context.Context, bool) error {
 }
 func (fakeGuest) Close() error { return nil }
 
+func (fakeGuest) Usage(context.Context) (vm.GuestUsage, error) {
+	return vm.GuestUsage{}, errors.New("the fake guest has no agent")
+}
+
+func (fakeGuest) Dial(context.Context, int) (net.Conn, error) {
+	return nil, errors.New("the fake guest has no agent")
+}
+
 // Dir implements vm.Files.
 func (h *fakeHost) Dir(vmID string) string { return filepath.Join(h.root, vmID) }
 
@@ -105,6 +116,9 @@ func (h *fakeHost) Remove(vmID string) error { return os.RemoveAll(h.Dir(vmID)) 
 
 // SetAside implements vm.Files.
 func (h *fakeHost) SetAside(vmID string) error { return h.Remove(vmID) }
+
+// Allocated implements vm.Files.
+func (h *fakeHost) Allocated(string) (int64, error) { return 0, nil }
 
 // Orphans implements vm.Files.
 func (h *fakeHost) Orphans(known map[string]bool) ([]string, error) {

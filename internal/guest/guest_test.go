@@ -24,6 +24,7 @@ type fakeAgent struct {
 	states chan wire.Status
 	asked  chan wire.ShutdownArgs
 	refuse error
+	usage  wire.Usage
 }
 
 func newFakeAgent() *fakeAgent {
@@ -74,6 +75,10 @@ func (a *fakeAgent) Watch(ctx context.Context, report func(wire.Status) error) e
 func (a *fakeAgent) Shutdown(_ context.Context, args wire.ShutdownArgs) (func(), error) {
 	return func() { a.asked <- args }, a.refuse
 }
+
+func (a *fakeAgent) Usage() (wire.Usage, error) { return a.usage, a.refuse }
+
+func (a *fakeAgent) Dial(context.Context, int) (wire.DialConn, error) { return nil, a.refuse }
 
 func connect(t *testing.T, dial func(context.Context) (net.Conn, error)) (vm.Guest, <-chan *vm.GuestReport) {
 	t.Helper()

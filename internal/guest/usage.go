@@ -3,10 +3,8 @@ package guest
 import (
 	"context"
 	"errors"
-	"net"
 	"time"
 
-	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/guest/wire"
 	"github.com/hatchvm/hatch/internal/vm"
 )
@@ -59,28 +57,4 @@ func plausible(u wire.Usage) error {
 		}
 	}
 	return nil
-}
-
-// Dial implements [vm.Guest].
-func (s *session) Dial(ctx context.Context, port int) (net.Conn, error) {
-	client, err := s.agent(ctx)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := client.Dial(ctx, port)
-	if err != nil {
-		return nil, failure(err, func(answer *wire.RemoteError) error { return refusedDial(port, answer) })
-	}
-	return conn, nil
-}
-
-func refusedDial(port int, answer *wire.RemoteError) error {
-	switch answer.Code {
-	case wire.CodeRefused:
-		return errs.New(errs.Unavailable, "port_refused", "nobody listens on port %d in the guest", port).WithCause(answer)
-	case wire.CodeBusy:
-		return errs.New(errs.TooMany, "too_many_connections", "too many connections are open through the agent in the guest").WithCause(answer)
-	default:
-		return errs.New(errs.Unavailable, "port_unreachable", "the agent in the guest cannot connect to port %d", port).WithCause(answer)
-	}
 }

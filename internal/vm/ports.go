@@ -144,6 +144,10 @@ type Network interface {
 
 	// Detach undoes Attach. Nothing to undo is no error.
 	Detach(ctx context.Context, l Link) error
+
+	// Traffic counts what went through the link since it was attached, also by
+	// an earlier daemon. Errors: errs.NotFound when nothing is attached.
+	Traffic(ctx context.Context, l Link) (Traffic, error)
 }
 
 // Forwards owns the listeners for VMs' SSH ports.
@@ -172,6 +176,9 @@ type Files interface {
 	Remove(vmID string) error
 	// SetAside moves the directory out of the way, without deleting it.
 	SetAside(vmID string) error
+	// Allocated returns how many bytes of the host's disk the VM's files take.
+	// Nothing there is 0.
+	Allocated(vmID string) (int64, error)
 	// Orphans lists directories that have no VM among known.
 	Orphans(known map[string]bool) ([]string, error)
 }
@@ -202,6 +209,14 @@ type Guest interface {
 	// Shutdown asks the guest to power off (or to reboot), and returns once it
 	// has accepted. Errors: errs.Unavailable when no agent answers before ctx is done.
 	Shutdown(ctx context.Context, reboot bool) error
+	// Usage tells what the guest uses. It does not wait for an agent.
+	// Errors: errs.Unavailable, errs.Unsupported from an agent that is too old.
+	Usage(ctx context.Context) (GuestUsage, error)
+	// Dial connects to a TCP port on the guest's own loopback, with or without
+	// a network. ctx bounds the connecting. The connection has CloseWrite.
+	// Errors: errs.Unavailable with code port_refused when nobody listens;
+	// errs.Unsupported from an agent that is too old.
+	Dial(ctx context.Context, port int) (net.Conn, error)
 	// Close ends the session and waits for its goroutines.
 	Close() error
 }

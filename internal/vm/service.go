@@ -65,7 +65,8 @@ type instance struct {
 	machine vmm.Machine
 	guest   Guest
 	reports chan *GuestReport // the newest unread report; capacity 1
-	watched bool              // watch has been called; guarded by Service.mu
+	cpu     cpuMeter
+	watched bool // watch has been called; guarded by Service.mu
 }
 
 // New makes a service. Call Adopt once before operations on existing VMs can

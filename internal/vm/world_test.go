@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/store"
@@ -34,6 +35,11 @@ type world struct {
 
 	image       image.Image
 	adoptFaults int // guarded by mu: how many adoptions fail from now on
+
+	// What guests' agents do, and who answers at guests' addresses; nil: nothing.
+	usage     func(context.Context) (vm.GuestUsage, error)
+	guestDial func(ctx context.Context, port int) (net.Conn, error)
+	dial      func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 
 	mu       sync.Mutex
 	fail     map[string]error // by call; taken at the first use
@@ -98,6 +104,7 @@ func (w *world) serve(t *testing.T) {
 		Store: bookStore{w.store, w}, Images: bookImages{w}, Templates: noTemplates{}, Network: bookNetwork{w},
 		Forwards: bookForwards{w}, Files: bookFiles{w, t.TempDir()}, Guests: bookGuests{w}, Consoles: bookConsoles{w},
 		Host: bigHost{}, Drivers: map[string]vmm.Driver{"fake": deafDriver{w.driver, w}}, Log: slog.New(slog.DiscardHandler),
+		Dial: w.dial,
 	}, vm.Settings{
 		DefaultDriver: "fake", VCPUs: 1, MemMiB: 512, DiskMiB: 1024, BootArgs: "console=ttyS0",
 		StopTimeout: 200 * time.Millisecond,
@@ -223,6 +230,18 @@ func (b bookNetwork) Detach(_ context.Context, l vm.Link) error {
 	return nil
 }
 
+func (b bookNetwork) Traffic(_ context.Context, l vm.Link) (vm.Traffic, error) {
+	if err := b.w.fault("Traffic"); err != nil {
+		return vm.Traffic{}, err
+	}
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	if _, attached := b.w.links[l.VMID]; !attached {
+		return vm.Traffic{}, errs.New(errs.NotFound, "tap_missing", "no TAP")
+	}
+	return vm.Traffic{RxBytes: 1, TxBytes: 2, RxPackets: 3, TxPackets: 4}, nil
+}
+
 type bookForwards struct{ w *world }
 
 func (b bookForwards) Open(vmID string, port int, _ netip.AddrPort) error {
@@ -271,6 +290,8 @@ func (b bookFiles) Remove(vmID string) error {
 
 func (b bookFiles) SetAside(vmID string) error { return b.Remove(vmID) }
 
+func (bookFiles) Allocated(string) (int64, error) { return 4096, nil }
+
 func (b bookFiles) Orphans(known map[string]bool) ([]string, error) {
 	b.w.mu.Lock()
 	defer b.w.mu.Unlock()
@@ -300,6 +321,20 @@ type bookGuest struct {
 }
 
 func (g *bookGuest) Shutdown(context.Context, bool) error { return errors.New("no agent here") }
+
+func (g *bookGuest) Usage(ctx context.Context) (vm.GuestUsage, error) {
+	if usage := g.w.usage; usage != nil {
+		return usage(ctx)
+	}
+	return vm.GuestUsage{}, errors.New("no agent here")
+}
+
+func (g *bookGuest) Dial(ctx context.Context, port int) (net.Conn, error) {
+	if dial := g.w.guestDial; dial != nil {
+		return dial(ctx, port)
+	}
+	return nil, errors.New("no agent here")
+}
 
 func (g *bookGuest) Close() error {
 	g.w.mu.Lock()

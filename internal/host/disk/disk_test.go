@@ -73,6 +73,33 @@ func TestProvisionMakesASparseDiskAndASeed(t *testing.T) {
 	}
 }
 
+func TestAllocatedIsWhatWasWritten(t *testing.T) {
+	f, v := newFiles(t), someVM()
+	if got, err := f.Allocated(v.ID); got != 0 || err != nil {
+		t.Errorf("without files: %d, %v", got, err)
+	}
+	if err := f.Provision(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := f.Allocated(v.ID)
+	if err != nil || fresh <= 0 || fresh > 8<<20 {
+		t.Errorf("fresh: %d, %v", fresh, err)
+	}
+	disk, err := os.OpenFile(filepath.Join(f.Dir(v.ID), diskName), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := make([]byte, 4<<20)
+	_, _ = rand.Read(random)
+	_, err = disk.WriteAt(random, 32<<20)
+	if err := errors.Join(err, disk.Sync(), disk.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := f.Allocated(v.ID); err != nil || got < fresh+4<<20 || got > fresh+5<<20 {
+		t.Errorf("after 4 MiB: %d, before %d, %v", got, fresh, err)
+	}
+}
+
 func TestCopyModeMakesALargerPrivateCopy(t *testing.T) {
 	f, v := newFiles(t), someVM()
 	base := filepath.Join(t.TempDir(), "base")

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
@@ -170,6 +171,31 @@ func (f *Files) Orphans(known map[string]bool) ([]string, error) {
 	}
 	return orphans, nil
 }
+
+// Allocated returns how many bytes of the host's disk the VM's files take. A
+// sparse file takes what was written to it only; blocks that files share, as
+// after a reflink, count for each of them.
+func (f *Files) Allocated(vmID string) (int64, error) {
+	var sum int64
+	err := filepath.WalkDir(f.Dir(vmID), func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return ignoreMissing(err)
+		}
+		info, err := e.Info()
+		if err != nil {
+			return ignoreMissing(err) // deleted just now
+		}
+		sum += info.Sys().(*syscall.Stat_t).Blocks * blockSize
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("cannot tell the size of the VM's files: %w", err)
+	}
+	return sum, nil
+}
+
+// blockSize is the unit of a file's allocated blocks, whatever the file system's own.
+const blockSize = 512
 
 // isVMID reports whether name has the form of an id, so that no other
 // directory is ever taken for a VM's.

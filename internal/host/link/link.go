@@ -72,6 +72,7 @@ type ports interface {
 	Remove() error
 	Join(bridge.Port) error
 	Leave(bridge.Port) error
+	Traffic(tap string) (bridge.Traffic, error)
 }
 
 type rules interface {

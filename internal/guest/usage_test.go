@@ -1,0 +1,92 @@
+package guest_test
+
+import (
+	"context"
+	"errors"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/guest/wire"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+func goodUsage() wire.Usage {
+	return wire.Usage{
+		UptimeMillis: 1500, CPUBusyMillis: 700, Load: [3]float64{0.5, 1, 2},
+		MemTotal: 100, MemAvailable: 60, DiskTotal: 1000, DiskFree: 900,
+	}
+}
+
+// connected returns a session whose agent answers.
+func connected(t *testing.T, a *fakeAgent) vm.Guest {
+	t.Helper()
+	g, reports := connect(t, a.dial)
+	t.Cleanup(a.answer(t))
+	a.states <- state("done")
+	<-reports
+	return g
+}
+
+func TestUsageIsTurnedIntoWhatIsUsed(t *testing.T) {
+	a := newFakeAgent()
+	a.usage = goodUsage()
+	got, err := connected(t, a).Usage(t.Context())
+	want := vm.GuestUsage{
+		Uptime: 1500 * time.Millisecond, CPUBusy: 700 * time.Millisecond, Load: [3]float64{0.5, 1, 2},
+		MemTotal: 100, MemUsed: 40, DiskTotal: 1000, DiskUsed: 100,
+	}
+	if err != nil || got != want {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestUsageThatCannotBeIsRefused(t *testing.T) {
+	a := newFakeAgent()
+	g := connected(t, a)
+	for name, lie := range map[string]func(*wire.Usage){
+		"up since before the beginning": func(u *wire.Usage) { u.UptimeMillis = -1 },
+		"up for ages":                   func(u *wire.Usage) { u.UptimeMillis = math.MaxInt64 },
+		"endless work":                  func(u *wire.Usage) { u.CPUBusyMillis = math.MaxInt64 },
+		"a negative load":               func(u *wire.Usage) { u.Load[2] = -1 },
+		"a load beyond all":             func(u *wire.Usage) { u.Load[0] = 1e300 },
+		"more memory free than there":   func(u *wire.Usage) { u.MemAvailable = u.MemTotal + 1 },
+		"negative memory":               func(u *wire.Usage) { u.MemTotal, u.MemAvailable = -1, -2 },
+		"a disk larger than any":        func(u *wire.Usage) { u.DiskTotal = math.MaxInt64 },
+		"more disk free than there":     func(u *wire.Usage) { u.DiskFree = u.DiskTotal + 1 },
+	} {
+		a.usage = goodUsage()
+		lie(&a.usage)
+		if got, err := g.Usage(t.Context()); !errs.Is(err, errs.Unavailable) || got != (vm.GuestUsage{}) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+func TestUsageDoesNotWaitForAnAgent(t *testing.T) {
+	g, _ := connect(t, newFakeAgent().dial)
+	began := time.Now()
+	if _, err := g.Usage(context.WithoutCancel(t.Context())); !errs.HasCode(err, "agent_unavailable") {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it waited for %v", took)
+	}
+}
+
+func TestDialSaysWhyItCannot(t *testing.T) {
+	a := newFakeAgent()
+	g := connected(t, a)
+	for answer, code := range map[error]string{
+		wire.Refuse(wire.CodeRefused, "nobody"): "port_refused",
+		wire.Refuse(wire.CodeBusy, "full"):      "guest_busy",
+		wire.Refuse(wire.CodeUnknownOp, "what"): "agent_too_old",
+		errors.New("no route"):                  "port_unreachable",
+	} {
+		a.refuse = answer
+		if _, err := g.Dial(t.Context(), 80); !errs.HasCode(err, code) {
+			t.Errorf("%v: got %v, want %s", answer, err, code)
+		}
+	}
+}
