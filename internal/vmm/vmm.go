@@ -29,6 +29,15 @@ type Spec struct {
 	Disks     []Disk // in the order the guest should see them
 	NIC       *NIC   // nil: no network device
 	UID, GID  int    // identity of the VMM process; 0 means keep the caller's (tests only)
+
+	// Memory is the file that is the guest's memory: MemMiB large, on a tmpfs,
+	// and UID's own. "" means memory of the VMM's own; such a machine cannot be
+	// saved. The driver neither makes nor removes it.
+	Memory string
+
+	// Origin says what the guest was booted from, by role: digests of its kernel
+	// and its root file system. A saved guest is woken with the same only.
+	Origin map[string]string
 }
 
 // Disk is a raw disk image.
@@ -92,6 +101,7 @@ type Exit struct {
 type Capabilities struct {
 	Pause       bool // Pause and Resume work
 	PowerButton bool // PowerButton reaches the guest
+	Save        bool // Save and Wake work
 }
 
 // Info is what a driver found on this host.
@@ -116,6 +126,19 @@ type Driver interface {
 	// Errors: errs.Unsupported (spec asks what this driver cannot do),
 	// errs.Internal (the VMM would not start; the cause carries its last words).
 	Start(ctx context.Context, spec Spec) (Machine, error)
+
+	// Wake starts the machine that was saved into dir, from there and from
+	// spec.Memory, which must be as they were when it was saved; spec is as it
+	// was then, but for NIC.TAP. It returns with the guest's CPUs standing where
+	// they stood: Resume lets the guest go on. From then on what was saved is
+	// spent, since the guest changes its disks. ctx bounds the start only.
+	//
+	// What does not fit together is refused before any process is started, and
+	// nothing is changed by it. On error nothing of the machine is left, and it
+	// can be woken again. NIC.TAP is closed in either case.
+	//
+	// Errors: as Start's, and errs.Conflict with code saved_unusable.
+	Wake(ctx context.Context, spec Spec, dir string) (Machine, error)
 
 	// Adopt takes over a machine that an earlier daemon started. Every field of
 	// h must match the live process.
@@ -157,6 +180,15 @@ type Machine interface {
 	// PowerButton presses the guest's power button and returns at once; whether
 	// the guest reacts is its own affair.
 	PowerButton(ctx context.Context) error
+
+	// Save makes the guest's CPUs stand and writes into dir, which is there and
+	// empty, what Driver.Wake needs beside spec.Memory. spec is what the machine
+	// was started with. The process stays: Kill it, and the guest can be woken;
+	// Resume it, and the guest goes on as if nothing had been. On error the guest
+	// runs as it did before, and dir is empty.
+	//
+	// Errors: errs.Unsupported when it was started without Memory.
+	Save(ctx context.Context, spec Spec, dir string) error
 
 	// Kill ends the process at once and returns when it is gone, or when ctx is done.
 	Kill(ctx context.Context) error

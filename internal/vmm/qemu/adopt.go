@@ -42,7 +42,7 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
 	if err != nil {
 		return nil, errors.Join(err, proc.Close())
 	}
-	m := newMachine(h, proc, said, d.log)
+	m := d.newMachine(h, proc, said)
 	if err := m.recognise(ctx); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}

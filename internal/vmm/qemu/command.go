@@ -22,8 +22,16 @@ type descriptors struct {
 	qmp, console, agent int
 	kernel, initramfs   int
 	disks               []int
-	tap                 int
+	memory, tap         int
 }
+
+// origin is where a guest comes from.
+type origin int
+
+const (
+	boots origin = iota // its kernel
+	wakes               // what was saved of it: QEMU waits to be told from where
+)
 
 // checkSpec refuses what this driver cannot run.
 func checkSpec(s vmm.Spec) error {
@@ -45,11 +53,14 @@ func checkSpec(s vmm.Spec) error {
 
 // arguments is QEMU's command line. It holds no secret: every user of the
 // host can read it.
-func arguments(s vmm.Spec, accel acceleration, tscKHz uint64, fd descriptors) []string {
+func arguments(s vmm.Spec, o origin, accel acceleration, tscKHz uint64, fd descriptors) []string {
 	args := []string{"-name", marker(s.ID, s.Dir), "-no-user-config", "-nodefaults", "-display", "none", "-S"}
 	args = append(args, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	args = append(args, machineArguments(s, accel)...)
-	args = append(args, memoryArguments(s)...)
+	args = append(args, memoryArguments(s, fd)...)
+	if o == wakes {
+		args = append(args, "-incoming", "defer")
+	}
 	args = append(args, "-kernel", fdPath(fd.kernel), "-initrd", fdPath(fd.initramfs), "-append", cmdline(s.Cmdline, accel, tscKHz))
 	args = append(args, channelArguments(fd)...)
 	for i, d := range s.Disks {
@@ -66,8 +77,12 @@ func arguments(s vmm.Spec, accel acceleration, tscKHz uint64, fd descriptors) []
 // kernels hang under TCG. A guest's reset restarts the guest in place; the
 // guest's panic, which it tells through pvpanic, ends the process.
 func machineArguments(s vmm.Spec, accel acceleration) []string {
+	machine := "microvm,acpi=on,pic=on,pit=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off,dump-guest-core=off"
+	if s.Memory != "" {
+		machine += ",memory-backend=" + memoryName
+	}
 	args := []string{
-		"-machine", "microvm,acpi=on,pic=on,pit=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off,dump-guest-core=off",
+		"-machine", machine,
 		"-global", "virtio-mmio.force-legacy=false",
 		"-smp", strconv.Itoa(s.VCPUs),
 		"-action", "reboot=reset,shutdown=poweroff,panic=shutdown",
@@ -80,9 +95,20 @@ func machineArguments(s vmm.Spec, accel acceleration) []string {
 	return append(args, "-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", codeBufferMiB), "-cpu", "max")
 }
 
-// memoryArguments is all that says where the guest's memory lies.
-func memoryArguments(s vmm.Spec) []string {
-	return []string{"-m", strconv.Itoa(s.MemMiB)}
+// memoryName is the name of the guest's memory within QEMU.
+const memoryName = "memory"
+
+// memoryArguments is all that says where the guest's memory lies. A shared
+// file can be left out when the machine is saved: it is there already.
+func memoryArguments(s vmm.Spec, fd descriptors) []string {
+	args := []string{"-m", strconv.Itoa(s.MemMiB)}
+	if s.Memory == "" {
+		return args
+	}
+	return append(args, "-object", mustJSON(map[string]any{
+		"qom-type": "memory-backend-file", "id": memoryName, "size": int64(s.MemMiB) << 20,
+		"mem-path": fdPath(fd.memory), "share": true, "dump": false, "merge": false,
+	}))
 }
 
 // cmdline adds what only the driver knows. A word that the caller has set stays.

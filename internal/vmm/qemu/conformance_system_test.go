@@ -20,24 +20,36 @@ import (
 
 // lab makes machines with the suite's guest.
 type lab struct {
-	root, kernel, initramfs string
-	last                    atomic.Int32
+	root, memory, kernel, initramfs string
+	last                            atomic.Int32
 }
 
-const firstUID = 913000
+const (
+	firstUID = 913000
+	memMiB   = 192
+)
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
-	root, err := os.MkdirTemp("", "qemu") // t.TempDir's paths are too long for sockets
+	return &lab{
+		root:   shortDir(t, ""), // t.TempDir's paths are too long for sockets
+		memory: shortDir(t, "/dev/shm"),
+		kernel: testguest.Kernel(t), initramfs: testguest.Build(t),
+	}
+}
+
+func shortDir(t testing.TB, below string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(below, "qemu")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(root); err != nil {
+		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
 	})
-	return &lab{root: root, kernel: testguest.Kernel(t), initramfs: testguest.Build(t)}
+	return dir
 }
 
 func newDriver(t *testing.T) vmm.Driver {
@@ -58,15 +70,34 @@ func (l *lab) spec(t testing.TB) vmm.Spec {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	uid := firstUID + int(n)
 	return vmm.Spec{
-		ID: id, Dir: dir, VCPUs: 1, MemMiB: 192, Kernel: l.kernel, Initramfs: l.initramfs,
-		Cmdline: "console=ttyS0 quiet panic=0", UID: firstUID + int(n), GID: firstUID + int(n),
+		ID: id, Dir: dir, VCPUs: 1, MemMiB: memMiB, Kernel: l.kernel, Initramfs: l.initramfs,
+		Cmdline: "console=ttyS0 quiet panic=0", UID: uid, GID: uid,
+		Memory: l.newMemory(t, id, uid), Origin: map[string]string{"kernel": "sha256:test"},
 		Disks: []vmm.Disk{
 			{Serial: "base", Path: newDisk(t, dir, "base"), ReadOnly: true},
 			{Serial: "own", Path: newDisk(t, dir, "own")},
 			{Serial: "seed", Path: newDisk(t, dir, "seed"), ReadOnly: true},
 		},
 	}
+}
+
+// newMemory makes the file that is a guest's memory.
+func (l *lab) newMemory(t testing.TB, name string, uid int) string {
+	t.Helper()
+	path := filepath.Join(l.memory, name)
+	err := os.WriteFile(path, nil, 0o600)
+	if err == nil {
+		err = os.Truncate(path, memMiB<<20)
+	}
+	if err == nil {
+		err = os.Chown(path, uid, uid)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // newDisk makes a sparse disk that starts with its name, for root only.

@@ -187,3 +187,89 @@ func TestTheGuestIsToldItsCounter(t *testing.T) {
 	c.Expect("tsc: Detected ")
 	c.Expect("Switched to clocksource tsc")
 }
+
+// What a guest has written before it was saved is on its disk, and what it
+// still has in its memory goes there after it was woken.
+func TestDisksOutliveASave(t *testing.T) {
+	l := newLab(t)
+	s := l.spec(t)
+	m, c := l.run(t, s)
+	c.Expect("guest ready")
+	c.Say("write own before")
+	c.Expect("write: ok")
+	dir := filepath.Join(s.Dir, "saved")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Save(t.Context(), s, dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d := newDriver(t)
+	woken, err := d.Wake(t.Context(), s, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = woken.Close() }()
+	defer func() { _ = woken.Kill(t.Context()) }()
+	c = vmmtest.DialConsole(t, woken)
+	if err := woken.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range [][2]string{{"read own 6", "read: before"}, {"write own later!", "write: ok"}, {"read base 4", "read: base"}} {
+		c.Say(step[0])
+		c.Expect(step[1])
+	}
+	content, err := os.ReadFile(s.Disks[1].Path)
+	if err != nil || string(content[:6]) != "later!" {
+		t.Errorf("the host sees %q, %v", content[:6], err)
+	}
+	if err := woken.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The guest has written since: what was saved is spent.
+	if m, err := d.Wake(t.Context(), s, dir); err == nil || !strings.Contains(err.Error(), "own was changed") {
+		if m != nil {
+			_ = m.Kill(t.Context())
+			_ = m.Close()
+		}
+		t.Errorf("woken once more: %v", err)
+	}
+}
+
+// QEMU itself refuses devices that the manifest vouches for and that are none.
+func TestQEMUsRefusalOfDevicesIsTold(t *testing.T) {
+	l := newLab(t)
+	s := l.spec(t)
+	dir := filepath.Join(s.Dir, "saved")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, vmm.SavedDevices), []byte("no devices of QEMU"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := newDriver(t)
+	saved, err := vmm.NewSaved(s, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := d.Info()
+	saved.Driver, saved.Version, saved.Accel, saved.CPU = Name, info.Version, info.Accel, d.(*Driver).cpu
+	if err := saved.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	m, err := d.Wake(t.Context(), s, dir)
+	if err == nil {
+		_ = m.Kill(t.Context())
+		_ = m.Close()
+		t.Fatal("it was woken")
+	}
+	if !strings.Contains(err.Error(), "QEMU said: ") {
+		t.Errorf("the error is %v", err)
+	}
+	if left := leftovers(s); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}

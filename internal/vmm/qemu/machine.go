@@ -23,17 +23,21 @@ const commandLimit = 10 * time.Second
 
 // machine is the daemon's hold on one QEMU process.
 type machine struct {
-	handle vmm.Handle
-	proc   *jail.Proc
-	said   *words
-	log    *slog.Logger
-	work   sync.WaitGroup
-	exited chan struct{}
-	closed chan struct{}
-	exit   vmm.Exit // written before exited is closed
-	last   string   // QEMU's last words; written before exited is closed
+	handle  vmm.Handle
+	hostCPU string
+	proc    *jail.Proc
+	said    *words
+	log     *slog.Logger
+	work    sync.WaitGroup
+	exited  chan struct{}
+	closed  chan struct{}
+	exit    vmm.Exit // written before exited is closed
+	last    string   // QEMU's last words; written before exited is closed
 
 	link chan *qmp // holds the one control connection, nil until it is made
+
+	saving sync.Mutex  // held while the machine is saved or loaded
+	moved  chan string // how a saving or loading ended, as QEMU tells it; capacity 1
 
 	mu      sync.Mutex
 	conns   map[vmm.Channel]net.Conn
@@ -46,11 +50,11 @@ type machine struct {
 	closeErr error
 }
 
-func newMachine(h vmm.Handle, proc *jail.Proc, said *words, log *slog.Logger) *machine {
+func (d *Driver) newMachine(h vmm.Handle, proc *jail.Proc, said *words) *machine {
 	m := &machine{
-		handle: h, proc: proc, said: said, log: log,
+		handle: h, hostCPU: d.cpu, proc: proc, said: said, log: d.log,
 		exited: make(chan struct{}), closed: make(chan struct{}),
-		link: make(chan *qmp, 1), conns: map[vmm.Channel]net.Conn{},
+		link: make(chan *qmp, 1), moved: make(chan string, 1), conns: map[vmm.Channel]net.Conn{},
 	}
 	m.link <- nil
 	m.work.Go(m.watch)
@@ -117,11 +121,14 @@ func (m *machine) judge(st jail.Status, connected bool) vmm.Exit {
 
 // observe takes in what QEMU tells unasked.
 func (m *machine) observe(e qmpEvent) {
-	if e.Name != "SHUTDOWN" {
+	switch e.Name {
+	case "SHUTDOWN":
+		m.observeShutdown(e.Data)
+	case "MIGRATION":
+		m.observeMigration(e.Data)
+	default:
 		m.log.Debug("qemu event", "vm", m.handle.ID, "event", e.Name)
-		return
 	}
-	m.observeShutdown(e.Data)
 }
 
 func (m *machine) observeShutdown(data json.RawMessage) {
@@ -132,14 +139,19 @@ func (m *machine) observeShutdown(data json.RawMessage) {
 	m.reason = why.Reason
 }
 
-// command runs a control command over the one connection, which is made
-// again if it was lost.
+// command runs a control command without arguments.
 func (m *machine) command(ctx context.Context, name string, out any) error {
+	return m.run(ctx, qmpCommand{name: name}, out)
+}
+
+// run runs a control command over the one connection, which is made again if
+// it was lost.
+func (m *machine) run(ctx context.Context, command qmpCommand, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, commandLimit)
 	defer cancel()
 	q, err := m.connect(ctx)
 	if err == nil {
-		err = q.do(ctx, name, out)
+		err = q.do(ctx, command, out)
 	}
 	if err != nil {
 		return m.explain(err)

@@ -49,6 +49,7 @@ type Driver struct {
 	binary  string // absolute, symbolic links resolved: as /proc/PID/exe shows it
 	version string
 	accel   acceleration
+	cpu     string // of the host, as guests may come to rely on it
 	tscKHz  func() uint64
 	log     *slog.Logger
 
@@ -78,7 +79,11 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if err := jail.Sweep(); err != nil {
 		return nil, err
 	}
-	return &Driver{binary: binary, version: version, accel: accel, tscKHz: clock.kHz(), log: cfg.Log}, nil
+	cpu, err := hostCPU(accel)
+	if err != nil {
+		return nil, err
+	}
+	return &Driver{binary: binary, version: version, accel: accel, cpu: cpu, tscKHz: clock.kHz(), log: cfg.Log}, nil
 }
 
 const (
@@ -132,6 +137,6 @@ func parseVersion(out string) (string, error) {
 func (d *Driver) Info() vmm.Info {
 	return vmm.Info{
 		Name: Name, Version: d.version, Accel: d.accel.name, Why: d.accel.why,
-		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true},
+		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: true},
 	}
 }

@@ -10,8 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // qmp is one connection to QEMU's control socket. It is ready for commands
@@ -87,7 +90,7 @@ func newQMP(ctx context.Context, conn net.Conn, onEvent func(qmpEvent)) (*qmp, e
 	}
 	q := &qmp{conn: conn, version: version, onEvent: onEvent, done: make(chan struct{}), waiting: map[uint64]chan qmpMessage{}}
 	q.reader.Go(func() { q.read(lines) })
-	if err := q.do(ctx, "qmp_capabilities", nil); err != nil {
+	if err := q.do(ctx, qmpCommand{name: "qmp_capabilities"}, nil); err != nil {
 		q.close()
 		return nil, err
 	}
@@ -143,23 +146,48 @@ func (q *qmp) answer(m qmpMessage) {
 	}
 }
 
+// qmpCommand is a command with its arguments, nil for none, and a file that
+// goes with it, nil for none.
+type qmpCommand struct {
+	name string
+	args map[string]any
+	file *os.File
+}
+
 // do runs one command and decodes its result into out, unless that is nil.
-func (q *qmp) do(ctx context.Context, command string, out any) error {
+func (q *qmp) do(ctx context.Context, command qmpCommand, out any) error {
 	id, reply := q.expect()
 	defer q.forget(id)
-	line := mustJSON(map[string]any{"execute": command, "id": id})
-	_ = q.conn.SetWriteDeadline(time.Now().Add(qmpWriteLimit))
-	if _, err := q.conn.Write([]byte(line + "\n")); err != nil {
-		return fmt.Errorf("cannot send %s: %w", command, errors.Join(errQMPClosed, err))
+	if err := q.send(command, id); err != nil {
+		return fmt.Errorf("cannot send %s: %w", command.name, errors.Join(errQMPClosed, err))
 	}
 	select {
 	case m := <-reply:
-		return decodeReply(command, m, out)
+		return decodeReply(command.name, m, out)
 	case <-q.done:
-		return fmt.Errorf("no answer to %s: %w", command, errQMPClosed)
+		return fmt.Errorf("no answer to %s: %w", command.name, errQMPClosed)
 	case <-ctx.Done():
-		return fmt.Errorf("no answer to %s: %w", command, ctx.Err())
+		return fmt.Errorf("no answer to %s: %w", command.name, ctx.Err())
 	}
+}
+
+func (q *qmp) send(command qmpCommand, id uint64) error {
+	message := map[string]any{"execute": command.name, "id": id}
+	if command.args != nil {
+		message["arguments"] = command.args
+	}
+	line := []byte(mustJSON(message) + "\n")
+	_ = q.conn.SetWriteDeadline(time.Now().Add(qmpWriteLimit))
+	if command.file == nil {
+		_, err := q.conn.Write(line)
+		return err
+	}
+	socket, ok := q.conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("no file can be sent over this connection")
+	}
+	_, _, err := socket.WriteMsgUnix(line, unix.UnixRights(int(command.file.Fd())), nil)
+	return err
 }
 
 func decodeReply(command string, m qmpMessage, out any) error {

@@ -54,10 +54,10 @@ func TestQMPFindsItsAnswersAmongOthers(t *testing.T) {
 		t.Errorf("version %q", q.version)
 	}
 	var status struct{ Running bool }
-	if err := q.do(t.Context(), "query-status", &status); err != nil || !status.Running {
+	if err := q.do(t.Context(), qmpCommand{name: "query-status"}, &status); err != nil || !status.Running {
 		t.Errorf("%+v, %v", status, err)
 	}
-	if err := q.do(t.Context(), "refused", nil); err == nil || !strings.Contains(err.Error(), "no such thing") {
+	if err := q.do(t.Context(), qmpCommand{name: "refused"}, nil); err == nil || !strings.Contains(err.Error(), "no such thing") {
 		t.Errorf("a refusal: %v", err)
 	}
 }
@@ -75,7 +75,7 @@ func TestQMPGivesUpWithItsCaller(t *testing.T) {
 	defer q.close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := q.do(ctx, "stop", nil); !errors.Is(err, context.Canceled) {
+	if err := q.do(ctx, qmpCommand{name: "stop"}, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("the error is %v", err)
 	}
 	if len(q.waiting) != 0 {
@@ -104,7 +104,7 @@ func TestHostileQMPIsHungUpOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := q.do(t.Context(), "stop", nil); !errors.Is(err, errQMPClosed) {
+	if err := q.do(t.Context(), qmpCommand{name: "stop"}, nil); !errors.Is(err, errQMPClosed) {
 		t.Errorf("the error is %v", err)
 	}
 	q.close()

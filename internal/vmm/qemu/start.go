@@ -37,18 +37,18 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	m, err := d.launch(ctx, spec)
+	m, err := d.launch(ctx, spec, boots)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.run(ctx); err != nil {
+	if err := m.begin(ctx); err != nil {
 		return nil, m.discard(err)
 	}
 	return m, nil
 }
 
 // launch starts the process, with the guest's CPUs still standing.
-func (d *Driver) launch(ctx context.Context, spec vmm.Spec) (*machine, error) {
+func (d *Driver) launch(ctx context.Context, spec vmm.Spec, o origin) (*machine, error) {
 	var in inventory
 	defer in.close()
 	fd, err := in.gather(spec)
@@ -60,7 +60,7 @@ func (d *Driver) launch(ctx context.Context, spec vmm.Spec) (*machine, error) {
 		return nil, errors.Join(err, in.undo())
 	}
 	proc, err := jail.Start(ctx, jail.Process{
-		Path: d.binary, Args: arguments(spec, d.accel, d.tscKHz(), fd), UID: spec.UID, GID: spec.GID, Groups: d.accel.groups,
+		Path: d.binary, Args: arguments(spec, o, d.accel, d.tscKHz(), fd), UID: spec.UID, GID: spec.GID, Groups: d.accel.groups,
 		Files: in.files, Stderr: stderr, OpenFiles: openFiles, Cgroup: limits(spec, d.accel),
 	})
 	_ = stderr.Close()
@@ -69,7 +69,7 @@ func (d *Driver) launch(ctx context.Context, spec vmm.Spec) (*machine, error) {
 		return nil, errors.Join(err, in.undo())
 	}
 	d.warn(proc.Note())
-	return newMachine(handleOf(spec.ID, spec.Dir, proc.Identity(), ""), proc, said, d.log), nil
+	return d.newMachine(handleOf(spec.ID, spec.Dir, proc.Identity(), ""), proc, said), nil
 }
 
 // warn says which limits machines run without: once, and again when it changes.
@@ -82,18 +82,23 @@ func (d *Driver) warn(note string) {
 	d.note = note
 }
 
-// run connects to a machine just launched and lets the guest's CPUs run. The
-// console is connected before, so that nothing of the boot is lost.
-func (m *machine) run(ctx context.Context) error {
+// begin connects to a machine just launched and lets the guest's CPUs run.
+func (m *machine) begin(ctx context.Context) error {
+	if err := m.meet(ctx); err != nil {
+		return err
+	}
+	return m.command(ctx, "cont", nil)
+}
+
+// meet connects to a machine just launched, to its console too, so that
+// nothing is lost of what the guest says first.
+func (m *machine) meet(ctx context.Context) error {
 	console, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(m.handle.Dir, consoleSocket))
 	if err != nil {
 		return err
 	}
 	m.keepConsole(console)
-	if err := m.recognise(ctx); err != nil {
-		return err
-	}
-	return m.command(ctx, "cont", nil)
+	return m.recognise(ctx)
 }
 
 // discard ends a machine whose start failed, and says why it did.
@@ -150,6 +155,10 @@ func (in *inventory) gather(spec vmm.Spec) (fd descriptors, err error) {
 		f, openErr := openDisk(d)
 		fd.disks = append(fd.disks, open("the disk "+d.Serial, f, openErr))
 	}
+	if spec.Memory != "" {
+		f, openErr := openMemory(spec)
+		fd.memory = open("the guest's memory", f, openErr)
+	}
 	if spec.NIC != nil {
 		f, openErr := duplicate(spec.NIC.TAP)
 		fd.tap = open("the TAP", f, openErr)
@@ -177,6 +186,23 @@ func openDisk(d vmm.Disk) (*os.File, error) {
 		return os.Open(d.Path)
 	}
 	return os.OpenFile(d.Path, os.O_RDWR, 0)
+}
+
+// openMemory opens the file that is the guest's memory. One of another size
+// would be taken for broken memory, or be cut.
+func openMemory(spec vmm.Spec) (*os.File, error) {
+	f, err := os.OpenFile(spec.Memory, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && st.Size() != int64(spec.MemMiB)<<20 {
+		err = fmt.Errorf("it has %d bytes instead of %d MiB", st.Size(), spec.MemMiB)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // duplicate copies the descriptor, since Start closes the TAP by itself.

@@ -20,7 +20,7 @@ type Harness struct {
 	Driver func(t *testing.T) vmm.Driver
 
 	// Spec returns what to start: a guest that obeys guest.go's lines, with
-	// its own id, and an existing run directory below Root.
+	// its own id, an existing run directory below Root and a file for its memory.
 	Spec func(t *testing.T) vmm.Spec
 
 	// Root is the directory below which all run directories lie.
@@ -40,12 +40,15 @@ type Harness struct {
 // fails.
 const patience = 2 * time.Minute
 
+// conformance is one thing that every driver has to do.
+type conformance struct {
+	name string
+	test func(*testing.T, Harness)
+}
+
 // Run is what every driver has to do, whichever VMM it drives.
 func Run(t *testing.T, h Harness) {
-	for _, c := range []struct {
-		name string
-		test func(*testing.T, Harness)
-	}{
+	tests := []conformance{
 		{"a guest boots and answers on its console", testStart},
 		{"a guest that powers off ends its machine", testPowerOff},
 		{"a guest that reboots keeps its machine", testReboot},
@@ -64,7 +67,8 @@ func Run(t *testing.T, h Harness) {
 		{"an adopted machine's end is noticed", testAdoptedEnd},
 		{"a machine that is not the one of the handle is not adopted", testForeignHandles},
 		{"the list shows machines below the root only", testList},
-	} {
+	}
+	for _, c := range append(tests, saveTests...) {
 		t.Run(c.name, func(t *testing.T) { c.test(t, h) })
 	}
 }

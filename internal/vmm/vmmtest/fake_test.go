@@ -29,7 +29,11 @@ func TestFakeConforms(t *testing.T) {
 			if err := os.Mkdir(dir, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			return vmm.Spec{ID: id, Dir: dir, VCPUs: 1, MemMiB: 64}
+			memory := filepath.Join(dir, "memory")
+			if err := os.WriteFile(memory, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return vmm.Spec{ID: id, Dir: dir, VCPUs: 1, MemMiB: 64, Memory: memory, Origin: map[string]string{"kernel": "sha256:test"}}
 		},
 		Break: func(*vmm.Spec) { fake.FailNextStart(errs.New(errs.Internal, "injected", "injected")) },
 		Crash: func(_ *testing.T, h vmm.Handle) { fake.Crash(h.ID) },

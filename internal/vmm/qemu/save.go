@@ -1,0 +1,215 @@
+//go:build linux && amd64
+
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// saveLimit bounds the writing and the reading of a machine's devices, some
+// 100 KiB.
+const saveLimit = 30 * time.Second
+
+// fileName is what QEMU is told to call a file that it is handed.
+const fileName = "devices"
+
+// Save implements vmm.Machine. QEMU calls it a migration, to a file; the
+// guest's memory is left out, because it is a shared file already.
+func (m *machine) Save(ctx context.Context, spec vmm.Spec, dir string) error {
+	if spec.Memory == "" || !jail.HoldsFile(m.handle.PID, map[string]bool{spec.Memory: true}) {
+		if err := m.command(ctx, "query-status", nil); err != nil {
+			return err // it is gone
+		}
+		return errs.New(errs.Unsupported, "memory_not_shared", "the memory of %s cannot be kept: it was started without a file for it", m.handle.ID).
+			WithHint("restart the VM")
+	}
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, saveLimit)
+	defer cancel()
+	stood, err := m.Paused(ctx)
+	if err != nil {
+		return err
+	}
+	if err := m.save(ctx, spec, dir); err != nil {
+		return errors.Join(err, m.unsave(ctx, dir, stood))
+	}
+	return nil
+}
+
+func (m *machine) save(ctx context.Context, spec vmm.Spec, dir string) error {
+	if err := m.command(ctx, "stop", nil); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, vmm.SavedDevices), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot make the file for the machine's devices: %w", err)
+	}
+	err = m.move(ctx, "migrate", f)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("cannot save the machine's devices: %w", err)
+	}
+	return m.describe(ctx, spec, dir)
+}
+
+// describe writes the manifest of what has been saved. The acceleration is
+// asked for: an earlier daemon may have chosen another one.
+func (m *machine) describe(ctx context.Context, spec vmm.Spec, dir string) error {
+	s, err := vmm.NewSaved(spec, dir)
+	if err != nil {
+		return err
+	}
+	var kvm struct{ Enabled bool }
+	if err := m.command(ctx, "query-kvm", &kvm); err != nil {
+		return err
+	}
+	s.Driver, s.Version, s.Accel, s.CPU = Name, m.handle.Version, AccelTCG, m.hostCPU
+	if kvm.Enabled {
+		s.Accel = AccelKVM
+	}
+	return s.Write(dir)
+}
+
+// unsave undoes a save that failed: files, and the guest goes on.
+func (m *machine) unsave(ctx context.Context, dir string, stood bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandLimit)
+	defer cancel()
+	faults := []error{removeSaved(dir)}
+	if !stood {
+		faults = append(faults, m.command(ctx, "cont", nil))
+	}
+	return errors.Join(faults...)
+}
+
+func removeSaved(dir string) error {
+	var faults []error
+	for _, name := range []string{vmm.SavedDevices, vmm.SavedManifest} {
+		if err := os.Remove(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
+			faults = append(faults, err)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// move lets QEMU write its devices to the file, or read them from it, and
+// waits until it has.
+func (m *machine) move(ctx context.Context, command string, f *os.File) error {
+	select {
+	case <-m.moved: // of an earlier one that nobody waited for
+	default:
+	}
+	for _, c := range []qmpCommand{
+		{name: "migrate-set-capabilities", args: map[string]any{"capabilities": []any{
+			map[string]any{"capability": "events", "state": true},
+			map[string]any{"capability": "x-ignore-shared", "state": true},
+		}}},
+		{name: "getfd", args: map[string]any{"fdname": fileName}, file: f},
+		{name: command, args: map[string]any{"uri": "fd:" + fileName}},
+	} {
+		if err := m.run(ctx, c, nil); err != nil {
+			return err
+		}
+	}
+	select {
+	case how := <-m.moved:
+		return m.judgeMove(ctx, how)
+	case <-m.exited:
+		return errGone(m.handle.ID)
+	case <-ctx.Done():
+		return fmt.Errorf("QEMU does not come to an end: %w", ctx.Err())
+	}
+}
+
+// observeMigration keeps how a saving or loading ended.
+func (m *machine) observeMigration(data json.RawMessage) {
+	var now struct{ Status string }
+	_ = json.Unmarshal(data, &now) // no status is none that counts
+	switch now.Status {
+	case moveDone, "failed", "cancelled":
+		select {
+		case m.moved <- now.Status:
+		default:
+		}
+	}
+}
+
+const moveDone = "completed"
+
+func (m *machine) judgeMove(ctx context.Context, how string) error {
+	if how == moveDone {
+		return nil
+	}
+	var why struct {
+		Desc string `json:"error-desc"`
+	}
+	if err := m.command(ctx, "query-migrate", &why); err != nil {
+		return err
+	}
+	return fmt.Errorf("QEMU says that it %s: %s", how, why.Desc)
+}
+
+// Wake implements vmm.Driver.
+func (d *Driver) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machine, error) {
+	if spec.NIC != nil {
+		defer func() { _ = spec.NIC.TAP.Close() }()
+	}
+	if err := d.checkSaved(spec, dir); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(filepath.Join(dir, vmm.SavedDevices))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the machine's devices: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	m, err := d.launch(ctx, spec, wakes)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.load(ctx, f); err != nil {
+		return nil, m.discard(err)
+	}
+	return m, nil
+}
+
+// checkSaved refuses what cannot be woken here.
+func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
+	if err := checkSpec(spec); err != nil {
+		return err
+	}
+	s, err := vmm.ReadSaved(dir)
+	if err != nil {
+		return err
+	}
+	here := vmm.Saved{Driver: Name, Version: d.version, Accel: d.accel.name, CPU: d.cpu}
+	if err := s.Check(here, spec, dir); err != nil {
+		return err
+	}
+	f, err := openMemory(spec)
+	if err != nil {
+		return vmm.Unusable("its memory cannot be read").WithCause(err)
+	}
+	return f.Close()
+}
+
+// load reads the devices of a machine just launched. The guest's CPUs still
+// stand afterwards.
+func (m *machine) load(ctx context.Context, f *os.File) error {
+	if err := m.meet(ctx); err != nil {
+		return err
+	}
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	return m.move(ctx, "migrate-incoming", f)
+}
