@@ -18,13 +18,13 @@ type layer struct {
 // types, and no door, no daemon and no other adapter.
 var layers = []layer{
 	{"hatchd", []string{"cmd/hatchd"}, []string{"daemon", "tools", "config", "words"}},
-	{"daemon", []string{"internal/daemon"}, []string{"doors", "adapters", "tools", "nouns", "contracts", "config", "words", "wire types", "internal/guest/wire", "internal/vmm/vmmtest", "internal/file/filetest"}},
+	{"daemon", []string{"internal/daemon"}, []string{"doors", "adapters", "tools", "nouns", "contracts", "config", "words", "wire types", "internal/guest/wire", "internal/vmm/vmmtest", "test guests"}},
 	{"tools", []string{"internal/doctor"}, []string{"adapters", "words"}},
 	{"doors", []string{"internal/server/..."}, []string{"nouns", "contracts", "words", "wire types"}},
 	{"adapters", []string{"internal/host/...", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/store", "internal/guest", "internal/guest/initramfs", "internal/blob/..."}, []string{"nouns", "contracts", "words", "internal/guest/wire"}},
 	{"migrations", []string{"internal/store/migrations"}, nil},
 	{"test drivers", []string{"internal/vmm/vmmtest/..."}, []string{"contracts", "words"}},
-	{"test guests", []string{"internal/file/filetest"}, []string{"internal/file", "words"}},
+	{"test guests", []string{"internal/file/filetest", "internal/process/processtest"}, []string{"nouns", "words"}},
 	{"agent", []string{"cmd/hatch-agent", "internal/agent/..."}, []string{"agent", "internal/guest/wire"}},
 	{"agent protocol", []string{"internal/guest/wire"}, nil},
 	{"config", []string{"internal/config"}, []string{"words", "internal/network"}},

@@ -107,7 +107,7 @@ type Stream interface {
 	// Resize changes the terminal's size. Without a terminal it is an error.
 	Resize(Size) error
 
-	// Close lets go; the process goes on.
+	// Close lets go; the process goes on. A Next or Write under way ends.
 	Close() error
 }
 
