@@ -91,7 +91,7 @@ func TestDialledConnectionIsHalfClosedByTheGuest(t *testing.T) {
 		heard <- all
 	})
 	conn := dial(t, d)
-	if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Fatalf("read %d bytes, %v", n, err)
 	}
 	if _, err := conn.Write([]byte("late")); err != nil {
@@ -141,7 +141,7 @@ func TestCloseOfADialledConnectionReachesTheGuest(t *testing.T) {
 	if err := conn.Close(); err != nil {
 		t.Fatal(err)
 	}
-	within(t, "the guest's program sees the end", ended)
+	_ = within(t, "the guest's program sees the end", ended)
 	if err := within(t, "a read ends", reading); err == nil {
 		t.Error("a read of a closed connection succeeds")
 	}
