@@ -39,6 +39,9 @@ func TestClient(t *testing.T) {
 	if _, err := c.WaitVM(ctx, knownVM, "cloud-init", vm.MaxWait); err != nil || !s.vms.want.CloudInit {
 		t.Errorf("waited for %+v, %v", s.vms.want, err)
 	}
+	if m, err := c.VMMetrics(ctx, knownVM); err != nil || m.VMID != knownVM || m.VCPUCount != 2 {
+		t.Errorf("metrics %+v, %v", m, err)
+	}
 	s.health.status = "degraded"
 	if h, err := c.Health(ctx); err != nil || h.Status != "degraded" {
 		t.Errorf("%+v, %v", h, err)

@@ -106,6 +106,10 @@ func (c *contract) checkValue(at string, schema object, value any) error {
 		if n, ok := value.(float64); !ok || n != float64(int64(n)) {
 			return fmt.Errorf("%s: %v is no integer", at, value)
 		}
+	case "number":
+		if _, ok := value.(float64); !ok {
+			return fmt.Errorf("%s: %v is no number", at, value)
+		}
 	case "boolean":
 		if _, ok := value.(bool); !ok {
 			return fmt.Errorf("%s: %v is no boolean", at, value)

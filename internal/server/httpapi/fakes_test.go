@@ -64,6 +64,7 @@ type fakeVMs struct {
 	wait    func(ctx context.Context) (vm.VM, error)
 	log     func(ctx context.Context, tail int, follow bool, w io.Writer) error
 	console func(readOnly bool) (io.ReadWriteCloser, error)
+	metrics func(vm.VM) vm.Metrics
 }
 
 func (f *fakeVMs) note(verb, owner, id string) (vm.VM, error) {
@@ -136,6 +137,14 @@ func (f *fakeVMs) Wait(ctx context.Context, owner, id string, want vm.WaitFor) (
 		return f.wait(ctx)
 	}
 	return f.note("wait", owner, id)
+}
+
+func (f *fakeVMs) Metrics(_ context.Context, owner, id string) (vm.Metrics, error) {
+	v, err := f.note("metrics", owner, id)
+	if f.metrics != nil && err == nil {
+		return f.metrics(v), nil
+	}
+	return vm.Metrics{VM: v}, err
 }
 
 func (f *fakeVMs) Log(ctx context.Context, owner, id string, tail int, follow bool, w io.Writer) error {

@@ -34,6 +34,7 @@ type Machines interface {
 	List(ctx context.Context, owner string, f vm.Filter) (page []vm.VM, next string, err error)
 	Delete(ctx context.Context, owner, id string) error
 	Wait(ctx context.Context, owner, id string, want vm.WaitFor) (vm.VM, error)
+	Metrics(ctx context.Context, owner, id string) (vm.Metrics, error)
 	Power
 	Screen
 }

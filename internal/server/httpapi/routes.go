@@ -45,6 +45,7 @@ func (d *door) routes() []route {
 		{post, "/vms/{id}/pause", 200, "pause-vm", "Pause VM", "Halt a running VM's CPUs; its memory stays.", on(d, d.pauseVM)},
 		{post, "/vms/{id}/resume", 200, "resume-vm", "Resume VM", "Let a paused VM run on.", on(d, d.resumeVM)},
 		{get, "/vms/{id}/wait", 200, "wait-vm", "Wait for VM", waitForText, on(d, d.waitVM)},
+		{get, "/vms/{id}/metrics", 200, "vm-metrics", "VM metrics", metricsText, on(d, d.vmMetrics)},
 		{get, "/vms/{id}/logs", 200, "vm-logs", "VM logs", "The serial console's log as plain text. With follow it goes on until the caller leaves.", as("200", "text/plain", text, on(d, d.vmLogs))},
 		{get, "/vms/{id}/console", 101, "vm-console", "VM console", consoleText, on(d, d.vmConsole)},
 

@@ -27,6 +27,7 @@ func TestRoutes(t *testing.T) {
 		{"POST", "/vms/" + knownVM + "/pause", "", 200},
 		{"POST", "/vms/" + knownVM + "/resume", "", 200},
 		{"GET", "/vms/" + knownVM + "/wait?for=ready", "", 200},
+		{"GET", "/vms/" + knownVM + "/metrics", "", 200},
 		{"GET", "/vms/" + knownVM + "/logs", "", 200},
 		{"GET", "/vms/" + knownVM + "/console", "", 400}, // TestConsole opens it
 		{"POST", "/images", `{"kernel_path":"/k","rootfs_path":"/r"}`, 201},

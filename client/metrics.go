@@ -1,0 +1,13 @@
+package client
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/hatchvm/hatch/api"
+)
+
+// VMMetrics returns what a VM uses at present, whatever its state.
+func (c *Client) VMMetrics(ctx context.Context, id string) (api.Metrics, error) {
+	return fetch[api.Metrics](ctx, c, http.MethodGet, vms, id, "metrics")
+}
