@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -41,6 +42,8 @@ type fakeServer struct {
 	answer    map[string]api.Problem // by "METHOD /path": fail so
 	onCreate  func()                 // called once when a VM is made; the client is not answered
 	keysSeen  []string               // idempotency keys
+	events    []api.Event
+	onStream  func(w http.ResponseWriter, r *http.Request) // serves streams of events
 }
 
 func newFake(t *testing.T) *fakeServer {
@@ -99,6 +102,8 @@ func (f *fakeServer) routes() http.Handler {
 		_, _ = io.WriteString(w, "boot \x1b[32mok\x1b[0m\r\nlogin:\n")
 	}))
 	mux.HandleFunc("GET /vms/{id}/console", f.consoleOf)
+	mux.HandleFunc("GET /events", f.listEvents)
+	mux.HandleFunc("GET /vms/{id}/events", f.listEvents)
 	mux.HandleFunc("GET /images", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.images) })
 	mux.HandleFunc("POST /images", func(w http.ResponseWriter, r *http.Request) { reply(w, 201, api.Image{ID: "img_mine"}) })
 	mux.HandleFunc("GET /images/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.images[0]) })
@@ -191,6 +196,27 @@ func (f *fakeServer) createVM(w http.ResponseWriter, r *http.Request) {
 	}
 	f.vms = append(f.vms, v)
 	reply(w, 201, v)
+}
+
+// listEvents gives one event per page, or a stream.
+func (f *fakeServer) listEvents(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Accept") == "text/event-stream" {
+		f.onStream(w, r)
+		return
+	}
+	found := []api.Event{}
+	after, _ := strconv.ParseInt(r.URL.Query().Get("after"), 10, 64)
+	for _, e := range f.events {
+		id, kind := r.PathValue("id"), r.URL.Query().Get("type")
+		if e.Seq > after && (id == "" || e.VMID == id) && (kind == "" || e.Type == kind) {
+			found = append(found, e)
+		}
+	}
+	if len(found) > 1 {
+		found = found[:1]
+		w.Header().Set("Link", fmt.Sprintf(`</events?after=%d>; rel="next"`, found[0].Seq))
+	}
+	reply(w, 200, found)
 }
 
 // consoleOf greets, reads one message and ends.

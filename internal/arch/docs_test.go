@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/hatchvm/hatch/internal/config"
+	"github.com/hatchvm/hatch/internal/event"
 )
 
 var update = flag.Bool("update", false, "write the generated reference pages anew")
@@ -25,6 +26,22 @@ func TestConfigurationReference(t *testing.T) {
 		"at once. `hatchd config` prints what is in force and from where.\n\n" +
 		config.Reference()
 	requirePage(t, "configuration.md", page)
+}
+
+func TestEventsReference(t *testing.T) {
+	page := generated + "# Events\n\n" +
+		"`GET /events` and `GET /vms/{id}/events` return what has happened, oldest first, as pages or, with\n" +
+		"`Accept: text/event-stream`, as a stream; webhooks are sent it. A change and its event are stored together: neither is\n" +
+		"there without the other. `seq` goes up in the order in which things became true; who has read up to one has missed\n" +
+		"nothing before it.\n\n" +
+		"Each event has `seq`, `id`, `type`, `vm_id` and `vm_name` (when it is about a VM), `message` (in words), `actor`,\n" +
+		"`request_id` (of the request that caused it), `data` and `at`. The actor's `kind` is `key` (with the key's `id` and\n" +
+		"`name`), `guest` (the VM from inside), `rule` (with its `name`) or `hatchd`. Fields may be added; ignore those you do not\n" +
+		"know.\n\n" +
+		event.Reference() + "\n" +
+		"Kept are the newest events: how long and how many, `HATCH_EVENTS_KEEP`, `HATCH_EVENTS_PER_VM` and `HATCH_EVENTS_MAX` say.\n" +
+		"They outlive their VM.\n"
+	requirePage(t, "events.md", page)
 }
 
 func TestCommandLineReference(t *testing.T) {

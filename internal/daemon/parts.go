@@ -78,7 +78,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, er
 		return nil, err
 	}
 	p.handler = httpapi.New(httpapi.Config{
-		VMs: p.vms, Images: p.images, Templates: templates, Keys: keys, Access: keys,
+		VMs: p.vms, Images: p.images, Templates: templates, Keys: keys, Access: keys, Events: p.events,
 		Health: p.health(host, opt.Version), Version: opt.Version, Log: p.log,
 	})
 	return p, nil

@@ -74,6 +74,13 @@ func (e *Error) WithField(field string) *Error {
 	return &c
 }
 
+// WithCode returns a copy of e with another code.
+func (e *Error) WithCode(code string) *Error {
+	c := *e
+	c.Code = code
+	return &c
+}
+
 // WithHint returns a copy of e that says what to do next.
 func (e *Error) WithHint(format string, args ...any) *Error {
 	c := *e

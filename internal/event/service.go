@@ -73,12 +73,13 @@ func (s *Service) Page(ctx context.Context, f Filter) (page []Event, next int64,
 const FromNow = -1
 
 // Follow hands events to send as they come, in the log's order and without
-// gaps, until ctx is done or send fails. When nothing comes, send gets nil from
-// time to time. f.Limit bounds how many it gets at once.
+// gaps, until ctx is done or send fails; through says up to which Seq it now
+// has all. At first, and from time to time when nothing comes, it gets no
+// events. f.Limit bounds how many it gets at once.
 //
 // Errors: errs.Invalid with code invalid_after when the log is not that long;
 // errs.TooMany.
-func (s *Service) Follow(ctx context.Context, f Filter, send func([]Event) error) error {
+func (s *Service) Follow(ctx context.Context, f Filter, send func(events []Event, through int64) error) error {
 	select {
 	case s.followers <- struct{}{}:
 		defer func() { <-s.followers }()
@@ -96,13 +97,13 @@ func (s *Service) Follow(ctx context.Context, f Filter, send func([]Event) error
 	if f.After == FromNow {
 		f.After = last
 	}
-	if err := send(nil); err != nil { // the place is taken: nothing from here on is missed
+	if err := send(nil, f.After); err != nil { // the place is taken: nothing from here on is missed
 		return err
 	}
 	return s.follow(ctx, f, send)
 }
 
-func (s *Service) follow(ctx context.Context, f Filter, send func([]Event) error) error {
+func (s *Service) follow(ctx context.Context, f Filter, send func(events []Event, through int64) error) error {
 	idle := time.NewTicker(s.beat)
 	defer idle.Stop()
 	for {
@@ -112,7 +113,7 @@ func (s *Service) follow(ctx context.Context, f Filter, send func([]Event) error
 			return err
 		}
 		if len(events) > 0 {
-			if err := send(events); err != nil {
+			if err := send(events, through); err != nil {
 				return err
 			}
 			idle.Reset(s.beat)
@@ -124,7 +125,7 @@ func (s *Service) follow(ctx context.Context, f Filter, send func([]Event) error
 		select {
 		case <-added:
 		case <-idle.C:
-			if err := send(nil); err != nil {
+			if err := send(nil, through); err != nil {
 				return err
 			}
 		case <-ctx.Done():

@@ -143,30 +143,35 @@ func TestFollow(t *testing.T) {
 		m.add(5, "vm_a", VMOperation)
 		s := newTestService(m, generous)
 		ctx, leave := context.WithCancel(t.Context())
+		var mu sync.Mutex
 		var got []string
 		ended := make(chan error, 1)
 		go func() {
-			ended <- s.Follow(ctx, Filter{After: 2, Limit: 2}, func(events []Event) error {
+			ended <- s.Follow(ctx, Filter{After: 2, Limit: 2}, func(events []Event, through int64) error {
 				var seqs []string
 				for _, e := range events {
 					seqs = append(seqs, fmt.Sprint(e.Seq))
 				}
-				got = append(got, strings.Join(seqs, ","))
+				mu.Lock()
+				defer mu.Unlock()
+				got = append(got, fmt.Sprintf("%s/%d", strings.Join(seqs, ","), through))
 				return nil
 			})
 		}()
 		requireGot := func(want string) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if text := strings.Join(got, " "); text != want {
 				t.Fatalf("got %q, want %q", text, want)
 			}
 		}
-		requireGot(" 3,4 5")
+		requireGot("/2 3,4/4 5/5")
 		m.add(1, "vm_a", VMOperation)
-		requireGot(" 3,4 5 6")
+		requireGot("/2 3,4/4 5/5 6/6")
 		time.Sleep(beat + time.Second) //nolint:forbidigo // the bubble's clock
-		requireGot(" 3,4 5 6 ")
+		requireGot("/2 3,4/4 5/5 6/6 /6")
 		leave()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Error(err)
@@ -183,8 +188,11 @@ func TestFollowFromNowSkipsWhatWas(t *testing.T) {
 	s := newTestService(m, generous)
 	defer func() { _ = s.Close() }()
 	calls, enough := 0, errors.New("enough")
-	err := s.Follow(t.Context(), Filter{After: FromNow, Limit: 10}, func(events []Event) error {
+	err := s.Follow(t.Context(), Filter{After: FromNow, Limit: 10}, func(events []Event, through int64) error {
 		if calls++; calls == 1 {
+			if through != 3 {
+				t.Errorf("begins after %d", through)
+			}
 			m.add(1, "vm_a", VMOperation) // falls between the promise and the reading
 			return nil
 		}
@@ -196,7 +204,7 @@ func TestFollowFromNowSkipsWhatWas(t *testing.T) {
 	if !errors.Is(err, enough) {
 		t.Error(err)
 	}
-	err = s.Follow(t.Context(), Filter{After: 99, Limit: 10}, func([]Event) error { return nil })
+	err = s.Follow(t.Context(), Filter{After: 99, Limit: 10}, func([]Event, int64) error { return nil })
 	if !errs.HasCode(err, "invalid_after") {
 		t.Errorf("beyond the end: %v", err)
 	}
@@ -207,7 +215,7 @@ func TestFollowersAreBounded(t *testing.T) {
 		s := newTestService(newMemory(), generous)
 		ctx, leave := context.WithCancel(t.Context())
 		follow := func() error {
-			return s.Follow(ctx, Filter{Limit: 1}, func([]Event) error { return nil })
+			return s.Follow(ctx, Filter{Limit: 1}, func([]Event, int64) error { return nil })
 		}
 		for range maxFollowers {
 			go func() { _ = follow() }()

@@ -96,6 +96,7 @@ func (c *contract) checkValue(at string, schema object, value any) error {
 		return fmt.Errorf("%s: %v is none of %v", at, value, enum)
 	}
 	switch schema["type"] {
+	case nil: // anything
 	case "object":
 		return c.checkObject(at, schema, value)
 	case "array":

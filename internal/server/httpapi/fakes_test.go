@@ -14,6 +14,7 @@ import (
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 	"github.com/hatchvm/hatch/internal/template"
@@ -258,13 +259,48 @@ func (f *fakeTemplates) Delete(ctx context.Context, owner, id string) error {
 	return err
 }
 
+// fakeEvents is a log of goodAcc's.
+type fakeEvents struct {
+	mu     sync.Mutex
+	filter event.Filter
+	log    []event.Event
+	follow func(ctx context.Context, f event.Filter, send func([]event.Event, int64) error) error
+}
+
+func sampleEvent(seq int64, vmID string) event.Event {
+	return event.Event{
+		Seq: seq, ID: fmt.Sprintf("evt_%d", seq), OwnerID: goodAcc, VMID: vmID, VMName: "web", Type: event.VMStateChanged,
+		Message: "stopped: <off>", Data: []byte(`{"from":"running","to":"stopped"}`), At: began,
+		Cause: event.Cause{Actor: event.Actor{Kind: event.Key, ID: "key_good", Name: "admin"}, RequestID: "req_1"},
+	}
+}
+
+func (f *fakeEvents) Page(_ context.Context, filter event.Filter) (page []event.Event, next int64, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.filter = filter
+	for _, e := range f.log {
+		if e.OwnerID != filter.OwnerID || filter.VMID != "" && e.VMID != filter.VMID || e.Seq <= filter.After {
+			continue
+		}
+		if page = append(page, e); len(page) == filter.Limit {
+			return page, e.Seq, nil
+		}
+	}
+	return page, 0, nil
+}
+
+func (f *fakeEvents) Follow(ctx context.Context, filter event.Filter, send func([]event.Event, int64) error) error {
+	return f.follow(ctx, filter, send)
+}
+
 // fakeKeys is both keyring and authenticator.
 type fakeKeys struct{}
 
 func (fakeKeys) Authenticate(_ context.Context, secret string) (access.Principal, error) {
 	switch secret {
 	case goodKey:
-		return access.Principal{OwnerID: goodAcc, KeyID: "key_good"}, nil
+		return access.Principal{OwnerID: goodAcc, KeyID: "key_good", KeyName: "admin"}, nil
 	case otherKey:
 		return access.Principal{OwnerID: "acc_other", KeyID: "key_other"}, nil
 	case "hk_broken":
@@ -304,5 +340,6 @@ var (
 	_ httpapi.Images        = (*image.Service)(nil)
 	_ httpapi.Templates     = (*template.Service)(nil)
 	_ httpapi.Keys          = (*access.Service)(nil)
+	_ httpapi.Events        = (*event.Service)(nil)
 	_ httpapi.Authenticator = (*access.Service)(nil)
 )

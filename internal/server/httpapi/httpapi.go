@@ -66,6 +66,7 @@ type Config struct {
 	Images    Images
 	Templates Templates
 	Keys      Keys
+	Events    Events
 	Access    Authenticator
 	Health    func(ctx context.Context) api.Health
 	Version   string // of hatchd

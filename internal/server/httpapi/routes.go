@@ -28,9 +28,14 @@ const (
 )
 
 var (
-	text       = huma.Schema{Type: huma.TypeString}
-	arrayOfVMs = huma.Schema{Type: huma.TypeArray, Items: &huma.Schema{Ref: "#/components/schemas/VM"}}
+	text          = huma.Schema{Type: huma.TypeString}
+	arrayOfVMs    = arrayOf("VM")
+	arrayOfEvents = arrayOf("Event")
 )
+
+func arrayOf(schema string) huma.Schema {
+	return huma.Schema{Type: huma.TypeArray, Items: &huma.Schema{Ref: "#/components/schemas/" + schema}}
+}
 
 // routes is every route of the API but the three of docs.go.
 func (d *door) routes() []route {
@@ -48,6 +53,10 @@ func (d *door) routes() []route {
 		{get, "/vms/{id}/metrics", 200, "vm-metrics", "VM metrics", metricsText, on(d, d.vmMetrics)},
 		{get, "/vms/{id}/logs", 200, "vm-logs", "VM logs", "The serial console's log as plain text. With follow it goes on until the caller leaves.", as("200", "text/plain", text, on(d, d.vmLogs))},
 		{get, "/vms/{id}/console", 101, "vm-console", "VM console", consoleText, on(d, d.vmConsole)},
+
+		{get, "/vms/{id}/events", 200, "list-vm-events", "List VM events", vmEventsText, asEvents(on(d, d.vmEvents))},
+
+		{get, "/events", 200, "list-events", "List events", eventsText, asEvents(on(d, d.listEvents))},
 
 		{post, "/images", 201, "create-image", "Register image", "Register a kernel and a root file system that lie on the host. Both are checked; what cannot boot is refused.", on(d, d.createImage)},
 		{get, "/images", 200, "list-images", "List images", "Returns all images, without their paths.", on(d, d.listImages)},
@@ -116,6 +125,14 @@ func as(status, contentType string, schema huma.Schema, register func(huma.API, 
 	}
 }
 
+// asEvents describes an answer that is a page of events, or a stream of them.
+func asEvents(register func(huma.API, huma.Operation)) func(huma.API, huma.Operation) {
+	return as("200", "application/json", arrayOfEvents, func(described huma.API, op huma.Operation) {
+		op.Responses["200"].Content[eventStream] = &huma.MediaType{Schema: &text}
+		register(described, op)
+	})
+}
+
 // IDPath is the input of routes about one object. It is exported for huma,
 // which looks into no other embedded struct.
 type IDPath struct {
@@ -143,6 +160,7 @@ func deleted() *answer[api.Deleted] {
 func tidySchemas(doc *huma.OpenAPI) {
 	registry := doc.Components.Schemas
 	registry.Schema(reflect.TypeFor[api.Problem](), true, "Problem")
+	registry.Schema(reflect.TypeFor[api.Event](), true, "Event") // in answers that we write ourselves
 	schemas := registry.Map()
 	delete(schemas, "ErrorModel")
 	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "CreateTemplate": true, "CreateKey": true}

@@ -30,6 +30,8 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/vms/" + knownVM + "/metrics", "", 200},
 		{"GET", "/vms/" + knownVM + "/logs", "", 200},
 		{"GET", "/vms/" + knownVM + "/console", "", 400}, // TestConsole opens it
+		{"GET", "/vms/" + knownVM + "/events", "", 200},
+		{"GET", "/events", "", 200},
 		{"POST", "/images", `{"kernel_path":"/k","rootfs_path":"/r"}`, 201},
 		{"GET", "/images", "", 200},
 		{"GET", "/images/img_default", "", 200},

@@ -27,6 +27,7 @@ type server struct {
 	vms       *fakeVMs
 	images    *fakeImages
 	templates *fakeTemplates
+	events    *fakeEvents
 	health    *fakeHealth
 	log       *lockedBuffer
 	contract  *contract
@@ -35,11 +36,11 @@ type server struct {
 func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{
-		vms: &fakeVMs{}, images: &fakeImages{}, templates: &fakeTemplates{},
+		vms: &fakeVMs{}, images: &fakeImages{}, templates: &fakeTemplates{}, events: &fakeEvents{},
 		health: &fakeHealth{status: "ok"}, log: &lockedBuffer{},
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
-		VMs: s.vms, Images: s.images, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{},
+		VMs: s.vms, Images: s.images, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events,
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)),
 	}))
 	t.Cleanup(func() {

@@ -29,16 +29,32 @@ func (d *door) vmLogs(ctx context.Context, in *vmLogsInput) (*huma.StreamRespons
 	}), nil
 }
 
+const (
+	plainTextUTF8 = "text/plain; charset=utf-8"
+	eventStream   = "text/event-stream"
+)
+
 // textStream answers with what write writes. With live, each write reaches the
 // client at once, and the answer begins before the first of them.
 func (d *door) textStream(live bool, write func(context.Context, io.Writer) error) *huma.StreamResponse {
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
-		out := &textWriter{to: w, live: live}
+		out := &textWriter{to: w, kind: plainTextUTF8, live: live}
 		if live {
 			out.begin()
 			out.flush()
 		}
+		d.endStream(w, r, out, write(r.Context(), out))
+	}}
+}
+
+// eventStream answers with the server-sent events that write writes. The answer
+// begins with the first of them: until then it can be an error.
+func (d *door) eventStream(write func(context.Context, io.Writer) error) *huma.StreamResponse {
+	return &huma.StreamResponse{Body: func(hc huma.Context) {
+		r, w := humago.Unwrap(hc)
+		w.Header().Set("X-Accel-Buffering", "no") // else nginx would hold it back
+		out := &textWriter{to: w, kind: eventStream, live: true}
 		d.endStream(w, r, out, write(r.Context(), out))
 	}}
 }
@@ -57,9 +73,10 @@ func (d *door) endStream(w http.ResponseWriter, r *http.Request, out *textWriter
 	}
 }
 
-// textWriter is a plain text answer that begins with its first byte.
+// textWriter is an answer of text that begins with its first byte.
 type textWriter struct {
 	to    http.ResponseWriter
+	kind  string // Content-Type
 	live  bool
 	begun bool
 }
@@ -69,7 +86,7 @@ func (w *textWriter) begin() {
 		return
 	}
 	w.begun = true
-	w.to.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.to.Header().Set("Content-Type", w.kind)
 	w.to.WriteHeader(http.StatusOK)
 }
 
