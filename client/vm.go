@@ -145,8 +145,8 @@ func (c *Client) ResumeVM(ctx context.Context, id string) (api.VM, error) {
 }
 
 // WaitVM waits until condition holds: a state, or ready, agent, cloud-init,
-// ssh or port:N. timeout is at most 10 minutes, 0 for the server's default;
-// [IsTimeout] tells when it ran out.
+// ssh, port:N or http:PORT/PATH. timeout is at most 10 minutes, 0 for the
+// server's default; [IsTimeout] tells when it ran out.
 func (c *Client) WaitVM(ctx context.Context, id, condition string, timeout time.Duration) (api.VM, error) {
 	var out api.VM
 	path, err := item(vms, id, "wait")

@@ -70,8 +70,11 @@ func (c *cli) waitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "wait VM...", Short: "Wait for a state of VMs, or for something inside them", Args: someArgs("VM"),
 		Long: `Wait for a state of VMs (running, stopped, paused, …) or for something inside
-them: ready (all that is known of the guest), agent, cloud-init, ssh or port:N.`,
-		Example:           "  hatch wait web --for port:80 --timeout 2m\n  hatch wait web --for stopped",
+them: ready (all that is known of the guest), agent, cloud-init, ssh, port:N
+(a TCP port accepts) or http:PORT/PATH (a GET answers 2xx or 3xx). Ports are
+reached by the VM's network or through its agent, so a VM without a network
+has them too.`,
+		Example:           "  hatch wait web --for port:80 --timeout 2m\n  hatch wait web --for http:8080/health\n  hatch wait web --for stopped",
 		ValidArgsFunction: c.completeVMs,
 		RunE: func(cmd *cobra.Command, refs []string) error {
 			return c.each(cmd, refs, "wait for", onVM(func(ctx context.Context, server *client.Client, v api.VM) (api.VM, error) {
@@ -80,9 +83,9 @@ them: ready (all that is known of the guest), agent, cloud-init, ssh or port:N.`
 			}), c.showRef)
 		},
 	}
-	cmd.Flags().StringVar(&condition, "for", "ready", "a state, ready, agent, cloud-init, ssh or port:N")
+	cmd.Flags().StringVar(&condition, "for", "ready", "a state, ready, agent, cloud-init, ssh, port:N or http:PORT/PATH")
 	cmd.Flags().DurationVar(&timeout, "timeout", defaultWait, "how long, at most 10m")
 	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(
-		[]string{"ready", "agent", "cloud-init", "ssh", "port:", api.StateRunning, api.StateStopped, api.StatePaused}, cobra.ShellCompDirectiveNoFileComp))
+		[]string{"ready", "agent", "cloud-init", "ssh", "port:", "http:", api.StateRunning, api.StateStopped, api.StatePaused}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }

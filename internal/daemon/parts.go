@@ -15,6 +15,7 @@ import (
 	"github.com/hatchvm/hatch/internal/config"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/host/capacity"
+	"github.com/hatchvm/hatch/internal/host/page"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 	"github.com/hatchvm/hatch/internal/store"
@@ -153,7 +154,7 @@ func (p *parts) makeVMs(h *hostParts, templates *template.Service) error {
 	p.vms = vm.New(vm.Deps{
 		Store: p.store, Images: p.images, Templates: templates,
 		Network: h.network, Forwards: h.forwards, Files: h.files, Guests: h.guests, Consoles: h.consoles,
-		Host: limits, Drivers: map[string]vmm.Driver{p.info.Name: h.driver}, Log: p.log,
+		Host: limits, Drivers: map[string]vmm.Driver{p.info.Name: h.driver}, Log: p.log, PageStatus: page.Status,
 	}, vm.Settings{
 		DefaultDriver: p.info.Name,
 		VCPUs:         p.cfg.DefaultVCPU, MemMiB: p.cfg.DefaultMemMiB, DiskMiB: p.cfg.DefaultDiskMiB,

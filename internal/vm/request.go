@@ -31,6 +31,14 @@ type WaitFor struct {
 	CloudInit bool // ended; an error of cloud-init ends the wait with errs.Conflict
 	SSH       bool // an SSH banner on port 22
 	Port      int  // a TCP port of the guest accepts
+	HTTP      HTTPPage
+}
+
+// HTTPPage is a page of a server in a guest. To wait for it is to wait until a
+// GET of it answers 2xx or 3xx.
+type HTTPPage struct {
+	Port int
+	Path string // from its first slash, with the query
 }
 
 // Limits on what a caller may send.

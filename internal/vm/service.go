@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -26,6 +27,10 @@ type Deps struct {
 	Host      Host
 	Drivers   map[string]vmm.Driver // by Info().Name
 	Log       *slog.Logger
+
+	// PageStatus asks a guest's web server for a page over conn and returns the
+	// status of its answer. host is what the server is to be called.
+	PageStatus func(conn io.ReadWriter, host, path string) (int, error)
 
 	// Dial reaches a guest's address; nil means the host's own network.
 	Dial func(ctx context.Context, to netip.AddrPort) (net.Conn, error)

@@ -1,12 +1,9 @@
 package vm
 
 import (
-	"bufio"
 	"context"
 	"io"
-	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
 )
@@ -18,18 +15,17 @@ import (
 // for a VM in state error; errs.Unavailable with code wait_timeout when ctx is
 // done first.
 func (s *Service) Wait(ctx context.Context, owner, id string, want WaitFor) (VM, error) {
+	if err := want.HTTP.check(); err != nil {
+		return VM{}, err
+	}
 	v, err := s.await(ctx, owner, id, want.met)
-	if err != nil || (!want.SSH && want.Port == 0) {
+	if err != nil || !want.inside() {
 		return v, err
 	}
-	port := want.Port
-	if want.SSH {
-		port = 22
+	if want.SSH && !v.EnableNetwork {
+		return VM{}, errs.New(errs.Conflict, "wait_hopeless", "cannot wait for SSH of VM %s: it has no network", id)
 	}
-	if !v.EnableNetwork {
-		return VM{}, errs.New(errs.Conflict, "wait_hopeless", "cannot wait for a port of VM %s: it has no network", id)
-	}
-	return s.awaitPort(ctx, owner, id, netip.AddrPortFrom(v.Lease.Address, uint16(port)), want.SSH)
+	return s.awaitAnswer(ctx, owner, v, want)
 }
 
 // await returns the VM once met says so. met returns an error when waiting is
@@ -58,13 +54,13 @@ func (s *Service) await(ctx context.Context, owner, id string, met func(VM) (boo
 	}
 }
 
-func waitTimeout(v VM) error {
+func waitTimeout(v VM) *errs.Error {
 	return errs.New(errs.Unavailable, "wait_timeout", "the wait ended before its condition came true; the VM is %s", v.State).
 		WithHint("wait again, or look at the VM's conditions and console log")
 }
 
-// met reports whether v is what is waited for. For ports it only says whether
-// asking the guest makes sense.
+// met reports whether v is what is waited for. For what is inside a guest it
+// only says whether asking the guest makes sense.
 func (w WaitFor) met(v VM) (bool, error) {
 	if w.State != "" {
 		if v.State == w.State {
@@ -102,52 +98,6 @@ func hopeless(v VM) error {
 			WithHint("start it, or look at its console log")
 	}
 	return nil
-}
-
-// awaitPort dials until the guest answers, with growing pauses: nothing tells
-// when a guest begins to listen.
-func (s *Service) awaitPort(ctx context.Context, owner, id string, to netip.AddrPort, banner bool) (VM, error) {
-	pause := 50 * time.Millisecond
-	for {
-		v, err := s.deps.Store.VM(ctx, owner, id)
-		if ctx.Err() != nil {
-			return VM{}, waitTimeout(v)
-		}
-		if err != nil {
-			return VM{}, err
-		}
-		if err := hopeless(v); err != nil {
-			return VM{}, err
-		}
-		if s.answers(ctx, to, banner) {
-			return v, nil
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return VM{}, waitTimeout(v)
-		}
-		pause = min(2*pause, time.Second)
-	}
-}
-
-// answers reports whether the guest accepts a connection and, with banner,
-// greets as an SSH server.
-func (s *Service) answers(ctx context.Context, to netip.AddrPort, banner bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	conn, err := s.deps.Dial(ctx, to)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = conn.Close() }()
-	if !banner {
-		return true
-	}
-	deadline, _ := ctx.Deadline()
-	_ = conn.SetReadDeadline(deadline)
-	greeting, err := bufio.NewReader(io.LimitReader(conn, 256)).ReadString('\n')
-	return err == nil && strings.HasPrefix(greeting, "SSH-")
 }
 
 // Log writes the VM's console log to w: its last tail lines (all when tail is

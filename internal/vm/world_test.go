@@ -15,6 +15,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/page"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/store"
@@ -104,7 +105,7 @@ func (w *world) serve(t *testing.T) {
 		Store: bookStore{w.store, w}, Images: bookImages{w}, Templates: noTemplates{}, Network: bookNetwork{w},
 		Forwards: bookForwards{w}, Files: bookFiles{w, t.TempDir()}, Guests: bookGuests{w}, Consoles: bookConsoles{w},
 		Host: bigHost{}, Drivers: map[string]vmm.Driver{"fake": deafDriver{w.driver, w}}, Log: slog.New(slog.DiscardHandler),
-		Dial: w.dial,
+		PageStatus: page.Status, Dial: w.dial,
 	}, vm.Settings{
 		DefaultDriver: "fake", VCPUs: 1, MemMiB: 512, DiskMiB: 1024, BootArgs: "console=ttyS0",
 		StopTimeout: 200 * time.Millisecond,

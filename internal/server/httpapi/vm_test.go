@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -136,6 +137,15 @@ func TestBadQueries(t *testing.T) {
 		{"GET", one + "/wait?for=sunshine", "for", "cloud-init"},
 		{"GET", one + "/wait?for=port:0", "for", "port:1"},
 		{"GET", one + "/wait?for=port:65536", "for", "port:65535"},
+		{"GET", one + "/wait?for=port:080", "for", "port:1"},
+		{"GET", one + "/wait?for=http:/", "for", "http:8080/health"},
+		{"GET", one + "/wait?for=http:0/", "for", "1 to 65535"},
+		{"GET", one + "/wait?for=http://example.com/", "for", "http:8080/health"},
+		{"GET", one + "/wait?for=http:80@example.com/", "for", "http:8080/health"},
+		{"GET", one + "/wait?for=http:80%2Fa%20b", "for", "visible"},
+		{"GET", one + "/wait?for=http:80%2Fa%23b", "for", "visible"},
+		{"GET", one + "/wait?for=http:80%2F%25zz", "for", "percent-encoded"},
+		{"GET", one + "/wait?for=http:80/" + strings.Repeat("a", 1100), "for", "1100"},
 		{"GET", one + "/wait?for=ready&timeout=1h", "timeout", "10m"},
 		{"GET", one + "/logs?tail=-1", "tail", ">= 0"},
 		{"GET", one + "/logs?source=kernel", "source", "console"},
@@ -330,8 +340,10 @@ func TestWaitFor(t *testing.T) {
 	for given, want := range map[string]vm.WaitFor{
 		"running": {State: vm.Running}, "error": {State: vm.Failed}, "ready": {Ready: true}, "agent": {Agent: true},
 		"cloud-init": {CloudInit: true}, "ssh": {SSH: true}, "port:1": {Port: 1},
+		"http:80": {HTTP: vm.HTTPPage{Port: 80, Path: "/"}}, "http:65535/a/b?c=d&e=%20": {HTTP: vm.HTTPPage{Port: 65535, Path: "/a/b?c=d&e=%20"}},
+		"http:80//example.com/": {HTTP: vm.HTTPPage{Port: 80, Path: "//example.com/"}},
 	} {
-		wantStatus(t, s.call(t, "GET", "/vms/"+knownVM+"/wait?for="+given, ""), 200)
+		wantStatus(t, s.call(t, "GET", "/vms/"+knownVM+"/wait?for="+url.QueryEscape(given), ""), 200)
 		if s.vms.want != want {
 			t.Errorf("%s waits for %+v", given, s.vms.want)
 		}

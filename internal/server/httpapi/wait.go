@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -58,7 +59,7 @@ func (d *door) asItIs(ctx context.Context, v vm.VM, err error) (vm.VM, error) {
 
 type waitVMInput struct {
 	IDPath
-	For     string `query:"for" required:"true" maxLength:"32" doc:"A state (starting, running, stopping, stopped, snapshotted, error, paused), or ready, agent, cloud-init, ssh, or port:N."`
+	For     string `query:"for" required:"true" maxLength:"1100" doc:"A state (starting, running, stopping, stopped, snapshotted, error, paused), or ready, agent, cloud-init, ssh, port:N (a TCP port accepts), or http:PORT/PATH (GET answers 2xx or 3xx; redirects are not followed)."`
 	Timeout string `query:"timeout" maxLength:"32" doc:"How long to wait, such as 90s or 5m (default); at most 10m."`
 }
 
@@ -92,11 +93,38 @@ func parseWaitFor(s string) (vm.WaitFor, error) {
 		return vm.WaitFor{State: state}, nil
 	}
 	if number, isPort := strings.CutPrefix(s, "port:"); isPort {
-		if port, err := strconv.ParseUint(number, 10, 16); err == nil && port > 0 {
-			return vm.WaitFor{Port: int(port)}, nil
+		if port, ok := parsePort(number); ok {
+			return vm.WaitFor{Port: port}, nil
 		}
 	}
-	return vm.WaitFor{}, errs.InvalidField("for", "%q is nothing to wait for; a state of a VM, ready, agent, cloud-init, ssh or port:1 to port:65535 can be given", brief(s))
+	if page, isHTTP := strings.CutPrefix(s, "http:"); isHTTP {
+		return parsePage(page)
+	}
+	return vm.WaitFor{}, errs.InvalidField("for", "%q is nothing to wait for; a state of a VM, ready, agent, cloud-init, ssh, port:1 to port:65535 or http:PORT/PATH can be given", brief(s))
+}
+
+// parsePage reads PORT/PATH. Only the guest itself is ever asked, so that no
+// host can be named.
+func parsePage(s string) (vm.WaitFor, error) {
+	number, path := s, "/"
+	if i := strings.IndexByte(s, '/'); i >= 0 {
+		number, path = s[:i], s[i:]
+	}
+	port, ok := parsePort(number)
+	if !ok {
+		return vm.WaitFor{}, errs.InvalidField("for", "%q is no page to wait for; a port from 1 to 65535 comes first, such as http:8080/health", brief("http:"+s))
+	}
+	if _, err := url.ParseRequestURI(path); err != nil || strings.ContainsFunc(path, notInURL) {
+		return vm.WaitFor{}, errs.InvalidField("for", "%q is no path; it is of visible ASCII characters without #, with others percent-encoded, such as /health?full=1", brief(path))
+	}
+	return vm.WaitFor{HTTP: vm.HTTPPage{Port: port, Path: path}}, nil
+}
+
+func notInURL(r rune) bool { return r <= ' ' || r > '~' || r == '#' }
+
+func parsePort(s string) (port int, ok bool) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return int(n), err == nil && n > 0 && s[0] != '0'
 }
 
 func parseWaitTime(field, s string) (time.Duration, error) {
