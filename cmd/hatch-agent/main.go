@@ -52,7 +52,8 @@ func bootGuest() error {
 }
 
 func serve() {
-	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	// Caught and dropped: what is ignored the processes started here would ignore too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	log := kernelLog()
 	introduce(log)
 	agent.New(log, version).Run(context.Background())

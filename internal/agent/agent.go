@@ -3,8 +3,9 @@
 // cloud-init's state, and shuts the guest down when asked.
 //
 // How it came to run is internal/agent/boot; what is spoken is
-// internal/guest/wire. It starts fast and sleeps well: it waits for events,
-// and imports little. Start at [Agent.Run].
+// internal/guest/wire; the processes that it runs are internal/agent/proc. It
+// starts fast and sleeps well: it waits for events, and imports little. Start
+// at [Agent.Run].
 package agent
 
 import (
@@ -14,11 +15,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/agent/proc"
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// Agent implements [wire.Handler].
+// Agent implements [wire.Handler], and [wire.ProcessHandler] by its table.
 type Agent struct {
+	wire.ProcessHandler
+	processes *proc.Table
+
 	log     *slog.Logger
 	version string
 	bootID  string
@@ -32,7 +37,11 @@ func New(log *slog.Logger, version string) *Agent {
 	if err != nil {
 		log.Error("cannot read the boot id", "err", err)
 	}
-	return &Agent{log: log, version: version, bootID: strings.TrimSpace(string(id)), status: newBoard(), dialled: make(chan struct{}, maxDialled)}
+	processes := proc.New(log)
+	return &Agent{
+		ProcessHandler: processes, processes: processes,
+		log: log, version: version, bootID: strings.TrimSpace(string(id)), status: newBoard(), dialled: make(chan struct{}, maxDialled),
+	}
 }
 
 // reopenPause spaces attempts after a port has failed.
@@ -41,6 +50,7 @@ const reopenPause = time.Second
 // Run serves one host after the other until ctx is done. Before it answers the
 // first one it knows the guest's state.
 func (a *Agent) Run(ctx context.Context) {
+	defer func() { _ = a.processes.Close() }()
 	go a.watchAddresses(ctx)
 	go a.watchCloudInit(ctx, "/")
 	for ctx.Err() == nil {

@@ -1,0 +1,472 @@
+package proc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/guest/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func newTable(t *testing.T) *Table {
+	t.Helper()
+	table := New(slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { _ = table.Close() })
+	return table
+}
+
+var lastID int
+
+// spec is a shell line to be run as whoever runs the tests.
+func spec(line string) wire.ProcessSpec {
+	lastID++
+	return wire.ProcessSpec{ID: fmt.Sprintf("exec_%012d", lastID), Shell: line, User: self()}
+}
+
+func self() string { return strconv.Itoa(os.Geteuid()) }
+
+// seen is what a reader got.
+type seen struct {
+	stdout, stderr string
+	lost           int64
+	exit           *wire.ProcessExit
+}
+
+func (t *Table) exec(test *testing.T, s wire.ProcessSpec) (wire.Process, *seen) {
+	test.Helper()
+	p, r, err := t.ExecProcess(s)
+	if err != nil {
+		test.Fatal(err)
+	}
+	defer r.Close()
+	return p, readAll(test, r)
+}
+
+func readAll(t *testing.T, r wire.ProcessAttachment) *seen {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	s := &seen{}
+	for {
+		c, err := r.Next(ctx, func() error { return nil })
+		if err != nil {
+			t.Fatalf("after %+v: %v", s, err)
+		}
+		if s.lost += c.Lost; c.Exit != nil {
+			s.exit = c.Exit
+			return s
+		}
+		if c.Stderr {
+			s.stderr += string(c.Data)
+		} else {
+			s.stdout += string(c.Data)
+		}
+	}
+}
+
+// awaitText reads until stdout has the text.
+func awaitText(t *testing.T, r wire.ProcessAttachment, text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	got := ""
+	for !strings.Contains(got, text) {
+		c, err := r.Next(ctx, func() error { return nil })
+		if err != nil || c.Exit != nil {
+			t.Fatalf("%q, then %+v, %v; want %q", got, c.Exit, err, text)
+		}
+		got += string(c.Data)
+	}
+}
+
+func requireCode(t *testing.T, err error, code string) {
+	t.Helper()
+	var refused *wire.RemoteError
+	if !errors.As(err, &refused) || refused.Code != code {
+		t.Errorf("got %v, want a refusal with code %s", err, code)
+	}
+}
+
+func TestExecGivesOutputAndExitCode(t *testing.T) {
+	table := newTable(t)
+	p, got := table.exec(t, spec("echo out; echo err >&2; exit 3"))
+	if got.stdout != "out\n" || got.stderr != "err\n" || got.exit.Code != 3 || got.exit.Signal != "" || got.exit.TimedOut {
+		t.Errorf("got %+v, %+v", got, got.exit)
+	}
+	if p.PID <= 0 || p.Exit != nil {
+		t.Errorf("at first it was %+v", p)
+	}
+	after, err := table.Process(p.Spec.ID)
+	if err != nil || after.Exit == nil || after.Output != 8 || after.Exit.At < after.StartedAt {
+		t.Errorf("afterwards it is %+v, %v", after, err)
+	}
+}
+
+func TestExitCodesAreAShells(t *testing.T) {
+	table := newTable(t)
+	script := t.TempDir() + "/not-executable"
+	if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	garbage := t.TempDir() + "/garbage"
+	if err := os.WriteFile(garbage, []byte{0, 1, 2, 3}, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		argv   []string
+		code   int
+		signal string
+		stderr string
+	}{
+		{[]string{"true"}, 0, "", ""},
+		{[]string{"sh", "-c", "kill -TERM $$"}, 143, "SIGTERM", ""},
+		{[]string{"sh", "-c", "kill -KILL $$"}, 137, "SIGKILL", ""},
+		{[]string{"no-such-command-here"}, 127, "", "no-such-command-here: command not found\n"},
+		{[]string{"/no/such/file"}, 127, "", "/no/such/file: no such file or directory\n"},
+		{[]string{script}, 126, "", script + ": permission denied\n"},
+		{[]string{garbage}, 126, "", garbage + ": exec format error\n"},
+		{[]string{"/"}, 126, "", "/: permission denied\n"},
+	} {
+		s := spec("")
+		s.Argv = c.argv
+		p, got := table.exec(t, s)
+		if got.exit.Code != c.code || got.exit.Signal != c.signal || got.stderr != c.stderr || got.stdout != "" {
+			t.Errorf("%q: %+v, %+v", c.argv, got, got.exit)
+		}
+		if again, err := table.Process(p.Spec.ID); err != nil || again.Exit.Code != c.code {
+			t.Errorf("%q: kept as %+v, %v", c.argv, again, err)
+		}
+	}
+	s := spec("")
+	s.Argv, s.TTY = []string{"no-such-command-here"}, &wire.Terminal{Rows: 24, Cols: 80}
+	if _, got := table.exec(t, s); got.stdout != "no-such-command-here: command not found\r\n" || got.stderr != "" {
+		t.Errorf("on a terminal: %+v", got)
+	}
+}
+
+func TestSurroundingsOfAProcess(t *testing.T) {
+	t.Setenv("SECRET_OF_THE_AGENT", "x")
+	table := newTable(t)
+	dir := t.TempDir()
+	s := spec("pwd; env; umask; cat; ps -o pid=,pgid=,sid= -p $$")
+	s.Dir = dir
+	s.Env = map[string]string{"A": "b c", "HOME": "/elsewhere"}
+	p, got := table.exec(t, s)
+	for _, want := range []string{dir + "\n", "A=b c\n", "HOME=/elsewhere\n", "PATH=" + defaultPath + "\n", "LOGNAME=", "USER=", "SHELL=/", fmt.Sprintf("%d", p.PID)} {
+		if !strings.Contains(got.stdout, want) {
+			t.Errorf("%q is missing in %q", want, got.stdout)
+		}
+	}
+	for _, not := range []string{"SECRET_OF_THE_AGENT", "TERM="} {
+		if strings.Contains(got.stdout, not) {
+			t.Errorf("%q is in %q", not, got.stdout)
+		}
+	}
+	if ids := strings.Fields(got.stdout[strings.LastIndex(strings.TrimSpace(got.stdout), "\n"):]); ids[0] != ids[1] || ids[1] != ids[2] {
+		t.Errorf("pid, group and session are %v", ids)
+	}
+	if p.Spec.Env != nil {
+		t.Error("the environment is told")
+	}
+}
+
+// TestSignalsAreAsUsual starts processes from an agent that drops its signals.
+func TestSignalsAreAsUsual(t *testing.T) {
+	table := newTable(t)
+	_, got := table.exec(t, spec("grep -E 'Sig(Blk|Ign)' /proc/self/status"))
+	for line := range strings.Lines(got.stdout) {
+		if mask := strings.Fields(line)[1]; strings.Trim(mask, "0") != "" {
+			t.Errorf("a process begins with %q", line)
+		}
+	}
+	if got.stdout == "" {
+		t.Error("nothing was looked at")
+	}
+}
+
+func TestWhatCannotBeIsRefused(t *testing.T) {
+	table := newTable(t)
+	for code, change := range map[string]func(*wire.ProcessSpec){
+		wire.CodeUser:    func(s *wire.ProcessSpec) { s.User = "nobody-of-this-name" },
+		wire.CodeDir:     func(s *wire.ProcessSpec) { s.Dir = "/no/such/directory" },
+		wire.CodeInvalid: func(s *wire.ProcessSpec) { s.Shell = "" },
+	} {
+		s := spec("true")
+		change(&s)
+		_, err := table.StartProcess(s)
+		requireCode(t, err, code)
+	}
+	for _, change := range []func(*wire.ProcessSpec){
+		func(s *wire.ProcessSpec) { s.Dir = "tmp" },
+		func(s *wire.ProcessSpec) { s.Dir = "/bin/sh" },
+	} {
+		s := spec("true")
+		change(&s)
+		_, err := table.StartProcess(s)
+		requireCode(t, err, wire.CodeDir)
+	}
+	for _, change := range []func(*wire.ProcessSpec){
+		func(s *wire.ProcessSpec) { s.Env = map[string]string{"A=B": ""} },
+		func(s *wire.ProcessSpec) { s.Env = map[string]string{"": ""} },
+		func(s *wire.ProcessSpec) { s.Env = map[string]string{"A": "\x00"} },
+		func(s *wire.ProcessSpec) { s.Shell, s.Argv = "", []string{"true", "\x00"} },
+		func(s *wire.ProcessSpec) { s.Shell, s.Argv = "", []string{""} },
+	} {
+		s := spec("true")
+		change(&s)
+		_, err := table.StartProcess(s)
+		requireCode(t, err, wire.CodeInvalid)
+	}
+	if all := table.Processes(); len(all) != 0 {
+		t.Errorf("left: %+v", all)
+	}
+	const none = "exec_aaaaaaaaaaaa"
+	_, err := table.Process(none)
+	requireCode(t, err, wire.CodeNoProcess)
+	_, _, err = table.AttachProcess(none, 0)
+	requireCode(t, err, wire.CodeNoProcess)
+	requireCode(t, table.SignalProcess(none, "TERM"), wire.CodeNoProcess)
+	requireCode(t, table.SignalProcess(none, "NOSUCH"), wire.CodeSignal)
+	requireCode(t, table.RemoveProcess(none), wire.CodeNoProcess)
+	requireCode(t, table.ResizeProcess(none, wire.Terminal{Rows: 1, Cols: 1}), wire.CodeNoProcess)
+	requireCode(t, table.EndProcessStdin(t.Context(), none), wire.CodeNoProcess)
+}
+
+func TestStdin(t *testing.T) {
+	table := newTable(t)
+	s := spec("cat; echo done")
+	s.Stdin = true
+	p, r, err := table.ExecProcess(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	big := strings.Repeat("0123456789abcdef", 16<<10) // more than pipes hold
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := table.WriteProcess(context.Background(), p.Spec.ID, []byte(big))
+		wrote <- errors.Join(err, table.EndProcessStdin(context.Background(), p.Spec.ID))
+	}()
+	if got := readAll(t, r); got.stdout != big+"done\n" {
+		t.Errorf("%d bytes came back", len(got.stdout))
+	}
+	if err := <-wrote; err != nil {
+		t.Error(err)
+	}
+	_, err = table.WriteProcess(t.Context(), p.Spec.ID, []byte("x"))
+	requireCode(t, err, wire.CodeStdinClosed)
+
+	empty, got := table.exec(t, spec("cat; echo done"))
+	if got.stdout != "done\n" {
+		t.Errorf("with an empty stdin: %q", got.stdout)
+	}
+	_, err = table.WriteProcess(t.Context(), empty.Spec.ID, []byte("x"))
+	requireCode(t, err, wire.CodeStdinClosed)
+}
+
+func TestWriteThatIsNotReadEndsWithItsContext(t *testing.T) {
+	table := newTable(t)
+	s := spec("read line; echo got $line; exec sleep 1000")
+	s.Stdin = true
+	p, r, err := table.ExecProcess(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	n, err := table.WriteProcess(ctx, p.Spec.ID, make([]byte, 1<<20))
+	if !errors.Is(err, context.DeadlineExceeded) || n == 0 || n == 1<<20 {
+		t.Errorf("wrote %d, %v", n, err)
+	}
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := table.WriteProcess(context.Background(), p.Spec.ID, make([]byte, 1<<20))
+		waiting <- err
+	}()
+	if err := table.SignalProcess(p.Spec.ID, "SIGKILL"); err != nil {
+		t.Fatal(err)
+	}
+	requireCode(t, <-waiting, wire.CodeStdinClosed)
+}
+
+func TestStdinThatAProcessClosed(t *testing.T) {
+	table := newTable(t)
+	s := spec("exec <&-; echo closed; exec sleep 1000")
+	s.Stdin = true
+	p, r, err := table.ExecProcess(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	awaitText(t, r, "closed\n")
+	_, err = table.WriteProcess(t.Context(), p.Spec.ID, []byte("x"))
+	requireCode(t, err, wire.CodeStdinClosed)
+	requireCode(t, table.EndProcessStdin(t.Context(), p.Spec.ID), wire.CodeStdinClosed)
+}
+
+func TestTimeoutKillsTheGroup(t *testing.T) {
+	table := newTable(t)
+	s := spec("sleep 1000 & echo $!; wait")
+	s.Timeout = 300 * time.Millisecond
+	_, got := table.exec(t, s)
+	if !got.exit.TimedOut || got.exit.Code != 137 || got.exit.Signal != "SIGKILL" {
+		t.Errorf("got %+v", got.exit)
+	}
+	requireGone(t, strings.TrimSpace(got.stdout))
+	s = spec("exit 4")
+	s.Timeout = time.Hour
+	if _, got := table.exec(t, s); got.exit.TimedOut || got.exit.Code != 4 {
+		t.Errorf("a timeout that was not reached: %+v", got.exit)
+	}
+}
+
+// requireGone waits for the end of a process that is not our child.
+func requireGone(t *testing.T, pid string) {
+	t.Helper()
+	n, err := strconv.Atoi(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.PidfdOpen(n, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000); n != 1 {
+		t.Errorf("process %s lives on (%v)", pid, err)
+	}
+}
+
+func TestSignalsReachTheGroup(t *testing.T) {
+	table := newTable(t)
+	p, r, err := table.ExecProcess(spec("trap 'echo caught; exit 7' USR1; (trap 'echo too >&2; exit' USR1; echo ready; while :; do sleep 0.1; done) & while :; do sleep 0.1; done"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	awaitText(t, r, "ready\n")
+	if err := table.SignalProcess(p.Spec.ID, "USR1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := readAll(t, r); got.stdout != "caught\n" || !strings.Contains(got.stderr, "too\n") || got.exit.Code != 7 {
+		t.Errorf("got %+v, %+v", got, got.exit)
+	}
+	requireCode(t, table.SignalProcess(p.Spec.ID, "USR1"), wire.CodeEnded)
+}
+
+func TestTerminal(t *testing.T) {
+	table := newTable(t)
+	s := spec("trap 'echo interrupted; stop=yes' INT; tty; stty size; echo $TERM; read none; stty size; read line; echo \"<$line>\"; while [ -z \"$stop\" ]; do sleep 0.05; done; cat; echo end")
+	s.TTY, s.Stdin = &wire.Terminal{Rows: 11, Cols: 22}, true
+	p, r, err := table.ExecProcess(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	id := p.Spec.ID
+	awaitText(t, r, "/dev/pts/")
+	awaitText(t, r, "11 22\r\nxterm-256color\r\n")
+	if err := table.ResizeProcess(id, wire.Terminal{Rows: 33, Cols: 44}); err != nil {
+		t.Fatal(err)
+	}
+	for _, typed := range []struct{ keys, shown string }{{"\n", "33 44"}, {"hello\n", "<hello>"}, {"\x03", "interrupted"}} {
+		if _, err := table.WriteProcess(t.Context(), id, []byte(typed.keys)); err != nil {
+			t.Fatal(err)
+		}
+		awaitText(t, r, typed.shown)
+	}
+	if err := table.EndProcessStdin(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if got := readAll(t, r); !strings.Contains(got.stdout, "end\r\n") || got.stderr != "" || got.exit.Code != 0 {
+		t.Errorf("got %+v, %+v", got, got.exit)
+	}
+	requireCode(t, table.ResizeProcess(id, wire.Terminal{Rows: 1, Cols: 1}), wire.CodeEnded)
+	_, err = table.WriteProcess(t.Context(), id, []byte("x"))
+	requireCode(t, err, wire.CodeStdinClosed)
+
+	p, err = table.StartProcess(spec("sleep 1000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	requireCode(t, table.ResizeProcess(p.Spec.ID, wire.Terminal{Rows: 1, Cols: 1}), wire.CodeNoTerminal)
+}
+
+func TestDescendantsDoNotHoldTheExit(t *testing.T) {
+	table := newTable(t)
+	began := time.Now()
+	p, got := table.exec(t, spec("(sleep 0.05; echo late; while sleep 0.05; do echo more; done) & echo $!; exit 5"))
+	if got.exit.Code != 5 || !strings.Contains(got.stdout, "late\n") {
+		t.Errorf("got %+v, %+v", got, got.exit)
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	child, _, _ := strings.Cut(got.stdout, "\n")
+	pid, err := strconv.Atoi(child)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It writes on, and is not ended by that.
+	timer := time.NewTimer(300 * time.Millisecond)
+	<-timer.C
+	if err := unix.Kill(pid, 0); err != nil {
+		t.Errorf("the descendant is gone: %v", err)
+	}
+	if after, err := table.Process(p.Spec.ID); err != nil || after.Output != int64(len(got.stdout)) {
+		t.Errorf("output grew after the end: %+v, %v", after, err)
+	}
+	if err := table.RemoveProcess(p.Spec.ID); err != nil {
+		t.Fatal(err)
+	}
+	requireGone(t, child) // by SIGPIPE: nobody is there to read
+}
+
+func TestChattyDescendantDoesNotHoldTheExit(t *testing.T) {
+	table := newTable(t)
+	p, got := table.exec(t, spec("yes & exit 0"))
+	if got.exit.Code != 0 || len(got.stdout) > lastBytes+1<<20 {
+		t.Errorf("%d bytes, %+v", len(got.stdout), got.exit)
+	}
+	if err := table.RemoveProcess(p.Spec.ID); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRemovedProcessIsKilledAndForgotten(t *testing.T) {
+	table := newTable(t)
+	p, r, err := table.ExecProcess(spec("echo up; sleep 1000 & wait"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitText(t, r, "up\n")
+	if err := table.RemoveProcess(p.Spec.ID); err != nil {
+		t.Fatal(err)
+	}
+	_, err = table.Process(p.Spec.ID)
+	requireCode(t, err, wire.CodeNoProcess)
+	if got := readAll(t, r); got.exit.Signal != "SIGKILL" {
+		t.Errorf("who is attached sees %+v", got.exit)
+	}
+	r.Close()
+	table.mu.Lock()
+	defer table.mu.Unlock()
+	if table.kept != 0 || table.running != 0 {
+		t.Errorf("%d bytes of %d processes are left", table.kept, table.running)
+	}
+}
