@@ -20,7 +20,7 @@ func (s *session) agent(ctx context.Context) (*wire.Client, error) {
 	defer timer.Stop()
 	for {
 		client, changed := s.current()
-		if client != nil {
+		if client != nil && !client.IsLost() {
 			return client, nil
 		}
 		select {
@@ -42,6 +42,8 @@ func failure(err error, refused func(*wire.RemoteError) error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, wire.ErrDetached):
+		return detached(err)
 	case errors.Is(err, wire.ErrBusy), errors.As(err, &answer) && answer.Code == wire.CodeBusy:
 		return errs.New(errs.TooMany, "guest_busy", "too much is under way in the guest already").
 			WithHint("let some of it end, and try again").WithCause(err)

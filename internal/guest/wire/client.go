@@ -47,6 +47,9 @@ func Connect(ctx context.Context, conn net.Conn) (*Client, error) {
 // Lost is closed when the session has ended, from whatever side.
 func (c *Client) Lost() <-chan struct{} { return c.session.CloseChan() }
 
+// IsLost reports whether the session has ended.
+func (c *Client) IsLost() bool { return c.session.IsClosed() }
+
 // Close ends the session and its requests.
 func (c *Client) Close() error {
 	c.mu.Lock()
