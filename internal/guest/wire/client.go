@@ -16,6 +16,7 @@ import (
 type Client struct {
 	session *yamux.Session
 	version int
+	times   times
 	places  chan struct{} // one for each open request
 	lasting chan struct{} // of those, the ones that may last
 
@@ -39,7 +40,7 @@ func Connect(ctx context.Context, conn net.Conn) (*Client, error) {
 		return nil, fmt.Errorf("cannot begin a session: %w", err)
 	}
 	return &Client{
-		session: session, version: version,
+		session: session, version: version, times: usualTimes,
 		places: make(chan struct{}, maxRequests), lasting: make(chan struct{}, maxLasting),
 	}, nil
 }

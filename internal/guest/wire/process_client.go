@@ -10,10 +10,6 @@ import (
 	"time"
 )
 
-// patience bounds, on a stream that stays open, how long the agent may take for
-// an answer, and for the frames of an operation that has an end.
-const patience = 15 * time.Second
-
 // maxListed bounds a list of processes, in bytes.
 const maxListed = 8 << 20
 
@@ -58,7 +54,7 @@ func (c *Client) attach(ctx context.Context, op Op, args any) (Process, *Process
 
 // firstReply waits for the reply with patience.
 func (s *stream) firstReply(result any) error {
-	_ = s.SetReadDeadline(time.Now().Add(patience))
+	_ = s.SetReadDeadline(time.Now().Add(s.patience))
 	if err := readResult(s, result); err != nil {
 		return err
 	}
@@ -70,7 +66,7 @@ func (s *stream) firstReply(result any) error {
 func (s *ProcessStream) Next() (ProcessChunk, error) {
 	for {
 		kind, payload, err := s.frames.next()
-		if errors.Is(err, io.EOF) && !s.stream.Session().IsClosed() {
+		if (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) && !s.stream.Session().IsClosed() {
 			err = ErrDetached
 		}
 		if err != nil {
@@ -216,7 +212,7 @@ func (c *Client) WriteProcess(ctx context.Context, id string, data []byte, end b
 func (s *stream) awaitTaken() error {
 	frames := frameReader{r: s}
 	for {
-		_ = s.SetReadDeadline(time.Now().Add(patience))
+		_ = s.SetReadDeadline(time.Now().Add(s.patience))
 		if err := s.cause(); err != nil {
 			return err
 		}

@@ -10,15 +10,6 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// stall is how long an attached reader may take nothing before it is let go,
-// so that the process need not wait for it any longer.
-const stall = 30 * time.Second
-
-// beatEvery spaces the words to a host whose stdin a process does not read.
-// That a host has left shows only when it is written to: its last words stand
-// behind the stdin.
-const beatEvery = 5 * time.Second
-
 // process serves an operation on processes, and reports whether it is one that
 // the handler knows.
 func (r request) process(ctx context.Context, asked Request) bool {
@@ -88,7 +79,7 @@ func (r request) answer(result any, err error) {
 }
 
 func (r request) listProcesses(h ProcessHandler) {
-	out := frameBuffer{stream: r.stream}
+	out := frameBuffer{stream: r.stream, stall: r.times.stall}
 	if err := sendResult(r.stream, nil); err != nil {
 		return
 	}
@@ -133,7 +124,7 @@ func (r request) attached(ctx context.Context, h ProcessHandler, p Process, read
 
 // give sends chunks as they come. Those that are there at once go together.
 func (r request) give(ctx context.Context, reader ProcessAttachment) {
-	out := frameBuffer{stream: r.stream}
+	out := frameBuffer{stream: r.stream, stall: r.times.stall}
 	for {
 		chunk, err := reader.Next(ctx, out.flush)
 		if err != nil {
@@ -211,14 +202,14 @@ func (r request) take(ctx context.Context, h ProcessHandler, id string, kind byt
 // offer waits until the process has taken p or the host has left.
 func (r request) offer(ctx context.Context, h ProcessHandler, id string, p []byte) error {
 	for {
-		waiting, cancel := context.WithTimeout(ctx, beatEvery)
+		waiting, cancel := context.WithTimeout(ctx, r.times.beat)
 		n, err := h.WriteProcess(waiting, id, p)
 		cancel()
 		p = p[n:]
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 			return err
 		}
-		_ = r.stream.SetWriteDeadline(time.Now().Add(stall))
+		_ = r.stream.SetWriteDeadline(time.Now().Add(r.times.stall))
 		if err := writeFrame(r.stream, frameBeat, nil); err != nil {
 			return err
 		}
@@ -228,6 +219,7 @@ func (r request) offer(ctx context.Context, h ProcessHandler, id string, p []byt
 // frameBuffer gathers frames and sends them in one piece.
 type frameBuffer struct {
 	stream *yamux.Stream
+	stall  time.Duration
 	buf    []byte
 }
 
@@ -253,7 +245,7 @@ func (b *frameBuffer) flush() error {
 	if len(b.buf) == 0 {
 		return nil
 	}
-	_ = b.stream.SetWriteDeadline(time.Now().Add(stall))
+	_ = b.stream.SetWriteDeadline(time.Now().Add(b.stall))
 	_, err := b.stream.Write(b.buf)
 	if b.buf = b.buf[:0]; cap(b.buf) > maxIdle {
 		b.buf = nil

@@ -28,7 +28,8 @@ type Handler interface {
 
 // Server is the agent's end of a session.
 type Server struct {
-	conn io.ReadWriteCloser
+	conn  io.ReadWriteCloser
+	times times
 }
 
 // Accept waits on conn for a host to begin a session. conn is the session's
@@ -38,7 +39,7 @@ func Accept(conn io.ReadWriteCloser) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot answer a host: %w", err)
 	}
-	return &Server{conn: &buffered{Reader: rest, conn: conn}}, nil
+	return &Server{conn: &buffered{Reader: rest, conn: conn}, times: usualTimes}, nil
 }
 
 // Run serves requests until the session ends or ctx is done, and returns the
@@ -64,7 +65,7 @@ func (s *Server) Run(ctx context.Context, h Handler) error {
 			select {
 			case slots <- struct{}{}:
 				defer func() { <-slots }()
-				request{handler: h, stream: stream}.serve(ctx)
+				request{handler: h, stream: stream, times: s.times}.serve(ctx)
 			default:
 				sendError(stream, CodeBusy, "the agent serves as many requests as it can")
 			}
@@ -76,6 +77,7 @@ func (s *Server) Run(ctx context.Context, h Handler) error {
 type request struct {
 	handler Handler
 	stream  *yamux.Stream
+	times   times
 }
 
 // serve handles the stream. Whatever goes wrong with the stream itself ends it;

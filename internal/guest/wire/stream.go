@@ -18,10 +18,11 @@ var ErrBusy = errors.New("too many requests to the agent are under way")
 // stream is one request of a client, from the first byte sent.
 type stream struct {
 	*yamux.Stream
-	op    Op
-	stop  func() bool  // lets go of the context
-	cause func() error // why it was cut off
-	close func()
+	op       Op
+	patience time.Duration
+	stop     func() bool  // lets go of the context
+	cause    func() error // why it was cut off
+	close    func()
 }
 
 // begin opens a stream and sends the request. It does not wait for a place:
@@ -70,7 +71,7 @@ func (c *Client) open(ctx context.Context, op Op) (*stream, error) {
 			free()
 			return nil, o.err
 		}
-		s := &stream{Stream: o.stream, op: op, cause: ctx.Err}
+		s := &stream{Stream: o.stream, op: op, patience: c.times.patience, cause: ctx.Err}
 		s.stop = context.AfterFunc(ctx, func() { _ = o.stream.SetDeadline(time.Now()) })
 		s.close = sync.OnceFunc(func() { c.end(o.stream, free) })
 		return s, nil

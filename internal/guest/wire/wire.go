@@ -41,3 +41,21 @@ const (
 	agentPing    = 20 * time.Second
 	agentTimeout = 10 * time.Second
 )
+
+// times bounds the waits of one request. Tests have less patience.
+type times struct {
+	// patience of hatchd, on a stream that stays open: with the first answer,
+	// and between words of an agent that should say some.
+	patience time.Duration
+
+	// stall is how long an attached reader may take nothing before it is let
+	// go, so that the process need not wait for it any longer.
+	stall time.Duration
+
+	// beat spaces the agent's words to a host whose stdin a process does not
+	// read. That a host has left shows only when it is written to: its last
+	// words stand behind the stdin.
+	beat time.Duration
+}
+
+var usualTimes = times{patience: 15 * time.Second, stall: 30 * time.Second, beat: 5 * time.Second}

@@ -1,0 +1,527 @@
+package wire
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+const testID = "exec_abc123def456"
+
+// shop is a desk with one process, which does what the test says.
+type shop struct {
+	*desk
+	next  func(ctx context.Context, idle func() error) (ProcessChunk, error)
+	write func(ctx context.Context, p []byte) (int, error)
+	list  []Process
+
+	mu       sync.Mutex
+	stdin    bytes.Buffer
+	ended    bool          // stdin
+	detached chan struct{} // one for each reader that has left
+}
+
+func newShop() *shop {
+	s := &shop{desk: newDesk(), detached: make(chan struct{}, 1024)}
+	s.next = func(ctx context.Context, idle func() error) (ProcessChunk, error) {
+		if err := idle(); err != nil {
+			return ProcessChunk{}, err
+		}
+		<-ctx.Done()
+		return ProcessChunk{}, ctx.Err()
+	}
+	s.write = func(_ context.Context, p []byte) (int, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.stdin.Write(p)
+	}
+	return s
+}
+
+type shopReader struct{ *shop }
+
+func (s shopReader) Next(ctx context.Context, idle func() error) (ProcessChunk, error) {
+	return s.next(ctx, idle)
+}
+func (s shopReader) Close() { s.detached <- struct{}{} }
+
+func (s *shop) process(spec ProcessSpec) Process { return Process{Spec: spec, PID: 7} }
+
+func (s *shop) StartProcess(spec ProcessSpec) (Process, error) { return s.process(spec), nil }
+
+func (s *shop) ExecProcess(spec ProcessSpec) (Process, ProcessAttachment, error) {
+	return s.process(spec), shopReader{s}, nil
+}
+
+func (s *shop) AttachProcess(id string, _ int64) (Process, ProcessAttachment, error) {
+	return s.process(ProcessSpec{ID: id}), shopReader{s}, nil
+}
+
+func (s *shop) Processes() []Process { return s.list }
+
+func (s *shop) Process(id string) (Process, error) {
+	if id != testID {
+		return Process{}, Refuse(CodeNoProcess, "no process %s", id)
+	}
+	return s.process(ProcessSpec{ID: id}), nil
+}
+
+func (s *shop) WriteProcess(ctx context.Context, _ string, p []byte) (int, error) {
+	return s.write(ctx, p)
+}
+
+func (s *shop) EndProcessStdin(context.Context, string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	return nil
+}
+
+func (s *shop) SignalProcess(_, name string) error {
+	return Refuse(CodeSignal, "no signal %s", name)
+}
+
+func (s *shop) ResizeProcess(_ string, size Terminal) error {
+	return Refuse(CodeNoTerminal, "%d", size.Rows)
+}
+func (s *shop) RemoveProcess(string) error { return errors.New("stuck") }
+
+func (s *shop) typed() (text string, ended bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stdin.String(), s.ended
+}
+
+func chunks(given ...ProcessChunk) func(context.Context, func() error) (ProcessChunk, error) {
+	return func(context.Context, func() error) (ProcessChunk, error) {
+		c := given[0]
+		given = given[1:]
+		return c, nil
+	}
+}
+
+// visit connects a client to a handler until the test leaves.
+func visit(t *testing.T, h Handler, limits times) (*Client, func()) {
+	t.Helper()
+	host, guest := net.Pipe()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if server, err := Accept(guest); err == nil {
+			server.times = limits
+			_ = server.Run(context.Background(), h)
+		}
+	}()
+	c, err := Connect(t.Context(), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.times = limits
+	return c, func() {
+		_ = c.Close()
+		<-served
+	}
+}
+
+func requireRefusal(t *testing.T, err error, code string) {
+	t.Helper()
+	var refused *RemoteError
+	if !errors.As(err, &refused) || refused.Code != code {
+		t.Errorf("got %v, want a refusal with code %s", err, code)
+	}
+}
+
+func TestEachProcessOperationIsAnswered(t *testing.T) {
+	s := newShop()
+	s.list = []Process{{Spec: ProcessSpec{ID: testID, Argv: []string{"a"}}}, {PID: 3}}
+	c, leave := visit(t, s, usualTimes)
+	defer leave()
+	ctx := t.Context()
+	if p, err := c.StartProcess(ctx, ProcessSpec{ID: testID, Shell: "x"}); err != nil || p.PID != 7 || p.Spec.Shell != "x" {
+		t.Errorf("start: %+v, %v", p, err)
+	}
+	if p, err := c.Process(ctx, testID); err != nil || p.Spec.ID != testID {
+		t.Errorf("get: %+v, %v", p, err)
+	}
+	if all, err := c.Processes(ctx); err != nil || len(all) != 2 || all[0].Spec.Argv[0] != "a" || all[1].PID != 3 {
+		t.Errorf("list: %+v, %v", all, err)
+	}
+	_, err := c.StartProcess(ctx, ProcessSpec{ID: "exec_../../etc/pa", Shell: "x"})
+	requireRefusal(t, err, CodeInvalid)
+	_, err = c.Process(ctx, "exec_x")
+	requireRefusal(t, err, CodeNoProcess)
+	requireRefusal(t, c.SignalProcess(ctx, testID, "X"), CodeSignal)
+	requireRefusal(t, c.ResizeProcess(ctx, testID, Terminal{Rows: 1}), CodeNoTerminal)
+	requireRefusal(t, c.RemoveProcess(ctx, testID), CodeFailed)
+	requireRefusal(t, c.call(ctx, OpResizeProcess, ProcessArgs{ID: testID}, nil), CodeInvalid)
+	requireRefusal(t, c.call(ctx, "process.fly", nil, nil), CodeUnknownOp)
+}
+
+func TestAgentWithoutProcessesSaysSo(t *testing.T) {
+	c, leave := visit(t, newDesk(), usualTimes)
+	defer leave()
+	_, _, err := c.Exec(t.Context(), ProcessSpec{ID: testID})
+	requireRefusal(t, err, CodeUnknownOp)
+}
+
+func TestChunksPassInOrder(t *testing.T) {
+	s := newShop()
+	big := bytes.Repeat([]byte("x"), MaxFrame)
+	s.next = chunks(
+		ProcessChunk{Data: big}, ProcessChunk{Data: big}, ProcessChunk{Stderr: true, Data: []byte("e")},
+		ProcessChunk{Lost: 1 << 40}, ProcessChunk{Data: []byte("o")}, ProcessChunk{Exit: &ProcessExit{Code: 3, Signal: "S", TimedOut: true, At: 9}},
+	)
+	c, leave := visit(t, s, usualTimes)
+	defer leave()
+	p, stream, err := c.Exec(t.Context(), ProcessSpec{ID: testID})
+	if err != nil || p.PID != 7 {
+		t.Fatal(p, err)
+	}
+	defer func() { _ = stream.Close() }()
+	var text strings.Builder
+	for exited := false; !exited; {
+		chunk, err := stream.Next()
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case chunk.Exit != nil:
+			exited = true
+			if *chunk.Exit != (ProcessExit{Code: 3, Signal: "S", TimedOut: true, At: 9}) {
+				t.Errorf("got %+v", chunk.Exit)
+			}
+		case chunk.Lost > 0:
+			text.WriteString("(lost)")
+		case chunk.Stderr:
+			text.WriteString("2:")
+		}
+		text.Write(chunk.Data)
+	}
+	if want := string(big) + string(big) + "2:e(lost)o"; text.String() != want {
+		t.Errorf("got %d bytes that end with %q", text.Len(), text.String()[max(0, text.Len()-20):])
+	}
+	<-s.detached
+	if _, err := stream.Next(); !errors.Is(err, ErrDetached) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+func TestStdinPasses(t *testing.T) {
+	s := newShop()
+	c, leave := visit(t, s, usualTimes)
+	defer leave()
+	big := strings.Repeat("0123456789", 100<<10)
+	if err := c.WriteProcess(t.Context(), testID, []byte(big), false); err != nil {
+		t.Fatal(err)
+	}
+	if got, ended := s.typed(); got != big || ended {
+		t.Errorf("%d bytes passed, ended: %v", len(got), ended)
+	}
+	if err := c.WriteProcess(t.Context(), testID, nil, true); err != nil {
+		t.Fatal(err)
+	}
+	if _, ended := s.typed(); !ended {
+		t.Error("the end did not pass")
+	}
+	requireRefusal(t, c.WriteProcess(t.Context(), "exec_none", nil, true), CodeNoProcess)
+}
+
+func TestStdinThatIsReadNoMore(t *testing.T) {
+	s := newShop()
+	s.write = func(context.Context, []byte) (int, error) { return 0, errNoStdin }
+	c, leave := visit(t, s, usualTimes)
+	defer leave()
+	requireRefusal(t, c.WriteProcess(t.Context(), testID, make([]byte, 1<<20), false), CodeStdinClosed)
+	_, stream, err := c.Exec(t.Context(), ProcessSpec{ID: testID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Write([]byte("x")); err != nil {
+		t.Errorf("before it is known: %v", err)
+	}
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		_, _ = stream.Next() // until it is closed below
+	}()
+	for err == nil {
+		_, err = stream.Write([]byte("y"))
+	}
+	requireRefusal(t, err, CodeStdinClosed)
+	_ = stream.Close()
+	<-told
+}
+
+// impatient is for tests that wait for the end of a wait.
+var impatient = times{patience: 400 * time.Millisecond, stall: 200 * time.Millisecond, beat: 50 * time.Millisecond}
+
+// TestReaderThatTakesNothingIsLetGo lets a process write without end to a host
+// that does not read.
+func TestReaderThatTakesNothingIsLetGo(t *testing.T) {
+	s := newShop()
+	s.next = func(context.Context, func() error) (ProcessChunk, error) {
+		return ProcessChunk{Data: make([]byte, MaxFrame)}, nil
+	}
+	c, leave := visit(t, s, impatient)
+	defer leave()
+	_, stream, err := c.Exec(t.Context(), ProcessSpec{ID: testID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	<-s.detached
+	if took := time.Since(began); took < impatient.stall {
+		t.Errorf("it took %v", took)
+	}
+	for err == nil {
+		_, err = stream.Next()
+	}
+	if !errors.Is(err, ErrDetached) {
+		t.Errorf("the host sees %v", err)
+	}
+	_ = stream.Close()
+}
+
+func untilDone(ctx context.Context, _ []byte) (int, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+// TestHostThatLeavesIsNoticed while its stdin waits for the process.
+func TestHostThatLeavesIsNoticed(t *testing.T) {
+	s := newShop()
+	offered := make(chan struct{}, 1024)
+	s.write = func(ctx context.Context, p []byte) (int, error) {
+		offered <- struct{}{}
+		return untilDone(ctx, p)
+	}
+	c, leave := visit(t, s, impatient)
+	defer leave()
+	_, stream, err := c.Exec(t.Context(), ProcessSpec{ID: testID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := stream.Write(make([]byte, 1<<20))
+		wrote <- err
+	}()
+	<-offered
+	began := time.Now()
+	_ = stream.Close()
+	<-s.detached
+	if took := time.Since(began); took > hostTimeout+2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if err := <-wrote; err == nil {
+		t.Error("the write went well")
+	}
+}
+
+// TestWriteMayWaitForTheProcess for longer than an agent may take to answer.
+func TestWriteMayWaitForTheProcess(t *testing.T) {
+	s := newShop()
+	s.write = untilDone
+	c, leave := visit(t, s, impatient)
+	defer leave()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*impatient.patience)
+	defer cancel()
+	if err := c.WriteProcess(ctx, testID, make([]byte, 1<<20), false); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+func TestAttachedStreamEndsWithItsContext(t *testing.T) {
+	c, leave := visit(t, newShop(), usualTimes)
+	defer leave()
+	ctx, cancel := context.WithCancel(t.Context())
+	_, stream, err := c.AttachProcess(ctx, testID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(10*time.Millisecond, cancel)
+	if _, err := stream.Next(); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	_ = stream.Close()
+}
+
+// TestRequestsAreBounded fills the session with attachments: what lasts has no
+// place any more, and a question still has.
+func TestRequestsAreBounded(t *testing.T) {
+	s := newShop()
+	c, leave := visit(t, s, usualTimes)
+	defer leave()
+	var streams []*ProcessStream
+	for range maxLasting {
+		_, stream, err := c.AttachProcess(t.Context(), testID, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		streams = append(streams, stream)
+	}
+	_, _, err := c.AttachProcess(t.Context(), testID, 0)
+	if !errors.Is(err, ErrBusy) {
+		t.Errorf("one too many: %v", err)
+	}
+	if _, err := c.Process(t.Context(), testID); err != nil {
+		t.Errorf("a question: %v", err)
+	}
+	for _, stream := range streams {
+		_ = stream.Close()
+		<-s.detached
+	}
+	for errors.Is(err, ErrBusy) { // until it is seen that the agent let go
+		var stream *ProcessStream
+		if _, stream, err = c.AttachProcess(t.Context(), testID, 0); err == nil {
+			_ = stream.Close()
+		}
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestQuestionsAreBounded too, so that none waits in the session.
+func TestQuestionsAreBounded(t *testing.T) {
+	s := slow{newShop(), make(chan struct{})}
+	c, leave := visit(t, s, usualTimes)
+	defer leave()
+	answered := make(chan error, maxRequests)
+	for range maxRequests {
+		go func() {
+			_, err := c.Process(t.Context(), testID)
+			answered <- err
+		}()
+	}
+	for len(c.places) < maxRequests {
+		select {
+		case err := <-answered:
+			t.Fatal(err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if _, err := c.Hello(t.Context()); !errors.Is(err, ErrBusy) {
+		t.Errorf("one question too many: %v", err)
+	}
+	close(s.until)
+	for range maxRequests {
+		requireRefusal(t, <-answered, CodeFailed)
+	}
+}
+
+// slow answers nothing about processes until it is let.
+type slow struct {
+	*shop
+	until chan struct{}
+}
+
+func (s slow) ExecProcess(ProcessSpec) (Process, ProcessAttachment, error) {
+	<-s.until
+	return Process{}, nil, errors.New("too late")
+}
+
+func (s slow) Process(string) (Process, error) {
+	<-s.until
+	return Process{}, errors.New("too late")
+}
+
+// TestAgentThatDoesNotAnswerIsNotAwaited meets an agent that keeps the session
+// up, and says nothing else.
+func TestAgentThatDoesNotAnswerIsNotAwaited(t *testing.T) {
+	s := slow{newShop(), make(chan struct{})}
+	c, leave := visit(t, s, impatient)
+	defer leave()
+	defer close(s.until)
+	if _, _, err := c.Exec(t.Context(), ProcessSpec{ID: testID}); !errors.Is(err, yamux.ErrTimeout) {
+		t.Errorf("exec: %v", err)
+	}
+	if err := c.WriteProcess(t.Context(), testID, []byte("x"), true); !errors.Is(err, yamux.ErrTimeout) {
+		t.Errorf("write: %v", err)
+	}
+}
+
+func TestListsAreBounded(t *testing.T) {
+	one, err := appendFrame(nil, frameProcess, []byte(`{}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readProcesses(bytes.NewReader(bytes.Repeat(one, MaxProcesses+1))); !errors.Is(err, errProcessFrame) {
+		t.Errorf("a list that is too long gave %v", err)
+	}
+}
+
+func TestProcessIDs(t *testing.T) {
+	for id, valid := range map[string]bool{
+		testID: true, "exec_000000000000": true, "": false, "exec_": false, "exec_abc123def45": false, "exec_abc123def4567": false,
+		"exec_ABC123def456": false, "exec_../../../etc": false, "vm_ab_abc123def456": false, "exec_abc123def45\n": false,
+	} {
+		if ValidProcessID(id) != valid {
+			t.Errorf("%q: %v", id, !valid)
+		}
+	}
+}
+
+// FuzzProcessStream lets a guest send anything on an attached stream.
+func FuzzProcessStream(f *testing.F) {
+	for _, c := range []ProcessChunk{{Data: []byte("x")}, {Stderr: true, Data: []byte("y")}, {Lost: 5}, {Exit: &ProcessExit{Code: 1}}} {
+		kind, payload, err := c.frame()
+		if err != nil {
+			f.Fatal(err)
+		}
+		framed, err := appendFrame(nil, kind, payload)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(framed)
+	}
+	f.Add([]byte("l\x00\x00\x00\x08\xff\xff\xff\xff\xff\xff\xff\xff"))
+	f.Add([]byte("x\x00\x00\x00\x02[]"))
+	f.Fuzz(func(t *testing.T, sent []byte) {
+		frames := frameReader{r: bytes.NewReader(sent)}
+		for {
+			kind, payload, err := frames.next()
+			if err != nil {
+				return
+			}
+			c, err := parseProcessFrame(kind, payload)
+			if err != nil {
+				continue
+			}
+			if c.Lost < 0 || len(c.Data) > MaxFrame || (c.Exit == nil) == (c.Lost == 0 && len(c.Data) == 0) {
+				t.Errorf("frame %q %q became %+v", kind, payload, c)
+			}
+			again, back, err := c.frame()
+			if err != nil || again != kind || kind != frameExit && !bytes.Equal(back, payload) {
+				t.Errorf("frame %q %q became %q %q, %v", kind, payload, again, back, err)
+			}
+		}
+	})
+}
+
+// FuzzProcessList lets a guest send anything as a list.
+func FuzzProcessList(f *testing.F) {
+	raw, err := json.Marshal(Process{Spec: ProcessSpec{ID: testID}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	framed, err := appendFrame(nil, frameProcess, raw)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append(framed, ".\x00\x00\x00\x00"...))
+	f.Fuzz(func(t *testing.T, sent []byte) {
+		all, err := readProcesses(io.LimitReader(bytes.NewReader(sent), maxListed))
+		if len(all) > MaxProcesses || err == nil && !bytes.Contains(sent, []byte{frameEnd}) {
+			t.Errorf("%d processes, %v", len(all), err)
+		}
+	})
+}
