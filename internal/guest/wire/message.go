@@ -47,7 +47,8 @@ const (
 // kept free of them, so that a guest can always be asked something.
 func (o Op) lasts() bool {
 	switch o {
-	case OpExec, OpAttachProcess, OpDial:
+	case OpExec, OpAttachProcess, OpDial,
+		OpReadFile, OpWriteFile, OpListFiles, OpReadTree, OpWriteTree, OpWatchFiles, OpTailFile:
 		return true
 	default:
 		return false

@@ -3,7 +3,6 @@ package wire
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -97,7 +96,7 @@ func (r request) serve(ctx context.Context) {
 	case OpShutdown:
 		r.shutdown(ctx, asked.Args)
 	default:
-		if r.process(ctx, asked) || r.usage(asked) || r.dial(ctx, asked) {
+		if r.process(ctx, asked) || r.usage(asked) || r.dial(ctx, asked) || r.file(ctx, asked) {
 			return
 		}
 		sendError(r.stream, CodeUnknownOp, fmt.Sprintf("this agent does not know %q", asked.Op))
@@ -146,14 +145,7 @@ func sendResult(w io.Writer, result any) error {
 }
 
 // sendFailure answers with the error's own code, if it has one.
-func sendFailure(w io.Writer, err error) {
-	var refused *RemoteError
-	if errors.As(err, &refused) {
-		sendError(w, refused.Code, refused.Message)
-		return
-	}
-	sendError(w, CodeFailed, err.Error())
-}
+func sendFailure(w io.Writer, err error) { _ = writeMessage(w, failed(err)) }
 
 func sendError(w io.Writer, code, message string) {
 	_ = writeMessage(w, Reply{Code: code, Error: message})

@@ -52,9 +52,9 @@ type times struct {
 	// go, so that the process need not wait for it any longer.
 	stall time.Duration
 
-	// beat spaces the agent's words to a host whose stdin a process does not
-	// read. That a host has left shows only when it is written to: its last
-	// words stand behind the stdin.
+	// beat spaces the agent's words that it is at work on files, and those to a
+	// host whose stdin a process does not read. That a host has left shows only
+	// when it is written to: its last words stand behind the stdin.
 	beat time.Duration
 }
 
