@@ -3,9 +3,9 @@
 // cloud-init's state, and shuts the guest down when asked.
 //
 // How it came to run is internal/agent/boot; what is spoken is
-// internal/guest/wire; the processes that it runs are internal/agent/proc. It
-// starts fast and sleeps well: it waits for events, and imports little. Start
-// at [Agent.Run].
+// internal/guest/wire; the processes that it runs are internal/agent/proc, and
+// its work on files internal/agent/files. It starts fast and sleeps well: it
+// waits for events, and imports little. Start at [Agent.Run].
 package agent
 
 import (
@@ -15,12 +15,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/agent/files"
 	"github.com/hatchvm/hatch/internal/agent/proc"
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// Agent implements [wire.Handler], and [wire.ProcessHandler] by its table.
+// Agent implements [wire.Handler], [wire.FileHandler] by the guest's files, and
+// [wire.ProcessHandler] by its table.
 type Agent struct {
+	wire.FileHandler
 	wire.ProcessHandler
 	processes *proc.Table
 
@@ -39,7 +42,7 @@ func New(log *slog.Logger, version string) *Agent {
 	}
 	processes := proc.New(log)
 	return &Agent{
-		ProcessHandler: processes, processes: processes,
+		FileHandler: files.New("/"), ProcessHandler: processes, processes: processes,
 		log: log, version: version, bootID: strings.TrimSpace(string(id)), status: newBoard(), dialled: make(chan struct{}, maxDialled),
 	}
 }
