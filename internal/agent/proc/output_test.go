@@ -231,6 +231,12 @@ func TestEndedOnesAreForgottenRunningOnesAreNot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, other, err := table.AttachProcess(first.Spec.ID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	readAll(t, other) // it has ended before all that follow
+	other.Close()
 	second, _ := table.exec(t, spec("true"))
 	for range maxEnded {
 		s := spec("")

@@ -11,6 +11,7 @@ package proc
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -267,13 +268,17 @@ func (t *Table) WriteProcess(ctx context.Context, id string, b []byte) (int, err
 	return in.write(ctx, b)
 }
 
-// EndProcessStdin implements [wire.ProcessHandler].
+// EndProcessStdin implements [wire.ProcessHandler]. What has ended already is
+// no fault.
 func (t *Table) EndProcessStdin(ctx context.Context, id string) error {
 	in, err := t.inputOf(id)
-	if err != nil {
-		return err
+	if err == nil {
+		err = in.end(ctx)
 	}
-	return in.end(ctx)
+	if errors.Is(err, errStdinClosed) {
+		return nil
+	}
+	return err
 }
 
 func (t *Table) inputOf(id string) (*input, error) {
