@@ -93,7 +93,7 @@ with the guest's code.`,
 		&cobra.Group{ID: groupHost, Title: "Server and host:"},
 	)
 	grouped(root, groupVMs, c.createCommand(), c.runCommand(), c.lsCommand(), c.inspectCommand(), c.rmCommand(),
-		c.startCommand(), c.stopCommand(), c.restartCommand(), c.pauseCommand(), c.resumeCommand(), c.waitCommand(),
+		c.startCommand(), c.stopCommand(), c.restartCommand(), c.pauseCommand(), c.resumeCommand(), c.waitCommand(), c.topCommand(),
 		c.eventsCommand(), c.whyCommand())
 	grouped(root, groupReach, c.sshCommand(), c.sshConfigCommand(), c.consoleCommand(), c.logsCommand())
 	grouped(root, groupNouns, c.imageCommand(), c.templateCommand(), c.keyCommand())

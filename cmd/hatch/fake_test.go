@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -43,6 +44,7 @@ type fakeServer struct {
 	onCreate  func()                 // called once when a VM is made; the client is not answered
 	keysSeen  []string               // idempotency keys
 	events    []api.Event
+	onMetrics func()                                       // called when metrics are asked for
 	onStream  func(w http.ResponseWriter, r *http.Request) // serves streams of events
 }
 
@@ -98,6 +100,7 @@ func (f *fakeServer) routes() http.Handler {
 		}))
 	}
 	mux.HandleFunc("GET /vms/{id}/wait", f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) { reply(w, 200, v) }))
+	mux.HandleFunc("GET /vms/{id}/metrics", f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) { reply(w, 200, f.metrics(v)) }))
 	mux.HandleFunc("GET /vms/{id}/logs", f.withVM(func(w http.ResponseWriter, r *http.Request, _ *api.VM) {
 		_, _ = io.WriteString(w, "boot \x1b[32mok\x1b[0m\r\nlogin:\n")
 	}))
@@ -256,10 +259,14 @@ func (f *fakeServer) lastBody(t *testing.T) string {
 
 // session is the surroundings of one command line.
 type session struct {
-	ctx    context.Context // nil: none that ends
-	env    map[string]string
-	stdin  io.Reader
-	tty    bool
+	ctx   context.Context // nil: none that ends
+	env   map[string]string
+	stdin io.Reader
+	tty   bool
+
+	width, height int            // of the terminal; 0 means a large one
+	resized       chan os.Signal // nil: it never changes
+
 	stdout bytes.Buffer
 	stderr bytes.Buffer
 }
@@ -283,6 +290,9 @@ func (s *session) hatch(args ...string) int {
 		env: func(name string) string { return s.env[name] },
 		now: func() time.Time { return testNow },
 		raw: func() (func(), error) { return func() {}, nil },
+
+		size:    func() (int, int) { return cmp.Or(s.width, 200), cmp.Or(s.height, 50) },
+		resized: func() (<-chan os.Signal, func()) { return s.resized, func() {} },
 	})
 }
 

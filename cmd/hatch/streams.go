@@ -3,6 +3,8 @@ package main
 import (
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
@@ -18,6 +20,9 @@ type streams struct {
 	env func(name string) string
 	now func() time.Time
 	raw func() (restore func(), err error) // puts the terminal behind in into raw mode
+
+	size    func() (width, height int)                     // of the terminal behind out, in characters
+	resized func() (changed <-chan os.Signal, stop func()) // tells when the size changes
 }
 
 func standardStreams() streams {
@@ -28,6 +33,9 @@ func standardStreams() streams {
 		env: os.Getenv,
 		now: time.Now,
 		raw: rawTerminal,
+
+		size:    terminalSize,
+		resized: terminalResized,
 	}
 }
 
@@ -38,6 +46,21 @@ func rawTerminal() (func(), error) {
 		return nil, err
 	}
 	return func() { _ = term.Restore(fd, before) }, nil
+}
+
+// terminalSize is that of a common terminal when it is not known.
+func terminalSize() (width, height int) {
+	width, height, err := term.GetSize(int(os.Stdout.Fd()))
+	if err != nil || width < 1 || height < 2 {
+		return 80, 24
+	}
+	return width, height
+}
+
+func terminalResized() (<-chan os.Signal, func()) {
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, syscall.SIGWINCH)
+	return changed, func() { signal.Stop(changed) }
 }
 
 // colour reports whether out may carry escape sequences for colours.

@@ -71,10 +71,15 @@ func columnWidths(rows [][]string) []int {
 
 // age says how long ago t was, in its largest unit.
 func (c *cli) age(t time.Time) string {
-	d := c.now().Sub(t)
-	switch {
-	case t.IsZero():
+	if t.IsZero() {
 		return ""
+	}
+	return spanText(c.now().Sub(t))
+}
+
+// spanText writes a time in its largest unit.
+func spanText(d time.Duration) string {
+	switch {
 	case d < 0:
 		return "0s"
 	case d < time.Minute:
