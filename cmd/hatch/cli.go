@@ -96,7 +96,7 @@ with the guest's code.`,
 		c.startCommand(), c.stopCommand(), c.restartCommand(), c.pauseCommand(), c.resumeCommand(), c.waitCommand(), c.topCommand(),
 		c.eventsCommand(), c.whyCommand())
 	grouped(root, groupReach, c.sshCommand(), c.sshConfigCommand(), c.consoleCommand(), c.logsCommand())
-	grouped(root, groupNouns, c.imageCommand(), c.templateCommand(), c.keyCommand())
+	grouped(root, groupNouns, c.imageCommand(), c.templateCommand(), c.keyCommand(), c.webhookCommand())
 	grouped(root, groupHost, c.healthCommand(), c.doctorCommand(), c.apiCommand(), c.versionCommand())
 	return root
 }

@@ -44,7 +44,9 @@ type fakeServer struct {
 	onCreate  func()                 // called once when a VM is made; the client is not answered
 	keysSeen  []string               // idempotency keys
 	events    []api.Event
-	onMetrics func()                                       // called when metrics are asked for
+	onMetrics func() // called when metrics are asked for
+	webhook   api.Webhook
+	delivery  api.Delivery
 	onStream  func(w http.ResponseWriter, r *http.Request) // serves streams of events
 }
 
@@ -105,6 +107,7 @@ func (f *fakeServer) routes() http.Handler {
 		_, _ = io.WriteString(w, "boot \x1b[32mok\x1b[0m\r\nlogin:\n")
 	}))
 	mux.HandleFunc("GET /vms/{id}/console", f.consoleOf)
+	f.webhookRoutes(mux)
 	mux.HandleFunc("GET /events", f.listEvents)
 	mux.HandleFunc("GET /vms/{id}/events", f.listEvents)
 	mux.HandleFunc("GET /images", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.images) })
@@ -144,7 +147,7 @@ func (f *fakeServer) guard(next http.Handler) http.Handler {
 			reply(w, 401, api.Problem{Status: 401, Title: "Unauthorized", Error: "the API key is not valid", Code: "invalid_api_key"})
 			return
 		}
-		if r.Method == http.MethodPost {
+		if r.Method == http.MethodPost || r.Method == http.MethodPatch {
 			body, _ := io.ReadAll(r.Body)
 			f.bodies = append(f.bodies, string(body))
 			r.Body = io.NopCloser(bytes.NewReader(body))

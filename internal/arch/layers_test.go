@@ -21,7 +21,7 @@ var layers = []layer{
 	{"daemon", []string{"internal/daemon"}, []string{"doors", "adapters", "tools", "nouns", "contracts", "config", "words", "wire types", "internal/guest/wire", "internal/vmm/vmmtest", "test guests"}},
 	{"tools", []string{"internal/doctor"}, []string{"adapters", "words"}},
 	{"doors", []string{"internal/server/..."}, []string{"nouns", "contracts", "words", "wire types"}},
-	{"adapters", []string{"internal/host/...", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/store", "internal/guest", "internal/guest/initramfs", "internal/blob/..."}, []string{"nouns", "contracts", "words", "internal/guest/wire"}},
+	{"adapters", []string{"internal/host/...", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/store", "internal/guest", "internal/guest/initramfs", "internal/blob/...", "internal/webhook/sender"}, []string{"nouns", "contracts", "words", "internal/guest/wire"}},
 	{"migrations", []string{"internal/store/migrations"}, nil},
 	{"test drivers", []string{"internal/vmm/vmmtest/..."}, []string{"contracts", "words"}},
 	{"test guests", []string{"internal/file/filetest", "internal/process/processtest"}, []string{"nouns", "words"}},

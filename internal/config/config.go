@@ -49,6 +49,8 @@ type Config struct {
 	EventsPerVM int
 	EventsMax   int
 
+	WebhookAllowPrivate bool
+
 	LogLevel  slog.Level
 	LogFormat string // text or json
 

@@ -118,6 +118,16 @@ func factor(field func(*Config) *float64) func(*Config, string) error {
 	}
 }
 
+func truth(field func(*Config) *bool) func(*Config, string) error {
+	return func(c *Config, raw string) error {
+		if raw != "true" && raw != "false" {
+			return errors.New("true or false is needed")
+		}
+		*field(c) = raw == "true"
+		return nil
+	}
+}
+
 func oneOf(choices []string, field func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, raw string) error {
 		if !slices.Contains(choices, raw) {

@@ -181,6 +181,11 @@ var settings = []Setting{
 		set: whole(1000, 1<<28, func(c *Config) *int { return &c.EventsMax }),
 	},
 	{
+		Name: "webhook_allow_private", Env: "HATCH_WEBHOOK_ALLOW_PRIVATE", Default: "false",
+		Doc: "`true` lets webhooks be sent to this host and to private networks, and over http. Whoever has an API key can then make hatchd speak to what is there.",
+		set: truth(func(c *Config) *bool { return &c.WebhookAllowPrivate }),
+	},
+	{
 		Name: "log_level", Env: "HATCH_LOG_LEVEL", Default: "info",
 		Doc: "Least level to log: `debug`, `info`, `warn` or `error`.",
 		set: logLevel,

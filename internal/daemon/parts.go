@@ -22,6 +22,8 @@ import (
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/webhook"
+	"github.com/hatchvm/hatch/internal/webhook/sender"
 )
 
 // tapPrefix starts the name of every TAP of ours.
@@ -79,7 +81,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, er
 		return nil, err
 	}
 	p.handler = httpapi.New(httpapi.Config{
-		VMs: p.vms, Images: p.images, Templates: templates, Keys: keys, Access: keys, Events: p.events,
+		VMs: p.vms, Images: p.images, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
 		Health: p.health(host, opt.Version), Version: opt.Version, Log: p.log,
 	})
 	return p, nil
@@ -143,6 +145,18 @@ func (p *parts) openAccess(ctx context.Context, opt Options) (*access.Service, e
 			filepath.Join(p.cfg.DataDir, access.KeyFile), key)
 	}
 	return keys, err
+}
+
+// makeWebhooks starts to deliver what waits for it.
+func (p *parts) makeWebhooks(version string) *webhook.Service {
+	posts := sender.New(sender.Config{AllowPrivate: p.cfg.WebhookAllowPrivate, Version: version})
+	p.onClose(posts.Close)
+	hooks := webhook.New(webhook.Config{
+		Store: p.store, Sender: posts, Encode: httpapi.EncodeEvent,
+		AllowPrivate: p.cfg.WebhookAllowPrivate, Keep: p.cfg.EventsKeep, Log: p.log,
+	})
+	p.onClose(hooks.Close)
+	return hooks
 }
 
 func (p *parts) makeVMs(h *hostParts, templates *template.Service) error {

@@ -47,9 +47,10 @@ func TestScripts(t *testing.T) {
 		Setup:         func(env *testscript.Env) error { return setup(env, bin) },
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"daemon": daemonCommand,
-			"getenv": getenvCommand,
-			"mode":   modeCommand,
+			"daemon":   daemonCommand,
+			"getenv":   getenvCommand,
+			"mode":     modeCommand,
+			"receiver": receiverCommand,
 		},
 	})
 }
@@ -83,6 +84,7 @@ func setup(env *testscript.Env, bin string) error {
 	}
 	env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
 	env.Values[daemonsKey{}] = &daemons{program: filepath.Join(bin, "hatchd"), running: map[string]*daemon{}}
+	env.Values[receiverKey{}] = &receiver{status: http.StatusOK, arrived: make(chan struct{}, 1)}
 	env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 	env.Setenv("HATCH_CONFIG", config) // not the one this machine may have
 	env.Setenv("HATCH_DATA_DIR", filepath.Join(env.WorkDir, "data"))
@@ -144,7 +146,7 @@ func environment(ts *testscript.TestScript) []string {
 	env := []string{"GORACE=halt_on_error=1", "PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR")}
 	for _, name := range []string{
 		"HATCH_CONFIG", "HATCH_DATA_DIR", "HATCH_HTTP_ADDR", "HATCH_VMM", "HATCH_API_KEY",
-		"HATCH_BRIDGE_CIDR", "HATCH_DEFAULT_MEM_MIB", "HATCH_MEM_OVERCOMMIT",
+		"HATCH_BRIDGE_CIDR", "HATCH_DEFAULT_MEM_MIB", "HATCH_MEM_OVERCOMMIT", "HATCH_WEBHOOK_ALLOW_PRIVATE",
 	} {
 		if value := ts.Getenv(name); value != "" {
 			env = append(env, name+"="+value)

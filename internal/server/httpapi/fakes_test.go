@@ -20,6 +20,7 @@ import (
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/webhook"
 )
 
 const (
@@ -294,6 +295,71 @@ func (f *fakeEvents) Follow(ctx context.Context, filter event.Filter, send func(
 	return f.follow(ctx, filter, send)
 }
 
+// fakeWebhooks knows whk_1.
+type fakeWebhooks struct {
+	made   webhook.Webhook
+	change webhook.Change
+	filter webhook.Filter
+}
+
+func sampleWebhook() webhook.Webhook {
+	return webhook.Webhook{
+		ID: "whk_1", OwnerID: goodAcc, URL: "https://example.com", Events: []event.Pattern{"vm.*"}, Secret: "whsec_hidden",
+		Description: "d", DisabledReason: "gone", CreatedAt: began, UpdatedAt: began,
+	}
+}
+
+func sampleDelivery() webhook.Delivery {
+	return webhook.Delivery{
+		ID: "dlv_1", WebhookID: "whk_1", EventID: "evt_1", EventSeq: 1, EventType: event.VMCreated, Body: []byte("hidden"),
+		State: webhook.Pending, Attempts: 2, StatusCode: 500, Error: "the receiver answered 500", NextTryAt: ptr(began), TriedAt: ptr(began), CreatedAt: began,
+	}
+}
+
+func (f *fakeWebhooks) Create(_ context.Context, _ string, w webhook.Webhook) (webhook.Webhook, error) {
+	f.made = w
+	return sampleWebhook(), nil
+}
+
+func (f *fakeWebhooks) Get(_ context.Context, owner, id string) (webhook.Webhook, error) {
+	if owner != goodAcc || id != "whk_1" {
+		return webhook.Webhook{}, errs.New(errs.NotFound, "webhook_not_found", "there is no such webhook")
+	}
+	return sampleWebhook(), nil
+}
+
+func (f *fakeWebhooks) List(context.Context, string) ([]webhook.Webhook, error) {
+	return []webhook.Webhook{sampleWebhook()}, nil
+}
+
+func (f *fakeWebhooks) Update(ctx context.Context, owner, id string, c webhook.Change) (webhook.Webhook, error) {
+	f.change = c
+	return f.Get(ctx, owner, id)
+}
+
+func (f *fakeWebhooks) Delete(ctx context.Context, owner, id string) error {
+	_, err := f.Get(ctx, owner, id)
+	return err
+}
+
+func (f *fakeWebhooks) Test(ctx context.Context, owner, id string) (webhook.Delivery, error) {
+	_, err := f.Get(ctx, owner, id)
+	return sampleDelivery(), err
+}
+
+func (f *fakeWebhooks) Deliveries(ctx context.Context, owner, id string, filter webhook.Filter) ([]webhook.Delivery, string, error) {
+	f.filter = filter
+	_, err := f.Get(ctx, owner, id)
+	return []webhook.Delivery{sampleDelivery()}, "cursor", err
+}
+
+func (f *fakeWebhooks) Retry(ctx context.Context, owner, id, deliveryID string) (webhook.Delivery, error) {
+	if _, err := f.Get(ctx, owner, id); err != nil || deliveryID != "dlv_1" {
+		return webhook.Delivery{}, errs.New(errs.NotFound, "delivery_not_found", "there is no such delivery")
+	}
+	return sampleDelivery(), nil
+}
+
 // fakeKeys is both keyring and authenticator.
 type fakeKeys struct{}
 
@@ -341,5 +407,6 @@ var (
 	_ httpapi.Templates     = (*template.Service)(nil)
 	_ httpapi.Keys          = (*access.Service)(nil)
 	_ httpapi.Events        = (*event.Service)(nil)
+	_ httpapi.Webhooks      = (*webhook.Service)(nil)
 	_ httpapi.Authenticator = (*access.Service)(nil)
 )

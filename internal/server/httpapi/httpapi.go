@@ -67,6 +67,7 @@ type Config struct {
 	Templates Templates
 	Keys      Keys
 	Events    Events
+	Webhooks  Webhooks
 	Access    Authenticator
 	Health    func(ctx context.Context) api.Health
 	Version   string // of hatchd

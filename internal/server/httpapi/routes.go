@@ -22,9 +22,10 @@ type route struct {
 }
 
 const (
-	get  = http.MethodGet
-	post = http.MethodPost
-	del  = http.MethodDelete
+	get   = http.MethodGet
+	post  = http.MethodPost
+	patch = http.MethodPatch
+	del   = http.MethodDelete
 )
 
 var (
@@ -57,6 +58,15 @@ func (d *door) routes() []route {
 		{get, "/vms/{id}/events", 200, "list-vm-events", "List VM events", vmEventsText, asEvents(on(d, d.vmEvents))},
 
 		{get, "/events", 200, "list-events", "List events", eventsText, asEvents(on(d, d.listEvents))},
+
+		{post, "/webhooks", 201, "create-webhook", "Create webhook", createWebhookText, on(d, d.createWebhook)},
+		{get, "/webhooks", 200, "list-webhooks", "List webhooks", "Returns all webhooks, without their secrets.", on(d, d.listWebhooks)},
+		{get, "/webhooks/{id}", 200, "get-webhook", "Get webhook", "Retrieve details of a specific webhook.", on(d, d.getWebhook)},
+		{patch, "/webhooks/{id}", 200, "update-webhook", "Update webhook", "Change a webhook. What is absent stays.", on(d, d.updateWebhook)},
+		{del, "/webhooks/{id}", 200, "delete-webhook", "Delete webhook", "Delete a webhook and its deliveries.", on(d, d.deleteWebhook)},
+		{post, "/webhooks/{id}/test", 202, "test-webhook", "Test webhook", "Send an event of type webhook.test, and answer with its delivery at once.", on(d, d.testWebhook)},
+		{get, "/webhooks/{id}/deliveries", 200, "list-webhook-deliveries", "List webhook deliveries", "Returns the deliveries that are kept, newest first. The Link header leads to the next page.", on(d, d.listDeliveries)},
+		{post, "/webhooks/{id}/deliveries/{delivery_id}/retry", 202, "retry-webhook-delivery", "Retry webhook delivery", "Deliver anew, whatever has become of it before.", on(d, d.retryDelivery)},
 
 		{post, "/images", 201, "create-image", "Register image", "Register a kernel and a root file system that lie on the host. Both are checked; what cannot boot is refused.", on(d, d.createImage)},
 		{get, "/images", 200, "list-images", "List images", "Returns all images, without their paths.", on(d, d.listImages)},
@@ -163,7 +173,7 @@ func tidySchemas(doc *huma.OpenAPI) {
 	registry.Schema(reflect.TypeFor[api.Event](), true, "Event") // in answers that we write ourselves
 	schemas := registry.Map()
 	delete(schemas, "ErrorModel")
-	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "CreateTemplate": true, "CreateKey": true}
+	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "CreateTemplate": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true}
 	for name, schema := range schemas {
 		if !asked[name] {
 			schema.AdditionalProperties = nil

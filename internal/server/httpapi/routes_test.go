@@ -32,6 +32,14 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/vms/" + knownVM + "/console", "", 400}, // TestConsole opens it
 		{"GET", "/vms/" + knownVM + "/events", "", 200},
 		{"GET", "/events", "", 200},
+		{"POST", "/webhooks", `{"url":"https://example.com","events":["*"]}`, 201},
+		{"GET", "/webhooks", "", 200},
+		{"GET", "/webhooks/whk_1", "", 200},
+		{"PATCH", "/webhooks/whk_1", `{"enabled":false}`, 200},
+		{"DELETE", "/webhooks/whk_1", "", 200},
+		{"POST", "/webhooks/whk_1/test", "", 202},
+		{"GET", "/webhooks/whk_1/deliveries", "", 200},
+		{"POST", "/webhooks/whk_1/deliveries/dlv_1/retry", "", 202},
 		{"POST", "/images", `{"kernel_path":"/k","rootfs_path":"/r"}`, 201},
 		{"GET", "/images", "", 200},
 		{"GET", "/images/img_default", "", 200},
@@ -91,7 +99,11 @@ func TestUnknownIDs(t *testing.T) {
 		if strings.HasSuffix(path, "/wait") {
 			target += "?for=running"
 		}
-		if reply := s.call(t, method, target, ""); reply.StatusCode != 404 {
+		body := ""
+		if method == "PATCH" {
+			body = "{}"
+		}
+		if reply := s.call(t, method, target, body); reply.StatusCode != 404 {
 			t.Errorf("%s: status %d: %s", pattern, reply.StatusCode, reply.body)
 		}
 	}

@@ -28,6 +28,7 @@ type server struct {
 	images    *fakeImages
 	templates *fakeTemplates
 	events    *fakeEvents
+	webhooks  *fakeWebhooks
 	health    *fakeHealth
 	log       *lockedBuffer
 	contract  *contract
@@ -36,11 +37,11 @@ type server struct {
 func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{
-		vms: &fakeVMs{}, images: &fakeImages{}, templates: &fakeTemplates{}, events: &fakeEvents{},
+		vms: &fakeVMs{}, images: &fakeImages{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{},
 		health: &fakeHealth{status: "ok"}, log: &lockedBuffer{},
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
-		VMs: s.vms, Images: s.images, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events,
+		VMs: s.vms, Images: s.images, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)),
 	}))
 	t.Cleanup(func() {

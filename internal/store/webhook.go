@@ -1,0 +1,160 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/webhook"
+)
+
+var _ webhook.Store = (*Store)(nil)
+
+// webhookRow is a webhook as its table has it.
+type webhookRow struct {
+	ID             string `db:"id"`
+	OwnerID        string `db:"owner_id"`
+	URL            string `db:"url"`
+	Events         string `db:"events"`
+	Secret         string `db:"secret"`
+	Description    string `db:"description"`
+	Enabled        bool   `db:"enabled"`
+	DisabledReason string `db:"disabled_reason"`
+	Cursor         int64  `db:"cursor_seq"`
+	CreatedAt      int64  `db:"created_at"`
+	UpdatedAt      int64  `db:"updated_at"`
+}
+
+func (r webhookRow) webhook() (webhook.Webhook, error) {
+	w := webhook.Webhook{
+		ID: r.ID, OwnerID: r.OwnerID, URL: r.URL, Secret: r.Secret, Description: r.Description,
+		Enabled: r.Enabled, DisabledReason: r.DisabledReason, Cursor: r.Cursor,
+		CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt),
+	}
+	if err := fromJSON(r.Events, &w.Events); err != nil {
+		return webhook.Webhook{}, fmt.Errorf("cannot read webhook %s: %w", r.ID, err)
+	}
+	return w, nil
+}
+
+const (
+	webhookColumns = "id, owner_id, url, events, secret, description, enabled, disabled_reason, cursor_seq, created_at, updated_at"
+	selectWebhook  = "SELECT " + webhookColumns + " FROM webhooks"
+)
+
+// InsertWebhook implements [webhook.Store].
+func (s *Store) InsertWebhook(ctx context.Context, w webhook.Webhook, most int) error {
+	events, err := toJSON(w.Events)
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, func(tx *tx) error {
+		// Writing the account makes creates of one owner wait for each other, so
+		// that they do not count each other out.
+		if _, err := tx.exec(ctx, "UPDATE accounts SET name = name WHERE id = ?", w.OwnerID); err != nil {
+			return fmt.Errorf("cannot lock the account: %w", err)
+		}
+		var have int
+		if _, err := tx.get(ctx, &have, "SELECT COUNT(*) FROM webhooks WHERE owner_id = ?", w.OwnerID); err != nil {
+			return fmt.Errorf("cannot count webhooks: %w", err)
+		}
+		if have >= most {
+			return errs.New(errs.Conflict, "too_many_webhooks", "cannot make another webhook: there are %d already", have).
+				WithHint("delete one first")
+		}
+		_, err := tx.exec(ctx, "INSERT INTO webhooks ("+webhookColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT last_seq FROM event_log WHERE id = 1), ?, ?)`,
+			w.ID, w.OwnerID, w.URL, events, w.Secret, w.Description, w.Enabled, w.DisabledReason, micros(w.CreatedAt), micros(w.UpdatedAt))
+		if err != nil {
+			return fmt.Errorf("cannot store the webhook: %w", err)
+		}
+		return nil
+	})
+}
+
+// Webhook implements [webhook.Store].
+func (s *Store) Webhook(ctx context.Context, owner, id string) (webhook.Webhook, error) {
+	if !storable(id) {
+		return webhook.Webhook{}, errNoWebhook
+	}
+	return oneWebhook(ctx, s.reads, owner, id)
+}
+
+func oneWebhook(ctx context.Context, q querier, owner, id string) (webhook.Webhook, error) {
+	var row webhookRow
+	found, err := get(ctx, q, &row, selectWebhook+" WHERE owner_id = ? AND id = ?", owner, id)
+	if err != nil {
+		return webhook.Webhook{}, fmt.Errorf("cannot read a webhook: %w", err)
+	}
+	if !found {
+		return webhook.Webhook{}, errNoWebhook
+	}
+	return row.webhook()
+}
+
+// Webhooks implements [webhook.Store].
+func (s *Store) Webhooks(ctx context.Context, owner string) ([]webhook.Webhook, error) {
+	var rows []webhookRow
+	if err := selectAll(ctx, s.reads, &rows, selectWebhook+" WHERE owner_id = ? ORDER BY created_at DESC, id DESC", owner); err != nil {
+		return nil, fmt.Errorf("cannot list webhooks: %w", err)
+	}
+	hooks := make([]webhook.Webhook, len(rows))
+	for i, r := range rows {
+		var err error
+		if hooks[i], err = r.webhook(); err != nil {
+			return nil, err
+		}
+	}
+	return hooks, nil
+}
+
+// UpdateWebhook implements [webhook.Store].
+func (s *Store) UpdateWebhook(ctx context.Context, owner, id string, change func(*webhook.Webhook)) (stored webhook.Webhook, err error) {
+	err = s.write(ctx, func(tx *tx) error {
+		// The write lock comes before the reading, so that no change is lost.
+		if _, err := tx.exec(ctx, "UPDATE webhooks SET updated_at = ? WHERE owner_id = ? AND id = ?", micros(time.Now()), owner, id); err != nil {
+			return fmt.Errorf("cannot lock the webhook: %w", err)
+		}
+		w, err := oneWebhook(ctx, tx, owner, id)
+		if err != nil {
+			return err
+		}
+		was := w.Enabled
+		change(&w)
+		events, err := toJSON(w.Events)
+		if err != nil {
+			return err
+		}
+		place := "cursor_seq"
+		if w.Enabled && !was {
+			place = "(SELECT last_seq FROM event_log WHERE id = 1)"
+		}
+		_, err = tx.exec(ctx, "UPDATE webhooks SET url = ?, events = ?, secret = ?, description = ?, enabled = ?, disabled_reason = ?, cursor_seq = "+place+" WHERE id = ?",
+			w.URL, events, w.Secret, w.Description, w.Enabled, w.DisabledReason, id)
+		if err != nil {
+			return fmt.Errorf("cannot store the webhook: %w", err)
+		}
+		stored, err = oneWebhook(ctx, tx, owner, id)
+		return err
+	})
+	return stored, err
+}
+
+// DeleteWebhook implements [webhook.Store].
+func (s *Store) DeleteWebhook(ctx context.Context, owner, id string) error {
+	if !storable(id) {
+		return errNoWebhook
+	}
+	return s.write(ctx, func(tx *tx) error {
+		n, err := tx.exec(ctx, "DELETE FROM webhooks WHERE owner_id = ? AND id = ?", owner, id)
+		if err != nil {
+			return fmt.Errorf("cannot delete the webhook: %w", err)
+		}
+		if n == 0 {
+			return errNoWebhook
+		}
+		return nil
+	})
+}
+
+var errNoWebhook = errs.New(errs.NotFound, "webhook_not_found", "there is no such webhook").WithHint("GET /webhooks lists them")
