@@ -221,7 +221,8 @@ type Guest interface {
 	Close() error
 }
 
-// Consoles reads serial consoles into bounded logs and shares them out.
+// Consoles reads serial consoles into bounded logs and shares them out. The log
+// of what a VMM itself prints is read beside them.
 type Consoles interface {
 	// Open starts reading the console behind dial, until Close.
 	Open(vmID string, dial func(ctx context.Context) (net.Conn, error)) error
@@ -230,6 +231,10 @@ type Consoles interface {
 	// Log writes the last tail lines (all when tail < 0) to w and, with
 	// follow, what comes until ctx is done or the console closes.
 	Log(ctx context.Context, vmID string, tail int, follow bool, w io.Writer) error
+	// VMMLog writes the last tail lines of what the VM's VMM printed since it was
+	// started (all when tail < 0) to w and, with follow, what comes until ctx is
+	// done or the console closes.
+	VMMLog(ctx context.Context, vmID string, tail int, follow bool, w io.Writer) error
 	// Attach connects a person: scrollback first, then live both ways. Only
 	// one attached writer at a time; a second gets errs.Conflict, unless readOnly.
 	Attach(ctx context.Context, vmID string, readOnly bool) (io.ReadWriteCloser, error)

@@ -109,6 +109,14 @@ func (s *Service) Log(ctx context.Context, owner, id string, tail int, follow bo
 	return s.deps.Consoles.Log(ctx, id, tail, follow, w)
 }
 
+// VMMLog writes what the VM's VMM printed since it was last started, as Log does.
+func (s *Service) VMMLog(ctx context.Context, owner, id string, tail int, follow bool, w io.Writer) error {
+	if _, err := s.deps.Store.VM(ctx, owner, id); err != nil {
+		return err
+	}
+	return s.deps.Consoles.VMMLog(ctx, id, tail, follow, w)
+}
+
 // Console attaches the caller to the VM's serial console.
 // Errors: errs.Conflict when it is not running, or when somebody else writes.
 func (s *Service) Console(ctx context.Context, owner, id string, readOnly bool) (io.ReadWriteCloser, error) {

@@ -364,6 +364,8 @@ func (b bookConsoles) Close(vmID string) {
 
 func (bookConsoles) Log(context.Context, string, int, bool, io.Writer) error { return nil }
 
+func (bookConsoles) VMMLog(context.Context, string, int, bool, io.Writer) error { return nil }
+
 func (bookConsoles) Attach(context.Context, string, bool) (io.ReadWriteCloser, error) {
 	return nil, errors.New("no console here")
 }

@@ -54,6 +54,11 @@ type NIC struct {
 	TAP *os.File // opened TAP with IFF_NO_PI | IFF_VNET_HDR; frames go in and out of it
 }
 
+// LogName is the file in a machine's run directory that a driver copies into
+// what the VMM process prints. It is bounded in size, however much comes, and
+// begun anew with each machine. A driver whose VMM prints nothing has none.
+const LogName = "vmm.log"
+
 // Handle is what is stored of a running machine, so that a later daemon can
 // recognise exactly this process. All of it must match before it is adopted.
 type Handle struct {

@@ -168,7 +168,7 @@ func TestAFailedStartTellsQEMUsLastWords(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "QEMU said: ") || !strings.Contains(err.Error(), "kernel") {
 		t.Errorf("the error is %v", err)
 	}
-	if said, err := os.ReadFile(filepath.Join(s.Dir, wordsFile)); err != nil || len(said) == 0 {
+	if said, err := os.ReadFile(filepath.Join(s.Dir, vmm.LogName)); err != nil || len(said) == 0 {
 		t.Errorf("the VMM's log: %q, %v", said, err)
 	}
 }

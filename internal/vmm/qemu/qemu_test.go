@@ -208,7 +208,7 @@ func TestWordsAreBounded(t *testing.T) {
 		t.Errorf("last words %q", got)
 	}
 	said.close()
-	if st, err := os.Stat(filepath.Join(dir, wordsFile)); err != nil || st.Size() != maxWords || st.Mode().Perm() != 0o600 {
+	if st, err := os.Stat(filepath.Join(dir, vmm.LogName)); err != nil || st.Size() != maxWords || st.Mode().Perm() != 0o600 {
 		t.Errorf("the log: %+v, %v", st, err)
 	}
 }

@@ -13,10 +13,11 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 const (
-	wordsFile = "vmm.log"
 	maxWords  = 64 << 10 // bytes kept of what one process says
 	lastWords = 400      // bytes of its end that go into an error
 )
@@ -34,7 +35,7 @@ type words struct {
 
 // newWords starts a new file in dir and returns the end to write to.
 func newWords(dir string) (*words, *os.File, error) {
-	file, err := os.OpenFile(filepath.Join(dir, wordsFile), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	file, err := os.OpenFile(filepath.Join(dir, vmm.LogName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot make the VMM's log: %w", err)
 	}
@@ -49,7 +50,7 @@ func newWords(dir string) (*words, *os.File, error) {
 // findWords takes up listening to a process that an earlier daemon started: a
 // pipe can be opened again through the process that writes to it.
 func findWords(dir string, pid int) (*words, error) {
-	file, err := os.OpenFile(filepath.Join(dir, wordsFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	file, err := os.OpenFile(filepath.Join(dir, vmm.LogName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
