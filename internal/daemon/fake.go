@@ -73,7 +73,7 @@ func (h *fakeHost) Connect(vmID string, _ func(context.Context) (net.Conn, error
 		report.Addresses = []netip.Addr{l.Address}
 	}
 	observe(report)
-	return fakeGuest{}
+	return h.withFiles(vmID, fakeGuest{})
 }
 
 // fakeGuest leaves shutting down to the power button, which the fake driver has.

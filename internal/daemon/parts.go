@@ -14,6 +14,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/config"
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/file"
 	"github.com/hatchvm/hatch/internal/host/capacity"
 	"github.com/hatchvm/hatch/internal/host/page"
 	"github.com/hatchvm/hatch/internal/image"
@@ -82,6 +83,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, er
 	}
 	p.handler = httpapi.New(httpapi.Config{
 		VMs: p.vms, Images: p.images, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
+		Files:  file.New(guests{p.vms}),
 		Health: p.health(host, opt.Version), Version: opt.Version, Log: p.log,
 	})
 	return p, nil

@@ -26,14 +26,16 @@ const (
 
 // readBody reads the whole body, bounded in size and time, before anything
 // acts on the request. Once it is read there is no deadline any more: an old
-// one would end a long wait.
+// one would end a long wait. Uploads are read by who writes them.
 func (d *door) readBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := checkTarget(r.URL); err != nil {
 			d.writeProblem(w, r, err)
 			return
 		}
-		if r.ContentLength != 0 {
+		if isUpload(r) {
+			r.Body = &upload{ReadCloser: r.Body, control: http.NewResponseController(w)}
+		} else if r.ContentLength != 0 {
 			body, err := d.body(w, r)
 			if err != nil {
 				d.writeProblem(w, r, err)
@@ -68,6 +70,25 @@ func (d *door) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
+// upload is a body of any size, of which each piece is bounded in time.
+type upload struct {
+	io.ReadCloser
+	control *http.ResponseController
+}
+
+// Read returns what comes within bodyTimeout. Its errors are for the client.
+func (u *upload) Read(p []byte) (int, error) {
+	_ = u.control.SetReadDeadline(time.Now().Add(bodyTimeout)) // as in body
+	n, err := u.ReadCloser.Read(p)
+	switch {
+	case errors.Is(err, io.EOF):
+		_ = u.control.SetReadDeadline(time.Time{})
+	case err != nil:
+		err = bodyError(err)
+	}
+	return n, err
+}
+
 func bodyError(err error) error {
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -85,10 +106,15 @@ func sentAsJSON(r *http.Request) bool {
 }
 
 // checkTarget refuses bytes that no id, name or label holds, and on which
-// databases differ.
+// databases differ. A path in a guest is bytes; what it may be its service says.
 func checkTarget(u *url.URL) error {
-	query, err := url.QueryUnescape(u.RawQuery)
-	if err != nil || !plainText(u.Path) || !plainText(query) {
+	fine := plainText(u.Path)
+	for param := range strings.SplitSeq(u.RawQuery, "&") {
+		text, err := url.QueryUnescape(param)
+		isPath := strings.HasPrefix(param, "path=") && isOfFiles(u.Path)
+		fine = fine && err == nil && (isPath || plainText(text))
+	}
+	if !fine {
 		return errs.New(errs.Invalid, "invalid_url", "cannot read the request's path or query: it must be UTF-8 without control characters")
 	}
 	return nil

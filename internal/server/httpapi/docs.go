@@ -129,7 +129,7 @@ func docsGroups(doc *huma.OpenAPI) []docsGroup {
 		}
 		group := &groups[len(groups)-1]
 		item := doc.Paths[path]
-		for _, op := range []*huma.Operation{item.Post, item.Get, item.Delete} {
+		for _, op := range []*huma.Operation{item.Post, item.Get, item.Put, item.Patch, item.Delete} {
 			if op != nil {
 				group.Operations = append(group.Operations, docsOperationOf(op))
 			}
@@ -150,7 +150,9 @@ func docsOperationOf(op *huma.Operation) docsOperation {
 		})
 	}
 	if op.RequestBody != nil {
-		out.Body = typeOf(op.RequestBody.Content["application/json"].Schema)
+		for _, media := range op.RequestBody.Content { // there is one
+			out.Body = typeOf(media.Schema)
+		}
 	}
 	for _, status := range slices.Sorted(maps.Keys(op.Responses)) {
 		out.Answers = append(out.Answers, docsAnswerOf(status, op.Responses[status]))
@@ -160,8 +162,10 @@ func docsOperationOf(op *huma.Operation) docsOperation {
 
 func docsAnswerOf(status string, r *huma.Response) docsAnswer {
 	out := docsAnswer{Status: status, Description: r.Description}
-	for kind, media := range r.Content { // there is one at most
-		out.ContentType, out.Body = kind, typeOf(media.Schema)
+	kinds := slices.Sorted(maps.Keys(r.Content))
+	out.ContentType = strings.Join(kinds, " or ")
+	if len(kinds) > 0 {
+		out.Body = typeOf(r.Content[kinds[0]].Schema)
 	}
 	return out
 }

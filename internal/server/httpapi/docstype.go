@@ -22,8 +22,11 @@ func typeOf(s *huma.Schema) docsType {
 	if of, ok := s.AdditionalProperties.(*huma.Schema); ok {
 		return docsType{Text: "object of " + typeOf(of).Text}
 	}
-	if s.Type == "" {
+	switch {
+	case s.Type == "":
 		return docsType{Text: "any"}
+	case s.Format == "binary":
+		return docsType{Text: "bytes"}
 	}
 	return docsType{Text: s.Type}
 }

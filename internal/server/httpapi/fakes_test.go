@@ -15,6 +15,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/file"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 	"github.com/hatchvm/hatch/internal/template"
@@ -157,6 +158,14 @@ func (f *fakeVMs) Log(ctx context.Context, owner, id string, tail int, follow bo
 		return f.log(ctx, tail, follow, w)
 	}
 	_, err := io.WriteString(w, "Linux version\n")
+	return err
+}
+
+func (f *fakeVMs) VMMLog(_ context.Context, owner, id string, tail int, follow bool, w io.Writer) error {
+	if _, err := f.note("vmm log", owner, id); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "qemu: %d lines, follow %v\n", tail, follow)
 	return err
 }
 
@@ -403,6 +412,7 @@ func (f *fakeHealth) report(context.Context) api.Health {
 // The services fit the door.
 var (
 	_ httpapi.Machines      = (*vm.Service)(nil)
+	_ httpapi.Files         = (*file.Service)(nil)
 	_ httpapi.Images        = (*image.Service)(nil)
 	_ httpapi.Templates     = (*template.Service)(nil)
 	_ httpapi.Keys          = (*access.Service)(nil)

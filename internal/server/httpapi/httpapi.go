@@ -48,8 +48,9 @@ type Power interface {
 	Resume(ctx context.Context, owner, id string) (vm.VM, error)
 }
 
-// Screen shows a VM's serial console.
+// Screen shows a VM's serial console, and what its VMM printed.
 type Screen interface {
+	VMMLog(ctx context.Context, owner, id string, tail int, follow bool, w io.Writer) error
 	Log(ctx context.Context, owner, id string, tail int, follow bool, w io.Writer) error
 	Console(ctx context.Context, owner, id string, readOnly bool) (io.ReadWriteCloser, error)
 }
@@ -68,6 +69,7 @@ type Config struct {
 	Keys      Keys
 	Events    Events
 	Webhooks  Webhooks
+	Files     Files
 	Access    Authenticator
 	Health    func(ctx context.Context) api.Health
 	Version   string // of hatchd

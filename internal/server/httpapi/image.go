@@ -107,9 +107,13 @@ func (d *door) imageBuildLog(ctx context.Context, in *imageBuildLogInput) (*huma
 	if _, err := d.Images.Build(ctx, owner(ctx), in.ID); err != nil {
 		return nil, err
 	}
-	return d.textStream(in.Follow, func(ctx context.Context, w io.Writer) error {
+	write := func(ctx context.Context, w io.Writer) error {
 		return d.Images.BuildLog(ctx, owner(ctx), in.ID, in.Follow, w)
-	}), nil
+	}
+	if in.Follow {
+		write = atOnce(write)
+	}
+	return d.textStream(in.Follow, write), nil
 }
 
 // wholeImage returns an image as its owner sees it alone.

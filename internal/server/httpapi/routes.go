@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -24,12 +25,14 @@ type route struct {
 const (
 	get   = http.MethodGet
 	post  = http.MethodPost
+	put   = http.MethodPut
 	patch = http.MethodPatch
 	del   = http.MethodDelete
 )
 
 var (
 	text          = huma.Schema{Type: huma.TypeString}
+	binary        = huma.Schema{Type: huma.TypeString, Format: "binary"}
 	arrayOfVMs    = arrayOf("VM")
 	arrayOfEvents = arrayOf("Event")
 )
@@ -39,7 +42,9 @@ func arrayOf(schema string) huma.Schema {
 }
 
 // routes is every route of the API but the three of docs.go.
-func (d *door) routes() []route {
+func (d *door) routes() []route { return slices.Concat(d.mainRoutes(), d.fileRoutes()) }
+
+func (d *door) mainRoutes() []route {
 	return []route{
 		{post, "/vms", 201, "create-vm", "Create VM", createText, on(d, d.createVM)},
 		{get, "/vms", 200, "list-vms", "List VMs", "Returns the caller's VMs, newest first. The Link header leads to the next page.", as("200", "application/json", arrayOfVMs, on(d, d.listVMs))},
@@ -52,7 +57,7 @@ func (d *door) routes() []route {
 		{post, "/vms/{id}/resume", 200, "resume-vm", "Resume VM", "Let a paused VM run on.", on(d, d.resumeVM)},
 		{get, "/vms/{id}/wait", 200, "wait-vm", "Wait for VM", waitForText, on(d, d.waitVM)},
 		{get, "/vms/{id}/metrics", 200, "vm-metrics", "VM metrics", metricsText, on(d, d.vmMetrics)},
-		{get, "/vms/{id}/logs", 200, "vm-logs", "VM logs", "The serial console's log as plain text. With follow it goes on until the caller leaves.", as("200", "text/plain", text, on(d, d.vmLogs))},
+		{get, "/vms/{id}/logs", 200, "vm-logs", "VM logs", vmLogsText, as("200", "text/plain", text, orEvents(on(d, d.vmLogs)))},
 		{get, "/vms/{id}/console", 101, "vm-console", "VM console", consoleText, on(d, d.vmConsole)},
 
 		{get, "/vms/{id}/events", 200, "list-vm-events", "List VM events", vmEventsText, asEvents(on(d, d.vmEvents))},
@@ -86,6 +91,21 @@ func (d *door) routes() []route {
 		{del, "/keys/{id}", 200, "delete-key", "Delete API key", "Revoke a key at once.", on(d, d.deleteKey)},
 
 		{get, healthPath, 200, "health", "Health", "Whether every part of the daemon is well. Needs no key.", on(d, d.health)},
+	}
+}
+
+func (d *door) fileRoutes() []route {
+	return []route{
+		{get, "/vms/{id}/files", 200, "read-file", "Read file", readFileText, ranged(as("200", bytesType, binary, on(d, d.readFile)))},
+		{put, "/vms/{id}/files", 200, "write-file", "Write file", writeFileText, takes(bytesType, on(d, d.writeFile))},
+		{del, "/vms/{id}/files", 200, "remove-file", "Remove file", "Remove a file or an empty directory of a running VM; with recursive, all that is in it.", on(d, d.removeFile)},
+		{get, "/vms/{id}/files/list", 200, "list-files", "List files", "A directory's entries, sorted by name.", as("200", "application/json", arrayOf("File"), on(d, d.listFiles))},
+		{get, "/vms/{id}/files/stat", 200, "stat-file", "Stat file", "What a file is. A link is described itself, not what it leads to.", on(d, d.statFile)},
+		{post, "/vms/{id}/files/mkdir", 200, "make-directory", "Make directory", "Make a directory in a running VM.", on(d, d.makeDirectory)},
+		{post, "/vms/{id}/files/rename", 200, "rename-file", "Rename file", "Move a file or directory within a file system of a running VM. What is at the new path is replaced.", on(d, d.renameFile)},
+		{get, "/vms/{id}/files/tar", 200, "read-tree", "Read tree", readTreeText, as("200", tarType, binary, on(d, d.readTree))},
+		{put, "/vms/{id}/files/tar", 200, "write-tree", "Write tree", writeTreeText, takes(tarType, on(d, d.writeTree))},
+		{get, "/vms/{id}/files/watch", 200, "watch-files", "Watch files", watchFilesText, as("200", eventStream, text, on(d, d.watchFiles))},
 	}
 }
 
@@ -137,10 +157,35 @@ func as(status, contentType string, schema huma.Schema, register func(huma.API, 
 
 // asEvents describes an answer that is a page of events, or a stream of them.
 func asEvents(register func(huma.API, huma.Operation)) func(huma.API, huma.Operation) {
-	return as("200", "application/json", arrayOfEvents, func(described huma.API, op huma.Operation) {
-		op.Responses["200"].Content[eventStream] = &huma.MediaType{Schema: &text}
+	return as("200", "application/json", arrayOfEvents, orEvents(register))
+}
+
+// takes describes a body that is no JSON, and is read as it comes.
+func takes(contentType string, register func(huma.API, huma.Operation)) func(huma.API, huma.Operation) {
+	return func(described huma.API, op huma.Operation) {
+		schema := binary
+		op.RequestBody = &huma.RequestBody{Content: map[string]*huma.MediaType{contentType: {Schema: &schema}}}
 		register(described, op)
-	})
+	}
+}
+
+// ranged describes that a part can be asked for.
+func ranged(register func(huma.API, huma.Operation)) func(huma.API, huma.Operation) {
+	return func(described huma.API, op huma.Operation) {
+		schema := binary
+		op.Responses["206"] = &huma.Response{Description: "The part that Range asks for", Content: map[string]*huma.MediaType{bytesType: {Schema: &schema}}}
+		op.Responses["304"] = &huma.Response{Description: "The file is the one of If-None-Match"}
+		register(described, op)
+	}
+}
+
+// orEvents describes that the answer is server-sent events when they are asked for.
+func orEvents(register func(huma.API, huma.Operation)) func(huma.API, huma.Operation) {
+	return func(described huma.API, op huma.Operation) {
+		schema := text
+		op.Responses["200"].Content[eventStream] = &huma.MediaType{Schema: &schema}
+		register(described, op)
+	}
 }
 
 // IDPath is the input of routes about one object. It is exported for huma,
@@ -170,10 +215,11 @@ func deleted() *answer[api.Deleted] {
 func tidySchemas(doc *huma.OpenAPI) {
 	registry := doc.Components.Schemas
 	registry.Schema(reflect.TypeFor[api.Problem](), true, "Problem")
-	registry.Schema(reflect.TypeFor[api.Event](), true, "Event") // in answers that we write ourselves
+	registry.Schema(reflect.TypeFor[api.Event](), true, "Event")           // in answers that we write ourselves
+	registry.Schema(reflect.TypeFor[api.FileChange](), true, "FileChange") // in events, which we write ourselves
 	schemas := registry.Map()
 	delete(schemas, "ErrorModel")
-	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "CreateTemplate": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true}
+	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "CreateTemplate": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true, "MakeDirectory": true, "RenameFile": true}
 	for name, schema := range schemas {
 		if !asked[name] {
 			schema.AdditionalProperties = nil

@@ -31,6 +31,16 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/vms/" + knownVM + "/logs", "", 200},
 		{"GET", "/vms/" + knownVM + "/console", "", 400}, // TestConsole opens it
 		{"GET", "/vms/" + knownVM + "/events", "", 200},
+		{"PUT", "/vms/" + knownVM + "/files?path=/tmp/f", "content", 200},
+		{"GET", "/vms/" + knownVM + "/files?path=/tmp/f", "", 200},
+		{"GET", "/vms/" + knownVM + "/files/list?path=/tmp", "", 200},
+		{"GET", "/vms/" + knownVM + "/files/stat?path=/tmp/f", "", 200},
+		{"POST", "/vms/" + knownVM + "/files/mkdir", `{"path":"/tmp/d"}`, 200},
+		{"POST", "/vms/" + knownVM + "/files/rename", `{"from":"/tmp/d","to":"/tmp/e"}`, 200},
+		{"GET", "/vms/" + knownVM + "/files/tar?path=/tmp", "", 200},
+		{"PUT", "/vms/" + knownVM + "/files/tar?path=/tmp", emptyTar, 200},
+		{"DELETE", "/vms/" + knownVM + "/files?path=/tmp/f", "", 200},
+		{"GET", "/vms/" + knownVM + "/files/watch?path=/none", "", 404}, // TestWatchFiles watches
 		{"GET", "/events", "", 200},
 		{"POST", "/webhooks", `{"url":"https://example.com","events":["*"]}`, 201},
 		{"GET", "/webhooks", "", 200},
@@ -96,12 +106,18 @@ func TestUnknownIDs(t *testing.T) {
 			continue
 		}
 		target := strings.ReplaceAll(path, "{id}", "nothing")
-		if strings.HasSuffix(path, "/wait") {
-			target += "?for=running"
-		}
 		body := ""
-		if method == "PATCH" {
+		switch {
+		case method == "PATCH":
 			body = "{}"
+		case strings.HasSuffix(path, "/wait"):
+			target += "?for=running"
+		case strings.HasSuffix(path, "/mkdir"):
+			body = `{"path":"/tmp/d"}`
+		case strings.HasSuffix(path, "/rename"):
+			body = `{"from":"/tmp/d","to":"/tmp/e"}`
+		case strings.Contains(path, "/files"):
+			target += "?path=/tmp"
 		}
 		if reply := s.call(t, method, target, body); reply.StatusCode != 404 {
 			t.Errorf("%s: status %d: %s", pattern, reply.StatusCode, reply.body)

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/file"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 )
 
@@ -29,6 +30,7 @@ type server struct {
 	templates *fakeTemplates
 	events    *fakeEvents
 	webhooks  *fakeWebhooks
+	guest     *fakeGuest
 	health    *fakeHealth
 	log       *lockedBuffer
 	contract  *contract
@@ -38,10 +40,11 @@ func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{
 		vms: &fakeVMs{}, images: &fakeImages{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{},
-		health: &fakeHealth{status: "ok"}, log: &lockedBuffer{},
+		guest: openGuest(t), health: &fakeHealth{status: "ok"}, log: &lockedBuffer{},
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
 		VMs: s.vms, Images: s.images, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
+		Files:  file.New(s.guest),
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)),
 	}))
 	t.Cleanup(func() {

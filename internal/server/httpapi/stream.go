@@ -9,43 +9,29 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
-type vmLogsInput struct {
-	IDPath
-	Source string `query:"source" enum:"console" default:"console" doc:"Which log."`
-	Tail   int    `query:"tail" minimum:"0" maximum:"1000000" doc:"Lines from the end; 0 (default) for all."`
-	Follow bool   `query:"follow" doc:"Go on with what comes."`
-}
-
-func (d *door) vmLogs(ctx context.Context, in *vmLogsInput) (*huma.StreamResponse, error) {
-	if _, err := d.VMs.Get(ctx, owner(ctx), in.ID); err != nil {
-		return nil, err
-	}
-	tail := in.Tail
-	if tail == 0 {
-		tail = -1 // the service's word for all
-	}
-	return d.textStream(in.Follow, func(ctx context.Context, w io.Writer) error {
-		return d.VMs.Log(ctx, owner(ctx), in.ID, tail, in.Follow, w)
-	}), nil
-}
-
 const (
 	plainTextUTF8 = "text/plain; charset=utf-8"
 	eventStream   = "text/event-stream"
 )
 
 // textStream answers with what write writes. With live, each write reaches the
-// client at once, and the answer begins before the first of them.
+// client at once.
 func (d *door) textStream(live bool, write func(context.Context, io.Writer) error) *huma.StreamResponse {
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
 		out := &textWriter{to: w, kind: plainTextUTF8, live: live}
-		if live {
-			out.begin()
-			out.flush()
-		}
 		d.endStream(w, r, out, write(r.Context(), out))
 	}}
+}
+
+// atOnce lets an answer begin before there is anything to say.
+func atOnce(write func(context.Context, io.Writer) error) func(context.Context, io.Writer) error {
+	return func(ctx context.Context, w io.Writer) error {
+		if _, err := w.Write(nil); err != nil {
+			return err
+		}
+		return write(ctx, w)
+	}
 }
 
 // eventStream answers with the server-sent events that write writes. The answer
@@ -63,14 +49,19 @@ func (d *door) eventStream(write func(context.Context, io.Writer) error) *huma.S
 // the connection, for a client must not take part of a log for the whole.
 func (d *door) endStream(w http.ResponseWriter, r *http.Request, out *textWriter, err error) {
 	switch {
-	case err == nil || r.Context().Err() != nil: // all said, or nobody listens
+	case err == nil || out.live && r.Context().Err() != nil: // all said, or nobody listens
 		out.begin()
 	case !out.begun:
 		d.writeProblem(w, r, err)
 	default:
-		_ = d.problemOf(r.Context(), err) // logs what is a fault of ours
-		panic(http.ErrAbortHandler)
+		d.cut(r, err)
 	}
+}
+
+// cut ends an answer that cannot be given to its end.
+func (d *door) cut(r *http.Request, err error) {
+	_ = d.problemOf(r.Context(), err) // logs what is a fault of ours
+	panic(http.ErrAbortHandler)
 }
 
 // textWriter is an answer of text that begins with its first byte.
