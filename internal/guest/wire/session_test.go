@@ -246,3 +246,35 @@ func TestMessagesAreBounded(t *testing.T) {
 		t.Errorf("the largest message does not pass: %v", err)
 	}
 }
+
+// A guest that is reset reads nothing more, and its port fills up: what is asked
+// of it ends in time all the same, whatever of the request has been read.
+func TestRequestsToAGuestThatReadsNothingEndInTime(t *testing.T) {
+	for _, read := range []int{0, headerSize} { // nothing, or that a stream is opened
+		host, guest := net.Pipe()
+		stuck := make(chan error, 1)
+		go func() {
+			_, err := Accept(guest)
+			if err == nil {
+				_, err = io.ReadFull(guest, make([]byte, read))
+			}
+			stuck <- err
+		}()
+		c, err := Connect(t.Context(), host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		began := time.Now()
+		if _, err := c.Usage(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("after %d bytes were read it took %v", read, took)
+		}
+		cancel()
+		if err := errors.Join(c.Close(), <-stuck); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -41,11 +41,24 @@ func (c *Client) begin(ctx context.Context, op Op, args any) (*stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask the agent for %s: %w", op, err)
 	}
-	if err := writeLimited(s, request, maxRequest); err != nil {
+	if err := c.sendRequest(ctx, s, request); err != nil {
 		_ = s.Close()
 		return nil, s.fault(err)
 	}
 	return s, nil
+}
+
+// sendRequest sends it. A guest that reads nothing, as one that is reset,
+// makes yamux wait for longer than ctx may allow.
+func (c *Client) sendRequest(ctx context.Context, s *stream, r Request) error {
+	sent := make(chan error, 1)
+	c.spawn(func() { sent <- writeLimited(s, r, maxRequest) })
+	select {
+	case err := <-sent:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // open takes a place and opens a stream. The session itself may make it wait
