@@ -39,6 +39,8 @@ func TestRealGuests(t *testing.T) {
 		{"the vmm is killed", testVMMKilled},
 		{"delete leaves nothing", testDelete},
 		{"no network", testNoNetwork},
+		{"metrics are the guest's and the host's", testMetrics},
+		{"waiting without a network", testWaitWithoutNetwork},
 		{"a kernel of the user's own", testOwnKernel},
 		{"a vmm that died while hatchd was away", testDiedMeanwhile},
 		{"twenty at once", testTwenty},
