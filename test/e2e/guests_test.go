@@ -38,6 +38,7 @@ func TestRealGuests(t *testing.T) {
 		{"mime user data is applied", testMIME},
 		{"the vmm is killed", testVMMKilled},
 		{"delete leaves nothing", testDelete},
+		{"events tell what a guest does", testEvents},
 		{"no network", testNoNetwork},
 		{"metrics are the guest's and the host's", testMetrics},
 		{"waiting without a network", testWaitWithoutNetwork},

@@ -1,0 +1,101 @@
+//go:build system
+
+package e2e
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+)
+
+// follower collects a VM's events as they come.
+type follower struct {
+	opts   client.EventOptions // moves along
+	events []api.Event
+}
+
+// until follows until an event fits, and returns it and when it came.
+func (f *follower) until(t *testing.T, w *world, limit time.Duration, what string, fits func(api.Event) bool) (api.Event, time.Time) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	for e, err := range w.client.FollowEvents(ctx, &f.opts) {
+		if err != nil {
+			t.Fatalf("no event tells that %s: %v; there are:\n%s", what, err, f.story())
+		}
+		f.events = append(f.events, e)
+		if fits(e) {
+			return e, time.Now()
+		}
+	}
+	t.Fatal("the stream has ended without an error")
+	return api.Event{}, time.Time{}
+}
+
+func (f *follower) story() string {
+	var b strings.Builder
+	for _, e := range f.events {
+		b.WriteString(e.Type + " by " + e.Actor.Kind + ": " + e.Message + "\n")
+	}
+	return b.String()
+}
+
+func becomes(state string) func(api.Event) bool {
+	return func(e api.Event) bool { return e.Type == "vm.state_changed" && e.Data["to"] == state }
+}
+
+// testEvents follows a guest from its creation until it powers itself off,
+// over a hatchd that is killed in between.
+func testEvents(t *testing.T, w *world) {
+	body := minimal()
+	body.Name = "teller"
+	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+	f := &follower{opts: client.EventOptions{VM: v.ID}}
+	f.until(t, w, normalReply, "the agent answers", func(e api.Event) bool {
+		return e.Type == "vm.condition_changed" && e.Data["condition"] == api.ConditionAgentReady && e.Data["to"] == api.StatusTrue && e.Actor.Kind == api.ActorGuest
+	})
+	if made := f.events[0]; made.Type != "vm.created" || made.Actor.Kind != api.ActorKey || made.Actor.Name != "admin" || made.RequestID == "" || made.VMName != "teller" {
+		t.Errorf("it begins with %+v", made)
+	}
+	if !slices.ContainsFunc(f.events, becomes(api.StateRunning)) {
+		t.Errorf("nothing tells that it runs:\n%s", f.story())
+	}
+
+	p := vmm(t, v)
+	w.stopDaemon(t, syscall.SIGKILL)
+	w.startDaemon(t)
+	w.await(t, v.ID, "agent", normalReply)
+	w.typeInto(t, v.ID, "poweroff\n", "poweroff")
+	gone := make(chan time.Time, 1)
+	go func() { p.awaitExit(t, stopLimit); gone <- time.Now() }()
+	off, told := f.until(t, w, stopLimit, "it has stopped", becomes(api.StateStopped))
+	late := told.Sub(<-gone)
+	t.Logf("from the end of the VMM until the event: %.0f ms", float64(late.Microseconds())/1000)
+	if off.Actor.Kind != api.ActorGuest || !strings.Contains(off.Message, "powered itself off") || late > noticeLimit {
+		t.Errorf("told %s late, by %s: %s", late, off.Actor.Kind, off.Message)
+	}
+
+	// What the two streams brought is all there is, each once.
+	var all []api.Event
+	for e, err := range w.client.ListEvents(t.Context(), client.EventOptions{VM: v.ID}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Seq <= off.Seq {
+			all = append(all, e)
+		}
+	}
+	same := slices.EqualFunc(all, f.events, func(a, b api.Event) bool { return a.Seq == b.Seq && a.ID == b.ID })
+	if !same {
+		t.Errorf("followed %d events:\n%s\nthe log has %d", len(f.events), f.story(), len(all))
+	}
+	if got := w.hatch(t, "why", "teller"); !strings.Contains(got, "the guest") || !strings.Contains(got, "teller is stopped: the guest powered itself off. To start it: hatch start teller") {
+		t.Errorf("hatch why tells:\n%s", got)
+	}
+}
