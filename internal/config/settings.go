@@ -172,7 +172,7 @@ var settings = []Setting{
 	},
 	{
 		Name: "events_per_vm", Env: "HATCH_EVENTS_PER_VM", Default: "5000",
-		Doc: "Events that are kept of one VM, the newest; at most half of them are changes of conditions, which a guest can bring about.",
+		Doc: "Events that are kept of one VM, the newest; at most half of them are such as its guest can bring about at will.",
 		set: whole(100, 1<<20, func(c *Config) *int { return &c.EventsPerVM }),
 	},
 	{

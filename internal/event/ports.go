@@ -47,7 +47,10 @@ type Pruner interface {
 	// the log has been read for them.
 	VMsWithEvents(ctx context.Context, after int64) (vmIDs []string, through int64, err error)
 
-	// PruneVMEvents removes the oldest of more than most events of one VM; with
-	// a type, only events of that type count and go.
-	PruneVMEvents(ctx context.Context, vmID string, t Type, most, batch int) (removed int, err error)
+	// PruneVMEvents removes the oldest of more than most events of one VM.
+	PruneVMEvents(ctx context.Context, vmID string, most, batch int) (removed int, err error)
+
+	// PruneGuestEvents does so among those that the guest can bring about at
+	// will: its own doings, and changes of conditions.
+	PruneGuestEvents(ctx context.Context, vmID string, most, batch int) (removed int, err error)
 }

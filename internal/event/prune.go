@@ -13,10 +13,9 @@ const (
 	prunePause = 50 * time.Millisecond
 )
 
-// conditionShare is the part of a VM's events that may be changes of
-// conditions: those a guest can bring about at will, and it shall not push out
-// what people have done.
-const conditionShare = 2 // one in so many
+// guestShare is the part of a VM's events that its guest may bring about, one
+// in so many: it shall not push out what people have done.
+const guestShare = 2
 
 func (s *Service) pruneLoop(ctx context.Context) {
 	defer close(s.stopped)
@@ -58,12 +57,12 @@ func (s *Service) prune(ctx context.Context, checked int64) (through int64, err 
 
 func (s *Service) pruneVM(ctx context.Context, id string) error {
 	err := s.repeat(ctx, func() (int, error) {
-		return s.store.PruneVMEvents(ctx, id, VMConditionChanged, s.limits.PerVM/conditionShare, pruneBatch)
+		return s.store.PruneGuestEvents(ctx, id, s.limits.PerVM/guestShare, pruneBatch)
 	})
 	if err != nil {
 		return err
 	}
-	return s.repeat(ctx, func() (int, error) { return s.store.PruneVMEvents(ctx, id, "", s.limits.PerVM, pruneBatch) })
+	return s.repeat(ctx, func() (int, error) { return s.store.PruneVMEvents(ctx, id, s.limits.PerVM, pruneBatch) })
 }
 
 // repeat removes batches until one is not full, with pauses.

@@ -74,7 +74,7 @@ func (m *memory) Events(ctx context.Context, f Filter) ([]Event, int64, error) {
 	return page, last, ctx.Err()
 }
 
-func (m *memory) remove(most, batch int, counts func(Event) bool, goes func(Event) bool) (int, error) {
+func (m *memory) remove(most, batch int, counts func(Event) bool) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	total := 0
@@ -86,7 +86,7 @@ func (m *memory) remove(most, batch int, counts func(Event) bool, goes func(Even
 	removed := 0
 	var left []Event
 	for _, e := range m.events {
-		if counts(e) && goes(e) && total > most && removed < batch {
+		if counts(e) && total > most && removed < batch {
 			total--
 			removed++
 			continue
@@ -103,11 +103,11 @@ func (m *memory) remove(most, batch int, counts func(Event) bool, goes func(Even
 func always(Event) bool { return true }
 
 func (m *memory) PruneOldEvents(_ context.Context, before time.Time, batch int) (int, error) {
-	return m.remove(0, batch, func(e Event) bool { return e.At.Before(before) }, always)
+	return m.remove(0, batch, func(e Event) bool { return e.At.Before(before) })
 }
 
 func (m *memory) PruneEventsOver(_ context.Context, most, batch int) (int, error) {
-	return m.remove(most, batch, always, always)
+	return m.remove(most, batch, always)
 }
 
 func (m *memory) VMsWithEvents(ctx context.Context, after int64) ([]string, int64, error) {
@@ -125,8 +125,12 @@ func (m *memory) VMsWithEvents(ctx context.Context, after int64) ([]string, int6
 	return ids, last, nil
 }
 
-func (m *memory) PruneVMEvents(_ context.Context, vmID string, t Type, most, batch int) (int, error) {
-	return m.remove(most, batch, func(e Event) bool { return e.VMID == vmID && (t == "" || e.Type == t) }, always)
+func (m *memory) PruneVMEvents(_ context.Context, vmID string, most, batch int) (int, error) {
+	return m.remove(most, batch, func(e Event) bool { return e.VMID == vmID })
+}
+
+func (m *memory) PruneGuestEvents(_ context.Context, vmID string, most, batch int) (int, error) {
+	return m.remove(most, batch, func(e Event) bool { return e.VMID == vmID && e.Type == VMConditionChanged })
 }
 
 var generous = Limits{Keep: time.Hour, PerVM: 1 << 20, Total: 1 << 20}
@@ -292,6 +296,25 @@ func TestPatterns(t *testing.T) {
 	if _, err := ParsePatterns("events", make([]string, maxPatterns+1)); !errs.HasCode(err, "invalid_events") {
 		t.Error(err)
 	}
+}
+
+// FuzzPattern looks for a pattern that is accepted and chooses nothing.
+func FuzzPattern(f *testing.F) {
+	for _, seed := range []string{"*", "vm.*", "vm.deleted", ".*", "vm.*.*", "%"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		patterns, err := ParsePatterns("events", []string{text})
+		if err != nil {
+			return
+		}
+		for _, a := range Types() {
+			if patterns[0].Matches(a.Type) {
+				return
+			}
+		}
+		t.Fatalf("%q is accepted", text)
+	})
 }
 
 func TestEveryTypeIsDescribed(t *testing.T) {

@@ -17,6 +17,7 @@ const (
 	VMStateChanged     Type = "vm.state_changed"
 	VMConditionChanged Type = "vm.condition_changed"
 	VMOperation        Type = "vm.operation"
+	VMRebooted         Type = "vm.rebooted"
 	VMDeleted          Type = "vm.deleted"
 	WebhookFailed      Type = "webhook.delivery_failed"
 	WebhookDisabled    Type = "webhook.disabled"
@@ -37,6 +38,7 @@ func Types() []About {
 		{VMStateChanged, "A VM's state, or the reason for it, is another.", "`from`, `to`: states; `reason`: in words"},
 		{VMConditionChanged, "A fact about a guest is another.", "`condition`: `network_ready`, `agent_ready` or `cloud_init_done`; `from`, `to`: `true`, `false` or `unknown`; `reason`: one word; `message`: in words"},
 		{VMOperation, "Something that was asked of a VM has ended, well or not.", "`operation`: `create`, `start`, `stop`, `restart`, `pause`, `resume`, `delete` or `reboot` (the guest's own); `outcome`: `succeeded` or `failed`; `duration_ms`; `error`, `code`: why it failed"},
+		{VMRebooted, "A guest has rebooted while its VMM ran on: its agent says that another boot is under way.", "–"},
 		{VMDeleted, "A VM is gone, with its disk and everything reserved for it.", "–"},
 		{WebhookFailed, "A delivery was given up after its last try. Not sent to webhooks.", "`webhook_id`, `delivery_id`, `event_id`, `attempts`, `status_code`, `error`"},
 		{WebhookDisabled, "A webhook was disabled because its receiver answered 410 Gone. Not sent to webhooks.", "`webhook_id`"},

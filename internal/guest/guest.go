@@ -160,10 +160,10 @@ func (s *session) attend(ctx context.Context) (met bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	version := printable(hello.Agent, maxVersion)
-	s.log.Info("agent answers", "agent", version, "boot_id", printable(hello.BootID, maxVersion))
+	hello.Agent, hello.BootID = printable(hello.Agent, maxVersion), printable(hello.BootID, maxVersion)
+	s.log.Info("agent answers", "agent", hello.Agent, "boot_id", hello.BootID)
 	s.set(client)
-	err = s.follow(ctx, client, version)
+	err = s.follow(ctx, client, hello)
 	s.set(nil)
 	if ctx.Err() == nil {
 		s.observe(nil)
@@ -173,10 +173,10 @@ func (s *session) attend(ctx context.Context) (met bool, err error) {
 
 // follow passes on what the agent reports until the session ends. A report
 // that says nothing new is dropped.
-func (s *session) follow(ctx context.Context, client *wire.Client, version string) error {
+func (s *session) follow(ctx context.Context, client *wire.Client, hello wire.Hello) error {
 	var last *vm.GuestReport
 	return client.Watch(ctx, func(st wire.Status) error {
-		r := report(version, st)
+		r := report(hello, st)
 		if last != nil && same(*last, *r) {
 			return nil
 		}

@@ -19,9 +19,10 @@ const (
 )
 
 // report makes what a guest says fit to be stored and shown.
-func report(version string, st wire.Status) *vm.GuestReport {
+func report(hello wire.Hello, st wire.Status) *vm.GuestReport {
 	return &vm.GuestReport{
-		AgentVersion: version,
+		AgentVersion: hello.Agent,
+		BootID:       hello.BootID,
 		Addresses:    addresses(st.Addresses),
 		CloudInit:    cloudInit(st.CloudInit),
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -22,16 +23,18 @@ func (s *Store) PruneEventsOver(ctx context.Context, most, batch int) (int, erro
 }
 
 // PruneVMEvents implements [event.Pruner].
-func (s *Store) PruneVMEvents(ctx context.Context, vmID string, t event.Type, most, batch int) (int, error) {
-	if t == "" {
-		return s.prune(ctx, `SELECT seq FROM events
-			WHERE vm_id = ? AND seq <= (SELECT seq FROM events WHERE vm_id = ? ORDER BY seq DESC LIMIT 1 OFFSET ?) ORDER BY seq LIMIT ?`,
-			vmID, vmID, most, batch)
-	}
+func (s *Store) PruneVMEvents(ctx context.Context, vmID string, most, batch int) (int, error) {
 	return s.prune(ctx, `SELECT seq FROM events
-		WHERE vm_id = ? AND type = ? AND seq <= (SELECT seq FROM events WHERE vm_id = ? AND type = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)
-		ORDER BY seq LIMIT ?`,
-		vmID, string(t), vmID, string(t), most, batch)
+		WHERE vm_id = ? AND seq <= (SELECT seq FROM events WHERE vm_id = ? ORDER BY seq DESC LIMIT 1 OFFSET ?) ORDER BY seq LIMIT ?`,
+		vmID, vmID, most, batch)
+}
+
+// PruneGuestEvents implements [event.Pruner].
+func (s *Store) PruneGuestEvents(ctx context.Context, vmID string, most, batch int) (int, error) {
+	const atWill = "vm_id = ? AND (type = ? OR actor_kind = ?)"
+	args := []any{vmID, string(event.VMConditionChanged), string(event.Guest)}
+	return s.prune(ctx, "SELECT seq FROM events WHERE "+atWill+" AND seq <= (SELECT seq FROM events WHERE "+atWill+
+		" ORDER BY seq DESC LIMIT 1 OFFSET ?) ORDER BY seq LIMIT ?", slices.Concat(args, args, []any{most, batch})...)
 }
 
 // prune removes the events whose numbers the query returns. They are looked

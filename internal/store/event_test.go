@@ -257,6 +257,9 @@ func TestPruneEvents(t *testing.T) {
 		for i := range 30 {
 			e := event.Of([]event.Type{event.VMConditionChanged, event.VMOperation}[i%2], "m", nil)
 			e.OwnerID, e.VMID = "acc_a", []string{"vm_a", "vm_b", "vm_a"}[i%3]
+			if i == 5 { // of vm_a, and no change of a condition
+				e.Actor.Kind = event.Guest
+			}
 			noError(t, s.AppendEvents(ctx, e))
 		}
 		left := func(f event.Filter) int { return len(allEvents(t, s, f)) }
@@ -275,11 +278,12 @@ func TestPruneEvents(t *testing.T) {
 		if ids, _, err := s.VMsWithEvents(ctx, 29); err != nil || len(ids) != 1 {
 			t.Errorf("%v, %v", ids, err)
 		}
-		remove(0)(s.PruneVMEvents(ctx, "vm_a", "", 20, 100))
-		remove(6)(s.PruneVMEvents(ctx, "vm_a", event.VMConditionChanged, 4, 100))
-		equal(t, left(event.Filter{VMID: "vm_a", Types: []event.Pattern{"vm.operation"}}), 10)
-		remove(2)(s.PruneVMEvents(ctx, "vm_a", "", 8, 2)) // no more than a batch
-		remove(4)(s.PruneVMEvents(ctx, "vm_a", "", 8, 100))
+		remove(0)(s.PruneVMEvents(ctx, "vm_a", 20, 100))
+		remove(0)(s.PruneGuestEvents(ctx, "vm_a", 11, 100))
+		remove(7)(s.PruneGuestEvents(ctx, "vm_a", 4, 100))
+		equal(t, left(event.Filter{VMID: "vm_a", Types: []event.Pattern{"vm.operation"}}), 9)
+		remove(2)(s.PruneVMEvents(ctx, "vm_a", 8, 2)) // no more than a batch
+		remove(3)(s.PruneVMEvents(ctx, "vm_a", 8, 100))
 		equal(t, left(event.Filter{VMID: "vm_b"}), 10)
 		remove(3)(s.PruneEventsOver(ctx, 15, 100))
 		remove(0)(s.PruneEventsOver(ctx, 15, 100))

@@ -133,8 +133,13 @@ func (s *Service) tell(ctx context.Context, v VM, operation string, began time.T
 			data.Code = e.Code
 		}
 	}
-	if err := s.deps.Store.AppendEvents(ctx, v.about(event.Of(event.VMOperation, message, data))); err != nil {
-		s.deps.Log.Error("cannot tell of an operation", "vm", v.ID, "operation", operation, "err", err)
+	s.append(ctx, v, event.Of(event.VMOperation, message, data))
+}
+
+// append adds to the log what no change of the VM's row tells.
+func (s *Service) append(ctx context.Context, v VM, e event.Event) {
+	if err := s.deps.Store.AppendEvents(ctx, v.about(e)); err != nil {
+		s.deps.Log.Error("cannot add to the log of events", "vm", v.ID, "type", e.Type, "message", e.Message, "err", err)
 	}
 }
 

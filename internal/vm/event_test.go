@@ -153,6 +153,47 @@ func TestReportsAreToldAsTheGuests(t *testing.T) {
 		"guest condition_changed network_ready true", "guest condition_changed agent_ready true", "guest condition_changed cloud_init_done true")
 }
 
+// untilTold returns once the story has a line so many times.
+func (w *world) untilTold(t *testing.T, id, line string, times int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for {
+		added := w.store.EventAdded()
+		story := strings.Join(w.story(t, id), "\n")
+		if strings.Count(story, line) >= times {
+			return
+		}
+		select {
+		case <-added:
+		case <-ctx.Done():
+			t.Fatalf("%q is not told %d times:\n%s", line, times, story)
+		}
+	}
+}
+
+// TestARebootIsTold lets the agent come back as it was, and then from another
+// boot.
+func TestARebootIsTold(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	w.mu.Lock()
+	g := w.guests[v.ID]
+	w.mu.Unlock()
+	for i, boot := range []string{"boot1", "boot1", "boot2"} {
+		g.observe(&vm.GuestReport{BootID: boot})
+		w.untilTold(t, v.ID, "guest condition_changed agent_ready true", i+1)
+		if i < 2 {
+			g.observe(nil)
+			w.untilTold(t, v.ID, "hatchd condition_changed agent_ready false", i+1)
+		}
+	}
+	w.untilTold(t, v.ID, "guest rebooted", 1)
+	if story := strings.Join(w.story(t, v.ID), "\n"); strings.Count(story, "guest rebooted") != 1 {
+		t.Errorf("told twice:\n%s", story)
+	}
+}
+
 // TestAdoptionTellsNothingNew restarts the daemon under a VM that runs on.
 func TestAdoptionTellsNothingNew(t *testing.T) {
 	w := newWorld(t)

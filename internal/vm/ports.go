@@ -186,6 +186,7 @@ type Files interface {
 // GuestReport is what an agent last said of its guest.
 type GuestReport struct {
 	AgentVersion string
+	BootID       string       // changes with each boot of the guest
 	Addresses    []netip.Addr // of the guest's interfaces, loopback excluded
 	CloudInit    CloudInit
 }

@@ -58,6 +58,7 @@ func (s *Service) watch(id string, in *instance) {
 		defer pause.Stop()
 		var last *GuestReport
 		var paced pace
+		boot := "" // of the last report
 		for {
 			select {
 			case <-s.closing:
@@ -69,7 +70,7 @@ func (s *Service) watch(id string, in *instance) {
 				reports = in.reports
 			case r := <-reports:
 				if r == nil || !reflect.DeepEqual(r, last) {
-					s.report(context.Background(), id, in, r)
+					s.report(context.Background(), id, in, r, &boot)
 					last = r
 				}
 				reports = nil
@@ -176,8 +177,9 @@ func (s *Service) unhang(ctx context.Context, v VM) {
 	s.detachLink(ctx, v)
 }
 
-// report stores what an agent said; nil means that its session was lost.
-func (s *Service) report(ctx context.Context, id string, in *instance, r *GuestReport) {
+// report stores what an agent said; nil means that its session was lost. boot
+// is the boot that the last report was of, or "", and is brought up to date.
+func (s *Service) report(ctx context.Context, id string, in *instance, r *GuestReport, boot *string) {
 	if s.instanceOf(id) != in {
 		return
 	}
@@ -185,13 +187,20 @@ func (s *Service) report(ctx context.Context, id string, in *instance, r *GuestR
 		ctx = event.By(ctx, event.Guest)
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	_, err := s.update(ctx, id, func(v *VM) {
+	v, err := s.update(ctx, id, func(v *VM) {
 		if v.State == Running || v.State == Paused {
 			v.Conditions = observed(*v, r, now)
 		}
 	})
 	if err != nil {
 		s.deps.Log.Error("cannot store a guest's report", "vm", id, "err", err)
+		return
+	}
+	if r != nil && r.BootID != *boot {
+		if *boot != "" {
+			s.append(ctx, v, event.Of(event.VMRebooted, "the guest has rebooted", nil))
+		}
+		*boot = r.BootID
 	}
 }
 

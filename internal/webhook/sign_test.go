@@ -3,6 +3,7 @@ package webhook
 import (
 	"encoding/base64"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -116,4 +117,23 @@ func TestURLs(t *testing.T) {
 			}
 		}
 	}
+}
+
+// FuzzURL looks for an address that is accepted and should not be.
+func FuzzURL(f *testing.F) {
+	for _, seed := range []string{"https://example.com", "https://[::1]:443/x?y", "https://127.1", "https://0x7f.1", "https://a@b", "https:a", "https://\x00"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if checkURL(text, false) != nil {
+			return
+		}
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || len(text) > maxURL {
+			t.Fatalf("%q is accepted", text)
+		}
+		if a, err := netip.ParseAddr(u.Hostname()); err == nil && !Public(a) {
+			t.Fatalf("%q is accepted", text)
+		}
+	})
 }
