@@ -67,6 +67,12 @@ func testEvents(t *testing.T, w *world) {
 		t.Errorf("nothing tells that it runs:\n%s", f.story())
 	}
 
+	w.typeInto(t, v.ID, "reboot\n", "reboot")
+	again, _ := f.until(t, w, readyLimit, "it has rebooted", func(e api.Event) bool { return e.Type == "vm.rebooted" })
+	if again.Actor.Kind != api.ActorGuest {
+		t.Errorf("its reboot is told as the doing of %s", again.Actor.Kind)
+	}
+
 	p := vmm(t, v)
 	w.stopDaemon(t, syscall.SIGKILL)
 	w.startDaemon(t)
