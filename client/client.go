@@ -81,6 +81,9 @@ type call struct {
 	query  url.Values
 	header http.Header
 	body   any // sent as JSON; nil for none
+
+	content     io.Reader // sent as it is, instead of body
+	contentType string    // of content
 }
 
 // do sends the call and decodes its answer into out, when out is not nil.
@@ -139,6 +142,9 @@ func (c *Client) request(ctx context.Context, req call) (*http.Request, error) {
 		}
 		body = bytes.NewReader(b)
 	}
+	if req.content != nil {
+		body = io.NopCloser(req.content) // it is the caller's
+	}
 	hr, err := http.NewRequestWithContext(ctx, req.method, c.url(req), body)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the request: %w", err)
@@ -165,6 +171,10 @@ func (c *Client) headers(req call) http.Header {
 	}
 	if req.body != nil {
 		h.Set("Content-Type", "application/json")
+	}
+	if req.content != nil {
+		h.Set("Content-Type", req.contentType)
+		h.Set("Expect", "100-continue") // nothing of it is sent to a server that refuses it
 	}
 	return h
 }

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -161,17 +162,18 @@ func (c *Client) WaitVM(ctx context.Context, id, condition string, timeout time.
 
 // LogOptions say what of a log is wanted.
 type LogOptions struct {
-	Tail   int  // lines from the end; 0 or less for all
-	Follow bool // go on with what comes, until the context or the VM ends
+	Source string // console (default), vmm or cloud-init
+	Tail   int    // lines from the end; 0 or less for all
+	Follow bool   // go on with what comes, until the context or the VM ends
 }
 
-// VMLogs returns a VM's console log. The caller closes it.
+// VMLogs returns a log of a VM. The caller closes it.
 func (c *Client) VMLogs(ctx context.Context, id string, opts LogOptions) (io.ReadCloser, error) {
 	path, err := item(vms, id, "logs")
 	if err != nil {
 		return nil, err
 	}
-	query := url.Values{"source": {"console"}}
+	query := url.Values{"source": {cmp.Or(opts.Source, "console")}}
 	if opts.Tail > 0 {
 		query.Set("tail", strconv.Itoa(opts.Tail))
 	}

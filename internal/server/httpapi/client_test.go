@@ -3,6 +3,8 @@ package httpapi_test
 import (
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/hatchvm/hatch/api"
@@ -64,5 +66,74 @@ func TestClientConsole(t *testing.T) {
 	go func() { _, _ = io.WriteString(guest, "bye\n"); _ = guest.Close() }()
 	if got, err := io.ReadAll(screen); err != nil || string(got) != "bye\n" {
 		t.Errorf("read %q, %v", got, err)
+	}
+}
+
+// TestClientFiles does with a guest's files what the client can.
+func TestClientFiles(t *testing.T) {
+	s := newServer(t)
+	c, err := client.New(s.URL, goodKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	const odd = "/tmp/\xff b"
+	mode := uint32(0o600)
+	if f, err := c.WriteFile(ctx, knownVM, odd, strings.NewReader("0123456789"), client.WriteOptions{Mode: &mode}); err != nil || client.PathOf(f) != odd {
+		t.Fatalf("%+v, %v", f, err)
+	}
+	for part, want := range map[client.FilePart]string{{}: "0123456789", {Offset: 8}: "89", {Offset: -4, Length: 2}: "67", {Length: 1}: "0"} {
+		content, err := c.ReadFile(ctx, knownVM, odd, part)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(content)
+		if err != nil || string(got) != want || content.Size != int64(len(want)) || content.Mode != mode || content.ModifiedAt.IsZero() {
+			t.Errorf("%+v: %q, %v, %+v", part, got, err, content)
+		}
+		_ = content.Close()
+	}
+	changes, err := c.WatchFiles(ctx, knownVM, "/tmp", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.RenameFile(ctx, knownVM, odd, "/tmp/plain"); err != nil {
+		t.Fatal(err)
+	}
+	for change, err := range changes {
+		if err != nil || change.Path != "/tmp/plain" {
+			t.Errorf("saw %+v, %v", change, err)
+		}
+		break
+	}
+	archive, err := c.ReadTree(ctx, knownVM, "/tmp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f, err := c.WriteTree(ctx, knownVM, "/copy", "", archive); err != nil || f.Kind != api.FileDirectory {
+		t.Errorf("%+v, %v", f, err)
+	}
+	_ = archive.Close()
+	if _, err := c.MakeDirectory(ctx, knownVM, "/copy/d", client.DirectoryOptions{}); err != nil {
+		t.Error(err)
+	}
+	var names []string
+	for f, err := range c.ListFiles(ctx, knownVM, "/copy") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, f.Name)
+	}
+	if !slices.Equal(names, []string{"d", "tmp"}) {
+		t.Errorf("listed %q", names)
+	}
+	if err := c.RemoveFile(ctx, knownVM, "/copy", true); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.StatFile(ctx, knownVM, "/copy/tmp/plain"); !client.HasCode(err, "file_not_found") {
+		t.Errorf("after removal: %v", err)
+	}
+	if _, err := c.WriteFile(ctx, knownVM, "/none/f", strings.NewReader(strings.Repeat("x", 8<<20)), client.WriteOptions{}); !client.IsNotFound(err) {
+		t.Errorf("a refused upload: %v", err)
 	}
 }

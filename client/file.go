@@ -1,0 +1,310 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hatchvm/hatch/api"
+)
+
+// Paths in a guest are absolute and bytes: they need not be UTF-8.
+
+// PathOf returns a file's path, byte for byte.
+func PathOf(f api.File) string { return exactly(f.Path, f.PathEncoded) }
+
+// NameOf returns the last part of a file's path, byte for byte.
+func NameOf(f api.File) string { return exactly(f.Name, f.NameEncoded) }
+
+// TargetOf returns where a symlink leads, byte for byte.
+func TargetOf(f api.File) string { return exactly(f.Target, f.TargetEncoded) }
+
+func exactly(text, encoded string) string {
+	if exact, err := url.PathUnescape(encoded); err == nil && encoded != "" {
+		return exact
+	}
+	return text
+}
+
+// twoWays returns a path as a body takes it.
+func twoWays(path string) (text, encoded string) {
+	if utf8.ValidString(path) {
+		return path, ""
+	}
+	return "", url.PathEscape(path)
+}
+
+// fileCall returns a call about a path in a VM.
+func fileCall(method, id, path string, verb ...string) (call, error) {
+	target, err := item(vms, id, append([]string{"files"}, verb...)...)
+	return call{method: method, path: target, query: url.Values{"path": {path}}}, err
+}
+
+// FilePart says what of a file is wanted; the zero value is all of it.
+type FilePart struct {
+	Offset int64 // negative: from the end
+	Length int64 // 0: up to the end
+}
+
+// rangeHeader returns the part as HTTP has it, "" for all.
+func (p FilePart) rangeHeader() string {
+	switch {
+	case p.Offset < 0:
+		return fmt.Sprintf("bytes=%d", p.Offset)
+	case p.Length > 0:
+		return fmt.Sprintf("bytes=%d-%d", p.Offset, p.Offset+p.Length-1)
+	case p.Offset > 0:
+		return fmt.Sprintf("bytes=%d-", p.Offset)
+	}
+	return ""
+}
+
+// FileContent is what is read of a file. A read fails, and does not end, when
+// not all of it comes.
+type FileContent struct {
+	io.ReadCloser
+	Size       int64  // of what is read, in bytes; -1 when nobody knows
+	Mode       uint32 // permission bits with setuid, setgid and sticky
+	ModifiedAt time.Time
+}
+
+// ReadFile reads a file in a running VM, through links. The caller closes it.
+func (c *Client) ReadFile(ctx context.Context, id, path string, part FilePart) (*FileContent, error) {
+	req, err := fileCall(http.MethodGet, id, path)
+	if err != nil {
+		return nil, err
+	}
+	if value := part.rangeHeader(); value != "" {
+		req.header = http.Header{"Range": {value}}
+	}
+	resp, err := c.send(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	out := &FileContent{ReadCloser: resp.Body, Size: resp.ContentLength}
+	if part.Offset < 0 && part.Length > 0 {
+		out.ReadCloser = shortened{io.LimitReader(resp.Body, part.Length), resp.Body}
+		out.Size = min(out.Size, part.Length)
+	}
+	mode, _ := strconv.ParseUint(resp.Header.Get("X-Hatch-File-Mode"), 8, 16)
+	out.Mode = uint32(mode)
+	out.ModifiedAt, _ = http.ParseTime(resp.Header.Get("Last-Modified"))
+	return out, nil
+}
+
+// shortened reads the beginning of what it closes.
+type shortened struct {
+	io.Reader
+	io.Closer
+}
+
+// WriteOptions say how a file is written. The zero value keeps the mode and
+// owner of the file that is replaced; a new one gets 0644 and root.
+type WriteOptions struct {
+	Mode    *uint32
+	Owner   string // NAME or UID, optionally :GROUP
+	Parents bool   // make missing directories above it
+}
+
+// WriteFile writes a file in a running VM, of any size. It is replaced in one
+// step once all of content has been read; else the old one stays.
+func (c *Client) WriteFile(ctx context.Context, id, path string, content io.Reader, opts WriteOptions) (api.File, error) {
+	req, err := fileCall(http.MethodPut, id, path)
+	if err != nil {
+		return api.File{}, err
+	}
+	if opts.Mode != nil {
+		req.query.Set("mode", fmt.Sprintf("%04o", *opts.Mode))
+	}
+	setString(req.query, "owner", opts.Owner)
+	setTrue(req.query, "parents", opts.Parents)
+	req.content, req.contentType = content, "application/octet-stream"
+	return c.aboutFile(ctx, req)
+}
+
+// StatFile describes a file in a running VM; a link itself, not its target.
+func (c *Client) StatFile(ctx context.Context, id, path string) (api.File, error) {
+	req, err := fileCall(http.MethodGet, id, path, "stat")
+	if err != nil {
+		return api.File{}, err
+	}
+	return c.aboutFile(ctx, req)
+}
+
+// ListFiles yields a directory's entries, sorted by name, and ends at the first
+// error.
+func (c *Client) ListFiles(ctx context.Context, id, path string) iter.Seq2[api.File, error] {
+	return func(yield func(api.File, error) bool) {
+		if err := c.listFiles(ctx, id, path, yield); err != nil {
+			yield(api.File{}, err)
+		}
+	}
+}
+
+// listFiles returns nil when yield wants no more.
+func (c *Client) listFiles(ctx context.Context, id, path string, yield func(api.File, error) bool) error {
+	req, err := fileCall(http.MethodGet, id, path, "list")
+	if err != nil {
+		return err
+	}
+	body, err := c.stream(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	entries := json.NewDecoder(body)
+	if _, err := entries.Token(); err != nil { // the bracket
+		return fmt.Errorf("cannot read the server's answer: %w", err)
+	}
+	for entries.More() {
+		var f api.File
+		if err := entries.Decode(&f); err != nil {
+			return fmt.Errorf("cannot read the server's answer: %w", err)
+		}
+		if !yield(f, nil) {
+			return nil
+		}
+	}
+	if _, err := entries.Token(); err != nil {
+		return fmt.Errorf("cannot read the server's answer: %w", err)
+	}
+	return nil
+}
+
+// DirectoryOptions say how a directory is made.
+type DirectoryOptions struct {
+	Mode    *uint32 // 0755 when nil
+	Owner   string  // NAME or UID, optionally :GROUP; root when empty
+	Parents bool    // make missing ones above it, too; one that exists is no error then
+}
+
+// MakeDirectory makes a directory in a running VM.
+func (c *Client) MakeDirectory(ctx context.Context, id, path string, opts DirectoryOptions) (api.File, error) {
+	body := api.MakeDirectory{Owner: opts.Owner, Parents: opts.Parents}
+	body.Path, body.PathEncoded = twoWays(path)
+	if opts.Mode != nil {
+		body.Mode = fmt.Sprintf("%04o", *opts.Mode)
+	}
+	return c.postFile(ctx, id, "mkdir", body)
+}
+
+// RenameFile moves a file in a running VM; what is at the new path is replaced.
+func (c *Client) RenameFile(ctx context.Context, id, from, to string) (api.File, error) {
+	var body api.RenameFile
+	body.From, body.FromEncoded = twoWays(from)
+	body.To, body.ToEncoded = twoWays(to)
+	return c.postFile(ctx, id, "rename", body)
+}
+
+func (c *Client) postFile(ctx context.Context, id, verb string, body any) (api.File, error) {
+	target, err := item(vms, id, "files", verb)
+	if err != nil {
+		return api.File{}, err
+	}
+	return post[api.File](ctx, c, target, body)
+}
+
+// RemoveFile removes a file or an empty directory of a running VM; with
+// recursive, a tree.
+func (c *Client) RemoveFile(ctx context.Context, id, path string, recursive bool) error {
+	req, err := fileCall(http.MethodDelete, id, path)
+	if err != nil {
+		return err
+	}
+	setTrue(req.query, "recursive", recursive)
+	_, err = c.do(ctx, req, nil)
+	return err
+}
+
+// ReadTree returns a file or tree of a running VM as a tar archive, whose names
+// begin with the last part of path. A read fails, and does not end, when not
+// all of it comes. The caller closes it. What is in it is the guest's word:
+// unpack it with care.
+func (c *Client) ReadTree(ctx context.Context, id, path string) (io.ReadCloser, error) {
+	req, err := fileCall(http.MethodGet, id, path, "tar")
+	if err != nil {
+		return nil, err
+	}
+	return c.stream(ctx, req)
+}
+
+// WriteTree unpacks a tar archive below a directory of a running VM, which is
+// made when missing. With owner (NAME or UID, optionally :GROUP) all of it
+// belongs to that one, else to whom the archive's numbers say.
+func (c *Client) WriteTree(ctx context.Context, id, path, owner string, archive io.Reader) (api.File, error) {
+	req, err := fileCall(http.MethodPut, id, path, "tar")
+	if err != nil {
+		return api.File{}, err
+	}
+	setString(req.query, "owner", owner)
+	req.content, req.contentType = archive, "application/x-tar"
+	return c.aboutFile(ctx, req)
+}
+
+func (c *Client) aboutFile(ctx context.Context, req call) (api.File, error) {
+	var out api.File
+	_, err := c.do(ctx, req, &out)
+	return out, err
+}
+
+// WatchFiles watches a file or directory of a running VM; with recursive, all
+// below it. It returns once no later change can be missed. Ranging over the
+// changes yields them until ctx is done or the watch breaks, which is an error;
+// the end of the loop, or of ctx, ends the watch.
+func (c *Client) WatchFiles(ctx context.Context, id, path string, recursive bool) (iter.Seq2[api.FileChange, error], error) {
+	req, err := fileCall(http.MethodGet, id, path, "watch")
+	if err != nil {
+		return nil, err
+	}
+	setTrue(req.query, "recursive", recursive)
+	body, err := c.stream(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return func(yield func(api.FileChange, error) bool) {
+		defer body.Close()
+		if err := readChanges(body, yield); err != nil {
+			yield(api.FileChange{}, err)
+		}
+	}, nil
+}
+
+// readChanges returns nil when yield wants no more.
+func readChanges(stream io.Reader, yield func(api.FileChange, error) bool) error {
+	lines := bufio.NewScanner(stream)
+	lines.Buffer(nil, maxEventLine)
+	for {
+		m, ok := readMessage(lines)
+		if !ok {
+			break
+		}
+		if m.data == "" {
+			continue
+		}
+		var change api.FileChange
+		if err := json.Unmarshal([]byte(m.data), &change); err != nil {
+			return fmt.Errorf("cannot read a change: %w", err)
+		}
+		if !yield(change, nil) {
+			return nil
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("the watch has ended: %w", err)
+	}
+	return fmt.Errorf("the watch has ended: %w", io.ErrUnexpectedEOF)
+}
+
+func setTrue(q url.Values, name string, value bool) {
+	if value {
+		q.Set(name, "true")
+	}
+}
