@@ -95,7 +95,7 @@ with the guest's code.`,
 	grouped(root, groupVMs, c.createCommand(), c.runCommand(), c.lsCommand(), c.inspectCommand(), c.rmCommand(),
 		c.startCommand(), c.stopCommand(), c.restartCommand(), c.pauseCommand(), c.resumeCommand(), c.waitCommand(), c.topCommand(),
 		c.eventsCommand(), c.whyCommand())
-	grouped(root, groupReach, c.sshCommand(), c.sshConfigCommand(), c.consoleCommand(), c.logsCommand())
+	grouped(root, groupReach, c.sshCommand(), c.sshConfigCommand(), c.consoleCommand(), c.logsCommand(), c.copyCommand())
 	grouped(root, groupNouns, c.imageCommand(), c.templateCommand(), c.keyCommand(), c.webhookCommand())
 	grouped(root, groupHost, c.healthCommand(), c.doctorCommand(), c.apiCommand(), c.versionCommand())
 	return root

@@ -43,6 +43,7 @@ type fakeServer struct {
 	answer    map[string]api.Problem // by "METHOD /path": fail so
 	onCreate  func()                 // called once when a VM is made; the client is not answered
 	keysSeen  []string               // idempotency keys
+	files     fakeFiles
 	events    []api.Event
 	onMetrics func() // called when metrics are asked for
 	webhook   api.Webhook
@@ -130,6 +131,7 @@ func (f *fakeServer) routes() http.Handler {
 		reply(w, 201, api.Key{ID: "key_new000000001", Name: "ci", Secret: "hatch_secret", CreatedAt: testNow})
 	})
 	mux.HandleFunc("DELETE /keys/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, api.Deleted{Status: "deleted"}) })
+	f.files.routes(mux)
 	return f.guard(mux)
 }
 

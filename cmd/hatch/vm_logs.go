@@ -15,14 +15,17 @@ import (
 
 func (c *cli) logsCommand() *cobra.Command {
 	var follow, raw bool
-	var tail string
+	var tail, source string
 	cmd := &cobra.Command{
 		Use: "logs VM", Short: "Print what a VM wrote to its console", Args: oneArg("VM"),
-		Long: `Print what a VM wrote to its serial console. On a terminal, escape sequences of
-the guest are left out unless --raw is given; elsewhere every byte is kept.`,
+		Long: `Print what a VM wrote to its serial console, what the VMM that runs it printed
+(--source vmm), or what cloud-init in it did (--source cloud-init; the VM must
+run). On a terminal, escape sequences of the guest are left out unless --raw is
+given; elsewhere every byte is kept.`,
+		Example:           "  hatch logs -f web\n  hatch logs --source cloud-init -n 20 web",
 		ValidArgsFunction: c.completeVMs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opts := client.LogOptions{Follow: follow}
+			opts := client.LogOptions{Source: source, Follow: follow}
 			if tail != "all" {
 				n, err := strconv.Atoi(tail)
 				if err != nil || n < 1 {
@@ -38,6 +41,8 @@ the guest are left out unless --raw is given; elsewhere every byte is kept.`,
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes")
 	cmd.Flags().StringVarP(&tail, "tail", "n", "all", "`lines` from the end")
+	cmd.Flags().StringVar(&source, "source", "console", "`log`: console, vmm or cloud-init")
+	_ = cmd.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{"console", "vmm", "cloud-init"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().BoolVar(&raw, "raw", false, "every byte, on a terminal too")
 	return cmd
 }
