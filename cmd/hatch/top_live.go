@@ -11,11 +11,11 @@ import (
 // Escape sequences of a live table. It is drawn on the terminal's other screen,
 // so that what was there before comes back.
 const (
-	liveBegin   = "\x1b[?1049h\x1b[?25l" // the other screen, without a cursor
-	liveEnd     = "\x1b[?25h\x1b[?1049l"
-	cursorHome  = "\x1b[H"
-	clearToLine = "\x1b[K" // from the cursor to the line's end
-	clearBelow  = "\x1b[J"
+	liveBegin  = "\x1b[?1049h\x1b[?25l" // the other screen, without a cursor
+	liveEnd    = "\x1b[?25h\x1b[?1049l"
+	cursorHome = "\x1b[H"
+	clearLine  = "\x1b[K" // from the cursor to the line's end
+	clearBelow = "\x1b[J" // from the cursor to the screen's end
 )
 
 // topLive shows what VMs use until ctx is done, which is how it ends well.
@@ -68,10 +68,13 @@ func (c *cli) drawTop(rows []usageRow, fault error) {
 		more := len(lines) - height + 1
 		lines = append(lines[:height-1], fmt.Sprintf("… %d lines more", more))
 	}
+	// Cleared before it is written: behind a line that is as wide as the
+	// terminal, the cursor stands on its last character.
 	for i, line := range lines {
-		lines[i] = cut(line, width) + clearToLine
+		lines[i] = clearLine + cut(line, width)
 	}
-	fmt.Fprint(c.out, cursorHome+strings.Join(lines, "\n")+clearBelow)
+	lines[len(lines)-1] = clearBelow + lines[len(lines)-1]
+	fmt.Fprint(c.out, cursorHome+strings.Join(lines, "\n"))
 }
 
 // cut shortens a line to at most width characters. Escape sequences for colours

@@ -137,13 +137,13 @@ func TestTopStaysWithinItsTerminal(t *testing.T) {
 	s.width, s.height = 40, 5
 	s.env["NO_COLOR"] = "1"
 	out := live(t, f, s, 12)
-	frame, _, _ := strings.Cut(strings.TrimPrefix(out, liveBegin+cursorHome), clearBelow)
+	frame, _, _ := strings.Cut(strings.TrimPrefix(out, liveBegin+cursorHome), liveEnd)
 	lines := strings.Split(frame, "\n")
 	if len(lines) != 5 || !strings.Contains(lines[4], "8 lines more") {
 		t.Errorf("%d lines: %q", len(lines), lines)
 	}
 	for _, line := range lines {
-		if text := strings.TrimSuffix(line, clearToLine); len([]rune(text)) > 40 {
+		if text := strings.TrimPrefix(strings.TrimPrefix(line, clearBelow), clearLine); len([]rune(text)) > 40 {
 			t.Errorf("too long: %q", text)
 		}
 	}
