@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -135,11 +136,34 @@ func config(ping, timeout time.Duration) *yamux.Config {
 	return c
 }
 
-// buffered puts a reader that already holds bytes in front of a connection.
+// buffered puts a reader that already holds bytes in front of a connection. It
+// is written to by one goroutine: yamux's.
 type buffered struct {
 	io.Reader
-	conn io.WriteCloser
+	conn   io.WriteCloser
+	header []byte // of a frame whose body is still to come
 }
 
-func (b *buffered) Write(p []byte) (int, error) { return b.conn.Write(p) }
-func (b *buffered) Close() error                { return b.conn.Close() }
+// Write writes a frame in one piece, which yamux does in two: each write to a
+// virtio-serial port interrupts the guest.
+func (b *buffered) Write(p []byte) (int, error) {
+	if len(b.header) == 0 && len(p) == headerSize && p[1] == typeData && binary.BigEndian.Uint32(p[8:]) > 0 {
+		b.header = append(b.header, p...)
+		return len(p), nil
+	}
+	whole := p
+	if len(b.header) > 0 {
+		b.header = append(b.header, p...)
+		whole = b.header
+	}
+	_, err := b.conn.Write(whole)
+	if b.header = b.header[:0]; cap(b.header) > maxGathered {
+		b.header = nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (b *buffered) Close() error { return b.conn.Close() }

@@ -278,3 +278,31 @@ func TestRequestsToAGuestThatReadsNothingEndInTime(t *testing.T) {
 		}
 	}
 }
+
+// TestFrameIsWrittenInOnePiece looks at the writes that a connection gets.
+func TestFrameIsWrittenInOnePiece(t *testing.T) {
+	var writes []string
+	b := &buffered{conn: nopCloser{writerFunc(func(p []byte) (int, error) {
+		writes = append(writes, string(p))
+		return len(p), nil
+	})}}
+	data, update := string(frame(typeData, 0, 1, 5)), string(frame(1, 0, 1, 9))
+	empty, lookalike := string(frame(typeData, 4, 1, 0)), string(frame(typeData, 0, 1, 12))
+	for _, p := range []string{update, data, "hello", empty, lookalike, lookalike, update} {
+		if n, err := b.Write([]byte(p)); n != len(p) || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	want := []string{update, data + "hello", empty, lookalike + lookalike, update}
+	if !reflect.DeepEqual(writes, want) {
+		t.Errorf("got %q, want %q", writes, want)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }
