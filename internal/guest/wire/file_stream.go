@@ -37,7 +37,11 @@ type fileSender struct {
 	frame []byte // a frame of data, beginning with room for its start
 }
 
-var zeroFrame [MaxFrame]byte
+// fileFrame is how much data a frame takes, in bytes: whole pages, and with all
+// headers no more than a virtio-serial port takes at once, 32 KiB.
+const fileFrame = 28 << 10
+
+var zeroFrame [fileFrame]byte
 
 // Write implements [io.Writer].
 func (s *fileSender) Write(p []byte) (int, error) {
@@ -91,7 +95,7 @@ func (s *fileSender) fill(n int) error {
 // room is what is left of the frame; it is never empty.
 func (s *fileSender) room() []byte {
 	if s.frame == nil {
-		s.frame = make([]byte, frameStart, frameStart+MaxFrame)
+		s.frame = make([]byte, frameStart, frameStart+fileFrame)
 	}
 	return s.frame[len(s.frame):cap(s.frame)]
 }
@@ -103,7 +107,7 @@ func (s *fileSender) filled(n int) error {
 		return nil
 	}
 	if bytes.Equal(s.frame[frameStart:], zeroFrame[:]) && s.zeros < maxZeros {
-		s.zeros += MaxFrame
+		s.zeros += fileFrame
 		s.frame = s.frame[:frameStart]
 		return nil
 	}
@@ -148,7 +152,7 @@ func (s *fileSender) item(v any) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.items, err = appendFrame(s.items, fileItem, raw); err != nil || len(s.items) < MaxFrame {
+	if s.items, err = appendFrame(s.items, fileItem, raw); err != nil || len(s.items) < fileFrame {
 		return err
 	}
 	return s.flush()
@@ -239,7 +243,7 @@ func (r *fileReceiver) WriteTo(w io.Writer) (int64, error) {
 		}
 		part := r.rest
 		if r.zeros > 0 {
-			part = zeroFrame[:min(r.zeros, MaxFrame)]
+			part = zeroFrame[:min(r.zeros, fileFrame)]
 			r.zeros -= uint64(len(part))
 		} else {
 			r.rest = nil
