@@ -158,6 +158,7 @@ func startMachine(t *testing.T, o bootOptions) *machine {
 		"-append", "console=ttyS0 loglevel=7 panic=-1 reboot=t " + clock(t) + " " + o.cmdline,
 		"-device", "virtio-serial-device", "-chardev", "socket,id=agent,server=on,wait=off,path=" + m.socket("agent"),
 		"-device", "virtserialport,chardev=agent,name=hatch.agent.0",
+		"-chardev", "socket,id=raw,server=on,wait=off,path=" + m.socket("raw"), "-device", "virtserialport,chardev=raw,name=test.raw",
 		"-qmp", "unix:" + m.socket("qmp") + ",server=on,wait=off",
 		"-drive", "if=none,id=disk,format=raw,file=" + o.disk, "-device", "virtio-blk-device,drive=disk,serial=hatch-disk",
 		"-device", "virtio-rng-device",
@@ -191,9 +192,11 @@ func startMachine(t *testing.T, o bootOptions) *machine {
 
 func (m *machine) socket(name string) string { return filepath.Join(m.dir, name+".sock") }
 
-func (m *machine) dial(ctx context.Context) (net.Conn, error) {
+func (m *machine) dial(ctx context.Context) (net.Conn, error) { return m.dialPort(ctx, "agent") }
+
+func (m *machine) dialPort(ctx context.Context, name string) (net.Conn, error) {
 	var d net.Dialer
-	return d.DialContext(ctx, "unix", m.socket("agent"))
+	return d.DialContext(ctx, "unix", m.socket(name))
 }
 
 // qmp executes one command.
