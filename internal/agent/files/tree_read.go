@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -111,7 +110,7 @@ func (p *packer) directory(ctx context.Context, above int, name, path string) er
 		return err
 	}
 	header := p.header(&st, path+"/", tar.TypeDir)
-	if err := p.tar.WriteHeader(mark(header)); err != nil || madeUp(int(dir.Fd())) {
+	if err := p.tar.WriteHeader(header); err != nil || madeUp(int(dir.Fd())) {
 		return err
 	}
 	err = eachName(dir, namesAtOnce, func(name string) error {
@@ -133,7 +132,7 @@ func (p *packer) symlink(dir int, name, path string, st *unix.Stat_t) error {
 	}
 	header := p.header(st, path, tar.TypeSymlink)
 	header.Linkname = target
-	return p.tar.WriteHeader(mark(header))
+	return p.tar.WriteHeader(header)
 }
 
 // file packs a regular file as long as it is when it is opened.
@@ -157,10 +156,10 @@ func (p *packer) file(dir int, name, path string) error {
 	header := p.header(&st, path, tar.TypeReg)
 	if first, linked := p.linkTo(&st, path); linked {
 		header.Typeflag, header.Linkname = tar.TypeLink, first
-		return p.tar.WriteHeader(mark(header))
+		return p.tar.WriteHeader(header)
 	}
 	header.Size = st.Size
-	if err := p.tar.WriteHeader(mark(header)); err != nil {
+	if err := p.tar.WriteHeader(header); err != nil {
 		return err
 	}
 	return copyExactly(p.tar, file, st.Size)
@@ -190,6 +189,8 @@ func copyExactly(w io.Writer, file io.Reader, size int64) error {
 	return err
 }
 
+// header describes a file. Names that are not UTF-8 go as they are: every tar
+// that is known takes them so.
 func (p *packer) header(st *unix.Stat_t, path string, kind byte) *tar.Header {
 	info := p.names.info(st)
 	return &tar.Header{
@@ -197,12 +198,4 @@ func (p *packer) header(st *unix.Stat_t, path string, kind byte) *tar.Header {
 		Uid: int(info.UID), Gid: int(info.GID), Uname: string(info.User), Gname: string(info.Group),
 		ModTime: time.Unix(info.Seconds, info.Nanos),
 	}
-}
-
-// mark says of names that are not UTF-8 that they are bytes.
-func mark(h *tar.Header) *tar.Header {
-	if !utf8.ValidString(h.Name) || !utf8.ValidString(h.Linkname) {
-		h.PAXRecords = map[string]string{"hdrcharset": "BINARY"}
-	}
-	return h
 }
