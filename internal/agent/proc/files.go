@@ -14,7 +14,7 @@ import (
 // files are both ends of a process's standard files.
 type files struct {
 	ours   started
-	theirs []*os.File // stdin, stdout, stderr, or the terminal
+	theirs []int // descriptors of stdin, stdout, stderr, or of the terminal
 }
 
 // open makes the files that a launch needs.
@@ -35,26 +35,36 @@ func (l *launch) open() (*files, error) {
 }
 
 func (f *files) openPipes(stdin bool) error {
-	var in *os.File
-	var err error
 	if stdin {
-		in, f.ours.stdin, err = os.Pipe()
+		var ends [2]int
+		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+			return err
+		}
+		f.theirs = append(f.theirs, ends[0])
+		f.ours.stdin = pollable(ends[1], "stdin")
 	} else {
-		in, err = os.Open(os.DevNull)
-	}
-	if err != nil {
-		return err
-	}
-	f.theirs = append(f.theirs, in)
-	for range 2 {
-		r, w, err := os.Pipe()
+		null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
-		f.ours.outputs = append(f.ours.outputs, r)
-		f.theirs = append(f.theirs, w)
+		f.theirs = append(f.theirs, null)
+	}
+	for _, name := range []string{"stdout", "stderr"} {
+		var ends [2]int
+		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+			return err
+		}
+		f.ours.outputs = append(f.ours.outputs, pollable(ends[0], name))
+		f.theirs = append(f.theirs, ends[1])
 	}
 	return nil
+}
+
+// pollable makes a file that can be waited for, with a deadline and without a
+// thread.
+func pollable(fd int, name string) *os.File {
+	_ = unix.SetNonblock(fd, true)
+	return os.NewFile(uintptr(fd), name)
 }
 
 func (f *files) openTerminal(size wire.Terminal, uid int, stdin bool) error {
@@ -62,32 +72,33 @@ func (f *files) openTerminal(size wire.Terminal, uid int, stdin bool) error {
 	if err != nil {
 		return err
 	}
-	f.theirs = []*os.File{slave}
+	f.theirs = []int{slave}
 	f.ours.terminal, f.ours.outputs = master, []*os.File{master}
 	if stdin {
 		f.ours.stdin = master
 	}
-	_ = slave.Chown(uid, -1) // an agent without rights has given it already
+	_ = unix.Fchown(slave, uid, -1) // an agent without rights has given it already
 	return resize(master, size)
 }
 
 // child returns the descriptors for the process.
 func (f *files) child() []uintptr {
 	if len(f.theirs) == 1 {
-		fd := f.theirs[0].Fd()
+		fd := uintptr(f.theirs[0])
 		return []uintptr{fd, fd, fd}
 	}
 	var fds []uintptr
-	for _, file := range f.theirs {
-		fds = append(fds, file.Fd()) // makes it one that blocks
+	for _, fd := range f.theirs {
+		fds = append(fds, uintptr(fd))
 	}
 	return fds
 }
 
 func (f *files) closeChild() {
-	for _, file := range f.theirs {
-		_ = file.Close()
+	for _, fd := range f.theirs {
+		_ = unix.Close(fd)
 	}
+	f.theirs = nil
 }
 
 func (f *files) closeOurs() {
@@ -98,29 +109,30 @@ func (f *files) closeOurs() {
 	}
 }
 
-// openPTY opens a terminal, whose master can be waited for with a deadline. In
-// an image whose init has not mounted them there are no terminals yet.
-func openPTY() (master, slave *os.File, err error) {
-	opened, slave, err := pty.Open()
+// openPTY opens a terminal. In an image whose init has not mounted them there
+// are none yet.
+func openPTY() (master *os.File, slave int, err error) {
+	p, t, err := pty.Open()
 	if err != nil && !hasTerminals() {
 		if err := mountTerminals(); err != nil {
-			return nil, nil, err
+			return nil, 0, err
 		}
-		opened, slave, err = pty.Open()
+		p, t, err = pty.Open()
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot open a terminal: %w", err)
+		return nil, 0, fmt.Errorf("cannot open a terminal: %w", err)
 	}
-	defer func() { _ = opened.Close() }()
-	fd, err := unix.FcntlInt(opened.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
+	defer func() { _, _ = p.Close(), t.Close() }()
+	ours, err := unix.FcntlInt(p.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		_ = slave.Close()
-		return nil, nil, err
+		return nil, 0, err
 	}
-	return os.NewFile(uintptr(fd), "terminal"), slave, nil
+	master = pollable(ours, "terminal")
+	if slave, err = unix.FcntlInt(t.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		_ = master.Close()
+		return nil, 0, err
+	}
+	return master, slave, nil
 }
 
 func hasTerminals() bool {

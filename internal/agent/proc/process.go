@@ -137,7 +137,7 @@ func (p *process) wake() {
 // none: then it takes a thread.
 func (p *process) await(pidfd *os.File) {
 	if pidfd == nil {
-		for unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR { //nolint:errorlint // a plain number
+		for errors.Is(unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
 		}
 		p.reap()
 		return
