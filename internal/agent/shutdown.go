@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/agent/halt"
 )
 
 // initWay is how the guest's init is asked to end.
@@ -31,7 +33,7 @@ func ownInit(proc string) initWay {
 	self, _ := os.Readlink(filepath.Join(proc, "self/exe"))
 	switch name := filepath.Base(exe); {
 	case exe != "" && exe == self:
-		return initWay{"hatch-agent", shutDownDirectly}
+		return initWay{"hatch-agent", shutDownOwn}
 	case name == "systemd" || strings.TrimSpace(string(comm)) == "systemd":
 		return initWay{"systemd", bySignal(systemdPowerOff, systemdReboot)}
 	case name == "busybox" || strings.HasPrefix(name, "busybox."):
@@ -126,58 +128,22 @@ func byCommand(reboot bool) error {
 	return fmt.Errorf("the image has no %s", name)
 }
 
-// grace is what processes get between SIGTERM and SIGKILL when there is no
-// init to care for them.
-const grace = 3 * time.Second
+// Times between SIGTERM and SIGKILL when there is no init to care for the
+// processes: usually, and for an entrypoint, which may have a lot to put away.
+const (
+	grace           = 3 * time.Second
+	entrypointGrace = 10 * time.Second
+)
 
-// shutDownDirectly ends all other processes, writes the disks back and ends
-// the machine.
-func shutDownDirectly(reboot bool) error {
-	alive := others()
-	_ = unix.Kill(-1, unix.SIGTERM)
-	awaitEnd(alive, time.Now().Add(grace))
-	_ = unix.Kill(-1, unix.SIGKILL)
-	unix.Sync()
-	command := unix.LINUX_REBOOT_CMD_POWER_OFF
-	if reboot {
-		command = unix.LINUX_REBOOT_CMD_RESTART
+// shutDownOwn is for PID 1 of ours, which is told that the end of its
+// entrypoint is none of the machine's own.
+func shutDownOwn(reboot bool) error {
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil || !strings.Contains(string(cmdline), " hatch.entrypoint=") {
+		return shutDownDirectly(reboot)
 	}
-	return unix.Reboot(command)
+	_ = unix.Kill(1, halt.Announcement)
+	return halt.Machine(reboot, entrypointGrace)
 }
 
-// others opens a pidfd for each process that is not init, a kernel thread or
-// this one.
-func others() []int {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	var fds []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == 1 || pid == os.Getpid() {
-			continue
-		}
-		if exe, err := os.Readlink(filepath.Join("/proc", e.Name(), "exe")); err != nil || exe == "" {
-			continue // a kernel thread has none
-		}
-		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-			fds = append(fds, fd)
-		}
-	}
-	return fds
-}
-
-// awaitEnd returns when all processes have ended, or at the deadline.
-func awaitEnd(fds []int, deadline time.Time) {
-	for _, fd := range fds {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		for {
-			left := time.Until(deadline).Milliseconds()
-			if _, err := unix.Poll(poll, int(max(0, left))); !errors.Is(err, unix.EINTR) {
-				break
-			}
-		}
-		_ = unix.Close(fd)
-	}
-}
+func shutDownDirectly(reboot bool) error { return halt.Machine(reboot, grace) }

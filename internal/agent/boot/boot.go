@@ -65,8 +65,10 @@ func Run(log *slog.Logger, agentName string) error {
 		return err
 	}
 	attachConsole(log)
-	handOver(log, p.init) // returns when the image has no init
-	return supervise(log, agentName, agent)
+	if p.entrypoint == nil {
+		handOver(log, p.init) // returns when the image has no init
+	}
+	return supervise(log, agentName, agent, p.entrypoint)
 }
 
 // Mount mounts what a program needs to see the machine at all: /dev, /proc and

@@ -23,6 +23,8 @@ type params struct {
 	hostname string // "" leaves it to the image
 	init     string // "" looks for one
 	nic      *nic   // nil: no network
+
+	entrypoint *entrypoint // nil: the image's init runs, or nothing
 }
 
 // nic is the network interface to configure.
@@ -46,10 +48,15 @@ func parseParams(cmdline string) (params, error) {
 	if p.mode != overlay && p.mode != ownCopy {
 		return params{}, fmt.Errorf("hatch.mode is %q on the kernel command line; it must be overlay or copy", p.mode)
 	}
+	var err error
+	if text := given["entrypoint"]; text != "" {
+		if p.entrypoint, err = parseEntrypoint(text); err != nil {
+			return params{}, fmt.Errorf("hatch.entrypoint: %w", err)
+		}
+	}
 	if given["mac"] == "" {
 		return p, nil
 	}
-	var err error
 	p.nic, err = parseNIC(given)
 	return p, err
 }

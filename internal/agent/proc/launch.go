@@ -36,6 +36,31 @@ type cannotRun struct {
 
 func (c *cannotRun) Error() string { return c.text }
 
+// Command is what a spec comes to in this guest.
+type Command struct {
+	Path       string
+	Argv, Env  []string
+	Dir        string
+	Credential *syscall.Credential
+}
+
+// Resolve settles what is to be run for a spec, for one who runs it itself.
+func Resolve(spec wire.ProcessSpec) (*Command, error) {
+	who, err := account.Find("/", spec.User)
+	if err != nil {
+		return nil, err
+	}
+	l := &launch{spec: spec, who: who}
+	if err := l.check(); err != nil {
+		return nil, err
+	}
+	path, err := l.find()
+	if err != nil {
+		return nil, err
+	}
+	return &Command{Path: path, Argv: l.argv, Env: l.environ(), Dir: l.dir, Credential: l.credential()}, nil
+}
+
 // check looks at the spec and fills in what it leaves open.
 func (l *launch) check() error {
 	l.argv = l.spec.Argv
@@ -179,8 +204,7 @@ func (l *launch) start() (*started, error) {
 	s := files.ours
 	s.pid = pid
 	if pidfd >= 0 {
-		_ = unix.SetNonblock(pidfd, true)
-		s.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
+		s.pidfd = pollable(pidfd, "pidfd")
 	}
 	return &s, nil
 }
