@@ -51,7 +51,7 @@ func fileFailure(path string, err error) error {
 			f = fileFailures[wire.CodePermission]
 		}
 		reason := printable(answer.Message, maxReason)
-		e := errs.New(f.kind, f.code, f.sentence, printable(path, maxShownPath), reason).WithCause(err)
+		e := errs.New(f.kind, f.code, f.sentence, path[:min(len(path), maxShownPath)], reason).WithCause(err)
 		if f.hint == "" {
 			return e
 		}

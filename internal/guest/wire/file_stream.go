@@ -16,7 +16,10 @@ import (
 // ErrCut says that the other end let go in the middle of a content.
 var ErrCut = errors.New("the content is cut short")
 
-var errFileFrame = errors.New("a frame that does not belong here")
+var (
+	errFileFrame = errors.New("a frame that does not belong here")
+	errTooMuch   = errors.New("more came than was announced")
+)
 
 // LocalError is an error of what a caller of this end handed in, such as a
 // content or a callback, as opposed to one of the other end.
@@ -310,7 +313,7 @@ func (r *fileReceiver) count(n uint64) error {
 		return nil
 	case n > uint64(r.limit):
 		r.rest = nil
-		return errors.New("more came than was announced")
+		return errTooMuch
 	}
 	r.limit -= int64(n)
 	return nil

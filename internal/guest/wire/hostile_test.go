@@ -125,6 +125,11 @@ func FuzzClient(f *testing.F) {
 			t.Fatal(err)
 		}
 		_, _ = c.Hello(ctx)
+		if _, content, err := c.ReadFile(ctx, ReadFileArgs{Length: -1}); err == nil {
+			_, _ = io.Copy(io.Discard, io.LimitReader(content, 1<<20))
+			_ = content.Close()
+		}
+		_ = c.ListFiles(ctx, PathArgs{}, func(FileInfo) error { return nil })
 		_ = c.Watch(ctx, func(Status) error { return nil })
 		_ = c.Close()
 		<-done
