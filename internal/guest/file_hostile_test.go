@@ -24,7 +24,9 @@ type fileLiar struct {
 	err     error
 }
 
-func (l *fileLiar) StatFile(context.Context, wire.PathArgs) (wire.FileInfo, error) { return l.info, l.err }
+func (l *fileLiar) StatFile(context.Context, wire.PathArgs) (wire.FileInfo, error) {
+	return l.info, l.err
+}
 
 func (l *fileLiar) ListFiles(_ context.Context, _ wire.PathArgs, began func() error, each func(wire.FileInfo) error) error {
 	err := began()

@@ -13,7 +13,8 @@ import (
 )
 
 // ListFiles implements wire.FileHandler. Entries that vanish meanwhile are left
-// out.
+// out; of one that the system does not describe, such as a mount that is broken,
+// there is the name.
 func (f *Files) ListFiles(ctx context.Context, args wire.PathArgs, began func() error, each func(wire.FileInfo) error) error {
 	path, err := checked(args.Path)
 	if err != nil {
@@ -34,7 +35,7 @@ func (f *Files) ListFiles(ctx context.Context, args wire.PathArgs, began func() 
 			return ctx.Err()
 		}
 		if err != nil {
-			return err
+			info = wire.FileInfo{Kind: wire.KindOther}
 		}
 		info.Path = []byte(name)
 		return errors.Join(ctx.Err(), each(info))

@@ -54,7 +54,7 @@ func (p *partials) create(dir *os.File) (*partial, error) {
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 		return nil, err
 	}
-	d := directory{uint64(st.Dev), st.Ino}
+	d := directory{st.Dev, st.Ino}
 	p.sweep(dir, d)
 	s, ok := p.takeAny(d)
 	if !ok {

@@ -192,7 +192,7 @@ func (t *follower) send() error {
 func (t *follower) next() (bool, error) {
 	file, st, err := openRegular(t.path)
 	if err != nil {
-		return false, nil //nolint:nilerr // it may come, or come back
+		return false, nil // it may come, or come back
 	}
 	var present unix.Stat_t
 	if err := unix.Fstat(int(t.file.Fd()), &present); err != nil || st.Dev == present.Dev && st.Ino == present.Ino {

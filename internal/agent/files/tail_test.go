@@ -19,9 +19,18 @@ func TestLastLines(t *testing.T) {
 		lines int64
 		want  string
 	}{
-		{"", 5, ""}, {"a\nb\nc\n", 2, "b\nc\n"}, {"a\nb\nc", 2, "b\nc"}, {"a\nb\nc\n", 0, ""}, {"a\nb\nc\n", 3, "a\nb\nc\n"},
-		{"a\nb\nc\n", 9, "a\nb\nc\n"}, {"a\nb\nc\n", -1, "a\nb\nc\n"}, {"\n\n\n", 2, "\n\n"}, {"one", 1, "one"},
-		{long, 15_000, long[5_000*11:]}, {long + "end", 1, "end"}, {"x\n" + strings.Repeat("y", copyBuffer-1) + "\n", 1, strings.Repeat("y", copyBuffer-1) + "\n"},
+		{"", 5, ""},
+		{"a\nb\nc\n", 2, "b\nc\n"},
+		{"a\nb\nc", 2, "b\nc"},
+		{"a\nb\nc\n", 0, ""},
+		{"a\nb\nc\n", 3, "a\nb\nc\n"},
+		{"a\nb\nc\n", 9, "a\nb\nc\n"},
+		{"a\nb\nc\n", -1, "a\nb\nc\n"},
+		{"\n\n\n", 2, "\n\n"},
+		{"one", 1, "one"},
+		{long, 15_000, long[5_000*11:]},
+		{long + "end", 1, "end"},
+		{"x\n" + strings.Repeat("y", copyBuffer-1) + "\n", 1, strings.Repeat("y", copyBuffer-1) + "\n"},
 	} {
 		path := filepath.Join(t.TempDir(), "f")
 		put(t, path, c.text)

@@ -34,7 +34,7 @@ func (f *Files) ReadTree(ctx context.Context, args wire.PathArgs, began func() e
 		return refusal(err)
 	}
 	defer func() { _ = dir.Close() }()
-	p := &packer{tar: tar.NewWriter(w), names: f.describer(), linked: map[inode]string{}}
+	p := &packer{tar: tar.NewWriter(w), names: f.describer(), linked: map[inode]string{}, buf: make([]byte, copyBuffer)}
 	if err := unix.Fstatat(int(dir.Fd()), name, new(unix.Stat_t), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return refusal(err)
 	}
@@ -65,6 +65,7 @@ type packer struct {
 	tar    *tar.Writer
 	names  *describer
 	linked map[inode]string // names of files that have more than one
+	buf    []byte
 }
 
 // pack packs the file at name in dir, and what is below it, as path.
@@ -162,7 +163,7 @@ func (p *packer) file(dir int, name, path string) error {
 	if err := p.tar.WriteHeader(header); err != nil {
 		return err
 	}
-	return copyExactly(p.tar, file, st.Size)
+	return copyExactly(p.tar, file, st.Size, p.buf)
 }
 
 // linkTo returns the name under which the same file is in the archive.
@@ -170,7 +171,7 @@ func (p *packer) linkTo(st *unix.Stat_t, path string) (first string, linked bool
 	if st.Nlink < 2 {
 		return "", false
 	}
-	id := inode{uint64(st.Dev), st.Ino}
+	id := inode{st.Dev, st.Ino}
 	if first, linked = p.linked[id]; !linked && len(p.linked) < maxLinked {
 		p.linked[id] = path
 	}
@@ -179,8 +180,8 @@ func (p *packer) linkTo(st *unix.Stat_t, path string) (first string, linked bool
 
 // copyExactly copies size bytes. A file that has got shorter meanwhile ends in
 // zeros, as tar does it; one that has grown is cut.
-func copyExactly(w io.Writer, file io.Reader, size int64) error {
-	n, err := io.Copy(w, io.LimitReader(file, size))
+func copyExactly(w io.Writer, file io.Reader, size int64, buf []byte) error {
+	n, err := io.CopyBuffer(w, io.LimitReader(file, size), buf)
 	for err == nil && n < size {
 		var more int
 		more, err = w.Write(zeros[:min(size-n, int64(len(zeros)))])

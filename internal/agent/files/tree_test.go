@@ -46,6 +46,7 @@ func pack(t *testing.T, entries ...tar.Header) *bytes.Buffer {
 
 func file(name string) tar.Header { return tar.Header{Typeflag: tar.TypeReg, Name: name} }
 func dir(name string) tar.Header  { return tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755} }
+
 func symlink(name, to string) tar.Header {
 	return tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: to}
 }

@@ -24,7 +24,7 @@ func (f *Files) WriteTree(ctx context.Context, args wire.WriteTreeArgs, archive 
 	if err != nil {
 		return err
 	}
-	u := &unpacker{}
+	u := &unpacker{buf: make([]byte, copyBuffer)}
 	if args.Owner != nil {
 		owner, err := f.owner(*args.Owner)
 		if err != nil {
@@ -79,7 +79,8 @@ func (s *source) blame(err error) error {
 // are taken as they are, and links not followed.
 type unpacker struct {
 	root    *os.Root
-	owner   *ids     // nil: as the archive says
+	owner   *ids // nil: as the archive says
+	buf     []byte
 	dir     *os.File // that of the last entry, or nil
 	dirName string
 	times   []directoryTime
@@ -290,7 +291,7 @@ func (u *unpacker) file(name string, header *tar.Header, content io.Reader) erro
 		return err
 	}
 	file := os.NewFile(uintptr(fd), base)
-	err = writeContent(file, content)
+	err = writeContent(file, content, u.buf)
 	if err == nil {
 		err = u.settle(file, header)
 	}

@@ -59,7 +59,7 @@ func (f *Files) replace(p *place, mode uint32, owner ids, content io.Reader) (*u
 		return nil, err
 	}
 	defer part.discard()
-	if err := writeContent(part.file, content); err != nil {
+	if err := writeContent(part.file, content, nil); err != nil {
 		return nil, err
 	}
 	if err := settle(part.file, mode, owner); err != nil {
@@ -146,10 +146,11 @@ func lookAt(dir *os.File, name string) (p *place, target string, err error) {
 }
 
 // writeContent writes content at the beginning of an empty file. Long runs of
-// zeros become holes.
-func writeContent(file *os.File, content io.Reader) error {
+// zeros become holes. A content that does not write itself takes buf, or a
+// buffer of its own when that is nil.
+func writeContent(file *os.File, content io.Reader, buf []byte) error {
 	w := &sparse{file: file}
-	if _, err := io.CopyBuffer(w, content, make([]byte, copyBuffer)); err != nil {
+	if _, err := io.CopyBuffer(w, content, buf); err != nil {
 		return err
 	}
 	if w.hole {

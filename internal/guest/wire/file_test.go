@@ -269,7 +269,9 @@ func TestHostThatLeavesEndsTheWork(t *testing.T) {
 	if err := c.WatchFiles(ctx, WatchFilesArgs{}, cancel, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("the watch ended with %v", err)
 	}
-	<-ended
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("its work ended with %v", err)
+	}
 }
 
 // TestPatienceIsWithTheSilent has an agent that is at work for longer than the
