@@ -3,7 +3,6 @@ package guest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 	"strings"
@@ -313,6 +312,6 @@ func stdinClosed() error {
 
 // detached is for a reader that the agent has let go.
 func detached(err error) error {
-	return errs.New(errs.Unavailable, "detached", "%s", fmt.Sprint(wire.ErrDetached)).
+	return errs.New(errs.Unavailable, "detached", "the guest's agent let go of a reader that was too slow").
 		WithHint("attach again where the output ended").WithCause(err)
 }

@@ -91,7 +91,8 @@ type Stream interface {
 
 	// Next waits for the next chunk. After the one with Exit it returns io.EOF.
 	// Errors: errs.Unavailable with code agent_unavailable when the guest is
-	// lost; the process may go on.
+	// lost, with code detached when nobody took output for half a minute. The
+	// process may go on.
 	Next() (Chunk, error)
 
 	// Write writes to stdin, and waits while the process does not read.

@@ -339,6 +339,36 @@ func TestWriteMayWaitForTheProcess(t *testing.T) {
 	}
 }
 
+// TestCloseEndsARead under way, also when the agent does not let go.
+func TestCloseEndsARead(t *testing.T) {
+	s := newShop()
+	never := make(chan struct{})
+	s.next = func(_ context.Context, idle func() error) (ProcessChunk, error) {
+		_ = idle()
+		<-never
+		return ProcessChunk{}, errors.New("too late")
+	}
+	c, leave := visit(t, s, usualTimes)
+	defer leave()
+	defer close(never)
+	for range 20 {
+		_, stream, err := c.Exec(t.Context(), ProcessSpec{ID: testID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		ended := make(chan error, 1)
+		go func() {
+			_, err := stream.Next()
+			ended <- err
+		}()
+		_ = stream.Close()
+		if err := <-ended; err == nil || time.Since(began) > hostTimeout/2 {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+	}
+}
+
 func TestAttachedStreamEndsWithItsContext(t *testing.T) {
 	c, leave := visit(t, newShop(), usualTimes)
 	defer leave()

@@ -23,6 +23,9 @@ type stream struct {
 	stop     func() bool  // lets go of the context
 	cause    func() error // why it was cut off
 	close    func()
+
+	reading sync.Mutex // held by the one who reads
+	left    bool       // nobody else reads any more
 }
 
 // begin opens a stream and sends the request. It does not wait for a place:
@@ -86,12 +89,15 @@ func (c *Client) open(ctx context.Context, op Op) (*stream, error) {
 		}
 		s := &stream{Stream: o.stream, op: op, patience: c.times.patience, cause: ctx.Err}
 		s.stop = context.AfterFunc(ctx, func() { _ = o.stream.SetDeadline(time.Now()) })
-		s.close = sync.OnceFunc(func() { c.end(o.stream, free) })
+		s.close = sync.OnceFunc(func() {
+			_ = s.SetDeadline(time.Now()) // ends what is under way
+			c.end(s, free)
+		})
 		return s, nil
 	case <-ctx.Done():
 		c.spawn(func() {
 			if o := <-result; o.err == nil {
-				c.end(o.stream, free)
+				c.end(&stream{Stream: o.stream}, free)
 				return
 			}
 			free()
@@ -125,14 +131,15 @@ func (c *Client) place(op Op) (free func(), err error) {
 
 // end closes our side of a stream. The place is free once the agent has closed
 // its own, or was made to: until then it may fill the stream's window.
-func (c *Client) end(y *yamux.Stream, free func()) {
+func (c *Client) end(s *stream, free func()) {
 	c.spawn(func() {
 		defer free()
-		_ = y.Close()
+		_ = s.Stream.Close()
+		s.leave()
 		for {
-			_ = y.SetReadDeadline(time.Time{})
+			_ = s.SetReadDeadline(time.Time{})
 			// The context may cut off the stream once more, meanwhile.
-			if _, err := io.Copy(io.Discard, y); !errors.Is(err, yamux.ErrTimeout) {
+			if _, err := io.Copy(io.Discard, s.Stream); !errors.Is(err, yamux.ErrTimeout) {
 				return
 			}
 		}
@@ -156,7 +163,25 @@ func (c *Client) spawn(f func()) {
 	}()
 }
 
-// Close ends the request.
+// Read reads what the agent sends, until Close.
+func (s *stream) Read(p []byte) (int, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	if s.left {
+		return 0, yamux.ErrStreamClosed
+	}
+	return s.Stream.Read(p)
+}
+
+// leave waits for the end of a Read under way, which its deadline brings, and
+// lets none begin.
+func (s *stream) leave() {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	s.left = true
+}
+
+// Close ends the request, and a Read or Write under way.
 func (s *stream) Close() error {
 	s.stop()
 	s.close()
