@@ -124,9 +124,11 @@ func (j *copying) putFile(ctx context.Context, from, name string, d destination)
 // its contents into one.
 func (j *copying) putTree(ctx context.Context, from, name string, d destination) error {
 	p := &packer{job: j, top: name}
+	to := d.path
 	switch {
 	case d.kind == "":
-		p.top, p.self = ".", true
+		to, p.top = apart(strings.TrimSuffix(to, "/."))
+		p.self = true
 	case d.kind != api.FileDirectory:
 		return fmt.Errorf("a directory cannot be copied to %s, which is none", d.path)
 	case endsInDot(from):
@@ -138,7 +140,14 @@ func (j *copying) putTree(ctx context.Context, from, name string, d destination)
 	if err != nil {
 		return err
 	}
-	return j.send(ctx, d.path, func(out *tar.Writer) error { return p.pack(out, real) })
+	return j.send(ctx, to, func(out *tar.Writer) error { return p.pack(out, real) })
+}
+
+// apart returns the directory that a path of the guest is in, and its last part.
+func apart(p string) (dir, name string) {
+	p = strings.TrimRight(p, "/")
+	dir = dirOf(p)
+	return dir, p[len(dir):]
 }
 
 // putLink copies a link itself.
@@ -147,9 +156,9 @@ func (j *copying) putLink(ctx context.Context, from, name string, d destination)
 	if err != nil {
 		return err
 	}
-	at := strings.LastIndexByte(target, '/') + 1
-	p := &packer{job: j, top: target[at:], self: true}
-	return j.send(ctx, target[:at], func(out *tar.Writer) error { return p.pack(out, from) })
+	dir, as := apart(target)
+	p := &packer{job: j, top: as, self: true}
+	return j.send(ctx, dir, func(out *tar.Writer) error { return p.pack(out, from) })
 }
 
 // send unpacks in the guest what pack writes.
