@@ -85,7 +85,7 @@ func (c *Client) ReadFile(ctx context.Context, id, path string, part FilePart) (
 	if value := part.rangeHeader(); value != "" {
 		req.header = http.Header{"Range": {value}}
 	}
-	resp, err := c.send(ctx, req)
+	resp, err := c.send(ctx, req) //nolint:bodyclose // it is the caller's
 	if err != nil {
 		return nil, err
 	}

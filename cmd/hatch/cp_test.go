@@ -303,7 +303,7 @@ func namesIn(t *testing.T, text string) string {
 	in := tar.NewReader(strings.NewReader(text))
 	for {
 		h, err := in.Next()
-		if err == io.EOF { //nolint:errorlint // tar's own word
+		if err == io.EOF {
 			return strings.Join(names, " ")
 		}
 		if err != nil {

@@ -99,10 +99,11 @@ func (d *door) writeList(ctx context.Context, in *FilePath, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if separator == "[" {
-		_, err = out.WriteString("[")
+	end := "]\n"
+	if separator == "[" { // there was none
+		end = "[]\n"
 	}
-	if _, err = out.WriteString("]\n"); err != nil {
+	if _, err := out.WriteString(end); err != nil {
 		return err
 	}
 	return out.Flush()

@@ -86,7 +86,7 @@ func TestLogAsEvents(t *testing.T) {
 	if rest := readEvents(t, lines, 1); len(rest[0]) != 20_001-16<<10 {
 		t.Errorf("the end of the line has %d bytes", len(rest[0]))
 	}
-	if _, err := lines.ReadByte(); err != io.EOF { //nolint:errorlint // a clean end is this very value
+	if _, err := lines.ReadByte(); err != io.EOF {
 		t.Errorf("the stream ends with %v", err)
 	}
 }
