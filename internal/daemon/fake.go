@@ -15,6 +15,8 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/process"
+	"github.com/hatchvm/hatch/internal/process/processtest"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -73,16 +75,28 @@ func (h *fakeHost) Connect(vmID string, _ func(context.Context) (net.Conn, error
 		report.Addresses = []netip.Addr{l.Address}
 	}
 	observe(report)
-	return h.withFiles(vmID, fakeGuest{})
+	return h.withFiles(vmID, fakeGuest{processtest.New()})
 }
 
-// fakeGuest leaves shutting down to the power button, which the fake driver has.
-type fakeGuest struct{}
+// fakeGuest leaves shutting down to the power button, which the fake driver
+// has. ITS PROCESSES ARE PRETENDED: a command is one of the few that
+// processtest knows by name, each a few lines of Go, and nothing is ever run on
+// this machine.
+type fakeGuest struct{ processes }
+
+// processes can be embedded beside another package's Guest.
+type processes = *processtest.Guest
+
+var _ process.Guest = fakeGuest{}
 
 func (fakeGuest) Shutdown(context.Context, bool) error {
 	return errors.New("the fake guest has no agent")
 }
-func (fakeGuest) Close() error { return nil }
+
+func (g fakeGuest) Close() error {
+	g.processes.Close()
+	return nil
+}
 
 func (fakeGuest) Usage(context.Context) (vm.GuestUsage, error) {
 	return vm.GuestUsage{}, errors.New("the fake guest has no agent")

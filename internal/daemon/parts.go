@@ -18,6 +18,7 @@ import (
 	"github.com/hatchvm/hatch/internal/host/capacity"
 	"github.com/hatchvm/hatch/internal/host/page"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/process"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 	"github.com/hatchvm/hatch/internal/store"
 	"github.com/hatchvm/hatch/internal/template"
@@ -83,7 +84,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, er
 	}
 	p.handler = httpapi.New(httpapi.Config{
 		VMs: p.vms, Images: p.images, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
-		Files:  file.New(guests{p.vms}),
+		Files: file.New(guests{p.vms}), Processes: process.New(guests{p.vms}),
 		Health: p.health(host, opt.Version), Version: opt.Version, Log: p.log,
 	})
 	return p, nil

@@ -40,7 +40,34 @@ func (s *Service) Open(ctx context.Context, owner, vmID string, spec Spec) (Stre
 	if err != nil {
 		return nil, err
 	}
-	return guest.Exec(ctx, spec)
+	return checked(guest.Exec(ctx, spec))
+}
+
+// checkedStream refuses what no process can be told.
+type checkedStream struct{ Stream }
+
+func checked(stream Stream, err error) (Stream, error) {
+	if err != nil {
+		return nil, err
+	}
+	return checkedStream{stream}, nil
+}
+
+// Signal implements [Stream].
+func (s checkedStream) Signal(signal string) error {
+	name, err := signalName(signal)
+	if err != nil {
+		return err
+	}
+	return s.Stream.Signal(name)
+}
+
+// Resize implements [Stream].
+func (s checkedStream) Resize(size Size) error {
+	if err := size.check(); err != nil {
+		return err
+	}
+	return s.Stream.Resize(size)
 }
 
 // Start starts a process that nobody is attached to, and gives input to it. Its
@@ -154,7 +181,7 @@ func (s *Service) Attach(ctx context.Context, owner, vmID, id string, from int64
 	if err != nil {
 		return nil, err
 	}
-	return guest.Attach(ctx, id, from)
+	return checked(guest.Attach(ctx, id, from))
 }
 
 // Log writes a process's output so far to w, stdout and stderr as they came

@@ -98,6 +98,9 @@ func (c *contract) checkValue(at string, schema object, value any) error {
 	if enum, ok := schema["enum"].([]any); ok && !slices.Contains(enum, value) {
 		return fmt.Errorf("%s: %v is none of %v", at, value, enum)
 	}
+	if either, ok := schema["oneOf"].([]any); ok {
+		return c.checkOneOf(at, either, value)
+	}
 	switch schema["type"] {
 	case nil: // anything
 	case "object":
@@ -120,6 +123,19 @@ func (c *contract) checkValue(at string, schema object, value any) error {
 		}
 	default:
 		return fmt.Errorf("%s: the document's type %v is not one that is known", at, schema["type"])
+	}
+	return nil
+}
+
+func (c *contract) checkOneOf(at string, either []any, value any) error {
+	matches := 0
+	for _, schema := range either {
+		if c.checkValue(at, schema.(object), value) == nil {
+			matches++
+		}
+	}
+	if matches != 1 {
+		return fmt.Errorf("%s: %v is %d of the types it may have", at, value, matches)
 	}
 	return nil
 }

@@ -19,6 +19,13 @@ func typeOf(s *huma.Schema) docsType {
 		of := typeOf(s.Items)
 		return docsType{Text: "array of " + of.Text, Schema: of.Schema}
 	}
+	if len(s.OneOf) > 0 {
+		words := make([]string, len(s.OneOf))
+		for i, of := range s.OneOf {
+			words[i] = typeOf(of).Text
+		}
+		return docsType{Text: strings.Join(words, " or ")}
+	}
 	if of, ok := s.AdditionalProperties.(*huma.Schema); ok {
 		return docsType{Text: "object of " + typeOf(of).Text}
 	}

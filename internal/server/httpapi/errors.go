@@ -53,6 +53,10 @@ func (d *door) problemOf(ctx context.Context, err error) *problem {
 	if errors.As(err, &media) {
 		return media.problem(ctx)
 	}
+	var invalid *invalidBody
+	if errors.As(err, &invalid) {
+		return foundProblem(ctx, http.StatusBadRequest, invalid.Error(), invalid.found)
+	}
 	e := readable(err)
 	if e.Kind == errs.Internal {
 		d.Log.ErrorContext(ctx, "request failed", "request_id", callerOf(ctx).requestID, "err", err)
@@ -128,23 +132,36 @@ func asProblem(ctx huma.Context, _ string, body any) (any, error) {
 	if !ok {
 		return body, nil
 	}
-	status := plainStatus(found.Status)
-	faults := make([]api.ProblemField, 0, len(found.Errors))
-	for _, e := range found.Errors {
-		faults = append(faults, faultOf(e))
+	return foundProblem(ctx.Context(), plainStatus(found.Status), found.Detail, found.Errors), nil
+}
+
+// foundProblem returns the faults that huma found as a problem.
+func foundProblem[E error](ctx context.Context, status int, detail string, found []E) *problem {
+	faults := make([]api.ProblemField, 0, len(found))
+	for _, err := range found {
+		var e *huma.ErrorDetail
+		if errors.As(err, &e) {
+			faults = append(faults, faultOf(e))
+		}
 	}
 	if len(faults) == 0 {
-		return newProblem(ctx.Context(), status, codeOf(status, ""), found.Detail), nil
+		return newProblem(ctx, status, codeOf(status, ""), detail)
 	}
 	first := faults[0]
 	field := fieldOf(first.Location)
-	p := newProblem(ctx.Context(), status, codeOf(status, field), sentence(field, first.Message))
+	p := newProblem(ctx, status, codeOf(status, field), sentence(field, first.Message))
 	p.Field = field
 	if len(faults) > 1 {
 		p.Errors = faults
 	}
-	return p, nil
+	return p
 }
+
+// invalidBody is what huma found wrong with something that is not a request's
+// body.
+type invalidBody struct{ found []error }
+
+func (*invalidBody) Error() string { return "cannot take what was sent" }
 
 const unknownField = "unknown field"
 

@@ -17,6 +17,7 @@ import (
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/file"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/process"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -413,6 +414,7 @@ func (f *fakeHealth) report(context.Context) api.Health {
 var (
 	_ httpapi.Machines      = (*vm.Service)(nil)
 	_ httpapi.Files         = (*file.Service)(nil)
+	_ httpapi.Processes     = (*process.Service)(nil)
 	_ httpapi.Images        = (*image.Service)(nil)
 	_ httpapi.Templates     = (*template.Service)(nil)
 	_ httpapi.Keys          = (*access.Service)(nil)

@@ -18,6 +18,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"reflect"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -70,6 +71,7 @@ type Config struct {
 	Events    Events
 	Webhooks  Webhooks
 	Files     Files
+	Processes Processes
 	Access    Authenticator
 	Health    func(ctx context.Context) api.Health
 	Version   string // of hatchd
@@ -79,6 +81,7 @@ type Config struct {
 // door holds what handlers need.
 type door struct {
 	Config
+	schemas huma.Registry // of the OpenAPI document
 }
 
 // New returns the handler of the whole API.
@@ -87,6 +90,8 @@ func New(cfg Config) http.Handler {
 	mux := http.NewServeMux()
 	described := humago.New(mux, describe(cfg.Version))
 	described.UseMiddleware(asBadRequest)
+	d.schemas = described.OpenAPI().Components.Schemas
+	d.schemas.RegisterTypeAlias(reflect.TypeFor[api.Command](), reflect.TypeFor[commandSchema]())
 	for _, r := range d.routes() {
 		r.register(described, r.operation())
 	}

@@ -42,7 +42,7 @@ func arrayOf(schema string) huma.Schema {
 }
 
 // routes is every route of the API but the three of docs.go.
-func (d *door) routes() []route { return slices.Concat(d.mainRoutes(), d.fileRoutes()) }
+func (d *door) routes() []route { return slices.Concat(d.mainRoutes(), d.execRoutes(), d.fileRoutes()) }
 
 func (d *door) mainRoutes() []route {
 	return []route{
@@ -91,6 +91,21 @@ func (d *door) mainRoutes() []route {
 		{del, "/keys/{id}", 200, "delete-key", "Delete API key", "Revoke a key at once.", on(d, d.deleteKey)},
 
 		{get, healthPath, 200, "health", "Health", "Whether every part of the daemon is well. Needs no key.", on(d, d.health)},
+	}
+}
+
+func (d *door) execRoutes() []route {
+	return []route{
+		{post, "/vms/{id}/exec", 200, "run-exec", "Run command", runExecText, orStarted(on(d, d.runExec))},
+		{get, "/vms/{id}/exec", 101, "stream-exec", "Stream command", streamExecText, on(d, d.streamExec)},
+		{get, "/vms/{id}/execs", 200, "list-execs", "List execs", "Returns the commands that the guest knows of, running and ended, newest first.", on(d, d.listExecs)},
+		{get, "/vms/{id}/execs/{exec_id}", 200, "get-exec", "Get exec", "How a command stands.", on(d, d.getExec)},
+		{del, "/vms/{id}/execs/{exec_id}", 200, "delete-exec", "Delete exec", "Kill a command, with all it started, if it runs, and forget it and its output.", on(d, d.deleteExec)},
+		{get, "/vms/{id}/execs/{exec_id}/attach", 101, "attach-exec", "Attach to exec", attachExecText, on(d, d.attachExec)},
+		{get, "/vms/{id}/execs/{exec_id}/logs", 200, "exec-logs", "Exec logs", "The command's output so far as plain text, stdout and stderr as they came, as far as the guest keeps it. With follow it goes on until the command ends.", as("200", "text/plain", text, on(d, d.execLogs))},
+		{post, "/vms/{id}/execs/{exec_id}/signal", 200, "signal-exec", "Signal exec", "Send a signal to a command and all it started.", on(d, d.signalExec)},
+		{post, "/vms/{id}/execs/{exec_id}/stdin", 200, "write-exec", "Write to exec", "Write to a command's stdin, which was started with stdin_open. Answers once the command has taken it.", on(d, d.writeExec)},
+		{post, "/vms/{id}/execs/{exec_id}/resize", 200, "resize-exec", "Resize exec", "Change the size of a command's terminal.", on(d, d.resizeExec)},
 	}
 }
 
@@ -160,6 +175,15 @@ func asEvents(register func(huma.API, huma.Operation)) func(huma.API, huma.Opera
 	return as("200", "application/json", arrayOfEvents, orEvents(register))
 }
 
+// orStarted describes that the answer is an exec when it was only started.
+func orStarted(register func(huma.API, huma.Operation)) func(huma.API, huma.Operation) {
+	return func(described huma.API, op huma.Operation) {
+		op.Responses["200"] = jsonResponse("The command has ended", "application/json", "ExecResult")
+		op.Responses["201"] = jsonResponse("The command was started in the background", "application/json", "Exec")
+		register(described, op)
+	}
+}
+
 // takes describes a body that is no JSON, and is read as it comes.
 func takes(contentType string, register func(huma.API, huma.Operation)) func(huma.API, huma.Operation) {
 	return func(described huma.API, op huma.Operation) {
@@ -215,14 +239,30 @@ func deleted() *answer[api.Deleted] {
 func tidySchemas(doc *huma.OpenAPI) {
 	registry := doc.Components.Schemas
 	registry.Schema(reflect.TypeFor[api.Problem](), true, "Problem")
-	registry.Schema(reflect.TypeFor[api.Event](), true, "Event")           // in answers that we write ourselves
-	registry.Schema(reflect.TypeFor[api.FileChange](), true, "FileChange") // in events, which we write ourselves
+	registry.Schema(reflect.TypeFor[api.ExecResult](), true, "ExecResult")
+	registry.Schema(reflect.TypeFor[api.ExecMessage](), true, "ExecMessage") // in messages, which we write ourselves
+	registry.Schema(reflect.TypeFor[api.Event](), true, "Event")             // in answers that we write ourselves
+	registry.Schema(reflect.TypeFor[api.FileChange](), true, "FileChange")   // in events, which we write ourselves
 	schemas := registry.Map()
 	delete(schemas, "ErrorModel")
-	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "CreateTemplate": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true, "MakeDirectory": true, "RenameFile": true}
+	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "CreateTemplate": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true, "MakeDirectory": true, "RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true}
 	for name, schema := range schemas {
 		if !asked[name] {
 			schema.AdditionalProperties = nil
 		}
+	}
+}
+
+// commandSchema is how OpenAPI describes an api.Command.
+type commandSchema struct{}
+
+// Schema implements huma.SchemaProvider.
+func (commandSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{
+		Description: "A line for the guest's /bin/sh, or a program and its arguments.",
+		OneOf: []*huma.Schema{
+			{Type: huma.TypeString},
+			{Type: huma.TypeArray, Items: &huma.Schema{Type: huma.TypeString}},
+		},
 	}
 }

@@ -31,6 +31,17 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/vms/" + knownVM + "/logs", "", 200},
 		{"GET", "/vms/" + knownVM + "/console", "", 400}, // TestConsole opens it
 		{"GET", "/vms/" + knownVM + "/events", "", 200},
+		{"POST", "/vms/" + knownVM + "/exec", `{"command":"cat","stdin_open":true,"background":true,"tty":{"rows":24,"cols":80}}`, 201},
+		{"POST", "/vms/" + knownVM + "/exec", `{"command":["echo","a"]}`, 200},
+		{"GET", "/vms/" + knownVM + "/exec", "", 400}, // TestStreamExec opens it
+		{"GET", "/vms/" + knownVM + "/execs", "", 200},
+		{"GET", firstExec, "", 200},
+		{"GET", firstExec + "/attach", "", 400}, // TestAttachExec opens it
+		{"GET", firstExec + "/logs", "", 200},
+		{"POST", firstExec + "/signal", `{"signal":"WINCH"}`, 200},
+		{"POST", firstExec + "/stdin", `{"data":"YQ==","encoding":"base64"}`, 200},
+		{"POST", firstExec + "/resize", `{"rows":25,"cols":80}`, 200},
+		{"DELETE", firstExec, "", 200},
 		{"PUT", "/vms/" + knownVM + "/files?path=/tmp/f", "content", 200},
 		{"GET", "/vms/" + knownVM + "/files?path=/tmp/f", "", 200},
 		{"GET", "/vms/" + knownVM + "/files/list?path=/tmp", "", 200},
@@ -112,6 +123,14 @@ func TestUnknownIDs(t *testing.T) {
 			body = "{}"
 		case strings.HasSuffix(path, "/wait"):
 			target += "?for=running"
+		case path == "/vms/{id}/exec" && method == "POST":
+			body = `{"command":"true"}`
+		case strings.HasSuffix(path, "/signal"):
+			body = `{"signal":"TERM"}`
+		case strings.HasSuffix(path, "/stdin"):
+			body = `{}`
+		case strings.HasSuffix(path, "/resize"):
+			body = `{"rows":1,"cols":1}`
 		case strings.HasSuffix(path, "/mkdir"):
 			body = `{"path":"/tmp/d"}`
 		case strings.HasSuffix(path, "/rename"):

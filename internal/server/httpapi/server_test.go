@@ -16,6 +16,8 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/file"
+	"github.com/hatchvm/hatch/internal/process"
+	"github.com/hatchvm/hatch/internal/process/processtest"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 )
 
@@ -31,6 +33,7 @@ type server struct {
 	events    *fakeEvents
 	webhooks  *fakeWebhooks
 	guest     *fakeGuest
+	processes *processtest.Guest
 	health    *fakeHealth
 	log       *lockedBuffer
 	contract  *contract
@@ -40,16 +43,17 @@ func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{
 		vms: &fakeVMs{}, images: &fakeImages{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{},
-		guest: openGuest(t), health: &fakeHealth{status: "ok"}, log: &lockedBuffer{},
+		guest: openGuest(t), processes: processtest.New(), health: &fakeHealth{status: "ok"}, log: &lockedBuffer{},
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
 		VMs: s.vms, Images: s.images, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
-		Files:  file.New(s.guest),
+		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes}),
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)),
 	}))
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
 		s.Close()
+		s.processes.Close()
 	})
 	resp := s.send(t, s.request(t, "GET", "/openapi.json", ""))
 	var err error
