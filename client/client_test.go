@@ -76,6 +76,35 @@ func TestRequests(t *testing.T) {
 			_, err := c.StartImageBuild(ctx, api.BuildImage{Recipe: "minimal"})
 			return err
 		},
+		`POST /vms/vm_1/exec {"command":["a","b"],"timeout_ms":5}`: func(ctx context.Context, c *client.Client) error {
+			_, err := c.RunExec(ctx, "vm_1", api.RunExec{Command: api.Command{Argv: []string{"a", "b"}}, TimeoutMS: 5})
+			return err
+		},
+		`POST /vms/vm_1/exec {"command":"a","background":true}`: func(ctx context.Context, c *client.Client) error {
+			_, err := c.StartExec(ctx, "vm_1", api.RunExec{Command: api.Command{Shell: "a"}})
+			return err
+		},
+		`GET /vms/vm_1/execs/exec_1`: func(ctx context.Context, c *client.Client) error {
+			_, err := c.GetExec(ctx, "vm_1", "exec_1")
+			return err
+		},
+		`DELETE /vms/vm_1/execs/exec_1`: func(ctx context.Context, c *client.Client) error { return c.DeleteExec(ctx, "vm_1", "exec_1") },
+		`POST /vms/vm_1/execs/exec_1/signal {"signal":"TERM"}`: func(ctx context.Context, c *client.Client) error {
+			return c.SignalExec(ctx, "vm_1", "exec_1", "TERM")
+		},
+		`POST /vms/vm_1/execs/exec_1/stdin {"data":"a","close":true}`: func(ctx context.Context, c *client.Client) error {
+			return c.WriteExec(ctx, "vm_1", "exec_1", api.ExecInput{Data: "a", Close: true})
+		},
+		`POST /vms/vm_1/execs/exec_1/resize {"rows":1,"cols":2}`: func(ctx context.Context, c *client.Client) error {
+			return c.ResizeExec(ctx, "vm_1", "exec_1", api.TerminalSize{Rows: 1, Cols: 2})
+		},
+		`GET /vms/vm_1/execs/exec_1/logs?follow=true`: func(ctx context.Context, c *client.Client) error {
+			log, err := c.ExecLogs(ctx, "vm_1", "exec_1", true)
+			if err == nil {
+				err = log.Close()
+			}
+			return err
+		},
 		`GET /vms/vm_1/wait?for=port%3A80&timeout=1m0s`: func(ctx context.Context, c *client.Client) error {
 			_, err := c.WaitVM(ctx, "vm_1", "port:80", time.Minute)
 			return err

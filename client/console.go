@@ -22,6 +22,15 @@ func (c *Client) VMConsole(ctx context.Context, id string, readOnly bool) (io.Re
 	if readOnly {
 		req.query.Set("readonly", "true")
 	}
+	conn, err := c.dial(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return websocket.NetConn(ctx, conn, websocket.MessageBinary), nil
+}
+
+// dial opens a WebSocket.
+func (c *Client) dial(ctx context.Context, req call) (*websocket.Conn, error) {
 	//nolint:bodyclose // the dialer has read and replaced it
 	conn, resp, err := websocket.Dial(ctx, c.url(req), &websocket.DialOptions{
 		HTTPClient: c.http, HTTPHeader: c.headers(req),
@@ -29,7 +38,7 @@ func (c *Client) VMConsole(ctx context.Context, id string, readOnly bool) (io.Re
 	if err != nil {
 		return nil, dialError(c.base, resp, err)
 	}
-	return websocket.NetConn(ctx, conn, websocket.MessageBinary), nil
+	return conn, nil
 }
 
 // dialError prefers the server's own words: a refused upgrade is an ordinary
@@ -39,7 +48,7 @@ func dialError(base string, resp *http.Response, err error) error {
 		return fmt.Errorf("cannot reach %s: %w", base, withoutURL(err))
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return fmt.Errorf("cannot open the console: %w", err)
+		return fmt.Errorf("cannot open a WebSocket: %w", err)
 	}
 	return readError(resp)
 }

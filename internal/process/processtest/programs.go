@@ -27,7 +27,7 @@ type program func(m *machine, out process.Channel, args []string) int
 // programs is everything that can be "run".
 func programs() map[string]program {
 	return map[string]program{
-		"cat": cat, "echo": echo, "env": env, "exit": exit, "false": fail, "pwd": pwd, "sh": shell,
+		"cat": cat, "echo": echo, "env": env, "exit": exit, "false": fail, "pwd": pwd, "seq": seq, "sh": shell,
 		"sleep": sleep, "stty": stty, "true": succeed, "whoami": whoami, "yes": yes,
 	}
 }
@@ -137,6 +137,18 @@ func sleep(m *machine, _ process.Channel, args []string) int {
 		seconds, _ = strconv.ParseFloat(args[0], 64)
 	}
 	m.sleep(time.Duration(seconds * float64(time.Second)))
+	return 0
+}
+
+// seq prints the numbers up to its argument.
+func seq(m *machine, out process.Channel, args []string) int {
+	last := 0
+	if len(args) > 0 {
+		last, _ = strconv.Atoi(args[0])
+	}
+	for n := 1; n <= last && !m.dead(); n++ {
+		m.print(out, strconv.Itoa(n)+"\n")
+	}
 	return 0
 }
 

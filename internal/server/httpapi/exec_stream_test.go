@@ -4,13 +4,18 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/coder/websocket"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
 )
 
 // execClient is a client that knows no more than the documentation says.
@@ -344,6 +349,84 @@ func TestStreamRefusals(t *testing.T) {
 		if _, refusal := s.dialExec(t, "/vms/"+knownVM+dial.path, dial.change); refusal != fmt.Sprintf("%d application/problem+json", dial.status) {
 			t.Errorf("%s: %q", name, refusal)
 		}
+	}
+}
+
+// TestClientExecOverABadNetwork lets the client read through a network that
+// breaks each connection after a while: nothing may be lost or come twice.
+func TestClientExecOverABadNetwork(t *testing.T) {
+	s := newServer(t)
+	s.processes.Keep = 1 << 20
+	bad := &badNetwork{Listener: listen(t), to: s.Listener.Addr().String(), after: 6000}
+	var ended sync.WaitGroup
+	ended.Go(bad.serve)
+	t.Cleanup(func() { _ = bad.Close(); ended.Wait() })
+	c, err := client.New("http://"+bad.Addr().String(), goodKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session, err := c.OpenExec(t.Context(), knownVM, api.RunExec{Command: api.Command{Shell: "seq 6000; exit 7"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	var got, want strings.Builder
+	exit, err := session.Copy(&got, io.Discard)
+	if err != nil || exit.Code != 7 {
+		t.Errorf("%+v, %v", exit, err)
+	}
+	for n := 1; n <= 6000; n++ {
+		fmt.Fprintln(&want, n)
+	}
+	if got.String() != want.String() {
+		t.Errorf("%d bytes came of %d", got.Len(), want.Len())
+	}
+	if n := bad.cut.Load(); n < 3 {
+		t.Errorf("only %d connections were broken", n)
+	}
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// badNetwork passes connections on, and breaks each once it has answered a
+// number of bytes, twice as many each time.
+type badNetwork struct {
+	net.Listener
+	to    string
+	after int64
+	cut   atomic.Int32
+}
+
+func (b *badNetwork) serve() {
+	var pairs sync.WaitGroup
+	defer pairs.Wait()
+	for {
+		client, err := b.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", b.to)
+		if err != nil {
+			_ = client.Close()
+			continue
+		}
+		after := b.after
+		b.after *= 2
+		pairs.Go(func() {
+			defer client.Close()
+			defer server.Close()
+			if n, _ := io.CopyN(client, server, after); n == after {
+				b.cut.Add(1)
+			}
+		})
+		pairs.Go(func() { _, _ = io.Copy(server, client) })
 	}
 }
 
