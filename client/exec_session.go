@@ -181,8 +181,19 @@ func (s *ExecSession) Next() (ExecOutput, error) {
 	return ExecOutput{}, io.EOF
 }
 
+// LostError tells that a command has ended, and that not all of its output
+// came.
+type LostError struct {
+	Bytes int64
+}
+
+// Error returns the sentence.
+func (e *LostError) Error() string {
+	return fmt.Sprintf("%d bytes of output were lost: the guest kept no more", e.Bytes)
+}
+
 // Copy writes what the command says to stdout and stderr until it ends. Output
-// that the guest did not keep is an error, after the end.
+// that the guest did not keep is a [*LostError], beside the exit.
 func (s *ExecSession) Copy(stdout, stderr io.Writer) (ExecExit, error) {
 	lost := int64(0)
 	for {
@@ -192,7 +203,7 @@ func (s *ExecSession) Copy(stdout, stderr io.Writer) (ExecExit, error) {
 		}
 		if next.Exit != nil {
 			if lost > 0 {
-				err = fmt.Errorf("%d bytes of output were lost: the guest kept no more", lost)
+				err = &LostError{lost}
 			}
 			return *next.Exit, err
 		}

@@ -75,8 +75,8 @@ It is never taken from the command line, which other users can read.
 VMs, images, templates and keys can be given by name, by id, or by the
 beginning of an id that fits one of them only.
 
-hatch itself fails with exit code 125; hatch ssh and hatch run -- COMMAND exit
-with the guest's code.`,
+hatch itself fails with exit code 125; hatch exec, hatch ssh and hatch run --
+COMMAND exit with the guest's code.`,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%s", err) })
 	flags := root.PersistentFlags()
@@ -95,7 +95,7 @@ with the guest's code.`,
 	grouped(root, groupVMs, c.createCommand(), c.runCommand(), c.lsCommand(), c.inspectCommand(), c.rmCommand(),
 		c.startCommand(), c.stopCommand(), c.restartCommand(), c.pauseCommand(), c.resumeCommand(), c.waitCommand(), c.topCommand(),
 		c.eventsCommand(), c.whyCommand())
-	grouped(root, groupReach, c.sshCommand(), c.sshConfigCommand(), c.consoleCommand(), c.logsCommand(), c.copyCommand())
+	grouped(root, groupReach, c.execCommand(), c.execsCommand(), c.sshCommand(), c.sshConfigCommand(), c.consoleCommand(), c.logsCommand(), c.copyCommand())
 	grouped(root, groupNouns, c.imageCommand(), c.templateCommand(), c.keyCommand(), c.webhookCommand())
 	grouped(root, groupHost, c.healthCommand(), c.doctorCommand(), c.apiCommand(), c.versionCommand())
 	return root

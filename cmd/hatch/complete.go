@@ -23,6 +23,14 @@ func (c *cli) completeVMs(cmd *cobra.Command, _ []string, _ string) ([]cobra.Com
 	})
 }
 
+// completeVMFirst offers VMs as the first argument, and nothing after it.
+func (c *cli) completeVMFirst(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return c.completeVMs(cmd, args, word)
+}
+
 func (c *cli) completeImages(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	return c.suggest(cmd, func(ctx context.Context, server *client.Client) ([]suggestion, error) {
 		images, err := server.ListImages(ctx)

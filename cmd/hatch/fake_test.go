@@ -44,6 +44,7 @@ type fakeServer struct {
 	onCreate  func()                 // called once when a VM is made; the client is not answered
 	keysSeen  []string               // idempotency keys
 	files     fakeFiles
+	execs     *fakeExecs
 	events    []api.Event
 	onMetrics func() // called when metrics are asked for
 	webhook   api.Webhook
@@ -54,7 +55,7 @@ type fakeServer struct {
 func newFake(t *testing.T) *fakeServer {
 	t.Helper()
 	f := &fakeServer{
-		console: make(chan string, 4),
+		console: make(chan string, 4), execs: newFakeExecs(),
 		vms: []api.VM{
 			{
 				ID: "vm_web000000001", Name: "web", ImageID: "img_default", State: api.StateRunning, VCPUCount: 2, MemMiB: 1024, DiskMiB: 4096,
@@ -132,6 +133,7 @@ func (f *fakeServer) routes() http.Handler {
 	})
 	mux.HandleFunc("DELETE /keys/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, api.Deleted{Status: "deleted"}) })
 	f.files.routes(mux)
+	f.execs.routes(mux)
 	return f.guard(mux)
 }
 
@@ -153,6 +155,10 @@ func (f *fakeServer) guard(next http.Handler) http.Handler {
 			body, _ := io.ReadAll(r.Body)
 			f.bodies = append(f.bodies, string(body))
 			r.Body = io.NopCloser(bytes.NewReader(body))
+		}
+		if r.Header.Get("Upgrade") != "" && strings.Contains(r.URL.Path, "/exec") { // other calls come meanwhile
+			f.mu.Unlock()
+			defer f.mu.Lock()
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -269,7 +275,8 @@ type session struct {
 	stdin io.Reader
 	tty   bool
 
-	width, height int            // of the terminal; 0 means a large one
+	width, height int // of the terminal; 0 means a large one
+	signals       chan os.Signal
 	resized       chan os.Signal // nil: it never changes
 
 	stdout bytes.Buffer
@@ -298,6 +305,7 @@ func (s *session) hatch(args ...string) int {
 
 		size:    func() (int, int) { return cmp.Or(s.width, 200), cmp.Or(s.height, 50) },
 		resized: func() (<-chan os.Signal, func()) { return s.resized, func() {} },
+		signals: func() (<-chan os.Signal, func()) { return s.signals, func() {} },
 	})
 }
 

@@ -4,7 +4,7 @@
 // It speaks to hatchd only, through package client, and knows nothing of the
 // host; hatch doctor, which has to, runs the hatchd program. Data goes to
 // stdout; progress, errors and hints to stderr. Its own failures exit with 125;
-// hatch ssh and hatch run -- COMMAND pass the guest's exit code on.
+// hatch exec, ssh and run -- COMMAND pass the guest's exit code on.
 // Start at [run]; each noun or group of verbs has a file.
 package main
 

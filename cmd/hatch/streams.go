@@ -23,6 +23,7 @@ type streams struct {
 
 	size    func() (width, height int)                     // of the terminal behind out, in characters
 	resized func() (changed <-chan os.Signal, stop func()) // tells when the size changes
+	signals func() (signals <-chan os.Signal, stop func()) // takes those that are for a command in a guest
 }
 
 func standardStreams() streams {
@@ -36,6 +37,7 @@ func standardStreams() streams {
 
 		size:    terminalSize,
 		resized: terminalResized,
+		signals: guestSignals,
 	}
 }
 
@@ -61,6 +63,17 @@ func terminalResized() (<-chan os.Signal, func()) {
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, syscall.SIGWINCH)
 	return changed, func() { signal.Stop(changed) }
+}
+
+// signalNames are the signals that are passed on to a command in a guest.
+var signalNames = map[os.Signal]string{os.Interrupt: "SIGINT", syscall.SIGTERM: "SIGTERM", syscall.SIGHUP: "SIGHUP", syscall.SIGQUIT: "SIGQUIT"}
+
+func guestSignals() (<-chan os.Signal, func()) {
+	got := make(chan os.Signal, 4)
+	for s := range signalNames {
+		signal.Notify(got, s)
+	}
+	return got, func() { signal.Stop(got) }
 }
 
 // colour reports whether out may carry escape sequences for colours.
