@@ -64,7 +64,7 @@ test-assets: ## Download the kernel that tests boot into .cache/test
 	scripts/test-assets
 
 .PHONY: bench
-bench: build test-assets ## Measure create, delete and list; prints, judges nothing; needs root
+bench: build test-assets ## Measure create, delete, exec, files and list; prints, judges nothing; needs root
 	$(GO) run ./test/bench
 
 ##@ Check

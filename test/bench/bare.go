@@ -163,13 +163,23 @@ func openTAP() (*os.File, error) {
 
 // boot starts QEMU and returns how long it took until the agent answered.
 func (b *bare) boot(ctx context.Context) (took time.Duration, err error) {
-	cmd := exec.CommandContext(ctx, b.program, b.args...)
+	began := time.Now()
+	err = b.run(ctx, func(*wire.Client) error {
+		took = time.Since(began)
+		return nil
+	})
+	return took, err
+}
+
+// run starts QEMU, with more arguments, and ends it when do returns. do gets a
+// session with the agent, which has answered.
+func (b *bare) run(ctx context.Context, do func(*wire.Client) error, more ...string) (err error) {
+	cmd := exec.CommandContext(ctx, b.program, append(slices.Clone(b.args), more...)...)
 	cmd.ExtraFiles = b.files
 	var said strings.Builder
 	cmd.Stderr = &said
-	began := time.Now()
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return err
 	}
 	defer func() {
 		_ = cmd.Process.Kill()
@@ -181,16 +191,16 @@ func (b *bare) boot(ctx context.Context) (took time.Duration, err error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", b.agent.Addr().String())
 	if err != nil {
-		return 0, err
+		return err
 	}
 	session, err := wire.Connect(ctx, conn)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if _, err := session.Status(ctx); err != nil {
-		return 0, errors.Join(err, session.Close())
+	if _, err = session.Status(ctx); err == nil {
+		err = do(session)
 	}
-	return time.Since(began), session.Close()
+	return errors.Join(err, session.Close())
 }
 
 func (b *bare) close() error {

@@ -49,10 +49,7 @@ func measureBoots(out io.Writer, d *sandbox.Daemon) error {
 	if err != nil {
 		return err
 	}
-	files := disks{
-		"hatch-root": image.RootfsPath,
-		writtenDisk:  filepath.Join(d.DataDir, "templates", fmt.Sprintf("overlay-%dM.ext4", benchDisk)),
-	}
+	files := benchDisks(d.DataDir, image, benchDisk)
 	b := &boots{steps: map[string]sample{}}
 	for round := range rounds {
 		if err := b.round(c, heard, files, d.DataDir, round >= warmUps); err != nil {
@@ -61,6 +58,14 @@ func measureBoots(out io.Writer, d *sandbox.Daemon) error {
 	}
 	b.print(out)
 	return nil
+}
+
+// benchDisks names what a VM of the image has for disks, but for its seed.
+func benchDisks(dataDir string, image api.Image, diskMiB int) disks {
+	return disks{
+		"hatch-root": image.RootfsPath,
+		writtenDisk:  filepath.Join(dataDir, "templates", fmt.Sprintf("overlay-%dM.ext4", diskMiB)),
+	}
 }
 
 func build(c *client.Client, recipe string) error {
