@@ -46,22 +46,28 @@ func (c *Client) openFile(ctx context.Context, op Op, args, result any) (*fileSt
 
 // next returns the next frame, which must come within wait; 0 means any time.
 func (s *fileStream) next(wait time.Duration) (kind byte, payload []byte, err error) {
-	var deadline time.Time
-	if wait > 0 {
-		deadline = time.Now().Add(wait)
-	}
-	_ = s.SetReadDeadline(deadline)
-	if cause := s.cause(); cause != nil {
-		return 0, nil, cause // its deadline may have been undone just now
-	}
-	if s.cut.Load() {
-		return 0, nil, ErrCut
+	if err := s.waitFor(wait); err != nil {
+		return 0, nil, err
 	}
 	kind, payload, err = s.frames.next()
 	if errors.Is(err, io.EOF) {
 		err = ErrCut
 	}
 	return kind, payload, err
+}
+
+// waitFor bounds what is read next. That nothing is waited for any more may
+// have been said just now.
+func (s *fileStream) waitFor(wait time.Duration) error {
+	var deadline time.Time
+	if wait > 0 {
+		deadline = time.Now().Add(wait)
+	}
+	_ = s.SetReadDeadline(deadline)
+	if s.cut.Load() {
+		return ErrCut
+	}
+	return s.cause()
 }
 
 // giveUp makes every wait of the stream's end.
@@ -300,7 +306,10 @@ func (c *Client) send(ctx context.Context, op Op, args any, content io.Reader, r
 
 // lastWord waits for what the agent says in the end.
 func (s *fileStream) lastWord(result any) error {
-	if err := s.firstReply(nil); err != nil {
+	if err := s.waitFor(s.patience); err != nil {
+		return err
+	}
+	if err := readResult(s, nil); err != nil {
 		return err
 	}
 	return s.ending(fileEnd, result)

@@ -242,6 +242,26 @@ func requireLocal(t *testing.T, err, own error) {
 	}
 }
 
+// TestContentThatFailsAtOnceIsGivenUpAtOnce repeats what is a matter of which
+// goroutine is faster.
+func TestContentThatFailsAtOnceIsGivenUpAtOnce(t *testing.T) {
+	own := errors.New("the caller's own")
+	s := &shelf{desk: newDesk(), write: func(content io.Reader) error {
+		_, err := io.ReadAll(content)
+		return err
+	}}
+	c, leave := visit(t, s, times{patience: time.Minute, stall: time.Minute, beat: time.Minute})
+	defer leave()
+	began := time.Now()
+	for range 100 {
+		_, err := c.WriteFile(t.Context(), WriteFileArgs{}, iotest.ErrReader(own))
+		requireLocal(t, err, own)
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
 func TestHostThatLeavesEndsTheWork(t *testing.T) {
 	ended := make(chan error, 2)
 	c := shelved(t, &shelf{
