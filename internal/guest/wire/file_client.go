@@ -328,15 +328,15 @@ func (s *fileStream) sendAll(content io.Reader) error {
 func (s *fileStream) outcome(sendErr, word error) error {
 	var refused *RemoteError
 	var local *LocalError
-	switch {
+	switch early := errors.Is(sendErr, errSaid); {
 	case sendErr == nil, errors.As(word, &refused):
 		return s.fault(word)
-	case errors.Is(sendErr, errSaid) && word == nil:
-		return s.fault(errFileFrame) // it takes a part for the whole
-	case errors.Is(sendErr, errSaid):
-		return s.fault(word)
-	case errors.As(sendErr, &local):
+	case !early && errors.As(sendErr, &local):
 		return local
+	case word == nil:
+		return s.fault(errFileFrame) // it takes a part for the whole
+	case early:
+		return s.fault(word)
 	default:
 		return s.fault(sendErr)
 	}
