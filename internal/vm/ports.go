@@ -183,6 +183,44 @@ type Files interface {
 	Orphans(known map[string]bool) ([]string, error)
 }
 
+// Memories keeps guests' memory: in a file in RAM while they run, which their
+// machines share, and on disk while they sleep. A sleeping VM's memory is
+// durable once it is whole on disk.
+type Memories interface {
+	// Path returns the file in RAM, whether it exists or not.
+	Path(vmID string) string
+	// Make makes the file in RAM for a guest that will boot: empty, mib large,
+	// and uid's own. One that was there is dropped.
+	Make(vmID string, mib, uid int) error
+	// Release drops the file in RAM. Nothing there is no error.
+	Release(vmID string) error
+	// Held lists the VMs with a file in RAM.
+	Held() (vmIDs []string, err error)
+
+	// Dir returns the directory that the VM's machine is saved into.
+	Dir(vmID string) string
+	// Prepare makes that directory anew and returns how much of the file in RAM
+	// is in use. Errors: errs.Exhausted with code disk_full when the disk could
+	// not take so much beside the host's reserve; errs.Unsupported when there
+	// is no file in RAM.
+	Prepare(vmID string) (bytes int64, err error)
+	// Forget removes that directory with all that is in it. Nothing there is no
+	// error.
+	Forget(vmID string) error
+
+	// Persist makes the memory of a sleeping VM durable, and returns what all
+	// that is saved of it takes on disk. The file in RAM stays. On error nothing
+	// of the copy is left. Errors: errs.Exhausted with code disk_full.
+	Persist(ctx context.Context, vmID string) (bytes int64, err error)
+	// Has reports whether the memory of a sleeping VM is there: on disk when
+	// it is durable, else in RAM.
+	Has(vmID string, durable bool) bool
+	// Recall makes sure that the file in RAM holds the memory of a sleeping VM,
+	// and is uid's own. Errors: errs.Conflict with code saved_unusable when it
+	// is gone or damaged; what is on disk stays as it is.
+	Recall(ctx context.Context, vmID string, durable bool, uid int) error
+}
+
 // GuestReport is what an agent last said of its guest.
 type GuestReport struct {
 	AgentVersion string

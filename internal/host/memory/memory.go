@@ -1,0 +1,209 @@
+//go:build linux
+
+// Package memory keeps guests' memory: as files in a tmpfs of its own while
+// guests run, and on disk while they sleep.
+//
+// A copy on disk is sparse and has checksums; it counts only when it is whole
+// and safe from a power cut. What a machine is beside its memory is the
+// driver's to save (internal/vmm), into the directory that [Keeper.Prepare]
+// makes. When to copy and when to let go is internal/vm's. Start at [Keeper].
+package memory
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+var _ vm.Memories = (*Keeper)(nil)
+
+// savedDir is the directory within a VM's own for what is saved of it.
+const savedDir = "sleep"
+
+// fresh ends the name of a file that is not whole yet.
+const fresh = ".new"
+
+// reserveBytes is what a sleep leaves free on the host's disk.
+const reserveBytes = 512 << 20
+
+// Keeper keeps the memory of the VMs of one data directory.
+type Keeper struct {
+	ram     string                   // a tmpfs
+	vmDir   func(vmID string) string // VMs' own directories, on disk
+	reserve int64                    // bytes
+}
+
+// Open returns the keeper of the memory in dir, after mounting a tmpfs there
+// if there is none yet. It is as large as the host's memory: what VMs may take
+// is decided elsewhere.
+func Open(dir string, vmDir func(vmID string) string) (*Keeper, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the directory for guests' memory: %w", err)
+	}
+	dir, err := filepath.EvalSymlinks(dir) // as the kernel calls it
+	if err != nil {
+		return nil, err
+	}
+	mounted, err := isMounted(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look at the directory for guests' memory: %w", err)
+	}
+	if !mounted {
+		if err := mount(dir); err != nil {
+			return nil, err
+		}
+	}
+	return &Keeper{ram: dir, vmDir: vmDir, reserve: reserveBytes}, nil
+}
+
+func mount(dir string) error {
+	var host unix.Sysinfo_t
+	if err := unix.Sysinfo(&host); err != nil {
+		return fmt.Errorf("cannot tell the host's memory: %w", err)
+	}
+	options := fmt.Sprintf("mode=0700,size=%d", host.Totalram*uint64(host.Unit))
+	if err := unix.Mount("hatch", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
+		return fmt.Errorf("cannot mount a tmpfs for guests' memory on %s (hatchd needs CAP_SYS_ADMIN): %w", dir, err)
+	}
+	return nil
+}
+
+// isMounted reports whether a file system begins at dir.
+func isMounted(dir string) (bool, error) {
+	here, err := os.Stat(dir)
+	if err != nil {
+		return false, err
+	}
+	above, err := os.Stat(filepath.Dir(dir))
+	if err != nil {
+		return false, err
+	}
+	return here.Sys().(*syscall.Stat_t).Dev != above.Sys().(*syscall.Stat_t).Dev, nil
+}
+
+// Unmount takes the tmpfs in dir away, unless a guest's memory is in it, or
+// with force all the same. None there is no error.
+func Unmount(dir string, force bool) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot look at the directory for guests' memory: %w", err)
+	}
+	mounted, err := isMounted(dir)
+	if err != nil || !mounted || (len(entries) > 0 && !force) {
+		return err
+	}
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("cannot unmount %s: %w", dir, err)
+	}
+	return nil
+}
+
+// Close unmounts the tmpfs if nothing is in it. The memory of guests that run
+// or have just gone to sleep stays where it is.
+func (k *Keeper) Close() error { return Unmount(k.ram, false) }
+
+// Path implements vm.Memories.
+func (k *Keeper) Path(vmID string) string { return filepath.Join(k.ram, vmID) }
+
+// Make implements vm.Memories.
+func (k *Keeper) Make(vmID string, mib, uid int) error {
+	if err := k.Release(vmID); err != nil {
+		return err
+	}
+	f, err := newFile(k.Path(vmID), int64(mib)<<20, uid)
+	if err != nil {
+		return fmt.Errorf("cannot make the guest's memory: %w", err)
+	}
+	return f.Close()
+}
+
+// newFile makes a file that is all hole, for one user.
+func newFile(path string, size int64, uid int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = f.Truncate(size)
+	if err == nil && uid != 0 {
+		err = f.Chown(uid, uid)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(path))
+	}
+	return f, nil
+}
+
+// Release implements vm.Memories.
+func (k *Keeper) Release(vmID string) error {
+	for _, path := range []string{k.Path(vmID), k.Path(vmID) + fresh} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot release the guest's memory: %w", err)
+		}
+	}
+	return nil
+}
+
+// Held implements vm.Memories.
+func (k *Keeper) Held() ([]string, error) {
+	entries, err := os.ReadDir(k.ram)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list guests' memory: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if id, half := strings.CutSuffix(e.Name(), fresh); !half {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// Dir implements vm.Memories.
+func (k *Keeper) Dir(vmID string) string { return filepath.Join(k.vmDir(vmID), savedDir) }
+
+// Prepare implements vm.Memories. What an earlier save left is dropped.
+func (k *Keeper) Prepare(vmID string) (bytes int64, err error) {
+	if err := k.Forget(vmID); err != nil {
+		return 0, err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(k.Path(vmID), &st); err != nil {
+		return 0, errs.New(errs.Unsupported, "memory_not_shared", "the memory of VM %s cannot be kept: it was started without a file for it", vmID).
+			WithHint("restart the VM").WithCause(err)
+	}
+	used := st.Blocks * 512
+	var disk unix.Statfs_t
+	if err := unix.Statfs(k.vmDir(vmID), &disk); err != nil {
+		return 0, fmt.Errorf("cannot tell the free disk space: %w", err)
+	}
+	if free := int64(disk.Bavail) * disk.Bsize; free < used+k.reserve {
+		return 0, errs.New(errs.Exhausted, "disk_full",
+			"the host's disk has %d MiB left; the memory of VM %s needs %d of them, and %d are kept for the host itself",
+			free>>20, vmID, used>>20, k.reserve>>20).
+			WithHint("delete VMs or images, or give the data directory more room")
+	}
+	if err := os.Mkdir(k.Dir(vmID), 0o700); err != nil {
+		return 0, fmt.Errorf("cannot make the directory for what is saved: %w", err)
+	}
+	return used, nil
+}
+
+// Forget implements vm.Memories.
+func (k *Keeper) Forget(vmID string) error {
+	if err := os.RemoveAll(k.Dir(vmID)); err != nil {
+		return fmt.Errorf("cannot remove what was saved: %w", err)
+	}
+	return nil
+}

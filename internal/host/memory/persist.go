@@ -1,0 +1,176 @@
+//go:build linux
+
+package memory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Names of the files in a VM's directory for what is saved of it.
+const (
+	memoryName = "memory"
+	indexName  = "memory.json"
+)
+
+// Persist implements vm.Memories.
+func (k *Keeper) Persist(ctx context.Context, vmID string) (bytes int64, err error) {
+	bytes, err = k.persist(ctx, vmID)
+	if err == nil {
+		return bytes, nil
+	}
+	for _, name := range []string{memoryName, memoryName + fresh, indexName} {
+		if gone := os.Remove(filepath.Join(k.Dir(vmID), name)); !errors.Is(gone, os.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		err = errs.New(errs.Exhausted, "disk_full", "the host's disk is full").WithCause(err)
+	}
+	return 0, err
+}
+
+func (k *Keeper) persist(ctx context.Context, vmID string) (bytes int64, err error) {
+	src, err := os.Open(k.Path(vmID))
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the guest's memory: %w", err)
+	}
+	defer func() { _ = src.Close() }()
+	st, err := src.Stat()
+	if err != nil {
+		return 0, err
+	}
+	path := filepath.Join(k.Dir(vmID), memoryName)
+	if err := os.Remove(path + fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, err
+	}
+	dst, err := newFile(path+fresh, st.Size(), 0)
+	if err != nil {
+		return 0, fmt.Errorf("cannot copy the guest's memory: %w", err)
+	}
+	defer func() { err = errors.Join(err, dst.Close()) }()
+	sums, err := transfer(ctx, dst, src, st.Size(), nil)
+	if err != nil {
+		return 0, err
+	}
+	if err := dst.Sync(); err != nil {
+		return 0, fmt.Errorf("cannot write the guest's memory: %w", err)
+	}
+	if err := k.seal(vmID, index{Format: indexFormat, Size: st.Size(), Chunk: chunkSize, Sums: sums}); err != nil {
+		return 0, err
+	}
+	return allocated(k.Dir(vmID))
+}
+
+// seal makes the copy count: all that belongs to it is safe first.
+func (k *Keeper) seal(vmID string, x index) error {
+	dir := k.Dir(vmID)
+	if err := x.write(filepath.Join(dir, indexName)); err != nil {
+		return fmt.Errorf("cannot write checksums: %w", err)
+	}
+	for _, name := range []string{vmm.SavedDevices, vmm.SavedManifest} {
+		if err := syncPath(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	path := filepath.Join(dir, memoryName)
+	if err := os.Rename(path+fresh, path); err != nil {
+		return err
+	}
+	return errors.Join(syncPath(dir), syncPath(filepath.Dir(dir)))
+}
+
+// syncPath makes what is at path safe from a power cut. Nothing there is no error.
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// allocated returns how much the files of a directory take on disk, in bytes.
+func allocated(dir string) (bytes int64, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(dir, e.Name()), &st); err != nil {
+			return 0, err
+		}
+		bytes += st.Blocks * 512
+	}
+	return bytes, nil
+}
+
+// Recall implements vm.Memories.
+func (k *Keeper) Recall(ctx context.Context, vmID string, durable bool, uid int) error {
+	if !durable {
+		if _, err := os.Stat(k.Path(vmID)); err != nil {
+			return vmm.Unusable("its memory is gone").WithCause(err)
+		}
+		return nil
+	}
+	if err := k.Release(vmID); err != nil { // of a wake that was cut short
+		return err
+	}
+	if err := k.recall(ctx, vmID, uid); err != nil {
+		return errors.Join(err, k.Release(vmID))
+	}
+	return os.Rename(k.Path(vmID)+fresh, k.Path(vmID))
+}
+
+// recall copies the memory from disk, and checks it on the way.
+func (k *Keeper) recall(ctx context.Context, vmID string, uid int) (err error) {
+	x, err := readIndex(filepath.Join(k.Dir(vmID), indexName))
+	if err != nil {
+		return err
+	}
+	src, err := os.Open(filepath.Join(k.Dir(vmID), memoryName))
+	if err != nil {
+		return vmm.Unusable("its memory cannot be read").WithCause(err)
+	}
+	defer func() { _ = src.Close() }()
+	st, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() != x.Size {
+		return vmm.Unusable("its memory has %d bytes and had %d", st.Size(), x.Size)
+	}
+	dst, err := newFile(k.Path(vmID)+fresh, x.Size, uid)
+	if err != nil {
+		return fmt.Errorf("cannot make the guest's memory: %w", err)
+	}
+	defer func() { err = errors.Join(err, dst.Close()) }()
+	_, err = transfer(ctx, dst, src, x.Size, func(chunk int, sum int64) error {
+		if sum != x.Sums[chunk] {
+			return vmm.Unusable("its memory is damaged")
+		}
+		return nil
+	})
+	return err
+}
+
+// Has implements vm.Memories.
+func (k *Keeper) Has(vmID string, durable bool) bool {
+	path := k.Path(vmID)
+	if durable {
+		path = filepath.Join(k.Dir(vmID), memoryName)
+	}
+	_, err := os.Stat(path)
+	return err == nil
+}
