@@ -13,6 +13,7 @@ import (
 	"github.com/hatchvm/hatch/internal/config"
 	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/host/link"
+	"github.com/hatchvm/hatch/internal/host/memory"
 	"github.com/hatchvm/hatch/internal/store"
 	"github.com/hatchvm/hatch/internal/vmm"
 	"github.com/hatchvm/hatch/internal/vmm/qemu"
@@ -44,6 +45,9 @@ func Clean(ctx context.Context, cfg config.Config, purge bool, log *slog.Logger)
 		return err
 	}
 	log.Info("removed the bridge and the packet rules", "bridge", cfg.Network.Bridge)
+	if err := memory.Unmount(filepath.Join(cfg.DataDir, memoryDir), purge); err != nil {
+		return err
+	}
 	if !purge {
 		return nil
 	}

@@ -70,6 +70,7 @@ func Run(ctx context.Context, cfg config.Config, opt Options) (err error) {
 	defer cancel()
 	err = errors.Join(ignoreClosed(err), ignoreClosed(server.Shutdown(patience)))
 	<-settled
+	p.shut()
 	return errors.Join(err, p.vms.Close(patience), os.Remove(addrFile(cfg.DataDir)))
 }
 

@@ -78,6 +78,11 @@ func (h *fakeHost) Connect(vmID string, _ func(context.Context) (net.Conn, error
 	return h.withFiles(vmID, fakeGuest{processtest.New()})
 }
 
+// Rejoin implements vm.Guests.
+func (h *fakeHost) Rejoin(vmID string, dial func(context.Context) (net.Conn, error), observe func(*vm.GuestReport)) vm.Guest {
+	return h.Connect(vmID, dial, observe)
+}
+
 // fakeGuest leaves shutting down to the power button, which the fake driver
 // has. ITS PROCESSES ARE PRETENDED: a command is one of the few that
 // processtest knows by name, each a few lines of Go, and nothing is ever run on

@@ -16,6 +16,7 @@ import (
 	"github.com/hatchvm/hatch/internal/host/console"
 	"github.com/hatchvm/hatch/internal/host/disk"
 	"github.com/hatchvm/hatch/internal/host/link"
+	"github.com/hatchvm/hatch/internal/host/memory"
 	"github.com/hatchvm/hatch/internal/host/recipe"
 	"github.com/hatchvm/hatch/internal/host/rootfs"
 	"github.com/hatchvm/hatch/internal/image"
@@ -29,12 +30,16 @@ import (
 // consoleLogBytes is the size of one of a console log's two files.
 const consoleLogBytes = 1 << 20
 
+// memoryDir is the place of guests' memory in the data directory.
+const memoryDir = "memory"
+
 // hostParts is everything that touches the host, real or fake.
 type hostParts struct {
 	driver    vmm.Driver
 	network   vm.Network
 	forwards  vm.Forwards
 	files     vm.Files
+	memories  vm.Memories
 	guests    vm.Guests
 	consoles  vm.Consoles
 	inspector image.Inspector
@@ -48,7 +53,7 @@ type hostParts struct {
 // chooseHost makes the parts that HATCH_VMM asks for.
 func (p *parts) chooseHost(ctx context.Context) (*hostParts, error) {
 	if p.cfg.VMM == "fake" {
-		return p.fakeHost(), nil
+		return p.fakeHost()
 	}
 	if p.cfg.VMM == "firecracker" {
 		return nil, errs.New(errs.Unsupported, "vmm_unavailable", "HATCH_VMM=firecracker: this build has no Firecracker driver yet").
@@ -57,16 +62,20 @@ func (p *parts) chooseHost(ctx context.Context) (*hostParts, error) {
 	return p.realHost(ctx)
 }
 
-func (p *parts) fakeHost() *hostParts {
+func (p *parts) fakeHost() (*hostParts, error) {
 	_, _ = fmt.Fprintln(p.out, "hatchd: HATCH_VMM=fake: VMs are only pretended")
 	p.log.Warn("HATCH_VMM=fake: VMs are only pretended; nothing runs, and nothing is isolated")
 	h := newFakeHost(p.vmRoot)
+	memories, err := memory.In(p.path(memoryDir), h.Dir)
+	if err != nil {
+		return nil, err
+	}
 	return &hostParts{
-		driver: vmmtest.NewFake(), network: h, forwards: h, files: h, guests: h,
+		driver: vmmtest.NewFake(), network: h, forwards: h, files: h, memories: memories, guests: h,
 		consoles:  console.New(h.Dir, consoleLogBytes, p.log),
 		inspector: rootfs.New(rootfs.Config{ModulesDir: p.path("modules")}), initramfs: fakeInitramfs{}, builder: fakeBuilder{},
 		check: func() error { return nil }, checkVMM: func() error { return nil },
-	}
+	}, nil
 }
 
 func (p *parts) realHost(ctx context.Context) (*hostParts, error) {
@@ -82,11 +91,17 @@ func (p *parts) realHost(ctx context.Context) (*hostParts, error) {
 	if err != nil {
 		return nil, err
 	}
-	gate := sshgate.New(sshgate.Config{Allowed: p.cfg.SSHAllowed, Log: p.log})
+	gate := sshgate.New(sshgate.Config{Allowed: p.cfg.SSHAllowed, Rouse: p.rouse, Log: p.log})
+	p.shut = gate.Shutdown
 	p.onClose(func() error { gate.Shutdown(); return nil })
 	files := disk.New(p.vmRoot, p.path("templates"))
+	memories, err := memory.Open(p.path(memoryDir), files.Dir)
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(memories.Close)
 	return &hostParts{
-		driver: driver, network: links, forwards: gate, files: files,
+		driver: driver, network: links, forwards: gate, files: files, memories: memories,
 		guests:    guest.New(p.log),
 		consoles:  console.New(files.Dir, consoleLogBytes, p.log),
 		inspector: rootfs.New(rootfs.Config{ModulesDir: p.path("modules"), Modules: initramfs.ModuleNames(), NeedsPVH: true}),
@@ -95,6 +110,9 @@ func (p *parts) realHost(ctx context.Context) (*hostParts, error) {
 		checkVMM: func() error { _, err := exec.LookPath(p.cfg.QEMUBin); return err },
 	}, nil
 }
+
+// rouse wakes a VM that somebody wants to reach.
+func (p *parts) rouse(ctx context.Context, vmID string) error { return p.vms.Rouse(ctx, vmID) }
 
 func (p *parts) path(name string) string { return filepath.Join(p.cfg.DataDir, name) }
 

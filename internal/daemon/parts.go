@@ -45,6 +45,7 @@ type parts struct {
 	events  *event.Service
 	images  *image.Service
 	vms     *vm.Service
+	shut    func() // closes the VMs' SSH ports: nobody wakes a VM any more
 	handler http.Handler
 
 	streams    context.Context // of requests; done when streams must end
@@ -170,7 +171,7 @@ func (p *parts) makeVMs(h *hostParts, templates *template.Service) error {
 	p.info = h.driver.Info()
 	p.vms = vm.New(vm.Deps{
 		Store: p.store, Images: p.images, Templates: templates,
-		Network: h.network, Forwards: h.forwards, Files: h.files, Guests: h.guests, Consoles: h.consoles,
+		Network: h.network, Forwards: h.forwards, Files: h.files, Memories: h.memories, Guests: h.guests, Consoles: h.consoles,
 		Host: limits, Drivers: map[string]vmm.Driver{p.info.Name: h.driver}, Log: p.log, PageStatus: page.Status,
 	}, vm.Settings{
 		DefaultDriver: p.info.Name,

@@ -45,12 +45,21 @@ func New(log *slog.Logger) *Guests { return &Guests{log: log} }
 
 // Connect implements [vm.Guests].
 func (g *Guests) Connect(vmID string, dial func(ctx context.Context) (net.Conn, error), observe func(*vm.GuestReport)) vm.Guest {
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &session{
+	return g.session(vmID, dial, observe).begin()
+}
+
+func (g *Guests) session(vmID string, dial func(ctx context.Context) (net.Conn, error), observe func(*vm.GuestReport)) *session {
+	return &session{
 		log: g.log.With("vm", vmID), dial: dial, observe: observe,
-		cancel: cancel, done: make(chan struct{}), changed: make(chan struct{}),
+		done: make(chan struct{}), changed: make(chan struct{}),
 		pace: wire.Pace{Burst: reportBurst, Every: reportEvery},
 	}
+}
+
+// begin lets the session go its way until it is closed.
+func (s *session) begin() *session {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
 	go func() {
 		defer close(s.done)
 		s.run(ctx)
@@ -66,6 +75,7 @@ type session struct {
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when run has ended
 	pace    wire.Pace     // of reports, for run only
+	slept   bool          // the guest has not yet been told that it slept; for run only
 
 	mu      sync.Mutex
 	client  *wire.Client  // nil while no agent answers
@@ -159,6 +169,9 @@ func (s *session) attend(ctx context.Context) (met bool, err error) {
 	hello, err := client.Hello(ctx)
 	if err != nil {
 		return false, err
+	}
+	if err := s.putRight(ctx, client); err != nil {
+		return true, fmt.Errorf("cannot tell the guest that it slept: %w", err)
 	}
 	hello.Agent, hello.BootID = printable(hello.Agent, maxVersion), printable(hello.BootID, maxVersion)
 	s.log.Info("agent answers", "agent", hello.Agent, "boot_id", hello.BootID)

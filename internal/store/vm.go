@@ -184,11 +184,15 @@ func (s *Store) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) (s
 		if err != nil {
 			return err
 		}
-		v, err := row.vm(labels[id])
+		read, err := row.vm(labels[id])
 		if err != nil {
 			return err
 		}
-		before := v
+		found := []vm.VM{read}
+		if err := addSleeps(ctx, tx, found); err != nil {
+			return err
+		}
+		before, v := found[0], found[0]
 		change(&v)
 		if err := row.setObserved(v); err != nil {
 			return err
@@ -197,9 +201,15 @@ func (s *Store) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) (s
 		if _, err := tx.NamedExecContext(ctx, updateObserved, row); err != nil {
 			return fmt.Errorf("cannot store the VM: %w", err)
 		}
+		if !sameSleep(before.Sleep, v.Sleep) {
+			if err := tx.setSleep(ctx, v); err != nil {
+				return err
+			}
+		}
 		if stored, err = row.vm(labels[id]); err != nil {
 			return err
 		}
+		stored.Sleep = v.Sleep
 		return tx.appendEvents(ctx, vm.Changes(before, stored))
 	})
 	return stored, err
@@ -283,5 +293,5 @@ func selectVMs(ctx context.Context, q querier, query string, args ...any) ([]vm.
 			return nil, err
 		}
 	}
-	return vms, nil
+	return vms, addSleeps(ctx, q, vms)
 }

@@ -17,6 +17,11 @@ var sumCapacity = `SELECT
 	COALESCE(SUM(disk_mib), 0) AS disk_mib
 	FROM vms WHERE id <> ?`
 
+// sumAsleep adds up the memory of sleeping VMs that is still in the host's RAM.
+var sumAsleep = `SELECT COALESCE(SUM(v.mem_mib), 0) AS mem_mib
+	FROM vm_sleeps s JOIN vms v ON v.id = s.vm_id
+	WHERE NOT s.durable AND v.id <> ? AND v.state = '` + string(vm.Snapshotted) + `'`
+
 func liveStates() string {
 	var quoted []string
 	for _, s := range []vm.State{vm.Starting, vm.Running, vm.Stopping, vm.Stopped, vm.Snapshotted, vm.Failed, vm.Paused} {
@@ -40,6 +45,13 @@ func (t *tx) checkCapacity(ctx context.Context, v vm.VM, limit vm.Capacity) erro
 	if _, err := t.get(ctx, &used, sumCapacity, v.ID); err != nil {
 		return fmt.Errorf("cannot add up what VMs take: %w", err)
 	}
+	var asleep struct {
+		MemMiB int64 `db:"mem_mib"`
+	}
+	if _, err := t.get(ctx, &asleep, sumAsleep, v.ID); err != nil {
+		return fmt.Errorf("cannot add up what sleeping VMs take: %w", err)
+	}
+	used.MemMiB += asleep.MemMiB
 	if limit.MemMiB > 0 && used.MemMiB+int64(v.MemMiB) > limit.MemMiB {
 		return errs.New(errs.Exhausted, "memory_exhausted",
 			"cannot reserve %d MiB of memory: running VMs have %d of the %d MiB that VMs may take on this host", v.MemMiB, used.MemMiB, limit.MemMiB).

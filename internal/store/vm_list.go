@@ -115,13 +115,18 @@ func (s *Store) readListed(ctx context.Context, ids []string, into map[string]vm
 	if err != nil {
 		return err
 	}
-	for _, row := range rows {
-		v, err := row.vm(labels[row.ID])
-		if err != nil {
+	vms := make([]vm.VM, len(rows))
+	for i, row := range rows {
+		if vms[i], err = row.vm(labels[row.ID]); err != nil {
 			return err
 		}
-		s.listed.keep(row.Revision, v)
-		into[row.ID] = own(v)
+	}
+	if err := addSleeps(ctx, s.reads, vms); err != nil {
+		return err
+	}
+	for i, v := range vms {
+		s.listed.keep(rows[i].Revision, v)
+		into[v.ID] = own(v)
 	}
 	return nil
 }
@@ -182,6 +187,10 @@ func own(v vm.VM) vm.VM {
 	if v.Machine != nil {
 		machine := *v.Machine
 		v.Machine = &machine
+	}
+	if v.Sleep != nil {
+		sleep := *v.Sleep
+		v.Sleep = &sleep
 	}
 	if v.StartedAt != nil {
 		started := *v.StartedAt

@@ -56,7 +56,8 @@ func (s *Service) reconcileAll(ctx context.Context, root string) (cutShort []VM,
 			faults = append(faults, s.reap(ctx, h))
 		}
 	}
-	return cutShort, errors.Join(append(faults, s.removeOrphans(ctx, known))...)
+	faults = append(faults, s.releaseUnused(ctx), s.removeOrphans(ctx, known))
+	return cutShort, errors.Join(faults...)
 }
 
 // adoptAtOnce bounds how many VMs are taken over at a time: a VMM that does not
@@ -117,6 +118,12 @@ func (s *Service) reconcile(ctx context.Context, v VM, h vmm.Handle) error {
 	if h.PID == 0 && v.Machine != nil {
 		h = *v.Machine // the driver did not list it; that it is gone must be proven
 	}
+	if v.Sleep != nil {
+		return s.reconcileAsleep(ctx, v, h)
+	}
+	if err := s.deps.Memories.Forget(v.ID); err != nil { // of a sleep or a wake that was cut short
+		return err
+	}
 	in, err := s.takeOver(ctx, v, h)
 	gone := errs.Is(err, errs.NotFound)
 	switch {
@@ -141,7 +148,11 @@ func (s *Service) takeOver(ctx context.Context, v VM, h vmm.Handle) (*instance, 
 	if err != nil {
 		return nil, err
 	}
-	in, err := s.join(v.ID, m)
+	connect := s.deps.Guests.Connect
+	if v.Conditions.Agent.Reason == reasonWaking { // no agent has heard yet that it slept
+		connect = s.deps.Guests.Rejoin
+	}
+	in, err := s.join(v.ID, m, connect)
 	if err != nil {
 		_ = m.Close()
 		return nil, err
@@ -235,6 +246,12 @@ func (s *Service) abandonStart(ctx context.Context, v VM) error {
 
 // reap ends a machine that is ours and has no VM.
 func (s *Service) reap(ctx context.Context, h vmm.Handle) error {
+	s.deps.Log.Warn("ending a machine that has no VM", "vm", h.ID, "pid", h.PID)
+	return s.endMachine(ctx, h)
+}
+
+// endMachine ends a machine that this daemon does not hold.
+func (s *Service) endMachine(ctx context.Context, h vmm.Handle) error {
 	m, err := s.deps.Drivers[h.Driver].Adopt(ctx, h)
 	if errs.Is(err, errs.NotFound) {
 		return nil
@@ -243,7 +260,6 @@ func (s *Service) reap(ctx context.Context, h vmm.Handle) error {
 		return err
 	}
 	defer func() { _ = m.Close() }()
-	s.deps.Log.Warn("ending a machine that has no VM", "vm", h.ID, "pid", h.PID)
 	return m.Kill(ctx)
 }
 

@@ -91,6 +91,7 @@ type boot struct {
 	linked  bool     // the network step is done
 	tap     *os.File // until the driver has it
 	stuck   bool     // the VMM could not be ended: nothing it may use is given away
+	sleep   *Sleep   // how its memory is kept, when it goes to sleep or is woken
 	machine vmm.Machine
 	in      *instance
 }
@@ -99,6 +100,7 @@ type boot struct {
 func (s *Service) steps() []step {
 	return []step{
 		{"files", s.provision, s.unprovision},
+		{"memory", s.makeMemory, s.releaseMemory},
 		{"network", s.attach, s.detachNetwork},
 		{"forward", s.openForward, s.closeForward},
 		{"machine", s.launch, s.kill},
@@ -112,20 +114,28 @@ func (s *Service) steps() []step {
 func (s *Service) start(ctx context.Context, v VM) (VM, error) {
 	b := &boot{vm: v, fresh: !v.Provisioned}
 	began := time.Now()
-	var took []Step
-	steps := s.steps()
-	for i, st := range steps {
-		stepBegan := time.Now()
-		if err := st.do(ctx, b); err != nil {
-			s.undo(ctx, steps[:i+1], b)
-			return s.startFailed(ctx, b, st.name, err)
-		}
-		took = append(took, Step{Name: st.name, Took: time.Since(stepBegan)})
+	took, failed, err := s.take(ctx, s.steps(), b)
+	if err != nil {
+		return s.startFailed(ctx, b, failed, err)
 	}
 	s.deps.Log.Info("vm started", "vm", v.ID, "took", time.Since(began), "steps", took)
 	s.watch(v.ID, b.in)
 	b.vm.Took = took
 	return b.vm, nil
+}
+
+// take does steps in order; when one fails, those up to it are undone. It
+// returns how long each took, or which one failed.
+func (s *Service) take(ctx context.Context, steps []step, b *boot) (took []Step, failed string, err error) {
+	for i, st := range steps {
+		began := time.Now()
+		if err := st.do(ctx, b); err != nil {
+			s.undo(ctx, steps[:i+1], b)
+			return nil, st.name, err
+		}
+		took = append(took, Step{Name: st.name, Took: time.Since(began)})
+	}
+	return took, "", nil
 }
 
 func (s *Service) undo(ctx context.Context, steps []step, b *boot) {
@@ -171,7 +181,7 @@ func (b *boot) handle() *vmm.Handle {
 func (s *Service) fail(ctx context.Context, id string, provisioned bool, reason string, left *vmm.Handle) error {
 	_, err := s.update(ctx, id, func(v *VM) {
 		v.State, v.StateReason, v.Provisioned = Failed, reason, provisioned
-		v.Machine, v.Conditions = left, Conditions{}
+		v.Machine, v.Sleep, v.Conditions = left, nil, Conditions{}
 	})
 	return err
 }
@@ -274,9 +284,11 @@ func (s *Service) spec(ctx context.Context, v VM) (vmm.Spec, error) {
 		ID: v.ID, Dir: s.deps.Files.Dir(v.ID), VCPUs: v.VCPUs, MemMiB: v.MemMiB,
 		Kernel: v.Boot.Kernel.Path, Initramfs: initramfs,
 		Cmdline: v.Cmdline(net.Gateway, net.Prefix.Bits()), Disks: disks,
+		UID: s.uid(v), GID: s.uid(v),
+		Origin: map[string]string{"kernel": v.Boot.Kernel.Digest, "rootfs": v.Boot.Rootfs.Digest},
 	}
-	if s.settings.OwnUser {
-		spec.UID, spec.GID = v.Lease.UID, v.Lease.UID
+	if s.canSleep(v) {
+		spec.Memory = s.deps.Memories.Path(v.ID)
 	}
 	return spec, nil
 }
@@ -326,7 +338,11 @@ func bootConditions(v *VM, now time.Time) Conditions {
 
 // connect opens this daemon's side of the machine: console and agent.
 func (s *Service) connect(_ context.Context, b *boot) error {
-	in, err := s.join(b.vm.ID, b.machine)
+	return s.connectBy(b, s.deps.Guests.Connect)
+}
+
+func (s *Service) connectBy(b *boot, connect connectGuest) error {
+	in, err := s.join(b.vm.ID, b.machine, connect)
 	if err != nil {
 		return err
 	}
@@ -335,14 +351,17 @@ func (s *Service) connect(_ context.Context, b *boot) error {
 	return nil
 }
 
-func (s *Service) join(id string, m vmm.Machine) (*instance, error) {
+// connectGuest is one of the ways to a guest that Guests has.
+type connectGuest func(vmID string, dial func(ctx context.Context) (net.Conn, error), observe func(*GuestReport)) Guest
+
+func (s *Service) join(id string, m vmm.Machine, connect connectGuest) (*instance, error) {
 	console := func(ctx context.Context) (net.Conn, error) { return m.Dial(ctx, vmm.ChannelConsole) }
 	if err := s.deps.Consoles.Open(id, console); err != nil {
 		return nil, fmt.Errorf("cannot open the console: %w", err)
 	}
 	in := &instance{machine: m, reports: make(chan *GuestReport, 1)}
 	agent := func(ctx context.Context) (net.Conn, error) { return m.Dial(ctx, vmm.ChannelAgent) }
-	in.guest = s.deps.Guests.Connect(id, agent, in.observe)
+	in.guest = connect(id, agent, in.observe)
 	return in, nil
 }
 

@@ -28,15 +28,20 @@ func (s *Service) ensureStarted(ctx context.Context, v VM) (VM, error) {
 	if err != nil {
 		return VM{}, err
 	}
-	v, err = s.deps.Store.LeaseVM(ctx, v.ID, s.settings.Pools, limit)
+	asleep := v.Sleep != nil
+	v, err = s.deps.Store.LeaseVM(ctx, v.ID, s.poolsFor(v), limit)
 	if err != nil {
 		return VM{}, err
 	}
+	s.stopPersisting(v.ID)
 	v, err = s.update(ctx, v.ID, func(v *VM) {
-		v.State, v.StateReason, v.Intent = Starting, "", WantRunning
+		v.State, v.StateReason, v.Intent, v.Sleep = Starting, "", WantRunning, nil
 	})
 	if err != nil {
 		return VM{}, err
+	}
+	if asleep { // its guest boots; what was in its memory is lost
+		s.dropMemory(v.ID)
 	}
 	return s.start(ctx, v)
 }
@@ -57,8 +62,16 @@ func (s *Service) ensureStopped(ctx context.Context, v VM) (VM, error) {
 		if v.State == Stopped {
 			return v, nil
 		}
+		s.stopPersisting(v.ID)
 		s.unhang(ctx, v)
-		return s.update(ctx, v.ID, func(v *VM) { v.State, v.StateReason, v.Intent, v.Machine = Stopped, "", WantStopped, nil })
+		return s.update(ctx, v.ID, func(v *VM) {
+			reason := ""
+			if v.Sleep != nil {
+				reason = "stopped while it slept; what was in its memory is lost"
+			}
+			v.State, v.StateReason, v.Intent, v.Machine = Stopped, reason, WantStopped, nil
+			v.Sleep, v.Conditions = nil, Conditions{}
+		})
 	}
 	if _, err := s.update(ctx, v.ID, func(v *VM) {
 		v.State, v.StateReason, v.Intent = Stopping, "", WantStopped
@@ -170,8 +183,11 @@ func (s *Service) running(ctx context.Context, v VM, verb string) (*instance, er
 	if in != nil || err != nil {
 		return in, err
 	}
-	return nil, errs.New(errs.Conflict, "vm_not_running", "cannot %s VM %s: it is %s", verb, v.ID, v.State).
-		WithHint("start it first")
+	hint := "start it first"
+	if v.Sleep != nil {
+		hint = "wake it first"
+	}
+	return nil, errs.New(errs.Conflict, "vm_not_running", "cannot %s VM %s: it is %s", verb, v.ID, v.State).WithHint("%s", hint)
 }
 
 // Delete ends the VM, whatever it does, and removes everything of it.
@@ -195,6 +211,7 @@ func (s *Service) remove(ctx context.Context, v VM) (VM, error) {
 		s.release(v.ID, in)
 		s.letGo(v.ID, in)
 	}
+	s.stopPersisting(v.ID)
 	s.unhang(ctx, v)
 	if err := s.deps.Files.Remove(v.ID); err != nil {
 		return VM{}, fmt.Errorf("cannot remove the VM's files: %w", err)

@@ -92,7 +92,7 @@ type Store interface {
 	// UpdateVM reads the VM, applies change to it and stores the result, in one
 	// transaction, so that concurrent updates of different fields both hold.
 	// Stored are Intent, State, StateReason, Conditions, Driver, Machine,
-	// Provisioned and StartedAt; UpdatedAt is set. change may run more than
+	// Provisioned, Sleep and StartedAt; UpdatedAt is set. change may run more than
 	// once and must not have side effects. Errors: errs.NotFound.
 	UpdateVM(ctx context.Context, id string, change func(*VM)) (VM, error)
 
@@ -241,6 +241,9 @@ type Guests interface {
 	// reboots, until Close. observe gets each report in order, and nil when
 	// the session is lost; it must not block.
 	Connect(vmID string, dial func(ctx context.Context) (net.Conn, error), observe func(*GuestReport)) Guest
+	// Rejoin does the same for a guest that has slept: before anything else it
+	// tells the agent so, with the time and with fresh randomness.
+	Rejoin(vmID string, dial func(ctx context.Context) (net.Conn, error), observe func(*GuestReport)) Guest
 }
 
 // Guest is a session with one agent.

@@ -22,6 +22,7 @@ type Deps struct {
 	Network   Network
 	Forwards  Forwards
 	Files     Files
+	Memories  Memories
 	Guests    Guests
 	Consoles  Consoles
 	Host      Host
@@ -63,6 +64,8 @@ type Service struct {
 
 	mu   sync.Mutex
 	live map[string]*instance // machines this daemon holds, by VM id
+
+	persister persister
 }
 
 // instance is one machine this daemon holds, with what hangs on it.
@@ -86,7 +89,7 @@ func New(deps Deps, settings Settings) *Service {
 		deps: deps, settings: settings,
 		locks: newLocks(), changes: newChanges(),
 		adopted: make(chan struct{}), closing: make(chan struct{}),
-		live: map[string]*instance{},
+		live: map[string]*instance{}, persister: newPersister(),
 	}
 }
 
@@ -94,6 +97,7 @@ func New(deps Deps, settings Settings) *Service {
 // under way have ended or ctx is done.
 func (s *Service) Close(ctx context.Context) error {
 	close(s.closing)
+	s.persister.close()
 	done := make(chan struct{})
 	go func() { s.work.Wait(); close(done) }()
 	select {

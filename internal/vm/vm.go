@@ -42,6 +42,7 @@ type Intent string
 const (
 	WantRunning Intent = "running"
 	WantStopped Intent = "stopped"
+	WantAsleep  Intent = "asleep"
 	WantDeleted Intent = "deleted"
 )
 
@@ -69,11 +70,19 @@ type VM struct {
 	Driver      string      // name of the driver that runs it
 	Machine     *vmm.Handle // the live VMM process, nil when there is none
 	Provisioned bool        // the VM's own disk has been made
+	Sleep       *Sleep      // how its memory is kept, nil unless it sleeps
 
 	CreatedAt, UpdatedAt time.Time
 	StartedAt            *time.Time
 
 	Took []Step // of the start that returned this VM; not stored
+}
+
+// Sleep is how the memory of a sleeping VM is kept.
+type Sleep struct {
+	At      time.Time
+	Durable bool  // on disk; until then it is in the host's RAM
+	Bytes   int64 // what it takes, there
 }
 
 // Step is how long one step of a start took.

@@ -168,13 +168,14 @@ func (s *Service) dismantle(ctx context.Context, v VM, in *instance) {
 	s.unhang(ctx, v)
 }
 
-// unhang closes the VM's SSH port and takes it off its network. Nothing there
-// is no error.
+// unhang closes the VM's SSH port, takes it off its network and drops its
+// memory. Nothing there is no error.
 func (s *Service) unhang(ctx context.Context, v VM) {
 	if v.EnableNetwork && v.Lease.SSHPort != 0 {
 		s.deps.Forwards.Close(v.Lease.SSHPort)
 	}
 	s.detachLink(ctx, v)
+	s.dropMemory(v.ID)
 }
 
 // report stores what an agent said; nil means that its session was lost. boot

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/memory"
 	"github.com/hatchvm/hatch/internal/host/page"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/network"
@@ -35,7 +36,10 @@ type world struct {
 	driver *vmmtest.Fake
 
 	image       image.Image
-	adoptFaults int // guarded by mu: how many adoptions fail from now on
+	adoptFaults int    // guarded by mu: how many adoptions fail from now on
+	root        string // of the VMs' directories
+	memories    *memory.Keeper
+	holdPersist chan struct{} // memory becomes durable once it is closed; nil: at once
 
 	// What guests' agents do, and who answers at guests' addresses; nil: nothing.
 	usage     func(context.Context) (vm.GuestUsage, error)
@@ -43,6 +47,7 @@ type world struct {
 	dial      func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 
 	mu       sync.Mutex
+	wakes    int              // of the driver
 	fail     map[string]error // by call; taken at the first use
 	links    map[string]vm.Link
 	forwards map[int]string
@@ -61,7 +66,10 @@ func newWorld(t *testing.T) *world {
 	if err := st.InsertAccount(t.Context(), access.Account{ID: owner, Name: "admin", CreatedAt: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{store: st, driver: vmmtest.NewFake()}
+	w := &world{store: st, driver: vmmtest.NewFake(), root: t.TempDir()}
+	if w.memories, err = memory.In(t.TempDir(), func(id string) string { return filepath.Join(w.root, id) }); err != nil {
+		t.Fatal(err)
+	}
 	w.image = w.addImage(t)
 	w.serve(t)
 	t.Cleanup(func() { w.shut(t); _ = st.Close() })
@@ -103,7 +111,7 @@ func (w *world) serve(t *testing.T) {
 	}
 	w.Service = vm.New(vm.Deps{
 		Store: bookStore{w.store, w}, Images: bookImages{w}, Templates: noTemplates{}, Network: bookNetwork{w},
-		Forwards: bookForwards{w}, Files: bookFiles{w, t.TempDir()}, Guests: bookGuests{w}, Consoles: bookConsoles{w},
+		Forwards: bookForwards{w}, Files: bookFiles{w, w.root}, Memories: bookMemories{w.memories, w}, Guests: bookGuests{w}, Consoles: bookConsoles{w},
 		Host: bigHost{}, Drivers: map[string]vmm.Driver{"fake": deafDriver{w.driver, w}}, Log: slog.New(slog.DiscardHandler),
 		PageStatus: page.Status, Dial: w.dial,
 	}, vm.Settings{
@@ -154,6 +162,9 @@ func (w *world) requireNothing(t *testing.T) {
 		t.Errorf("left behind: links %v, forwards %v, files %v, consoles %v, guests %v",
 			w.links, w.forwards, w.files, w.consoles, w.guests)
 	}
+	if held, err := w.memories.Held(); err != nil || len(held) > 0 {
+		t.Errorf("left behind: memory of %v, %v", held, err)
+	}
 	machines, err := w.driver.List(context.Background(), "/")
 	if err != nil || len(machines) > 0 {
 		t.Errorf("left behind: machines %v, %v", machines, err)
@@ -173,7 +184,14 @@ func (b bookStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM))
 	return b.Store.UpdateVM(ctx, id, change)
 }
 
-// deafDriver is the fake driver, but for adoptions that are told to fail.
+func (b bookStore) LeaseVM(ctx context.Context, id string, pools vm.Pools, limit vm.Capacity) (vm.VM, error) {
+	if err := b.w.fault("LeaseVM"); err != nil {
+		return vm.VM{}, err
+	}
+	return b.Store.LeaseVM(ctx, id, pools, limit)
+}
+
+// deafDriver is the fake driver, but for calls that are told to fail.
 type deafDriver struct {
 	*vmmtest.Fake
 	w *world
@@ -190,6 +208,56 @@ func (d deafDriver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error
 		return nil, errors.New("injected: the VMM does not answer")
 	}
 	return d.Fake.Adopt(ctx, h)
+}
+
+func (d deafDriver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
+	m, err := d.Fake.Start(ctx, spec)
+	return d.deaf(m, err)
+}
+
+func (d deafDriver) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machine, error) {
+	d.w.mu.Lock()
+	d.w.wakes++
+	d.w.mu.Unlock()
+	if err := d.w.fault("Wake"); err != nil {
+		return nil, err
+	}
+	m, err := d.Fake.Wake(ctx, spec, dir)
+	return d.deaf(m, err)
+}
+
+func (d deafDriver) deaf(m vmm.Machine, err error) (vmm.Machine, error) {
+	if err != nil {
+		return nil, err
+	}
+	return deafMachine{m, d.w}, nil
+}
+
+// deafMachine is a machine, but for calls that are told to fail.
+type deafMachine struct {
+	vmm.Machine
+	w *world
+}
+
+func (m deafMachine) Save(ctx context.Context, spec vmm.Spec, dir string) error {
+	if err := m.w.fault("Save"); err != nil {
+		return err
+	}
+	return m.Machine.Save(ctx, spec, dir)
+}
+
+func (m deafMachine) Resume(ctx context.Context) error {
+	if err := m.w.fault("Resume"); err != nil {
+		return err
+	}
+	return m.Machine.Resume(ctx)
+}
+
+func (m deafMachine) Kill(ctx context.Context) error {
+	if err := m.w.fault("Kill"); err != nil {
+		return err
+	}
+	return m.Machine.Kill(ctx)
 }
 
 type bookImages struct{ w *world }
@@ -272,6 +340,9 @@ func (b bookFiles) Provision(_ context.Context, v vm.VM) error {
 	b.w.mu.Lock()
 	b.w.files[v.ID] = true
 	b.w.mu.Unlock()
+	if err := os.MkdirAll(b.Dir(v.ID), 0o700); err != nil {
+		return err
+	}
 	return b.w.fault("Provision")
 }
 
@@ -286,7 +357,7 @@ func (b bookFiles) Remove(vmID string) error {
 	b.w.mu.Lock()
 	defer b.w.mu.Unlock()
 	delete(b.w.files, vmID)
-	return nil
+	return os.RemoveAll(b.Dir(vmID))
 }
 
 func (b bookFiles) SetAside(vmID string) error { return b.Remove(vmID) }
@@ -305,7 +376,50 @@ func (b bookFiles) Orphans(known map[string]bool) ([]string, error) {
 	return orphans, nil
 }
 
+// bookMemories is the real keeper in an ordinary directory, but for calls that
+// are told to fail.
+type bookMemories struct {
+	*memory.Keeper
+	w *world
+}
+
+func (b bookMemories) Make(id string, mib, uid int) error {
+	if err := b.w.fault("Make"); err != nil {
+		return err
+	}
+	return b.Keeper.Make(id, mib, uid)
+}
+
+func (b bookMemories) Prepare(id string) (int64, error) {
+	bytes, err := b.Keeper.Prepare(id)
+	return bytes, errors.Join(err, b.w.fault("Prepare"))
+}
+
+func (b bookMemories) Persist(ctx context.Context, id string) (int64, error) {
+	if hold := b.w.holdPersist; hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	return b.Keeper.Persist(ctx, id)
+}
+
+func (b bookMemories) Recall(ctx context.Context, id string, durable bool, uid int) error {
+	if err := b.w.fault("Recall"); err != nil {
+		return err
+	}
+	return b.Keeper.Recall(ctx, id, durable, uid)
+}
+
 type bookGuests struct{ w *world }
+
+func (b bookGuests) Rejoin(vmID string, dial func(context.Context) (net.Conn, error), observe func(*vm.GuestReport)) vm.Guest {
+	g := b.Connect(vmID, dial, observe)
+	g.(*bookGuest).slept = true
+	return g
+}
 
 func (b bookGuests) Connect(vmID string, _ func(context.Context) (net.Conn, error), observe func(*vm.GuestReport)) vm.Guest {
 	g := &bookGuest{w: b.w, id: vmID, observe: observe}
@@ -319,6 +433,7 @@ type bookGuest struct {
 	w       *world
 	id      string
 	observe func(*vm.GuestReport)
+	slept   bool // it was told so
 }
 
 func (g *bookGuest) Shutdown(context.Context, bool) error { return errors.New("no agent here") }

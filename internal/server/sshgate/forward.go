@@ -96,7 +96,7 @@ func allowed(prefixes []netip.Prefix, from netip.Addr) bool {
 
 func (f *forward) serve(ctx context.Context, client *net.TCPConn) {
 	defer client.Close()
-	guest, err := f.dial(ctx)
+	guest, err := f.reach(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			f.cfg.Log.Info("SSH refused: the guest does not answer", "vm", f.vmID, "error", err)
@@ -110,7 +110,37 @@ func (f *forward) serve(ctx context.Context, client *net.TCPConn) {
 		_ = guest.Close()
 	})
 	defer stop()
-	join(client, guest)
+	join(client, &rousing{Conn: guest, rouse: func() error { return f.cfg.Rouse(ctx, f.vmID) }})
+}
+
+// reach wakes the guest if it sleeps, and dials it.
+func (f *forward) reach(ctx context.Context) (net.Conn, error) {
+	if err := f.cfg.Rouse(ctx, f.vmID); err != nil {
+		return nil, err
+	}
+	return f.dial(ctx)
+}
+
+// rousing is a connection to a guest that may fall asleep meanwhile: whoever
+// writes to it wakes the guest first.
+type rousing struct {
+	net.Conn
+	rouse func() error
+}
+
+func (r *rousing) Write(p []byte) (int, error) {
+	if err := r.rouse(); err != nil {
+		return 0, err
+	}
+	return r.Conn.Write(p)
+}
+
+// CloseWrite passes an end on; it wakes nobody.
+func (r *rousing) CloseWrite() error {
+	if half, ok := r.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return r.Close()
 }
 
 // dial reaches the guest; one that refuses may be booting, and is tried again.

@@ -34,9 +34,11 @@ type Config struct {
 	// Allowed are the networks that clients may come from. When all of them
 	// are loopback, the gate listens on loopback only; none lets nobody in.
 	Allowed []netip.Prefix
-	// Dial reaches a VM; nil dials target by TCP. It is the place to wake a
-	// sleeping VM: the client is held meanwhile, for as long as Patience.
-	Dial     func(ctx context.Context, vmID string, target netip.AddrPort) (net.Conn, error)
+	// Dial reaches a VM; nil dials target by TCP.
+	Dial func(ctx context.Context, vmID string, target netip.AddrPort) (net.Conn, error)
+	// Rouse wakes a VM that sleeps, and is quick about one that does not; nil
+	// does nothing. A client is held meanwhile, and so is what it sends.
+	Rouse    func(ctx context.Context, vmID string) error
 	MaxConns int           // per port; 0 means 64
 	Patience time.Duration // how long a guest that refuses is tried again; 0 means 10 s
 	Log      *slog.Logger
@@ -56,6 +58,9 @@ type Gate struct {
 func New(cfg Config) *Gate {
 	if cfg.Dial == nil {
 		cfg.Dial = dialTCP
+	}
+	if cfg.Rouse == nil {
+		cfg.Rouse = func(context.Context, string) error { return nil }
 	}
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = defaultMaxConns
@@ -177,7 +182,9 @@ func closeAll(listeners []net.Listener) {
 	}
 }
 
+// dialTCP sends no probes to the guest: one that sleeps does not answer them,
+// and its connections shall live on.
 func dialTCP(ctx context.Context, _ string, target netip.AddrPort) (net.Conn, error) {
-	var d net.Dialer
+	d := net.Dialer{KeepAlive: -1}
 	return d.DialContext(ctx, "tcp", target.String())
 }

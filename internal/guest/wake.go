@@ -1,0 +1,45 @@
+package guest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/guest/wire"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// seedSize is what a woken guest is given of the host's randomness, in bytes.
+const seedSize = 64
+
+// wokenPatience bounds the wait for a woken guest to put itself right.
+const wokenPatience = 10 * time.Second
+
+// Rejoin implements [vm.Guests].
+func (g *Guests) Rejoin(vmID string, dial func(ctx context.Context) (net.Conn, error), observe func(*vm.GuestReport)) vm.Guest {
+	s := g.session(vmID, dial, observe)
+	s.slept = true
+	return s.begin()
+}
+
+// putRight tells an agent that its guest has slept, until one has heard it.
+// Nothing else is asked of the guest before: it would be done at a wrong time.
+func (s *session) putRight(ctx context.Context, client *wire.Client) error {
+	if !s.slept {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, wokenPatience)
+	defer cancel()
+	seed := make([]byte, seedSize)
+	_, _ = rand.Read(seed) // never fails: it ends the program instead
+	err := client.Woken(ctx, seed)
+	var answer *wire.RemoteError
+	if errors.As(err, &answer) { // it has heard, and cannot
+		s.log.Warn("a guest that slept could not put itself right", "err", err)
+		err = nil
+	}
+	s.slept = err != nil
+	return err
+}

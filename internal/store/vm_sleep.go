@@ -1,0 +1,70 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// sleepRow is how the memory of one sleeping VM is kept.
+type sleepRow struct {
+	VMID    string `db:"vm_id"`
+	SleptAt int64  `db:"slept_at"`
+	Durable bool   `db:"durable"`
+	Bytes   int64  `db:"bytes"`
+}
+
+// addSleeps fills in Sleep of the VMs that sleep. Only in two states can a VM
+// have one: asleep, or about to wake.
+func addSleeps(ctx context.Context, q querier, vms []vm.VM) error {
+	place := map[string]int{}
+	var ids []string
+	for i, v := range vms {
+		if v.State == vm.Snapshotted || v.State == vm.Starting {
+			place[v.ID] = i
+			ids = append(ids, v.ID)
+		}
+	}
+	for chunk := range slices.Chunk(ids, idsPerQuery) {
+		query, args, err := sqlx.In("SELECT vm_id, slept_at, durable, bytes FROM vm_sleeps WHERE vm_id IN (?)", chunk)
+		if err != nil {
+			return fmt.Errorf("cannot read how VMs sleep: %w", err)
+		}
+		var rows []sleepRow
+		if err := selectAll(ctx, q, &rows, query, args...); err != nil {
+			return fmt.Errorf("cannot read how VMs sleep: %w", err)
+		}
+		for _, r := range rows {
+			vms[place[r.VMID]].Sleep = &vm.Sleep{At: fromMicros(r.SleptAt), Durable: r.Durable, Bytes: r.Bytes}
+		}
+	}
+	return nil
+}
+
+// setSleep stores how the VM sleeps, or that it does not.
+func (t *tx) setSleep(ctx context.Context, v vm.VM) error {
+	if _, err := t.exec(ctx, "DELETE FROM vm_sleeps WHERE vm_id = ?", v.ID); err != nil {
+		return fmt.Errorf("cannot store how a VM sleeps: %w", err)
+	}
+	if v.Sleep == nil {
+		return nil
+	}
+	_, err := t.exec(ctx, "INSERT INTO vm_sleeps (vm_id, slept_at, durable, bytes) VALUES (?, ?, ?, ?)",
+		v.ID, micros(v.Sleep.At), v.Sleep.Durable, v.Sleep.Bytes)
+	if err != nil {
+		return fmt.Errorf("cannot store how a VM sleeps: %w", err)
+	}
+	return nil
+}
+
+// sameSleep reports whether nothing has changed in how a VM sleeps.
+func sameSleep(a, b *vm.Sleep) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.At.Equal(b.At) && a.Durable == b.Durable && a.Bytes == b.Bytes
+}
