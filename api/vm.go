@@ -66,6 +66,7 @@ type VM struct {
 	TapName           string            `json:"tap_name,omitempty" doc:"The TAP interface on the host."`
 	SSHPort           int               `json:"ssh_port,omitempty" doc:"The host port forwarded to the guest's port 22."`
 	SocketPath        string            `json:"socket_path,omitempty" doc:"Path of the VMM's control socket on the host."`
+	Sleep             *Sleep            `json:"sleep,omitempty" doc:"How the memory of a sleeping VM is kept; absent unless it sleeps."`
 	UserData          string            `json:"user_data,omitempty" doc:"The cloud-init user data."`
 	EnableNetwork     bool              `json:"enable_network" doc:"Whether networking is enabled."`
 	Labels            map[string]string `json:"labels,omitempty" doc:"Labels."`
@@ -74,6 +75,13 @@ type VM struct {
 	CreatedAt         time.Time         `json:"created_at" doc:"When the VM was created, RFC 3339, UTC."`
 	UpdatedAt         time.Time         `json:"updated_at" doc:"When the VM was last updated, RFC 3339, UTC."`
 	StartedAt         *time.Time        `json:"started_at,omitempty" doc:"When the VM was last started, RFC 3339, UTC."`
+}
+
+// Sleep is how the memory of a sleeping VM is kept.
+type Sleep struct {
+	TakenAt   time.Time `json:"taken_at" doc:"When the guest stood still, RFC 3339, UTC."`
+	Durable   bool      `json:"durable" doc:"Whether the memory is on disk. Until then, for some seconds, it is in the host's RAM, and would be lost if the host were restarted."`
+	SizeBytes int64     `json:"size_bytes" doc:"What the memory takes, there."`
 }
 
 // Condition is one fact about a guest.

@@ -54,6 +54,8 @@ func TestRequests(t *testing.T) {
 		`POST /vms/vm_1/start`:         func(ctx context.Context, c *client.Client) error { _, err := c.StartVM(ctx, "vm_1"); return err },
 		`POST /vms/vm_1/stop`:          func(ctx context.Context, c *client.Client) error { _, err := c.StopVM(ctx, "vm_1"); return err },
 		`POST /vms/vm_1/restart`:       func(ctx context.Context, c *client.Client) error { _, err := c.RestartVM(ctx, "vm_1"); return err },
+		`POST /vms/vm_1/sleep`:         func(ctx context.Context, c *client.Client) error { _, err := c.SleepVM(ctx, "vm_1"); return err },
+		`POST /vms/vm_1/wake`:          func(ctx context.Context, c *client.Client) error { _, err := c.WakeVM(ctx, "vm_1"); return err },
 		`POST /vms/vm_1/pause`:         func(ctx context.Context, c *client.Client) error { _, err := c.PauseVM(ctx, "vm_1"); return err },
 		`POST /vms/vm_1/resume`:        func(ctx context.Context, c *client.Client) error { _, err := c.ResumeVM(ctx, "vm_1"); return err },
 		`GET /images/img_1`:            func(ctx context.Context, c *client.Client) error { _, err := c.GetImage(ctx, "img_1"); return err },

@@ -93,7 +93,7 @@ COMMAND exit with the guest's code.`,
 		&cobra.Group{ID: groupHost, Title: "Server and host:"},
 	)
 	grouped(root, groupVMs, c.createCommand(), c.runCommand(), c.lsCommand(), c.inspectCommand(), c.rmCommand(),
-		c.startCommand(), c.stopCommand(), c.restartCommand(), c.pauseCommand(), c.resumeCommand(), c.waitCommand(), c.topCommand(),
+		c.startCommand(), c.stopCommand(), c.restartCommand(), c.pauseCommand(), c.resumeCommand(), c.sleepCommand(), c.wakeCommand(), c.waitCommand(), c.topCommand(),
 		c.eventsCommand(), c.whyCommand())
 	grouped(root, groupReach, c.execCommand(), c.execsCommand(), c.sshCommand(), c.sshConfigCommand(), c.consoleCommand(), c.logsCommand(), c.copyCommand())
 	grouped(root, groupNouns, c.imageCommand(), c.templateCommand(), c.keyCommand(), c.webhookCommand())

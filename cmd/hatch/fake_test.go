@@ -97,7 +97,7 @@ func (f *fakeServer) routes() http.Handler {
 		f.vms = slices.DeleteFunc(f.vms, func(v api.VM) bool { return v.ID == id })
 		reply(w, 200, api.Deleted{Status: "deleted"})
 	}))
-	for verb, state := range map[string]string{"start": api.StateRunning, "stop": api.StateStopped, "restart": api.StateRunning, "pause": api.StatePaused, "resume": api.StateRunning} {
+	for verb, state := range map[string]string{"start": api.StateRunning, "stop": api.StateStopped, "restart": api.StateRunning, "pause": api.StatePaused, "resume": api.StateRunning, "sleep": api.StateSnapshotted, "wake": api.StateRunning} {
 		mux.HandleFunc("POST /vms/{id}/"+verb, f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) {
 			v.State = state
 			reply(w, 200, v)

@@ -130,7 +130,9 @@ func (c *cli) verdict(found named, v api.VM) string {
 		return name + " is running" + c.since(v) + missing(v)
 	case api.StatePaused:
 		return fmt.Sprintf("%s is %s. To let it run on: hatch resume %s", name, state, name)
-	case api.StateStopped, api.StateSnapshotted:
+	case api.StateSnapshotted:
+		return fmt.Sprintf("%s is %s. To let it go on: hatch wake %s", name, state, name)
+	case api.StateStopped:
 		return fmt.Sprintf("%s is %s. To start it: hatch start %s", name, state, name)
 	case api.StateError:
 		return fmt.Sprintf("%s is in %s. See its console: hatch logs %s; then start it again: hatch start %s", name, state, name, name)

@@ -120,6 +120,14 @@ func (f *fakeVMs) Restart(_ context.Context, owner, id string) (vm.VM, error) {
 	return f.note("restart", owner, id)
 }
 
+func (f *fakeVMs) Sleep(ctx context.Context, owner, id string) (vm.VM, error) {
+	return f.Pause(ctx, owner, id)
+}
+
+func (f *fakeVMs) Wake(ctx context.Context, owner, id string) (vm.VM, error) {
+	return f.Start(ctx, owner, id)
+}
+
 func (f *fakeVMs) Pause(_ context.Context, owner, id string) (vm.VM, error) {
 	return f.note("pause", owner, id)
 }

@@ -47,6 +47,8 @@ type Power interface {
 	Restart(ctx context.Context, owner, id string) (vm.VM, error)
 	Pause(ctx context.Context, owner, id string) (vm.VM, error)
 	Resume(ctx context.Context, owner, id string) (vm.VM, error)
+	Sleep(ctx context.Context, owner, id string) (vm.VM, error)
+	Wake(ctx context.Context, owner, id string) (vm.VM, error)
 }
 
 // Screen shows a VM's serial console, and what its VMM printed.

@@ -55,6 +55,8 @@ func (d *door) mainRoutes() []route {
 		{post, "/vms/{id}/restart", 200, "restart-vm", "Restart VM", "Stop a VM, when it runs, and start it. " + waitText, on(d, d.restartVM)},
 		{post, "/vms/{id}/pause", 200, "pause-vm", "Pause VM", "Halt a running VM's CPUs; its memory stays.", on(d, d.pauseVM)},
 		{post, "/vms/{id}/resume", 200, "resume-vm", "Resume VM", "Let a paused VM run on.", on(d, d.resumeVM)},
+		{post, "/vms/{id}/sleep", 200, "sleep-vm", "Put VM to sleep", "Keep a running VM's memory and end its VMM. The VM becomes snapshotted, and costs no process and, once its memory is on disk, no RAM; address, MAC and SSH port stay reserved. A connection to its SSH port wakes it.", on(d, d.sleepVM)},
+		{post, "/vms/{id}/wake", 200, "wake-vm", "Wake VM", "Let a sleeping VM go on where it stood, or, with wait, until a condition holds. One that runs is returned as it is.", on(d, d.wakeVM)},
 		{get, "/vms/{id}/wait", 200, "wait-vm", "Wait for VM", waitForText, on(d, d.waitVM)},
 		{get, "/vms/{id}/metrics", 200, "vm-metrics", "VM metrics", metricsText, on(d, d.vmMetrics)},
 		{get, "/vms/{id}/logs", 200, "vm-logs", "VM logs", vmLogsText, as("200", "text/plain", text, orEvents(on(d, d.vmLogs)))},

@@ -25,6 +25,8 @@ func TestRoutes(t *testing.T) {
 		{"POST", "/vms/" + knownVM + "/stop", "", 200},
 		{"POST", "/vms/" + knownVM + "/restart", "", 200},
 		{"POST", "/vms/" + knownVM + "/pause", "", 200},
+		{"POST", "/vms/" + knownVM + "/sleep", "", 200},
+		{"POST", "/vms/" + knownVM + "/wake", "", 200},
 		{"POST", "/vms/" + knownVM + "/resume", "", 200},
 		{"GET", "/vms/" + knownVM + "/wait?for=ready", "", 200},
 		{"GET", "/vms/" + knownVM + "/metrics", "", 200},

@@ -32,6 +32,7 @@ func appendVM(b []byte, v *api.VM) []byte {
 		b = strconv.AppendInt(append(b, `,"ssh_port":`...), int64(v.SSHPort), 10)
 	}
 	b = appendField(b, `,"socket_path":`, v.SocketPath)
+	b = appendSleep(b, v.Sleep)
 	b = appendField(b, `,"user_data":`, v.UserData)
 	b = strconv.AppendBool(append(b, `,"enable_network":`...), v.EnableNetwork)
 	b = appendLabels(b, v.Labels)
@@ -42,6 +43,16 @@ func appendVM(b []byte, v *api.VM) []byte {
 	if v.StartedAt != nil {
 		b = appendTime(append(b, `,"started_at":`...), *v.StartedAt)
 	}
+	return append(b, '}')
+}
+
+func appendSleep(b []byte, s *api.Sleep) []byte {
+	if s == nil {
+		return b
+	}
+	b = appendTime(append(b, `,"sleep":{"taken_at":`...), s.TakenAt)
+	b = strconv.AppendBool(append(b, `,"durable":`...), s.Durable)
+	b = strconv.AppendInt(append(b, `,"size_bytes":`...), s.SizeBytes, 10)
 	return append(b, '}')
 }
 

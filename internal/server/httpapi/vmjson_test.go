@@ -34,6 +34,7 @@ func fill(t *testing.T, field reflect.Value, when time.Time) {
 		awkward, 7, true, when, &when,
 		map[string]string{"b": "2", awkward: awkward, "a": ""},
 		[]string{"", awkward},
+		&api.Sleep{TakenAt: when, Durable: true, SizeBytes: 1 << 40},
 		[]api.Condition{{}, {Type: "t", Status: "s", Reason: awkward, Message: "m", ChangedAt: when}},
 	}
 	for _, v := range values {

@@ -28,6 +28,9 @@ func listedVM(v vm.VM) api.VM {
 		EnableNetwork: v.EnableNetwork, Labels: v.Labels, SSHAuthorizedKeys: v.SSHKeys, VMM: v.Driver,
 		CreatedAt: utc(v.CreatedAt), UpdatedAt: utc(v.UpdatedAt), StartedAt: utcOrNil(v.StartedAt),
 	}
+	if v.Sleep != nil {
+		out.Sleep = &api.Sleep{TakenAt: utc(v.Sleep.At), Durable: v.Sleep.Durable, SizeBytes: v.Sleep.Bytes}
+	}
 	if v.Lease.Address.IsValid() {
 		out.GuestIP = v.Lease.Address.String()
 	}

@@ -1,0 +1,210 @@
+//go:build system
+
+package e2e
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+	"github.com/hatchvm/hatch/test/sandbox"
+)
+
+// durableLimit bounds the wait for a small memory to be on disk.
+const durableLimit = 30 * time.Second
+
+// testSleep lets one guest sleep and wake again and again: with its memory in
+// RAM, from disk, and with another hatchd in between.
+func testSleep(t *testing.T, w *world) {
+	v := w.create(t, minimal(), client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+	c := w.terminal(t, v.ID)
+	boot := c.run(t, "cat /proc/sys/kernel/random/boot_id")
+	c.run(t, "mkdir -p /pattern && mount -t tmpfs pattern /pattern && dd if=/dev/urandom of=/pattern/file bs=1M count=16")
+	sum := c.run(t, "md5sum /pattern/file")
+	if len(strings.Fields(sum)) != 2 {
+		t.Fatalf("no checksum of the pattern: %q", sum)
+	}
+	c.close()
+	for cycle := range 10 {
+		w.sleep(t, v)
+		if cycle%2 == 0 {
+			w.awaitDurable(t, v.ID)
+		}
+		if cycle == 4 {
+			w.stopDaemon(t, syscall.SIGKILL)
+			w.startDaemon(t)
+		}
+		if cycle == 5 {
+			w.stopDaemon(t, syscall.SIGTERM)
+			w.startDaemon(t)
+		}
+		w.wake(t, v)
+		c := w.terminal(t, v.ID)
+		if got := c.run(t, "md5sum /pattern/file"); got != sum {
+			t.Fatalf("cycle %d: the pattern has changed: %q, want %q", cycle, got, sum)
+		}
+		requireTime(t, c.run(t, "date +%%s"))
+		c.run(t, "echo %d >>/written; sync", cycle)
+		c.close()
+	}
+	c = w.terminal(t, v.ID)
+	if got := c.run(t, "cat /written"); got != "0\n1\n2\n3\n4\n5\n6\n7\n8\n9" {
+		t.Errorf("the file holds %q", got)
+	}
+	if got := c.run(t, "cat /proc/sys/kernel/random/boot_id"); got != boot {
+		t.Errorf("the guest has booted anew: %s, was %s", got, boot)
+	}
+	c.close()
+	w.sleepersAwake(t, v)
+	w.startAsleep(t, v)
+}
+
+// sleep puts a VM to sleep and checks that nothing of it runs any more.
+func (w *world) sleep(t *testing.T, v api.VM) {
+	t.Helper()
+	p := vmm(t, v)
+	began := time.Now()
+	slept, err := w.client.SleepVM(t.Context(), v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("asleep after %s", time.Since(began).Round(time.Millisecond))
+	if slept.State != api.StateSnapshotted || slept.Sleep == nil || slept.Sleep.SizeBytes == 0 {
+		t.Errorf("asleep it is %s, %+v", slept.State, slept.Sleep)
+	}
+	if slept.GuestIP != v.GuestIP || slept.SSHPort != v.SSHPort || slept.GuestMAC != v.GuestMAC {
+		t.Errorf("asleep it has %s, port %d, %s", slept.GuestIP, slept.SSHPort, slept.GuestMAC)
+	}
+	for _, other := range vmms(t) {
+		if other.pid == p.pid {
+			t.Error("it sleeps, and its VMM still lives")
+		}
+	}
+	if _, err := net.InterfaceByName(v.TapName); err == nil {
+		t.Error("it sleeps, and its TAP is still there")
+	}
+}
+
+func (w *world) awaitDurable(t *testing.T, id string) {
+	t.Helper()
+	began := time.Now()
+	var now api.VM
+	err := sandbox.Poll(durableLimit, func() (done bool, err error) {
+		now, err = w.client.GetVM(t.Context(), id)
+		return err == nil && now.Sleep != nil && now.Sleep.Durable, err
+	})
+	if err != nil {
+		t.Fatalf("its memory does not become durable: %v, %+v", err, now.Sleep)
+	}
+	t.Logf("durable after another %s, %d MiB", time.Since(began).Round(time.Millisecond), now.Sleep.SizeBytes>>20)
+}
+
+// wake wakes a VM and waits until its agent answers.
+func (w *world) wake(t *testing.T, v api.VM) {
+	t.Helper()
+	began := time.Now()
+	woken, err := w.client.WakeVM(t.Context(), v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	awake := time.Since(began)
+	if woken.State != api.StateRunning || woken.Sleep != nil || woken.GuestIP != v.GuestIP || woken.SSHPort != v.SSHPort {
+		t.Errorf("awake it is %s, %+v, %s, port %d", woken.State, woken.Sleep, woken.GuestIP, woken.SSHPort)
+	}
+	w.await(t, v.ID, "agent", normalReply)
+	t.Logf("awake after %s, the agent answers after %s", awake.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+}
+
+// requireTime checks that a guest's clock is right within a second, and one
+// for the asking.
+func requireTime(t *testing.T, seconds string) {
+	t.Helper()
+	at, err := strconv.ParseInt(seconds, 10, 64)
+	if err != nil {
+		t.Fatalf("the guest says that it is %q", seconds)
+	}
+	if off := time.Since(time.Unix(at, 0)); off < -time.Second || off > 2*time.Second {
+		t.Errorf("the guest's clock is off by %s", off)
+	}
+}
+
+// sleepersAwake connects to the SSH port of a sleeping VM.
+func (w *world) sleepersAwake(t *testing.T, v api.VM) {
+	t.Helper()
+	w.sleep(t, v)
+	conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(v.SSHPort)))
+	if err != nil {
+		t.Fatalf("the SSH port of a sleeping VM is closed: %v", err)
+	}
+	defer func() { _ = conn.Close() }()
+	w.await(t, v.ID, api.StateRunning, normalReply)
+}
+
+// startAsleep boots a sleeping VM anew, which drops its memory.
+func (w *world) startAsleep(t *testing.T, v api.VM) {
+	t.Helper()
+	w.sleep(t, v)
+	w.awaitDurable(t, v.ID)
+	if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, v.ID, "ready", readyLimit)
+	c := w.terminal(t, v.ID)
+	defer c.close()
+	if got := c.run(t, "ls /pattern; tail -n 1 /written"); got != "9" {
+		t.Errorf("after a cold start it shows %q; the disk is wanted, and no memory", got)
+	}
+}
+
+// testSleepUnderSSH lets a guest sleep while somebody is logged in.
+func testSleepUnderSSH(t *testing.T, w *world) {
+	v := w.shared(t, alpha)
+	s := w.login(t, v)
+	boot := s.bootID(t)
+	session, err := s.client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = session.Close() }()
+	in, err := session.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := session.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := session.Start("cat"); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(out)
+	for cycle := range 3 {
+		w.sleep(t, v)
+		if cycle == 1 {
+			w.awaitDurable(t, v.ID)
+		}
+		began := time.Now()
+		if _, err := io.WriteString(in, "still here\n"); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := lines.ReadString('\n'); err != nil || line != "still here\n" {
+			t.Fatalf("the session says %q, %v", line, err)
+		}
+		took(t, "from a line typed at a sleeping guest until its echo", began)
+		if now := w.get(t, v.ID); now.State != api.StateRunning {
+			t.Errorf("it answers, and is %s", now.State)
+		}
+	}
+	w.await(t, v.ID, "agent", normalReply)
+	if got := s.bootID(t); got != boot {
+		t.Errorf("the guest has booted anew: %s, was %s", got, boot)
+	}
+	requireTime(t, s.run(t, "date +%%s"))
+}
