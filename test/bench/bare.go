@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -62,10 +63,11 @@ var (
 	socket   = regexp.MustCompile(`^socket,id=(\w+),fd=(\d+),`)
 	diskFile = regexp.MustCompile(`^fd=(\d+),set=(\d+)$`)
 	tap      = regexp.MustCompile(`^tap,.*fd=(\d+)$`)
+	memory   = regexp.MustCompile(`^\{.*"mem-path":"/proc/self/fd/(\d+)"`)
 )
 
 // takeFiles opens, under the numbers that the arguments name, what the VMM had
-// open there at its start. Its sockets and its TAP get stand-ins.
+// open there at its start. Its sockets, its TAP and its memory get stand-ins.
 func (b *bare) takeFiles(v vmm, files disks) error {
 	for _, arg := range b.args {
 		var fd string
@@ -83,6 +85,9 @@ func (b *bare) takeFiles(v vmm, files disks) error {
 		} else if m := tap.FindStringSubmatch(arg); m != nil {
 			fd = m[1]
 			f, err = openTAP()
+		} else if m := memory.FindStringSubmatch(arg); m != nil {
+			fd = m[1]
+			f, err = makeMemory(arg)
 		} else {
 			continue
 		}
@@ -159,6 +164,23 @@ func openTAP() (*os.File, error) {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
 	return os.NewFile(uintptr(fd), "tap"), nil
+}
+
+// makeMemory returns a file in RAM for a guest, as large as the argument says.
+func makeMemory(arg string) (*os.File, error) {
+	var backend struct{ Size int64 }
+	if err := json.Unmarshal([]byte(arg), &backend); err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("memory", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "memory")
+	if err := f.Truncate(backend.Size); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // boot starts QEMU and returns how long it took until the agent answered.
