@@ -24,7 +24,10 @@ func (s *ExecSession) run(ctx context.Context, offset int64) {
 			return
 		}
 		_ = l.conn.CloseNow()
-		s.broken(l)
+		if lost := s.broken(l); lost != nil {
+			s.end(ctx, nil, lost)
+			return
+		}
 		conn, err := s.reattach(ctx, offset, err)
 		if err != nil {
 			s.end(ctx, nil, err)
@@ -135,21 +138,27 @@ func (s *ExecSession) stopInput(why error) {
 var errInputLost = errors.New("the connection broke while input was under way: some of it may be lost")
 
 // broken takes a connection away. What was typed on a terminal can be typed
-// again.
-func (s *ExecSession) broken(l *link) {
+// again. Other input may be lost: the next write tells, or broken does when all
+// was written, for the command must not take a part for the whole.
+func (s *ExecSession) broken(l *link) (lost error) {
 	s.change(func() {
 		s.link = nil
-		if len(l.unsent) > 0 && s.exec.TTY == nil {
-			s.stopInput(errInputLost)
+		if len(l.unsent) == 0 || s.exec.TTY != nil || s.input != nil {
+			return
+		}
+		s.stopInput(errInputLost)
+		if s.ended {
+			lost = errInputLost
 		}
 	})
+	return lost
 }
 
 // resume goes on with a new connection.
 func (s *ExecSession) resume(conn *websocket.Conn) {
 	l := &link{conn: conn}
 	var ended bool
-	s.change(func() { s.link, ended = l, s.ended })
+	s.change(func() { s.link, ended = l, s.ended && s.input == nil })
 	if ended {
 		l.closeStdin()
 	}

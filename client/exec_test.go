@@ -232,6 +232,41 @@ func TestExecInputUnderWay(t *testing.T) {
 	}
 }
 
+// TestExecInputLostBehindItsEnd breaks the connection once all input is on its
+// way: the command must not take what came of it for the whole.
+func TestExecInputLostBehindItsEnd(t *testing.T) {
+	again := make(chan string, 1)
+	c := execServers(t,
+		func(s *execServer, _ *http.Request) {
+			s.hear()
+			s.started(0, nil)
+			s.hear() // "whole", which is not taken
+			s.hear() // the end of stdin
+			_ = s.CloseNow()
+		},
+		func(s *execServer, _ *http.Request) {
+			s.started(0, nil)
+			_, message, _ := s.Read(context.Background())
+			again <- string(message)
+			_ = s.CloseNow()
+		})
+	s := open(t, c, shell("cat"))
+	if _, err := s.Write([]byte("whole")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CloseStdin(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Copy(io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "may be lost") {
+		t.Errorf("it ends with %v", err)
+	}
+	select {
+	case message := <-again:
+		t.Errorf("the command was told %q", message)
+	default:
+	}
+}
+
 // TestExecInputWaits writes more than may be under way.
 func TestExecInputWaits(t *testing.T) {
 	const size = 200 << 10
@@ -282,8 +317,8 @@ func TestExecSessionIsLeft(t *testing.T) {
 		func(s *execServer, _ *http.Request) {
 			s.hear()
 			s.started(0, nil)
-			for range 100 { // more than is read ahead
-				s.print(api.ChannelStdout, "x")
+			for range 100 { // more than is read ahead; the client may leave meanwhile
+				_ = s.Write(context.Background(), websocket.MessageBinary, []byte{api.ChannelStdout, 'x'})
 			}
 			_, _, _ = s.Read(context.Background())
 		},
