@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/yamux"
 	"go.uber.org/goleak"
 )
 
@@ -277,6 +278,53 @@ func TestRequestsToAGuestThatReadsNothingEndInTime(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestLargeRequestsToAGuestThatReadsNoneEndInTime asks for more than a stream's
+// window holds, with a context that nobody ends. The guest's session lives on.
+func TestLargeRequestsToAGuestThatReadsNoneEndInTime(t *testing.T) {
+	host, guest := net.Pipe()
+	served := make(chan error, 1)
+	go func() {
+		server, err := Accept(guest)
+		if err == nil {
+			err = acceptOnly(server)
+		}
+		served <- err
+	}()
+	c, err := Connect(t.Context(), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.times.patience = 100 * time.Millisecond
+	asked := make(chan error, 1)
+	go func() {
+		_, _, err := c.Exec(context.Background(), ProcessSpec{ID: "exec_000000000000", Shell: strings.Repeat("x", 512<<10)})
+		asked <- err
+	}()
+	select {
+	case err := <-asked:
+		if !errors.Is(err, yamux.ErrTimeout) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it waits without end")
+	}
+	if err := errors.Join(c.Close(), <-served); err != nil {
+		t.Error(err)
+	}
+}
+
+// acceptOnly takes streams, and reads none, until the session ends.
+func acceptOnly(s *Server) error {
+	session, err := yamux.Server(s.conn, config(agentPing, agentTimeout))
+	if err != nil {
+		return err
+	}
+	for err == nil {
+		_, err = session.AcceptStream()
+	}
+	return session.Close()
 }
 
 // TestFrameIsWrittenInOnePiece looks at the writes that a connection gets.

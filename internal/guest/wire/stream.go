@@ -52,13 +52,19 @@ func (c *Client) begin(ctx context.Context, op Op, args any) (*stream, error) {
 }
 
 // sendRequest sends it. A guest that reads nothing, as one that is reset,
-// makes yamux wait for longer than ctx may allow.
+// makes yamux wait for longer than ctx may allow; and without end when the
+// request is larger than a stream's window.
 func (c *Client) sendRequest(ctx context.Context, s *stream, r Request) error {
 	sent := make(chan error, 1)
+	_ = s.SetWriteDeadline(time.Now().Add(s.patience))
 	c.spawn(func() { sent <- writeLimited(s, r, maxRequest) })
 	select {
 	case err := <-sent:
-		return err
+		if err != nil {
+			return err
+		}
+		_ = s.SetWriteDeadline(time.Time{})
+		return s.cause() // its deadline may have been undone just now
 	case <-ctx.Done():
 		return ctx.Err()
 	}
