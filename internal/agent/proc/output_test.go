@@ -170,6 +170,36 @@ func TestProcessWaitsForItsReaderUntilThatLeaves(t *testing.T) {
 	}
 }
 
+// TestWhatIsThereComesHoweverLate reads a pipe for which the time is over, as
+// after a pause of the whole guest.
+func TestWhatIsThereComesHoweverLate(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = r.Close(), w.Close() }()
+	const size = 60000 // of what a pipe holds, and more than one read brings
+	if _, err := w.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := r.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.SetReadDeadline(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for _, wait := range []time.Duration{0, time.Millisecond} {
+		got := 0
+		if err := readLast(r, raw, wait, func(b []byte) { got += len(b) }); err != nil {
+			t.Fatal(err)
+		}
+		if want := map[bool]int{true: size}[wait == 0]; got != want {
+			t.Errorf("%d bytes came, of %d, with %v left", got, want, wait)
+		}
+	}
+}
+
 func TestNextEndsWithItsContext(t *testing.T) {
 	table := newTable(t)
 	_, r, err := table.ExecProcess(spec("sleep 1000"))

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
@@ -34,7 +35,7 @@ func (p *process) pump(f *os.File, stderr bool) {
 		err = readOnce(raw, write)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) { // by reap
-		err = readLast(f, raw, write)
+		err = readLast(f, raw, p.table.lastWait, write)
 	}
 	p.drained()
 	if err != nil || f.SetReadDeadline(time.Time{}) != nil {
@@ -46,21 +47,21 @@ func (p *process) pump(f *os.File, stderr bool) {
 }
 
 // readLast reads what is still to come of a process that has ended. The time
-// that write takes does not count.
-func readLast(f *os.File, raw syscall.RawConn, write func([]byte)) error {
-	wait, bytes := lastWait, 0
-	for wait > 0 && bytes < lastBytes {
-		began := time.Now()
-		if err := f.SetReadDeadline(began.Add(wait)); err != nil {
-			return err
-		}
-		err := readOnce(raw, func(b []byte) {
-			wait -= time.Since(began)
-			bytes += len(b)
-			write(b)
-		})
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil
+// that write takes does not count. What is there already is read also when the
+// time is over: a guest may stand still between any two steps.
+func readLast(f *os.File, raw syscall.RawConn, wait time.Duration, write func([]byte)) error {
+	bytes := 0
+	pass := func(b []byte) {
+		bytes += len(b)
+		write(b)
+	}
+	for bytes < lastBytes {
+		err := readNow(raw, pass)
+		if errors.Is(err, unix.EAGAIN) {
+			if wait <= 0 {
+				return nil
+			}
+			wait, err = readWithin(f, raw, wait, pass)
 		}
 		if err != nil {
 			return err
@@ -69,38 +70,75 @@ func readLast(f *os.File, raw syscall.RawConn, write func([]byte)) error {
 	return nil
 }
 
-// readOnce waits until there is something to read, and passes it on. That the
-// other end of a terminal is gone is an end like any other.
-func readOnce(raw syscall.RawConn, pass func([]byte)) error {
-	var buf *[32 << 10]byte
-	var n int
-	var failed error
-	err := raw.Read(func(fd uintptr) bool {
-		buf = buffers.Get().(*[32 << 10]byte)
-		for {
-			if n, failed = unix.Read(int(fd), buf[:]); !errors.Is(failed, unix.EINTR) {
-				break
-			}
-		}
-		if errors.Is(failed, unix.EAGAIN) {
-			buffers.Put(buf)
-			buf = nil
-			return false
-		}
-		return true
+// readWithin is readOnce with a bound on the wait, and returns what is left of
+// it.
+func readWithin(f *os.File, raw syscall.RawConn, wait time.Duration, pass func([]byte)) (left time.Duration, err error) {
+	began := time.Now()
+	if err := f.SetReadDeadline(began.Add(wait)); err != nil {
+		return 0, err
+	}
+	err = readOnce(raw, func(b []byte) {
+		left = wait - time.Since(began)
+		pass(b)
 	})
-	if buf != nil {
-		defer buffers.Put(buf)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, nil
 	}
-	switch {
-	case err != nil:
-		return err
-	case n == 0 && failed == nil, errors.Is(failed, unix.EIO):
-		return io.EOF
-	case failed != nil:
-		return failed
+	return left, err
+}
+
+// readOnce waits until there is something to read, and passes it on.
+func readOnce(raw syscall.RawConn, pass func([]byte)) error {
+	var got piece
+	err := raw.Read(func(fd uintptr) bool {
+		got = take(fd)
+		return !errors.Is(got.err, unix.EAGAIN)
+	})
+	return got.pass(err, pass)
+}
+
+// readNow passes on what there is to read; nothing is unix.EAGAIN.
+func readNow(raw syscall.RawConn, pass func([]byte)) error {
+	var got piece
+	err := raw.Control(func(fd uintptr) { got = take(fd) })
+	return got.pass(err, pass)
+}
+
+// piece is what one read has brought.
+type piece struct {
+	buf *[32 << 10]byte // nil without bytes
+	n   int
+	err error
+}
+
+// take reads once. That the other end of a terminal is gone is an end like any
+// other.
+func take(fd uintptr) piece {
+	p := piece{buf: buffers.Get().(*[32 << 10]byte)}
+	for {
+		if p.n, p.err = unix.Read(int(fd), p.buf[:]); !errors.Is(p.err, unix.EINTR) {
+			break
+		}
 	}
-	pass(buf[:n])
+	if p.n == 0 && p.err == nil || errors.Is(p.err, unix.EIO) {
+		p.err = io.EOF
+	}
+	if p.err != nil {
+		buffers.Put(p.buf)
+		p.buf = nil
+	}
+	return p
+}
+
+// pass passes the bytes on, unless getting them has failed with err.
+func (p piece) pass(err error, to func([]byte)) error {
+	if p.buf != nil {
+		defer buffers.Put(p.buf)
+	}
+	if err != nil || p.err != nil {
+		return cmp.Or(err, p.err)
+	}
+	to(p.buf[:p.n])
 	return nil
 }
 

@@ -36,6 +36,8 @@ type Table struct {
 	oom   string // the agent's own score, which no process gets
 	limit int64  // bytes of output kept of all processes
 
+	lastWait time.Duration // for output of a process that has ended; tests have more
+
 	starting sync.Mutex // held while a process is started, see launch.start
 
 	mu        sync.Mutex
@@ -51,7 +53,7 @@ var _ wire.ProcessHandler = (*Table)(nil)
 
 // New returns an empty table.
 func New(log *slog.Logger) *Table {
-	return &Table{log: log, root: "/", oom: oomScore(), limit: outputLimit(), processes: map[string]*process{}}
+	return &Table{log: log, root: "/", oom: oomScore(), limit: outputLimit(), lastWait: lastWait, processes: map[string]*process{}}
 }
 
 // outputLimit is a small part of the guest's memory.
