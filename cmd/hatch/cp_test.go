@@ -180,6 +180,31 @@ func TestHostileTrees(t *testing.T) {
 	}
 }
 
+// TestOwnFilesKeepTheirModes puts ways to files that were there before into the
+// place of directories that get modes in the end.
+func TestOwnFilesKeepTheirModes(t *testing.T) {
+	f := newFake(t)
+	f.files.kinds = map[string]string{"/t": api.FileDirectory}
+	f.files.tree = archive(t,
+		tar.Header{Name: "t/a/", Mode: 0o777}, tar.Header{Name: "t/a", Linkname: "own"},
+		tar.Header{Name: "t/b/", Mode: 0o777}, tar.Header{Name: "t/b", Linkname: "t/own/key", Typeflag: tar.TypeLink},
+		tar.Header{Name: "t/c/"}, tar.Header{Name: "t/c/d/", Mode: 0o777})
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "own"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(dir, "own/key"), "mine")
+	s := newSession(t, f)
+	if code := s.hatch("cp", "web:/t/.", dir); code != 0 {
+		t.Fatal(&s.stderr)
+	}
+	for name, want := range map[string]fs.FileMode{"own": 0o700 | fs.ModeDir, "own/key": 0o600, "c/d": 0o777 | fs.ModeDir} {
+		if st, err := os.Stat(filepath.Join(dir, name)); err != nil || st.Mode() != want {
+			t.Errorf("%s: %v, %v", name, st, err)
+		}
+	}
+}
+
 func TestSetuidIsDropped(t *testing.T) {
 	f := newFake(t)
 	f.files.kinds = map[string]string{"/t": api.FileDirectory, "/f": api.FileRegular}

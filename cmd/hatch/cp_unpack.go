@@ -165,9 +165,13 @@ func (u *unpacker) settle(name string, meta metadata) error {
 }
 
 // finish gives directories their modes and times, the deepest first: writing
-// into one changes it, and needs leave to.
+// into one changes it, and needs leave to. What a later entry has put in the
+// place of one is left alone: it may be a way to somebody's own file.
 func (u *unpacker) finish() error {
 	for _, d := range slices.Backward(u.dirs) {
+		if st, err := u.root.Lstat(d.name); err == nil && !st.IsDir() {
+			continue
+		}
 		if err := u.settle(d.name, d.metadata); err != nil {
 			return fmt.Errorf("%s: %w", d.name, err)
 		}
