@@ -60,8 +60,9 @@ test-e2e: test-assets build ## Real guests through the real API, in a network na
 	$(GO) test -tags system -count=1 -timeout 30m ./test/e2e
 
 .PHONY: test-assets
-test-assets: ## Download the kernel that tests boot into .cache/test
+test-assets: ## Download the kernel and the Firecracker that tests run into .cache/test
 	scripts/test-assets
+	scripts/test-firecracker
 
 .PHONY: bench
 bench: build test-assets ## Measure create, delete, exec, files and list; prints, judges nothing; needs root
