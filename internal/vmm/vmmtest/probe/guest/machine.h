@@ -1,0 +1,82 @@
+/* What a machine is made of, as a program without an operating system sees it:
+ * ports, memory, a clock. Start at probe.c. */
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long u64;
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* Ports: the processor's second address space, where the oldest devices are. */
+static inline void out8(u16 port, u8 value) { __asm__ volatile("outb %0, %1" ::"a"(value), "Nd"(port)); }
+static inline u8 in8(u16 port)
+{
+	u8 value;
+	__asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+
+/* The VMM reads and writes our memory, too: the compiler may move no access
+ * across a barrier. (This processor moves none that would matter.) */
+static inline void barrier(void) { __asm__ volatile("" ::: "memory"); }
+
+/* text.c: the little that one misses without a C library. */
+u64 length(const char *s);
+int starts_with(const char *s, const char *prefix);
+int same_word(const char *a, const char *b);       /* both end at a space or a comma, too */
+const char *after_word(const char *s);             /* what follows the first word */
+u64 to_number(const char *s);                      /* decimal, or hexadecimal after 0x */
+int hex_digit(char c);                             /* -1 when it is none */
+void *memcpy(void *to, const void *from, u64 n);   /* the compiler calls these two */
+void *memset(void *to, int value, u64 n);
+
+/* serial.c */
+void say(const char *s);
+void say_bytes(const char *s, u64 n);
+void say_number(u64 n);
+void say_hex(const u8 *bytes, u64 n);
+int heard(void); /* the next byte from the console, -1 when there is none */
+
+/* clock.c */
+void clock_start(void);
+u64 clock_ms(void); /* since clock_start; call it every 50 ms or it loses time */
+
+/* virtio.c: one device, its registers mapped at base, and up to three queues. */
+#define QUEUE_SIZE 16
+
+struct descriptor { u64 address; u32 length; u16 flags, next; };
+enum { DESC_NEXT = 1, DESC_DEVICE_WRITES = 2 };
+
+struct queue {
+	struct descriptor table[QUEUE_SIZE] __attribute__((aligned(16)));
+	struct { u16 flags, index, ring[QUEUE_SIZE]; } offered __attribute__((aligned(2)));                      /* ours: take these */
+	volatile struct { u16 flags, index; struct { u32 id, length; } ring[QUEUE_SIZE]; } used __attribute__((aligned(4))); /* the VMM's: done */
+	u16 seen; /* how much of used we have looked at */
+};
+
+enum device_id { DEVICE_NET = 1, DEVICE_BLOCK = 2, DEVICE_VSOCK = 19 };
+
+u32 device_of(u64 base); /* which device it is; 0 when none */
+u32 config32(u64 base, u32 offset);
+void device_start(u64 base, struct queue *queues, int count);
+void queue_offer(u64 base, struct queue *q, int number, u16 first); /* first: index of the chain's first descriptor */
+int queue_done(struct queue *q, u32 *id, u32 *length);                /* 1 when the VMM is done with a chain */
+
+/* block.c */
+void block_add(u64 base);
+int block_count(void);
+int block_read(int disk, u64 sector, u8 *to, u32 bytes);  /* 1 when it worked; bytes is a multiple of 512 */
+int block_write(int disk, u64 sector, u8 *from, u32 bytes);
+
+/* net.c */
+void net_add(u64 base);
+int net_mac(u8 mac[6]);
+int net_send(const u8 *frame, u32 length);
+void net_listen(void);                    /* from now on, net_poll says what comes */
+void net_poll(void);
+
+/* vsock.c */
+void vsock_add(u64 base);
+void vsock_poll(void); /* answers the agent's channel */

@@ -1,0 +1,273 @@
+/* The probe: a guest without an operating system, of a few KiB. It says and
+ * obeys what internal/vmm/vmmtest/guest.go lists, so that a VMM can be tried on
+ * a machine that runs a guest's instructions one by one, far too slowly and
+ * too incompletely for Linux.
+ *
+ * It is also the shortest answer to what a VMM gives to its guest: this file is
+ * the start and the commands, and each other file is one device.
+ *
+ * How it begins: the VMM has put this program at the address it was linked to,
+ * the command line into memory, and the processor into 64-bit mode, with a page
+ * table that maps the first GiB to itself. Interrupts are off, and stay off. */
+#include "machine.h"
+
+void begin(void);
+
+static u8 stack[16 << 10] __attribute__((aligned(16), used));
+
+__attribute__((naked, section(".text.start"))) void _start(void)
+{
+	__asm__ volatile("lea stack + %c0(%%rip), %%rsp\n\t"
+			 "call begin\n\t"
+			 "1: hlt; jmp 1b" ::"i"(sizeof stack));
+}
+
+/* The devices' registers lie in the fourth GiB, which is not mapped yet. */
+static void map_devices(void)
+{
+	enum { PRESENT = 1, WRITABLE = 2, HUGE = 0x80 };
+	static u64 directory[512] __attribute__((aligned(4096)));
+	u64 *level4, *level3;
+	for (u64 i = 0; i < 512; i++)
+		directory[i] = (0xc0000000 + (i << 21)) | PRESENT | WRITABLE | HUGE;
+	__asm__ volatile("mov %%cr3, %0" : "=r"(level4));
+	level3 = (u64 *)(level4[0] & ~0xffful);
+	level3[3] = (u64)directory | PRESENT | WRITABLE;
+	__asm__ volatile("mov %0, %%cr3" ::"r"(level4) : "memory");
+}
+
+static const char *command_line = (const char *)0x20000;
+
+/* Each device is announced as virtio_mmio.device=SIZE@ADDRESS:INTERRUPT. */
+static void find_devices(void)
+{
+	for (const char *word = command_line; *word; word = after_word(word)) {
+		if (!starts_with(word, "virtio_mmio.device="))
+			continue;
+		while (*word && *word != '@')
+			word++;
+		u64 base = to_number(word + 1);
+		switch (device_of(base)) {
+		case DEVICE_BLOCK: block_add(base); break;
+		case DEVICE_NET: net_add(base); break;
+		case DEVICE_VSOCK: vsock_add(base); break;
+		}
+	}
+}
+
+/* A disk's name: the disks are listed on the command line, in their order. */
+static const char *disk_names(void)
+{
+	static const char key[] = "hatch.disks=";
+	for (const char *word = command_line; *word; word = after_word(word))
+		if (starts_with(word, key))
+			return word + sizeof key - 1;
+	return "";
+}
+
+static int disk_named(const char *name)
+{
+	const char *names = disk_names();
+	for (int i = 0; i < block_count(); i++) {
+		if (same_word(names, name))
+			return i;
+		while (*names && *names != ' ' && *names != ',')
+			names++;
+		if (*names == ',')
+			names++;
+	}
+	return -1;
+}
+
+/* How Linux ends under this VMM, whatever the reason: its last words tell which
+ * it is, and then it asks the keyboard controller for a reset. */
+static void end(const char *last_words)
+{
+	enum { PORT_KEYBOARD_COMMAND = 0x64, COMMAND_RESET = 0xfe };
+	say("\r\n[    0.000000] ");
+	say(last_words);
+	say("\r\n");
+	out8(PORT_KEYBOARD_COMMAND, COMMAND_RESET);
+}
+
+/* The power button: the VMM types Ctrl, Alt and Delete. */
+static int was_button_pressed(void)
+{
+	enum { PORT_KEY = 0x60, PORT_KEYBOARD_STATUS = 0x64, HAS_KEY = 1, KEY_DELETE = 0x71 };
+	return in8(PORT_KEYBOARD_STATUS) & HAS_KEY && in8(PORT_KEY) == KEY_DELETE;
+}
+
+static u64 boot_number;     /* differs from boot to boot */
+static u64 ticks, next_tick; /* ticks: 0 while it does not tick */
+static int is_deaf;
+
+static u8 buffer[64 << 10] __attribute__((aligned(4096)));
+
+static void write_disk(const char *words)
+{
+	int disk = disk_named(words);
+	const char *word = after_word(words);
+	if (disk < 0 || !block_read(disk, 0, buffer, 512)) {
+		say("write: cannot read the disk\r\n");
+		return;
+	}
+	memcpy(buffer, word, length(word));
+	say(block_write(disk, 0, buffer, 512) ? "write: ok\r\n" : "write: the device refuses\r\n");
+}
+
+static void read_disk(const char *words)
+{
+	int disk = disk_named(words);
+	u64 n = to_number(after_word(words));
+	if (disk < 0 || n > 512 || !block_read(disk, 0, buffer, 512)) {
+		say("read: cannot\r\n");
+		return;
+	}
+	say("read: ");
+	say_bytes((char *)buffer, n);
+	say("\r\n");
+}
+
+static void fill_disk(const char *words)
+{
+	int disk = disk_named(words);
+	u64 bytes = to_number(after_word(words)) << 20;
+	int ok = disk >= 0;
+	for (u64 at = 0; ok && at < bytes; at += sizeof buffer)
+		ok = block_write(disk, at / 512, buffer, sizeof buffer);
+	say(ok ? "fill: ok\r\n" : "fill: cannot\r\n");
+}
+
+static void list_disks(void)
+{
+	const char *names = disk_names();
+	say("disks:");
+	for (int i = 0; i < block_count(); i++) {
+		say(" ");
+		while (*names && *names != ' ' && *names != ',')
+			say_bytes(names++, 1);
+		if (*names == ',')
+			names++;
+	}
+	say("\r\n");
+}
+
+static void say_mac(void)
+{
+	u8 mac[6];
+	say("mac: ");
+	if (net_mac(mac))
+		for (int i = 0; i < 6; i++) {
+			if (i)
+				say(":");
+			say_hex(mac + i, 1);
+		}
+	say("\r\n");
+}
+
+static void send_frame(const char *hex)
+{
+	u32 n = 0;
+	for (; n < 1500 && hex_digit(hex[0]) >= 0 && hex_digit(hex[1]) >= 0; hex += 2)
+		buffer[n++] = hex_digit(hex[0]) << 4 | hex_digit(hex[1]);
+	say(net_send(buffer, n) ? "send: ok\r\n" : "send: cannot\r\n");
+}
+
+static void burn(u64 ms)
+{
+	for (u64 until = clock_ms() + ms; clock_ms() < until;)
+		;
+	say("burn: ok\r\n");
+}
+
+static void obey(const char *line)
+{
+	const char *words = after_word(line);
+	if (same_word(line, "echo")) {
+		say("echo: ");
+		say(words);
+		say("\r\n");
+	} else if (same_word(line, "tick")) {
+		if (!ticks)
+			ticks = 1;
+		next_tick = clock_ms();
+	} else if (same_word(line, "deaf")) {
+		is_deaf = 1;
+		say("deaf: ok\r\n");
+	} else if (same_word(line, "poweroff")) {
+		end("reboot: Power down");
+	} else if (same_word(line, "reboot")) {
+		end("reboot: Restarting system");
+	} else if (same_word(line, "panic")) {
+		end("Kernel panic - not syncing: asked to");
+	} else if (same_word(line, "write")) {
+		write_disk(words);
+	} else if (same_word(line, "read")) {
+		read_disk(words);
+	} else if (same_word(line, "fill")) {
+		fill_disk(words);
+	} else if (same_word(line, "disks")) {
+		list_disks();
+	} else if (same_word(line, "mac")) {
+		say_mac();
+	} else if (same_word(line, "send")) {
+		send_frame(words);
+	} else if (same_word(line, "netup")) {
+		net_listen();
+		say("netup: ok\r\n");
+	} else if (same_word(line, "burn")) {
+		burn(to_number(words));
+	} else if (same_word(line, "cmdline")) {
+		say("cmdline: ");
+		say(command_line);
+		say("\r\n");
+	}
+}
+
+static void console_poll(void)
+{
+	static char line[4096];
+	static u64 used;
+	int c = heard();
+	if (c < 0)
+		return;
+	if (c == '\n' || c == '\r') {
+		line[used] = 0;
+		used = 0;
+		obey(line);
+	} else if (used < sizeof line - 1) {
+		line[used++] = c;
+	}
+}
+
+static void tick(void)
+{
+	enum { EVERY = 20 }; /* ms */
+	if (!ticks || clock_ms() < next_tick)
+		return;
+	next_tick += EVERY;
+	say("tick ");
+	say_number(ticks++);
+	say("\r\n");
+}
+
+void begin(void)
+{
+	u32 low, high;
+	map_devices();
+	clock_start();
+	find_devices();
+	__asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+	boot_number = (u64)high << 32 | low;
+	say("guest ready ");
+	say_number(boot_number);
+	say("\r\n");
+	for (;;) {
+		console_poll();
+		vsock_poll();
+		net_poll();
+		tick();
+		if (was_button_pressed() && !is_deaf)
+			end("reboot: Restarting system");
+	}
+}

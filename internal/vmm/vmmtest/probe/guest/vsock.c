@@ -1,0 +1,121 @@
+/* The agent's channel: streams between host and guest without a network. The
+ * host connects to AGENT_PORT; each line that comes is answered with "agent: "
+ * and the same line. Streams are told apart by the host's port.
+ *
+ * Each side tells the other in every packet how much it can take: we always
+ * can take more, and trust the host to read our few bytes. */
+#include "machine.h"
+
+enum { RX, TX, EVENTS, QUEUES, BUFFERS = 8, STREAMS = 4, LINE = 1024 };
+enum { HOST_CID = 2, AGENT_PORT = 1024, TYPE_STREAM = 1, ROOM = 64 << 10 };
+enum op { REQUEST = 1, RESPONSE = 2, RESET = 3, SHUTDOWN = 4, DATA = 5, ROOM_UPDATE = 6, ROOM_REQUEST = 7 };
+
+struct packet {
+	u64 from_cid, to_cid;
+	u32 from_port, to_port, length;
+	u16 type, op;
+	u32 flags, room, taken;
+	char data[4096 - 44];
+} __attribute__((packed));
+
+static struct stream {
+	u32 port;  /* the host's; 0: not in use */
+	u32 taken; /* bytes of data so far */
+	u32 used;  /* bytes in line */
+	char line[LINE];
+} streams[STREAMS];
+
+static u64 device;
+static u64 our_cid;
+static struct queue queues[QUEUES];
+static struct packet incoming[BUFFERS], outgoing;
+
+static void send(struct stream *s, u32 port, enum op op, u32 length)
+{
+	u32 id, unused;
+	outgoing.from_cid = our_cid;
+	outgoing.to_cid = HOST_CID;
+	outgoing.from_port = AGENT_PORT;
+	outgoing.to_port = port;
+	outgoing.length = length;
+	outgoing.type = TYPE_STREAM;
+	outgoing.op = op;
+	outgoing.flags = 0;
+	outgoing.room = ROOM;
+	outgoing.taken = s ? s->taken : 0;
+	queues[TX].table[0] = (struct descriptor){ (u64)&outgoing, 44 + length, 0, 0 };
+	queue_offer(device, &queues[TX], TX, 0);
+	while (!queue_done(&queues[TX], &id, &unused))
+		;
+}
+
+static struct stream *stream_of(u32 port)
+{
+	for (int i = 0; i < STREAMS; i++)
+		if (streams[i].port == port)
+			return &streams[i];
+	return 0;
+}
+
+static void answer(struct stream *s)
+{
+	static const char prefix[] = "agent: ";
+	u32 n = sizeof prefix - 1;
+	memcpy(outgoing.data, prefix, n);
+	memcpy(outgoing.data + n, s->line, s->used);
+	outgoing.data[n + s->used] = '\n';
+	send(s, s->port, DATA, n + s->used + 1);
+	s->used = 0;
+}
+
+static void take(struct stream *s, const char *data, u32 length)
+{
+	s->taken += length;
+	for (u32 i = 0; i < length; i++) {
+		if (data[i] == '\n')
+			answer(s);
+		else if (s->used < LINE)
+			s->line[s->used++] = data[i];
+	}
+	send(s, s->port, ROOM_UPDATE, 0);
+}
+
+static void handle(struct packet *p)
+{
+	struct stream *s = stream_of(p->from_port);
+	if (p->op == REQUEST && p->to_port == AGENT_PORT && !s && (s = stream_of(0))) {
+		s->port = p->from_port;
+		s->taken = s->used = 0;
+		send(s, s->port, RESPONSE, 0);
+	} else if (p->op == DATA && s) {
+		take(s, p->data, p->length);
+	} else if (p->op == ROOM_REQUEST && s) {
+		send(s, s->port, ROOM_UPDATE, 0);
+	} else if (p->op == REQUEST || p->op == SHUTDOWN || p->op == DATA) {
+		send(0, p->from_port, RESET, 0);
+		if (s)
+			s->port = 0;
+	} else if (p->op == RESET && s) {
+		s->port = 0;
+	}
+}
+
+void vsock_add(u64 base)
+{
+	device = base;
+	our_cid = config32(base, 0);
+	device_start(base, queues, QUEUES);
+	for (int i = 0; i < BUFFERS; i++) {
+		queues[RX].table[i] = (struct descriptor){ (u64)&incoming[i], sizeof incoming[i], DESC_DEVICE_WRITES, 0 };
+		queue_offer(device, &queues[RX], RX, i);
+	}
+}
+
+void vsock_poll(void)
+{
+	u32 id, unused;
+	if (!device || !queue_done(&queues[RX], &id, &unused))
+		return;
+	handle(&incoming[id]);
+	queue_offer(device, &queues[RX], RX, id);
+}
