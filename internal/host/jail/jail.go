@@ -3,8 +3,9 @@
 // Package jail starts VMM processes with as little power as they need, watches
 // them, and recognises them again after the daemon has restarted.
 //
-// A jailed process has its own user, no capabilities and no way to gain any,
-// its own network, IPC and UTS namespaces, no core dumps, few file
+// A jailed process has its own user, no capabilities and no way to gain any
+// (a program that makes a jail of its own keeps those it needs for that), its
+// own network, IPC and UTS namespaces, no core dumps, few file
 // descriptors, and, where cgroups can be written, limits of memory, CPU and
 // tasks. Its end is noticed through a pidfd in Go's poller, without polling.
 //
@@ -17,6 +18,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -33,10 +35,15 @@ type Process struct {
 	UID, GID  int      // both 0: keep the caller's user (tests only), still without capabilities
 	Groups    []int    // supplementary groups, for a device that only a group may open
 	Files     []*os.File
+	Stdin     *os.File // nil: /dev/null
 	Stdout    *os.File // nil: /dev/null
 	Stderr    *os.File // nil: /dev/null
 	OpenFiles int      // limit of file descriptors, ≥ 16
 	Cgroup    *Cgroup  // nil: no cgroup
+
+	Capabilities []uintptr // that a program run as root keeps, because it makes a jail of its own; nil: none
+	OwnPIDs      bool      // a PID namespace of its own, in which it is the first
+	HostNetwork  bool      // the daemon's network namespace: it opens a TAP by name
 }
 
 // FirstFile is the descriptor that Process.Files[0] has in the process; the
@@ -92,7 +99,7 @@ func spawn(p Process, null *os.File) (pid, pidfd int, err error) {
 	done := make(chan spawned, 1)
 	go func() {
 		runtime.LockOSThread()
-		if err := renounce(); err != nil {
+		if err := renounce(p.Capabilities); err != nil {
 			done <- spawned{err: err}
 			return
 		}
@@ -108,13 +115,17 @@ func spawn(p Process, null *os.File) (pid, pidfd int, err error) {
 }
 
 // renounce gives up, for this thread and its children: new privileges, all
-// capabilities that a program could have, and files that others may read.
-func renounce() error {
+// capabilities that a program could have but those to keep, and files that
+// others may read.
+func renounce(keep []uintptr) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot forbid new privileges: %w", err)
 	}
 	if os.Geteuid() == 0 {
 		for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+			if slices.Contains(keep, c) {
+				continue
+			}
 			if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && err != unix.EINVAL {
 				return fmt.Errorf("cannot drop capability %d: %w", c, err)
 			}
@@ -128,15 +139,20 @@ func renounce() error {
 }
 
 func attributes(p Process, null *os.File, pidfd *int) *syscall.ProcAttr {
-	files := []uintptr{null.Fd(), orNull(p.Stdout, null).Fd(), orNull(p.Stderr, null).Fd()}
+	files := []uintptr{orNull(p.Stdin, null).Fd(), orNull(p.Stdout, null).Fd(), orNull(p.Stderr, null).Fd()}
 	for _, f := range p.Files {
 		files = append(files, f.Fd())
 	}
 	sys := &syscall.SysProcAttr{
-		Setsid: true,
-		PidFD:  pidfd,
-		// TAPs and sockets are passed as open files, so the process needs no network.
-		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		Setsid:     true,
+		PidFD:      pidfd,
+		Cloneflags: unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+	}
+	if !p.HostNetwork { // TAPs and sockets that are passed as open files need none
+		sys.Cloneflags |= unix.CLONE_NEWNET
+	}
+	if p.OwnPIDs {
+		sys.Cloneflags |= unix.CLONE_NEWPID
 	}
 	if p.UID != 0 || p.GID != 0 {
 		sys.Credential = &syscall.Credential{Uid: uint32(p.UID), Gid: uint32(p.GID)}

@@ -26,7 +26,7 @@ type machine struct {
 	handle  vmm.Handle
 	hostCPU string
 	proc    *jail.Proc
-	said    *words
+	said    *jail.Words
 	log     *slog.Logger
 	work    sync.WaitGroup
 	exited  chan struct{}
@@ -50,7 +50,7 @@ type machine struct {
 	closeErr error
 }
 
-func (d *Driver) newMachine(h vmm.Handle, proc *jail.Proc, said *words) *machine {
+func (d *Driver) newMachine(h vmm.Handle, proc *jail.Proc, said *jail.Words) *machine {
 	m := &machine{
 		handle: h, hostCPU: d.cpu, proc: proc, said: said, log: d.log,
 		exited: make(chan struct{}), closed: make(chan struct{}),
@@ -69,7 +69,7 @@ func (m *machine) watch() {
 	case <-m.proc.Exited():
 	}
 	connected := m.drainLink()
-	m.last = m.said.atEnd()
+	m.last = m.said.AtEnd()
 	m.hangUp()
 	if err := removeSockets(m.handle.Dir); err != nil {
 		m.log.Warn("cannot remove the sockets of a machine that is gone", "vm", m.handle.ID, "err", err)
@@ -358,6 +358,6 @@ func (m *machine) letGo() error {
 	}
 	m.link <- q
 	m.work.Wait()
-	m.said.close()
+	m.said.Close()
 	return m.proc.Close()
 }

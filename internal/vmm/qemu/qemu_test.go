@@ -200,15 +200,15 @@ func TestWordsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.WriteString(strings.Repeat("noise\n", maxWords/3) + "the last line\n"); err != nil {
+	if _, err := w.WriteString(strings.Repeat("noise\n", jail.MaxWords/3) + "the last line\n"); err != nil {
 		t.Fatal(err)
 	}
 	_ = w.Close()
-	if got := said.atEnd(); got != "the last line" {
+	if got := said.AtEnd(); got != "the last line" {
 		t.Errorf("last words %q", got)
 	}
-	said.close()
-	if st, err := os.Stat(filepath.Join(dir, vmm.LogName)); err != nil || st.Size() != maxWords || st.Mode().Perm() != 0o600 {
+	said.Close()
+	if st, err := os.Stat(filepath.Join(dir, vmm.LogName)); err != nil || st.Size() != jail.MaxWords || st.Mode().Perm() != 0o600 {
 		t.Errorf("the log: %+v, %v", st, err)
 	}
 }

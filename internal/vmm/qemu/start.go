@@ -65,7 +65,7 @@ func (d *Driver) launch(ctx context.Context, spec vmm.Spec, o origin) (*machine,
 	})
 	_ = stderr.Close()
 	if err != nil {
-		said.close()
+		said.Close()
 		return nil, errors.Join(err, in.undo())
 	}
 	d.warn(proc.Note())
