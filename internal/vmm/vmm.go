@@ -107,6 +107,7 @@ type Capabilities struct {
 	Pause       bool // Pause and Resume work
 	PowerButton bool // PowerButton reaches the guest
 	Save        bool // Save and Wake work
+	Reboot      bool // a guest that reboots keeps its machine; without, it ends it with ExitReset
 }
 
 // Info is what a driver found on this host.

@@ -1,0 +1,170 @@
+//go:build linux && amd64
+
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Adopt implements vmm.Driver. An empty h.Version, as List gives it, matches
+// every version.
+func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
+	root := d.root(h.Dir, h.ID)
+	if h.Driver != Name || !isID(h.ID) || h.Socket != filepath.Join(root, apiSocket) || h.Exe != d.exe {
+		return nil, errGone(h.ID)
+	}
+	proc, err := jail.Open(jail.Identity{PID: h.PID, StartTime: h.StartTime, BootID: h.BootID, Exe: h.Exe}, h.ID)
+	if errors.Is(err, jail.ErrGone) {
+		return nil, errors.Join(errGone(h.ID), d.tidy(h))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !d.livesIn(h.PID, root) {
+		return nil, errors.Join(errGone(h.ID), proc.Close())
+	}
+	m, err := d.newMachine(h, root, proc)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.compare(ctx); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+// compare checks that it is our process that serves the socket, and compares or
+// notes its version.
+func (m *machine) compare(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+	defer cancel()
+	conn, err := dialWithin(ctx, m.api.root, apiSocket)
+	if err != nil {
+		return m.explain(err)
+	}
+	pid, err := listener(conn)
+	if err = errors.Join(err, conn.Close()); err != nil {
+		return err
+	}
+	if pid != m.handle.PID {
+		return errGone(m.handle.ID)
+	}
+	i, err := m.api.instance(ctx)
+	if err != nil {
+		return m.explain(err)
+	}
+	if m.handle.Version != "" && m.handle.Version != i.Version {
+		return errGone(m.handle.ID)
+	}
+	m.handle.Version = i.Version
+	return nil
+}
+
+// listener returns the process that listens at the other end of a connection.
+func listener(conn net.Conn) (pid int, err error) {
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return 0, errors.New("this is no unix socket")
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var failed error
+	err = raw.Control(func(fd uintptr) { cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(err, failed); err != nil {
+		return 0, err
+	}
+	return int(cred.Pid), nil
+}
+
+// tidy removes what is left of a machine that ended while nobody watched.
+func (d *Driver) tidy(h vmm.Handle) error {
+	if d.runsIn(d.root(h.Dir, h.ID)) {
+		return nil // the handle is an old one, and the machine another
+	}
+	if _, err := os.Stat(h.Dir); err != nil {
+		return ignoreMissing(err)
+	}
+	return errors.Join(endTAP(h.Dir), clearOut(h.Dir))
+}
+
+// livesIn reports whether the process has this root directory, which only a
+// jailer run by root can have given it. Without a jailer it is where it works.
+func (d *Driver) livesIn(pid int, root string) bool {
+	name := "root"
+	if d.unjailed {
+		name = "cwd"
+	}
+	theirs, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid), name))
+	if err != nil {
+		return false
+	}
+	ours, err := os.Stat(root)
+	return err == nil && os.SameFile(theirs, ours)
+}
+
+// runsIn reports whether any Firecracker of ours lives in that directory.
+func (d *Driver) runsIn(root string) bool {
+	if _, err := os.Stat(root); err != nil {
+		return false
+	}
+	found, err := jail.Find(d.exe, func([]string) bool { return true })
+	if err != nil {
+		return true // nobody knows
+	}
+	for _, p := range found {
+		if d.livesIn(p.Identity.PID, root) {
+			return true
+		}
+	}
+	return false
+}
+
+// List implements vmm.Driver. A process is ours if it runs Firecracker in a root
+// directory that belongs to a run directory directly below root.
+func (d *Driver) List(_ context.Context, root string) ([]vmm.Handle, error) {
+	found, err := jail.Find(d.exe, func(args []string) bool {
+		return len(args) > 1 && args[0] == "--id" && isID(idOfJail(args[1]))
+	})
+	if err != nil {
+		return nil, err
+	}
+	var ours []vmm.Handle
+	for _, p := range found {
+		if h, ok := d.place(p, root); ok {
+			ours = append(ours, h)
+		}
+	}
+	return ours, nil
+}
+
+// place finds the run directory of a process.
+func (d *Driver) place(p jail.Running, root string) (vmm.Handle, bool) {
+	dirs, err := os.ReadDir(root)
+	if err != nil {
+		return vmm.Handle{}, false
+	}
+	id := idOfJail(p.Args[1])
+	for _, e := range dirs {
+		dir := filepath.Join(root, e.Name())
+		if at := d.root(dir, id); d.livesIn(p.Identity.PID, at) {
+			return vmm.Handle{
+				Driver: Name, ID: id, PID: p.Identity.PID, StartTime: p.Identity.StartTime, BootID: p.Identity.BootID,
+				Exe: p.Identity.Exe, Dir: dir, Socket: filepath.Join(at, apiSocket),
+			}, true
+		}
+	}
+	return vmm.Handle{}, false
+}

@@ -1,0 +1,152 @@
+//go:build linux && amd64
+
+package firecracker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxAnswer bounds what is read of an answer, in bytes.
+const maxAnswer = 1 << 20
+
+// api speaks with one Firecracker over its socket, which lies in a folder that
+// the process could write to: the path is followed within it only.
+type api struct {
+	root   string // the folder
+	client *http.Client
+}
+
+func newAPI(root string) *api {
+	a := &api{root: root}
+	a.client = &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true, DisableCompression: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialWithin(ctx, root, apiSocket) },
+	}}
+	return a
+}
+
+// dialWithin connects to a socket in dir. What lies there must be a socket, and
+// no link to one elsewhere.
+func dialWithin(ctx context.Context, dir, name string) (net.Conn, error) {
+	folder, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(folder) }()
+	fd, err := unix.Openat2(folder, name, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, fmt.Errorf("%s is no socket", name)
+	}
+	return new(net.Dialer).DialContext(ctx, "unix", filepath.Join("/proc/self/fd", strconv.Itoa(fd)))
+}
+
+// refusal is an answer that says no.
+type refusal struct {
+	status int
+	Fault  string `json:"fault_message"`
+}
+
+func (r *refusal) Error() string {
+	return fmt.Sprintf("Firecracker refuses (%d): %s", r.status, strings.TrimSpace(r.Fault))
+}
+
+// call makes one request. in and out may be nil.
+func (a *api) call(ctx context.Context, method, path string, in, out any) error {
+	var body bytes.Buffer
+	if in != nil {
+		if err := json.NewEncoder(&body).Encode(in); err != nil {
+			return err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://firecracker"+path, &body)
+	if err != nil {
+		return err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := a.client.Do(req)
+	if err != nil {
+		return fmt.Errorf("cannot %s %s: %w", strings.ToLower(method), path, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("cannot read the answer to %s: %w", path, err)
+	}
+	if resp.StatusCode >= 300 {
+		no := &refusal{status: resp.StatusCode}
+		_ = json.Unmarshal(text, no) // an answer of another form has no words for us
+		return fmt.Errorf("cannot %s %s: %w", strings.ToLower(method), path, no)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(text, out); err != nil {
+		return fmt.Errorf("cannot read the answer to %s: %w", path, err)
+	}
+	return nil
+}
+
+func (a *api) put(ctx context.Context, path string, in any) error {
+	return a.call(ctx, http.MethodPut, path, in, nil)
+}
+
+func (a *api) action(ctx context.Context, kind string) error {
+	return a.put(ctx, "/actions", map[string]string{"action_type": kind})
+}
+
+// instance is what Firecracker tells of itself.
+type instance struct {
+	ID      string `json:"id"`
+	State   string `json:"state"`
+	Version string `json:"vmm_version"`
+}
+
+// States of an instance.
+const (
+	stateNew    = "Not started"
+	statePaused = "Paused"
+)
+
+func (a *api) instance(ctx context.Context) (instance, error) {
+	var i instance
+	err := a.call(ctx, http.MethodGet, "/", nil, &i)
+	return i, err
+}
+
+// setState is "Paused" or "Resumed". That it is so already is no error.
+func (a *api) setState(ctx context.Context, state string) error {
+	err := a.call(ctx, http.MethodPatch, "/vm", map[string]string{"state": state}, nil)
+	var no *refusal
+	if !errors.As(err, &no) {
+		return err
+	}
+	now, askErr := a.instance(ctx)
+	if askErr == nil && (now.State == statePaused) == (state == statePaused) && now.State != stateNew {
+		return nil
+	}
+	return err
+}

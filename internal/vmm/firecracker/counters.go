@@ -1,0 +1,120 @@
+//go:build linux && amd64
+
+package firecracker
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// maxMetrics bounds one line of metrics, in bytes; Firecracker's have some 10 KiB.
+const maxMetrics = 256 << 10
+
+// counters adds up what Firecracker tells through its metrics pipe: each line
+// holds what has been counted since the line before. The sums are kept in a
+// file, so that they go on under the next daemon.
+type counters struct {
+	pipe   *os.File
+	path   string
+	reader sync.WaitGroup
+
+	mu   sync.Mutex
+	sum  vmm.BlockCounters
+	told chan struct{} // closed and made anew with each line
+}
+
+// countBlocks begins to listen, from the sums in dir on.
+func countBlocks(dir string) (*counters, error) {
+	pipe, err := openPipe(filepath.Join(dir, metricsPipe+".pipe"))
+	if err != nil {
+		return nil, err
+	}
+	c := &counters{pipe: pipe, path: filepath.Join(dir, countersFile), told: make(chan struct{})}
+	if text, err := os.ReadFile(c.path); err == nil {
+		_ = json.Unmarshal(text, &c.sum) // half a file: counting begins anew
+	}
+	c.reader.Go(c.listen)
+	return c, nil
+}
+
+func (c *counters) listen() {
+	lines := bufio.NewScanner(c.pipe)
+	lines.Buffer(make([]byte, 16<<10), maxMetrics)
+	for lines.Scan() {
+		if line := bytes.TrimSpace(lines.Bytes()); len(line) > 0 {
+			c.add(line)
+		}
+	}
+}
+
+// add takes in one line. One that cannot be read counts as one that tells nothing.
+func (c *counters) add(line []byte) {
+	delta := parseMetrics(line)
+	c.mu.Lock()
+	c.sum.ReadBytes += delta.ReadBytes
+	c.sum.WriteBytes += delta.WriteBytes
+	c.sum.ReadOps += delta.ReadOps
+	c.sum.WriteOps += delta.WriteOps
+	text, err := json.Marshal(c.sum)
+	close(c.told)
+	c.told = make(chan struct{})
+	c.mu.Unlock()
+	if err == nil {
+		_ = os.WriteFile(c.path, text, 0o600) // a full disk costs the sums at the next daemon, not the machine
+	}
+}
+
+// maxDelta is more than a disk can do between two lines; a process that tells
+// more tells nothing.
+const maxDelta = 1 << 50
+
+func parseMetrics(line []byte) (delta vmm.BlockCounters) {
+	var told struct {
+		Block struct {
+			ReadBytes  uint64 `json:"read_bytes"`
+			WriteBytes uint64 `json:"write_bytes"`
+			ReadOps    uint64 `json:"read_count"`
+			WriteOps   uint64 `json:"write_count"`
+		} `json:"block"`
+	}
+	if err := json.Unmarshal(line, &told); err != nil {
+		return delta
+	}
+	b := told.Block
+	if max(b.ReadBytes, b.WriteBytes, b.ReadOps, b.WriteOps) > maxDelta {
+		return delta
+	}
+	return vmm.BlockCounters{ReadBytes: b.ReadBytes, WriteBytes: b.WriteBytes, ReadOps: b.ReadOps, WriteOps: b.WriteOps}
+}
+
+// after returns the sums once a line has come that ask makes Firecracker write.
+func (c *counters) after(ctx context.Context, ask func() error) (vmm.BlockCounters, error) {
+	c.mu.Lock()
+	told := c.told
+	c.mu.Unlock()
+	if err := ask(); err != nil {
+		return vmm.BlockCounters{}, err
+	}
+	select {
+	case <-told:
+	case <-ctx.Done():
+		return vmm.BlockCounters{}, fmt.Errorf("no metrics come: %w", ctx.Err())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sum, nil
+}
+
+// close stops listening.
+func (c *counters) close() {
+	_ = c.pipe.Close()
+	c.reader.Wait()
+}

@@ -1,0 +1,133 @@
+//go:build linux && amd64
+
+// Package firecracker is the driver for Firecracker, started by its jailer.
+//
+// Each machine is one process that owns nothing but a folder: the jailer gives
+// it a root directory of its own with just its kernel and disks in it (chroot.go),
+// its own user, PID namespace and limits, and no capability. It is driven over its
+// API on a unix socket in there (api.go), outlives the daemon, and a later one
+// adopts it. What runs in the guest is no business of this package.
+// Start at [New], then [Driver.Start].
+package firecracker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/host/kvm"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Name is the driver's name in handles and in the API.
+const Name = "firecracker"
+
+// AgentPort is the vsock port on which the agent in the guest listens.
+const AgentPort = 1024
+
+// Config says how the driver runs Firecracker.
+type Config struct {
+	Binary string // "" means firecracker on PATH
+	Jailer string // "" means jailer on PATH
+	Log    *slog.Logger
+
+	// Unjailed runs Firecracker without its jailer, as root without
+	// capabilities. For finding faults only.
+	Unjailed bool
+
+	// AnyKVM takes a /dev/kvm that only emulates, too. No kernel boots on it.
+	AnyKVM bool
+}
+
+// Driver runs machines with Firecracker.
+type Driver struct {
+	binary   string // absolute, symbolic links resolved
+	jailer   string // "" when it runs unjailed
+	exe      string // what /proc/PID/exe shows of a machine's process
+	version  version
+	why      string
+	unjailed bool
+	log      *slog.Logger
+
+	mu   sync.Mutex
+	note string // the last start's
+}
+
+// New looks at the host's Firecracker, jailer and KVM. It also removes cgroups
+// of machines that ended while no daemon watched.
+//
+// Errors: errs.Unsupported when a program is missing or too old, or when KVM is
+// not proven.
+func New(ctx context.Context, cfg Config) (*Driver, error) {
+	d := &Driver{unjailed: cfg.Unjailed, log: cfg.Log}
+	var err error
+	if d.binary, err = findProgram(cfg.Binary, Name); err != nil {
+		return nil, err
+	}
+	if d.version, err = askVersion(ctx, d.binary); err != nil {
+		return nil, err
+	}
+	d.exe = d.binary
+	if !cfg.Unjailed {
+		if d.jailer, err = findProgram(cfg.Jailer, "jailer"); err != nil {
+			return nil, err
+		}
+		d.exe = "/" + filepath.Base(d.binary) // the jailer's copy, as seen in its own root
+	}
+	found := kvm.Probe()
+	if !found.Usable && !cfg.AnyKVM {
+		return nil, errs.New(errs.Unsupported, "kvm_unusable", "Firecracker needs KVM, which cannot be used: %s", found.Why).
+			WithHint("use QEMU, which can emulate, or run Hatch where the processor's virtualisation is available")
+	}
+	d.why = found.Why
+	if fault := d.version.fault(); fault != "" {
+		d.log.Warn("this Firecracker is known to be faulty", "version", d.version.String(), "fault", fault)
+	}
+	return d, jail.Sweep()
+}
+
+func findProgram(name, standard string) (string, error) {
+	if name == "" {
+		name = standard
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", errs.New(errs.Unsupported, "firecracker_missing", "the program %s is not installed", name).
+			WithHint("install Firecracker and its jailer, of the same release, into /usr/local/bin")
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(path)
+}
+
+func askVersion(ctx context.Context, binary string) (version, error) {
+	out, err := exec.CommandContext(ctx, binary, "--version").Output()
+	if err != nil {
+		return version{}, fmt.Errorf("cannot ask Firecracker for its version: %w", err)
+	}
+	return parseVersion(string(out))
+}
+
+// Info implements vmm.Driver.
+func (d *Driver) Info() vmm.Info {
+	return vmm.Info{
+		Name: Name, Version: d.version.String(), Accel: "kvm", Why: d.why,
+		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true},
+	}
+}
+
+// warn says which limits machines run without: once, and again when it changes.
+func (d *Driver) warn(note string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if note != "" && note != d.note {
+		d.log.Warn("machines run without some of their limits", "why", note)
+	}
+	d.note = note
+}

@@ -1,0 +1,186 @@
+//go:build linux && amd64
+
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// startLimit bounds a start whose caller does not.
+const startLimit = 30 * time.Second
+
+// jailerNeeds are the capabilities that the jailer uses up to the moment when
+// it becomes Firecracker's user.
+var jailerNeeds = []uintptr{
+	unix.CAP_SYS_ADMIN, unix.CAP_SYS_CHROOT, unix.CAP_MKNOD, unix.CAP_CHOWN, unix.CAP_FOWNER, unix.CAP_DAC_OVERRIDE,
+	unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SYS_RESOURCE,
+}
+
+// Start implements vmm.Driver.
+func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
+	if spec.NIC != nil {
+		defer func() { _ = spec.NIC.TAP.Close() }()
+	}
+	if err := checkSpec(spec); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	m, tap, err := d.launch(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.boot(ctx, d, spec, tap); err != nil {
+		return nil, m.discard(err)
+	}
+	return m, nil
+}
+
+// launch starts a process that knows of no machine yet.
+func (d *Driver) launch(ctx context.Context, spec vmm.Spec) (m *machine, tap string, err error) {
+	if d.runsIn(d.root(spec.Dir, spec.ID)) {
+		return nil, "", errs.New(errs.Conflict, "machine_runs", "another process runs in the directory of this VM")
+	}
+	if err := errors.Join(endTAP(spec.Dir), clearOut(spec.Dir)); err != nil { // of a machine that ended unseen
+		return nil, "", err
+	}
+	defer func() {
+		if err != nil && m == nil {
+			err = errors.Join(err, endTAP(spec.Dir), clearOut(spec.Dir))
+		}
+	}()
+	if err := ignoreMissing(os.Remove(filepath.Join(spec.Dir, wordsFile))); err != nil {
+		return nil, "", err
+	}
+	room := chroot{path: d.root(spec.Dir, spec.ID), uid: spec.UID, gid: spec.GID}
+	if err := room.furnish(spec); err != nil {
+		return nil, "", err
+	}
+	if spec.NIC != nil {
+		tap, err = lendTAP(spec.NIC.TAP, spec.UID, spec.Dir)
+		_ = spec.NIC.TAP.Close() // it has one holder at a time
+		if err != nil {
+			return nil, "", err
+		}
+	}
+	m, err = d.spawn(ctx, spec)
+	return m, tap, err
+}
+
+// spawn starts the process and takes hold of it.
+func (d *Driver) spawn(ctx context.Context, spec vmm.Spec) (*machine, error) {
+	stdin, stdout, err := openConsole(spec.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll([]*os.File{stdin, stdout})
+	words, err := os.OpenFile(filepath.Join(spec.Dir, logPipe+".pipe"), os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = words.Close() }()
+	p := jail.Process{
+		Stdin: stdin, Stdout: stdout, Stderr: words, OpenFiles: openFiles, Cgroup: limits(spec),
+		HostNetwork: spec.NIC != nil, OwnPIDs: true,
+	}
+	root := d.root(spec.Dir, spec.ID)
+	if d.unjailed {
+		p.Path, p.Args, p.Dir = d.binary, append([]string{"--id", jailID(spec.ID)}, arguments()...), root
+	} else {
+		p.Path, p.Args, p.Capabilities = d.jailer, d.jailerArguments(spec), jailerNeeds
+	}
+	proc, err := jail.Start(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	d.warn(proc.Note())
+	m, err := d.newMachine(vmm.Handle{Driver: Name, ID: spec.ID, Dir: spec.Dir, Socket: filepath.Join(root, apiSocket)}, root, proc)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// boot tells a process just started what its machine is, and lets it run.
+func (m *machine) boot(ctx context.Context, d *Driver, spec vmm.Spec, tap string) error {
+	if err := m.awaitAPI(ctx); err != nil {
+		return err
+	}
+	if err := m.recognise(ctx, d.exe); err != nil {
+		return err
+	}
+	if err := configure(ctx, m.api, spec, tap); err != nil {
+		return err
+	}
+	if err := (chroot{path: m.api.root}).seal(); err != nil {
+		return fmt.Errorf("cannot seal the machine's root directory: %w", err)
+	}
+	return m.api.action(ctx, "InstanceStart")
+}
+
+// awaitAPI returns once the process answers.
+func (m *machine) awaitAPI(ctx context.Context) error {
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for {
+		conn, err := dialWithin(ctx, m.api.root, apiSocket)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-again.C:
+		case <-m.exited:
+			return errors.New("the process ended at once: " + m.exit.Detail)
+		case <-ctx.Done():
+			return fmt.Errorf("the process does not answer: %w", ctx.Err())
+		}
+	}
+}
+
+// recognise notes what a process that has become Firecracker is.
+func (m *machine) recognise(ctx context.Context, exe string) error {
+	id, err := jail.Identify(m.proc.Identity().PID)
+	if err != nil {
+		return err
+	}
+	if id.Exe != exe {
+		return fmt.Errorf("the process runs %s instead of %s", id.Exe, exe)
+	}
+	i, err := m.api.instance(ctx)
+	if err != nil {
+		return err
+	}
+	h := &m.handle
+	h.PID, h.StartTime, h.BootID, h.Exe, h.Version = id.PID, id.StartTime, id.BootID, id.Exe, i.Version
+	return nil
+}
+
+// discard ends a machine whose start failed, and says why it did.
+func (m *machine) discard(cause error) error {
+	bounded, cancel := context.WithTimeout(context.Background(), startLimit)
+	defer cancel()
+	if err := m.Kill(bounded); err != nil {
+		cause = errors.Join(cause, err)
+	}
+	if err := m.Close(); err != nil {
+		cause = errors.Join(cause, err)
+	}
+	if last := m.lastWords(); last != "" {
+		cause = fmt.Errorf("%w; Firecracker said: %s", cause, last)
+	}
+	return errs.New(errs.Internal, "vmm_start_failed", "Firecracker would not start the VM").WithCause(cause)
+}
