@@ -79,11 +79,11 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if err := jail.Sweep(); err != nil {
 		return nil, err
 	}
-	cpu, err := hostCPU(accel)
+	cpu, err := kvm.HostCPU()
 	if err != nil {
 		return nil, err
 	}
-	return &Driver{binary: binary, version: version, accel: accel, cpu: cpu, tscKHz: clock.kHz(), log: cfg.Log}, nil
+	return &Driver{binary: binary, version: version, accel: accel, cpu: relied(cpu, accel), tscKHz: clock.kHz(), log: cfg.Log}, nil
 }
 
 const (

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/host/kvm"
 )
 
 const cpuinfo = `processor	: 0
@@ -25,11 +27,11 @@ model name	: Another CPU
 func TestTheProcessorIsWhatGuestsRelyOn(t *testing.T) {
 	read := func(info, accel string) string {
 		t.Helper()
-		cpu, err := parseCPU(strings.NewReader(info), acceleration{name: accel})
+		cpu, err := kvm.ParseCPU(strings.NewReader(info))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return cpu
+		return relied(cpu, acceleration{name: accel})
 	}
 	updated := strings.Replace(cpuinfo, "fpu vme", "fpu vme new", 1)
 	if got := read(cpuinfo, AccelTCG); got != "Some CPU @ 2.40GHz" || got != read(updated, AccelTCG) {
@@ -38,7 +40,7 @@ func TestTheProcessorIsWhatGuestsRelyOn(t *testing.T) {
 	if read(cpuinfo, AccelKVM) == read(updated, AccelKVM) {
 		t.Error("under KVM a new feature makes no difference")
 	}
-	if _, err := parseCPU(strings.NewReader("processor: 0\n"), acceleration{}); err == nil {
+	if _, err := kvm.ParseCPU(strings.NewReader("processor: 0\n")); err == nil {
 		t.Error("a processor without a name")
 	}
 }
