@@ -67,7 +67,8 @@ func (m *machine) compare(ctx context.Context) error {
 		return errGone(m.handle.ID)
 	}
 	m.handle.Version = i.Version
-	return nil
+	m.version, err = parseVersion(i.Version)
+	return err
 }
 
 // listener returns the process that listens at the other end of a connection.

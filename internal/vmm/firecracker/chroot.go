@@ -29,6 +29,8 @@ const (
 	metricsPipe   = "metrics"
 	kernelFile    = "kernel"
 	initramfsFile = "initramfs"
+	memoryFile    = "memory"
+	stateFile     = "state" // of the devices, when the machine is saved
 )
 
 func diskFile(i int) string { return "disk" + strconv.Itoa(i) }
@@ -55,7 +57,8 @@ type chroot struct {
 }
 
 // furnish makes the directory and puts the machine's files and pipes into it.
-func (c chroot) furnish(s vmm.Spec) error {
+// state is the file that a machine is woken from, "" to boot.
+func (c chroot) furnish(s vmm.Spec, state string) error {
 	if err := os.MkdirAll(c.path, 0o700); err != nil {
 		return err
 	}
@@ -64,18 +67,50 @@ func (c chroot) furnish(s vmm.Spec) error {
 			return err
 		}
 	}
-	if err := c.bring(kernelFile, s.Kernel); err != nil {
-		return fmt.Errorf("cannot bring in the kernel: %w", err)
+	if state == "" {
+		if err := c.bringKernel(s); err != nil {
+			return err
+		}
 	}
-	if s.Initramfs != "" {
-		if err := c.bring(initramfsFile, s.Initramfs); err != nil {
-			return fmt.Errorf("cannot bring in the initramfs: %w", err)
+	if s.Memory != "" {
+		if err := c.bringMemory(s, state); err != nil {
+			return err
 		}
 	}
 	for i, d := range s.Disks {
 		if err := c.bringDisk(diskFile(i), d); err != nil {
 			return fmt.Errorf("cannot bring in the disk %s: %w", d.Serial, err)
 		}
+	}
+	return nil
+}
+
+func (c chroot) bringKernel(s vmm.Spec) error {
+	if err := c.bring(kernelFile, s.Kernel); err != nil {
+		return fmt.Errorf("cannot bring in the kernel: %w", err)
+	}
+	if s.Initramfs == "" {
+		return nil
+	}
+	if err := c.bring(initramfsFile, s.Initramfs); err != nil {
+		return fmt.Errorf("cannot bring in the initramfs: %w", err)
+	}
+	return nil
+}
+
+// bringMemory gives the process the files that it saves to and wakes from.
+func (c chroot) bringMemory(s vmm.Spec, state string) error {
+	if err := checkMemory(s); err != nil {
+		return fmt.Errorf("cannot use the file for the guest's memory: %w", err)
+	}
+	if err := c.link(memoryFile, s.Memory); err != nil {
+		return fmt.Errorf("cannot bring in the guest's memory: %w", err)
+	}
+	if state == "" {
+		state = os.DevNull
+	}
+	if err := c.copy(stateFile, state, 0o600); err != nil {
+		return fmt.Errorf("cannot bring in the machine's devices: %w", err)
 	}
 	return nil
 }
@@ -134,11 +169,12 @@ func (c chroot) bring(name, path string) error {
 		return errs.New(errs.Unsupported, "file_unreadable", "the file may be read by its owner only, and is too large to be copied").
 			WithHint("make it readable for all: its folder still keeps others out").WithCause(fmt.Errorf("%s has mode %v", path, st.Mode()))
 	}
-	return c.copy(name, path)
+	return c.copy(name, path, 0o400)
 }
 
 // link gives a file a name in the directory: a hard link, or where it lies on
-// another file system, a mount.
+// another file system, a mount. The jailer takes mounts along into a mount
+// namespace of the process's own.
 func (c chroot) link(name, path string) error {
 	to := filepath.Join(c.path, name)
 	target, err := filepath.EvalSymlinks(path)
@@ -152,16 +188,19 @@ func (c chroot) link(name, path string) error {
 	if err := os.WriteFile(to, nil, 0o600); err != nil {
 		return err
 	}
-	return unix.Mount(target, to, "", unix.MS_BIND, "")
+	if err := unix.Mount(target, to, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	return unix.Mount("", to, "", unix.MS_PRIVATE, "") // so that it can be taken away here and stay there
 }
 
-func (c chroot) copy(name, path string) error {
+func (c chroot) copy(name, path string, mode os.FileMode) error {
 	from, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = from.Close() }()
-	to, err := os.OpenFile(filepath.Join(c.path, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o400)
+	to, err := os.OpenFile(filepath.Join(c.path, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 // lab makes machines with the probe as their guest.
 type lab struct {
 	root     string
+	memory   string // a folder on a tmpfs
 	kernel   string
 	unjailed bool
 	last     atomic.Int32
@@ -30,8 +31,16 @@ const firstUID = 914000
 
 func newLab(t testing.TB, unjailed bool) *lab {
 	t.Helper()
-	root := t.TempDir()
-	return &lab{root: root, kernel: probe.Build(t), unjailed: unjailed}
+	memory, err := os.MkdirTemp("/dev/shm", "firecracker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(memory); err != nil {
+			t.Error(err)
+		}
+	})
+	return &lab{root: t.TempDir(), memory: memory, kernel: probe.Build(t), unjailed: unjailed}
 }
 
 func (l *lab) driver(t testing.TB) *Driver {
@@ -56,7 +65,7 @@ func (l *lab) spec(t testing.TB) vmm.Spec {
 		t.Fatal(err)
 	}
 	s := vmm.Spec{
-		ID: id, Dir: dir, VCPUs: 1, MemMiB: 128, Kernel: l.kernel, Cmdline: "console=ttyS0",
+		ID: id, Dir: dir, VCPUs: 1, MemMiB: memMiB, Kernel: l.kernel, Cmdline: "console=ttyS0",
 		Origin: map[string]string{"kernel": "sha256:test"},
 		Disks: []vmm.Disk{
 			{Serial: "base", Path: newDisk(t, dir, "base", 0o444), ReadOnly: true},
@@ -67,7 +76,27 @@ func (l *lab) spec(t testing.TB) vmm.Spec {
 	if !l.unjailed {
 		s.UID, s.GID = firstUID+int(n), firstUID+int(n)
 	}
+	s.Memory = l.newMemory(t, id, s.UID)
 	return s
+}
+
+const memMiB = 128
+
+// newMemory makes the file that keeps a guest's memory.
+func (l *lab) newMemory(t testing.TB, name string, uid int) string {
+	t.Helper()
+	path := filepath.Join(l.memory, name)
+	err := os.WriteFile(path, nil, 0o600)
+	if err == nil {
+		err = os.Truncate(path, memMiB<<20)
+	}
+	if err == nil {
+		err = os.Chown(path, uid, uid)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // newDisk makes a sparse disk that starts with its name.

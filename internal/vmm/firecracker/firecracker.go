@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/hatchvm/hatch/internal/errs"
@@ -26,6 +27,9 @@ import (
 
 // Name is the driver's name in handles and in the API.
 const Name = "firecracker"
+
+// accel is the only acceleration there is.
+const accel = "kvm"
 
 // AgentPort is the vsock port on which the agent in the guest listens.
 const AgentPort = 1024
@@ -50,6 +54,7 @@ type Driver struct {
 	jailer   string // "" when it runs unjailed
 	exe      string // what /proc/PID/exe shows of a machine's process
 	version  version
+	cpu      string // of the host, as guests may come to rely on it
 	why      string
 	unjailed bool
 	log      *slog.Logger
@@ -85,9 +90,14 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 			WithHint("use QEMU, which can emulate, or run Hatch where the processor's virtualisation is available")
 	}
 	d.why = found.Why
-	if fault := d.version.fault(); fault != "" {
-		d.log.Warn("this Firecracker is known to be faulty", "version", d.version.String(), "fault", fault)
+	if err := d.version.checkSave(); err != nil {
+		d.log.Warn("this Firecracker is known to be faulty", "version", d.version.String(), "fault", err)
 	}
+	cpu, err := kvm.HostCPU()
+	if err != nil {
+		return nil, err
+	}
+	d.cpu = cpu.String()
 	return d, jail.Sweep()
 }
 
@@ -111,14 +121,18 @@ func askVersion(ctx context.Context, binary string) (version, error) {
 	if err != nil {
 		return version{}, fmt.Errorf("cannot ask Firecracker for its version: %w", err)
 	}
-	return parseVersion(string(out))
+	found, ok := strings.CutPrefix(string(out), "Firecracker v")
+	if !ok {
+		return version{}, errs.New(errs.Unsupported, "firecracker_unknown", "%s is no Firecracker", binary)
+	}
+	return parseVersion(found)
 }
 
 // Info implements vmm.Driver.
 func (d *Driver) Info() vmm.Info {
 	return vmm.Info{
-		Name: Name, Version: d.version.String(), Accel: "kvm", Why: d.why,
-		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true},
+		Name: Name, Version: d.version.String(), Accel: accel, Why: d.why,
+		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: d.version.checkSave() == nil},
 	}
 }
 

@@ -23,19 +23,23 @@ const commandLimit = 10 * time.Second
 
 // machine is the daemon's hold on one Firecracker process.
 type machine struct {
-	handle vmm.Handle
-	api    *api
-	proc   *jail.Proc
-	said   *jail.Words
-	blocks *counters
-	out    *os.File // the console's end to read, so that nothing is lost while nobody listens
-	heard  tail
-	log    *slog.Logger
-	work   sync.WaitGroup
-	exited chan struct{}
-	closed chan struct{}
-	exit   vmm.Exit // written before exited is closed
-	last   string   // Firecracker's last words; written before exited is closed
+	handle  vmm.Handle
+	version version
+	hostCPU string
+	api     *api
+	proc    *jail.Proc
+	said    *jail.Words
+	blocks  *counters
+	out     *os.File // the console's end to read, so that nothing is lost while nobody listens
+	heard   tail
+	log     *slog.Logger
+	work    sync.WaitGroup
+	exited  chan struct{}
+	closed  chan struct{}
+	exit    vmm.Exit // written before exited is closed
+	last    string   // Firecracker's last words; written before exited is closed
+
+	saving sync.Mutex // held while the machine is saved
 
 	mu      sync.Mutex
 	conns   map[vmm.Channel]net.Conn
@@ -51,7 +55,7 @@ type machine struct {
 // from here on, also when it fails.
 func (d *Driver) newMachine(h vmm.Handle, root string, proc *jail.Proc) (*machine, error) {
 	m := &machine{
-		handle: h, api: newAPI(root), proc: proc, log: d.log,
+		handle: h, hostCPU: d.cpu, api: newAPI(root), proc: proc, log: d.log,
 		exited: make(chan struct{}), closed: make(chan struct{}), conns: map[vmm.Channel]net.Conn{},
 	}
 	if err := m.listen(); err != nil {

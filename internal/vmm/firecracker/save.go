@@ -4,29 +4,193 @@ package firecracker
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// Save implements vmm.Machine.
-func (m *machine) Save(context.Context, vmm.Spec, string) error {
-	select {
-	case <-m.exited:
-		return errGone(m.handle.ID)
-	default:
-		return errNoSave()
+// saveLimit bounds the saving and the loading of a machine.
+const saveLimit = 2 * time.Minute
+
+// maxState bounds what a Firecracker writes of its devices, in bytes; it is
+// some 100 KiB.
+const maxState = 64 << 20
+
+// Save implements vmm.Machine. Firecracker calls it a snapshot, and a
+// differential one if it has only what changed since the last: since the guest's
+// memory file was all zeros at the start, also the first is one.
+func (m *machine) Save(ctx context.Context, spec vmm.Spec, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, saveLimit)
+	defer cancel()
+	if err := m.checkSavable(ctx, spec); err != nil {
+		return err
 	}
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	stood, err := m.Paused(ctx)
+	if err != nil {
+		return err
+	}
+	if err := m.save(ctx, spec, dir); err != nil {
+		return errors.Join(err, m.unsave(ctx, dir, stood))
+	}
+	return nil
+}
+
+func (m *machine) checkSavable(ctx context.Context, spec vmm.Spec) error {
+	var config machineConfig
+	if err := m.command(ctx, func(ctx context.Context) error {
+		return m.api.call(ctx, http.MethodGet, "/machine-config", nil, &config)
+	}); err != nil {
+		return err
+	}
+	if spec.Memory == "" || !config.TrackDirty {
+		return errs.New(errs.Unsupported, "memory_not_shared", "the memory of %s cannot be kept: it was started without a file for it", m.handle.ID).
+			WithHint("restart the VM")
+	}
+	return m.version.checkSave()
+}
+
+func (m *machine) save(ctx context.Context, spec vmm.Spec, dir string) error {
+	if err := m.Pause(ctx); err != nil {
+		return err
+	}
+	shot := snapshot{Memory: memoryFile, State: stateFile, Type: m.version.snapshotType(spec.MemMiB)}
+	if err := m.api.put(ctx, "/snapshot/create", shot); err != nil {
+		return m.explain(err)
+	}
+	if err := fetchState(m.api.root, filepath.Join(dir, vmm.SavedDevices)); err != nil {
+		return fmt.Errorf("cannot keep the machine's devices: %w", err)
+	}
+	s, err := vmm.NewSaved(spec, dir)
+	if err != nil {
+		return err
+	}
+	s.Driver, s.Version, s.Accel, s.CPU = Name, m.handle.Version, accel, m.hostCPU
+	return s.Write(dir)
+}
+
+// fetchState copies what the process wrote in its own folder to a file that it
+// cannot reach.
+func fetchState(root, to string) error {
+	from, err := openWithin(root, stateFile, unix.O_RDONLY|unix.O_NONBLOCK, unix.S_IFREG)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(from), stateFile)
+	defer func() { _ = f.Close() }()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(out, io.LimitReader(f, maxState+1))
+	if err == nil && n > maxState {
+		err = fmt.Errorf("they have more than %d MiB", maxState>>20)
+	}
+	return errors.Join(err, out.Close())
+}
+
+// unsave undoes a save that failed: files, and the guest goes on.
+func (m *machine) unsave(ctx context.Context, dir string, stood bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandLimit)
+	defer cancel()
+	faults := []error{
+		ignoreMissing(os.Remove(filepath.Join(dir, vmm.SavedDevices))),
+		ignoreMissing(os.Remove(filepath.Join(dir, vmm.SavedManifest))),
+	}
+	if !stood {
+		faults = append(faults, m.Resume(ctx))
+	}
+	return errors.Join(faults...)
 }
 
 // Wake implements vmm.Driver.
-func (d *Driver) Wake(_ context.Context, spec vmm.Spec, _ string) (vmm.Machine, error) {
+func (d *Driver) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machine, error) {
 	if spec.NIC != nil {
-		_ = spec.NIC.TAP.Close()
+		defer func() { _ = spec.NIC.TAP.Close() }()
 	}
-	return nil, errNoSave()
+	if err := d.checkSaved(spec, dir); err != nil {
+		return nil, err
+	}
+	return d.begin(ctx, spec, filepath.Join(dir, vmm.SavedDevices))
 }
 
-func errNoSave() error {
-	return errs.New(errs.Unsupported, "save_unsupported", "VMs cannot be saved under Firecracker yet").WithHint("use QEMU for VMs that are to sleep")
+// checkSaved refuses what cannot be woken here.
+func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
+	if err := errors.Join(checkSpec(spec), d.version.checkSave()); err != nil {
+		return err
+	}
+	s, err := vmm.ReadSaved(dir)
+	if err != nil {
+		return err
+	}
+	here := vmm.Saved{Driver: Name, Version: d.version.String(), Accel: accel, CPU: d.cpu}
+	if err := s.Check(here, spec, dir); err != nil {
+		return err
+	}
+	if err := checkMemory(spec); err != nil {
+		return vmm.Unusable("its memory cannot be read").WithCause(err)
+	}
+	return nil
 }
+
+// checkMemory looks at the file for the guest's memory. One of another size
+// would be written anew, or read past its end.
+func checkMemory(spec vmm.Spec) error {
+	st, err := os.Stat(spec.Memory)
+	if err != nil {
+		return err
+	}
+	if want := int64(spec.MemMiB) << 20; st.Size() != want {
+		return fmt.Errorf("it has %d bytes instead of %d", st.Size(), want)
+	}
+	return nil
+}
+
+// load lets a process just started read a machine. Its guest stands afterwards.
+func (m *machine) load(ctx context.Context, spec vmm.Spec, tap string) error {
+	in := snapshotLoad{State: stateFile, Memory: memoryBackend{Type: "File", Path: memoryFile}}
+	if m.version.before(version{1, 16, 0}) {
+		in.TrackDirtyOld = true
+	} else {
+		in.TrackDirty = true
+	}
+	if spec.NIC != nil {
+		in.Networks = []networkOverride{{ID: networkID, TAP: tap}}
+	}
+	return m.api.put(ctx, "/snapshot/load", in)
+}
+
+// Bodies of requests, as Firecracker's API description names their fields.
+type (
+	snapshot struct {
+		Memory string `json:"mem_file_path"`
+		State  string `json:"snapshot_path"`
+		Type   string `json:"snapshot_type"`
+	}
+	snapshotLoad struct {
+		State         string            `json:"snapshot_path"`
+		Memory        memoryBackend     `json:"mem_backend"`
+		TrackDirtyOld bool              `json:"enable_diff_snapshots,omitempty"` // its name before 1.16
+		TrackDirty    bool              `json:"track_dirty_pages,omitempty"`
+		Resume        bool              `json:"resume_vm"`
+		Networks      []networkOverride `json:"network_overrides,omitempty"`
+	}
+	memoryBackend struct {
+		Type string `json:"backend_type"`
+		Path string `json:"backend_path"`
+	}
+	networkOverride struct {
+		ID  string `json:"iface_id"`
+		TAP string `json:"host_dev_name"`
+	}
+)

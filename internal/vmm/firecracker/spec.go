@@ -128,6 +128,8 @@ type (
 	entropy struct{}
 )
 
+const networkID = "net0"
+
 // guestCID may be the same for all: each has its own socket.
 const guestCID = 3
 
@@ -150,7 +152,7 @@ func configure(ctx context.Context, a *api, s vmm.Spec, tap string) error {
 		requests = append(requests, request{"/drives/" + name, drive{ID: name, Path: name, IsReadOnly: d.ReadOnly}})
 	}
 	if s.NIC != nil {
-		requests = append(requests, request{"/network-interfaces/net0", networkInterface{ID: "net0", TAP: tap, MAC: s.NIC.MAC.String()}})
+		requests = append(requests, request{"/network-interfaces/" + networkID, networkInterface{ID: networkID, TAP: tap, MAC: s.NIC.MAC.String()}})
 	}
 	requests = append(requests, request{"/vsock", vsock{CID: guestCID, Path: vsockSocket}}, request{"/entropy", entropy{}})
 	for _, r := range requests {
@@ -169,8 +171,14 @@ const (
 	openFiles   = 256 // its disks, sockets and KVM's descriptors need some 40, each agent connection one
 )
 
+// limits says what a process may use. Of a guest whose memory is kept in a file
+// there are two copies while it is saved.
 func limits(s vmm.Spec) *jail.Cgroup {
+	mem := s.MemMiB
+	if s.Memory != "" {
+		mem *= 2
+	}
 	return &jail.Cgroup{
-		Name: s.ID, MemBytes: int64(s.MemMiB+overheadMiB) << 20, CPUs: float64(s.VCPUs) + extraCPUs, Tasks: s.VCPUs + extraTasks,
+		Name: s.ID, MemBytes: int64(mem+overheadMiB) << 20, CPUs: float64(s.VCPUs) + extraCPUs, Tasks: s.VCPUs + extraTasks,
 	}
 }

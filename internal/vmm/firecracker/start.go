@@ -35,23 +35,39 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
+	return d.begin(ctx, spec, "")
+}
+
+// begin boots a machine, or wakes the one whose devices are in the file state.
+func (d *Driver) begin(ctx context.Context, spec vmm.Spec, state string) (vmm.Machine, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	m, tap, err := d.launch(ctx, spec)
+	m, tap, err := d.launch(ctx, spec, state)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.boot(ctx, d, spec, tap); err != nil {
+	err = m.meet(ctx, d)
+	switch {
+	case err != nil:
+	case state == "":
+		err = m.boot(ctx, spec, tap)
+	default:
+		err = m.load(ctx, spec, tap)
+	}
+	if err == nil && state != "" {
+		err = m.seal()
+	}
+	if err != nil {
 		return nil, m.discard(err)
 	}
 	return m, nil
 }
 
 // launch starts a process that knows of no machine yet.
-func (d *Driver) launch(ctx context.Context, spec vmm.Spec) (m *machine, tap string, err error) {
+func (d *Driver) launch(ctx context.Context, spec vmm.Spec, state string) (m *machine, tap string, err error) {
 	if d.runsIn(d.root(spec.Dir, spec.ID)) {
 		return nil, "", errs.New(errs.Conflict, "machine_runs", "another process runs in the directory of this VM")
 	}
@@ -67,7 +83,7 @@ func (d *Driver) launch(ctx context.Context, spec vmm.Spec) (m *machine, tap str
 		return nil, "", err
 	}
 	room := chroot{path: d.root(spec.Dir, spec.ID), uid: spec.UID, gid: spec.GID}
-	if err := room.furnish(spec); err != nil {
+	if err := room.furnish(spec, state); err != nil {
 		return nil, "", err
 	}
 	if spec.NIC != nil {
@@ -115,21 +131,35 @@ func (d *Driver) spawn(ctx context.Context, spec vmm.Spec) (*machine, error) {
 	return m, nil
 }
 
-// boot tells a process just started what its machine is, and lets it run.
-func (m *machine) boot(ctx context.Context, d *Driver, spec vmm.Spec, tap string) error {
+// meet waits for a process just started and notes what it is.
+func (m *machine) meet(ctx context.Context, d *Driver) error {
 	if err := m.awaitAPI(ctx); err != nil {
 		return err
 	}
-	if err := m.recognise(ctx, d.exe); err != nil {
-		return err
+	if !d.unjailed { // it has what was mounted for it in a namespace of its own
+		if err := unmountBelow(filepath.Join(m.handle.Dir, jailFolder)); err != nil {
+			return err
+		}
 	}
+	return m.recognise(ctx, d.exe)
+}
+
+// boot tells the process what its machine is, and lets it run.
+func (m *machine) boot(ctx context.Context, spec vmm.Spec, tap string) error {
 	if err := configure(ctx, m.api, spec, tap); err != nil {
 		return err
 	}
+	if err := m.seal(); err != nil {
+		return err
+	}
+	return m.api.action(ctx, "InstanceStart")
+}
+
+func (m *machine) seal() error {
 	if err := (chroot{path: m.api.root}).seal(); err != nil {
 		return fmt.Errorf("cannot seal the machine's root directory: %w", err)
 	}
-	return m.api.action(ctx, "InstanceStart")
+	return nil
 }
 
 // awaitAPI returns once the process answers.
@@ -166,7 +196,8 @@ func (m *machine) recognise(ctx context.Context, exe string) error {
 	}
 	h := &m.handle
 	h.PID, h.StartTime, h.BootID, h.Exe, h.Version = id.PID, id.StartTime, id.BootID, id.Exe, i.Version
-	return nil
+	m.version, err = parseVersion(i.Version)
+	return err
 }
 
 // discard ends a machine whose start failed, and says why it did.

@@ -16,11 +16,11 @@ type version struct{ major, minor, patch int }
 // oldest is the oldest release that does what is needed.
 var oldest = version{1, 12, 0}
 
-var versionForm = regexp.MustCompile(`^Firecracker v(\d{1,6})\.(\d{1,6})\.(\d{1,6})`)
+var versionForm = regexp.MustCompile(`^(\d{1,6})\.(\d{1,6})\.(\d{1,6})`)
 
-// parseVersion reads what `firecracker --version` prints.
-func parseVersion(out string) (version, error) {
-	found := versionForm.FindStringSubmatch(out)
+// parseVersion reads a version with more behind it.
+func parseVersion(text string) (version, error) {
+	found := versionForm.FindStringSubmatch(text)
 	if found == nil {
 		return version{}, errs.New(errs.Unsupported, "firecracker_unknown", "the Firecracker program does not tell its version")
 	}
@@ -47,13 +47,30 @@ func (v version) before(w version) bool {
 	return v.patch < w.patch
 }
 
-// fault says what is known to be wrong with a release, "" for most of them.
-func (v version) fault() string {
-	switch {
-	case v == version{1, 16, 0} || v == version{1, 16, 1}:
-		return "after a wake the agent in the guest cannot be reached; use 1.15, or 1.16.2 and newer"
-	case v.before(version{1, 15, 0}):
-		return "differential snapshots of guests with more than 3 GiB are damaged; full ones are written for them, which takes longer"
+// losesVsock reports whether, in this release, the host cannot reach a guest's
+// agent any more once it was woken.
+func (v version) losesVsock() bool { return v == version{1, 16, 0} || v == version{1, 16, 1} }
+
+// checkSave refuses releases whose saved machines are of no use.
+func (v version) checkSave() error {
+	if v.losesVsock() {
+		return errs.New(errs.Unsupported, "firecracker_faulty", "VMs cannot be saved under Firecracker %s: nobody could reach the agent in a woken guest", v).
+			WithHint("install Firecracker 1.15, or 1.16.2 or newer")
 	}
-	return ""
+	return nil
+}
+
+// Types of snapshots.
+const (
+	snapshotFull = "Full"
+	snapshotDiff = "Diff"
+)
+
+// snapshotType says how to write a guest's memory. Before 1.15 a differential
+// snapshot of more than 3 GiB is damaged, because of the gap for devices there.
+func (v version) snapshotType(memMiB int) string {
+	if v.before(version{1, 15, 0}) && memMiB > 3<<10 {
+		return snapshotFull
+	}
+	return snapshotDiff
 }

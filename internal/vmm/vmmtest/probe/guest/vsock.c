@@ -29,6 +29,7 @@ static u64 device;
 static u64 our_cid;
 static struct queue queues[QUEUES];
 static struct packet incoming[BUFFERS], outgoing;
+static u32 event;
 
 static void send(struct stream *s, u32 port, enum op op, u32 length)
 {
@@ -100,6 +101,20 @@ static void handle(struct packet *p)
 	}
 }
 
+/* The device tells one thing unasked: that all streams have ended, as when we
+ * were saved to a file. */
+static void listen_for_reset(void)
+{
+	queues[EVENTS].table[0] = (struct descriptor){ (u64)&event, sizeof event, DESC_DEVICE_WRITES, 0 };
+	queue_offer(device, &queues[EVENTS], EVENTS, 0);
+}
+
+static void forget_streams(void)
+{
+	for (int i = 0; i < STREAMS; i++)
+		streams[i].port = 0;
+}
+
 void vsock_add(u64 base)
 {
 	device = base;
@@ -109,12 +124,19 @@ void vsock_add(u64 base)
 		queues[RX].table[i] = (struct descriptor){ (u64)&incoming[i], sizeof incoming[i], DESC_DEVICE_WRITES, 0 };
 		queue_offer(device, &queues[RX], RX, i);
 	}
+	listen_for_reset();
 }
 
 void vsock_poll(void)
 {
 	u32 id, unused;
-	if (!device || !queue_done(&queues[RX], &id, &unused))
+	if (!device)
+		return;
+	if (queue_done(&queues[EVENTS], &id, &unused)) {
+		forget_streams();
+		listen_for_reset();
+	}
+	if (!queue_done(&queues[RX], &id, &unused))
 		return;
 	handle(&incoming[id]);
 	queue_offer(device, &queues[RX], RX, id);
