@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +19,9 @@ type Console struct {
 	conn  net.Conn
 	lines chan string // closed when the connection ends
 	heard []string
+
+	mu   sync.Mutex
+	half []byte // of a line whose end has not come yet
 }
 
 // DialConsole connects to the machine's serial console until the test ends.
@@ -53,12 +57,33 @@ func (c *Console) read(began time.Time) {
 		c.t.Logf("first byte %s after the dial", time.Since(began).Round(time.Millisecond))
 	}
 	for {
-		line, err := in.ReadString('\n')
+		b, err := in.ReadByte()
 		if err != nil {
 			return
 		}
-		c.lines <- strings.TrimRight(line, "\r\n")
+		if line, whole := c.add(b); whole {
+			c.lines <- strings.TrimRight(line, "\r")
+		}
 	}
+}
+
+// add takes in a byte, and returns the line of which it is the end.
+func (c *Console) add(b byte) (line string, whole bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b != '\n' {
+		c.half = append(c.half, b)
+		return "", false
+	}
+	line, c.half = string(c.half), c.half[:0]
+	return line, true
+}
+
+// isAmidLine reports whether a line has begun and not ended yet.
+func (c *Console) isAmidLine() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.half) > 0
 }
 
 // Say sends a line.
