@@ -25,7 +25,7 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
 	}
 	proc, err := jail.Open(jail.Identity{PID: h.PID, StartTime: h.StartTime, BootID: h.BootID, Exe: h.Exe}, h.ID)
 	if errors.Is(err, jail.ErrGone) {
-		return nil, errors.Join(errGone(h.ID), d.tidy(h))
+		return nil, errGone(h.ID)
 	}
 	if err != nil {
 		return nil, err
@@ -90,15 +90,25 @@ func listener(conn net.Conn) (pid int, err error) {
 	return int(cred.Pid), nil
 }
 
-// tidy removes what is left of a machine that ended while nobody watched.
-func (d *Driver) tidy(h vmm.Handle) error {
-	if d.runsIn(d.root(h.Dir, h.ID)) {
-		return nil // the handle is an old one, and the machine another
+// tidy removes what machines that ended while nobody watched have left in the
+// run directories below root.
+func (d *Driver) tidy(root string) error {
+	jails, err := filepath.Glob(filepath.Join(root, "*", jailFolder, filepath.Base(d.binary), "*"))
+	if err != nil {
+		return err
 	}
-	if _, err := os.Stat(h.Dir); err != nil {
-		return ignoreMissing(err)
+	var faults []error
+	for _, path := range jails {
+		dir := filepath.Dir(filepath.Dir(filepath.Dir(path)))
+		if !d.reserve(dir) {
+			continue
+		}
+		if !d.runsIn(filepath.Join(path, "root")) {
+			faults = append(faults, endTAP(dir), clearOut(dir))
+		}
+		d.release(dir)
 	}
-	return errors.Join(endTAP(h.Dir), clearOut(h.Dir))
+	return errors.Join(faults...)
 }
 
 // livesIn reports whether the process has this root directory, which only a
@@ -134,13 +144,17 @@ func (d *Driver) runsIn(root string) bool {
 }
 
 // List implements vmm.Driver. A process is ours if it runs Firecracker in a root
-// directory that belongs to a run directory directly below root.
+// directory that belongs to a run directory directly below root. What is left
+// there of machines that nobody saw end is removed.
 func (d *Driver) List(_ context.Context, root string) ([]vmm.Handle, error) {
 	found, err := jail.Find(d.exe, func(args []string) bool {
 		return len(args) > 1 && args[0] == "--id" && isID(idOfJail(args[1]))
 	})
 	if err != nil {
 		return nil, err
+	}
+	if err := d.tidy(root); err != nil {
+		d.log.Warn("cannot remove what is left of machines that are gone", "err", err)
 	}
 	var ours []vmm.Handle
 	for _, p := range found {

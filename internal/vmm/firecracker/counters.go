@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -33,7 +35,8 @@ type counters struct {
 
 // countBlocks begins to listen, from the sums in dir on.
 func countBlocks(dir string) (*counters, error) {
-	pipe, err := openPipe(filepath.Join(dir, metricsPipe+".pipe"))
+	// Open both ways, it does not end before the process has opened it.
+	pipe, err := os.OpenFile(filepath.Join(dir, metricsPipe+".pipe"), os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}

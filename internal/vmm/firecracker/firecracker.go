@@ -59,8 +59,9 @@ type Driver struct {
 	unjailed bool
 	log      *slog.Logger
 
-	mu   sync.Mutex
-	note string // the last start's
+	mu       sync.Mutex
+	note     string          // the last start's
+	starting map[string]bool // run directories in which a start is under way
 }
 
 // New looks at the host's Firecracker, jailer and KVM. It also removes cgroups
@@ -69,7 +70,7 @@ type Driver struct {
 // Errors: errs.Unsupported when a program is missing or too old, or when KVM is
 // not proven.
 func New(ctx context.Context, cfg Config) (*Driver, error) {
-	d := &Driver{unjailed: cfg.Unjailed, log: cfg.Log}
+	d := &Driver{unjailed: cfg.Unjailed, log: cfg.Log, starting: map[string]bool{}}
 	var err error
 	if d.binary, err = findProgram(cfg.Binary, Name); err != nil {
 		return nil, err

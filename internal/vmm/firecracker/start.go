@@ -45,6 +45,10 @@ func (d *Driver) begin(ctx context.Context, spec vmm.Spec, state string) (vmm.Ma
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if !d.reserve(spec.Dir) {
+		return nil, errs.New(errs.Conflict, "machine_starts", "another start of this VM is under way")
+	}
+	defer d.release(spec.Dir)
 	m, tap, err := d.launch(ctx, spec, state)
 	if err != nil {
 		return nil, err
@@ -64,6 +68,23 @@ func (d *Driver) begin(ctx context.Context, spec vmm.Spec, state string) (vmm.Ma
 		return nil, m.discard(err)
 	}
 	return m, nil
+}
+
+// reserve reports whether nobody else starts a machine in dir, or tidies there.
+func (d *Driver) reserve(dir string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.starting[dir] {
+		return false
+	}
+	d.starting[dir] = true
+	return true
+}
+
+func (d *Driver) release(dir string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.starting, dir)
 }
 
 // launch starts a process that knows of no machine yet.

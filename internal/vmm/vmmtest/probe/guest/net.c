@@ -1,12 +1,13 @@
 /* The network device: bare Ethernet frames, each behind a header of 12 bytes
- * that is all zeros for those who want nothing of the device. */
+ * that is all zeros for those who want nothing of the device. Firecracker reads
+ * a frame only while we offer room for 64 KiB, the largest that could come. */
 #include "machine.h"
 
-enum { RX, TX, QUEUES, HEADER = 12, BUFFER = 2048, BUFFERS = 8 };
+enum { RX, TX, QUEUES, HEADER = 12, MOST = 2048, BUFFER = 16 << 10, BUFFERS = 8 };
 
 static u64 device;
 static struct queue queues[QUEUES];
-static u8 incoming[BUFFERS][BUFFER], outgoing[BUFFER];
+static u8 incoming[BUFFERS][BUFFER], outgoing[MOST];
 
 void net_add(u64 base)
 {
@@ -26,7 +27,7 @@ int net_mac(u8 mac[6])
 int net_send(const u8 *frame, u32 length)
 {
 	u32 id, unused;
-	if (!device || length > BUFFER - HEADER)
+	if (!device || length > MOST - HEADER)
 		return 0;
 	memset(outgoing, 0, HEADER);
 	memcpy(outgoing + HEADER, frame, length);
