@@ -66,6 +66,26 @@ type Running struct {
 // Find returns the live processes that run exe and whose arguments accept
 // says are ours. Processes that end meanwhile are left out.
 func Find(exe string, accept func(args []string) bool) ([]Running, error) {
+	return find(func(pid int) bool {
+		got, err := exeOf(pid)
+		return err == nil && got == exe
+	}, accept)
+}
+
+// FindFile is like Find, for processes that run the file at this path, however
+// it is called in their own view of the file system.
+func FindFile(path string, accept func(args []string) bool) ([]Running, error) {
+	file, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	return find(func(pid int) bool {
+		got, err := os.Stat(procPath(pid, "exe"))
+		return err == nil && os.SameFile(got, file)
+	}, accept)
+}
+
+func find(runs func(pid int) bool, accept func(args []string) bool) ([]Running, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("cannot list processes: %w", err)
@@ -76,15 +96,15 @@ func Find(exe string, accept func(args []string) bool) ([]Running, error) {
 		if err != nil {
 			continue
 		}
-		if r, ok := examine(pid, exe, accept); ok {
+		if r, ok := examine(pid, runs, accept); ok {
 			found = append(found, r)
 		}
 	}
 	return found, nil
 }
 
-func examine(pid int, exe string, accept func([]string) bool) (Running, bool) {
-	if got, err := exeOf(pid); err != nil || got != exe {
+func examine(pid int, runs func(int) bool, accept func([]string) bool) (Running, bool) {
+	if !runs(pid) {
 		return Running{}, false
 	}
 	line, err := os.ReadFile(procPath(pid, "cmdline"))

@@ -38,7 +38,7 @@ type Process struct {
 	Stdin     *os.File // nil: /dev/null
 	Stdout    *os.File // nil: /dev/null
 	Stderr    *os.File // nil: /dev/null
-	OpenFiles int      // limit of file descriptors, ≥ 16
+	OpenFiles int      // limit of file descriptors, ≥ 16; 0 when the program itself sets one
 	Cgroup    *Cgroup  // nil: no cgroup
 
 	Capabilities []uintptr // that a program run as root keeps, because it makes a jail of its own; nil: none
@@ -184,6 +184,9 @@ func reapWithoutPidfd(pid int) error {
 // limitFiles bounds a process's descriptors. For a process of another user the
 // daemon needs CAP_SYS_RESOURCE.
 func limitFiles(pid, openFiles int) error {
+	if openFiles == 0 {
+		return nil
+	}
 	limit := unix.Rlimit{Cur: uint64(openFiles), Max: uint64(openFiles)}
 	return unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 )
 
 // MaxWords is how many bytes are kept of what one process says.
@@ -65,6 +66,9 @@ func (w *Words) AtEnd() string {
 	text := strings.TrimSpace(string(bytes.ToValidUTF8(w.last, []byte("?"))))
 	return text[strings.LastIndexByte(text, '\n')+1:]
 }
+
+// EndWithin bounds AtEnd: others may hold the pipe, too, and live on.
+func (w *Words) EndWithin(d time.Duration) { _ = w.pipe.SetReadDeadline(time.Now().Add(d)) }
 
 // Close stops listening.
 func (w *Words) Close() {

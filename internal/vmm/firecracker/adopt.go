@@ -5,10 +5,13 @@ package firecracker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,6 +51,9 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
 func (m *machine) compare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, commandLimit)
 	defer cancel()
+	if err := m.awaitAPI(ctx); err != nil { // it may just have been started
+		return m.explain(err)
+	}
 	conn, err := dialWithin(ctx, m.api.root, apiSocket)
 	if err != nil {
 		return m.explain(err)
@@ -93,22 +99,67 @@ func listener(conn net.Conn) (pid int, err error) {
 // tidy removes what machines that ended while nobody watched have left in the
 // run directories below root.
 func (d *Driver) tidy(root string) error {
-	jails, err := filepath.Glob(filepath.Join(root, "*", jailFolder, filepath.Base(d.binary), "*"))
+	jails, err := filepath.Glob(filepath.Join(root, "*", jailFolder))
 	if err != nil {
 		return err
 	}
 	var faults []error
 	for _, path := range jails {
-		dir := filepath.Dir(filepath.Dir(filepath.Dir(path)))
+		dir := filepath.Dir(path)
 		if !d.reserve(dir) {
-			continue
+			continue // a start is under way
 		}
-		if !d.runsIn(filepath.Join(path, "root")) {
+		roots, _ := filepath.Glob(filepath.Join(path, "*", "*", "root")) // the pattern is sound
+		if !slices.ContainsFunc(roots, d.runsIn) {
 			faults = append(faults, endTAP(dir), clearOut(dir))
 		}
 		d.release(dir)
 	}
 	return errors.Join(faults...)
+}
+
+// quietScans is how often no jailer must be seen in a row: while a process
+// becomes another program, nobody can tell what it is.
+const quietScans = 10
+
+// awaitJailers waits for jailers that an earlier daemon started and that have
+// not become Firecracker yet, which takes them some 20 ms.
+func (d *Driver) awaitJailers(ctx context.Context, root string) error {
+	if d.unjailed {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+	defer cancel()
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for quiet := 0; quiet < quietScans; quiet++ {
+		at, err := jail.FindFile(d.jailer, func(args []string) bool { return d.isOrphaned(args, root) })
+		if err != nil {
+			return err
+		}
+		if len(at) > 0 {
+			quiet = 0
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return fmt.Errorf("a jailer does not come to an end: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// isOrphaned reports whether a jailer with these arguments works below root, and
+// not for a start of ours.
+func (d *Driver) isOrphaned(args []string, root string) bool {
+	at := slices.Index(args, "--chroot-base-dir")
+	if at < 0 || at+1 >= len(args) {
+		return false
+	}
+	dir := filepath.Dir(args[at+1])
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return filepath.Dir(dir) == filepath.Clean(root) && !d.starting[dir]
 }
 
 // livesIn reports whether the process has this root directory, which only a
@@ -146,7 +197,10 @@ func (d *Driver) runsIn(root string) bool {
 // List implements vmm.Driver. A process is ours if it runs Firecracker in a root
 // directory that belongs to a run directory directly below root. What is left
 // there of machines that nobody saw end is removed.
-func (d *Driver) List(_ context.Context, root string) ([]vmm.Handle, error) {
+func (d *Driver) List(ctx context.Context, root string) ([]vmm.Handle, error) {
+	if err := d.awaitJailers(ctx, root); err != nil {
+		return nil, err
+	}
 	found, err := jail.Find(d.exe, func(args []string) bool {
 		return len(args) > 1 && args[0] == "--id" && isID(idOfJail(args[1]))
 	})

@@ -109,6 +109,7 @@ func (m *machine) watch() {
 		return
 	case <-m.proc.Exited():
 	}
+	m.said.EndWithin(outPatience)
 	m.last = m.said.AtEnd()
 	m.hearOut()
 	m.hangUp()
@@ -119,17 +120,21 @@ func (m *machine) watch() {
 	close(m.exited)
 }
 
+// outPatience bounds the wait for what a process that is gone has left in its
+// pipes: nobody else should hold them.
+const outPatience = time.Second
+
 // hearOut takes in the last of the console: through the one who reads it, and
 // where nobody does, without.
 func (m *machine) hearOut() {
-	const patience = time.Second
 	if c := m.lastReader(); c != nil {
 		select {
 		case <-c.ended:
 		case <-m.closed:
-		case <-time.After(patience):
+		case <-time.After(outPatience):
 		}
 	}
+	_ = m.out.SetReadDeadline(time.Now().Add(outPatience))
 	drain(m.out, &m.heard)
 }
 

@@ -131,12 +131,13 @@ func (d *Driver) spawn(ctx context.Context, spec vmm.Spec) (*machine, error) {
 	}
 	defer func() { _ = words.Close() }()
 	p := jail.Process{
-		Stdin: stdin, Stdout: stdout, Stderr: words, OpenFiles: openFiles, Cgroup: limits(spec),
+		Stdin: stdin, Stdout: stdout, Stderr: words, Cgroup: limits(spec),
 		HostNetwork: spec.NIC != nil, OwnPIDs: true,
 	}
 	root := d.root(spec.Dir, spec.ID)
 	if d.unjailed {
 		p.Path, p.Args, p.Dir = d.binary, append([]string{"--id", jailID(spec.ID)}, arguments()...), root
+		p.OpenFiles = openFiles
 	} else {
 		p.Path, p.Args, p.Capabilities = d.jailer, d.jailerArguments(spec), jailerNeeds
 	}

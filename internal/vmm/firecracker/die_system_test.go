@@ -1,0 +1,118 @@
+//go:build linux && amd64 && system
+
+package firecracker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// A daemon that is killed while it starts a machine can do nothing about it: the
+// next one must.
+
+// dieingDaemon tells the test binary to start the machine that is encoded in it,
+// and to go on until it is killed.
+const dieingDaemon = "HATCH_TEST_START_AND_DIE"
+
+func TestADaemonThatDiesAmidAStartLeavesNothingForLong(t *testing.T) {
+	if spec := os.Getenv(dieingDaemon); spec != "" {
+		startUntilKilled(t, spec)
+		return
+	}
+	l := newLab(t, false)
+	alive := 0
+	for after := time.Duration(0); after < 100*time.Millisecond; after += 5 * time.Millisecond {
+		s := l.spec(t)
+		killAmidStart(t, s, after)
+		d := l.driver(t)
+		alive += endAll(t, d, l.root)
+		if left := leftovers(s); len(left) > 0 {
+			t.Errorf("killed after %v, it leaves %v", after, left)
+		}
+		m, err := d.Start(t.Context(), s) // and it can be started
+		if err != nil {
+			t.Fatalf("killed after %v: %v", after, err)
+		}
+		if err := m.Kill(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Logf("%d of 20 machines were alive", alive)
+	if alive == 0 || alive == 20 {
+		t.Errorf("the times are badly chosen: %d of 20 machines were alive", alive)
+	}
+}
+
+func startUntilKilled(t *testing.T, encoded string) {
+	var s vmm.Spec
+	if err := json.Unmarshal([]byte(encoded), &s); err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{}
+	d := l.driver(t)
+	fmt.Println("starting") //nolint:forbidigo // to the test that waits for it
+	if _, err := d.Start(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	<-t.Context().Done()
+	<-context.Background().Done()
+}
+
+// killAmidStart kills a daemon so long after it has begun to start a machine.
+func killAmidStart(t *testing.T, s vmm.Spec, after time.Duration) {
+	t.Helper()
+	encoded, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemon := exec.Command("/proc/self/exe", "-test.run", "^TestADaemonThatDiesAmidAStartLeavesNothingForLong$")
+	daemon.Env = append(os.Environ(), dieingDaemon+"="+string(encoded))
+	out, err := daemon.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 9)); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(after)
+	if err := daemon.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = daemon.Wait()
+}
+
+// endAll does what a daemon does with machines that have no row, and returns how
+// many there were.
+func endAll(t *testing.T, d *Driver, root string) (ended int) {
+	t.Helper()
+	found, err := d.List(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range found {
+		m, err := d.Adopt(t.Context(), h)
+		if err != nil {
+			t.Fatalf("a listed machine cannot be adopted: %v", err)
+		}
+		if err := m.Kill(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	return len(found)
+}
