@@ -39,7 +39,6 @@ func diskFile(i int) string { return "disk" + strconv.Itoa(i) }
 const (
 	stdinPipe    = "console.in"
 	stdoutPipe   = "console.out"
-	wordsFile    = "vmm.log"
 	countersFile = "counters.json"
 	tapFile      = "tap"
 )

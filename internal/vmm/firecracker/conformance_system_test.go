@@ -134,7 +134,7 @@ func leftovers(s vmm.Spec) (left []string) {
 	}
 	for _, e := range entries {
 		switch name := e.Name(); {
-		case strings.HasSuffix(name, ".img"), name == wordsFile, name == "saved":
+		case strings.HasSuffix(name, ".img"), name == vmm.LogName, name == "saved":
 		default:
 			left = append(left, name)
 		}

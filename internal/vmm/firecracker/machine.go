@@ -67,7 +67,7 @@ func (d *Driver) newMachine(h vmm.Handle, root string, proc *jail.Proc) (*machin
 
 // listen opens the process's pipes.
 func (m *machine) listen() error {
-	file, err := os.OpenFile(filepath.Join(m.handle.Dir, wordsFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	file, err := os.OpenFile(filepath.Join(m.handle.Dir, vmm.LogName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot open the VMM's log: %w", err)
 	}

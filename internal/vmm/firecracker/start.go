@@ -100,7 +100,7 @@ func (d *Driver) launch(ctx context.Context, spec vmm.Spec, state string) (m *ma
 			err = errors.Join(err, endTAP(spec.Dir), clearOut(spec.Dir))
 		}
 	}()
-	if err := ignoreMissing(os.Remove(filepath.Join(spec.Dir, wordsFile))); err != nil {
+	if err := ignoreMissing(os.Remove(filepath.Join(spec.Dir, vmm.LogName))); err != nil {
 		return nil, "", err
 	}
 	room := chroot{path: d.root(spec.Dir, spec.ID), uid: spec.UID, gid: spec.GID}

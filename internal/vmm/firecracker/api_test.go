@@ -1,0 +1,206 @@
+//go:build linux && amd64
+
+package firecracker
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// pretended is a Firecracker that notes what it is asked and answers as told.
+type pretended struct {
+	root    string
+	answers map[string]answer // by method and path; others are answered with 204
+
+	mu    sync.Mutex
+	asked []string          // method and path
+	body  map[string]string // by path
+}
+
+type answer struct {
+	status int
+	text   string
+}
+
+func pretend(t *testing.T, answers map[string]answer) *pretended {
+	t.Helper()
+	root, err := os.MkdirTemp("", "fc") // t.TempDir's paths are too long for sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pretended{root: root, answers: answers, body: map[string]string{}}
+	l, err := net.Listen("unix", filepath.Join(root, apiSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: p, ReadHeaderTimeout: time.Minute}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(l)
+	}()
+	t.Cleanup(func() {
+		if err := errors.Join(server.Close(), os.RemoveAll(root)); err != nil {
+			t.Error(err)
+		}
+		<-done
+	})
+	return p
+}
+
+func (p *pretended) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	key := r.Method + " " + r.URL.Path
+	p.mu.Lock()
+	p.asked = append(p.asked, key)
+	p.body[r.URL.Path] = strings.TrimSpace(string(body))
+	p.mu.Unlock()
+	if a, ok := p.answers[key]; ok {
+		w.WriteHeader(a.status)
+		_, _ = io.WriteString(w, a.text)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// The fields are those of Firecracker's own description of its API, 1.12 and on.
+func TestAMachineIsConfiguredInTheAPIsWords(t *testing.T) {
+	p := pretend(t, nil)
+	spec := vmm.Spec{
+		ID: "vm_1", Dir: "/d", VCPUs: 2, MemMiB: 256, Kernel: "/k", Initramfs: "/i", Cmdline: "quiet panic=5", Memory: "/m",
+		Disks: []vmm.Disk{{Serial: "hatch-root", ReadOnly: true}, {Serial: "hatch-disk"}},
+		NIC:   &vmm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}},
+	}
+	if err := configure(t.Context(), newAPI(p.root), spec, "tap0"); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"/machine-config":          `{"vcpu_count":2,"mem_size_mib":256,"track_dirty_pages":true}`,
+		"/boot-source":             `{"kernel_image_path":"kernel","initrd_path":"initramfs","boot_args":"quiet panic=5 reboot=k pci=off hatch.disks=hatch-root,hatch-disk"}`,
+		"/drives/disk0":            `{"drive_id":"disk0","path_on_host":"disk0","is_read_only":true,"is_root_device":false}`,
+		"/drives/disk1":            `{"drive_id":"disk1","path_on_host":"disk1","is_read_only":false,"is_root_device":false}`,
+		"/network-interfaces/net0": `{"iface_id":"net0","host_dev_name":"tap0","guest_mac":"02:00:00:00:00:01"}`,
+		"/vsock":                   `{"guest_cid":3,"uds_path":"vsock.sock"}`,
+		"/entropy":                 `{}`,
+	}
+	if !reflect.DeepEqual(p.body, want) {
+		t.Errorf("it was told %v,\nwant %v", p.body, want)
+	}
+}
+
+func TestASnapshotIsLoadedInTheWordsOfTheVersion(t *testing.T) {
+	for v, word := range map[version]string{{1, 12, 1}: "enable_diff_snapshots", {1, 15, 2}: "enable_diff_snapshots", {1, 16, 2}: "track_dirty_pages"} {
+		p := pretend(t, nil)
+		m := &machine{api: newAPI(p.root), version: v}
+		if err := m.load(t.Context(), vmm.Spec{NIC: &vmm.NIC{}}, "tap7"); err != nil {
+			t.Fatal(err)
+		}
+		want := `{"snapshot_path":"state","mem_backend":{"backend_type":"File","backend_path":"memory"},"` + word +
+			`":true,"resume_vm":false,"network_overrides":[{"iface_id":"net0","host_dev_name":"tap7"}]}`
+		if got := p.body["/snapshot/load"]; got != want {
+			t.Errorf("%s is told %s,\nwant %s", v, got, want)
+		}
+	}
+}
+
+func TestARefusalIsToldInFirecrackersWords(t *testing.T) {
+	p := pretend(t, map[string]answer{"PUT /actions": {400, `{"fault_message":"The kernel is no ELF."}`}})
+	err := newAPI(p.root).action(t.Context(), "InstanceStart")
+	var no *refusal
+	if !errors.As(err, &no) || no.status != 400 || !strings.Contains(err.Error(), "The kernel is no ELF.") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestPausingWhatIsPausedIsNoError(t *testing.T) {
+	for state, ok := range map[string]bool{"Paused": true, "Running": false, "Not started": false} {
+		p := pretend(t, map[string]answer{
+			"PATCH /vm": {400, `{"fault_message":"no"}`}, "GET /": {200, `{"id":"x","state":"` + state + `","vmm_version":"1.12.1"}`},
+		})
+		if err := newAPI(p.root).setState(t.Context(), "Paused"); (err == nil) != ok {
+			t.Errorf("pausing one that is %s: %v", state, err)
+		}
+	}
+}
+
+// A process that a guest has taken over may answer anything.
+func TestAnAnswerThatIsTooLongIsCut(t *testing.T) {
+	p := pretend(t, map[string]answer{"GET /": {200, strings.Repeat(" ", maxAnswer+1) + `{"id":"x"}`}})
+	if _, err := newAPI(p.root).instance(t.Context()); err == nil {
+		t.Error("it was read whole")
+	}
+}
+
+func TestASocketIsFollowedWithinItsFolderOnly(t *testing.T) {
+	p := pretend(t, nil)
+	dir := t.TempDir()
+	if err := os.Symlink(filepath.Join(p.root, apiSocket), filepath.Join(dir, apiSocket)); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err := dialWithin(t.Context(), dir, apiSocket); err == nil {
+		_ = conn.Close()
+		t.Error("a link to another socket was followed")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dialWithin(t.Context(), dir, "file"); err == nil {
+		t.Error("a file was taken for a socket")
+	}
+	conn, err := dialWithin(t.Context(), p.root, apiSocket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestThePortIsAskedForAndNoByteTooMuchIsRead(t *testing.T) {
+	for said, ok := range map[string]bool{
+		"OK 1073741824\nagent": true, "": false, "NO\nagent": false, strings.Repeat("O", 100): false,
+	} {
+		here, there := net.Pipe()
+		go func() {
+			_, _ = there.Read(make([]byte, 64))
+			_, _ = io.WriteString(there, said)
+			_ = there.Close()
+		}()
+		err := askForPort(here, AgentPort)
+		if (err == nil) != ok {
+			t.Errorf("%q: %v", said, err)
+		}
+		if rest, _ := io.ReadAll(here); ok && string(rest) != "agent" {
+			t.Errorf("after the answer comes %q", rest)
+		}
+		_ = here.Close()
+		_ = there.Close()
+	}
+}
+
+func FuzzMetrics(f *testing.F) {
+	f.Add([]byte(`{"block":{"read_bytes":1,"write_bytes":2,"read_count":3,"write_count":4}}`))
+	f.Add([]byte(`{"block":{"read_bytes":18446744073709551615}}`))
+	f.Add([]byte(`{"block":[]}`))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		d := parseMetrics(line)
+		if max(d.ReadBytes, d.WriteBytes, d.ReadOps, d.WriteOps) > maxDelta {
+			t.Errorf("%s counts as %+v", line, d)
+		}
+		if d != (vmm.BlockCounters{}) && !json.Valid(line) {
+			t.Errorf("%q counts as %+v", line, d)
+		}
+	})
+}
