@@ -47,7 +47,8 @@ func (l *lab) driver(t testing.TB) *Driver {
 	t.Helper()
 	d, err := New(t.Context(), Config{
 		Binary: probe.Firecracker(t), Jailer: probe.Jailer(t), Unjailed: l.unjailed, AnyKVM: true,
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Kernels: filepath.Join(l.memory, "kernels"),
+		Log:     slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -53,6 +53,7 @@ func openPipe(path string) (*os.File, error) {
 type tail struct {
 	mu   sync.Mutex
 	text []byte
+	more chan struct{} // closed with the next that comes; nil while nobody waits
 }
 
 const maxTail = 2048 // bytes
@@ -64,6 +65,20 @@ func (t *tail) add(data []byte) {
 	if over := len(t.text) - maxTail; over > 0 {
 		t.text = append(t.text[:0], t.text[over:]...)
 	}
+	if t.more != nil && len(data) > 0 {
+		close(t.more)
+		t.more = nil
+	}
+}
+
+// next is closed when more comes.
+func (t *tail) next() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.more == nil {
+		t.more = make(chan struct{})
+	}
+	return t.more
 }
 
 func (t *tail) String() string {

@@ -36,9 +36,10 @@ const AgentPort = 1024
 
 // Config says how the driver runs Firecracker.
 type Config struct {
-	Binary string // "" means firecracker on PATH
-	Jailer string // "" means jailer on PATH
-	Log    *slog.Logger
+	Binary  string // "" means firecracker on PATH
+	Jailer  string // "" means jailer on PATH
+	Kernels string // folder for kernels that were unpacked, on the run directories' file system
+	Log     *slog.Logger
 
 	// Unjailed runs Firecracker without its jailer, as root without
 	// capabilities. For finding faults only.
@@ -57,6 +58,7 @@ type Driver struct {
 	cpu      string // of the host, as guests may come to rely on it
 	why      string
 	unjailed bool
+	kernels  kernels
 	log      *slog.Logger
 
 	mu       sync.Mutex
@@ -70,7 +72,10 @@ type Driver struct {
 // Errors: errs.Unsupported when a program is missing or too old, or when KVM is
 // not proven.
 func New(ctx context.Context, cfg Config) (*Driver, error) {
-	d := &Driver{unjailed: cfg.Unjailed, log: cfg.Log, starting: map[string]bool{}}
+	d := &Driver{
+		unjailed: cfg.Unjailed, log: cfg.Log, starting: map[string]bool{},
+		kernels: kernels{dir: cfg.Kernels, digests: map[kernelFileID]string{}},
+	}
 	var err error
 	if d.binary, err = findProgram(cfg.Binary, Name); err != nil {
 		return nil, err

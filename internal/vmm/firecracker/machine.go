@@ -45,6 +45,7 @@ type machine struct {
 	conns   map[vmm.Channel]net.Conn
 	killed  bool
 	pressed bool // the power button
+	halted  bool // the guest stood still, and was ended
 	hungUp  bool // no connection is made any more
 
 	closing  sync.Once
@@ -62,6 +63,7 @@ func (d *Driver) newMachine(h vmm.Handle, root string, proc *jail.Proc) (*machin
 		return nil, errors.Join(err, m.deafen(), proc.Close())
 	}
 	m.work.Go(m.watch)
+	m.work.Go(m.watchHalt)
 	return m, nil
 }
 
@@ -150,6 +152,8 @@ func (m *machine) judge(st jail.Status) vmm.Exit {
 	}
 	byItself := st.Signal == 0 && st.Code == 0 // known, or nobody knows
 	switch {
+	case m.halted:
+		exit.Cause, exit.Detail = vmm.ExitShutdown, ""
 	case m.killed && (st.Signal != 0 || !st.Known):
 		exit.Cause, exit.Detail = vmm.ExitKilled, ""
 	case !byItself:

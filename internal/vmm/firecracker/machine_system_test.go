@@ -196,6 +196,36 @@ func TestTheLastWordsOnTheConsoleAreHeard(t *testing.T) {
 	}
 }
 
+// Linux that powers off stands still: nothing else tells it to Firecracker.
+func TestAGuestThatHaltsIsEnded(t *testing.T) {
+	l := newLab(t, false)
+	s := l.spec(t)
+	m, c := l.run(t, s)
+	c.Say("echo reboot: Power down") // only words
+	c.Expect("echo: reboot: Power down")
+	c.Say("echo still here")
+	c.Expect("echo: still here")
+	c.Say("echo reboot: Power down")
+	c.Expect("echo: reboot: Power down")
+	select {
+	case <-m.Exited():
+		t.Fatal("it was ended for its words, though it still ran")
+	case <-time.After(3 * haltPause):
+	}
+	c.Say("halt")
+	select {
+	case <-m.Exited():
+	case <-time.After(time.Minute):
+		t.Fatal("it is not ended")
+	}
+	if exit := m.Exit(); exit.Cause != vmm.ExitShutdown {
+		t.Errorf("the exit is %+v", exit)
+	}
+	if left := leftovers(s); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 func TestPausedAndResumedAThousandTimes(t *testing.T) {
 	l := newLab(t, false)
 	m, c := l.run(t, l.spec(t))

@@ -103,6 +103,11 @@ func (d *Driver) launch(ctx context.Context, spec vmm.Spec, state string) (m *ma
 	if err := ignoreMissing(os.Remove(filepath.Join(spec.Dir, vmm.LogName))); err != nil {
 		return nil, "", err
 	}
+	if state == "" {
+		if spec.Kernel, err = d.kernels.bare(spec.Kernel); err != nil {
+			return nil, "", err
+		}
+	}
 	room := chroot{path: d.root(spec.Dir, spec.ID), uid: spec.UID, gid: spec.GID}
 	if err := room.furnish(spec, state); err != nil {
 		return nil, "", err

@@ -196,6 +196,10 @@ static void obey(const char *line)
 		say("deaf: ok\r\n");
 	} else if (same_word(line, "poweroff")) {
 		end("reboot: Power down");
+	} else if (same_word(line, "halt")) {
+		say("[    0.000000] reboot: Power down\r\n");
+		for (;;)
+			__asm__ volatile("hlt"); /* with interrupts off: for ever */
 	} else if (same_word(line, "reboot")) {
 		end("reboot: Restarting system");
 	} else if (same_word(line, "panic")) {
