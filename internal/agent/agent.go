@@ -1,5 +1,5 @@
 // Package agent is what runs inside a guest once it has booted: it answers
-// hatchd on the virtio-serial port, reports the guest's addresses and
+// hatchd on the virtio-serial port or on a vsock port, reports the guest's addresses and
 // cloud-init's state, and shuts the guest down when asked.
 //
 // How it came to run is internal/agent/boot; what is spoken is
@@ -56,6 +56,7 @@ func (a *Agent) Run(ctx context.Context) {
 	defer func() { _ = a.processes.Close() }()
 	go a.watchAddresses(ctx)
 	go a.watchCloudInit(ctx, "/")
+	go a.serveVsock(ctx)
 	for ctx.Err() == nil {
 		err := a.servePort(ctx)
 		a.log.Error("the port to the host failed", "err", err)

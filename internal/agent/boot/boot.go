@@ -45,7 +45,7 @@ func Run(log *slog.Logger, agentName string) error {
 		return err
 	}
 	loadModules(log, "/")
-	d, err := findDisks(devices, p.mode)
+	d, err := findDisks(devices, p.mode, p.disks)
 	if err != nil {
 		return err
 	}

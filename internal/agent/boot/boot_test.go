@@ -118,7 +118,7 @@ func TestDisksAreFoundBySerial(t *testing.T) {
 	root := tree(t, map[string]string{
 		"block/vda/serial": "hatch-disk", "block/vdb/serial": "hatch-root\n", "block/vdc/serial": "hatch-seed", "block/loop0/size": "0",
 	})
-	d := scanDisks(root, "/dev")
+	d := scanDisks(root, "/dev", nil)
 	if d != (disks{base: "/dev/vdb", own: "/dev/vda"}) {
 		t.Errorf("got %+v", d)
 	}
@@ -127,6 +127,26 @@ func TestDisksAreFoundBySerial(t *testing.T) {
 	}
 	if got := (disks{own: "/dev/vda"}).missing(ownCopy); got != "" {
 		t.Errorf("missing %q", got)
+	}
+}
+
+// Firecracker's disks have serials of its own making, which say nothing.
+func TestDisksAreFoundByTheirOrder(t *testing.T) {
+	root := tree(t, map[string]string{
+		"block/vda/serial": "654321", "block/vdb/serial": "654322\n", "block/vdc/serial": "", "block/sda/serial": "other",
+	})
+	p, err := parseParams("quiet hatch.mode=overlay hatch.disks=hatch-disk,hatch-seed,hatch-root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := scanDisks(root, "/dev", p.disks); d.own != "/dev/vda" {
+		t.Errorf("got %+v", d)
+	}
+	if got := inOrder(p.disks, "vdc"); got != serialBase {
+		t.Errorf("vdc is %q", got)
+	}
+	if got := inOrder(p.disks, "vdd") + inOrder(p.disks, "sda"); got != "" {
+		t.Errorf("vdd or sda is %q", got)
 	}
 }
 

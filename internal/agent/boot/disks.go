@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,11 +31,12 @@ func (d disks) missing(m mode) string {
 	return ""
 }
 
-// findDisks waits until the disks that the mode needs are there.
-func findDisks(devices *uevent.Listener, m mode) (disks, error) {
+// findDisks waits until the disks that the mode needs are there. order has their
+// serials, where they have none of their own.
+func findDisks(devices *uevent.Listener, m mode, order []string) (disks, error) {
 	var d disks
 	devices.Await(diskPatience, func() bool {
-		d = scanDisks("/sys", "/dev")
+		d = scanDisks("/sys", "/dev", order)
 		return d.missing(m) == ""
 	})
 	if serial := d.missing(m); serial != "" {
@@ -43,7 +45,7 @@ func findDisks(devices *uevent.Listener, m mode) (disks, error) {
 	return d, nil
 }
 
-func scanDisks(sys, dev string) disks {
+func scanDisks(sys, dev string, order []string) disks {
 	var d disks
 	entries, err := os.ReadDir(filepath.Join(sys, "block"))
 	if err != nil {
@@ -54,7 +56,7 @@ func scanDisks(sys, dev string) disks {
 		if err != nil {
 			continue
 		}
-		switch strings.TrimSpace(string(serial)) {
+		switch cmp.Or(inOrder(order, e.Name()), strings.TrimSpace(string(serial))) {
 		case serialBase:
 			d.base = filepath.Join(dev, e.Name())
 		case serialOwn:
@@ -62,4 +64,15 @@ func scanDisks(sys, dev string) disks {
 		}
 	}
 	return d
+}
+
+// inOrder returns what the order says of a virtio disk, which Linux calls vda,
+// vdb and so on as it finds them; "" when it says nothing.
+func inOrder(order []string, name string) string {
+	for i, serial := range order {
+		if name == "vd"+string(rune('a'+i)) {
+			return serial
+		}
+	}
+	return ""
 }

@@ -25,6 +25,10 @@ type params struct {
 	nic      *nic   // nil: no network
 
 	entrypoint *entrypoint // nil: the image's init runs, or nothing
+
+	// disks are the disks' serials in their order, from a VMM that cannot give a
+	// disk a serial.
+	disks []string
 }
 
 // nic is the network interface to configure.
@@ -45,6 +49,9 @@ func parseParams(cmdline string) (params, error) {
 		}
 	}
 	p := params{mode: mode(given["mode"]), format: given["rootfs"], hostname: given["hostname"], init: given["init"]}
+	if given["disks"] != "" {
+		p.disks = strings.Split(given["disks"], ",")
+	}
 	if p.mode != overlay && p.mode != ownCopy {
 		return params{}, fmt.Errorf("hatch.mode is %q on the kernel command line; it must be overlay or copy", p.mode)
 	}
