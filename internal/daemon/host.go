@@ -70,6 +70,7 @@ func (p *parts) fakeHost() (*hostParts, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.onClose(memories.Close)
 	return &hostParts{
 		driver: vmmtest.NewFake(), network: h, forwards: h, files: h, memories: memories, guests: h,
 		consoles:  console.New(h.Dir, consoleLogBytes, p.log),

@@ -72,7 +72,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.image = w.addImage(t)
 	w.serve(t)
-	t.Cleanup(func() { w.shut(t); _ = st.Close() })
+	t.Cleanup(func() { w.shut(t); _ = w.memories.Close(); _ = st.Close() })
 	return w
 }
 

@@ -16,7 +16,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +34,9 @@ const savedDir = "sleep"
 // fresh ends the name of a file that is not whole yet.
 const fresh = ".new"
 
+// gone ends the name of a directory that is being removed, before a number.
+const gone = ".gone."
+
 // reserveBytes is what a sleep leaves free on the host's disk.
 const reserveBytes = 512 << 20
 
@@ -40,6 +45,8 @@ type Keeper struct {
 	ram     string                   // a tmpfs
 	vmDir   func(vmID string) string // VMs' own directories, on disk
 	reserve int64                    // bytes
+
+	removing sync.WaitGroup // of what was forgotten
 }
 
 // Open returns the keeper of the memory in dir, after mounting a tmpfs there
@@ -121,7 +128,10 @@ func Unmount(dir string, force bool) error {
 
 // Close unmounts the tmpfs if nothing is in it. The memory of guests that run
 // or have just gone to sleep stays where it is.
-func (k *Keeper) Close() error { return Unmount(k.ram, false) }
+func (k *Keeper) Close() error {
+	k.removing.Wait()
+	return Unmount(k.ram, false)
+}
 
 // Path implements vm.Memories.
 func (k *Keeper) Path(vmID string) string { return filepath.Join(k.ram, vmID) }
@@ -209,10 +219,23 @@ func (k *Keeper) Prepare(vmID string) (bytes int64, err error) {
 	return used, nil
 }
 
-// Forget implements vm.Memories.
+// Forget implements vm.Memories. A large file takes a file system its time to
+// remove, and nobody has to wait for it.
 func (k *Keeper) Forget(vmID string) error {
-	if err := os.RemoveAll(k.Dir(vmID)); err != nil {
+	forgotten := fmt.Sprintf("%s%s%d", k.Dir(vmID), gone, time.Now().UnixNano())
+	err := os.Rename(k.Dir(vmID), forgotten)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("cannot remove what was saved: %w", err)
 	}
+	k.removing.Go(func() {
+		// What is left, also of a daemon that was killed here, goes now.
+		all, _ := filepath.Glob(k.Dir(vmID) + gone + "*") // the pattern is well formed
+		for _, path := range all {
+			_ = os.RemoveAll(path)
+		}
+	})
 	return nil
 }

@@ -28,7 +28,9 @@ func newKeeper(t *testing.T) *Keeper {
 	if err := os.Mkdir(filepath.Join(disk, id), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	return &Keeper{ram: t.TempDir(), vmDir: func(id string) string { return filepath.Join(disk, id) }}
+	k := &Keeper{ram: t.TempDir(), vmDir: func(id string) string { return filepath.Join(disk, id) }}
+	t.Cleanup(k.removing.Wait)
+	return k
 }
 
 // asleep makes a memory of mib with something in it, and saves it.
@@ -214,6 +216,25 @@ func TestASleepNeedsRoomOnDisk(t *testing.T) {
 	}
 	if _, err := k.Prepare(id); !errs.Is(err, errs.Unsupported) {
 		t.Errorf("a VM without a file in RAM: %v", err)
+	}
+}
+
+func TestWhatIsForgottenIsRemoved(t *testing.T) {
+	k := newKeeper(t)
+	asleep(t, k, 16)
+	if err := os.Mkdir(k.Dir(id)+gone+"1", 0o700); err != nil { // a daemon was killed at it
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := k.Forget(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(k.vmDir(id)); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
 	}
 }
 
