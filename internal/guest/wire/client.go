@@ -20,6 +20,7 @@ type Client struct {
 	times   times
 	places  chan struct{} // one for each open request
 	lasting chan struct{} // of those, the ones that may last
+	listing chan struct{} // and the ones whose answers may be large
 
 	mu      sync.Mutex
 	closed  bool
@@ -42,7 +43,7 @@ func Connect(ctx context.Context, conn net.Conn) (*Client, error) {
 	}
 	return &Client{
 		session: session, version: version, times: usualTimes,
-		places: make(chan struct{}, maxRequests), lasting: make(chan struct{}, maxLasting),
+		places: make(chan struct{}, maxRequests), lasting: make(chan struct{}, maxLasting), listing: make(chan struct{}, maxListing),
 	}, nil
 }
 

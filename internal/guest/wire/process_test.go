@@ -448,6 +448,36 @@ func TestQuestionsAreBounded(t *testing.T) {
 	}
 }
 
+// TestFewListsAtOnce asks for more lists than there are places for.
+func TestFewListsAtOnce(t *testing.T) {
+	s := slow{newShop(), make(chan struct{})}
+	c, leave := visit(t, s, usualTimes)
+	defer leave()
+	answered := make(chan error, maxListing)
+	for range maxListing {
+		go func() {
+			_, err := c.Processes(t.Context())
+			answered <- err
+		}()
+	}
+	for len(c.listing) < maxListing {
+		select {
+		case err := <-answered:
+			t.Fatal(err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if _, err := c.Processes(t.Context()); !errors.Is(err, ErrBusy) {
+		t.Errorf("one list too many: %v", err)
+	}
+	close(s.until)
+	for range maxListing {
+		if err := <-answered; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // slow answers nothing about processes until it is let.
 type slow struct {
 	*shop
@@ -457,6 +487,11 @@ type slow struct {
 func (s slow) ExecProcess(ProcessSpec) (Process, ProcessAttachment, error) {
 	<-s.until
 	return Process{}, nil, errors.New("too late")
+}
+
+func (s slow) Processes() []Process {
+	<-s.until
+	return nil
 }
 
 func (s slow) Process(string) (Process, error) {

@@ -115,8 +115,11 @@ func (c *Client) open(ctx context.Context, op Op) (*stream, error) {
 // place takes one, and returns what gives it back.
 func (c *Client) place(op Op) (free func(), err error) {
 	taken := []chan struct{}{c.places}
-	if op.lasts() {
+	switch {
+	case op.lasts():
 		taken = []chan struct{}{c.lasting, c.places}
+	case op == OpProcesses:
+		taken = []chan struct{}{c.listing, c.places}
 	}
 	for i, places := range taken {
 		select {

@@ -25,6 +25,7 @@ const (
 	maxStreams  = 256      // requests that the agent serves at once
 	maxRequests = 224      // of hatchd at once: the agent may be behind in ending some
 	maxLasting  = 192      // of those, for requests that may last
+	maxListing  = 8        // and for lists of processes: a hostile one takes some 40 MiB here
 )
 
 // hostPing and its timeout bound how long hatchd takes to notice that a guest
