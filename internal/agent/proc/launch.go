@@ -19,9 +19,9 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 // launch is a process about to be started.
 type launch struct {
-	spec wire.ProcessSpec
-	who  account.Account
-	oom  string // the agent's own score; "" when it is that of anybody
+	spec   wire.ProcessSpec
+	who    account.Account
+	spared bool // the kernel kills the agent last when memory is short
 
 	argv []string
 	env  map[string]string
@@ -174,9 +174,10 @@ type started struct {
 	terminal *os.File   // nil without one
 }
 
-// start starts the process. Two must not start at once: the score with which
-// the kernel looks for a victim when memory is short goes from parent to child,
-// and the agent lays its own down meanwhile.
+// start starts the process. The score with which the kernel looks for a victim
+// when memory is short goes from parent to child. The agent never lays its own
+// down, not even meanwhile: it would be the largest process of a small guest,
+// and starting others is what takes memory.
 func (l *launch) start() (*started, error) {
 	path, err := l.find()
 	if err != nil {
@@ -192,14 +193,13 @@ func (l *launch) start() (*started, error) {
 		Dir: l.dir, Files: files.child(), Env: l.environ(),
 		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: l.spec.TTY != nil, Credential: l.credential(), PidFD: &pidfd},
 	}
-	if l.oom != "" {
-		setOOMScore("0")
-		defer setOOMScore(l.oom)
-	}
 	pid, _, err := syscall.StartProcess(path, l.argv, attr)
 	if err != nil {
 		files.closeOurs()
 		return nil, l.explain(err)
+	}
+	if l.spared {
+		unspare(pid)
 	}
 	s := files.ours
 	s.pid = pid
@@ -239,17 +239,20 @@ func (l *launch) credential() *syscall.Credential {
 	return &syscall.Credential{Uid: l.who.UID, Gid: l.who.GID, Groups: l.who.Groups}
 }
 
-const oomFile = "/proc/self/oom_score_adj"
-
-// oomScore returns the agent's own score, or "" when it has the usual one.
-func oomScore() string {
-	text, err := os.ReadFile(oomFile)
-	score := strings.TrimSpace(string(text))
-	if err != nil || score == "0" {
-		return ""
-	}
-	return score
+// spared reports whether the agent has another score than the usual one.
+func spared() bool {
+	text, err := os.ReadFile("/proc/self/oom_score_adj")
+	return err == nil && strings.TrimSpace(string(text)) != "0"
 }
 
-// setOOMScore is best effort: an agent without rights cannot, and need not.
-func setOOMScore(score string) { _ = os.WriteFile(oomFile, []byte(score), 0) }
+// unspare gives a process that has just begun the usual score, and what it may
+// have started already. It is best effort: without rights there is nothing to
+// take back.
+func unspare(pid int) {
+	dir := fmt.Sprintf("/proc/%d", pid)
+	_ = os.WriteFile(dir+"/oom_score_adj", []byte("0"), 0)
+	children, _ := os.ReadFile(fmt.Sprintf("%s/task/%d/children", dir, pid))
+	for _, child := range strings.Fields(string(children)) {
+		_ = os.WriteFile("/proc/"+child+"/oom_score_adj", []byte("0"), 0)
+	}
+}

@@ -31,14 +31,14 @@ const (
 
 // Table implements [wire.ProcessHandler].
 type Table struct {
-	log   *slog.Logger
-	root  string // whose accounts count
-	oom   string // the agent's own score, which no process gets
-	limit int64  // bytes of output kept of all processes
+	log    *slog.Logger
+	root   string // whose accounts count
+	spared bool   // the kernel kills the agent last when memory is short; no process is
+	limit  int64  // bytes of output kept of all processes
 
 	lastWait time.Duration // for output of a process that has ended; tests have more
 
-	starting sync.Mutex // held while a process is started, see launch.start
+	starting sync.Mutex // held while a process is started, so that all are counted
 
 	mu        sync.Mutex
 	processes map[string]*process
@@ -53,7 +53,7 @@ var _ wire.ProcessHandler = (*Table)(nil)
 
 // New returns an empty table.
 func New(log *slog.Logger) *Table {
-	return &Table{log: log, root: "/", oom: oomScore(), limit: outputLimit(), lastWait: lastWait, processes: map[string]*process{}}
+	return &Table{log: log, root: "/", spared: spared(), limit: outputLimit(), lastWait: lastWait, processes: map[string]*process{}}
 }
 
 // outputLimit is a small part of the guest's memory.
@@ -320,7 +320,7 @@ func (t *Table) prepare(spec wire.ProcessSpec) (*launch, error) {
 	if err != nil {
 		return nil, wire.Refuse(wire.CodeUser, "%v", err)
 	}
-	l := &launch{spec: spec, who: who, oom: t.oom}
+	l := &launch{spec: spec, who: who, spared: t.spared}
 	return l, l.check()
 }
 
