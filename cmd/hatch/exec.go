@@ -185,8 +185,8 @@ func (c *cli) awaitAgent(ctx context.Context, server *client.Client, v api.VM) {
 		return
 	}
 	for _, condition := range v.Conditions {
-		if condition.Type == api.ConditionAgentReady && condition.Status == api.StatusTrue {
-			return
+		if condition.Type == api.ConditionAgentReady && condition.Status != api.StatusUnknown {
+			return // it is there, or was
 		}
 	}
 	end := c.progress("waiting for " + displayName(v) + " to boot")

@@ -115,10 +115,13 @@ func TestExecWaitsForBoot(t *testing.T) {
 	s := newSession(t, f)
 	started := testNow.Add(-time.Second)
 	f.vms[0].StartedAt = &started
-	if s.hatch("exec", "web", "exit", "0"); f.called(wait) {
-		t.Error("it waits for an agent that is there")
+	for _, status := range []string{api.StatusTrue, api.StatusFalse} {
+		f.vms[0].Conditions[0].Status = status
+		if s.hatch("exec", "web", "exit", "0"); f.called(wait) {
+			t.Errorf("it waits for an agent that is ready: %s", status)
+		}
 	}
-	f.vms[0].Conditions[0].Status = api.StatusFalse
+	f.vms[0].Conditions[0].Status = api.StatusUnknown
 	if code := s.hatch("exec", "web", "exit", "0"); code != 0 || !f.called(wait) {
 		t.Errorf("exit code %d, calls %q", code, f.calls)
 	}

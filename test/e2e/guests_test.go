@@ -42,6 +42,7 @@ func TestRealGuests(t *testing.T) {
 		{"delete leaves nothing", testDelete},
 		{"events tell what a guest does", testEvents},
 		{"no network", testNoNetwork},
+		{"exec", testExec},
 		{"files", testFiles},
 		{"a file of 1 GiB", testLargeFile},
 		{"sleep and wake", testSleep},
