@@ -56,6 +56,34 @@ func testExec(t *testing.T, w *world) {
 	}
 }
 
+// testExecUnderSystemd runs commands in a Debian guest, whose init is systemd.
+func testExecUnderSystemd(t *testing.T, w *world) {
+	v := w.shared(t, alpha)
+	const line = `echo $(whoami) $(pwd) $(cat /proc/1/comm) $(systemctl show -p ActiveState --value ssh)`
+	if got := w.inside(t, v, line); got != "root /root systemd active" {
+		t.Errorf("root sees %q", got)
+	}
+	result, err := w.client.RunExec(t.Context(), v.ID, api.RunExec{User: debianUser, Command: api.Command{Shell: "id -un; id -Gn; pwd; sudo -n id -u"}})
+	if err != nil || result.ExitCode != 0 {
+		t.Fatalf("a command of %s's: %v, %+v", debianUser, err, result)
+	}
+	lines := strings.Split(result.Stdout, "\n")
+	if len(lines) < 4 || lines[0] != debianUser || !strings.Contains(lines[1], "sudo") || lines[2] != "/home/"+debianUser || lines[3] != "0" {
+		t.Errorf("%s sees %q", debianUser, result.Stdout)
+	}
+	exec, err := w.client.StartExec(t.Context(), v.ID, api.RunExec{Command: api.Command{Argv: []string{"sleep", "600"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.inside(t, v, "systemctl daemon-reexec && systemctl restart ssh") // systemd spares what the agent started
+	if now, err := w.client.GetExec(t.Context(), v.ID, exec.ID); err != nil || now.State != "running" {
+		t.Errorf("in the background it is %q, %v", now.State, err)
+	}
+	if err := w.client.DeleteExec(t.Context(), v.ID, exec.ID); err != nil {
+		t.Error(err)
+	}
+}
+
 // execGuest is the guest that commands are run in.
 type execGuest struct {
 	*world

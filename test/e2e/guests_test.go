@@ -30,6 +30,7 @@ func TestRealGuests(t *testing.T) {
 		{"the ssh port is for allowed clients", testAllowedClients},
 		{"the command line works", testCommandLine},
 		{"cloud-init's log is read", testCloudInitLog},
+		{"commands run under systemd", testExecUnderSystemd},
 		{"pause and resume", testPause},
 		{"an ssh session goes on after a sleep", testSleepUnderSSH},
 		{"hatchd is killed and adopts", testAdoptAfterKill},

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"net"
 	"os"
@@ -66,7 +67,7 @@ func (w *world) look(t *testing.T) traces {
 	for _, d := range dirs {
 		found = append(found, "directory "+d.Name())
 	}
-	found = append(found, cgroups()...)
+	found = append(found, w.cgroups(t)...)
 	slices.Sort(found)
 	return found
 }
@@ -74,13 +75,18 @@ func (w *world) look(t *testing.T) traces {
 var vmID = regexp.MustCompile(`/vm_[a-z0-9]{12}$`)
 
 // cgroups lists those of VMs. The cgroup file system is the host's: what other
-// tests make there is left out by its name.
-func cgroups() []string {
+// hatchds make there is told by its name, and ours has logged each of its VMs.
+func (w *world) cgroups(t *testing.T) []string {
+	t.Helper()
+	logged, err := os.ReadFile(w.daemon.LogFile)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var found []string
 	for _, pattern := range []string{"/sys/fs/cgroup/*/hatch/vm_*", "/sys/fs/cgroup/hatch/vm_*"} {
 		dirs, _ := filepath.Glob(pattern) // the pattern is well formed
 		for _, dir := range dirs {
-			if vmID.MatchString(dir) {
+			if vmID.MatchString(dir) && bytes.Contains(logged, []byte(filepath.Base(dir))) {
 				found = append(found, "cgroup "+dir)
 			}
 		}
