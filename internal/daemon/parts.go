@@ -56,7 +56,7 @@ type parts struct {
 
 // assemble makes every part. On error what was made is closed again.
 func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, err error) {
-	p := &parts{cfg: cfg, log: opt.Log, out: opt.Out, vmRoot: filepath.Join(cfg.DataDir, "vms")}
+	p := &parts{cfg: cfg, log: opt.Log, out: opt.Out, vmRoot: filepath.Join(cfg.DataDir, "vms"), shut: func() {}}
 	p.streams, p.endStreams = context.WithCancel(context.WithoutCancel(ctx))
 	p.onClose(func() error { p.endStreams(); return nil })
 	defer func() {

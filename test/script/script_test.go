@@ -68,6 +68,7 @@ type daemons struct {
 type daemon struct {
 	process *os.Process
 	exited  chan struct{} // closed once it is
+	err     error         // of its end; written before exited is closed
 }
 
 // setup puts the programs into PATH and keeps what this machine has out of the
@@ -128,7 +129,7 @@ func (d *daemons) start(ts *testscript.TestScript, name string) {
 	cmd.Stdout, cmd.Stderr = create(ts, name+".out"), create(ts, name+".log")
 	ts.Check(cmd.Start())
 	it := &daemon{process: cmd.Process, exited: make(chan struct{})}
-	go func() { _ = cmd.Wait(); close(it.exited) }()
+	go func() { it.err = cmd.Wait(); close(it.exited) }()
 	ts.Defer(func() {
 		_ = it.process.Kill()
 		<-it.exited
@@ -209,6 +210,9 @@ func (d *daemons) end(ts *testscript.TestScript, name string, with syscall.Signa
 	case <-it.exited:
 	case <-time.After(stopTimeout):
 		ts.Fatalf("hatchd %s did not end:\n%s", name, ts.ReadFile(name+".log"))
+	}
+	if with == syscall.SIGTERM && it.err != nil {
+		ts.Fatalf("hatchd %s ended badly, %v:\n%s", name, it.err, ts.ReadFile(name+".log"))
 	}
 }
 
