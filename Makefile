@@ -65,7 +65,7 @@ test-assets: ## Download the kernel and the Firecracker that tests run into .cac
 	scripts/test-firecracker
 
 .PHONY: bench
-bench: build test-assets ## Measure create, delete, exec, files and list; prints, judges nothing; needs root
+bench: build test-assets ## Measure create, delete, sleep, wake, work in guests and lists; prints, judges nothing; needs root
 	$(GO) run ./test/bench
 
 ##@ Check
