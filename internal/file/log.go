@@ -27,5 +27,5 @@ func (s *Service) CloudInitLog(ctx context.Context, owner, vmID string, lines in
 		}
 	}
 	return errs.New(errs.NotFound, "cloud_init_log_not_found", "there is no log of cloud-init in the guest: its image has none, or it has not begun yet").
-		WithHint("the VM's condition CloudInitDone says which").WithCause(err)
+		WithHint("the VM's condition cloud_init_done says which").WithCause(err)
 }
