@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -50,7 +51,7 @@ func lsOf[T any](c *cli, k kind[T]) *cobra.Command {
 
 func inspectOf[T any](c *cli, k kind[T]) *cobra.Command {
 	return &cobra.Command{
-		Use: "inspect " + k.noun, Short: "Show all there is to know of a " + k.noun + ", as JSON", Args: oneArg(k.noun),
+		Use: "inspect " + k.noun, Short: "Show all there is to know of " + withArticle(k.noun) + ", as JSON", Args: oneArg(k.noun),
 		ValidArgsFunction: k.complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			server, err := c.client()
@@ -103,4 +104,12 @@ func removeOne[T any](ctx context.Context, server *client.Client, k kind[T], ref
 		return err
 	}
 	return k.remove(server, ctx, k.name(found).id)
+}
+
+// withArticle puts a noun behind a or an.
+func withArticle(noun string) string {
+	if strings.ContainsRune("aeiou", rune(noun[0])) {
+		return "an " + noun
+	}
+	return "a " + noun
 }
