@@ -170,6 +170,7 @@ func TestExecs(t *testing.T) {
 	s.stdin = strings.NewReader("typed")
 	for _, tc := range []struct{ args, call, out string }{
 		{"execs -q -a web", "GET /vms/vm_web000000001/execs", "exec_run000000001\nexec_end000000002\n"},
+		{"execs ls -q web", "GET /vms/vm_web000000001/execs", "exec_run000000001\n"},
 		{"execs logs -f web run0", "GET /vms/vm_web000000001/execs/exec_run000000001/logs?follow=true", "said\n"},
 		{"execs kill -s INT web run0", "POST /vms/vm_web000000001/execs/exec_run000000001/signal", "run0\n"},
 		{"execs rm web exec_end000000002", "DELETE /vms/vm_web000000001/execs/exec_end000000002", "exec_end000000002\n"},

@@ -14,13 +14,21 @@ import (
 )
 
 func (c *cli) execsCommand() *cobra.Command {
+	cmd := c.listExecsCommand("execs VM", "List the commands that were started in a VM, or join and end them")
+	cmd.Long = `List the commands that run in a VM, with -a also those that have ended. The VM
+keeps an ended one, with the end of its output, until it is removed or newer
+ones need the room.`
+	cmd.Example = "  hatch execs web\n  hatch execs logs -f web k3v9\n  hatch execs attach web k3v9"
+	ls := c.listExecsCommand("ls VM", "List commands, as hatch execs VM does")
+	ls.Aliases = []string{"list"}
+	cmd.AddCommand(ls, c.execsAttachCommand(), c.execsLogsCommand(), c.execsInspectCommand(), c.execsKillCommand(), c.execsRmCommand())
+	return cmd
+}
+
+func (c *cli) listExecsCommand(use, short string) *cobra.Command {
 	var all, quiet bool
 	cmd := &cobra.Command{
-		Use: "execs VM", Short: "List the commands that were started in a VM, or join and end them", Args: oneArg("VM"),
-		Long: `List the commands that run in a VM, with -a also those that have ended. The VM
-keeps an ended one, with the end of its output, until it is removed or newer
-ones need the room.`,
-		Example:           "  hatch execs web\n  hatch execs logs -f web k3v9\n  hatch execs attach web k3v9",
+		Use: use, Short: short, Args: oneArg("VM"),
 		ValidArgsFunction: c.completeVMFirst,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := c.listExecs(cmd.Context(), args[0], all, quiet); err != nil {
@@ -31,7 +39,6 @@ ones need the room.`,
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "those that have ended, too")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids only")
-	cmd.AddCommand(c.execsAttachCommand(), c.execsLogsCommand(), c.execsInspectCommand(), c.execsKillCommand(), c.execsRmCommand())
 	return cmd
 }
 
