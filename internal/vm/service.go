@@ -142,15 +142,9 @@ func (s *Service) operate(ctx context.Context, owner, id, operation string, op f
 	if _, err := s.deps.Store.VM(ctx, owner, id); err != nil {
 		return VM{}, err
 	}
-	select {
-	case <-s.adopted:
-	case <-ctx.Done():
-		return VM{}, errStarting
-	}
-	unlock, err := s.locks.lock(ctx, id)
+	unlock, err := s.turn(ctx, id)
 	if err != nil {
-		return VM{}, errs.New(errs.Unavailable, "vm_busy", "cannot operate on the VM: another operation is still under way").
-			WithHint("try again, or wait longer")
+		return VM{}, err
 	}
 	return s.detach(ctx, unlock, func(ctx context.Context) (VM, error) {
 		v, err := s.deps.Store.VM(ctx, owner, id) // as it is now that we hold the lock
@@ -159,6 +153,21 @@ func (s *Service) operate(ctx context.Context, owner, id, operation string, op f
 		}
 		return s.told(ctx, v, operation, op)
 	})
+}
+
+// turn waits for the VM's lock, and before it for the adoption, as long as ctx
+// allows.
+func (s *Service) turn(ctx context.Context, id string) (unlock func(), err error) {
+	select {
+	case <-s.adopted:
+	case <-ctx.Done():
+		return nil, errStarting
+	}
+	if unlock, err = s.locks.lock(ctx, id); err != nil {
+		return nil, errs.New(errs.Unavailable, "vm_busy", "cannot operate on the VM: another operation is still under way").
+			WithHint("try again, or wait longer")
+	}
+	return unlock, nil
 }
 
 var errStarting = errs.New(errs.Unavailable, "starting_up", "cannot operate on VMs yet: hatchd is still taking over the running ones").

@@ -228,6 +228,40 @@ func TestMachinesOutliveTheDaemonAndAreAdopted(t *testing.T) {
 	w.requireNothing(t)
 }
 
+// TestNobodyTakesAMachineOverAheadOfItsAdoption wants to work inside a VM while
+// the daemon still takes over what it finds. Whoever gets ahead of it leaves
+// the VM without its network and its SSH port.
+func TestNobodyTakesAMachineOverAheadOfItsAdoption(t *testing.T) {
+	for name, reach := range map[string]func(ctx context.Context, w *world, id string) error{
+		"guest": func(ctx context.Context, w *world, id string) error { _, err := w.Guest(ctx, owner, id); return err },
+		"console": func(ctx context.Context, w *world, id string) error {
+			_, err := w.Console(ctx, owner, id, true)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			v := mustCreate(t, w, vm.CreateRequest{})
+			w.shut(t)
+			w.open(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			if err := reach(ctx, w, v.ID); err == nil {
+				t.Error("it was reached before it was taken over")
+			}
+			if err := w.Adopt(t.Context(), "/"); err != nil {
+				t.Fatal(err)
+			}
+			if len(w.links) != 1 || len(w.forwards) != 1 {
+				t.Errorf("network and forward were not put back: %v %v", w.links, w.forwards)
+			}
+			if _, err := w.Guest(t.Context(), owner, v.ID); err != nil {
+				t.Errorf("after the adoption: %v", err)
+			}
+		})
+	}
+}
+
 func TestMachinesWithoutAVMAreEndedAtStart(t *testing.T) {
 	w := newWorld(t)
 	v := mustCreate(t, w, vm.CreateRequest{})

@@ -120,11 +120,7 @@ func (s *Service) VMMLog(ctx context.Context, owner, id string, tail int, follow
 // Console attaches the caller to the VM's serial console.
 // Errors: errs.Conflict when it is not running, or when somebody else writes.
 func (s *Service) Console(ctx context.Context, owner, id string, readOnly bool) (io.ReadWriteCloser, error) {
-	v, err := s.deps.Store.VM(ctx, owner, id)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := s.running(ctx, v, "attach to the console of"); err != nil {
+	if _, err := s.held(ctx, owner, id, "attach to the console of"); err != nil {
 		return nil, err
 	}
 	return s.deps.Consoles.Attach(ctx, id, readOnly)
@@ -133,13 +129,35 @@ func (s *Service) Console(ctx context.Context, owner, id string, readOnly bool) 
 // Guest returns the session with the agent of a VM that runs.
 // Errors: errs.NotFound; errs.Conflict with code vm_not_running.
 func (s *Service) Guest(ctx context.Context, owner, id string) (Guest, error) {
-	v, err := s.deps.Store.VM(ctx, owner, id)
-	if err != nil {
-		return nil, err
-	}
-	in, err := s.running(ctx, v, "work inside")
+	in, err := s.held(ctx, owner, id, "work inside")
 	if err != nil {
 		return nil, err
 	}
 	return in.guest, nil
+}
+
+// held returns the machine of a VM that runs, for what is no operation on it.
+// One that this daemon does not hold yet is about to be adopted or connected:
+// it is waited for, since a machine that is taken over ahead of that is held
+// twice, or passed over by the adoption.
+func (s *Service) held(ctx context.Context, owner, id, verb string) (*instance, error) {
+	v, err := s.deps.Store.VM(ctx, owner, id)
+	if err != nil {
+		return nil, err
+	}
+	if in := s.instanceOf(id); in != nil {
+		return in, nil
+	}
+	if v.Machine == nil {
+		return s.running(ctx, v, verb) // which says why not
+	}
+	unlock, err := s.turn(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if v, err = s.deps.Store.VM(ctx, owner, id); err != nil { // as it is now
+		return nil, err
+	}
+	return s.running(ctx, v, verb)
 }

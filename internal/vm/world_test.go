@@ -99,6 +99,16 @@ func (w *world) addImage(t *testing.T) image.Image {
 // serve starts a service over the world, as a daemon does.
 func (w *world) serve(t *testing.T) {
 	t.Helper()
+	w.open(t)
+	faults := w.adoptFaults
+	if err := w.Adopt(t.Context(), "/"); err != nil && faults == 0 {
+		t.Fatal(err)
+	}
+}
+
+// open makes a service over the world that has adopted nothing yet.
+func (w *world) open(t *testing.T) {
+	t.Helper()
 	w.fail = map[string]error{}
 	w.links, w.forwards = map[string]vm.Link{}, map[int]string{}
 	w.consoles, w.guests = map[string]bool{}, map[string]*bookGuest{}
@@ -122,10 +132,6 @@ func (w *world) serve(t *testing.T) {
 			TapPrefix: "htap", IdempotencyReach: time.Hour,
 		},
 	})
-	faults := w.adoptFaults
-	if err := w.Adopt(t.Context(), "/"); err != nil && faults == 0 {
-		t.Fatal(err)
-	}
 }
 
 // shut closes the service as a daemon that ends does; machines live on.
