@@ -29,10 +29,14 @@ func (w WaitFor) inside() bool { return w.SSH || w.Port != 0 || w.HTTP.Port != 0
 // awaitAnswer asks the guest until it answers, with growing pauses.
 func (s *Service) awaitAnswer(ctx context.Context, owner string, v VM, want WaitFor) (VM, error) {
 	pause := 50 * time.Millisecond
+	var last error // of the last try that had its time
 	for {
-		last := s.probe(ctx, v, want)
-		if last == nil {
+		fault := s.probe(ctx, v, want)
+		if fault == nil {
 			return v, nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = fault
 		}
 		if !v.EnableNetwork && errs.HasCode(last, "agent_too_old") {
 			return VM{}, errs.New(errs.Conflict, "wait_hopeless", "cannot reach a port of VM %s: it has no network, and its agent is too old", v.ID).
