@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
@@ -122,7 +121,7 @@ func TestWhatAGuestDoesIsToldAsItsOwn(t *testing.T) {
 			w := newWorld(t)
 			v := mustCreate(t, w, vm.CreateRequest{})
 			c.end(w, v.ID)
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			if _, err := w.Wait(ctx, owner, v.ID, vm.WaitFor{State: c.to}); err != nil {
 				t.Fatal(err)
@@ -143,7 +142,7 @@ func TestReportsAreToldAsTheGuests(t *testing.T) {
 	w.mu.Unlock()
 	report := &vm.GuestReport{Addresses: []netip.Addr{v.Lease.Address}, CloudInit: vm.CloudInit{Status: "done"}}
 	g.observe(report)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if _, err := w.Wait(ctx, owner, v.ID, vm.WaitFor{Ready: true}); err != nil {
 		t.Fatal(err)
@@ -156,7 +155,7 @@ func TestReportsAreToldAsTheGuests(t *testing.T) {
 // untilTold returns once the story has a line so many times.
 func (w *world) untilTold(t *testing.T, id, line string, times int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for {
 		added := w.store.EventAdded()

@@ -187,7 +187,7 @@ func TestEndsOfMachinesAreNoticed(t *testing.T) {
 			w := newWorld(t)
 			v := mustCreate(t, w, vm.CreateRequest{})
 			c.end(w, v.ID)
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			got, err := w.Wait(ctx, owner, v.ID, vm.WaitFor{State: c.state})
 			if err != nil || !strings.Contains(got.StateReason, c.says) {
@@ -293,7 +293,7 @@ func TestWhatACrashCutShortIsFinished(t *testing.T) {
 	if _, err := w.Get(t.Context(), owner, deleting.ID); !errs.Is(err, errs.NotFound) {
 		t.Errorf("a delete was not finished: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if _, err := w.Wait(ctx, owner, stopping.ID, vm.WaitFor{State: vm.Stopped}); err != nil {
 		t.Errorf("a stop was not finished: %v", err)
@@ -359,15 +359,17 @@ func TestACallerThatLeavesAbortsNothing(t *testing.T) {
 	w := newWorld(t)
 	v := mustCreate(t, w, vm.CreateRequest{})
 	w.driver.IgnorePowerButton(v.ID)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if _, err := w.Stop(ctx, owner, v.ID); !errs.Is(err, errs.Unavailable) {
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan struct{})
+	w.onUpdate(func() { leave(); <-left }) // the stop has begun, and goes on when its caller is gone
+	_, err := w.Stop(ctx, owner, v.ID)
+	w.onUpdate(nil)
+	close(left)
+	if !errs.HasCode(err, "still_working") {
 		t.Fatalf("got %v", err)
 	}
-	long, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	if got, err := w.Wait(long, owner, v.ID, vm.WaitFor{State: vm.Stopped}); err != nil {
-		t.Errorf("the stop was aborted: %+v, %v", got, err)
+	if err := waitFor(t, w, v, vm.WaitFor{State: vm.Stopped}); err != nil {
+		t.Errorf("the stop was aborted: %v", err)
 	}
 }
 
@@ -391,7 +393,7 @@ func TestAReadyGuestEndsTheWait(t *testing.T) {
 	v := mustCreate(t, w, vm.CreateRequest{})
 	ready := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		_, err := w.Wait(ctx, owner, v.ID, vm.WaitFor{Ready: true})
 		ready <- err

@@ -49,6 +49,7 @@ type world struct {
 	mu       sync.Mutex
 	wakes    int              // of the driver
 	fail     map[string]error // by call; taken at the first use
+	updating func()           // is called before a VM's row is updated; nil: nothing
 	links    map[string]vm.Link
 	forwards map[int]string
 	files    map[string]bool
@@ -183,7 +184,20 @@ type bookStore struct {
 	w *world
 }
 
+// onUpdate has f called before each update of a VM's row.
+func (w *world) onUpdate(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.updating = f
+}
+
 func (b bookStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) (vm.VM, error) {
+	b.w.mu.Lock()
+	f := b.w.updating
+	b.w.mu.Unlock()
+	if f != nil {
+		f()
+	}
 	if err := b.w.fault("UpdateVM"); err != nil {
 		return vm.VM{}, err
 	}
