@@ -373,6 +373,18 @@ func TestACallerThatLeavesAbortsNothing(t *testing.T) {
 	}
 }
 
+// TestAWaitThatEndsAmidAReadSaysSo ends before the database has answered.
+func TestAWaitThatEndsAmidAReadSaysSo(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	ctx, leave := context.WithCancel(t.Context())
+	leave()
+	_, err := w.Wait(ctx, owner, v.ID, vm.WaitFor{State: vm.Stopped})
+	if !errs.HasCode(err, "wait_timeout") || strings.HasSuffix(err.Error(), "the VM is ") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestAnotherOwnerSeesNothing(t *testing.T) {
 	w := newWorld(t)
 	v := mustCreate(t, w, vm.CreateRequest{})

@@ -31,18 +31,23 @@ func (s *Service) Wait(ctx context.Context, owner, id string, want WaitFor) (VM,
 // await returns the VM once met says so. met returns an error when waiting is
 // of no use any more.
 func (s *Service) await(ctx context.Context, owner, id string, met func(VM) (bool, error)) (VM, error) {
-	if _, err := s.deps.Store.VM(ctx, owner, id); err != nil {
+	v, err := s.deps.Store.VM(ctx, owner, id)
+	if ctx.Err() != nil {
+		return VM{}, waitTimeout(v)
+	}
+	if err != nil {
 		return VM{}, err // nobody announces a change of what is not there
 	}
 	for {
 		changed := s.changes.next(id)
-		v, err := s.deps.Store.VM(ctx, owner, id)
+		now, err := s.deps.Store.VM(ctx, owner, id)
 		if ctx.Err() != nil {
 			return VM{}, waitTimeout(v)
 		}
 		if err != nil {
 			return VM{}, err
 		}
+		v = now
 		if ok, err := met(v); ok || err != nil {
 			return v, err
 		}
@@ -54,8 +59,9 @@ func (s *Service) await(ctx context.Context, owner, id string, met func(VM) (boo
 	}
 }
 
+// waitTimeout tells how the VM was when it was last looked at, if it was.
 func waitTimeout(v VM) *errs.Error {
-	return errs.New(errs.Unavailable, "wait_timeout", "the wait ended before its condition came true; the VM is %s", v.State).
+	return errs.New(errs.Unavailable, "wait_timeout", "%s", strings.TrimSuffix("the wait ended before its condition came true; the VM is "+string(v.State), "; the VM is ")).
 		WithHint("wait again, or look at the VM's conditions and console log")
 }
 
