@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -94,8 +95,16 @@ func (s *Store) Deliveries(ctx context.Context, webhookID string, f webhook.Filt
 }
 
 // InsertDelivery implements [webhook.Store].
-func (s *Store) InsertDelivery(ctx context.Context, d webhook.Delivery) error {
+func (s *Store) InsertDelivery(ctx context.Context, d webhook.Delivery, most int) error {
 	err := s.write(ctx, func(tx *tx) error {
+		var pending int
+		if _, err := tx.get(ctx, &pending, "SELECT COUNT(*) FROM webhook_deliveries WHERE webhook_id = ? AND state = ?", d.WebhookID, string(webhook.Pending)); err != nil {
+			return err
+		}
+		if pending >= most {
+			return errs.New(errs.TooMany, "too_many_pending", "cannot deliver more to webhook %s: %d deliveries wait already", d.WebhookID, pending).
+				WithHint("see why they wait: GET /webhooks/%s/deliveries?state=pending", d.WebhookID)
+		}
 		_, err := tx.NamedExecContext(ctx, insertDelivery, deliveryRowOf(d))
 		return err
 	})
@@ -189,25 +198,47 @@ func (s *Store) Due(ctx context.Context, webhookID string, limit int) ([]webhook
 	return deliveriesOf(rows), nil
 }
 
+// errOvertaken takes an attempt's outcome back.
+var errOvertaken = errors.New("the attempt was overtaken")
+
 // Settle implements [webhook.Queue].
-func (s *Store) Settle(ctx context.Context, d webhook.Delivery, disabled string, events ...event.Event) error {
-	return s.write(ctx, func(tx *tx) error {
-		n, err := tx.exec(ctx, "UPDATE webhook_deliveries SET state = ?, attempts = ?, status_code = ?, error = ?, next_try_at = ?, tried_at = ? WHERE id = ?",
-			string(d.State), d.Attempts, d.StatusCode, printable(d.Error), optionalMicros(d.NextTryAt), optionalMicros(d.TriedAt), d.ID)
-		if err != nil {
-			return fmt.Errorf("cannot store the outcome of a delivery: %w", err)
+func (s *Store) Settle(ctx context.Context, o webhook.Outcome) (stored bool, err error) {
+	err = s.write(ctx, func(tx *tx) error {
+		if err := tx.settle(ctx, o.Was, o.Now); err != nil {
+			return err
 		}
-		if n == 0 {
-			return nil
-		}
-		if disabled != "" {
-			_, err := tx.exec(ctx, "UPDATE webhooks SET enabled = ?, disabled_reason = ?, updated_at = ? WHERE id = ?", false, disabled, micros(time.Now()), d.WebhookID)
+		if o.Disable != "" {
+			n, err := tx.exec(ctx, "UPDATE webhooks SET enabled = ?, disabled_reason = ?, updated_at = ? WHERE id = ? AND url = ?",
+				false, o.Disable, micros(time.Now()), o.Now.WebhookID, o.URL)
 			if err != nil {
 				return fmt.Errorf("cannot disable a webhook: %w", err)
 			}
+			if n == 0 {
+				return errOvertaken
+			}
 		}
-		return tx.appendEvents(ctx, events)
+		return tx.appendEvents(ctx, o.Events)
 	})
+	if errors.Is(err, errOvertaken) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// settle stores a delivery that is as it was when the attempt began: a retry
+// gives it another time.
+func (t *tx) settle(ctx context.Context, was, now webhook.Delivery) error {
+	n, err := t.exec(ctx, `UPDATE webhook_deliveries SET state = ?, attempts = ?, status_code = ?, error = ?, next_try_at = ?, tried_at = ?
+		WHERE id = ? AND state = ? AND next_try_at = ?`,
+		string(now.State), now.Attempts, now.StatusCode, printable(now.Error), optionalMicros(now.NextTryAt), optionalMicros(now.TriedAt),
+		was.ID, string(was.State), optionalMicros(was.NextTryAt))
+	if err != nil {
+		return fmt.Errorf("cannot store the outcome of a delivery: %w", err)
+	}
+	if n == 0 {
+		return errOvertaken
+	}
+	return nil
 }
 
 // PruneDeliveries implements [webhook.Queue].

@@ -82,10 +82,10 @@ func TestWebhooks(t *testing.T) {
 		if len(list) != 2 || list[0].ID != "whk_b" {
 			t.Errorf("%+v", list)
 		}
-		noError(t, s.InsertDelivery(ctx, newDelivery("whk_a", "dlv_a", 1)))
+		noError(t, s.InsertDelivery(ctx, newDelivery("whk_a", "dlv_a", 1), 100))
 		noError(t, s.DeleteWebhook(ctx, "acc_a", "whk_a"))
 		equal(t, count(t, s, "webhook_deliveries"), 0)
-		hasCode(t, s.InsertDelivery(ctx, newDelivery("whk_a", "dlv_b", 1)), errs.NotFound, "webhook_not_found")
+		hasCode(t, s.InsertDelivery(ctx, newDelivery("whk_a", "dlv_b", 1), 100), errs.NotFound, "webhook_not_found")
 	})
 }
 
@@ -152,14 +152,21 @@ func TestSettle(t *testing.T) {
 		ctx := t.Context()
 		insertHook(t, s, newHook("whk_a"))
 		for i := range 3 {
-			noError(t, s.InsertDelivery(ctx, newDelivery("whk_a", fmt.Sprintf("dlv_%d", i), int64(i))))
+			noError(t, s.InsertDelivery(ctx, newDelivery("whk_a", fmt.Sprintf("dlv_%d", i), int64(i)), 100))
 		}
 		due, err := s.Due(ctx, "whk_a", 2)
 		noError(t, err)
 		equal(t, len(due), 2)
 		first, tried, next := due[0], now(), now().Add(time.Hour)
 		first.Attempts, first.StatusCode, first.Error, first.TriedAt, first.NextTryAt = 1, 500, "no \x00", &tried, &next
-		noError(t, s.Settle(ctx, first, ""))
+		settle := func(o webhook.Outcome, want bool) {
+			t.Helper()
+			stored, err := s.Settle(ctx, o)
+			noError(t, err)
+			equal(t, stored, want)
+		}
+		settle(webhook.Outcome{Was: due[0], Now: first}, true)
+		settle(webhook.Outcome{Was: due[0], Now: first}, false) // somebody else was quicker
 		due, err = s.Due(ctx, "whk_a", 10)
 		noError(t, err)
 		first.Error = "no \uFFFD"
@@ -167,8 +174,17 @@ func TestSettle(t *testing.T) {
 
 		told := event.Of(event.WebhookDisabled, "m", nil)
 		told.OwnerID = "acc_a"
+		was := first
 		first.State, first.NextTryAt = webhook.Failed, nil
-		noError(t, s.Settle(ctx, first, "gone", told))
+		outcome := webhook.Outcome{Was: was, Now: first, URL: "https://elsewhere", Disable: "gone", Events: []event.Event{told}}
+		settle(outcome, false) // it is another receiver that wants no more
+		due, err = s.Due(ctx, "whk_a", 10)
+		noError(t, err)
+		if len(due) != 3 || count(t, s, "events") != 0 {
+			t.Errorf("%+v, %d events", due, count(t, s, "events"))
+		}
+		outcome.URL = "https://example.com"
+		settle(outcome, true)
 		w, err := s.Webhook(ctx, "acc_a", "whk_a")
 		noError(t, err)
 		if w.Enabled || w.DisabledReason != "gone" || count(t, s, "events") != 1 {
@@ -183,8 +199,11 @@ func TestSettle(t *testing.T) {
 			_, err := s.RetryDelivery(ctx, hook, id, tried)
 			hasCode(t, err, errs.NotFound, "delivery_not_found")
 		}
+		settle(outcome, false) // it was overtaken by the retry
+		hasCode(t, s.InsertDelivery(ctx, newDelivery("whk_a", "dlv_x", 9), 3), errs.TooMany, "too_many_pending")
 		noError(t, s.DeleteWebhook(ctx, "acc_a", "whk_a"))
-		noError(t, s.Settle(ctx, first, "gone", told)) // nothing is left to be told of
+		outcome.Was = again
+		settle(outcome, false) // nothing is left to be told of
 		equal(t, count(t, s, "events"), 1)
 	})
 }
@@ -199,7 +218,7 @@ func TestDeliveryPages(t *testing.T) {
 			if i%2 == 1 {
 				d.State, d.NextTryAt = webhook.Delivered, nil
 			}
-			noError(t, s.InsertDelivery(ctx, d))
+			noError(t, s.InsertDelivery(ctx, d, 100))
 		}
 		var ids []string
 		f := webhook.Filter{Limit: 2}
@@ -237,7 +256,7 @@ func TestPruneDeliveries(t *testing.T) {
 				if i > 0 {
 					d.State = webhook.Delivered
 				}
-				noError(t, s.InsertDelivery(ctx, d))
+				noError(t, s.InsertDelivery(ctx, d, 100))
 			}
 		}
 		remove := func(before time.Time, most, batch, want int) {

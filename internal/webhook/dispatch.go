@@ -211,31 +211,32 @@ func (s *Service) try(ctx context.Context, w Webhook, d Delivery) {
 	if ctx.Err() != nil {
 		return
 	}
-	d.tried(answer, err, time.Now().UTC().Truncate(time.Microsecond))
-	disabled := ""
-	var events []event.Event
+	o := Outcome{Was: d, Now: d, URL: w.URL}
+	o.Now.tried(answer, err, time.Now().UTC().Truncate(time.Microsecond))
 	switch {
 	case answer.StatusCode == gone:
-		disabled = statusError(gone)
-		events = append(events, disabledEvent(w, disabled))
-	case d.State == Failed:
-		events = append(events, failedEvent(w, d))
+		o.Disable = statusError(gone)
+		o.Events = append(o.Events, disabledEvent(w, o.Disable))
+	case o.Now.State == Failed:
+		o.Events = append(o.Events, failedEvent(w, o.Now))
 	}
-	for _, e := range events {
-		s.Log.Warn(e.Message, "webhook", w.ID, "delivery", d.ID)
-	}
-	s.settle(ctx, d, disabled, events)
+	s.settle(ctx, o)
 }
 
 // settle stores the outcome, however long the database is out of reach: until
 // then the delivery counts as under way.
-func (s *Service) settle(ctx context.Context, d Delivery, disabled string, events []event.Event) {
+func (s *Service) settle(ctx context.Context, o Outcome) {
 	for {
-		err := s.Store.Settle(ctx, d, disabled, events...)
+		stored, err := s.Store.Settle(ctx, o)
+		if stored {
+			for _, e := range o.Events {
+				s.Log.Warn(e.Message, "webhook", o.Now.WebhookID, "delivery", o.Now.ID)
+			}
+		}
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		s.Log.Error("cannot store the outcome of a delivery", "delivery", d.ID, "err", err)
+		s.Log.Error("cannot store the outcome of a delivery", "delivery", o.Now.ID, "err", err)
 		if !pause(ctx, faultPause) {
 			return
 		}

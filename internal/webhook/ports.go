@@ -32,8 +32,9 @@ type Store interface {
 	// the cursor of the next page or "". Errors: errs.Invalid with code invalid_after.
 	Deliveries(ctx context.Context, webhookID string, f Filter) (page []Delivery, next string, err error)
 
-	// InsertDelivery stores a delivery that is in no log.
-	InsertDelivery(ctx context.Context, d Delivery) error
+	// InsertDelivery stores a delivery that is in no log, unless so many wait
+	// already. Errors: errs.TooMany with code too_many_pending.
+	InsertDelivery(ctx context.Context, d Delivery, most int) error
 
 	// RetryDelivery makes a delivery pending as if it had never been tried.
 	// Errors: errs.NotFound with code delivery_not_found.
@@ -65,10 +66,10 @@ type Queue interface {
 	// Due returns a webhook's pending deliveries, the next to be tried first.
 	Due(ctx context.Context, webhookID string, limit int) ([]Delivery, error)
 
-	// Settle stores the outcome of an attempt, and with disabled the webhook's
-	// end, and appends events, all in one transaction. No error, and no events,
-	// when the delivery is gone.
-	Settle(ctx context.Context, d Delivery, disabled string, events ...event.Event) error
+	// Settle stores the outcome of an attempt, all in one transaction, unless it
+	// was overtaken: by the delivery's end, by a retry, or, where it shall disable
+	// the webhook, by another address.
+	Settle(ctx context.Context, o Outcome) (stored bool, err error)
 
 	// PruneDeliveries removes up to batch deliveries that are not pending:
 	// those older than before, and the oldest of more than most of one webhook.
@@ -86,6 +87,14 @@ type Move struct {
 	WebhookID     string
 	From, Through int64
 	Deliveries    []Delivery // for the events between
+}
+
+// Outcome is what came of an attempt.
+type Outcome struct {
+	Was, Now Delivery      // before the attempt, and after it
+	URL      string        // that was asked
+	Disable  string        // why the webhook shall be told of nothing any more; "" to go on
+	Events   []event.Event // that tell of it
 }
 
 // Message is one request to a webhook's receiver.

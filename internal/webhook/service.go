@@ -157,7 +157,7 @@ func (s *Service) Deliveries(ctx context.Context, owner, id string, f Filter) (p
 }
 
 // Test sends the webhook an event that means nothing, and returns its delivery
-// at once. Errors: errs.Conflict with code webhook_disabled.
+// at once. Errors: errs.Conflict with code webhook_disabled; errs.TooMany.
 func (s *Service) Test(ctx context.Context, owner, webhookID string) (Delivery, error) {
 	w, err := s.enabled(ctx, owner, webhookID)
 	if err != nil {
@@ -170,7 +170,7 @@ func (s *Service) Test(ctx context.Context, owner, webhookID string) (Delivery, 
 	if err != nil {
 		return Delivery{}, err
 	}
-	if err := s.Store.InsertDelivery(ctx, d); err != nil {
+	if err := s.Store.InsertDelivery(ctx, d, maxPending); err != nil {
 		return Delivery{}, err
 	}
 	s.wake()

@@ -284,6 +284,82 @@ func TestGoneDisables(t *testing.T) {
 	})
 }
 
+// TestARetryAmidATry asks for another try while one is under way that will be
+// the last: the retry is not lost in its outcome.
+func TestARetryAmidATry(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		made := w.hook(t, "*")
+		w.obey(func(n int, _ webhook.Message) (webhook.Answer, error) {
+			if n == 8 {
+				<-time.After(5 * time.Second)
+			}
+			return webhook.Answer{StatusCode: 500}, nil
+		})
+		w.happen(t, 1, event.VMCreated)
+		for w.sent() < 8 {
+			wait(time.Second)
+		}
+		d := w.deliveries(t, made.ID)[0]
+		if _, err := w.Retry(t.Context(), owner, made.ID, d.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.obey(nil)
+		wait(time.Minute)
+		if d := w.deliveries(t, made.ID)[0]; d.State != webhook.Delivered || d.Attempts != 1 {
+			t.Errorf("after a retry: %+v", d)
+		}
+		if last, _ := w.store.LastEvent(t.Context()); last != 1 {
+			t.Error("a delivery that goes on is told to be given up")
+		}
+	})
+}
+
+// TestGoneFromAnotherAddress answers 410 where the webhook was, after its owner
+// has moved it.
+func TestGoneFromAnotherAddress(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		made := w.hook(t, "*")
+		w.obey(func(_ int, m webhook.Message) (webhook.Answer, error) {
+			if m.URL == made.URL {
+				<-time.After(5 * time.Second)
+				return webhook.Answer{StatusCode: 410}, nil
+			}
+			return webhook.Answer{StatusCode: 200}, nil
+		})
+		w.happen(t, 1, event.VMCreated)
+		wait(time.Second)
+		elsewhere := "https://example.com/elsewhere"
+		if _, err := w.Update(t.Context(), owner, made.ID, webhook.Change{URL: &elsewhere}); err != nil {
+			t.Fatal(err)
+		}
+		wait(time.Minute)
+		got, err := w.Get(t.Context(), owner, made.ID)
+		if err != nil || !got.Enabled {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if d := w.deliveries(t, made.ID)[0]; d.State != webhook.Delivered {
+			t.Errorf("%+v", d)
+		}
+	})
+}
+
+// TestTestsAreBounded tests a webhook whose receiver never answers well.
+func TestTestsAreBounded(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		made := w.hook(t, "vm.deleted")
+		w.obey(func(int, webhook.Message) (webhook.Answer, error) { return webhook.Answer{}, errors.New("down") })
+		for i := 0; ; i++ {
+			_, err := w.Test(t.Context(), owner, made.ID)
+			if errs.HasCode(err, "too_many_pending") && i >= 100 {
+				return
+			}
+			if err != nil || i > 700 {
+				t.Fatalf("after %d tests: %v", i, err)
+			}
+		}
+	})
+}
+
 // TestADispatcherThatDies ends in the middle of its attempts; the next one
 // makes them again and forgets nothing.
 func TestADispatcherThatDies(t *testing.T) {
