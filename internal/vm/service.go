@@ -66,6 +66,7 @@ type Service struct {
 	live map[string]*instance // machines this daemon holds, by VM id
 
 	persister persister
+	rousings  *rousings
 }
 
 // instance is one machine this daemon holds, with what hangs on it.
@@ -89,7 +90,7 @@ func New(deps Deps, settings Settings) *Service {
 		deps: deps, settings: settings,
 		locks: newLocks(), changes: newChanges(),
 		adopted: make(chan struct{}), closing: make(chan struct{}),
-		live: map[string]*instance{}, persister: newPersister(),
+		live: map[string]*instance{}, persister: newPersister(), rousings: newRousings(),
 	}
 }
 

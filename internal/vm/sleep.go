@@ -3,6 +3,8 @@ package vm
 import (
 	"context"
 	"fmt"
+	"maps"
+	"sync"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
@@ -124,7 +126,8 @@ func (s *Service) Wake(ctx context.Context, owner, id string) (VM, error) {
 }
 
 // Rouse wakes the VM if it sleeps, on behalf of somebody who wants to reach it.
-// It is quick when it runs.
+// It is quick when it runs. Whoever knocks need not be known: one that did not
+// wake lately is not tried again, nor told of, before rouseRest.
 func (s *Service) Rouse(ctx context.Context, id string) error {
 	if s.instanceOf(id) != nil {
 		return nil
@@ -133,8 +136,60 @@ func (s *Service) Rouse(ctx context.Context, id string) error {
 	if err != nil || v.Sleep == nil {
 		return err
 	}
-	_, err = s.operate(ctx, "", id, "wake", s.ensureAwake)
+	unlock, err := s.turn(ctx, id)
+	if err != nil {
+		return err
+	}
+	_, err = s.detach(ctx, unlock, func(ctx context.Context) (VM, error) {
+		v, err := s.deps.Store.VM(ctx, "", id) // as it is now that we hold the lock
+		if err != nil || v.Sleep == nil {
+			return v, err
+		}
+		if err := s.rousings.rests(id); err != nil {
+			return VM{}, err
+		}
+		if v, err = s.told(ctx, v, "wake", s.ensureAwake); err != nil {
+			s.rousings.ended(id, err)
+		}
+		return v, err
+	})
 	return err
+}
+
+// rouseRest is how long a VM that did not wake is left alone by those who knock.
+const rouseRest = 30 * time.Second
+
+// rousings are the last ones that failed.
+type rousings struct {
+	mu     sync.Mutex
+	failed map[string]rousing // by VM id; those that are past rouseRest go with the next
+}
+
+type rousing struct {
+	at  time.Time
+	err error
+}
+
+func newRousings() *rousings { return &rousings{failed: map[string]rousing{}} }
+
+// rests returns why the VM did not wake, while it is to be left alone.
+func (r *rousings) rests(id string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last, ok := r.failed[id]; ok && time.Since(last.at) < rouseRest {
+		return last.err
+	}
+	return nil
+}
+
+func (r *rousings) ended(id string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.failed, func(_ string, f rousing) bool { return time.Since(f.at) >= rouseRest })
+	delete(r.failed, id)
+	if err != nil {
+		r.failed[id] = rousing{time.Now(), err}
+	}
 }
 
 // wakeSteps are what a wake does, in order. Until the row step the VM sleeps,
@@ -197,6 +252,7 @@ func (s *Service) wake(ctx context.Context, v VM) (VM, error) {
 	}
 	s.watch(v.ID, b.in)
 	s.forgetSleep(ctx, b)
+	s.rousings.ended(v.ID, nil)
 	s.deps.Log.Info("vm woken", "vm", v.ID, "took", time.Since(began), "steps", took)
 	b.vm.Took = took
 	return b.vm, nil

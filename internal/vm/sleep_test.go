@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
@@ -538,4 +539,36 @@ func TestCapacityOfSleepingVMs(t *testing.T) {
 	if _, err := w.Wake(t.Context(), owner, v.ID); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestKnockingAtAVMThatCannotWake has strangers connect to its SSH port: each
+// would have it tried, and told of, once more.
+func TestKnockingAtAVMThatCannotWake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // its clock goes on when all are idle
+		w := newWorld(t)
+		v := asleep(t, w)
+		told := len(w.story(t, v.ID))
+		for range 20 {
+			w.failNext("Wake")
+			if err := w.Rouse(t.Context(), v.ID); err == nil {
+				t.Fatal("it woke")
+			}
+		}
+		if more := len(w.story(t, v.ID)) - told; w.wakes != 1 || more > 3 {
+			t.Errorf("tried %d times, and %d events tell of it", w.wakes, more)
+		}
+		<-time.After(time.Minute)
+		if err := w.Rouse(t.Context(), v.ID); err == nil || w.wakes != 2 {
+			t.Errorf("later: %v, tried %d times", err, w.wakes)
+		}
+		if _, err := w.Wake(t.Context(), owner, v.ID); err != nil { // its owner need not wait
+			t.Error(err)
+		}
+		if _, err := w.Sleep(t.Context(), owner, v.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Rouse(t.Context(), v.ID); err != nil { // it woke since
+			t.Error(err)
+		}
+	})
 }
