@@ -73,15 +73,34 @@ func residentPages(pid int) (int64, error) {
 // ticks per second in /proc, on every architecture that we run on.
 const ticks = 100
 
-// startedAt turns ticks since the host's boot into a time. Whole seconds are
-// the same at each reading; less is not, because two clocks are read.
+// startedAt turns ticks since the host's boot into a time. It reads no clock but
+// the kernel's own word for when that was: two clocks that are read one after
+// the other would now and then give another second.
 func startedAt(start uint64) (time.Time, error) {
-	var up unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+	raw, err := os.ReadFile("/proc/stat")
+	if err != nil {
 		return time.Time{}, err
 	}
-	age := time.Duration(up.Nano()) - time.Duration(start)*(time.Second/ticks)
-	return time.Now().Add(-age).UTC().Round(time.Second), nil
+	booted, err := parseBootTime(raw)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return booted.Add(time.Duration(start) * (time.Second / ticks)).Round(time.Second), nil
+}
+
+// parseBootTime reads when the host was booted, to half a second: the kernel
+// leaves out what is less than one.
+func parseBootTime(raw []byte) (time.Time, error) {
+	for line := range bytes.Lines(raw) {
+		if text, ok := bytes.CutPrefix(line, []byte("btime ")); ok {
+			seconds, err := strconv.ParseInt(string(bytes.TrimSpace(text)), 10, 64)
+			if err != nil {
+				return time.Time{}, fmt.Errorf("cannot read the time of the boot: %w", err)
+			}
+			return time.Unix(seconds, 0).Add(time.Second / 2).UTC(), nil
+		}
+	}
+	return time.Time{}, errors.New("the kernel does not tell the time of the boot")
 }
 
 // procStat is what we read of /proc/PID/stat.

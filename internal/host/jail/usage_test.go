@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestStatIsReadWhateverTheProcessIsCalled(t *testing.T) {
@@ -88,6 +90,29 @@ func TestUsageGrowsWithWhatAProcessDoes(t *testing.T) {
 			t.Fatalf("went from %+v to %+v", last, now)
 		}
 		last = now
+	}
+}
+
+func TestTheBootIsTheKernelsWord(t *testing.T) {
+	got, err := parseBootTime([]byte("cpu  1 2 3\nintr 5 btime 6\nbtime 1700000000\nprocesses 7\n"))
+	if want := time.Unix(1700000000, 5e8); err != nil || !got.Equal(want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+	for _, wrong := range []string{"", "cpu 1\n", "btime x\n", "btime \n"} {
+		if got, err := parseBootTime([]byte(wrong)); err == nil {
+			t.Errorf("%q is taken for %v", wrong, got)
+		}
+	}
+	up, err := startedAt(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		t.Fatal(err)
+	}
+	if off := time.Since(up) - time.Duration(now.Nano()); off.Abs() > 2*time.Second {
+		t.Errorf("booted at %v: %v off", up, off)
 	}
 }
 
