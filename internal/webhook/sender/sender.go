@@ -52,7 +52,7 @@ var _ webhook.Sender = (*Sender)(nil)
 func New(cfg Config) *Sender {
 	dialer := &net.Dialer{Timeout: dialTimeout, Resolver: cfg.Resolver}
 	if !cfg.AllowPrivate {
-		dialer.Control = refusePrivate
+		dialer.Control = refusePrivate(net.InterfaceAddrs)
 	}
 	return &Sender{
 		userAgent: "Hatch-Webhook/" + cfg.Version,
@@ -95,13 +95,25 @@ func (s *Sender) Send(ctx context.Context, m webhook.Message) (webhook.Answer, e
 
 var errPrivate = errors.New("not an address of the internet")
 
-// refusePrivate is called with the address itself, just before it is dialled.
-func refusePrivate(_, address string, _ syscall.RawConn) error {
-	to, err := netip.ParseAddrPort(address)
-	if err != nil || !webhook.Public(to.Addr()) {
-		return errPrivate
+// refusePrivate returns what is called with the address itself, just before it
+// is dialled. own lists the host's addresses, each with its network.
+func refusePrivate(own func() ([]net.Addr, error)) func(network, address string, _ syscall.RawConn) error {
+	return func(_, address string, _ syscall.RawConn) error {
+		to, err := netip.ParseAddrPort(address)
+		if err != nil || !webhook.Public(to.Addr()) {
+			return errPrivate
+		}
+		ours, err := own()
+		if err != nil {
+			return err
+		}
+		for _, a := range ours {
+			if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().Unmap() == to.Addr().Unmap() {
+				return errPrivate
+			}
+		}
+		return nil
 	}
-	return nil
 }
 
 // worded says what went wrong without what the owner need not know: which

@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -74,6 +75,25 @@ func TestPrivateAddressesAreNotDialled(t *testing.T) {
 	}
 	if _, err := send(t, Config{AllowPrivate: true, Resolver: resolver}, "http://example.com:"+port); err != nil || calls.Load() != 1 {
 		t.Errorf("where it is allowed: %v, %d calls", err, calls.Load())
+	}
+}
+
+// TestTheHostsOwnAddressesAreNotDialled has a host with an address of the
+// internet: what listens there may be closed to the internet all the same.
+func TestTheHostsOwnAddressesAreNotDialled(t *testing.T) {
+	own := func() ([]net.Addr, error) {
+		return []net.Addr{&net.IPNet{IP: net.ParseIP("8.8.4.4"), Mask: net.CIDRMask(24, 32)}, &net.IPNet{IP: net.ParseIP("2600::7"), Mask: net.CIDRMask(64, 128)}}, nil
+	}
+	for address, refused := range map[string]bool{
+		"8.8.4.4:443": true, "[::ffff:8.8.4.4]:443": true, "[2600::7]:443": true, "8.8.4.5:443": false, "[2600::8]:443": false, "10.0.0.1:443": true,
+	} {
+		if err := refusePrivate(own)("tcp", address, nil); refused != errors.Is(err, errPrivate) {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	unknown := func() ([]net.Addr, error) { return nil, errors.New("netlink is away") }
+	if err := refusePrivate(unknown)("tcp", "8.8.4.5:443", nil); err == nil {
+		t.Error("dialled though nobody knows whose address it is")
 	}
 }
 
