@@ -92,7 +92,8 @@ func (s *Service) Follow(ctx context.Context, f Filter, send func(events []Event
 		return err
 	}
 	if f.After > last {
-		return errs.InvalidField("after", "%d is beyond the end of the log, which is %d", f.After, last)
+		return errs.InvalidField("after", "%d is beyond the end of the log, which is %d", f.After, last).
+			WithHint("leave it out to begin with what comes, or give 0 for all that is kept")
 	}
 	if f.After == FromNow {
 		f.After = last

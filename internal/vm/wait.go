@@ -23,7 +23,8 @@ func (s *Service) Wait(ctx context.Context, owner, id string, want WaitFor) (VM,
 		return v, err
 	}
 	if want.SSH && !v.EnableNetwork {
-		return VM{}, errs.New(errs.Conflict, "wait_hopeless", "cannot wait for SSH of VM %s: it has no network", id)
+		return VM{}, errs.New(errs.Conflict, "wait_hopeless", "cannot wait for SSH of VM %s: it has no network", id).
+			WithHint("wait for its agent, or for port:22")
 	}
 	return s.awaitAnswer(ctx, owner, v, want)
 }
@@ -90,7 +91,8 @@ func (w WaitFor) met(v VM) (bool, error) {
 		return v.Conditions.Agent.Status == True, nil
 	case w.CloudInit:
 		if ci.Status == False && ci.Reason != "Running" {
-			return false, errs.New(errs.Conflict, "cloud_init_not_done", "cloud-init of VM %s will not be done: %s", v.ID, ci.Message)
+			return false, errs.New(errs.Conflict, "cloud_init_not_done", "cloud-init of VM %s will not be done: %s", v.ID, ci.Message).
+				WithHint("look at its console log")
 		}
 		return ci.Status == True, nil
 	}
