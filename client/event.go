@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/hatchvm/hatch/api"
@@ -34,9 +32,6 @@ const FromNow = -1
 // silence is how long a stream may say nothing at all before it counts as
 // broken; the server sends something every 15 seconds.
 const silence = time.Minute
-
-// maxEventLine bounds one line of a stream, in bytes.
-const maxEventLine = 1 << 20
 
 // ListEvents yields what has happened, oldest first, one page per request, and
 // ends at the first error.
@@ -89,12 +84,9 @@ func (c *Client) followEvents(ctx context.Context, opts *EventOptions, yield fun
 		return broken(ctx, err)
 	}
 	defer body.Close()
-	lines := bufio.NewScanner(body)
-	lines.Buffer(nil, maxEventLine)
-	for {
-		m, ok := readMessage(lines)
-		if !ok {
-			break
+	for m, err := range messages(body) {
+		if err != nil {
+			return broken(ctx, fmt.Errorf("cannot read events: %w", err))
 		}
 		quiet.Reset(silence)
 		if m.place != "" {
@@ -113,29 +105,7 @@ func (c *Client) followEvents(ctx context.Context, opts *EventOptions, yield fun
 			return nil
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return broken(ctx, fmt.Errorf("cannot read events: %w", err))
-	}
 	return broken(ctx, fmt.Errorf("the stream of events has ended: %w", io.ErrUnexpectedEOF))
-}
-
-// message is one of a stream: how far it has come, and an event or nothing.
-type message struct{ place, data string }
-
-// readMessage returns the next whole message; ok is false at the end.
-func readMessage(lines *bufio.Scanner) (m message, ok bool) {
-	for lines.Scan() {
-		field, value, _ := strings.Cut(lines.Text(), ": ")
-		switch field {
-		case "":
-			return m, true
-		case "id":
-			m.place = value
-		case "data":
-			m.data = value
-		}
-	}
-	return m, false
 }
 
 // broken prefers why we ended the stream ourselves.

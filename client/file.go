@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -279,12 +278,9 @@ func (c *Client) WatchFiles(ctx context.Context, id, path string, recursive bool
 
 // readChanges returns nil when yield wants no more.
 func readChanges(stream io.Reader, yield func(api.FileChange, error) bool) error {
-	lines := bufio.NewScanner(stream)
-	lines.Buffer(nil, maxEventLine)
-	for {
-		m, ok := readMessage(lines)
-		if !ok {
-			break
+	for m, err := range messages(stream) {
+		if err != nil {
+			return fmt.Errorf("the watch has ended: %w", err)
 		}
 		if m.data == "" {
 			continue
@@ -296,9 +292,6 @@ func readChanges(stream io.Reader, yield func(api.FileChange, error) bool) error
 		if !yield(change, nil) {
 			return nil
 		}
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("the watch has ended: %w", err)
 	}
 	return fmt.Errorf("the watch has ended: %w", io.ErrUnexpectedEOF)
 }
