@@ -86,6 +86,24 @@ func NewSaved(spec Spec, dir string) (Saved, error) {
 	return s, err
 }
 
+// RemoveSaved removes what was saved into dir, whole or not. Nothing there is
+// no error.
+func RemoveSaved(dir string) error {
+	var faults []error
+	for _, name := range []string{SavedDevices, SavedManifest} {
+		if err := os.Remove(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			faults = append(faults, err)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// NotShared is what Machine.Save returns for a machine without Spec.Memory.
+func NotShared(id string) *errs.Error {
+	return errs.New(errs.Unsupported, "memory_not_shared", "the memory of %s cannot be kept: it was started without a file for it", id).
+		WithHint("restart the VM")
+}
+
 func (s Spec) mac() string {
 	if s.NIC == nil {
 		return ""

@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -54,8 +53,7 @@ func (m *machine) checkSavable(ctx context.Context, spec vmm.Spec) error {
 		return err
 	}
 	if spec.Memory == "" || !config.TrackDirty {
-		return errs.New(errs.Unsupported, "memory_not_shared", "the memory of %s cannot be kept: it was started without a file for it", m.handle.ID).
-			WithHint("restart the VM")
+		return vmm.NotShared(m.handle.ID)
 	}
 	return m.version.checkSave()
 }
@@ -103,10 +101,7 @@ func fetchState(root, to string) error {
 func (m *machine) unsave(ctx context.Context, dir string, stood bool) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandLimit)
 	defer cancel()
-	faults := []error{
-		ignoreMissing(os.Remove(filepath.Join(dir, vmm.SavedDevices))),
-		ignoreMissing(os.Remove(filepath.Join(dir, vmm.SavedManifest))),
-	}
+	faults := []error{vmm.RemoveSaved(dir)}
 	if !stood {
 		faults = append(faults, m.Resume(ctx))
 	}

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -30,8 +29,7 @@ func (m *machine) Save(ctx context.Context, spec vmm.Spec, dir string) error {
 		if err := m.command(ctx, "query-status", nil); err != nil {
 			return err // it is gone
 		}
-		return errs.New(errs.Unsupported, "memory_not_shared", "the memory of %s cannot be kept: it was started without a file for it", m.handle.ID).
-			WithHint("restart the VM")
+		return vmm.NotShared(m.handle.ID)
 	}
 	m.saving.Lock()
 	defer m.saving.Unlock()
@@ -84,19 +82,9 @@ func (m *machine) describe(ctx context.Context, spec vmm.Spec, dir string) error
 func (m *machine) unsave(ctx context.Context, dir string, stood bool) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandLimit)
 	defer cancel()
-	faults := []error{removeSaved(dir)}
+	faults := []error{vmm.RemoveSaved(dir)}
 	if !stood {
 		faults = append(faults, m.command(ctx, "cont", nil))
-	}
-	return errors.Join(faults...)
-}
-
-func removeSaved(dir string) error {
-	var faults []error
-	for _, name := range []string{vmm.SavedDevices, vmm.SavedManifest} {
-		if err := os.Remove(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
-			faults = append(faults, err)
-		}
 	}
 	return errors.Join(faults...)
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -26,7 +25,7 @@ func (m *fakeMachine) Save(_ context.Context, spec vmm.Spec, dir string) error {
 		return err
 	}
 	if spec.Memory == "" {
-		return errs.New(errs.Unsupported, "memory_not_shared", "the memory of %s cannot be kept: it was started without a file for it", spec.ID)
+		return vmm.NotShared(spec.ID)
 	}
 	stood := m.guest.paused()
 	m.guest.setPaused(true)
@@ -35,12 +34,7 @@ func (m *fakeMachine) Save(_ context.Context, spec vmm.Spec, dir string) error {
 		return nil
 	}
 	m.guest.setPaused(stood)
-	for _, name := range []string{vmm.SavedDevices, vmm.SavedManifest} {
-		if gone := os.Remove(filepath.Join(dir, name)); !errors.Is(gone, os.ErrNotExist) {
-			err = errors.Join(err, gone)
-		}
-	}
-	return err
+	return errors.Join(err, vmm.RemoveSaved(dir))
 }
 
 func (m *fakeMachine) save(spec vmm.Spec, dir string) error {
