@@ -60,9 +60,9 @@ type Driver struct {
 	unjailed bool
 	kernels  kernels
 	log      *slog.Logger
+	notes    jail.Notes // of starts
 
 	mu       sync.Mutex
-	note     string          // the last start's
 	starting map[string]bool // run directories in which a start is under way
 }
 
@@ -140,14 +140,4 @@ func (d *Driver) Info() vmm.Info {
 		Name: Name, Version: d.version.String(), Accel: accel, Why: d.why,
 		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: d.version.checkSave() == nil},
 	}
-}
-
-// warn says which limits machines run without: once, and again when it changes.
-func (d *Driver) warn(note string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if note != "" && note != d.note {
-		d.log.Warn("machines run without some of their limits", "why", note)
-	}
-	d.note = note
 }

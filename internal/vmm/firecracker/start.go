@@ -150,7 +150,7 @@ func (d *Driver) spawn(ctx context.Context, spec vmm.Spec) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.warn(proc.Note())
+	d.notes.Tell(d.log, proc.Note())
 	m, err := d.newMachine(vmm.Handle{Driver: Name, ID: spec.ID, Dir: spec.Dir, Socket: filepath.Join(root, apiSocket)}, root, proc)
 	if err != nil {
 		return nil, err

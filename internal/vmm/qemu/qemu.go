@@ -19,7 +19,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/jail"
@@ -52,9 +51,7 @@ type Driver struct {
 	cpu     string // of the host, as guests may come to rely on it
 	tscKHz  func() uint64
 	log     *slog.Logger
-
-	mu   sync.Mutex
-	note string // the last start's
+	notes   jail.Notes // of starts
 }
 
 // New looks at the host's QEMU and acceleration. It also removes cgroups of

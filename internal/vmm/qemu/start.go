@@ -68,18 +68,8 @@ func (d *Driver) launch(ctx context.Context, spec vmm.Spec, o origin) (*machine,
 		said.Close()
 		return nil, errors.Join(err, in.undo())
 	}
-	d.warn(proc.Note())
+	d.notes.Tell(d.log, proc.Note())
 	return d.newMachine(handleOf(spec.ID, spec.Dir, proc.Identity(), ""), proc, said), nil
-}
-
-// warn says which limits machines run without: once, and again when it changes.
-func (d *Driver) warn(note string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if note != "" && note != d.note {
-		d.log.Warn("machines run without some of their limits", "why", note)
-	}
-	d.note = note
 }
 
 // begin connects to a machine just launched and lets the guest's CPUs run.
