@@ -10,6 +10,7 @@ package errs
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind sorts failures by what the caller can do about them.
@@ -126,4 +127,15 @@ func Is(err error, kind Kind) bool {
 func HasCode(err error, code string) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Code == code
+}
+
+// Brief bounds what an error repeats of a request.
+func Brief(s string) string { return Cut(s, 64) }
+
+// Cut bounds a text in bytes, and shows where it was cut.
+func Cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }

@@ -12,8 +12,9 @@ package event
 import (
 	"context"
 	"encoding/json"
-	"strings"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
 )
 
 // IDPrefix starts every event's id.
@@ -97,8 +98,5 @@ func Of(t Type, message string, data any) Event {
 
 // Brief cuts a text to what an event may hold of it.
 func Brief(text string) string {
-	if len(text) <= maxMessage {
-		return text
-	}
-	return strings.ToValidUTF8(text[:maxMessage], "") + "…"
+	return errs.Cut(text, maxMessage)
 }

@@ -55,10 +55,10 @@ func (s Spec) checkEnv() error {
 	}
 	for name, value := range s.Env {
 		if name == "" || strings.Contains(name, "=") || hasNUL(name) {
-			return errs.InvalidField("env", "%q is not the name of a variable", brief(name))
+			return errs.InvalidField("env", "%q is not the name of a variable", errs.Brief(name))
 		}
 		if hasNUL(value) { // which may be a secret
-			return errs.InvalidField("env", "the value of %q holds a NUL byte, which no variable can", brief(name))
+			return errs.InvalidField("env", "the value of %q holds a NUL byte, which no variable can", errs.Brief(name))
 		}
 	}
 	return nil
@@ -68,10 +68,10 @@ var userForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@$-]{0,63}(:[A-Za-z0
 
 func (s Spec) checkPlace() error {
 	if s.Dir != "" && (s.Dir[0] != '/' || len(s.Dir) > MaxDir || hasNUL(s.Dir)) {
-		return errs.InvalidField("cwd", "%q is not an absolute path of up to %d bytes", brief(s.Dir), MaxDir)
+		return errs.InvalidField("cwd", "%q is not an absolute path of up to %d bytes", errs.Brief(s.Dir), MaxDir)
 	}
 	if s.User != "" && !userForm.MatchString(s.User) {
-		return errs.InvalidField("user", "%q is not a user: a name or number, optionally with :GROUP", brief(s.User))
+		return errs.InvalidField("user", "%q is not a user: a name or number, optionally with :GROUP", errs.Brief(s.User))
 	}
 	return nil
 }
@@ -111,17 +111,9 @@ func signalName(given string) (string, error) {
 		name = signals[n]
 	}
 	if name == "" || !slices.Contains(signals, name) {
-		return "", errs.InvalidField("signal", "%q is not a signal, such as TERM, KILL or 15", brief(given))
+		return "", errs.InvalidField("signal", "%q is not a signal, such as TERM, KILL or 15", errs.Brief(given))
 	}
 	return "SIG" + name, nil
 }
 
 func hasNUL(s string) bool { return strings.Contains(s, "\x00") }
-
-// brief bounds what an error repeats of a request.
-func brief(s string) string {
-	if len(s) <= 64 {
-		return s
-	}
-	return strings.ToValidUTF8(s[:64], "") + "…"
-}

@@ -227,7 +227,7 @@ func (s *Service) guestOf(ctx context.Context, owner, vmID, id string) (Guest, e
 		return nil, err
 	}
 	if !idForm.MatchString(id) {
-		return nil, errs.New(errs.NotFound, "process_not_found", "there is no process %q in VM %s", brief(id), vmID)
+		return nil, errs.New(errs.NotFound, "process_not_found", "there is no process %q in VM %s", errs.Brief(id), vmID)
 	}
 	return guest, nil
 }

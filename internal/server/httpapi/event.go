@@ -106,7 +106,7 @@ func (q EventQuery) filter(ctx context.Context) (event.Filter, error) {
 	case after != "":
 		f.After, err = strconv.ParseInt(after, 10, 64)
 		if err != nil || f.After < 0 {
-			return f, errs.InvalidField(field, "%q is no event's seq", brief(after)).WithCode("invalid_after")
+			return f, errs.InvalidField(field, "%q is no event's seq", errs.Brief(after)).WithCode("invalid_after")
 		}
 	case q.streamed() && f.Since.IsZero():
 		f.After = event.FromNow
@@ -123,7 +123,7 @@ func parseSince(s string) (time.Time, error) {
 	}
 	ago, err := time.ParseDuration(s)
 	if err != nil || ago < 0 {
-		return time.Time{}, errs.InvalidField("since", "%q is neither an RFC 3339 time nor how long ago, such as 90m or 24h", brief(s))
+		return time.Time{}, errs.InvalidField("since", "%q is neither an RFC 3339 time nor how long ago, such as 90m or 24h", errs.Brief(s))
 	}
 	return time.Now().Add(-ago), nil
 }

@@ -300,7 +300,7 @@ func (s *execStream) obey(ctx context.Context, text []byte) (endStdin bool, err 
 	case api.ExecCloseStdin:
 		return true, nil
 	default:
-		return false, errs.New(errs.Invalid, "invalid_message", "%q is not a message of a client; resize, signal and close_stdin are", brief(m.Type))
+		return false, errs.New(errs.Invalid, "invalid_message", "%q is not a message of a client; resize, signal and close_stdin are", errs.Brief(m.Type))
 	}
 	if err != nil {
 		s.tell(ctx, err)

@@ -202,7 +202,7 @@ func parseMode(s string) (*uint32, error) {
 	}
 	n, err := strconv.ParseUint(s, 8, 16)
 	if err != nil {
-		return nil, errs.InvalidField("mode", "%q is no mode; octal digits can be given, such as 0644", brief(s))
+		return nil, errs.InvalidField("mode", "%q is no mode; octal digits can be given, such as 0644", errs.Brief(s))
 	}
 	mode := uint32(n)
 	return &mode, nil

@@ -93,7 +93,7 @@ func parseGuestIP(s string) (netip.Addr, error) {
 	}
 	addr, err := netip.ParseAddr(s)
 	if err != nil || !addr.Is4() {
-		return netip.Addr{}, errs.InvalidField("guest_ip", "%q is not an IPv4 address, such as 172.16.0.10", brief(s))
+		return netip.Addr{}, errs.InvalidField("guest_ip", "%q is not an IPv4 address, such as 172.16.0.10", errs.Brief(s))
 	}
 	return addr, nil
 }
@@ -104,17 +104,9 @@ func parseGuestMAC(s string) (net.HardwareAddr, error) {
 	}
 	mac, err := net.ParseMAC(s)
 	if err != nil || len(mac) != 6 {
-		return nil, errs.InvalidField("guest_mac", "%q is not a MAC address of six bytes, such as 02:FC:00:00:00:0A", brief(s))
+		return nil, errs.InvalidField("guest_mac", "%q is not a MAC address of six bytes, such as 02:FC:00:00:00:0A", errs.Brief(s))
 	}
 	return mac, nil
-}
-
-// brief bounds what an error repeats of a request.
-func brief(s string) string {
-	if len(s) <= 64 {
-		return s
-	}
-	return strings.ToValidUTF8(s[:64], "") + "…"
 }
 
 // idempotency ties key to the body as it was understood, so that the order of
@@ -188,10 +180,10 @@ func parseLabels(given []string) (map[string]string, error) {
 	for _, s := range given {
 		key, value, found := strings.Cut(s, "=")
 		if !found || key == "" {
-			return nil, errs.InvalidField("label", "%q is not KEY=VALUE", brief(s))
+			return nil, errs.InvalidField("label", "%q is not KEY=VALUE", errs.Brief(s))
 		}
 		if earlier, twice := labels[key]; twice && earlier != value {
-			return nil, errs.InvalidField("label", "%q is asked to have two values", brief(key))
+			return nil, errs.InvalidField("label", "%q is asked to have two values", errs.Brief(key))
 		}
 		labels[key] = value
 	}

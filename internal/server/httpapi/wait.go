@@ -100,7 +100,7 @@ func parseWaitFor(s string) (vm.WaitFor, error) {
 	if page, isHTTP := strings.CutPrefix(s, "http:"); isHTTP {
 		return parsePage(page)
 	}
-	return vm.WaitFor{}, errs.InvalidField("for", "%q is nothing to wait for; a state of a VM, ready, agent, cloud-init, ssh, port:1 to port:65535 or http:PORT/PATH can be given", brief(s))
+	return vm.WaitFor{}, errs.InvalidField("for", "%q is nothing to wait for; a state of a VM, ready, agent, cloud-init, ssh, port:1 to port:65535 or http:PORT/PATH can be given", errs.Brief(s))
 }
 
 // parsePage reads PORT/PATH. Only the guest itself is ever asked, so that no
@@ -112,10 +112,10 @@ func parsePage(s string) (vm.WaitFor, error) {
 	}
 	port, ok := parsePort(number)
 	if !ok {
-		return vm.WaitFor{}, errs.InvalidField("for", "%q is no page to wait for; a port from 1 to 65535 comes first, such as http:8080/health", brief("http:"+s))
+		return vm.WaitFor{}, errs.InvalidField("for", "%q is no page to wait for; a port from 1 to 65535 comes first, such as http:8080/health", errs.Brief("http:"+s))
 	}
 	if _, err := url.ParseRequestURI(path); err != nil || strings.ContainsFunc(path, notInURL) {
-		return vm.WaitFor{}, errs.InvalidField("for", "%q is no path; it is of visible ASCII characters without #, with others percent-encoded, such as /health?full=1", brief(path))
+		return vm.WaitFor{}, errs.InvalidField("for", "%q is no path; it is of visible ASCII characters without #, with others percent-encoded, such as /health?full=1", errs.Brief(path))
 	}
 	return vm.WaitFor{HTTP: vm.HTTPPage{Port: port, Path: path}}, nil
 }
@@ -133,7 +133,7 @@ func parseWaitTime(field, s string) (time.Duration, error) {
 	}
 	timeout, err := time.ParseDuration(s)
 	if err != nil || timeout <= 0 || timeout > vm.MaxWait {
-		return 0, errs.InvalidField(field, "%q is not a time to wait; more than 0s and up to 10m can be given, such as 90s or 1m30s", brief(s))
+		return 0, errs.InvalidField(field, "%q is not a time to wait; more than 0s and up to 10m can be given, such as 90s or 1m30s", errs.Brief(s))
 	}
 	return timeout, nil
 }
