@@ -62,7 +62,11 @@ func (s *Service) await(ctx context.Context, owner, id string, met func(VM) (boo
 
 // waitTimeout tells how the VM was when it was last looked at, if it was.
 func waitTimeout(v VM) *errs.Error {
-	return errs.New(errs.Unavailable, "wait_timeout", "%s", strings.TrimSuffix("the wait ended before its condition came true; the VM is "+string(v.State), "; the VM is ")).
+	message := "the wait ended before its condition came true"
+	if v.State != "" {
+		message += "; the VM is " + string(v.State)
+	}
+	return errs.New(errs.Unavailable, "wait_timeout", "%s", message).
 		WithHint("wait again, or look at the VM's conditions and console log")
 }
 
