@@ -36,11 +36,7 @@ func (f *Files) ReadFile(_ context.Context, args wire.ReadFileArgs, began func(w
 }
 
 func send(file *os.File, args wire.ReadFileArgs, size int64, w wire.FileWriter) error {
-	offset := args.Offset
-	if offset < 0 {
-		offset = max(0, size+offset)
-	}
-	if _, err := file.Seek(offset, io.SeekStart); err != nil {
+	if _, err := file.Seek(args.Start(size), io.SeekStart); err != nil {
 		return refusal(err)
 	}
 	wanted := args.Expected(size)

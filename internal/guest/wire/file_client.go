@@ -214,17 +214,21 @@ func (c *Client) ReadFile(ctx context.Context, args ReadFileArgs) (FileInfo, *Fi
 	return info, s.content(s.patience, args.Expected(info.Size)), nil
 }
 
+// Start returns where the reading of a file of this size begins.
+func (a ReadFileArgs) Start(size int64) int64 {
+	if a.Offset < 0 {
+		return max(0, size+a.Offset)
+	}
+	return a.Offset
+}
+
 // Expected returns how many bytes of a file of this size are asked for; -1 when that
 // is not known.
 func (a ReadFileArgs) Expected(size int64) int64 {
 	if size < 0 {
 		return -1
 	}
-	offset := a.Offset
-	if offset < 0 {
-		offset = max(0, size+offset)
-	}
-	left := max(0, size-offset)
+	left := max(0, size-a.Start(size))
 	if a.Length >= 0 {
 		left = min(left, a.Length)
 	}
