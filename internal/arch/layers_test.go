@@ -44,11 +44,12 @@ var layers = []layer{
 // siblings are the imports between adapters that are wanted: one that puts
 // several together, or a part of another's.
 var siblings = map[string][]string{
-	"internal/doctor":          {"internal/host/kvm"},
-	"internal/host/link":       {"internal/host/bridge", "internal/host/dhcp", "internal/host/dns", "internal/host/nft"},
-	"internal/store":           {"internal/store/migrations"},
-	"internal/vmm/qemu":        {"internal/host/jail", "internal/host/kvm"},
-	"internal/vmm/firecracker": {"internal/host/jail", "internal/host/kvm"},
+	"internal/doctor":            {"internal/host/kvm"},
+	"internal/host/link":         {"internal/host/bridge", "internal/host/dhcp", "internal/host/dns", "internal/host/nft"},
+	"internal/store":             {"internal/store/migrations"},
+	"internal/vmm/qemu":          {"internal/host/jail", "internal/host/kvm"},
+	"internal/vmm/firecracker":   {"internal/host/jail", "internal/host/kvm"},
+	"internal/vmm/vmmtest/probe": {"internal/vmm/vmmtest/testguest"},
 }
 
 // outside lists what packages of other modules, and of the standard library,

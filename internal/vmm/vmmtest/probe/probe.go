@@ -8,11 +8,11 @@
 package probe
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"testing"
+
+	"github.com/hatchvm/hatch/internal/vmm/vmmtest/testguest"
 )
 
 // flags make gcc leave out what needs an operating system (a C library, a place
@@ -27,7 +27,7 @@ var flags = []string{
 // ELF program that is started as a kernel is.
 func Build(t testing.TB) string {
 	t.Helper()
-	source := filepath.Join(repository(t), "internal", "vmm", "vmmtest", "probe", "guest")
+	source := filepath.Join(testguest.Repository(t), "internal", "vmm", "vmmtest", "probe", "guest")
 	files, err := filepath.Glob(filepath.Join(source, "*.c"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("cannot find the probe's source: %v", err)
@@ -44,33 +44,11 @@ func Build(t testing.TB) string {
 // without one.
 func Firecracker(t testing.TB) string {
 	t.Helper()
-	return asset(t, "HATCH_TEST_FIRECRACKER", "firecracker")
+	return testguest.Asset(t, "HATCH_TEST_FIRECRACKER", "firecracker/firecracker")
 }
 
 // Jailer returns the path of the tests' jailer and fails the test without one.
 func Jailer(t testing.TB) string {
 	t.Helper()
-	return asset(t, "HATCH_TEST_JAILER", "jailer")
-}
-
-// asset returns the path in the variable, or else the file that was fetched.
-func asset(t testing.TB, variable, name string) string {
-	t.Helper()
-	path := os.Getenv(variable)
-	if path == "" {
-		path = filepath.Join(repository(t), ".cache", "test", "firecracker", name)
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%s is missing (%v); fetch it with: make test-assets", name, err)
-	}
-	return path
-}
-
-func repository(t testing.TB) string {
-	t.Helper()
-	_, file, _, ok := runtime.Caller(0)
-	if !ok {
-		t.Fatal("cannot tell where the source is")
-	}
-	return filepath.Join(filepath.Dir(file), "..", "..", "..", "..")
+	return testguest.Asset(t, "HATCH_TEST_JAILER", "firecracker/jailer")
 }

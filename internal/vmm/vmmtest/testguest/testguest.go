@@ -27,23 +27,25 @@ var modules = []string{
 // Kernel returns the path of the tests' kernel and fails the test without one.
 func Kernel(t testing.TB) string {
 	t.Helper()
-	return asset(t, "HATCH_TEST_KERNEL", "vmlinuz")
+	return Asset(t, "HATCH_TEST_KERNEL", "vmlinuz")
 }
 
-// asset returns the path in the variable, or else the file in .cache/test.
-func asset(t testing.TB, variable, name string) string {
+// Asset returns the path in the variable, or else the file of this name below
+// .cache/test, and fails the test without one.
+func Asset(t testing.TB, variable, name string) string {
 	t.Helper()
 	path := os.Getenv(variable)
 	if path == "" {
-		path = filepath.Join(repository(t), ".cache", "test", name)
+		path = filepath.Join(Repository(t), ".cache", "test", name)
 	}
 	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%s is missing (%v); fetch it with: make test-assets", name, err)
+		t.Fatalf("%s is missing (%v); fetch it with: make test-assets", filepath.Base(name), err)
 	}
 	return path
 }
 
-func repository(t testing.TB) string {
+// Repository returns the root of the checkout.
+func Repository(t testing.TB) string {
 	t.Helper()
 	_, file, _, ok := runtime.Caller(0)
 	if !ok {
@@ -58,13 +60,13 @@ func Build(t testing.TB) string {
 	dir := t.TempDir()
 	program := filepath.Join(dir, "init")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "./internal/vmm/vmmtest/testguest/init")
-	build.Dir = repository(t)
+	build.Dir = Repository(t)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build the test guest: %v\n%s", err, out)
 	}
 	path := filepath.Join(dir, "initramfs.cpio")
-	if err := pack(path, program, asset(t, "HATCH_TEST_MODULES", "modules")); err != nil {
+	if err := pack(path, program, Asset(t, "HATCH_TEST_MODULES", "modules")); err != nil {
 		t.Fatal(err)
 	}
 	return path
