@@ -191,10 +191,13 @@ func (j *copying) getTree(ctx context.Context, f api.File, name, to string, cont
 	return u.unpack(j.meter.counted(archive))
 }
 
+// specialBits are the bits of a mode beside the permissions, as Linux has them.
+var specialBits = map[fs.FileMode]uint32{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000}
+
 // modeOf returns the mode that Linux's bits mean.
 func modeOf(bits uint32) fs.FileMode {
 	mode := fs.FileMode(bits & 0o777)
-	for bit, m := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
+	for m, bit := range specialBits {
 		if bits&bit != 0 {
 			mode |= m
 		}
@@ -205,7 +208,7 @@ func modeOf(bits uint32) fs.FileMode {
 // bitsOf returns a mode as Linux has it.
 func bitsOf(mode fs.FileMode) uint32 {
 	bits := uint32(mode.Perm())
-	for m, bit := range map[fs.FileMode]uint32{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+	for m, bit := range specialBits {
 		if mode&m != 0 {
 			bits |= bit
 		}
