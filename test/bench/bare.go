@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
@@ -39,6 +40,20 @@ type bare struct {
 type disks map[string]string
 
 const writtenDisk = "hatch-disk"
+
+// copyOfVM is copyOf for a VM of the image, whose VMM is returned too.
+func copyOfVM(dataDir string, image api.Image, id string, diskMiB int) (vmm, *bare, error) {
+	v, err := findVMM(id)
+	if err != nil {
+		return v, nil, err
+	}
+	b, err := copyOf(v, disks{
+		"hatch-root": image.RootfsPath,
+		"hatch-seed": filepath.Join(dataDir, "vms", id, "seed.iso"),
+		writtenDisk:  filepath.Join(dataDir, "templates", fmt.Sprintf("overlay-%dM.ext4", diskMiB)),
+	})
+	return v, b, err
+}
 
 // copyOf takes what the VMM was started with, while it runs.
 func copyOf(v vmm, files disks) (b *bare, err error) {
@@ -210,12 +225,7 @@ func (b *bare) run(ctx context.Context, do func(*wire.Client) error, more ...str
 			err = fmt.Errorf("%w: %s", err, said.String())
 		}
 	}()
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", b.agent.Addr().String())
-	if err != nil {
-		return err
-	}
-	session, err := wire.Connect(ctx, conn)
+	session, err := b.session(ctx)
 	if err != nil {
 		return err
 	}
@@ -223,6 +233,29 @@ func (b *bare) run(ctx context.Context, do func(*wire.Client) error, more ...str
 		err = do(session)
 	}
 	return errors.Join(err, session.Close())
+}
+
+// session begins one with the agent of a QEMU that runs.
+func (b *bare) session(ctx context.Context) (*wire.Client, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", b.agent.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	return wire.Connect(ctx, conn)
+}
+
+// untilExit returns when the process of a stream has ended, well or not.
+func untilExit(stream *wire.ProcessStream) error {
+	for {
+		chunk, err := stream.Next()
+		if err != nil {
+			return fmt.Errorf("cannot tell how a process in the guest went: %w", err)
+		}
+		if chunk.Exit != nil {
+			return nil
+		}
+	}
 }
 
 func (b *bare) close() error {

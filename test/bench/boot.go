@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -49,23 +48,14 @@ func measureBoots(out io.Writer, d *sandbox.Daemon) error {
 	if err != nil {
 		return err
 	}
-	files := benchDisks(d.DataDir, image, benchDisk)
 	b := &boots{steps: map[string]sample{}}
 	for round := range rounds {
-		if err := b.round(c, heard, files, d.DataDir, round >= warmUps); err != nil {
+		if err := b.round(c, heard, d.DataDir, image, round >= warmUps); err != nil {
 			return err
 		}
 	}
 	b.print(out)
 	return nil
-}
-
-// benchDisks names what a VM of the image has for disks, but for its seed.
-func benchDisks(dataDir string, image api.Image, diskMiB int) disks {
-	return disks{
-		"hatch-root": image.RootfsPath,
-		writtenDisk:  filepath.Join(dataDir, "templates", fmt.Sprintf("overlay-%dM.ext4", diskMiB)),
-	}
 }
 
 func build(c *client.Client, recipe string) error {
@@ -86,7 +76,7 @@ func build(c *client.Client, recipe string) error {
 }
 
 // round is one create and delete, and then one boot by hand of what was created.
-func (b *boots) round(c *client.Client, heard *listener, files disks, dataDir string, count bool) error {
+func (b *boots) round(c *client.Client, heard *listener, dataDir string, image api.Image, count bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	began := time.Now()
@@ -101,12 +91,7 @@ func (b *boots) round(c *client.Client, heard *listener, files disks, dataDir st
 	}
 	ready := time.Since(began)
 
-	vmm, err := findVMM(v.ID)
-	if err != nil {
-		return err
-	}
-	files["hatch-seed"] = filepath.Join(dataDir, "vms", v.ID, "seed.iso")
-	machine, err := copyOf(vmm, files)
+	vmm, machine, err := copyOfVM(dataDir, image, v.ID, benchDisk)
 	if err != nil {
 		return err
 	}

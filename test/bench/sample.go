@@ -26,4 +26,10 @@ func (s sample) String() string {
 	return fmt.Sprintf("median %s  p90 %s  min %s  max %s  n %d", ms(s.median()), ms(s.quantile(0.9)), ms(s.quantile(0)), ms(s.quantile(1)), len(s))
 }
 
+// tail gives the middle and the slow end of a series, in milliseconds.
+// Precondition: there is one.
+func (s sample) tail() string {
+	return fmt.Sprintf("p50 %s  p99 %s  n %d", ms(s.median()), ms(s.quantile(0.99)), len(s))
+}
+
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }

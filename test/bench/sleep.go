@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,13 +70,7 @@ func (s *sleeps) measure(ctx context.Context, c *client.Client, dataDir string, 
 	if err != nil {
 		return err
 	}
-	vmm, err := findVMM(v.ID)
-	if err != nil {
-		return err
-	}
-	files := benchDisks(dataDir, image, benchDisk)
-	files["hatch-seed"] = filepath.Join(dataDir, "vms", v.ID, "seed.iso")
-	machine, err := copyOf(vmm, files)
+	_, machine, err := copyOfVM(dataDir, image, v.ID, benchDisk)
 	if err != nil {
 		return err
 	}
@@ -281,48 +274,31 @@ func (h *sleeper) wake(ctx context.Context) (on, run time.Duration, err error) {
 
 // runTrue begins a session with the agent and runs a command.
 func (h *sleeper) runTrue(ctx context.Context) error {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", h.agent.Addr().String())
-	if err != nil {
-		return err
-	}
-	session, err := wire.Connect(ctx, conn)
+	session, err := h.session(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = session.Close() }()
-	const id = "exec_benchbench00"
-	_, stream, err := session.Exec(ctx, wire.ProcessSpec{ID: id, Argv: []string{"/bin/true"}})
+	_, stream, err := session.Exec(ctx, wire.ProcessSpec{ID: benchProcess, Argv: []string{"/bin/true"}})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = stream.Close() }()
-	for {
-		chunk, err := stream.Next()
-		if err != nil {
-			return err
-		}
-		if chunk.Exit != nil {
-			return session.RemoveProcess(ctx, id)
-		}
-	}
+	return errors.Join(untilExit(stream), session.RemoveProcess(ctx, benchProcess))
 }
 
 func (s *sleeps) print(out io.Writer, mem int) {
-	p := func(s sample) string {
-		return fmt.Sprintf("p50 %s  p99 %s  n %d", ms(s.median()), ms(s.quantile(0.99)), len(s))
-	}
 	ratio := func(a, b sample) float64 { return float64(a.median()) / float64(b.median()) }
 	fmt.Fprintf(out, "\nsleep and wake of the minimal image, %d MiB, against a bare QEMU that does the same, in turn\n", mem)
-	fmt.Fprintf(out, "  sleep, until the VMM is gone             %s\n", p(s.gone))
-	fmt.Fprintf(out, "    bare QEMU                              %s\n", p(s.bareOff))
+	fmt.Fprintf(out, "  sleep, until the VMM is gone             %s\n", s.gone.tail())
+	fmt.Fprintf(out, "    bare QEMU                              %s\n", s.bareOff.tail())
 	fmt.Fprintf(out, "    ratio of the medians                   %.2f\n", ratio(s.gone, s.bareOff))
-	fmt.Fprintf(out, "  sleep, until it answers                  %s\n", p(s.asleep))
-	fmt.Fprintf(out, "  from then until the memory is on disk    %s\n", p(s.durable))
-	fmt.Fprintf(out, "  wake from RAM, until it answers          %s\n", p(s.awake))
-	fmt.Fprintf(out, "    bare QEMU, until its CPUs run          %s\n", p(s.bareOn))
-	fmt.Fprintf(out, "  wake from RAM, until a command was run   %s\n", p(s.exec))
-	fmt.Fprintf(out, "  wake from disk, until a command was run  %s\n", p(s.cold))
-	fmt.Fprintf(out, "    bare QEMU                              %s\n", p(s.bareRun))
+	fmt.Fprintf(out, "  sleep, until it answers                  %s\n", s.asleep.tail())
+	fmt.Fprintf(out, "  from then until the memory is on disk    %s\n", s.durable.tail())
+	fmt.Fprintf(out, "  wake from RAM, until it answers          %s\n", s.awake.tail())
+	fmt.Fprintf(out, "    bare QEMU, until its CPUs run          %s\n", s.bareOn.tail())
+	fmt.Fprintf(out, "  wake from RAM, until a command was run   %s\n", s.exec.tail())
+	fmt.Fprintf(out, "  wake from disk, until a command was run  %s\n", s.cold.tail())
+	fmt.Fprintf(out, "    bare QEMU                              %s\n", s.bareRun.tail())
 	fmt.Fprintf(out, "    ratio of the medians, RAM and disk     %.2f, %.2f\n", ratio(s.exec, s.bareRun), ratio(s.cold, s.bareRun))
 }

@@ -63,9 +63,8 @@ func measureWork(out io.Writer, d *sandbox.Daemon) error {
 func (w *works) throughAPI(ctx context.Context, c *client.Client, vm string) error {
 	for i := range execWarmUp + execs {
 		began := time.Now()
-		result, err := c.RunExec(ctx, vm, api.RunExec{Command: api.Command{Argv: []string{"/bin/true"}}})
-		if err != nil || result.ExitCode != 0 {
-			return fmt.Errorf("cannot run a command: %+v, %w", result, err)
+		if err := runTrue(ctx, c, vm); err != nil {
+			return err
 		}
 		if i >= execWarmUp {
 			w.execs = append(w.execs, time.Since(began))
@@ -116,13 +115,7 @@ func (w *works) throughPort(ctx context.Context, c *client.Client, vm, dataDir s
 	if err != nil {
 		return err
 	}
-	vmm, err := findVMM(vm)
-	if err != nil {
-		return err
-	}
-	files := benchDisks(dataDir, image, workDisk)
-	files["hatch-seed"] = filepath.Join(dataDir, "vms", vm, "seed.iso")
-	machine, err := copyOf(vmm, files)
+	_, machine, err := copyOfVM(dataDir, image, vm, workDisk)
 	if err != nil {
 		return err
 	}
@@ -178,6 +171,9 @@ func (w *works) alongPort(ctx context.Context, session *wire.Client, socket stri
 	return err
 }
 
+// benchProcess is the one process at a time that is run past hatchd.
+const benchProcess = "exec_benchbench00"
+
 // withPort runs a line in the guest that has one end of the port while do has
 // the other. It returns once both are through: the line sees the port's end
 // when do is done.
@@ -189,44 +185,32 @@ func withPort(ctx context.Context, session *wire.Client, socket, line string, do
 	}
 	stop := context.AfterFunc(ctx, func() { _ = port.Close() })
 	defer stop()
-	const id = "exec_benchbench00"
-	if _, err := session.StartProcess(ctx, wire.ProcessSpec{ID: id, Shell: findPort + line}); err != nil {
+	if _, err := session.StartProcess(ctx, wire.ProcessSpec{ID: benchProcess, Shell: findPort + line}); err != nil {
 		return errors.Join(err, port.Close())
 	}
 	err = do(port)
 	if err := errors.Join(err, port.Close()); err != nil {
 		return err
 	}
-	return errors.Join(awaitProcess(ctx, session, id), session.RemoveProcess(ctx, id))
+	return errors.Join(awaitProcess(ctx, session), session.RemoveProcess(ctx, benchProcess))
 }
 
-// awaitProcess returns when the process has ended well.
-func awaitProcess(ctx context.Context, session *wire.Client, id string) error {
-	_, stream, err := session.AttachProcess(ctx, id, 0)
+// awaitProcess returns when the process has ended.
+func awaitProcess(ctx context.Context, session *wire.Client) error {
+	_, stream, err := session.AttachProcess(ctx, benchProcess, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = stream.Close() }()
-	for {
-		chunk, err := stream.Next()
-		if err != nil {
-			return fmt.Errorf("cannot tell how the guest's end went: %w", err)
-		}
-		if chunk.Exit != nil {
-			return nil
-		}
-	}
+	return untilExit(stream)
 }
 
 func (w *works) print(out io.Writer) {
-	p := func(s sample) string {
-		return fmt.Sprintf("p50 %s  p99 %s  n %d", ms(s.median()), ms(s.quantile(0.99)), len(s))
-	}
 	rate := func(d time.Duration) float64 { return fileSize / 1e6 / d.Seconds() }
 	fmt.Fprintf(out, "\nwork inside the minimal image, %d MiB, against a bare port of the same guest\n", workMem)
-	fmt.Fprintf(out, "  POST /vms/{id}/exec of /bin/true     %s\n", p(w.execs))
+	fmt.Fprintf(out, "  POST /vms/{id}/exec of /bin/true     %s\n", w.execs.tail())
 	fmt.Fprintf(out, "  /bin/true from the guest's own shell mean %s\n", ms(w.inGuest))
-	fmt.Fprintf(out, "  64 bytes through the port and back   %s\n", p(w.echo))
+	fmt.Fprintf(out, "  64 bytes through the port and back   %s\n", w.echo.tail())
 	fmt.Fprintf(out, "  ratio of the medians                 %.1f; without what the guest's own fork and exec take, %.1f\n",
 		float64(w.execs.median())/float64(w.echo.median()), float64(w.execs.median()-w.inGuest)/float64(w.echo.median()))
 	fmt.Fprintf(out, "  a file of %d MiB up, and down        %.1f MB/s, %.1f MB/s\n", fileSize>>20, rate(w.up.median()), rate(w.down.median()))
