@@ -71,6 +71,7 @@ type VM struct {
 	Machine     *vmm.Handle // the live VMM process, nil when there is none
 	Provisioned bool        // the VM's own disk has been made
 	Sleep       *Sleep      // how its memory is kept, nil unless it sleeps
+	SnapshotID  string      // the snapshot it was last put to, taken as, or made from; "" for none
 
 	CreatedAt, UpdatedAt time.Time
 	StartedAt            *time.Time
@@ -83,6 +84,7 @@ type Sleep struct {
 	At      time.Time
 	Durable bool  // on disk; until then it is in the host's RAM
 	Bytes   int64 // what it takes, there
+	Staged  bool  // memory and disk lie beside the VM's own and are about to take their place
 }
 
 // Step is how long one step of a start took.
