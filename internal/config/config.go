@@ -36,14 +36,16 @@ type Config struct {
 	SSHPortMax         int            // ≥ SSHPortMin
 	SSHAllowed         []netip.Prefix // who may connect to VMs' SSH ports; empty: nobody
 
-	VMM         string // auto, qemu, firecracker or fake
-	QEMUBin     string // a path, or a name to look up in PATH
-	AgentPath   string // absolute
-	StopTimeout time.Duration
-	UIDMin      int
-	UIDMax      int     // ≥ UIDMin
-	MemOver     float64 // VMs' memory may add up to this many times the host's
-	DiskOver    float64 // VMs' disks may add up to this many times the host's
+	VMM            string // auto, qemu, firecracker or fake
+	QEMUBin        string // a path, or a name to look up in PATH
+	FirecrackerBin string // likewise
+	JailerBin      string // likewise; Firecracker's jailer
+	AgentPath      string // absolute
+	StopTimeout    time.Duration
+	UIDMin         int
+	UIDMax         int     // ≥ UIDMin
+	MemOver        float64 // VMs' memory may add up to this many times the host's
+	DiskOver       float64 // VMs' disks may add up to this many times the host's
 
 	EventsKeep  time.Duration
 	EventsPerVM int

@@ -127,13 +127,23 @@ var settings = []Setting{
 	},
 	{
 		Name: "vmm", Env: "HATCH_VMM", Default: "auto",
-		Doc: "Program that runs VMs: `auto` takes the best that this host can run, `qemu` or `firecracker` insists, `fake` runs nothing and is for scripts.",
+		Doc: "What runs VMs that do not choose: `auto` is Firecracker where it and hardware KVM are there, and QEMU elsewhere; `qemu` or `firecracker` insists; `fake` runs nothing and is for scripts.",
 		set: oneOf([]string{"auto", "qemu", "firecracker", "fake"}, func(c *Config) *string { return &c.VMM }),
 	},
 	{
 		Name: "qemu_bin", Env: "HATCH_QEMU_BIN", Default: "qemu-system-x86_64",
 		Doc: "QEMU's program: a path, or a name to look up in PATH.",
 		set: program(func(c *Config) *string { return &c.QEMUBin }),
+	},
+	{
+		Name: "firecracker_bin", Env: "HATCH_FIRECRACKER_BIN", Default: "firecracker",
+		Doc: "Firecracker's program: a path, or a name to look up in PATH.",
+		set: program(func(c *Config) *string { return &c.FirecrackerBin }),
+	},
+	{
+		Name: "jailer_bin", Env: "HATCH_JAILER_BIN", Default: "jailer",
+		Doc: "The jailer of the same Firecracker release: a path, or a name to look up in PATH.",
+		set: program(func(c *Config) *string { return &c.JailerBin }),
 	},
 	{
 		Name: "agent_path", Env: "HATCH_AGENT_PATH",

@@ -16,7 +16,6 @@ import (
 	"github.com/hatchvm/hatch/internal/host/memory"
 	"github.com/hatchvm/hatch/internal/store"
 	"github.com/hatchvm/hatch/internal/vmm"
-	"github.com/hatchvm/hatch/internal/vmm/qemu"
 )
 
 // Clean removes what hatchd has put on this host: the VMMs that are provably
@@ -34,12 +33,15 @@ func Clean(ctx context.Context, cfg config.Config, purge bool, log *slog.Logger)
 	if purge && !isDataDir(cfg.DataDir) {
 		return fmt.Errorf("cannot remove %s: it does not look like a data directory of hatchd", cfg.DataDir)
 	}
-	driver, err := qemu.New(ctx, qemu.Config{Binary: cfg.QEMUBin, Log: log})
+	cfg.VMM = "auto" // whatever was used
+	drivers, err := makeDrivers(ctx, cfg, true, log)
 	if err != nil {
 		return fmt.Errorf("cannot look for VMs that run: %w", err)
 	}
-	if err := endMachines(ctx, driver, filepath.Join(cfg.DataDir, "vms"), log); err != nil {
-		return err
+	for _, d := range drivers {
+		if err := endMachines(ctx, d, filepath.Join(cfg.DataDir, "vms"), log); err != nil {
+			return err
+		}
 	}
 	if err := errors.Join(link.New(link.Config{Network: cfg.Network, Log: log}).Teardown(), jail.Sweep()); err != nil {
 		return err

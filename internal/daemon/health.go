@@ -27,7 +27,7 @@ func (p *parts) health(host *hostParts, version string) func(context.Context) ap
 			h.Parts = append(h.Parts, part)
 		}
 		add("database", p.store.Ping(ctx), "the database does not answer; hatchd's log says why")
-		add("vmm", host.checkVMM(), "the program that runs VMs is gone; install qemu-system-x86")
+		add("vmm", host.checkVMM(), "a program that runs VMs is gone; install qemu-system-x86, or Firecracker and its jailer")
 		add("network", host.check(), "the bridge, its packet rules, DHCP or DNS are not as they must be; hatchd's log says what; restart hatchd to put them right")
 		_, err := p.images.Image(ctx, access.AdminID, image.DefaultID)
 		add("image", err, "there is no usable default image; build one with: hatch image build")

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os/exec"
 	"path/filepath"
 
 	"github.com/hatchvm/hatch/internal/config"
 	"github.com/hatchvm/hatch/internal/doctor"
-	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/guest"
 	"github.com/hatchvm/hatch/internal/guest/initramfs"
 	"github.com/hatchvm/hatch/internal/host/console"
@@ -23,6 +21,7 @@ import (
 	"github.com/hatchvm/hatch/internal/server/sshgate"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/vmm/firecracker"
 	"github.com/hatchvm/hatch/internal/vmm/qemu"
 	"github.com/hatchvm/hatch/internal/vmm/vmmtest"
 )
@@ -35,7 +34,7 @@ const memoryDir = "memory"
 
 // hostParts is everything that touches the host, real or fake.
 type hostParts struct {
-	driver    vmm.Driver
+	drivers   []vmm.Driver // the one to use by default first
 	network   vm.Network
 	forwards  vm.Forwards
 	files     vm.Files
@@ -55,10 +54,6 @@ func (p *parts) chooseHost(ctx context.Context) (*hostParts, error) {
 	if p.cfg.VMM == "fake" {
 		return p.fakeHost()
 	}
-	if p.cfg.VMM == "firecracker" {
-		return nil, errs.New(errs.Unsupported, "vmm_unavailable", "HATCH_VMM=firecracker: this build has no Firecracker driver yet").
-			WithHint("use HATCH_VMM=auto or qemu")
-	}
 	return p.realHost(ctx)
 }
 
@@ -72,7 +67,7 @@ func (p *parts) fakeHost() (*hostParts, error) {
 	}
 	p.onClose(memories.Close)
 	return &hostParts{
-		driver: vmmtest.NewFake(), network: h, forwards: h, files: h, memories: memories, guests: h,
+		drivers: []vmm.Driver{vmmtest.NewFake()}, network: h, forwards: h, files: h, memories: memories, guests: h,
 		consoles:  console.New(h.Dir, consoleLogBytes, p.log),
 		inspector: rootfs.New(rootfs.Config{ModulesDir: p.path("modules")}), initramfs: fakeInitramfs{}, builder: fakeBuilder{},
 		check: func() error { return nil }, checkVMM: func() error { return nil },
@@ -80,10 +75,12 @@ func (p *parts) fakeHost() (*hostParts, error) {
 }
 
 func (p *parts) realHost(ctx context.Context) (*hostParts, error) {
-	driver, err := qemu.New(ctx, qemu.Config{Binary: p.cfg.QEMUBin, Log: p.log})
+	drivers, err := makeDrivers(ctx, p.cfg, p.cfg.VMM == firecracker.Name, p.log)
 	if err != nil {
 		return nil, err
 	}
+	first := drivers[0].Info()
+	p.log.Info("VMs that do not choose run on this", "vmm", first.Name, "version", first.Version, "why", first.Why)
 	builder, err := recipe.New(p.path("images"))
 	if err != nil {
 		return nil, err
@@ -102,13 +99,13 @@ func (p *parts) realHost(ctx context.Context) (*hostParts, error) {
 	}
 	p.onClose(memories.Close)
 	return &hostParts{
-		driver: driver, network: links, forwards: gate, files: files, memories: memories,
+		drivers: drivers, network: links, forwards: gate, files: files, memories: memories,
 		guests:    guest.New(p.log),
 		consoles:  console.New(files.Dir, consoleLogBytes, p.log),
-		inspector: rootfs.New(rootfs.Config{ModulesDir: p.path("modules"), Modules: initramfs.ModuleNames(), NeedsPVH: true}),
+		inspector: rootfs.New(rootfs.Config{ModulesDir: p.path("modules"), Modules: initramfs.ModuleNames(), NeedsPVH: drivers[0].Info().Name == qemu.Name}),
 		initramfs: initramfs.NewMaker(p.path("initramfs"), p.cfg.AgentPath),
 		builder:   builder, portBusy: portBusy, check: links.Check,
-		checkVMM: func() error { _, err := exec.LookPath(p.cfg.QEMUBin); return err },
+		checkVMM: func() error { return checkPrograms(p.cfg, drivers) },
 	}, nil
 }
 
@@ -159,7 +156,7 @@ func DoctorSettings(cfg config.Config) doctor.Settings {
 	return doctor.Settings{
 		DataDir: cfg.DataDir, HTTPAddr: cfg.HTTPAddr, BridgeName: cfg.Network.Bridge,
 		SSHPortMin: cfg.SSHPortMin, SSHPortMax: cfg.SSHPortMax,
-		Driver: cfg.VMM, QEMUBin: cfg.QEMUBin, AgentPath: cfg.AgentPath,
+		Driver: cfg.VMM, QEMUBin: cfg.QEMUBin, FirecrackerBin: cfg.FirecrackerBin, JailerBin: cfg.JailerBin, AgentPath: cfg.AgentPath,
 		DefaultImage: filepath.Join(cfg.DataDir, "images", "debian.json"),
 	}
 }

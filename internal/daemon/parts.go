@@ -168,11 +168,15 @@ func (p *parts) makeVMs(h *hostParts, templates *template.Service) error {
 	if err != nil {
 		return err
 	}
-	p.info = h.driver.Info()
+	drivers := map[string]vmm.Driver{}
+	for _, d := range h.drivers {
+		drivers[d.Info().Name] = d
+	}
+	p.info = h.drivers[0].Info()
 	p.vms = vm.New(vm.Deps{
 		Store: p.store, Images: p.images, Templates: templates,
 		Network: h.network, Forwards: h.forwards, Files: h.files, Memories: h.memories, Guests: h.guests, Consoles: h.consoles,
-		Host: limits, Drivers: map[string]vmm.Driver{p.info.Name: h.driver}, Log: p.log, PageStatus: page.Status,
+		Host: limits, Drivers: drivers, Log: p.log, PageStatus: page.Status,
 	}, vm.Settings{
 		DefaultDriver: p.info.Name,
 		VCPUs:         p.cfg.DefaultVCPU, MemMiB: p.cfg.DefaultMemMiB, DiskMiB: p.cfg.DefaultDiskMiB,

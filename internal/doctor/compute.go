@@ -79,11 +79,11 @@ func older(match []string, major, minor int) bool {
 // kvm never fails: without KVM, VMs run in software.
 func (e examiner) kvm(context.Context) Check {
 	const name = "kvm"
-	usable, why := e.ProbeKVM()
-	if usable {
+	found := e.ProbeKVM()
+	if found.Usable {
 		return pass(name, "a test guest ran in hardware")
 	}
-	c := warn(name, "%s; VMs run in software (TCG), some ten times slower", why)
+	c := warn(name, "%s; VMs run in software (TCG), some ten times slower", found.Why)
 	if _, err := e.Stat("/dev/kvm"); err == nil {
 		return c.hint("use a host, or a VM with nested virtualization, whose KVM runs guests")
 	}
@@ -120,6 +120,9 @@ func (e examiner) qemu(ctx context.Context) Check {
 		return pass(name, "not needed with HATCH_VMM=%s", e.Driver)
 	}
 	if _, err := e.LookPath(e.QEMUBin); err != nil {
+		if _, lack := e.firecrackerVersion(ctx); e.Driver == "auto" && lack == "" {
+			return pass(name, "not installed, and not needed: Firecracker runs VMs here")
+		}
 		return fail(name, "%s is not installed", e.QEMUBin).mendedBy("%s", install("qemu-system-x86"))
 	}
 	out, err := e.Command(ctx, e.QEMUBin, "--version")

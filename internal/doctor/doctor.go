@@ -35,15 +35,17 @@ type Check struct {
 
 // Settings are the parts of the configuration that the host must live up to.
 type Settings struct {
-	DataDir      string
-	HTTPAddr     string // host:port; port 0 is always free
-	BridgeName   string
-	SSHPortMin   int
-	SSHPortMax   int
-	Driver       string // auto, qemu, firecracker or fake
-	QEMUBin      string // a path, or a name to look up in PATH
-	AgentPath    string // the program that runs in guests
-	DefaultImage string // a file that exists once the default image is built; "" skips the check
+	DataDir        string
+	HTTPAddr       string // host:port; port 0 is always free
+	BridgeName     string
+	SSHPortMin     int
+	SSHPortMax     int
+	Driver         string // auto, qemu, firecracker or fake
+	QEMUBin        string // a path, or a name to look up in PATH
+	FirecrackerBin string // likewise
+	JailerBin      string // likewise
+	AgentPath      string // the program that runs in guests
+	DefaultImage   string // a file that exists once the default image is built; "" skips the check
 }
 
 // examiner is one run's surroundings.
@@ -58,7 +60,7 @@ func Run(ctx context.Context, sys System, settings Settings) []Check {
 	e := examiner{sys, settings}
 	checks := []func(context.Context) Check{
 		e.privileges, e.kernel,
-		e.kvm, e.qemu,
+		e.kvm, e.qemu, e.firecracker,
 		e.tun, e.links, e.nftables, e.forwarding, e.firewall,
 		e.httpPort, e.sshPorts,
 		e.cgroups, e.memory, e.disk, e.reflink,

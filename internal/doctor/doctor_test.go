@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/hatchvm/hatch/internal/host/kvm"
 )
 
 const allCapabilities = "Name:\thatchd\nCapEff:\t000001ffffffffff\n"
@@ -38,12 +40,15 @@ func goodHost() System {
 		OpenDevice: func(string) error { return nil },
 		LookPath:   func(program string) (string, error) { return "/usr/bin/" + program, nil },
 		Command: func(_ context.Context, program string, _ ...string) (string, error) {
-			if program == "systemctl" {
+			switch program {
+			case "systemctl":
 				return "enabled\n", nil
+			case "firecracker":
+				return "Firecracker v1.15.0\n\n", nil
 			}
 			return "QEMU emulator version 7.2.19 (Debian 1:7.2+dfsg-7)\n", nil
 		},
-		ProbeKVM:      func() (bool, string) { return true, "" },
+		ProbeKVM:      func() kvm.Result { return kvm.Result{Usable: true, Why: ""} },
 		Listen:        func(string) error { return nil },
 		Answers:       func(context.Context, string) bool { return false },
 		CreateLinks:   func() error { return nil },
@@ -56,13 +61,13 @@ func goodHost() System {
 func settings() Settings {
 	return Settings{
 		DataDir: "/var/lib/hatch", HTTPAddr: "127.0.0.1:8080", BridgeName: "hatch0", SSHPortMin: 16000, SSHPortMax: 26000,
-		Driver: "auto", QEMUBin: "qemu-system-x86_64", AgentPath: "/usr/bin/hatch-agent", DefaultImage: "/var/lib/hatch/images/default",
+		Driver: "auto", QEMUBin: "qemu-system-x86_64", FirecrackerBin: "firecracker", JailerBin: "jailer", AgentPath: "/usr/bin/hatch-agent", DefaultImage: "/var/lib/hatch/images/default",
 	}
 }
 
 func TestAGoodHostPassesEverything(t *testing.T) {
 	checks := Run(t.Context(), goodHost(), settings())
-	if len(checks) != 19 || !Healthy(checks) {
+	if len(checks) != 20 || !Healthy(checks) {
 		t.Errorf("%d checks, healthy: %v", len(checks), Healthy(checks))
 	}
 	seen := map[string]bool{}
@@ -137,16 +142,18 @@ func TestWhatIsMissing(t *testing.T) {
 		},
 		"no KVM module": {
 			sys: host(func(s *System) {
-				s.ProbeKVM = func() (bool, string) { return false, "there is no /dev/kvm" }
+				s.ProbeKVM = func() kvm.Result { return kvm.Result{Why: "there is no /dev/kvm"} }
 				s.Stat = gone("/dev/kvm")
 			}), check: "kvm", status: Warn, message: "there is no /dev/kvm; VMs run in software", fix: "modprobe kvm_intel",
 		},
 		"KVM that runs no guests": {
-			sys:   host(func(s *System) { s.ProbeKVM = func() (bool, string) { return false, "it emulates" } }),
+			sys: host(func(s *System) {
+				s.ProbeKVM = func() kvm.Result { return kvm.Result{Emulates: true, Why: "it emulates"} }
+			}),
 			check: "kvm", status: Warn, message: "it emulates", hint: "nested",
 		},
 		"no QEMU": {
-			sys: host(func(s *System) { s.LookPath = without("qemu-system-x86_64") }), check: "qemu", status: Fail,
+			sys: host(func(s *System) { s.LookPath = without("qemu-system-x86_64", "jailer") }), check: "qemu", status: Fail,
 			message: "not installed", fix: "apt-get install -y --no-install-recommends qemu-system-x86",
 		},
 		"old QEMU": {
@@ -238,7 +245,7 @@ func TestWhatDoesNotPassSaysWhatToDo(t *testing.T) {
 		OpenDevice:    func(string) error { return syscall.EPERM },
 		LookPath:      func(string) (string, error) { return "", exec.ErrNotFound },
 		Command:       func(context.Context, string, ...string) (string, error) { return "", exec.ErrNotFound },
-		ProbeKVM:      func() (bool, string) { return false, "none" },
+		ProbeKVM:      func() kvm.Result { return kvm.Result{Why: "none"} },
 		Listen:        func(string) error { return syscall.EADDRINUSE },
 		Answers:       func(context.Context, string) bool { return false },
 		CreateLinks:   func() error { return syscall.EPERM },

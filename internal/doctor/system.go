@@ -28,7 +28,7 @@ type System struct {
 	OpenDevice    func(path string) error
 	LookPath      func(program string) (string, error)
 	Command       func(ctx context.Context, program string, args ...string) (output string, err error) // stdout and stderr
-	ProbeKVM      func() (usable bool, why string)
+	ProbeKVM      func() kvm.Result
 	Listen        func(addr string) error                     // whether a TCP listener can be had there
 	Answers       func(ctx context.Context, addr string) bool // whether a hatchd answers there
 	CreateLinks   func() error                                // a bridge and a TAP, in a network namespace that is dropped
@@ -55,10 +55,7 @@ func Local() System {
 			out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 			return string(out), err
 		},
-		ProbeKVM: func() (bool, string) {
-			found := kvm.Probe()
-			return found.Usable, found.Why
-		},
+		ProbeKVM:      kvm.Probe,
 		Listen:        canListen,
 		Answers:       hatchdAnswers,
 		CreateLinks:   createLinks,

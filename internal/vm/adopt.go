@@ -138,13 +138,26 @@ func (s *Service) reconcile(ctx context.Context, v VM, h vmm.Handle) error {
 	return s.rejoin(ctx, v, in, h)
 }
 
+var errNoMachine = errs.New(errs.NotFound, "no_machine", "no machine")
+
+// adopt adopts a machine through its driver. Of one whose driver cannot be used
+// any more nobody can tell whether it lives, unless the host was restarted.
+func (s *Service) adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
+	if d, ok := s.deps.Drivers[h.Driver]; ok {
+		return d.Adopt(ctx, h)
+	}
+	if h.BootID != bootID() {
+		return nil, errNoMachine
+	}
+	return nil, noDriver(h.ID, h.Driver)
+}
+
 // takeOver adopts the VM's machine. Errors: errs.NotFound when there is none.
 func (s *Service) takeOver(ctx context.Context, v VM, h vmm.Handle) (*instance, error) {
-	d, ok := s.deps.Drivers[v.Driver]
-	if h.PID == 0 || !ok {
-		return nil, errs.New(errs.NotFound, "no_machine", "no machine")
+	if h.PID == 0 {
+		return nil, errNoMachine
 	}
-	m, err := d.Adopt(ctx, h)
+	m, err := s.adopt(ctx, h)
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +265,7 @@ func (s *Service) reap(ctx context.Context, h vmm.Handle) error {
 
 // endMachine ends a machine that this daemon does not hold.
 func (s *Service) endMachine(ctx context.Context, h vmm.Handle) error {
-	m, err := s.deps.Drivers[h.Driver].Adopt(ctx, h)
+	m, err := s.adopt(ctx, h)
 	if errs.Is(err, errs.NotFound) {
 		return nil
 	}

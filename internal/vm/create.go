@@ -269,7 +269,7 @@ func (s *Service) spec(ctx context.Context, v VM) (vmm.Spec, error) {
 			WithHint("put the original file back; VMs on an overlay cannot change their base")
 	}
 	if _, ok := s.deps.Drivers[v.Driver]; !ok {
-		return vmm.Spec{}, errs.New(errs.Unsupported, "vmm_unavailable", "cannot start the VM: its driver %s cannot be used on this host", v.Driver)
+		return vmm.Spec{}, noDriver(v.ID, v.Driver)
 	}
 	initramfs, err := s.deps.Images.Initramfs(ctx, v.Boot)
 	if err != nil {
@@ -291,6 +291,11 @@ func (s *Service) spec(ctx context.Context, v VM) (vmm.Spec, error) {
 		spec.Memory = s.deps.Memories.Path(v.ID)
 	}
 	return spec, nil
+}
+
+func noDriver(id, driver string) *errs.Error {
+	return errs.New(errs.Unsupported, "vmm_unavailable", "VM %s runs on %s, which cannot be used on this host", id, driver).
+		WithHint("hatch doctor says what it lacks")
 }
 
 func (s *Service) kill(ctx context.Context, b *boot) {

@@ -228,6 +228,32 @@ func TestMachinesOutliveTheDaemonAndAreAdopted(t *testing.T) {
 	w.requireNothing(t)
 }
 
+// A machine whose driver cannot be used any more may live: nothing that it uses
+// is given away.
+func TestAMachineWithoutItsDriverIsNotTakenForGone(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	w.shut(t)
+	w.driverName = "other"
+	w.open(t)
+	if err := w.Adopt(t.Context(), "/"); err == nil || !strings.Contains(err.Error(), "cannot be used") {
+		t.Errorf("the adoption says %v", err)
+	}
+	if now, err := w.Get(t.Context(), owner, v.ID); err != nil || now.State != vm.Running {
+		t.Errorf("it is %s (%s), %v", now.State, now.StateReason, err)
+	}
+	if err := w.Delete(t.Context(), owner, v.ID); !errs.HasCode(err, "machine_out_of_reach") {
+		t.Errorf("the delete says %v", err)
+	}
+	w.shut(t)
+	w.driverName = "fake"
+	w.serve(t) // which goes on with the delete
+	if _, err := w.Get(t.Context(), owner, v.ID); !errs.Is(err, errs.NotFound) {
+		t.Errorf("with its driver: %v", err)
+	}
+	w.requireNothing(t)
+}
+
 // TestNobodyTakesAMachineOverAheadOfItsAdoption wants to work inside a VM while
 // the daemon still takes over what it finds. Whoever gets ahead of it leaves
 // the VM without its network and its SSH port.

@@ -44,7 +44,8 @@ func (s *Service) ensureAsleep(ctx context.Context, v VM) (VM, error) {
 		return VM{}, errs.New(errs.Conflict, "vm_paused", "cannot put to sleep VM %s: it is paused", v.ID).WithHint("resume it first")
 	}
 	if !s.canSleep(v) {
-		return VM{}, errs.New(errs.Unsupported, "sleep_unsupported", "cannot put to sleep VM %s: its driver %s cannot save guests", v.ID, v.Driver)
+		return VM{}, errs.New(errs.Unsupported, "sleep_unsupported", "cannot put to sleep VM %s: %s cannot save guests here", v.ID, v.Driver).
+			WithHint("pause it, or stop it; hatch doctor says what is wrong with %s", v.Driver)
 	}
 	began := time.Now()
 	b := &boot{vm: v, machine: in.machine, in: in}

@@ -32,8 +32,9 @@ const owner = access.AdminID
 // is attached, open and on disk, and which call shall fail next.
 type world struct {
 	*vm.Service
-	store  *store.Store
-	driver *vmmtest.Fake
+	store      *store.Store
+	driver     *vmmtest.Fake
+	driverName string // by which the service knows it
 
 	image       image.Image
 	adoptFaults int    // guarded by mu: how many adoptions fail from now on
@@ -67,7 +68,7 @@ func newWorld(t *testing.T) *world {
 	if err := st.InsertAccount(t.Context(), access.Account{ID: owner, Name: "admin", CreatedAt: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{store: st, driver: vmmtest.NewFake(), root: t.TempDir()}
+	w := &world{store: st, driver: vmmtest.NewFake(), driverName: "fake", root: t.TempDir()}
 	if w.memories, err = memory.In(t.TempDir(), func(id string) string { return filepath.Join(w.root, id) }); err != nil {
 		t.Fatal(err)
 	}
@@ -123,10 +124,10 @@ func (w *world) open(t *testing.T) {
 	w.Service = vm.New(vm.Deps{
 		Store: bookStore{w.store, w}, Images: bookImages{w}, Templates: noTemplates{}, Network: bookNetwork{w},
 		Forwards: bookForwards{w}, Files: bookFiles{w, w.root}, Memories: bookMemories{w.memories, w}, Guests: bookGuests{w}, Consoles: bookConsoles{w},
-		Host: bigHost{}, Drivers: map[string]vmm.Driver{"fake": deafDriver{w.driver, w}}, Log: slog.New(slog.DiscardHandler),
+		Host: bigHost{}, Drivers: map[string]vmm.Driver{w.driverName: deafDriver{w.driver, w}}, Log: slog.New(slog.DiscardHandler),
 		PageStatus: page.Status, Dial: w.dial,
 	}, vm.Settings{
-		DefaultDriver: "fake", VCPUs: 1, MemMiB: 512, DiskMiB: 1024, BootArgs: "console=ttyS0",
+		DefaultDriver: w.driverName, VCPUs: 1, MemMiB: 512, DiskMiB: 1024, BootArgs: "console=ttyS0",
 		StopTimeout: 200 * time.Millisecond,
 		Pools: vm.Pools{
 			Network: net, SSHMin: 16000, SSHMax: 16099, UIDMin: 900000, UIDMax: 900099,

@@ -23,8 +23,9 @@ const Device = "/dev/kvm"
 
 // Result is what the probe found.
 type Result struct {
-	Usable bool
-	Why    string // one sentence for doctor and the log, whatever the result
+	Usable   bool
+	Emulates bool   // guests run all the same, one instruction after the other; no kernel gets far
+	Why      string // one sentence for doctor and the log, whatever the result
 }
 
 // program is a real-mode guest: fninit; fldpi; out dx, al; hlt. Hardware runs
@@ -76,7 +77,7 @@ func judge(e guestExit) Result {
 	case e.reason == exitIO && e.port == portNumber:
 		return Result{Usable: true, Why: Device + " runs guests with the processor's virtualisation"}
 	case e.reason == exitInternalError && e.suberror == suberrorEmulation:
-		return Result{Why: Device + " is there, but only emulates instructions: this host has no hardware virtualisation to give"}
+		return Result{Emulates: true, Why: Device + " is there, but only emulates instructions: this host has no hardware virtualisation to give"}
 	default:
 		return Result{Why: fmt.Sprintf("%s is there, but a test guest ended with exit reason %d instead of its port write", Device, e.reason)}
 	}

@@ -22,17 +22,18 @@ func TestStructuresHaveTheKernelsSizes(t *testing.T) {
 
 func TestOnlyThePortWriteProvesHardware(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		exit   guestExit
-		usable bool
-		why    string
+		name     string
+		exit     guestExit
+		usable   bool
+		emulates bool
+		why      string
 	}{
-		{"hardware", guestExit{reason: exitIO, port: portNumber}, true, "processor's virtualisation"},
-		{"emulation", guestExit{reason: exitInternalError, suberror: suberrorEmulation}, false, "only emulates"},
-		{"another port", guestExit{reason: exitIO, port: 1}, false, "exit reason 2"},
-		{"failed entry", guestExit{reason: 9}, false, "exit reason 9"},
+		{"hardware", guestExit{reason: exitIO, port: portNumber}, true, false, "processor's virtualisation"},
+		{"emulation", guestExit{reason: exitInternalError, suberror: suberrorEmulation}, false, true, "only emulates"},
+		{"another port", guestExit{reason: exitIO, port: 1}, false, false, "exit reason 2"},
+		{"failed entry", guestExit{reason: 9}, false, false, "exit reason 9"},
 	} {
-		if got := judge(c.exit); got.Usable != c.usable || !strings.Contains(got.Why, c.why) {
+		if got := judge(c.exit); got.Usable != c.usable || got.Emulates != c.emulates || !strings.Contains(got.Why, c.why) {
 			t.Errorf("%s: %+v", c.name, got)
 		}
 	}

@@ -12,7 +12,6 @@ package firecracker
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os/exec"
 	"path/filepath"
@@ -45,7 +44,7 @@ type Config struct {
 	// capabilities. For finding faults only.
 	Unjailed bool
 
-	// AnyKVM takes a /dev/kvm that only emulates, too. No kernel boots on it.
+	// AnyKVM takes a /dev/kvm that only emulates, too. No Linux boots on it.
 	AnyKVM bool
 }
 
@@ -91,7 +90,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 		d.exe = "/" + filepath.Base(d.binary) // the jailer's copy, as seen in its own root
 	}
 	found := kvm.Probe()
-	if !found.Usable && !cfg.AnyKVM {
+	if !found.Usable && !(cfg.AnyKVM && found.Emulates) {
 		return nil, errs.New(errs.Unsupported, "kvm_unusable", "Firecracker needs KVM, which cannot be used: %s", found.Why).
 			WithHint("use QEMU, which can emulate, or run Hatch where the processor's virtualisation is available")
 	}
@@ -125,7 +124,7 @@ func findProgram(name, standard string) (string, error) {
 func askVersion(ctx context.Context, binary string) (version, error) {
 	out, err := exec.CommandContext(ctx, binary, "--version").Output()
 	if err != nil {
-		return version{}, fmt.Errorf("cannot ask Firecracker for its version: %w", err)
+		return version{}, errs.New(errs.Unsupported, "firecracker_unknown", "the Firecracker program does not tell its version").WithCause(err)
 	}
 	found, ok := strings.CutPrefix(string(out), "Firecracker v")
 	if !ok {
