@@ -46,6 +46,7 @@ var layers = []layer{
 var siblings = map[string][]string{
 	"internal/doctor":            {"internal/host/kvm"},
 	"internal/host/link":         {"internal/host/bridge", "internal/host/dhcp", "internal/host/dns", "internal/host/nft"},
+	"internal/host/memory":       {"internal/host/sparse"},
 	"internal/store":             {"internal/store/migrations"},
 	"internal/vmm/qemu":          {"internal/host/jail", "internal/host/kvm"},
 	"internal/vmm/firecracker":   {"internal/host/jail", "internal/host/kvm"},

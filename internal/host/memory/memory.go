@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/sparse"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -150,15 +151,11 @@ func (k *Keeper) Make(vmID string, mib, uid int) error {
 
 // newFile makes a file that is all hole, for one user.
 func newFile(path string, size int64, uid int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
+	f, err := sparse.Create(path, size)
+	if err != nil || uid == 0 {
+		return f, err
 	}
-	err = f.Truncate(size)
-	if err == nil && uid != 0 {
-		err = f.Chown(uid, uid)
-	}
-	if err != nil {
+	if err := f.Chown(uid, uid); err != nil {
 		return nil, errors.Join(err, f.Close(), os.Remove(path))
 	}
 	return f, nil

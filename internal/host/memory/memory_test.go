@@ -5,7 +5,6 @@ package memory
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/sparse"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -48,13 +48,13 @@ func asleep(t *testing.T, k *Keeper, mib int) (content []byte) {
 	defer func() { _ = f.Close() }()
 	// A few pages here and there: the first, the last, some across two chunks,
 	// and one that was written with zeros.
-	for _, at := range []int{0, 3*chunkSize - pageSize, 3 * chunkSize, 5*chunkSize + 3*pageSize, len(content) - pageSize} {
-		_, _ = random.Read(content[at : at+pageSize])
-		if _, err := f.WriteAt(content[at:at+pageSize], int64(at)); err != nil {
+	for _, at := range []int{0, 3*sparse.ChunkSize - sparse.PageSize, 3 * sparse.ChunkSize, 5*sparse.ChunkSize + 3*sparse.PageSize, len(content) - sparse.PageSize} {
+		_, _ = random.Read(content[at : at+sparse.PageSize])
+		if _, err := f.WriteAt(content[at:at+sparse.PageSize], int64(at)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := f.WriteAt(make([]byte, 2*chunkSize), 6*chunkSize); err != nil {
+	if _, err := f.WriteAt(make([]byte, 2*sparse.ChunkSize), 6*sparse.ChunkSize); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := k.Prepare(id); err != nil {
@@ -136,10 +136,10 @@ func TestDamagedMemoryIsRefused(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(*testing.T, *Keeper){
 		"a flipped bit":               change(memoryName, flip(100)),
-		"a flipped bit among zeros":   change(memoryName, flip(10*chunkSize)),
-		"a flipped bit in the last":   change(memoryName, flip(16*chunkSize-1)),
+		"a flipped bit among zeros":   change(memoryName, flip(10*sparse.ChunkSize)),
+		"a flipped bit in the last":   change(memoryName, flip(16*sparse.ChunkSize-1)),
 		"truncated":                   change(memoryName, func(b []byte) []byte { return b[:len(b)-1] }),
-		"a page of zeros":             change(memoryName, func(b []byte) []byte { clear(b[:pageSize]); return b }),
+		"a page of zeros":             change(memoryName, func(b []byte) []byte { clear(b[:sparse.PageSize]); return b }),
 		"longer":                      change(memoryName, func(b []byte) []byte { return append(b, 0) }),
 		"another checksum":            change(indexName, func(b []byte) []byte { return bytes.Replace(b, []byte(`[`), []byte(`[1`), 1) }),
 		"truncated checksums":         change(indexName, func(b []byte) []byte { return b[:len(b)/2] }),
@@ -257,25 +257,6 @@ func TestHeldListsWholeFiles(t *testing.T) {
 	if held, err := os.ReadDir(k.ram); err != nil || len(held) > 0 {
 		t.Errorf("left: %v, %v", held, err)
 	}
-}
-
-func FuzzParseIndex(f *testing.F) {
-	text, err := json.Marshal(index{Format: indexFormat, Size: 2 * chunkSize, Chunk: chunkSize, Sums: []int64{1, zeros}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(text)
-	f.Add([]byte(`{"format":1,"size":-1,"chunk":1048576,"sums":[]}`))
-	f.Add([]byte(`{"format":1,"size":9223372036854775807,"chunk":1048576,"sums":[]}`))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		x, err := parseIndex(text)
-		if err == nil && (x.Size < 1 || len(x.Sums) != chunks(x.Size)) {
-			t.Errorf("took %+v", x)
-		}
-		if err != nil && !errs.HasCode(err, "saved_unusable") {
-			t.Errorf("another error: %v", err)
-		}
-	})
 }
 
 func BenchmarkRecall(b *testing.B) {

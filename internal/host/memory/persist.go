@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/sparse"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -20,6 +21,9 @@ const (
 	memoryName = "memory"
 	indexName  = "memory.json"
 )
+
+// part is what errors call a guest's memory.
+const part = sparse.Part("memory")
 
 // Persist implements vm.Memories.
 func (k *Keeper) Persist(ctx context.Context, vmID string) (bytes int64, err error) {
@@ -57,27 +61,27 @@ func (k *Keeper) persist(ctx context.Context, vmID string) (bytes int64, err err
 		return 0, fmt.Errorf("cannot copy the guest's memory: %w", err)
 	}
 	defer func() { err = errors.Join(err, dst.Close()) }()
-	sums, err := transfer(ctx, dst, src, st.Size(), nil)
+	x, err := part.Copy(ctx, dst, src, st.Size())
 	if err != nil {
 		return 0, err
 	}
 	if err := dst.Sync(); err != nil {
 		return 0, fmt.Errorf("cannot write the guest's memory: %w", err)
 	}
-	if err := k.seal(vmID, index{Format: indexFormat, Size: st.Size(), Chunk: chunkSize, Sums: sums}); err != nil {
+	if err := k.seal(vmID, x); err != nil {
 		return 0, err
 	}
-	return allocated(k.Dir(vmID))
+	return sparse.Allocated(k.Dir(vmID))
 }
 
 // seal makes the copy count: all that belongs to it is safe first.
-func (k *Keeper) seal(vmID string, x index) error {
+func (k *Keeper) seal(vmID string, x sparse.Index) error {
 	dir := k.Dir(vmID)
-	if err := x.write(filepath.Join(dir, indexName)); err != nil {
-		return fmt.Errorf("cannot write checksums: %w", err)
+	if err := x.Write(filepath.Join(dir, indexName)); err != nil {
+		return err
 	}
-	for _, name := range []string{vmm.SavedDevices, vmm.SavedManifest} {
-		if err := syncPath(filepath.Join(dir, name)); err != nil {
+	for _, name := range []string{indexName, vmm.SavedDevices, vmm.SavedManifest} {
+		if err := sparse.Sync(filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
@@ -85,35 +89,7 @@ func (k *Keeper) seal(vmID string, x index) error {
 	if err := os.Rename(path+fresh, path); err != nil {
 		return err
 	}
-	return errors.Join(syncPath(dir), syncPath(filepath.Dir(dir)))
-}
-
-// syncPath makes what is at path safe from a power cut. Nothing there is no error.
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
-// allocated returns how much the files of a directory take on disk, in bytes.
-func allocated(dir string) (bytes int64, err error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0, err
-	}
-	for _, e := range entries {
-		var st unix.Stat_t
-		if err := unix.Stat(filepath.Join(dir, e.Name()), &st); err != nil {
-			return 0, err
-		}
-		bytes += st.Blocks * 512
-	}
-	return bytes, nil
+	return errors.Join(sparse.Sync(dir), sparse.Sync(filepath.Dir(dir)))
 }
 
 // Recall implements vm.Memories.
@@ -135,33 +111,28 @@ func (k *Keeper) Recall(ctx context.Context, vmID string, durable bool, uid int)
 
 // recall copies the memory from disk, and checks it on the way.
 func (k *Keeper) recall(ctx context.Context, vmID string, uid int) (err error) {
-	x, err := readIndex(filepath.Join(k.Dir(vmID), indexName))
+	x, err := part.ReadIndex(filepath.Join(k.Dir(vmID), indexName))
 	if err != nil {
-		return err
+		return refused(err)
 	}
-	src, err := os.Open(filepath.Join(k.Dir(vmID), memoryName))
+	src, err := part.Open(filepath.Join(k.Dir(vmID), memoryName), x)
 	if err != nil {
-		return vmm.Unusable("its memory cannot be read").WithCause(err)
+		return refused(err)
 	}
 	defer func() { _ = src.Close() }()
-	st, err := src.Stat()
-	if err != nil {
-		return err
-	}
-	if st.Size() != x.Size {
-		return vmm.Unusable("its memory has %d bytes and had %d", st.Size(), x.Size)
-	}
 	dst, err := newFile(k.Path(vmID)+fresh, x.Size, uid)
 	if err != nil {
 		return fmt.Errorf("cannot make the guest's memory: %w", err)
 	}
 	defer func() { err = errors.Join(err, dst.Close()) }()
-	_, err = transfer(ctx, dst, src, x.Size, func(chunk int, sum int64) error {
-		if sum != x.Sums[chunk] {
-			return vmm.Unusable("its memory is damaged")
-		}
-		return nil
-	})
+	return refused(part.CopyChecked(ctx, dst, src, x))
+}
+
+// refused says of a copy that cannot be used what that means for the VM.
+func refused(err error) error {
+	if why := (*sparse.Unusable)(nil); errors.As(err, &why) {
+		return vmm.Unusable("%s", why.Text).WithCause(err)
+	}
 	return err
 }
 
