@@ -65,6 +65,9 @@ func TestDefaults(t *testing.T) {
 	if c.StopTimeout != 30*time.Second || c.SSHPortMin != 16000 || c.SSHPortMax != 26000 || c.DefaultMemMiB != 512 || c.MemOver != 1 || c.DiskOver != 10 {
 		t.Errorf("numbers: %+v", c)
 	}
+	if c.MaxSnapshotsPerVM != 10 || c.SnapshotMaxAge != 0 || c.SnapshotDiskMiB != 0 {
+		t.Errorf("snapshots: %+v", c)
+	}
 	if len(c.SSHAllowed) != 1 || c.SSHAllowed[0] != netip.MustParsePrefix("127.0.0.1/32") || c.EgressAllowPrivate != nil {
 		t.Errorf("networks: %v %v", c.SSHAllowed, c.EgressAllowPrivate)
 	}

@@ -96,13 +96,13 @@ func apiKey(c *Config, raw string) error {
 	return nil
 }
 
-func whole(least, most int, field func(*Config) *int) func(*Config, string) error {
+func whole[N int | int64](least, most N, field func(*Config) *N) func(*Config, string) error {
 	return func(c *Config, raw string) error {
-		n, err := strconv.Atoi(raw)
-		if err != nil || n < least || n > most {
+		n, err := strconv.ParseInt(raw, 10, 64)
+		if err != nil || n < int64(least) || n > int64(most) {
 			return fmt.Errorf("a whole number from %d to %d is needed", least, most)
 		}
-		*field(c) = n
+		*field(c) = N(n)
 		return nil
 	}
 }

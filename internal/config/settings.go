@@ -176,6 +176,21 @@ var settings = []Setting{
 		set: factor(func(c *Config) *float64 { return &c.DiskOver }),
 	},
 	{
+		Name: "max_snapshots_per_vm", Env: "HATCH_MAX_SNAPSHOTS_PER_VM", Default: "10",
+		Doc: "Snapshots that one VM may have, 1 to 1000. The oldest automatic ones make room for a new one; manual ones never do.",
+		set: whole(1, 1000, func(c *Config) *int { return &c.MaxSnapshotsPerVM }),
+	},
+	{
+		Name: "snapshot_max_age", Env: "HATCH_SNAPSHOT_MAX_AGE", Default: "0",
+		Doc: "How long automatic snapshots are kept, such as `168h`, up to 87600h; `0` is as long as there is room. Manual ones are kept until they are deleted.",
+		set: span(0, 10*365*24*time.Hour, "168h", func(c *Config) *time.Duration { return &c.SnapshotMaxAge }),
+	},
+	{
+		Name: "snapshot_disk_mib", Env: "HATCH_SNAPSHOT_DISK_MIB", Default: "0",
+		Doc: "What all snapshots together may take of the disk, in MiB; `0` is as much as it has, but for a reserve.",
+		set: whole(0, 1<<40, func(c *Config) *int64 { return &c.SnapshotDiskMiB }),
+	},
+	{
 		Name: "events_keep", Env: "HATCH_EVENTS_KEEP", Default: "720h",
 		Doc: "How long events are kept, 1h to 87600h.",
 		set: span(time.Hour, 10*365*24*time.Hour, "720h", func(c *Config) *time.Duration { return &c.EventsKeep }),
