@@ -83,6 +83,11 @@ func (h *fakeHost) Rejoin(vmID string, dial func(context.Context) (net.Conn, err
 	return h.Connect(vmID, dial, observe)
 }
 
+// Recast implements vm.Guests.
+func (h *fakeHost) Recast(vmID string, dial func(context.Context) (net.Conn, error), observe func(*vm.GuestReport), _ vm.Identity) vm.Guest {
+	return h.Connect(vmID, dial, observe)
+}
+
 // fakeGuest leaves shutting down to the power button, which the fake driver
 // has. ITS PROCESSES ARE PRETENDED: a command is one of the few that
 // processtest knows by name, each a few lines of Go, and nothing is ever run on
@@ -93,6 +98,9 @@ type fakeGuest struct{ processes }
 type processes = *processtest.Guest
 
 var _ process.Guest = fakeGuest{}
+
+// Confirmed implements vm.Guest: a copy is itself from the beginning.
+func (fakeGuest) Confirmed(context.Context) error { return nil }
 
 func (fakeGuest) Shutdown(context.Context, bool) error {
 	return errors.New("the fake guest has no agent")

@@ -76,6 +76,7 @@ type session struct {
 	done    chan struct{} // closed when run has ended
 	pace    wire.Pace     // of reports, for run only
 	slept   bool          // the guest has not yet been told that it slept; for run only
+	copied  *verdict      // of a guest that is a copy; nil for any other
 
 	mu      sync.Mutex
 	client  *wire.Client  // nil while no agent answers
@@ -171,7 +172,7 @@ func (s *session) attend(ctx context.Context) (met bool, err error) {
 		return false, err
 	}
 	if err := s.putRight(ctx, client); err != nil {
-		return true, fmt.Errorf("cannot tell the guest that it slept: %w", err)
+		return true, fmt.Errorf("cannot put the guest right: %w", err)
 	}
 	hello.Agent, hello.BootID = printable(hello.Agent, maxVersion), printable(hello.BootID, maxVersion)
 	s.log.Info("agent answers", "agent", hello.Agent, "boot_id", hello.BootID)

@@ -24,17 +24,30 @@ func (g *Guests) Rejoin(vmID string, dial func(ctx context.Context) (net.Conn, e
 	return s.begin()
 }
 
-// putRight tells an agent that its guest has slept, until one has heard it.
-// Nothing else is asked of the guest before: it would be done at a wrong time.
+// putRight tells an agent that its guest has slept or is a copy, until one has
+// heard it. Nothing else is asked of the guest before: it would be done at a
+// wrong time, or by another.
 func (s *session) putRight(ctx context.Context, client *wire.Client) error {
-	if !s.slept {
+	switch {
+	case s.copied != nil:
+		return s.recast(ctx, client)
+	case s.slept:
+		return s.wake(ctx, client)
+	default:
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, wokenPatience)
-	defer cancel()
+}
+
+func freshSeed() []byte {
 	seed := make([]byte, seedSize)
 	_, _ = rand.Read(seed) // never fails: it ends the program instead
-	err := client.Woken(ctx, seed)
+	return seed
+}
+
+func (s *session) wake(ctx context.Context, client *wire.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, wokenPatience)
+	defer cancel()
+	err := client.Woken(ctx, freshSeed())
 	var answer *wire.RemoteError
 	if errors.As(err, &answer) { // it has heard, and cannot
 		s.log.Warn("a guest that slept could not put itself right", "err", err)

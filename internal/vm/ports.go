@@ -244,10 +244,36 @@ type Guests interface {
 	// Rejoin does the same for a guest that has slept: before anything else it
 	// tells the agent so, with the time and with fresh randomness.
 	Rejoin(vmID string, dial func(ctx context.Context) (net.Conn, error), observe func(*GuestReport)) Guest
+	// Recast does as Rejoin does for a guest that is a copy of another: it tells
+	// the agent also who its guest is now, until one has confirmed. Nothing else
+	// is asked of the guest before, and observe gets nothing.
+	Recast(vmID string, dial func(ctx context.Context) (net.Conn, error), observe func(*GuestReport), as Identity) Guest
+}
+
+// Identity is what makes a copied guest itself.
+type Identity struct {
+	InstanceID string // for cloud-init: the VM's id
+	Hostname   string
+	MAC        net.HardwareAddr // nil without a network; then the two below are zero
+	Address    netip.Prefix
+	Gateway    netip.Addr
+
+	// CloudInit has cloud-init run for the new instance, with the VM's own seed,
+	// once the guest has confirmed. It adds to what the original's cloud-init has
+	// done and takes nothing of that back: it is for the copy of a guest without
+	// user data and SSH keys. Without it cloud-init takes the new instance for
+	// one that it has served already.
+	CloudInit bool
 }
 
 // Guest is a session with one agent.
 type Guest interface {
+	// Confirmed waits until a guest that is a copy has taken its identity; for
+	// any other it is nil at once. Errors: errs.Unsupported with code
+	// agent_too_old; errs.Internal with code recast_failed and the guest's own
+	// words, after which the session still goes on asking; errs.Unavailable when
+	// ctx is done, or the session is closed, before.
+	Confirmed(ctx context.Context) error
 	// Shutdown asks the guest to power off (or to reboot), and returns once it
 	// has accepted. Errors: errs.Unavailable when no agent answers before ctx is done.
 	Shutdown(ctx context.Context, reboot bool) error

@@ -442,6 +442,12 @@ func (b bookGuests) Rejoin(vmID string, dial func(context.Context) (net.Conn, er
 	return g
 }
 
+func (b bookGuests) Recast(vmID string, dial func(context.Context) (net.Conn, error), observe func(*vm.GuestReport), as vm.Identity) vm.Guest {
+	g := b.Connect(vmID, dial, observe)
+	g.(*bookGuest).slept, g.(*bookGuest).as = true, &as
+	return g
+}
+
 func (b bookGuests) Connect(vmID string, _ func(context.Context) (net.Conn, error), observe func(*vm.GuestReport)) vm.Guest {
 	g := &bookGuest{w: b.w, id: vmID, observe: observe}
 	b.w.mu.Lock()
@@ -454,8 +460,11 @@ type bookGuest struct {
 	w       *world
 	id      string
 	observe func(*vm.GuestReport)
-	slept   bool // it was told so
+	slept   bool         // it was told so
+	as      *vm.Identity // it was told to be that
 }
+
+func (g *bookGuest) Confirmed(context.Context) error { return g.w.fault("Recast") }
 
 func (g *bookGuest) Shutdown(context.Context, bool) error { return errors.New("no agent here") }
 

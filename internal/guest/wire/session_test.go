@@ -54,8 +54,8 @@ func (d *desk) Usage() (Usage, error) { return Usage{UptimeMillis: 1, Load: [3]f
 
 func (d *desk) Dial(_ context.Context, port int) (DialConn, error) { return d.dial(port) }
 
-// pair connects a client to a desk.
-func pair(t *testing.T, d *desk) (*Client, <-chan error) {
+// pair connects a client to a desk, or to another handler.
+func pair(t *testing.T, d Handler) (*Client, <-chan error) {
 	t.Helper()
 	host, guest := net.Pipe()
 	served := make(chan error, 1)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 )
 
-// OpWoken tells the agent that its guest has slept, or was copied: WokenArgs →
-// nothing, once the guest has set its clock and stirred its randomness.
+// OpWoken tells the agent that its guest has slept: WokenArgs → nothing, once
+// the guest has set its clock and stirred its randomness. A guest that is a copy
+// is told OpRecast instead.
 const OpWoken Op = "woken"
 
 // maxSeed bounds the randomness that a host gives, in bytes.
@@ -18,6 +20,16 @@ const maxSeed = 512
 type WokenArgs struct {
 	UnixNanos int64  `json:"unix_ns"` // the time now
 	Seed      []byte `json:"seed"`    // randomness that nobody else has
+}
+
+func (a WokenArgs) check() error {
+	if a.UnixNanos <= 0 {
+		return errors.New("unix_ns must be the time now")
+	}
+	if len(a.Seed) > maxSeed {
+		return fmt.Errorf("seed must have at most %d bytes", maxSeed)
+	}
+	return nil
 }
 
 // Woken tells the agent the time, and gives it randomness. An agent that is
@@ -44,7 +56,7 @@ func (r request) woken(asked Request) bool {
 		return false
 	}
 	var args WokenArgs
-	if err := json.Unmarshal(asked.Args, &args); err != nil || args.UnixNanos <= 0 || len(args.Seed) > maxSeed {
+	if err := json.Unmarshal(asked.Args, &args); err != nil || args.check() != nil {
 		sendError(r.stream, CodeInvalid, "the arguments of woken are not understood")
 		return true
 	}
