@@ -10,7 +10,8 @@ func (c *cli) sleepCommand() *cobra.Command {
 	cmd := c.vmVerb("sleep", "sending to sleep", "Put VMs to sleep: their memory is kept, their processes end", (*client.Client).SleepVM)
 	cmd.Long = `Put VMs to sleep. Their memory is kept, their processes end, and they keep
 address, MAC and SSH port. They go on where they stood with hatch wake, or when
-somebody connects to their SSH port; hatch start boots them anew.`
+somebody reaches into them: by SSH, with exec, cp or console, or with a wait for
+something inside. hatch start boots them anew.`
 	return cmd
 }
 

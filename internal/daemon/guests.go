@@ -19,19 +19,33 @@ var (
 	_ file.Guests    = guests{}
 )
 
+// findGuest is one of the ways to a VM's session.
+type findGuest func(ctx context.Context, owner, vmID string) (vm.Guest, error)
+
 // ProcessGuest implements process.Guests.
 func (g guests) ProcessGuest(ctx context.Context, owner, vmID string) (process.Guest, error) {
-	return guestAs[process.Guest](ctx, g.vms, owner, vmID)
+	return guestAs[process.Guest](ctx, g.vms.Guest, owner, vmID)
+}
+
+// AwakeProcessGuest implements process.Guests.
+func (g guests) AwakeProcessGuest(ctx context.Context, owner, vmID string) (process.Guest, error) {
+	return guestAs[process.Guest](ctx, g.vms.AwakeGuest, owner, vmID)
 }
 
 // FileGuest implements file.Guests.
 func (g guests) FileGuest(ctx context.Context, owner, vmID string) (file.Guest, error) {
-	return guestAs[file.Guest](ctx, g.vms, owner, vmID)
+	return guestAs[file.Guest](ctx, g.vms.Guest, owner, vmID)
 }
 
-// guestAs returns the VM's session, if it can do the work that T asks for.
-func guestAs[T any](ctx context.Context, vms *vm.Service, owner, vmID string) (T, error) {
-	session, err := vms.Guest(ctx, owner, vmID)
+// AwakeFileGuest implements file.Guests.
+func (g guests) AwakeFileGuest(ctx context.Context, owner, vmID string) (file.Guest, error) {
+	return guestAs[file.Guest](ctx, g.vms.AwakeGuest, owner, vmID)
+}
+
+// guestAs returns the VM's session, as find has it, if it can do the work that T
+// asks for.
+func guestAs[T any](ctx context.Context, find findGuest, owner, vmID string) (T, error) {
+	session, err := find(ctx, owner, vmID)
 	if err != nil {
 		var none T
 		return none, err

@@ -139,8 +139,12 @@ type Guest interface {
 
 // Guests finds guests to work in.
 type Guests interface {
-	// FileGuest returns the guest of the owner's VM.
-	// Errors: errs.NotFound, errs.Conflict with code vm_not_running,
-	// errs.Unsupported when this VM's driver reaches no agent.
+	// FileGuest returns the guest of the owner's VM, which is woken if it
+	// sleeps. Errors: errs.NotFound, errs.Conflict with code vm_not_running,
+	// errs.Unsupported when this VM's driver reaches no agent; of the wake.
 	FileGuest(ctx context.Context, owner, vmID string) (Guest, error)
+
+	// AwakeFileGuest does so, too, but wakes nobody: a VM that sleeps is
+	// errs.Conflict with code vm_not_running.
+	AwakeFileGuest(ctx context.Context, owner, vmID string) (Guest, error)
 }

@@ -13,10 +13,11 @@ import (
 var cloudInitLogs = []string{"/var/log/cloud-init-output.log", "/var/log/cloud-init.log"}
 
 // CloudInitLog writes the last lines of what cloud-init printed (all when lines
-// < 0) to w and, with follow, what comes until ctx is done.
+// < 0) to w and, with follow, what comes until ctx is done. To look at a log
+// wakes no VM.
 // Errors: errs.NotFound with code cloud_init_log_not_found.
 func (s *Service) CloudInitLog(ctx context.Context, owner, vmID string, lines int, follow bool, w io.Writer) error {
-	guest, err := s.guest(ctx, owner, vmID)
+	guest, err := s.guests.AwakeFileGuest(ctx, owner, vmID)
 	if err != nil {
 		return err
 	}

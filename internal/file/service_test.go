@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,11 +26,24 @@ const (
 )
 
 // oneGuest has the guest of one owner's VM.
-type oneGuest struct{ file.Guest }
+type oneGuest struct {
+	file.Guest
+	asleep atomic.Bool
+}
 
-func (g oneGuest) FileGuest(_ context.Context, by, id string) (file.Guest, error) {
-	if by != owner || id != vmID {
+func (g *oneGuest) FileGuest(ctx context.Context, by, id string) (file.Guest, error) {
+	if by == owner && id == vmID {
+		g.asleep.Store(false)
+	}
+	return g.AwakeFileGuest(ctx, by, id)
+}
+
+func (g *oneGuest) AwakeFileGuest(_ context.Context, by, id string) (file.Guest, error) {
+	switch {
+	case by != owner || id != vmID:
 		return nil, errs.New(errs.NotFound, "vm_not_found", "there is no VM %q", id)
+	case g.asleep.Load():
+		return nil, errs.New(errs.Conflict, "vm_not_running", "cannot look inside VM %s: it is snapshotted", id)
 	}
 	return g.Guest, nil
 }
@@ -43,7 +57,7 @@ func open(t *testing.T) (*file.Service, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = guest.Close() })
-	return file.New(oneGuest{guest}), dir
+	return file.New(&oneGuest{Guest: guest}), dir
 }
 
 func put(t *testing.T, dir, name, content string) {
@@ -164,6 +178,29 @@ func TestModesAndOwners(t *testing.T) {
 		if err := write(0o600, bad); !errs.HasCode(err, "invalid_owner") {
 			t.Errorf("owner %q: %v", bad, err)
 		}
+	}
+}
+
+// TestWhoWakes puts the VM to sleep before each call.
+func TestWhoWakes(t *testing.T) {
+	guest, err := filetest.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = guest.Close() })
+	host := &oneGuest{Guest: guest}
+	s := file.New(host)
+	host.asleep.Store(true)
+	for verb, err := range everything(t.Context(), s, owner, "not absolute") {
+		if !errs.Is(err, errs.Invalid) || !host.asleep.Load() {
+			t.Errorf("%s: %v, and it sleeps on: %v", verb, err, host.asleep.Load())
+		}
+	}
+	if err := s.CloudInitLog(t.Context(), owner, vmID, -1, false, io.Discard); !errs.HasCode(err, "vm_not_running") {
+		t.Errorf("cloud-init's log: %v", err)
+	}
+	if _, err := s.Stat(t.Context(), owner, vmID, "/"); err != nil || host.asleep.Load() {
+		t.Errorf("stat: %v, and it sleeps on: %v", err, host.asleep.Load())
 	}
 }
 

@@ -2,6 +2,7 @@ package process_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -19,11 +20,24 @@ const (
 )
 
 // oneGuest is a host with one VM.
-type oneGuest struct{ guest process.Guest }
+type oneGuest struct {
+	guest  process.Guest
+	asleep atomic.Bool
+}
 
-func (o oneGuest) ProcessGuest(_ context.Context, owner, vmID string) (process.Guest, error) {
-	if owner != me || vmID != myVM {
+func (o *oneGuest) ProcessGuest(ctx context.Context, owner, vmID string) (process.Guest, error) {
+	if owner == me && vmID == myVM {
+		o.asleep.Store(false)
+	}
+	return o.AwakeProcessGuest(ctx, owner, vmID)
+}
+
+func (o *oneGuest) AwakeProcessGuest(_ context.Context, owner, vmID string) (process.Guest, error) {
+	switch {
+	case owner != me || vmID != myVM:
 		return nil, errs.New(errs.NotFound, "vm_not_found", "there is no VM %q", vmID)
+	case o.asleep.Load():
+		return nil, errs.New(errs.Conflict, "vm_not_running", "cannot look inside VM %s: it is snapshotted", vmID).WithHint("wake it first")
 	}
 	return o.guest, nil
 }
@@ -32,7 +46,7 @@ func newService(t *testing.T) (*process.Service, *processtest.Guest) {
 	t.Helper()
 	guest := processtest.New()
 	t.Cleanup(guest.Close)
-	return process.New(oneGuest{guest}), guest
+	return process.New(&oneGuest{guest: guest}), guest
 }
 
 func shell(line string) process.Spec { return process.Spec{Shell: line} }

@@ -153,8 +153,12 @@ type Guest interface {
 
 // Guests finds guests to work in.
 type Guests interface {
-	// ProcessGuest returns the guest of the owner's VM.
-	// Errors: errs.NotFound, errs.Conflict with code vm_not_running,
-	// errs.Unsupported when this VM's driver reaches no agent.
+	// ProcessGuest returns the guest of the owner's VM, which is woken if it
+	// sleeps. Errors: errs.NotFound, errs.Conflict with code vm_not_running,
+	// errs.Unsupported when this VM's driver reaches no agent; of the wake.
 	ProcessGuest(ctx context.Context, owner, vmID string) (Guest, error)
+
+	// AwakeProcessGuest does so, too, but wakes nobody: a VM that sleeps is
+	// errs.Conflict with code vm_not_running.
+	AwakeProcessGuest(ctx context.Context, owner, vmID string) (Guest, error)
 }

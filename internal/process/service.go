@@ -18,7 +18,9 @@ const MaxStartInput = 64 << 10
 // nothing any more.
 const cleanUpTimeout = 10 * time.Second
 
-// Service is what can be done with processes in guests.
+// Service is what can be done with processes in guests. Whatever changes
+// something in a guest wakes one that sleeps; what looks at, or joins, processes
+// that were started before does not.
 type Service struct {
 	guests Guests
 }
@@ -26,7 +28,8 @@ type Service struct {
 // New returns a service that works in guests.
 func New(guests Guests) *Service { return &Service{guests: guests} }
 
-// Reach reports whether a process could be started in the VM now.
+// Reach reports whether a process could be started in the VM now. It wakes one
+// that sleeps.
 // Errors: those of [Guests].
 func (s *Service) Reach(ctx context.Context, owner, vmID string) error {
 	_, err := s.guests.ProcessGuest(ctx, owner, vmID)
@@ -113,7 +116,7 @@ func remove(ctx context.Context, guest Guest, id string) {
 
 // List returns the processes that were started in the VM, the newest first.
 func (s *Service) List(ctx context.Context, owner, vmID string) ([]Process, error) {
-	guest, err := s.guests.ProcessGuest(ctx, owner, vmID)
+	guest, err := s.guests.AwakeProcessGuest(ctx, owner, vmID)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +125,7 @@ func (s *Service) List(ctx context.Context, owner, vmID string) ([]Process, erro
 
 // Get returns one process. Errors: errs.NotFound with code process_not_found.
 func (s *Service) Get(ctx context.Context, owner, vmID, id string) (Process, error) {
-	guest, err := s.guestOf(ctx, owner, vmID, id)
+	guest, err := s.awakeGuestOf(ctx, owner, vmID, id)
 	if err != nil {
 		return Process{}, err
 	}
@@ -172,12 +175,14 @@ func (s *Service) Resize(ctx context.Context, owner, vmID, id string, size Size)
 	return guest.ResizeProcess(ctx, id, size)
 }
 
-// Attach joins a process's output at offset from. The stream ends with ctx.
+// Attach joins a process's output at offset from. The stream ends with ctx. It
+// wakes no VM: clients attach again by themselves when a connection breaks, and
+// a VM that they hold open could never sleep.
 func (s *Service) Attach(ctx context.Context, owner, vmID, id string, from int64) (Stream, error) {
 	if from < 0 {
 		return nil, errs.InvalidField("from", "%d is not an offset; 0 is the beginning", from)
 	}
-	guest, err := s.guestOf(ctx, owner, vmID, id)
+	guest, err := s.awakeGuestOf(ctx, owner, vmID, id)
 	if err != nil {
 		return nil, err
 	}
@@ -220,9 +225,21 @@ func writeLog(w io.Writer, c Chunk) error {
 
 var idForm = regexp.MustCompile(`^exec_[a-z0-9]{1,32}$`)
 
-// guestOf returns the guest that may have the process.
+// guestOf returns the guest that may have the process, woken if it sleeps.
 func (s *Service) guestOf(ctx context.Context, owner, vmID, id string) (Guest, error) {
-	guest, err := s.guests.ProcessGuest(ctx, owner, vmID)
+	return guestWith(ctx, s.guests.ProcessGuest, owner, vmID, id)
+}
+
+// awakeGuestOf returns the guest that may have the process, unless it sleeps.
+func (s *Service) awakeGuestOf(ctx context.Context, owner, vmID, id string) (Guest, error) {
+	return guestWith(ctx, s.guests.AwakeProcessGuest, owner, vmID, id)
+}
+
+// findGuest is one of the ways to a guest that Guests has.
+type findGuest func(ctx context.Context, owner, vmID string) (Guest, error)
+
+func guestWith(ctx context.Context, find findGuest, owner, vmID, id string) (Guest, error) {
+	guest, err := find(ctx, owner, vmID)
 	if err != nil {
 		return nil, err
 	}

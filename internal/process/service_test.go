@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/process"
+	"github.com/hatchvm/hatch/internal/process/processtest"
 )
 
 // read takes what a stream says until its process ends.
@@ -206,5 +208,61 @@ func TestNotFound(t *testing.T) {
 	}
 	if now, err := s.Get(t.Context(), me, myVM, p.ID); err != nil || now.State != process.Running {
 		t.Errorf("%+v, %v", now, err)
+	}
+}
+
+// TestWhoWakes puts the VM to sleep before each call.
+func TestWhoWakes(t *testing.T) {
+	guest := processtest.New()
+	t.Cleanup(guest.Close)
+	host := &oneGuest{guest: guest}
+	s := process.New(host)
+	p, err := s.Start(t.Context(), me, myVM, process.Spec{Shell: "cat", Stdin: true, TTY: &process.Size{Rows: 24, Cols: 80}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, call := range []struct {
+		name  string
+		wakes bool
+		do    func(ctx context.Context) error
+	}{
+		{"reach", true, func(ctx context.Context) error { return s.Reach(ctx, me, myVM) }},
+		{"run", true, func(ctx context.Context) error {
+			_, err := s.Run(ctx, me, myVM, process.Run{Spec: shell("true")})
+			return err
+		}},
+		{"open", true, func(ctx context.Context) error {
+			stream, err := s.Open(ctx, me, myVM, shell("true"))
+			if err == nil {
+				_ = stream.Close()
+			}
+			return err
+		}},
+		{"start", true, func(ctx context.Context) error { _, err := s.Start(ctx, me, myVM, shell("true"), nil); return err }},
+		{"resize", true, func(ctx context.Context) error {
+			return s.Resize(ctx, me, myVM, p.ID, process.Size{Rows: 25, Cols: 80})
+		}},
+		{"list", false, func(ctx context.Context) error { _, err := s.List(ctx, me, myVM); return err }},
+		{"get", false, func(ctx context.Context) error { _, err := s.Get(ctx, me, myVM, p.ID); return err }},
+		{"log", false, func(ctx context.Context) error { return s.Log(ctx, me, myVM, p.ID, false, io.Discard) }},
+		{"attach", false, func(ctx context.Context) error { _, err := s.Attach(ctx, me, myVM, p.ID, 0); return err }},
+		{"a spec that cannot be run", false, func(ctx context.Context) error {
+			if _, err := s.Start(ctx, me, myVM, process.Spec{}, nil); !errs.Is(err, errs.Invalid) {
+				return fmt.Errorf("it is not refused: %w", err)
+			}
+			return errs.New(errs.Conflict, "vm_not_running", "refused")
+		}},
+		{"write", true, func(ctx context.Context) error { return s.WriteStdin(ctx, me, myVM, p.ID, []byte("x\n"), false) }},
+		{"signal", true, func(ctx context.Context) error { return s.Signal(ctx, me, myVM, p.ID, "TERM") }},
+		{"remove", true, func(ctx context.Context) error { return s.Remove(ctx, me, myVM, p.ID) }},
+	} {
+		host.asleep.Store(true)
+		err := call.do(t.Context())
+		if call.wakes && err != nil || !call.wakes && !errs.HasCode(err, "vm_not_running") {
+			t.Errorf("%s: %v", call.name, err)
+		}
+		if woken := !host.asleep.Load(); woken != call.wakes {
+			t.Errorf("%s: woken %v, want %v", call.name, woken, call.wakes)
+		}
 	}
 }

@@ -419,6 +419,8 @@ func TestAnotherOwnerSeesNothing(t *testing.T) {
 		"stop":   func() error { _, err := w.Stop(t.Context(), "acc_other", v.ID); return err },
 		"delete": func() error { return w.Delete(t.Context(), "acc_other", v.ID) },
 		"wait":   func() error { _, err := w.Wait(t.Context(), "acc_other", v.ID, vm.WaitFor{Ready: true}); return err },
+		"guest":  func() error { _, err := w.Guest(t.Context(), "acc_other", v.ID); return err },
+		"look":   func() error { _, err := w.AwakeGuest(t.Context(), "acc_other", v.ID); return err },
 	} {
 		if err := call(); !errs.Is(err, errs.NotFound) {
 			t.Errorf("%s of another owner's VM: %v", name, err)

@@ -137,6 +137,12 @@ func (s *Service) Rouse(ctx context.Context, id string) error {
 	if err != nil || v.Sleep == nil {
 		return err
 	}
+	return s.rouse(ctx, id)
+}
+
+// rouse is Rouse for a VM that slept, or was about to, when it was last read. It
+// waits for a sleep or a wake that is under way.
+func (s *Service) rouse(ctx context.Context, id string) error {
 	unlock, err := s.turn(ctx, id)
 	if err != nil {
 		return err

@@ -8,15 +8,23 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// Wait returns the VM once the condition holds.
+// Wait returns the VM once the condition holds. When that is about a guest, and
+// not about a state, one that sleeps is woken first.
 //
 // Errors: errs.NotFound when the VM is gone; errs.Conflict with code
 // wait_hopeless when the condition cannot come true any more, such as running
 // for a VM in state error; errs.Unavailable with code wait_timeout when ctx is
-// done first.
+// done first; those of Wake.
 func (s *Service) Wait(ctx context.Context, owner, id string, want WaitFor) (VM, error) {
 	if err := want.HTTP.check(); err != nil {
 		return VM{}, err
+	}
+	if want.State == "" {
+		if v, err := s.roused(ctx, owner, id); ctx.Err() != nil {
+			return VM{}, waitTimeout(v)
+		} else if err != nil {
+			return VM{}, err
+		}
 	}
 	v, err := s.await(ctx, owner, id, want.met)
 	if err != nil || !want.inside() {
@@ -129,46 +137,84 @@ func (s *Service) VMMLog(ctx context.Context, owner, id string, tail int, follow
 	return s.deps.Consoles.VMMLog(ctx, id, tail, follow, w)
 }
 
-// Console attaches the caller to the VM's serial console.
-// Errors: errs.Conflict when it is not running, or when somebody else writes.
+// Console attaches the caller to the VM's serial console, and wakes one that
+// sleeps.
+// Errors: errs.Conflict when it is not running, or when somebody else writes;
+// those of Wake.
 func (s *Service) Console(ctx context.Context, owner, id string, readOnly bool) (io.ReadWriteCloser, error) {
-	if _, err := s.held(ctx, owner, id, "attach to the console of"); err != nil {
+	if _, err := s.awake(ctx, owner, id, "attach to the console of"); err != nil {
 		return nil, err
 	}
 	return s.deps.Consoles.Attach(ctx, id, readOnly)
 }
 
-// Guest returns the session with the agent of a VM that runs.
-// Errors: errs.NotFound; errs.Conflict with code vm_not_running.
+// Guest returns the session with the agent of a VM that runs, or that slept and
+// is woken for this.
+// Errors: errs.NotFound; errs.Conflict with code vm_not_running; those of Wake.
 func (s *Service) Guest(ctx context.Context, owner, id string) (Guest, error) {
-	in, err := s.held(ctx, owner, id, "work inside")
+	return guestOf(s.awake(ctx, owner, id, "work inside"))
+}
+
+// AwakeGuest returns the session as Guest does, but lets a VM sleep.
+// Errors: errs.NotFound; errs.Conflict with code vm_not_running.
+func (s *Service) AwakeGuest(ctx context.Context, owner, id string) (Guest, error) {
+	return guestOf(s.held(ctx, owner, id, "look inside"))
+}
+
+func guestOf(in *instance, err error) (Guest, error) {
 	if err != nil {
 		return nil, err
 	}
 	return in.guest, nil
 }
 
+// awake returns the machine of a VM as held does, and wakes one that sleeps.
+func (s *Service) awake(ctx context.Context, owner, id, verb string) (*instance, error) {
+	v, err := s.roused(ctx, owner, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.holding(ctx, owner, v, verb)
+}
+
+// roused returns the owner's VM, woken if it slept. After an error of the wake
+// it is the VM as it was before.
+func (s *Service) roused(ctx context.Context, owner, id string) (VM, error) {
+	v, err := s.deps.Store.VM(ctx, owner, id)
+	if err != nil || v.Sleep == nil {
+		return v, err
+	}
+	if err := s.rouse(ctx, id); err != nil {
+		return v, err
+	}
+	return s.deps.Store.VM(ctx, owner, id)
+}
+
 // held returns the machine of a VM that runs, for what is no operation on it.
-// One that this daemon does not hold yet is about to be adopted or connected:
-// it is waited for, since a machine that is taken over ahead of that is held
-// twice, or passed over by the adoption.
 func (s *Service) held(ctx context.Context, owner, id, verb string) (*instance, error) {
 	v, err := s.deps.Store.VM(ctx, owner, id)
 	if err != nil {
 		return nil, err
 	}
-	if in := s.instanceOf(id); in != nil {
+	return s.holding(ctx, owner, v, verb)
+}
+
+// holding is held for a VM that was just read. A machine that this daemon does
+// not hold yet is about to be adopted or connected: it is waited for, since one
+// that is taken over ahead of that is held twice, or passed over by the adoption.
+func (s *Service) holding(ctx context.Context, owner string, v VM, verb string) (*instance, error) {
+	if in := s.instanceOf(v.ID); in != nil {
 		return in, nil
 	}
 	if v.Machine == nil {
 		return s.running(ctx, v, verb) // which says why not
 	}
-	unlock, err := s.turn(ctx, id)
+	unlock, err := s.turn(ctx, v.ID)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if v, err = s.deps.Store.VM(ctx, owner, id); err != nil { // as it is now
+	if v, err = s.deps.Store.VM(ctx, owner, v.ID); err != nil { // as it is now
 		return nil, err
 	}
 	return s.running(ctx, v, verb)

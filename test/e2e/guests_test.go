@@ -47,6 +47,7 @@ func TestRealGuests(t *testing.T) {
 		{"files", testFiles},
 		{"a file of 1 GiB", testLargeFile},
 		{"sleep and wake", testSleep},
+		{"who reaches into a sleeping guest wakes it", testRouse},
 		{"metrics are the guest's and the host's", testMetrics},
 		{"waiting without a network", testWaitWithoutNetwork},
 		{"a kernel of the user's own", testOwnKernel},

@@ -11,7 +11,7 @@ import (
 )
 
 const consoleText = `The VM's serial console over a WebSocket, in binary messages both ways. What was printed lately comes first. ` +
-	`One caller at a time may write; with readonly any number may watch.`
+	`One caller at a time may write; with readonly any number may watch. A VM that sleeps is woken first.`
 
 type vmConsoleInput struct {
 	IDPath

@@ -16,7 +16,7 @@ import (
 	"github.com/hatchvm/hatch/internal/process"
 )
 
-const runExecText = `Run a command in a running VM, with or without a network in it, and answer with its output and exit code.
+const runExecText = `Run a command in a running VM, with or without a network in it, and answer with its output and exit code. A VM that sleeps is woken first.
 
 A command that cannot be found or run is no error here: it exits with 127 or 126 and says why on stderr, as in a shell. When the caller leaves, the command and all it started are killed.
 

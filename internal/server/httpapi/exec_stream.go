@@ -18,13 +18,13 @@ import (
 	"github.com/hatchvm/hatch/internal/process"
 )
 
-const streamExecText = `Run a command in a running VM over a WebSocket. The first message is text: the body of POST /vms/{id}/exec, with stdin_open when input follows.
+const streamExecText = `Run a command in a running VM over a WebSocket. A VM that sleeps is woken first. The first message is text: the body of POST /vms/{id}/exec, with stdin_open when input follows.
 
 From then on a binary message is a channel (first byte: 0 stdin, 1 stdout, 2 stderr) and its bytes, and a text message is an ExecMessage: from the server started, output_lost, stdin_taken, stdin_closed, error and, last, exit; from the client resize, signal and close_stdin. An error does not end the exec; when the connection ends after one, it can be attached to again.
 
 The command goes on when the connection ends, and GET /vms/{id}/execs/{exec_id}/attach joins it again. Its offset is that of started, and one more for each byte of stdout and stderr since (channels not counted), and the bytes of each output_lost.`
 
-const attachExecText = `Join an exec over a WebSocket, with the messages of GET /vms/{id}/exec but its first. Output comes from the offset on, as far as the guest keeps it, and what is not kept is told. Any number of callers may join.`
+const attachExecText = `Join an exec over a WebSocket, with the messages of GET /vms/{id}/exec but its first. Output comes from the offset on, as far as the guest keeps it, and what is not kept is told. Any number of callers may join. A VM that sleeps is not woken for it.`
 
 // Bounds of a streamed exec.
 const (

@@ -18,13 +18,25 @@ const firstExec = "/vms/" + knownVM + "/execs/exec_fake00000001"
 // stoppedVM is a VM of goodAcc's that does not run.
 const stoppedVM = "vm_stopped00000"
 
+// sleepingVM is a VM of goodAcc's that can be woken. Its guest is the known VM's.
+const sleepingVM = "vm_asleep000000"
+
 // oneGuest is a host on which the known VM runs.
 type oneGuest struct{ guest process.Guest }
 
-func (o oneGuest) ProcessGuest(_ context.Context, owner, vmID string) (process.Guest, error) {
+func (o oneGuest) ProcessGuest(ctx context.Context, owner, vmID string) (process.Guest, error) {
+	if owner == goodAcc && vmID == sleepingVM {
+		return o.guest, nil
+	}
+	return o.AwakeProcessGuest(ctx, owner, vmID)
+}
+
+func (o oneGuest) AwakeProcessGuest(_ context.Context, owner, vmID string) (process.Guest, error) {
 	switch {
 	case owner == goodAcc && vmID == knownVM:
 		return o.guest, nil
+	case owner == goodAcc && vmID == sleepingVM:
+		return nil, errs.New(errs.Conflict, "vm_not_running", "cannot look inside VM %s: it is snapshotted", vmID).WithHint("wake it first")
 	case owner == goodAcc && vmID == stoppedVM:
 		return nil, errs.New(errs.Conflict, "vm_not_running", "cannot work inside VM %s: it is stopped", vmID).WithHint("start it first")
 	}
@@ -212,4 +224,20 @@ func TestCommandOnTheWire(t *testing.T) {
 	if got := s.exec(t, `{"command":"true"}`); time.Duration(got.DurationMS)*time.Millisecond > time.Since(began) {
 		t.Errorf("it took %d ms", got.DurationMS)
 	}
+}
+
+func TestExecsOfASleepingVM(t *testing.T) {
+	s := newServer(t)
+	path := "/vms/" + sleepingVM
+	for _, look := range []string{"/execs", "/execs/exec_fake00000001", "/execs/exec_fake00000001/logs", "/execs/exec_fake00000001/attach"} {
+		reply := s.call(t, "GET", path+look, "")
+		wantStatus(t, reply, 409)
+		if p := reply.problem(t); p.Code != "vm_not_running" || p.Hint != "wake it first" {
+			t.Errorf("%s: %+v", look, p)
+		}
+	}
+	wantStatus(t, s.call(t, "POST", path+"/exec", `{"command":"true"}`), 200)
+	wantStatus(t, s.call(t, "POST", path+"/exec", `{"command":"sleep 60","background":true}`), 201)
+	wantStatus(t, s.call(t, "POST", path+"/execs/exec_fake00000002/signal", `{"signal":"KILL"}`), 200)
+	wantStatus(t, s.call(t, "DELETE", path+"/execs/exec_fake00000002", ""), 200)
 }

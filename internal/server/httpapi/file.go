@@ -21,7 +21,7 @@ import (
 	"github.com/hatchvm/hatch/internal/file"
 )
 
-const watchFilesText = `Server-sent events about a file or directory of a running VM: what is created, written, removed, renamed and chmodded. ` +
+const watchFilesText = `Server-sent events about a file or directory of a running VM, which is woken if it sleeps: what is created, written, removed, renamed and chmodded. ` +
 	`The data of each is a FileChange. The answer begins once no later change can be missed, and goes on until the caller leaves; ` +
 	`when the VM ends or the path is removed, the connection is cut.`
 

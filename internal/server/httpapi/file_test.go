@@ -44,7 +44,12 @@ func openGuest(t testing.TB) *fakeGuest {
 }
 
 // FileGuest implements file.Guests.
-func (g *fakeGuest) FileGuest(_ context.Context, owner, vmID string) (file.Guest, error) {
+func (g *fakeGuest) FileGuest(ctx context.Context, owner, vmID string) (file.Guest, error) {
+	return g.AwakeFileGuest(ctx, owner, vmID)
+}
+
+// AwakeFileGuest implements file.Guests.
+func (g *fakeGuest) AwakeFileGuest(_ context.Context, owner, vmID string) (file.Guest, error) {
 	if owner != goodAcc || vmID != knownVM {
 		return nil, errs.New(errs.NotFound, "vm_not_found", "there is no VM %q", vmID)
 	}

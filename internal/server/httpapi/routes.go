@@ -55,7 +55,7 @@ func (d *door) mainRoutes() []route {
 		{post, "/vms/{id}/restart", 200, "restart-vm", "Restart VM", "Stop a VM, when it runs, and start it. " + waitText, on(d, d.restartVM)},
 		{post, "/vms/{id}/pause", 200, "pause-vm", "Pause VM", "Halt a running VM's CPUs; its memory stays.", on(d, d.pauseVM)},
 		{post, "/vms/{id}/resume", 200, "resume-vm", "Resume VM", "Let a paused VM run on.", on(d, d.resumeVM)},
-		{post, "/vms/{id}/sleep", 200, "sleep-vm", "Put VM to sleep", "Keep a running VM's memory and end its VMM. The VM becomes snapshotted, and costs no process and, once its memory is on disk, no RAM; address, MAC and SSH port stay reserved. A connection to its SSH port wakes it.", on(d, d.sleepVM)},
+		{post, "/vms/{id}/sleep", 200, "sleep-vm", "Put VM to sleep", "Keep a running VM's memory and end its VMM. The VM becomes snapshotted, and costs no process and, once its memory is on disk, no RAM; address, MAC and SSH port stay reserved. " + wakersText, on(d, d.sleepVM)},
 		{post, "/vms/{id}/wake", 200, "wake-vm", "Wake VM", "Let a sleeping VM go on where it stood, or, with wait, until a condition holds. One that runs is returned as it is.", on(d, d.wakeVM)},
 		{get, "/vms/{id}/wait", 200, "wait-vm", "Wait for VM", waitForText, on(d, d.waitVM)},
 		{get, "/vms/{id}/metrics", 200, "vm-metrics", "VM metrics", metricsText, on(d, d.vmMetrics)},
@@ -100,7 +100,7 @@ func (d *door) execRoutes() []route {
 	return []route{
 		{post, "/vms/{id}/exec", 200, "run-exec", "Run command", runExecText, orStarted(on(d, d.runExec))},
 		{get, "/vms/{id}/exec", 101, "stream-exec", "Stream command", streamExecText, on(d, d.streamExec)},
-		{get, "/vms/{id}/execs", 200, "list-execs", "List execs", "Returns the commands that the guest knows of, running and ended, newest first.", on(d, d.listExecs)},
+		{get, "/vms/{id}/execs", 200, "list-execs", "List execs", "Returns the commands that the guest knows of, running and ended, newest first. A VM that sleeps is not woken for it.", on(d, d.listExecs)},
 		{get, "/vms/{id}/execs/{exec_id}", 200, "get-exec", "Get exec", "How a command stands.", on(d, d.getExec)},
 		{del, "/vms/{id}/execs/{exec_id}", 200, "delete-exec", "Delete exec", "Kill a command, with all it started, if it runs, and forget it and its output.", on(d, d.deleteExec)},
 		{get, "/vms/{id}/execs/{exec_id}/attach", 101, "attach-exec", "Attach to exec", attachExecText, on(d, d.attachExec)},

@@ -8,6 +8,9 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
+const wakersText = `Whoever reaches into it wakes it: a connection to its SSH port, a new command, input or a signal to an earlier one, ` +
+	`its files, its console, and a wait for something in its guest. Lists of commands, their output, logs, metrics and events let it sleep.`
+
 func (d *door) sleepVM(ctx context.Context, in *IDPath) (*answer[api.VM], error) {
 	return shown(d.VMs.Sleep(ctx, owner(ctx), in.ID))
 }

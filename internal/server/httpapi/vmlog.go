@@ -10,7 +10,7 @@ import (
 )
 
 const vmLogsText = `A VM's log as plain text: of its serial console, of the VMM that runs it, or of cloud-init in it. ` +
-	`The first two can be read of a stopped VM, too. With follow it goes on until the caller leaves or the VM ends.
+	`The first two can be read of a VM that is stopped or sleeps, too. With follow it goes on until the caller leaves or the VM ends.
 
 With ` + "`Accept: text/event-stream`" + ` it is a stream of server-sent events, a line each.`
 

@@ -15,7 +15,7 @@ import (
 const waitText = `Answers once the VM runs, or with wait=ready once its guest is up: the agent answers, the network is there and cloud-init has ended. ` +
 	`When wait_timeout passes first, the VM is returned as it is then, and goes on coming up: look at its state and conditions.`
 
-const waitForText = `Answers once a condition holds: a state of the VM, or something inside its guest. ` +
+const waitForText = `Answers once a condition holds: a state of the VM, or something inside its guest, for which a VM that sleeps is woken first. ` +
 	`When the timeout passes first, the answer is 503 with code wait_timeout; when the condition cannot come true any more, 409.`
 
 const defaultWait = 5 * time.Minute
