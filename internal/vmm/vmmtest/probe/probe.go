@@ -1,7 +1,7 @@
 // Package probe builds the guest that a Firecracker runs in tests on hosts
 // without hardware virtualisation: a program of a few KiB without an operating
-// system, in guest/, that obeys the conformance suite's lines. It also says
-// where the tests' Firecracker is.
+// system, in guest/, that obeys the conformance suite's lines, and that hatchd
+// meets as it meets an agent. It also says where the tests' Firecracker is.
 //
 // It is for tests that carry the build tag system. Start at [Build], and to
 // see what a VMM gives its guest, at guest/probe.c.

@@ -27,7 +27,11 @@ u64 length(const char *s);
 int starts_with(const char *s, const char *prefix);
 int same_word(const char *a, const char *b);       /* both end at a space or a comma, too */
 const char *after_word(const char *s);             /* what follows the first word */
+u64 word_length(const char *s);
+const char *after(const char *s, const char *what);  /* what follows the first time it is there; 0 when it is not */
 u64 to_number(const char *s);                      /* decimal, or hexadecimal after 0x */
+enum { NUMBER = 21 };                              /* bytes of a number as text, with its end */
+char *to_digits(char room[NUMBER], u64 n);         /* decimal; within room */
 int hex_digit(char c);                             /* -1 when it is none */
 void *memcpy(void *to, const void *from, u64 n);   /* the compiler calls these two */
 void *memset(void *to, int value, u64 n);
@@ -37,7 +41,9 @@ void say(const char *s);
 void say_bytes(const char *s, u64 n);
 void say_number(u64 n);
 void say_hex(const u8 *bytes, u64 n);
-int heard(void); /* the next byte from the console, -1 when there is none */
+void say_aside(char *to, u64 size); /* from now on what is said is put there, as far as there is room; 0: said again */
+u64 said_aside(void);               /* how many bytes were put there */
+int heard(void);                    /* the next byte from the console, -1 when there is none */
 
 /* clock.c */
 void clock_start(void);
@@ -78,5 +84,18 @@ void net_listen(void);                    /* from now on, net_poll says what com
 void net_poll(void);
 
 /* vsock.c */
+#define VSOCK_STREAMS 4
 void vsock_add(u64 base);
-void vsock_poll(void); /* answers the agent's channel */
+void vsock_poll(void);
+void vsock_send(int stream, const u8 *data, u32 length);
+
+/* agent.c */
+void agent_begin(int stream);                              /* the host has connected */
+void agent_take(int stream, const u8 *data, u32 length);
+
+/* probe.c */
+extern u64 boot_number;                                    /* differs from boot to boot */
+const char *argument(const char *key);                     /* a word of the command line, behind its key; "" when it is not there */
+u64 say_into(char *to, u64 size, const char *line);        /* obeys a line, and returns how much it said */
+enum ending { POWER_OFF, REBOOT, PANIC };
+void end_machine(enum ending);

@@ -3,6 +3,9 @@
  * a machine that runs a guest's instructions one by one, far too slowly and
  * too incompletely for Linux.
  *
+ * It also speaks as much of the agent's protocol as hatchd needs to take it for a
+ * guest that is ready (agent.c), and obeys "count" with a number that only grows.
+ *
  * It is also the shortest answer to what a VMM gives to its guest: this file is
  * the start and the commands, and each other file is one device.
  *
@@ -38,6 +41,14 @@ static void map_devices(void)
 
 static const char *command_line = (const char *)0x20000;
 
+const char *argument(const char *key)
+{
+	for (const char *word = command_line; *word; word = after_word(word))
+		if (starts_with(word, key))
+			return word + length(key);
+	return "";
+}
+
 /* Each device is announced as virtio_mmio.device=SIZE@ADDRESS:INTERRUPT. */
 static void find_devices(void)
 {
@@ -56,14 +67,7 @@ static void find_devices(void)
 }
 
 /* A disk's name: the disks are listed on the command line, in their order. */
-static const char *disk_names(void)
-{
-	static const char key[] = "hatch.disks=";
-	for (const char *word = command_line; *word; word = after_word(word))
-		if (starts_with(word, key))
-			return word + sizeof key - 1;
-	return "";
-}
+static const char *disk_names(void) { return argument("hatch.disks="); }
 
 static int disk_named(const char *name)
 {
@@ -81,11 +85,15 @@ static int disk_named(const char *name)
 
 /* How Linux ends under this VMM, whatever the reason: its last words tell which
  * it is, and then it asks the keyboard controller for a reset. */
-static void end(const char *last_words)
+void end_machine(enum ending why)
 {
 	enum { PORT_KEYBOARD_COMMAND = 0x64, COMMAND_RESET = 0xfe };
+	static const char *const last_words[] = {
+		[POWER_OFF] = "reboot: Power down", [REBOOT] = "reboot: Restarting system", [PANIC] = "Kernel panic - not syncing: asked to",
+	};
+	say_aside(0, 0);
 	say("\r\n[    0.000000] ");
-	say(last_words);
+	say(last_words[why]);
 	say("\r\n");
 	out8(PORT_KEYBOARD_COMMAND, COMMAND_RESET);
 }
@@ -97,7 +105,11 @@ static int was_button_pressed(void)
 	return in8(PORT_KEYBOARD_STATUS) & HAS_KEY && in8(PORT_KEY) == KEY_DELETE;
 }
 
-static u64 boot_number;     /* differs from boot to boot */
+/* What Hatch takes a kernel for: every Linux has its version behind these words. */
+const char banner[] __attribute__((used)) = "Linux version 0.0-probe (a guest for tests)";
+
+u64 boot_number;
+static u64 rounds;           /* of the loop that never ends */
 static u64 ticks, next_tick; /* ticks: 0 while it does not tick */
 static int is_deaf;
 
@@ -195,15 +207,15 @@ static void obey(const char *line)
 		is_deaf = 1;
 		say("deaf: ok\r\n");
 	} else if (same_word(line, "poweroff")) {
-		end("reboot: Power down");
+		end_machine(POWER_OFF);
 	} else if (same_word(line, "halt")) {
 		say("[    0.000000] reboot: Power down\r\n");
 		for (;;)
 			__asm__ volatile("hlt"); /* with interrupts off: for ever */
 	} else if (same_word(line, "reboot")) {
-		end("reboot: Restarting system");
+		end_machine(REBOOT);
 	} else if (same_word(line, "panic")) {
-		end("Kernel panic - not syncing: asked to");
+		end_machine(PANIC);
 	} else if (same_word(line, "write")) {
 		write_disk(words);
 	} else if (same_word(line, "read")) {
@@ -221,11 +233,23 @@ static void obey(const char *line)
 		say("netup: ok\r\n");
 	} else if (same_word(line, "burn")) {
 		burn(to_number(words));
+	} else if (same_word(line, "count")) {
+		say_number(rounds);
+		say("\r\n");
 	} else if (same_word(line, "cmdline")) {
 		say("cmdline: ");
 		say(command_line);
 		say("\r\n");
 	}
+}
+
+u64 say_into(char *to, u64 size, const char *line)
+{
+	say_aside(to, size);
+	obey(line);
+	u64 said = said_aside();
+	say_aside(0, 0);
+	return said;
 }
 
 static void console_poll(void)
@@ -266,12 +290,12 @@ void begin(void)
 	say("guest ready ");
 	say_number(boot_number);
 	say("\r\n");
-	for (;;) {
+	for (;; rounds++) {
 		console_poll();
 		vsock_poll();
 		net_poll();
 		tick();
 		if (was_button_pressed() && !is_deaf)
-			end("reboot: Restarting system");
+			end_machine(REBOOT);
 	}
 }

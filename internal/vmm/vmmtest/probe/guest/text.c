@@ -16,6 +16,14 @@ int starts_with(const char *s, const char *prefix)
 	return 1;
 }
 
+const char *after(const char *s, const char *what)
+{
+	for (; *s; s++)
+		if (starts_with(s, what))
+			return s + length(what);
+	return 0;
+}
+
 static int ends_word(char c) { return c == 0 || c == ' ' || c == ','; }
 
 int same_word(const char *a, const char *b)
@@ -34,6 +42,8 @@ const char *after_word(const char *s)
 	return s;
 }
 
+u64 word_length(const char *s) { return after_word(s) - s - (after_word(s)[0] != 0); }
+
 int hex_digit(char c)
 {
 	if (c >= '0' && c <= '9')
@@ -51,6 +61,16 @@ u64 to_number(const char *s)
 	for (int d; (d = hex_digit(*s)) >= 0 && d < base; s++)
 		n = n * base + d;
 	return n;
+}
+
+char *to_digits(char room[NUMBER], u64 n)
+{
+	char *at = room + NUMBER - 1;
+	*at = 0;
+	do
+		*--at = '0' + n % 10;
+	while (n /= 10);
+	return at;
 }
 
 void *memcpy(void *to, const void *from, u64 n)

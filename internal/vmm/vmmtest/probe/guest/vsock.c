@@ -1,12 +1,12 @@
 /* The agent's channel: streams between host and guest without a network. The
- * host connects to AGENT_PORT; each line that comes is answered with "agent: "
- * and the same line. Streams are told apart by the host's port.
+ * host connects to AGENT_PORT; what comes is agent.c's. Streams are told apart
+ * by the host's port.
  *
  * Each side tells the other in every packet how much it can take: we always
  * can take more, and trust the host to read our few bytes. */
 #include "machine.h"
 
-enum { RX, TX, EVENTS, QUEUES, BUFFERS = 8, STREAMS = 4, LINE = 1024 };
+enum { RX, TX, EVENTS, QUEUES, BUFFERS = 8 };
 enum { HOST_CID = 2, AGENT_PORT = 1024, TYPE_STREAM = 1, ROOM = 64 << 10 };
 enum op { REQUEST = 1, RESPONSE = 2, RESET = 3, SHUTDOWN = 4, DATA = 5, ROOM_UPDATE = 6, ROOM_REQUEST = 7 };
 
@@ -15,15 +15,13 @@ struct packet {
 	u32 from_port, to_port, length;
 	u16 type, op;
 	u32 flags, room, taken;
-	char data[4096 - 44];
+	u8 data[4096 - 44];
 } __attribute__((packed));
 
 static struct stream {
 	u32 port;  /* the host's; 0: not in use */
 	u32 taken; /* bytes of data so far */
-	u32 used;  /* bytes in line */
-	char line[LINE];
-} streams[STREAMS];
+} streams[VSOCK_STREAMS];
 
 static u64 device;
 static u64 our_cid;
@@ -52,32 +50,27 @@ static void send(struct stream *s, u32 port, enum op op, u32 length)
 
 static struct stream *stream_of(u32 port)
 {
-	for (int i = 0; i < STREAMS; i++)
+	for (int i = 0; i < VSOCK_STREAMS; i++)
 		if (streams[i].port == port)
 			return &streams[i];
 	return 0;
 }
 
-static void answer(struct stream *s)
+void vsock_send(int stream, const u8 *data, u32 length)
 {
-	static const char prefix[] = "agent: ";
-	u32 n = sizeof prefix - 1;
-	memcpy(outgoing.data, prefix, n);
-	memcpy(outgoing.data + n, s->line, s->used);
-	outgoing.data[n + s->used] = '\n';
-	send(s, s->port, DATA, n + s->used + 1);
-	s->used = 0;
+	while (length > 0) {
+		u32 n = length < sizeof outgoing.data ? length : sizeof outgoing.data;
+		memcpy(outgoing.data, data, n);
+		send(&streams[stream], streams[stream].port, DATA, n);
+		data += n;
+		length -= n;
+	}
 }
 
-static void take(struct stream *s, const char *data, u32 length)
+static void take(struct stream *s, const u8 *data, u32 length)
 {
 	s->taken += length;
-	for (u32 i = 0; i < length; i++) {
-		if (data[i] == '\n')
-			answer(s);
-		else if (s->used < LINE)
-			s->line[s->used++] = data[i];
-	}
+	agent_take(s - streams, data, length);
 	send(s, s->port, ROOM_UPDATE, 0);
 }
 
@@ -86,7 +79,8 @@ static void handle(struct packet *p)
 	struct stream *s = stream_of(p->from_port);
 	if (p->op == REQUEST && p->to_port == AGENT_PORT && !s && (s = stream_of(0))) {
 		s->port = p->from_port;
-		s->taken = s->used = 0;
+		s->taken = 0;
+		agent_begin(s - streams);
 		send(s, s->port, RESPONSE, 0);
 	} else if (p->op == DATA && s) {
 		take(s, p->data, p->length);
@@ -111,7 +105,7 @@ static void listen_for_reset(void)
 
 static void forget_streams(void)
 {
-	for (int i = 0; i < STREAMS; i++)
+	for (int i = 0; i < VSOCK_STREAMS; i++)
 		streams[i].port = 0;
 }
 
