@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,7 +23,7 @@ const allowed = "HATCH_SSH_ALLOWED_CIDR=127.0.0.1/32," + uplinkAddr + "/32"
 // serves.
 func (w *world) startDaemon(t *testing.T, env ...string) {
 	t.Helper()
-	w.daemon.Env = append([]string{allowed}, env...)
+	w.daemon.Env = slices.Concat([]string{allowed}, w.driver, env)
 	if err := w.daemon.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -68,6 +68,7 @@ func (w *world) look(t *testing.T) traces {
 		found = append(found, "directory "+d.Name())
 	}
 	found = append(found, w.cgroups(t)...)
+	found = append(found, w.jails(t)...)
 	slices.Sort(found)
 	return found
 }
@@ -89,6 +90,26 @@ func (w *world) cgroups(t *testing.T) []string {
 			if vmID.MatchString(dir) && bytes.Contains(logged, []byte(filepath.Base(dir))) {
 				found = append(found, "cgroup "+dir)
 			}
+		}
+	}
+	return found
+}
+
+// jails lists root directories that were made for VMMs, and what is mounted for
+// VMs.
+func (w *world) jails(t *testing.T) (found []string) {
+	t.Helper()
+	roots, _ := filepath.Glob(w.data("vms", "*", "jail")) // the pattern is well formed
+	for _, root := range roots {
+		found = append(found, "jail "+root)
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, w.data("vms")) {
+			found = append(found, "mount "+strings.TrimSpace(line))
 		}
 	}
 	return found
@@ -131,7 +152,14 @@ type process struct {
 	uid     int
 }
 
-// vmms lists the QEMU processes that live.
+// isVMM reports whether a program runs VMs: QEMU, Firecracker as its jailer
+// starts it, or the jailer on its way there.
+func isVMM(exe string) bool {
+	name := filepath.Base(exe)
+	return strings.HasPrefix(name, "qemu-system") || name == "firecracker" || name == "jailer"
+}
+
+// vmms lists the VMM processes that live.
 func vmms(t *testing.T) []process {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
@@ -146,7 +174,7 @@ func vmms(t *testing.T) []process {
 		}
 		dir := filepath.Join("/proc", e.Name())
 		exe, err := os.Readlink(filepath.Join(dir, "exe"))
-		if err != nil || !strings.HasPrefix(filepath.Base(exe), "qemu-system") {
+		if err != nil || !isVMM(exe) {
 			continue // a zombie has no exe
 		}
 		p := process{pid: pid, exe: exe}
@@ -163,8 +191,9 @@ func vmms(t *testing.T) []process {
 // vmm returns the process that runs the VM.
 func vmm(t *testing.T, v api.VM) process {
 	t.Helper()
+	jailed := strings.ReplaceAll(v.ID, "_", "-") // what Firecracker's jailer takes for an id
 	for _, p := range vmms(t) {
-		if strings.Contains(p.command, v.ID) {
+		if strings.Contains(p.command, v.ID) || strings.Contains(p.command, jailed) {
 			return p
 		}
 	}

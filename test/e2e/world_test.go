@@ -40,6 +40,8 @@ const (
 type world struct {
 	dir      string // of this run: logs and keys
 	daemon   *sandbox.Daemon
+	driver   []string // environment of hatchd that chooses what runs VMs
+	probeID  string   // the image of the probe, where there is one
 	client   *client.Client
 	internet *internet
 

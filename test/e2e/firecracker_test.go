@@ -1,0 +1,244 @@
+//go:build system
+
+package e2e
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+	"github.com/hatchvm/hatch/internal/vmm/vmmtest/probe"
+	"github.com/hatchvm/hatch/test/sandbox"
+)
+
+// TestFirecracker runs a real Firecracker under its jailer through the real
+// API, with a guest that needs no hardware virtualization: the probe, a program
+// of a few KiB that takes the kernel's place. What needs a Linux in the guest is
+// TestRealGuests' on hosts with KVM.
+func TestFirecracker(t *testing.T) {
+	w := newProbeWorld(t)
+	empty := w.look(t)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *world)
+	}{
+		{"life", testProbeLife},
+		{"api socket", testProbeSocket},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.run(t, w)
+			w.requireOnly(t, empty)
+		})
+	}
+	w.requireCleaned(t)
+}
+
+// probeMem is the memory of a guest in MiB, the least that a VM can have.
+const probeMem = 64
+
+// newProbeWorld starts a hatchd on a data directory of its own, whose VMs run
+// on Firecracker, and registers the probe as its one image.
+func newProbeWorld(t *testing.T) *world {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "fc") // short: a socket's path has few bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	w := &world{dir: t.TempDir(), guests: map[string]*guest{}}
+	w.daemon = &sandbox.Daemon{
+		Program: filepath.Join(repository(), "bin", "hatchd"),
+		DataDir: filepath.Join(dir, "data"),
+		LogFile: filepath.Join(w.dir, "hatchd.log"), Port: apiPort,
+	}
+	w.driver = []string{
+		"HATCH_VMM=firecracker", "HATCH_FIRECRACKER_BIN=" + probe.Firecracker(t), "HATCH_JAILER_BIN=" + probe.Jailer(t),
+	}
+	w.internet = openInternet(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the end of hatchd's log:\n%s", sandbox.Tail(w.daemon.LogFile, 80))
+		}
+	})
+	if err := os.Mkdir(w.daemon.DataDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.startDaemon(t)
+	t.Cleanup(func() { w.stopDaemon(t, syscall.SIGTERM) })
+	w.registerProbe(t)
+	return w
+}
+
+// registerProbe makes an image of the probe and an empty root file system.
+func (w *world) registerProbe(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, parent := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(parent, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, modules := filepath.Join(dir, "root.ext4"), filepath.Join(dir, "modules")
+	if out, err := exec.Command("mkfs.ext4", "-q", "-O", "^has_journal", root, "8M").CombinedOutput(); err != nil {
+		t.Fatalf("cannot make a root file system: %v\n%s", err, out)
+	}
+	// Nothing of this is needed by the probe; it is what a kernel is asked for.
+	var builtin []string
+	for _, name := range []string{"virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "ext4", "overlay", "isofs"} {
+		builtin = append(builtin, "kernel/"+name+".ko\n")
+	}
+	if err := os.Mkdir(modules, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"modules.builtin": strings.Join(builtin, ""), "modules.dep": ""} {
+		if err := os.WriteFile(filepath.Join(modules, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	image, err := w.client.CreateImage(t.Context(), api.CreateImage{KernelPath: probe.Build(t), RootfsPath: root, ModulesPath: modules})
+	if err != nil {
+		t.Fatalf("cannot register the probe: %v", err)
+	}
+	w.probeID = image.ID
+}
+
+// probe makes a VM whose guest is the probe, and waits until it is ready.
+func (w *world) probe(t *testing.T) api.VM {
+	t.Helper()
+	return w.create(t, w.probeBody(), client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+}
+
+func (w *world) probeBody() api.CreateVM {
+	return api.CreateVM{ImageID: w.probeID, MemMiB: new(probeMem), DiskMiB: new(smallDisk)}
+}
+
+// count asks the guest how often it has gone round its loop.
+func (w *world) count(t *testing.T, v api.VM) int {
+	t.Helper()
+	n, err := strconv.Atoi(w.inside(t, v, "count"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func testProbeLife(t *testing.T, w *world) {
+	v := w.probe(t)
+	if v.VMM != "firecracker" || condition(v, api.ConditionAgentReady).Status != api.StatusTrue {
+		t.Errorf("it runs on %s, conditions %+v", v.VMM, v.Conditions)
+	}
+	if got := w.inside(t, v, "echo hello from inside"); got != "echo: hello from inside" {
+		t.Errorf("the guest says %q", got)
+	}
+	before := w.count(t, v)
+	if paused, err := w.client.PauseVM(t.Context(), v.ID); err != nil || paused.State != api.StatePaused {
+		t.Errorf("after pause: %s, %v", paused.State, err)
+	}
+	if resumed, err := w.client.ResumeVM(t.Context(), v.ID); err != nil || resumed.State != api.StateRunning {
+		t.Errorf("after resume: %s, %v", resumed.State, err)
+	}
+	if after := w.count(t, v); after <= before {
+		t.Errorf("the guest counted to %d, and to %d after a pause", before, after)
+	}
+	w.inside(t, v, "write hatch-disk KEPT")
+	stopped, err := w.client.StopVM(t.Context(), v.ID)
+	if err != nil || stopped.State != api.StateStopped {
+		t.Fatalf("after stop: %s (%s), %v", stopped.State, stopped.StateReason, err)
+	}
+	if left := w.jails(t); len(left) > 0 {
+		t.Errorf("the stopped VM has left %v", left)
+	}
+	if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	v = w.await(t, v.ID, "ready", readyLimit)
+	if got := w.inside(t, v, "read hatch-disk 4"); got != "read: KEPT" {
+		t.Errorf("after a stop and a start its disk says %q", got)
+	}
+	w.delete(t, v.ID)
+}
+
+// testProbeSocket looks at a VM through its Firecracker's own API, as root may
+// and nobody else.
+func testProbeSocket(t *testing.T, w *world) {
+	v, other := w.probe(t), w.probe(t)
+	if got, err := askSocket(v.SocketPath); err != nil || !strings.Contains(got, strings.ReplaceAll(v.ID, "_", "-")) {
+		t.Errorf("root is answered %q, %v", got, err)
+	}
+	for who, uid := range map[string]int{"nobody": 65534, "another VM's user": vmm(t, other).uid} {
+		err := asUser(uid, func() error {
+			_, err := askSocket(v.SocketPath)
+			return err
+		})
+		if !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("%s gets %v", who, err)
+		}
+	}
+	w.delete(t, v.ID)
+	w.delete(t, other.ID)
+}
+
+// askSocket asks a Firecracker what it is.
+func askSocket(path string) (string, error) {
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nConnection: close\r\n\r\n"); err != nil {
+		return "", err
+	}
+	answer := make([]byte, 4096)
+	n, err := conn.Read(answer)
+	return string(answer[:n]), err
+}
+
+// asUser calls do with a user's rights to files.
+func asUser(uid int, do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends with the goroutine, and nobody else gets it
+		_, _ = unix.SetfsgidRetGid(uid)
+		_, _ = unix.SetfsuidRetUid(uid)
+		done <- do()
+	}()
+	return <-done
+}
+
+// requireCleaned lets hatchd remove all that it has put on the host.
+func (w *world) requireCleaned(t *testing.T) {
+	t.Helper()
+	_ = w.probe(t) // whom it must end
+	w.stopDaemon(t, syscall.SIGKILL)
+	cmd := exec.Command(w.daemon.Program, "clean", "--purge")
+	cmd.Env = w.daemon.Environ()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("hatchd clean: %v\n%s", err, out)
+	}
+	if _, err := os.Stat(w.daemon.DataDir); err == nil {
+		t.Error("the data directory is still there")
+	}
+	for _, line := range w.look(t) {
+		if strings.HasPrefix(line, "process") || strings.Contains(line, "hatch0") || strings.HasPrefix(line, "cgroup") {
+			t.Errorf("hatchd clean has left %s", line)
+		}
+	}
+	w.startDaemon(t) // for who stops it
+}
