@@ -47,6 +47,7 @@ var siblings = map[string][]string{
 	"internal/doctor":            {"internal/host/kvm"},
 	"internal/host/link":         {"internal/host/bridge", "internal/host/dhcp", "internal/host/dns", "internal/host/nft"},
 	"internal/host/memory":       {"internal/host/sparse"},
+	"internal/host/snapshot":     {"internal/host/sparse"},
 	"internal/store":             {"internal/store/migrations"},
 	"internal/vmm/qemu":          {"internal/host/jail", "internal/host/kvm"},
 	"internal/vmm/firecracker":   {"internal/host/jail", "internal/host/kvm"},

@@ -54,6 +54,10 @@ type NIC struct {
 	TAP *os.File // opened TAP with IFF_NO_PI | IFF_VNET_HDR; frames go in and out of it
 }
 
+// BaseName is the name of each memfd that is a Spec.Base. By it a later daemon
+// recognises the memory of a machine that it adopts.
+const BaseName = "hatch-base"
+
 // LogName is the file in a machine's run directory that a driver copies into
 // what the VMM process prints. It is bounded in size, however much comes, and
 // begun anew with each machine. A driver whose VMM prints nothing has none.

@@ -61,7 +61,7 @@ func (k *Keeper) persist(ctx context.Context, vmID string) (bytes int64, err err
 		return 0, fmt.Errorf("cannot copy the guest's memory: %w", err)
 	}
 	defer func() { err = errors.Join(err, dst.Close()) }()
-	x, err := part.Copy(ctx, dst, src, st.Size())
+	x, err := part.CopyAndSum(ctx, dst, src, st.Size())
 	if err != nil {
 		return 0, err
 	}

@@ -1,0 +1,141 @@
+//go:build linux
+
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/hatchvm/hatch/internal/host/sparse"
+	"github.com/hatchvm/hatch/internal/snapshot"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Capture implements snapshot.Files.
+func (f *Files) Capture(ctx context.Context, id, memoryPath, diskPath string) error {
+	dir := f.Dir(id)
+	err := captureDisk(ctx, dir, diskPath)
+	if err == nil {
+		err = captureMemory(ctx, dir, memoryPath)
+	}
+	return captured(dir, err)
+}
+
+// CapturePassing implements snapshot.Files.
+func (f *Files) CapturePassing(ctx context.Context, id, memoryPath, diskPath string) error {
+	dir := f.Dir(id)
+	err := captureDisk(ctx, dir, diskPath)
+	if err == nil {
+		err = f.keep(ctx, id, memoryPath)
+	}
+	return captured(dir, err)
+}
+
+// captured leaves nothing in dir of what failed.
+func captured(dir string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.Join(full(err), discard(dir, memoryName, diskName))
+}
+
+// captureMemory leaves adding up for later: the guest stands.
+func captureMemory(ctx context.Context, dir, from string) (err error) {
+	src, size, err := open(from)
+	if err != nil {
+		return fmt.Errorf("cannot read the guest's memory: %w", err)
+	}
+	defer func() { _ = src.Close() }()
+	dst, err := sparse.Create(filepath.Join(dir, memoryName), size)
+	if err != nil {
+		return fmt.Errorf("cannot copy the guest's memory: %w", err)
+	}
+	defer func() { err = errors.Join(err, dst.Close()) }()
+	return memory.Copy(ctx, dst, src, size)
+}
+
+func captureDisk(ctx context.Context, dir, from string) error {
+	return duplicate(from, filepath.Join(dir, diskName), func(dst, src *os.File, size int64) error {
+		return disk.Copy(ctx, dst, src, size)
+	})
+}
+
+func open(path string) (f *os.File, size int64, err error) {
+	if f, err = os.Open(path); err != nil {
+		return nil, 0, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, st.Size(), nil
+}
+
+// Seal implements snapshot.Files.
+func (f *Files) Seal(ctx context.Context, id string) (sums snapshot.Sums, bytes int64, err error) {
+	dir := f.Dir(id)
+	err = addUp(ctx, memory, filepath.Join(dir, memoryName), filepath.Join(dir, memoryIndex))
+	if err == nil {
+		err = addUp(ctx, disk, filepath.Join(dir, diskName), filepath.Join(dir, diskIndex))
+	}
+	if err != nil {
+		return snapshot.Sums{}, 0, full(err)
+	}
+	for _, one := range []struct {
+		name string
+		into *string
+	}{{vmm.SavedDevices, &sums.Devices}, {memoryIndex, &sums.Memory}, {diskIndex, &sums.Disk}} {
+		if *one.into, err = digest(filepath.Join(dir, one.name)); err != nil {
+			return snapshot.Sums{}, 0, fmt.Errorf("cannot add up a snapshot: %w", err)
+		}
+	}
+	if err := f.sync(dir); err != nil {
+		return snapshot.Sums{}, 0, fmt.Errorf("cannot write a snapshot: %w", full(err))
+	}
+	bytes, err = sparse.Allocated(dir)
+	return sums, bytes, err
+}
+
+// addUp writes the checksums of a part.
+func addUp(ctx context.Context, part sparse.Part, path, index string) error {
+	src, size, err := open(path)
+	if err != nil {
+		return fmt.Errorf("cannot add up %s: %w", part, err)
+	}
+	defer func() { _ = src.Close() }()
+	x, err := part.Sum(ctx, src, size)
+	if err != nil {
+		return err
+	}
+	return x.Write(index)
+}
+
+// sync makes a snapshot safe from a power cut.
+func (f *Files) sync(dir string) error {
+	for _, name := range []string{memoryName, memoryIndex, diskName, diskIndex, vmm.SavedDevices, vmm.SavedManifest, "."} {
+		if err := sparse.Sync(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return sparse.Sync(f.root)
+}
+
+// digest returns the sum of a file's content, as snapshot.Sums has it.
+func digest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
+}
