@@ -44,7 +44,7 @@ var layers = []layer{
 // siblings are the imports between adapters that are wanted: one that puts
 // several together, or a part of another's.
 var siblings = map[string][]string{
-	"internal/doctor":            {"internal/host/kvm"},
+	"internal/doctor":            {"internal/host/kvm", "internal/host/memory"},
 	"internal/host/link":         {"internal/host/bridge", "internal/host/dhcp", "internal/host/dns", "internal/host/nft"},
 	"internal/host/memory":       {"internal/host/sparse"},
 	"internal/host/snapshot":     {"internal/host/sparse"},

@@ -154,7 +154,8 @@ func portBusy(port int) bool {
 // DoctorSettings returns what `hatchd doctor` examines the host for.
 func DoctorSettings(cfg config.Config) doctor.Settings {
 	return doctor.Settings{
-		DataDir: cfg.DataDir, HTTPAddr: cfg.HTTPAddr, BridgeName: cfg.Network.Bridge,
+		DataDir: cfg.DataDir, MemoryDir: filepath.Join(cfg.DataDir, memoryDir), DiskReserveMiB: memory.ReserveBytes >> 20,
+		HTTPAddr: cfg.HTTPAddr, BridgeName: cfg.Network.Bridge,
 		SSHPortMin: cfg.SSHPortMin, SSHPortMax: cfg.SSHPortMax,
 		Driver: cfg.VMM, QEMUBin: cfg.QEMUBin, FirecrackerBin: cfg.FirecrackerBin, JailerBin: cfg.JailerBin, AgentPath: cfg.AgentPath,
 		DefaultImage: filepath.Join(cfg.DataDir, "images", "debian.json"),

@@ -12,7 +12,7 @@ var needed = []struct {
 	bit  uint
 	name string
 }{
-	{0, "CAP_CHOWN"}, {6, "CAP_SETGID"}, {7, "CAP_SETUID"}, {12, "CAP_NET_ADMIN"},
+	{0, "CAP_CHOWN"}, {6, "CAP_SETGID"}, {7, "CAP_SETUID"}, {12, "CAP_NET_ADMIN"}, {21, "CAP_SYS_ADMIN"},
 }
 
 func (e examiner) privileges(context.Context) Check {
@@ -32,7 +32,7 @@ func (e examiner) privileges(context.Context) Check {
 		}
 	}
 	if len(missing) > 0 {
-		return fail(name, "this process has no %s, so it cannot set up networks and confine VMs", strings.Join(missing, ", ")).
+		return fail(name, "this process has no %s, so it cannot set up networks, mount guests' memory and confine VMs", strings.Join(missing, ", ")).
 			hint("run hatchd as root")
 	}
 	return pass(name, "all capabilities that hatchd needs")
@@ -156,37 +156,4 @@ func (e examiner) cgroups(context.Context) Check {
 			hint("in a container, start it with a writable cgroup file system")
 	}
 	return pass(name, "limits can be set")
-}
-
-const (
-	leastMemoryMiB = 256
-	goodMemoryMiB  = 1024
-)
-
-func (e examiner) memory(context.Context) Check {
-	const name = "memory"
-	info, err := e.ReadFile("/proc/meminfo")
-	if err != nil {
-		return warn(name, "cannot tell how much memory is free: %v", err)
-	}
-	free, ok := availableMiB(string(info))
-	switch {
-	case !ok:
-		return warn(name, "cannot tell how much memory is free")
-	case free < leastMemoryMiB:
-		return fail(name, "%d MiB are available; one VM needs some %d MiB", free, leastMemoryMiB).hint("stop something, or add memory")
-	case free < goodMemoryMiB:
-		return warn(name, "%d MiB are available: room for one VM of 512 MiB", free).hint("create VMs with less memory (--memory 256m)")
-	}
-	return pass(name, "%d MiB available", free)
-}
-
-func availableMiB(meminfo string) (int64, bool) {
-	for line := range strings.Lines(meminfo) {
-		if rest, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
-			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-			return kib >> 10, err == nil
-		}
-	}
-	return 0, false
 }

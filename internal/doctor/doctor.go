@@ -36,6 +36,8 @@ type Check struct {
 // Settings are the parts of the configuration that the host must live up to.
 type Settings struct {
 	DataDir        string
+	MemoryDir      string // where guests' memory is kept, below DataDir
+	DiskReserveMiB int64  // what a sleep leaves free there for the host
 	HTTPAddr       string // host:port; port 0 is always free
 	BridgeName     string
 	SSHPortMin     int
@@ -63,7 +65,7 @@ func Run(ctx context.Context, sys System, settings Settings) []Check {
 		e.kvm, e.qemu, e.firecracker,
 		e.tun, e.links, e.nftables, e.forwarding, e.firewall,
 		e.httpPort, e.sshPorts,
-		e.cgroups, e.memory, e.disk, e.reflink,
+		e.cgroups, e.memory, e.guestMemory, e.swap, e.disk, e.sleep, e.reflink,
 		e.agent, e.buildTools, e.image, e.service,
 	}
 	found := make([]Check, 0, len(checks))

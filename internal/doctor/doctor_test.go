@@ -14,7 +14,11 @@ import (
 	"testing"
 
 	"github.com/hatchvm/hatch/internal/host/kvm"
+	"github.com/hatchvm/hatch/internal/host/memory"
 )
+
+// swaps is the heading of /proc/swaps.
+const swaps = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 
 const allCapabilities = "Name:\thatchd\nCapEff:\t000001ffffffffff\n"
 
@@ -55,19 +59,25 @@ func goodHost() System {
 		ForwardChains: func() ([]Chain, error) { return nil, nil },
 		FreeMiB:       func(string) (int64, error) { return 50 << 10, nil },
 		Reflink:       func(string) (bool, error) { return true, nil },
+		MemoryPlace:   placed(memory.Place{Mounted: true, Tmpfs: true, Size: 8 << 30, Used: 512 << 20}),
+		MountMemory:   func(string) error { return nil },
 	}
+}
+
+func placed(p memory.Place) func(string) (memory.Place, error) {
+	return func(string) (memory.Place, error) { return p, nil }
 }
 
 func settings() Settings {
 	return Settings{
-		DataDir: "/var/lib/hatch", HTTPAddr: "127.0.0.1:8080", BridgeName: "hatch0", SSHPortMin: 16000, SSHPortMax: 26000,
+		DataDir: "/var/lib/hatch", MemoryDir: "/var/lib/hatch/memory", DiskReserveMiB: 512, HTTPAddr: "127.0.0.1:8080", BridgeName: "hatch0", SSHPortMin: 16000, SSHPortMax: 26000,
 		Driver: "auto", QEMUBin: "qemu-system-x86_64", FirecrackerBin: "firecracker", JailerBin: "jailer", AgentPath: "/usr/bin/hatch-agent", DefaultImage: "/var/lib/hatch/images/default",
 	}
 }
 
 func TestAGoodHostPassesEverything(t *testing.T) {
 	checks := Run(t.Context(), goodHost(), settings())
-	if len(checks) != 20 || !Healthy(checks) {
+	if len(checks) != 23 || !Healthy(checks) {
 		t.Errorf("%d checks, healthy: %v", len(checks), Healthy(checks))
 	}
 	seen := map[string]bool{}
@@ -135,7 +145,7 @@ func TestWhatIsMissing(t *testing.T) {
 	}{
 		"not root": {
 			sys: withFile("/proc/self/status", "CapEff:\t0000000000000001\n"), check: "privileges", status: Fail,
-			message: "no CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN", hint: "root",
+			message: "no CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN, CAP_SYS_ADMIN", hint: "root",
 		},
 		"old kernel": {
 			sys: withFile("/proc/sys/kernel/osrelease", "5.4.0-1\n"), check: "kernel", status: Fail, message: "too old", hint: "upgrade",
@@ -209,6 +219,62 @@ func TestWhatIsMissing(t *testing.T) {
 		"some memory": {
 			sys: withFile("/proc/meminfo", "MemAvailable:  716800 kB\n"), check: "memory", status: Warn, message: "700 MiB", hint: "--memory",
 		},
+		"no tmpfs can be mounted": {
+			sys: host(func(s *System) {
+				s.MemoryPlace = func(string) (memory.Place, error) { return memory.Place{}, fs.ErrNotExist }
+				s.MountMemory = func(string) error { return syscall.EPERM }
+			}), check: "guest_memory", status: Fail, message: "no tmpfs can be mounted for guests' memory: operation not permitted", hint: "CAP_SYS_ADMIN",
+		},
+		"no tmpfs yet": {
+			sys: host(func(s *System) { s.MemoryPlace = placed(memory.Place{}) }), check: "guest_memory", status: Pass,
+			message: "hatchd mounts a tmpfs on /var/lib/hatch/memory",
+		},
+		"a place for memory that cannot be seen": {
+			sys: host(func(s *System) {
+				s.MemoryPlace = func(string) (memory.Place, error) { return memory.Place{}, syscall.EACCES }
+			}), check: "guest_memory", status: Warn, message: "permission denied", hint: "root",
+		},
+		"memory on a disk": {
+			sys: host(func(s *System) { s.MemoryPlace = placed(memory.Place{Mounted: true, Size: 100 << 30}) }), check: "guest_memory", status: Warn,
+			message: "another kind", hint: "unmount",
+		},
+		"a small tmpfs": {
+			sys: host(func(s *System) {
+				s.MemoryPlace = placed(memory.Place{Mounted: true, Tmpfs: true, Size: 3 << 30})
+			}), check: "guest_memory", status: Warn,
+			message: "takes 3072 MiB, and the host has 7812", fix: "mount -o remount,size=100% '/var/lib/hatch/memory'",
+		},
+		"no swap": {sys: goodHost(), check: "swap", status: Pass, message: "off"},
+		"swap on a disk": {
+			sys:   withFile("/proc/swaps", swaps+"/dev/sda2                               partition\t2097148\t\t0\t\t-2\n/swap\\040file file 1 0 -3\n"),
+			check: "swap", status: Warn, message: `the host swaps to /dev/sda2 and /swap\040file:`, hint: "swapoff -a",
+		},
+		"swap in RAM": {
+			sys:   withFile("/proc/swaps", swaps+"/dev/zram0                              partition\t2097148\t\t0\t\t100\n"),
+			check: "swap", status: Pass, message: "/dev/zram0, which is encrypted or in RAM",
+		},
+		"encrypted swap": {
+			sys: host(func(s *System) {
+				s.ReadFile = func(path string) ([]byte, error) {
+					return []byte(map[string]string{"/proc/swaps": swaps + "/dev/dm-3 partition 1 0 -2\n", "/sys/class/block/dm-3/dm/uuid": "CRYPT-PLAIN-swap\n"}[path]), nil
+				}
+			}), check: "swap", status: Pass, message: "/dev/dm-3, which is encrypted",
+		},
+		"swap on LVM": {
+			sys: host(func(s *System) {
+				s.ReadFile = func(path string) ([]byte, error) {
+					return []byte(map[string]string{"/proc/swaps": swaps + "/dev/dm-3 partition 1 0 -2\n", "/sys/class/block/dm-3/dm/uuid": "LVM-swap\n"}[path]), nil
+				}
+			}), check: "swap", status: Warn, message: "/dev/dm-3", hint: "encrypt",
+		},
+		"room for some sleepers": {
+			sys:   host(func(s *System) { s.FreeMiB = func(string) (int64, error) { return 1000, nil } }),
+			check: "sleep", status: Warn, message: "not all VMs can be put to sleep: 512 MiB of their memory are in use, and /var/lib/hatch has room for 488 beside the 512", hint: "HATCH_DATA_DIR",
+		},
+		"room for no sleeper": {
+			sys:   host(func(s *System) { s.FreeMiB = func(string) (int64, error) { return 512, nil } }),
+			check: "sleep", status: Warn, message: "no VM can be put to sleep: 512 MiB are free", hint: "delete",
+		},
 		"a full disk": {
 			sys:   host(func(s *System) { s.FreeMiB = func(string) (int64, error) { return 100, nil } }),
 			check: "disk", status: Fail, message: "100 MiB are free for /var/lib/hatch", hint: "HATCH_DATA_DIR",
@@ -252,6 +318,8 @@ func TestWhatDoesNotPassSaysWhatToDo(t *testing.T) {
 		ForwardChains: func() ([]Chain, error) { return nil, syscall.EPERM },
 		FreeMiB:       func(string) (int64, error) { return 0, nil },
 		Reflink:       func(string) (bool, error) { return false, nil },
+		MemoryPlace:   placed(memory.Place{}),
+		MountMemory:   func(string) error { return syscall.EPERM },
 	}
 	checks := Run(t.Context(), nothing, settings())
 	if Healthy(checks) {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/host/kvm"
+	"github.com/hatchvm/hatch/internal/host/memory"
 )
 
 // System is what the checks see of the host. Each function reads, or tries and
@@ -35,6 +36,8 @@ type System struct {
 	ForwardChains func() ([]Chain, error)
 	FreeMiB       func(dir string) (int64, error)
 	Reflink       func(dir string) (bool, error)
+	MemoryPlace   func(dir string) (memory.Place, error)
+	MountMemory   func(dir string) error // a tmpfs, in a mount namespace that is dropped
 }
 
 // Local is the host this process runs on.
@@ -62,6 +65,8 @@ func Local() System {
 		ForwardChains: forwardChains,
 		FreeMiB:       freeMiB,
 		Reflink:       canReflink,
+		MemoryPlace:   memory.Look,
+		MountMemory:   memory.TryMount,
 	}
 }
 

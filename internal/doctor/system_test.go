@@ -5,6 +5,7 @@ package doctor
 import (
 	"net"
 	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -14,8 +15,9 @@ func TestLocalHost(t *testing.T) {
 	sys := Local()
 	s := settings()
 	s.DataDir, s.HTTPAddr, s.AgentPath = t.TempDir(), "127.0.0.1:0", os.Args[0]
+	s.MemoryDir = filepath.Join(s.DataDir, "memory")
 	checks := Run(t.Context(), sys, s)
-	for _, name := range []string{"privileges", "tun", "bridge", "nftables", "http_port"} {
+	for _, name := range []string{"privileges", "tun", "bridge", "nftables", "http_port", "guest_memory"} {
 		if c := find(t, checks, name); c.Status != Pass {
 			t.Errorf("%+v", c)
 		}

@@ -38,8 +38,8 @@ const fresh = ".new"
 // gone ends the name of a directory that is being removed, before a number.
 const gone = ".gone."
 
-// reserveBytes is what a sleep leaves free on the host's disk.
-const reserveBytes = 512 << 20
+// ReserveBytes is what a sleep leaves free on the host's disk.
+const ReserveBytes = 512 << 20
 
 // Keeper keeps the memory of the VMs of one data directory.
 type Keeper struct {
@@ -70,7 +70,7 @@ func Open(dir string, vmDir func(vmID string) string) (*Keeper, error) {
 			return nil, err
 		}
 	}
-	return &Keeper{ram: dir, vmDir: vmDir, reserve: reserveBytes}, nil
+	return &Keeper{ram: dir, vmDir: vmDir, reserve: ReserveBytes}, nil
 }
 
 // In returns a keeper of memory in an ordinary directory, for machines that are
