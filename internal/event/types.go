@@ -19,6 +19,8 @@ const (
 	VMOperation        Type = "vm.operation"
 	VMRebooted         Type = "vm.rebooted"
 	VMDeleted          Type = "vm.deleted"
+	SnapshotCreated    Type = "snapshot.created"
+	SnapshotDeleted    Type = "snapshot.deleted"
 	WebhookFailed      Type = "webhook.delivery_failed"
 	WebhookDisabled    Type = "webhook.disabled"
 	WebhookTest        Type = "webhook.test"
@@ -31,6 +33,8 @@ type About struct {
 	Data string // the fields of its data
 }
 
+const snapshotData = "`snapshot_id`, `name`; `kind`: `manual` or `automatic`; `bytes`: on the host's disk; `parent_id`: the snapshot that the VM had last been put to, or made from"
+
 // Types lists every type of event there is.
 func Types() []About {
 	return []About{
@@ -40,6 +44,8 @@ func Types() []About {
 		{VMOperation, "Something that was asked of a VM has ended, well or not.", "`operation`: `create`, `start`, `stop`, `restart`, `pause`, `resume`, `sleep`, `wake`, `delete` or `reboot` (the guest's own); `outcome`: `succeeded` or `failed`; `duration_ms`; `error`, `code`: why it failed"},
 		{VMRebooted, "A guest has rebooted while its VMM ran on: its agent says that another boot is under way.", "–"},
 		{VMDeleted, "A VM is gone, with its disk and everything reserved for it.", "–"},
+		{SnapshotCreated, "A snapshot of a VM was taken, and is safe on the host's disk.", snapshotData},
+		{SnapshotDeleted, "A snapshot is gone, with its files.", snapshotData},
 		{WebhookFailed, "A delivery was given up after its last try. Not sent to webhooks.", "`webhook_id`, `delivery_id`, `event_id`, `attempts`, `status_code`, `error`"},
 		{WebhookDisabled, "A webhook was disabled because its receiver answered 410 Gone. Not sent to webhooks.", "`webhook_id`"},
 		{WebhookTest, "Somebody tests a webhook. It is in no log, and sent to that webhook only.", "`webhook_id`"},

@@ -116,14 +116,14 @@ func (s *Store) Images(ctx context.Context, owner string) ([]image.Image, error)
 	return images, nil
 }
 
-// DeleteImage implements [image.Store]. An image that VMs were made from stays:
-// errs.Conflict with code image_in_use.
+// DeleteImage implements [image.Store]. An image that VMs or snapshots need
+// stays: errs.Conflict with code image_in_use.
 func (s *Store) DeleteImage(ctx context.Context, owner, id string) error {
 	return s.write(ctx, func(tx *tx) error {
 		n, err := tx.exec(ctx, "DELETE FROM images WHERE owner_id = ? AND id = ?", owner, id)
 		if referenceFailed(err) {
-			return errs.New(errs.Conflict, "image_in_use", "cannot delete image %s: VMs were made from it", id).
-				WithHint("delete those VMs first").WithCause(err)
+			return errs.New(errs.Conflict, "image_in_use", "cannot delete image %s: VMs or snapshots were made from it", id).
+				WithHint("delete those VMs and snapshots first").WithCause(err)
 		}
 		if err != nil {
 			return fmt.Errorf("cannot delete the image: %w", err)

@@ -49,6 +49,7 @@ type vmRow struct {
 	UpdatedAt     int64            `db:"updated_at"`
 	StartedAt     sql.NullInt64    `db:"started_at"`
 	Revision      int64            `db:"revision"`
+	SnapshotID    string           `db:"snapshot_id"`
 	UserData      []byte           `db:"user_data"`
 }
 
@@ -59,7 +60,7 @@ var vmColumns = []string{
 	"vcpus", "mem_mib", "disk_mib", "boot_args", "enable_network",
 	"guest_ip", "guest_mac", "tap_number", "tap_name", "ssh_port", "uid", "last_guest_ip", "last_guest_mac",
 	"ssh_keys", "driver", "machine", "provisioned",
-	"created_at", "updated_at", "started_at", "revision", "user_data",
+	"created_at", "updated_at", "started_at", "revision", "snapshot_id", "user_data",
 }
 
 var (
@@ -67,7 +68,7 @@ var (
 	// selectListedVM leaves user_data out.
 	selectListedVM = "SELECT " + strings.Join(vmColumns[:len(vmColumns)-1], ", ") + " FROM vms"
 	insertVM       = "INSERT INTO vms (" + strings.Join(vmColumns, ", ") + ") VALUES (:" + strings.Join(vmColumns, ", :") + ")"
-	updateObserved = updateVM("intent", "state", "state_reason", "conditions", "driver", "machine", "provisioned", "started_at", "updated_at")
+	updateObserved = updateVM("intent", "state", "state_reason", "conditions", "driver", "machine", "provisioned", "started_at", "snapshot_id", "updated_at")
 	updateLease    = updateVM("state", "state_reason", "guest_ip", "guest_mac", "tap_number", "tap_name", "ssh_port", "uid", "updated_at")
 )
 
@@ -102,6 +103,7 @@ func rowOf(v vm.VM) (vmRow, error) {
 func (r *vmRow) setObserved(v vm.VM) (err error) {
 	r.Intent, r.State, r.StateReason = string(v.Intent), string(v.State), printable(v.StateReason)
 	r.Driver, r.Provisioned, r.StartedAt = v.Driver, v.Provisioned, optionalMicros(v.StartedAt)
+	r.SnapshotID = v.SnapshotID
 	if r.Conditions, err = toJSON(v.Conditions); err != nil {
 		return err
 	}
@@ -131,7 +133,7 @@ func (r *vmRow) vm(labels map[string]string) (vm.VM, error) {
 		Intent: vm.Intent(r.Intent), State: vm.State(r.State), StateReason: r.StateReason,
 		VCPUs: r.VCPUs, MemMiB: r.MemMiB, DiskMiB: r.DiskMiB,
 		BootArgs: r.BootArgs, EnableNetwork: r.EnableNetwork, UserData: string(r.UserData),
-		Driver: r.Driver, Provisioned: r.Provisioned,
+		Driver: r.Driver, Provisioned: r.Provisioned, SnapshotID: r.SnapshotID,
 		CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt), StartedAt: optionalTime(r.StartedAt),
 	}
 	if len(labels) > 0 {

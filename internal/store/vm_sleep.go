@@ -16,6 +16,7 @@ type sleepRow struct {
 	SleptAt int64  `db:"slept_at"`
 	Durable bool   `db:"durable"`
 	Bytes   int64  `db:"bytes"`
+	Staged  bool   `db:"staged"`
 }
 
 // addSleeps fills in Sleep of the VMs that sleep. Only in two states can a VM
@@ -30,7 +31,7 @@ func addSleeps(ctx context.Context, q querier, vms []vm.VM) error {
 		}
 	}
 	for chunk := range slices.Chunk(ids, idsPerQuery) {
-		query, args, err := sqlx.In("SELECT vm_id, slept_at, durable, bytes FROM vm_sleeps WHERE vm_id IN (?)", chunk)
+		query, args, err := sqlx.In("SELECT vm_id, slept_at, durable, bytes, staged FROM vm_sleeps WHERE vm_id IN (?)", chunk)
 		if err != nil {
 			return fmt.Errorf("cannot read how VMs sleep: %w", err)
 		}
@@ -39,7 +40,7 @@ func addSleeps(ctx context.Context, q querier, vms []vm.VM) error {
 			return fmt.Errorf("cannot read how VMs sleep: %w", err)
 		}
 		for _, r := range rows {
-			vms[place[r.VMID]].Sleep = &vm.Sleep{At: fromMicros(r.SleptAt), Durable: r.Durable, Bytes: r.Bytes}
+			vms[place[r.VMID]].Sleep = &vm.Sleep{At: fromMicros(r.SleptAt), Durable: r.Durable, Bytes: r.Bytes, Staged: r.Staged}
 		}
 	}
 	return nil
@@ -53,8 +54,8 @@ func (t *tx) setSleep(ctx context.Context, v vm.VM) error {
 	if v.Sleep == nil {
 		return nil
 	}
-	_, err := t.exec(ctx, "INSERT INTO vm_sleeps (vm_id, slept_at, durable, bytes) VALUES (?, ?, ?, ?)",
-		v.ID, micros(v.Sleep.At), v.Sleep.Durable, v.Sleep.Bytes)
+	_, err := t.exec(ctx, "INSERT INTO vm_sleeps (vm_id, slept_at, durable, bytes, staged) VALUES (?, ?, ?, ?, ?)",
+		v.ID, micros(v.Sleep.At), v.Sleep.Durable, v.Sleep.Bytes, v.Sleep.Staged)
 	if err != nil {
 		return fmt.Errorf("cannot store how a VM sleeps: %w", err)
 	}
@@ -66,5 +67,5 @@ func sameSleep(a, b *vm.Sleep) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.At.Equal(b.At) && a.Durable == b.Durable && a.Bytes == b.Bytes
+	return a.At.Equal(b.At) && a.Durable == b.Durable && a.Bytes == b.Bytes && a.Staged == b.Staged
 }

@@ -1,0 +1,41 @@
+package snapshot
+
+import (
+	"fmt"
+
+	"github.com/hatchvm/hatch/internal/event"
+)
+
+// told is the data of events about a snapshot.
+type told struct {
+	ID       string `json:"snapshot_id"`
+	Name     string `json:"name,omitempty"`
+	Kind     Kind   `json:"kind"`
+	Bytes    int64  `json:"bytes"`
+	ParentID string `json:"parent_id,omitempty"`
+}
+
+// CreatedEvent tells that a snapshot is durable. vmName is what its VM is
+// called now, "" for nothing.
+func CreatedEvent(s Snapshot, vmName string) event.Event {
+	return s.about(event.SnapshotCreated, fmt.Sprintf("snapshot %s was taken; it takes %d MiB on disk", s.calls(), s.Bytes>>20), vmName)
+}
+
+// DeletedEvent tells that a snapshot is gone.
+func DeletedEvent(s Snapshot, vmName string) event.Event {
+	return s.about(event.SnapshotDeleted, fmt.Sprintf("snapshot %s was deleted", s.calls()), vmName)
+}
+
+// calls returns the name and the id, or the id where there is no name.
+func (s Snapshot) calls() string {
+	if s.Name == "" {
+		return s.ID
+	}
+	return fmt.Sprintf("%s (%s)", s.Name, s.ID)
+}
+
+func (s Snapshot) about(t event.Type, message, vmName string) event.Event {
+	e := event.Of(t, message, told{s.ID, s.Name, s.Kind, s.Bytes, s.ParentID})
+	e.OwnerID, e.VMID, e.VMName = s.OwnerID, s.VMID, vmName
+	return e
+}
