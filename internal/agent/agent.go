@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/agent/files"
+	"github.com/hatchvm/hatch/internal/agent/identity"
 	"github.com/hatchvm/hatch/internal/agent/proc"
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
@@ -32,6 +33,8 @@ type Agent struct {
 	bootID  string
 	status  *board
 	dialled chan struct{} // one for each connection that is open for the host
+
+	recasting *recasting
 }
 
 // New returns an agent that calls itself version.
@@ -44,6 +47,7 @@ func New(log *slog.Logger, version string) *Agent {
 	return &Agent{
 		FileHandler: files.New("/"), ProcessHandler: processes, processes: processes,
 		log: log, version: version, bootID: strings.TrimSpace(string(id)), status: newBoard(), dialled: make(chan struct{}, maxDialled),
+		recasting: newRecasting(identity.New(log)),
 	}
 }
 
@@ -56,6 +60,7 @@ func (a *Agent) Run(ctx context.Context) {
 	defer func() { _ = a.processes.Close() }()
 	go a.watchAddresses(ctx)
 	go a.watchCloudInit(ctx, "/")
+	go a.runCloudInit(ctx)
 	go a.serveVsock(ctx)
 	for ctx.Err() == nil {
 		err := a.servePort(ctx)

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hatchvm/hatch/internal/agent/identity"
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
@@ -23,7 +24,7 @@ const (
 
 // watchCloudInit posts cloud-init's state now and after each change.
 func (a *Agent) watchCloudInit(ctx context.Context, root string) {
-	if !hasCloudInit(root) {
+	if !identity.HasCloudInit(root) {
 		a.status.postCloudInit(wire.CloudInit{Status: wire.CloudInitAbsent})
 		return
 	}
@@ -43,15 +44,6 @@ func (a *Agent) watchCloudInit(ctx context.Context, root string) {
 			return
 		}
 	}
-}
-
-func hasCloudInit(root string) bool {
-	for _, path := range []string{"usr/bin/cloud-init", "usr/local/bin/cloud-init"} {
-		if _, err := os.Lstat(filepath.Join(root, path)); err == nil {
-			return true
-		}
-	}
-	return false
 }
 
 // cloudInit reads the state from the files that cloud-init leaves. Until the

@@ -92,7 +92,7 @@ func (s *session) recast(ctx context.Context, client *wire.Client) error {
 	}
 	s.copied.settle(err)
 	if err == nil {
-		s.log.Info("the copied guest is itself", "hostname", self.Hostname, "mac", s.copied.as.MAC, "address", s.copied.as.Address,
+		s.log.Info("the copied guest is itself", "hostname", self.Hostname, "mac", s.copied.as.MAC.String(), "address", s.copied.as.Address,
 			"machine_id", printable(self.MachineID, maxVersion), "took", time.Since(began))
 	}
 	return err

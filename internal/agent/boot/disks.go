@@ -1,12 +1,9 @@
 package boot
 
 import (
-	"cmp"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 
+	"github.com/hatchvm/hatch/internal/agent/drives"
 	"github.com/hatchvm/hatch/internal/agent/uevent"
 )
 
@@ -46,33 +43,6 @@ func findDisks(devices *uevent.Listener, m mode, order []string) (disks, error) 
 }
 
 func scanDisks(sys, dev string, order []string) disks {
-	var d disks
-	entries, err := os.ReadDir(filepath.Join(sys, "block"))
-	if err != nil {
-		return d
-	}
-	for _, e := range entries {
-		serial, err := os.ReadFile(filepath.Join(sys, "block", e.Name(), "serial"))
-		if err != nil {
-			continue
-		}
-		switch cmp.Or(inOrder(order, e.Name()), strings.TrimSpace(string(serial))) {
-		case serialBase:
-			d.base = filepath.Join(dev, e.Name())
-		case serialOwn:
-			d.own = filepath.Join(dev, e.Name())
-		}
-	}
-	return d
-}
-
-// inOrder returns what the order says of a virtio disk, which Linux calls vda,
-// vdb and so on as it finds them; "" when it says nothing.
-func inOrder(order []string, name string) string {
-	for i, serial := range order {
-		if name == "vd"+string(rune('a'+i)) {
-			return serial
-		}
-	}
-	return ""
+	found := drives.BySerial(sys, dev, order)
+	return disks{base: found[serialBase], own: found[serialOwn]}
 }

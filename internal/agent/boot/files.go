@@ -27,7 +27,7 @@ func writeFiles(dir string, p params) error {
 	return errors.Join(faults...)
 }
 
-func writeResolver(root *os.Root, n *nic) error {
+func writeResolver(root *os.Root, n *attachment) error {
 	const path = "etc/resolv.conf"
 	if has, err := root.ReadFile(path); err == nil && bytes.Contains(has, []byte("nameserver")) {
 		return nil

@@ -5,6 +5,9 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+
+	"github.com/hatchvm/hatch/internal/agent/drives"
+	"github.com/hatchvm/hatch/internal/agent/nic"
 )
 
 // mode says what the root is made of.
@@ -19,10 +22,10 @@ const (
 // params is what the kernel command line says to the agent.
 type params struct {
 	mode     mode
-	format   string // of the root file system
-	hostname string // "" leaves it to the image
-	init     string // "" looks for one
-	nic      *nic   // nil: no network
+	format   string      // of the root file system
+	hostname string      // "" leaves it to the image
+	init     string      // "" looks for one
+	nic      *attachment // nil: no network
 
 	entrypoint *entrypoint // nil: the image's init runs, or nothing
 
@@ -31,12 +34,10 @@ type params struct {
 	disks []string
 }
 
-// nic is the network interface to configure.
-type nic struct {
-	mac     net.HardwareAddr
-	address netip.Prefix
-	gateway netip.Addr   // invalid: no default route
-	dns     []netip.Addr // of the resolver
+// attachment is what the network interface is configured to.
+type attachment struct {
+	nic.Place
+	dns []netip.Addr // of the resolver
 }
 
 // parseParams reads a kernel command line. Words that are not ours are passed
@@ -48,10 +49,7 @@ func parseParams(cmdline string) (params, error) {
 			given[strings.TrimPrefix(key, "hatch.")] = value
 		}
 	}
-	p := params{mode: mode(given["mode"]), format: given["rootfs"], hostname: given["hostname"], init: given["init"]}
-	if given["disks"] != "" {
-		p.disks = strings.Split(given["disks"], ",")
-	}
+	p := params{mode: mode(given["mode"]), format: given["rootfs"], hostname: given["hostname"], init: given["init"], disks: drives.Order(cmdline)}
 	if p.mode != overlay && p.mode != ownCopy {
 		return params{}, fmt.Errorf("hatch.mode is %q on the kernel command line; it must be overlay or copy", p.mode)
 	}
@@ -68,7 +66,7 @@ func parseParams(cmdline string) (params, error) {
 	return p, err
 }
 
-func parseNIC(given map[string]string) (*nic, error) {
+func parseNIC(given map[string]string) (*attachment, error) {
 	mac, err := net.ParseMAC(given["mac"])
 	if err != nil {
 		return nil, fmt.Errorf("hatch.mac: %w", err)
@@ -77,9 +75,9 @@ func parseNIC(given map[string]string) (*nic, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hatch.ip: %w", err)
 	}
-	n := &nic{mac: mac, address: address}
+	n := &attachment{Place: nic.Place{MAC: mac, Address: address}}
 	if gw := given["gw"]; gw != "" {
-		if n.gateway, err = netip.ParseAddr(gw); err != nil {
+		if n.Gateway, err = netip.ParseAddr(gw); err != nil {
 			return nil, fmt.Errorf("hatch.gw: %w", err)
 		}
 	}

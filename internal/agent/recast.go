@@ -1,0 +1,80 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/agent/identity"
+	"github.com/hatchvm/hatch/internal/guest/wire"
+)
+
+// recasting makes a copied guest itself, one request at a time.
+type recasting struct {
+	guest *identity.Guest
+	turn  chan struct{} // held by the request that is at work
+	anew  chan struct{} // cloud-init is to run
+
+	// For the one whose turn it is.
+	done string // instance that the guest is already
+	self wire.Self
+}
+
+func newRecasting(guest *identity.Guest) *recasting {
+	return &recasting{guest: guest, turn: make(chan struct{}, 1), anew: make(chan struct{}, 1)}
+}
+
+// Recast implements [wire.RecastHandler]. The clock and the randomness come
+// first: the keys and ids made after that are nobody else's.
+func (a *Agent) Recast(ctx context.Context, now time.Time, seed []byte, as wire.Identity) (wire.Self, error) {
+	if err := a.Woken(now, seed); err != nil {
+		return wire.Self{}, err
+	}
+	select {
+	case a.recasting.turn <- struct{}{}:
+		defer func() { <-a.recasting.turn }()
+	case <-ctx.Done():
+		return wire.Self{}, ctx.Err()
+	}
+	return a.recast(ctx, as)
+}
+
+// recast does it once for each instance: a host that has lost the answer asks
+// again.
+func (a *Agent) recast(ctx context.Context, as wire.Identity) (wire.Self, error) {
+	r := a.recasting
+	if r.done == as.InstanceID {
+		return r.self, nil
+	}
+	if st := cloudInit("/"); !identity.HasCloudInit("/") || st.Status == wire.CloudInitDisabled {
+		as.CloudInit = false
+	}
+	began := time.Now()
+	self, err := r.guest.Take(ctx, as)
+	a.log.Info("the guest is a copy and becomes itself", "instance", as.InstanceID, "hostname", as.Hostname, "took", time.Since(began), "err", err)
+	if err != nil {
+		return wire.Self{}, fmt.Errorf("cannot change %w", err)
+	}
+	r.done, r.self = as.InstanceID, self
+	a.postAddresses() // before the host asks for them
+	if as.CloudInit {
+		a.status.postCloudInit(cloudInit("/"))
+		select {
+		case r.anew <- struct{}{}:
+		default:
+		}
+	}
+	return self, nil
+}
+
+// runCloudInit runs cloud-init for each new instance, until ctx is done.
+func (a *Agent) runCloudInit(ctx context.Context) {
+	for {
+		select {
+		case <-a.recasting.anew:
+			a.recasting.guest.RunCloudInit(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
