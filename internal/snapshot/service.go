@@ -135,11 +135,13 @@ func (s *Service) Begin(ctx context.Context, draft Snapshot, bytes int64) (Snaps
 	case <-ctx.Done():
 		return Snapshot{}, ctx.Err()
 	}
-	if err := s.makeRoom(ctx, draft, bytes); err != nil {
-		return Snapshot{}, err
-	}
-	s.Hold(draft.ID) // until it is finished or abandoned
+	draft.Bytes = bytes // as good as any guess, until it is known
+	s.Hold(draft.ID)    // until it is finished or abandoned
+	// A name that is taken must not cost another snapshot its place.
 	err := s.store.InsertSnapshot(ctx, draft)
+	if err == nil {
+		err = s.makeRoom(ctx, draft)
+	}
 	if err == nil {
 		err = s.files.Prepare(draft.ID, bytes)
 	}
@@ -164,8 +166,9 @@ func (s *Service) Finish(ctx context.Context, one Snapshot) (Snapshot, error) {
 	return one, nil
 }
 
-// Abandon leaves nothing of a snapshot that was begun.
+// Abandon leaves nothing of a snapshot that was begun, also when ctx has ended.
 func (s *Service) Abandon(ctx context.Context, one Snapshot) {
+	ctx = context.WithoutCancel(ctx)
 	err := s.files.Remove(one.ID)
 	if one.Kind != Passing {
 		err = errors.Join(err, s.store.DeleteSnapshot(ctx, one.ID))

@@ -1,0 +1,360 @@
+package snapshot_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	files "github.com/hatchvm/hatch/internal/host/snapshot"
+	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/snapshot"
+	"github.com/hatchvm/hatch/internal/store"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	owner = "acc_a"
+	mib   = 1 << 20
+)
+
+// world is a service with a real store and real files.
+type world struct {
+	*snapshot.Service
+	t     *testing.T
+	store *store.Store
+	files *files.Files
+	root  string // of the files
+	guest string // a file that serves as a guest's memory, and as its disk
+}
+
+func newWorld(t *testing.T, limits snapshot.Limits) *world {
+	t.Helper()
+	dir := t.TempDir()
+	w := &world{t: t, root: filepath.Join(dir, "snapshots"), guest: filepath.Join(dir, "guest")}
+	var err error
+	w.store, err = store.Open(t.Context(), filepath.Join(dir, "hatch.db"))
+	w.ok(err)
+	t.Cleanup(func() { w.ok(w.store.Close()) })
+	w.files, err = files.Open(w.root, 0)
+	w.ok(err)
+	t.Cleanup(func() { w.ok(w.files.Close()) })
+	w.ok(w.store.InsertAccount(t.Context(), access.Account{ID: owner, CreatedAt: time.Now()}))
+	w.ok(w.store.InsertImage(t.Context(), image.Image{ID: "img_a", OwnerID: owner, CreatedAt: time.Now()}))
+	w.ok(os.WriteFile(w.guest, []byte(strings.Repeat("guest", 1000)), 0o600))
+	w.restart(limits)
+	return w
+}
+
+// restart is what the next daemon begins with.
+func (w *world) restart(limits snapshot.Limits) {
+	w.Service = snapshot.New(w.store, w.files, limits, slog.New(slog.DiscardHandler))
+}
+
+func (w *world) ok(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) refuses(err error, kind errs.Kind, code string) {
+	w.t.Helper()
+	if !errs.Is(err, kind) || !errs.HasCode(err, code) {
+		w.t.Errorf("got %v; want %s of kind %s", err, code, kind)
+	}
+}
+
+func draft(kind snapshot.Kind, name string) snapshot.Snapshot {
+	return snapshot.Snapshot{OwnerID: owner, VMID: "vm_a", Kind: kind, Name: name, VM: snapshot.Origin{ImageID: "img_a"}}
+}
+
+// begin makes one whose machine the driver has saved, and that was captured.
+func (w *world) begin(d snapshot.Snapshot, bytes int64) snapshot.Snapshot {
+	w.t.Helper()
+	one, err := w.Begin(w.t.Context(), d, bytes)
+	w.ok(err)
+	dir := w.files.Dir(one.ID)
+	w.ok(os.WriteFile(filepath.Join(dir, vmm.SavedDevices), []byte("registers"), 0o600))
+	w.ok(vmm.Saved{Format: vmm.SavedFormat}.Write(dir))
+	w.ok(w.files.Capture(w.t.Context(), one.ID, w.guest, w.guest))
+	return one
+}
+
+func (w *world) take(d snapshot.Snapshot) snapshot.Snapshot {
+	w.t.Helper()
+	one, err := w.Finish(w.t.Context(), w.begin(d, 0))
+	w.ok(err)
+	return one
+}
+
+// takeSized makes one that counts as so large.
+func (w *world) takeSized(d snapshot.Snapshot, bytes int64) snapshot.Snapshot {
+	w.t.Helper()
+	one := w.take(d)
+	one.Bytes = bytes
+	w.ok(w.store.SealSnapshot(w.t.Context(), one))
+	return one
+}
+
+// left compares what the rows and the directories are of.
+func (w *world) left(want ...snapshot.Snapshot) {
+	w.t.Helper()
+	rows, err := w.store.Snapshots(w.t.Context(), "", snapshot.Filter{})
+	w.ok(err)
+	dirs, err := w.files.List()
+	w.ok(err)
+	var byRow, wanted []string
+	for _, one := range rows {
+		byRow = append(byRow, one.ID)
+	}
+	for _, one := range want {
+		wanted = append(wanted, one.ID)
+	}
+	slices.Sort(byRow)
+	slices.Sort(wanted)
+	if !slices.Equal(byRow, wanted) || !slices.Equal(dirs, wanted) {
+		w.t.Errorf("rows of %v and files of %v are left; want %v", byRow, dirs, wanted)
+	}
+}
+
+var ample = snapshot.Limits{PerVM: 10}
+
+func TestASnapshotCountsOnceItIsFinished(t *testing.T) {
+	w := newWorld(t, ample)
+	_, err := w.Latest(t.Context(), owner, "vm_a")
+	w.refuses(err, errs.Conflict, "no_snapshot")
+	begun := w.begin(draft(snapshot.Manual, "base"), 7)
+	if begun.Durable || !strings.HasPrefix(begun.ID, snapshot.IDPrefix) || begun.CreatedAt.IsZero() {
+		t.Errorf("begun: %+v", begun)
+	}
+	_, err = w.Latest(t.Context(), owner, "vm_a")
+	w.refuses(err, errs.Conflict, "no_snapshot")
+	w.refuses(w.Delete(t.Context(), owner, begun.ID), errs.Conflict, "snapshot_in_use")
+
+	done, err := w.Finish(t.Context(), begun)
+	w.ok(err)
+	if !done.Durable || done.Bytes < 4096 || done.Sums.Memory == "" || done.Sums.Disk == "" || done.Sums.Devices == "" {
+		t.Errorf("done: %+v", done)
+	}
+	for _, key := range []string{done.ID, "base"} {
+		if got, err := w.Get(t.Context(), owner, key); err != nil || got.ID != done.ID || got.Bytes != done.Bytes || got.Sums != done.Sums {
+			t.Errorf("%s: %+v, %v", key, got, err)
+		}
+	}
+	if got, err := w.Latest(t.Context(), owner, "vm_a"); err != nil || got.ID != done.ID {
+		t.Errorf("the latest: %+v, %v", got, err)
+	}
+	w.ok(w.files.Verify(t.Context(), done.ID, done.Sums))
+	w.left(done)
+	w.refuses(w.Delete(t.Context(), "acc_b", done.ID), errs.NotFound, "snapshot_not_found")
+	w.ok(w.Delete(t.Context(), owner, "base"))
+	w.left()
+	w.refuses(w.Delete(t.Context(), owner, done.ID), errs.NotFound, "snapshot_not_found")
+}
+
+func TestAbandonLeavesNothing(t *testing.T) {
+	w := newWorld(t, ample)
+	ctx, cancel := context.WithCancel(t.Context())
+	begun := w.begin(draft(snapshot.Manual, "base"), 0)
+	cancel()
+	w.Abandon(ctx, begun)
+	w.left()
+	again := w.take(draft(snapshot.Manual, "base"))
+	w.ok(w.Delete(t.Context(), owner, again.ID)) // nobody holds it any more
+}
+
+func TestAPassingSnapshotIsNeverStored(t *testing.T) {
+	w := newWorld(t, snapshot.Limits{PerVM: 1})
+	kept := w.take(draft(snapshot.Manual, ""))
+	one, err := w.Begin(t.Context(), draft(snapshot.Passing, ""), 0)
+	w.ok(err)
+	w.ok(w.files.CapturePassing(t.Context(), one.ID, w.guest, w.guest))
+	if all, err := w.List(t.Context(), owner, snapshot.Filter{}); err != nil || len(all) != 1 {
+		t.Errorf("listed: %v, %v", all, err)
+	}
+	w.Abandon(t.Context(), one)
+	w.left(kept)
+}
+
+func TestNames(t *testing.T) {
+	w := newWorld(t, ample)
+	for _, name := range []string{"a b", "-a", ".a", "a/b", "..", "snap_x", "ä", "a\x00", strings.Repeat("a", 64)} {
+		_, err := w.Begin(t.Context(), draft(snapshot.Manual, name), 0)
+		w.refuses(err, errs.Invalid, "invalid_name")
+	}
+	first := w.take(draft(snapshot.Manual, strings.Repeat("a", 63)))
+	_, err := w.Begin(t.Context(), draft(snapshot.Manual, first.Name), 0)
+	w.refuses(err, errs.Conflict, "name_taken")
+	w.left(first)
+}
+
+func TestTheOldestAutomaticOneMakesRoom(t *testing.T) {
+	w := newWorld(t, snapshot.Limits{PerVM: 3})
+	manual := w.take(draft(snapshot.Manual, "mine"))
+	w.take(draft(snapshot.Automatic, ""))
+	held := w.take(draft(snapshot.Automatic, ""))
+	release := w.Hold(held.ID)
+	other := draft(snapshot.Manual, "")
+	other.VMID = "vm_b"
+	theirs := w.take(other)
+
+	third := w.take(draft(snapshot.Automatic, ""))
+	w.left(manual, held, third, theirs)
+	fourth := w.take(draft(snapshot.Automatic, "")) // the oldest is held: the next one goes
+	w.left(manual, held, fourth, theirs)
+	release()
+	fifth := w.take(draft(snapshot.Automatic, ""))
+	w.left(manual, fourth, fifth, theirs)
+}
+
+func TestManualOnesMakeNoRoom(t *testing.T) {
+	w := newWorld(t, snapshot.Limits{PerVM: 3})
+	kept := []snapshot.Snapshot{
+		w.take(draft(snapshot.Manual, "")), w.take(draft(snapshot.Manual, "")), w.take(draft(snapshot.Automatic, "")),
+	}
+	w.restart(snapshot.Limits{PerVM: 2}) // one automatic one is too few to remove, so it stays
+	_, err := w.Begin(t.Context(), draft(snapshot.Manual, ""), 0)
+	w.refuses(err, errs.Conflict, "snapshot_limit")
+	w.left(kept...)
+}
+
+// A request that fails for another reason costs nobody a snapshot.
+func TestATakenNameMakesNoRoom(t *testing.T) {
+	w := newWorld(t, snapshot.Limits{PerVM: 2})
+	kept := []snapshot.Snapshot{w.take(draft(snapshot.Manual, "base")), w.take(draft(snapshot.Automatic, ""))}
+	_, err := w.Begin(t.Context(), draft(snapshot.Manual, "base"), 0)
+	w.refuses(err, errs.Conflict, "name_taken")
+	gone := draft(snapshot.Manual, "")
+	gone.VM.ImageID = "img_gone"
+	_, err = w.Begin(t.Context(), gone, 0)
+	w.refuses(err, errs.NotFound, "image_not_found")
+	w.left(kept...)
+}
+
+func TestTheDiskHasABudget(t *testing.T) {
+	w := newWorld(t, ample)
+	manual := w.takeSized(draft(snapshot.Manual, ""), 40*mib)
+	other := draft(snapshot.Automatic, "")
+	other.VMID = "vm_b"
+	oldest, second := w.takeSized(other, 30*mib), w.takeSized(draft(snapshot.Automatic, ""), 30*mib)
+	w.restart(snapshot.Limits{PerVM: 10, DiskMiB: 100})
+
+	_, err := w.Begin(t.Context(), draft(snapshot.Manual, ""), 61*mib)
+	w.refuses(err, errs.Exhausted, "snapshot_disk_limit")
+	w.left(manual, oldest, second) // none was removed in vain
+	begun, err := w.Begin(t.Context(), draft(snapshot.Manual, ""), 20*mib)
+	w.ok(err)
+	w.left(manual, second, begun)
+	_, err = w.Begin(t.Context(), draft(snapshot.Manual, ""), 41*mib) // what was begun counts, too
+	w.refuses(err, errs.Exhausted, "snapshot_disk_limit")
+	w.left(manual, second, begun)
+	w.Abandon(t.Context(), begun)
+}
+
+func TestOldAutomaticOnesAreRemoved(t *testing.T) {
+	w := newWorld(t, ample)
+	manual, automatic := w.take(draft(snapshot.Manual, "")), w.take(draft(snapshot.Automatic, ""))
+	w.ok(w.Prune(t.Context())) // without a limit
+	w.left(manual, automatic)
+	w.restart(snapshot.Limits{PerVM: 10, MaxAge: time.Hour})
+	w.ok(w.Prune(t.Context()))
+	w.left(manual, automatic)
+	w.restart(snapshot.Limits{PerVM: 10, MaxAge: time.Nanosecond})
+	release := w.Hold(automatic.ID)
+	w.ok(w.Prune(t.Context()))
+	w.left(manual, automatic)
+	release()
+	w.ok(w.Prune(t.Context()))
+	w.left(manual)
+}
+
+func TestWhatIsInUseCannotBeDeleted(t *testing.T) {
+	w := newWorld(t, ample)
+	one := w.take(draft(snapshot.Manual, "base"))
+	first, second := w.Hold(one.ID), w.Hold(one.ID)
+	for _, release := range []func(){first, second} {
+		w.refuses(w.Delete(t.Context(), owner, "base"), errs.Conflict, "snapshot_in_use")
+		w.left(one)
+		release()
+	}
+	w.ok(w.Delete(t.Context(), owner, "base"))
+	w.left()
+}
+
+func TestReconcileRemovesWhatIsHalf(t *testing.T) {
+	w := newWorld(t, ample)
+	whole := w.take(draft(snapshot.Manual, "whole"))
+	w.begin(draft(snapshot.Manual, "half"), 0)
+	w.ok(w.files.Prepare("snap_norow", 0))
+	if err := os.Mkdir(filepath.Join(w.root, "lost+found"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.restart(ample)
+	for range 2 {
+		w.ok(w.Reconcile(t.Context()))
+		w.left(whole)
+	}
+	if _, err := os.Stat(filepath.Join(w.root, "lost+found")); err != nil {
+		t.Errorf("what is no snapshot's: %v", err)
+	}
+	w.ok(w.files.Verify(t.Context(), whole.ID, whole.Sums))
+	w.take(draft(snapshot.Manual, "half")) // its name is free again
+}
+
+func TestReconcilePrunesToo(t *testing.T) {
+	w := newWorld(t, ample)
+	w.take(draft(snapshot.Automatic, ""))
+	w.restart(snapshot.Limits{PerVM: 10, MaxAge: time.Nanosecond})
+	w.ok(w.Reconcile(t.Context()))
+	w.left()
+}
+
+func TestConcurrentSnapshotsKeepTheLimit(t *testing.T) {
+	w := newWorld(t, snapshot.Limits{PerVM: 3})
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var begun []snapshot.Snapshot
+	for range 8 {
+		all.Go(func() {
+			one, err := w.Begin(t.Context(), draft(snapshot.Automatic, ""), 0)
+			if errs.HasCode(err, "snapshot_limit") {
+				return
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			begun = append(begun, one)
+		})
+	}
+	all.Wait()
+	if len(begun) != 3 {
+		t.Errorf("%d were begun at a time", len(begun))
+	}
+	w.left(begun...)
+}
+
+func TestBeginStopsWaitingWithItsContext(t *testing.T) {
+	w := newWorld(t, ample)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := w.Begin(ctx, draft(snapshot.Manual, ""), 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	w.left()
+}
