@@ -153,7 +153,8 @@ type Driver interface {
 	// Adopt takes over a machine that an earlier daemon started. Every field of
 	// h must match the live process.
 	//
-	// Errors: errs.NotFound when the process is gone or is another one.
+	// Errors: errs.NotFound when the process is gone, is another one, or has no
+	// machine yet, because its daemon ended amid the start: then it is ended.
 	Adopt(ctx context.Context, h Handle) (Machine, error)
 
 	// List returns the machines of this driver that live on this host and are

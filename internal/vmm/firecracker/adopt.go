@@ -72,6 +72,9 @@ func (m *machine) compare(ctx context.Context) error {
 	if m.handle.Version != "" && m.handle.Version != i.Version {
 		return errGone(m.handle.ID)
 	}
+	if i.State == stateNew { // a daemon ended before it told it what to run
+		return errors.Join(errGone(m.handle.ID), m.Kill(ctx))
+	}
 	m.handle.Version = i.Version
 	m.version, err = parseVersion(i.Version)
 	return err
