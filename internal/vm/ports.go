@@ -199,10 +199,12 @@ type Memories interface {
 
 	// Dir returns the directory that the VM's machine is saved into.
 	Dir(vmID string) string
-	// Prepare makes that directory anew and returns how much of the file in RAM
-	// is in use. Errors: errs.Exhausted with code disk_full when the disk could
-	// not take so much beside the host's reserve; errs.Unsupported when there
-	// is no file in RAM.
+	// Used returns how much of the file in RAM is in use. A driver may write to
+	// it only when it saves. Errors: errs.Unsupported when there is no file.
+	Used(vmID string) (bytes int64, err error)
+	// Prepare makes that directory anew and returns what Used does. Errors
+	// beside its: errs.Exhausted with code disk_full when the disk could not
+	// take so much beside the host's reserve.
 	Prepare(vmID string) (bytes int64, err error)
 	// Forget removes that directory with all that is in it. Nothing there is no
 	// error.

@@ -82,7 +82,11 @@ func (s *Service) save(ctx context.Context, b *boot) error {
 	if b.vm.EnableNetwork {
 		spec.NIC = &vmm.NIC{MAC: b.vm.Lease.MAC}
 	}
-	return b.machine.Save(ctx, spec, s.deps.Memories.Dir(b.vm.ID))
+	if err := b.machine.Save(ctx, spec, s.deps.Memories.Dir(b.vm.ID)); err != nil {
+		return err
+	}
+	b.sleep.Bytes, err = s.deps.Memories.Used(b.vm.ID)
+	return err
 }
 
 func (s *Service) goOn(ctx context.Context, b *boot) {

@@ -194,12 +194,10 @@ func (k *Keeper) Prepare(vmID string) (bytes int64, err error) {
 	if err := k.Forget(vmID); err != nil {
 		return 0, err
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(k.Path(vmID), &st); err != nil {
-		return 0, errs.New(errs.Unsupported, "memory_not_shared", "the memory of VM %s cannot be kept: it was started without a file for it", vmID).
-			WithHint("restart the VM").WithCause(err)
+	used, err := k.Used(vmID)
+	if err != nil {
+		return 0, err
 	}
-	used := st.Blocks * 512
 	var disk unix.Statfs_t
 	if err := unix.Statfs(k.vmDir(vmID), &disk); err != nil {
 		return 0, fmt.Errorf("cannot tell the free disk space: %w", err)
@@ -214,6 +212,16 @@ func (k *Keeper) Prepare(vmID string) (bytes int64, err error) {
 		return 0, fmt.Errorf("cannot make the directory for what is saved: %w", err)
 	}
 	return used, nil
+}
+
+// Used implements vm.Memories.
+func (k *Keeper) Used(vmID string) (bytes int64, err error) {
+	var st unix.Stat_t
+	if err := unix.Stat(k.Path(vmID), &st); err != nil {
+		return 0, errs.New(errs.Unsupported, "memory_not_shared", "the memory of VM %s cannot be kept: it was started without a file for it", vmID).
+			WithHint("restart the VM").WithCause(err)
+	}
+	return st.Blocks * 512, nil
 }
 
 // Forget implements vm.Memories. A large file takes a file system its time to
