@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,7 +35,14 @@ func TestFirecracker(t *testing.T) {
 		run  func(*testing.T, *world)
 	}{
 		{"life", testProbeLife},
-		{"api socket", testProbeSocket},
+		{"how a guest ends", testProbeEnds},
+		{"the api socket is root's", testProbeSocket},
+		{"what it cannot do it says", testProbeCannot},
+		{"frames leave with the guest's own addresses only", testProbeFrames},
+		{"a hundred times asleep and awake", testProbeSleep},
+		{"hatchd is killed, stopped, and set to another driver", testProbeAdoption},
+		{"hatchd is killed amid a create, a sleep, a wake", testProbeDaemonDies},
+		{"the vmm is killed amid a create, a sleep, a wake", testProbeVMMDies},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.run(t, w)
@@ -127,52 +133,6 @@ func (w *world) probe(t *testing.T) api.VM {
 
 func (w *world) probeBody() api.CreateVM {
 	return api.CreateVM{ImageID: w.probeID, MemMiB: new(probeMem), DiskMiB: new(smallDisk)}
-}
-
-// count asks the guest how often it has gone round its loop.
-func (w *world) count(t *testing.T, v api.VM) int {
-	t.Helper()
-	n, err := strconv.Atoi(w.inside(t, v, "count"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-func testProbeLife(t *testing.T, w *world) {
-	v := w.probe(t)
-	if v.VMM != "firecracker" || condition(v, api.ConditionAgentReady).Status != api.StatusTrue {
-		t.Errorf("it runs on %s, conditions %+v", v.VMM, v.Conditions)
-	}
-	if got := w.inside(t, v, "echo hello from inside"); got != "echo: hello from inside" {
-		t.Errorf("the guest says %q", got)
-	}
-	before := w.count(t, v)
-	if paused, err := w.client.PauseVM(t.Context(), v.ID); err != nil || paused.State != api.StatePaused {
-		t.Errorf("after pause: %s, %v", paused.State, err)
-	}
-	if resumed, err := w.client.ResumeVM(t.Context(), v.ID); err != nil || resumed.State != api.StateRunning {
-		t.Errorf("after resume: %s, %v", resumed.State, err)
-	}
-	if after := w.count(t, v); after <= before {
-		t.Errorf("the guest counted to %d, and to %d after a pause", before, after)
-	}
-	w.inside(t, v, "write hatch-disk KEPT")
-	stopped, err := w.client.StopVM(t.Context(), v.ID)
-	if err != nil || stopped.State != api.StateStopped {
-		t.Fatalf("after stop: %s (%s), %v", stopped.State, stopped.StateReason, err)
-	}
-	if left := w.jails(t); len(left) > 0 {
-		t.Errorf("the stopped VM has left %v", left)
-	}
-	if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
-		t.Fatal(err)
-	}
-	v = w.await(t, v.ID, "ready", readyLimit)
-	if got := w.inside(t, v, "read hatch-disk 4"); got != "read: KEPT" {
-		t.Errorf("after a stop and a start its disk says %q", got)
-	}
-	w.delete(t, v.ID)
 }
 
 // testProbeSocket looks at a VM through its Firecracker's own API, as root may

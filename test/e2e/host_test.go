@@ -188,12 +188,17 @@ func vmms(t *testing.T) []process {
 	return found
 }
 
+// runs reports whether the process runs the VM.
+func (p process) runs(v api.VM) bool {
+	jailed := strings.ReplaceAll(v.ID, "_", "-") // what Firecracker's jailer takes for an id
+	return strings.Contains(p.command, v.ID) || strings.Contains(p.command, jailed)
+}
+
 // vmm returns the process that runs the VM.
 func vmm(t *testing.T, v api.VM) process {
 	t.Helper()
-	jailed := strings.ReplaceAll(v.ID, "_", "-") // what Firecracker's jailer takes for an id
 	for _, p := range vmms(t) {
-		if strings.Contains(p.command, v.ID) || strings.Contains(p.command, jailed) {
+		if p.runs(v) {
 			return p
 		}
 	}

@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 
@@ -103,17 +104,15 @@ func (i *internet) seen() []string {
 	return append([]string(nil), i.callers...)
 }
 
-// hasHeard reports whether the datagram has arrived.
-func (i *internet) hasHeard(datagram string) bool {
+// datagrams returns those that have arrived so far.
+func (i *internet) datagrams() []string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	for _, h := range i.heard {
-		if h == datagram {
-			return true
-		}
-	}
-	return false
+	return slices.Clone(i.heard)
 }
+
+// hasHeard reports whether the datagram has arrived.
+func (i *internet) hasHeard(datagram string) bool { return slices.Contains(i.datagrams(), datagram) }
 
 func resolve(w dns.ResponseWriter, q *dns.Msg) {
 	m := new(dns.Msg)

@@ -1,0 +1,143 @@
+//go:build system
+
+package e2e
+
+import (
+	"context"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+	"github.com/hatchvm/hatch/test/sandbox"
+)
+
+// amid begins do, strikes after a while, and returns when both are over. What do
+// says does not matter: what is true afterwards does.
+func amid(t *testing.T, after time.Duration, do func(context.Context), strike func()) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), readyLimit)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		do(ctx)
+	}()
+	<-time.After(after)
+	strike()
+	<-done
+}
+
+// The moments at which something is killed: a create takes some 60 ms, a sleep
+// 50, a wake 60.
+const (
+	firstMoment = 2 * time.Millisecond
+	lastMoment  = 90 * time.Millisecond
+	moments     = 9 * time.Millisecond // between two
+)
+
+// testProbeDaemonDies kills hatchd while it is at work, and looks what the next
+// one makes of it.
+func testProbeDaemonDies(t *testing.T, w *world) {
+	w.dieAmid(t, func(after time.Duration, do func(context.Context)) {
+		amid(t, after, do, func() { w.stopDaemon(t, syscall.SIGKILL) })
+		w.startDaemon(t)
+	})
+}
+
+// testProbeVMMDies kills whatever runs a VM, or is about to.
+func testProbeVMMDies(t *testing.T, w *world) {
+	w.dieAmid(t, func(after time.Duration, do func(context.Context)) {
+		amid(t, after, do, func() {
+			for _, p := range vmms(t) {
+				_ = unix.Kill(p.pid, unix.SIGKILL) // it may have ended meanwhile
+				p.awaitExit(t, normalReply)
+			}
+		})
+	})
+}
+
+// dieAmid lets die kill something amid creates, sleeps and wakes. No VM may be
+// in a state that is no longer true, no guest may have gone back, and nothing
+// may be left of those that are deleted.
+func (w *world) dieAmid(t *testing.T, die func(after time.Duration, do func(context.Context))) {
+	t.Helper()
+	ends := map[string]int{}
+	for after := firstMoment; after < lastMoment; after += moments {
+		before := w.look(t)
+		die(after, func(ctx context.Context) { _, _ = w.client.CreateVM(ctx, w.probeBody(), client.CreateOptions{}) })
+		for _, id := range w.ids(t) {
+			v := w.settled(t, id)
+			ends["create: "+v.State]++
+			if v.State == api.StateRunning {
+				w.await(t, v.ID, "ready", readyLimit)
+			}
+			w.delete(t, v.ID)
+		}
+		w.requireOnly(t, before)
+
+		v := w.probe(t)
+		count := w.count(t, v)
+		die(after, func(ctx context.Context) { _, _ = w.client.SleepVM(ctx, v.ID) })
+		ends["sleep: "+w.revive(t, v, count)]++
+		count = w.count(t, v)
+		w.sleep(t, v)
+		die(after, func(ctx context.Context) { _, _ = w.client.WakeVM(ctx, v.ID) })
+		ends["wake: "+w.revive(t, v, count)]++
+		w.delete(t, v.ID)
+		w.requireOnly(t, before)
+	}
+	t.Logf("what became of the VMs: %v", ends)
+}
+
+// ids lists every VM there is.
+func (w *world) ids(t *testing.T) (ids []string) {
+	t.Helper()
+	for v, err := range w.client.ListVMs(t.Context(), client.ListOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, v.ID)
+	}
+	return ids
+}
+
+// settled returns a VM once nothing is under way with it, and hatchd has seen
+// what is true of its VMM.
+func (w *world) settled(t *testing.T, id string) (v api.VM) {
+	t.Helper()
+	err := sandbox.Poll(normalReply, func() (bool, error) {
+		v = w.get(t, id)
+		lives := slices.ContainsFunc(vmms(t), func(p process) bool { return p.runs(v) })
+		return v.State != api.StateStarting && v.State != api.StateStopping && lives == (v.State == api.StateRunning), nil
+	})
+	if err != nil {
+		t.Fatalf("%s stays %s: %v", id, v.State, err)
+	}
+	return v
+}
+
+// revive brings a VM back to where its guest answers, and returns the state
+// that it found. A guest that has not ended must go on where it was.
+func (w *world) revive(t *testing.T, v api.VM, count int) (state string) {
+	t.Helper()
+	state = w.settled(t, v.ID).State
+	switch state {
+	case api.StateRunning:
+		w.await(t, v.ID, "agent", normalReply)
+		w.goesOn(t, v, count)
+	case api.StateSnapshotted:
+		w.wake(t, v)
+		w.goesOn(t, v, count)
+	default:
+		if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
+			t.Fatalf("a VM in %s cannot be started: %v", state, err)
+		}
+		w.await(t, v.ID, "ready", readyLimit)
+	}
+	return state
+}

@@ -1,0 +1,305 @@
+//go:build system
+
+package e2e
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+	"github.com/hatchvm/hatch/internal/host/kvm"
+	"github.com/hatchvm/hatch/test/sandbox"
+)
+
+// count asks the guest how often it has gone round its loop.
+func (w *world) count(t *testing.T, v api.VM) int {
+	t.Helper()
+	n, err := strconv.Atoi(w.inside(t, v, "count"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// goesOn checks that a guest has not booted anew since it said a count, and
+// returns what it says now.
+func (w *world) goesOn(t *testing.T, v api.VM, since int) int {
+	t.Helper()
+	now := w.count(t, v)
+	if now <= since {
+		t.Fatalf("the guest has counted to %d, and now to %d", since, now)
+	}
+	return now
+}
+
+func testProbeLife(t *testing.T, w *world) {
+	v := w.probe(t)
+	if v.VMM != "firecracker" || condition(v, api.ConditionAgentReady).Status != api.StatusTrue {
+		t.Errorf("it runs on %s, conditions %+v", v.VMM, v.Conditions)
+	}
+	if got := w.inside(t, v, "echo hello from inside"); got != "echo: hello from inside" {
+		t.Errorf("the guest says %q", got)
+	}
+	before := w.count(t, v)
+	if paused, err := w.client.PauseVM(t.Context(), v.ID); err != nil || paused.State != api.StatePaused {
+		t.Errorf("after pause: %s, %v", paused.State, err)
+	}
+	if resumed, err := w.client.ResumeVM(t.Context(), v.ID); err != nil || resumed.State != api.StateRunning {
+		t.Errorf("after resume: %s, %v", resumed.State, err)
+	}
+	if after := w.count(t, v); after <= before {
+		t.Errorf("the guest counted to %d, and to %d after a pause", before, after)
+	}
+	w.inside(t, v, "write hatch-disk KEPT")
+	stopped, err := w.client.StopVM(t.Context(), v.ID)
+	if err != nil || stopped.State != api.StateStopped {
+		t.Fatalf("after stop: %s (%s), %v", stopped.State, stopped.StateReason, err)
+	}
+	if left := w.jails(t); len(left) > 0 {
+		t.Errorf("the stopped VM has left %v", left)
+	}
+	if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	v = w.await(t, v.ID, "ready", readyLimit)
+	if got := w.inside(t, v, "read hatch-disk 4"); got != "read: KEPT" {
+		t.Errorf("after a stop and a start its disk says %q", got)
+	}
+	w.delete(t, v.ID)
+}
+
+// testProbeEnds lets guests end in each way that they know, and their VMM in
+// one that they do not.
+func testProbeEnds(t *testing.T, w *world) {
+	for _, end := range []struct{ line, state, reason string }{
+		{"poweroff", api.StateStopped, "powered itself off"},
+		{"panic", api.StateError, "panic"},
+		{"", api.StateError, "the VMM ended unexpectedly"},
+	} {
+		v := w.probe(t)
+		if end.line == "" {
+			vmm(t, v).kill(t)
+		} else {
+			w.tell(v, end.line)
+		}
+		if now := w.await(t, v.ID, end.state, normalReply); !strings.Contains(now.StateReason, end.reason) {
+			t.Errorf("after %q it is %s, %q", end.line, now.State, now.StateReason)
+		}
+		if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.await(t, v.ID, "ready", readyLimit)
+		w.delete(t, v.ID)
+	}
+	v := w.probe(t)
+	before := vmm(t, v)
+	w.tell(v, "reboot")
+	before.awaitExit(t, normalReply) // a reset is the end of a Firecracker
+	if err := sandbox.Poll(normalReply, func() (bool, error) { return len(vmms(t)) == 1, nil }); err != nil {
+		t.Fatalf("it is not started again: %v", err)
+	}
+	w.await(t, v.ID, "ready", readyLimit)
+	w.delete(t, v.ID)
+}
+
+// tell runs a line in a guest that may not be there any more to answer.
+func (w *world) tell(v api.VM, line string) {
+	ctx, cancel := context.WithTimeout(context.Background(), normalReply)
+	defer cancel()
+	_, _ = w.client.RunExec(ctx, v.ID, api.RunExec{Command: api.Command{Shell: line}})
+}
+
+// testProbeCannot asks for what this guest's agent does not have.
+func testProbeCannot(t *testing.T, w *world) {
+	v := w.probe(t)
+	for _, err := range w.client.ListFiles(t.Context(), v.ID, "/") {
+		requireUnsupported(t, err, "agent_too_old")
+	}
+	w.delete(t, v.ID)
+}
+
+func requireUnsupported(t *testing.T, err error, code string) {
+	t.Helper()
+	var answer *client.Error
+	if !errors.As(err, &answer) {
+		t.Errorf("the answer is %v; want a refusal", err)
+		return
+	}
+	if p := answer.Problem; p.Status != http.StatusNotImplemented || p.Code != code || p.Hint == "" {
+		t.Errorf("the answer is %+v; want 501 with code %s and a hint", p, code)
+	}
+}
+
+// testProbeFrames sends datagrams in frames that the guest makes as it likes.
+func testProbeFrames(t *testing.T, w *world) {
+	v, other := w.probe(t), w.probe(t)
+	bridge, err := net.InterfaceByName("hatch0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, stranger := [2]string{v.GuestMAC, v.GuestIP}, [2]string{"02:00:00:00:00:77", "172.16.0.200"}
+	for _, from := range [][2]string{{own[0], stranger[1]}, {stranger[0], own[1]}, stranger, {own[0], other.GuestIP}, {other.GuestMAC, other.GuestIP}, own} {
+		out := datagram(t, bridge.HardwareAddr, from[0], from[1], "from "+from[0]+" "+from[1])
+		if got := w.inside(t, v, "send "+hex.EncodeToString(out)); got != "send: ok" {
+			t.Fatalf("the guest says %q", got)
+		}
+	}
+	// They leave in their order: when the last has arrived, all others have had their chance.
+	if err := sandbox.Poll(normalReply, func() (bool, error) { return w.internet.hasHeard("from " + own[0] + " " + own[1]), nil }); err != nil {
+		t.Fatalf("what the guest sends as itself does not arrive: %v", err)
+	}
+	for _, heard := range w.internet.datagrams() {
+		if strings.HasPrefix(heard, "from ") && heard != "from "+own[0]+" "+own[1] {
+			t.Errorf("a frame that is not the guest's own has left: %s", heard)
+		}
+	}
+	w.delete(t, v.ID)
+	w.delete(t, other.ID)
+}
+
+// datagram returns a frame with a UDP datagram to the internet's port 80.
+func datagram(t *testing.T, to net.HardwareAddr, fromMAC, fromIP, text string) []byte {
+	t.Helper()
+	from, err := net.ParseMAC(fromMAC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, target := netip.MustParseAddr(fromIP).As4(), netip.MustParseAddr(internetAddr).As4()
+	const port, etherLen, ipLen, udpLen = 80, 14, 20, 8
+	f := slices.Concat(to, from, []byte{0x08, 0x00})
+	f = append(f, 0x45, 0)
+	f = binary.BigEndian.AppendUint16(f, uint16(ipLen+udpLen+len(text)))
+	f = append(f, 0, 1, 0, 0, 64, syscall.IPPROTO_UDP, 0, 0)
+	f = slices.Concat(f, source[:], target[:])
+	binary.BigEndian.PutUint16(f[etherLen+10:], checksum(f[etherLen:]))
+	f = binary.BigEndian.AppendUint16(f, 4000)
+	f = binary.BigEndian.AppendUint16(f, port)
+	f = binary.BigEndian.AppendUint16(f, uint16(udpLen+len(text)))
+	f = append(f, 0, 0) // no checksum
+	return append(f, text...)
+}
+
+// checksum is that of an IPv4 header.
+func checksum(header []byte) uint16 {
+	var sum uint32
+	for i := 0; i < len(header); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(header[i:]))
+	}
+	for sum > 0xffff {
+		sum = sum&0xffff + sum>>16
+	}
+	return ^uint16(sum)
+}
+
+func testProbeSleep(t *testing.T, w *world) {
+	v := w.probe(t)
+	count := w.count(t, v)
+	for cycle := range 100 {
+		w.sleep(t, v)
+		if left := w.jails(t); len(left) > 0 {
+			t.Errorf("the sleeping VM has left %v", left)
+		}
+		if cycle%10 == 0 {
+			w.awaitDurable(t, v.ID)
+		}
+		if cycle == 40 {
+			w.stopDaemon(t, syscall.SIGKILL)
+			w.startDaemon(t)
+		}
+		w.wake(t, v)
+		count = w.goesOn(t, v, count)
+	}
+	if got := strings.Count(w.console(t.Context(), v.ID), "woken"); got == 0 {
+		t.Error("nobody has told the guest that it slept")
+	}
+	w.startProbeAsleep(t, v)
+	w.delete(t, v.ID)
+	sleeper := w.probe(t)
+	w.sleep(t, sleeper)
+	w.delete(t, sleeper.ID)
+}
+
+// startProbeAsleep boots a sleeping VM anew.
+func (w *world) startProbeAsleep(t *testing.T, v api.VM) {
+	t.Helper()
+	count := w.count(t, v)
+	w.sleep(t, v)
+	if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, v.ID, "ready", readyLimit)
+	if now := w.count(t, v); now >= count {
+		t.Errorf("after a cold start the guest counts %d, before it %d", now, count)
+	}
+}
+
+// testProbeAdoption ends hatchd in several ways under a VM that runs, one that
+// is paused, and one that sleeps.
+func testProbeAdoption(t *testing.T, w *world) {
+	running, paused, asleep := w.probe(t), w.probe(t), w.probe(t)
+	counts := map[string]int{}
+	for _, v := range []api.VM{running, paused, asleep} {
+		counts[v.ID] = w.count(t, v)
+	}
+	if _, err := w.client.PauseVM(t.Context(), paused.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.sleep(t, asleep)
+	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		pid := vmm(t, running).pid
+		w.stopDaemon(t, signal)
+		w.startDaemon(t)
+		w.await(t, running.ID, "ready", normalReply)
+		if now := vmm(t, running); now.pid != pid {
+			t.Errorf("the VM has process %d, before it was %d", now.pid, pid)
+		}
+		counts[running.ID] = w.goesOn(t, running, counts[running.ID])
+		for id, want := range map[string]string{paused.ID: api.StatePaused, asleep.ID: api.StateSnapshotted} {
+			if now := w.get(t, id); now.State != want {
+				t.Errorf("%s is %s (%s), want %s", id, now.State, now.StateReason, want)
+			}
+		}
+	}
+	w.withoutFirecracker(t, running)
+	if _, err := w.client.ResumeVM(t.Context(), paused.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.wake(t, asleep)
+	for _, v := range []api.VM{running, paused, asleep} {
+		w.goesOn(t, v, counts[v.ID])
+		w.delete(t, v.ID)
+	}
+}
+
+// withoutFirecracker starts a hatchd that chooses by itself, under a VM that
+// runs. Where KVM is not proven it takes QEMU, and lets the VM be.
+func (w *world) withoutFirecracker(t *testing.T, v api.VM) {
+	t.Helper()
+	w.stopDaemon(t, syscall.SIGTERM)
+	w.startDaemon(t, "HATCH_VMM=auto")
+	health, err := w.client.Health(t.Context())
+	if want := map[bool]string{true: "firecracker", false: "qemu"}[kvm.Probe().Usable]; err != nil || health.VMM != want {
+		t.Errorf("auto takes %s, %v; want %s", health.VMM, err, want)
+	}
+	if health.VMM == "qemu" {
+		if now := w.get(t, v.ID); now.State != api.StateRunning {
+			t.Errorf("the VM is %s (%s) where its driver cannot be used", now.State, now.StateReason)
+		}
+		if _, err := w.client.StopVM(t.Context(), v.ID); !client.IsUnavailable(err) {
+			t.Errorf("a stop is answered %v", err)
+		}
+	}
+	w.stopDaemon(t, syscall.SIGTERM)
+	w.startDaemon(t)
+}
