@@ -49,8 +49,9 @@ var siblings = map[string][]string{
 	"internal/host/memory":       {"internal/host/sparse"},
 	"internal/host/snapshot":     {"internal/host/sparse"},
 	"internal/store":             {"internal/store/migrations"},
-	"internal/vmm/qemu":          {"internal/host/jail", "internal/host/kvm"},
-	"internal/vmm/firecracker":   {"internal/host/jail", "internal/host/kvm"},
+	"internal/vmm/qemu":          {"internal/host/jail", "internal/host/kvm", "internal/host/mapping"},
+	"internal/host/mapping":      {"internal/host/sparse"},
+	"internal/vmm/firecracker":   {"internal/host/jail", "internal/host/kvm", "internal/host/sparse"},
 	"internal/vmm/vmmtest/probe": {"internal/vmm/vmmtest/testguest"},
 }
 
