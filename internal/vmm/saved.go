@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,7 +24,7 @@ const (
 )
 
 // SavedFormat is the version of Saved that this code writes and reads.
-const SavedFormat = 1
+const SavedFormat = 2
 
 // Bounds of what is read.
 const (
@@ -195,16 +194,14 @@ func (s Saved) Check(host Saved, spec Spec, dir string) error {
 		{"the version of " + s.Driver, s.Version, host.Version},
 		{"the acceleration", s.Accel, host.Accel},
 		{"the host's processor", s.CPU, host.CPU},
-		{"the number of CPUs", fmt.Sprint(s.VCPUs), fmt.Sprint(spec.VCPUs)},
-		{"the size of the memory in MiB", fmt.Sprint(s.MemMiB), fmt.Sprint(spec.MemMiB)},
 		{"the network device's address", s.MAC, spec.mac()},
 	} {
 		if pair.saved != pair.now {
 			return Unusable("%s was %q and is %q now", pair.what, pair.saved, pair.now)
 		}
 	}
-	if !maps.Equal(s.Origin, spec.Origin) {
-		return Unusable("its kernel or root file system is another one now")
+	if err := s.checkSize(spec); err != nil {
+		return err
 	}
 	if err := s.checkDisks(spec.Disks); err != nil {
 		return err

@@ -35,6 +35,13 @@ type Spec struct {
 	// saved. The driver neither makes nor removes it.
 	Memory string
 
+	// Base is what the guest's memory begins as when it is woken; nil: Memory
+	// itself holds it. It is as large as Memory. Nobody can change it (a sealed
+	// memfd named BaseName), and many machines may have the same. The driver may
+	// map it privately, or copy it into Memory, which is there and all hole:
+	// Capabilities.Base says which. For Wake only. The driver does not close it.
+	Base *os.File
+
 	// Origin says what the guest was booted from, by role: digests of its kernel
 	// and its root file system. A saved guest is woken with the same only.
 	Origin map[string]string
@@ -111,6 +118,7 @@ type Capabilities struct {
 	Pause       bool // Pause and Resume work
 	PowerButton bool // PowerButton reaches the guest
 	Save        bool // Save and Wake work
+	Base        bool // machines woken from one Base share what they have not changed of it; without, each has a copy in its Memory
 	Reboot      bool // a guest that reboots keeps its machine; without, it ends it with ExitReset
 }
 
@@ -138,10 +146,11 @@ type Driver interface {
 	Start(ctx context.Context, spec Spec) (Machine, error)
 
 	// Wake starts the machine that was saved into dir, from there and from
-	// spec.Memory, which must be as they were when it was saved; spec is as it
-	// was then, but for NIC.TAP. It returns with the guest's CPUs standing where
-	// they stood: Resume lets the guest go on. From then on what was saved is
-	// spent, since the guest changes its disks. ctx bounds the start only.
+	// spec.Memory or spec.Base, which must be as they were when it was saved; spec
+	// is as it was then, but for NIC.TAP and Base. (AdaptSaved makes another
+	// machine's of what was saved.) It returns with the guest's CPUs standing
+	// where they stood: Resume lets the guest go on. From then on what was saved
+	// is spent, since the guest changes its disks. ctx bounds the start only.
 	//
 	// What does not fit together is refused before any process is started, and
 	// nothing is changed by it. On error nothing of the machine is left, and it
@@ -194,9 +203,16 @@ type Machine interface {
 
 	// Save makes the guest's CPUs stand and writes into dir, which is there and
 	// empty, what Driver.Wake needs beside spec.Memory. spec is what the machine
-	// was started with. The process stays: Kill it, and the guest can be woken;
-	// Resume it, and the guest goes on as if nothing had been. On error the guest
-	// runs as it did before, and dir is empty.
+	// was started with, but for Base, which is not looked at. The process stays:
+	// Kill it, and the guest can be woken; Resume it, and the guest goes on as if
+	// nothing had been. On error the guest runs as it did before, and dir is empty.
+	//
+	// Afterwards spec.Memory holds the guest's memory, also that of a machine
+	// woken from a Base, which from then on is woken from Memory. Such a machine,
+	// where Capabilities.Base says that it shares, does not use Memory itself:
+	// what is in there before a save is of no account, and when it is resumed
+	// after one, Memory is not what it goes on with and may be emptied. On error
+	// its Memory may hold anything.
 	//
 	// Errors: errs.Unsupported when it was started without Memory.
 	Save(ctx context.Context, spec Spec, dir string) error

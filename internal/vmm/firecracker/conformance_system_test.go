@@ -122,6 +122,7 @@ func (l *lab) harness() vmmtest.Harness {
 				t.Fatal(err)
 			}
 		},
+		KeepMiB:   4,
 		Leftovers: leftovers,
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hatchvm/hatch/internal/host/sparse"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -116,6 +117,11 @@ func (d *Driver) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machi
 	if err := d.checkSaved(spec, dir); err != nil {
 		return nil, err
 	}
+	if spec.Base != nil {
+		if err := bringBase(ctx, spec); err != nil {
+			return nil, fmt.Errorf("cannot bring in what the guest's memory begins as: %w", err)
+		}
+	}
 	return d.begin(ctx, spec, filepath.Join(dir, vmm.SavedDevices))
 }
 
@@ -132,7 +138,11 @@ func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
 	if err := s.Check(here, spec, dir); err != nil {
 		return err
 	}
-	if err := checkMemory(spec); err != nil {
+	err = checkMemory(spec)
+	if err == nil && spec.Base != nil {
+		err = checkSize(spec.Base.Stat, spec)
+	}
+	if err != nil {
 		return vmm.Unusable("its memory cannot be read").WithCause(err)
 	}
 	return nil
@@ -141,7 +151,11 @@ func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
 // checkMemory looks at the file for the guest's memory. One of another size
 // would be written anew, or read past its end.
 func checkMemory(spec vmm.Spec) error {
-	st, err := os.Stat(spec.Memory)
+	return checkSize(func() (os.FileInfo, error) { return os.Stat(spec.Memory) }, spec)
+}
+
+func checkSize(stat func() (os.FileInfo, error), spec vmm.Spec) error {
+	st, err := stat()
 	if err != nil {
 		return err
 	}
@@ -149,6 +163,27 @@ func checkMemory(spec vmm.Spec) error {
 		return fmt.Errorf("it has %d bytes instead of %d", st.Size(), want)
 	}
 	return nil
+}
+
+// bringBase copies the base into the file for the guest's memory, in which an
+// earlier wake that failed may have left something. The machine is like any
+// other then: it shares nothing.
+func bringBase(ctx context.Context, spec vmm.Spec) error {
+	src, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", spec.Base.Fd())) // with a position of its own
+	if err != nil {
+		return err
+	}
+	defer func() { _ = src.Close() }()
+	dst, err := os.OpenFile(spec.Memory, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	size := int64(spec.MemMiB) << 20
+	err = errors.Join(dst.Truncate(0), dst.Truncate(size))
+	if err == nil {
+		err = sparse.Part("memory").Copy(ctx, dst, src, size)
+	}
+	return errors.Join(err, dst.Close())
 }
 
 // load lets a process just started read a machine. Its guest stands afterwards.

@@ -58,8 +58,8 @@ func arguments(s vmm.Spec, o origin, accel acceleration, tscKHz uint64, fd descr
 	args = append(args, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	args = append(args, machineArguments(s, accel)...)
 	args = append(args, memoryArguments(s, fd)...)
-	if o == wakes {
-		args = append(args, "-incoming", "defer")
+	if o == wakes { // what is saved begins with no description of the machine: our manifest is one
+		args = append(args, "-incoming", "defer", "-global", "migration.send-configuration=off")
 	}
 	args = append(args, "-kernel", fdPath(fd.kernel), "-initrd", fdPath(fd.initramfs), "-append", cmdline(s.Cmdline, accel, tscKHz))
 	args = append(args, channelArguments(fd)...)
@@ -98,8 +98,9 @@ func machineArguments(s vmm.Spec, accel acceleration) []string {
 // memoryName is the name of the guest's memory within QEMU.
 const memoryName = "memory"
 
-// memoryArguments is all that says where the guest's memory lies. A shared
-// file can be left out when the machine is saved: it is there already.
+// memoryArguments is all that says where the guest's memory lies. It is a
+// shared file, or what a file that nobody changes holds, with the guest's
+// changes in the process's own memory.
 func memoryArguments(s vmm.Spec, fd descriptors) []string {
 	args := []string{"-m", strconv.Itoa(s.MemMiB)}
 	if s.Memory == "" {
@@ -107,7 +108,7 @@ func memoryArguments(s vmm.Spec, fd descriptors) []string {
 	}
 	return append(args, "-object", mustJSON(map[string]any{
 		"qom-type": "memory-backend-file", "id": memoryName, "size": int64(s.MemMiB) << 20,
-		"mem-path": fdPath(fd.memory), "share": true, "dump": false, "merge": false,
+		"mem-path": fdPath(fd.memory), "share": s.Base == nil, "dump": false, "merge": false,
 	}))
 }
 
@@ -209,8 +210,14 @@ const (
 	extraCPUs     = 0.5 // device emulation, which runs beside the guest's CPUs
 )
 
+// limits counts the memory of a guest with a base twice: who first touches a
+// hole of the base, even to write, makes the kernel fill it beside the guest's
+// own copy.
 func limits(s vmm.Spec, accel acceleration) *jail.Cgroup {
 	mem := int64(s.MemMiB + overheadMiB)
+	if s.Base != nil {
+		mem += int64(s.MemMiB)
+	}
 	if accel.name == AccelTCG {
 		mem += codeBufferMiB
 	}

@@ -118,6 +118,8 @@ func (l *lab) harness() vmmtest.Harness {
 		Driver: newDriver, Spec: func(t *testing.T) vmm.Spec { return l.spec(t) }, Root: l.root,
 		Break:     func(s *vmm.Spec) { s.Kernel = s.Initramfs }, // QEMU finds that it is no kernel
 		Crash:     func(t *testing.T, h vmm.Handle) { killHard(t, h.PID) },
+		KeepMiB:   16,
+		Look:      requireSharing,
 		Leftovers: leftovers,
 	}
 }

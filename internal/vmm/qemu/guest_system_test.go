@@ -93,10 +93,6 @@ func TestTheNICSendsFromItsMAC(t *testing.T) {
 	l := newLab(t)
 	s := l.spec(t)
 	mac := net.HardwareAddr{0x02, 0xfc, 0, 0, 0, 7}
-	runtime.LockOSThread() // not unlocked: the thread, with its namespace, ends with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatal(err)
-	}
 	tap, frames := newTAP(t, "tap0")
 	s.NIC = &vmm.NIC{MAC: mac, TAP: tap}
 	_, c := l.run(t, s)
@@ -111,32 +107,62 @@ func TestTheNICSendsFromItsMAC(t *testing.T) {
 	}
 }
 
-// newTAP makes a TAP in this thread's namespace, and a socket that sees all
-// its frames.
+// newTAP makes a TAP in a namespace of its own, and a socket that sees all its
+// frames.
 func newTAP(t *testing.T, name string) (tap *os.File, frames int) {
 	t.Helper()
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req, err := unix.NewIfreq(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		t.Fatal(err)
-	}
-	frames, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
+	err := apart(func() (err error) {
+		tap, frames, err = openTAP(name)
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Close(frames) })
-	req.SetUint16(unix.IFF_UP)
-	if err := unix.IoctlIfreq(frames, unix.SIOCSIFFLAGS, req); err != nil {
-		t.Fatal(err)
+	return tap, frames
+}
+
+// apart runs f in a network namespace of its own, on a thread that ends with it.
+// The process's first thread is left alone: it never ends, and its namespace is
+// what /proc/net shows.
+func apart(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // unlocked, it would be used again
+		if unix.Gettid() == unix.Getpid() {
+			err := apart(f) // on another one, since this one is taken
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+func openTAP(name string) (tap *os.File, frames int, err error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, -1, err
 	}
-	return os.NewFile(uintptr(fd), name), frames
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return nil, -1, err
+	}
+	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
+		return nil, -1, err
+	}
+	frames, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
+	if err != nil {
+		return nil, -1, err
+	}
+	req.SetUint16(unix.IFF_UP)
+	return os.NewFile(uintptr(fd), name), frames, unix.IoctlIfreq(frames, unix.SIOCSIFFLAGS, req)
 }
 
 func htons(n uint16) uint16 { return binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, n)) }

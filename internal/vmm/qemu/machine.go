@@ -36,8 +36,8 @@ type machine struct {
 
 	link chan *qmp // holds the one control connection, nil until it is made
 
-	saving sync.Mutex  // held while the machine is saved or loaded
-	moved  chan string // how a saving or loading ended, as QEMU tells it; capacity 1
+	saving sync.Mutex  // held while the machine is saved
+	moved  chan string // how a loading ended, as QEMU tells it; capacity 1
 
 	mu      sync.Mutex
 	conns   map[vmm.Channel]net.Conn

@@ -134,6 +134,6 @@ func parseVersion(out string) (string, error) {
 func (d *Driver) Info() vmm.Info {
 	return vmm.Info{
 		Name: Name, Version: d.version, Accel: d.accel.name, Why: d.accel.why,
-		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: true, Reboot: true},
+		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: true, Base: true, Reboot: true},
 	}
 }

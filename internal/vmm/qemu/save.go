@@ -12,40 +12,65 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/host/mapping"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// saveLimit bounds the writing and the reading of a machine's devices, some
-// 100 KiB.
-const saveLimit = 30 * time.Second
+const (
+	// saveLimit bounds the writing and the reading of a machine's devices, some
+	// 100 KiB.
+	saveLimit = 30 * time.Second
+	// copyRate bounds the copying of a guest's memory, in MiB per second: a disk
+	// that swaps is faster.
+	copyRate = 32
+)
 
 // fileName is what QEMU is told to call a file that it is handed.
 const fileName = "devices"
 
-// Save implements vmm.Machine. QEMU calls it a migration, to a file; the
-// guest's memory is left out, because it is a shared file already.
+// Save implements vmm.Machine.
 func (m *machine) Save(ctx context.Context, spec vmm.Spec, dir string) error {
-	if spec.Memory == "" || !jail.HoldsFile(m.handle.PID, map[string]bool{spec.Memory: true}) {
-		if err := m.command(ctx, "query-status", nil); err != nil {
-			return err // it is gone
-		}
-		return vmm.NotShared(m.handle.ID)
+	private, err := m.privateMemory(ctx, spec)
+	if err != nil {
+		return err
 	}
 	m.saving.Lock()
 	defer m.saving.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, saveLimit)
+	ctx, cancel := context.WithTimeout(ctx, saveLimit+time.Duration(spec.MemMiB/copyRate)*time.Second)
 	defer cancel()
 	stood, err := m.Paused(ctx)
 	if err != nil {
 		return err
 	}
-	if err := m.save(ctx, spec, dir); err != nil {
+	if err := m.save(ctx, spec, private, dir); err != nil {
 		return errors.Join(err, m.unsave(ctx, dir, stood))
 	}
 	return nil
 }
 
-func (m *machine) save(ctx context.Context, spec vmm.Spec, dir string) error {
+// privateMemory returns what the machine has mapped of a base; nil when its
+// memory is the file already. The process itself shows which it is, also to a
+// daemon that adopted it.
+func (m *machine) privateMemory(ctx context.Context, spec vmm.Spec) (*mapping.Mapping, error) {
+	if spec.Memory != "" && jail.HoldsFile(m.handle.PID, map[string]bool{spec.Memory: true}) {
+		return nil, nil
+	}
+	private, err := mapping.Find(m.handle.PID, vmm.BaseName, int64(spec.MemMiB)<<20)
+	if err == nil && spec.Memory != "" {
+		return private, nil
+	}
+	if gone := m.command(ctx, "query-status", nil); gone != nil {
+		return nil, gone
+	}
+	if err == nil || errors.Is(err, mapping.ErrNone) {
+		return nil, vmm.NotShared(m.handle.ID)
+	}
+	return nil, err
+}
+
+// save writes the memory after the devices, which is when nothing changes it
+// any more.
+func (m *machine) save(ctx context.Context, spec vmm.Spec, private *mapping.Mapping, dir string) error {
 	if err := m.command(ctx, "stop", nil); err != nil {
 		return err
 	}
@@ -53,11 +78,51 @@ func (m *machine) save(ctx context.Context, spec vmm.Spec, dir string) error {
 	if err != nil {
 		return fmt.Errorf("cannot make the file for the machine's devices: %w", err)
 	}
-	err = m.move(ctx, "migrate", f)
+	err = m.writeDevices(ctx, f)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("cannot save the machine's devices: %w", err)
 	}
+	if private != nil {
+		if err := m.writeMemory(ctx, spec, private); err != nil {
+			return fmt.Errorf("cannot save the machine's memory: %w", err)
+		}
+	}
 	return m.describe(ctx, spec, dir)
+}
+
+// writeDevices lets QEMU write all that it knows of the machine but for its
+// memory and its disks. It does so before it answers.
+func (m *machine) writeDevices(ctx context.Context, f *os.File) (err error) {
+	var set struct {
+		ID *int `json:"fdset-id"`
+	}
+	if err := m.run(ctx, qmpCommand{name: "add-fd", file: f}, &set); err != nil {
+		return err
+	}
+	if set.ID == nil {
+		return errors.New("QEMU does not tell what it calls the file")
+	}
+	defer func() {
+		remove := qmpCommand{name: "remove-fd", args: map[string]any{"fdset-id": *set.ID}}
+		err = errors.Join(err, m.run(context.WithoutCancel(ctx), remove, nil))
+	}()
+	return m.run(ctx, qmpCommand{name: "xen-save-devices-state", args: map[string]any{
+		"filename": fmt.Sprintf("/dev/fdset/%d", *set.ID), "live": false, // else it would let go of the disks
+	}}, nil)
+}
+
+func (m *machine) writeMemory(ctx context.Context, spec vmm.Spec, private *mapping.Mapping) error {
+	f, err := openMemory(spec)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	copied, err := private.CopyTo(ctx, f)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	m.log.Debug("memory copied", "vm", m.handle.ID, "changed", copied.Changed, "written", copied.Written, "took", time.Since(began))
+	return nil
 }
 
 // describe writes the manifest of what has been saved. The acceleration is
@@ -89,20 +154,15 @@ func (m *machine) unsave(ctx context.Context, dir string, stood bool) error {
 	return errors.Join(faults...)
 }
 
-// move lets QEMU write its devices to the file, or read them from it, and
-// waits until it has.
-func (m *machine) move(ctx context.Context, command string, f *os.File) error {
-	select {
-	case <-m.moved: // of an earlier one that nobody waited for
-	default:
-	}
+// read lets QEMU read its devices from the file, which it calls a migration,
+// and waits until it has.
+func (m *machine) read(ctx context.Context, f *os.File) error {
 	for _, c := range []qmpCommand{
 		{name: "migrate-set-capabilities", args: map[string]any{"capabilities": []any{
 			map[string]any{"capability": "events", "state": true},
-			map[string]any{"capability": "x-ignore-shared", "state": true},
 		}}},
 		{name: "getfd", args: map[string]any{"fdname": fileName}, file: f},
-		{name: command, args: map[string]any{"uri": "fd:" + fileName}},
+		{name: "migrate-incoming", args: map[string]any{"uri": "fd:" + fileName}},
 	} {
 		if err := m.run(ctx, c, nil); err != nil {
 			return err
@@ -118,7 +178,7 @@ func (m *machine) move(ctx context.Context, command string, f *os.File) error {
 	}
 }
 
-// observeMigration keeps how a saving or loading ended.
+// observeMigration keeps how a loading ended.
 func (m *machine) observeMigration(data json.RawMessage) {
 	var now struct{ Status string }
 	_ = json.Unmarshal(data, &now) // no status is none that counts
@@ -185,10 +245,16 @@ func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
 		return err
 	}
 	f, err := openMemory(spec)
+	if err == nil {
+		err = f.Close()
+	}
+	if err == nil && spec.Base != nil {
+		err = checkMemory(spec.Base, spec)
+	}
 	if err != nil {
 		return vmm.Unusable("its memory cannot be read").WithCause(err)
 	}
-	return f.Close()
+	return nil
 }
 
 // load reads the devices of a machine just launched. The guest's CPUs still
@@ -197,7 +263,5 @@ func (m *machine) load(ctx context.Context, f *os.File) error {
 	if err := m.meet(ctx); err != nil {
 		return err
 	}
-	m.saving.Lock()
-	defer m.saving.Unlock()
-	return m.move(ctx, "migrate-incoming", f)
+	return m.read(ctx, f)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/host/mapping"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -145,7 +146,10 @@ func (in *inventory) gather(spec vmm.Spec) (fd descriptors, err error) {
 		f, openErr := openDisk(d)
 		fd.disks = append(fd.disks, open("the disk "+d.Serial, f, openErr))
 	}
-	if spec.Memory != "" {
+	if spec.Base != nil {
+		f, openErr := openBase(spec)
+		fd.memory = open("what the guest's memory begins as", f, openErr)
+	} else if spec.Memory != "" {
 		f, openErr := openMemory(spec)
 		fd.memory = open("the guest's memory", f, openErr)
 	}
@@ -185,14 +189,49 @@ func openMemory(spec vmm.Spec) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := f.Stat()
-	if err == nil && st.Size() != int64(spec.MemMiB)<<20 {
-		err = fmt.Errorf("it has %d bytes instead of %d MiB", st.Size(), spec.MemMiB)
-	}
-	if err != nil {
+	if err := checkMemory(f, spec); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+func checkMemory(f *os.File, spec vmm.Spec) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() != int64(spec.MemMiB)<<20 {
+		return fmt.Errorf("it has %d bytes instead of %d MiB", st.Size(), spec.MemMiB)
+	}
+	return nil
+}
+
+// baseSeals keep everybody from changing a file.
+const baseSeals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+
+// openBase opens the file that the guest's memory begins as once more, so that
+// the process shares no position in it with us. QEMU insists on opening it for
+// writing: that it cannot write is found out before.
+func openBase(spec vmm.Spec) (*os.File, error) {
+	if err := checkMemory(spec.Base, spec); err != nil {
+		return nil, err
+	}
+	path := fdPath(int(spec.Base.Fd()))
+	name, err := os.Readlink(path)
+	if err != nil {
+		return nil, err
+	}
+	if name != mapping.Link(vmm.BaseName) {
+		return nil, fmt.Errorf("it is %q instead of a memfd named %s", name, vmm.BaseName)
+	}
+	seals, err := unix.FcntlInt(spec.Base.Fd(), unix.F_GET_SEALS, 0)
+	if err != nil {
+		return nil, err
+	}
+	if seals&baseSeals != baseSeals {
+		return nil, fmt.Errorf("it is not sealed against all changes, but %#x", seals)
+	}
+	return os.OpenFile(path, os.O_RDWR, 0)
 }
 
 // duplicate copies the descriptor, since Start closes the TAP by itself.

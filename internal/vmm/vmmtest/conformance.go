@@ -32,6 +32,14 @@ type Harness struct {
 	// Crash ends the machine's VMM as a crash does.
 	Crash func(t *testing.T, h vmm.Handle)
 
+	// KeepMiB is how much a guest is told to keep in its memory at a time, in
+	// MiB; it has room for four times that.
+	KeepMiB int
+
+	// Look looks at machines that were woken from one base and run; nil when
+	// there is nothing to see.
+	Look func(t *testing.T, machines []vmm.Handle)
+
 	// Leftovers lists what of a machine that is gone is still on the host.
 	Leftovers func(spec vmm.Spec) []string
 }
@@ -69,7 +77,7 @@ func Run(t *testing.T, h Harness) {
 		{"the list shows machines below the root only", testList},
 	}
 	if h.Driver(t).Info().Capabilities.Save {
-		tests = append(tests, saveTests...)
+		tests = append(append(tests, saveTests...), baseTests...)
 	}
 	for _, c := range tests {
 		t.Run(c.name, func(t *testing.T) { c.test(t, h) })

@@ -323,6 +323,7 @@ func unusable(t *testing.T, dir string) map[string]spoiled {
 		"more cpus":       {spec(func(s *vmm.Spec) { s.VCPUs++ }), "CPUs"},
 		"another origin":  {spec(func(s *vmm.Spec) { s.Origin = map[string]string{"kernel": "sha256:other"} }), "kernel"},
 		"no memory":       {spec(func(s *vmm.Spec) { s.Memory += ".gone" }), "memory"},
+		"another base":    {spec(func(s *vmm.Spec) { s.Base = newMemfd(t, int64(s.MemMiB)<<20-4096) }), "memory"},
 		"one disk more":   {spec(func(s *vmm.Spec) { s.Disks = append([]vmm.Disk{{Serial: "more"}}, s.Disks...) }), "disks"},
 		"a missing disk": {func(to string, s *vmm.Spec) {
 			missing := vmm.Disk{Serial: "missing", Path: filepath.Join(to, "missing")}

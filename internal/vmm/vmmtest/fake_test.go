@@ -33,10 +33,14 @@ func TestFakeConforms(t *testing.T) {
 			if err := os.WriteFile(memory, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
+			if err := os.Truncate(memory, 64<<20); err != nil {
+				t.Fatal(err)
+			}
 			return vmm.Spec{ID: id, Dir: dir, VCPUs: 1, MemMiB: 64, Memory: memory, Origin: map[string]string{"kernel": "sha256:test"}}
 		},
-		Break: func(*vmm.Spec) { fake.FailNextStart(errs.New(errs.Internal, "injected", "injected")) },
-		Crash: func(_ *testing.T, h vmm.Handle) { fake.Crash(h.ID) },
+		Break:   func(*vmm.Spec) { fake.FailNextStart(errs.New(errs.Internal, "injected", "injected")) },
+		KeepMiB: 4,
+		Crash:   func(_ *testing.T, h vmm.Handle) { fake.Crash(h.ID) },
 		Leftovers: func(spec vmm.Spec) []string {
 			if g := fake.host.guest(spec.ID); g != nil && !g.gone() {
 				return []string{"the machine"}

@@ -20,6 +20,8 @@ import (
 //	reboot             reboots
 //	panic              panics
 //	deaf               ignores the power button from now on; answers "deaf: ok"
+//	keep WORD MIB      fills so many more MiB of its memory with what it makes of WORD; "keep: ok"
+//	kept               answers "kept:" and each WORD that is still all there, or "lost"
 //
 // A real guest also obeys these:
 //
@@ -47,6 +49,7 @@ type guest struct {
 	mu      sync.Mutex
 	running chan struct{} // closed while the CPUs run
 	ticks   int           // 0: not ticking
+	kept    []string
 	boots   int
 	greeted bool // this boot's greeting is out
 	deaf    bool
@@ -155,6 +158,17 @@ func (g *guest) obey(line string, w io.Writer) {
 		g.deaf = true
 		g.mu.Unlock()
 		_, _ = io.WriteString(w, "deaf: ok\r\n")
+	case "keep":
+		word, _, _ := strings.Cut(words, " ")
+		g.mu.Lock()
+		g.kept = append(g.kept, word)
+		g.mu.Unlock()
+		_, _ = io.WriteString(w, "keep: ok\r\n")
+	case "kept":
+		g.mu.Lock()
+		kept := strings.Join(g.kept, " ")
+		g.mu.Unlock()
+		_, _ = fmt.Fprintf(w, "kept: %s\r\n", kept)
 	case "poweroff":
 		g.end(vmm.Exit{Cause: vmm.ExitShutdown, At: time.Now()})
 	case "panic":
@@ -175,7 +189,7 @@ func (g *guest) reboot() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.boots++
-	g.greeted, g.ticks, g.deaf = false, 0, false
+	g.greeted, g.ticks, g.kept, g.deaf = false, 0, nil, false
 }
 
 // tick counts on, unless the guest does not tick or its CPUs stand.

@@ -1,22 +1,31 @@
 package vmmtest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// fakeDevices is what is saved of a pretended machine.
+// fakeDevices is what is saved of a pretended machine beside its memory.
 type fakeDevices struct {
-	Ticks   int
 	Boots   int
 	Greeted bool
 	Deaf    bool
+}
+
+// fakeMemory is what a pretended guest has in its memory. It lies at the begin
+// of the file, as JSON; what is all zeros was never written to.
+type fakeMemory struct {
+	Ticks int
+	Kept  []string
 }
 
 // Save implements vmm.Machine.
@@ -38,7 +47,11 @@ func (m *fakeMachine) Save(_ context.Context, spec vmm.Spec, dir string) error {
 }
 
 func (m *fakeMachine) save(spec vmm.Spec, dir string) error {
-	text, err := json.Marshal(m.guest.devices())
+	devices, memory := m.guest.state()
+	if err := memory.write(spec.Memory); err != nil {
+		return fmt.Errorf("cannot save the machine's memory: %w", err)
+	}
+	text, err := json.Marshal(devices)
 	if err != nil {
 		return fmt.Errorf("cannot encode the machine's devices: %w", err)
 	}
@@ -56,10 +69,72 @@ func (m *fakeMachine) save(spec vmm.Spec, dir string) error {
 // fakeSaved is what the manifests of the fake say of its host.
 var fakeSaved = vmm.Saved{Driver: "fake", Version: fakeVersion, Accel: "none", CPU: "pretended"}
 
-func (g *guest) devices() fakeDevices {
+func (g *guest) state() (fakeDevices, fakeMemory) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return fakeDevices{Ticks: g.ticks, Boots: g.boots, Greeted: g.greeted, Deaf: g.deaf}
+	return fakeDevices{Boots: g.boots, Greeted: g.greeted, Deaf: g.deaf}, fakeMemory{Ticks: g.ticks, Kept: slices.Clone(g.kept)}
+}
+
+// write makes a file hold this and nothing else.
+func (m fakeMemory) write(path string) error {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Truncate(0), f.Truncate(st.Size())); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(text, 0)
+	return err
+}
+
+// readFakeMemory reads what a guest's memory begins as: its base's content, or
+// what lies in the file.
+func readFakeMemory(spec vmm.Spec) (m fakeMemory, err error) {
+	f, err := os.Open(spec.Memory)
+	if err != nil {
+		return m, vmm.Unusable("its memory cannot be read").WithCause(err)
+	}
+	defer func() { _ = f.Close() }()
+	from := f
+	if spec.Base != nil {
+		if err := requireSameSize(spec.Base, f); err != nil {
+			return m, vmm.Unusable("its memory cannot be read").WithCause(err)
+		}
+		from = spec.Base
+	}
+	text, err := io.ReadAll(io.NewSectionReader(from, 0, maxFakeMemory))
+	if err != nil {
+		return m, vmm.Unusable("its memory cannot be read").WithCause(err)
+	}
+	if text = bytes.TrimRight(text, "\x00"); len(text) == 0 {
+		return m, nil
+	}
+	return m, json.Unmarshal(text, &m)
+}
+
+// maxFakeMemory is how much a pretended guest has in its memory, in bytes.
+const maxFakeMemory = 4096
+
+func requireSameSize(a, b *os.File) error {
+	one, err := a.Stat()
+	if err != nil {
+		return err
+	}
+	other, err := b.Stat()
+	if err == nil && one.Size() != other.Size() {
+		err = fmt.Errorf("%d bytes instead of %d", one.Size(), other.Size())
+	}
+	return err
 }
 
 // Wake implements vmm.Driver.
@@ -74,13 +149,18 @@ func (f *Fake) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machine
 	if err != nil {
 		return nil, err
 	}
+	memory, err := readFakeMemory(spec)
+	if err != nil {
+		return nil, err
+	}
 	g, err := f.host.boot(spec)
 	if err != nil {
 		return nil, err
 	}
 	g.setPaused(true)
 	g.mu.Lock()
-	g.ticks, g.boots, g.greeted, g.deaf = devices.Ticks, devices.Boots, devices.Greeted, devices.Deaf
+	g.boots, g.greeted, g.deaf = devices.Boots, devices.Greeted, devices.Deaf
+	g.ticks, g.kept = memory.Ticks, memory.Kept
 	g.mu.Unlock()
 	return newFakeMachine(g, f.agent), nil
 }
@@ -92,9 +172,6 @@ func readFakeDevices(spec vmm.Spec, dir string) (devices fakeDevices, err error)
 	}
 	if err := s.Check(fakeSaved, spec, dir); err != nil {
 		return devices, err
-	}
-	if _, err := os.Stat(spec.Memory); err != nil {
-		return devices, vmm.Unusable("its memory cannot be read").WithCause(err)
 	}
 	text, err := os.ReadFile(filepath.Join(dir, vmm.SavedDevices))
 	if err != nil {

@@ -192,6 +192,52 @@ static void burn(u64 ms)
 	say("burn: ok\r\n");
 }
 
+/* What is kept lies above the program: a number in each page, which follows
+ * from a word. */
+enum { PAGE = 4096 };
+static struct keeping { char word[32]; u64 seed, begin, end; } keepings[16];
+static int keeping_count;
+
+static u64 kept_number(const struct keeping *k, u64 page) { return (k->seed ^ page) | 1ul << 63; }
+
+static void keep(const char *words)
+{
+	enum { FIRST = 32 << 20 };
+	struct keeping *k = &keepings[keeping_count];
+	u64 n = length(words) - length(after_word(words));
+	if (keeping_count == COUNT(keepings) || n < 2 || n >= sizeof k->word) {
+		say("keep: cannot\r\n");
+		return;
+	}
+	memcpy(k->word, words, n - 1);
+	for (u64 i = 0; i < n; i++)
+		k->seed = (k->seed ^ k->word[i]) * 1099511628211ul;
+	k->begin = keeping_count ? k[-1].end : FIRST;
+	k->end = k->begin + (to_number(after_word(words)) << 20);
+	for (u64 page = k->begin; page < k->end; page += PAGE)
+		*(volatile u64 *)page = kept_number(k, page);
+	keeping_count++;
+	say("keep: ok\r\n");
+}
+
+static int is_kept(const struct keeping *k)
+{
+	for (u64 page = k->begin; page < k->end; page += PAGE)
+		if (*(volatile u64 *)page != kept_number(k, page))
+			return 0;
+	return 1;
+}
+
+static void say_kept(void)
+{
+	say("kept:");
+	for (int i = 0; i < keeping_count; i++) {
+		say(" ");
+		say(is_kept(&keepings[i]) ? keepings[i].word : "lost");
+	}
+	say("\r\n");
+}
+
 static void obey(const char *line)
 {
 	const char *words = after_word(line);
@@ -206,6 +252,10 @@ static void obey(const char *line)
 	} else if (same_word(line, "deaf")) {
 		is_deaf = 1;
 		say("deaf: ok\r\n");
+	} else if (same_word(line, "keep")) {
+		keep(words);
+	} else if (same_word(line, "kept")) {
+		say_kept();
 	} else if (same_word(line, "poweroff")) {
 		end_machine(POWER_OFF);
 	} else if (same_word(line, "halt")) {

@@ -96,6 +96,10 @@ func obey(console io.Writer, line string) {
 	case "deaf":
 		deaf.Store(true)
 		say(console, "deaf: ok")
+	case "keep":
+		say(console, "keep: %s", outcome(keep(first, second)))
+	case "kept":
+		say(console, "kept:%s", kept())
 	case "poweroff":
 		powerOff()
 	case "reboot":
@@ -121,6 +125,55 @@ func obey(console io.Writer, line string) {
 	case "netup":
 		say(console, "netup: %s", outcome(netUp()))
 	}
+}
+
+// keeping is memory that was filled with what follows from a word.
+type keeping struct {
+	word string
+	data []byte
+}
+
+var keepings []keeping
+
+func keep(word, count string) error {
+	mib, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	data, err := unix.Mmap(-1, 0, mib<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return err
+	}
+	for at := 0; at < len(data); at += 8 {
+		binary.LittleEndian.PutUint64(data[at:], value(word, at))
+	}
+	keepings = append(keepings, keeping{word, data})
+	return nil
+}
+
+// value is what belongs to a place: never 0, and different from place to place.
+func value(word string, at int) uint64 {
+	h := uint64(14695981039346656037)
+	for _, b := range []byte(word) {
+		h = (h ^ uint64(b)) * 1099511628211
+	}
+	return (h ^ uint64(at)) | 1<<63
+}
+
+func kept() (words string) {
+	for _, k := range keepings {
+		words += " " + k.found()
+	}
+	return words
+}
+
+func (k keeping) found() string {
+	for at := 0; at < len(k.data); at += 8 {
+		if binary.LittleEndian.Uint64(k.data[at:]) != value(k.word, at) {
+			return "lost"
+		}
+	}
+	return k.word
 }
 
 func outcome(err error) string {
