@@ -12,8 +12,8 @@ import (
 // recasting makes a copied guest itself, one request at a time.
 type recasting struct {
 	guest *identity.Guest
-	turn  chan struct{} // held by the request that is at work
-	anew  chan struct{} // cloud-init is to run
+	turn  chan struct{}      // held by the request that is at work
+	taken chan wire.Identity // what the guest has become, to settle in
 
 	// For the one whose turn it is.
 	done string // instance that the guest is already
@@ -21,7 +21,7 @@ type recasting struct {
 }
 
 func newRecasting(guest *identity.Guest) *recasting {
-	return &recasting{guest: guest, turn: make(chan struct{}, 1), anew: make(chan struct{}, 1)}
+	return &recasting{guest: guest, turn: make(chan struct{}, 1), taken: make(chan wire.Identity, 1)}
 }
 
 // Recast implements [wire.RecastHandler]. The clock and the randomness come
@@ -59,20 +59,21 @@ func (a *Agent) recast(ctx context.Context, as wire.Identity) (wire.Self, error)
 	a.postAddresses() // before the host asks for them
 	if as.CloudInit {
 		a.status.postCloudInit(cloudInit("/"))
-		select {
-		case r.anew <- struct{}{}:
-		default:
-		}
+	}
+	select {
+	case r.taken <- as:
+	default: // it settles in as another still
 	}
 	return self, nil
 }
 
-// runCloudInit runs cloud-init for each new instance, until ctx is done.
-func (a *Agent) runCloudInit(ctx context.Context) {
+// settle does what could wait, each time that the guest has become itself, until
+// ctx is done.
+func (a *Agent) settle(ctx context.Context) {
 	for {
 		select {
-		case <-a.recasting.anew:
-			a.recasting.guest.RunCloudInit(ctx)
+		case as := <-a.recasting.taken:
+			a.recasting.guest.Settle(ctx, as)
 		case <-ctx.Done():
 			return
 		}

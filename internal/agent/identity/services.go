@@ -95,6 +95,20 @@ func (g *Guest) restartNetworkServices(ctx context.Context, as wire.Identity) er
 	return p.Apply(link)
 }
 
+// Settle does what can wait until the guest has confirmed: journald begins new
+// files, with the new machine id, and cloud-init runs if as says so.
+func (g *Guest) Settle(ctx context.Context, as wire.Identity) {
+	if g.hasSystemd() && g.machineID() != "" {
+		err := g.run(ctx, serviceTime, g.program("systemctl"), "try-restart", "systemd-journald.service")
+		if err != nil && ctx.Err() == nil {
+			g.log.Error("journald keeps the original's machine id", "err", err)
+		}
+	}
+	if as.CloudInit {
+		g.runCloudInit(ctx)
+	}
+}
+
 // hasUnit reports whether the image has a unit of systemd.
 func (g *Guest) hasUnit(name string) bool {
 	for _, dir := range []string{"etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system", "run/systemd/generator.late"} {
