@@ -9,9 +9,15 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
+// copied is a guest that is a copy; [identity.Guest] is.
+type copied interface {
+	Take(ctx context.Context, as wire.Identity) (wire.Self, error)
+	Settle(ctx context.Context, as wire.Identity)
+}
+
 // recasting makes a copied guest itself, one request at a time.
 type recasting struct {
-	guest *identity.Guest
+	guest copied
 	turn  chan struct{}      // held by the request that is at work
 	taken chan wire.Identity // what the guest has become, to settle in
 
@@ -20,7 +26,7 @@ type recasting struct {
 	self wire.Self
 }
 
-func newRecasting(guest *identity.Guest) *recasting {
+func newRecasting(guest copied) *recasting {
 	return &recasting{guest: guest, turn: make(chan struct{}, 1), taken: make(chan wire.Identity, 1)}
 }
 
@@ -30,12 +36,6 @@ func (a *Agent) Recast(ctx context.Context, now time.Time, seed []byte, as wire.
 	if err := a.Woken(now, seed); err != nil {
 		return wire.Self{}, err
 	}
-	select {
-	case a.recasting.turn <- struct{}{}:
-		defer func() { <-a.recasting.turn }()
-	case <-ctx.Done():
-		return wire.Self{}, ctx.Err()
-	}
 	return a.recast(ctx, as)
 }
 
@@ -43,6 +43,12 @@ func (a *Agent) Recast(ctx context.Context, now time.Time, seed []byte, as wire.
 // again.
 func (a *Agent) recast(ctx context.Context, as wire.Identity) (wire.Self, error) {
 	r := a.recasting
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return wire.Self{}, ctx.Err()
+	}
 	if r.done == as.InstanceID {
 		return r.self, nil
 	}

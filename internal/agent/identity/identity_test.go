@@ -13,12 +13,8 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const oldID = "0123456789abcdef0123456789abcdef"
 
