@@ -82,6 +82,10 @@ type Handle struct {
 	Dir       string `json:"dir"`        // Spec.Dir
 	Socket    string `json:"socket"`     // control socket, a path on the host
 	Version   string `json:"version"`    // of the VMM program
+
+	// Based tells that the machine was woken from a Base that it shares, and does
+	// not use its Memory. It is for whoever keeps the handle: drivers do not set it.
+	Based bool `json:"based,omitempty"`
 }
 
 // Channel names one of a machine's byte streams.
@@ -127,6 +131,7 @@ type Info struct {
 	Name         string // qemu, firecracker, fake
 	Version      string // of the VMM program
 	Accel        string // kvm or tcg; "" for the fake
+	CPU          string // of the host, as far as a saved guest may have come to rely on it
 	Why          string // why this acceleration, in one sentence, for doctor and the log
 	Capabilities Capabilities
 }
@@ -144,6 +149,10 @@ type Driver interface {
 	// Errors: errs.Unsupported (spec asks what this driver cannot do),
 	// errs.Internal (the VMM would not start; the cause carries its last words).
 	Start(ctx context.Context, spec Spec) (Machine, error)
+
+	// Check reports whether the machine that was saved into dir could be woken here
+	// as spec says, whose memory is not looked at. Errors: as Wake's.
+	Check(spec Spec, dir string) error
 
 	// Wake starts the machine that was saved into dir, from there and from
 	// spec.Memory or spec.Base, which must be as they were when it was saved; spec

@@ -136,7 +136,7 @@ func askVersion(ctx context.Context, binary string) (version, error) {
 // Info implements vmm.Driver.
 func (d *Driver) Info() vmm.Info {
 	return vmm.Info{
-		Name: Name, Version: d.version.String(), Accel: accel, Why: d.why,
+		Name: Name, Version: d.version.String(), Accel: accel, CPU: d.cpu, Why: d.why,
 		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: d.version.checkSave() == nil},
 	}
 }

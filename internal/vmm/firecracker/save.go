@@ -125,8 +125,8 @@ func (d *Driver) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machi
 	return d.begin(ctx, spec, filepath.Join(dir, vmm.SavedDevices))
 }
 
-// checkSaved refuses what cannot be woken here.
-func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
+// Check implements vmm.Driver.
+func (d *Driver) Check(spec vmm.Spec, dir string) error {
 	if err := errors.Join(checkSpec(spec), d.version.checkSave()); err != nil {
 		return err
 	}
@@ -134,11 +134,15 @@ func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
 	if err != nil {
 		return err
 	}
-	here := vmm.Saved{Driver: Name, Version: d.version.String(), Accel: accel, CPU: d.cpu}
-	if err := s.Check(here, spec, dir); err != nil {
+	return s.Check(vmm.Saved{Driver: Name, Version: d.version.String(), Accel: accel, CPU: d.cpu}, spec, dir)
+}
+
+// checkSaved refuses what cannot be woken here.
+func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
+	if err := d.Check(spec, dir); err != nil {
 		return err
 	}
-	err = checkMemory(spec)
+	err := checkMemory(spec)
 	if err == nil && spec.Base != nil {
 		err = checkSize(spec.Base.Stat, spec)
 	}

@@ -133,7 +133,7 @@ func parseVersion(out string) (string, error) {
 // Info implements vmm.Driver.
 func (d *Driver) Info() vmm.Info {
 	return vmm.Info{
-		Name: Name, Version: d.version, Accel: d.accel.name, Why: d.accel.why,
+		Name: Name, Version: d.version, Accel: d.accel.name, CPU: d.cpu, Why: d.accel.why,
 		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: true, Base: true, Reboot: true},
 	}
 }

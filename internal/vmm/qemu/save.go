@@ -231,8 +231,8 @@ func (d *Driver) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machi
 	return m, nil
 }
 
-// checkSaved refuses what cannot be woken here.
-func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
+// Check implements vmm.Driver.
+func (d *Driver) Check(spec vmm.Spec, dir string) error {
 	if err := checkSpec(spec); err != nil {
 		return err
 	}
@@ -240,8 +240,12 @@ func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
 	if err != nil {
 		return err
 	}
-	here := vmm.Saved{Driver: Name, Version: d.version, Accel: d.accel.name, CPU: d.cpu}
-	if err := s.Check(here, spec, dir); err != nil {
+	return s.Check(vmm.Saved{Driver: Name, Version: d.version, Accel: d.accel.name, CPU: d.cpu}, spec, dir)
+}
+
+// checkSaved refuses what cannot be woken here.
+func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
+	if err := d.Check(spec, dir); err != nil {
 		return err
 	}
 	f, err := openMemory(spec)

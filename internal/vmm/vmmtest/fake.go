@@ -98,7 +98,7 @@ func (f *Fake) end(vmID string, cause vmm.ExitCause, detail string) {
 // Info implements vmm.Driver.
 func (f *Fake) Info() vmm.Info {
 	return vmm.Info{
-		Name: "fake", Version: fakeVersion, Why: "machines are pretended; no guest code runs",
+		Name: "fake", Version: fakeVersion, CPU: fakeSaved.CPU, Why: "machines are pretended; no guest code runs",
 		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: true, Base: true, Reboot: true},
 	}
 }

@@ -145,7 +145,10 @@ func (f *Fake) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machine
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	devices, err := readFakeDevices(spec, dir)
+	if err := f.Check(spec, dir); err != nil {
+		return nil, err
+	}
+	devices, err := readFakeDevices(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -165,14 +168,16 @@ func (f *Fake) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machine
 	return newFakeMachine(g, f.agent), nil
 }
 
-func readFakeDevices(spec vmm.Spec, dir string) (devices fakeDevices, err error) {
+// Check implements vmm.Driver.
+func (f *Fake) Check(spec vmm.Spec, dir string) error {
 	s, err := vmm.ReadSaved(dir)
 	if err != nil {
-		return devices, err
+		return err
 	}
-	if err := s.Check(fakeSaved, spec, dir); err != nil {
-		return devices, err
-	}
+	return s.Check(fakeSaved, spec, dir)
+}
+
+func readFakeDevices(dir string) (devices fakeDevices, err error) {
 	text, err := os.ReadFile(filepath.Join(dir, vmm.SavedDevices))
 	if err != nil {
 		return devices, err
