@@ -61,6 +61,13 @@ type Files interface {
 	// Errors: as Verify's.
 	Base(ctx context.Context, id string) (*os.File, error)
 
+	// HoldMemory reads the memory into RAM, where Base finds it until DropMemory
+	// or Remove. Errors: as Verify's.
+	HoldMemory(ctx context.Context, id string) error
+
+	// DropMemory gives that RAM back, once nothing uses it. None held is no error.
+	DropMemory(id string) error
+
 	// CopyDisk makes the file to, with the disk's content and its modification
 	// time. It is checked on the way, unless blocks can be shared. Errors: as
 	// Verify's, and errs.Exhausted with code disk_full.

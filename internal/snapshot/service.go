@@ -221,13 +221,14 @@ func checkName(name string) error {
 	return nil
 }
 
-// oldestFirst returns the automatic snapshots that nobody uses, the oldest first.
+// oldestFirst returns the snapshots that nobody uses and nobody has asked to be
+// kept, the oldest first.
 func (s *Service) oldestFirst(all []Snapshot) []Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var free []Snapshot
 	for _, one := range slices.Backward(all) {
-		if one.Kind == Automatic && one.Durable && s.held[one.ID] == 0 {
+		if one.Kind != Manual && one.Durable && s.held[one.ID] == 0 {
 			free = append(free, one)
 		}
 	}

@@ -25,6 +25,7 @@ type Kind string
 const (
 	Manual    Kind = "manual"    // its owner's: only the owner removes it
 	Automatic Kind = "automatic" // a program's, on its rounds: the oldest make room for new ones
+	Warm      Kind = "warm"      // hatchd's own: a guest that new VMs begin as; makes room as automatic ones do
 	Passing   Kind = "passing"   // of one fork: never stored, gone with it
 )
 
@@ -47,19 +48,22 @@ type Snapshot struct {
 // Origin is what the VM was. A VM that is made from the snapshot is the same,
 // but for what makes it itself.
 type Origin struct {
-	Hostname   string           `json:"hostname"`
-	ImageID    string           `json:"image_id"`
-	TemplateID string           `json:"template_id"`
-	Boot       image.Boot       `json:"boot"`
-	VCPUs      int              `json:"vcpus"`
-	MemMiB     int              `json:"mem_mib"`
-	DiskMiB    int              `json:"disk_mib"`
-	BootArgs   string           `json:"boot_args"`
-	Network    bool             `json:"network"`
-	MAC        net.HardwareAddr `json:"mac"`     // nil without a network
-	Address    netip.Addr       `json:"address"` // invalid without a network
-	UserData   string           `json:"user_data"`
-	SSHKeys    []string         `json:"ssh_keys"`
+	Hostname   string            `json:"hostname"`
+	InstanceID string            `json:"instance_id"` // what the guest's cloud-init knows it as
+	ImageID    string            `json:"image_id"`
+	TemplateID string            `json:"template_id"`
+	Boot       image.Boot        `json:"boot"`
+	Initramfs  string            `json:"initramfs"` // the name of the archive that it was booted with
+	VCPUs      int               `json:"vcpus"`
+	MemMiB     int               `json:"mem_mib"`
+	DiskMiB    int               `json:"disk_mib"`
+	BootArgs   string            `json:"boot_args"`
+	Network    bool              `json:"network"`
+	MAC        net.HardwareAddr  `json:"mac"`     // nil without a network
+	Address    netip.Addr        `json:"address"` // invalid without a network
+	UserData   string            `json:"user_data"`
+	SSHKeys    []string          `json:"ssh_keys"`
+	Labels     map[string]string `json:"labels"`
 }
 
 // Machine is what the snapshot needs of a host: it is woken there, or nowhere.

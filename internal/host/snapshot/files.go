@@ -54,8 +54,15 @@ type Files struct {
 	reserve  int64          // bytes
 	removing sync.WaitGroup // of what was removed
 
-	mu      sync.Mutex          // guards passing
-	passing map[string]*os.File // memory of snapshots that are never sealed, by id
+	mu   sync.Mutex      // guards held
+	held map[string]held // memory in RAM, by snapshot id
+}
+
+// held is the memory of a snapshot in RAM: of a passing one, which has none
+// elsewhere, or because it was asked for.
+type held struct {
+	base    *os.File
+	passing bool
 }
 
 // Open returns the files below root, which it makes, and removes what an
@@ -65,21 +72,21 @@ func Open(root string, reserve int64) (*Files, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the directory for snapshots: %w", err)
 	}
-	f := &Files{root: root, reserve: reserve, passing: map[string]*os.File{}}
+	f := &Files{root: root, reserve: reserve, held: map[string]held{}}
 	f.removing.Go(f.removeGone)
 	return f, nil
 }
 
-// Close waits until what was removed is gone, and drops the memory of snapshots
-// that were passing.
+// Close waits until what was removed is gone, and drops what is
+// held in RAM.
 func (f *Files) Close() error {
 	f.removing.Wait()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var faults []error
-	for id, m := range f.passing {
-		faults = append(faults, m.Close())
-		delete(f.passing, id)
+	for id, m := range f.held {
+		faults = append(faults, m.base.Close())
+		delete(f.held, id)
 	}
 	return errors.Join(faults...)
 }
@@ -114,8 +121,8 @@ func (f *Files) Remove(id string) error {
 	if !isID(id) {
 		return fmt.Errorf("cannot remove a snapshot: %q is no id", id)
 	}
-	if err := f.drop(id); err != nil {
-		return fmt.Errorf("cannot release the memory of a snapshot: %w", err)
+	if err := f.DropMemory(id); err != nil {
+		return err
 	}
 	err := os.Rename(f.Dir(id), fmt.Sprintf("%s%s%d", f.Dir(id), gone, time.Now().UnixNano()))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -33,6 +33,29 @@ func (f *Files) Base(ctx context.Context, id string) (*os.File, error) {
 	return base, refused(id, err)
 }
 
+// HoldMemory implements snapshot.Files.
+func (f *Files) HoldMemory(ctx context.Context, id string) error {
+	base, err := f.Base(ctx, id)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.held[id].base != nil {
+		return base.Close() // somebody else was quicker
+	}
+	f.held[id] = held{base: base}
+	return nil
+}
+
+// DropMemory implements snapshot.Files.
+func (f *Files) DropMemory(id string) error {
+	if err := f.drop(id); err != nil {
+		return fmt.Errorf("cannot release the memory of a snapshot: %w", err)
+	}
+	return nil
+}
+
 // sealed returns memory of this size as fill leaves it, which nobody can change.
 func sealed(size int64, fill func(dst *os.File) error) (*os.File, error) {
 	fd, err := unix.MemfdCreate(vmm.BaseName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
@@ -66,24 +89,24 @@ func (f *Files) keep(ctx context.Context, id, from string) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.passing[id] = base
+	f.held[id] = held{base: base, passing: true}
 	return nil
 }
 
 func (f *Files) isPassing(id string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.passing[id] != nil
+	return f.held[id].passing
 }
 
 // kept returns what keep holds, if it holds anything, for the caller to close.
 func (f *Files) kept(id string) (base *os.File, ok bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.passing[id] == nil {
+	if f.held[id].base == nil {
 		return nil, false, nil
 	}
-	fd, err := unix.FcntlInt(f.passing[id].Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	fd, err := unix.FcntlInt(f.held[id].base.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, true, fmt.Errorf("cannot hand out memory: %w", err)
 	}
@@ -93,11 +116,11 @@ func (f *Files) kept(id string) (base *os.File, ok bool, err error) {
 func (f *Files) drop(id string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.passing[id] == nil {
+	if f.held[id].base == nil {
 		return nil
 	}
-	err := f.passing[id].Close()
-	delete(f.passing, id)
+	err := f.held[id].base.Close()
+	delete(f.held, id)
 	return err
 }
 
