@@ -8,8 +8,11 @@ package access
 
 import "time"
 
-// AdminID is the account that the first start creates.
-const AdminID = "acc_admin"
+// Accounts that the first start creates.
+const (
+	AdminID  = "acc_admin"
+	SystemID = "acc_system" // hatchd itself: it has no key
+)
 
 // Account owns objects.
 type Account struct {

@@ -42,9 +42,11 @@ func (s *Service) Bootstrap(ctx context.Context, dataDir, preset string) (firstK
 	if err := checkPreset(preset); err != nil {
 		return "", false, err
 	}
-	admin := Account{ID: AdminID, Name: "admin", CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
-	if err := s.store.InsertAccount(ctx, admin); err != nil {
-		return "", false, fmt.Errorf("cannot make the admin account: %w", err)
+	for id, name := range map[string]string{AdminID: "admin", SystemID: "system"} {
+		account := Account{ID: id, Name: name, CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
+		if err := s.store.InsertAccount(ctx, account); err != nil {
+			return "", false, fmt.Errorf("cannot make the %s account: %w", name, err)
+		}
 	}
 	keys, err := s.store.Keys(ctx, AdminID)
 	if err != nil {

@@ -30,7 +30,7 @@ var layers = []layer{
 	{"config", []string{"internal/config"}, []string{"words", "internal/network"}},
 	{"nouns", []string{
 		"internal/vm", "internal/image/...", "internal/template", "internal/snapshot", "internal/network", "internal/route",
-		"internal/volume", "internal/access", "internal/event", "internal/idle", "internal/process", "internal/file", "internal/webhook",
+		"internal/volume", "internal/access", "internal/event", "internal/idle", "internal/process", "internal/file", "internal/webhook", "internal/warm",
 	}, []string{"nouns", "contracts", "words"}},
 	{"contracts", []string{"internal/vmm"}, []string{"words"}},
 	{"words", []string{"internal/errs", "internal/id"}, nil},

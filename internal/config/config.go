@@ -47,6 +47,7 @@ type Config struct {
 	MemOver        float64 // VMs' memory may add up to this many times the host's
 	DiskOver       float64 // VMs' disks may add up to this many times the host's
 
+	Warm              string        // auto, manual or off
 	MaxSnapshotsPerVM int           // ≥ 1
 	SnapshotMaxAge    time.Duration // of automatic ones; 0: no limit
 	SnapshotDiskMiB   int64         // all snapshots together; 0: as much as the disk has

@@ -176,6 +176,11 @@ var settings = []Setting{
 		set: factor(func(c *Config) *float64 { return &c.DiskOver }),
 	},
 	{
+		Name: "warm", Env: "HATCH_WARM", Default: "auto",
+		Doc: "Whether guests are kept booted, for new VMs to begin as: `auto` boots one in the background for every shape that VMs are asked for in, `manual` only on request (`hatch image warm`), `off` none.",
+		set: oneOf([]string{"auto", "manual", "off"}, func(c *Config) *string { return &c.Warm }),
+	},
+	{
 		Name: "max_snapshots_per_vm", Env: "HATCH_MAX_SNAPSHOTS_PER_VM", Default: "10",
 		Doc: "Snapshots that one VM may have, 1 to 1000. The oldest automatic ones make room for a new one; manual ones never do.",
 		set: whole(1, 1000, func(c *Config) *int { return &c.MaxSnapshotsPerVM }),

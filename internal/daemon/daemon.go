@@ -92,8 +92,9 @@ func publishAddr(dataDir, addr string) error {
 	return os.Rename(tmp, addrFile(dataDir))
 }
 
-// settle takes over what an earlier daemon left, while the API already serves.
-// The returned channel is closed when it is through.
+// settle takes over what an earlier daemon left, while the API already serves,
+// and then keeps guests booted. The returned channel is closed once ctx is done
+// and all that has ended.
 func (p *parts) settle(ctx context.Context) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
@@ -104,6 +105,7 @@ func (p *parts) settle(ctx context.Context) <-chan struct{} {
 		if err := p.defaultImage(ctx); err != nil {
 			p.log.Warn("there is no default image yet", "err", err)
 		}
+		p.warm.Run(ctx, p.vms)
 	}()
 	return done
 }

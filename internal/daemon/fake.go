@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/disk"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/process"
 	"github.com/hatchvm/hatch/internal/process/processtest"
@@ -25,14 +26,15 @@ import (
 // disks, no ports, and guests whose agent is ready at once. It exists for
 // scripts and demonstrations that run without root.
 type fakeHost struct {
-	root string // run directories
+	root  string      // run directories
+	disks *disk.Files // for what needs no more of a host than a directory
 
 	mu    sync.Mutex
 	links map[string]vm.Link // by VM id
 }
 
 func newFakeHost(root string) *fakeHost {
-	return &fakeHost{root: root, links: map[string]vm.Link{}}
+	return &fakeHost{root: root, disks: disk.New(root, ""), links: map[string]vm.Link{}}
 }
 
 // Attach implements vm.Network.
@@ -122,20 +124,41 @@ func (fakeGuest) Dial(context.Context, int) (net.Conn, error) {
 // Dir implements vm.Files.
 func (h *fakeHost) Dir(vmID string) string { return filepath.Join(h.root, vmID) }
 
+// Disk implements vm.Files.
+func (h *fakeHost) Disk(vmID string) string { return h.disks.Disk(vmID) }
+
 // Provision implements vm.Files.
-func (h *fakeHost) Provision(_ context.Context, v vm.VM) error {
+func (h *fakeHost) Provision(ctx context.Context, v vm.VM) error {
+	return h.ProvisionFrom(ctx, v, func(_ context.Context, path string) error { return os.WriteFile(path, nil, 0o600) })
+}
+
+// ProvisionFrom implements vm.Files.
+func (h *fakeHost) ProvisionFrom(ctx context.Context, v vm.VM, fill func(ctx context.Context, path string) error) error {
 	if err := os.MkdirAll(h.Dir(v.ID), 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(h.Dir(v.ID), "disk"), nil, 0o600)
+	return fill(ctx, h.Disk(v.ID))
 }
+
+// Stage implements vm.Files.
+func (h *fakeHost) Stage(ctx context.Context, vmID string, fill func(disk, saved string) error) error {
+	return h.disks.Stage(ctx, vmID, fill)
+}
+
+// Settle implements vm.Files.
+func (h *fakeHost) Settle(vmID string, takeIn func(vmID, saved string) error) error {
+	return h.disks.Settle(vmID, takeIn)
+}
+
+// Unstage implements vm.Files.
+func (h *fakeHost) Unstage(vmID string) error { return h.disks.Unstage(vmID) }
 
 // Seed implements vm.Files.
 func (h *fakeHost) Seed(context.Context, vm.VM) error { return nil }
 
 // Disks implements vm.Files.
-func (h *fakeHost) Disks(v vm.VM) ([]vmm.Disk, error) {
-	return []vmm.Disk{{Serial: "hatch-disk", Path: filepath.Join(h.Dir(v.ID), "disk")}}, nil
+func (h *fakeHost) Disks(_ vm.VM, own string) ([]vmm.Disk, error) {
+	return []vmm.Disk{{Serial: "hatch-disk", Path: own}}, nil
 }
 
 // Remove implements vm.Files.

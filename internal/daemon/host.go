@@ -17,8 +17,10 @@ import (
 	"github.com/hatchvm/hatch/internal/host/memory"
 	"github.com/hatchvm/hatch/internal/host/recipe"
 	"github.com/hatchvm/hatch/internal/host/rootfs"
+	snapshotfiles "github.com/hatchvm/hatch/internal/host/snapshot"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/server/sshgate"
+	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
 	"github.com/hatchvm/hatch/internal/vmm/firecracker"
@@ -29,8 +31,11 @@ import (
 // consoleLogBytes is the size of one of a console log's two files.
 const consoleLogBytes = 1 << 20
 
-// memoryDir is the place of guests' memory in the data directory.
-const memoryDir = "memory"
+// Places in the data directory of guests' memory and of snapshots.
+const (
+	memoryDir   = "memory"
+	snapshotDir = "snapshots"
+)
 
 // hostParts is everything that touches the host, real or fake.
 type hostParts struct {
@@ -39,6 +44,7 @@ type hostParts struct {
 	forwards  vm.Forwards
 	files     vm.Files
 	memories  vm.Memories
+	snapshots snapshot.Files
 	guests    vm.Guests
 	consoles  vm.Consoles
 	inspector image.Inspector
@@ -66,8 +72,12 @@ func (p *parts) fakeHost() (*hostParts, error) {
 		return nil, err
 	}
 	p.onClose(memories.Close)
+	snapshots, err := p.openSnapshotFiles(0)
+	if err != nil {
+		return nil, err
+	}
 	return &hostParts{
-		drivers: []vmm.Driver{vmmtest.NewFake()}, network: h, forwards: h, files: h, memories: memories, guests: h,
+		drivers: []vmm.Driver{vmmtest.NewFake()}, network: h, forwards: h, files: h, memories: memories, snapshots: snapshots, guests: h,
 		consoles:  console.New(h.Dir, consoleLogBytes, p.log),
 		inspector: rootfs.New(rootfs.Config{ModulesDir: p.path("modules")}), initramfs: fakeInitramfs{}, builder: fakeBuilder{},
 		check: func() error { return nil }, checkVMM: func() error { return nil },
@@ -98,8 +108,12 @@ func (p *parts) realHost(ctx context.Context) (*hostParts, error) {
 		return nil, err
 	}
 	p.onClose(memories.Close)
+	snapshots, err := p.openSnapshotFiles(snapshotfiles.ReserveBytes)
+	if err != nil {
+		return nil, err
+	}
 	return &hostParts{
-		drivers: drivers, network: links, forwards: gate, files: files, memories: memories,
+		drivers: drivers, network: links, forwards: gate, files: files, memories: memories, snapshots: snapshots,
 		guests:    guest.New(p.log),
 		consoles:  console.New(files.Dir, consoleLogBytes, p.log),
 		inspector: rootfs.New(rootfs.Config{ModulesDir: p.path("modules"), Modules: initramfs.ModuleNames(), NeedsPVH: drivers[0].Info().Name == qemu.Name}),
@@ -107,6 +121,16 @@ func (p *parts) realHost(ctx context.Context) (*hostParts, error) {
 		builder:   builder, portBusy: portBusy, check: links.Check,
 		checkVMM: func() error { return checkPrograms(p.cfg, drivers) },
 	}, nil
+}
+
+// openSnapshotFiles opens the directories of snapshots, which leave so many bytes
+// of the disk free.
+func (p *parts) openSnapshotFiles(reserve int64) (*snapshotfiles.Files, error) {
+	files, err := snapshotfiles.Open(p.path(snapshotDir), reserve)
+	if err == nil {
+		p.onClose(files.Close)
+	}
+	return files, err
 }
 
 // rouse wakes a VM that somebody wants to reach.

@@ -20,10 +20,12 @@ import (
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/process"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
+	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/store"
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/warm"
 	"github.com/hatchvm/hatch/internal/webhook"
 	"github.com/hatchvm/hatch/internal/webhook/sender"
 )
@@ -45,6 +47,8 @@ type parts struct {
 	events  *event.Service
 	images  *image.Service
 	vms     *vm.Service
+	kept    *snapshot.Service
+	warm    *warm.Service
 	shut    func() // closes the VMs' SSH ports: nobody wakes a VM any more
 	handler http.Handler
 
@@ -80,6 +84,13 @@ func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, er
 	p.images = image.New(p.store, host.inspector, host.initramfs, host.builder, p.log)
 	p.onClose(p.images.Close)
 	templates := template.New(p.store, p.images)
+	p.kept = snapshot.New(p.store, host.snapshots, snapshot.Limits{
+		PerVM: p.cfg.MaxSnapshotsPerVM, MaxAge: p.cfg.SnapshotMaxAge, DiskMiB: p.cfg.SnapshotDiskMiB,
+	}, p.log)
+	if err := p.kept.Reconcile(ctx); err != nil {
+		return nil, err
+	}
+	p.warm = warm.New(p.kept, host.snapshots, warm.Mode(p.cfg.Warm), p.log)
 	if err := p.makeVMs(host, templates); err != nil {
 		return nil, err
 	}
@@ -176,6 +187,7 @@ func (p *parts) makeVMs(h *hostParts, templates *template.Service) error {
 	p.vms = vm.New(vm.Deps{
 		Store: p.store, Images: p.images, Templates: templates,
 		Network: h.network, Forwards: h.forwards, Files: h.files, Memories: h.memories, Guests: h.guests, Consoles: h.consoles,
+		Snapshots: p.kept, SnapshotFiles: h.snapshots, Warm: p.warm,
 		Host: limits, Drivers: drivers, Log: p.log, PageStatus: page.Status,
 	}, vm.Settings{
 		DefaultDriver: p.info.Name,

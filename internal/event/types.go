@@ -41,7 +41,7 @@ func Types() []About {
 		{VMCreated, "A VM was made; it is starting.", "`image_id`, `template_id`, `vcpu_count`, `mem_mib`, `disk_mib`, `vmm`"},
 		{VMStateChanged, "A VM's state, or the reason for it, is another.", "`from`, `to`: states; `reason`: in words"},
 		{VMConditionChanged, "A fact about a guest is another.", "`condition`: `network_ready`, `agent_ready` or `cloud_init_done`; `from`, `to`: `true`, `false` or `unknown`; `reason`: one word; `message`: in words"},
-		{VMOperation, "Something that was asked of a VM has ended, well or not.", "`operation`: `create`, `start`, `stop`, `restart`, `pause`, `resume`, `sleep`, `wake`, `delete` or `reboot` (the guest's own); `outcome`: `succeeded` or `failed`; `duration_ms`; `error`, `code`: why it failed"},
+		{VMOperation, "Something that was asked of a VM has ended, well or not.", "`operation`: `create`, `start`, `stop`, `restart`, `pause`, `resume`, `sleep`, `wake`, `snapshot`, `restore`, `fork`, `delete` or `reboot` (the guest's own); `outcome`: `succeeded` or `failed`; `duration_ms`; `error`, `code`: why it failed"},
 		{VMRebooted, "A guest has rebooted while its VMM ran on: its agent says that another boot is under way.", "–"},
 		{VMDeleted, "A VM is gone, with its disk and everything reserved for it.", "–"},
 		{SnapshotCreated, "A snapshot of a VM was taken, and is safe on the host's disk.", snapshotData},

@@ -50,6 +50,7 @@ type vmRow struct {
 	StartedAt     sql.NullInt64    `db:"started_at"`
 	Revision      int64            `db:"revision"`
 	SnapshotID    string           `db:"snapshot_id"`
+	Instance      string           `db:"instance"`
 	UserData      []byte           `db:"user_data"`
 }
 
@@ -60,7 +61,7 @@ var vmColumns = []string{
 	"vcpus", "mem_mib", "disk_mib", "boot_args", "enable_network",
 	"guest_ip", "guest_mac", "tap_number", "tap_name", "ssh_port", "uid", "last_guest_ip", "last_guest_mac",
 	"ssh_keys", "driver", "machine", "provisioned",
-	"created_at", "updated_at", "started_at", "revision", "snapshot_id", "user_data",
+	"created_at", "updated_at", "started_at", "revision", "snapshot_id", "instance", "user_data",
 }
 
 var (
@@ -85,7 +86,7 @@ func rowOf(v vm.VM) (vmRow, error) {
 	row := vmRow{
 		ID: v.ID, OwnerID: v.OwnerID, Name: v.Name, ImageID: v.ImageID, TemplateID: v.TemplateID,
 		VCPUs: v.VCPUs, MemMiB: v.MemMiB, DiskMiB: v.DiskMiB,
-		BootArgs: v.BootArgs, EnableNetwork: v.EnableNetwork, UserData: []byte(v.UserData),
+		BootArgs: v.BootArgs, EnableNetwork: v.EnableNetwork, Instance: v.Instance, UserData: []byte(v.UserData),
 		CreatedAt: micros(v.CreatedAt), UpdatedAt: micros(v.UpdatedAt), Revision: 1,
 	}
 	row.setLease(v.Lease)
@@ -132,7 +133,7 @@ func (r *vmRow) vm(labels map[string]string) (vm.VM, error) {
 		ID: r.ID, OwnerID: r.OwnerID, Name: r.Name, ImageID: r.ImageID, TemplateID: r.TemplateID,
 		Intent: vm.Intent(r.Intent), State: vm.State(r.State), StateReason: r.StateReason,
 		VCPUs: r.VCPUs, MemMiB: r.MemMiB, DiskMiB: r.DiskMiB,
-		BootArgs: r.BootArgs, EnableNetwork: r.EnableNetwork, UserData: string(r.UserData),
+		BootArgs: r.BootArgs, EnableNetwork: r.EnableNetwork, Instance: r.Instance, UserData: string(r.UserData),
 		Driver: r.Driver, Provisioned: r.Provisioned, SnapshotID: r.SnapshotID,
 		CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt), StartedAt: optionalTime(r.StartedAt),
 	}

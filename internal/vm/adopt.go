@@ -121,6 +121,9 @@ func (s *Service) reconcile(ctx context.Context, v VM, h vmm.Handle) error {
 	if v.Sleep != nil {
 		return s.reconcileAsleep(ctx, v, h)
 	}
+	if v.isHalfCopied() {
+		return s.removeHalfCopied(ctx, v, h)
+	}
 	if err := s.deps.Memories.Forget(v.ID); err != nil { // of a sleep or a wake that was cut short
 		return err
 	}
@@ -198,6 +201,7 @@ func (s *Service) rejoin(ctx context.Context, v VM, in *instance, h vmm.Handle) 
 	if v.EnableNetwork {
 		faults = append(faults, s.deps.Network.Reattach(ctx, v.Link()), s.forward(v))
 	}
+	h.Based = v.Machine != nil && v.Machine.Based
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	_, err = s.update(ctx, v.ID, func(v *VM) {
 		if v.StartedAt == nil || v.State == Starting {
@@ -253,6 +257,11 @@ func (s *Service) abandonStart(ctx context.Context, v VM) error {
 			return err
 		}
 		s.releaseLease(ctx, v.ID)
+	}
+	if v.isHalfCopied() {
+		if _, err := s.update(ctx, v.ID, func(v *VM) { v.SnapshotID = "" }); err != nil {
+			return err
+		}
 	}
 	return s.fail(ctx, v.ID, v.Provisioned, "hatchd ended while the VM was being started; start it again", nil)
 }

@@ -23,11 +23,16 @@ func asError(err error, target **errs.Error) bool { return errors.As(err, target
 // Errors: errs.Invalid names the field; errs.Conflict for what is taken;
 // errs.Exhausted when the host is full.
 func (s *Service) Create(ctx context.Context, owner string, req CreateRequest) (VM, error) {
-	began := time.Now()
 	v, err := s.resolve(ctx, owner, req)
 	if err != nil {
 		return VM{}, err
 	}
+	return s.make(ctx, v, req, s.startWarm)
+}
+
+// make stores a VM that is resolved and starts it by start.
+func (s *Service) make(ctx context.Context, v VM, req CreateRequest, start func(context.Context, VM) (VM, error)) (VM, error) {
+	began := time.Now()
 	limit, err := s.capacity()
 	if err != nil {
 		return VM{}, err
@@ -45,11 +50,11 @@ func (s *Service) Create(ctx context.Context, owner string, req CreateRequest) (
 		if err != nil {
 			return VM{}, err
 		}
-		return s.await(ctx, owner, stored.ID, begun)
+		return s.await(ctx, v.OwnerID, stored.ID, begun)
 	}
 	reserved := Step{Name: "reserve", Took: time.Since(began)}
 	v, err = s.detach(ctx, unlock, func(ctx context.Context) (VM, error) {
-		return s.told(ctx, stored, "create", s.start)
+		return s.told(ctx, stored, "create", start)
 	})
 	if errs.HasCode(err, "still_working") {
 		return stored, err // so that the caller learns its id
@@ -91,6 +96,7 @@ type boot struct {
 	linked  bool     // the network step is done
 	tap     *os.File // until the driver has it
 	stuck   bool     // the VMM could not be ended: nothing it may use is given away
+	based   bool     // its machine was woken from a vmm.Spec.Base
 	sleep   *Sleep   // how its memory is kept, when it goes to sleep or is woken
 	machine vmm.Machine
 	in      *instance
@@ -263,6 +269,11 @@ func (s *Service) launch(ctx context.Context, b *boot) error {
 }
 
 func (s *Service) spec(ctx context.Context, v VM) (vmm.Spec, error) {
+	return s.specWith(ctx, v, s.deps.Files.Disk(v.ID))
+}
+
+// specWith is the VM's spec with disk as the file that is its own disk.
+func (s *Service) specWith(ctx context.Context, v VM, disk string) (vmm.Spec, error) {
 	if !v.Boot.Kernel.Unchanged() || !v.Boot.Rootfs.Unchanged() {
 		return vmm.Spec{}, errs.New(errs.Conflict, "image_changed",
 			"cannot start from image %s: its kernel or root file system was changed or removed since the VM was created", v.ImageID).
@@ -275,7 +286,7 @@ func (s *Service) spec(ctx context.Context, v VM) (vmm.Spec, error) {
 	if err != nil {
 		return vmm.Spec{}, err
 	}
-	disks, err := s.deps.Files.Disks(v)
+	disks, err := s.deps.Files.Disks(v, disk)
 	if err != nil {
 		return vmm.Spec{}, err
 	}
@@ -314,12 +325,18 @@ func (s *Service) kill(ctx context.Context, b *boot) {
 // record stores that the VM runs, before anything else hangs on it: a daemon
 // that starts after a crash finds the machine by this row.
 func (s *Service) record(ctx context.Context, b *boot) error {
+	return s.recordAs(ctx, b, b.vm.SnapshotID)
+}
+
+// recordAs stores so of a VM that goes on from this snapshot.
+func (s *Service) recordAs(ctx context.Context, b *boot, snapshotID string) error {
 	h := b.machine.Handle()
+	h.Based = b.based
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	v, err := s.update(ctx, b.vm.ID, func(v *VM) {
 		v.State, v.StateReason, v.Intent = Running, "", WantRunning
 		v.Machine, v.Provisioned, v.StartedAt = &h, true, &now
-		v.Conditions = bootConditions(v, now)
+		v.SnapshotID, v.Conditions = snapshotID, bootConditions(v, now)
 	})
 	if err != nil {
 		return err

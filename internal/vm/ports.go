@@ -167,11 +167,26 @@ type Files interface {
 	// Provision makes the directory, the VM's disk of v.DiskMiB (sparse, or a
 	// copy of the root in DiskCopy mode) and its seed. On error it leaves nothing.
 	Provision(ctx context.Context, v VM) error
+	// ProvisionFrom does so for a VM that is a copy: fill makes the disk, at a
+	// path that it is given.
+	ProvisionFrom(ctx context.Context, v VM, fill func(ctx context.Context, path string) error) error
+	// Disk returns the path of the VM's own disk, whether it exists or not.
+	Disk(vmID string) string
 	// Seed writes the NoCloud disk anew from v.
 	Seed(ctx context.Context, v VM) error
-	// Disks returns the VM's disks as the driver needs them. Errors:
-	// errs.Conflict with code disk_missing when the VM's own disk is gone.
-	Disks(v VM) ([]vmm.Disk, error)
+	// Disks returns the VM's disks as the driver needs them; own is the file that
+	// is its own. Errors: errs.Conflict with code disk_missing when that is gone.
+	Disks(v VM, own string) ([]vmm.Disk, error)
+	// Stage makes a place beside what the VM has, lets fill make a disk and a
+	// directory of what was saved there, and makes both safe from a power cut.
+	// What an earlier Stage has left is dropped. On error nothing is left.
+	Stage(ctx context.Context, vmID string, fill func(disk, saved string) error) error
+	// Settle puts what was staged in the place of what the VM has: the disk, and
+	// then what was saved, by takeIn, which moves that directory. It may be called
+	// again when it was cut short; nothing staged is no error.
+	Settle(vmID string, takeIn func(vmID, saved string) error) error
+	// Unstage removes what was staged. Nothing there is no error.
+	Unstage(vmID string) error
 	// Remove deletes the directory. Nothing there is no error.
 	Remove(vmID string) error
 	// SetAside moves the directory out of the way, without deleting it.
@@ -209,6 +224,12 @@ type Memories interface {
 	// Forget removes that directory with all that is in it. Nothing there is no
 	// error.
 	Forget(vmID string) error
+	// TakeIn makes the directory saved the one of that VM, in the place of what
+	// it had. It is called again when it was cut short.
+	TakeIn(vmID, saved string) error
+	// Kept returns the file that holds the memory of a sleeping VM: on disk when
+	// it is durable, else in RAM.
+	Kept(vmID string, durable bool) string
 
 	// Persist makes the memory of a sleeping VM durable, and returns what all
 	// that is saved of it takes on disk. The file in RAM stays. On error nothing

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -26,8 +27,13 @@ type Deps struct {
 	Guests    Guests
 	Consoles  Consoles
 	Host      Host
-	Drivers   map[string]vmm.Driver // by Info().Name
-	Log       *slog.Logger
+
+	Snapshots     *snapshot.Service
+	SnapshotFiles snapshot.Files
+	Warm          Warm // nil: every new VM boots
+
+	Drivers map[string]vmm.Driver // by Info().Name
+	Log     *slog.Logger
 
 	// PageStatus asks a guest's web server for a page over conn and returns the
 	// status of its answer. host is what the server is to be called.
@@ -148,12 +154,22 @@ func (s *Service) operate(ctx context.Context, owner, id, operation string, op f
 		return VM{}, err
 	}
 	return s.detach(ctx, unlock, func(ctx context.Context) (VM, error) {
-		v, err := s.deps.Store.VM(ctx, owner, id) // as it is now that we hold the lock
+		v, err := s.locked(ctx, owner, id)
 		if err != nil {
 			return VM{}, err
 		}
 		return s.told(ctx, v, operation, op)
 	})
+}
+
+// locked reads the VM as it is now that its lock is held, after finishing a
+// restore that was cut short.
+func (s *Service) locked(ctx context.Context, owner, id string) (VM, error) {
+	v, err := s.deps.Store.VM(ctx, owner, id)
+	if err != nil {
+		return VM{}, err
+	}
+	return s.moveIn(ctx, v)
 }
 
 // turn waits for the VM's lock, and before it for the adoption, as long as ctx
@@ -177,22 +193,31 @@ var errStarting = errs.New(errs.Unavailable, "starting_up", "cannot operate on V
 // detach runs op in the background and waits for it as long as ctx allows.
 // unlock is called when op ends.
 func (s *Service) detach(ctx context.Context, unlock func(), op func(context.Context) (VM, error)) (VM, error) {
+	return detached(ctx, s, func(ctx context.Context) (VM, error) {
+		defer unlock()
+		return op(ctx)
+	})
+}
+
+// detached runs op to its end, whatever becomes of ctx, and waits for it as long
+// as ctx allows.
+func detached[T any](ctx context.Context, s *Service, op func(context.Context) (T, error)) (T, error) {
 	type outcome struct {
-		vm  VM
-		err error
+		result T
+		err    error
 	}
 	done := make(chan outcome, 1)
 	free := context.WithoutCancel(ctx)
 	s.work.Go(func() {
-		defer unlock()
-		v, err := op(free)
-		done <- outcome{v, err}
+		result, err := op(free)
+		done <- outcome{result, err}
 	})
 	select {
 	case o := <-done:
-		return o.vm, o.err
+		return o.result, o.err
 	case <-ctx.Done():
-		return VM{}, errs.New(errs.Unavailable, "still_working", "the operation goes on, but the request ended before it").
+		var none T
+		return none, errs.New(errs.Unavailable, "still_working", "the operation goes on, but the request ended before it").
 			WithHint("look at the VM's state").WithCause(ctx.Err())
 	}
 }

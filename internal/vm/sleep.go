@@ -75,12 +75,9 @@ func (s *Service) forgetSleep(_ context.Context, b *boot) {
 }
 
 func (s *Service) save(ctx context.Context, b *boot) error {
-	spec, err := s.spec(ctx, b.vm)
+	spec, err := s.standingSpec(ctx, b.vm, s.deps.Files.Disk(b.vm.ID))
 	if err != nil {
 		return err
-	}
-	if b.vm.EnableNetwork {
-		spec.NIC = &vmm.NIC{MAC: b.vm.Lease.MAC}
 	}
 	if err := b.machine.Save(ctx, spec, s.deps.Memories.Dir(b.vm.ID)); err != nil {
 		return err
@@ -152,7 +149,7 @@ func (s *Service) rouse(ctx context.Context, id string) error {
 		return err
 	}
 	_, err = s.detach(ctx, unlock, func(ctx context.Context) (VM, error) {
-		v, err := s.deps.Store.VM(ctx, "", id) // as it is now that we hold the lock
+		v, err := s.locked(ctx, "", id)
 		if err != nil || v.Sleep == nil {
 			return v, err
 		}
@@ -356,6 +353,10 @@ func (s *Service) reconcileAsleep(ctx context.Context, v VM, h vmm.Handle) error
 	}
 	if v.Intent == WantDeleted {
 		_, err := s.told(ctx, v, "delete", s.remove)
+		return err
+	}
+	v, err := s.moveIn(ctx, v)
+	if err != nil {
 		return err
 	}
 	if !s.deps.Memories.Has(v.ID, v.Sleep.Durable) {

@@ -473,7 +473,8 @@ func (w *world) machine(t *testing.T, v vm.VM) (vmm.Machine, vmm.Spec) {
 	t.Helper()
 	spec := vmm.Spec{
 		ID: v.ID, Dir: filepath.Join(w.root, v.ID), VCPUs: v.VCPUs, MemMiB: v.MemMiB, Memory: w.memories.Path(v.ID),
-		NIC: &vmm.NIC{MAC: v.Lease.MAC}, Origin: map[string]string{"kernel": v.Boot.Kernel.Digest, "rootfs": v.Boot.Rootfs.Digest},
+		Disks: []vmm.Disk{{Serial: "hatch-disk", Path: filepath.Join(w.root, v.ID, "disk.img")}},
+		NIC:   &vmm.NIC{MAC: v.Lease.MAC}, Origin: map[string]string{"kernel": v.Boot.Kernel.Digest, "rootfs": v.Boot.Rootfs.Digest},
 	}
 	if v.Machine == nil {
 		return nil, spec

@@ -8,6 +8,7 @@
 package vm
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 	"time"
@@ -66,6 +67,7 @@ type VM struct {
 	Lease                  Lease // what is reserved on the host
 	UserData               string
 	SSHKeys                []string
+	Instance               string // what cloud-init in a copied guest knows it as; "" for its own id
 
 	Driver      string      // name of the driver that runs it
 	Machine     *vmm.Handle // the live VMM process, nil when there is none
@@ -100,6 +102,10 @@ func (v VM) Hostname() string {
 	}
 	return "vm-" + v.ID[len(IDPrefix):]
 }
+
+// InstanceID is what cloud-init in the guest knows it as: what it does once, it
+// has done for this instance.
+func (v VM) InstanceID() string { return cmp.Or(v.Instance, v.ID) }
 
 // IDPrefix starts every VM's id.
 const IDPrefix = "vm_"

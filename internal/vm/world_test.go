@@ -15,10 +15,13 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/disk"
 	"github.com/hatchvm/hatch/internal/host/memory"
 	"github.com/hatchvm/hatch/internal/host/page"
+	snapshotfiles "github.com/hatchvm/hatch/internal/host/snapshot"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/store"
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -40,7 +43,11 @@ type world struct {
 	adoptFaults int    // guarded by mu: how many adoptions fail from now on
 	root        string // of the VMs' directories
 	memories    *memory.Keeper
-	holdPersist chan struct{} // memory becomes durable once it is closed; nil: at once
+	snapshots   *snapshot.Service
+
+	snapshotFiles *snapshotfiles.Files
+	warm          vm.Warm       // nil: every VM boots
+	holdPersist   chan struct{} // memory becomes durable once it is closed; nil: at once
 
 	// What guests' agents do, and who answers at guests' addresses; nil: nothing.
 	usage     func(context.Context) (vm.GuestUsage, error)
@@ -72,9 +79,12 @@ func newWorld(t *testing.T) *world {
 	if w.memories, err = memory.In(t.TempDir(), func(id string) string { return filepath.Join(w.root, id) }); err != nil {
 		t.Fatal(err)
 	}
+	if w.snapshotFiles, err = snapshotfiles.Open(t.TempDir(), 0); err != nil {
+		t.Fatal(err)
+	}
 	w.image = w.addImage(t)
 	w.serve(t)
-	t.Cleanup(func() { w.shut(t); _ = w.memories.Close(); _ = st.Close() })
+	t.Cleanup(func() { w.shut(t); _ = w.snapshotFiles.Close(); _ = w.memories.Close(); _ = st.Close() })
 	return w
 }
 
@@ -121,9 +131,14 @@ func (w *world) open(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.snapshots = snapshot.New(w.store, w.snapshotFiles, snapshot.Limits{PerVM: 10}, slog.New(slog.DiscardHandler))
+	if err := w.snapshots.Reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	w.Service = vm.New(vm.Deps{
 		Store: bookStore{w.store, w}, Images: bookImages{w}, Templates: noTemplates{}, Network: bookNetwork{w},
-		Forwards: bookForwards{w}, Files: bookFiles{w, w.root}, Memories: bookMemories{w.memories, w}, Guests: bookGuests{w}, Consoles: bookConsoles{w},
+		Forwards: bookForwards{w}, Files: bookFiles{disk.New(w.root, ""), w}, Memories: bookMemories{w.memories, w}, Guests: bookGuests{w}, Consoles: bookConsoles{w},
+		Snapshots: w.snapshots, SnapshotFiles: bookSnapshots{w.snapshotFiles, w}, Warm: w.warm,
 		Host: bigHost{}, Drivers: map[string]vmm.Driver{w.driverName: deafDriver{w.driver, w}}, Log: slog.New(slog.DiscardHandler),
 		PageStatus: page.Status, Dial: w.dial,
 	}, vm.Settings{
@@ -350,26 +365,44 @@ func (b bookForwards) Close(port int) {
 	delete(b.w.forwards, port)
 }
 
+// bookFiles is real where directories are enough; a disk is a few bytes.
 type bookFiles struct {
-	w    *world
-	root string
+	*disk.Files
+	w *world
 }
 
-func (b bookFiles) Dir(vmID string) string { return filepath.Join(b.root, vmID) }
+func (b bookFiles) Provision(ctx context.Context, v vm.VM) error {
+	return b.ProvisionFrom(ctx, v, func(_ context.Context, path string) error {
+		return os.WriteFile(path, []byte("empty"), 0o600)
+	})
+}
 
-func (b bookFiles) Provision(_ context.Context, v vm.VM) error {
+func (b bookFiles) ProvisionFrom(ctx context.Context, v vm.VM, fill func(context.Context, string) error) error {
 	b.w.mu.Lock()
 	b.w.files[v.ID] = true
 	b.w.mu.Unlock()
 	if err := os.MkdirAll(b.Dir(v.ID), 0o700); err != nil {
 		return err
 	}
-	return b.w.fault("Provision")
+	return errors.Join(fill(ctx, b.Disk(v.ID)), b.w.fault("Provision"))
+}
+
+func (b bookFiles) Stage(ctx context.Context, vmID string, fill func(disk, saved string) error) error {
+	return errors.Join(b.Files.Stage(ctx, vmID, fill), b.w.fault("Stage"))
+}
+
+func (b bookFiles) Settle(vmID string, takeIn func(vmID, saved string) error) error {
+	if err := b.w.fault("Settle"); err != nil {
+		return err
+	}
+	return b.Files.Settle(vmID, takeIn)
 }
 
 func (b bookFiles) Seed(context.Context, vm.VM) error { return b.w.fault("Seed") }
 
-func (b bookFiles) Disks(vm.VM) ([]vmm.Disk, error) { return nil, b.w.fault("Disks") }
+func (b bookFiles) Disks(_ vm.VM, own string) ([]vmm.Disk, error) {
+	return []vmm.Disk{{Serial: "hatch-disk", Path: own}}, b.w.fault("Disks")
+}
 
 func (b bookFiles) Remove(vmID string) error {
 	if err := b.w.fault("Remove"); err != nil {
@@ -432,6 +465,16 @@ func (b bookMemories) Recall(ctx context.Context, id string, durable bool, uid i
 		return err
 	}
 	return b.Keeper.Recall(ctx, id, durable, uid)
+}
+
+// bookSnapshots is real, but for calls that are told to fail.
+type bookSnapshots struct {
+	*snapshotfiles.Files
+	w *world
+}
+
+func (b bookSnapshots) Capture(ctx context.Context, id, memory, disk string) error {
+	return errors.Join(b.Files.Capture(ctx, id, memory, disk), b.w.fault("Capture"))
 }
 
 type bookGuests struct{ w *world }

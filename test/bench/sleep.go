@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/hatchvm/hatch/api"
@@ -199,7 +200,8 @@ func (h *sleeper) renewTAP() error {
 		if m == nil {
 			continue
 		}
-		_ = h.file(m[1]).Close()
+		number, _ := strconv.Atoi(m[1]) // digits
+		_ = h.files[number-firstFile].Close()
 		fresh, err := openTAP()
 		if err != nil {
 			return err
@@ -277,13 +279,7 @@ func (h *sleeper) runTrue(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = session.Close() }()
-	return runIn(ctx, session, wire.ProcessSpec{Argv: []string{"/bin/true"}})
-}
-
-// runIn runs a command to its end, and forgets it.
-func runIn(ctx context.Context, session *wire.Client, spec wire.ProcessSpec) error {
-	spec.ID = benchProcess
-	_, stream, err := session.Exec(ctx, spec)
+	_, stream, err := session.Exec(ctx, wire.ProcessSpec{ID: benchProcess, Argv: []string{"/bin/true"}})
 	if err != nil {
 		return err
 	}

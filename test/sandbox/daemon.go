@@ -45,7 +45,7 @@ func (d *Daemon) PID() int { return d.process.Pid }
 func (d *Daemon) Environ() []string {
 	return append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Dir(d.LogFile), "LANG=C.UTF-8",
-		"HATCH_DATA_DIR=" + d.DataDir, "HATCH_URL=" + d.URL(), fmt.Sprintf("HATCH_HTTP_ADDR=0.0.0.0:%d", d.Port),
+		"HATCH_WARM=manual", "HATCH_DATA_DIR=" + d.DataDir, "HATCH_URL=" + d.URL(), fmt.Sprintf("HATCH_HTTP_ADDR=0.0.0.0:%d", d.Port),
 		"http_proxy=http://" + ProxyAddr, "https_proxy=http://" + ProxyAddr,
 	}, d.Env...)
 }

@@ -61,14 +61,14 @@ func TestProvisionMakesASparseDiskAndASeed(t *testing.T) {
 	if out, err := exec.Command("e2fsck", "-fn", disk).CombinedOutput(); err != nil {
 		t.Errorf("the disk's file system is not clean: %v\n%s", err, out)
 	}
-	disks, err := f.Disks(v)
+	disks, err := f.Disks(v, f.Disk(v.ID))
 	if err != nil || len(disks) != 3 || disks[0].Path != "/base" || !disks[0].ReadOnly || disks[1].ReadOnly || !disks[2].ReadOnly {
 		t.Errorf("got %+v, %v", disks, err)
 	}
 	if err := f.Remove(v.ID); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Disks(v); !errs.HasCode(err, "disk_missing") {
+	if _, err := f.Disks(v, f.Disk(v.ID)); !errs.HasCode(err, "disk_missing") {
 		t.Errorf("got %v for a VM whose disk is gone", err)
 	}
 }
@@ -116,7 +116,7 @@ func TestCopyModeMakesALargerPrivateCopy(t *testing.T) {
 	if err != nil || len(got) != 64<<20 || !bytes.Equal(got[:len(content)], content) {
 		t.Errorf("the copy differs: %d bytes, %v", len(got), err)
 	}
-	if disks, err := f.Disks(v); err != nil || len(disks) != 2 {
+	if disks, err := f.Disks(v, f.Disk(v.ID)); err != nil || len(disks) != 2 {
 		t.Errorf("got %+v, %v", disks, err)
 	}
 
@@ -165,32 +165,6 @@ func TestSeedIsReadByAnotherTool(t *testing.T) {
 		if text := read(name); !bytes.Contains(text, []byte(says)) {
 			t.Errorf("%s does not say %q:\n%s", name, says, text)
 		}
-	}
-}
-
-// TestSeedsAreOfOneSize writes the smallest and the largest seed in turn: a
-// copied guest finds another one below it that must not seem cut short.
-func TestSeedsAreOfOneSize(t *testing.T) {
-	f, v := newFiles(t), someVM()
-	if err := os.Mkdir(f.Dir(v.ID), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	iso := filepath.Join(f.Dir(v.ID), seedName)
-	for _, user := range []int{0, vm.MaxUserData, 1} {
-		v.UserData = strings.Repeat("x", user)
-		if err := f.Seed(t.Context(), v); err != nil {
-			t.Fatal(err)
-		}
-		if st, err := os.Stat(iso); err != nil || st.Size() != seedSize {
-			t.Errorf("with %d bytes of user data: %v, %v", user, st, err)
-		}
-		if got := allocated(t, iso); got > int64(user)+256<<10 {
-			t.Errorf("with %d bytes of user data it takes %d bytes", user, got)
-		}
-	}
-	v.SSHKeys = []string{strings.Repeat("k", seedSize)}
-	if err := f.Seed(t.Context(), v); err == nil || !strings.Contains(err.Error(), "more than") {
-		t.Errorf("a seed that is too large: %v", err)
 	}
 }
 

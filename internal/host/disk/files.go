@@ -57,15 +57,23 @@ func New(root, templates string) *Files {
 // Dir returns the VM's directory, whether it exists or not.
 func (f *Files) Dir(vmID string) string { return filepath.Join(f.root, vmID) }
 
+// Disk returns the path of the VM's own disk, whether it exists or not.
+func (f *Files) Disk(vmID string) string { return filepath.Join(f.Dir(vmID), diskName) }
+
 // Provision makes the VM's directory with its disk and seed. On error nothing
 // of it is left. Errors: errs.Invalid with field disk_mib; errs.Exhausted when
 // the host's disk is full.
 func (f *Files) Provision(ctx context.Context, v vm.VM) error {
+	return f.ProvisionFrom(ctx, v, func(ctx context.Context, path string) error { return f.makeDisk(ctx, v, path) })
+}
+
+// ProvisionFrom does so with a disk that fill makes at the path it is given.
+func (f *Files) ProvisionFrom(ctx context.Context, v vm.VM, fill func(ctx context.Context, path string) error) error {
 	dir := f.Dir(v.ID)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("cannot make the VM's directory: %w", full(err))
 	}
-	err := f.makeDisk(ctx, v)
+	err := fill(ctx, f.Disk(v.ID))
 	if err == nil {
 		err = f.Seed(ctx, v)
 	}
@@ -75,8 +83,7 @@ func (f *Files) Provision(ctx context.Context, v vm.VM) error {
 	return nil
 }
 
-func (f *Files) makeDisk(ctx context.Context, v vm.VM) error {
-	to := filepath.Join(f.Dir(v.ID), diskName)
+func (f *Files) makeDisk(ctx context.Context, v vm.VM, to string) error {
 	if v.Boot.DiskMode == image.DiskCopy {
 		return copyRoot(to, v)
 	}
@@ -108,10 +115,10 @@ func full(err error) error {
 	return err
 }
 
-// Disks returns the VM's disks in the order the guest sees them.
-// Errors: errs.Conflict with code disk_missing.
-func (f *Files) Disks(v vm.VM) ([]vmm.Disk, error) {
-	disk, seed := filepath.Join(f.Dir(v.ID), diskName), filepath.Join(f.Dir(v.ID), seedName)
+// Disks returns the VM's disks in the order the guest sees them; disk is the
+// file that is its own. Errors: errs.Conflict with code disk_missing.
+func (f *Files) Disks(v vm.VM, disk string) ([]vmm.Disk, error) {
+	seed := filepath.Join(f.Dir(v.ID), seedName)
 	if _, err := os.Stat(disk); err != nil {
 		return nil, errs.New(errs.Conflict, "disk_missing", "the disk of VM %s is gone", v.ID).
 			WithHint("put it back into the data directory, or delete the VM").WithCause(err)

@@ -39,7 +39,7 @@ func ignoreMissing(err error) error {
 
 // seedFiles returns the seed's content. The user's own text goes in byte for byte.
 func seedFiles(v vm.VM) (map[string][]byte, error) {
-	meta, err := yaml.Marshal(map[string]string{"instance-id": v.ID, "local-hostname": v.Hostname()})
+	meta, err := yaml.Marshal(map[string]string{"instance-id": v.InstanceID(), "local-hostname": v.Hostname()})
 	if err != nil {
 		return nil, fmt.Errorf("cannot write meta-data: %w", err)
 	}
@@ -91,12 +91,10 @@ func vendorData(v vm.VM) ([]byte, error) {
 	return append([]byte("#cloud-config\n"), text...), err
 }
 
-// seedSize is the size of every seed, whatever is in it: a copied guest goes on
-// with the size that it has seen, and then reads a seed of its own. What is not
-// written takes no room. isoStructures is about what the volume's own structures
-// take. Both in bytes.
+// isoOverhead is how much larger than its files the volume may become;
+// isoStructures is about what its own structures take. In bytes.
 const (
-	seedSize      = 4 << 20
+	isoOverhead   = 1 << 20
 	isoStructures = 64 << 10
 )
 
@@ -111,19 +109,16 @@ func reserve(file *os.File, size int64) error {
 }
 
 func writeISO(path string, files map[string][]byte) (err error) {
-	size := int64(isoStructures)
+	size := int64(isoOverhead)
 	for _, content := range files {
 		size += int64(len(content)+2047) &^ 2047
-	}
-	if size > seedSize {
-		return fmt.Errorf("cannot make the seed disk: it would have %d bytes, more than %d", size, seedSize)
 	}
 	out, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	if err := reserve(out, size); err != nil {
+	if err := reserve(out, size-isoOverhead+isoStructures); err != nil {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
 	workspace, err := os.MkdirTemp(filepath.Dir(path), ".seed-") // 0700: it holds the user's secrets for a moment
@@ -131,7 +126,7 @@ func writeISO(path string, files map[string][]byte) (err error) {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(workspace)) }()
-	volume, err := iso9660.Create(file.New(out, false), seedSize, 0, 2048, workspace)
+	volume, err := iso9660.Create(file.New(out, false), size, 0, 2048, workspace)
 	if err != nil {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
@@ -144,7 +139,7 @@ func writeISO(path string, files map[string][]byte) (err error) {
 	if err != nil {
 		return fmt.Errorf("cannot finish the seed disk: %w", err)
 	}
-	return out.Truncate(seedSize)
+	return nil
 }
 
 func addFile(volume *iso9660.FileSystem, name string, content []byte) (err error) {

@@ -244,3 +244,22 @@ func (k *Keeper) Forget(vmID string) error {
 	})
 	return nil
 }
+
+// TakeIn implements vm.Memories.
+func (k *Keeper) TakeIn(vmID, saved string) error {
+	if err := k.Forget(vmID); err != nil {
+		return err
+	}
+	if err := os.Rename(saved, k.Dir(vmID)); err != nil {
+		return fmt.Errorf("cannot put what was saved in its place: %w", err)
+	}
+	return nil
+}
+
+// Kept implements vm.Memories.
+func (k *Keeper) Kept(vmID string, durable bool) string {
+	if durable {
+		return filepath.Join(k.Dir(vmID), memoryName)
+	}
+	return k.Path(vmID)
+}

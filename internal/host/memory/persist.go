@@ -138,10 +138,6 @@ func refused(err error) error {
 
 // Has implements vm.Memories.
 func (k *Keeper) Has(vmID string, durable bool) bool {
-	path := k.Path(vmID)
-	if durable {
-		path = filepath.Join(k.Dir(vmID), memoryName)
-	}
-	_, err := os.Stat(path)
+	_, err := os.Stat(k.Kept(vmID, durable))
 	return err == nil
 }

@@ -25,9 +25,11 @@ CREATE INDEX snapshots_vm_id ON snapshots (vm_id, created_at, id);
 CREATE INDEX snapshots_image_id ON snapshots (image_id);
 
 ALTER TABLE vms ADD COLUMN snapshot_id TEXT NOT NULL DEFAULT ''; -- '' for none; it may be gone
+ALTER TABLE vms ADD COLUMN instance TEXT NOT NULL DEFAULT ''; -- what cloud-init in a copied guest knows it as
 ALTER TABLE vm_sleeps ADD COLUMN staged BOOLEAN NOT NULL DEFAULT FALSE;
 
 -- +goose Down
 ALTER TABLE vm_sleeps DROP COLUMN staged;
+ALTER TABLE vms DROP COLUMN instance;
 ALTER TABLE vms DROP COLUMN snapshot_id;
 DROP TABLE snapshots;

@@ -1,0 +1,370 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/id"
+	"github.com/hatchvm/hatch/internal/snapshot"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// MaxCopies is how many VMs one request may make of a snapshot or of a VM.
+const MaxCopies = 64
+
+// copiesAtOnce bounds how many are made at a time.
+const copiesAtOnce = 4
+
+// CopyRequest is what the VMs shall have that are made of a snapshot or of a
+// running VM. All else they have from there.
+type CopyRequest struct {
+	Count       int               // 1 to MaxCopies
+	Name        string            // "" for none; with more than one, "-1", "-2"… is added
+	Labels      map[string]string // nil: those of the VM it is a copy of
+	UserData    *string           // nil: what the guest has stays as it is
+	SSHKeys     []string          // nil: likewise
+	Idempotency Idempotency
+}
+
+// Copies are the VMs that one request has made.
+type Copies struct {
+	VMs    []VM
+	Failed []error // why each of the others was not made; nothing is left of them
+}
+
+// Fork makes new VMs that go on from where this one is, and returns once they
+// run as themselves. The VM goes on; its guest stands while its memory and disk
+// are copied once, whatever the count.
+//
+// Errors: errs.Invalid names the field; errs.Conflict when the VM has no memory
+// to copy; errs.Exhausted; errs.Unsupported; and, when not one could be made, why
+// the first was not.
+func (s *Service) Fork(ctx context.Context, owner, id string, req CopyRequest) (Copies, error) {
+	if err := checkCopies(req); err != nil {
+		return Copies{}, err
+	}
+	var one snapshot.Snapshot
+	_, err := s.operate(ctx, owner, id, "fork", func(ctx context.Context, v VM) (_ VM, err error) {
+		one, err = s.capture(ctx, v, snapshot.Snapshot{Kind: snapshot.Passing})
+		return v, err
+	})
+	if err != nil {
+		return Copies{}, err
+	}
+	return detached(ctx, s, func(ctx context.Context) (Copies, error) {
+		defer s.deps.Snapshots.Abandon(ctx, one)
+		return s.copies(ctx, one, req)
+	})
+}
+
+// CreateFrom makes new VMs from a snapshot, and returns once they run as
+// themselves. Errors: as Fork's, and errs.Conflict with code snapshot_unusable.
+func (s *Service) CreateFrom(ctx context.Context, owner, snapshotID string, req CopyRequest) (Copies, error) {
+	if err := checkCopies(req); err != nil {
+		return Copies{}, err
+	}
+	one, release, err := s.holdSnapshot(ctx, owner, snapshotID)
+	if err != nil {
+		return Copies{}, err
+	}
+	return detached(ctx, s, func(ctx context.Context) (Copies, error) {
+		defer release()
+		if err := s.deps.SnapshotFiles.Verify(ctx, one.ID, one.Sums); err != nil {
+			return Copies{}, err
+		}
+		return s.copies(ctx, one, req)
+	})
+}
+
+func checkCopies(req CopyRequest) error {
+	if req.Count < 1 || req.Count > MaxCopies {
+		return errs.InvalidField("count", "%d is out of range; 1 to %d can be given", req.Count, MaxCopies)
+	}
+	if req.Idempotency.Key != "" && req.Count > 1 {
+		return errs.InvalidField("Idempotency-Key", "it can be given for one VM only; count is %d", req.Count)
+	}
+	return nil
+}
+
+// copies makes them all from the same memory.
+func (s *Service) copies(ctx context.Context, one snapshot.Snapshot, req CopyRequest) (Copies, error) {
+	drafts, err := s.drafts(one, req)
+	if err != nil {
+		return Copies{}, err
+	}
+	base, err := s.deps.SnapshotFiles.Base(ctx, one.ID)
+	if err != nil {
+		return Copies{}, err
+	}
+	defer func() { _ = base.Close() }()
+	made, faults := make([]VM, len(drafts)), make([]error, len(drafts))
+	var each errgroup.Group
+	each.SetLimit(copiesAtOnce)
+	for i, v := range drafts {
+		each.Go(func() error {
+			made[i], faults[i] = s.copy(ctx, &birth{vm: v, from: one, base: base, anew: req.isAnew()}, req.Idempotency)
+			return nil
+		})
+	}
+	_ = each.Wait() // each has its own fault
+	return sortOut(made, faults)
+}
+
+func sortOut(made []VM, faults []error) (Copies, error) {
+	var c Copies
+	for i, err := range faults {
+		if err != nil {
+			c.Failed = append(c.Failed, err)
+		} else {
+			c.VMs = append(c.VMs, made[i])
+		}
+	}
+	if len(c.VMs) == 0 {
+		return Copies{}, c.Failed[0]
+	}
+	return c, nil
+}
+
+// isAnew reports whether cloud-init is to do its work once more, as in a new VM.
+func (r CopyRequest) isAnew() bool { return r.UserData != nil || r.SSHKeys != nil }
+
+// drafts are the records of the VMs to be, checked as for any new VM.
+func (s *Service) drafts(one snapshot.Snapshot, req CopyRequest) ([]VM, error) {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	labels := req.Labels
+	if labels == nil {
+		labels = one.VM.Labels
+	}
+	drafts := make([]VM, req.Count)
+	for i := range drafts {
+		v := VM{
+			ID: id.New(IDPrefix), OwnerID: one.OwnerID, Name: req.Name, Labels: labels,
+			ImageID: one.VM.ImageID, TemplateID: one.VM.TemplateID, Boot: one.VM.Boot,
+			Intent: WantRunning, State: Starting,
+			VCPUs: one.VM.VCPUs, MemMiB: one.VM.MemMiB, DiskMiB: one.VM.DiskMiB,
+			BootArgs: one.VM.BootArgs, EnableNetwork: one.VM.Network,
+			UserData: first(one.VM.UserData, req.UserData), SSHKeys: firstList(req.SSHKeys, one.VM.SSHKeys),
+			Driver: one.Machine.Driver, SnapshotID: one.ID, CreatedAt: now, UpdatedAt: now,
+		}
+		if !req.isAnew() {
+			v.Instance = one.VM.InstanceID
+		}
+		if req.Count > 1 && v.Name != "" {
+			v.Name = fmt.Sprintf("%s-%d", v.Name, i+1)
+		}
+		if err := s.check(v, CreateRequest{Idempotency: req.Idempotency}); err != nil {
+			return nil, err
+		}
+		drafts[i] = v
+	}
+	return drafts, nil
+}
+
+// birth is a VM on its way from a snapshot to a life of its own.
+type birth struct {
+	vm   VM
+	from snapshot.Snapshot
+	base *os.File // its memory
+	anew bool     // cloud-init does its work once more
+}
+
+// copySteps are what makes a VM from a snapshot, in order. Until the row step it
+// is no VM that anybody may count on: what is left of it by a daemon that dies
+// here is removed by the next one.
+func (s *Service) copySteps(from *birth) []step {
+	return []step{
+		{"files", func(ctx context.Context, b *boot) error { return s.provisionCopy(ctx, b, from) }, s.unprovision},
+		{"memory", s.makeMemory, s.releaseMemory},
+		{"network", s.attach, s.detachNetwork},
+		{"forward", s.openForward, s.closeForward},
+		{"machine", func(ctx context.Context, b *boot) error { return s.wakeCopy(ctx, b, from) }, s.kill},
+		{"guest", func(ctx context.Context, b *boot) error { return s.recast(ctx, b, from) }, s.disconnect},
+		{"row", func(ctx context.Context, b *boot) error { return s.recordCopy(ctx, b, from) }, nil},
+	}
+}
+
+// copy makes one VM. On error nothing is left of it.
+func (s *Service) copy(ctx context.Context, from *birth, idem Idempotency) (VM, error) {
+	limit, err := s.capacity()
+	if err != nil {
+		return VM{}, err
+	}
+	unlock, err := s.locks.lock(ctx, from.vm.ID) // as in Create
+	if err != nil {
+		return VM{}, err
+	}
+	defer unlock()
+	stored, created, err := s.deps.Store.CreateVM(ctx, from.vm, Wanted{}, s.settings.Pools, limit, idem)
+	if err != nil || !created {
+		return stored, err
+	}
+	from.vm = stored
+	return s.told(ctx, stored, "create", func(ctx context.Context, v VM) (VM, error) {
+		return s.raise(ctx, v, from)
+	})
+}
+
+func (s *Service) raise(ctx context.Context, v VM, from *birth) (VM, error) {
+	b := &boot{vm: v, fresh: true}
+	if failed, err := s.becomeCopy(ctx, b, from); err != nil {
+		return s.copyFailed(ctx, b, failed, err)
+	}
+	return b.vm, nil
+}
+
+// becomeCopy makes the VM from a snapshot, or nothing; failed is the step that
+// could not be done.
+func (s *Service) becomeCopy(ctx context.Context, b *boot, from *birth) (failed string, err error) {
+	began := time.Now()
+	took, failed, err := s.take(ctx, s.copySteps(from), b)
+	if err != nil {
+		return failed, err
+	}
+	s.watch(b.vm.ID, b.in)
+	if err := s.deps.Memories.Forget(b.vm.ID); err != nil {
+		s.deps.Log.Error("cannot remove what a copy was woken from", "vm", b.vm.ID, "err", err)
+	}
+	s.deps.Log.Info("vm made from a snapshot", "vm", b.vm.ID, "snapshot", from.from.ID, "took", time.Since(began), "steps", took)
+	b.vm.Took = took
+	return "", nil
+}
+
+// copyFailed leaves nothing of the VM, unless its VMM could not be ended.
+func (s *Service) copyFailed(ctx context.Context, b *boot, stepName string, cause error) (VM, error) {
+	if b.stuck {
+		return s.startFailed(ctx, b, stepName, cause)
+	}
+	s.deps.Log.Warn("vm could not be made from a snapshot", "vm", b.vm.ID, "step", stepName, "err", cause)
+	if err := s.deps.Store.DeleteVM(ctx, b.vm.ID); err != nil {
+		s.deps.Log.Error("cannot remove the row of a copy that failed", "vm", b.vm.ID, "err", err)
+	}
+	s.changes.announce(b.vm.ID)
+	var e *errs.Error
+	if asError(cause, &e) {
+		return VM{}, e
+	}
+	return VM{}, errs.New(errs.Internal, "copy_failed", "cannot make a VM from the snapshot: the %s step failed", stepName).WithCause(cause)
+}
+
+func (s *Service) provisionCopy(ctx context.Context, b *boot, from *birth) error {
+	return s.deps.Files.ProvisionFrom(ctx, b.vm, func(ctx context.Context, path string) error {
+		return s.deps.SnapshotFiles.CopyDisk(ctx, from.from.ID, path)
+	})
+}
+
+func (s *Service) wakeCopy(ctx context.Context, b *boot, from *birth) error {
+	spec, err := s.standingSpec(ctx, b.vm, s.deps.Files.Disk(b.vm.ID))
+	if err != nil {
+		return err
+	}
+	if _, err := s.deps.Memories.Prepare(b.vm.ID); err != nil {
+		return err
+	}
+	dir := s.deps.Memories.Dir(b.vm.ID)
+	if err := vmm.AdaptSaved(s.deps.SnapshotFiles.Dir(from.from.ID), dir, spec); err != nil {
+		return err
+	}
+	spec.Base = from.base
+	if spec.NIC != nil {
+		spec.NIC.TAP = b.tap
+	}
+	b.machine, err = s.deps.Drivers[b.vm.Driver].Wake(ctx, spec, dir)
+	return err
+}
+
+// recastPatience bounds the wait for a copied guest to say that it is itself.
+const recastPatience = 60 * time.Second
+
+// recast lets the guest run and waits until it has become itself. Before that
+// its network lets nothing of it out: its frames bear the name of another.
+func (s *Service) recast(ctx context.Context, b *boot, from *birth) error {
+	as := s.identity(b.vm, from.anew)
+	in, err := s.join(b.vm.ID, b.machine, func(id string, dial func(context.Context) (net.Conn, error), observe func(*GuestReport)) Guest {
+		return s.deps.Guests.Recast(id, dial, observe, as)
+	})
+	if err != nil {
+		return err
+	}
+	b.in = in
+	s.hold(b.vm.ID, in)
+	if err := b.machine.Resume(ctx); err != nil {
+		return err
+	}
+	if err := s.confirmed(ctx, in); err != nil {
+		return errs.New(errs.Unavailable, "copy_not_confirmed",
+			"a copy of the guest has not said that it has become a machine of its own, and was destroyed: %s", publicMessage(err)).WithCause(err)
+	}
+	return nil
+}
+
+// confirmed waits for the guest's word. One that has ended gives none.
+func (s *Service) confirmed(ctx context.Context, in *instance) error {
+	ctx, cancel := context.WithTimeout(ctx, recastPatience)
+	defer cancel()
+	s.work.Go(func() {
+		select {
+		case <-in.machine.Exited():
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return in.guest.Confirmed(ctx)
+}
+
+func (s *Service) identity(v VM, anew bool) Identity {
+	as := Identity{InstanceID: v.InstanceID(), Hostname: v.Hostname(), CloudInit: anew}
+	if v.EnableNetwork {
+		net := s.settings.Pools.Network
+		as.MAC, as.Gateway = v.Lease.MAC, net.Gateway
+		as.Address = netip.PrefixFrom(v.Lease.Address, net.Prefix.Bits())
+	}
+	return as
+}
+
+// recordCopy stores that the VM runs, and what it goes on from: of a fork, what
+// the VM it was forked from did; of a guest that hatchd has kept, nothing.
+func (s *Service) recordCopy(ctx context.Context, b *boot, from *birth) error {
+	b.based = s.deps.Drivers[b.vm.Driver].Info().Capabilities.Base
+	switch from.from.Kind {
+	case snapshot.Passing:
+		return s.recordAs(ctx, b, from.from.ParentID)
+	case snapshot.Warm:
+		return s.recordAs(ctx, b, "")
+	default:
+		return s.record(ctx, b)
+	}
+}
+
+// isHalfCopied reports whether the VM was on its way from a snapshot when the
+// daemon ended: its guest may believe to be another.
+func (v VM) isHalfCopied() bool {
+	return v.State == Starting && !v.Provisioned && v.SnapshotID != ""
+}
+
+// removeHalfCopied leaves nothing of a guest that has never been itself, nor of
+// its VM, unless that could as well have booted.
+func (s *Service) removeHalfCopied(ctx context.Context, v VM, h vmm.Handle) error {
+	if h.PID != 0 {
+		if err := s.endMachine(ctx, h); err != nil {
+			return err
+		}
+	}
+	s.unhang(ctx, v)
+	from, err := s.deps.Snapshots.Get(ctx, "", v.SnapshotID)
+	if ignoreNotFound(err) != nil {
+		return err
+	}
+	if from.Kind == snapshot.Warm {
+		return s.abandonStart(ctx, v)
+	}
+	s.deps.Log.Warn("removing a vm that hatchd's end has kept from becoming itself", "vm", v.ID)
+	return errors.Join(s.deps.Files.Remove(v.ID), s.deps.Store.DeleteVM(ctx, v.ID))
+}

@@ -1,0 +1,195 @@
+package vm_test
+
+import (
+	"testing"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/snapshot"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// requireOwn checks that each VM runs as a machine of its own.
+func (w *world) requireOwn(t *testing.T, vms []vm.VM) {
+	t.Helper()
+	seen := map[string]string{}
+	for _, v := range vms {
+		for what, value := range map[string]string{"MAC": v.Lease.MAC.String(), "address": v.Lease.Address.String(), "hostname": v.Hostname()} {
+			if twin := seen[what+value]; twin != "" {
+				t.Errorf("%s and %s have the same %s %s", twin, v.ID, what, value)
+			}
+			seen[what+value] = v.ID
+		}
+		now := get(t, w, v.ID)
+		if now.State != vm.Running || now.Machine == nil || !now.Machine.Based || !now.Provisioned {
+			t.Errorf("%s is %s, machine %+v", v.ID, now.State, now.Machine)
+		}
+	}
+}
+
+// as returns who the guest of a VM was told to be; nil if it was not.
+func (w *world) as(id string) *vm.Identity {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if g := w.guests[id]; g != nil {
+		return g.as
+	}
+	return nil
+}
+
+func TestAForkBecomesItself(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{Labels: map[string]string{"of": "parent"}})
+	w.writeDisk(t, parent.ID, "shared past")
+	forks, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 3, Name: "fork"})
+	if err != nil || len(forks.VMs) != 3 || len(forks.Failed) != 0 {
+		t.Fatalf("forks: %+v, %v", forks, err)
+	}
+	w.requireOwn(t, forks.VMs)
+	for i, v := range forks.VMs {
+		if v.Name != []string{"fork-1", "fork-2", "fork-3"}[i] || v.Labels["of"] != "parent" || v.SnapshotID != "" {
+			t.Errorf("fork %d is %+v", i, v)
+		}
+		as := w.as(v.ID)
+		if as == nil || as.Hostname != v.Name || as.MAC.String() != v.Lease.MAC.String() || as.Address.Addr() != v.Lease.Address || as.CloudInit {
+			t.Errorf("%s was told to be %+v", v.ID, as)
+		}
+		if as.InstanceID != parent.ID {
+			t.Errorf("the cloud-init of %s is that of %s, not of its parent", v.ID, as.InstanceID)
+		}
+		w.requireDisk(t, v.ID, "shared past")
+	}
+	w.writeDisk(t, forks.VMs[0].ID, "a life of its own")
+	w.requireDisk(t, parent.ID, "shared past")
+	if now := get(t, w, parent.ID); now.State != vm.Running {
+		t.Errorf("the parent is %s", now.State)
+	}
+	w.requireSnapshots(t)
+}
+
+func TestAForkSleepsAndIsForked(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	forks, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := forks.VMs[0]
+	if forks, err = w.Fork(t.Context(), owner, child.ID, vm.CopyRequest{Count: 1}); err != nil {
+		t.Fatal(err)
+	}
+	w.requireOwn(t, []vm.VM{child, forks.VMs[0]})
+	one := w.take(t, child.ID, "kept", vm.SnapshotRequest{})
+	for range 2 {
+		if _, err := w.Sleep(t.Context(), owner, child.ID); err != nil {
+			t.Fatal(err)
+		}
+		woken, err := w.Wake(t.Context(), owner, child.ID)
+		if err != nil || woken.Machine.Based {
+			t.Fatalf("woken: %+v, %v", woken.Machine, err)
+		}
+	}
+	if _, err := w.Restore(t.Context(), owner, child.ID, one.ID); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestACopyThatDoesNotConfirmIsDestroyed(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	w.failNext("Recast")
+	forks, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 2})
+	if err != nil || len(forks.VMs) != 1 || len(forks.Failed) != 1 || !errs.HasCode(forks.Failed[0], "copy_not_confirmed") {
+		t.Fatalf("forks: %+v, %v", forks, err)
+	}
+	for _, call := range []string{"Recast", "Wake", "Attach", "Open", "Make", "Console", "Provision"} {
+		w.failNext(call)
+		if forks, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 1}); err == nil {
+			t.Errorf("%s: it did not fail: %+v", call, forks)
+		}
+		if all, _, err := w.List(t.Context(), owner, vm.Filter{}); err != nil || len(all) != 2 {
+			t.Errorf("%s: there are %d VMs, %v", call, len(all), err)
+		}
+	}
+	for _, v := range []string{parent.ID, forks.VMs[0].ID} {
+		if err := w.Delete(t.Context(), owner, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.requireNothing(t)
+	w.requireSnapshots(t)
+}
+
+func TestVMsAreMadeFromASnapshot(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	one := w.take(t, parent.ID, "kept", vm.SnapshotRequest{})
+	if err := w.Delete(t.Context(), owner, parent.ID); err != nil {
+		t.Fatal(err)
+	}
+	data := "#!/bin/sh\n"
+	made, err := w.CreateFrom(t.Context(), owner, one.ID, vm.CopyRequest{Count: 2, UserData: &data})
+	if err != nil || len(made.VMs) != 2 {
+		t.Fatalf("made: %+v, %v", made, err)
+	}
+	w.requireOwn(t, made.VMs)
+	for _, v := range made.VMs {
+		if as := w.as(v.ID); as == nil || !as.CloudInit || as.InstanceID != v.ID {
+			t.Errorf("%s was told to be %+v", v.ID, as)
+		}
+		if v.UserData != data || v.SnapshotID != one.ID {
+			t.Errorf("it is %+v", v)
+		}
+		w.requireDisk(t, v.ID, "kept")
+	}
+	again, err := w.CreateFrom(t.Context(), owner, one.ID, vm.CopyRequest{Count: 1, Idempotency: vm.Idempotency{Key: "k", Hash: "h"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, err := w.CreateFrom(t.Context(), owner, one.ID, vm.CopyRequest{Count: 1, Idempotency: vm.Idempotency{Key: "k", Hash: "h"}})
+	if err != nil || same.VMs[0].ID != again.VMs[0].ID {
+		t.Errorf("asked again with the same key: %+v, %v", same, err)
+	}
+	flip(t, w.snapshotFiles.Dir(one.ID)+"/disk.img")
+	if _, err := w.CreateFrom(t.Context(), owner, one.ID, vm.CopyRequest{Count: 1}); !errs.HasCode(err, "snapshot_unusable") {
+		t.Errorf("from one that is damaged: %v", err)
+	}
+}
+
+func TestBadRequestsForCopiesAreRefused(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	for field, req := range map[string]vm.CopyRequest{
+		"count":           {Count: 0},
+		"name":            {Count: 1, Name: "Not a hostname"},
+		"Idempotency-Key": {Count: 2, Idempotency: vm.Idempotency{Key: "k"}},
+	} {
+		if _, err := w.Fork(t.Context(), owner, parent.ID, req); !errs.Is(err, errs.Invalid) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if _, err := w.CreateFrom(t.Context(), owner, "snap_none", vm.CopyRequest{Count: 1}); !errs.HasCode(err, "invalid_snapshot_id") {
+		t.Errorf("from none: %v", err)
+	}
+	w.requireSnapshots(t)
+}
+
+// The daemon is killed after a copy's machine was started and before it has
+// confirmed.
+func TestAHalfMadeCopyIsRemoved(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	forks, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := forks.VMs[0]
+	w.shut(t)
+	w.change(t, child.ID, func(v *vm.VM) {
+		v.State, v.Provisioned, v.Machine, v.SnapshotID = vm.Starting, false, nil, snapshot.IDPrefix+"passing"
+	})
+	w.serve(t)
+	if _, err := w.Get(t.Context(), owner, child.ID); !errs.Is(err, errs.NotFound) {
+		t.Errorf("it is still there: %v", err)
+	}
+	requireAwake(t, w, parent)
+}

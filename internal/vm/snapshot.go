@@ -1,0 +1,225 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/snapshot"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// SnapshotRequest is how a snapshot is to be taken.
+type SnapshotRequest struct {
+	Name      string // "" for none
+	Automatic bool   // it may be removed to make room for others
+	Stop      bool   // the VM sleeps afterwards; without, it goes on
+}
+
+// Snapshot keeps the VM's memory, devices and disk of one moment, and returns
+// once that is safe on disk. The guest stands while they are copied. A VM that
+// sleeps or is paused stays so.
+//
+// Errors: errs.Invalid with field name; errs.Conflict when there is no memory
+// to keep, or with code name_taken or snapshot_limit; errs.Exhausted when the
+// host's disk is full; errs.Unsupported. After an error the VM is as before, and
+// nothing of the snapshot is left.
+func (s *Service) Snapshot(ctx context.Context, owner, id string, req SnapshotRequest) (snapshot.Snapshot, error) {
+	draft := snapshot.Snapshot{Kind: snapshot.Manual, Name: req.Name}
+	if req.Automatic {
+		draft.Kind = snapshot.Automatic
+	}
+	return s.snapshotAs(ctx, owner, id, draft, req.Stop)
+}
+
+func (s *Service) snapshotAs(ctx context.Context, owner, id string, draft snapshot.Snapshot, stop bool) (snapshot.Snapshot, error) {
+	var taken snapshot.Snapshot
+	_, err := s.operate(ctx, owner, id, "snapshot", func(ctx context.Context, v VM) (_ VM, err error) {
+		if stop {
+			taken, err = s.keepAsleep(ctx, v, draft)
+		} else {
+			taken, err = s.keep(ctx, v, draft)
+		}
+		return v, err
+	})
+	if err != nil { // then somebody may still be writing to it
+		return snapshot.Snapshot{}, err
+	}
+	return taken, nil
+}
+
+// keepAsleep lets the VM sleep and takes a snapshot of that.
+func (s *Service) keepAsleep(ctx context.Context, v VM, draft snapshot.Snapshot) (snapshot.Snapshot, error) {
+	asleep, err := s.ensureAsleep(ctx, v)
+	if err != nil {
+		return snapshot.Snapshot{}, err
+	}
+	taken, err := s.keep(ctx, asleep, draft)
+	if err != nil && v.Sleep == nil {
+		_, wakeErr := s.ensureAwake(ctx, asleep)
+		err = errors.Join(err, wakeErr)
+	}
+	return taken, err
+}
+
+// keep takes a snapshot that counts.
+func (s *Service) keep(ctx context.Context, v VM, draft snapshot.Snapshot) (snapshot.Snapshot, error) {
+	began := time.Now()
+	one, err := s.capture(ctx, v, draft)
+	if err != nil {
+		return snapshot.Snapshot{}, err
+	}
+	stood := time.Since(began)
+	kept, err := s.deps.Snapshots.Finish(ctx, one)
+	if err != nil {
+		s.deps.Snapshots.Abandon(ctx, one)
+		return snapshot.Snapshot{}, err
+	}
+	if _, err := s.update(ctx, v.ID, func(v *VM) { v.SnapshotID = kept.ID }); err != nil {
+		s.deps.Log.Error("cannot store the snapshot that a vm goes on from", "vm", v.ID, "err", err)
+	}
+	s.deps.Log.Info("snapshot taken", "vm", v.ID, "snapshot", kept.ID, "bytes", kept.Bytes, "stood", stood, "took", time.Since(began))
+	return kept, nil
+}
+
+// capture copies what the VM is into the files of a snapshot, and lets its guest
+// go on. The caller finishes or abandons the snapshot.
+func (s *Service) capture(ctx context.Context, v VM, draft snapshot.Snapshot) (snapshot.Snapshot, error) {
+	copyFrom, err := s.standing(ctx, v)
+	if err != nil {
+		return snapshot.Snapshot{}, err
+	}
+	bytes, err := s.snapshotBytes(v)
+	if err != nil {
+		return snapshot.Snapshot{}, err
+	}
+	if draft.VM, err = s.originOf(ctx, v); err != nil {
+		return snapshot.Snapshot{}, err
+	}
+	draft.OwnerID, draft.VMID, draft.ParentID, draft.Machine = v.OwnerID, v.ID, v.SnapshotID, s.machineHere(v.Driver)
+	one, err := s.deps.Snapshots.Begin(ctx, draft, bytes)
+	if err != nil {
+		return snapshot.Snapshot{}, err
+	}
+	if err := copyFrom(ctx, one); err != nil {
+		s.deps.Snapshots.Abandon(ctx, one)
+		return snapshot.Snapshot{}, err
+	}
+	return one, nil
+}
+
+// standing returns the way to copy a VM whose guest stands, or can be made to.
+func (s *Service) standing(ctx context.Context, v VM) (func(context.Context, snapshot.Snapshot) error, error) {
+	if !s.canSleep(v) {
+		return nil, errs.New(errs.Unsupported, "snapshot_unsupported", "cannot take a snapshot of VM %s: its driver %s cannot save guests", v.ID, v.Driver)
+	}
+	if v.Sleep != nil {
+		return func(ctx context.Context, one snapshot.Snapshot) error { return s.captureAsleep(ctx, v, one) }, nil
+	}
+	in, err := s.running(ctx, v, "take a snapshot of")
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, one snapshot.Snapshot) error { return s.captureRunning(ctx, v, in, one) }, nil
+}
+
+// snapshotBytes is about what a snapshot of the VM will take.
+func (s *Service) snapshotBytes(v VM) (int64, error) {
+	files, err := s.deps.Files.Allocated(v.ID)
+	if err != nil {
+		return 0, err
+	}
+	if v.Sleep != nil {
+		return files + v.Sleep.Bytes, nil
+	}
+	memory, err := s.deps.Memories.Used(v.ID)
+	return files + memory, err
+}
+
+func (s *Service) captureAsleep(ctx context.Context, v VM, one snapshot.Snapshot) error {
+	spec, err := s.standingSpec(ctx, v, s.deps.Files.Disk(v.ID))
+	if err != nil {
+		return err
+	}
+	if err := vmm.AdaptSaved(s.deps.Memories.Dir(v.ID), s.deps.SnapshotFiles.Dir(one.ID), spec); err != nil {
+		return err
+	}
+	return s.captureFiles(ctx, v, one, s.deps.Memories.Kept(v.ID, v.Sleep.Durable))
+}
+
+func (s *Service) captureRunning(ctx context.Context, v VM, in *instance, one snapshot.Snapshot) error {
+	spec, err := s.standingSpec(ctx, v, s.deps.Files.Disk(v.ID))
+	if err != nil {
+		return err
+	}
+	if err := in.machine.Save(ctx, spec, s.deps.SnapshotFiles.Dir(one.ID)); err != nil {
+		return err
+	}
+	began := time.Now()
+	err = s.captureFiles(ctx, v, one, s.deps.Memories.Path(v.ID))
+	s.deps.Log.Debug("memory and disk copied", "vm", v.ID, "took", time.Since(began), "err", err)
+	if v.State != Paused {
+		err = errors.Join(err, in.machine.Resume(ctx))
+	}
+	if v.Machine != nil && v.Machine.Based {
+		err = errors.Join(err, s.emptyMemory(v))
+	}
+	return err
+}
+
+// emptyMemory gives the RAM back that a save has filled of a machine that does
+// not use it.
+func (s *Service) emptyMemory(v VM) error {
+	return s.deps.Memories.Make(v.ID, v.MemMiB, s.uid(v))
+}
+
+func (s *Service) captureFiles(ctx context.Context, v VM, one snapshot.Snapshot, memory string) error {
+	capture := s.deps.SnapshotFiles.Capture
+	if one.Kind == snapshot.Passing {
+		capture = s.deps.SnapshotFiles.CapturePassing
+	}
+	return capture(ctx, one.ID, memory, s.deps.Files.Disk(v.ID))
+}
+
+// standingSpec is what a machine of the VM is started with, but for its TAP; disk
+// is the file that is its own disk.
+func (s *Service) standingSpec(ctx context.Context, v VM, disk string) (vmm.Spec, error) {
+	spec, err := s.specWith(ctx, v, disk)
+	if err == nil && v.EnableNetwork {
+		spec.NIC = &vmm.NIC{MAC: v.Lease.MAC}
+	}
+	return spec, err
+}
+
+// originOf is what a snapshot keeps of a VM's record.
+func (s *Service) originOf(ctx context.Context, v VM) (snapshot.Origin, error) {
+	initramfs, err := s.deps.Images.Initramfs(ctx, v.Boot)
+	return snapshot.Origin{
+		Hostname: v.Hostname(), InstanceID: v.InstanceID(), ImageID: v.ImageID, TemplateID: v.TemplateID,
+		Boot: v.Boot, Initramfs: filepath.Base(initramfs),
+		VCPUs: v.VCPUs, MemMiB: v.MemMiB, DiskMiB: v.DiskMiB, BootArgs: v.BootArgs,
+		Network: v.EnableNetwork, MAC: v.Lease.MAC, Address: v.Lease.Address,
+		UserData: v.UserData, SSHKeys: v.SSHKeys, Labels: v.Labels,
+	}, err
+}
+
+// Fits reports whether what a snapshot holds could be woken on this host as it
+// is now. Errors: errs.Conflict with code snapshot_unusable.
+func (s *Service) Fits(one snapshot.Snapshot) error {
+	here := s.machineHere(one.Machine.Driver)
+	for _, pair := range []struct{ what, saved, now string }{
+		{"the version of " + one.Machine.Driver, one.Machine.Version, here.Version},
+		{"the acceleration", one.Machine.Accel, here.Accel},
+		{"the host's processor", one.Machine.CPU, here.CPU},
+	} {
+		if pair.saved != pair.now {
+			return errs.New(errs.Conflict, "snapshot_unusable", "snapshot %s cannot be used here: %s was %q and is %q now", one.ID, pair.what, pair.saved, pair.now)
+		}
+	}
+	if !one.VM.Boot.Kernel.Unchanged() || !one.VM.Boot.Rootfs.Unchanged() {
+		return errs.New(errs.Conflict, "snapshot_unusable", "snapshot %s cannot be used here: its kernel or root file system is another one now", one.ID)
+	}
+	return nil
+}

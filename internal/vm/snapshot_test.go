@@ -1,0 +1,281 @@
+package vm_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/snapshot"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// writeDisk is what the guest of a VM does to its disk.
+func (w *world) writeDisk(t *testing.T, id, content string) {
+	t.Helper()
+	if err := os.WriteFile(w.disk(id), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) disk(id string) string { return filepath.Join(w.root, id, "disk.img") }
+
+func (w *world) requireDisk(t *testing.T, id, want string) {
+	t.Helper()
+	got, err := os.ReadFile(w.disk(id))
+	if err != nil || string(got) != want {
+		t.Errorf("the disk of %s holds %q, %v; want %q", id, got, err, want)
+	}
+}
+
+// take takes a snapshot of a VM whose disk holds content.
+func (w *world) take(t *testing.T, id, content string, req vm.SnapshotRequest) snapshot.Snapshot {
+	t.Helper()
+	w.writeDisk(t, id, content)
+	one, err := w.Snapshot(t.Context(), owner, id, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return one
+}
+
+// requireSnapshots checks which snapshots there are, in the store and on disk.
+func (w *world) requireSnapshots(t *testing.T, want ...string) {
+	t.Helper()
+	all, err := w.snapshots.List(t.Context(), owner, snapshot.Filter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := w.snapshotFiles.List()
+	if err != nil || len(all) != len(want) || len(files) != len(want) {
+		t.Errorf("there are snapshots %v and files %v, %v; want %v", all, files, err, want)
+	}
+}
+
+func TestASnapshotIsTakenOfARunningVM(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	one := w.take(t, v.ID, "first", vm.SnapshotRequest{Name: "before"})
+	requireAwake(t, w, v)
+	if !one.Durable || one.Bytes == 0 || one.Kind != snapshot.Manual || one.Name != "before" || one.VMID != v.ID || one.ParentID != "" {
+		t.Errorf("the snapshot is %+v", one)
+	}
+	if one.VM.MAC.String() != v.Lease.MAC.String() || one.Machine.Driver != "fake" || one.Sums.Disk == "" {
+		t.Errorf("the snapshot is %+v", one)
+	}
+	if err := w.Fits(one); err != nil {
+		t.Errorf("it does not fit where it was taken: %v", err)
+	}
+	second := w.take(t, v.ID, "second", vm.SnapshotRequest{Automatic: true})
+	if second.ParentID != one.ID || second.Kind != snapshot.Automatic {
+		t.Errorf("the second is %+v", second)
+	}
+	if _, err := w.Snapshot(t.Context(), owner, v.ID, vm.SnapshotRequest{Name: "before"}); !errs.HasCode(err, "name_taken") {
+		t.Errorf("a name that is taken: %v", err)
+	}
+	w.requireSnapshots(t, one.ID, second.ID)
+}
+
+func TestASnapshotIsTakenOfAVMThatSleeps(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	one := w.take(t, v.ID, "content", vm.SnapshotRequest{Stop: true})
+	requireAsleep(t, w, v)
+	awaitDurable(t, w, v.ID)
+	again, err := w.Snapshot(t.Context(), owner, v.ID, vm.SnapshotRequest{})
+	if err != nil || again.ParentID != one.ID {
+		t.Fatalf("of one that sleeps, from disk: %+v, %v", again, err)
+	}
+	requireAsleep(t, w, v)
+	if _, err := w.Wake(t.Context(), owner, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	requireAwake(t, w, v)
+	w.requireDisk(t, v.ID, "content")
+}
+
+func TestASnapshotOfAPausedVMLeavesItPaused(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	if _, err := w.Pause(t.Context(), owner, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.take(t, v.ID, "content", vm.SnapshotRequest{})
+	m, _ := w.machine(t, get(t, w, v.ID))
+	if paused, err := m.Paused(t.Context()); err != nil || !paused {
+		t.Errorf("paused: %v, %v", paused, err)
+	}
+}
+
+func TestASnapshotThatFailsLeavesNothing(t *testing.T) {
+	for _, call := range []string{"Save", "Capture", "Initramfs", "Disks"} {
+		for _, stop := range []bool{false, true} {
+			w := newWorld(t)
+			v := mustCreate(t, w, vm.CreateRequest{})
+			w.failNext(call)
+			if _, err := w.Snapshot(t.Context(), owner, v.ID, vm.SnapshotRequest{Stop: stop}); err == nil {
+				t.Errorf("%s, stop %v: it did not fail", call, stop)
+			}
+			requireAwake(t, w, v)
+			w.requireSnapshots(t)
+		}
+	}
+}
+
+func TestASnapshotNeedsAGuest(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	if _, err := w.Stop(t.Context(), owner, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Snapshot(t.Context(), owner, v.ID, vm.SnapshotRequest{}); !errs.HasCode(err, "vm_not_running") {
+		t.Errorf("of a VM that is stopped: %v", err)
+	}
+	if _, err := w.Restore(t.Context(), owner, v.ID, ""); !errs.HasCode(err, "no_snapshot") {
+		t.Errorf("a restore without a snapshot: %v", err)
+	}
+}
+
+func TestRestoreFromEveryState(t *testing.T) {
+	for name, bring := range map[string]func(*world, string) error{
+		"running":  func(*world, string) error { return nil },
+		"paused":   func(w *world, id string) error { _, err := w.Pause(t.Context(), owner, id); return err },
+		"asleep":   func(w *world, id string) error { _, err := w.Sleep(t.Context(), owner, id); return err },
+		"stopped":  func(w *world, id string) error { _, err := w.Stop(t.Context(), owner, id); return err },
+		"diskless": func(w *world, id string) error { return os.Remove(w.disk(id)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			v := mustCreate(t, w, vm.CreateRequest{})
+			older := w.take(t, v.ID, "older", vm.SnapshotRequest{})
+			w.take(t, v.ID, "newer", vm.SnapshotRequest{})
+			w.writeDisk(t, v.ID, "now")
+			if err := bring(w, v.ID); err != nil {
+				t.Fatal(err)
+			}
+			back, err := w.Restore(t.Context(), owner, v.ID, older.ID)
+			if err != nil || back.SnapshotID != older.ID {
+				t.Fatalf("the older one: %+v, %v", back, err)
+			}
+			requireAwake(t, w, v)
+			w.requireDisk(t, v.ID, "older")
+			if _, err := w.Restore(t.Context(), owner, v.ID, ""); err != nil {
+				t.Fatal(err)
+			}
+			requireAwake(t, w, v)
+			w.requireDisk(t, v.ID, "newer")
+			w.requireStageGone(t, v.ID)
+		})
+	}
+}
+
+func (w *world) requireStageGone(t *testing.T, id string) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(w.root, id, "restore")); !os.IsNotExist(err) {
+		t.Errorf("what was staged is still there: %v", err)
+	}
+}
+
+func TestRestoreRefusesWithoutTouchingTheVM(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	other := mustCreate(t, w, vm.CreateRequest{})
+	elsewhere := w.take(t, other.ID, "other", vm.SnapshotRequest{})
+	if err := w.Delete(t.Context(), owner, other.ID); err != nil {
+		t.Fatal(err)
+	}
+	one := w.take(t, v.ID, "kept", vm.SnapshotRequest{})
+	w.writeDisk(t, v.ID, "now")
+	if _, err := w.Restore(t.Context(), owner, v.ID, elsewhere.ID); !errs.HasCode(err, "invalid_snapshot_id") {
+		t.Errorf("a snapshot of another VM: %v", err)
+	}
+	if _, err := w.Restore(t.Context(), owner, v.ID, "snap_none"); !errs.HasCode(err, "invalid_snapshot_id") {
+		t.Errorf("one that is not there: %v", err)
+	}
+	w.failNext("Stage")
+	if _, err := w.Restore(t.Context(), owner, v.ID, one.ID); err == nil {
+		t.Error("a stage that fails did not fail")
+	}
+	flip(t, filepath.Join(w.snapshotFiles.Dir(one.ID), "disk.img"))
+	if _, err := w.Restore(t.Context(), owner, v.ID, one.ID); !errs.HasCode(err, "snapshot_unusable") {
+		t.Errorf("one that is damaged: %v", err)
+	}
+	requireAwake(t, w, v)
+	w.requireDisk(t, v.ID, "now")
+}
+
+// flip changes one bit of a file.
+func flip(t *testing.T, path string) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content[0] ^= 1
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The daemon is killed, or the disk fails it, after the row says that the VM is
+// what the snapshot holds.
+func TestARestoreCutShortIsFinished(t *testing.T) {
+	for name, goOn := range map[string]func(t *testing.T, w *world){
+		"by the next operation": func(*testing.T, *world) {},
+		"by the next daemon":    func(t *testing.T, w *world) { w.shut(t); w.serve(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			v := mustCreate(t, w, vm.CreateRequest{})
+			one := w.take(t, v.ID, "kept", vm.SnapshotRequest{})
+			w.writeDisk(t, v.ID, "now")
+			w.failNext("Settle")
+			if _, err := w.Restore(t.Context(), owner, v.ID, one.ID); err == nil {
+				t.Fatal("it did not fail")
+			}
+			if left := get(t, w, v.ID); left.State != vm.Snapshotted || !left.Sleep.Staged {
+				t.Fatalf("it is %s, %+v", left.State, left.Sleep)
+			}
+			goOn(t, w)
+			if _, err := w.Wake(t.Context(), owner, v.ID); err != nil {
+				t.Fatal(err)
+			}
+			requireAwake(t, w, v)
+			w.requireDisk(t, v.ID, "kept")
+			w.requireStageGone(t, v.ID)
+		})
+	}
+}
+
+// Whatever was done of the moving, it can be done again.
+func TestMovingInCanBeDoneAgain(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	one := w.take(t, v.ID, "kept", vm.SnapshotRequest{})
+	if _, err := w.Restore(t.Context(), owner, v.ID, one.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Sleep(t.Context(), owner, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	awaitDurable(t, w, v.ID)
+	w.change(t, v.ID, func(v *vm.VM) { staged := *v.Sleep; staged.Staged = true; v.Sleep = &staged })
+	if _, err := w.Wake(t.Context(), owner, v.ID); err != nil { // all was moved, but for the row
+		t.Fatal(err)
+	}
+	requireAwake(t, w, v)
+}
+
+func TestADaemonThatDiesAmidASnapshotLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	if _, err := w.snapshots.Begin(t.Context(), snapshot.Snapshot{
+		OwnerID: owner, VMID: v.ID, Kind: snapshot.Manual, VM: snapshot.Origin{ImageID: v.ImageID},
+	}, 0); err != nil {
+		t.Fatal(err)
+	}
+	w.shut(t)
+	w.serve(t)
+	w.requireSnapshots(t)
+	requireAwake(t, w, v)
+}

@@ -1,0 +1,123 @@
+package warm
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// tidyEvery is how often what is out of date or unused is looked for.
+const tidyEvery = time.Minute
+
+// Run builds what is asked for, one at a time, and removes what is out of date,
+// until ctx is done. Call it once, after the VMs have been adopted.
+func (s *Service) Run(ctx context.Context, vms VMs) {
+	defer s.dropBases(0)
+	s.removeLeft(ctx, vms)
+	s.removeStale(ctx, vms)
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case shape := <-s.queue:
+			s.build(ctx, vms, shape)
+			s.removeStale(ctx, vms)
+		case <-tick.C:
+			s.dropBases(baseRest)
+			s.removeStale(ctx, vms)
+		}
+	}
+}
+
+// removeLeft deletes the VMs of an earlier daemon's builds.
+func (s *Service) removeLeft(ctx context.Context, vms VMs) {
+	left, _, err := vms.List(ctx, access.SystemID, vm.Filter{})
+	if err != nil {
+		s.log.Error("cannot look for what an earlier daemon has left", "err", err)
+	}
+	for _, v := range left {
+		s.delete(ctx, vms, v.ID)
+	}
+}
+
+func (s *Service) delete(ctx context.Context, vms VMs, id string) {
+	if err := vms.Delete(context.WithoutCancel(ctx), access.SystemID, id); err != nil && !errs.Is(err, errs.NotFound) {
+		s.log.Error("cannot delete a VM that was made to be kept booted", "vm", id, "err", err)
+	}
+}
+
+func (s *Service) build(ctx context.Context, vms VMs, shape vm.Shape) {
+	began := time.Now()
+	err := s.boot(ctx, vms, shape)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		delete(s.builds, shape.Key())
+		s.log.Info("a booted guest is kept", "image", shape.ImageID, "vcpus", shape.VCPUs, "mem_mib", shape.MemMiB, "took", time.Since(began))
+		return
+	}
+	if ctx.Err() != nil {
+		delete(s.builds, shape.Key())
+		return
+	}
+	s.log.Warn("a guest that was to be kept could not be booted", "image", shape.ImageID, "err", err)
+	s.builds[shape.Key()] = Guest{Shape: shape, State: Failed, Reason: errs.Brief(err.Error()), At: time.Now().UTC()}
+}
+
+// boot keeps a guest that has done all it does at its first boot.
+func (s *Service) boot(ctx context.Context, vms VMs, shape vm.Shape) error {
+	ctx, cancel := context.WithTimeout(ctx, buildLimit)
+	defer cancel()
+	v, err := vms.CreateOfShape(ctx, shape)
+	if v.ID != "" {
+		defer s.delete(ctx, vms, v.ID)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot start it: %w", err)
+	}
+	if _, err := vms.Wait(ctx, access.SystemID, v.ID, vm.WaitFor{Ready: true}); err != nil {
+		return fmt.Errorf("it did not become ready: %w", err)
+	}
+	_, err = vms.KeepWarm(ctx, v.ID)
+	return err
+}
+
+// removeStale removes what no new VM would be made from: its image, kernel,
+// agent or VMM is another one now.
+func (s *Service) removeStale(ctx context.Context, vms VMs) {
+	kept, err := s.kept(ctx)
+	if err != nil {
+		s.log.Error("cannot look for booted guests that are out of date", "err", err)
+		return
+	}
+	seen := map[string]bool{}
+	for _, one := range kept {
+		shape := vm.ShapeOf(one)
+		if seen[shape.Key()] || !vms.IsCurrent(ctx, shape) {
+			s.log.Info("removing a booted guest that is out of date", "snapshot", one.ID, "image", shape.ImageID)
+			s.remove(ctx, one.ID)
+		}
+		seen[shape.Key()] = true
+	}
+}
+
+// dropBases gives the RAM of memories back that were not used for so long.
+func (s *Service) dropBases(unused time.Duration) {
+	s.mu.Lock()
+	var idle []string
+	for id, used := range s.held {
+		if time.Since(used) >= unused {
+			idle = append(idle, id)
+		}
+	}
+	s.mu.Unlock()
+	for _, id := range idle {
+		s.dropBase(id)
+	}
+}

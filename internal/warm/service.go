@@ -1,0 +1,213 @@
+package warm
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/snapshot"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+var _ vm.Warm = (*Service)(nil)
+
+// Bounds of the work.
+const (
+	buildLimit = 15 * time.Minute
+	// failureRest is how long a shape that could not be built is left alone by VMs
+	// that had to boot.
+	failureRest = time.Hour
+	// baseRest is how long a memory stays in RAM that no VM was made from.
+	baseRest = 10 * time.Minute
+	maxQueue = 16 // shapes that wait to be built
+)
+
+// Service keeps booted guests.
+type Service struct {
+	snapshots *snapshot.Service
+	files     snapshot.Files
+	mode      Mode
+	log       *slog.Logger
+
+	queue chan vm.Shape
+
+	mu     sync.Mutex
+	builds map[string]Guest     // by the shape's key: under way, or failed
+	held   map[string]time.Time // memories in RAM, by snapshot id: when they were used last
+}
+
+// New makes a service that keeps nothing until Run is called.
+func New(snapshots *snapshot.Service, files snapshot.Files, mode Mode, log *slog.Logger) *Service {
+	return &Service{
+		snapshots: snapshots, files: files, mode: mode, log: log,
+		queue:  make(chan vm.Shape, maxQueue),
+		builds: map[string]Guest{}, held: map[string]time.Time{},
+	}
+}
+
+// Find implements vm.Warm.
+func (s *Service) Find(ctx context.Context, shape vm.Shape) (vm.Warmth, bool) {
+	if s.mode == Off {
+		return vm.Warmth{}, false
+	}
+	one, ok := s.find(ctx, shape)
+	if !ok {
+		return vm.Warmth{}, false
+	}
+	release := s.snapshots.Hold(one.ID)
+	memory, err := s.base(ctx, one.ID)
+	if err != nil {
+		release()
+		s.log.Warn("a booted guest cannot be used; removing it", "snapshot", one.ID, "err", err)
+		s.remove(ctx, one.ID)
+		return vm.Warmth{}, false
+	}
+	return vm.Warmth{Snapshot: one, Memory: memory, Release: func() { _ = memory.Close(); release() }}, true
+}
+
+func (s *Service) find(ctx context.Context, shape vm.Shape) (snapshot.Snapshot, bool) {
+	all, err := s.kept(ctx)
+	if err != nil {
+		s.log.Error("cannot look for a booted guest", "err", err)
+		return snapshot.Snapshot{}, false
+	}
+	for _, one := range all {
+		if vm.ShapeOf(one).Key() == shape.Key() {
+			return one, true
+		}
+	}
+	return snapshot.Snapshot{}, false
+}
+
+// kept lists what counts, newest first.
+func (s *Service) kept(ctx context.Context) ([]snapshot.Snapshot, error) {
+	all, err := s.snapshots.List(ctx, access.SystemID, snapshot.Filter{})
+	if err != nil {
+		return nil, err
+	}
+	var kept []snapshot.Snapshot
+	for _, one := range all {
+		if one.Kind == snapshot.Warm && one.Durable {
+			kept = append(kept, one)
+		}
+	}
+	return kept, nil
+}
+
+// base returns the memory of a snapshot, which is read from disk when it was not
+// used lately.
+func (s *Service) base(ctx context.Context, id string) (*os.File, error) {
+	if err := s.files.HoldMemory(ctx, id); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.held[id] = time.Now()
+	s.mu.Unlock()
+	return s.files.Base(ctx, id)
+}
+
+// Missed implements vm.Warm.
+func (s *Service) Missed(shape vm.Shape) {
+	if s.mode != Auto {
+		return
+	}
+	s.mu.Lock()
+	last, known := s.builds[shape.Key()]
+	s.mu.Unlock()
+	if known && (last.State == Building || time.Since(last.At) < failureRest) {
+		return
+	}
+	if err := s.ask(shape); err != nil {
+		s.log.Debug("a shape is not kept", "image", shape.ImageID, "err", err)
+	}
+}
+
+// Keep asks for a booted guest of this shape and returns at once: List tells how
+// far it is. One that is there or on its way is no error.
+// Errors: errs.Unsupported when none are kept; errs.Exhausted when too many wait.
+func (s *Service) Keep(ctx context.Context, shape vm.Shape) error {
+	if s.mode == Off {
+		return errs.New(errs.Unsupported, "warm_off", "booted guests are not kept on this host").WithHint("set HATCH_WARM to auto or manual")
+	}
+	if _, there := s.find(ctx, shape); there {
+		return nil
+	}
+	return s.ask(shape)
+}
+
+func (s *Service) ask(shape vm.Shape) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.builds[shape.Key()].State == Building {
+		return nil
+	}
+	select {
+	case s.queue <- shape:
+		s.builds[shape.Key()] = Guest{Shape: shape, State: Building, At: time.Now().UTC()}
+		return nil
+	default:
+		return errs.New(errs.Exhausted, "warm_queue_full", "%d shapes wait already to be booted", maxQueue).WithHint("try again later")
+	}
+}
+
+// List returns what is kept of an image, and what is on its way.
+func (s *Service) List(ctx context.Context, imageID string) ([]Guest, error) {
+	kept, err := s.kept(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []Guest
+	for _, one := range kept {
+		if one.VM.ImageID == imageID {
+			all = append(all, Guest{Shape: vm.ShapeOf(one), State: Ready, SnapshotID: one.ID, Bytes: one.Bytes, At: one.CreatedAt})
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.builds {
+		if g.Shape.ImageID == imageID {
+			all = append(all, g)
+		}
+	}
+	return all, nil
+}
+
+// Forget removes what is kept of an image. What is in use stays, and goes when it
+// is out of date. Errors: errs.Conflict while one is in use.
+func (s *Service) Forget(ctx context.Context, imageID string) error {
+	kept, err := s.kept(ctx)
+	if err != nil {
+		return err
+	}
+	var faults []error
+	for _, one := range kept {
+		if one.VM.ImageID == imageID {
+			s.dropBase(one.ID)
+			faults = append(faults, s.snapshots.Delete(ctx, access.SystemID, one.ID))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// remove deletes a snapshot that is of no use.
+func (s *Service) remove(ctx context.Context, id string) {
+	s.dropBase(id)
+	if err := s.snapshots.Delete(ctx, access.SystemID, id); err != nil && !errs.Is(err, errs.NotFound) {
+		s.log.Warn("cannot remove a booted guest", "snapshot", id, "err", err)
+	}
+}
+
+// dropBase gives the RAM of a memory back.
+func (s *Service) dropBase(id string) {
+	s.mu.Lock()
+	delete(s.held, id)
+	s.mu.Unlock()
+	if err := s.files.DropMemory(id); err != nil {
+		s.log.Error("cannot give the memory of a booted guest back", "snapshot", id, "err", err)
+	}
+}
