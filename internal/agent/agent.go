@@ -60,7 +60,7 @@ func (a *Agent) Run(ctx context.Context) {
 	defer func() { _ = a.processes.Close() }()
 	go a.watchAddresses(ctx)
 	go a.watchCloudInit(ctx, "/")
-	go a.runCloudInit(ctx)
+	go a.settle(ctx)
 	go a.serveVsock(ctx)
 	for ctx.Err() == nil {
 		err := a.servePort(ctx)

@@ -9,19 +9,25 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
+// copied is a guest that is a copy; [identity.Guest] is.
+type copied interface {
+	Take(ctx context.Context, as wire.Identity) (wire.Self, error)
+	Settle(ctx context.Context, as wire.Identity)
+}
+
 // recasting makes a copied guest itself, one request at a time.
 type recasting struct {
-	guest *identity.Guest
-	turn  chan struct{} // held by the request that is at work
-	anew  chan struct{} // cloud-init is to run
+	guest copied
+	turn  chan struct{}      // held by the request that is at work
+	taken chan wire.Identity // what the guest has become, to settle in
 
 	// For the one whose turn it is.
 	done string // instance that the guest is already
 	self wire.Self
 }
 
-func newRecasting(guest *identity.Guest) *recasting {
-	return &recasting{guest: guest, turn: make(chan struct{}, 1), anew: make(chan struct{}, 1)}
+func newRecasting(guest copied) *recasting {
+	return &recasting{guest: guest, turn: make(chan struct{}, 1), taken: make(chan wire.Identity, 1)}
 }
 
 // Recast implements [wire.RecastHandler]. The clock and the randomness come
@@ -30,12 +36,6 @@ func (a *Agent) Recast(ctx context.Context, now time.Time, seed []byte, as wire.
 	if err := a.Woken(now, seed); err != nil {
 		return wire.Self{}, err
 	}
-	select {
-	case a.recasting.turn <- struct{}{}:
-		defer func() { <-a.recasting.turn }()
-	case <-ctx.Done():
-		return wire.Self{}, ctx.Err()
-	}
 	return a.recast(ctx, as)
 }
 
@@ -43,6 +43,12 @@ func (a *Agent) Recast(ctx context.Context, now time.Time, seed []byte, as wire.
 // again.
 func (a *Agent) recast(ctx context.Context, as wire.Identity) (wire.Self, error) {
 	r := a.recasting
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return wire.Self{}, ctx.Err()
+	}
 	if r.done == as.InstanceID {
 		return r.self, nil
 	}
@@ -59,20 +65,21 @@ func (a *Agent) recast(ctx context.Context, as wire.Identity) (wire.Self, error)
 	a.postAddresses() // before the host asks for them
 	if as.CloudInit {
 		a.status.postCloudInit(cloudInit("/"))
-		select {
-		case r.anew <- struct{}{}:
-		default:
-		}
+	}
+	select {
+	case r.taken <- as:
+	default: // it settles in as another still
 	}
 	return self, nil
 }
 
-// runCloudInit runs cloud-init for each new instance, until ctx is done.
-func (a *Agent) runCloudInit(ctx context.Context) {
+// settle does what could wait, each time that the guest has become itself, until
+// ctx is done.
+func (a *Agent) settle(ctx context.Context) {
 	for {
 		select {
-		case <-a.recasting.anew:
-			a.recasting.guest.RunCloudInit(ctx)
+		case as := <-a.recasting.taken:
+			a.recasting.guest.Settle(ctx, as)
 		case <-ctx.Done():
 			return
 		}

@@ -119,7 +119,7 @@ func TestReachingIntoAVMThatCannotWake(t *testing.T) {
 		if told := w.wakings(t, v.ID); w.wakes != 1 || told != 1 {
 			t.Errorf("tried %d times, and the log tells of %d", w.wakes, told)
 		}
-		w.fault("Wake") // nothing is wrong with it any more
+		_ = w.fault("Wake") // nothing is wrong with it any more
 		<-time.After(time.Minute)
 		if _, err := w.Guest(t.Context(), owner, v.ID); err != nil || w.wakes != 2 {
 			t.Errorf("later: %v, tried %d times", err, w.wakes)

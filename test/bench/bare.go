@@ -117,6 +117,12 @@ func (b *bare) takeFiles(v vmm, files disks) error {
 	return nil
 }
 
+// file is what the program has as the descriptor fd.
+func (b *bare) file(fd string) *os.File {
+	number, _ := strconv.Atoi(fd) // digits
+	return b.files[number-firstFile]
+}
+
 func (b *bare) put(fd string, f *os.File) {
 	number, _ := strconv.Atoi(fd) // digits
 	for len(b.files) <= number-firstFile {

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/hatchvm/hatch/api"
@@ -200,8 +199,7 @@ func (h *sleeper) renewTAP() error {
 		if m == nil {
 			continue
 		}
-		number, _ := strconv.Atoi(m[1]) // digits
-		_ = h.files[number-firstFile].Close()
+		_ = h.file(m[1]).Close()
 		fresh, err := openTAP()
 		if err != nil {
 			return err
@@ -279,7 +277,13 @@ func (h *sleeper) runTrue(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = session.Close() }()
-	_, stream, err := session.Exec(ctx, wire.ProcessSpec{ID: benchProcess, Argv: []string{"/bin/true"}})
+	return runIn(ctx, session, wire.ProcessSpec{Argv: []string{"/bin/true"}})
+}
+
+// runIn runs a command to its end, and forgets it.
+func runIn(ctx context.Context, session *wire.Client, spec wire.ProcessSpec) error {
+	spec.ID = benchProcess
+	_, stream, err := session.Exec(ctx, spec)
 	if err != nil {
 		return err
 	}

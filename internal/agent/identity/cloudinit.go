@@ -177,10 +177,10 @@ var cloudInitStages = []cloudInitStage{
 	},
 }
 
-// RunCloudInit runs cloud-init for the instance that its seed names, as a boot
+// runCloudInit runs cloud-init for the instance that its seed names, as a boot
 // would, until it has ended. What it cannot even begin it leaves as an error in
 // cloud-init's own result.
-func (g *Guest) RunCloudInit(ctx context.Context) {
+func (g *Guest) runCloudInit(ctx context.Context) {
 	keys := g.publicKeys()
 	for _, stage := range cloudInitStages {
 		if err := g.runStage(ctx, stage); err != nil && ctx.Err() == nil {

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -80,10 +79,15 @@ func (g *Guest) Take(ctx context.Context, as wire.Identity) (wire.Self, error) {
 	return g.self(as)
 }
 
-// place reads what the protocol has checked already.
-func place(n *wire.NIC) (nic.Place, error) {
+// ownNIC returns the guest's interface, and its place by n, which the protocol
+// has checked already.
+func (g *Guest) ownNIC(n *wire.NIC) (nic.Place, netlink.Link, error) {
 	mac, err := net.ParseMAC(n.MAC)
-	return nic.Place{MAC: mac, Address: n.Address, Gateway: n.Gateway}, err
+	if err != nil {
+		return nic.Place{}, nil, err
+	}
+	link, err := nic.Own(g.path("sys"), mac)
+	return nic.Place{MAC: mac, Address: n.Address, Gateway: n.Gateway}, link, err
 }
 
 // moveNIC takes the original's MAC out of the files of the guest's network
@@ -92,11 +96,7 @@ func (g *Guest) moveNIC(_ context.Context, as wire.Identity) error {
 	if as.NIC == nil {
 		return nil
 	}
-	p, err := place(as.NIC)
-	if err != nil {
-		return err
-	}
-	link, err := nic.Own(g.path("sys"), p.MAC)
+	p, link, err := g.ownNIC(as.NIC)
 	if err != nil {
 		return err
 	}
@@ -116,31 +116,22 @@ func (g *Guest) self(as wire.Identity) (wire.Self, error) {
 	if as.NIC == nil {
 		return self, nil
 	}
-	link, addresses, err := g.ownAddresses(as.NIC)
+	_, link, err := g.ownNIC(as.NIC)
+	if err != nil {
+		return wire.Self{}, err
+	}
+	addresses, err := nic.Addresses(link)
 	if err != nil {
 		return wire.Self{}, err
 	}
 	self.MAC = link.Attrs().HardwareAddr.String()
-	if len(addresses) > 0 {
+	switch {
+	case slices.Contains(addresses, as.NIC.Address):
+		self.Address = as.NIC.Address
+	case len(addresses) > 0:
 		self.Address = addresses[0]
 	}
-	if slices.Contains(addresses, as.NIC.Address) {
-		self.Address = as.NIC.Address
-	}
 	return self, nil
-}
-
-func (g *Guest) ownAddresses(n *wire.NIC) (netlink.Link, []netip.Prefix, error) {
-	p, err := place(n)
-	if err != nil {
-		return nil, nil, err
-	}
-	link, err := nic.Own(g.path("sys"), p.MAC)
-	if err != nil {
-		return nil, nil, err
-	}
-	addresses, err := nic.Addresses(link)
-	return link, addresses, err
 }
 
 // forgetRandomness drops what an init has put by for the next boot: the

@@ -13,12 +13,8 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const oldID = "0123456789abcdef0123456789abcdef"
 
@@ -100,7 +96,7 @@ func TestNames(t *testing.T) {
 		"etc/hostname":   "web-1\n",
 		"etc/hosts":      "127.0.0.1 localhost # web-1 is us\n127.0.1.1\tweb-1.example web-1\n10.0.0.9 web-10 myweb-1\n",
 		"etc/machine-id": oldID + "\n", "var/lib/dbus/machine-id": oldID + "\n",
-		"var/lib/systemd/random-seed": "seed",
+		"var/lib/systemd/random-seed": "seed", "run/log/journal/" + oldID + "/system.journal": "logged",
 	})
 	self := o.take(t, someone)
 	if self.Hostname != "copy-2" || o.read("etc/hostname") != "copy-2\n" {
@@ -117,6 +113,9 @@ func TestNames(t *testing.T) {
 		if got := o.read(path); got != self.MachineID+"\n" {
 			t.Errorf("%s is %q, told was %q", path, got, self.MachineID)
 		}
+	}
+	if got := o.read("run/log/journal/" + self.MachineID + "/system.journal"); got != "logged" {
+		t.Errorf("the journal is %q", got)
 	}
 	if _, err := os.Stat(o.path("var/lib/systemd/random-seed")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the stored randomness: %v", err)
@@ -328,7 +327,7 @@ func TestCloudInitIsRunByCommands(t *testing.T) {
 	o := provisioned(t)
 	log := o.path("log")
 	o.write(t, "usr/bin/cloud-init*", logging(log, "echo {} > "+o.path("run/cloud-init/status.json")+"; exit 1"))
-	o.RunCloudInit(t.Context())
+	o.Settle(t.Context(), wire.Identity{CloudInit: true})
 	want := "cloud-init init --local\ncloud-init init\ncloud-init modules --mode=config\ncloud-init modules --mode=final\n"
 	if got := o.read("log"); got != want {
 		t.Errorf("run was %q", got)
@@ -343,8 +342,8 @@ func TestCloudInitIsRunBySystemd(t *testing.T) {
 	for _, unit := range []string{"cloud-init-local", "cloud-init", "cloud-config", "cloud-final"} {
 		files["usr/lib/systemd/system/"+unit+".service"] = ""
 	}
-	files["run/systemd/system/x"] = ""
-	files["usr/bin/systemctl*"] = logging(o.path("log"), "echo of the user > "+o.path("etc/ssh/ssh_host_ed25519_key.pub"))
+	files["run/systemd/system/x"], files["etc/machine-id"] = "", oldID+"\n"
+	files["usr/bin/systemctl*"] = logging(o.path("log"), "[ $1 = try-restart ] || echo of the user > "+o.path("etc/ssh/ssh_host_ed25519_key.pub"))
 	for name, text := range files {
 		o.write(t, name, text)
 	}
@@ -352,8 +351,8 @@ func TestCloudInitIsRunBySystemd(t *testing.T) {
 		_ = os.Remove(o.path("proc/7/fd/3"))
 		o.write(t, "proc/7/fd/3", "-> socket:[11]")
 	}
-	o.RunCloudInit(t.Context())
-	want := "systemctl restart cloud-init-local.service cloud-init.service\nsystemctl restart cloud-config.service cloud-final.service\n"
+	o.Settle(t.Context(), wire.Identity{CloudInit: true})
+	want := "systemctl try-restart systemd-journald.service\nsystemctl restart cloud-init-local.service cloud-init.service\nsystemctl restart cloud-config.service cloud-final.service\n"
 	if got := o.read("log"); got != want {
 		t.Errorf("run was %q", got)
 	}
@@ -368,7 +367,7 @@ func TestCloudInitThatDoesNotBegin(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.write(t, "usr/bin/cloud-init*", "#!/bin/sh\necho 'no python'; exit 127\n")
-	o.RunCloudInit(t.Context())
+	o.Settle(t.Context(), wire.Identity{CloudInit: true})
 	if got := o.read("run/cloud-init/result.json"); !strings.Contains(got, "cloud-init init --local failed: exit status 127: no python") {
 		t.Errorf("its result is %q", got)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -65,7 +66,10 @@ var machineIDForm = regexp.MustCompile(`^[0-9a-f]{32}\s*$`)
 // renewMachineID gives the guest a new machine id, where it has one. Programs
 // that have read the old one keep it.
 func (g *Guest) renewMachineID(context.Context, wire.Identity) error {
-	id := newMachineID()
+	old, id := g.machineID(), newMachineID()
+	if err := g.moveJournal(old, id); err != nil {
+		return err
+	}
 	for _, path := range machineIDs {
 		if err := edit(g.path(path), func(old []byte) []byte {
 			if !machineIDForm.Match(old) {
@@ -74,6 +78,24 @@ func (g *Guest) renewMachineID(context.Context, wire.Identity) error {
 			return []byte(id + "\n")
 		}); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// journals are where journald keeps a directory by the machine id, which is all
+// that its readers look at.
+var journals = []string{"run/log/journal", "var/log/journal"}
+
+// moveJournal keeps what was logged before the guest became itself readable.
+// journald writes on into the files that it has open.
+func (g *Guest) moveJournal(old, id string) error {
+	if old == "" {
+		return nil
+	}
+	for _, dir := range journals {
+		if err := os.Rename(g.path(dir, old), g.path(dir, id)); err != nil && !absent(err) {
+			return fmt.Errorf("cannot keep the journal: %w", err)
 		}
 	}
 	return nil

@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/hatchvm/hatch/internal/agent/nic"
 	"github.com/hatchvm/hatch/internal/guest/wire"
@@ -68,31 +72,83 @@ func (g *Guest) hasSystemd() bool {
 }
 
 // restartNetworkServices has the guest's own DHCP client ask for the new lease,
-// and waits for it: a service that restarts may drop the address meanwhile.
+// and waits until the address is there to stay: a service that begins anew drops
+// the one that it has not set itself.
 func (g *Guest) restartNetworkServices(ctx context.Context, as wire.Identity) error {
 	if as.NIC == nil || !g.hasSystemd() {
 		return nil
 	}
-	running := slices.DeleteFunc(slices.Clone(networkServices), func(unit string) bool { return !g.hasUnit(unit) })
-	if len(running) == 0 {
+	units := slices.DeleteFunc(slices.Clone(networkServices), func(unit string) bool { return !g.hasUnit(unit) })
+	if len(units) == 0 {
 		return nil
 	}
-	if err := g.run(ctx, serviceTime, g.program("systemctl"), append([]string{"try-restart"}, running...)...); err != nil {
+	p, link, err := g.ownNIC(as.NIC)
+	if err != nil {
 		return err
 	}
-	if g.awaitAddress(ctx, as.NIC) {
+	lease, err := g.forgetLease(link.Attrs().Index)
+	if err != nil {
+		return err
+	}
+	if err := g.run(ctx, serviceTime, g.program("systemctl"), append([]string{"try-restart"}, units...)...); err != nil {
+		return err
+	}
+	if g.awaitAddress(ctx, link, p.Address, lease) {
 		return nil
 	}
 	g.log.Warn("the guest's own network service has not taken its address; it is set once more")
-	p, err := place(as.NIC)
-	if err != nil {
-		return err
-	}
-	link, err := nic.Own(g.path("sys"), p.MAC)
-	if err != nil {
-		return err
-	}
 	return p.Apply(link)
+}
+
+// forgetLease drops the file of networkd's lease, and returns where the new one
+// will be, or "" when networkd has none.
+func (g *Guest) forgetLease(index int) (path string, err error) {
+	path = g.path("run/systemd/netif/leases", strconv.Itoa(index))
+	err = os.Remove(path)
+	if absent(err) {
+		return "", nil
+	}
+	return path, err
+}
+
+// leased reports whether a file of networkd's says that it has the address.
+func leased(path string, address netip.Addr) bool {
+	text, err := os.ReadFile(path)
+	return err == nil && slices.Contains(strings.Split(string(text), "\n"), "ADDRESS="+address.String())
+}
+
+// awaitAddress reports whether the interface has its address within the time for
+// it, from a lease where there is to be one.
+func (g *Guest) awaitAddress(ctx context.Context, link netlink.Link, address netip.Prefix, lease string) bool {
+	ctx, cancel := context.WithTimeout(ctx, addressTime)
+	defer cancel()
+	look := time.NewTicker(addressLook)
+	defer look.Stop()
+	for {
+		has, err := nic.Addresses(link)
+		if err == nil && slices.Contains(has, address) && (lease == "" || leased(lease, address.Addr())) {
+			return true
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// Settle does what can wait until the guest has confirmed: journald begins new
+// files, with the new machine id, and cloud-init runs if as says so.
+func (g *Guest) Settle(ctx context.Context, as wire.Identity) {
+	if g.hasSystemd() && g.machineID() != "" {
+		err := g.run(ctx, serviceTime, g.program("systemctl"), "try-restart", "systemd-journald.service")
+		if err != nil && ctx.Err() == nil {
+			g.log.Error("journald keeps the original's machine id", "err", err)
+		}
+	}
+	if as.CloudInit {
+		g.runCloudInit(ctx)
+	}
 }
 
 // hasUnit reports whether the image has a unit of systemd.
@@ -103,22 +159,4 @@ func (g *Guest) hasUnit(name string) bool {
 		}
 	}
 	return false
-}
-
-// awaitAddress reports whether the interface has its address within its time.
-func (g *Guest) awaitAddress(ctx context.Context, n *wire.NIC) bool {
-	ctx, cancel := context.WithTimeout(ctx, addressTime)
-	defer cancel()
-	look := time.NewTicker(addressLook)
-	defer look.Stop()
-	for {
-		if _, addresses, err := g.ownAddresses(n); err == nil && slices.Contains(addresses, n.Address) {
-			return true
-		}
-		select {
-		case <-look.C:
-		case <-ctx.Done():
-			return false
-		}
-	}
 }

@@ -168,6 +168,32 @@ func TestSeedIsReadByAnotherTool(t *testing.T) {
 	}
 }
 
+// TestSeedsAreOfOneSize writes the smallest and the largest seed in turn: a
+// copied guest finds another one below it that must not seem cut short.
+func TestSeedsAreOfOneSize(t *testing.T) {
+	f, v := newFiles(t), someVM()
+	if err := os.Mkdir(f.Dir(v.ID), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	iso := filepath.Join(f.Dir(v.ID), seedName)
+	for _, user := range []int{0, vm.MaxUserData, 1} {
+		v.UserData = strings.Repeat("x", user)
+		if err := f.Seed(t.Context(), v); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := os.Stat(iso); err != nil || st.Size() != seedSize {
+			t.Errorf("with %d bytes of user data: %v, %v", user, st, err)
+		}
+		if got := allocated(t, iso); got > int64(user)+256<<10 {
+			t.Errorf("with %d bytes of user data it takes %d bytes", user, got)
+		}
+	}
+	v.SSHKeys = []string{strings.Repeat("k", seedSize)}
+	if err := f.Seed(t.Context(), v); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("a seed that is too large: %v", err)
+	}
+}
+
 func TestSeedWithoutNetworkNamesNoInterface(t *testing.T) {
 	v := someVM()
 	v.EnableNetwork = false

@@ -91,10 +91,12 @@ func vendorData(v vm.VM) ([]byte, error) {
 	return append([]byte("#cloud-config\n"), text...), err
 }
 
-// isoOverhead is how much larger than its files the volume may become;
-// isoStructures is about what its own structures take. In bytes.
+// seedSize is the size of every seed, whatever is in it: a copied guest goes on
+// with the size that it has seen, and then reads a seed of its own. What is not
+// written takes no room. isoStructures is about what the volume's own structures
+// take. Both in bytes.
 const (
-	isoOverhead   = 1 << 20
+	seedSize      = 4 << 20
 	isoStructures = 64 << 10
 )
 
@@ -109,16 +111,19 @@ func reserve(file *os.File, size int64) error {
 }
 
 func writeISO(path string, files map[string][]byte) (err error) {
-	size := int64(isoOverhead)
+	size := int64(isoStructures)
 	for _, content := range files {
 		size += int64(len(content)+2047) &^ 2047
+	}
+	if size > seedSize {
+		return fmt.Errorf("cannot make the seed disk: it would have %d bytes, more than %d", size, seedSize)
 	}
 	out, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	if err := reserve(out, size-isoOverhead+isoStructures); err != nil {
+	if err := reserve(out, size); err != nil {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
 	workspace, err := os.MkdirTemp(filepath.Dir(path), ".seed-") // 0700: it holds the user's secrets for a moment
@@ -126,7 +131,7 @@ func writeISO(path string, files map[string][]byte) (err error) {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(workspace)) }()
-	volume, err := iso9660.Create(file.New(out, false), size, 0, 2048, workspace)
+	volume, err := iso9660.Create(file.New(out, false), seedSize, 0, 2048, workspace)
 	if err != nil {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
@@ -139,7 +144,7 @@ func writeISO(path string, files map[string][]byte) (err error) {
 	if err != nil {
 		return fmt.Errorf("cannot finish the seed disk: %w", err)
 	}
-	return nil
+	return out.Truncate(seedSize)
 }
 
 func addFile(volume *iso9660.FileSystem, name string, content []byte) (err error) {

@@ -1,0 +1,93 @@
+//go:build system
+
+package identity
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/hatchvm/hatch/internal/agent/nic"
+	"github.com/hatchvm/hatch/internal/guest/wire"
+	"github.com/hatchvm/hatch/internal/host/nettest"
+)
+
+func TestMain(m *testing.M) { nettest.Main(m) }
+
+var networked = wire.Identity{InstanceID: "vm_copy", Hostname: "copy-2", NIC: &wire.NIC{
+	MAC: "02:fc:00:00:00:0b", Address: netip.MustParsePrefix("172.16.0.11/24"), Gateway: netip.MustParseAddr("172.16.0.1"),
+}}
+
+// newNetworked is an original with the interface eth0 and the files.
+func newNetworked(t *testing.T, files map[string]string) (*original, netlink.Link) {
+	t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = "eth0", net.HardwareAddr{2, 0xfc, 0, 0, 0, 10}
+	link := &netlink.Veth{LinkAttrs: attrs, PeerName: "far0"}
+	if err := netlink.LinkAdd(link); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(link) })
+	far, err := netlink.LinkByName("far0")
+	if err == nil {
+		err = netlink.LinkSetUp(far)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := nic.Place{MAC: attrs.HardwareAddr, Address: netip.MustParsePrefix("172.16.0.10/24"), Gateway: netip.MustParseAddr("172.16.0.1")}
+	if err := old.Apply(link); err != nil {
+		t.Fatal(err)
+	}
+	o := newOriginal(t, files)
+	o.write(t, "sys/class/net/eth0/device/vendor", "")
+	return o, link
+}
+
+func TestNetworkOfACopy(t *testing.T) {
+	o, link := newNetworked(t, map[string]string{"etc/systemd/network/10-eth0.network": "MACAddress=02:fc:00:00:00:0a\n"})
+	self := o.take(t, networked)
+	if self.MAC != networked.NIC.MAC || self.Address != networked.NIC.Address {
+		t.Errorf("it says that it is %+v", self)
+	}
+	if got := o.read("etc/systemd/network/10-eth0.network"); got != "MACAddress=02:fc:00:00:00:0b\n" {
+		t.Errorf("the file says %q", got)
+	}
+	if err := netlink.LinkDel(link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Take(t.Context(), networked); err == nil || !strings.Contains(err.Error(), "the network: there is no network interface") {
+		t.Errorf("without an interface: %v", err)
+	}
+}
+
+// TestLeaseOfACopyIsAwaited plays a networkd that drops the address when it
+// begins anew, and has it again some time later.
+func TestLeaseOfACopyIsAwaited(t *testing.T) {
+	o, link := newNetworked(t, map[string]string{
+		"run/systemd/system/x": "", "lib/systemd/system/systemd-networkd.service": "", "lib/systemd/system/dhcpcd.service": "",
+	})
+	lease := "run/systemd/netif/leases/" + strconv.Itoa(link.Attrs().Index)
+	o.write(t, lease, "SERVER=172.16.0.1\nADDRESS=172.16.0.11\n") // of an earlier attempt
+	o.write(t, "bin/systemctl*", fmt.Sprintf("#!/bin/sh\necho $@ > %s\n(sleep 0.3; ip addr del 172.16.0.11/24 dev eth0; sleep 0.3\n"+
+		"ip addr add 172.16.0.11/24 dev eth0; echo ADDRESS=172.16.0.11 > %s) > /dev/null 2>&1 &\n", o.path("asked"), o.path(lease)))
+	if self := o.take(t, networked); self.Address != networked.NIC.Address {
+		t.Errorf("it says that it is %+v", self)
+	}
+	if got := o.read(lease); got != "ADDRESS=172.16.0.11\n" {
+		t.Errorf("confirmed with the lease %q", got)
+	}
+	if got := o.read("asked"); got != "try-restart systemd-networkd.service dhcpcd.service\n" {
+		t.Errorf("asked was %q", got)
+	}
+	has, err := nic.Addresses(link)
+	if err != nil || !slices.Contains(has, networked.NIC.Address) {
+		t.Errorf("it has %v, %v", has, err)
+	}
+}
