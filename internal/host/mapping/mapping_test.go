@@ -92,3 +92,20 @@ func FuzzParseMaps(f *testing.F) {
 		}
 	})
 }
+
+func TestAPageIsTheProcesssOwnWhenItIsNotTheFiles(t *testing.T) {
+	for name, c := range map[string]struct {
+		entry uint64
+		want  bool
+	}{
+		"never touched":          {0, false},
+		"read":                   {pagePresent | pageIsFiles, false},
+		"the file's and swapped": {pageSwapped | pageIsFiles, false},
+		"changed":                {pagePresent | 4711, true},
+		"changed and swapped":    {pageSwapped | 4711, true},
+	} {
+		if got := isOwn(c.entry); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

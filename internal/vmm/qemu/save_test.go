@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/host/kvm"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 const cpuinfo = `processor	: 0
@@ -96,5 +97,16 @@ func TestQMPSendsFiles(t *testing.T) {
 	text := make([]byte, 16)
 	if n, err := r.Read(text); string(text[:n]) != "hello" {
 		t.Errorf("%q, %v came through", text[:n], err)
+	}
+}
+
+// A guest's first write to a hole of its base takes two pages: the base's, and
+// its own.
+func TestAGuestWithABaseMayUseItsMemoryTwice(t *testing.T) {
+	s := vmm.Spec{ID: "vm_1", VCPUs: 1, MemMiB: 512}
+	alone := limits(s, acceleration{name: AccelKVM}).MemBytes
+	s.Base = os.Stdin
+	if got, want := limits(s, acceleration{name: AccelKVM}).MemBytes, alone+512<<20; got != want {
+		t.Errorf("it is limited to %d bytes, want %d", got, want)
 	}
 }
