@@ -45,6 +45,16 @@ type CreateVM struct {
 	DiskMiB           *int              `json:"disk_mib,omitempty" minimum:"64" maximum:"16777216" doc:"Size of the VM's own disk in MiB. Defaults to HATCH_DEFAULT_DISK_MIB."`
 	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys, authorized_keys form, for the image's default user, through cloud-init vendor data."`
 	VMM               string            `json:"vmm,omitempty" doc:"Driver to run the VM with: auto (default), qemu or firecracker." example:"auto"`
+	SnapshotID        string            `json:"snapshot_id,omitempty" maxLength:"63" doc:"ID or name of a snapshot to go on from, in place of booting an image. Only name, labels, user_data and ssh_authorized_keys can be given beside it; all else comes with the snapshot. When user_data or keys are given, cloud-init does its work once more."`
+	Count             *int              `json:"count,omitempty" minimum:"1" maximum:"64" doc:"How many VMs to make of the snapshot; goes with snapshot_id only. The answer then has all of them in vms, and is itself the first."`
+}
+
+// CreatedVM is the answer to POST /vms: the VM or, when count was given, all of
+// them, and the first in front.
+type CreatedVM struct {
+	VM
+	VMs    []VM      `json:"vms,omitempty" nullable:"false" doc:"All new VMs, when count was given."`
+	Failed []Failure `json:"failed,omitempty" nullable:"false" doc:"Why each of the others was not made. Nothing is left of those."`
 }
 
 // VM is a virtual machine as the API shows it. Lists leave out UserData,
@@ -67,6 +77,7 @@ type VM struct {
 	SSHPort           int               `json:"ssh_port,omitempty" doc:"The host port forwarded to the guest's port 22."`
 	SocketPath        string            `json:"socket_path,omitempty" doc:"Path of the VMM's control socket on the host."`
 	Sleep             *Sleep            `json:"sleep,omitempty" doc:"How the memory of a sleeping VM is kept; absent unless it sleeps."`
+	SnapshotID        string            `json:"snapshot_id,omitempty" doc:"The snapshot that the VM was last put to, made from, or kept in."`
 	UserData          string            `json:"user_data,omitempty" doc:"The cloud-init user data."`
 	EnableNetwork     bool              `json:"enable_network" doc:"Whether networking is enabled."`
 	Labels            map[string]string `json:"labels,omitempty" doc:"Labels."`

@@ -48,14 +48,33 @@ func TestRequests(t *testing.T) {
 			_, err := c.CreateVM(ctx, api.CreateVM{}, client.CreateOptions{})
 			return err
 		},
-		`GET /vms/vm_1`:                func(ctx context.Context, c *client.Client) error { _, err := c.GetVM(ctx, "vm_1"); return err },
-		`GET /vms/a%2Fb%3Fc`:           func(ctx context.Context, c *client.Client) error { _, err := c.GetVM(ctx, "a/b?c"); return err },
-		`DELETE /vms/vm_1`:             func(ctx context.Context, c *client.Client) error { return c.DeleteVM(ctx, "vm_1") },
-		`POST /vms/vm_1/start`:         func(ctx context.Context, c *client.Client) error { _, err := c.StartVM(ctx, "vm_1"); return err },
-		`POST /vms/vm_1/stop`:          func(ctx context.Context, c *client.Client) error { _, err := c.StopVM(ctx, "vm_1"); return err },
-		`POST /vms/vm_1/restart`:       func(ctx context.Context, c *client.Client) error { _, err := c.RestartVM(ctx, "vm_1"); return err },
-		`POST /vms/vm_1/sleep`:         func(ctx context.Context, c *client.Client) error { _, err := c.SleepVM(ctx, "vm_1"); return err },
-		`POST /vms/vm_1/wake`:          func(ctx context.Context, c *client.Client) error { _, err := c.WakeVM(ctx, "vm_1"); return err },
+		`GET /vms/vm_1`:          func(ctx context.Context, c *client.Client) error { _, err := c.GetVM(ctx, "vm_1"); return err },
+		`GET /vms/a%2Fb%3Fc`:     func(ctx context.Context, c *client.Client) error { _, err := c.GetVM(ctx, "a/b?c"); return err },
+		`DELETE /vms/vm_1`:       func(ctx context.Context, c *client.Client) error { return c.DeleteVM(ctx, "vm_1") },
+		`POST /vms/vm_1/start`:   func(ctx context.Context, c *client.Client) error { _, err := c.StartVM(ctx, "vm_1"); return err },
+		`POST /vms/vm_1/stop`:    func(ctx context.Context, c *client.Client) error { _, err := c.StopVM(ctx, "vm_1"); return err },
+		`POST /vms/vm_1/restart`: func(ctx context.Context, c *client.Client) error { _, err := c.RestartVM(ctx, "vm_1"); return err },
+		`POST /vms/vm_1/sleep`:   func(ctx context.Context, c *client.Client) error { _, err := c.SleepVM(ctx, "vm_1"); return err },
+		`POST /vms/vm_1/wake`:    func(ctx context.Context, c *client.Client) error { _, err := c.WakeVM(ctx, "vm_1"); return err },
+		`POST /vms/vm_1/snapshot {"name":"n","stop":true}`: func(ctx context.Context, c *client.Client) error {
+			_, err := c.CreateSnapshot(ctx, "vm_1", api.CreateSnapshot{Name: "n", Stop: true})
+			return err
+		},
+		`GET /snapshots/snap_1`:    func(ctx context.Context, c *client.Client) error { _, err := c.GetSnapshot(ctx, "snap_1"); return err },
+		`DELETE /snapshots/snap_1`: func(ctx context.Context, c *client.Client) error { return c.DeleteSnapshot(ctx, "snap_1") },
+		`POST /vms/vm_1/restore {"snapshot_id":"n"}`: func(ctx context.Context, c *client.Client) error {
+			_, err := c.RestoreVM(ctx, "vm_1", "n")
+			return err
+		},
+		`POST /vms/vm_1/restore {}`: func(ctx context.Context, c *client.Client) error { _, err := c.RestoreVM(ctx, "vm_1", ""); return err },
+		`POST /vms/vm_1/fork {"name":"n"}`: func(ctx context.Context, c *client.Client) error {
+			_, err := c.ForkVM(ctx, "vm_1", api.ForkVM{Name: "n"})
+			return err
+		},
+		`POST /vms {"snapshot_id":"n","count":1}`: func(ctx context.Context, c *client.Client) error {
+			_, err := c.CreateVMs(ctx, api.CreateVM{SnapshotID: "n"}, client.CreateOptions{})
+			return err
+		},
 		`POST /vms/vm_1/pause`:         func(ctx context.Context, c *client.Client) error { _, err := c.PauseVM(ctx, "vm_1"); return err },
 		`POST /vms/vm_1/resume`:        func(ctx context.Context, c *client.Client) error { _, err := c.ResumeVM(ctx, "vm_1"); return err },
 		`GET /images/img_1`:            func(ctx context.Context, c *client.Client) error { _, err := c.GetImage(ctx, "img_1"); return err },

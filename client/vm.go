@@ -29,13 +29,17 @@ type CreateOptions struct {
 // CreateVM creates a VM and waits for it as opts says. When that wait runs
 // out, the VM is returned as it is then; look at its State and Conditions.
 func (c *Client) CreateVM(ctx context.Context, body api.CreateVM, opts CreateOptions) (api.VM, error) {
+	return create[api.VM](ctx, c, body, opts)
+}
+
+func create[T any](ctx context.Context, c *Client, body api.CreateVM, opts CreateOptions) (T, error) {
 	req := call{method: http.MethodPost, path: vms, body: body, query: url.Values{}, header: http.Header{}}
 	setString(req.query, "wait", opts.Wait)
 	setDuration(req.query, "wait_timeout", opts.WaitTimeout)
 	if opts.IdempotencyKey != "" {
 		req.header.Set("Idempotency-Key", opts.IdempotencyKey)
 	}
-	var out api.VM
+	var out T
 	_, err := c.do(ctx, req, &out)
 	return out, err
 }

@@ -129,7 +129,7 @@ func (h *fakeHost) Disk(vmID string) string { return h.disks.Disk(vmID) }
 
 // Provision implements vm.Files.
 func (h *fakeHost) Provision(ctx context.Context, v vm.VM) error {
-	return h.ProvisionFrom(ctx, v, func(_ context.Context, path string) error { return os.WriteFile(path, nil, 0o600) })
+	return h.ProvisionFrom(ctx, v, func(_ context.Context, path string) error { return os.WriteFile(path, []byte("fake disk\n"), 0o600) })
 }
 
 // ProvisionFrom implements vm.Files.

@@ -19,6 +19,7 @@ import (
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/process"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
+	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
@@ -48,7 +49,7 @@ func sampleVM(id string) vm.VM {
 			Tap: "tap0", SSHPort: 16001, UID: 70001,
 		},
 		UserData: "#!/bin/sh\necho <hidden>", SSHKeys: []string{"ssh-ed25519 AAAA me"}, Driver: "fake",
-		Machine:   &vmm.Handle{Socket: "/run/secret.sock"},
+		Machine: &vmm.Handle{Socket: "/run/secret.sock"}, SnapshotID: "snap_1",
 		CreatedAt: began, UpdatedAt: began, StartedAt: ptr(began),
 	}
 }
@@ -59,6 +60,11 @@ type fakeVMs struct {
 	asked   []string
 	request vm.CreateRequest
 	filter  vm.Filter
+	taken   vm.SnapshotRequest
+	copies  vm.CopyRequest
+	from    string // the snapshot that was asked for
+	failed  []error
+	unfit   error
 	want    vm.WaitFor
 	all     []vm.VM
 	next    string
@@ -127,6 +133,30 @@ func (f *fakeVMs) Sleep(ctx context.Context, owner, id string) (vm.VM, error) {
 func (f *fakeVMs) Wake(ctx context.Context, owner, id string) (vm.VM, error) {
 	return f.Start(ctx, owner, id)
 }
+
+func (f *fakeVMs) Snapshot(_ context.Context, owner, id string, req vm.SnapshotRequest) (snapshot.Snapshot, error) {
+	f.taken = req
+	_, err := f.note("snapshot", owner, id)
+	return sampleSnapshot(), err
+}
+
+func (f *fakeVMs) Restore(ctx context.Context, owner, id, snapshotID string) (vm.VM, error) {
+	f.from = snapshotID
+	return f.Start(ctx, owner, id)
+}
+
+func (f *fakeVMs) Fork(_ context.Context, owner, id string, req vm.CopyRequest) (vm.Copies, error) {
+	f.copies = req
+	v, err := f.note("fork", owner, id)
+	return vm.Copies{VMs: []vm.VM{v}, Failed: f.failed}, err
+}
+
+func (f *fakeVMs) CreateFrom(ctx context.Context, owner, snapshotID string, req vm.CopyRequest) (vm.Copies, error) {
+	f.from = snapshotID
+	return f.Fork(ctx, owner, knownVM, req)
+}
+
+func (f *fakeVMs) Fits(snapshot.Snapshot) error { return f.unfit }
 
 func (f *fakeVMs) Pause(_ context.Context, owner, id string) (vm.VM, error) {
 	return f.note("pause", owner, id)
@@ -278,6 +308,46 @@ func (f *fakeTemplates) Delete(ctx context.Context, owner, id string) error {
 	return err
 }
 
+// fakeSnapshots knows snap_1, by the name golden too.
+type fakeSnapshots struct {
+	filter snapshot.Filter
+	none   bool
+}
+
+func sampleSnapshot() snapshot.Snapshot {
+	v := sampleVM(knownVM)
+	return snapshot.Snapshot{
+		ID: "snap_1", OwnerID: goodAcc, VMID: knownVM, Name: "golden", Kind: snapshot.Manual, ParentID: "snap_0", Durable: true, Bytes: 4096,
+		VM: snapshot.Origin{
+			Hostname: v.Name, ImageID: v.ImageID, TemplateID: v.TemplateID, VCPUs: v.VCPUs, MemMiB: v.MemMiB, DiskMiB: v.DiskMiB,
+			BootArgs: v.BootArgs, Network: true, MAC: v.Lease.MAC, Address: v.Lease.Address, UserData: v.UserData, SSHKeys: v.SSHKeys,
+		},
+		Machine:   snapshot.Machine{Driver: "qemu", Version: "7.2.9", Accel: "kvm", CPU: "Some CPU"},
+		Sums:      snapshot.Sums{Devices: "sha256:d", Memory: "sha256:m", Disk: "sha256:k"},
+		CreatedAt: began,
+	}
+}
+
+func (f *fakeSnapshots) Get(_ context.Context, owner, idOrName string) (snapshot.Snapshot, error) {
+	if owner != goodAcc || idOrName != "snap_1" && idOrName != "golden" {
+		return snapshot.Snapshot{}, errs.New(errs.NotFound, "snapshot_not_found", "there is no snapshot %q", idOrName)
+	}
+	return sampleSnapshot(), nil
+}
+
+func (f *fakeSnapshots) List(_ context.Context, owner string, filter snapshot.Filter) ([]snapshot.Snapshot, error) {
+	f.filter = filter
+	if f.none || owner != goodAcc || filter.VMID != "" && filter.VMID != knownVM {
+		return nil, nil
+	}
+	return []snapshot.Snapshot{sampleSnapshot()}, nil
+}
+
+func (f *fakeSnapshots) Delete(ctx context.Context, owner, idOrName string) error {
+	_, err := f.Get(ctx, owner, idOrName)
+	return err
+}
+
 // fakeEvents is a log of goodAcc's.
 type fakeEvents struct {
 	mu     sync.Mutex
@@ -423,6 +493,7 @@ var (
 	_ httpapi.Machines      = (*vm.Service)(nil)
 	_ httpapi.Files         = (*file.Service)(nil)
 	_ httpapi.Processes     = (*process.Service)(nil)
+	_ httpapi.Snapshots     = (*snapshot.Service)(nil)
 	_ httpapi.Images        = (*image.Service)(nil)
 	_ httpapi.Templates     = (*template.Service)(nil)
 	_ httpapi.Keys          = (*access.Service)(nil)

@@ -25,6 +25,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -37,6 +38,7 @@ type Machines interface {
 	Wait(ctx context.Context, owner, id string, want vm.WaitFor) (vm.VM, error)
 	Metrics(ctx context.Context, owner, id string) (vm.Metrics, error)
 	Power
+	Copier
 	Screen
 }
 
@@ -49,6 +51,17 @@ type Power interface {
 	Resume(ctx context.Context, owner, id string) (vm.VM, error)
 	Sleep(ctx context.Context, owner, id string) (vm.VM, error)
 	Wake(ctx context.Context, owner, id string) (vm.VM, error)
+}
+
+// Copier keeps what a VM is at one moment, and makes VMs that go on from there.
+type Copier interface {
+	Snapshot(ctx context.Context, owner, id string, req vm.SnapshotRequest) (snapshot.Snapshot, error)
+	// Restore puts a VM back to a snapshot of it; "" is the newest.
+	Restore(ctx context.Context, owner, id, snapshotID string) (vm.VM, error)
+	Fork(ctx context.Context, owner, id string, req vm.CopyRequest) (vm.Copies, error)
+	CreateFrom(ctx context.Context, owner, snapshotID string, req vm.CopyRequest) (vm.Copies, error)
+	// Fits returns why VMs cannot go on from a snapshot here, or nil.
+	Fits(one snapshot.Snapshot) error
 }
 
 // Screen shows a VM's serial console, and what its VMM printed.
@@ -67,6 +80,7 @@ type Authenticator interface {
 // Config is what the door stands between. All fields are required.
 type Config struct {
 	VMs       Machines
+	Snapshots Snapshots
 	Images    Images
 	Templates Templates
 	Keys      Keys

@@ -57,6 +57,10 @@ func (d *door) mainRoutes() []route {
 		{post, "/vms/{id}/resume", 200, "resume-vm", "Resume VM", "Let a paused VM run on.", on(d, d.resumeVM)},
 		{post, "/vms/{id}/sleep", 200, "sleep-vm", "Put VM to sleep", "Keep a running VM's memory and end its VMM. The VM becomes snapshotted, and costs no process and, once its memory is on disk, no RAM; address, MAC and SSH port stay reserved. " + wakersText, on(d, d.sleepVM)},
 		{post, "/vms/{id}/wake", 200, "wake-vm", "Wake VM", "Let a sleeping VM go on where it stood, or, with wait, until a condition holds. One that runs is returned as it is.", on(d, d.wakeVM)},
+		{post, "/vms/{id}/snapshot", 201, "create-snapshot", "Take snapshot", createSnapshotText, on(d, d.createSnapshot)},
+		{get, "/vms/{id}/snapshots", 200, "list-vm-snapshots", "List VM snapshots", "Returns the snapshots of one VM, newest first. The VM may be gone, as long as there are any.", on(d, d.listVMSnapshots)},
+		{post, "/vms/{id}/restore", 200, "restore-vm", "Restore VM", restoreText, on(d, d.restoreVM)},
+		{post, "/vms/{id}/fork", 201, "fork-vm", "Fork VM", forkText, on(d, d.forkVM)},
 		{get, "/vms/{id}/wait", 200, "wait-vm", "Wait for VM", waitForText, on(d, d.waitVM)},
 		{get, "/vms/{id}/metrics", 200, "vm-metrics", "VM metrics", metricsText, on(d, d.vmMetrics)},
 		{get, "/vms/{id}/logs", 200, "vm-logs", "VM logs", vmLogsText, as("200", "text/plain", text, orEvents(on(d, d.vmLogs)))},
@@ -74,6 +78,10 @@ func (d *door) mainRoutes() []route {
 		{post, "/webhooks/{id}/test", 202, "test-webhook", "Test webhook", "Send an event of type webhook.test, and answer with its delivery at once.", on(d, d.testWebhook)},
 		{get, "/webhooks/{id}/deliveries", 200, "list-webhook-deliveries", "List webhook deliveries", "Returns the deliveries that are kept, newest first. The Link header leads to the next page.", on(d, d.listDeliveries)},
 		{post, "/webhooks/{id}/deliveries/{delivery_id}/retry", 202, "retry-webhook-delivery", "Retry webhook delivery", "Deliver anew, whatever has become of it before.", on(d, d.retryDelivery)},
+
+		{get, "/snapshots", 200, "list-snapshots", "List snapshots", "Returns all snapshots, newest first, those of VMs that are gone too.", on(d, d.listSnapshots)},
+		{get, "/snapshots/{id}", 200, "get-snapshot", "Get snapshot", "Retrieve details of a specific snapshot.", on(d, d.getSnapshot)},
+		{del, "/snapshots/{id}", 200, "delete-snapshot", "Delete snapshot", "Delete a snapshot. VMs made from it stay.", on(d, d.deleteSnapshot)},
 
 		{post, "/images", 201, "create-image", "Register image", "Register a kernel and a root file system that lie on the host. Both are checked; what cannot boot is refused.", on(d, d.createImage)},
 		{get, "/images", 200, "list-images", "List images", "Returns all images, without their paths.", on(d, d.listImages)},
@@ -247,7 +255,7 @@ func tidySchemas(doc *huma.OpenAPI) {
 	registry.Schema(reflect.TypeFor[api.FileChange](), true, "FileChange")   // in events, which we write ourselves
 	schemas := registry.Map()
 	delete(schemas, "ErrorModel")
-	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "CreateTemplate": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true, "MakeDirectory": true, "RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true}
+	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "CreateTemplate": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true, "CreateSnapshot": true, "RestoreVM": true, "ForkVM": true, "MakeDirectory": true, "RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true}
 	for name, schema := range schemas {
 		if !asked[name] {
 			schema.AdditionalProperties = nil

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type server struct {
 	*httptest.Server
 	vms       *fakeVMs
+	snapshots *fakeSnapshots
 	images    *fakeImages
 	templates *fakeTemplates
 	events    *fakeEvents
@@ -42,11 +43,11 @@ type server struct {
 func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{
-		vms: &fakeVMs{}, images: &fakeImages{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{},
+		vms: &fakeVMs{}, snapshots: &fakeSnapshots{}, images: &fakeImages{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{},
 		guest: openGuest(t), processes: processtest.New(), health: &fakeHealth{status: "ok"}, log: &lockedBuffer{},
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
-		VMs: s.vms, Images: s.images, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
+		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
 		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes}),
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)),
 	}))

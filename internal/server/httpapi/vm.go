@@ -22,6 +22,8 @@ const createText = `Create and start a new microVM. Every field is optional, and
 
 ` + waitText + `
 
+With snapshot_id the VM goes on from a snapshot in place of booting, and with count several do, each with a hostname, an address and a MAC of its own. The answer comes once they run as themselves.
+
 With an Idempotency-Key the same request may be sent again: it returns the VM that the first one made.`
 
 type createVMInput struct {
@@ -33,13 +35,20 @@ type createVMInput struct {
 type createVMOutput struct {
 	Location     string `header:"Location" doc:"The path of the new object."`
 	ServerTiming string `header:"Server-Timing" doc:"How long each step of the start took, in milliseconds."`
-	Body         api.VM
+	Body         api.CreatedVM
 }
 
 func (d *door) createVM(ctx context.Context, in *createVMInput) (*createVMOutput, error) {
 	body := api.CreateVM{}
 	if in.Body != nil {
 		body = *in.Body
+	}
+	if body.SnapshotID != "" {
+		return d.createFrom(ctx, in)
+	}
+	if body.Count != nil {
+		return nil, errs.InvalidField("count", "it goes with snapshot_id only").
+			WithHint("POST /vms once for each VM, or take a snapshot of one and make the others from it")
 	}
 	req, err := createRequest(body)
 	if err != nil {
@@ -57,7 +66,7 @@ func (d *door) createVM(ctx context.Context, in *createVMInput) (*createVMOutput
 	if err != nil {
 		return nil, err
 	}
-	return &createVMOutput{Location: "/vms/" + v.ID, ServerTiming: serverTiming(took), Body: wholeVM(v)}, nil
+	return &createVMOutput{Location: "/vms/" + v.ID, ServerTiming: serverTiming(took), Body: api.CreatedVM{VM: wholeVM(v)}}, nil
 }
 
 // serverTiming says how long each step of a start took, as the Server-Timing

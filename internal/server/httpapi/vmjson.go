@@ -33,6 +33,7 @@ func appendVM(b []byte, v *api.VM) []byte {
 	}
 	b = appendField(b, `,"socket_path":`, v.SocketPath)
 	b = appendSleep(b, v.Sleep)
+	b = appendField(b, `,"snapshot_id":`, v.SnapshotID)
 	b = appendField(b, `,"user_data":`, v.UserData)
 	b = strconv.AppendBool(append(b, `,"enable_network":`...), v.EnableNetwork)
 	b = appendLabels(b, v.Labels)

@@ -24,15 +24,13 @@ func listedVM(v vm.VM) api.VM {
 		ID: v.ID, Name: v.Name, ImageID: v.ImageID, TemplateID: v.TemplateID,
 		State: string(v.State), StateReason: v.StateReason, Conditions: conditions(v),
 		VCPUCount: v.VCPUs, MemMiB: v.MemMiB, DiskMiB: v.DiskMiB,
-		GuestMAC: strings.ToUpper(v.Lease.MAC.String()), TapName: v.Lease.Tap, SSHPort: v.Lease.SSHPort,
+		GuestIP: addressText(v.Lease.Address), GuestMAC: strings.ToUpper(v.Lease.MAC.String()), TapName: v.Lease.Tap, SSHPort: v.Lease.SSHPort,
 		EnableNetwork: v.EnableNetwork, Labels: v.Labels, SSHAuthorizedKeys: v.SSHKeys, VMM: v.Driver,
-		CreatedAt: utc(v.CreatedAt), UpdatedAt: utc(v.UpdatedAt), StartedAt: utcOrNil(v.StartedAt),
+		SnapshotID: v.SnapshotID,
+		CreatedAt:  utc(v.CreatedAt), UpdatedAt: utc(v.UpdatedAt), StartedAt: utcOrNil(v.StartedAt),
 	}
 	if v.Sleep != nil {
 		out.Sleep = &api.Sleep{TakenAt: utc(v.Sleep.At), Durable: v.Sleep.Durable, SizeBytes: v.Sleep.Bytes}
-	}
-	if v.Lease.Address.IsValid() {
-		out.GuestIP = v.Lease.Address.String()
 	}
 	return out
 }

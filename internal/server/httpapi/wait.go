@@ -37,16 +37,22 @@ func (d *door) untilWaited(ctx context.Context, in WaitInput, raise func(context
 	defer cancel()
 	v, err := raise(bounded)
 	if err == nil && in.Wait == "ready" {
-		_, err = d.VMs.Wait(bounded, owner(ctx), v.ID, vm.WaitFor{Ready: true})
-		if errs.HasCode(err, "wait_hopeless") {
-			err = nil // it came up and went down again; its state says why
-		}
-		return d.asItIs(ctx, v, err)
+		return d.whenReady(bounded, ctx, v)
 	}
 	if v.ID != "" && bounded.Err() != nil {
 		return d.asItIs(ctx, v, err)
 	}
 	return v, err
+}
+
+// whenReady returns a VM that runs once its guest is up, or as it is when the
+// bounded context ends.
+func (d *door) whenReady(bounded, ctx context.Context, v vm.VM) (vm.VM, error) {
+	_, err := d.VMs.Wait(bounded, owner(ctx), v.ID, vm.WaitFor{Ready: true})
+	if errs.HasCode(err, "wait_hopeless") {
+		err = nil // it came up and went down again; its state says why
+	}
+	return d.asItIs(ctx, v, err)
 }
 
 // asItIs returns the VM as it is now, when the wait for it ended well or late.
