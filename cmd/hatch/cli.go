@@ -72,8 +72,8 @@ HATCH_API_KEY, the data directory of a server on this machine
 (HATCH_DATA_DIR/admin.key, /var/lib/hatch/admin.key), or ~/.config/hatch/key.
 It is never taken from the command line, which other users can read.
 
-VMs, images, templates and keys can be given by name, by id, or by the
-beginning of an id that fits one of them only.
+VMs, images, snapshots, templates and keys can be given by name, by id, or by
+the beginning of an id that fits one of them only.
 
 hatch itself fails with exit code 125; hatch exec, hatch ssh and hatch run --
 COMMAND exit with the guest's code.`,
@@ -94,9 +94,9 @@ COMMAND exit with the guest's code.`,
 	)
 	grouped(root, groupVMs, c.createCommand(), c.runCommand(), c.lsCommand(), c.inspectCommand(), c.rmCommand(),
 		c.startCommand(), c.stopCommand(), c.restartCommand(), c.pauseCommand(), c.resumeCommand(), c.sleepCommand(), c.wakeCommand(), c.waitCommand(), c.topCommand(),
-		c.eventsCommand(), c.whyCommand())
+		c.restoreCommand(), c.forkCommand(), c.eventsCommand(), c.whyCommand())
 	grouped(root, groupReach, c.execCommand(), c.execsCommand(), c.sshCommand(), c.sshConfigCommand(), c.consoleCommand(), c.logsCommand(), c.copyCommand())
-	grouped(root, groupNouns, c.imageCommand(), c.templateCommand(), c.keyCommand(), c.webhookCommand())
+	grouped(root, groupNouns, c.imageCommand(), c.snapshotCommand(), c.templateCommand(), c.keyCommand(), c.webhookCommand())
 	grouped(root, groupHost, c.healthCommand(), c.doctorCommand(), c.apiCommand(), c.versionCommand())
 	return root
 }

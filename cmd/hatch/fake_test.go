@@ -47,6 +47,8 @@ type fakeServer struct {
 	execs     *fakeExecs
 	events    []api.Event
 	onMetrics func() // called when metrics are asked for
+	snapshots []api.Snapshot
+	copies    api.Copies // what forks are answered with
 	webhook   api.Webhook
 	delivery  api.Delivery
 	onStream  func(w http.ResponseWriter, r *http.Request) // serves streams of events
@@ -110,6 +112,7 @@ func (f *fakeServer) routes() http.Handler {
 	}))
 	mux.HandleFunc("GET /vms/{id}/console", f.consoleOf)
 	f.webhookRoutes(mux)
+	f.snapshotRoutes(mux)
 	mux.HandleFunc("GET /events", f.listEvents)
 	mux.HandleFunc("GET /vms/{id}/events", f.listEvents)
 	mux.HandleFunc("GET /images", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.images) })
@@ -202,6 +205,10 @@ func (f *fakeServer) createVM(w http.ResponseWriter, r *http.Request) {
 		f.onCreate = nil
 		leave()
 		<-r.Context().Done()
+		return
+	}
+	if req.Count != nil {
+		reply(w, 201, api.CreatedVM{VM: f.copies.VMs[0], VMs: f.copies.VMs, Failed: f.copies.Failed})
 		return
 	}
 	v := api.VM{ID: "vm_new000000009", Name: req.Name, ImageID: "img_default", State: api.StateRunning, SSHPort: 16009, CreatedAt: testNow}

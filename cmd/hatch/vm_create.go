@@ -23,6 +23,8 @@ type createFlags struct {
 	timeout  time.Duration
 	key      string
 	quiet    bool
+	snapshot string
+	count    int // of the snapshot's VMs; it counts only when it was given
 
 	temporary bool // the VM is removed afterwards
 }
@@ -63,6 +65,16 @@ func (f *createFlags) request(ctx context.Context, c *cli, cmd *cobra.Command, s
 		}
 		req.TemplateID = t.ID
 	}
+	if f.snapshot != "" {
+		s, err := findSnapshot(ctx, server, f.snapshot)
+		if err != nil {
+			return req, err
+		}
+		req.SnapshotID = s.ID
+	}
+	if cmd.Flags().Changed("count") {
+		req.Count = &f.count
+	}
 	return req, nil
 }
 
@@ -70,10 +82,16 @@ func (c *cli) createCommand() *cobra.Command {
 	f := &createFlags{}
 	cmd := &cobra.Command{
 		Use: "create [flags] [IMAGE]", Short: "Create a VM, start it and print its id", Args: imageArg(f),
-		Example: "  hatch create --name web --memory 1g --ssh-key default --wait ready\n  hatch create --user-data cloud-config.yaml --label team=a minimal",
+		Example: "  hatch create --name web --memory 1g --ssh-key default --wait ready\n  hatch create --user-data cloud-config.yaml --label team=a minimal\n  hatch create --snapshot ready-to-work --count 3 --name worker",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.wait != "running" && f.wait != "ready" {
 				return usage(cmd, "--wait takes running or ready, not %q", f.wait)
+			}
+			if cmd.Flags().Changed("count") {
+				if f.snapshot == "" || f.count < 1 {
+					return usage(cmd, "--count takes 1 or more, and goes with --snapshot only")
+				}
+				return c.createCopies(cmd, f)
 			}
 			v, err := c.create(cmd, f, f.wait == "ready")
 			if v.ID == "" {
@@ -86,6 +104,9 @@ func (c *cli) createCommand() *cobra.Command {
 		},
 	}
 	f.add(c, cmd)
+	cmd.Flags().StringVar(&f.snapshot, "snapshot", "", "go on from this `snapshot` in place of booting an image")
+	cmd.Flags().IntVar(&f.count, "count", 1, "how many VMs to make of the snapshot; -1, -2 and so on is added to the name")
+	_ = cmd.RegisterFlagCompletionFunc("snapshot", c.completeSnapshots)
 	cmd.Flags().StringVar(&f.wait, "wait", "running", "what to wait for: running, or ready (the guest's services too)")
 	_ = cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"running", "ready"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.ValidArgsFunction = c.completeImages
