@@ -72,6 +72,7 @@ func TestNetworkOfACopy(t *testing.T) {
 func TestLeaseOfACopyIsAwaited(t *testing.T) {
 	o, link := newNetworked(t, map[string]string{
 		"run/systemd/system/x": "", "lib/systemd/system/systemd-networkd.service": "", "lib/systemd/system/dhcpcd.service": "",
+		"lib/systemd/system/networking.service": "", "etc/systemd/system/networking.service": "-> /dev/null",
 	})
 	lease := "run/systemd/netif/leases/" + strconv.Itoa(link.Attrs().Index)
 	o.write(t, lease, "SERVER=172.16.0.1\nADDRESS=172.16.0.11\n") // of an earlier attempt

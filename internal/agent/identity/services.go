@@ -151,10 +151,15 @@ func (g *Guest) Settle(ctx context.Context, as wire.Identity) {
 	}
 }
 
-// hasUnit reports whether the image has a unit of systemd.
+// hasUnit reports whether the image has a unit of systemd that is not masked, as
+// by a link to /dev/null in the place that counts first.
 func (g *Guest) hasUnit(name string) bool {
 	for _, dir := range []string{"etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system", "run/systemd/generator.late"} {
-		if _, err := os.Stat(g.path(dir, name)); err == nil {
+		path := g.path(dir, name)
+		if target, err := os.Readlink(path); err == nil && target == os.DevNull {
+			return false
+		}
+		if _, err := os.Stat(path); err == nil {
 			return true
 		}
 	}
