@@ -22,7 +22,7 @@ type recasting struct {
 	taken chan wire.Identity // what the guest has become, to settle in
 
 	// For the one whose turn it is.
-	done string // instance that the guest is already
+	done string // the birth after which the guest has become itself
 	self wire.Self
 }
 
@@ -39,8 +39,8 @@ func (a *Agent) Recast(ctx context.Context, now time.Time, seed []byte, as wire.
 	return a.recast(ctx, as)
 }
 
-// recast does it once for each instance: a host that has lost the answer asks
-// again.
+// recast does it once for each birth: a host that has lost the answer asks again.
+// A copy of a copy was born once more, with all that this one remembers.
 func (a *Agent) recast(ctx context.Context, as wire.Identity) (wire.Self, error) {
 	r := a.recasting
 	select {
@@ -49,7 +49,7 @@ func (a *Agent) recast(ctx context.Context, as wire.Identity) (wire.Self, error)
 	case <-ctx.Done():
 		return wire.Self{}, ctx.Err()
 	}
-	if r.done == as.InstanceID {
+	if r.done == as.Birth {
 		return r.self, nil
 	}
 	if st := cloudInit("/"); !identity.HasCloudInit("/") || st.Status == wire.CloudInitDisabled {
@@ -61,7 +61,7 @@ func (a *Agent) recast(ctx context.Context, as wire.Identity) (wire.Self, error)
 	if err != nil {
 		return wire.Self{}, fmt.Errorf("cannot change %w", err)
 	}
-	r.done, r.self = as.InstanceID, self
+	r.done, r.self = as.Birth, self
 	a.postAddresses() // before the host asks for them
 	if as.CloudInit {
 		a.status.postCloudInit(cloudInit("/"))

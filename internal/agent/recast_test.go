@@ -44,7 +44,7 @@ func newCopy(t *testing.T) (*Agent, *pretendedCopy) {
 	return a, c
 }
 
-var someCopy = wire.Identity{InstanceID: "vm_copy", Hostname: "copy"}
+var someCopy = wire.Identity{Birth: "first", InstanceID: "vm_web", Hostname: "copy"}
 
 func TestCopyIsMadeItselfOnce(t *testing.T) {
 	a, c := newCopy(t)
@@ -61,11 +61,11 @@ func TestCopyIsMadeItselfOnce(t *testing.T) {
 	if len(c.took) != 2 {
 		t.Errorf("it was made itself %d times, want once after the failure", len(c.took)-1)
 	}
-	if as := <-c.settled; as.InstanceID != "vm_copy" || len(c.settled) > 0 {
+	if as := <-c.settled; as.InstanceID != "vm_web" || len(c.settled) > 0 {
 		t.Errorf("it settled in as %+v, and %d times more", as, len(c.settled))
 	}
 	c.takes <- nil
-	other := wire.Identity{InstanceID: "vm_copy_of_copy", Hostname: "other"}
+	other := wire.Identity{Birth: "second", InstanceID: "vm_web", Hostname: "other"}
 	if self, err := a.recast(t.Context(), other); err != nil || self.Hostname != "other" {
 		t.Errorf("a copy of the copy is %+v, %v", self, err)
 	}

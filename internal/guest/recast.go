@@ -3,6 +3,7 @@ package guest
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -24,13 +25,14 @@ const maxRecastText = 1024
 // Recast implements [vm.Guests].
 func (g *Guests) Recast(vmID string, dial func(ctx context.Context) (net.Conn, error), observe func(*vm.GuestReport), as vm.Identity) vm.Guest {
 	s := g.session(vmID, dial, observe)
-	s.copied = &verdict{as: as, changed: make(chan struct{})}
+	s.copied = &verdict{as: as, birth: rand.Text(), changed: make(chan struct{})}
 	return s.begin()
 }
 
 // verdict is whether a copied guest has become itself.
 type verdict struct {
-	as vm.Identity
+	as    vm.Identity
+	birth string // tells this copying from any other
 
 	mu        sync.Mutex
 	confirmed bool
@@ -80,7 +82,7 @@ func (s *session) recast(ctx context.Context, client *wire.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, recastPatience)
 	defer cancel()
 	began := time.Now()
-	self, err := client.Recast(ctx, wireIdentity(s.copied.as), freshSeed())
+	self, err := client.Recast(ctx, s.copied.identity(), freshSeed())
 	var answer *wire.RemoteError
 	switch {
 	case err == nil:
@@ -98,8 +100,9 @@ func (s *session) recast(ctx context.Context, client *wire.Client) error {
 	return err
 }
 
-func wireIdentity(as vm.Identity) wire.Identity {
-	id := wire.Identity{InstanceID: as.InstanceID, Hostname: as.Hostname, CloudInit: as.CloudInit}
+func (v *verdict) identity() wire.Identity {
+	as := v.as
+	id := wire.Identity{Birth: v.birth, InstanceID: as.InstanceID, Hostname: as.Hostname, CloudInit: as.CloudInit}
 	if as.MAC != nil {
 		id.NIC = &wire.NIC{MAC: as.MAC.String(), Address: as.Address, Gateway: as.Gateway}
 	}

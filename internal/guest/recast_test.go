@@ -88,7 +88,9 @@ func TestCopyIsToldUntilItHasConfirmed(t *testing.T) {
 	cut() // before it has answered
 
 	cut = a.serve(t)
-	<-a.told
+	if again := <-a.told; again.Birth == "" || again.Birth != told.Birth {
+		t.Errorf("told again of the birth %q, first of %q", again.Birth, told.Birth)
+	}
 	a.states <- state("done") // a report is no confirmation
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()

@@ -24,6 +24,11 @@ type RecastArgs struct {
 
 // Identity is what makes a copied guest itself.
 type Identity struct {
+	// Birth is a word that no other copying has, at most 64 characters: a guest
+	// that has become itself, and is told the same one again, is done. All else may
+	// be as it was for the guest that this one was copied from.
+	Birth string `json:"birth"`
+
 	InstanceID string `json:"instance_id"`   // of its VM, 1 to 64 characters
 	Hostname   string `json:"hostname"`      // at most 64 characters
 	NIC        *NIC   `json:"nic,omitempty"` // nil without a network
@@ -50,12 +55,16 @@ type Self struct {
 }
 
 var (
+	birthForm    = regexp.MustCompile(`^[A-Za-z0-9]{1,64}$`)
 	instanceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 	hostnameForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$`)
 )
 
 // check refuses what no host of ours sends: much of it goes into files.
 func (i Identity) check() error {
+	if !birthForm.MatchString(i.Birth) {
+		return errors.New("birth must be 1 to 64 letters and digits")
+	}
 	if !instanceForm.MatchString(i.InstanceID) {
 		return errors.New("instance_id must be 1 to 64 letters, digits, dots, hyphens and underscores, and begin with a letter or digit")
 	}

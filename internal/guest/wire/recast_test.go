@@ -26,7 +26,7 @@ func (d *copyDesk) Recast(_ context.Context, now time.Time, seed []byte, as Iden
 }
 
 func someIdentity() Identity {
-	return Identity{InstanceID: "vm_abc", Hostname: "copy-1", NIC: &NIC{
+	return Identity{Birth: "b1", InstanceID: "vm_abc", Hostname: "copy-1", NIC: &NIC{
 		MAC: "02:fc:00:00:00:0b", Address: netip.MustParsePrefix("172.16.0.11/24"), Gateway: netip.MustParseAddr("172.16.0.1"),
 	}, CloudInit: true}
 }
@@ -62,6 +62,7 @@ func TestIdentityThatCannotBeIsRefused(t *testing.T) {
 	d := &copyDesk{desk: newDesk()}
 	c, _ := pair(t, d)
 	for field, spoil := range map[string]func(*Identity){
+		"birth":       func(i *Identity) { i.Birth = "" },
 		"instance_id": func(i *Identity) { i.InstanceID = "../x" },
 		"hostname":    func(i *Identity) { i.Hostname = "a\nb" },
 		"nic.mac":     func(i *Identity) { i.NIC.MAC = "01:00:00:00:00:01" },
@@ -89,8 +90,8 @@ func FuzzRecast(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
-	f.Add([]byte(`{"unix_ns":1,"instance_id":"vm_1","hostname":"a"}`))
-	f.Add([]byte(`{"unix_ns":1,"instance_id":"vm_1","hostname":"a","nic":{"mac":"02:00:00:00:00:01","address":"fe80::1%eth0/64"}}`))
+	f.Add([]byte(`{"unix_ns":1,"birth":"b","instance_id":"vm_1","hostname":"a"}`))
+	f.Add([]byte(`{"unix_ns":1,"birth":"b","instance_id":"vm_1","hostname":"a","nic":{"mac":"02:00:00:00:00:01","address":"fe80::1%eth0/64"}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		args, err := parseRecast(raw)
 		if err != nil {
