@@ -251,15 +251,15 @@ func (b *bare) session(ctx context.Context) (*wire.Client, error) {
 	return wire.Connect(ctx, conn)
 }
 
-// untilExit returns when the process of a stream has ended, well or not.
-func untilExit(stream *wire.ProcessStream) error {
+// untilExit returns when the process of a stream has ended, and how.
+func untilExit(stream *wire.ProcessStream) (wire.ProcessExit, error) {
 	for {
 		chunk, err := stream.Next()
 		if err != nil {
-			return fmt.Errorf("cannot tell how a process in the guest went: %w", err)
+			return wire.ProcessExit{}, fmt.Errorf("cannot tell how a process in the guest went: %w", err)
 		}
 		if chunk.Exit != nil {
-			return nil
+			return *chunk.Exit, nil
 		}
 	}
 }

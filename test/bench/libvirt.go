@@ -80,7 +80,7 @@ func (s *saves) measure(ctx context.Context, c *client.Client, dataDir, program 
 	defer func() { err = errors.Join(err, rival.close()) }()
 	if filled > 0 {
 		line := fill(filled)
-		_, err := c.RunExec(ctx, v.ID, api.RunExec{Command: api.Command{Shell: line}})
+		err := runThrough(ctx, c, v.ID, api.Command{Shell: line})
 		if err := errors.Join(err, rival.do(ctx, wire.ProcessSpec{Shell: line})); err != nil {
 			return err
 		}
@@ -96,10 +96,11 @@ func (s *saves) measure(ctx context.Context, c *client.Client, dataDir, program 
 	return c.DeleteVM(ctx, v.ID)
 }
 
-// fill is a line that fills so many MiB of a guest's memory with what no zero
-// page and no compression makes less of.
+// fill is a line that fills so many MiB of a guest's memory with noise, the same
+// 16 of them again and again: an emulated guest is slow to make it.
 func fill(mib int) string {
-	return fmt.Sprintf("mkdir -p /full && mount -t tmpfs -o size=%dm full /full && dd if=/dev/urandom of=/full/noise bs=1M count=%d", mib+1, mib)
+	return fmt.Sprintf("mkdir -p /full && mount -t tmpfs -o size=%dm full /full && dd if=/dev/urandom of=/full/noise bs=1M count=16 && "+
+		"i=1; while [ $i -lt %d ]; do cat /full/noise; i=$((i+1)); done >/full/more", mib+1, mib/16)
 }
 
 func (s *saves) round(ctx context.Context, r *rival) error {

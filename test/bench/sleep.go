@@ -143,7 +143,12 @@ func (s *sleeps) sleep(ctx context.Context, c *client.Client, id string) error {
 }
 
 func runTrue(ctx context.Context, c *client.Client, id string) error {
-	result, err := c.RunExec(ctx, id, api.RunExec{Command: api.Command{Argv: []string{"/bin/true"}}})
+	return runThrough(ctx, c, id, api.Command{Argv: []string{"/bin/true"}})
+}
+
+// runThrough runs a command through hatchd, which must end well.
+func runThrough(ctx context.Context, c *client.Client, id string, command api.Command) error {
+	result, err := c.RunExec(ctx, id, api.RunExec{Command: command})
 	if err == nil && result.ExitCode != 0 {
 		err = fmt.Errorf("cannot run a command: %+v", result)
 	}
@@ -280,7 +285,7 @@ func (h *sleeper) runTrue(ctx context.Context) error {
 	return runIn(ctx, session, wire.ProcessSpec{Argv: []string{"/bin/true"}})
 }
 
-// runIn runs a command to its end, and forgets it.
+// runIn runs a command, which must end well, and forgets it.
 func runIn(ctx context.Context, session *wire.Client, spec wire.ProcessSpec) error {
 	spec.ID = benchProcess
 	_, stream, err := session.Exec(ctx, spec)
@@ -288,7 +293,11 @@ func runIn(ctx context.Context, session *wire.Client, spec wire.ProcessSpec) err
 		return err
 	}
 	defer func() { _ = stream.Close() }()
-	return errors.Join(untilExit(stream), session.RemoveProcess(ctx, benchProcess))
+	exit, err := untilExit(stream)
+	if err == nil && exit.Code != 0 {
+		err = fmt.Errorf("a command in the guest has failed: %+v", exit)
+	}
+	return errors.Join(err, session.RemoveProcess(ctx, benchProcess))
 }
 
 func (s *sleeps) print(out io.Writer, mem int) {

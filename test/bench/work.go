@@ -195,14 +195,15 @@ func withPort(ctx context.Context, session *wire.Client, socket, line string, do
 	return errors.Join(awaitProcess(ctx, session), session.RemoveProcess(ctx, benchProcess))
 }
 
-// awaitProcess returns when the process has ended.
+// awaitProcess returns when the process has ended, well or not.
 func awaitProcess(ctx context.Context, session *wire.Client) error {
 	_, stream, err := session.AttachProcess(ctx, benchProcess, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = stream.Close() }()
-	return untilExit(stream)
+	_, err = untilExit(stream)
+	return err
 }
 
 func (w *works) print(out io.Writer) {
