@@ -48,6 +48,7 @@ func TestRealGuests(t *testing.T) {
 		{"a file of 1 GiB", testLargeFile},
 		{"sleep and wake", testSleep},
 		{"who reaches into a sleeping guest wakes it", testRouse},
+		{"snapshots and forks", testSnapshots},
 		{"metrics are the guest's and the host's", testMetrics},
 		{"waiting without a network", testWaitWithoutNetwork},
 		{"a kernel of the user's own", testOwnKernel},
