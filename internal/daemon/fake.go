@@ -113,6 +113,9 @@ func (g fakeGuest) Close() error {
 	return nil
 }
 
+// SetClock implements vm.Guest: the fake guest has the host's.
+func (fakeGuest) SetClock(context.Context) error { return nil }
+
 func (fakeGuest) Usage(context.Context) (vm.GuestUsage, error) {
 	return vm.GuestUsage{}, errors.New("the fake guest has no agent")
 }

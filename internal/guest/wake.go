@@ -56,3 +56,17 @@ func (s *session) wake(ctx context.Context, client *wire.Client) error {
 	s.slept = err != nil
 	return err
 }
+
+// SetClock implements [vm.Guest].
+func (s *session) SetClock(ctx context.Context) error {
+	client, _ := s.current()
+	if client == nil {
+		return unavailable("no agent answers in the guest")
+	}
+	if err := client.Woken(ctx, freshSeed()); err != nil {
+		return failure(err, func(answer *wire.RemoteError) error {
+			return unavailable("the agent in the guest could not set the clock").WithCause(answer)
+		})
+	}
+	return nil
+}

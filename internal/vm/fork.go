@@ -280,8 +280,9 @@ func (s *Service) wakeCopy(ctx context.Context, b *boot, from *birth) error {
 	return err
 }
 
-// recastPatience bounds the wait for a copied guest to say that it is itself.
-const recastPatience = 60 * time.Second
+// recastPatience bounds the wait for a copied guest to say that it is itself. One
+// that makes keys, on a busy host that emulates it, takes long.
+const recastPatience = 2 * time.Minute
 
 // recast lets the guest run and waits until it has become itself. Before that
 // its network lets nothing of it out: its frames bear the name of another.

@@ -173,7 +173,23 @@ func (s *Service) Resume(ctx context.Context, owner, id string) (VM, error) {
 		if err := in.machine.Resume(ctx); err != nil {
 			return VM{}, fmt.Errorf("cannot resume the VM: %w", err)
 		}
+		s.setClock(v.ID, in)
 		return s.update(ctx, v.ID, func(v *VM) { v.State, v.StateReason = Running, "" })
+	})
+}
+
+// clockPatience bounds the wait for a guest to set its clock.
+const clockPatience = 10 * time.Second
+
+// setClock tells a guest that has stood the time, in the background: one without
+// an agent that answers goes on all the same.
+func (s *Service) setClock(id string, in *instance) {
+	s.work.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), clockPatience)
+		defer cancel()
+		if err := in.guest.SetClock(ctx); err != nil {
+			s.deps.Log.Debug("a guest that has stood could not be told the time", "vm", id, "err", err)
+		}
 	})
 }
 

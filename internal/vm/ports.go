@@ -300,6 +300,9 @@ type Guest interface {
 	// Shutdown asks the guest to power off (or to reboot), and returns once it
 	// has accepted. Errors: errs.Unavailable when no agent answers before ctx is done.
 	Shutdown(ctx context.Context, reboot bool) error
+	// SetClock tells the guest the time after its CPUs have stood. It does not
+	// wait for an agent. Errors: errs.Unavailable.
+	SetClock(ctx context.Context) error
 	// Usage tells what the guest uses. It does not wait for an agent.
 	// Errors: errs.Unavailable, errs.Unsupported from an agent that is too old.
 	Usage(ctx context.Context) (GuestUsage, error)

@@ -162,6 +162,7 @@ func (s *Service) captureRunning(ctx context.Context, v VM, in *instance, one sn
 	s.deps.Log.Debug("memory and disk copied", "vm", v.ID, "took", time.Since(began), "err", err)
 	if v.State != Paused {
 		err = errors.Join(err, in.machine.Resume(ctx))
+		s.setClock(v.ID, in)
 	}
 	if v.Machine != nil && v.Machine.Based {
 		err = errors.Join(err, s.emptyMemory(v))

@@ -3,7 +3,9 @@ package vm_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/snapshot"
@@ -66,6 +68,7 @@ func TestASnapshotIsTakenOfARunningVM(t *testing.T) {
 	if err := w.Fits(one); err != nil {
 		t.Errorf("it does not fit where it was taken: %v", err)
 	}
+	w.awaitClock(t, v.ID)
 	second := w.take(t, v.ID, "second", vm.SnapshotRequest{Automatic: true})
 	if second.ParentID != one.ID || second.Kind != snapshot.Automatic {
 		t.Errorf("the second is %+v", second)
@@ -74,6 +77,22 @@ func TestASnapshotIsTakenOfARunningVM(t *testing.T) {
 		t.Errorf("a name that is taken: %v", err)
 	}
 	w.requireSnapshots(t, one.ID, second.ID)
+}
+
+// awaitClock waits until a guest that has stood was told the time.
+func (w *world) awaitClock(t *testing.T, id string) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-tick.C {
+		w.mu.Lock()
+		told := slices.Contains(w.clocks, id)
+		w.mu.Unlock()
+		if told {
+			return
+		}
+	}
+	t.Error("its guest was not told the time")
 }
 
 func TestASnapshotIsTakenOfAVMThatSleeps(t *testing.T) {

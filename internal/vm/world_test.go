@@ -63,6 +63,7 @@ type world struct {
 	files    map[string]bool
 	consoles map[string]bool
 	guests   map[string]*bookGuest
+	clocks   []string // guests that were told the time
 }
 
 // newWorld makes a world with its own store; closed at the end of the test.
@@ -508,6 +509,13 @@ type bookGuest struct {
 }
 
 func (g *bookGuest) Confirmed(context.Context) error { return g.w.fault("Recast") }
+
+func (g *bookGuest) SetClock(context.Context) error {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	g.w.clocks = append(g.w.clocks, g.id)
+	return nil
+}
 
 func (g *bookGuest) Shutdown(context.Context, bool) error { return errors.New("no agent here") }
 
