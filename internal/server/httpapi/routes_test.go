@@ -157,7 +157,7 @@ func TestUnknownIDs(t *testing.T) {
 // TestOtherOwner asks for the good owner's VM with another owner's key.
 func TestOtherOwner(t *testing.T) {
 	s := newServer(t)
-	for _, path := range []string{"/vms/" + knownVM, "/vms/" + knownVM + "/logs", "/images/img_default", "/templates/tpl_1"} {
+	for _, path := range []string{"/vms/" + knownVM, "/vms/" + knownVM + "/logs", "/images/img_default", "/templates/tpl_1", "/snapshots/golden", "/vms/" + knownVM + "/snapshots"} {
 		r := s.request(t, "GET", path, "")
 		r.Header.Set("Authorization", "Bearer "+otherKey)
 		wantStatus(t, s.send(t, r), 404)
