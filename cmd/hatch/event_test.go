@@ -60,6 +60,10 @@ func TestEvents(t *testing.T) {
 	if code := s.hatch("why", "nobody"); code != exitOwn || !strings.Contains(s.stderr.String(), `there is no VM "nobody"`) {
 		t.Errorf("exit code %d: %s", code, &s.stderr)
 	}
+	f.snapshots[1].VMID = "vm_gone00000001"
+	if s.hatch("why", "old"); !strings.Contains(s.stdout.String(), "old was deleted; its snapshots are left. To see them: hatch snapshot ls vm_gone00000001\n") {
+		t.Errorf("with a snapshot left: %s", &s.stdout)
+	}
 	for _, args := range []string{"events --since yesterday", "events a b", "events -f -o yaml", "why", "why web --tail -1"} {
 		if code := s.hatch(strings.Fields(args)...); code != exitOwn || !strings.Contains(s.stderr.String(), "hint: hatch ") {
 			t.Errorf("%s: exit code %d: %s", args, code, &s.stderr)

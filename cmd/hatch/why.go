@@ -53,10 +53,16 @@ func (c *cli) why(ctx context.Context, ref string, tail int) error {
 	if err != nil && !client.IsNotFound(err) {
 		return err
 	}
+	var left []api.Snapshot // of a VM that is gone
+	if now.ID == "" {
+		if left, err = server.ListSnapshots(ctx, found.id); err != nil {
+			return err
+		}
+	}
 	if err := c.tellStory(story, tail); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "\n%s\n", c.verdict(found, now))
+	fmt.Fprintf(c.out, "\n%s\n", c.verdict(found, now, left))
 	return nil
 }
 
@@ -114,7 +120,7 @@ func tellsNothing(e api.Event) bool {
 }
 
 // verdict says how a VM is now, and what to do; the zero VM is gone.
-func (c *cli) verdict(found named, v api.VM) string {
+func (c *cli) verdict(found named, v api.VM, left []api.Snapshot) string {
 	name := found.name
 	if name == "" {
 		name = found.id
@@ -125,6 +131,9 @@ func (c *cli) verdict(found named, v api.VM) string {
 	}
 	switch v.State {
 	case "":
+		if len(left) > 0 {
+			return fmt.Sprintf("%s was deleted; its snapshots are left. To see them: hatch snapshot ls %s", name, found.id)
+		}
 		return name + " was deleted; nothing is left of it but this story."
 	case api.StateRunning:
 		return name + " is running" + c.since(v) + missing(v)
