@@ -32,6 +32,41 @@ type Image struct {
 	DiskMode      string    `json:"disk_mode" enum:"overlay,copy" doc:"overlay: VMs share the root read-only and have an overlay disk. copy: each VM has its own copy."`
 	CloudInit     bool      `json:"cloud_init" doc:"Whether the image has cloud-init."`
 	CreatedAt     time.Time `json:"created_at"`
+
+	Warm []WarmGuest `json:"warm,omitempty" nullable:"false" doc:"Guests of this image that are kept booted, and those on their way. Shown on GET of one image only."`
+}
+
+// States of a booted guest that is kept.
+const (
+	WarmReady    = "ready"
+	WarmBuilding = "building"
+	WarmFailed   = "failed"
+)
+
+// WarmImage is the body of POST /images/{id}/warm: what VMs will be created with
+// that are to begin as this guest. A nil field takes what a create would.
+type WarmImage struct {
+	VCPUCount     *int    `json:"vcpu_count,omitempty" minimum:"1" maximum:"4096" doc:"Number of virtual CPUs. Defaults to HATCH_DEFAULT_VCPU (1)."`
+	MemMiB        *int    `json:"mem_mib,omitempty" minimum:"64" maximum:"67108864" doc:"Memory size in MiB. Defaults to HATCH_DEFAULT_MEM_MIB (512)."`
+	DiskMiB       *int    `json:"disk_mib,omitempty" minimum:"64" maximum:"16777216" doc:"Size of the VM's own disk in MiB. Defaults to HATCH_DEFAULT_DISK_MIB."`
+	BootArgs      *string `json:"boot_args,omitempty" maxLength:"1536" doc:"Kernel boot arguments. Defaults to the image's, else HATCH_DEFAULT_BOOT_ARGS."`
+	EnableNetwork *bool   `json:"enable_network,omitempty" doc:"Whether it has a network. Defaults to true."`
+	VMM           string  `json:"vmm,omitempty" doc:"Driver: auto (default), qemu or firecracker." example:"auto"`
+}
+
+// WarmGuest is a guest that is kept booted. VMs with all of these fields begin
+// as copies of it.
+type WarmGuest struct {
+	State         string    `json:"state" enum:"ready,building,failed"`
+	Reason        string    `json:"reason,omitempty" doc:"Why it failed."`
+	VCPUCount     int       `json:"vcpu_count"`
+	MemMiB        int       `json:"mem_mib"`
+	DiskMiB       int       `json:"disk_mib"`
+	BootArgs      string    `json:"boot_args,omitempty"`
+	EnableNetwork bool      `json:"enable_network"`
+	VMM           string    `json:"vmm"`
+	SizeBytes     int64     `json:"size_bytes,omitempty" doc:"What it takes on the host's disk, once ready."`
+	CreatedAt     time.Time `json:"created_at" doc:"When it was ready, was asked for, or has failed."`
 }
 
 // BuildImage is the body of POST /images/builds.

@@ -75,10 +75,14 @@ func TestRequests(t *testing.T) {
 			_, err := c.CreateVMs(ctx, api.CreateVM{SnapshotID: "n"}, client.CreateOptions{})
 			return err
 		},
-		`POST /vms/vm_1/pause`:         func(ctx context.Context, c *client.Client) error { _, err := c.PauseVM(ctx, "vm_1"); return err },
-		`POST /vms/vm_1/resume`:        func(ctx context.Context, c *client.Client) error { _, err := c.ResumeVM(ctx, "vm_1"); return err },
-		`GET /images/img_1`:            func(ctx context.Context, c *client.Client) error { _, err := c.GetImage(ctx, "img_1"); return err },
-		`DELETE /images/img_1`:         func(ctx context.Context, c *client.Client) error { return c.DeleteImage(ctx, "img_1") },
+		`POST /vms/vm_1/pause`:  func(ctx context.Context, c *client.Client) error { _, err := c.PauseVM(ctx, "vm_1"); return err },
+		`POST /vms/vm_1/resume`: func(ctx context.Context, c *client.Client) error { _, err := c.ResumeVM(ctx, "vm_1"); return err },
+		`GET /images/img_1`:     func(ctx context.Context, c *client.Client) error { _, err := c.GetImage(ctx, "img_1"); return err },
+		`DELETE /images/img_1`:  func(ctx context.Context, c *client.Client) error { return c.DeleteImage(ctx, "img_1") },
+		`POST /images/img_1/warm {"mem_mib":64}`: func(ctx context.Context, c *client.Client) error {
+			_, err := c.WarmImage(ctx, "img_1", api.WarmImage{MemMiB: new(64)})
+			return err
+		},
 		`GET /images/builds/b`:         func(ctx context.Context, c *client.Client) error { _, err := c.GetImageBuild(ctx, "b"); return err },
 		`POST /templates {"name":"n"}`: func(ctx context.Context, c *client.Client) error { _, err := c.CreateTemplate(ctx, name); return err },
 		`GET /templates/tpl_1`:         func(ctx context.Context, c *client.Client) error { _, err := c.GetTemplate(ctx, "tpl_1"); return err },

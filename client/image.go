@@ -34,6 +34,16 @@ func (c *Client) DeleteImage(ctx context.Context, id string) error {
 	return c.remove(ctx, images, id)
 }
 
+// WarmImage asks for a guest of the image that is kept booted, for new VMs to
+// begin as, and returns at once: the image, with that guest first in Warm.
+func (c *Client) WarmImage(ctx context.Context, id string, body api.WarmImage) (api.Image, error) {
+	path, err := item(images, id, "warm")
+	if err != nil {
+		return api.Image{}, err
+	}
+	return post[api.Image](ctx, c, path, body)
+}
+
 // StartImageBuild starts to build an image and returns at once.
 func (c *Client) StartImageBuild(ctx context.Context, body api.BuildImage) (api.ImageBuild, error) {
 	return post[api.ImageBuild](ctx, c, builds, body)

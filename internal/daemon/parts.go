@@ -95,7 +95,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, er
 		return nil, err
 	}
 	p.handler = httpapi.New(httpapi.Config{
-		VMs: p.vms, Snapshots: p.kept, Images: p.images, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
+		VMs: p.vms, Snapshots: p.kept, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
 		Files: file.New(guests{p.vms}), Processes: process.New(guests{p.vms}),
 		Health: p.health(host, opt.Version), Version: opt.Version, Log: p.log,
 	})

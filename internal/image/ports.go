@@ -23,7 +23,8 @@ type Store interface {
 	// Images returns all, newest first.
 	Images(ctx context.Context, owner string) ([]Image, error)
 
-	// ImageUsers returns how many VMs start from the image.
+	// ImageUsers returns how many VMs and snapshots were made from the image, but
+	// for hatchd's own.
 	ImageUsers(ctx context.Context, id string) (int, error)
 
 	// DeleteImage removes one image. Errors: errs.NotFound with code image_not_found.

@@ -114,9 +114,10 @@ func (s *Service) List(ctx context.Context, owner string) ([]Image, error) {
 	return s.store.Images(ctx, owner)
 }
 
-// Delete forgets an image; its files stay where they are.
-// Errors: errs.NotFound; errs.Conflict with code image_in_use.
-func (s *Service) Delete(ctx context.Context, owner, id string) error {
+// Delete forgets an image; its files stay where they are. Once it is known that
+// no VM or snapshot of anybody's uses it, forget is called to end the use that hatchd makes
+// of it. Errors: errs.NotFound; errs.Conflict with code image_in_use; forget's.
+func (s *Service) Delete(ctx context.Context, owner, id string, forget func(ctx context.Context, id string) error) error {
 	if _, err := s.store.Image(ctx, owner, id); err != nil {
 		return err
 	}
@@ -125,8 +126,11 @@ func (s *Service) Delete(ctx context.Context, owner, id string) error {
 		return err
 	}
 	if users > 0 {
-		return errs.New(errs.Conflict, "image_in_use", "cannot delete image %s: %d VMs start from it", id, users).
-			WithHint("delete those VMs first")
+		return errs.New(errs.Conflict, "image_in_use", "cannot delete image %s: %d VMs and snapshots were made from it", id, users).
+			WithHint("delete those VMs and snapshots first")
+	}
+	if err := forget(ctx, id); err != nil {
+		return err
 	}
 	return s.store.DeleteImage(ctx, owner, id)
 }

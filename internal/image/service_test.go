@@ -160,16 +160,21 @@ func TestImageInUseIsNotDeleted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var forgotten []string
+	forget := func(_ context.Context, id string) error { forgotten = append(forgotten, id); return nil }
 	w.store.users = 2
-	if err := w.Delete(t.Context(), "me", made.ID); !errs.HasCode(err, "image_in_use") {
+	if err := w.Delete(t.Context(), "me", made.ID, forget); !errs.HasCode(err, "image_in_use") {
 		t.Errorf("got %v", err)
 	}
 	w.store.users = 0
-	if err := w.Delete(t.Context(), "other", made.ID); !errs.Is(err, errs.NotFound) {
+	if err := w.Delete(t.Context(), "other", made.ID, forget); !errs.Is(err, errs.NotFound) {
 		t.Errorf("another owner got %v", err)
 	}
-	if err := w.Delete(t.Context(), "me", made.ID); err != nil {
-		t.Error(err)
+	if len(forgotten) != 0 {
+		t.Errorf("hatchd let go of %v, which stay", forgotten)
+	}
+	if err := w.Delete(t.Context(), "me", made.ID, forget); err != nil || !slices.Equal(forgotten, []string{made.ID}) {
+		t.Errorf("%v; hatchd let go of %v", err, forgotten)
 	}
 	if _, err := os.Stat(w.rootfs); err != nil {
 		t.Errorf("the file went with the image: %v", err)

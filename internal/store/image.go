@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
 )
@@ -27,7 +28,10 @@ type imageRow struct {
 const (
 	imageColumns = "id, owner_id, name, kernel, kernel_version, modules_path, rootfs, rootfs_format, disk_mode, boot_args, cloud_init, created_at"
 	selectImage  = "SELECT " + imageColumns + " FROM images"
-	insertImage  = "INSERT INTO images (" + imageColumns + `) VALUES (:id, :owner_id, :name, :kernel, :kernel_version,
+
+	countImageUsers = "SELECT (SELECT COUNT(*) FROM vms WHERE image_id = ? AND owner_id <> ?)" +
+		" + (SELECT COUNT(*) FROM snapshots WHERE image_id = ? AND owner_id <> ?)"
+	insertImage = "INSERT INTO images (" + imageColumns + `) VALUES (:id, :owner_id, :name, :kernel, :kernel_version,
 		:modules_path, :rootfs, :rootfs_format, :disk_mode, :boot_args, :cloud_init, :created_at)`
 	replaceImage = insertImage + ` ON CONFLICT (id) DO UPDATE SET
 		name = excluded.name, kernel = excluded.kernel, kernel_version = excluded.kernel_version,
@@ -140,8 +144,8 @@ func (s *Store) ImageUsers(ctx context.Context, id string) (users int, err error
 	if !storable(id) {
 		return 0, nil
 	}
-	if _, err = get(ctx, s.reads, &users, "SELECT COUNT(*) FROM vms WHERE image_id = ?", id); err != nil {
-		return 0, fmt.Errorf("cannot count the VMs of an image: %w", err)
+	if _, err = get(ctx, s.reads, &users, countImageUsers, id, access.SystemID, id, access.SystemID); err != nil {
+		return 0, fmt.Errorf("cannot count the VMs and snapshots of an image: %w", err)
 	}
 	return users, nil
 }

@@ -2,6 +2,7 @@ package warm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -53,6 +54,11 @@ func (s *Service) delete(ctx context.Context, vms VMs, id string) {
 }
 
 func (s *Service) build(ctx context.Context, vms VMs, shape vm.Shape) {
+	ctx, end := s.beginBuild(ctx, shape)
+	if end == nil {
+		return
+	}
+	defer end()
 	began := time.Now()
 	err := s.boot(ctx, vms, shape)
 	s.mu.Lock()
@@ -63,11 +69,39 @@ func (s *Service) build(ctx context.Context, vms VMs, shape vm.Shape) {
 		return
 	}
 	if ctx.Err() != nil {
-		delete(s.builds, shape.Key())
-		return
+		return // forgotten, or hatchd ends
 	}
 	s.log.Warn("a guest that was to be kept could not be booted", "image", shape.ImageID, "err", err)
-	s.builds[shape.Key()] = Guest{Shape: shape, State: Failed, Reason: errs.Brief(err.Error()), At: time.Now().UTC()}
+	s.builds[shape.Key()] = Guest{Shape: shape, State: Failed, Reason: reason(err), At: time.Now().UTC()}
+}
+
+// reason is what owners of the image may read of err.
+func reason(err error) string {
+	var e *errs.Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return "an internal fault; hatchd's log has the details"
+}
+
+// beginBuild lets Forget end the build until end is called, which is nil when
+// the shape has been forgotten before.
+func (s *Service) beginBuild(ctx context.Context, shape vm.Shape) (_ context.Context, end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.builds[shape.Key()].State != Building {
+		return ctx, nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	now := &building{imageID: shape.ImageID, cancel: cancel, ended: make(chan struct{})}
+	s.now = now
+	return ctx, func() {
+		cancel()
+		s.mu.Lock()
+		s.now = nil
+		s.mu.Unlock()
+		close(now.ended)
+	}
 }
 
 // boot keeps a guest that has done all it does at its first boot.

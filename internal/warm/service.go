@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"sync"
 	"time"
@@ -38,7 +39,15 @@ type Service struct {
 
 	mu     sync.Mutex
 	builds map[string]Guest     // by the shape's key: under way, or failed
+	now    *building            // what Run builds; nil: nothing
 	held   map[string]time.Time // memories in RAM, by snapshot id: when they were used last
+}
+
+// building is a build that has begun.
+type building struct {
+	imageID string
+	cancel  context.CancelFunc
+	ended   chan struct{} // closed once nothing is left of it but what is kept
 }
 
 // New makes a service that keeps nothing until Run is called.
@@ -177,9 +186,12 @@ func (s *Service) List(ctx context.Context, imageID string) ([]Guest, error) {
 	return all, nil
 }
 
-// Forget removes what is kept of an image. What is in use stays, and goes when it
-// is out of date. Errors: errs.Conflict while one is in use.
+// Forget removes what is kept of an image, and what is on its way. What is in use
+// stays, and goes when it is out of date. Errors: errs.Conflict while one is in use.
 func (s *Service) Forget(ctx context.Context, imageID string) error {
+	if err := s.endBuilds(ctx, imageID); err != nil {
+		return err
+	}
 	kept, err := s.kept(ctx)
 	if err != nil {
 		return err
@@ -192,6 +204,24 @@ func (s *Service) Forget(ctx context.Context, imageID string) error {
 		}
 	}
 	return errors.Join(faults...)
+}
+
+// endBuilds ends the builds of an image and waits until nothing is left of them.
+func (s *Service) endBuilds(ctx context.Context, imageID string) error {
+	s.mu.Lock()
+	maps.DeleteFunc(s.builds, func(_ string, g Guest) bool { return g.Shape.ImageID == imageID })
+	now := s.now
+	s.mu.Unlock()
+	if now == nil || now.imageID != imageID {
+		return nil
+	}
+	now.cancel()
+	select {
+	case <-now.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // remove deletes a snapshot that is of no use.

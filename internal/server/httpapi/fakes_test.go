@@ -23,6 +23,7 @@ import (
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/warm"
 	"github.com/hatchvm/hatch/internal/webhook"
 )
 
@@ -221,6 +222,41 @@ func (f *fakeVMs) askedFor(verb string) bool {
 	return slices.Contains(f.asked, verb)
 }
 
+func (f *fakeVMs) ShapeFor(_ context.Context, owner string, req vm.CreateRequest) (vm.Shape, error) {
+	f.request = req
+	_, err := f.note("shape", owner, knownVM)
+	return vm.Shape{ImageID: req.ImageID, VCPUs: 1, MemMiB: *first(req.MemMiB, ptr(512)), DiskMiB: 1024, Network: true}, err
+}
+
+func first[T any](a, b *T) *T {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// fakeWarm keeps whatever it is asked for, and one guest that could not be booted.
+type fakeWarm struct {
+	kept      []warm.Guest
+	forgotten []string
+	err       error // of Keep
+}
+
+func (f *fakeWarm) Keep(_ context.Context, shape vm.Shape) error {
+	f.kept = append(f.kept, warm.Guest{Shape: shape, State: warm.Building, At: began})
+	return f.err
+}
+
+func (f *fakeWarm) List(_ context.Context, imageID string) ([]warm.Guest, error) {
+	failed := warm.Guest{Shape: vm.Shape{ImageID: imageID, MemMiB: 64}, State: warm.Failed, Reason: "it has panicked", At: began}
+	return append([]warm.Guest{failed}, f.kept...), nil
+}
+
+func (f *fakeWarm) Forget(_ context.Context, imageID string) error {
+	f.forgotten = append(f.forgotten, imageID)
+	return nil
+}
+
 // fakeImages knows img_default, and one build.
 type fakeImages struct {
 	registered image.Registration
@@ -254,9 +290,11 @@ func (f *fakeImages) List(context.Context, string) ([]image.Image, error) {
 	return []image.Image{sampleImage()}, nil
 }
 
-func (f *fakeImages) Delete(ctx context.Context, owner, id string) error {
-	_, err := f.Get(ctx, owner, id)
-	return err
+func (f *fakeImages) Delete(ctx context.Context, owner, id string, forget func(context.Context, string) error) error {
+	if _, err := f.Get(ctx, owner, id); err != nil {
+		return err
+	}
+	return forget(ctx, id)
 }
 
 func (f *fakeImages) StartBuild(_ context.Context, _, recipe string, force bool) (image.Build, error) {

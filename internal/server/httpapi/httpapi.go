@@ -37,6 +37,8 @@ type Machines interface {
 	Delete(ctx context.Context, owner, id string) error
 	Wait(ctx context.Context, owner, id string, want vm.WaitFor) (vm.VM, error)
 	Metrics(ctx context.Context, owner, id string) (vm.Metrics, error)
+	// ShapeFor is the shape of the VM that a request asks for.
+	ShapeFor(ctx context.Context, owner string, req vm.CreateRequest) (vm.Shape, error)
 	Power
 	Copier
 	Screen
@@ -82,6 +84,7 @@ type Config struct {
 	VMs       Machines
 	Snapshots Snapshots
 	Images    Images
+	Warm      Warm
 	Templates Templates
 	Keys      Keys
 	Events    Events

@@ -16,7 +16,9 @@ type Images interface {
 	Register(ctx context.Context, owner string, r image.Registration) (image.Image, error)
 	Get(ctx context.Context, owner, id string) (image.Image, error)
 	List(ctx context.Context, owner string) ([]image.Image, error)
-	Delete(ctx context.Context, owner, id string) error
+	// Delete calls forget, once nobody else uses the image, to end the use that
+	// hatchd itself makes of it.
+	Delete(ctx context.Context, owner, id string, forget func(ctx context.Context, id string) error) error
 	Builds
 }
 
@@ -64,11 +66,11 @@ func (d *door) getImage(ctx context.Context, in *IDPath) (*answer[api.Image], er
 	if err != nil {
 		return nil, err
 	}
-	return &answer[api.Image]{Body: wholeImage(i)}, nil
+	return d.imageWithWarm(ctx, i, "")
 }
 
 func (d *door) deleteImage(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
-	if err := d.Images.Delete(ctx, owner(ctx), in.ID); err != nil {
+	if err := d.Images.Delete(ctx, owner(ctx), in.ID, d.Warm.Forget); err != nil {
 		return nil, err
 	}
 	return deleted(), nil

@@ -87,6 +87,7 @@ func (d *door) mainRoutes() []route {
 		{get, "/images", 200, "list-images", "List images", "Returns all images, without their paths.", on(d, d.listImages)},
 		{get, "/images/{id}", 200, "get-image", "Get image", "Retrieve details of a specific image.", on(d, d.getImage)},
 		{del, "/images/{id}", 200, "delete-image", "Delete image", "Forget an image. VMs made from it keep running.", on(d, d.deleteImage)},
+		{post, "/images/{id}/warm", 202, "warm-image", "Keep image booted", warmImageText, on(d, d.warmImage)},
 		{post, "/images/builds", 202, "start-image-build", "Build image", "Start to build an image and answer at once.", on(d, d.startImageBuild)},
 		{get, "/images/builds/{id}", 200, "get-image-build", "Get image build", "How a build stands.", on(d, d.getImageBuild)},
 		{get, "/images/builds/{id}/log", 200, "image-build-log", "Image build log", "The build's output as plain text. With follow it goes on until the build ends.", as("200", "text/plain", text, on(d, d.imageBuildLog))},
@@ -255,7 +256,7 @@ func tidySchemas(doc *huma.OpenAPI) {
 	registry.Schema(reflect.TypeFor[api.FileChange](), true, "FileChange")   // in events, which we write ourselves
 	schemas := registry.Map()
 	delete(schemas, "ErrorModel")
-	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "CreateTemplate": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true, "CreateSnapshot": true, "RestoreVM": true, "ForkVM": true, "MakeDirectory": true, "RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true}
+	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "WarmImage": true, "CreateTemplate": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true, "CreateSnapshot": true, "RestoreVM": true, "ForkVM": true, "MakeDirectory": true, "RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true}
 	for name, schema := range schemas {
 		if !asked[name] {
 			schema.AdditionalProperties = nil

@@ -75,6 +75,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/images", "", 200},
 		{"GET", "/images/img_default", "", 200},
 		{"DELETE", "/images/img_default", "", 200},
+		{"POST", "/images/img_default/warm", "", 202},
 		{"POST", "/images/builds", "", 202},
 		{"GET", "/images/builds/bld_1", "", 200},
 		{"GET", "/images/builds/bld_1/log", "", 200},

@@ -30,6 +30,7 @@ type server struct {
 	vms       *fakeVMs
 	snapshots *fakeSnapshots
 	images    *fakeImages
+	warm      *fakeWarm
 	templates *fakeTemplates
 	events    *fakeEvents
 	webhooks  *fakeWebhooks
@@ -43,11 +44,11 @@ type server struct {
 func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{
-		vms: &fakeVMs{}, snapshots: &fakeSnapshots{}, images: &fakeImages{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{},
+		vms: &fakeVMs{}, snapshots: &fakeSnapshots{}, images: &fakeImages{}, warm: &fakeWarm{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{},
 		guest: openGuest(t), processes: processtest.New(), health: &fakeHealth{status: "ok"}, log: &lockedBuffer{},
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
-		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
+		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Warm: s.warm, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
 		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes}),
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)),
 	}))
