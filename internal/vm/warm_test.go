@@ -1,0 +1,144 @@
+package vm_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/snapshot"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// shelf is a vm.Warm with one guest.
+type shelf struct {
+	w      *world
+	one    snapshot.Snapshot
+	inUse  int
+	missed []vm.Shape
+}
+
+func (s *shelf) Find(ctx context.Context, shape vm.Shape) (vm.Warmth, bool) {
+	if shape.Key() != vm.ShapeOf(s.one).Key() {
+		return vm.Warmth{}, false
+	}
+	memory, err := s.w.snapshotFiles.Base(ctx, s.one.ID)
+	if err != nil {
+		return vm.Warmth{}, false
+	}
+	s.inUse++
+	return vm.Warmth{Snapshot: s.one, Memory: memory, Release: func() { s.inUse--; _ = memory.Close() }}, true
+}
+
+func (s *shelf) Missed(shape vm.Shape) { s.missed = append(s.missed, shape) }
+
+// newWarmWorld is a world with a guest kept booted that VMs get by default.
+func newWarmWorld(t *testing.T) (*world, *shelf) {
+	t.Helper()
+	w := newWorld(t)
+	s := &shelf{w: w}
+	w.shut(t)
+	w.warm = s
+	w.serve(t)
+	shape, err := w.ShapeFor(t.Context(), owner, vm.CreateRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	booted, err := w.CreateOfShape(t.Context(), shape)
+	if err != nil || booted.OwnerID != access.SystemID {
+		t.Fatalf("%+v, %v", booted, err)
+	}
+	w.writeDisk(t, booted.ID, "of the booted guest")
+	if s.one, err = w.KeepWarm(t.Context(), booted.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Delete(t.Context(), access.SystemID, booted.ID); err != nil {
+		t.Fatal(err)
+	}
+	if !w.IsCurrent(t.Context(), vm.ShapeOf(s.one)) || vm.ShapeOf(s.one).Key() != shape.Key() {
+		t.Fatalf("kept is %+v, wanted was %+v", vm.ShapeOf(s.one), shape)
+	}
+	if all, _, err := w.List(t.Context(), owner, vm.Filter{}); err != nil || len(all) != 0 {
+		t.Fatalf("the owner sees %+v, %v", all, err)
+	}
+	w.requireNothing(t)
+	return w, s
+}
+
+func TestANewVMBeginsAsABootedGuest(t *testing.T) {
+	w, s := newWarmWorld(t)
+	data := "#!/bin/sh\n"
+	vms := []vm.VM{mustCreate(t, w, vm.CreateRequest{Name: "web", UserData: &data}), mustCreate(t, w, vm.CreateRequest{})}
+	w.requireOwn(t, vms)
+	for _, v := range vms {
+		as := w.as(v.ID)
+		if as == nil || !as.CloudInit || as.InstanceID != v.ID || as.Hostname != v.Hostname() || as.Address.Addr() != v.Lease.Address {
+			t.Errorf("%s was told to be %+v", v.ID, as)
+		}
+		if v.SnapshotID != "" || v.OwnerID != owner {
+			t.Errorf("it is %+v", v)
+		}
+		w.requireDisk(t, v.ID, "of the booted guest")
+	}
+	if len(s.missed) != 0 || s.inUse != 0 {
+		t.Errorf("missed %v, %d in use", s.missed, s.inUse)
+	}
+	other := mustCreate(t, w, vm.CreateRequest{MemMiB: ptr(256)})
+	if w.as(other.ID) != nil || len(s.missed) != 1 || s.missed[0].MemMiB != 256 {
+		t.Errorf("of another shape: %+v, missed %v", w.as(other.ID), s.missed)
+	}
+	for _, v := range append(vms, other) {
+		if err := w.Delete(t.Context(), owner, v.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.requireNothing(t)
+}
+
+func TestAVMBootsWhenItCannotBeACopy(t *testing.T) {
+	w, s := newWarmWorld(t)
+	for _, call := range []string{"Recast", "Wake", "Attach", "Open", "Make", "Console", "Provision"} {
+		w.failNext(call)
+		v := mustCreate(t, w, vm.CreateRequest{})
+		if v.State != vm.Running || v.Machine.Based || v.SnapshotID != "" || w.as(v.ID) != nil {
+			t.Errorf("%s: it is %+v, told to be %+v", call, v, w.as(v.ID))
+		}
+		w.requireDisk(t, v.ID, "empty")
+		if err := w.Delete(t.Context(), owner, v.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.requireNothing(t)
+	}
+	if len(s.missed) != 0 || s.inUse != 0 {
+		t.Errorf("missed %v, %d in use", s.missed, s.inUse)
+	}
+	w.failNext("Recast")
+	w.failNext("Kill")
+	if _, err := w.Create(t.Context(), owner, vm.CreateRequest{}); !errs.HasCode(err, "copy_not_confirmed") {
+		t.Errorf("a copy that cannot be ended: %v", err)
+	}
+	all, _, err := w.List(t.Context(), owner, vm.Filter{})
+	if err != nil || len(all) != 1 || all[0].State != vm.Failed || all[0].Machine == nil {
+		t.Errorf("there are %+v, %v", all, err)
+	}
+}
+
+// The daemon is killed before the copy has confirmed that it is the VM.
+func TestAVMThatWasHalfACopyCanBeStarted(t *testing.T) {
+	w, s := newWarmWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{Name: "web"})
+	w.shut(t)
+	w.change(t, v.ID, func(v *vm.VM) {
+		v.State, v.Provisioned, v.Machine, v.SnapshotID = vm.Starting, false, nil, s.one.ID
+	})
+	w.serve(t)
+	if now := get(t, w, v.ID); now.State != vm.Failed || now.SnapshotID != "" || now.Provisioned {
+		t.Errorf("it is %+v", now)
+	}
+	w.requireNothing(t)
+	now, err := w.Start(t.Context(), owner, v.ID)
+	if err != nil || now.State != vm.Running || now.Machine.Based {
+		t.Fatalf("started it is %+v, %v", now, err)
+	}
+	w.requireDisk(t, v.ID, "empty")
+}

@@ -1,0 +1,246 @@
+package warm
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+func TestAMissedShapeIsBuiltOnce(t *testing.T) {
+	w := newWorld(t, Auto)
+	w.requireFind(t, shape(64), false)
+	w.Missed(shape(64))
+	w.Missed(shape(64))
+	if err := w.Keep(t.Context(), shape(64)); err != nil {
+		t.Error(err)
+	}
+	w.requireStates(t, Building)
+	w.buildAll(t)
+	if err := w.Keep(t.Context(), shape(64)); err != nil {
+		t.Error(err)
+	}
+	w.buildAll(t)
+	if w.vms.made != 1 || len(w.vms.shapes) != 0 {
+		t.Errorf("%d VMs were made, and there are %v", w.vms.made, w.vms.shapes)
+	}
+	if g := w.requireStates(t, Ready); g[0].Shape.Key() != shape(64).Key() || g[0].SnapshotID == "" {
+		t.Errorf("kept is %+v", g[0])
+	}
+	w.requireFind(t, shape(64), true)
+	w.requireFind(t, shape(65), false)
+	if others, err := w.List(t.Context(), "img_b"); err != nil || len(others) != 0 {
+		t.Errorf("of another image there are %+v, %v", others, err)
+	}
+}
+
+func TestOnlyWhoMayAsks(t *testing.T) {
+	manual := newWorld(t, Manual)
+	manual.Missed(shape(64))
+	manual.requireStates(t)
+	if err := manual.Keep(t.Context(), shape(64)); err != nil {
+		t.Error(err)
+	}
+	manual.buildAll(t)
+	manual.requireFind(t, shape(64), true)
+
+	off := newWorld(t, Off)
+	off.Missed(shape(64))
+	if err := off.Keep(t.Context(), shape(64)); !errs.HasCode(err, "warm_off") {
+		t.Errorf("asked for one: %v", err)
+	}
+	off.requireStates(t)
+	off.Service.mode = Auto
+	off.Missed(shape(64))
+	off.buildAll(t)
+	off.Service.mode = Off
+	off.requireFind(t, shape(64), false)
+}
+
+func TestTooManyShapesWait(t *testing.T) {
+	w := newWorld(t, Manual)
+	for i := range maxQueue {
+		if err := w.Keep(t.Context(), shape(64+i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Keep(t.Context(), shape(1024)); !errs.HasCode(err, "warm_queue_full") {
+		t.Errorf("one more: %v", err)
+	}
+	if err := w.Keep(t.Context(), shape(64)); err != nil {
+		t.Errorf("one that waits: %v", err)
+	}
+}
+
+func TestAFailedBuildIsToldAndRests(t *testing.T) {
+	w := newWorld(t, Auto)
+	w.vms.unready = errs.New(errs.Unavailable, "wait_timeout", "its kernel has panicked")
+	w.Missed(shape(64))
+	w.buildAll(t)
+	if g := w.requireStates(t, Failed); !strings.Contains(g[0].Reason, "its kernel has panicked") {
+		t.Errorf("the reason is %q", g[0].Reason)
+	}
+	if len(w.vms.shapes) != 0 {
+		t.Errorf("left behind: %v", w.vms.shapes)
+	}
+	w.Missed(shape(64))
+	w.requireStates(t, Failed)
+	key := shape(64).Key()
+	rested := w.builds[key]
+	rested.At = rested.At.Add(-failureRest)
+	w.builds[key] = rested
+	w.Missed(shape(64))
+	w.requireStates(t, Building)
+	w.buildAll(t)
+	w.vms.unready = nil
+	if err := w.Keep(t.Context(), shape(64)); err != nil { // people need not wait
+		t.Error(err)
+	}
+	w.buildAll(t)
+	w.requireStates(t, Ready)
+}
+
+func TestWhatIsOutOfDateIsRemoved(t *testing.T) {
+	w := newWorld(t, Manual)
+	for range 2 { // the second time it is another's work
+		w.builds[shape(64).Key()] = Guest{Shape: shape(64), State: Building}
+		w.build(t.Context(), w.vms, shape(64))
+	}
+	all := w.requireStates(t, Ready, Ready)
+	w.removeStale(t.Context(), w.vms)
+	if left := w.requireStates(t, Ready); left[0].SnapshotID != all[0].SnapshotID {
+		t.Error("the newer one of two was removed")
+	}
+	w.vms.stale = true
+	w.removeStale(t.Context(), w.vms)
+	w.requireStates(t)
+	if files, err := w.files.List(); err != nil || len(files) != 0 {
+		t.Errorf("left behind: %v, %v", files, err)
+	}
+}
+
+func TestADamagedOneIsRemoved(t *testing.T) {
+	w := newWorld(t, Auto)
+	w.Missed(shape(64))
+	w.buildAll(t)
+	w.damage(t, w.requireStates(t, Ready)[0].SnapshotID)
+	w.requireFind(t, shape(64), false)
+	w.requireStates(t)
+	w.Missed(shape(64))
+	w.buildAll(t)
+	w.requireFind(t, shape(64), true)
+}
+
+func TestMemoryIsHeldWhileItIsUsed(t *testing.T) {
+	w := newWorld(t, Auto)
+	w.Missed(shape(64))
+	w.buildAll(t)
+	w.requireFind(t, shape(64), true)
+	w.damage(t, w.requireStates(t, Ready)[0].SnapshotID) // RAM does not notice
+	w.dropBases(time.Hour)
+	w.requireFind(t, shape(64), true)
+	w.dropBases(0)
+	if len(w.held) != 0 {
+		t.Errorf("held are %v", w.held)
+	}
+	w.requireFind(t, shape(64), false)
+}
+
+func TestForget(t *testing.T) {
+	w := newWorld(t, Auto)
+	w.Missed(shape(64))
+	w.buildAll(t)
+	w.Missed(shape(65))
+	warmth, ok := w.Find(t.Context(), shape(64))
+	if !ok {
+		t.Fatal("there is none")
+	}
+	if err := w.Forget(t.Context(), imageID); !errs.HasCode(err, "snapshot_in_use") {
+		t.Errorf("while one is in use: %v", err)
+	}
+	warmth.Release()
+	if err := w.Forget(t.Context(), "img_b"); err != nil {
+		t.Error(err)
+	}
+	w.requireStates(t, Ready)
+	if err := w.Forget(t.Context(), imageID); err != nil {
+		t.Error(err)
+	}
+	w.buildAll(t) // what had been asked for
+	w.requireStates(t)
+	if w.vms.made != 1 {
+		t.Errorf("%d VMs were made", w.vms.made)
+	}
+}
+
+func TestForgetEndsABuild(t *testing.T) {
+	w := newWorld(t, Auto)
+	booting := make(chan struct{})
+	w.vms.waits = func(ctx context.Context) error {
+		close(booting)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	w.Missed(shape(64))
+	built := make(chan struct{})
+	go func() { defer close(built); w.buildAll(t) }()
+	<-booting
+	if err := w.Forget(t.Context(), imageID); err != nil {
+		t.Error(err)
+	}
+	if len(w.vms.shapes) != 0 {
+		t.Errorf("left behind: %v", w.vms.shapes)
+	}
+	w.requireStates(t)
+	<-built
+}
+
+func TestRun(t *testing.T) {
+	w := newWorld(t, Auto)
+	left, err := w.vms.CreateOfShape(t.Context(), shape(64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan struct{})
+	go func() { defer close(ended); w.Run(ctx, w.vms) }()
+	if id := <-w.vms.gone; id != left.ID {
+		t.Errorf("deleted was %s, not what an earlier daemon had left", id)
+	}
+	w.Missed(shape(64))
+	<-w.vms.gone // once it is kept
+	w.requireFind(t, shape(64), true)
+	cancel()
+	<-ended
+	if len(w.held) != 0 {
+		t.Errorf("held are %v", w.held)
+	}
+}
+
+func TestHatchdEndsAmidABuild(t *testing.T) {
+	w := newWorld(t, Auto)
+	ctx, cancel := context.WithCancel(t.Context())
+	w.vms.waits = func(ctx context.Context) error {
+		cancel()
+		<-ctx.Done()
+		return errors.Join(errors.New("cut short"), ctx.Err())
+	}
+	w.Missed(shape(64))
+	w.Run(ctx, w.vms)
+	if len(w.vms.shapes) != 0 {
+		t.Errorf("left behind: %v", w.vms.shapes)
+	}
+	for _, g := range w.builds {
+		if g.State == Failed {
+			t.Errorf("that counts as a failure: %+v", g)
+		}
+	}
+}
+
+var _ VMs = (*fakeVMs)(nil)
+var _ VMs = (*vm.Service)(nil)
