@@ -34,6 +34,7 @@ type fakeServer struct {
 	mu        sync.Mutex
 	vms       []api.VM
 	images    []api.Image
+	warm      []api.WarmGuest // of any image: what each question is answered with, the last one on and on
 	templates []api.Template
 	keys      []api.Key
 	calls     []string // method and path with query
@@ -117,7 +118,8 @@ func (f *fakeServer) routes() http.Handler {
 	mux.HandleFunc("GET /vms/{id}/events", f.listEvents)
 	mux.HandleFunc("GET /images", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.images) })
 	mux.HandleFunc("POST /images", func(w http.ResponseWriter, r *http.Request) { reply(w, 201, api.Image{ID: "img_mine"}) })
-	mux.HandleFunc("GET /images/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.images[0]) })
+	mux.HandleFunc("GET /images/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.warmImage()) })
+	mux.HandleFunc("POST /images/{id}/warm", func(w http.ResponseWriter, _ *http.Request) { reply(w, 202, f.warmImage()) })
 	mux.HandleFunc("DELETE /images/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, api.Deleted{Status: "deleted"}) })
 	mux.HandleFunc("POST /images/builds", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, 201, api.ImageBuild{ID: "bld_1", Recipe: "minimal", State: "running"})

@@ -22,7 +22,7 @@ func (c *cli) imageCommand() *cobra.Command {
 		name: imageName, find: findImage, table: c.imageTable, complete: c.completeImages,
 	}
 	cmd := noun("image", "Manage the images that VMs start from",
-		c.imageBuildCommand(), c.imageAddCommand(), lsOf(c, k), inspectOf(c, k), rmOf(c, k))
+		c.imageBuildCommand(), c.imageAddCommand(), c.imageWarmCommand(), lsOf(c, k), inspectOf(c, k), rmOf(c, k))
 	cmd.Aliases = []string{"images"}
 	return cmd
 }

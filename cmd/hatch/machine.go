@@ -40,8 +40,18 @@ type machine struct {
 }
 
 func (f *machineFlags) add(c *cli, cmd *cobra.Command) {
+	f.addShape(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&f.image, "image", "", "`image` to start from")
+	flags.StringVar(&f.userData, "user-data", "", "cloud-init user data from `file`, or - for stdin")
+	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` to find it by (repeatable)")
+	flags.StringArrayVar(&f.sshKeys, "ssh-key", nil, "public key `file` for SSH, or default for ~/.ssh/id_*.pub (repeatable)")
+	_ = cmd.RegisterFlagCompletionFunc("image", c.completeImages)
+}
+
+// addShape adds those that a guest boots with.
+func (f *machineFlags) addShape(cmd *cobra.Command) {
+	flags := cmd.Flags()
 	flags.IntVar(&f.vcpus, "vcpus", 0, "number of virtual CPUs (also --cpus)")
 	flags.IntVar(&f.vcpus, "cpus", 0, "")
 	_ = flags.MarkHidden("cpus")
@@ -49,10 +59,6 @@ func (f *machineFlags) add(c *cli, cmd *cobra.Command) {
 	flags.StringVar(&f.disk, "disk", "", "`size` of the VM's own disk: MiB, or as 512m or 10g")
 	flags.StringVar(&f.bootArgs, "boot-args", "", "kernel boot `arguments`")
 	flags.BoolVar(&f.noNet, "no-network", false, "no network and no SSH port")
-	flags.StringVar(&f.userData, "user-data", "", "cloud-init user data from `file`, or - for stdin")
-	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` to find it by (repeatable)")
-	flags.StringArrayVar(&f.sshKeys, "ssh-key", nil, "public key `file` for SSH, or default for ~/.ssh/id_*.pub (repeatable)")
-	_ = cmd.RegisterFlagCompletionFunc("image", c.completeImages)
 }
 
 func (f *machineFlags) read(ctx context.Context, c *cli, cmd *cobra.Command, server *client.Client) (machine, error) {

@@ -38,11 +38,15 @@ func (f *createFlags) add(c *cli, cmd *cobra.Command) {
 	flags.StringVar(&f.template, "template", "", "take what is not given here from this `template`")
 	flags.StringVar(&f.ip, "ip", "", "IPv4 `address` of the guest")
 	flags.StringVar(&f.mac, "mac", "", "MAC `address` of the guest")
-	flags.StringVar(&f.vmm, "vmm", "", "auto, qemu or firecracker")
+	addVMM(cmd, &f.vmm)
 	flags.DurationVar(&f.timeout, "timeout", defaultWait, "how long to wait for the VM to be ready")
 	flags.StringVar(&f.key, "idempotency-key", "", "makes it safe to send the same create again")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print the id only")
 	_ = cmd.RegisterFlagCompletionFunc("template", c.completeTemplates)
+}
+
+func addVMM(cmd *cobra.Command, vmm *string) {
+	cmd.Flags().StringVar(vmm, "vmm", "", "auto, qemu or firecracker")
 	_ = cmd.RegisterFlagCompletionFunc("vmm", cobra.FixedCompletions([]string{"auto", "qemu", "firecracker"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
