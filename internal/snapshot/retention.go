@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
@@ -49,6 +50,9 @@ func (s *Service) makeRoom(ctx context.Context, draft Snapshot) error {
 		return err
 	}
 	free := s.oldestFirst(all)
+	if draft.Kind == Warm { // it may save somebody time, and costs nobody what was kept
+		free = slices.DeleteFunc(free, func(one Snapshot) bool { return one.Kind != Warm })
+	}
 	ofVM, free, err := s.roomOfVM(all, free, draft)
 	if err != nil {
 		return err

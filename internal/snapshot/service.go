@@ -167,11 +167,14 @@ func (s *Service) Finish(ctx context.Context, one Snapshot) (Snapshot, error) {
 }
 
 // Abandon leaves nothing of a snapshot that was begun, also when ctx has ended.
+// While the store cannot say that it is gone its files stay: it may have been
+// stored that the snapshot counts.
 func (s *Service) Abandon(ctx context.Context, one Snapshot) {
-	ctx = context.WithoutCancel(ctx)
-	err := s.files.Remove(one.ID)
-	if one.Kind != Passing {
-		err = errors.Join(err, s.store.DeleteSnapshot(ctx, one.ID))
+	var err error
+	if one.Kind == Passing {
+		err = s.files.Remove(one.ID)
+	} else {
+		err = s.remove(context.WithoutCancel(ctx), one.ID)
 		s.letGo(one.ID)
 	}
 	if err != nil {

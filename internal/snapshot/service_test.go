@@ -176,6 +176,34 @@ func TestAbandonLeavesNothing(t *testing.T) {
 	w.ok(w.Delete(t.Context(), owner, again.ID)) // nobody holds it any more
 }
 
+// lostStore stores and does not come to say so, nor anything else after that.
+type lostStore struct{ *store.Store }
+
+var errLost = errors.New("the database does not answer")
+
+func (s lostStore) SealSnapshot(ctx context.Context, one snapshot.Snapshot) error {
+	return errors.Join(s.Store.SealSnapshot(ctx, one), errLost)
+}
+
+func (lostStore) DeleteSnapshot(context.Context, string) error { return errLost }
+
+// A snapshot that is stored as one that counts has its files, even when that was
+// not learnt.
+func TestAnAbandonedSnapshotThatCountsHasItsFiles(t *testing.T) {
+	w := newWorld(t, ample)
+	w.Service = snapshot.New(lostStore{w.store}, w.files, ample, slog.New(slog.DiscardHandler))
+	begun := w.begin(draft(snapshot.Manual, "base"), 0)
+	if _, err := w.Finish(t.Context(), begun); !errors.Is(err, errLost) {
+		t.Fatalf("got %v", err)
+	}
+	w.Abandon(t.Context(), begun)
+	w.restart(ample)
+	w.ok(w.Reconcile(t.Context()))
+	one, err := w.Get(t.Context(), owner, "base")
+	w.ok(err)
+	w.ok(w.files.Verify(t.Context(), one.ID, one.Sums))
+}
+
 func TestAPassingSnapshotIsNeverStored(t *testing.T) {
 	w := newWorld(t, snapshot.Limits{PerVM: 1})
 	kept := w.take(draft(snapshot.Manual, ""))
@@ -218,6 +246,18 @@ func TestTheOldestAutomaticOneMakesRoom(t *testing.T) {
 	release()
 	fifth := w.take(draft(snapshot.Automatic, ""))
 	w.left(manual, fourth, fifth, theirs)
+}
+
+// What hatchd keeps to save time costs nobody a snapshot.
+func TestABootedGuestMakesRoomForAnotherOnly(t *testing.T) {
+	w := newWorld(t, snapshot.Limits{PerVM: 9, DiskMiB: 3})
+	kept := w.takeSized(draft(snapshot.Automatic, ""), mib)
+	first := w.takeSized(draft(snapshot.Warm, ""), 2*mib)
+	_, err := w.Begin(t.Context(), draft(snapshot.Warm, ""), 3*mib)
+	w.refuses(err, errs.Exhausted, "snapshot_disk_limit")
+	w.left(kept, first)
+	second := w.begin(draft(snapshot.Warm, ""), 2*mib)
+	w.left(kept, second)
 }
 
 func TestManualOnesMakeNoRoom(t *testing.T) {

@@ -25,7 +25,7 @@ type Kind string
 const (
 	Manual    Kind = "manual"    // its owner's: only the owner removes it
 	Automatic Kind = "automatic" // a program's, on its rounds: the oldest make room for new ones
-	Warm      Kind = "warm"      // hatchd's own: a guest that new VMs begin as; makes room as automatic ones do
+	Warm      Kind = "warm"      // hatchd's own: a guest that new VMs begin as; makes room as automatic ones do, and takes room from its own kind only
 	Passing   Kind = "passing"   // of one fork: never stored, gone with it
 )
 
