@@ -118,6 +118,9 @@ func (s *Service) reconcile(ctx context.Context, v VM, h vmm.Handle) error {
 	if h.PID == 0 && v.Machine != nil {
 		h = *v.Machine // the driver did not list it; that it is gone must be proven
 	}
+	if v.Sleep == nil || !v.Sleep.Staged {
+		s.unstage(v.ID) // of a restore that was cut short before it counted
+	}
 	if v.Sleep != nil {
 		return s.reconcileAsleep(ctx, v, h)
 	}
@@ -197,7 +200,7 @@ func (s *Service) rejoin(ctx context.Context, v VM, in *instance, h vmm.Handle) 
 		}
 		paused = false
 	}
-	var faults []error
+	faults := []error{s.emptyMemory(v)} // of a save that was cut short
 	if v.EnableNetwork {
 		faults = append(faults, s.deps.Network.Reattach(ctx, v.Link()), s.forward(v))
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -51,18 +52,36 @@ func (s *Service) Fork(ctx context.Context, owner, id string, req CopyRequest) (
 	if err := checkCopies(req); err != nil {
 		return Copies{}, err
 	}
-	var one snapshot.Snapshot
-	_, err := s.operate(ctx, owner, id, "fork", func(ctx context.Context, v VM) (_ VM, err error) {
-		one, err = s.capture(ctx, v, snapshot.Snapshot{Kind: snapshot.Passing})
-		return v, err
-	})
+	unlock, err := s.claim(ctx, owner, id)
 	if err != nil {
 		return Copies{}, err
 	}
 	return detached(ctx, s, func(ctx context.Context) (Copies, error) {
+		one, err := s.captureToFork(ctx, owner, id, unlock, req)
+		if err != nil {
+			return Copies{}, err
+		}
 		defer s.deps.Snapshots.Abandon(ctx, one)
 		return s.copies(ctx, one, req)
 	})
+}
+
+// captureToFork has the guest stand for no longer than it must, and not at all
+// for a request that would be refused.
+func (s *Service) captureToFork(ctx context.Context, owner, id string, unlock func(), req CopyRequest) (one snapshot.Snapshot, err error) {
+	defer unlock()
+	_, err = s.perform(ctx, owner, id, "fork", func(ctx context.Context, v VM) (VM, error) {
+		origin, err := s.originOf(ctx, v)
+		if err != nil {
+			return VM{}, err
+		}
+		if _, err := s.drafts(snapshot.Snapshot{OwnerID: v.OwnerID, VM: origin}, req); err != nil {
+			return VM{}, err
+		}
+		one, err = s.capture(ctx, v, snapshot.Snapshot{Kind: snapshot.Passing})
+		return v, err
+	})
+	return one, err
 }
 
 // CreateFrom makes new VMs from a snapshot, and returns once they run as
@@ -77,6 +96,9 @@ func (s *Service) CreateFrom(ctx context.Context, owner, snapshotID string, req 
 	}
 	return detached(ctx, s, func(ctx context.Context) (Copies, error) {
 		defer release()
+		if err := s.Fits(one); err != nil {
+			return Copies{}, err
+		}
 		if err := s.deps.SnapshotFiles.Verify(ctx, one.ID, one.Sums); err != nil {
 			return Copies{}, err
 		}
@@ -100,21 +122,24 @@ func (s *Service) copies(ctx context.Context, one snapshot.Snapshot, req CopyReq
 	if err != nil {
 		return Copies{}, err
 	}
-	base, err := s.deps.SnapshotFiles.Base(ctx, one.ID)
-	if err != nil {
-		return Copies{}, err
-	}
-	defer func() { _ = base.Close() }()
+	var base *os.File
+	open := sync.OnceValues(func() (_ *os.File, err error) {
+		base, err = s.deps.SnapshotFiles.Base(ctx, one.ID)
+		return base, err
+	})
 	made, faults := make([]VM, len(drafts)), make([]error, len(drafts))
 	var each errgroup.Group
 	each.SetLimit(copiesAtOnce)
 	for i, v := range drafts {
 		each.Go(func() error {
-			made[i], faults[i] = s.copy(ctx, &birth{vm: v, from: one, base: base, anew: req.isAnew()}, req.Idempotency)
+			made[i], faults[i] = s.copy(ctx, &birth{vm: v, from: one, base: open, anew: req.isAnew()}, req.Idempotency)
 			return nil
 		})
 	}
 	_ = each.Wait() // each has its own fault
+	if base != nil {
+		_ = base.Close()
+	}
 	return sortOut(made, faults)
 }
 
@@ -172,8 +197,8 @@ func (s *Service) drafts(one snapshot.Snapshot, req CopyRequest) ([]VM, error) {
 type birth struct {
 	vm   VM
 	from snapshot.Snapshot
-	base *os.File // its memory
-	anew bool     // cloud-init does its work once more
+	base func() (*os.File, error) // its memory, which is read once a VM has got its place on the host
+	anew bool                     // cloud-init does its work once more
 }
 
 // copySteps are what makes a VM from a snapshot, in order. Until the row step it
@@ -203,8 +228,11 @@ func (s *Service) copy(ctx context.Context, from *birth, idem Idempotency) (VM, 
 	}
 	defer unlock()
 	stored, created, err := s.deps.Store.CreateVM(ctx, from.vm, Wanted{}, s.settings.Pools, limit, idem)
-	if err != nil || !created {
-		return stored, err
+	if err != nil {
+		return VM{}, err
+	}
+	if !created {
+		return s.await(ctx, stored.OwnerID, stored.ID, begun)
 	}
 	from.vm = stored
 	return s.told(ctx, stored, "create", func(ctx context.Context, v VM) (VM, error) {
@@ -272,7 +300,9 @@ func (s *Service) wakeCopy(ctx context.Context, b *boot, from *birth) error {
 	if err := vmm.AdaptSaved(s.deps.SnapshotFiles.Dir(from.from.ID), dir, spec); err != nil {
 		return err
 	}
-	spec.Base = from.base
+	if spec.Base, err = from.base(); err != nil {
+		return err
+	}
 	if spec.NIC != nil {
 		spec.NIC.TAP = b.tap
 	}

@@ -1,8 +1,12 @@
 package vm_test
 
 import (
+	"context"
+	"os"
 	"testing"
+	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -192,4 +196,129 @@ func TestAHalfMadeCopyIsRemoved(t *testing.T) {
 		t.Errorf("it is still there: %v", err)
 	}
 	requireAwake(t, w, parent)
+}
+
+// A caller that leaves amid the copying of the guest's memory aborts nothing,
+// and leaves nothing.
+func TestAForkWhoseCallerLeaves(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan struct{})
+	w.forking = func() { leave(); <-left }
+	_, err := w.Fork(ctx, owner, parent.ID, vm.CopyRequest{Count: 1})
+	close(left)
+	if !errs.HasCode(err, "still_working") {
+		t.Fatalf("got %v", err)
+	}
+	w.shut(t) // which waits for the end of it
+	w.requireSnapshots(t)
+	w.serve(t)
+	all, _, err := w.List(t.Context(), owner, vm.Filter{})
+	if err != nil || len(all) != 2 {
+		t.Fatalf("there are %v, %v", all, err)
+	}
+	for _, v := range all {
+		if v.State != vm.Running {
+			t.Errorf("%s is %s", v.ID, v.State)
+		}
+	}
+}
+
+func TestAForkThatIsRefusedDoesNotTouchTheGuest(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	w.failNext("Save")
+	if _, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 1, Name: "Not a hostname"}); !errs.HasCode(err, "invalid_name") {
+		t.Errorf("got %v", err)
+	}
+	if w.fault("Save") == nil {
+		t.Error("its guest was made to stand")
+	}
+}
+
+// The memory of a snapshot is read once there is a place for a VM.
+func TestNoMemoryIsReadForWhatTheHostCannotHold(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{MemMiB: ptr(9 << 10)})
+	one := w.take(t, parent.ID, "kept", vm.SnapshotRequest{})
+	w.failNext("Base")
+	if _, err := w.CreateFrom(t.Context(), owner, one.ID, vm.CopyRequest{Count: 2}); !errs.HasCode(err, "memory_exhausted") {
+		t.Errorf("got %v", err)
+	}
+	if w.fault("Base") == nil {
+		t.Error("it was read")
+	}
+}
+
+func TestASnapshotOfAnotherKernelIsRefusedAtOnce(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	one := w.take(t, parent.ID, "kept", vm.SnapshotRequest{})
+	if err := os.WriteFile(w.image.Kernel.Path, []byte("another one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.CreateFrom(t.Context(), owner, one.ID, vm.CopyRequest{Count: 1}); !errs.HasCode(err, "snapshot_unusable") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A machine woken from a base does not use its file in RAM: what a save that
+// failed has put there is given back.
+func TestASaveThatFailsGivesTheRAMOfAForkBack(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	forks, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := forks.VMs[0]
+	requireEmpty := func(when string) {
+		t.Helper()
+		if used, err := w.memories.Used(child.ID); err != nil || used != 0 {
+			t.Errorf("%s: %d bytes of RAM are left filled, %v", when, used, err)
+		}
+	}
+	w.failNext("UpdateVM")
+	if _, err := w.Sleep(t.Context(), owner, child.ID); err == nil {
+		t.Fatal("the sleep did not fail")
+	}
+	requireEmpty("after a sleep that failed")
+	fill := func() {
+		if err := os.WriteFile(w.memories.Path(child.ID), []byte("half of a save"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill()
+	w.failNext("Save")
+	if _, err := w.Snapshot(t.Context(), owner, child.ID, vm.SnapshotRequest{}); err == nil {
+		t.Fatal("the snapshot did not fail")
+	}
+	requireEmpty("after a snapshot that failed")
+	fill()
+	w.shut(t)
+	w.serve(t)
+	requireEmpty("after a daemon that ended amid a save")
+}
+
+// What a create leaves that failed can be deleted by whoever asked for a guest to
+// keep.
+func TestAGuestToKeepThatFailsHasAnID(t *testing.T) {
+	w := newWorld(t)
+	if err := w.store.InsertAccount(t.Context(), access.Account{ID: access.SystemID, CreatedAt: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	shape, err := w.ShapeFor(t.Context(), owner, vm.CreateRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.failNext("Make")
+	v, err := w.CreateOfShape(t.Context(), shape)
+	if err == nil || v.ID == "" {
+		t.Fatalf("made: %+v, %v", v, err)
+	}
+	if err := w.Delete(t.Context(), access.SystemID, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.requireNothing(t)
 }

@@ -168,11 +168,11 @@ func (s *Service) madeDurable(ctx context.Context, id string, bytes int64) {
 	defer unlock()
 	ctx = context.WithoutCancel(ctx)
 	v, err := s.update(ctx, id, func(v *VM) {
-		if v.Sleep != nil {
+		if v.Sleep != nil && !v.Sleep.Staged {
 			v.Sleep = &Sleep{At: v.Sleep.At, Durable: true, Bytes: bytes}
 		}
 	})
-	if err != nil || v.Sleep == nil {
+	if err != nil || v.Sleep == nil || v.Sleep.Staged {
 		if err != nil && !errs.Is(err, errs.NotFound) {
 			s.deps.Log.Error("cannot store that memory is on disk", "vm", id, "err", err)
 		}

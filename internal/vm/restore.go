@@ -88,11 +88,14 @@ func (s *Service) restore(ctx context.Context, v VM, one snapshot.Snapshot) (VM,
 		s.unstage(v.ID)
 		return VM{}, err
 	}
-	v, err := s.recordStaged(ctx, v, one)
-	if err != nil {
-		return VM{}, err // what is staged goes with the next one
+	staged, err := s.recordStaged(ctx, v, one)
+	if err != nil { // what is staged goes with the next one, or the next start of the daemon
+		if v.Sleep != nil && !v.Sleep.Durable {
+			s.persist(v.ID)
+		}
+		return VM{}, err
 	}
-	if v, err = s.moveIn(ctx, v); err != nil {
+	if v, err = s.moveIn(ctx, staged); err != nil {
 		return VM{}, err
 	}
 	return s.ensureAwake(ctx, v)

@@ -146,20 +146,30 @@ func (s *Service) List(ctx context.Context, owner string, f Filter) ([]VM, strin
 // lock is awaited as long as ctx allows; op itself then runs to its end,
 // whatever becomes of ctx.
 func (s *Service) operate(ctx context.Context, owner, id, operation string, op func(context.Context, VM) (VM, error)) (VM, error) {
-	if _, err := s.deps.Store.VM(ctx, owner, id); err != nil {
-		return VM{}, err
-	}
-	unlock, err := s.turn(ctx, id)
+	unlock, err := s.claim(ctx, owner, id)
 	if err != nil {
 		return VM{}, err
 	}
 	return s.detach(ctx, unlock, func(ctx context.Context) (VM, error) {
-		v, err := s.locked(ctx, owner, id)
-		if err != nil {
-			return VM{}, err
-		}
-		return s.told(ctx, v, operation, op)
+		return s.perform(ctx, owner, id, operation, op)
 	})
+}
+
+// claim is turn for a VM that the owner must have.
+func (s *Service) claim(ctx context.Context, owner, id string) (unlock func(), err error) {
+	if _, err := s.deps.Store.VM(ctx, owner, id); err != nil {
+		return nil, err
+	}
+	return s.turn(ctx, id)
+}
+
+// perform is operate for whoever holds the VM's lock.
+func (s *Service) perform(ctx context.Context, owner, id, operation string, op func(context.Context, VM) (VM, error)) (VM, error) {
+	v, err := s.locked(ctx, owner, id)
+	if err != nil {
+		return VM{}, err
+	}
+	return s.told(ctx, v, operation, op)
 }
 
 // locked reads the VM as it is now that its lock is held, after finishing a

@@ -90,6 +90,9 @@ func (s *Service) goOn(ctx context.Context, b *boot) {
 	if err := b.machine.Resume(ctx); err != nil {
 		s.deps.Log.Error("a guest does not go on after a sleep that failed", "vm", b.vm.ID, "err", err)
 	}
+	if err := s.emptyMemory(b.vm); err != nil {
+		s.deps.Log.Error("cannot give the RAM of a sleep that failed back", "vm", b.vm.ID, "err", err)
+	}
 }
 
 func (s *Service) recordSleep(ctx context.Context, b *boot) error {

@@ -150,6 +150,10 @@ func (s *Service) captureAsleep(ctx context.Context, v VM, one snapshot.Snapshot
 }
 
 func (s *Service) captureRunning(ctx context.Context, v VM, in *instance, one snapshot.Snapshot) error {
+	return errors.Join(s.saveRunning(ctx, v, in, one), s.emptyMemory(v))
+}
+
+func (s *Service) saveRunning(ctx context.Context, v VM, in *instance, one snapshot.Snapshot) error {
 	spec, err := s.standingSpec(ctx, v, s.deps.Files.Disk(v.ID))
 	if err != nil {
 		return err
@@ -164,15 +168,15 @@ func (s *Service) captureRunning(ctx context.Context, v VM, in *instance, one sn
 		err = errors.Join(err, in.machine.Resume(ctx))
 		s.setClock(v.ID, in)
 	}
-	if v.Machine != nil && v.Machine.Based {
-		err = errors.Join(err, s.emptyMemory(v))
-	}
 	return err
 }
 
-// emptyMemory gives the RAM back that a save has filled of a machine that does
-// not use it.
+// emptyMemory gives the RAM back that a save has filled, also one that failed,
+// of a running machine that does not use it.
 func (s *Service) emptyMemory(v VM) error {
+	if v.Machine == nil || !v.Machine.Based {
+		return nil
+	}
 	return s.deps.Memories.Make(v.ID, v.MemMiB, s.uid(v))
 }
 

@@ -298,3 +298,28 @@ func TestADaemonThatDiesAmidASnapshotLeavesNothing(t *testing.T) {
 	w.requireSnapshots(t)
 	requireAwake(t, w, v)
 }
+
+// A restore that cannot be stored leaves a VM that sleeps as it was: its memory
+// still becomes durable.
+func TestARestoreThatCannotBeStoredLetsTheVMSleepOn(t *testing.T) {
+	w := newWorld(t)
+	w.holdPersist = make(chan struct{})
+	v := mustCreate(t, w, vm.CreateRequest{})
+	one := w.take(t, v.ID, "kept", vm.SnapshotRequest{})
+	if _, err := w.Sleep(t.Context(), owner, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.writeDisk(t, v.ID, "now")
+	w.failNext("UpdateVM")
+	if _, err := w.Restore(t.Context(), owner, v.ID, one.ID); err == nil {
+		t.Fatal("it did not fail")
+	}
+	requireAsleep(t, w, v)
+	close(w.holdPersist)
+	awaitDurable(t, w, v.ID)
+	w.requireDisk(t, v.ID, "now")
+	w.shut(t)
+	w.serve(t)
+	w.requireStageGone(t, v.ID)
+	requireAsleep(t, w, v)
+}

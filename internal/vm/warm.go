@@ -58,6 +58,8 @@ type Warmth struct {
 	Release  func()
 }
 
+func (w Warmth) memory() (*os.File, error) { return w.Memory, nil }
+
 // shape returns the shape that the VM has, or would have if it were made now.
 func (s *Service) shape(ctx context.Context, v VM) (Shape, error) {
 	initramfs, err := s.deps.Images.Initramfs(ctx, v.Boot)
@@ -99,16 +101,20 @@ func (s *Service) IsCurrent(ctx context.Context, shape Shape) bool {
 	return err == nil && filepath.Base(initramfs) == shape.Initramfs && s.machineHere(shape.Machine.Driver) == shape.Machine
 }
 
-// CreateOfShape makes a VM of hatchd's own, and returns it once it runs.
-// Errors: as Create's.
+// CreateOfShape makes a VM of hatchd's own, and returns it once it runs. Its id
+// comes with an error, too: what a create that failed leaves is there to be
+// deleted. Errors: as Create's.
 func (s *Service) CreateOfShape(ctx context.Context, shape Shape) (VM, error) {
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	return s.make(ctx, VM{
-		ID: id.New(IDPrefix), OwnerID: access.SystemID, ImageID: shape.ImageID, Boot: shape.Boot,
+	vmID := id.New(IDPrefix)
+	v, err := s.make(ctx, VM{
+		ID: vmID, OwnerID: access.SystemID, ImageID: shape.ImageID, Boot: shape.Boot,
 		Intent: WantRunning, State: Starting,
 		VCPUs: shape.VCPUs, MemMiB: shape.MemMiB, DiskMiB: shape.DiskMiB, BootArgs: shape.BootArgs,
 		EnableNetwork: shape.Network, Driver: shape.Machine.Driver, CreatedAt: now, UpdatedAt: now,
 	}, CreateRequest{}, s.start)
+	v.ID = vmID
+	return v, err
 }
 
 // KeepWarm takes a snapshot of a VM of hatchd's own, to make new VMs from.
@@ -147,7 +153,7 @@ func (s *Service) raiseWarm(ctx context.Context, v VM, warmth Warmth) (VM, error
 		return VM{}, err
 	}
 	b := &boot{vm: marked, fresh: true}
-	failed, err := s.becomeCopy(ctx, b, &birth{vm: marked, from: warmth.Snapshot, base: warmth.Memory, anew: true})
+	failed, err := s.becomeCopy(ctx, b, &birth{vm: marked, from: warmth.Snapshot, base: warmth.memory, anew: true})
 	if err == nil {
 		return b.vm, nil
 	}

@@ -58,6 +58,7 @@ type world struct {
 	wakes    int              // of the driver
 	fail     map[string]error // by call; taken at the first use
 	updating func()           // is called before a VM's row is updated; nil: nothing
+	forking  func()           // is called once a guest was copied for a fork; nil: nothing
 	links    map[string]vm.Link
 	forwards map[int]string
 	files    map[string]bool
@@ -478,6 +479,24 @@ type bookSnapshots struct {
 
 func (b bookSnapshots) Capture(ctx context.Context, id, memory, disk string) error {
 	return errors.Join(b.Files.Capture(ctx, id, memory, disk), b.w.fault("Capture"))
+}
+
+func (b bookSnapshots) CapturePassing(ctx context.Context, id, memory, disk string) error {
+	err := b.Files.CapturePassing(ctx, id, memory, disk)
+	b.w.mu.Lock()
+	f := b.w.forking
+	b.w.mu.Unlock()
+	if f != nil {
+		f()
+	}
+	return err
+}
+
+func (b bookSnapshots) Base(ctx context.Context, id string) (*os.File, error) {
+	if err := b.w.fault("Base"); err != nil {
+		return nil, err
+	}
+	return b.Files.Base(ctx, id)
 }
 
 type bookGuests struct{ w *world }

@@ -109,9 +109,7 @@ func (s *Service) boot(ctx context.Context, vms VMs, shape vm.Shape) error {
 	ctx, cancel := context.WithTimeout(ctx, buildLimit)
 	defer cancel()
 	v, err := vms.CreateOfShape(ctx, shape)
-	if v.ID != "" {
-		defer s.delete(ctx, vms, v.ID)
-	}
+	defer s.delete(ctx, vms, v.ID)
 	if err != nil {
 		return fmt.Errorf("cannot start it: %w", err)
 	}

@@ -47,7 +47,8 @@ type Guest struct {
 
 // VMs makes the VMs that are kept (vm.Service).
 type VMs interface {
-	// CreateOfShape makes and starts a VM of hatchd's own, and returns it once it runs.
+	// CreateOfShape makes and starts a VM of hatchd's own, and returns it once it
+	// runs. Its id comes with an error, too.
 	CreateOfShape(ctx context.Context, shape vm.Shape) (vm.VM, error)
 	// Wait is vm.Service's.
 	Wait(ctx context.Context, owner, id string, want vm.WaitFor) (vm.VM, error)
