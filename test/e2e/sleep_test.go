@@ -26,10 +26,11 @@ const durableLimit = 30 * time.Second
 // RAM, from disk, and with another hatchd in between.
 func testSleep(t *testing.T, w *world) {
 	body := minimal()
-	body.MemMiB = new(2 * minimalMem) // the pattern has to fit beside the rest
+	body.MemMiB = new(5 * minimalMem) // the pattern has to fit beside the rest
 	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
 	boot := w.inside(t, v, "cat /proc/sys/kernel/random/boot_id")
-	w.inside(t, v, "mkdir -p /pattern && mount -t tmpfs pattern /pattern && dd if=/dev/urandom of=/pattern/file bs=1M count=16")
+	w.inside(t, v, "mkdir -p /pattern && mount -t tmpfs -o size=75% pattern /pattern && dd if=/dev/urandom of=/pattern/part bs=1M count=8")
+	w.inside(t, v, "for i in $(seq 25); do cat /pattern/part; done >/pattern/file && rm /pattern/part") // 200 MiB
 	sum := w.inside(t, v, "md5sum /pattern/file")
 	for cycle := range 10 {
 		w.sleep(t, v)

@@ -396,20 +396,23 @@ func (g *kept) killAmidst(t *testing.T, there int) {
 	t.Fatalf("of %d snapshots each was taken before hatchd was killed", tries)
 }
 
+// forkCount is how many forks are made of one VM at once.
+const forkCount = 8
+
 func testFork(t *testing.T, g *kept) {
 	before := g.look(t)
 	g.inside(t, g.vm, "echo parent >/kept")
 	n := g.countOn(t, g.vm)
 	began := time.Now()
-	made, err := g.client.ForkVM(t.Context(), g.vm.ID, api.ForkVM{Count: new(3), Name: "child"})
+	made, err := g.client.ForkVM(t.Context(), g.vm.ID, api.ForkVM{Count: new(forkCount), Name: "child"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	took(t, "three forks", began)
+	took(t, strconv.Itoa(forkCount)+" forks", began)
 	for _, v := range made.VMs {
 		t.Cleanup(func() { g.cleanUp(t, v.ID) })
 	}
-	if len(made.VMs) != 3 || len(made.Failed) != 0 {
+	if len(made.VMs) != forkCount || len(made.Failed) != 0 {
 		t.Fatalf("made %d, failed: %+v", len(made.VMs), made.Failed)
 	}
 	requireDistinct(t, append(slices.Clone(made.VMs), g.vm))
