@@ -4,9 +4,9 @@
 // share of it, how long a delete takes beyond the VMM's end, how fast commands
 // run and files pass against a bare port of the same guest, how fast VMs sleep
 // and wake against a bare QEMU that does the same, and against libvirt where
-// that is installed, and how fast a thousand VMs are listed. It runs in a
-// sandbox and needs root, and the kernel of `make test-assets`. Start at
-// [measure]; `make bench` runs it.
+// that is installed, how fast VMs are forked, and how fast a thousand VMs are
+// listed. It runs in a sandbox and needs root, and the kernel of
+// `make test-assets`. Start at [measure]; `make bench` runs it.
 package main
 
 import (
@@ -50,7 +50,7 @@ func measure(out io.Writer) (err error) {
 		LogFile: filepath.Join(dir, "hatchd.log"), Port: 8080,
 	}
 	if err := run(real, func() error {
-		return errors.Join(measureBoots(out, real), measureWork(out, real), measureSleeps(out, real), measureLibvirt(out, real))
+		return errors.Join(measureBoots(out, real), measureWork(out, real), measureSleeps(out, real), measureForks(out, real), measureLibvirt(out, real))
 	}); err != nil {
 		return err
 	}
