@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/id"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/snapshot"
@@ -49,6 +50,8 @@ type Warm interface {
 	Find(ctx context.Context, shape Shape) (Warmth, bool)
 	// Missed tells that a VM of this shape had to boot.
 	Missed(shape Shape)
+	// Spoiled tells that what Find returned could not become a VM, and why.
+	Spoiled(one snapshot.Snapshot, cause error)
 }
 
 // Warmth is a booted guest that is kept.
@@ -144,6 +147,12 @@ func (s *Service) startWarm(ctx context.Context, v VM) (VM, error) {
 	return s.raiseWarm(ctx, v, warmth)
 }
 
+// spoils reports whether a copy failed by what it was made from: the next one
+// would fail, too.
+func spoils(step string, cause error) bool {
+	return step == "machine" || errs.HasCode(cause, "copy_not_confirmed") || errs.HasCode(cause, "snapshot_unusable")
+}
+
 // raiseWarm makes the VM a copy of a booted guest; when that fails, it boots.
 func (s *Service) raiseWarm(ctx context.Context, v VM, warmth Warmth) (VM, error) {
 	// A daemon that dies here leaves a guest that believes to be another: the next
@@ -159,6 +168,9 @@ func (s *Service) raiseWarm(ctx context.Context, v VM, warmth Warmth) (VM, error
 	}
 	if b.stuck {
 		return s.startFailed(ctx, b, failed, err)
+	}
+	if spoils(failed, err) && ctx.Err() == nil {
+		s.deps.Warm.Spoiled(warmth.Snapshot, err)
 	}
 	s.deps.Log.Warn("a booted guest could not become a new vm, which boots instead", "vm", v.ID, "snapshot", warmth.Snapshot.ID, "step", failed, "err", err)
 	v, err = s.update(ctx, v.ID, func(v *VM) { v.SnapshotID = "" })

@@ -16,6 +16,8 @@ type shelf struct {
 	one    snapshot.Snapshot
 	inUse  int
 	missed []vm.Shape
+
+	spoiled int
 }
 
 func (s *shelf) Find(ctx context.Context, shape vm.Shape) (vm.Warmth, bool) {
@@ -31,6 +33,12 @@ func (s *shelf) Find(ctx context.Context, shape vm.Shape) (vm.Warmth, bool) {
 }
 
 func (s *shelf) Missed(shape vm.Shape) { s.missed = append(s.missed, shape) }
+
+func (s *shelf) Spoiled(one snapshot.Snapshot, _ error) {
+	if one.ID == s.one.ID {
+		s.spoiled++
+	}
+}
 
 // newWarmWorld is a world with a guest kept booted that VMs get by default.
 func newWarmWorld(t *testing.T) (*world, *shelf) {
@@ -109,8 +117,8 @@ func TestAVMBootsWhenItCannotBeACopy(t *testing.T) {
 		}
 		w.requireNothing(t)
 	}
-	if len(s.missed) != 0 || s.inUse != 0 {
-		t.Errorf("missed %v, %d in use", s.missed, s.inUse)
+	if len(s.missed) != 0 || s.inUse != 0 || s.spoiled != 2 {
+		t.Errorf("missed %v, %d in use, spoiled %d times, not by Recast and Wake", s.missed, s.inUse, s.spoiled)
 	}
 	w.failNext("Recast")
 	w.failNext("Kill")

@@ -61,18 +61,16 @@ func (s *Service) build(ctx context.Context, vms VMs, shape vm.Shape) {
 	defer end()
 	began := time.Now()
 	err := s.boot(ctx, vms, shape)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil {
+	switch {
+	case err == nil:
+		s.mu.Lock()
 		delete(s.builds, shape.Key())
+		s.mu.Unlock()
 		s.log.Info("a booted guest is kept", "image", shape.ImageID, "vcpus", shape.VCPUs, "mem_mib", shape.MemMiB, "took", time.Since(began))
-		return
+	case ctx.Err() == nil: // else it was forgotten, or hatchd ends
+		s.log.Warn("a guest that was to be kept could not be booted", "image", shape.ImageID, "err", err)
+		s.fail(shape, err)
 	}
-	if ctx.Err() != nil {
-		return // forgotten, or hatchd ends
-	}
-	s.log.Warn("a guest that was to be kept could not be booted", "image", shape.ImageID, "err", err)
-	s.builds[shape.Key()] = Guest{Shape: shape, State: Failed, Reason: reason(err), At: time.Now().UTC()}
 }
 
 // reason is what owners of the image may read of err.
@@ -131,8 +129,8 @@ func (s *Service) removeStale(ctx context.Context, vms VMs) {
 	seen := map[string]bool{}
 	for _, one := range kept {
 		shape := vm.ShapeOf(one)
-		if seen[shape.Key()] || !vms.IsCurrent(ctx, shape) {
-			s.log.Info("removing a booted guest that is out of date", "snapshot", one.ID, "image", shape.ImageID)
+		if seen[shape.Key()] || s.hasFailed(shape) || !vms.IsCurrent(ctx, shape) {
+			s.log.Info("removing a booted guest that is out of date or of no use", "snapshot", one.ID, "image", shape.ImageID)
 			s.remove(ctx, one.ID)
 		}
 		seen[shape.Key()] = true

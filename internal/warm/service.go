@@ -80,6 +80,9 @@ func (s *Service) Find(ctx context.Context, shape vm.Shape) (vm.Warmth, bool) {
 }
 
 func (s *Service) find(ctx context.Context, shape vm.Shape) (snapshot.Snapshot, bool) {
+	if s.hasFailed(shape) {
+		return snapshot.Snapshot{}, false
+	}
 	all, err := s.kept(ctx)
 	if err != nil {
 		s.log.Error("cannot look for a booted guest", "err", err)
@@ -91,6 +94,14 @@ func (s *Service) find(ctx context.Context, shape vm.Shape) (snapshot.Snapshot, 
 		}
 	}
 	return snapshot.Snapshot{}, false
+}
+
+// hasFailed reports whether the shape could not be built, or what was built is
+// of no use.
+func (s *Service) hasFailed(shape vm.Shape) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.builds[shape.Key()].State == Failed
 }
 
 // kept lists what counts, newest first.
@@ -136,6 +147,20 @@ func (s *Service) Missed(shape vm.Shape) {
 	}
 }
 
+// Spoiled implements vm.Warm. It is as if the build had failed; Run removes what
+// is there.
+func (s *Service) Spoiled(one snapshot.Snapshot, cause error) {
+	s.log.Warn("a booted guest is of no use", "snapshot", one.ID, "image", one.VM.ImageID, "err", cause)
+	s.fail(vm.ShapeOf(one), cause)
+}
+
+// fail lets a shape rest.
+func (s *Service) fail(shape vm.Shape, cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.builds[shape.Key()] = Guest{Shape: shape, State: Failed, Reason: reason(cause), At: time.Now().UTC()}
+}
+
 // Keep asks for a booted guest of this shape and returns at once: List tells how
 // far it is. One that is there or on its way is no error.
 // Errors: errs.Unsupported when none are kept; errs.Exhausted when too many wait.
@@ -172,7 +197,7 @@ func (s *Service) List(ctx context.Context, imageID string) ([]Guest, error) {
 	}
 	var all []Guest
 	for _, one := range kept {
-		if one.VM.ImageID == imageID {
+		if one.VM.ImageID == imageID && !s.hasFailed(vm.ShapeOf(one)) {
 			all = append(all, Guest{Shape: vm.ShapeOf(one), State: Ready, SnapshotID: one.ID, Bytes: one.Bytes, At: one.CreatedAt})
 		}
 	}

@@ -135,6 +135,34 @@ func TestADamagedOneIsRemoved(t *testing.T) {
 	w.requireFind(t, shape(64), true)
 }
 
+func TestASpoiledOneIsRemovedAndRests(t *testing.T) {
+	w := newWorld(t, Auto)
+	w.Missed(shape(64))
+	w.buildAll(t)
+	warmth, ok := w.Find(t.Context(), shape(64))
+	if !ok {
+		t.Fatal("there is none")
+	}
+	w.Spoiled(warmth.Snapshot, errs.New(errs.Unavailable, "copy_not_confirmed", "it has not said so"))
+	w.removeStale(t.Context(), w.vms) // it is in use
+	warmth.Release()
+	w.requireFind(t, shape(64), false)
+	if g := w.requireStates(t, Failed); g[0].Reason != "it has not said so" {
+		t.Errorf("the reason is %q", g[0].Reason)
+	}
+	w.removeStale(t.Context(), w.vms)
+	if files, err := w.files.List(); err != nil || len(files) != 0 {
+		t.Errorf("left behind: %v, %v", files, err)
+	}
+	w.Missed(shape(64))
+	w.requireStates(t, Failed)
+	if err := w.Keep(t.Context(), shape(64)); err != nil {
+		t.Error(err)
+	}
+	w.buildAll(t)
+	w.requireFind(t, shape(64), true)
+}
+
 func TestMemoryIsHeldWhileItIsUsed(t *testing.T) {
 	w := newWorld(t, Auto)
 	w.Missed(shape(64))
