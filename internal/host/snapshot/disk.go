@@ -65,11 +65,23 @@ func (f *Files) CopyDisk(ctx context.Context, id, to string) error {
 		return refused(id, err)
 	}
 	return refused(id, duplicate(f.path(id, diskName), to, func(dst, src *os.File, size int64) error {
+		if err := f.requireRoomFor(src); err != nil {
+			return err
+		}
 		if !f.isPassing(id) {
 			return f.copyChecked(ctx, dst, id)
 		}
 		return disk.Copy(ctx, dst, src, size) // it is as young as its fork
 	}))
+}
+
+// requireRoomFor finds out whether the disk can take what a file takes once more.
+func (f *Files) requireRoomFor(src *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(src.Fd()), &st); err != nil {
+		return fmt.Errorf("cannot read a disk: %w", err)
+	}
+	return f.requireRoom("a copy of the disk in the snapshot", st.Blocks*512)
 }
 
 func (f *Files) copyChecked(ctx context.Context, dst *os.File, id string) error {

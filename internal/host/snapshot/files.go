@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
@@ -51,8 +52,9 @@ const ReserveBytes = 512 << 20
 // Files keeps the directories of snapshots below one root.
 type Files struct {
 	root     string
-	reserve  int64          // bytes
-	removing sync.WaitGroup // of what was removed
+	reserve  int64              // bytes
+	removing sync.WaitGroup     // of what was removed
+	reading  singleflight.Group // by snapshot id: of memory that is to be held
 
 	mu   sync.Mutex      // guards held
 	held map[string]held // memory in RAM, by snapshot id
@@ -99,18 +101,26 @@ func (f *Files) Prepare(id string, bytes int64) error {
 	if !isID(id) {
 		return fmt.Errorf("cannot make the directory of a snapshot: %q is no id", id)
 	}
+	if err := f.requireRoom("a snapshot", bytes); err != nil {
+		return err
+	}
+	if err := os.Mkdir(f.Dir(id), 0o700); err != nil {
+		return fmt.Errorf("cannot make the directory of a snapshot: %w", full(err))
+	}
+	return nil
+}
+
+// requireRoom finds out whether the disk can take so many bytes beside the reserve.
+func (f *Files) requireRoom(what string, bytes int64) error {
 	var host unix.Statfs_t
 	if err := unix.Statfs(f.root, &host); err != nil {
 		return fmt.Errorf("cannot tell the free disk space: %w", err)
 	}
 	if free := int64(host.Bavail) * host.Bsize; free < bytes+f.reserve {
 		return errs.New(errs.Exhausted, "disk_full",
-			"the host's disk has %d MiB left; a snapshot needs about %d of them, and %d are kept for the host itself",
-			free>>20, bytes>>20, f.reserve>>20).
+			"the host's disk has %d MiB left; %s needs about %d of them, and %d are kept for the host itself",
+			free>>20, what, bytes>>20, f.reserve>>20).
 			WithHint(roomHint)
-	}
-	if err := os.Mkdir(f.Dir(id), 0o700); err != nil {
-		return fmt.Errorf("cannot make the directory of a snapshot: %w", full(err))
 	}
 	return nil
 }

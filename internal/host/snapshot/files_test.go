@@ -377,7 +377,14 @@ func TestASnapshotNeedsRoomOnDisk(t *testing.T) {
 	if err := f.Prepare(id, 1); !errs.Is(err, errs.Exhausted) || !errs.HasCode(err, "disk_full") {
 		t.Errorf("got %v", err)
 	}
+	src, err := os.Open(newGuest(t).disk)
+	noError(t, err)
+	defer func() { noError(t, src.Close()) }()
+	if err := f.requireRoomFor(src); !errs.HasCode(err, "disk_full") {
+		t.Errorf("for a copy of a disk: %v", err)
+	}
 	f.reserve = 0
+	noError(t, f.requireRoomFor(src))
 	if err := f.Prepare(id, 1<<60); !errs.HasCode(err, "disk_full") {
 		t.Errorf("got %v", err)
 	}

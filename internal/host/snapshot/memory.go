@@ -33,8 +33,13 @@ func (f *Files) Base(ctx context.Context, id string) (*os.File, error) {
 	return base, refused(id, err)
 }
 
-// HoldMemory implements snapshot.Files.
+// HoldMemory implements snapshot.Files. However many ask for it, it is read once.
 func (f *Files) HoldMemory(ctx context.Context, id string) error {
+	_, err, _ := f.reading.Do(id, func() (any, error) { return nil, f.holdMemory(ctx, id) })
+	return err
+}
+
+func (f *Files) holdMemory(ctx context.Context, id string) error {
 	base, err := f.Base(ctx, id)
 	if err != nil {
 		return err
