@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -416,8 +417,9 @@ func (s *Service) openForward(_ context.Context, b *boot) error {
 	return s.forward(b.vm)
 }
 
+// forward lets nobody log in to a VM of hatchd's own: strangers' VMs begin as it.
 func (s *Service) forward(v VM) error {
-	if !v.EnableNetwork {
+	if !v.EnableNetwork || v.OwnerID == access.SystemID {
 		return nil
 	}
 	return s.deps.Forwards.Open(v.ID, v.Lease.SSHPort, netip.AddrPortFrom(v.Lease.Address, 22))

@@ -322,3 +322,31 @@ func TestAGuestToKeepThatFailsHasAnID(t *testing.T) {
 	}
 	w.requireNothing(t)
 }
+
+// Strangers' VMs begin as it: nobody can have logged in.
+func TestAGuestToKeepHasNoOpenPort(t *testing.T) {
+	w := newWorld(t)
+	if err := w.store.InsertAccount(t.Context(), access.Account{ID: access.SystemID, CreatedAt: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	shape, err := w.ShapeFor(t.Context(), owner, vm.CreateRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := w.CreateOfShape(t.Context(), shape)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // also not after it was adopted
+		w.mu.Lock()
+		if len(w.forwards) > 0 {
+			t.Errorf("these are open: %v", w.forwards)
+		}
+		w.mu.Unlock()
+		w.shut(t)
+		w.serve(t)
+	}
+	if _, err := w.KeepWarm(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+}
