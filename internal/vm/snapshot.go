@@ -91,7 +91,7 @@ func (s *Service) capture(ctx context.Context, v VM, draft snapshot.Snapshot) (s
 	if err != nil {
 		return snapshot.Snapshot{}, err
 	}
-	bytes, err := s.snapshotBytes(v)
+	bytes, err := s.snapshotBytes(ctx, v, draft.Kind)
 	if err != nil {
 		return snapshot.Snapshot{}, err
 	}
@@ -125,17 +125,28 @@ func (s *Service) standing(ctx context.Context, v VM) (func(context.Context, sna
 	return func(ctx context.Context, one snapshot.Snapshot) error { return s.captureRunning(ctx, v, in, one) }, nil
 }
 
-// snapshotBytes is about what a snapshot of the VM will take.
-func (s *Service) snapshotBytes(v VM) (int64, error) {
+// snapshotBytes is about what a snapshot of the VM will take on disk.
+func (s *Service) snapshotBytes(ctx context.Context, v VM, kind snapshot.Kind) (int64, error) {
 	files, err := s.deps.Files.Allocated(v.ID)
-	if err != nil {
-		return 0, err
+	if err != nil || kind == snapshot.Passing { // whose memory stays in RAM
+		return files, err
 	}
 	if v.Sleep != nil {
 		return files + v.Sleep.Bytes, nil
 	}
-	memory, err := s.deps.Memories.Used(v.ID)
+	memory, err := s.memoryUsed(ctx, v)
 	return files + memory, err
+}
+
+// memoryUsed is about how much of its memory a running guest has used. What one
+// that shares a base has used its file in RAM does not tell.
+func (s *Service) memoryUsed(ctx context.Context, v VM) (bytes int64, err error) {
+	in := s.instanceOf(v.ID)
+	if in == nil || v.Machine == nil || !v.Machine.Based {
+		return s.deps.Memories.Used(v.ID)
+	}
+	stats, err := in.machine.Stats(ctx)
+	return min(stats.Resident, int64(v.MemMiB)<<20), err
 }
 
 func (s *Service) captureAsleep(ctx context.Context, v VM, one snapshot.Snapshot) error {

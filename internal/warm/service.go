@@ -72,8 +72,10 @@ func (s *Service) Find(ctx context.Context, shape vm.Shape) (vm.Warmth, bool) {
 	memory, err := s.base(ctx, one.ID)
 	if err != nil {
 		release()
-		s.log.Warn("a booted guest cannot be used; removing it", "snapshot", one.ID, "err", err)
-		s.remove(ctx, one.ID)
+		s.log.Warn("a booted guest cannot be used", "snapshot", one.ID, "err", err)
+		if errs.HasCode(err, "snapshot_unusable") { // else it was the host's fault
+			s.remove(ctx, one.ID)
+		}
 		return vm.Warmth{}, false
 	}
 	return vm.Warmth{Snapshot: one, Memory: memory, Release: func() { _ = memory.Close(); release() }}, true
