@@ -19,7 +19,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -51,7 +50,8 @@ type Process struct {
 const FirstFile = 3
 
 // Start starts the process in its jail. ctx is looked at before the start
-// only. On error no process and no cgroup is left.
+// only. On error no process and no cgroup is left. That the cgroup's limits hold
+// takes the kernel some 10 ms more, which [Proc.Note] waits for.
 func Start(ctx context.Context, p Process) (*Proc, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -70,19 +70,15 @@ func Start(ctx context.Context, p Process) (*Proc, error) {
 		group.remove()
 		return nil, fmt.Errorf("cannot start %s: %w", p.Path, err)
 	}
-	proc, err := adopted(pid, pidfd, group)
-	if err != nil {
-		group.remove()
-		return nil, err
-	}
 	notes := []string{note}
 	if err := limitFiles(pid, p.OpenFiles); err != nil {
 		notes = append(notes, fmt.Sprintf("no limit of open files: %v", err))
 	}
-	if err := group.admit(pid); err != nil {
-		notes = append(notes, fmt.Sprintf("the cgroup's limits do not hold: %v", err))
+	proc, err := adopted(pid, pidfd, group, notes...)
+	if err != nil {
+		group.remove()
+		return nil, err
 	}
-	proc.note = strings.Trim(strings.Join(notes, "; "), "; ")
 	return proc, nil
 }
 

@@ -53,21 +53,34 @@ func (d *Driver) begin(ctx context.Context, spec vmm.Spec, state string) (vmm.Ma
 	if err != nil {
 		return nil, err
 	}
-	err = m.meet(ctx, d)
-	switch {
-	case err != nil:
-	case state == "":
-		err = m.boot(ctx, spec, tap)
-	default:
-		err = m.load(ctx, spec, tap)
-	}
-	if err == nil && state != "" {
-		err = m.seal()
+	if err = d.ready(ctx, m, spec, state, tap); err == nil && state == "" {
+		err = m.api.action(ctx, "InstanceStart")
 	}
 	if err != nil {
 		return nil, m.discard(err)
 	}
 	return m, nil
+}
+
+// ready tells a process just started what its machine is, and returns when the
+// guest may run: nothing that the process does not need is in its reach, and all
+// limits hold.
+func (d *Driver) ready(ctx context.Context, m *machine, spec vmm.Spec, state, tap string) error {
+	err := m.meet(ctx, d)
+	switch {
+	case err != nil:
+	case state == "":
+		err = configure(ctx, m.api, spec, tap)
+	default:
+		err = m.load(ctx, spec, tap)
+	}
+	if err == nil {
+		err = m.seal()
+	}
+	if err == nil {
+		d.notes.Tell(d.log, m.proc.Note())
+	}
+	return err
 }
 
 // reserve reports whether nobody else starts a machine in dir, or tidies there.
@@ -150,7 +163,6 @@ func (d *Driver) spawn(ctx context.Context, spec vmm.Spec) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.notes.Tell(d.log, proc.Note())
 	m, err := d.newMachine(vmm.Handle{Driver: Name, ID: spec.ID, Dir: spec.Dir, Socket: filepath.Join(root, apiSocket)}, root, proc)
 	if err != nil {
 		return nil, err
@@ -169,17 +181,6 @@ func (m *machine) meet(ctx context.Context, d *Driver) error {
 		}
 	}
 	return m.recognise(ctx, d.exe)
-}
-
-// boot tells the process what its machine is, and lets it run.
-func (m *machine) boot(ctx context.Context, spec vmm.Spec, tap string) error {
-	if err := configure(ctx, m.api, spec, tap); err != nil {
-		return err
-	}
-	if err := m.seal(); err != nil {
-		return err
-	}
-	return m.api.action(ctx, "InstanceStart")
 }
 
 func (m *machine) seal() error {

@@ -228,6 +228,7 @@ func (d *Driver) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machi
 	if err := m.load(ctx, f); err != nil {
 		return nil, m.discard(err)
 	}
+	d.notes.Tell(d.log, m.proc.Note())
 	return m, nil
 }
 

@@ -42,7 +42,11 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := m.begin(ctx); err != nil {
+	if err := m.meet(ctx); err != nil {
+		return nil, m.discard(err)
+	}
+	d.notes.Tell(d.log, m.proc.Note())
+	if err := m.command(ctx, "cont", nil); err != nil {
 		return nil, m.discard(err)
 	}
 	return m, nil
@@ -69,16 +73,7 @@ func (d *Driver) launch(ctx context.Context, spec vmm.Spec, o origin) (*machine,
 		said.Close()
 		return nil, errors.Join(err, in.undo())
 	}
-	d.notes.Tell(d.log, proc.Note())
 	return d.newMachine(handleOf(spec.ID, spec.Dir, proc.Identity(), ""), proc, said), nil
-}
-
-// begin connects to a machine just launched and lets the guest's CPUs run.
-func (m *machine) begin(ctx context.Context) error {
-	if err := m.meet(ctx); err != nil {
-		return err
-	}
-	return m.command(ctx, "cont", nil)
 }
 
 // meet connects to a machine just launched, to its console too, so that
