@@ -4,8 +4,9 @@
 // share of it, how long a delete takes beyond the VMM's end, how fast commands
 // run and files pass against a bare port of the same guest, how fast VMs sleep
 // and wake against a bare QEMU that does the same, and against libvirt where
-// that is installed, how fast VMs are forked, and how fast a thousand VMs are
-// listed. It runs in a sandbox and needs root, and the kernel of
+// that is installed, how fast VMs are forked, how fast a thousand VMs are
+// listed, and what the Firecracker driver and its jail add to a bare
+// Firecracker. It runs in a sandbox and needs root, and the kernel of
 // `make test-assets`. Start at [measure]; `make bench` runs it.
 package main
 
@@ -58,7 +59,10 @@ func measure(out io.Writer) (err error) {
 		Program: real.Program, DataDir: filepath.Join(dir, "fake"), LogFile: filepath.Join(dir, "fake.log"), Port: 8081,
 		Env: []string{"HATCH_VMM=fake", "HATCH_BRIDGE_CIDR=172.20.0.1/16", "HATCH_MEM_OVERCOMMIT=100", "HATCH_DISK_OVERCOMMIT=100"},
 	}
-	return run(fake, func() error { return measureLists(out, fake) })
+	if err := run(fake, func() error { return measureLists(out, fake) }); err != nil {
+		return err
+	}
+	return measureFirecracker(out, root, dir)
 }
 
 // run calls do while a fresh hatchd runs.

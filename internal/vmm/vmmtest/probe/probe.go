@@ -8,8 +8,10 @@
 package probe
 
 import (
+	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/hatchvm/hatch/internal/vmm/vmmtest/testguest"
@@ -27,17 +29,25 @@ var flags = []string{
 // ELF program that is started as a kernel is.
 func Build(t testing.TB) string {
 	t.Helper()
-	source := filepath.Join(testguest.Repository(t), "internal", "vmm", "vmmtest", "probe", "guest")
-	files, err := filepath.Glob(filepath.Join(source, "*.c"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("cannot find the probe's source: %v", err)
-	}
 	path := filepath.Join(t.TempDir(), "probe")
-	args := append(append([]string{}, flags...), "-Wl,-T,"+filepath.Join(source, "probe.ld"), "-o", path)
-	if out, err := exec.Command("gcc", append(args, files...)...).CombinedOutput(); err != nil {
-		t.Fatalf("cannot build the probe: %v\n%s", err, out)
+	if err := Compile(testguest.Repository(t), path); err != nil {
+		t.Fatal(err)
 	}
 	return path
+}
+
+// Compile makes the guest from its source in a checkout.
+func Compile(repository, to string) error {
+	source := filepath.Join(repository, "internal", "vmm", "vmmtest", "probe", "guest")
+	files, err := filepath.Glob(filepath.Join(source, "*.c"))
+	if err != nil || len(files) == 0 {
+		return fmt.Errorf("cannot find the probe's source in %s: %w", source, err)
+	}
+	args := append(slices.Clone(flags), "-Wl,-T,"+filepath.Join(source, "probe.ld"), "-o", to)
+	if out, err := exec.Command("gcc", append(args, files...)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot build the probe: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // Firecracker returns the path of the tests' Firecracker and fails the test

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	contract "github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/vmm/firecracker"
+	"github.com/hatchvm/hatch/internal/vmm/vmmtest/probe"
+)
+
+const (
+	fireRounds = 30 // n, of each
+	fireWarmUp = 2  // more rounds, not counted
+	fireUID    = 914000
+	fireDisk   = 16 << 20 // bytes
+)
+
+// fires is what was measured of one size: our driver with its jailer, and a
+// bare Firecracker that is told the same over its API.
+type fires struct {
+	create, sleep, wake pair
+}
+
+// pair is one thing measured of both.
+type pair struct{ ours, raw sample }
+
+// lab is what both run: the probe, a guest of a few KiB, and its disks.
+type lab struct {
+	dir, memory string // memory is on a tmpfs
+	kernel      string
+	binary      string
+	driver      contract.Driver
+}
+
+// measureFirecracker starts guests, lets them sleep and wakes them, with our
+// driver and by hand, in turn.
+func measureFirecracker(out io.Writer, root, dir string) (err error) {
+	assets := filepath.Join(root, ".cache", "test", "firecracker")
+	l := &lab{dir: filepath.Join(dir, "fire"), memory: filepath.Join(dir, "fire", "memory"), kernel: filepath.Join(dir, "fire", "probe"), binary: filepath.Join(assets, "firecracker")}
+	if _, err := os.Stat(l.binary); err != nil {
+		fmt.Fprintln(out, "\nno Firecracker is measured: make test-assets fetches one")
+		return nil
+	}
+	if err := os.MkdirAll(l.memory, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", l.memory, "tmpfs", 0, "size=8g"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Unmount(l.memory, unix.MNT_DETACH)) }()
+	if err := probe.Compile(root, l.kernel); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	defer cancel()
+	l.driver, err = firecracker.New(ctx, firecracker.Config{
+		Binary: l.binary, Jailer: filepath.Join(assets, "jailer"), Kernels: filepath.Join(l.dir, "kernels"), AnyKVM: true, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return err
+	}
+	for _, mem := range sleepSizes {
+		var f fires
+		for round := range fireWarmUp + fireRounds {
+			if err := errors.Join(f.byDriver(ctx, l, mem), f.byHand(ctx, l, mem)); err != nil {
+				return err
+			}
+			if round+1 == fireWarmUp {
+				f = fires{}
+			}
+		}
+		f.print(out, mem)
+	}
+	return nil
+}
+
+// byDriver is one life with our driver.
+func (f *fires) byDriver(ctx context.Context, l *lab, mem int) error {
+	spec, err := l.spec("vm_ours", mem)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(spec.Dir) }() // in a temporary directory
+	began := time.Now()
+	m, err := l.driver.Start(ctx, spec)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errors.Unwrap(err))
+	}
+	if err := firstByte(ctx, m, ""); err != nil {
+		return errors.Join(err, m.Kill(ctx), m.Close())
+	}
+	f.create.ours = append(f.create.ours, time.Since(began))
+
+	saved := filepath.Join(spec.Dir, "saved")
+	if err := os.Mkdir(saved, 0o700); err != nil {
+		return errors.Join(err, m.Kill(ctx), m.Close())
+	}
+	gone := vmm{pid: m.Handle().PID}.watch()
+	began = time.Now()
+	err = errors.Join(m.Save(ctx, spec, saved), m.Kill(ctx))
+	f.sleep.ours = append(f.sleep.ours, (<-gone).Sub(began))
+	if err := errors.Join(err, m.Close()); err != nil {
+		return err
+	}
+
+	began = time.Now()
+	if m, err = l.driver.Wake(ctx, spec, saved); err != nil {
+		return fmt.Errorf("%w: %w", err, errors.Unwrap(err))
+	}
+	if err = m.Resume(ctx); err == nil {
+		err = firstByte(ctx, m, anyLine)
+	}
+	f.wake.ours = append(f.wake.ours, time.Since(began))
+	return errors.Join(err, m.Kill(ctx), m.Close())
+}
+
+// anyLine is answered by the probe at once.
+const anyLine = "echo\n"
+
+// firstByte returns when the guest has said something on its console, once it
+// was told the line.
+func firstByte(ctx context.Context, m contract.Machine, line string) error {
+	console, err := m.Dial(ctx, contract.ChannelConsole)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = console.Close() }()
+	if _, err := io.WriteString(console, line); err != nil {
+		return err
+	}
+	_, err = console.Read(make([]byte, 1))
+	return err
+}
+
+// byHand is the same life over the API, and nothing else.
+func (f *fires) byHand(ctx context.Context, l *lab, mem int) error {
+	spec, err := l.spec("vm_raw", mem)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(spec.Dir) }() // in a temporary directory
+	r := &rawFire{binary: l.binary, spec: spec}
+	defer r.kill()
+	for _, part := range []struct {
+		do   func(context.Context) error
+		into *sample
+	}{{r.create, &f.create.raw}, {r.sleep, &f.sleep.raw}, {r.wake, &f.wake.raw}} {
+		began := time.Now()
+		if err := part.do(ctx); err != nil {
+			return fmt.Errorf("a bare Firecracker: %w", err)
+		}
+		*part.into = append(*part.into, time.Since(began))
+	}
+	return nil
+}
+
+// spec makes a machine's files: two disks to read, one to write, its memory.
+func (l *lab) spec(id string, mem int) (contract.Spec, error) {
+	s := contract.Spec{
+		ID: id, Dir: filepath.Join(l.dir, id), VCPUs: 1, MemMiB: mem, Kernel: l.kernel, Cmdline: "console=ttyS0",
+		UID: fireUID, GID: fireUID, Memory: filepath.Join(l.memory, id), Origin: map[string]string{"kernel": "sha256:bench"},
+	}
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return s, err
+	}
+	for _, d := range []contract.Disk{{Serial: "base", ReadOnly: true}, {Serial: "own"}, {Serial: "seed", ReadOnly: true}} {
+		d.Path = filepath.Join(s.Dir, d.Serial+".img")
+		if err := newFile(d.Path, fireDisk, 0o644); err != nil {
+			return s, err
+		}
+		s.Disks = append(s.Disks, d)
+	}
+	return s, errors.Join(newFile(s.Memory, int64(mem)<<20, 0o600), os.Chown(s.Memory, fireUID, fireUID))
+}
+
+// newFile makes an empty file of a size, in the place of any before it.
+func newFile(path string, size int64, mode os.FileMode) error {
+	if err := os.WriteFile(path, nil, mode); err != nil {
+		return err
+	}
+	return os.Truncate(path, size)
+}
+
+func (f *fires) print(out io.Writer, mem int) {
+	fmt.Fprintf(out, "\nFirecracker with a guest of a few KiB, %d MiB: our driver and the jailer against its bare API, in turn\n", mem)
+	for _, p := range []struct {
+		what string
+		pair
+	}{
+		{"create, until the first byte on the console", f.create},
+		{"sleep, until the process is gone", f.sleep},
+		{"wake, until the first byte on the console", f.wake},
+	} {
+		ours, raw := p.ours.median(), p.raw.median()
+		fmt.Fprintf(out, "  %-44s %s\n", p.what, p.ours.tail())
+		fmt.Fprintf(out, "    bare                                       %s\n", p.raw.tail())
+		fmt.Fprintf(out, "    ratio and difference of the medians        %.2f, %s\n", float64(ours)/float64(raw), ms(ours-raw))
+	}
+}
