@@ -5,12 +5,16 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/hatchvm/hatch/internal/host/kvm"
+	"github.com/hatchvm/hatch/internal/vmm/vmmtest/probe"
 )
 
 const apiPort = 8080
@@ -18,6 +22,33 @@ const apiPort = 8080
 // allowed makes the SSH ports listen on every address. That, as the API does
 // too, is so that guests are kept out by the rules and not by nobody listening.
 const allowed = "HATCH_SSH_ALLOWED_CIDR=127.0.0.1/32," + uplinkAddr + "/32"
+
+// chosenDriver is the environment of a hatchd whose VMs run on what
+// HATCH_TEST_VMM names: qemu, when it names nothing, or firecracker.
+func chosenDriver(t *testing.T) []string {
+	t.Helper()
+	switch name := os.Getenv("HATCH_TEST_VMM"); name {
+	case "", "qemu":
+		return []string{"HATCH_VMM=qemu"}
+	case "firecracker":
+		if found := kvm.Probe(); !found.Usable {
+			t.Fatalf("Linux on Firecracker needs KVM: %s", found.Why)
+		}
+		return onFirecracker(t)
+	default:
+		t.Fatalf("HATCH_TEST_VMM=%s: it can be qemu or firecracker", name)
+		return nil
+	}
+}
+
+// onFirecracker is the environment of a hatchd whose VMs run on the tests'
+// Firecracker.
+func onFirecracker(t *testing.T) []string {
+	t.Helper()
+	return []string{
+		"HATCH_VMM=firecracker", "HATCH_FIRECRACKER_BIN=" + probe.Firecracker(t), "HATCH_JAILER_BIN=" + probe.Jailer(t),
+	}
+}
 
 // startDaemon starts hatchd on the world's data directory and waits until it
 // serves.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/client"
+	"github.com/hatchvm/hatch/internal/vmm/vmmtest/probe"
 )
 
 // testFailedCreates breaks one thing after another under hatchd. Each time the
@@ -106,15 +108,19 @@ func (w *world) noTAP(t *testing.T) func() {
 	return cover(t, "/dev/null", "/dev/net/tun", "", unix.MS_BIND, "")
 }
 
-// replaceVMM puts another program in the place of QEMU.
+// replaceVMM puts another program in the place of the VMM's.
 func (w *world) replaceVMM(program string) func(*testing.T) func() {
 	return func(t *testing.T) func() {
 		t.Helper()
-		qemu, err := filepath.EvalSymlinks("/usr/bin/qemu-system-x86_64")
+		vmm := "/usr/bin/qemu-system-x86_64"
+		if slices.Contains(w.driver, "HATCH_VMM=firecracker") {
+			vmm = probe.Firecracker(t)
+		}
+		vmm, err := filepath.EvalSymlinks(vmm)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return cover(t, program, qemu, "", unix.MS_BIND, "")
+		return cover(t, program, vmm, "", unix.MS_BIND, "")
 	}
 }
 

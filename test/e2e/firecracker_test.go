@@ -74,9 +74,7 @@ func newProbeWorld(t *testing.T) *world {
 		DataDir: filepath.Join(dir, "data"),
 		LogFile: filepath.Join(w.dir, "hatchd.log"), Port: apiPort,
 	}
-	w.driver = []string{
-		"HATCH_VMM=firecracker", "HATCH_FIRECRACKER_BIN=" + probe.Firecracker(t), "HATCH_JAILER_BIN=" + probe.Jailer(t),
-	}
+	w.driver = onFirecracker(t)
 	w.internet = openInternet(t)
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -61,6 +61,7 @@ func newWorld(t *testing.T) *world {
 		DataDir: filepath.Join(repository(), ".cache", "e2e", "data"),
 		LogFile: filepath.Join(w.dir, "hatchd.log"), Port: apiPort,
 	}
+	w.driver = chosenDriver(t)
 	if err := w.daemon.Forget(); err != nil {
 		t.Fatal(err)
 	}
