@@ -74,10 +74,18 @@ static void take(struct stream *s, const u8 *data, u32 length)
 	send(s, s->port, ROOM_UPDATE, 0);
 }
 
+/* What belongs to no stream is left over from one that a reset has ended. To
+ * refuse it would end a new one: the host's ports begin anew, too. */
 static void handle(struct packet *p)
 {
 	struct stream *s = stream_of(p->from_port);
-	if (p->op == REQUEST && p->to_port == AGENT_PORT && !s && (s = stream_of(0))) {
+	if (p->op == REQUEST) {
+		if (!s)
+			s = stream_of(0);
+		if (!s || p->to_port != AGENT_PORT) {
+			send(0, p->from_port, RESET, 0);
+			return;
+		}
 		s->port = p->from_port;
 		s->taken = 0;
 		agent_begin(s - streams);
@@ -86,10 +94,9 @@ static void handle(struct packet *p)
 		take(s, p->data, p->length);
 	} else if (p->op == ROOM_REQUEST && s) {
 		send(s, s->port, ROOM_UPDATE, 0);
-	} else if (p->op == REQUEST || p->op == SHUTDOWN || p->op == DATA) {
-		send(0, p->from_port, RESET, 0);
-		if (s)
-			s->port = 0;
+	} else if (p->op == SHUTDOWN && s) {
+		send(s, s->port, RESET, 0);
+		s->port = 0;
 	} else if (p->op == RESET && s) {
 		s->port = 0;
 	}
@@ -123,14 +130,16 @@ void vsock_add(u64 base)
 
 void vsock_poll(void)
 {
-	u32 id, unused;
+	u32 id, event_id, unused;
 	if (!device)
 		return;
-	if (queue_done(&queues[EVENTS], &id, &unused)) {
+	int came = queue_done(&queues[RX], &id, &unused);
+	/* Asked after that, since a reset comes before the packets that follow it. */
+	if (queue_done(&queues[EVENTS], &event_id, &unused)) {
 		forget_streams();
 		listen_for_reset();
 	}
-	if (!queue_done(&queues[RX], &id, &unused))
+	if (!came)
 		return;
 	handle(&incoming[id]);
 	queue_offer(device, &queues[RX], RX, id);
