@@ -47,7 +47,8 @@ type Copies struct {
 //
 // Errors: errs.Invalid names the field; errs.Conflict when the VM has no memory
 // to copy; errs.Exhausted; errs.Unsupported; and, when not one could be made, why
-// the first was not.
+// the first was not. When ctx ends before, errs.Unavailable with code
+// still_working: they go on being made.
 func (s *Service) Fork(ctx context.Context, owner, id string, req CopyRequest) (Copies, error) {
 	if err := checkCopies(req); err != nil {
 		return Copies{}, err
@@ -232,7 +233,9 @@ func (s *Service) copy(ctx context.Context, from *birth, idem Idempotency) (VM, 
 		return VM{}, err
 	}
 	if !created {
-		return s.await(ctx, stored.OwnerID, stored.ID, begun)
+		bounded, cancel := context.WithTimeout(ctx, MaxWait)
+		defer cancel()
+		return s.await(bounded, stored.OwnerID, stored.ID, begun)
 	}
 	from.vm = stored
 	return s.told(ctx, stored, "create", func(ctx context.Context, v VM) (VM, error) {

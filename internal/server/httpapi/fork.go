@@ -10,7 +10,8 @@ import (
 
 const forkText = `Make new VMs that go on from where this one is, each with a hostname, an address and a MAC of its own. ` +
 	`Answers once they run as themselves. The VM goes on; its guest stands still while its memory and disk are copied once. ` +
-	`When some could not be made the answer says why; when not one could, that is the error.`
+	`When some could not be made the answer says why; when not one could, that is the error. ` +
+	`They go on being made when the client leaves.`
 
 type forkInput struct {
 	IDPath
@@ -79,7 +80,10 @@ func (d *door) copiesOf(ctx context.Context, in WaitInput, snapshotID string, re
 	}
 	for i, v := range made.VMs {
 		ready, err := d.whenReady(bounded, ctx, v)
-		if err != nil {
+		switch {
+		case err != nil && len(made.VMs) > 1:
+			continue // one that is gone again must not hide the others
+		case err != nil:
 			return vm.Copies{}, err
 		}
 		ready.Took = v.Took

@@ -22,7 +22,7 @@ const createText = `Create and start a new microVM. Every field is optional, and
 
 ` + waitText + `
 
-With snapshot_id the VM goes on from a snapshot in place of booting, and with count several do, each with a hostname, an address and a MAC of its own. The answer comes once they run as themselves.
+With snapshot_id the VM goes on from a snapshot in place of booting, and with count several do, each with a hostname, an address and a MAC of its own. The answer comes once they run as themselves. When wait_timeout passes before that, it is 503 with code still_working; they go on being made, and GET /vms shows them.
 
 With an Idempotency-Key the same request may be sent again: it returns the VM that the first one made.`
 
