@@ -132,10 +132,11 @@ const (
 	keepKeys      = "ssh_deletekeys: false\n"
 )
 
-// prepareCloudInit takes back that cloud-init has ended: it is about to run.
+// prepareCloudInit takes back that cloud-init has ended, and for which instance:
+// while it finds that, it takes what it keeps for the seed's content.
 func (g *Guest) prepareCloudInit() error {
 	var faults []error
-	for _, path := range []string{"result.json", "status.json"} {
+	for _, path := range []string{"result.json", "status.json", ".instance-id"} {
 		faults = append(faults, remove(g.path("run/cloud-init", path)))
 	}
 	faults = append(faults, os.MkdirAll(g.path("run/cloud-init"), 0o755), g.addRuntimeConfig(keepKeys))

@@ -289,7 +289,7 @@ func TestInstanceThatIsServedAnew(t *testing.T) {
 	as.CloudInit = true
 	o.take(t, as)
 	o.take(t, as)
-	for _, path := range []string{"result.json", "status.json"} {
+	for _, path := range []string{"result.json", "status.json", ".instance-id"} {
 		if _, err := os.Lstat(o.path("run/cloud-init", path)); err == nil {
 			t.Errorf("%s says still how it was", path)
 		}
