@@ -53,6 +53,8 @@ func TestRealGuests(t *testing.T) {
 		{"waiting without a network", testWaitWithoutNetwork},
 		{"a kernel of the user's own", testOwnKernel},
 		{"a vmm that died while hatchd was away", testDiedMeanwhile},
+		{"a guest is kept booted", testWarm},
+		{"a debian guest is kept booted", testWarmDebian},
 		{"twenty at once", testTwenty},
 		{"a create that fails leaves nothing", testFailedCreates},
 	} {
