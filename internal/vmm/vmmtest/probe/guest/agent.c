@@ -75,11 +75,15 @@ static void send_frame(struct session *s, enum frame_type type, u16 flags, u32 i
 	vsock_send(s - sessions, out, type == FRAME_DATA ? FRAME_HEADER + n : FRAME_HEADER);
 }
 
-static void send_data(struct session *s, struct request *r, u16 flags)
+static void send_data(struct session *s, struct request *r, int ends)
 {
-	send_frame(s, FRAME_DATA, flags, r->id, end - FRAME_HEADER);
-	if (flags & FLAG_END)
-		r->id = 0;
+	send_frame(s, FRAME_DATA, 0, r->id, end - FRAME_HEADER);
+	if (!ends)
+		return;
+	/* In a frame of its own: a host may take the end for all there is of the
+	 * frame, and miss the data in it. */
+	send_frame(s, FRAME_WINDOW, FLAG_END, r->id, 0);
+	r->id = 0;
 }
 
 static void put_message(const char *json)
@@ -176,12 +180,12 @@ static void serve(struct session *s, struct request *r)
 		put_process(op);
 	} else if (starts_with(op, "shutdown\"")) {
 		put_message("{\"ok\":true,\"result\":null}");
-		send_data(s, r, FLAG_END);
+		send_data(s, r, 1);
 		end_machine(after(op, "\"reboot\":true") ? REBOOT : POWER_OFF);
 	} else {
 		put_message("{\"ok\":false,\"code\":\"unknown_op\",\"error\":\"the probe cannot do this\"}");
 	}
-	send_data(s, r, FLAG_END);
+	send_data(s, r, 1);
 }
 
 static struct request *request_of(struct session *s, u32 id)
