@@ -1,11 +1,13 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/gofrs/flock"
 )
@@ -13,6 +15,13 @@ import (
 // lockFile lies in the data directory. It stays when hatchd ends: only the
 // lock on it means anything.
 const lockFile = "hatchd.lock"
+
+// A hatchd that was killed while it started a program leaves its lock to that
+// program for a moment.
+const (
+	lockPatience = time.Second
+	lockRetry    = 20 * time.Millisecond
+)
 
 // Lock is the sole right to a data directory.
 type Lock struct{ file *flock.Flock }
@@ -22,8 +31,10 @@ type Lock struct{ file *flock.Flock }
 func LockDir(dataDir string) (*Lock, error) {
 	path := filepath.Join(dataDir, lockFile)
 	file := flock.New(path, flock.SetPermissions(0o600), flock.SetFlag(os.O_CREATE|os.O_RDWR))
-	got, err := file.TryLock()
-	if err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), lockPatience)
+	defer cancel()
+	got, err := file.TryLockContext(ctx, lockRetry)
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("cannot lock the data directory: %w", err)
 	}
 	if !got {
