@@ -33,6 +33,7 @@ func TestRealGuests(t *testing.T) {
 		{"commands run under systemd", testExecUnderSystemd},
 		{"pause and resume", testPause},
 		{"an ssh session goes on after a sleep", testSleepUnderSSH},
+		{"a fork under ssh is another machine", testForkUnderSSH},
 		{"hatchd is killed and adopts", testAdoptAfterKill},
 		{"hatchd is stopped and adopts", testAdoptAfterStop},
 		{"stop and start keep the disk", testStopStart},

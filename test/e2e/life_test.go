@@ -104,6 +104,19 @@ func testStopStart(t *testing.T, w *world) {
 
 func testReboot(t *testing.T, w *world) {
 	v := w.shared(t, beta)
+	w.reboot(t, v)
+	v = w.await(t, v.ID, "ready", readyLimit)
+	if v.State != api.StateRunning {
+		t.Errorf("after a reboot the state is %s", v.State)
+	}
+	if s := w.login(t, v); !s.connects(t, internetAddr, 80) {
+		t.Error("after a reboot the guest has no network")
+	}
+}
+
+// reboot has a Debian guest boot anew, and waits until it can be logged in to.
+func (w *world) reboot(t *testing.T, v api.VM) {
+	t.Helper()
 	s := w.login(t, v)
 	boot := s.bootID(t)
 	s.run(t, "sudo systemd-run -q --no-block systemctl reboot")
@@ -120,13 +133,6 @@ func testReboot(t *testing.T, w *world) {
 		t.Fatalf("the guest has not rebooted: %v; console:\n%s", err, w.console(t.Context(), v.ID))
 	}
 	took(t, "from the order to reboot until a login", began)
-	v = w.await(t, v.ID, "ready", readyLimit)
-	if v.State != api.StateRunning {
-		t.Errorf("after a reboot the state is %s", v.State)
-	}
-	if s := w.login(t, v); !s.connects(t, internetAddr, 80) {
-		t.Error("after a reboot the guest has no network")
-	}
 }
 
 func testPoweroff(t *testing.T, w *world) {
