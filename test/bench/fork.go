@@ -27,6 +27,7 @@ const (
 type forks struct {
 	made    sample // POST fork of a running VM until it answers: the copy is itself
 	exec    sample // the same until the first command has been run in the copy
+	warm    sample // POST of a VM that begins as a guest kept booted, until a command has been run in it
 	bareRun sample // a bare QEMU of the same memory and devices, until a command has been run
 	many    sample // POST fork of forksOfOne until a command has been run in each
 	pss     []int64
@@ -77,8 +78,11 @@ func (f *forks) measure(ctx context.Context, c *client.Client, dataDir string, m
 	if _, err := hand.sleep(); err != nil {
 		return err
 	}
+	if err := keepBooted(ctx, c, mem); err != nil {
+		return err
+	}
 	for round := range forkWarmUp + forkRounds {
-		if err := errors.Join(f.round(ctx, c, v.ID), f.byHand(ctx, hand)); err != nil {
+		if err := errors.Join(f.round(ctx, c, v.ID), f.create(ctx, c, mem), f.byHand(ctx, hand)); err != nil {
 			return err
 		}
 		if round+1 == forkWarmUp {
@@ -100,6 +104,31 @@ func (f *forks) round(ctx context.Context, c *client.Client, id string) error {
 	}
 	f.exec = append(f.exec, time.Since(began))
 	return c.DeleteVM(ctx, copies.VMs[0].ID)
+}
+
+// keepBooted has a guest kept for VMs of the minimal image to begin as.
+func keepBooted(ctx context.Context, c *client.Client, mem int) error {
+	if _, err := c.WarmImage(ctx, benchImage, api.WarmImage{MemMiB: new(mem), DiskMiB: new(benchDisk)}); err != nil {
+		return err
+	}
+	return sandbox.Poll(patience, func() (bool, error) {
+		image, err := c.GetImage(ctx, benchImage)
+		return err == nil && slices.ContainsFunc(image.Warm, func(w api.WarmGuest) bool { return w.State == "ready" && w.MemMiB == mem }), err
+	})
+}
+
+// create makes a VM that begins as that guest.
+func (f *forks) create(ctx context.Context, c *client.Client, mem int) error {
+	began := time.Now()
+	v, err := c.CreateVM(ctx, api.CreateVM{ImageID: benchImage, MemMiB: new(mem), DiskMiB: new(benchDisk)}, client.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	if err := runTrue(ctx, c, v.ID); err != nil {
+		return err
+	}
+	f.warm = append(f.warm, time.Since(began))
+	return c.DeleteVM(ctx, v.ID)
 }
 
 // byHand starts a bare QEMU from what was saved of one, with its memory mapped
@@ -181,11 +210,13 @@ func sumMiB(kib []int64) (sum int64) {
 }
 
 func (f *forks) print(out io.Writer, mem int) {
-	fmt.Fprintf(out, "\nforks of a running VM of the minimal image, %d MiB, against a bare QEMU that goes on from the same memory, in turn\n", mem)
+	fmt.Fprintf(out, "\ncopies of a guest of the minimal image, %d MiB, against a bare QEMU that goes on from the same memory, in turn\n", mem)
 	fmt.Fprintf(out, "  fork, until the copy is itself           %s\n", f.made.tail())
 	fmt.Fprintf(out, "  fork, until a command was run in it      %s\n", f.exec.tail())
 	fmt.Fprintf(out, "    bare QEMU, the memory saved before     %s\n", f.bareRun.tail())
-	fmt.Fprintf(out, "    ratio of the medians                   %.2f\n", float64(f.exec.median())/float64(f.bareRun.median()))
+	fmt.Fprintf(out, "  warm create, until a command was run     %s\n", f.warm.tail())
+	fmt.Fprintf(out, "    ratios of the medians, fork and create %.2f, %.2f\n",
+		float64(f.exec.median())/float64(f.bareRun.median()), float64(f.warm.median())/float64(f.bareRun.median()))
 	fmt.Fprintf(out, "  %d forks at once, a command run in each   %s\n", forksOfOne, f.many.tail())
 	fmt.Fprintf(out, "    memory of their VMMs                   %d MiB resident, %d MiB in proportion to who shares it\n", sumMiB(f.rss), sumMiB(f.pss))
 }

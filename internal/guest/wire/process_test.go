@@ -276,11 +276,7 @@ func TestReaderThatTakesNothingIsLetGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	<-s.detached
-	if took := time.Since(began); took < impatient.stall {
-		t.Errorf("it took %v", took)
-	}
 	for err == nil {
 		_, err = stream.Next()
 	}
