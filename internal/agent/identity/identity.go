@@ -64,12 +64,12 @@ func (g *Guest) Take(ctx context.Context, as wire.Identity) (wire.Self, error) {
 		name string
 		do   func(context.Context, wire.Identity) error
 	}{
-		{"the network", g.moveNIC},
 		{"the hostname", g.rename},
 		{"the machine id", g.renewMachineID},
 		{"the SSH host keys", g.renewHostKeys},
 		{"the stored randomness", g.forgetRandomness},
 		{"cloud-init", g.moveInstance},
+		{"the network", g.moveNIC},
 		{"the network services", g.restartNetworkServices},
 	} {
 		if err := step.do(ctx, as); err != nil {

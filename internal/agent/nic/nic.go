@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Place is an interface's place on its network.
@@ -59,7 +60,21 @@ func (p Place) Move(link netlink.Link) error {
 	if err := clearAddresses(link); err != nil {
 		return err
 	}
-	return p.Apply(link)
+	return p.insist(link)
+}
+
+// insistTries bounds how often the place is taken.
+const insistTries = 5
+
+// insist applies p again when the address was gone before the route: a network
+// service that has seen the interface go down drops what it finds there.
+func (p Place) insist(link netlink.Link) (err error) {
+	for range insistTries {
+		if err = p.Apply(link); !errors.Is(err, unix.ENETUNREACH) {
+			return err
+		}
+	}
+	return err
 }
 
 func clearAddresses(link netlink.Link) error {
