@@ -119,7 +119,7 @@ func (s *Service) boot(ctx context.Context, vms VMs, shape vm.Shape) error {
 }
 
 // removeStale removes what no new VM would be made from: its image, kernel,
-// agent or VMM is another one now.
+// agent or VMM is another one now. Of more than maxKept the oldest go, too.
 func (s *Service) removeStale(ctx context.Context, vms VMs) {
 	kept, err := s.kept(ctx)
 	if err != nil {
@@ -129,7 +129,7 @@ func (s *Service) removeStale(ctx context.Context, vms VMs) {
 	seen := map[string]bool{}
 	for _, one := range kept {
 		shape := vm.ShapeOf(one)
-		if seen[shape.Key()] || s.hasFailed(shape) || !vms.IsCurrent(ctx, shape) {
+		if len(seen) >= maxKept || seen[shape.Key()] || s.hasFailed(shape) || !vms.IsCurrent(ctx, shape) {
 			s.log.Info("removing a booted guest that is out of date or of no use", "snapshot", one.ID, "image", shape.ImageID)
 			s.remove(ctx, one.ID)
 		}

@@ -24,8 +24,10 @@ const (
 	// that had to boot.
 	failureRest = time.Hour
 	// baseRest is how long a memory stays in RAM that no VM was made from.
-	baseRest = 10 * time.Minute
-	maxQueue = 16 // shapes that wait to be built
+	baseRest  = 10 * time.Minute
+	maxQueue  = 16 // shapes that wait to be built
+	maxKept   = 16 // booted guests
+	maxFailed = 64 // shapes that are known not to boot
 )
 
 // Service keeps booted guests.
@@ -160,6 +162,9 @@ func (s *Service) Spoiled(one snapshot.Snapshot, cause error) {
 func (s *Service) fail(shape vm.Shape, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.builds) >= maxQueue+maxFailed {
+		maps.DeleteFunc(s.builds, func(_ string, g Guest) bool { return g.State == Failed })
+	}
 	s.builds[shape.Key()] = Guest{Shape: shape, State: Failed, Reason: reason(cause), At: time.Now().UTC()}
 }
 

@@ -123,6 +123,20 @@ func TestWhatIsOutOfDateIsRemoved(t *testing.T) {
 	}
 }
 
+func TestTheOldestMakeRoom(t *testing.T) {
+	w := newWorld(t, Manual)
+	for i := range maxKept + 1 {
+		if err := w.Keep(t.Context(), shape(256+i)); err != nil {
+			t.Fatal(err)
+		}
+		w.buildAll(t)
+	}
+	w.removeStale(t.Context(), w.vms)
+	w.requireFind(t, shape(256), false)
+	w.requireFind(t, shape(257), true)
+	w.requireFind(t, shape(256+maxKept), true)
+}
+
 func TestADamagedOneIsRemoved(t *testing.T) {
 	w := newWorld(t, Auto)
 	w.Missed(shape(64))
