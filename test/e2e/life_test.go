@@ -123,9 +123,8 @@ func (w *world) reboot(t *testing.T, v api.VM) {
 	began := time.Now()
 	now := boot
 	err := sandbox.Poll(readyLimit, func() (bool, error) {
-		if s, err := w.tryLogin(v); err == nil {
-			now = s.bootID(t)
-			_ = s.client.Close()
+		if id, err := w.tryBootID(v); err == nil {
+			now = id
 		}
 		return now != boot, nil
 	})
@@ -133,6 +132,22 @@ func (w *world) reboot(t *testing.T, v api.VM) {
 		t.Fatalf("the guest has not rebooted: %v; console:\n%s", err, w.console(t.Context(), v.ID))
 	}
 	took(t, "from the order to reboot until a login", began)
+}
+
+// tryBootID logs in and tells the boot, unless the guest goes down meanwhile.
+func (w *world) tryBootID(v api.VM) (string, error) {
+	s, err := w.tryLogin(v)
+	if err != nil {
+		return "", err
+	}
+	hangUp := time.AfterFunc(attemptLimit, func() { _ = s.client.Close() })
+	defer func() { hangUp.Stop(); _ = s.client.Close() }()
+	session, err := s.client.NewSession()
+	if err != nil {
+		return "", err
+	}
+	out, err := session.Output("cat /proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(out)), err
 }
 
 func testPoweroff(t *testing.T, w *world) {
