@@ -34,8 +34,11 @@ func TestImageWarm(t *testing.T) {
 		{"", []api.WarmGuest{building, building, ready}, "{}", 0, ""},
 		{"", []api.WarmGuest{ready}, "{}", 0, ""},
 		{"--no-wait", []api.WarmGuest{building}, "{}", 0, ""},
-		{"--cpus 2 -m 256 --disk 1g --boot-args q --no-network --vmm qemu", []api.WarmGuest{building, ready},
-			`{"vcpu_count":2,"mem_mib":256,"disk_mib":1024,"boot_args":"q","enable_network":false,"vmm":"qemu"}`, 0, ""},
+		{
+			"--cpus 2 -m 256 --disk 1g --boot-args q --no-network --vmm qemu",
+			[]api.WarmGuest{building, ready},
+			`{"vcpu_count":2,"mem_mib":256,"disk_mib":1024,"boot_args":"q","enable_network":false,"vmm":"qemu"}`, 0, "",
+		},
 		{"", []api.WarmGuest{building, failed}, "{}", exitOwn, "cannot keep a guest of debian booted: it did not become ready"},
 		{"", []api.WarmGuest{building, other}, "{}", exitOwn, "the server has given it up"},
 		{"", nil, "{}", exitOwn, "the server has given it up"},

@@ -45,7 +45,7 @@ func (e examiner) firecracker(ctx context.Context) Check {
 // what it lacks.
 func (e examiner) firecrackerVersion(ctx context.Context) (version, lack string) {
 	found := e.ProbeKVM()
-	if !found.Usable && !(found.Emulates && e.Driver == "firecracker") {
+	if !found.Usable && (!found.Emulates || e.Driver != "firecracker") {
 		return "", "Firecracker needs KVM, and " + found.Why
 	}
 	for _, program := range []string{e.FirecrackerBin, e.JailerBin} {

@@ -40,10 +40,10 @@ type verdict struct {
 	changed   chan struct{} // closed and replaced at each change
 }
 
-func (v *verdict) read() (confirmed bool, failure error, changed <-chan struct{}) {
+func (v *verdict) read() (confirmed bool, changed <-chan struct{}, failure error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.confirmed, v.failure, v.changed
+	return v.confirmed, v.changed, v.failure
 }
 
 func (v *verdict) settle(failure error) {
@@ -60,7 +60,7 @@ func (s *session) Confirmed(ctx context.Context) error {
 		return nil
 	}
 	for {
-		confirmed, failure, changed := s.copied.read()
+		confirmed, changed, failure := s.copied.read()
 		if confirmed || failure != nil {
 			return failure
 		}

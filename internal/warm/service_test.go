@@ -284,5 +284,7 @@ func TestHatchdEndsAmidABuild(t *testing.T) {
 	}
 }
 
-var _ VMs = (*fakeVMs)(nil)
-var _ VMs = (*vm.Service)(nil)
+var (
+	_ VMs = (*fakeVMs)(nil)
+	_ VMs = (*vm.Service)(nil)
+)

@@ -90,7 +90,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 		d.exe = "/" + filepath.Base(d.binary) // the jailer's copy, as seen in its own root
 	}
 	found := kvm.Probe()
-	if !found.Usable && !(cfg.AnyKVM && found.Emulates) {
+	if !found.Usable && (!cfg.AnyKVM || !found.Emulates) {
 		return nil, errs.New(errs.Unsupported, "kvm_unusable", "Firecracker needs KVM, which cannot be used: %s", found.Why).
 			WithHint("use QEMU, which can emulate, or run Hatch where the processor's virtualisation is available")
 	}
