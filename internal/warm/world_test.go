@@ -56,7 +56,7 @@ func newWorld(t *testing.T, mode Mode) *world {
 	t.Cleanup(func() { _ = files.Close() })
 	log := slog.New(slog.DiscardHandler)
 	snapshots := snapshot.New(st, files, snapshot.Limits{PerVM: 10}, log)
-	vms := &fakeVMs{snapshots: snapshots, files: files, dir: t.TempDir(), shapes: map[string]vm.Shape{}, gone: make(chan string, 16)}
+	vms := &fakeVMs{snapshots: snapshots, files: files, dir: t.TempDir(), shapes: map[string]vm.Shape{}, gone: make(chan string, 2*maxKept)}
 	return &world{Service: New(snapshots, files, mode, log), vms: vms, snapshots: snapshots, files: files}
 }
 
