@@ -37,8 +37,9 @@ func testFailedCreates(t *testing.T, w *world) {
 			before := w.look(t)
 			files := w.openFiles(t)
 			mend := fault.make(t)
+			broken := w.look(t) // what breaks it may be a mount
 			_, err := w.client.CreateVM(t.Context(), minimal(), client.CreateOptions{})
-			failed := w.failedVM(t, before)
+			failed := w.failedVM(t, broken)
 			mend()
 			if err == nil {
 				t.Fatal("the create has succeeded: nothing is broken")
