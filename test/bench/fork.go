@@ -36,36 +36,19 @@ type forks struct {
 
 // measureForks copies running guests, through hatchd and by hand.
 func measureForks(out io.Writer, d *sandbox.Daemon) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
-	defer cancel()
-	c, err := d.Client()
-	if err != nil {
-		return err
-	}
-	if err := build(c, "minimal"); err != nil {
-		return err
-	}
-	for _, mem := range sleepSizes {
+	return eachSize(d, func(ctx context.Context, c *client.Client, mem int) error {
 		var f forks
-		if err := f.measure(ctx, c, d.DataDir, mem); err != nil {
-			return err
+		err := f.measure(ctx, c, d.DataDir, mem)
+		if err == nil {
+			f.print(out, mem)
 		}
-		f.print(out, mem)
-	}
-	return nil
+		return err
+	})
 }
 
 // measure takes turns: once through hatchd, once by hand.
 func (f *forks) measure(ctx context.Context, c *client.Client, dataDir string, mem int) error {
-	image, err := c.GetImage(ctx, benchImage)
-	if err != nil {
-		return err
-	}
-	v, err := c.CreateVM(ctx, api.CreateVM{ImageID: benchImage, MemMiB: new(mem), DiskMiB: new(benchDisk)}, client.CreateOptions{Wait: "ready"})
-	if err != nil {
-		return err
-	}
-	_, machine, err := copyOfVM(dataDir, image, v.ID, benchDisk)
+	v, machine, err := runMinimal(ctx, c, dataDir, mem)
 	if err != nil {
 		return err
 	}

@@ -60,15 +60,7 @@ func measureLibvirt(out io.Writer, d *sandbox.Daemon) error {
 
 // measure takes turns: once through hatchd, once through libvirt.
 func (s *saves) measure(ctx context.Context, c *client.Client, dataDir, program string, mem, filled int) (err error) {
-	image, err := c.GetImage(ctx, benchImage)
-	if err != nil {
-		return err
-	}
-	v, err := c.CreateVM(ctx, api.CreateVM{ImageID: benchImage, MemMiB: new(mem), DiskMiB: new(benchDisk)}, client.CreateOptions{Wait: "ready"})
-	if err != nil {
-		return err
-	}
-	_, machine, err := copyOfVM(dataDir, image, v.ID, benchDisk)
+	v, machine, err := runMinimal(ctx, c, dataDir, mem)
 	if err != nil {
 		return err
 	}

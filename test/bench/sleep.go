@@ -40,6 +40,18 @@ type sleeps struct {
 
 // measureSleeps puts guests to sleep and wakes them, through hatchd and by hand.
 func measureSleeps(out io.Writer, d *sandbox.Daemon) error {
+	return eachSize(d, func(ctx context.Context, c *client.Client, mem int) error {
+		var s sleeps
+		err := s.measure(ctx, c, d.DataDir, mem)
+		if err == nil {
+			s.print(out, mem)
+		}
+		return err
+	})
+}
+
+// eachSize measures with guests of the minimal image, of each of sleepSizes.
+func eachSize(d *sandbox.Daemon, measure func(ctx context.Context, c *client.Client, mem int) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	c, err := d.Client()
@@ -50,26 +62,31 @@ func measureSleeps(out io.Writer, d *sandbox.Daemon) error {
 		return err
 	}
 	for _, mem := range sleepSizes {
-		var s sleeps
-		if err := s.measure(ctx, c, d.DataDir, mem); err != nil {
+		if err := measure(ctx, c, mem); err != nil {
 			return err
 		}
-		s.print(out, mem)
 	}
 	return nil
 }
 
-// measure takes turns: once through hatchd, once by hand.
-func (s *sleeps) measure(ctx context.Context, c *client.Client, dataDir string, mem int) error {
+// runMinimal makes a VM of the minimal image, and what is needed to do the same
+// by hand; the caller closes that.
+func runMinimal(ctx context.Context, c *client.Client, dataDir string, mem int) (api.VM, *bare, error) {
 	image, err := c.GetImage(ctx, benchImage)
 	if err != nil {
-		return err
+		return api.VM{}, nil, err
 	}
 	v, err := c.CreateVM(ctx, api.CreateVM{ImageID: benchImage, MemMiB: new(mem), DiskMiB: new(benchDisk)}, client.CreateOptions{Wait: "ready"})
 	if err != nil {
-		return err
+		return api.VM{}, nil, err
 	}
 	_, machine, err := copyOfVM(dataDir, image, v.ID, benchDisk)
+	return v, machine, err
+}
+
+// measure takes turns: once through hatchd, once by hand.
+func (s *sleeps) measure(ctx context.Context, c *client.Client, dataDir string, mem int) error {
+	v, machine, err := runMinimal(ctx, c, dataDir, mem)
 	if err != nil {
 		return err
 	}
