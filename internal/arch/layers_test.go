@@ -46,6 +46,7 @@ var layers = []layer{
 var siblings = map[string][]string{
 	"internal/doctor":            {"internal/host/kvm", "internal/host/memory"},
 	"internal/host/link":         {"internal/host/bridge", "internal/host/dhcp", "internal/host/dns", "internal/host/nft"},
+	"internal/host/disk":         {"internal/host/sparse"},
 	"internal/host/memory":       {"internal/host/sparse"},
 	"internal/host/snapshot":     {"internal/host/sparse"},
 	"internal/store":             {"internal/store/migrations"},

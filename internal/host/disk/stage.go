@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/hatchvm/hatch/internal/host/sparse"
 )
 
 // Names in a VM's directory of what is about to take the place of what it has.
@@ -50,17 +52,9 @@ func syncAll(dir string) error {
 		if err != nil {
 			return err
 		}
-		return syncPath(path)
+		return sparse.Sync(path)
 	})
-	return errors.Join(err, syncPath(filepath.Dir(dir)))
-}
-
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return errors.Join(err, sparse.Sync(filepath.Dir(dir)))
 }
 
 // Settle moves what was staged to where the VM has it: the disk, and by takeIn
@@ -76,7 +70,7 @@ func (f *Files) Settle(vmID string, takeIn func(vmID, saved string) error) error
 			return err
 		}
 	}
-	if err := syncPath(f.Dir(vmID)); err != nil {
+	if err := sparse.Sync(f.Dir(vmID)); err != nil {
 		return err
 	}
 	return f.Unstage(vmID)

@@ -58,7 +58,7 @@ func format(ctx context.Context, path string, mib int) (err error) {
 			return fmt.Errorf("cannot make a disk template: %w", err)
 		}
 	}
-	err = sparse(tmp, int64(mib)<<20)
+	err = allHole(tmp, int64(mib)<<20)
 	if err == nil {
 		err = mke2fs(ctx, tmp, content)
 	}
@@ -81,7 +81,7 @@ func flush(path string) error {
 	return errors.Join(file.Sync(), file.Close())
 }
 
-func sparse(path string, size int64) error {
+func allHole(path string, size int64) error {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot make a disk template: %w", err)
