@@ -167,11 +167,17 @@ func (s *Service) startFailed(ctx context.Context, b *boot, stepName string, cau
 		s.deps.Log.Error("cannot store the failure of a start", "vm", v.ID, "err", err)
 	}
 	s.deps.Log.Warn("vm start failed", "vm", v.ID, "step", stepName, "err", cause)
+	return VM{}, answer(cause, errs.New(errs.Internal, "start_failed", "cannot start VM %s: the %s step failed", v.ID, stepName))
+}
+
+// answer is what an owner is told of cause: its own words where it has any for
+// them, else those of without.
+func answer(cause error, without *errs.Error) error {
 	var e *errs.Error
 	if asError(cause, &e) {
-		return VM{}, e
+		return e
 	}
-	return VM{}, errs.New(errs.Internal, "start_failed", "cannot start VM %s: the %s step failed", v.ID, stepName).WithCause(cause)
+	return without.WithCause(cause)
 }
 
 // handle returns what is needed to find a process that could not be ended, or nil.
@@ -258,23 +264,26 @@ func (v VM) Link() Link {
 }
 
 func (s *Service) launch(ctx context.Context, b *boot) error {
-	spec, err := s.spec(ctx, b.vm)
+	spec, err := s.spec(ctx, b)
 	if err != nil {
 		return err
-	}
-	if b.vm.EnableNetwork {
-		spec.NIC = &vmm.NIC{MAC: b.vm.Lease.MAC, TAP: b.tap}
 	}
 	b.machine, err = s.deps.Drivers[b.vm.Driver].Start(ctx, spec)
 	return err
 }
 
-func (s *Service) spec(ctx context.Context, v VM) (vmm.Spec, error) {
-	return s.specWith(ctx, v, s.deps.Files.Disk(v.ID))
+// spec is what the VM's machine is started with.
+func (s *Service) spec(ctx context.Context, b *boot) (vmm.Spec, error) {
+	spec, err := s.standingSpec(ctx, b.vm, s.deps.Files.Disk(b.vm.ID))
+	if spec.NIC != nil {
+		spec.NIC.TAP = b.tap
+	}
+	return spec, err
 }
 
-// specWith is the VM's spec with disk as the file that is its own disk.
-func (s *Service) specWith(ctx context.Context, v VM, disk string) (vmm.Spec, error) {
+// standingSpec is what a machine of the VM is started with, but for its TAP; disk
+// is the file that is its own disk.
+func (s *Service) standingSpec(ctx context.Context, v VM, disk string) (vmm.Spec, error) {
 	if !v.Boot.Kernel.Unchanged() || !v.Boot.Rootfs.Unchanged() {
 		return vmm.Spec{}, errs.New(errs.Conflict, "image_changed",
 			"cannot start from image %s: its kernel or root file system was changed or removed since the VM was created", v.ImageID).
@@ -301,6 +310,9 @@ func (s *Service) specWith(ctx context.Context, v VM, disk string) (vmm.Spec, er
 	}
 	if s.canSleep(v) {
 		spec.Memory = s.deps.Memories.Path(v.ID)
+	}
+	if v.EnableNetwork {
+		spec.NIC = &vmm.NIC{MAC: v.Lease.MAC}
 	}
 	return spec, nil
 }

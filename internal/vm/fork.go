@@ -278,11 +278,7 @@ func (s *Service) copyFailed(ctx context.Context, b *boot, stepName string, caus
 		s.deps.Log.Error("cannot remove the row of a copy that failed", "vm", b.vm.ID, "err", err)
 	}
 	s.changes.announce(b.vm.ID)
-	var e *errs.Error
-	if asError(cause, &e) {
-		return VM{}, e
-	}
-	return VM{}, errs.New(errs.Internal, "copy_failed", "cannot make a VM from the snapshot: the %s step failed", stepName).WithCause(cause)
+	return VM{}, answer(cause, errs.New(errs.Internal, "copy_failed", "cannot make a VM from the snapshot: the %s step failed", stepName))
 }
 
 func (s *Service) provisionCopy(ctx context.Context, b *boot, from *birth) error {
@@ -292,7 +288,7 @@ func (s *Service) provisionCopy(ctx context.Context, b *boot, from *birth) error
 }
 
 func (s *Service) wakeCopy(ctx context.Context, b *boot, from *birth) error {
-	spec, err := s.standingSpec(ctx, b.vm, s.deps.Files.Disk(b.vm.ID))
+	spec, err := s.spec(ctx, b)
 	if err != nil {
 		return err
 	}
@@ -305,9 +301,6 @@ func (s *Service) wakeCopy(ctx context.Context, b *boot, from *birth) error {
 	}
 	if spec.Base, err = from.base(); err != nil {
 		return err
-	}
-	if spec.NIC != nil {
-		spec.NIC.TAP = b.tap
 	}
 	b.machine, err = s.deps.Drivers[b.vm.Driver].Wake(ctx, spec, dir)
 	return err

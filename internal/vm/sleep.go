@@ -278,11 +278,7 @@ func (s *Service) wakeFailed(ctx context.Context, b *boot, stepName string, caus
 	if err := s.sleepOn(ctx, b.vm.ID, b.sleep, fmt.Sprintf("asleep; cannot wake the VM (%s): %s", stepName, publicMessage(cause))); err != nil {
 		s.deps.Log.Error("cannot store that a vm sleeps on", "vm", b.vm.ID, "err", err)
 	}
-	var e *errs.Error
-	if asError(cause, &e) {
-		return VM{}, e
-	}
-	return VM{}, errs.New(errs.Internal, "wake_failed", "cannot wake VM %s: the %s step failed", b.vm.ID, stepName).WithCause(cause)
+	return VM{}, answer(cause, errs.New(errs.Internal, "wake_failed", "cannot wake VM %s: the %s step failed", b.vm.ID, stepName))
 }
 
 // sleepOn stores that a VM sleeps after all, and goes on making its memory durable.
@@ -311,12 +307,9 @@ func (s *Service) unrecall(_ context.Context, b *boot) {
 }
 
 func (s *Service) wakeMachine(ctx context.Context, b *boot) error {
-	spec, err := s.spec(ctx, b.vm)
+	spec, err := s.spec(ctx, b)
 	if err != nil {
 		return err
-	}
-	if b.vm.EnableNetwork {
-		spec.NIC = &vmm.NIC{MAC: b.vm.Lease.MAC, TAP: b.tap}
 	}
 	b.machine, err = s.deps.Drivers[b.vm.Driver].Wake(ctx, spec, s.deps.Memories.Dir(b.vm.ID))
 	return err

@@ -199,16 +199,6 @@ func (s *Service) captureFiles(ctx context.Context, v VM, one snapshot.Snapshot,
 	return capture(ctx, one.ID, memory, s.deps.Files.Disk(v.ID))
 }
 
-// standingSpec is what a machine of the VM is started with, but for its TAP; disk
-// is the file that is its own disk.
-func (s *Service) standingSpec(ctx context.Context, v VM, disk string) (vmm.Spec, error) {
-	spec, err := s.specWith(ctx, v, disk)
-	if err == nil && v.EnableNetwork {
-		spec.NIC = &vmm.NIC{MAC: v.Lease.MAC}
-	}
-	return spec, err
-}
-
 // originOf is what a snapshot keeps of a VM's record.
 func (s *Service) originOf(ctx context.Context, v VM) (snapshot.Origin, error) {
 	initramfs, err := s.deps.Images.Initramfs(ctx, v.Boot)

@@ -65,15 +65,8 @@ func (w Warmth) memory() (*os.File, error) { return w.Memory, nil }
 
 // shape returns the shape that the VM has, or would have if it were made now.
 func (s *Service) shape(ctx context.Context, v VM) (Shape, error) {
-	initramfs, err := s.deps.Images.Initramfs(ctx, v.Boot)
-	if err != nil {
-		return Shape{}, err
-	}
-	return Shape{
-		ImageID: v.ImageID, Boot: v.Boot, Initramfs: filepath.Base(initramfs),
-		VCPUs: v.VCPUs, MemMiB: v.MemMiB, DiskMiB: v.DiskMiB, BootArgs: v.BootArgs, Network: v.EnableNetwork,
-		Machine: s.machineHere(v.Driver),
-	}, nil
+	origin, err := s.originOf(ctx, v)
+	return ShapeOf(snapshot.Snapshot{VM: origin, Machine: s.machineHere(v.Driver)}), err
 }
 
 // machineHere is what a driver would save machines as on this host.
