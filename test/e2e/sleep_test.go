@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,9 +31,7 @@ func testSleep(t *testing.T, w *world) {
 	body.MemMiB = new(5 * minimalMem) // the pattern has to fit beside the rest
 	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
 	boot := w.inside(t, v, "cat /proc/sys/kernel/random/boot_id")
-	w.inside(t, v, "mkdir -p /pattern && mount -t tmpfs -o size=75% pattern /pattern && dd if=/dev/urandom of=/pattern/part bs=1M count=8")
-	w.inside(t, v, "for i in $(seq 25); do cat /pattern/part; done >/pattern/file && rm /pattern/part") // 200 MiB
-	sum := w.inside(t, v, "md5sum /pattern/file")
+	p := w.pattern(t, v)
 	for cycle := range 10 {
 		w.sleep(t, v)
 		if cycle%2 == 0 {
@@ -46,20 +46,102 @@ func testSleep(t *testing.T, w *world) {
 			w.startDaemon(t)
 		}
 		w.wake(t, v)
-		if got := w.inside(t, v, "md5sum /pattern/file"); got != sum {
-			t.Fatalf("cycle %d: the pattern has changed: %q, want %q", cycle, got, sum)
-		}
 		requireTime(t, func() string { return w.inside(t, v, "date +%s") })
-		w.inside(t, v, fmt.Sprintf("echo %d >>/written; sync", cycle))
-	}
-	if got := w.inside(t, v, "cat /written"); got != "0\n1\n2\n3\n4\n5\n6\n7\n8\n9" {
-		t.Errorf("the file holds %q", got)
+		p.require(t)
 	}
 	if got := w.inside(t, v, "cat /proc/sys/kernel/random/boot_id"); got != boot {
 		t.Errorf("the guest has booted anew: %s, was %s", got, boot)
 	}
 	w.sleepersAwake(t, v)
+	w.sleep(t, v)
+	w.awaitDurable(t, v.ID)
+	w.requireNotWoken(t, v)
 	w.startAsleep(t, v)
+}
+
+// pattern is 200 MiB of a guest's memory, which must stay as they are, and a file
+// on its disk, which grows by a line whenever they are looked at.
+type pattern struct {
+	*world
+	vm     api.VM
+	sum    string
+	looked int
+}
+
+func (w *world) pattern(t *testing.T, v api.VM) *pattern {
+	t.Helper()
+	w.inside(t, v, "mkdir -p /pattern && mount -t tmpfs -o size=75% pattern /pattern && dd if=/dev/urandom of=/pattern/part bs=1M count=8")
+	w.inside(t, v, "for i in $(seq 25); do cat /pattern/part; done >/pattern/file && rm /pattern/part")
+	return &pattern{world: w, vm: v, sum: w.inside(t, v, "md5sum /pattern/file")}
+}
+
+func (p *pattern) require(t *testing.T) {
+	t.Helper()
+	p.looked++
+	got := p.inside(t, p.vm, fmt.Sprintf("md5sum /pattern/file && echo %d >>/written && sync && wc -l </written", p.looked))
+	if want := fmt.Sprintf("%s\n%d", p.sum, p.looked); got != want {
+		t.Fatalf("after %d sleeps the pattern and the file are %q, want %q", p.looked, got, want)
+	}
+}
+
+// requireNotWoken checks that a sleeping guest is not woken from what has been
+// damaged, or was saved by another QEMU or on another processor, and that it
+// sleeps on. The memory stays damaged.
+func (w *world) requireNotWoken(t *testing.T, v api.VM) {
+	t.Helper()
+	saved := w.data("vms", v.ID, "sleep")
+	for _, damage := range []struct {
+		what, path string
+		do         func(*testing.T, string)
+		code       string
+	}{
+		{"devices flipped", filepath.Join(saved, "devices"), flipByte, "saved_unusable"},
+		{"devices cut", filepath.Join(saved, "devices"), cutShort, "saved_unusable"},
+		{"another version", filepath.Join(saved, "manifest.json"), pretend(`"version": "`), "saved_unusable"},
+		{"another processor", filepath.Join(saved, "manifest.json"), pretend(`"cpu": "`), "saved_unusable"},
+		{"no disk", w.data("vms", v.ID, "disk.img"), remove, "disk_missing"},
+		{"memory cut", filepath.Join(saved, "memory"), cutShort, "saved_unusable"},
+		{"no memory", filepath.Join(saved, "memory"), remove, "saved_unusable"},
+		{"memory flipped", filepath.Join(saved, "memory"), flipByte, "saved_unusable"},
+	} {
+		t.Run(damage.what, func(t *testing.T) {
+			mend := setAside(t, damage.path)
+			damage.do(t, damage.path)
+			_, err := w.client.WakeVM(t.Context(), v.ID)
+			if !client.HasCode(err, damage.code) {
+				t.Errorf("wake: %v", err)
+			}
+			if now := w.get(t, v.ID); now.State != api.StateSnapshotted || now.Sleep == nil {
+				t.Errorf("it is %s (%s)", now.State, now.StateReason)
+			}
+			mend()
+		})
+	}
+	w.wake(t, v) // it was the damage
+	w.sleep(t, v)
+	w.awaitDurable(t, v.ID)
+	flipByte(t, filepath.Join(saved, "memory"))
+}
+
+// pretend changes the value that follows in a manifest.
+func pretend(key string) func(*testing.T, string) {
+	return func(t *testing.T, path string) {
+		t.Helper()
+		text, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(text), key) {
+			t.Fatalf("there is no %s: %v", key, err)
+		}
+		if err := os.WriteFile(path, []byte(strings.Replace(string(text), key, key+"not ", 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // sleep puts a VM to sleep and checks that nothing of it runs any more.
@@ -160,18 +242,17 @@ func (w *world) sleepersAwake(t *testing.T, v api.VM) {
 // startAsleep boots a sleeping VM anew, which drops its memory.
 func (w *world) startAsleep(t *testing.T, v api.VM) {
 	t.Helper()
-	w.sleep(t, v)
-	w.awaitDurable(t, v.ID)
 	if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
 		t.Fatal(err)
 	}
 	w.await(t, v.ID, "ready", readyLimit)
-	if got := w.inside(t, v, "ls /pattern; tail -n 1 /written"); got != "9" {
+	if got := w.inside(t, v, "ls /pattern; tail -n 1 /written"); got != "10" {
 		t.Errorf("after a cold start it shows %q; the disk is wanted, and no memory", got)
 	}
 }
 
-// testSleepUnderSSH lets a guest sleep while somebody is logged in.
+// testSleepUnderSSH lets a Debian guest sleep again and again while somebody is
+// logged in.
 func testSleepUnderSSH(t *testing.T, w *world) {
 	v := w.shared(t, alpha)
 	s := w.login(t, v)
@@ -193,9 +274,10 @@ func testSleepUnderSSH(t *testing.T, w *world) {
 		t.Fatal(err)
 	}
 	lines := bufio.NewReader(out)
-	for cycle := range 3 {
+	p := w.pattern(t, v)
+	for cycle := range 10 {
 		w.sleep(t, v)
-		if cycle == 1 {
+		if cycle%2 == 1 {
 			w.awaitDurable(t, v.ID)
 		}
 		began := time.Now()
@@ -209,10 +291,12 @@ func testSleepUnderSSH(t *testing.T, w *world) {
 		if now := w.get(t, v.ID); now.State != api.StateRunning {
 			t.Errorf("it answers, and is %s", now.State)
 		}
+		requireTime(t, func() string { return w.inside(t, v, "date +%s") })
+		p.require(t)
 	}
+	w.inside(t, v, "umount /pattern && rm /written")
 	w.await(t, v.ID, "agent", normalReply)
 	if got := s.bootID(t); got != boot {
 		t.Errorf("the guest has booted anew: %s, was %s", got, boot)
 	}
-	requireTime(t, func() string { return s.run(t, "date +%%s") })
 }

@@ -283,12 +283,8 @@ func testDamagedSnapshots(t *testing.T, g *kept) {
 	for _, part := range []string{"memory", "disk.img", "devices"} {
 		for how, damage := range map[string]func(*testing.T, string){"flipped": flipByte, "cut": cutShort} {
 			t.Run(part+" "+how, func(t *testing.T) {
-				path, aside := g.data("snapshots", one.ID, part), g.data("aside")
-				rename(t, path, aside)
-				defer rename(t, aside, path)
-				if out, err := exec.Command("cp", "--preserve=all", "--sparse=always", aside, path).CombinedOutput(); err != nil {
-					t.Fatalf("%v\n%s", err, out)
-				}
+				path := g.data("snapshots", one.ID, part)
+				defer setAside(t, path)()
 				damage(t, path)
 				_, err := g.client.RestoreVM(t.Context(), g.vm.ID, one.ID)
 				requireUnusable(t, "restore", err)
@@ -310,6 +306,17 @@ func requireUnusable(t *testing.T, what string, err error) {
 	if !client.HasCode(err, "snapshot_unusable") && !client.HasCode(err, "saved_unusable") {
 		t.Errorf("%s: %v", what, err)
 	}
+}
+
+// setAside puts a copy in the place of a file, until mend is called.
+func setAside(t *testing.T, path string) (mend func()) {
+	t.Helper()
+	aside := path + ".aside"
+	rename(t, path, aside)
+	if out, err := exec.Command("cp", "--preserve=all", "--sparse=always", aside, path).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return func() { rename(t, aside, path) }
 }
 
 func rename(t *testing.T, from, to string) {
