@@ -51,6 +51,7 @@ type vmRow struct {
 	Revision      int64            `db:"revision"`
 	SnapshotID    string           `db:"snapshot_id"`
 	Instance      string           `db:"instance"`
+	Copying       string           `db:"copying"`
 	UserData      []byte           `db:"user_data"`
 }
 
@@ -61,7 +62,7 @@ var vmColumns = []string{
 	"vcpus", "mem_mib", "disk_mib", "boot_args", "enable_network",
 	"guest_ip", "guest_mac", "tap_number", "tap_name", "ssh_port", "uid", "last_guest_ip", "last_guest_mac",
 	"ssh_keys", "driver", "machine", "provisioned",
-	"created_at", "updated_at", "started_at", "revision", "snapshot_id", "instance", "user_data",
+	"created_at", "updated_at", "started_at", "revision", "snapshot_id", "instance", "copying", "user_data",
 }
 
 var (
@@ -69,7 +70,7 @@ var (
 	// selectListedVM leaves user_data out.
 	selectListedVM = "SELECT " + strings.Join(vmColumns[:len(vmColumns)-1], ", ") + " FROM vms"
 	insertVM       = "INSERT INTO vms (" + strings.Join(vmColumns, ", ") + ") VALUES (:" + strings.Join(vmColumns, ", :") + ")"
-	updateObserved = updateVM("intent", "state", "state_reason", "conditions", "driver", "machine", "provisioned", "started_at", "snapshot_id", "updated_at")
+	updateObserved = updateVM("intent", "state", "state_reason", "conditions", "driver", "machine", "provisioned", "started_at", "snapshot_id", "copying", "updated_at")
 	updateLease    = updateVM("state", "state_reason", "guest_ip", "guest_mac", "tap_number", "tap_name", "ssh_port", "uid", "updated_at")
 )
 
@@ -104,7 +105,7 @@ func rowOf(v vm.VM) (vmRow, error) {
 func (r *vmRow) setObserved(v vm.VM) (err error) {
 	r.Intent, r.State, r.StateReason = string(v.Intent), string(v.State), printable(v.StateReason)
 	r.Driver, r.Provisioned, r.StartedAt = v.Driver, v.Provisioned, optionalMicros(v.StartedAt)
-	r.SnapshotID = v.SnapshotID
+	r.SnapshotID, r.Copying = v.SnapshotID, string(v.Copying)
 	if r.Conditions, err = toJSON(v.Conditions); err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func (r *vmRow) vm(labels map[string]string) (vm.VM, error) {
 		Intent: vm.Intent(r.Intent), State: vm.State(r.State), StateReason: r.StateReason,
 		VCPUs: r.VCPUs, MemMiB: r.MemMiB, DiskMiB: r.DiskMiB,
 		BootArgs: r.BootArgs, EnableNetwork: r.EnableNetwork, Instance: r.Instance, UserData: string(r.UserData),
-		Driver: r.Driver, Provisioned: r.Provisioned, SnapshotID: r.SnapshotID,
+		Driver: r.Driver, Provisioned: r.Provisioned, SnapshotID: r.SnapshotID, Copying: vm.Copying(r.Copying),
 		CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt), StartedAt: optionalTime(r.StartedAt),
 	}
 	if len(labels) > 0 {

@@ -124,7 +124,7 @@ func (s *Service) reconcile(ctx context.Context, v VM, h vmm.Handle) error {
 	if v.Sleep != nil {
 		return s.reconcileAsleep(ctx, v, h)
 	}
-	if v.isHalfCopied() {
+	if v.Copying != "" {
 		return s.removeHalfCopied(ctx, v, h)
 	}
 	if err := s.deps.Memories.Forget(v.ID); err != nil { // of a sleep or a wake that was cut short
@@ -261,8 +261,8 @@ func (s *Service) abandonStart(ctx context.Context, v VM) error {
 		}
 		s.releaseLease(ctx, v.ID)
 	}
-	if v.isHalfCopied() {
-		if _, err := s.update(ctx, v.ID, func(v *VM) { v.SnapshotID = "" }); err != nil {
+	if v.Copying != "" { // it can boot, now that the copy is gone
+		if _, err := s.update(ctx, v.ID, func(v *VM) { v.Copying = "" }); err != nil {
 			return err
 		}
 	}
@@ -275,8 +275,12 @@ func (s *Service) reap(ctx context.Context, h vmm.Handle) error {
 	return s.endMachine(ctx, h)
 }
 
-// endMachine ends a machine that this daemon does not hold.
+// endMachine ends a machine that this daemon does not hold. The zero handle
+// stands for none.
 func (s *Service) endMachine(ctx context.Context, h vmm.Handle) error {
+	if h.PID == 0 {
+		return nil
+	}
 	m, err := s.adopt(ctx, h)
 	if errs.Is(err, errs.NotFound) {
 		return nil

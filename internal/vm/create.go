@@ -163,7 +163,8 @@ func (s *Service) startFailed(ctx context.Context, b *boot, stepName string, cau
 	if b.stuck {
 		reason += "; its VMM could not be ended"
 	}
-	if err := s.fail(ctx, v.ID, !b.fresh || b.stuck, reason, b.handle()); err != nil {
+	hasDisk := !b.fresh || (b.stuck && v.Copying == "")
+	if err := s.fail(ctx, v.ID, hasDisk, reason, b.handle()); err != nil {
 		s.deps.Log.Error("cannot store the failure of a start", "vm", v.ID, "err", err)
 	}
 	s.deps.Log.Warn("vm start failed", "vm", v.ID, "step", stepName, "err", cause)
@@ -338,18 +339,13 @@ func (s *Service) kill(ctx context.Context, b *boot) {
 // record stores that the VM runs, before anything else hangs on it: a daemon
 // that starts after a crash finds the machine by this row.
 func (s *Service) record(ctx context.Context, b *boot) error {
-	return s.recordAs(ctx, b, b.vm.SnapshotID)
-}
-
-// recordAs stores so of a VM that goes on from this snapshot.
-func (s *Service) recordAs(ctx context.Context, b *boot, snapshotID string) error {
 	h := b.machine.Handle()
 	h.Based = b.based
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	v, err := s.update(ctx, b.vm.ID, func(v *VM) {
 		v.State, v.StateReason, v.Intent = Running, "", WantRunning
 		v.Machine, v.Provisioned, v.StartedAt = &h, true, &now
-		v.SnapshotID, v.Conditions = snapshotID, bootConditions(v, now)
+		v.Copying, v.Conditions = "", bootConditions(v, now)
 	})
 	if err != nil {
 		return err

@@ -169,6 +169,10 @@ func (s *Service) drafts(one snapshot.Snapshot, req CopyRequest) ([]VM, error) {
 	if labels == nil {
 		labels = one.VM.Labels
 	}
+	goesOnFrom := one.ID
+	if one.Kind == snapshot.Passing { // gone with the fork
+		goesOnFrom = one.ParentID
+	}
 	drafts := make([]VM, req.Count)
 	for i := range drafts {
 		v := VM{
@@ -178,7 +182,7 @@ func (s *Service) drafts(one snapshot.Snapshot, req CopyRequest) ([]VM, error) {
 			VCPUs: one.VM.VCPUs, MemMiB: one.VM.MemMiB, DiskMiB: one.VM.DiskMiB,
 			BootArgs: one.VM.BootArgs, EnableNetwork: one.VM.Network,
 			UserData: first(one.VM.UserData, req.UserData), SSHKeys: firstList(req.SSHKeys, one.VM.SSHKeys),
-			Driver: one.Machine.Driver, SnapshotID: one.ID, CreatedAt: now, UpdatedAt: now,
+			Driver: one.Machine.Driver, SnapshotID: goesOnFrom, Copying: OfSnapshot, CreatedAt: now, UpdatedAt: now,
 		}
 		if !req.isAnew() {
 			v.Instance = one.VM.InstanceID
@@ -213,7 +217,7 @@ func (s *Service) copySteps(from *birth) []step {
 		{"forward", s.openForward, s.closeForward},
 		{"machine", func(ctx context.Context, b *boot) error { return s.wakeCopy(ctx, b, from) }, s.kill},
 		{"guest", func(ctx context.Context, b *boot) error { return s.recast(ctx, b, from) }, s.disconnect},
-		{"row", func(ctx context.Context, b *boot) error { return s.recordCopy(ctx, b, from) }, nil},
+		{"row", s.recordCopy, nil},
 	}
 }
 
@@ -268,7 +272,8 @@ func (s *Service) becomeCopy(ctx context.Context, b *boot, from *birth) (failed 
 	return "", nil
 }
 
-// copyFailed leaves nothing of the VM, unless its VMM could not be ended.
+// copyFailed leaves nothing of the VM, unless its VMM could not be ended: then it
+// is there to be deleted.
 func (s *Service) copyFailed(ctx context.Context, b *boot, stepName string, cause error) (VM, error) {
 	if b.stuck {
 		return s.startFailed(ctx, b, stepName, cause)
@@ -356,40 +361,21 @@ func (s *Service) identity(v VM, anew bool) Identity {
 	return as
 }
 
-// recordCopy stores that the VM runs, and what it goes on from: of a fork, what
-// the VM it was forked from did; of a guest that hatchd has kept, nothing.
-func (s *Service) recordCopy(ctx context.Context, b *boot, from *birth) error {
+// recordCopy stores that the VM runs, and is itself.
+func (s *Service) recordCopy(ctx context.Context, b *boot) error {
 	b.based = s.deps.Drivers[b.vm.Driver].Info().Capabilities.Base
-	switch from.from.Kind {
-	case snapshot.Passing:
-		return s.recordAs(ctx, b, from.from.ParentID)
-	case snapshot.Warm:
-		return s.recordAs(ctx, b, "")
-	default:
-		return s.record(ctx, b)
-	}
-}
-
-// isHalfCopied reports whether the VM was on its way from a snapshot when the
-// daemon ended: its guest may believe to be another.
-func (v VM) isHalfCopied() bool {
-	return v.State == Starting && !v.Provisioned && v.SnapshotID != ""
+	return s.record(ctx, b)
 }
 
 // removeHalfCopied leaves nothing of a guest that has never been itself, nor of
 // its VM, unless that could as well have booted.
 func (s *Service) removeHalfCopied(ctx context.Context, v VM, h vmm.Handle) error {
-	if h.PID != 0 {
-		if err := s.endMachine(ctx, h); err != nil {
-			return err
-		}
+	if err := s.endMachine(ctx, h); err != nil {
+		reason := "hatchd ended while the VM was being made, and its VMM could not be ended"
+		return errors.Join(err, s.fail(ctx, v.ID, false, reason, &h))
 	}
 	s.unhang(ctx, v)
-	from, err := s.deps.Snapshots.Get(ctx, "", v.SnapshotID)
-	if ignoreNotFound(err) != nil {
-		return err
-	}
-	if from.Kind == snapshot.Warm {
+	if v.Copying == OfWarm && v.Intent != WantDeleted {
 		return s.abandonStart(ctx, v)
 	}
 	s.deps.Log.Warn("removing a vm that hatchd's end has kept from becoming itself", "vm", v.ID)

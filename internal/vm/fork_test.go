@@ -8,7 +8,6 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
-	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -123,6 +122,69 @@ func TestACopyThatDoesNotConfirmIsDestroyed(t *testing.T) {
 	w.requireSnapshots(t)
 }
 
+// requireStuck returns the only VM that failed, of which a process is left whose
+// guest is not itself. Nobody gets at that.
+func (w *world) requireStuck(t *testing.T) vm.VM {
+	t.Helper()
+	failed, _, err := w.List(t.Context(), owner, vm.Filter{State: vm.Failed})
+	if err != nil || len(failed) != 1 || failed[0].Machine == nil || failed[0].Copying == "" {
+		t.Fatalf("there are %+v, %v", failed, err)
+	}
+	id := failed[0].ID
+	for what, do := range map[string]func() error{
+		"start":    func() error { _, err := w.Start(t.Context(), owner, id); return err },
+		"stop":     func() error { _, err := w.Stop(t.Context(), owner, id); return err },
+		"resume":   func() error { _, err := w.Resume(t.Context(), owner, id); return err },
+		"sleep":    func() error { _, err := w.Sleep(t.Context(), owner, id); return err },
+		"wake":     func() error { _, err := w.Wake(t.Context(), owner, id); return err },
+		"snapshot": func() error { _, err := w.Snapshot(t.Context(), owner, id, vm.SnapshotRequest{}); return err },
+		"fork":     func() error { _, err := w.Fork(t.Context(), owner, id, vm.CopyRequest{Count: 1}); return err },
+	} {
+		if err := do(); !errs.HasCode(err, "vm_half_copied") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	return failed[0]
+}
+
+// stuckFork is a fork that has not confirmed, and whose VMM could not be ended.
+func (w *world) stuckFork(t *testing.T, parent vm.VM) vm.VM {
+	t.Helper()
+	w.failNext("Recast")
+	w.failNext("Kill")
+	if _, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 1}); !errs.HasCode(err, "copy_not_confirmed") {
+		t.Errorf("it did not fail: %v", err)
+	}
+	return w.requireStuck(t)
+}
+
+func TestACopyThatCannotBeEndedIsNobody(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	stuck := w.stuckFork(t, parent)
+	w.failNext("Kill")
+	if err := w.Delete(t.Context(), owner, stuck.ID); err == nil {
+		t.Error("it was deleted while its VMM lives")
+	}
+	if err := w.Delete(t.Context(), owner, stuck.ID); err != nil {
+		t.Error(err)
+	}
+	stuck = w.stuckFork(t, parent)
+	w.shut(t)
+	w.adoptFaults = 2 // of both machines
+	w.serve(t)
+	w.requireStuck(t)
+	w.shut(t)
+	w.serve(t)
+	if _, err := w.Get(t.Context(), owner, stuck.ID); !errs.Is(err, errs.NotFound) {
+		t.Errorf("it is still there: %v", err)
+	}
+	if err := w.Delete(t.Context(), owner, parent.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.requireNothing(t)
+}
+
 func TestVMsAreMadeFromASnapshot(t *testing.T) {
 	w := newWorld(t)
 	parent := mustCreate(t, w, vm.CreateRequest{})
@@ -189,7 +251,7 @@ func TestAHalfMadeCopyIsRemoved(t *testing.T) {
 	child := forks.VMs[0]
 	w.shut(t)
 	w.change(t, child.ID, func(v *vm.VM) {
-		v.State, v.Provisioned, v.Machine, v.SnapshotID = vm.Starting, false, nil, snapshot.IDPrefix+"passing"
+		v.State, v.Provisioned, v.Machine, v.Copying = vm.Starting, false, nil, vm.OfSnapshot
 	})
 	w.serve(t)
 	if _, err := w.Get(t.Context(), owner, child.ID); !errs.Is(err, errs.NotFound) {

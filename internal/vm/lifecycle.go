@@ -216,16 +216,8 @@ func (s *Service) remove(ctx context.Context, v VM) (VM, error) {
 	if _, err := s.update(ctx, v.ID, func(v *VM) { v.Intent = WantDeleted }); err != nil {
 		return VM{}, err
 	}
-	in, err := s.holder(ctx, v)
-	if err != nil {
+	if err := s.endForDelete(ctx, v); err != nil {
 		return VM{}, err
-	}
-	if in != nil {
-		if err := s.end(ctx, in); err != nil {
-			return VM{}, err
-		}
-		s.release(v.ID, in)
-		s.letGo(v.ID, in)
 	}
 	s.stopPersisting(v.ID)
 	s.unhang(ctx, v)
@@ -239,10 +231,34 @@ func (s *Service) remove(ctx context.Context, v VM) (VM, error) {
 	return VM{}, nil
 }
 
+func (s *Service) endForDelete(ctx context.Context, v VM) error {
+	switch {
+	case v.Copying != "" && v.Machine == nil:
+		return nil
+	case v.Copying != "":
+		return s.endMachine(ctx, *v.Machine)
+	}
+	in, err := s.holder(ctx, v)
+	if in == nil || err != nil {
+		return err
+	}
+	if err := s.end(ctx, in); err != nil {
+		return err
+	}
+	s.release(v.ID, in)
+	s.letGo(v.ID, in)
+	return nil
+}
+
 // holder returns the machine of a VM, or nil when no process of it lives. A
 // process that this daemon could not take over before is tried once more: what
-// it holds must not be given away while it lives.
+// it holds must not be given away while it lives. One whose guest is not itself
+// is not taken over.
 func (s *Service) holder(ctx context.Context, v VM) (*instance, error) {
+	if v.Copying != "" {
+		return nil, errs.New(errs.Conflict, "vm_half_copied", "cannot operate on VM %s: its guest was to become a copy of another, and failed to", v.ID).
+			WithHint("delete the VM")
+	}
 	if in := s.instanceOf(v.ID); in != nil || v.Machine == nil {
 		return in, nil
 	}

@@ -92,7 +92,7 @@ type Store interface {
 	// UpdateVM reads the VM, applies change to it and stores the result, in one
 	// transaction, so that concurrent updates of different fields both hold.
 	// Stored are Intent, State, StateReason, Conditions, Driver, Machine,
-	// Provisioned, Sleep and StartedAt; UpdatedAt is set. change may run more than
+	// Provisioned, Sleep, Copying, SnapshotID and StartedAt; UpdatedAt is set. change may run more than
 	// once and must not have side effects. Errors: errs.NotFound.
 	UpdateVM(ctx context.Context, id string, change func(*VM)) (VM, error)
 

@@ -342,10 +342,8 @@ func (s *Service) recordAwake(ctx context.Context, b *boot) error {
 // wake, to a state that is true: it sleeps. A machine of it has not let its
 // guest run, and is ended.
 func (s *Service) reconcileAsleep(ctx context.Context, v VM, h vmm.Handle) error {
-	if h.PID != 0 {
-		if err := s.endMachine(ctx, h); err != nil {
-			return err
-		}
+	if err := s.endMachine(ctx, h); err != nil {
+		return err
 	}
 	if v.Intent == WantDeleted {
 		_, err := s.told(ctx, v, "delete", s.remove)

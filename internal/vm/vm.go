@@ -72,6 +72,7 @@ type VM struct {
 	Driver      string      // name of the driver that runs it
 	Machine     *vmm.Handle // the live VMM process, nil when there is none
 	Provisioned bool        // the VM's own disk has been made
+	Copying     Copying     // its guest is a copy that has not confirmed yet that it is itself, or ""
 	Sleep       *Sleep      // how its memory is kept, nil unless it sleeps
 	SnapshotID  string      // the snapshot it was last put to, taken as, or made from; "" for none
 
@@ -88,6 +89,16 @@ type Sleep struct {
 	Bytes   int64 // what it takes, there
 	Staged  bool  // memory and disk lie beside the VM's own and are about to take their place
 }
+
+// Copying says what a guest is a copy of that may still believe to be another.
+// Nobody gets at it, and it decides what becomes of its VM if it stays so.
+type Copying string
+
+// The kinds of such copies.
+const (
+	OfSnapshot Copying = "snapshot" // nothing is left of the VM
+	OfWarm     Copying = "warm"     // the VM could as well boot
+)
 
 // Step is how long one step of a start took.
 type Step struct {

@@ -150,7 +150,7 @@ func spoils(step string, cause error) bool {
 func (s *Service) raiseWarm(ctx context.Context, v VM, warmth Warmth) (VM, error) {
 	// A daemon that dies here leaves a guest that believes to be another: the next
 	// one knows by this.
-	marked, err := s.update(ctx, v.ID, func(v *VM) { v.SnapshotID = warmth.Snapshot.ID })
+	marked, err := s.update(ctx, v.ID, func(v *VM) { v.Copying = OfWarm })
 	if err != nil {
 		return VM{}, err
 	}
@@ -166,7 +166,7 @@ func (s *Service) raiseWarm(ctx context.Context, v VM, warmth Warmth) (VM, error
 		s.deps.Warm.Spoiled(warmth.Snapshot, err)
 	}
 	s.deps.Log.Warn("a booted guest could not become a new vm, which boots instead", "vm", v.ID, "snapshot", warmth.Snapshot.ID, "step", failed, "err", err)
-	v, err = s.update(ctx, v.ID, func(v *VM) { v.SnapshotID = "" })
+	v, err = s.update(ctx, v.ID, func(v *VM) { v.Copying = "" })
 	if err != nil {
 		return VM{}, err
 	}

@@ -125,10 +125,14 @@ func TestAVMBootsWhenItCannotBeACopy(t *testing.T) {
 	if _, err := w.Create(t.Context(), owner, vm.CreateRequest{}); !errs.HasCode(err, "copy_not_confirmed") {
 		t.Errorf("a copy that cannot be ended: %v", err)
 	}
-	all, _, err := w.List(t.Context(), owner, vm.Filter{})
-	if err != nil || len(all) != 1 || all[0].State != vm.Failed || all[0].Machine == nil {
-		t.Errorf("there are %+v, %v", all, err)
+	stuck := w.requireStuck(t)
+	w.shut(t)
+	w.serve(t) // which ends it
+	now, err := w.Start(t.Context(), owner, stuck.ID)
+	if err != nil || now.State != vm.Running || now.Machine.Based {
+		t.Fatalf("started it is %+v, %v", now, err)
 	}
+	w.requireDisk(t, stuck.ID, "empty")
 }
 
 // The daemon is killed before the copy has confirmed that it is the VM.
@@ -137,10 +141,13 @@ func TestAVMThatWasHalfACopyCanBeStarted(t *testing.T) {
 	v := mustCreate(t, w, vm.CreateRequest{Name: "web"})
 	w.shut(t)
 	w.change(t, v.ID, func(v *vm.VM) {
-		v.State, v.Provisioned, v.Machine, v.SnapshotID = vm.Starting, false, nil, s.one.ID
+		v.State, v.Provisioned, v.Machine, v.Copying = vm.Starting, false, nil, vm.OfWarm
 	})
+	if err := w.snapshots.Delete(t.Context(), access.SystemID, s.one.ID); err != nil {
+		t.Fatal(err)
+	}
 	w.serve(t)
-	if now := get(t, w, v.ID); now.State != vm.Failed || now.SnapshotID != "" || now.Provisioned {
+	if now := get(t, w, v.ID); now.State != vm.Failed || now.Copying != "" || now.Provisioned {
 		t.Errorf("it is %+v", now)
 	}
 	w.requireNothing(t)

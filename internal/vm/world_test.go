@@ -247,7 +247,8 @@ func (d deafDriver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error
 	if fail {
 		return nil, errors.New("injected: the VMM does not answer")
 	}
-	return d.Fake.Adopt(ctx, h)
+	m, err := d.Fake.Adopt(ctx, h)
+	return d.deaf(m, err)
 }
 
 func (d deafDriver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
