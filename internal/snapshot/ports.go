@@ -78,7 +78,11 @@ type Files interface {
 	LinkMemory(id, dir string) error
 
 	// Remove deletes the directory and what is in RAM. Nothing there is no error.
+	// The disk may be free a little later.
 	Remove(id string) error
+
+	// Flush returns once the disk is free that removed directories took.
+	Flush()
 
 	// List returns the ids of all directories.
 	List() (ids []string, err error)

@@ -3,7 +3,6 @@ package snapshot
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
@@ -21,26 +20,64 @@ func (s *Service) Prune(ctx context.Context) error {
 	var faults []error
 	for _, one := range s.oldestFirst(all) {
 		if time.Since(one.CreatedAt) > s.limits.MaxAge {
-			faults = append(faults, s.prune(ctx, one, "it is older than the limit"))
+			_, err := s.prune(ctx, one, "it is older than the limit")
+			faults = append(faults, err)
 		}
 	}
 	return errors.Join(faults...)
 }
 
-// prune removes an automatic snapshot unless somebody has come to use it.
-func (s *Service) prune(ctx context.Context, one Snapshot, why string) error {
+// prune removes a snapshot unless somebody has come to use it.
+func (s *Service) prune(ctx context.Context, one Snapshot, why string) (gone bool, err error) {
 	release, ok := s.seize(one.ID)
 	if !ok {
-		return nil
+		return false, nil
 	}
 	defer release()
-	s.log.Info("removing an automatic snapshot", "snapshot", one.ID, "vm", one.VMID, "why", why)
-	return s.remove(ctx, one.ID)
+	s.log.Info("removing a snapshot", "snapshot", one.ID, "kind", one.Kind, "vm", one.VMID, "why", why)
+	if err := s.remove(ctx, one.ID); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
-// makeRoom removes automatic snapshots, the oldest first, until those that are
-// left and the draft, which is stored already, keep the limits. When that cannot
-// be, none is removed.
+// bound is what snapshots keep to together.
+type bound struct {
+	weigh   func(Snapshot) int64 // 0: it does not count
+	most    int64
+	why     string // of those that are removed for it
+	refusal error  // when no more can be removed
+}
+
+func (s *Service) bounds(draft Snapshot) []bound {
+	ofVM := bound{
+		weigh: func(one Snapshot) int64 {
+			if one.VMID == draft.VMID {
+				return 1
+			}
+			return 0
+		},
+		most: int64(s.limits.PerVM),
+		why:  "the VM has as many as it may",
+		refusal: errs.New(errs.Conflict, "snapshot_limit",
+			"VM %s may have %d snapshots, and those it has make no room for another", draft.VMID, s.limits.PerVM).
+			WithHint("delete one, or raise HATCH_MAX_SNAPSHOTS_PER_VM"),
+	}
+	if s.limits.DiskMiB == 0 {
+		return []bound{ofVM}
+	}
+	return []bound{ofVM, {
+		weigh: func(one Snapshot) int64 { return one.Bytes },
+		most:  s.limits.DiskMiB << 20,
+		why:   "snapshots take as much of the disk as they may",
+		refusal: errs.New(errs.Exhausted, "snapshot_disk_limit",
+			"a snapshot of about %d MiB does not fit: snapshots may take %d MiB of the disk in all, and those there are take too much", draft.Bytes>>20, s.limits.DiskMiB).
+			WithHint("delete some, or raise HATCH_SNAPSHOT_DISK_MIB"),
+	}}
+}
+
+// makeRoom removes snapshots until those that are left and the draft, which is
+// stored already, keep the bounds. When that cannot be, none is removed.
 func (s *Service) makeRoom(ctx context.Context, draft Snapshot) error {
 	if err := s.Prune(ctx); err != nil {
 		return err
@@ -49,80 +86,66 @@ func (s *Service) makeRoom(ctx context.Context, draft Snapshot) error {
 	if err != nil {
 		return err
 	}
-	free := s.oldestFirst(all)
-	if draft.Kind == Warm { // it may save somebody time, and costs nobody what was kept
-		free = slices.DeleteFunc(free, func(one Snapshot) bool { return one.Kind != Warm })
-	}
-	ofVM, free, err := s.roomOfVM(all, free, draft)
-	if err != nil {
-		return err
-	}
-	onDisk, err := s.roomOnDisk(all, free, ofVM, draft)
-	if err != nil {
-		return err
-	}
-	for _, one := range ofVM {
-		if err := s.prune(ctx, one, "the VM has as many as it may"); err != nil {
-			return err
+	yielding := s.yielding(all, draft)
+	going := map[string]string{} // why, by id
+	for _, b := range s.bounds(draft) {
+		excess := -b.most
+		for _, one := range all {
+			if going[one.ID] == "" {
+				excess += b.weigh(one)
+			}
+		}
+		for _, one := range yielding {
+			if excess > 0 && going[one.ID] == "" && b.weigh(one) > 0 {
+				going[one.ID] = b.why
+				excess -= b.weigh(one)
+			}
+		}
+		if excess > 0 {
+			return b.refusal
 		}
 	}
-	for _, one := range onDisk {
-		if err := s.prune(ctx, one, "snapshots take as much of the disk as they may"); err != nil {
-			return err
+	for _, one := range yielding {
+		if why := going[one.ID]; why != "" {
+			if _, err := s.prune(ctx, one, why); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// roomOfVM chooses which of the free ones have to go for the VM to keep its
-// limit, and returns the others, too.
-func (s *Service) roomOfVM(all, free []Snapshot, draft Snapshot) (going, staying []Snapshot, err error) {
-	count := 0
-	for _, one := range all {
-		if one.VMID == draft.VMID {
-			count++
+// yielding returns the snapshots that may go for the draft, the first to go
+// first: hatchd's own, which only save time, then automatic ones of the same
+// owner. Nothing that an owner keeps goes for another, or for hatchd itself.
+func (s *Service) yielding(all []Snapshot, draft Snapshot) []Snapshot {
+	var warm, owners []Snapshot
+	for _, one := range s.oldestFirst(all) {
+		switch {
+		case one.Kind == Warm:
+			warm = append(warm, one)
+		case one.OwnerID == draft.OwnerID && draft.Kind != Warm:
+			owners = append(owners, one)
 		}
 	}
-	excess := count - s.limits.PerVM
-	for _, one := range free {
-		if excess > 0 && one.VMID == draft.VMID {
-			going = append(going, one)
-			excess--
-		} else {
-			staying = append(staying, one)
-		}
-	}
-	if excess > 0 {
-		return nil, nil, errs.New(errs.Conflict, "snapshot_limit", "VM %s has %d snapshots already, as many as it may have", draft.VMID, count-1).
-			WithHint("delete one, or raise HATCH_MAX_SNAPSHOTS_PER_VM")
-	}
-	return going, staying, nil
+	return append(warm, owners...)
 }
 
-// roomOnDisk chooses which of the free ones have to go, beside those that go
-// anyway, for all together to keep their limit.
-func (s *Service) roomOnDisk(all, free, anyway []Snapshot, draft Snapshot) (going []Snapshot, err error) {
-	if s.limits.DiskMiB == 0 {
-		return nil, nil
+// Yield removes one of the guests that hatchd keeps booted, so that its disk can
+// have another use, and reports whether it did: none may be left that is free.
+func (s *Service) Yield(ctx context.Context) (yielded bool, err error) {
+	all, err := s.store.Snapshots(ctx, "", Filter{})
+	if err != nil {
+		return false, err
 	}
-	excess := bytesOf(all) - bytesOf(anyway) - s.limits.DiskMiB<<20
-	for _, one := range free {
-		if excess > 0 {
-			going = append(going, one)
-			excess -= one.Bytes
+	for _, one := range s.oldestFirst(all) {
+		if one.Kind != Warm {
+			continue
+		}
+		if gone, err := s.prune(ctx, one, "the host's disk is full"); gone || err != nil {
+			s.files.Flush()
+			return gone, err
 		}
 	}
-	if excess > 0 {
-		return nil, errs.New(errs.Exhausted, "snapshot_disk_limit",
-			"a snapshot of about %d MiB does not fit: snapshots may take %d MiB of the disk in all, and those there are take too much", draft.Bytes>>20, s.limits.DiskMiB).
-			WithHint("delete some, or raise HATCH_SNAPSHOT_DISK_MIB")
-	}
-	return going, nil
-}
-
-func bytesOf(all []Snapshot) (sum int64) {
-	for _, one := range all {
-		sum += one.Bytes
-	}
-	return sum
+	return false, nil
 }

@@ -124,7 +124,7 @@ func (s *Service) Begin(ctx context.Context, draft Snapshot, bytes int64) (Snaps
 	draft.ID, draft.Durable = id.New(IDPrefix), false
 	draft.CreatedAt = time.Now().UTC().Truncate(time.Microsecond)
 	if draft.Kind == Passing {
-		return draft, s.files.Prepare(draft.ID, bytes)
+		return draft, s.prepare(ctx, draft, bytes)
 	}
 	if err := checkName(draft.Name); err != nil {
 		return Snapshot{}, err
@@ -143,13 +143,27 @@ func (s *Service) Begin(ctx context.Context, draft Snapshot, bytes int64) (Snaps
 		err = s.makeRoom(ctx, draft)
 	}
 	if err == nil {
-		err = s.files.Prepare(draft.ID, bytes)
+		err = s.prepare(ctx, draft, bytes)
 	}
 	if err != nil {
 		s.Abandon(ctx, draft)
 		return Snapshot{}, err
 	}
 	return draft, nil
+}
+
+// prepare makes the place for the files. What hatchd keeps to save time gives way
+// on a disk that is full, one after the other.
+func (s *Service) prepare(ctx context.Context, draft Snapshot, bytes int64) error {
+	for {
+		err := s.files.Prepare(draft.ID, bytes)
+		if !errs.HasCode(err, "disk_full") || draft.Kind == Warm {
+			return err
+		}
+		if yielded, yieldErr := s.Yield(ctx); !yielded {
+			return errors.Join(err, yieldErr)
+		}
+	}
 }
 
 // Finish makes a snapshot durable whose files have been captured.

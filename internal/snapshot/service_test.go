@@ -260,6 +260,70 @@ func TestABootedGuestMakesRoomForAnotherOnly(t *testing.T) {
 	w.left(kept, second)
 }
 
+// What an owner keeps is safe from others, also what it keeps automatically.
+func TestNobodyMakesRoomForAnother(t *testing.T) {
+	w := newWorld(t, snapshot.Limits{PerVM: 9, DiskMiB: 4})
+	w.ok(w.store.InsertAccount(t.Context(), access.Account{ID: "acc_b", CreatedAt: time.Now()}))
+	theirs := draft(snapshot.Automatic, "")
+	theirs.OwnerID, theirs.VMID = "acc_b", "vm_b"
+	kept := w.takeSized(theirs, mib)
+	mine := w.takeSized(draft(snapshot.Automatic, ""), mib)
+	warm := w.takeSized(draft(snapshot.Warm, ""), mib)
+	_, err := w.Begin(t.Context(), draft(snapshot.Manual, ""), 4*mib)
+	w.refuses(err, errs.Exhausted, "snapshot_disk_limit")
+	w.left(kept, mine, warm)
+	first := w.begin(draft(snapshot.Manual, ""), 2*mib) // what hatchd keeps goes first, though it is younger
+	w.left(kept, mine, first)
+	second := w.begin(draft(snapshot.Manual, ""), mib)
+	w.left(kept, first, second)
+}
+
+// fullFiles have a disk that is full until so many directories were removed.
+type fullFiles struct {
+	*files.Files
+	excess  int
+	flushed bool // since the last was removed
+}
+
+func (f *fullFiles) Prepare(id string, bytes int64) error {
+	if f.excess > 0 || !f.flushed {
+		return errs.New(errs.Exhausted, "disk_full", "the host's disk is full")
+	}
+	return f.Files.Prepare(id, bytes)
+}
+
+func (f *fullFiles) Remove(id string) error {
+	f.excess, f.flushed = f.excess-1, false
+	return f.Files.Remove(id)
+}
+
+func (f *fullFiles) Flush() { f.flushed = true; f.Files.Flush() }
+
+func TestBootedGuestsGoFirstWhenTheDiskIsFull(t *testing.T) {
+	w := newWorld(t, ample)
+	automatic := w.take(draft(snapshot.Automatic, ""))
+	warm := []snapshot.Snapshot{w.take(draft(snapshot.Warm, "")), w.take(draft(snapshot.Warm, "")), w.take(draft(snapshot.Warm, ""))}
+	full := &fullFiles{Files: w.files, excess: 2}
+	w.Service = snapshot.New(w.store, full, ample, slog.New(slog.DiscardHandler))
+	release := w.Hold(warm[0].ID)
+	_, err := w.Begin(t.Context(), draft(snapshot.Warm, ""), 0) // which costs nobody anything
+	w.refuses(err, errs.Exhausted, "disk_full")
+	w.left(append(warm, automatic)...)
+
+	full.excess = 2
+	one := w.begin(draft(snapshot.Manual, ""), 0)
+	w.left(warm[0], automatic, one)
+	full.excess = 3
+	_, err = w.Begin(t.Context(), draft(snapshot.Passing, ""), 0)
+	w.refuses(err, errs.Exhausted, "disk_full")
+	w.left(warm[0], automatic, one) // the first is in use
+	release()
+	if yielded, err := w.Yield(t.Context()); !yielded || err != nil {
+		t.Errorf("the last one: %v, %v", yielded, err)
+	}
+	w.left(automatic, one)
+}
+
 func TestManualOnesMakeNoRoom(t *testing.T) {
 	w := newWorld(t, snapshot.Limits{PerVM: 3})
 	kept := []snapshot.Snapshot{

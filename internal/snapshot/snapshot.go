@@ -24,8 +24,8 @@ type Kind string
 // The kinds.
 const (
 	Manual    Kind = "manual"    // its owner's: only the owner removes it
-	Automatic Kind = "automatic" // a program's, on its rounds: the oldest make room for new ones
-	Warm      Kind = "warm"      // hatchd's own: a guest that new VMs begin as; makes room as automatic ones do, and takes room from its own kind only
+	Automatic Kind = "automatic" // a program's, on its rounds: the oldest make room for new ones of the same owner
+	Warm      Kind = "warm"      // hatchd's own: a guest that new VMs begin as; makes room for all, and takes room from its own kind only
 	Passing   Kind = "passing"   // of one fork: never stored, gone with it
 )
 

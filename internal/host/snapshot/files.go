@@ -54,6 +54,7 @@ type Files struct {
 	root     string
 	reserve  int64              // bytes
 	removing sync.WaitGroup     // of what was removed
+	clearing chan struct{}      // capacity 1; full while somebody deletes what was removed
 	reading  singleflight.Group // by snapshot id: of memory that is to be held
 
 	mu   sync.Mutex      // guards held
@@ -74,7 +75,7 @@ func Open(root string, reserve int64) (*Files, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the directory for snapshots: %w", err)
 	}
-	f := &Files{root: root, reserve: reserve, held: map[string]held{}}
+	f := &Files{root: root, reserve: reserve, clearing: make(chan struct{}, 1), held: map[string]held{}}
 	f.removing.Go(f.removeGone)
 	return f, nil
 }
@@ -145,9 +146,14 @@ func (f *Files) Remove(id string) error {
 	return nil
 }
 
+// Flush implements snapshot.Files.
+func (f *Files) Flush() { f.removeGone() }
+
 // removeGone deletes the directories that were set aside for it. What cannot be
 // deleted is tried again by the next one.
 func (f *Files) removeGone() {
+	f.clearing <- struct{}{}
+	defer func() { <-f.clearing }()
 	all, _ := filepath.Glob(filepath.Join(f.root, snapshot.IDPrefix+"*"+gone+"*")) // the pattern is well formed
 	for _, path := range all {
 		_ = os.RemoveAll(path)
