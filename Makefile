@@ -65,8 +65,8 @@ test-assets: ## Download the kernel and the Firecracker that tests run into .cac
 	scripts/test-firecracker
 
 .PHONY: bench
-bench: build test-assets ## Measure create, delete, sleep, wake, work in guests and lists; prints, judges nothing; needs root
-	$(GO) run ./test/bench
+bench: build test-assets ## Measure create, delete, sleep, wake, work in guests and lists; prints, judges nothing; needs root; PARTS="forks libvirt" for some
+	$(GO) run ./test/bench $(PARTS)
 
 ##@ Check
 

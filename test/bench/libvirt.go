@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/hatchvm/hatch/api"
@@ -26,10 +27,48 @@ var saveSizes = []struct{ mem, filled int }{{256, 0}, {2048, 1024}}
 // saves is what was measured of one size: of hatchd, and of libvirt with the
 // same guest.
 type saves struct {
-	ours   sleeps
-	gone   sample // managedsave until QEMU is gone
-	output sample // start from it until the guest says something
+	ours  sleeps
+	warm  wakes  // of ours, from RAM
+	cold  wakes  // and from disk
+	gone  sample // libvirt's managedsave until QEMU is gone
+	rival wakes  // start from it, by libvirt
+}
+
+// wakes are wakes of a guest that says something all the time.
+type wakes struct {
+	output sample // until it says something
 	run    sample // until the first command has been run
+}
+
+// round times one wake. What the guest says lies in the file console.
+func (w *wakes) round(console string, wake, run func() error) error {
+	said, began := sizeOf(console), time.Now()
+	if err := wake(); err != nil {
+		return err
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for sizeOf(console) <= said {
+		if time.Since(began) > patience {
+			return errors.New("the guest does not go on")
+		}
+		<-tick.C
+	}
+	output := time.Since(began)
+	if err := run(); err != nil {
+		return err
+	}
+	w.output, w.run = append(w.output, output), append(w.run, time.Since(began))
+	return nil
+}
+
+// sizeOf is how long a file is in bytes; 0 while there is none.
+func sizeOf(path string) int64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // measureLibvirt lets the same guest sleep through hatchd and through libvirt.
@@ -77,8 +116,12 @@ func (s *saves) measure(ctx context.Context, c *client.Client, dataDir, program 
 			return err
 		}
 	}
+	if _, err := c.StartExec(ctx, v.ID, api.RunExec{Command: api.Command{Shell: ticking}}); err != nil {
+		return err
+	}
+	console := filepath.Join(dataDir, "vms", v.ID, "console.log")
 	for round := range saveWarmUp + saveRounds {
-		if err := errors.Join(s.ours.round(ctx, c, v.ID), s.round(ctx, rival)); err != nil {
+		if err := errors.Join(s.throughHatch(ctx, c, v.ID, console), s.throughLibvirt(ctx, rival)); err != nil {
 			return err
 		}
 		if round+1 == saveWarmUp {
@@ -95,17 +138,36 @@ func fill(mib int) string {
 		"i=1; while [ $i -lt %d ]; do cat /full/noise; i=$((i+1)); done >/full/more", mib+1, mib/16)
 }
 
-func (s *saves) round(ctx context.Context, r *rival) error {
+// throughHatch lets our guest sleep twice: it is woken from RAM, and from disk.
+func (s *saves) throughHatch(ctx context.Context, c *client.Client, id, console string) error {
+	wake := func() error {
+		_, err := c.WakeVM(ctx, id)
+		return err
+	}
+	run := func() error { return runTrue(ctx, c, id) }
+	if err := s.ours.sleep(ctx, c, id); err != nil {
+		return err
+	}
+	if err := s.warm.round(console, wake, run); err != nil {
+		return err
+	}
+	if err := errors.Join(s.ours.sleep(ctx, c, id), s.ours.awaitDurable(ctx, c, id)); err != nil {
+		return err
+	}
+	return s.cold.round(console, wake, run)
+}
+
+func (s *saves) throughLibvirt(ctx context.Context, r *rival) error {
 	gone, err := r.save()
 	if err != nil {
 		return err
 	}
-	output, run, err := r.start(ctx)
-	if err != nil {
-		return err
+	s.gone = append(s.gone, gone)
+	start := func() error { return r.begin("start " + domainName) }
+	run := func() error {
+		return errors.Join(r.await("started"), r.do(ctx, wire.ProcessSpec{Argv: []string{"/bin/true"}}))
 	}
-	s.gone, s.output, s.run = append(s.gone, gone), append(s.output, output), append(s.run, run)
-	return nil
+	return s.rival.round(r.path("guest", "console"), start, run)
 }
 
 // rival is a guest that libvirt runs.
@@ -205,38 +267,6 @@ func (r *rival) save() (time.Duration, error) {
 	return (<-gone).Sub(began), nil
 }
 
-// start tells how long it takes until the guest says something, and until a
-// command has been run.
-func (r *rival) start(ctx context.Context) (output, run time.Duration, err error) {
-	said := r.said()
-	began := time.Now()
-	if err := r.begin("start " + domainName); err != nil {
-		return 0, 0, err
-	}
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for r.said() <= said {
-		if time.Since(began) > patience {
-			return 0, 0, errors.Join(errors.New("the guest does not go on"), r.await("started"))
-		}
-		<-tick.C
-	}
-	output = time.Since(began)
-	if err := errors.Join(r.await("started"), r.do(ctx, wire.ProcessSpec{Argv: []string{"/bin/true"}})); err != nil {
-		return 0, 0, err
-	}
-	return output, time.Since(began), nil
-}
-
-// said is how much the guest has printed, in bytes.
-func (r *rival) said() int64 {
-	info, err := os.Stat(r.path("guest", "console"))
-	if err != nil {
-		return 0
-	}
-	return info.Size()
-}
-
 // close ends the guest and libvirt.
 func (r *rival) close() error {
 	return errors.Join(r.begin("destroy "+domainName), r.await("destroyed"), r.libvirt.close())
@@ -251,9 +281,13 @@ func (s *saves) print(out io.Writer, mem, filled int) {
 	fmt.Fprintf(out, "    libvirt, managedsave                   %s\n", s.gone.tail())
 	fmt.Fprintf(out, "    ratio of the medians                   %s\n", ratio(s.ours.gone, s.gone))
 	fmt.Fprintf(out, "  from then until the memory is on disk    %s\n", s.ours.durable.tail())
-	fmt.Fprintf(out, "  wake from RAM, until a command was run   %s\n", s.ours.exec.tail())
-	fmt.Fprintf(out, "  wake from disk, until a command was run  %s\n", s.ours.cold.tail())
-	fmt.Fprintf(out, "    libvirt, until a command was run       %s\n", s.run.tail())
-	fmt.Fprintf(out, "    libvirt, until its guest says more     %s\n", s.output.tail())
-	fmt.Fprintf(out, "    ratio of the medians, RAM and disk     %s, %s\n", ratio(s.ours.exec, s.run), ratio(s.ours.cold, s.run))
+	for _, w := range []struct {
+		what        string
+		output, run sample
+	}{{"wake from RAM", s.warm.output, s.warm.run}, {"wake from disk", s.cold.output, s.cold.run}, {"libvirt, start", s.rival.output, s.rival.run}} {
+		fmt.Fprintf(out, "  %-14s until the guest says more   %s\n", w.what+",", w.output.tail())
+		fmt.Fprintf(out, "  %-14s until a command was run     %s\n", "", w.run.tail())
+	}
+	fmt.Fprintf(out, "    ratios of the medians, guest says more  %s from RAM, %s from disk\n", ratio(s.warm.output, s.rival.output), ratio(s.cold.output, s.rival.output))
+	fmt.Fprintf(out, "    and a command was run                   %s from RAM, %s from disk\n", ratio(s.warm.run, s.rival.run), ratio(s.cold.run, s.rival.run))
 }

@@ -6,8 +6,9 @@
 // and wake against a bare QEMU that does the same, and against libvirt where
 // that is installed, how fast VMs are forked, how fast a thousand VMs are
 // listed, and what the Firecracker driver and its jail add to a bare
-// Firecracker. It runs in a sandbox and needs root, and the kernel of
-// `make test-assets`. Start at [measure]; `make bench` runs it.
+// Firecracker. Arguments name the parts to be measured, of [ofHatchd], "lists"
+// and "firecracker"; without, all are. It runs in a sandbox and needs root, and
+// the kernel of `make test-assets`. Start at [measure]; `make bench` runs it.
 package main
 
 import (
@@ -16,6 +17,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/hatchvm/hatch/test/sandbox"
@@ -31,7 +33,18 @@ func inside() int {
 	return 0
 }
 
-// measure runs every measurement and writes the results to out.
+// ofHatchd are the measurements of a hatchd that runs real guests, in order.
+var ofHatchd = []struct {
+	name    string
+	measure func(io.Writer, *sandbox.Daemon) error
+}{
+	{"boots", measureBoots}, {"work", measureWork}, {"sleeps", measureSleeps}, {"forks", measureForks}, {"libvirt", measureLibvirt},
+}
+
+// isWanted reports whether a part is to be measured.
+func isWanted(part string) bool { return len(os.Args) == 1 || slices.Contains(os.Args[1:], part) }
+
+// measure runs the measurements that are wanted and writes the results to out.
 func measure(out io.Writer) (err error) {
 	root, err := os.Getwd()
 	if err != nil {
@@ -50,17 +63,25 @@ func measure(out io.Writer) (err error) {
 		Program: filepath.Join(root, "bin", "hatchd"), DataDir: filepath.Join(root, ".cache", "e2e", "data"),
 		LogFile: filepath.Join(dir, "hatchd.log"), Port: 8080,
 	}
-	if err := run(real, func() error {
-		return errors.Join(measureBoots(out, real), measureWork(out, real), measureSleeps(out, real), measureForks(out, real), measureLibvirt(out, real))
-	}); err != nil {
-		return err
+	for _, part := range ofHatchd {
+		if !isWanted(part.name) {
+			continue
+		}
+		if err := run(real, func() error { return part.measure(out, real) }); err != nil {
+			return err
+		}
 	}
 	fake := &sandbox.Daemon{
 		Program: real.Program, DataDir: filepath.Join(dir, "fake"), LogFile: filepath.Join(dir, "fake.log"), Port: 8081,
 		Env: []string{"HATCH_VMM=fake", "HATCH_BRIDGE_CIDR=172.20.0.1/16", "HATCH_MEM_OVERCOMMIT=100", "HATCH_DISK_OVERCOMMIT=100"},
 	}
-	if err := run(fake, func() error { return measureLists(out, fake) }); err != nil {
-		return err
+	if isWanted("lists") {
+		if err := run(fake, func() error { return measureLists(out, fake) }); err != nil {
+			return err
+		}
+	}
+	if !isWanted("firecracker") {
+		return nil
 	}
 	return measureFirecracker(out, root, dir)
 }

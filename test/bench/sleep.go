@@ -124,15 +124,9 @@ func (s *sleeps) round(ctx context.Context, c *client.Client, id string) error {
 	if err := s.sleep(ctx, c, id); err != nil {
 		return err
 	}
-	began = time.Now()
-	err := sandbox.Poll(patience, func() (bool, error) {
-		v, err := c.GetVM(ctx, id)
-		return err == nil && v.Sleep != nil && v.Sleep.Durable, err
-	})
-	if err != nil {
+	if err := s.awaitDurable(ctx, c, id); err != nil {
 		return err
 	}
-	s.durable = append(s.durable, time.Since(began))
 	began = time.Now()
 	if _, err := c.WakeVM(ctx, id); err != nil {
 		return err
@@ -156,6 +150,19 @@ func (s *sleeps) sleep(ctx context.Context, c *client.Client, id string) error {
 	}
 	s.asleep = append(s.asleep, time.Since(began))
 	s.gone = append(s.gone, (<-gone).Sub(began))
+	return nil
+}
+
+func (s *sleeps) awaitDurable(ctx context.Context, c *client.Client, id string) error {
+	began := time.Now()
+	err := sandbox.Poll(patience, func() (bool, error) {
+		v, err := c.GetVM(ctx, id)
+		return err == nil && v.Sleep != nil && v.Sleep.Durable, err
+	})
+	if err != nil {
+		return err
+	}
+	s.durable = append(s.durable, time.Since(began))
 	return nil
 }
 
