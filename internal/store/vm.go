@@ -15,24 +15,20 @@ var _ vm.Store = (*Store)(nil)
 // CreateVM implements [vm.Store].
 func (s *Store) CreateVM(ctx context.Context, v vm.VM, want vm.Wanted, pools vm.Pools, limit vm.Capacity, idem vm.Idempotency) (stored vm.VM, created bool, err error) {
 	err = s.write(ctx, func(tx *tx) error {
-		stored, created = vm.VM{}, false
 		if err := tx.takeTurn(ctx); err != nil {
 			return fmt.Errorf("cannot reserve: %w", err)
 		}
-		earlier, err := tx.recall(ctx, v.OwnerID, idem, pools.IdempotencyReach)
-		if err != nil {
-			return err
-		}
-		if earlier != "" {
-			stored, err = oneVM(ctx, tx, v.OwnerID, earlier)
+		var found bool
+		stored, found, err = vmByKey(ctx, tx, v.OwnerID, idem, pools.IdempotencyReach)
+		created = !found
+		if found || err != nil {
 			return err
 		}
 		stored, err = tx.createVM(ctx, v, want, pools, limit)
 		if err != nil {
 			return err
 		}
-		created = true
-		if err := tx.remember(ctx, v, idem); err != nil {
+		if err := tx.remember(ctx, v, idem, pools.IdempotencyReach); err != nil {
 			return err
 		}
 		return tx.appendEvents(ctx, []event.Event{vm.CreatedEvent(stored)})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -61,43 +60,6 @@ func (t *tx) checkCapacity(ctx context.Context, v vm.VM, limit vm.Capacity) erro
 		return errs.New(errs.Exhausted, "disk_exhausted",
 			"cannot reserve %d MiB of disk: VMs have %d of the %d MiB that they may take on this host", v.DiskMiB, used.DiskMiB, limit.DiskMiB).
 			WithField("disk_mib").WithHint("delete a VM, or ask for less")
-	}
-	return nil
-}
-
-// recall returns the id of the VM that an earlier create with this key made,
-// or "". Keys older than reach are forgotten first.
-func (t *tx) recall(ctx context.Context, owner string, idem vm.Idempotency, reach time.Duration) (vmID string, err error) {
-	if idem.Key == "" {
-		return "", nil
-	}
-	if _, err := t.exec(ctx, "DELETE FROM idempotency_keys WHERE created_at < ?", micros(time.Now().Add(-reach))); err != nil {
-		return "", fmt.Errorf("cannot forget old idempotency keys: %w", err)
-	}
-	var used struct {
-		Hash string `db:"hash"`
-		VMID string `db:"vm_id"`
-	}
-	found, err := t.get(ctx, &used, "SELECT hash, vm_id FROM idempotency_keys WHERE owner_id = ? AND key = ?", owner, idem.Key)
-	if err != nil {
-		return "", fmt.Errorf("cannot look up an idempotency key: %w", err)
-	}
-	if found && used.Hash != idem.Hash {
-		return "", errs.New(errs.Conflict, "idempotency_key_reused", "Idempotency-Key: this key was used before with another request").
-			WithField("Idempotency-Key").WithHint("send the same body again, or use a new key")
-	}
-	return used.VMID, nil
-}
-
-// remember ties the key to v, for as long as v is there.
-func (t *tx) remember(ctx context.Context, v vm.VM, idem vm.Idempotency) error {
-	if idem.Key == "" {
-		return nil
-	}
-	_, err := t.exec(ctx, "INSERT INTO idempotency_keys (owner_id, key, hash, vm_id, created_at) VALUES (?, ?, ?, ?, ?)",
-		v.OwnerID, idem.Key, idem.Hash, v.ID, micros(time.Now()))
-	if err != nil {
-		return fmt.Errorf("cannot store the idempotency key: %w", err)
 	}
 	return nil
 }

@@ -24,6 +24,9 @@ func asError(err error, target **errs.Error) bool { return errors.As(err, target
 // Errors: errs.Invalid names the field; errs.Conflict for what is taken;
 // errs.Exhausted when the host is full.
 func (s *Service) Create(ctx context.Context, owner string, req CreateRequest) (VM, error) {
+	if v, found, err := s.createdBefore(ctx, owner, req.Idempotency); found || err != nil {
+		return v, err
+	}
 	v, err := s.resolve(ctx, owner, req)
 	if err != nil {
 		return VM{}, err
@@ -62,6 +65,19 @@ func (s *Service) make(ctx context.Context, v VM, req CreateRequest, start func(
 	}
 	v.Took = append([]Step{reserved}, v.Took...)
 	return v, err
+}
+
+// createdBefore returns the VM that an earlier request with the same key has
+// made, if there was one, once it has been made. What that was made of may be gone.
+func (s *Service) createdBefore(ctx context.Context, owner string, idem Idempotency) (v VM, found bool, err error) {
+	if idem.Key == "" {
+		return VM{}, false, nil
+	}
+	v, found, err = s.deps.Store.VMByKey(ctx, owner, idem, s.settings.Pools.IdempotencyReach)
+	if found {
+		v, err = s.await(ctx, owner, v.ID, begun)
+	}
+	return v, found, err
 }
 
 // begun is met when a create that was asked for before has ended.

@@ -91,6 +91,9 @@ func (s *Service) CreateFrom(ctx context.Context, owner, snapshotID string, req 
 	if err := checkCopies(req); err != nil {
 		return Copies{}, err
 	}
+	if v, found, err := s.createdBefore(ctx, owner, req.Idempotency); found || err != nil {
+		return Copies{VMs: []VM{v}}, err
+	}
 	one, release, err := s.holdSnapshot(ctx, owner, snapshotID)
 	if err != nil {
 		return Copies{}, err

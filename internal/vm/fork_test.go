@@ -219,6 +219,13 @@ func TestVMsAreMadeFromASnapshot(t *testing.T) {
 	if _, err := w.CreateFrom(t.Context(), owner, one.ID, vm.CopyRequest{Count: 1}); !errs.HasCode(err, "snapshot_unusable") {
 		t.Errorf("from one that is damaged: %v", err)
 	}
+	if err := w.snapshots.Delete(t.Context(), owner, one.ID); err != nil {
+		t.Fatal(err)
+	}
+	same, err = w.CreateFrom(t.Context(), owner, one.ID, vm.CopyRequest{Count: 1, Idempotency: vm.Idempotency{Key: "k", Hash: "h"}})
+	if err != nil || same.VMs[0].ID != again.VMs[0].ID {
+		t.Errorf("asked again once the snapshot is gone: %+v, %v", same, err)
+	}
 }
 
 func TestBadRequestsForCopiesAreRefused(t *testing.T) {
