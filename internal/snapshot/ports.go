@@ -27,6 +27,13 @@ type Store interface {
 	DeleteSnapshot(ctx context.Context, id string) error
 }
 
+// Parts are the files of a guest that stands.
+type Parts struct {
+	Memory string
+	Index  string // of the memory's checksums; "" for one in RAM, which has none
+	Disk   string
+}
+
 // Files keeps what snapshots consist of, in a directory for each: the machine as
 // its driver saved it (vmm.Saved), and the memory and the disk of its guest.
 type Files interface {
@@ -41,12 +48,13 @@ type Files interface {
 
 	// Capture copies the memory and the disk of a guest that stands. It is as
 	// quick as files are copied; nothing is safe from a power cut yet.
-	// Errors: errs.Exhausted with code disk_full.
-	Capture(ctx context.Context, id, memory, disk string) error
+	// Errors: errs.Exhausted with code disk_full; errs.Conflict with code
+	// saved_unusable when the memory is not as its checksums say.
+	Capture(ctx context.Context, id string, from Parts) error
 
 	// CapturePassing does so for a snapshot that is never sealed: its memory
 	// stays in RAM, for Base.
-	CapturePassing(ctx context.Context, id, memory, disk string) error
+	CapturePassing(ctx context.Context, id string, from Parts) error
 
 	// Seal adds up what was captured and makes it durable. It returns what all
 	// takes on disk.

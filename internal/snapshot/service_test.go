@@ -89,7 +89,7 @@ func (w *world) begin(d snapshot.Snapshot, bytes int64) snapshot.Snapshot {
 	dir := w.files.Dir(one.ID)
 	w.ok(os.WriteFile(filepath.Join(dir, vmm.SavedDevices), []byte("registers"), 0o600))
 	w.ok(vmm.Saved{Format: vmm.SavedFormat}.Write(dir))
-	w.ok(w.files.Capture(w.t.Context(), one.ID, w.guest, w.guest))
+	w.ok(w.files.Capture(w.t.Context(), one.ID, snapshot.Parts{Memory: w.guest, Disk: w.guest}))
 	return one
 }
 
@@ -209,7 +209,7 @@ func TestAPassingSnapshotIsNeverStored(t *testing.T) {
 	kept := w.take(draft(snapshot.Manual, ""))
 	one, err := w.Begin(t.Context(), draft(snapshot.Passing, ""), 0)
 	w.ok(err)
-	w.ok(w.files.CapturePassing(t.Context(), one.ID, w.guest, w.guest))
+	w.ok(w.files.CapturePassing(t.Context(), one.ID, snapshot.Parts{Memory: w.guest, Disk: w.guest}))
 	if all, err := w.List(t.Context(), owner, snapshot.Filter{}); err != nil || len(all) != 1 {
 		t.Errorf("listed: %v, %v", all, err)
 	}

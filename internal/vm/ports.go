@@ -231,9 +231,9 @@ type Memories interface {
 	// TakeIn makes the directory saved the one of that VM, in the place of what
 	// it had. It is called again when it was cut short.
 	TakeIn(vmID, saved string) error
-	// Kept returns the file that holds the memory of a sleeping VM: on disk when
-	// it is durable, else in RAM.
-	Kept(vmID string, durable bool) string
+	// Kept returns the file that holds the memory of a sleeping VM, and the one of
+	// its checksums: on disk when it is durable, else in RAM, where it has none.
+	Kept(vmID string, durable bool) (memory, index string)
 
 	// Persist makes the memory of a sleeping VM durable, and returns what all
 	// that is saved of it takes on disk. The file in RAM stays. On error nothing

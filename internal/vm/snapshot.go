@@ -154,10 +154,15 @@ func (s *Service) captureAsleep(ctx context.Context, v VM, one snapshot.Snapshot
 	if err != nil {
 		return err
 	}
-	if err := vmm.AdaptSaved(s.deps.Memories.Dir(v.ID), s.deps.SnapshotFiles.Dir(one.ID), spec); err != nil {
+	saved := s.deps.Memories.Dir(v.ID)
+	if err := s.deps.Drivers[v.Driver].Check(spec, saved); err != nil {
 		return err
 	}
-	return s.captureFiles(ctx, v, one, s.deps.Memories.Kept(v.ID, v.Sleep.Durable))
+	if err := vmm.AdaptSaved(saved, s.deps.SnapshotFiles.Dir(one.ID), spec); err != nil {
+		return err
+	}
+	memory, index := s.deps.Memories.Kept(v.ID, v.Sleep.Durable)
+	return s.captureFiles(ctx, one, snapshot.Parts{Memory: memory, Index: index, Disk: s.deps.Files.Disk(v.ID)})
 }
 
 func (s *Service) captureRunning(ctx context.Context, v VM, in *instance, one snapshot.Snapshot) error {
@@ -173,7 +178,7 @@ func (s *Service) saveRunning(ctx context.Context, v VM, in *instance, one snaps
 		return err
 	}
 	began := time.Now()
-	err = s.captureFiles(ctx, v, one, s.deps.Memories.Path(v.ID))
+	err = s.captureFiles(ctx, one, snapshot.Parts{Memory: s.deps.Memories.Path(v.ID), Disk: s.deps.Files.Disk(v.ID)})
 	s.deps.Log.Debug("memory and disk copied", "vm", v.ID, "took", time.Since(began), "err", err)
 	if v.State != Paused {
 		err = errors.Join(err, in.machine.Resume(ctx))
@@ -191,12 +196,12 @@ func (s *Service) emptyMemory(v VM) error {
 	return s.deps.Memories.Make(v.ID, v.MemMiB, s.uid(v))
 }
 
-func (s *Service) captureFiles(ctx context.Context, v VM, one snapshot.Snapshot, memory string) error {
+func (s *Service) captureFiles(ctx context.Context, one snapshot.Snapshot, from snapshot.Parts) error {
 	capture := s.deps.SnapshotFiles.Capture
 	if one.Kind == snapshot.Passing {
 		capture = s.deps.SnapshotFiles.CapturePassing
 	}
-	return capture(ctx, one.ID, memory, s.deps.Files.Disk(v.ID))
+	return capture(ctx, one.ID, from)
 }
 
 // originOf is what a snapshot keeps of a VM's record.

@@ -10,6 +10,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 // writeDisk is what the guest of a VM does to its disk.
@@ -111,6 +112,28 @@ func TestASnapshotIsTakenOfAVMThatSleeps(t *testing.T) {
 	}
 	requireAwake(t, w, v)
 	w.requireDisk(t, v.ID, "content")
+}
+
+func TestWhatIsDamagedOfAVMThatSleepsIsInNoSnapshot(t *testing.T) {
+	for _, part := range []string{"memory", "memory.json", vmm.SavedDevices} {
+		t.Run(part, func(t *testing.T) {
+			w := newWorld(t)
+			v := mustCreate(t, w, vm.CreateRequest{})
+			if _, err := w.Sleep(t.Context(), owner, v.ID); err != nil {
+				t.Fatal(err)
+			}
+			awaitDurable(t, w, v.ID)
+			flip(t, filepath.Join(w.memories.Dir(v.ID), part))
+			if _, err := w.Snapshot(t.Context(), owner, v.ID, vm.SnapshotRequest{}); !errs.HasCode(err, "saved_unusable") {
+				t.Errorf("a snapshot: %v", err)
+			}
+			if _, err := w.Fork(t.Context(), owner, v.ID, vm.CopyRequest{Count: 1}); !errs.HasCode(err, "saved_unusable") {
+				t.Errorf("a fork: %v", err)
+			}
+			requireAsleep(t, w, v)
+			w.requireSnapshots(t)
+		})
+	}
 }
 
 func TestASnapshotOfAPausedVMLeavesItPaused(t *testing.T) {

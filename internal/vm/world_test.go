@@ -478,12 +478,12 @@ type bookSnapshots struct {
 	w *world
 }
 
-func (b bookSnapshots) Capture(ctx context.Context, id, memory, disk string) error {
-	return errors.Join(b.Files.Capture(ctx, id, memory, disk), b.w.fault("Capture"))
+func (b bookSnapshots) Capture(ctx context.Context, id string, from snapshot.Parts) error {
+	return errors.Join(b.Files.Capture(ctx, id, from), b.w.fault("Capture"))
 }
 
-func (b bookSnapshots) CapturePassing(ctx context.Context, id, memory, disk string) error {
-	err := b.Files.CapturePassing(ctx, id, memory, disk)
+func (b bookSnapshots) CapturePassing(ctx context.Context, id string, from snapshot.Parts) error {
+	err := b.Files.CapturePassing(ctx, id, from)
 	b.w.mu.Lock()
 	f := b.w.forking
 	b.w.mu.Unlock()

@@ -159,7 +159,7 @@ func (f *fakeVMs) KeepWarm(ctx context.Context, id string) (snapshot.Snapshot, e
 	err = errors.Join(os.WriteFile(part, []byte("a guest's memory"), 0o600),
 		os.WriteFile(filepath.Join(f.files.Dir(one.ID), vmm.SavedDevices), nil, 0o600),
 		os.WriteFile(filepath.Join(f.files.Dir(one.ID), vmm.SavedManifest), nil, 0o600),
-		f.files.Capture(ctx, one.ID, part, part))
+		f.files.Capture(ctx, one.ID, snapshot.Parts{Memory: part, Disk: part}))
 	if err != nil {
 		return snapshot.Snapshot{}, err
 	}

@@ -257,9 +257,9 @@ func (k *Keeper) TakeIn(vmID, saved string) error {
 }
 
 // Kept implements vm.Memories.
-func (k *Keeper) Kept(vmID string, durable bool) string {
+func (k *Keeper) Kept(vmID string, durable bool) (memory, index string) {
 	if durable {
-		return filepath.Join(k.Dir(vmID), memoryName)
+		return filepath.Join(k.Dir(vmID), memoryName), filepath.Join(k.Dir(vmID), indexName)
 	}
-	return k.Path(vmID)
+	return k.Path(vmID), ""
 }

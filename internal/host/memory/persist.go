@@ -138,6 +138,7 @@ func refused(err error) error {
 
 // Has implements vm.Memories.
 func (k *Keeper) Has(vmID string, durable bool) bool {
-	_, err := os.Stat(k.Kept(vmID, durable))
+	memory, _ := k.Kept(vmID, durable)
+	_, err := os.Stat(memory)
 	return err == nil
 }

@@ -18,21 +18,21 @@ import (
 )
 
 // Capture implements snapshot.Files.
-func (f *Files) Capture(ctx context.Context, id, memoryPath, diskPath string) error {
+func (f *Files) Capture(ctx context.Context, id string, from snapshot.Parts) error {
 	dir := f.Dir(id)
-	err := captureDisk(ctx, dir, diskPath)
+	err := captureDisk(ctx, dir, from.Disk)
 	if err == nil {
-		err = captureMemory(ctx, dir, memoryPath)
+		err = captureMemory(ctx, dir, from)
 	}
 	return captured(dir, err)
 }
 
 // CapturePassing implements snapshot.Files.
-func (f *Files) CapturePassing(ctx context.Context, id, memoryPath, diskPath string) error {
+func (f *Files) CapturePassing(ctx context.Context, id string, from snapshot.Parts) error {
 	dir := f.Dir(id)
-	err := captureDisk(ctx, dir, diskPath)
+	err := captureDisk(ctx, dir, from.Disk)
 	if err == nil {
-		err = f.keep(ctx, id, memoryPath)
+		err = f.keep(ctx, id, from)
 	}
 	return captured(dir, err)
 }
@@ -42,22 +42,49 @@ func captured(dir string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if why := (*sparse.Unusable)(nil); errors.As(err, &why) { // there is no snapshot yet that could be
+		err = vmm.Unusable("%s", why.Text).WithCause(err)
+	}
 	return errors.Join(full(err), discard(dir, memoryName, diskName))
 }
 
 // captureMemory leaves adding up for later: the guest stands.
-func captureMemory(ctx context.Context, dir, from string) (err error) {
-	src, size, err := open(from)
+func captureMemory(ctx context.Context, dir string, from snapshot.Parts) (err error) {
+	src, err := openSource(from)
 	if err != nil {
-		return fmt.Errorf("cannot read the guest's memory: %w", err)
+		return err
 	}
 	defer func() { _ = src.Close() }()
-	dst, err := sparse.Create(filepath.Join(dir, memoryName), size)
+	dst, err := sparse.Create(filepath.Join(dir, memoryName), src.size)
 	if err != nil {
 		return fmt.Errorf("cannot copy the guest's memory: %w", err)
 	}
 	defer func() { err = errors.Join(err, dst.Close()) }()
-	return memory.Copy(ctx, dst, src, size)
+	return src.copyTo(ctx, dst)
+}
+
+// source is the memory of a guest that stands. One that has checksums is copied
+// as they say or not at all: those that Seal makes would bless its damage.
+type source struct {
+	*os.File
+	size   int64
+	copyTo func(ctx context.Context, dst *os.File) error
+}
+
+func openSource(from snapshot.Parts) (source, error) {
+	if from.Index == "" {
+		src, size, err := open(from.Memory)
+		if err != nil {
+			return source{}, fmt.Errorf("cannot read the guest's memory: %w", err)
+		}
+		return source{src, size, func(ctx context.Context, dst *os.File) error { return memory.Copy(ctx, dst, src, size) }}, nil
+	}
+	x, err := memory.ReadIndex(from.Index)
+	if err != nil {
+		return source{}, err
+	}
+	src, err := memory.Open(from.Memory, x)
+	return source{src, x.Size, func(ctx context.Context, dst *os.File) error { return memory.CopyChecked(ctx, dst, src, x) }}, err
 }
 
 func captureDisk(ctx context.Context, dir, from string) error {

@@ -47,6 +47,8 @@ type guest struct {
 	diskChanged      time.Time
 }
 
+func (g guest) parts() snapshot.Parts { return snapshot.Parts{Memory: g.memory, Disk: g.disk} }
+
 func newGuest(t testing.TB) guest {
 	t.Helper()
 	dir := t.TempDir()
@@ -89,7 +91,7 @@ func prepared(t testing.TB, f *Files) {
 func sealedOf(t testing.TB, f *Files, g guest) snapshot.Sums {
 	t.Helper()
 	prepared(t, f)
-	noError(t, f.Capture(t.Context(), id, g.memory, g.disk))
+	noError(t, f.Capture(t.Context(), id, g.parts()))
 	sums, bytes, err := f.Seal(t.Context(), id)
 	noError(t, err)
 	// A disk that shares blocks has those of zeros, too.
@@ -194,7 +196,7 @@ func isSealed(t *testing.T, base *os.File, g guest) {
 func TestAPassingSnapshotKeepsItsMemoryInRAM(t *testing.T) {
 	f, g := newFiles(t), newGuest(t)
 	prepared(t, f)
-	noError(t, f.CapturePassing(t.Context(), id, g.memory, g.disk))
+	noError(t, f.CapturePassing(t.Context(), id, g.parts()))
 	if _, err := os.Stat(filepath.Join(f.Dir(id), memoryName)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its memory is on disk: %v", err)
 	}
@@ -339,15 +341,48 @@ func refuses(t *testing.T, who string, err error, want string) {
 	}
 }
 
+func captures(f *Files) map[string]func(context.Context, string, snapshot.Parts) error {
+	return map[string]func(context.Context, string, snapshot.Parts) error{"Capture": f.Capture, "CapturePassing": f.CapturePassing}
+}
+
+func TestMemoryWithChecksumsIsCopiedAsTheySay(t *testing.T) {
+	f, g := newFiles(t), newGuest(t)
+	from := g.parts()
+	from.Index = filepath.Join(t.TempDir(), "memory.json")
+	noError(t, addUp(t.Context(), memory, g.memory, from.Index))
+	prepared(t, f)
+	noError(t, f.Capture(t.Context(), id, from))
+	holds(t, filepath.Join(f.Dir(id), memoryName), g.inMemory)
+	for what, spoil := range map[string]func(){
+		"no checksums": func() { from.Index += ".gone" },
+		"a flipped bit": func() {
+			spoilt := slices.Clone(g.inMemory)
+			spoilt[len(spoilt)-1] ^= 1
+			noError(t, os.WriteFile(g.memory, spoilt, 0o600))
+		},
+	} {
+		spoil()
+		for name, capture := range captures(f) {
+			noError(t, f.Remove(id))
+			prepared(t, f)
+			if err := capture(t.Context(), id, from); !errs.HasCode(err, "saved_unusable") {
+				t.Errorf("%s: %s: %v", name, what, err)
+			}
+			if left := names(t, f.Dir(id)); !slices.Equal(left, []string{vmm.SavedDevices, vmm.SavedManifest}) || f.isPassing(id) {
+				t.Errorf("%s: %s: left are %v", name, what, left)
+			}
+		}
+		from.Index = strings.TrimSuffix(from.Index, ".gone")
+	}
+}
+
 func TestACaptureThatIsCutShortLeavesNothing(t *testing.T) {
 	f, g := newFiles(t), newGuest(t)
 	prepared(t, f)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for name, capture := range map[string]func(ctx context.Context, id, memory, disk string) error{
-		"Capture": f.Capture, "CapturePassing": f.CapturePassing,
-	} {
-		if err := capture(ctx, id, g.memory, g.disk); !errors.Is(err, context.Canceled) {
+	for name, capture := range captures(f) {
+		if err := capture(ctx, id, g.parts()); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if left := names(t, f.Dir(id)); !slices.Equal(left, []string{vmm.SavedDevices, vmm.SavedManifest}) {
@@ -357,7 +392,7 @@ func TestACaptureThatIsCutShortLeavesNothing(t *testing.T) {
 	if f.isPassing(id) {
 		t.Error("memory is left in RAM")
 	}
-	noError(t, f.Capture(t.Context(), id, g.memory, g.disk))
+	noError(t, f.Capture(t.Context(), id, g.parts()))
 }
 
 func TestCopyDiskOverwritesNothing(t *testing.T) {

@@ -66,7 +66,7 @@ func TestAFullDiskKeepsNothingOfACapture(t *testing.T) {
 		fill(t, spoil(g))
 		noError(t, f.Prepare(id, 4096))
 		noError(t, os.WriteFile(filepath.Join(f.Dir(id), vmm.SavedDevices), nil, 0o600))
-		isFull(t, what, f.Capture(t.Context(), id, g.memory, g.disk))
+		isFull(t, what, f.Capture(t.Context(), id, g.parts()))
 		if left := names(t, f.Dir(id)); !slices.Equal(left, []string{vmm.SavedDevices}) {
 			t.Errorf("%s: left %v", what, left)
 		}
@@ -80,7 +80,7 @@ func TestAnotherFileSystemGetsCopies(t *testing.T) {
 	fill(t, g.disk)
 	fill(t, g.memory)
 	prepared(t, f)
-	noError(t, f.Capture(t.Context(), id, g.memory, g.disk))
+	noError(t, f.Capture(t.Context(), id, g.parts()))
 	_, _, err := f.Seal(t.Context(), id)
 	noError(t, err)
 	changed, err := os.Stat(g.disk)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/host/sparse"
+	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -82,13 +83,13 @@ func sealed(size int64, fill func(dst *os.File) error) (*os.File, error) {
 }
 
 // keep holds the memory of a snapshot that is never sealed until drop.
-func (f *Files) keep(ctx context.Context, id, from string) error {
-	src, size, err := open(from)
+func (f *Files) keep(ctx context.Context, id string, from snapshot.Parts) error {
+	src, err := openSource(from)
 	if err != nil {
-		return fmt.Errorf("cannot read the guest's memory: %w", err)
+		return err
 	}
 	defer func() { _ = src.Close() }()
-	base, err := sealed(size, func(dst *os.File) error { return memory.Copy(ctx, dst, src, size) })
+	base, err := sealed(src.size, func(dst *os.File) error { return src.copyTo(ctx, dst) })
 	if err != nil {
 		return err
 	}
