@@ -300,7 +300,7 @@ func (s *Service) wakeCopy(ctx context.Context, b *boot, from *birth) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.deps.Memories.Prepare(b.vm.ID); err != nil {
+	if err := s.deps.Memories.Prepare(b.vm.ID, 0); err != nil { // its memory stays in RAM
 		return err
 	}
 	dir := s.deps.Memories.Dir(b.vm.ID)

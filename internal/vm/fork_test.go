@@ -353,6 +353,20 @@ func TestASaveThatFailsGivesTheRAMOfAForkBack(t *testing.T) {
 		t.Fatal("the sleep did not fail")
 	}
 	requireEmpty("after a sleep that failed")
+	if w.prepared != 64<<20 {
+		t.Errorf("there was to be room for %d bytes, not for what its VMM holds", w.prepared)
+	}
+	for what, save := range map[string]func() error{
+		"sleep":    func() error { _, err := w.Sleep(t.Context(), owner, child.ID); return err },
+		"snapshot": func() error { _, err := w.Snapshot(t.Context(), owner, child.ID, vm.SnapshotRequest{}); return err },
+		"fork":     func() error { _, err := w.Fork(t.Context(), owner, child.ID, vm.CopyRequest{Count: 1}); return err },
+	} {
+		w.failNext("CanHold")
+		w.failNext("Save")
+		if err := save(); err == nil || w.fault("Save") == nil {
+			t.Errorf("%s: its guest was made to stand for what RAM cannot hold: %v", what, err)
+		}
+	}
 	fill := func() {
 		if err := os.WriteFile(w.memories.Path(child.ID), []byte("half of a save"), 0o600); err != nil {
 			t.Fatal(err)

@@ -221,10 +221,13 @@ type Memories interface {
 	// Used returns how much of the file in RAM is in use. A driver may write to
 	// it only when it saves. Errors: errs.Unsupported when there is no file.
 	Used(vmID string) (bytes int64, err error)
-	// Prepare makes that directory anew and returns what Used does. Errors
-	// beside its: errs.Exhausted with code disk_full when the disk could not
-	// take so much beside the host's reserve.
-	Prepare(vmID string) (bytes int64, err error)
+	// CanHold finds out whether the file in RAM could hold so many bytes.
+	// Errors: Used's; errs.Exhausted with code memory_exhausted.
+	CanHold(vmID string, bytes int64) error
+	// Prepare makes that directory anew, for memory of so many bytes. Errors:
+	// errs.Exhausted with code disk_full when the disk could not take so much
+	// beside the host's reserve.
+	Prepare(vmID string, bytes int64) error
 	// Forget removes that directory with all that is in it. Nothing there is no
 	// error.
 	Forget(vmID string) error

@@ -36,16 +36,9 @@ func (s *Service) ensureAsleep(ctx context.Context, v VM) (VM, error) {
 	if v.Sleep != nil {
 		return v, nil
 	}
-	in, err := s.running(ctx, v, "put to sleep")
+	in, err := s.readyToSleep(ctx, v)
 	if err != nil {
 		return VM{}, err
-	}
-	if v.State == Paused {
-		return VM{}, errs.New(errs.Conflict, "vm_paused", "cannot put to sleep VM %s: it is paused", v.ID).WithHint("resume it first")
-	}
-	if !s.canSleep(v) {
-		return VM{}, errs.New(errs.Unsupported, "sleep_unsupported", "cannot put to sleep VM %s: %s cannot save guests here", v.ID, v.Driver).
-			WithHint("pause it, or stop it; hatch doctor says what is wrong with %s", v.Driver)
 	}
 	began := time.Now()
 	b := &boot{vm: v, machine: in.machine, in: in}
@@ -62,10 +55,29 @@ func (s *Service) ensureAsleep(ctx context.Context, v VM) (VM, error) {
 	return b.vm, nil
 }
 
-func (s *Service) prepareSleep(_ context.Context, b *boot) error {
-	bytes, err := s.deps.Memories.Prepare(b.vm.ID)
+// readyToSleep returns the machine of a VM that could be put to sleep.
+func (s *Service) readyToSleep(ctx context.Context, v VM) (*instance, error) {
+	in, err := s.running(ctx, v, "put to sleep")
+	if err != nil {
+		return nil, err
+	}
+	if v.State == Paused {
+		return nil, errs.New(errs.Conflict, "vm_paused", "cannot put to sleep VM %s: it is paused", v.ID).WithHint("resume it first")
+	}
+	if !s.canSleep(v) {
+		return nil, errs.New(errs.Unsupported, "sleep_unsupported", "cannot put to sleep VM %s: %s cannot save guests here", v.ID, v.Driver).
+			WithHint("pause it, or stop it; hatch doctor says what is wrong with %s", v.Driver)
+	}
+	return in, nil
+}
+
+func (s *Service) prepareSleep(ctx context.Context, b *boot) error {
+	bytes, err := s.memoryToSave(ctx, b.vm)
+	if err != nil {
+		return err
+	}
 	b.sleep = &Sleep{Bytes: bytes}
-	return err
+	return s.deps.Memories.Prepare(b.vm.ID, bytes)
 }
 
 func (s *Service) forgetSleep(_ context.Context, b *boot) {

@@ -395,7 +395,7 @@ func TestASleepCutShort(t *testing.T) {
 	v := mustCreate(t, w, vm.CreateRequest{})
 	m, spec := w.machine(t, v)
 	w.shut(t)
-	if _, err := w.memories.Prepare(v.ID); err != nil {
+	if err := w.memories.Prepare(v.ID, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Save(t.Context(), spec, w.memories.Dir(v.ID)); err != nil {
@@ -405,7 +405,7 @@ func TestASleepCutShort(t *testing.T) {
 	requireAwake(t, w, v)
 	w.shut(t)
 
-	if _, err := w.memories.Prepare(v.ID); err != nil {
+	if err := w.memories.Prepare(v.ID, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Save(t.Context(), spec, w.memories.Dir(v.ID)); err != nil {

@@ -50,28 +50,52 @@ func (s *Service) snapshotAs(ctx context.Context, owner, id string, draft snapsh
 	return taken, nil
 }
 
-// keepAsleep lets the VM sleep and takes a snapshot of that.
+// keepAsleep lets the VM sleep and takes a snapshot of that. What would be
+// refused leaves it running.
 func (s *Service) keepAsleep(ctx context.Context, v VM, draft snapshot.Snapshot) (snapshot.Snapshot, error) {
-	asleep, err := s.ensureAsleep(ctx, v)
+	if v.Sleep != nil {
+		return s.keep(ctx, v, draft)
+	}
+	if _, err := s.readyToSleep(ctx, v); err != nil {
+		return snapshot.Snapshot{}, err
+	}
+	one, err := s.begin(ctx, v, draft)
 	if err != nil {
 		return snapshot.Snapshot{}, err
 	}
-	taken, err := s.keep(ctx, asleep, draft)
-	if err != nil && v.Sleep == nil {
+	asleep, err := s.ensureAsleep(ctx, v)
+	if err != nil {
+		s.deps.Snapshots.Abandon(ctx, one)
+		return snapshot.Snapshot{}, err
+	}
+	taken, err := s.keepBegun(ctx, asleep, one)
+	if err != nil {
 		_, wakeErr := s.ensureAwake(ctx, asleep)
 		err = errors.Join(err, wakeErr)
 	}
 	return taken, err
 }
 
+// keepBegun makes a snapshot that was begun one of a VM that sleeps.
+func (s *Service) keepBegun(ctx context.Context, asleep VM, one snapshot.Snapshot) (snapshot.Snapshot, error) {
+	if err := s.captureAsleep(ctx, asleep, one); err != nil {
+		s.deps.Snapshots.Abandon(ctx, one)
+		return snapshot.Snapshot{}, err
+	}
+	return s.seal(ctx, asleep, one)
+}
+
 // keep takes a snapshot that counts.
 func (s *Service) keep(ctx context.Context, v VM, draft snapshot.Snapshot) (snapshot.Snapshot, error) {
-	began := time.Now()
 	one, err := s.capture(ctx, v, draft)
 	if err != nil {
 		return snapshot.Snapshot{}, err
 	}
-	stood := time.Since(began)
+	return s.seal(ctx, v, one)
+}
+
+// seal makes a snapshot count that was captured of the VM.
+func (s *Service) seal(ctx context.Context, v VM, one snapshot.Snapshot) (snapshot.Snapshot, error) {
 	kept, err := s.deps.Snapshots.Finish(ctx, one)
 	if err != nil {
 		s.deps.Snapshots.Abandon(ctx, one)
@@ -80,7 +104,7 @@ func (s *Service) keep(ctx context.Context, v VM, draft snapshot.Snapshot) (snap
 	if _, err := s.update(ctx, v.ID, func(v *VM) { v.SnapshotID = kept.ID }); err != nil {
 		s.deps.Log.Error("cannot store the snapshot that a vm goes on from", "vm", v.ID, "err", err)
 	}
-	s.deps.Log.Info("snapshot taken", "vm", v.ID, "snapshot", kept.ID, "bytes", kept.Bytes, "stood", stood, "took", time.Since(began))
+	s.deps.Log.Info("snapshot taken", "vm", v.ID, "snapshot", kept.ID, "bytes", kept.Bytes, "took", time.Since(kept.CreatedAt))
 	return kept, nil
 }
 
@@ -91,15 +115,7 @@ func (s *Service) capture(ctx context.Context, v VM, draft snapshot.Snapshot) (s
 	if err != nil {
 		return snapshot.Snapshot{}, err
 	}
-	bytes, err := s.snapshotBytes(ctx, v, draft.Kind)
-	if err != nil {
-		return snapshot.Snapshot{}, err
-	}
-	if draft.VM, err = s.originOf(ctx, v); err != nil {
-		return snapshot.Snapshot{}, err
-	}
-	draft.OwnerID, draft.VMID, draft.ParentID, draft.Machine = v.OwnerID, v.ID, v.SnapshotID, s.machineHere(v.Driver)
-	one, err := s.deps.Snapshots.Begin(ctx, draft, bytes)
+	one, err := s.begin(ctx, v, draft)
 	if err != nil {
 		return snapshot.Snapshot{}, err
 	}
@@ -108,6 +124,19 @@ func (s *Service) capture(ctx context.Context, v VM, draft snapshot.Snapshot) (s
 		return snapshot.Snapshot{}, err
 	}
 	return one, nil
+}
+
+// begin makes room for a snapshot of the VM as it is.
+func (s *Service) begin(ctx context.Context, v VM, draft snapshot.Snapshot) (snapshot.Snapshot, error) {
+	bytes, err := s.snapshotBytes(ctx, v, draft.Kind)
+	if err != nil {
+		return snapshot.Snapshot{}, err
+	}
+	if draft.VM, err = s.originOf(ctx, v); err != nil {
+		return snapshot.Snapshot{}, err
+	}
+	draft.OwnerID, draft.VMID, draft.ParentID, draft.Machine = v.OwnerID, v.ID, v.SnapshotID, s.machineHere(v.Driver)
+	return s.deps.Snapshots.Begin(ctx, draft, bytes)
 }
 
 // standing returns the way to copy a VM whose guest stands, or can be made to.
@@ -128,25 +157,35 @@ func (s *Service) standing(ctx context.Context, v VM) (func(context.Context, sna
 // snapshotBytes is about what a snapshot of the VM will take on disk.
 func (s *Service) snapshotBytes(ctx context.Context, v VM, kind snapshot.Kind) (int64, error) {
 	files, err := s.deps.Files.Allocated(v.ID)
-	if err != nil || kind == snapshot.Passing { // whose memory stays in RAM
-		return files, err
+	if err != nil {
+		return 0, err
 	}
+	var memory int64
 	if v.Sleep != nil {
-		return files + v.Sleep.Bytes, nil
+		memory = v.Sleep.Bytes
+	} else if memory, err = s.memoryToSave(ctx, v); err != nil {
+		return 0, err
 	}
-	memory, err := s.memoryUsed(ctx, v)
-	return files + memory, err
+	if kind == snapshot.Passing { // whose memory stays in RAM
+		return files, nil
+	}
+	return files + memory, nil
 }
 
-// memoryUsed is about how much of its memory a running guest has used. What one
-// that shares a base has used its file in RAM does not tell.
-func (s *Service) memoryUsed(ctx context.Context, v VM) (bytes int64, err error) {
+// memoryToSave is about how much of its memory a guest has used that runs. What
+// one that shares a base has used its file in RAM does not tell, and that is
+// filled by the save. Errors: errs.Exhausted when it could not be.
+func (s *Service) memoryToSave(ctx context.Context, v VM) (bytes int64, err error) {
 	in := s.instanceOf(v.ID)
 	if in == nil || v.Machine == nil || !v.Machine.Based {
 		return s.deps.Memories.Used(v.ID)
 	}
 	stats, err := in.machine.Stats(ctx)
-	return min(stats.Resident, int64(v.MemMiB)<<20), err
+	if err != nil {
+		return 0, err
+	}
+	bytes = min(stats.Resident, int64(v.MemMiB)<<20)
+	return bytes, s.deps.Memories.CanHold(v.ID, bytes)
 }
 
 func (s *Service) captureAsleep(ctx context.Context, v VM, one snapshot.Snapshot) error {

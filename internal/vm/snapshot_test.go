@@ -164,6 +164,31 @@ func TestASnapshotThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
+// A request that is refused does not put the VM to sleep, nor cost it another
+// snapshot.
+func TestASnapshotWithAStopThatIsRefusedLeavesTheVMRunning(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	one := w.take(t, v.ID, "kept", vm.SnapshotRequest{Name: "taken"})
+	handle := get(t, w, v.ID).Machine.PID
+	for name, code := range map[string]string{"taken": "name_taken", "not a name": "invalid_name"} {
+		if _, err := w.Snapshot(t.Context(), owner, v.ID, vm.SnapshotRequest{Name: name, Stop: true}); !errs.HasCode(err, code) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	requireAwake(t, w, v)
+	if now := get(t, w, v.ID).Machine.PID; now != handle {
+		t.Errorf("it slept and was woken: its VMM was %d and is %d", handle, now)
+	}
+	if _, err := w.Pause(t.Context(), owner, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Snapshot(t.Context(), owner, v.ID, vm.SnapshotRequest{Stop: true}); !errs.HasCode(err, "vm_paused") {
+		t.Errorf("of a VM that is paused: %v", err)
+	}
+	w.requireSnapshots(t, one.ID)
+}
+
 func TestASnapshotNeedsAGuest(t *testing.T) {
 	w := newWorld(t)
 	v := mustCreate(t, w, vm.CreateRequest{})

@@ -65,6 +65,7 @@ type world struct {
 	consoles map[string]bool
 	guests   map[string]*bookGuest
 	clocks   []string // guests that were told the time
+	prepared int64    // bytes of memory that there was to be room for, when it was last asked
 }
 
 // newWorld makes a world with its own store; closed at the end of the test.
@@ -449,9 +450,18 @@ func (b bookMemories) Make(id string, mib, uid int) error {
 	return b.Keeper.Make(id, mib, uid)
 }
 
-func (b bookMemories) Prepare(id string) (int64, error) {
-	bytes, err := b.Keeper.Prepare(id)
-	return bytes, errors.Join(err, b.w.fault("Prepare"))
+func (b bookMemories) Prepare(id string, bytes int64) error {
+	b.w.mu.Lock()
+	b.w.prepared = bytes
+	b.w.mu.Unlock()
+	return errors.Join(b.Keeper.Prepare(id, bytes), b.w.fault("Prepare"))
+}
+
+func (b bookMemories) CanHold(id string, bytes int64) error {
+	if err := b.w.fault("CanHold"); err != nil {
+		return err
+	}
+	return b.Keeper.CanHold(id, bytes)
 }
 
 func (b bookMemories) Persist(ctx context.Context, id string) (int64, error) {

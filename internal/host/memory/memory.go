@@ -190,28 +190,50 @@ func (k *Keeper) Held() ([]string, error) {
 func (k *Keeper) Dir(vmID string) string { return filepath.Join(k.vmDir(vmID), savedDir) }
 
 // Prepare implements vm.Memories. What an earlier save left is dropped.
-func (k *Keeper) Prepare(vmID string) (bytes int64, err error) {
+func (k *Keeper) Prepare(vmID string, bytes int64) error {
 	if err := k.Forget(vmID); err != nil {
-		return 0, err
+		return err
 	}
-	used, err := k.Used(vmID)
+	free, err := freeBytes(k.vmDir(vmID))
 	if err != nil {
-		return 0, err
+		return err
 	}
-	var disk unix.Statfs_t
-	if err := unix.Statfs(k.vmDir(vmID), &disk); err != nil {
-		return 0, fmt.Errorf("cannot tell the free disk space: %w", err)
-	}
-	if free := int64(disk.Bavail) * disk.Bsize; free < used+k.reserve {
-		return 0, errs.New(errs.Exhausted, "disk_full",
+	if free < bytes+k.reserve {
+		return errs.New(errs.Exhausted, "disk_full",
 			"the host's disk has %d MiB left; the memory of VM %s needs %d of them, and %d are kept for the host itself",
-			free>>20, vmID, used>>20, k.reserve>>20).
+			free>>20, vmID, bytes>>20, k.reserve>>20).
 			WithHint("delete VMs or images, or give the data directory more room")
 	}
 	if err := os.Mkdir(k.Dir(vmID), 0o700); err != nil {
-		return 0, fmt.Errorf("cannot make the directory for what is saved: %w", err)
+		return fmt.Errorf("cannot make the directory for what is saved: %w", err)
 	}
-	return used, nil
+	return nil
+}
+
+func freeBytes(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("cannot tell the free space of %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// CanHold implements vm.Memories.
+func (k *Keeper) CanHold(vmID string, bytes int64) error {
+	used, err := k.Used(vmID)
+	if err != nil {
+		return err
+	}
+	free, err := freeBytes(k.ram)
+	if err != nil {
+		return err
+	}
+	if free < bytes-used {
+		return errs.New(errs.Exhausted, "memory_exhausted",
+			"the host's RAM for guests' memory has %d MiB left; that of VM %s needs about %d to be saved", free>>20, vmID, (bytes-used)>>20).
+			WithHint("stop or delete a VM")
+	}
+	return nil
 }
 
 // Used implements vm.Memories.

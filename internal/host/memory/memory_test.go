@@ -57,7 +57,7 @@ func asleep(t *testing.T, k *Keeper, mib int) (content []byte) {
 	if _, err := f.WriteAt(make([]byte, 2*sparse.ChunkSize), 6*sparse.ChunkSize); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.Prepare(id); err != nil {
+	if err := k.Prepare(id, 4096); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{vmm.SavedDevices, vmm.SavedManifest} {
@@ -201,21 +201,31 @@ func TestASleepNeedsRoomOnDisk(t *testing.T) {
 	if err := k.Make(id, 16, 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.Prepare(id); !errs.HasCode(err, "disk_full") || !errs.Is(err, errs.Exhausted) {
+	if err := k.Prepare(id, 4096); !errs.HasCode(err, "disk_full") || !errs.Is(err, errs.Exhausted) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Stat(k.Dir(id)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("left the directory: %v", err)
 	}
 	k.reserve = 0
-	if _, err := k.Prepare(id); err != nil {
+	if err := k.Prepare(id, 4096); err != nil {
 		t.Error(err)
 	}
-	if err := k.Release(id); err != nil {
-		t.Fatal(err)
+	if err := k.Prepare(id, 1<<60); !errs.HasCode(err, "disk_full") {
+		t.Errorf("for more than the disk has: %v", err)
 	}
-	if _, err := k.Prepare(id); !errs.Is(err, errs.Unsupported) {
+}
+
+func TestASaveNeedsRoomInRAM(t *testing.T) {
+	k := newKeeper(t)
+	if err := k.CanHold(id, 4096); !errs.Is(err, errs.Unsupported) {
 		t.Errorf("a VM without a file in RAM: %v", err)
+	}
+	asleep(t, k, 16)
+	for bytes, fits := range map[int64]bool{0: true, 16 << 20: true, 1 << 60: false} {
+		if err := k.CanHold(id, bytes); (err == nil) != fits || (!fits && !errs.HasCode(err, "memory_exhausted")) {
+			t.Errorf("%d bytes: %v", bytes, err)
+		}
 	}
 }
 
@@ -269,7 +279,7 @@ func BenchmarkRecall(b *testing.B) {
 	if err := os.WriteFile(k.Path(id), text, 0o600); err != nil {
 		b.Fatal(err)
 	}
-	if _, err := k.Prepare(id); err != nil {
+	if err := k.Prepare(id, 4096); err != nil {
 		b.Fatal(err)
 	}
 	if _, err := k.Persist(b.Context(), id); err != nil {
