@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -31,7 +32,8 @@ const (
 // group is a process's directories: one in the unified hierarchy (v2), or one
 // in each of v1's. A nil group is none.
 type group struct {
-	dirs []string
+	dirs    []string
+	unified bool
 }
 
 // newGroup makes the directories and sets their limits. What cannot be had is
@@ -40,9 +42,9 @@ func newGroup(c *Cgroup) (g *group, note string) {
 	if c == nil {
 		return nil, ""
 	}
-	g = &group{}
+	g = &group{unified: isUnified(cgroupRoot)}
 	var faults []error
-	if isUnified(cgroupRoot) {
+	if g.unified {
 		faults = append(faults, g.makeUnified(cgroupRoot, *c))
 	} else {
 		for controller, limits := range v1Limits(*c) {
@@ -82,7 +84,7 @@ func v1Limits(c Cgroup) map[string][]setting {
 	return map[string][]setting{
 		"memory": {{"memory.limit_in_bytes", strconv.FormatInt(c.MemBytes, 10)}},
 		"pids":   {{"pids.max", strconv.Itoa(c.Tasks)}},
-		"cpu":    {{"cpu.cfs_period_us", strconv.Itoa(cpuPeriod)}, {"cpu.cfs_quota_us", quota(c)}},
+		"cpu":    {{"cpu.cfs_period_us", strconv.Itoa(cpuPeriod)}, {"cpu.cfs_quota_us", quota(c)}, v1Weight(c.CPUs)},
 	}
 }
 
@@ -92,7 +94,19 @@ func v2Limits(c Cgroup) []setting {
 		{"memory.oom.group", "1"},
 		{"pids.max", strconv.Itoa(c.Tasks)},
 		{"cpu.max", quota(c) + " " + strconv.Itoa(cpuPeriod)},
+		v2Weight(c.CPUs),
 	}
+}
+
+// A group counts as much as that many processes without one when processors are
+// short. By itself it would count as one, however many are in it.
+func v1Weight(processes float64) setting {
+	return setting{"cpu.shares", strconv.Itoa(int(1024 * processes))}
+}
+
+func v2Weight(processes float64) setting {
+	const most = 10_000
+	return setting{"cpu.weight", strconv.Itoa(min(int(100*processes), most))}
 }
 
 func quota(c Cgroup) string { return strconv.Itoa(int(c.CPUs * cpuPeriod)) }
@@ -114,7 +128,11 @@ func (g *group) makeUnified(root string, c Cgroup) error {
 
 // make makes one directory with its limits, and keeps it only if it has them.
 func (g *group) make(dir string, limits []setting) error {
-	if err := mkdir(filepath.Dir(dir)); err != nil {
+	parent := filepath.Dir(dir)
+	if err := mkdir(parent); err != nil {
+		return err
+	}
+	if err := weigh(parent); err != nil {
 		return err
 	}
 	if err := mkdir(dir); err != nil {
@@ -127,6 +145,18 @@ func (g *group) make(dir string, limits []setting) error {
 		}
 	}
 	g.dirs = append(g.dirs, dir)
+	return nil
+}
+
+// weigh lets all our groups together count as much as the host's processors, where
+// the directory is one in which processors are shared out.
+func weigh(parent string) error {
+	all := float64(runtime.NumCPU())
+	for _, s := range []setting{v1Weight(all), v2Weight(all)} {
+		if err := set(parent, s); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -147,16 +177,28 @@ func set(dir string, s setting) error {
 	return errors.Join(err, f.Close())
 }
 
-// admit moves the process and its threads into the group.
-func (g *group) admit(pid int) error {
-	if g == nil {
+// enter puts the calling thread into the group, so that what it forks is born in
+// there: a thread that moves itself moves at once, while to move another process
+// the kernel waits some 10 ms until no processor can have missed it. It is for v1;
+// v2 takes a whole process or none.
+func (g *group) enter() error {
+	if g == nil || g.unified {
 		return nil
 	}
 	var faults []error
 	for _, dir := range g.dirs {
-		faults = append(faults, set(dir, setting{"cgroup.procs", strconv.Itoa(pid)}))
+		faults = append(faults, set(dir, setting{"tasks", "0"}))
 	}
 	return errors.Join(faults...)
+}
+
+// cradle is the directory in the unified hierarchy that a process is to be born
+// in, which clone does for a parent elsewhere; nil when there is none.
+func (g *group) cradle() (*os.File, error) {
+	if g == nil || !g.unified || len(g.dirs) == 0 {
+		return nil, nil
+	}
+	return os.Open(g.dirs[0])
 }
 
 // wasOverMemory reports whether the kernel killed a process of the group for

@@ -19,6 +19,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -50,8 +51,7 @@ type Process struct {
 const FirstFile = 3
 
 // Start starts the process in its jail. ctx is looked at before the start
-// only. On error no process and no cgroup is left. That the cgroup's limits hold
-// takes the kernel some 10 ms more, which [Proc.Note] waits for.
+// only. On error no process and no cgroup is left.
 func Start(ctx context.Context, p Process) (*Proc, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -65,49 +65,80 @@ func Start(ctx context.Context, p Process) (*Proc, error) {
 	}
 	defer func() { _ = null.Close() }()
 	group, note := newGroup(p.Cgroup)
-	pid, pidfd, err := spawn(p, null)
-	if err != nil {
+	child := spawn(p, group, null)
+	if child.err != nil {
 		group.remove()
-		return nil, fmt.Errorf("cannot start %s: %w", p.Path, err)
+		return nil, fmt.Errorf("cannot start %s: %w", p.Path, child.err)
 	}
 	notes := []string{note}
-	if err := limitFiles(pid, p.OpenFiles); err != nil {
+	if child.unlimited != nil {
+		notes = append(notes, fmt.Sprintf("the cgroup's limits do not hold: %v", child.unlimited))
+	}
+	if err := limitFiles(child.pid, p.OpenFiles); err != nil {
 		notes = append(notes, fmt.Sprintf("no limit of open files: %v", err))
 	}
-	proc, err := adopted(pid, pidfd, group, notes...)
+	proc, err := adopted(child.pid, child.pidfd, group)
 	if err != nil {
 		group.remove()
 		return nil, err
 	}
+	proc.note = strings.Trim(strings.Join(notes, "; "), "; ")
 	return proc, nil
 }
 
 // spawned is the outcome of a fork in a thread of its own.
 type spawned struct {
 	pid, pidfd int
+	unlimited  error // why it is not in its cgroup
 	err        error
 }
 
 // spawn forks and executes in a thread that has given up what the child must
-// not have. The thread ends with its goroutine, because it stays locked: none
-// of what it gave up is missing in the daemon.
-func spawn(p Process, null *os.File) (pid, pidfd int, err error) {
-	done := make(chan spawned, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := renounce(p.Capabilities); err != nil {
-			done <- spawned{err: err}
+// not have, and that is where the child is to be.
+func spawn(p Process, g *group, null *os.File) (s spawned) {
+	apart(func() {
+		if s.err = renounce(p.Capabilities); s.err != nil {
 			return
 		}
-		pidfd := -1
-		pid, err := syscall.ForkExec(p.Path, append([]string{p.Path}, p.Args...), attributes(p, null, &pidfd))
-		done <- spawned{pid, pidfd, err}
-	}()
-	s := <-done
+		s.unlimited = g.enter()
+		s.pidfd = -1
+		s.pid, s.err = fork(p, g, null, &s.pidfd)
+	})
 	if s.err == nil && s.pidfd < 0 {
-		return 0, 0, reapWithoutPidfd(s.pid)
+		s.err = reapWithoutPidfd(s.pid)
 	}
-	return s.pid, s.pidfd, s.err
+	return s
+}
+
+// apart calls do in a thread that ends afterwards, and returns then: none of what
+// it gave up is missing in the daemon. The main thread never ends, and is kept
+// from it.
+func apart(do func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			do()
+			return // locked, which ends the thread
+		}
+		apart(do)
+		runtime.UnlockOSThread()
+	}()
+	<-done
+}
+
+func fork(p Process, g *group, null *os.File, pidfd *int) (pid int, err error) {
+	how := attributes(p, null, pidfd)
+	cradle, err := g.cradle()
+	if err != nil {
+		return 0, err
+	}
+	if cradle != nil {
+		defer func() { _ = cradle.Close() }()
+		how.Sys.UseCgroupFD, how.Sys.CgroupFD = true, int(cradle.Fd())
+	}
+	return syscall.ForkExec(p.Path, append([]string{p.Path}, p.Args...), how)
 }
 
 // renounce gives up, for this thread and its children: new privileges, all

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const testUser = 912345
@@ -228,6 +230,67 @@ func TestCgroupLimitsAndIsRemoved(t *testing.T) {
 	awaitExit(t, p)
 	if left := findGroup(group.Name); len(left.dirs) != 0 {
 		t.Errorf("left %v", left.dirs)
+	}
+}
+
+func TestProcessIsBornInItsCgroup(t *testing.T) {
+	group := &Cgroup{Name: fmt.Sprintf("jailtest-%d-born", os.Getpid()), MemBytes: 32 << 20, CPUs: 1, Tasks: 20}
+	p, out := jailShell(t, "exec cat /proc/self/cgroup", func(p *Process) { p.Cgroup = group })
+	defer func() { _ = p.Close() }()
+	said, err := io.ReadAll(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitExit(t, p)
+	want := 3 // memory, pids, cpu
+	if isUnified(cgroupRoot) {
+		want = 1
+	}
+	if got := strings.Count(string(said), "/"+ourFolder+"/"+group.Name+"\n"); got != want {
+		t.Errorf("at first it is in %d directories of its group, want %d:\n%s", got, want, said)
+	}
+	if own, err := os.ReadFile("/proc/self/cgroup"); err != nil || strings.Contains(string(own), group.Name) {
+		t.Errorf("the daemon is in it, too: %v\n%s", err, own)
+	}
+}
+
+// TestProcessIsBornInTheUnifiedHierarchy needs no controllers there, so that it
+// holds also where v1 has them all.
+func TestProcessIsBornInTheUnifiedHierarchy(t *testing.T) {
+	root := cgroupRoot
+	if !isUnified(root) {
+		root = filepath.Join(cgroupRoot, "unified")
+	}
+	if !isUnified(root) {
+		root = t.TempDir()
+		if err := unix.Mount("cgroup2", root, "cgroup2", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(root, unix.MNT_DETACH) })
+	}
+	dir := filepath.Join(root, fmt.Sprintf("jailtest-%d-cradle", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	g := &group{dirs: []string{dir}, unified: true}
+	t.Cleanup(g.remove)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	child := spawn(Process{Path: "/bin/cat", Args: []string{"/proc/self/cgroup"}, UID: testUser, GID: testUser, Stdout: w}, g, w)
+	_ = w.Close()
+	if child.err != nil || child.unlimited != nil {
+		t.Fatal(child.err, child.unlimited)
+	}
+	defer func() { _ = unix.Close(child.pidfd) }()
+	said, err := io.ReadAll(r)
+	if err != nil || !strings.Contains(string(said), "0::/"+filepath.Base(dir)+"\n") {
+		t.Errorf("it is in %q, %v", said, err)
+	}
+	if _, err := unix.Wait4(child.pid, nil, 0, nil); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -133,14 +134,16 @@ func TestCgroupsThatCannotBeWrittenAreNoted(t *testing.T) {
 
 func TestLimitsInTheKernelsWords(t *testing.T) {
 	c := Cgroup{Name: "vm_a", MemBytes: 64 << 20, CPUs: 1.5, Tasks: 130}
-	want := []setting{{"memory.max", "67108864"}, {"memory.oom.group", "1"}, {"pids.max", "130"}, {"cpu.max", "150000 100000"}}
-	for i, got := range v2Limits(c) {
-		if got != want[i] {
-			t.Errorf("got %v, want %v", got, want[i])
-		}
+	want := []setting{{"memory.max", "67108864"}, {"memory.oom.group", "1"}, {"pids.max", "130"}, {"cpu.max", "150000 100000"}, {"cpu.weight", "150"}}
+	if got := v2Limits(c); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
-	if got := v1Limits(c)["cpu"][1]; got != (setting{"cpu.cfs_quota_us", "150000"}) {
-		t.Errorf("v1 quota: %v", got)
+	want = []setting{{"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "150000"}, {"cpu.shares", "1536"}}
+	if got := v1Limits(c)["cpu"]; !slices.Equal(got, want) {
+		t.Errorf("v1: got %v, want %v", got, want)
+	}
+	if got := v2Weight(4096); got != (setting{"cpu.weight", "10000"}) {
+		t.Errorf("the most is %v", got)
 	}
 	if n := oomKills("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"); n != 2 {
 		t.Errorf("%d kills, want 2", n)

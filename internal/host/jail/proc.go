@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -47,8 +46,7 @@ type Proc struct {
 	identity Identity
 	pidfd    *os.File
 	group    *group
-	note     string        // written before limited is closed
-	limited  chan struct{} // closed when all limits hold that can be had
+	note     string
 	work     sync.WaitGroup
 	exited   chan struct{}
 	status   Status // written before exited is closed
@@ -73,15 +71,13 @@ func Open(id Identity, name string) (*Proc, error) {
 	return adopted(id.PID, pidfd, findGroup(name))
 }
 
-// adopted makes a Proc of a process, and starts to watch it and to put it into
-// its cgroup, where one of an earlier daemon may not be yet. It owns pidfd. notes
-// say what could not be had so far.
-func adopted(pid, pidfd int, g *group, notes ...string) (*Proc, error) {
+// adopted makes a Proc of a process and starts to watch it. It owns pidfd.
+func adopted(pid, pidfd int, g *group) (*Proc, error) {
 	if err := unix.SetNonblock(pidfd, true); err != nil { // so that Go polls it
 		_ = unix.Close(pidfd)
 		return nil, err
 	}
-	p := &Proc{pidfd: os.NewFile(uintptr(pidfd), "pidfd"), group: g, limited: make(chan struct{}), exited: make(chan struct{})}
+	p := &Proc{pidfd: os.NewFile(uintptr(pidfd), "pidfd"), group: g, exited: make(chan struct{})}
 	identity, err := Identify(pid)
 	if err != nil {
 		// Ended already, and a zombie or less: it is watched all the same.
@@ -89,18 +85,7 @@ func adopted(pid, pidfd int, g *group, notes ...string) (*Proc, error) {
 	}
 	p.identity = identity
 	p.work.Go(p.watch)
-	p.work.Go(func() { p.limit(notes) })
 	return p, nil
-}
-
-// limit puts the process into its cgroup. For the first in a while the kernel
-// waits until no processor can have missed it.
-func (p *Proc) limit(notes []string) {
-	defer close(p.limited)
-	if err := p.group.admit(p.identity.PID); err != nil && !errors.Is(err, unix.ESRCH) { // it has ended
-		notes = append(notes, fmt.Sprintf("the cgroup's limits do not hold: %v", err))
-	}
-	p.note = strings.Trim(strings.Join(notes, "; "), "; ")
 }
 
 // watch waits for the process's end, and reaps it if it is our child.
@@ -151,12 +136,8 @@ func reap(pidfd, pid int) Status {
 // Identity returns what the process is recognised by.
 func (p *Proc) Identity() Identity { return p.identity }
 
-// Note says which protection could not be had, and why; "" when all could. It
-// waits until that is known: no guest may run before.
-func (p *Proc) Note() string {
-	<-p.limited
-	return p.note
-}
+// Note says which protection could not be had, and why; "" when all could.
+func (p *Proc) Note() string { return p.note }
 
 // Exited is closed when the process is gone and its cgroup removed. It stays
 // open when Close comes first.
