@@ -29,12 +29,20 @@ type api struct {
 }
 
 func newAPI(root string) *api {
-	a := &api{root: root}
-	a.client = &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true, DisableCompression: true,
+	return &api{root: root, client: &http.Client{Transport: transport(root, true)}}
+}
+
+func transport(root string, once bool) *http.Transport {
+	return &http.Transport{
+		DisableKeepAlives: once, DisableCompression: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialWithin(ctx, root, apiSocket) },
-	}}
-	return a
+	}
+}
+
+// lasting returns the same with one connection for all its requests, until end.
+func (a *api) lasting() (b *api, end func()) {
+	kept := transport(a.root, false)
+	return &api{root: a.root, client: &http.Client{Transport: kept}}, kept.CloseIdleConnections
 }
 
 // dialWithin connects to a socket in dir. What lies there must be a socket, and

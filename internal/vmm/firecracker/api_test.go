@@ -104,7 +104,7 @@ func TestASnapshotIsLoadedInTheWordsOfTheVersion(t *testing.T) {
 	for v, word := range map[version]string{{1, 12, 1}: "enable_diff_snapshots", {1, 15, 2}: "enable_diff_snapshots", {1, 16, 2}: "track_dirty_pages"} {
 		p := pretend(t, nil)
 		m := &machine{api: newAPI(p.root), version: v}
-		if err := m.load(t.Context(), vmm.Spec{NIC: &vmm.NIC{}}, "tap7"); err != nil {
+		if err := m.load(t.Context(), m.api, vmm.Spec{NIC: &vmm.NIC{}}, "tap7"); err != nil {
 			t.Fatal(err)
 		}
 		want := `{"snapshot_path":"state","mem_backend":{"backend_type":"File","backend_path":"memory"},"` + word +

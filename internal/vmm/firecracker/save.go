@@ -191,7 +191,7 @@ func bringBase(ctx context.Context, spec vmm.Spec) error {
 }
 
 // load lets a process just started read a machine. Its guest stands afterwards.
-func (m *machine) load(ctx context.Context, spec vmm.Spec, tap string) error {
+func (m *machine) load(ctx context.Context, talk *api, spec vmm.Spec, tap string) error {
 	in := snapshotLoad{State: stateFile, Memory: memoryBackend{Type: "File", Path: memoryFile}}
 	if m.version.before(version{1, 16, 0}) {
 		in.TrackDirtyOld = true
@@ -201,7 +201,7 @@ func (m *machine) load(ctx context.Context, spec vmm.Spec, tap string) error {
 	if spec.NIC != nil {
 		in.Networks = []networkOverride{{ID: networkID, TAP: tap}}
 	}
-	return m.api.put(ctx, "/snapshot/load", in)
+	return talk.put(ctx, "/snapshot/load", in)
 }
 
 // Bodies of requests, as Firecracker's API description names their fields.

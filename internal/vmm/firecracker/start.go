@@ -53,8 +53,10 @@ func (d *Driver) begin(ctx context.Context, spec vmm.Spec, state string) (vmm.Ma
 	if err != nil {
 		return nil, err
 	}
-	if err = d.ready(ctx, m, spec, state, tap); err == nil && state == "" {
-		err = m.api.action(ctx, "InstanceStart")
+	talk, end := m.api.lasting()
+	defer end()
+	if err = d.ready(ctx, m, talk, spec, state, tap); err == nil && state == "" {
+		err = talk.action(ctx, "InstanceStart")
 	}
 	if err != nil {
 		return nil, m.discard(err)
@@ -65,14 +67,14 @@ func (d *Driver) begin(ctx context.Context, spec vmm.Spec, state string) (vmm.Ma
 // ready tells a process just started what its machine is, and returns when the
 // guest may run: nothing that the process does not need is in its reach, and all
 // limits hold.
-func (d *Driver) ready(ctx context.Context, m *machine, spec vmm.Spec, state, tap string) error {
-	err := m.meet(ctx, d)
+func (d *Driver) ready(ctx context.Context, m *machine, talk *api, spec vmm.Spec, state, tap string) error {
+	err := m.meet(ctx, d, talk)
 	switch {
 	case err != nil:
 	case state == "":
-		err = configure(ctx, m.api, spec, tap)
+		err = configure(ctx, talk, spec, tap)
 	default:
-		err = m.load(ctx, spec, tap)
+		err = m.load(ctx, talk, spec, tap)
 	}
 	if err == nil {
 		err = m.seal()
@@ -171,7 +173,7 @@ func (d *Driver) spawn(ctx context.Context, spec vmm.Spec) (*machine, error) {
 }
 
 // meet waits for a process just started and notes what it is.
-func (m *machine) meet(ctx context.Context, d *Driver) error {
+func (m *machine) meet(ctx context.Context, d *Driver, talk *api) error {
 	if err := m.awaitAPI(ctx); err != nil {
 		return err
 	}
@@ -180,7 +182,7 @@ func (m *machine) meet(ctx context.Context, d *Driver) error {
 			return err
 		}
 	}
-	return m.recognise(ctx, d.exe)
+	return m.recognise(ctx, talk, d.exe)
 }
 
 func (m *machine) seal() error {
@@ -190,9 +192,13 @@ func (m *machine) seal() error {
 	return nil
 }
 
+// lookAgain is how often a process just started is asked whether it answers,
+// which takes it some 3 ms.
+const lookAgain = 250 * time.Microsecond
+
 // awaitAPI returns once the process answers.
 func (m *machine) awaitAPI(ctx context.Context) error {
-	again := time.NewTicker(time.Millisecond)
+	again := time.NewTicker(lookAgain)
 	defer again.Stop()
 	for {
 		conn, err := dialWithin(ctx, m.api.root, apiSocket)
@@ -210,7 +216,7 @@ func (m *machine) awaitAPI(ctx context.Context) error {
 }
 
 // recognise notes what a process that has become Firecracker is.
-func (m *machine) recognise(ctx context.Context, exe string) error {
+func (m *machine) recognise(ctx context.Context, talk *api, exe string) error {
 	id, err := jail.Identify(m.proc.Identity().PID)
 	if err != nil {
 		return err
@@ -218,7 +224,7 @@ func (m *machine) recognise(ctx context.Context, exe string) error {
 	if id.Exe != exe {
 		return fmt.Errorf("the process runs %s instead of %s", id.Exe, exe)
 	}
-	i, err := m.api.instance(ctx)
+	i, err := talk.instance(ctx)
 	if err != nil {
 		return err
 	}
