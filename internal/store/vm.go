@@ -14,35 +14,60 @@ var _ vm.Store = (*Store)(nil)
 
 // CreateVM implements [vm.Store].
 func (s *Store) CreateVM(ctx context.Context, v vm.VM, want vm.Wanted, pools vm.Pools, limit vm.Capacity, idem vm.Idempotency) (stored vm.VM, created bool, err error) {
+	all, created, err := s.create(ctx, []vm.VM{v}, want, pools, limit, idem)
+	if err != nil {
+		return vm.VM{}, false, err
+	}
+	return all[0], created, nil
+}
+
+// CreateVMs implements [vm.Store].
+func (s *Store) CreateVMs(ctx context.Context, vms []vm.VM, pools vm.Pools, limit vm.Capacity, idem vm.Idempotency) (stored []vm.VM, created bool, err error) {
+	return s.create(ctx, vms, vm.Wanted{}, pools, limit, idem)
+}
+
+// create stores all of them or none. The key, if there is one, is the first's.
+func (s *Store) create(ctx context.Context, vms []vm.VM, want vm.Wanted, pools vm.Pools, limit vm.Capacity, idem vm.Idempotency) (stored []vm.VM, created bool, err error) {
 	err = s.write(ctx, func(tx *tx) error {
 		if err := tx.takeTurn(ctx); err != nil {
 			return fmt.Errorf("cannot reserve: %w", err)
 		}
-		var found bool
-		stored, found, err = vmByKey(ctx, tx, v.OwnerID, idem, pools.IdempotencyReach)
-		created = !found
+		earlier, found, err := vmByKey(ctx, tx, vms[0].OwnerID, idem, pools.IdempotencyReach)
+		stored, created = []vm.VM{earlier}, false
 		if found || err != nil {
 			return err
 		}
-		stored, err = tx.createVM(ctx, v, want, pools, limit)
-		if err != nil {
+		if stored, err = tx.createVMs(ctx, vms, want, pools, limit); err != nil {
 			return err
 		}
-		if err := tx.remember(ctx, v, idem, pools.IdempotencyReach); err != nil {
-			return err
-		}
-		return tx.appendEvents(ctx, []event.Event{vm.CreatedEvent(stored)})
+		created = true
+		return tx.remember(ctx, vms[0], idem, pools.IdempotencyReach)
 	})
 	if err != nil {
-		return vm.VM{}, false, err
+		return nil, false, err
 	}
 	return stored, created, nil
 }
 
-func (t *tx) createVM(ctx context.Context, v vm.VM, want vm.Wanted, pools vm.Pools, limit vm.Capacity) (vm.VM, error) {
-	if err := t.checkCapacity(ctx, v, limit); err != nil {
-		return vm.VM{}, err
+func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want vm.Wanted, pools vm.Pools, limit vm.Capacity) (stored []vm.VM, err error) {
+	var mem, disk int64
+	for _, v := range vms {
+		mem, disk = mem+int64(v.MemMiB), disk+int64(v.DiskMiB)
 	}
+	if err := t.checkCapacity(ctx, vms[0].ID, mem, disk, limit); err != nil {
+		return nil, err
+	}
+	var events []event.Event
+	for _, v := range vms {
+		if v, err = t.createVM(ctx, v, want, pools); err != nil {
+			return nil, err
+		}
+		stored, events = append(stored, v), append(events, vm.CreatedEvent(v))
+	}
+	return stored, t.appendEvents(ctx, events)
+}
+
+func (t *tx) createVM(ctx context.Context, v vm.VM, want vm.Wanted, pools vm.Pools) (vm.VM, error) {
 	lease, tapNumber, err := t.lease(ctx, v, want, pools)
 	if err != nil {
 		return vm.VM{}, err
@@ -93,7 +118,7 @@ func (s *Store) LeaseVM(ctx context.Context, id string, pools vm.Pools, limit vm
 			return err
 		}
 		// The disk is not asked for again: the row has counted all along.
-		if err := tx.checkCapacity(ctx, v, vm.Capacity{MemMiB: limit.MemMiB}); err != nil {
+		if err := tx.checkCapacity(ctx, v.ID, int64(v.MemMiB), 0, vm.Capacity{MemMiB: limit.MemMiB}); err != nil {
 			return err
 		}
 		if err := tx.renewLease(ctx, row, v, pools); err != nil {

@@ -31,9 +31,9 @@ func liveStates() string {
 	return strings.Join(quoted, ", ")
 }
 
-// checkCapacity refuses v when the host cannot hold it beside the others.
-// Precondition: it is this transaction's turn.
-func (t *tx) checkCapacity(ctx context.Context, v vm.VM, limit vm.Capacity) error {
+// checkCapacity refuses so many MiB when the host cannot hold them beside what
+// VMs take, but for the one with this id. Precondition: it is this transaction's turn.
+func (t *tx) checkCapacity(ctx context.Context, id string, mem, disk int64, limit vm.Capacity) error {
 	if limit == (vm.Capacity{}) {
 		return nil
 	}
@@ -41,24 +41,24 @@ func (t *tx) checkCapacity(ctx context.Context, v vm.VM, limit vm.Capacity) erro
 		MemMiB  int64 `db:"mem_mib"`
 		DiskMiB int64 `db:"disk_mib"`
 	}
-	if _, err := t.get(ctx, &used, sumCapacity, v.ID); err != nil {
+	if _, err := t.get(ctx, &used, sumCapacity, id); err != nil {
 		return fmt.Errorf("cannot add up what VMs take: %w", err)
 	}
 	var asleep struct {
 		MemMiB int64 `db:"mem_mib"`
 	}
-	if _, err := t.get(ctx, &asleep, sumAsleep, v.ID); err != nil {
+	if _, err := t.get(ctx, &asleep, sumAsleep, id); err != nil {
 		return fmt.Errorf("cannot add up what sleeping VMs take: %w", err)
 	}
 	used.MemMiB += asleep.MemMiB
-	if limit.MemMiB > 0 && used.MemMiB+int64(v.MemMiB) > limit.MemMiB {
+	if limit.MemMiB > 0 && used.MemMiB+mem > limit.MemMiB {
 		return errs.New(errs.Exhausted, "memory_exhausted",
-			"cannot reserve %d MiB of memory: running VMs have %d of the %d MiB that VMs may take on this host", v.MemMiB, used.MemMiB, limit.MemMiB).
+			"cannot reserve %d MiB of memory: running VMs have %d of the %d MiB that VMs may take on this host", mem, used.MemMiB, limit.MemMiB).
 			WithField("mem_mib").WithHint("stop or delete a VM, or ask for less")
 	}
-	if limit.DiskMiB > 0 && used.DiskMiB+int64(v.DiskMiB) > limit.DiskMiB {
+	if limit.DiskMiB > 0 && used.DiskMiB+disk > limit.DiskMiB {
 		return errs.New(errs.Exhausted, "disk_exhausted",
-			"cannot reserve %d MiB of disk: VMs have %d of the %d MiB that they may take on this host", v.DiskMiB, used.DiskMiB, limit.DiskMiB).
+			"cannot reserve %d MiB of disk: VMs have %d of the %d MiB that they may take on this host", disk, used.DiskMiB, limit.DiskMiB).
 			WithField("disk_mib").WithHint("delete a VM, or ask for less")
 	}
 	return nil

@@ -260,6 +260,47 @@ func TestCapacity(t *testing.T) {
 	})
 }
 
+func TestAllVMsAreCreatedOrNone(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		limit := vm.Capacity{MemMiB: 1200, DiskMiB: 3000} // two of 512 and 1024 MiB
+		create := func(limit vm.Capacity, ids ...string) ([]vm.VM, error) {
+			var vms []vm.VM
+			for _, id := range ids {
+				vms = append(vms, newVM(id))
+			}
+			stored, _, err := s.CreateVMs(t.Context(), vms, pools(t), limit, vm.Idempotency{})
+			return stored, err
+		}
+		_, err := create(limit, "vm_a", "vm_b", "vm_c")
+		hasCode(t, err, errs.Exhausted, "memory_exhausted")
+		if !strings.Contains(err.Error(), "1536") {
+			t.Errorf("what was asked for is not in %q", err)
+		}
+		_, err = create(vm.Capacity{DiskMiB: 3000}, "vm_a", "vm_b", "vm_c")
+		hasCode(t, err, errs.Exhausted, "disk_exhausted")
+		createVM(t, s, newVM("vm_x"))
+		taken := newVM("vm_b")
+		taken.Name = newVM("vm_x").Name
+		_, _, err = s.CreateVMs(t.Context(), []vm.VM{newVM("vm_a"), taken}, pools(t), vm.Capacity{}, vm.Idempotency{})
+		hasCode(t, err, errs.Conflict, "name_taken")
+		noError(t, s.DeleteVM(t.Context(), "vm_x"))
+		if n := count(t, s, "vms"); n != 0 {
+			t.Errorf("%d rows are left", n)
+		}
+		stored, err := create(limit, "vm_a", "vm_b")
+		noError(t, err)
+		if len(stored) != 2 || stored[0].Lease.UID == stored[1].Lease.UID {
+			t.Errorf("stored: %+v", stored)
+		}
+		for _, v := range stored {
+			got, err := s.VM(t.Context(), "", v.ID)
+			noError(t, err)
+			equal(t, got, v)
+		}
+	})
+}
+
 // A stopped VM that is leased counts at once, so two starts cannot both take
 // the last memory.
 func TestConcurrentStartsRespectCapacity(t *testing.T) {

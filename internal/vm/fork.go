@@ -3,17 +3,13 @@ package vm
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/hatchvm/hatch/internal/errs"
-	"github.com/hatchvm/hatch/internal/id"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -21,8 +17,11 @@ import (
 // MaxCopies is how many VMs one request may make of a snapshot or of a VM.
 const MaxCopies = 64
 
-// copiesAtOnce bounds how many are made at a time.
-const copiesAtOnce = 4
+// What is done at a time, over all requests.
+const (
+	copiesAtOnce   = 4
+	readingsAtOnce = 2 // of whole snapshots
+)
 
 // CopyRequest is what the VMs shall have that are made of a snapshot or of a
 // running VM. All else they have from there.
@@ -53,36 +52,47 @@ func (s *Service) Fork(ctx context.Context, owner, id string, req CopyRequest) (
 	if err := checkCopies(req); err != nil {
 		return Copies{}, err
 	}
+	if v, found, err := s.createdBefore(ctx, owner, req.Idempotency); found || err != nil {
+		return Copies{VMs: []VM{v}}, err
+	}
 	unlock, err := s.claim(ctx, owner, id)
 	if err != nil {
 		return Copies{}, err
 	}
 	return detached(ctx, s, func(ctx context.Context) (Copies, error) {
-		one, err := s.captureToFork(ctx, owner, id, unlock, req)
+		one, reserved, err := s.captureToFork(ctx, owner, id, unlock, req)
 		if err != nil {
 			return Copies{}, err
 		}
 		defer s.deps.Snapshots.Abandon(ctx, one)
-		return s.copies(ctx, one, req)
+		return s.copies(ctx, one, reserved, req)
 	})
 }
 
 // captureToFork has the guest stand for no longer than it must, and not at all
 // for a request that would be refused.
-func (s *Service) captureToFork(ctx context.Context, owner, id string, unlock func(), req CopyRequest) (one snapshot.Snapshot, err error) {
+func (s *Service) captureToFork(ctx context.Context, owner, id string, unlock func(), req CopyRequest) (one snapshot.Snapshot, reserved reservation, err error) {
 	defer unlock()
 	_, err = s.perform(ctx, owner, id, "fork", func(ctx context.Context, v VM) (VM, error) {
-		origin, err := s.originOf(ctx, v)
+		copyFrom, err := s.standing(ctx, v)
 		if err != nil {
 			return VM{}, err
 		}
-		if _, err := s.drafts(snapshot.Snapshot{OwnerID: v.OwnerID, VM: origin}, req); err != nil {
+		passing, err := s.begin(ctx, v, snapshot.Snapshot{Kind: snapshot.Passing})
+		if err != nil {
 			return VM{}, err
 		}
-		one, err = s.capture(ctx, v, snapshot.Snapshot{Kind: snapshot.Passing})
+		one = passing
+		if reserved, err = s.reserve(ctx, one, req); err == nil && reserved.earlier == "" {
+			err = copyFrom(ctx, one)
+		}
+		if err != nil {
+			s.abandon(ctx, reserved)
+			s.deps.Snapshots.Abandon(ctx, one)
+		}
 		return v, err
 	})
-	return one, err
+	return one, reserved, err
 }
 
 // CreateFrom makes new VMs from a snapshot, and returns once they run as
@@ -103,10 +113,17 @@ func (s *Service) CreateFrom(ctx context.Context, owner, snapshotID string, req 
 		if err := s.Fits(one); err != nil {
 			return Copies{}, err
 		}
-		if err := s.deps.SnapshotFiles.Verify(ctx, one.ID, one.Sums); err != nil {
+		reserved, err := s.reserve(ctx, one, req)
+		if err != nil {
 			return Copies{}, err
 		}
-		return s.copies(ctx, one, req)
+		if reserved.earlier == "" {
+			if err := s.verify(ctx, one); err != nil {
+				s.abandon(ctx, reserved)
+				return Copies{}, err
+			}
+		}
+		return s.copies(ctx, one, reserved, req)
 	})
 }
 
@@ -120,31 +137,52 @@ func checkCopies(req CopyRequest) error {
 	return nil
 }
 
-// copies makes them all from the same memory.
-func (s *Service) copies(ctx context.Context, one snapshot.Snapshot, req CopyRequest) (Copies, error) {
-	drafts, err := s.drafts(one, req)
+// verify reads all of a snapshot, in its turn.
+func (s *Service) verify(ctx context.Context, one snapshot.Snapshot) error {
+	done, err := s.reading.take(ctx, one.OwnerID)
 	if err != nil {
-		return Copies{}, err
+		return err
+	}
+	defer done()
+	return s.deps.SnapshotFiles.Verify(ctx, one.ID, one.Sums)
+}
+
+// copies makes them all from the same memory.
+func (s *Service) copies(ctx context.Context, one snapshot.Snapshot, r reservation, req CopyRequest) (Copies, error) {
+	if r.earlier != "" {
+		bounded, cancel := context.WithTimeout(ctx, MaxWait)
+		defer cancel()
+		v, err := s.await(bounded, one.OwnerID, r.earlier, begun)
+		return sortOut([]VM{v}, []error{err})
 	}
 	var base *os.File
 	open := sync.OnceValues(func() (_ *os.File, err error) {
-		base, err = s.deps.SnapshotFiles.Base(ctx, one.ID)
+		base, err = s.openBase(ctx, one)
 		return base, err
 	})
-	made, faults := make([]VM, len(drafts)), make([]error, len(drafts))
-	var each errgroup.Group
-	each.SetLimit(copiesAtOnce)
-	for i, v := range drafts {
-		each.Go(func() error {
-			made[i], faults[i] = s.copy(ctx, &birth{vm: v, from: one, base: open, anew: req.isAnew()}, req.Idempotency)
-			return nil
+	made, faults := make([]VM, len(r.vms)), make([]error, len(r.vms))
+	var each sync.WaitGroup
+	for i, v := range r.vms {
+		each.Go(func() {
+			defer r.unlock[v.ID]()
+			made[i], faults[i] = s.copy(ctx, &birth{vm: v, from: one, base: open, anew: req.isAnew()})
 		})
 	}
-	_ = each.Wait() // each has its own fault
+	each.Wait()
 	if base != nil {
 		_ = base.Close()
 	}
 	return sortOut(made, faults)
+}
+
+// openBase reads the memory of a snapshot, in its turn.
+func (s *Service) openBase(ctx context.Context, one snapshot.Snapshot) (*os.File, error) {
+	done, err := s.reading.take(ctx, one.OwnerID)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return s.deps.SnapshotFiles.Base(ctx, one.ID)
 }
 
 func sortOut(made []VM, faults []error) (Copies, error) {
@@ -160,45 +198,6 @@ func sortOut(made []VM, faults []error) (Copies, error) {
 		return Copies{}, c.Failed[0]
 	}
 	return c, nil
-}
-
-// isAnew reports whether cloud-init is to do its work once more, as in a new VM.
-func (r CopyRequest) isAnew() bool { return r.UserData != nil || r.SSHKeys != nil }
-
-// drafts are the records of the VMs to be, checked as for any new VM.
-func (s *Service) drafts(one snapshot.Snapshot, req CopyRequest) ([]VM, error) {
-	now := time.Now().UTC().Truncate(time.Microsecond)
-	labels := req.Labels
-	if labels == nil {
-		labels = one.VM.Labels
-	}
-	goesOnFrom := one.ID
-	if one.Kind == snapshot.Passing { // gone with the fork
-		goesOnFrom = one.ParentID
-	}
-	drafts := make([]VM, req.Count)
-	for i := range drafts {
-		v := VM{
-			ID: id.New(IDPrefix), OwnerID: one.OwnerID, Name: req.Name, Labels: labels,
-			ImageID: one.VM.ImageID, TemplateID: one.VM.TemplateID, Boot: one.VM.Boot,
-			Intent: WantRunning, State: Starting,
-			VCPUs: one.VM.VCPUs, MemMiB: one.VM.MemMiB, DiskMiB: one.VM.DiskMiB,
-			BootArgs: one.VM.BootArgs, EnableNetwork: one.VM.Network,
-			UserData: first(one.VM.UserData, req.UserData), SSHKeys: firstList(req.SSHKeys, one.VM.SSHKeys),
-			Driver: one.Machine.Driver, SnapshotID: goesOnFrom, Copying: OfSnapshot, CreatedAt: now, UpdatedAt: now,
-		}
-		if !req.isAnew() {
-			v.Instance = one.VM.InstanceID
-		}
-		if req.Count > 1 && v.Name != "" {
-			v.Name = fmt.Sprintf("%s-%d", v.Name, i+1)
-		}
-		if err := s.check(v, CreateRequest{Idempotency: req.Idempotency}); err != nil {
-			return nil, err
-		}
-		drafts[i] = v
-	}
-	return drafts, nil
 }
 
 // birth is a VM on its way from a snapshot to a life of its own.
@@ -224,28 +223,15 @@ func (s *Service) copySteps(from *birth) []step {
 	}
 }
 
-// copy makes one VM. On error nothing is left of it.
-func (s *Service) copy(ctx context.Context, from *birth, idem Idempotency) (VM, error) {
-	limit, err := s.capacity()
-	if err != nil {
-		return VM{}, err
-	}
-	unlock, err := s.locks.lock(ctx, from.vm.ID) // as in Create
-	if err != nil {
-		return VM{}, err
-	}
-	defer unlock()
-	stored, created, err := s.deps.Store.CreateVM(ctx, from.vm, Wanted{}, s.settings.Pools, limit, idem)
-	if err != nil {
-		return VM{}, err
-	}
-	if !created {
-		bounded, cancel := context.WithTimeout(ctx, MaxWait)
-		defer cancel()
-		return s.await(bounded, stored.OwnerID, stored.ID, begun)
-	}
-	from.vm = stored
-	return s.told(ctx, stored, "create", func(ctx context.Context, v VM) (VM, error) {
+// copy makes one VM, in its turn. On error nothing is left of it.
+func (s *Service) copy(ctx context.Context, from *birth) (VM, error) {
+	return s.told(ctx, from.vm, "create", func(ctx context.Context, v VM) (VM, error) {
+		done, err := s.copying.take(ctx, v.OwnerID)
+		if err != nil {
+			s.forget(ctx, v.ID)
+			return VM{}, err
+		}
+		defer done()
 		return s.raise(ctx, v, from)
 	})
 }
@@ -282,10 +268,7 @@ func (s *Service) copyFailed(ctx context.Context, b *boot, stepName string, caus
 		return s.startFailed(ctx, b, stepName, cause)
 	}
 	s.deps.Log.Warn("vm could not be made from a snapshot", "vm", b.vm.ID, "step", stepName, "err", cause)
-	if err := s.deps.Store.DeleteVM(ctx, b.vm.ID); err != nil {
-		s.deps.Log.Error("cannot remove the row of a copy that failed", "vm", b.vm.ID, "err", err)
-	}
-	s.changes.announce(b.vm.ID)
+	s.forget(ctx, b.vm.ID)
 	return VM{}, answer(cause, errs.New(errs.Internal, "copy_failed", "cannot make a VM from the snapshot: the %s step failed", stepName))
 }
 

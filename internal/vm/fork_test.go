@@ -280,18 +280,22 @@ func TestAForkWhoseCallerLeaves(t *testing.T) {
 	if !errs.HasCode(err, "still_working") {
 		t.Fatalf("got %v", err)
 	}
-	w.shut(t) // which waits for the end of it
-	w.requireSnapshots(t)
-	w.serve(t)
 	all, _, err := w.List(t.Context(), owner, vm.Filter{})
 	if err != nil || len(all) != 2 {
 		t.Fatalf("there are %v, %v", all, err)
 	}
-	for _, v := range all {
-		if v.State != vm.Running {
-			t.Errorf("%s is %s", v.ID, v.State)
-		}
+	child := all[0]
+	if child.ID == parent.ID {
+		child = all[1]
 	}
+	child, err = w.Start(t.Context(), owner, child.ID) // once it is made, as it is
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.shut(t) // which waits for the end of all
+	w.requireSnapshots(t)
+	w.serve(t)
+	w.requireOwn(t, []vm.VM{child})
 }
 
 func TestAForkThatIsRefusedDoesNotTouchTheGuest(t *testing.T) {
@@ -304,6 +308,100 @@ func TestAForkThatIsRefusedDoesNotTouchTheGuest(t *testing.T) {
 	if w.fault("Save") == nil {
 		t.Error("its guest was made to stand")
 	}
+}
+
+func (w *world) requireVMs(t *testing.T, want int) {
+	t.Helper()
+	if all, _, err := w.List(t.Context(), owner, vm.Filter{}); err != nil || len(all) != want {
+		t.Errorf("there are %d VMs, want %d: %+v, %v", len(all), want, all, err)
+	}
+}
+
+func TestAForkWithoutRoomDoesNotTouchTheGuest(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{MemMiB: ptr(5 << 10)}) // of 16 GiB
+	w.failNext("Save")
+	if _, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 3}); !errs.HasCode(err, "memory_exhausted") {
+		t.Errorf("got %v", err)
+	}
+	if w.fault("Save") == nil {
+		t.Error("its guest was made to stand")
+	}
+	w.requireVMs(t, 1)
+	if forks, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 2}); err != nil || len(forks.VMs) != 2 {
+		t.Errorf("there is room for two: %+v, %v", forks, err)
+	}
+	w.requireSnapshots(t)
+}
+
+func TestAForkThatCannotCaptureLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	w.failNext("Save")
+	if _, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 3}); err == nil {
+		t.Error("it did not fail")
+	}
+	w.requireVMs(t, 1)
+	w.requireSnapshots(t)
+}
+
+func TestAForkAskedForTwiceIsMadeOnce(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	req := vm.CopyRequest{Count: 1, Idempotency: vm.Idempotency{Key: "k", Hash: "h"}}
+	first, err := w.Fork(t.Context(), owner, parent.ID, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.failNext("Save")
+	again, err := w.Fork(t.Context(), owner, parent.ID, req)
+	if err != nil || again.VMs[0].ID != first.VMs[0].ID {
+		t.Errorf("again: %+v, %v", again, err)
+	}
+	if w.fault("Save") == nil {
+		t.Error("its guest was made to stand")
+	}
+	w.requireVMs(t, 2)
+	w.requireSnapshots(t)
+}
+
+// Copies that are under way when hatchd ends are made; no other is begun.
+func TestNoCopyBeginsOnceHatchdEnds(t *testing.T) {
+	const atOnce = 4
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	under, goOn := make(chan struct{}), make(chan struct{})
+	w.waking = func() {
+		select {
+		case under <- struct{}{}:
+		case <-goOn:
+		}
+		<-goOn
+	}
+	type outcome struct {
+		forks vm.Copies
+		err   error
+	}
+	ended := make(chan outcome)
+	go func() {
+		forks, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: atOnce + 2})
+		ended <- outcome{forks, err}
+	}()
+	for range atOnce {
+		<-under
+	}
+	closed := make(chan struct{})
+	go func() { defer close(closed); w.shut(t) }()
+	<-w.Ending()
+	close(goOn)
+	o := <-ended
+	<-closed
+	if o.err != nil || len(o.forks.VMs) != atOnce || len(o.forks.Failed) != 2 || !errs.HasCode(o.forks.Failed[0], "shutting_down") {
+		t.Errorf("made: %+v, %v", o.forks, o.err)
+	}
+	w.serve(t)
+	w.requireVMs(t, atOnce+1)
+	w.requireSnapshots(t)
 }
 
 // The memory of a snapshot is read once there is a place for a VM.

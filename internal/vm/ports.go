@@ -69,6 +69,10 @@ type Store interface {
 	// memory_exhausted or disk_exhausted.
 	CreateVM(ctx context.Context, v VM, want Wanted, pools Pools, limit Capacity, idem Idempotency) (stored VM, created bool, err error)
 
+	// CreateVMs does so for several, any address for each: it inserts all of them
+	// or none. A key is for a single one.
+	CreateVMs(ctx context.Context, vms []VM, pools Pools, limit Capacity, idem Idempotency) (stored []VM, created bool, err error)
+
 	// VMByKey returns the VM that an earlier create with this key has made, if
 	// there is one. Errors: errs.Conflict with code idempotency_key_reused.
 	VMByKey(ctx context.Context, owner string, idem Idempotency, reach time.Duration) (v VM, found bool, err error)

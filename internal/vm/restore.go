@@ -78,7 +78,7 @@ func (s *Service) holdSnapshot(ctx context.Context, owner, idOrName string) (_ s
 // changed but that its machine has ended; from then on it is what the snapshot
 // holds, which moveIn puts in place.
 func (s *Service) restore(ctx context.Context, v VM, one snapshot.Snapshot) (VM, error) {
-	if err := s.deps.SnapshotFiles.Verify(ctx, one.ID, one.Sums); err != nil {
+	if err := s.verify(ctx, one); err != nil {
 		return VM{}, err
 	}
 	if err := s.stage(ctx, v, one); err != nil {

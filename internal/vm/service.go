@@ -73,6 +73,9 @@ type Service struct {
 
 	persister persister
 	rousings  *rousings
+
+	copying *turns // making VMs of snapshots
+	reading *turns // all of a snapshot; whoever has a turn wants none of copying
 }
 
 // instance is one machine this daemon holds, with what hangs on it.
@@ -92,11 +95,13 @@ func New(deps Deps, settings Settings) *Service {
 			return new(net.Dialer).DialContext(ctx, "tcp", to.String())
 		}
 	}
+	closing := make(chan struct{})
 	return &Service{
 		deps: deps, settings: settings,
 		locks: newLocks(), changes: newChanges(),
-		adopted: make(chan struct{}), closing: make(chan struct{}),
+		adopted: make(chan struct{}), closing: closing,
 		live: map[string]*instance{}, persister: newPersister(), rousings: newRousings(),
+		copying: newTurns(copiesAtOnce, closing), reading: newTurns(readingsAtOnce, closing),
 	}
 }
 

@@ -59,6 +59,7 @@ type world struct {
 	fail     map[string]error // by call; taken at the first use
 	updating func()           // is called before a VM's row is updated; nil: nothing
 	forking  func()           // is called once a guest was copied for a fork; nil: nothing
+	waking   func()           // is called before a machine is woken; nil: nothing
 	links    map[string]vm.Link
 	forwards map[int]string
 	files    map[string]bool
@@ -260,7 +261,11 @@ func (d deafDriver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, erro
 func (d deafDriver) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machine, error) {
 	d.w.mu.Lock()
 	d.w.wakes++
+	f := d.w.waking
 	d.w.mu.Unlock()
+	if f != nil {
+		f()
+	}
 	if err := d.w.fault("Wake"); err != nil {
 		return nil, err
 	}
