@@ -29,6 +29,7 @@ type Spec struct {
 	Disks     []Disk // in the order the guest should see them
 	NIC       *NIC   // nil: no network device
 	UID, GID  int    // identity of the VMM process; 0 means keep the caller's (tests only)
+	Limits    RateLimits
 
 	// Memory is the file that is the guest's memory: MemMiB large, on a tmpfs,
 	// and UID's own. "" means memory of the VMM's own; such a machine cannot be
@@ -124,6 +125,8 @@ type Capabilities struct {
 	Save        bool // Save and Wake work
 	Base        bool // machines woken from one Base share what they have not changed of it; without, each has a copy in its Memory
 	Reboot      bool // a guest that reboots keeps its machine; without, it ends it with ExitReset
+
+	DiskLimits, NetworkLimits bool // these Spec.Limits are held to; without, a spec that has some is refused
 }
 
 // Info is what a driver found on this host.
@@ -156,10 +159,11 @@ type Driver interface {
 
 	// Wake starts the machine that was saved into dir, from there and from
 	// spec.Memory or spec.Base, which must be as they were when it was saved; spec
-	// is as it was then, but for NIC.TAP and Base. (AdaptSaved makes another
-	// machine's of what was saved.) It returns with the guest's CPUs standing
-	// where they stood: Resume lets the guest go on. From then on what was saved
-	// is spent, since the guest changes its disks. ctx bounds the start only.
+	// is as it was then, but for NIC.TAP and Base, and may have Limits where it had
+	// none. (AdaptSaved makes another machine's of what was saved.) It returns with
+	// the guest's CPUs standing where they stood: Resume lets the guest go on. From
+	// then on what was saved is spent, since the guest changes its disks. ctx bounds
+	// the start only.
 	//
 	// What does not fit together is refused before any process is started, and
 	// nothing is changed by it. On error nothing of the machine is left, and it

@@ -123,6 +123,7 @@ func (l *lab) harness() vmmtest.Harness {
 			}
 		},
 		KeepMiB:   4,
+		Limits:    limitsOf,
 		Leftovers: leftovers,
 	}
 }

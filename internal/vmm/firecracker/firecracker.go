@@ -137,6 +137,6 @@ func askVersion(ctx context.Context, binary string) (version, error) {
 func (d *Driver) Info() vmm.Info {
 	return vmm.Info{
 		Name: Name, Version: d.version.String(), Accel: accel, CPU: d.cpu, Why: d.why,
-		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: d.version.checkSave() == nil},
+		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: d.version.checkSave() == nil, DiskLimits: true, NetworkLimits: true},
 	}
 }

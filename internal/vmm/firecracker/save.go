@@ -201,7 +201,10 @@ func (m *machine) load(ctx context.Context, talk *api, spec vmm.Spec, tap string
 	if spec.NIC != nil {
 		in.Networks = []networkOverride{{ID: networkID, TAP: tap}}
 	}
-	return talk.put(ctx, "/snapshot/load", in)
+	if err := talk.put(ctx, "/snapshot/load", in); err != nil {
+		return err
+	}
+	return limit(ctx, talk, spec)
 }
 
 // Bodies of requests, as Firecracker's API description names their fields.

@@ -115,11 +115,13 @@ type (
 		Path       string `json:"path_on_host"`
 		IsReadOnly bool   `json:"is_read_only"`
 		IsRoot     bool   `json:"is_root_device"`
+		driveLimit
 	}
 	networkInterface struct {
 		ID  string `json:"iface_id"`
 		TAP string `json:"host_dev_name"`
 		MAC string `json:"guest_mac"`
+		networkLimits
 	}
 	vsock struct {
 		CID  int    `json:"guest_cid"`
@@ -149,10 +151,14 @@ func configure(ctx context.Context, a *api, s vmm.Spec, tap string) error {
 	}
 	for i, d := range s.Disks {
 		name := diskFile(i)
-		requests = append(requests, request{"/drives/" + name, drive{ID: name, Path: name, IsReadOnly: d.ReadOnly}})
+		requests = append(requests, request{"/drives/" + name, drive{
+			ID: name, Path: name, IsReadOnly: d.ReadOnly, driveLimit: limitOfDrives(s.Limits),
+		}})
 	}
 	if s.NIC != nil {
-		requests = append(requests, request{"/network-interfaces/" + networkID, networkInterface{ID: networkID, TAP: tap, MAC: s.NIC.MAC.String()}})
+		requests = append(requests, request{"/network-interfaces/" + networkID, networkInterface{
+			ID: networkID, TAP: tap, MAC: s.NIC.MAC.String(), networkLimits: limitsOfNetwork(s.Limits),
+		}})
 	}
 	requests = append(requests, request{"/vsock", vsock{CID: guestCID, Path: vsockSocket}}, request{"/entropy", entropy{}})
 	for _, r := range requests {

@@ -48,7 +48,7 @@ func checkSpec(s vmm.Spec) error {
 			return errs.New(errs.Unsupported, "bad_serial", "cannot start %s: the disk serial %q has more than 20 bytes", s.ID, d.Serial)
 		}
 	}
-	return nil
+	return capabilities.Limits(Name, s.Limits)
 }
 
 // arguments is QEMU's command line. It holds no secret: every user of the
@@ -64,7 +64,7 @@ func arguments(s vmm.Spec, o origin, accel acceleration, tscKHz uint64, fd descr
 	args = append(args, "-kernel", fdPath(fd.kernel), "-initrd", fdPath(fd.initramfs), "-append", cmdline(s.Cmdline, accel, tscKHz))
 	args = append(args, channelArguments(fd)...)
 	for i, d := range s.Disks {
-		args = append(args, diskArguments(i, d, fd.disks[i])...)
+		args = append(args, diskArguments(i, d, fd.disks[i], s.Limits.Disk)...)
 	}
 	if s.NIC != nil {
 		args = append(args, "-netdev", "tap,id=net0,vhost=off,fd="+strconv.Itoa(fd.tap),
@@ -149,17 +149,37 @@ func channelArguments(fd descriptors) []string {
 	}
 }
 
-func diskArguments(i int, d vmm.Disk, fd int) []string {
+func diskArguments(i int, d vmm.Disk, fd int, limit vmm.DiskLimit) []string {
 	set, node := i+1, "disk"+strconv.Itoa(i)
-	backend := mustJSON(map[string]any{
-		"driver": "raw", "node-name": node, "read-only": d.ReadOnly, "discard": "unmap",
+	args := []string{"-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, set)}
+	backend := map[string]any{
+		"driver": "raw", "read-only": d.ReadOnly, "discard": "unmap",
 		"file": map[string]any{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", set), "read-only": d.ReadOnly, "discard": "unmap"},
-	})
-	return []string{
-		"-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, set),
-		"-blockdev", backend,
-		"-device", device("virtio-blk-device", "drive", node, "serial", d.Serial),
 	}
+	if limit != (vmm.DiskLimit{}) {
+		args = append(args, "-object", mustJSON(map[string]any{"qom-type": "throttle-group", "id": limitName(i), "limits": throttle(limit)}))
+		backend = map[string]any{
+			"driver": "throttle", "throttle-group": limitName(i), "file": backend, "read-only": d.ReadOnly, "discard": "unmap",
+		}
+	}
+	backend["node-name"] = node
+	return append(args, "-blockdev", mustJSON(backend), "-device", device("virtio-blk-device", "drive", node, "serial", d.Serial))
+}
+
+// limitName is the name within QEMU of what bounds a disk.
+func limitName(disk int) string { return "limit" + strconv.Itoa(disk) }
+
+// throttle is a limit in QEMU's words. The maximum is what may come at once; it
+// would be a tenth of a second's worth if it were not given.
+func throttle(l vmm.DiskLimit) map[string]any {
+	limits := map[string]any{}
+	if n := l.BytesPerSecond; n != 0 {
+		limits["bps-total"], limits["bps-total-max"] = n, n
+	}
+	if n := l.OpsPerSecond; n != 0 {
+		limits["iops-total"], limits["iops-total-max"] = n, n
+	}
+	return limits
 }
 
 // device writes a -device argument from names and values.
@@ -171,7 +191,7 @@ func device(driver string, pairs ...string) string {
 	return mustJSON(properties)
 }
 
-// mustJSON encodes maps of strings and bools, which cannot fail.
+// mustJSON encodes maps of strings, bools and numbers, which cannot fail.
 func mustJSON(v any) string {
 	data, err := json.Marshal(v)
 	if err != nil {

@@ -120,6 +120,7 @@ func (l *lab) harness() vmmtest.Harness {
 		Crash:     func(t *testing.T, h vmm.Handle) { killHard(t, h.PID) },
 		KeepMiB:   16,
 		Look:      requireSharing,
+		Limits:    limitsOf,
 		Leftovers: leftovers,
 	}
 }
@@ -129,6 +130,31 @@ func killHard(t *testing.T, pid int) {
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// limitsOf asks QEMU for the limits of each disk, which must be the same.
+func limitsOf(t *testing.T, m vmm.Machine) (all vmm.RateLimits) {
+	t.Helper()
+	for i := range 3 {
+		var told struct {
+			Bytes    int64 `json:"bps-total"`
+			BytesMax int64 `json:"bps-total-max"`
+			Ops      int64 `json:"iops-total"`
+			OpsMax   int64 `json:"iops-total-max"`
+		}
+		err := m.(*machine).run(t.Context(), qmpCommand{name: "qom-get", args: map[string]any{
+			"path": "/objects/" + limitName(i), "property": "limits",
+		}}, &told)
+		if err != nil && !strings.Contains(err.Error(), "not found") {
+			t.Fatal(err)
+		}
+		one := vmm.RateLimits{Disk: vmm.DiskLimit{BytesPerSecond: told.Bytes, OpsPerSecond: told.Ops}}
+		if i > 0 && one != all || told.BytesMax != told.Bytes || told.OpsMax != told.Ops {
+			t.Errorf("disk %d has the limits %+v, and those before it %+v", i, told, all)
+		}
+		all = one
+	}
+	return all
 }
 
 // leftovers looks for the machine's process, sockets and cgroups.

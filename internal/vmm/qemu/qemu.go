@@ -134,6 +134,8 @@ func parseVersion(out string) (string, error) {
 func (d *Driver) Info() vmm.Info {
 	return vmm.Info{
 		Name: Name, Version: d.version, Accel: d.accel.name, CPU: d.cpu, Why: d.accel.why,
-		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: true, Base: true, Reboot: true},
+		Capabilities: capabilities,
 	}
 }
+
+var capabilities = vmm.Capabilities{Pause: true, PowerButton: true, Save: true, Base: true, Reboot: true, DiskLimits: true}

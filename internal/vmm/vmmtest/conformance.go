@@ -40,6 +40,9 @@ type Harness struct {
 	// there is nothing to see.
 	Look func(t *testing.T, machines []vmm.Handle)
 
+	// Limits asks the VMM itself what it holds a guest to.
+	Limits func(t *testing.T, m vmm.Machine) vmm.RateLimits
+
 	// Leftovers lists what of a machine that is gone is still on the host.
 	Leftovers func(spec vmm.Spec) []string
 }
@@ -76,6 +79,7 @@ func Run(t *testing.T, h Harness) {
 		{"a machine that is not the one of the handle is not adopted", testForeignHandles},
 		{"the list shows machines below the root only", testList},
 	}
+	tests = append(tests, limitTests...)
 	if h.Driver(t).Info().Capabilities.Save {
 		tests = append(append(tests, saveTests...), baseTests...)
 	}

@@ -80,6 +80,14 @@ func (f *Fake) IgnorePowerButton(vmID string) {
 	f.host.deaf[vmID] = true
 }
 
+// Limits are those that the VM's machine was started with.
+func (f *Fake) Limits(vmID string) vmm.RateLimits {
+	if g := f.host.guest(vmID); g != nil {
+		return g.limits
+	}
+	return vmm.RateLimits{}
+}
+
 // PowerOff lets the VM's guest power itself off.
 func (f *Fake) PowerOff(vmID string) { f.end(vmID, vmm.ExitShutdown, "") }
 
@@ -99,7 +107,7 @@ func (f *Fake) end(vmID string, cause vmm.ExitCause, detail string) {
 func (f *Fake) Info() vmm.Info {
 	return vmm.Info{
 		Name: "fake", Version: fakeVersion, CPU: fakeSaved.CPU, Why: "machines are pretended; no guest code runs",
-		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: true, Base: true, Reboot: true},
+		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: true, Base: true, Reboot: true, DiskLimits: true, NetworkLimits: true},
 	}
 }
 
@@ -133,6 +141,7 @@ func (h *fakeHost) boot(spec vmm.Spec) (*guest, error) {
 		Driver: "fake", ID: spec.ID, PID: fakePIDs + h.lastPID, StartTime: uint64(h.lastPID),
 		BootID: bootID(), Exe: "/fake", Dir: spec.Dir, Version: fakeVersion,
 	}, func() bool { return h.isDeaf(spec.ID) })
+	g.limits = spec.Limits
 	h.guests[spec.ID] = g
 	return g, nil
 }

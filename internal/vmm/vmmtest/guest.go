@@ -45,6 +45,7 @@ type guest struct {
 	handle    vmm.Handle
 	startedAt time.Time
 	isDeaf    func() bool
+	limits    vmm.RateLimits
 
 	mu      sync.Mutex
 	running chan struct{} // closed while the CPUs run
