@@ -51,16 +51,17 @@ type SnapshotCompatibility struct {
 // SnapshotVMConfig is what the VM of a snapshot was. User data and keys are
 // left out; they may hold secrets.
 type SnapshotVMConfig struct {
-	Hostname      string `json:"hostname"`
-	ImageID       string `json:"image_id"`
-	TemplateID    string `json:"template_id,omitempty"`
-	VCPUCount     int    `json:"vcpu_count"`
-	MemMiB        int    `json:"mem_mib"`
-	DiskMiB       int    `json:"disk_mib"`
-	BootArgs      string `json:"boot_args,omitempty"`
-	EnableNetwork bool   `json:"enable_network"`
-	GuestIP       string `json:"guest_ip,omitempty"`
-	GuestMAC      string `json:"guest_mac,omitempty"`
+	Hostname      string      `json:"hostname"`
+	ImageID       string      `json:"image_id"`
+	TemplateID    string      `json:"template_id,omitempty"`
+	VCPUCount     int         `json:"vcpu_count"`
+	MemMiB        int         `json:"mem_mib"`
+	DiskMiB       int         `json:"disk_mib"`
+	BootArgs      string      `json:"boot_args,omitempty"`
+	EnableNetwork bool        `json:"enable_network"`
+	GuestIP       string      `json:"guest_ip,omitempty"`
+	GuestMAC      string      `json:"guest_mac,omitempty"`
+	RateLimits    *RateLimits `json:"rate_limits,omitempty"`
 }
 
 // RestoreVM is the body of POST /vms/{id}/restore.

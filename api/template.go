@@ -16,6 +16,7 @@ type CreateTemplate struct {
 	UserData          *string           `json:"user_data,omitempty"`
 	Labels            map[string]string `json:"labels,omitempty"`
 	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false"`
+	RateLimits        *RateLimits       `json:"rate_limits,omitempty"`
 }
 
 // Template is a stored set of defaults. Lists leave out UserData.

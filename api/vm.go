@@ -45,6 +45,7 @@ type CreateVM struct {
 	DiskMiB           *int              `json:"disk_mib,omitempty" minimum:"64" maximum:"16777216" doc:"Size of the VM's own disk in MiB. Defaults to HATCH_DEFAULT_DISK_MIB."`
 	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys, authorized_keys form, for the image's default user, through cloud-init vendor data."`
 	VMM               string            `json:"vmm,omitempty" doc:"Driver to run the VM with: auto (default), qemu or firecracker." example:"auto"`
+	RateLimits        *RateLimits       `json:"rate_limits,omitempty" doc:"How fast the VM may move data at most. Given, it takes the place of all of the template's."`
 	SnapshotID        string            `json:"snapshot_id,omitempty" maxLength:"63" doc:"ID or name of a snapshot to go on from, in place of booting an image. Only name, labels, user_data and ssh_authorized_keys can be given beside it; all else comes with the snapshot. When user_data or keys are given, cloud-init does its work once more."`
 	Count             *int              `json:"count,omitempty" minimum:"1" maximum:"64" doc:"How many VMs to make of the snapshot; goes with snapshot_id only. The answer then has all of them in vms, and is itself the first."`
 }
@@ -82,10 +83,30 @@ type VM struct {
 	EnableNetwork     bool              `json:"enable_network" doc:"Whether networking is enabled."`
 	Labels            map[string]string `json:"labels,omitempty" doc:"Labels."`
 	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys given at create."`
+	RateLimits        *RateLimits       `json:"rate_limits,omitempty" doc:"How fast the VM may move data at most; absent when nothing bounds it."`
 	VMM               string            `json:"vmm,omitempty" doc:"The driver that runs the VM." example:"qemu"`
 	CreatedAt         time.Time         `json:"created_at" doc:"When the VM was created, RFC 3339, UTC."`
 	UpdatedAt         time.Time         `json:"updated_at" doc:"When the VM was last updated, RFC 3339, UTC."`
 	StartedAt         *time.Time        `json:"started_at,omitempty" doc:"When the VM was last started, RFC 3339, UTC."`
+}
+
+// RateLimits bound how fast a VM may move data. What is absent is not bounded.
+// After a rest up to a second's worth may pass at once.
+type RateLimits struct {
+	Disk       *DiskRateLimit    `json:"disk,omitempty" doc:"Of each of its disks by itself, the image's among them; reads and writes together."`
+	NetworkIn  *NetworkRateLimit `json:"network_in,omitempty" doc:"What the guest receives. Firecracker only."`
+	NetworkOut *NetworkRateLimit `json:"network_out,omitempty" doc:"What the guest sends. Firecracker only."`
+}
+
+// DiskRateLimit bounds the use of a disk.
+type DiskRateLimit struct {
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty" minimum:"65536" maximum:"10000000000" doc:"Bytes read and written in a second."`
+	OpsPerSecond   int64 `json:"ops_per_second,omitempty" minimum:"10" maximum:"1000000" doc:"Reads and writes in a second."`
+}
+
+// NetworkRateLimit bounds one direction of a VM's network device.
+type NetworkRateLimit struct {
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty" minimum:"65536" maximum:"10000000000" doc:"Bytes in a second."`
 }
 
 // Sleep is how the memory of a sleeping VM is kept.

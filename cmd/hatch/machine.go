@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/client"
 )
 
@@ -27,6 +28,7 @@ type machineFlags struct {
 	userData string
 	labels   []string
 	sshKeys  []string
+	limits   limitFlags
 }
 
 // machine is what was given; nil fields were not.
@@ -37,6 +39,7 @@ type machine struct {
 	network                *bool
 	labels                 map[string]string
 	sshKeys                []string
+	limits                 *api.RateLimits
 }
 
 func (f *machineFlags) add(c *cli, cmd *cobra.Command) {
@@ -46,6 +49,7 @@ func (f *machineFlags) add(c *cli, cmd *cobra.Command) {
 	flags.StringVar(&f.userData, "user-data", "", "cloud-init user data from `file`, or - for stdin")
 	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` to find it by (repeatable)")
 	flags.StringArrayVar(&f.sshKeys, "ssh-key", nil, "public key `file` for SSH, or default for ~/.ssh/id_*.pub (repeatable)")
+	f.limits.add(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("image", c.completeImages)
 }
 
@@ -85,6 +89,9 @@ func (f *machineFlags) read(ctx context.Context, c *cli, cmd *cobra.Command, ser
 		return m, err
 	}
 	if m.sshKeys, err = c.readSSHKeys(f.sshKeys); err != nil {
+		return m, err
+	}
+	if m.limits, err = f.limits.read(cmd); err != nil {
 		return m, err
 	}
 	if given("user-data") {

@@ -73,7 +73,7 @@ func (c *cli) templateCreateCommand() *cobra.Command {
 				Name: args[0], Description: description,
 				ImageID: m.imageID, VCPUCount: m.vcpus, MemMiB: m.memMiB, DiskMiB: m.diskMiB,
 				BootArgs: m.bootArgs, EnableNetwork: m.network, UserData: m.userData,
-				Labels: m.labels, SSHAuthorizedKeys: m.sshKeys,
+				Labels: m.labels, SSHAuthorizedKeys: m.sshKeys, RateLimits: m.limits,
 			})
 			if err != nil {
 				return fmt.Errorf("cannot create the template: %w", err)

@@ -59,7 +59,7 @@ func (f *createFlags) request(ctx context.Context, c *cli, cmd *cobra.Command, s
 	req := api.CreateVM{
 		ImageID: m.imageID, VCPUCount: m.vcpus, MemMiB: m.memMiB, DiskMiB: m.diskMiB,
 		BootArgs: m.bootArgs, EnableNetwork: m.network, UserData: m.userData,
-		Labels: m.labels, SSHAuthorizedKeys: m.sshKeys,
+		Labels: m.labels, SSHAuthorizedKeys: m.sshKeys, RateLimits: m.limits,
 		Name: f.name, GuestIP: f.ip, GuestMAC: f.mac, VMM: f.vmm,
 	}
 	if f.template != "" {

@@ -88,7 +88,7 @@ func TestCreateSendsWhatWasGiven(t *testing.T) {
 	s.stdin = strings.NewReader("#!/bin/sh\necho <hi>\n")
 	code := s.hatch("create", "--name", "new", "--template", "small", "--cpus", "2", "-m", "1g", "--disk", "512",
 		"--ip", "172.16.0.9", "--mac", "02:FC:00:00:00:09", "--boot-args", "", "--no-network", "--user-data", "-",
-		"--ssh-key", keys, "--label", "a=b", "--label", "c=d=e", "--vmm", "qemu", "--idempotency-key", "k1", "minimal")
+		"--ssh-key", keys, "--label", "a=b", "--label", "c=d=e", "--vmm", "qemu", "--disk-rate", "20m", "--disk-ops", "500", "--net-in-rate", "65536", "--net-out-rate", "0", "--idempotency-key", "k1", "minimal")
 	if code != 0 {
 		t.Fatalf("exit code %d: %s", code, &s.stderr)
 	}

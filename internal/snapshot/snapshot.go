@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 // IDPrefix starts every snapshot's id.
@@ -64,6 +65,7 @@ type Origin struct {
 	UserData   string            `json:"user_data"`
 	SSHKeys    []string          `json:"ssh_keys"`
 	Labels     map[string]string `json:"labels"`
+	RateLimits vmm.RateLimits    `json:"rate_limits,omitzero"`
 }
 
 // Machine is what the snapshot needs of a host: it is woken there, or nowhere.

@@ -18,6 +18,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/template"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 func equal[T any](t testing.TB, got, want T) {
@@ -115,6 +116,7 @@ func TestTemplates(t *testing.T) {
 			Defaults: template.Defaults{
 				ImageID: "img_a", VCPUs: new(2), MemMiB: new(0), BootArgs: new(""), EnableNetwork: new(false),
 				UserData: new("#!\x00"), Labels: map[string]string{"a": "b"}, SSHKeys: []string{"k"},
+				RateLimits: &vmm.RateLimits{NetworkOut: vmm.NetworkLimit{BytesPerSecond: 1 << 20}},
 			},
 			CreatedAt: at, UpdatedAt: at,
 		}

@@ -52,6 +52,7 @@ type vmRow struct {
 	SnapshotID    string           `db:"snapshot_id"`
 	Instance      string           `db:"instance"`
 	Copying       string           `db:"copying"`
+	RateLimits    string           `db:"rate_limits"`
 	UserData      []byte           `db:"user_data"`
 }
 
@@ -62,7 +63,7 @@ var vmColumns = []string{
 	"vcpus", "mem_mib", "disk_mib", "boot_args", "enable_network",
 	"guest_ip", "guest_mac", "tap_number", "tap_name", "ssh_port", "uid", "last_guest_ip", "last_guest_mac",
 	"ssh_keys", "driver", "machine", "provisioned",
-	"created_at", "updated_at", "started_at", "revision", "snapshot_id", "instance", "copying", "user_data",
+	"created_at", "updated_at", "started_at", "revision", "snapshot_id", "instance", "copying", "rate_limits", "user_data",
 }
 
 var (
@@ -96,6 +97,9 @@ func rowOf(v vm.VM) (vmRow, error) {
 		return vmRow{}, err
 	}
 	if row.SSHKeys, err = toJSON(v.SSHKeys); err != nil {
+		return vmRow{}, err
+	}
+	if row.RateLimits, err = toJSON(v.RateLimits); err != nil {
 		return vmRow{}, err
 	}
 	return row, row.setObserved(v)
@@ -148,7 +152,7 @@ func (r *vmRow) vm(labels map[string]string) (vm.VM, error) {
 	for _, field := range []struct {
 		text string
 		into any
-	}{{r.Boot, &v.Boot}, {r.Conditions, &v.Conditions}, {r.SSHKeys, &v.SSHKeys}, {r.Machine.V, &v.Machine}} {
+	}{{r.Boot, &v.Boot}, {r.Conditions, &v.Conditions}, {r.SSHKeys, &v.SSHKeys}, {r.RateLimits, &v.RateLimits}, {r.Machine.V, &v.Machine}} {
 		if err := fromJSON(field.text, field.into); err != nil {
 			return vm.VM{}, fmt.Errorf("cannot read VM %s: %w", r.ID, err)
 		}

@@ -45,7 +45,8 @@ func newVM(id string) vm.VM {
 		Conditions: vm.Conditions{Agent: vm.Condition{Status: vm.True, Reason: "Answers", Message: "m\x00", ChangedAt: at}},
 		VCPUs:      2, MemMiB: 512, DiskMiB: 1024, BootArgs: "quiet", EnableNetwork: true,
 		UserData: "#!/bin/sh\n\x00\xff", SSHKeys: []string{"ssh-ed25519 AAAA"},
-		Driver: "fake", Machine: &vmm.Handle{Driver: "fake", ID: id, PID: 4711, StartTime: 1 << 60}, Provisioned: true, SnapshotID: "snap_a", Copying: vm.OfWarm,
+		RateLimits: vmm.RateLimits{Disk: vmm.DiskLimit{OpsPerSecond: 100}, NetworkIn: vmm.NetworkLimit{BytesPerSecond: 1 << 20}},
+		Driver:     "fake", Machine: &vmm.Handle{Driver: "fake", ID: id, PID: 4711, StartTime: 1 << 60}, Provisioned: true, SnapshotID: "snap_a", Copying: vm.OfWarm,
 		CreatedAt: at, UpdatedAt: at, StartedAt: &at,
 	}
 }

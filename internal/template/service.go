@@ -99,7 +99,7 @@ func (s *Service) checkImage(ctx context.Context, owner, id string) error {
 // check refuses what no VM could be made from on any host.
 func check(t Template) error {
 	for _, check := range []func(Template) error{
-		checkName, checkSizes, checkBootArgs, checkUserData, checkLabels, checkSSHKeys,
+		checkName, checkSizes, checkBootArgs, checkUserData, checkLabels, checkSSHKeys, checkRateLimits,
 	} {
 		if err := check(t); err != nil {
 			return err
@@ -181,6 +181,13 @@ func checkSSHKeys(t Template) error {
 		}
 	}
 	return nil
+}
+
+func checkRateLimits(t Template) error {
+	if t.RateLimits == nil {
+		return nil
+	}
+	return t.RateLimits.Check()
 }
 
 // plain reports whether text is UTF-8 without NUL.

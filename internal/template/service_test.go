@@ -9,6 +9,7 @@ import (
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 // memory is a store for one test.
@@ -101,6 +102,7 @@ func TestCreateRefuses(t *testing.T) {
 		"label with NUL":    {"labels", with(template.Defaults{Labels: map[string]string{"a": "\x00"}})},
 		"no key":            {"ssh_authorized_keys", with(template.Defaults{SSHKeys: []string{"ssh-rsa nonsense"}})},
 		"two keys in one":   {"ssh_authorized_keys", with(template.Defaults{SSHKeys: []string{publicKey + "\n" + publicKey}})},
+		"slow disk":         {"rate_limits", with(template.Defaults{RateLimits: &vmm.RateLimits{Disk: vmm.DiskLimit{OpsPerSecond: 9}}})},
 		"unknown image":     {"image_id", with(template.Defaults{ImageID: "img_none"})},
 	} {
 		_, err := newService().Create(t.Context(), "acc_a", c.t)

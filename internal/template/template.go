@@ -4,7 +4,11 @@
 // It does not create VMs. Start at [Template] and [Service].
 package template
 
-import "time"
+import (
+	"time"
+
+	"github.com/hatchvm/hatch/internal/vmm"
+)
 
 // Template is a set of defaults. A nil or empty field says nothing.
 type Template struct {
@@ -24,4 +28,5 @@ type Defaults struct {
 	UserData      *string           `json:"user_data,omitempty"`
 	Labels        map[string]string `json:"labels,omitempty"`
 	SSHKeys       []string          `json:"ssh_keys,omitempty"`
+	RateLimits    *vmm.RateLimits   `json:"rate_limits,omitempty"`
 }

@@ -300,7 +300,7 @@ func (s *Service) standingSpec(ctx context.Context, v VM, disk string) (vmm.Spec
 		ID: v.ID, Dir: s.deps.Files.Dir(v.ID), VCPUs: v.VCPUs, MemMiB: v.MemMiB,
 		Kernel: v.Boot.Kernel.Path, Initramfs: initramfs,
 		Cmdline: v.Cmdline(net.Gateway, net.Prefix.Bits()), Disks: disks,
-		UID: s.uid(v), GID: s.uid(v),
+		UID: s.uid(v), GID: s.uid(v), Limits: v.RateLimits,
 		Origin: map[string]string{"kernel": v.Boot.Kernel.Digest, "rootfs": v.Boot.Rootfs.Digest},
 	}
 	if s.canSleep(v) {

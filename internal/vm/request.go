@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 // CreateRequest is what a caller asks for. A nil or zero field takes the
@@ -19,6 +21,7 @@ type CreateRequest struct {
 	Name                   string
 	Labels                 map[string]string
 	SSHKeys                []string
+	RateLimits             *vmm.RateLimits
 	Driver                 string // "", auto, or a driver's name
 	Idempotency            Idempotency
 }

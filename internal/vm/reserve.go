@@ -95,7 +95,7 @@ func (s *Service) drafts(one snapshot.Snapshot, req CopyRequest) ([]VM, error) {
 			Intent: WantRunning, State: Starting,
 			VCPUs: one.VM.VCPUs, MemMiB: one.VM.MemMiB, DiskMiB: one.VM.DiskMiB,
 			BootArgs: one.VM.BootArgs, EnableNetwork: one.VM.Network,
-			UserData: first(one.VM.UserData, req.UserData), SSHKeys: firstList(req.SSHKeys, one.VM.SSHKeys),
+			UserData: first(one.VM.UserData, req.UserData), SSHKeys: firstList(req.SSHKeys, one.VM.SSHKeys), RateLimits: one.VM.RateLimits,
 			Driver: one.Machine.Driver, SnapshotID: goesOnFrom, Copying: OfSnapshot, CreatedAt: now, UpdatedAt: now,
 		}
 		if !req.isAnew() {

@@ -18,6 +18,7 @@ import (
 	"github.com/hatchvm/hatch/internal/id"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/template"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 // resolve turns a request into a VM that could be stored: template and
@@ -45,6 +46,7 @@ func (s *Service) resolve(ctx context.Context, owner string, req CreateRequest) 
 		EnableNetwork: first(true, req.EnableNetwork, tpl.EnableNetwork),
 		UserData:      first("", req.UserData, tpl.UserData),
 		SSHKeys:       firstList(req.SSHKeys, tpl.SSHKeys),
+		RateLimits:    first(vmm.RateLimits{}, req.RateLimits, tpl.RateLimits),
 		CreatedAt:     now, UpdatedAt: now,
 	}
 	if v.Driver, err = s.driverFor(req.Driver); err != nil {
@@ -92,7 +94,7 @@ func (s *Service) driverFor(name string) (string, error) {
 // check refuses what is out of range. Nothing is clamped.
 func (s *Service) check(v VM, req CreateRequest) error {
 	checks := []func(VM, CreateRequest) error{
-		s.checkSize, s.checkAddress, checkName, checkBootArgs, checkUserData, checkLabels, checkKeys, checkIdempotency,
+		s.checkSize, s.checkAddress, s.checkRateLimits, checkName, checkBootArgs, checkUserData, checkLabels, checkKeys, checkIdempotency,
 	}
 	for _, check := range checks {
 		if err := check(v, req); err != nil {
@@ -157,6 +159,20 @@ func (s *Service) checkMAC(req CreateRequest) error {
 		return errs.InvalidField("guest_mac", "%s is no address of a station; give one such as 02:FC:00:00:00:0A", req.MAC)
 	}
 	return nil
+}
+
+func (s *Service) checkRateLimits(v VM, req CreateRequest) error {
+	if err := v.RateLimits.Check(); err != nil {
+		return err
+	}
+	if !v.EnableNetwork && req.RateLimits != nil && req.RateLimits.Network() {
+		return errs.InvalidField("rate_limits", "the network's cannot be given when enable_network is false")
+	}
+	d, ok := s.deps.Drivers[v.Driver]
+	if !ok {
+		return nil // which is told when it is started
+	}
+	return d.Info().Capabilities.Limits(v.Driver, v.RateLimits)
 }
 
 var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -72,6 +73,8 @@ func TestCreateRefusesWhatIsOutOfRange(t *testing.T) {
 		{"huge user_data", vm.CreateRequest{UserData: ptr(strings.Repeat("x", vm.MaxUserData+1))}, "user_data", "1048576"},
 		{"label without a key", vm.CreateRequest{Labels: map[string]string{"": "x"}}, "labels", "key"},
 		{"a private key as key", vm.CreateRequest{SSHKeys: []string{"-----BEGIN OPENSSH PRIVATE KEY-----"}}, "ssh_authorized_keys", "entry 1"},
+		{"a slow disk", vm.CreateRequest{RateLimits: &vmm.RateLimits{Disk: vmm.DiskLimit{BytesPerSecond: 1}}}, "rate_limits.disk.bytes_per_second", "65536 to"},
+		{"a network's limit without a network", vm.CreateRequest{EnableNetwork: ptr(false), RateLimits: &vmm.RateLimits{NetworkIn: vmm.NetworkLimit{BytesPerSecond: 1 << 20}}}, "rate_limits", "enable_network"},
 		{"unknown image", vm.CreateRequest{ImageID: "img_none"}, "image_id", "img_none"},
 		{"unknown driver", vm.CreateRequest{Driver: "vmware"}, "vmm", "firecracker"},
 		{"absent driver", vm.CreateRequest{Driver: "firecracker"}, "vmm", "firecracker"},

@@ -251,7 +251,7 @@ func (s *Service) originOf(ctx context.Context, v VM) (snapshot.Origin, error) {
 		Boot: v.Boot, Initramfs: filepath.Base(initramfs),
 		VCPUs: v.VCPUs, MemMiB: v.MemMiB, DiskMiB: v.DiskMiB, BootArgs: v.BootArgs,
 		Network: v.EnableNetwork, MAC: v.Lease.MAC, Address: v.Lease.Address,
-		UserData: v.UserData, SSHKeys: v.SSHKeys, Labels: v.Labels,
+		UserData: v.UserData, SSHKeys: v.SSHKeys, Labels: v.Labels, RateLimits: v.RateLimits,
 	}, err
 }
 

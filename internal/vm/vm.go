@@ -67,6 +67,7 @@ type VM struct {
 	Lease                  Lease // what is reserved on the host
 	UserData               string
 	SSHKeys                []string
+	RateLimits             vmm.RateLimits
 	Instance               string // what cloud-init in a copied guest knows it as; "" for its own id
 
 	Driver      string      // name of the driver that runs it

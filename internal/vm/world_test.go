@@ -40,6 +40,7 @@ type world struct {
 	driverName string // by which the service knows it
 
 	image       image.Image
+	lacks       bool   // the driver can do nothing that a driver may lack
 	adoptFaults int    // guarded by mu: how many adoptions fail from now on
 	root        string // of the VMs' directories
 	memories    *memory.Keeper
@@ -237,6 +238,14 @@ func (b bookStore) LeaseVM(ctx context.Context, id string, pools vm.Pools, limit
 type deafDriver struct {
 	*vmmtest.Fake
 	w *world
+}
+
+func (d deafDriver) Info() vmm.Info {
+	info := d.Fake.Info()
+	if d.w.lacks {
+		info.Capabilities = vmm.Capabilities{}
+	}
+	return info
 }
 
 func (d deafDriver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {

@@ -38,6 +38,7 @@ func TestFirecracker(t *testing.T) {
 		{"how a guest ends", testProbeEnds},
 		{"the api socket is root's", testProbeSocket},
 		{"what it cannot do it says", testProbeCannot},
+		{"its limits are firecracker's", testProbeLimits},
 		{"frames leave with the guest's own addresses only", testProbeFrames},
 		{"a hundred times asleep and awake", testProbeSleep},
 		{"hatchd is killed, stopped, and set to another driver", testProbeAdoption},
@@ -137,12 +138,12 @@ func (w *world) probeBody() api.CreateVM {
 // and nobody else.
 func testProbeSocket(t *testing.T, w *world) {
 	v, other := w.probe(t), w.probe(t)
-	if got, err := askSocket(v.SocketPath); err != nil || !strings.Contains(got, strings.ReplaceAll(v.ID, "_", "-")) {
+	if got, err := askSocket(v.SocketPath, "/"); err != nil || !strings.Contains(got, strings.ReplaceAll(v.ID, "_", "-")) {
 		t.Errorf("root is answered %q, %v", got, err)
 	}
 	for who, uid := range map[string]int{"nobody": 65534, "another VM's user": vmm(t, other).uid} {
 		err := asUser(uid, func() error {
-			_, err := askSocket(v.SocketPath)
+			_, err := askSocket(v.SocketPath, "/")
 			return err
 		})
 		if !errors.Is(err, fs.ErrPermission) {
@@ -153,14 +154,14 @@ func testProbeSocket(t *testing.T, w *world) {
 	w.delete(t, other.ID)
 }
 
-// askSocket asks a Firecracker what it is.
-func askSocket(path string) (string, error) {
+// askSocket asks a Firecracker for what its API has there.
+func askSocket(path, what string) (string, error) {
 	conn, err := net.Dial("unix", path)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nConnection: close\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET "+what+" HTTP/1.1\r\nConnection: close\r\n\r\n"); err != nil {
 		return "", err
 	}
 	answer := make([]byte, 4096)

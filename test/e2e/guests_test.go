@@ -50,6 +50,7 @@ func TestRealGuests(t *testing.T) {
 		{"sleep and wake", testSleep},
 		{"who reaches into a sleeping guest wakes it", testRouse},
 		{"snapshots and forks", testSnapshots},
+		{"disks are held to their limits", testLimits},
 		{"metrics are the guest's and the host's", testMetrics},
 		{"waiting without a network", testWaitWithoutNetwork},
 		{"a kernel of the user's own", testOwnKernel},

@@ -107,6 +107,7 @@ func refuseBesideSnapshot(body api.CreateVM) error {
 		{"enable_network", body.EnableNetwork != nil},
 		{"guest_ip", body.GuestIP != ""},
 		{"guest_mac", body.GuestMAC != ""},
+		{"rate_limits", body.RateLimits != nil},
 		{"vmm", body.VMM != ""},
 	} {
 		if f.given {

@@ -256,7 +256,7 @@ func tidySchemas(doc *huma.OpenAPI) {
 	registry.Schema(reflect.TypeFor[api.FileChange](), true, "FileChange")   // in events, which we write ourselves
 	schemas := registry.Map()
 	delete(schemas, "ErrorModel")
-	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "WarmImage": true, "CreateTemplate": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true, "CreateSnapshot": true, "RestoreVM": true, "ForkVM": true, "MakeDirectory": true, "RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true}
+	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "WarmImage": true, "CreateTemplate": true, "RateLimits": true, "DiskRateLimit": true, "NetworkRateLimit": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true, "CreateSnapshot": true, "RestoreVM": true, "ForkVM": true, "MakeDirectory": true, "RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true}
 	for name, schema := range schemas {
 		if !asked[name] {
 			schema.AdditionalProperties = nil

@@ -141,6 +141,7 @@ func shownOrigin(o snapshot.Origin) api.SnapshotVMConfig {
 		Hostname: o.Hostname, ImageID: o.ImageID, TemplateID: o.TemplateID,
 		VCPUCount: o.VCPUs, MemMiB: o.MemMiB, DiskMiB: o.DiskMiB, BootArgs: o.BootArgs,
 		EnableNetwork: o.Network, GuestIP: addressText(o.Address), GuestMAC: strings.ToUpper(o.MAC.String()),
+		RateLimits: shownRateLimits(o.RateLimits),
 	}
 }
 

@@ -66,13 +66,13 @@ func newTemplate(b api.CreateTemplate) template.Template {
 		Defaults: template.Defaults{
 			ImageID: b.ImageID, VCPUs: b.VCPUCount, MemMiB: b.MemMiB, DiskMiB: b.DiskMiB,
 			BootArgs: b.BootArgs, EnableNetwork: b.EnableNetwork, UserData: b.UserData,
-			Labels: b.Labels, SSHKeys: b.SSHAuthorizedKeys,
+			Labels: b.Labels, SSHKeys: b.SSHAuthorizedKeys, RateLimits: rateLimits(b.RateLimits),
 		},
 	}
 }
 
 func wholeTemplate(t template.Template) api.Template {
-	return api.Template{
+	out := api.Template{
 		ID: t.ID,
 		CreateTemplate: api.CreateTemplate{
 			Name: t.Name, Description: t.Description, ImageID: t.ImageID,
@@ -81,4 +81,8 @@ func wholeTemplate(t template.Template) api.Template {
 		},
 		CreatedAt: utc(t.CreatedAt), UpdatedAt: utc(t.UpdatedAt),
 	}
+	if t.RateLimits != nil {
+		out.RateLimits = shownRateLimits(*t.RateLimits)
+	}
+	return out
 }

@@ -87,6 +87,7 @@ func createRequest(body api.CreateVM) (vm.CreateRequest, error) {
 		VCPUs: body.VCPUCount, MemMiB: body.MemMiB, DiskMiB: body.DiskMiB,
 		BootArgs: body.BootArgs, EnableNetwork: body.EnableNetwork, UserData: body.UserData,
 		Name: body.Name, Labels: body.Labels, SSHKeys: body.SSHAuthorizedKeys, Driver: body.VMM,
+		RateLimits: rateLimits(body.RateLimits),
 	}
 	var err error
 	if req.Address, err = parseGuestIP(body.GuestIP); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 func TestCreateDecodesEveryField(t *testing.T) {
@@ -22,12 +23,16 @@ func TestCreateDecodesEveryField(t *testing.T) {
 		"image_id":"img_a", "template_id":"tpl_a", "vcpu_count":2, "mem_mib":1024, "disk_mib":4096,
 		"boot_args":"quiet", "enable_network":false, "guest_ip":"172.16.0.10", "guest_mac":"02:fc:00:00:00:0a",
 		"user_data":"#!/bin/sh\necho \"<&>\" \u00e4", "name":"web", "labels":{"a":"b"},
-		"ssh_authorized_keys":["ssh-ed25519 AAAA"], "vmm":"qemu"}`), 201)
+		"ssh_authorized_keys":["ssh-ed25519 AAAA"], "vmm":"qemu",
+		"rate_limits":{"disk":{"bytes_per_second":1048576,"ops_per_second":100},"network_in":{"bytes_per_second":65536},"network_out":{"bytes_per_second":131072}}}`), 201)
 	got := s.vms.request
 	if got.ImageID != "img_a" || got.TemplateID != "tpl_a" || *got.VCPUs != 2 || *got.MemMiB != 1024 || *got.DiskMiB != 4096 ||
 		*got.BootArgs != "quiet" || *got.EnableNetwork || got.Address.String() != "172.16.0.10" || got.MAC.String() != "02:fc:00:00:00:0a" ||
 		*got.UserData != "#!/bin/sh\necho \"<&>\" ä" || got.Name != "web" || got.Labels["a"] != "b" ||
-		!slices.Equal(got.SSHKeys, []string{"ssh-ed25519 AAAA"}) || got.Driver != "qemu" {
+		!slices.Equal(got.SSHKeys, []string{"ssh-ed25519 AAAA"}) || got.Driver != "qemu" ||
+		*got.RateLimits != (vmm.RateLimits{
+			Disk: vmm.DiskLimit{BytesPerSecond: 1 << 20, OpsPerSecond: 100}, NetworkIn: vmm.NetworkLimit{BytesPerSecond: 64 << 10}, NetworkOut: vmm.NetworkLimit{BytesPerSecond: 128 << 10},
+		}) {
 		t.Errorf("decoded as %+v", got)
 	}
 }
@@ -68,6 +73,9 @@ func TestBadCreate(t *testing.T) {
 		{`{"ssh_authorized_keys":"ssh-ed25519"}`, "ssh_authorized_keys", "expected array"},
 		{`{"ssh_authorized_keys":[1]}`, "ssh_authorized_keys[0]", "expected string"},
 		{`{"name":"` + strings.Repeat("a", 64) + `"}`, "name", "<= 63"},
+		{`{"rate_limits":{"disk":{"bytes_per_second":0}}}`, "rate_limits.disk.bytes_per_second", ">= 65536"},
+		{`{"rate_limits":{"network_in":{"bytes_per_second":10000000001}}}`, "rate_limits.network_in.bytes_per_second", "<= 10000000000"},
+		{`{"rate_limits":{"network_in":{"ops_per_second":10}}}`, "rate_limits.network_in.ops_per_second", "unknown field"},
 		{`{"colour":"red"}`, "colour", "unknown field"},
 		{`{"VCPU_COUNT":2}`, "VCPU_COUNT", "unknown field"},
 		{`{"vcpu_count":1,"Vcpu_Count":-5}`, "Vcpu_Count", "unknown field"},

@@ -38,6 +38,7 @@ func appendVM(b []byte, v *api.VM) []byte {
 	b = strconv.AppendBool(append(b, `,"enable_network":`...), v.EnableNetwork)
 	b = appendLabels(b, v.Labels)
 	b = appendList(b, `,"ssh_authorized_keys":`, v.SSHAuthorizedKeys, appendText)
+	b = appendRateLimits(b, v.RateLimits)
 	b = appendField(b, `,"vmm":`, v.VMM)
 	b = appendTime(append(b, `,"created_at":`...), v.CreatedAt)
 	b = appendTime(append(b, `,"updated_at":`...), v.UpdatedAt)
@@ -55,6 +56,15 @@ func appendSleep(b []byte, s *api.Sleep) []byte {
 	b = strconv.AppendBool(append(b, `,"durable":`...), s.Durable)
 	b = strconv.AppendInt(append(b, `,"size_bytes":`...), s.SizeBytes, 10)
 	return append(b, '}')
+}
+
+// appendRateLimits leaves the few that have some to encoding/json.
+func appendRateLimits(b []byte, l *api.RateLimits) []byte {
+	if l == nil {
+		return b
+	}
+	text, _ := json.Marshal(l) // numbers can always be encoded
+	return append(append(b, `,"rate_limits":`...), text...)
 }
 
 func appendCondition(b []byte, c api.Condition) []byte {

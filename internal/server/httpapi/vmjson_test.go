@@ -35,6 +35,7 @@ func fill(t *testing.T, field reflect.Value, when time.Time) {
 		map[string]string{"b": "2", awkward: awkward, "a": ""},
 		[]string{"", awkward},
 		&api.Sleep{TakenAt: when, Durable: true, SizeBytes: 1 << 40},
+		&api.RateLimits{Disk: &api.DiskRateLimit{BytesPerSecond: 1 << 40, OpsPerSecond: 10}, NetworkIn: &api.NetworkRateLimit{}},
 		[]api.Condition{{}, {Type: "t", Status: "s", Reason: awkward, Message: "m", ChangedAt: when}},
 	}
 	for _, v := range values {

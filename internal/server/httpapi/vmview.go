@@ -26,8 +26,8 @@ func listedVM(v vm.VM) api.VM {
 		VCPUCount: v.VCPUs, MemMiB: v.MemMiB, DiskMiB: v.DiskMiB,
 		GuestIP: addressText(v.Lease.Address), GuestMAC: strings.ToUpper(v.Lease.MAC.String()), TapName: v.Lease.Tap, SSHPort: v.Lease.SSHPort,
 		EnableNetwork: v.EnableNetwork, Labels: v.Labels, SSHAuthorizedKeys: v.SSHKeys, VMM: v.Driver,
-		SnapshotID: v.SnapshotID,
-		CreatedAt:  utc(v.CreatedAt), UpdatedAt: utc(v.UpdatedAt), StartedAt: utcOrNil(v.StartedAt),
+		SnapshotID: v.SnapshotID, RateLimits: shownRateLimits(v.RateLimits),
+		CreatedAt: utc(v.CreatedAt), UpdatedAt: utc(v.UpdatedAt), StartedAt: utcOrNil(v.StartedAt),
 	}
 	if v.Sleep != nil {
 		out.Sleep = &api.Sleep{TakenAt: utc(v.Sleep.At), Durable: v.Sleep.Durable, SizeBytes: v.Sleep.Bytes}

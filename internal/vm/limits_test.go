@@ -1,0 +1,83 @@
+package vm_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+var someLimits = vmm.RateLimits{
+	Disk:       vmm.DiskLimit{BytesPerSecond: 8 << 20, OpsPerSecond: 500},
+	NetworkOut: vmm.NetworkLimit{BytesPerSecond: 1 << 20},
+}
+
+// requireLimits checks what a VM says of itself, and what its machine was
+// started with.
+func (w *world) requireLimits(t *testing.T, v vm.VM) {
+	t.Helper()
+	if got := w.driver.Limits(v.ID); v.RateLimits != someLimits || got != someLimits {
+		t.Errorf("%s has the limits %+v, and its machine %+v", v.ID, v.RateLimits, got)
+	}
+}
+
+func TestLimitsAreAVMsForLife(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{RateLimits: &someLimits})
+	w.requireLimits(t, v)
+	one := w.take(t, v.ID, "kept", vm.SnapshotRequest{})
+	for what, do := range map[string]func() (vm.VM, error){
+		"restart": func() (vm.VM, error) { return w.Restart(t.Context(), owner, v.ID) },
+		"wake": func() (vm.VM, error) {
+			_, err := w.Sleep(t.Context(), owner, v.ID)
+			woken, wakeErr := w.Wake(t.Context(), owner, v.ID)
+			return woken, errors.Join(err, wakeErr)
+		},
+		"restore": func() (vm.VM, error) { return w.Restore(t.Context(), owner, v.ID, one.ID) },
+	} {
+		again, err := do()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		w.requireLimits(t, again)
+	}
+	forks, err := w.Fork(t.Context(), owner, v.ID, vm.CopyRequest{Count: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := w.CreateFrom(t.Context(), owner, one.ID, vm.CopyRequest{Count: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.requireLimits(t, forks.VMs[0])
+	w.requireLimits(t, made.VMs[0])
+}
+
+func TestANewVMWithLimitsBeginsAsABootedGuestWithout(t *testing.T) {
+	w, s := newWarmWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{RateLimits: &someLimits})
+	w.requireOwn(t, []vm.VM{v})
+	w.requireLimits(t, v)
+	if len(s.missed) != 0 {
+		t.Errorf("it has booted: missed %v", s.missed)
+	}
+}
+
+func TestWhatADriverCannotDoIsToldWithAHint(t *testing.T) {
+	w := newWorld(t)
+	w.lacks = true
+	requireUnsupported := func(err error, code, field string) {
+		t.Helper()
+		var e *errs.Error
+		if !errors.As(err, &e) || e.Kind != errs.Unsupported || e.Code != code || e.Field != field || e.Hint == "" {
+			t.Errorf("the error is %v, want the code %s of %q", err, code, field)
+		}
+	}
+	_, err := w.Create(t.Context(), owner, vm.CreateRequest{RateLimits: &someLimits})
+	requireUnsupported(err, "rate_limits_unsupported", "rate_limits.disk")
+	if all, _, err := w.List(t.Context(), owner, vm.Filter{}); err != nil || len(all) != 0 {
+		t.Errorf("there are %v, %v", all, err)
+	}
+}

@@ -1,0 +1,106 @@
+//go:build system
+
+package e2e
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+)
+
+// diskRate is what the limited guests' disks move in a second, in bytes.
+const diskRate = 4 << 20
+
+// testLimits writes to a disk that is limited by a template, in a VM, in the same
+// after a sleep, and in its fork.
+func testLimits(t *testing.T, w *world) {
+	slow, err := w.client.CreateTemplate(t.Context(), api.CreateTemplate{
+		Name: "slow", RateLimits: &api.RateLimits{Disk: &api.DiskRateLimit{BytesPerSecond: diskRate}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := w.client.DeleteTemplate(t.Context(), slow.ID); err != nil {
+			t.Error(err)
+		}
+	}()
+	body := minimal()
+	body.TemplateID = slow.ID
+	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+	w.requireSlow(t, v)
+	w.sleep(t, v)
+	w.wake(t, v)
+	w.requireSlow(t, v)
+	forks, err := w.client.ForkVM(t.Context(), v.ID, api.ForkVM{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.requireSlow(t, forks.VMs[0])
+	for _, id := range []string{v.ID, forks.VMs[0].ID} {
+		w.delete(t, id)
+	}
+
+	body = minimal()
+	body.RateLimits = &api.RateLimits{NetworkIn: &api.NetworkRateLimit{BytesPerSecond: 1 << 20}}
+	if _, err := w.client.CreateVM(t.Context(), body, client.CreateOptions{}); v.VMM == "qemu" {
+		requireUnsupported(t, err, "rate_limits_unsupported")
+	}
+}
+
+// requireSlow has a guest write for longer than its limit allows at once. That
+// it takes longer than it must says nothing; that it takes less cannot be.
+func (w *world) requireSlow(t *testing.T, v api.VM) {
+	t.Helper()
+	if l := w.get(t, v.ID).RateLimits; l == nil || l.Disk == nil || l.Disk.BytesPerSecond != diskRate || l.NetworkIn != nil {
+		t.Errorf("%s has the limits %+v", v.ID, l)
+	}
+	const write = 20 << 20
+	took := w.inside(t, v, "began=$(cut -d' ' -f1 /proc/uptime | tr -d .); dd if=/dev/zero of=/slow bs=1M count="+strconv.Itoa(write>>20)+
+		" conv=fsync 2>/dev/null; echo $(($(cut -d' ' -f1 /proc/uptime | tr -d .) - began)); rm /slow")
+	hundredths, err := strconv.Atoi(took)
+	if least := 100 * (write - diskRate) / diskRate; err != nil || hundredths < least {
+		t.Errorf("%d MiB took the guest %s hundredths of a second, %v; it cannot be less than %d", write>>20, took, err, least)
+	}
+	t.Logf("%d MiB took %s hundredths of a second", write>>20, took)
+}
+
+// testProbeLimits asks Firecracker itself.
+func testProbeLimits(t *testing.T, w *world) {
+	body := w.probeBody()
+	body.RateLimits = &api.RateLimits{
+		Disk:       &api.DiskRateLimit{BytesPerSecond: diskRate, OpsPerSecond: 500},
+		NetworkIn:  &api.NetworkRateLimit{BytesPerSecond: 3 << 20},
+		NetworkOut: &api.NetworkRateLimit{BytesPerSecond: 2 << 20},
+	}
+	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+	requireProbeLimits(t, v)
+	w.sleep(t, v)
+	w.wake(t, v)
+	requireProbeLimits(t, w.get(t, v.ID))
+	w.delete(t, v.ID)
+}
+
+func requireProbeLimits(t *testing.T, v api.VM) {
+	t.Helper()
+	config, err := askSocket(v.SocketPath, "/vm/config")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = strings.ReplaceAll(config, `,"one_time_burst":null`, "")
+	for limit, times := range map[string]int{
+		`"rate_limiter":{"bandwidth":{"size":4194304,"refill_time":1000},"ops":{"size":500,"refill_time":1000}}`: 3,
+		`"rx_rate_limiter":{"bandwidth":{"size":3145728,"refill_time":1000},"ops":null}`:                         1,
+		`"tx_rate_limiter":{"bandwidth":{"size":2097152,"refill_time":1000},"ops":null}`:                         1,
+	} {
+		if got := strings.Count(config, limit); got != times {
+			t.Errorf("Firecracker has %s %d times, not %d: %s", limit, got, times, config)
+		}
+	}
+	if v.RateLimits == nil || v.RateLimits.NetworkOut == nil || v.RateLimits.NetworkOut.BytesPerSecond != 2<<20 {
+		t.Errorf("the VM has the limits %+v", v.RateLimits)
+	}
+}
