@@ -52,7 +52,8 @@ func guestAs[T any](ctx context.Context, find findGuest, owner, vmID string) (T,
 	}
 	guest, ok := session.(T)
 	if !ok {
-		return guest, errs.New(errs.Unsupported, "no_agent", "cannot work inside VM %s: it runs on a driver that reaches no agent", vmID)
+		return guest, errs.New(errs.Unsupported, "no_agent", "cannot work inside VM %s: it runs on a driver that reaches no agent", vmID).
+			WithHint("use its console or SSH")
 	}
 	return guest, nil
 }

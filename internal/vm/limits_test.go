@@ -67,6 +67,7 @@ func TestANewVMWithLimitsBeginsAsABootedGuestWithout(t *testing.T) {
 
 func TestWhatADriverCannotDoIsToldWithAHint(t *testing.T) {
 	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
 	w.lacks = true
 	requireUnsupported := func(err error, code, field string) {
 		t.Helper()
@@ -77,7 +78,16 @@ func TestWhatADriverCannotDoIsToldWithAHint(t *testing.T) {
 	}
 	_, err := w.Create(t.Context(), owner, vm.CreateRequest{RateLimits: &someLimits})
 	requireUnsupported(err, "rate_limits_unsupported", "rate_limits.disk")
-	if all, _, err := w.List(t.Context(), owner, vm.Filter{}); err != nil || len(all) != 0 {
+	if all, _, err := w.List(t.Context(), owner, vm.Filter{}); err != nil || len(all) != 1 {
 		t.Errorf("there are %v, %v", all, err)
 	}
+	_, err = w.Sleep(t.Context(), owner, v.ID)
+	requireUnsupported(err, "sleep_unsupported", "")
+	_, err = w.Snapshot(t.Context(), owner, v.ID, vm.SnapshotRequest{})
+	requireUnsupported(err, "snapshot_unsupported", "")
+	_, err = w.Fork(t.Context(), owner, v.ID, vm.CopyRequest{Count: 1})
+	requireUnsupported(err, "snapshot_unsupported", "")
+	_, err = w.Create(t.Context(), owner, vm.CreateRequest{Driver: "firecracker"})
+	requireUnsupported(err, "vmm_unavailable", "vmm")
+	requireAwake(t, w, v)
 }

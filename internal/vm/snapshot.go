@@ -142,7 +142,8 @@ func (s *Service) begin(ctx context.Context, v VM, draft snapshot.Snapshot) (sna
 // standing returns the way to copy a VM whose guest stands, or can be made to.
 func (s *Service) standing(ctx context.Context, v VM) (func(context.Context, snapshot.Snapshot) error, error) {
 	if !s.canSleep(v) {
-		return nil, errs.New(errs.Unsupported, "snapshot_unsupported", "cannot take a snapshot of VM %s: its driver %s cannot save guests", v.ID, v.Driver)
+		return nil, errs.New(errs.Unsupported, "snapshot_unsupported", "cannot take a snapshot of VM %s: %s cannot save guests here", v.ID, v.Driver).
+			WithHint("hatch doctor says what is wrong with %s", v.Driver)
 	}
 	if v.Sleep != nil {
 		return func(ctx context.Context, one snapshot.Snapshot) error { return s.captureAsleep(ctx, v, one) }, nil

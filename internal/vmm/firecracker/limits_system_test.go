@@ -17,10 +17,11 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// config is what Firecracker tells of its machine, as far as it is about limits.
+// config is what Firecracker tells of its machine, as far as it is asked for here.
 type config struct {
 	Drives   []driveLimit    `json:"drives"`
 	Networks []networkLimits `json:"network-interfaces"`
+	MMDS     any             `json:"mmds-config"`
 }
 
 func configOf(t *testing.T, m vmm.Machine) (c config) {
@@ -29,6 +30,18 @@ func configOf(t *testing.T, m vmm.Machine) (c config) {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// The metadata service is a way out of the guest that nobody has asked for.
+func TestAMachineHasNoMetadataService(t *testing.T) {
+	l := newLab(t, false)
+	s := l.spec(t)
+	tap, _ := newTAP(t, "hatchfc2")
+	s.NIC = &vmm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0xa, 0xb, 0xc}, TAP: tap}
+	m, _ := l.run(t, s)
+	if c := configOf(t, m); len(c.Networks) != 1 || c.MMDS != nil {
+		t.Errorf("with %d network devices the metadata service is %v", len(c.Networks), c.MMDS)
+	}
 }
 
 // rate is what a limiter lets through in a second.
