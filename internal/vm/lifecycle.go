@@ -138,6 +138,16 @@ func (s *Service) end(ctx context.Context, in *instance) error {
 	return nil
 }
 
+// endHeld ends the VM's machine, and lets go of it.
+func (s *Service) endHeld(ctx context.Context, id string, in *instance) error {
+	if err := s.end(ctx, in); err != nil {
+		return err
+	}
+	s.release(id, in)
+	s.letGo(id, in)
+	return nil
+}
+
 // Restart stops a VM as Stop does, and starts it again.
 func (s *Service) Restart(ctx context.Context, owner, id string) (VM, error) {
 	return s.operate(ctx, owner, id, "restart", func(ctx context.Context, v VM) (VM, error) {
@@ -242,12 +252,7 @@ func (s *Service) endForDelete(ctx context.Context, v VM) error {
 	if in == nil || err != nil {
 		return err
 	}
-	if err := s.end(ctx, in); err != nil {
-		return err
-	}
-	s.release(v.ID, in)
-	s.letGo(v.ID, in)
-	return nil
+	return s.endHeld(ctx, v.ID, in)
 }
 
 // holder returns the machine of a VM, or nil when no process of it lives. A

@@ -75,19 +75,18 @@ func (s *Service) holdSnapshot(ctx context.Context, owner, idOrName string) (_ s
 }
 
 // restore replaces what the VM is. Until the row says so nothing of it has
-// changed but that its machine has ended; from then on it is what the snapshot
-// holds, which moveIn puts in place.
+// changed; from then on it is what the snapshot holds, which moveIn puts in place.
 func (s *Service) restore(ctx context.Context, v VM, one snapshot.Snapshot) (VM, error) {
 	if err := s.verify(ctx, one); err != nil {
+		return VM{}, err
+	}
+	if _, err := s.holder(ctx, v); err != nil { // which moveIn ends
 		return VM{}, err
 	}
 	if err := s.stage(ctx, v, one); err != nil {
 		return VM{}, err
 	}
-	if err := s.endForRestore(ctx, v); err != nil {
-		s.unstage(v.ID)
-		return VM{}, err
-	}
+	s.stopPersisting(v.ID)
 	staged, err := s.recordStaged(ctx, v, one)
 	if err != nil { // what is staged goes with the next one, or the next start of the daemon
 		if v.Sleep != nil && !v.Sleep.Durable {
@@ -127,25 +126,6 @@ func (s *Service) unstage(id string) {
 	}
 }
 
-// endForRestore ends whatever of the VM is in RAM.
-func (s *Service) endForRestore(ctx context.Context, v VM) error {
-	in, err := s.holder(ctx, v)
-	if err != nil {
-		return err
-	}
-	s.stopPersisting(v.ID)
-	if in == nil {
-		return nil
-	}
-	if err := s.end(ctx, in); err != nil {
-		return err
-	}
-	s.release(v.ID, in)
-	s.letGo(v.ID, in)
-	s.detachLink(ctx, v)
-	return nil
-}
-
 func (s *Service) recordStaged(ctx context.Context, v VM, one snapshot.Snapshot) (VM, error) {
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	return s.update(ctx, v.ID, func(v *VM) {
@@ -156,11 +136,18 @@ func (s *Service) recordStaged(ctx context.Context, v VM, one snapshot.Snapshot)
 	})
 }
 
-// moveIn puts what was staged for a VM in its place, if anything was. It may be
-// done again at whatever step it was cut short.
+// moveIn puts what was staged for a VM in its place, if anything was, once the
+// machine that it had has ended. It may be done again at whatever step it was cut
+// short.
 func (s *Service) moveIn(ctx context.Context, v VM) (VM, error) {
 	if v.Sleep == nil || !v.Sleep.Staged {
 		return v, nil
+	}
+	if in := s.instanceOf(v.ID); in != nil {
+		if err := s.endHeld(ctx, v.ID, in); err != nil {
+			return VM{}, err
+		}
+		s.detachLink(ctx, v)
 	}
 	if err := s.deps.Memories.Release(v.ID); err != nil {
 		return VM{}, err

@@ -314,6 +314,53 @@ func TestARestoreCutShortIsFinished(t *testing.T) {
 	}
 }
 
+// The daemon is killed, or the VMM does not end, before anything is moved: no
+// guest goes on that the row does not tell of.
+func TestARestoreCutShortBeforeTheMachineEndsIsFinished(t *testing.T) {
+	for name, goOn := range map[string]func(t *testing.T, w *world, id string){
+		"by the next operation":  func(*testing.T, *world, string) {},
+		"by the next daemon":     func(t *testing.T, w *world, _ string) { w.shut(t); w.serve(t) },
+		"once its VMM has ended": func(t *testing.T, w *world, id string) { w.driver.Crash(id); w.awaitNoLink(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			v := mustCreate(t, w, vm.CreateRequest{})
+			one := w.take(t, v.ID, "kept", vm.SnapshotRequest{})
+			w.writeDisk(t, v.ID, "now")
+			w.failNext("Kill")
+			if _, err := w.Restore(t.Context(), owner, v.ID, one.ID); err == nil {
+				t.Fatal("it did not fail")
+			}
+			w.requireDisk(t, v.ID, "now")
+			goOn(t, w, v.ID)
+			if _, err := w.Wake(t.Context(), owner, v.ID); err != nil {
+				t.Fatal(err)
+			}
+			requireAwake(t, w, v)
+			w.requireDisk(t, v.ID, "kept")
+			w.requireStageGone(t, v.ID)
+			if all, err := w.driver.List(t.Context(), "/"); err != nil || len(all) != 1 {
+				t.Errorf("there are the machines %v, %v", all, err)
+			}
+		})
+	}
+}
+
+func (w *world) awaitNoLink(t *testing.T) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-tick.C {
+		w.mu.Lock()
+		left := len(w.links)
+		w.mu.Unlock()
+		if left == 0 {
+			return
+		}
+	}
+	t.Error("its link stays")
+}
+
 // Whatever was done of the moving, it can be done again.
 func TestMovingInCanBeDoneAgain(t *testing.T) {
 	w := newWorld(t)

@@ -99,6 +99,10 @@ func (s *Service) exited(ctx context.Context, id string, in *instance) {
 		s.deps.Log.Error("cannot read the VM of a machine that ended", "vm", id, "err", err)
 		return // the next start of the daemon finds it out
 	}
+	if v.Sleep != nil { // it ends late: the VM is asleep as in a snapshot already
+		s.detachLink(ctx, v)
+		return
+	}
 	s.unhang(ctx, v)
 	s.deps.Log.Info("vm ended", "vm", id, "cause", exit.Cause, "detail", exit.Detail)
 	if exit.Cause == vmm.ExitReset && v.Intent == WantRunning {
