@@ -218,7 +218,8 @@ type Machine interface {
 	// empty, what Driver.Wake needs beside spec.Memory. spec is what the machine
 	// was started with, but for Base, which is not looked at. The process stays:
 	// Kill it, and the guest can be woken; Resume it, and the guest goes on as if
-	// nothing had been. On error the guest runs as it did before, and dir is empty.
+	// nothing had been, but for a stream to its agent, which may have ended. On error
+	// the guest runs as it did before, and dir is empty.
 	//
 	// Afterwards spec.Memory holds the guest's memory, also that of a machine
 	// woken from a Base, which from then on is woken from Memory. Such a machine,

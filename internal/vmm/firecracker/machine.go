@@ -43,6 +43,7 @@ type machine struct {
 
 	mu      sync.Mutex
 	conns   map[vmm.Channel]net.Conn
+	saved   bool // since it was paused: the guest takes all its streams for ended
 	killed  bool
 	pressed bool // the power button
 	halted  bool // the guest stood still, and was ended
@@ -217,9 +218,21 @@ func (m *machine) Pause(ctx context.Context) error {
 	return m.command(ctx, func(ctx context.Context) error { return m.api.setState(ctx, "Paused") })
 }
 
-// Resume implements vmm.Machine.
+// Resume implements vmm.Machine. A guest that was saved has been told that all
+// streams to it have ended, and says so to nobody: so the agent's is ended here,
+// once there is somebody again to open a new one to.
 func (m *machine) Resume(ctx context.Context) error {
-	return m.command(ctx, func(ctx context.Context) error { return m.api.setState(ctx, "Resumed") })
+	if err := m.command(ctx, func(ctx context.Context) error { return m.api.setState(ctx, "Resumed") }); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	was := m.saved
+	m.saved = false
+	m.mu.Unlock()
+	if was {
+		return m.endChannel(vmm.ChannelAgent)
+	}
+	return nil
 }
 
 // Paused implements vmm.Machine.

@@ -63,6 +63,9 @@ func (m *machine) save(ctx context.Context, spec vmm.Spec, dir string) error {
 	if err := m.Pause(ctx); err != nil {
 		return err
 	}
+	m.mu.Lock()
+	m.saved = true
+	m.mu.Unlock()
 	shot := snapshot{Memory: memoryFile, State: stateFile, Type: m.version.snapshotType(spec.MemMiB)}
 	if err := m.api.put(ctx, "/snapshot/create", shot); err != nil {
 		return m.explain(err)

@@ -144,6 +144,9 @@ func testSaveAndGoOn(t *testing.T, h Harness) {
 	m.console.Say("tick")
 	m.console.Expect("tick 3")
 	for range 2 {
+		agent := dialLines(t, m, vmm.ChannelAgent)
+		agent.Say("hello")
+		agent.Expect(agentPrefix + "hello")
 		last := rest(t, m)
 		dir := savedDir(t, m.spec)
 		if err := m.Save(t.Context(), m.spec, dir); err != nil {
@@ -152,6 +155,7 @@ func testSaveAndGoOn(t *testing.T, h Harness) {
 		requireGoesOn(t, m, last)
 		m.console.Say("echo still here")
 		m.console.Expect("echo: still here")
+		agent.requireNoSilence("still there", agentPrefix+"still there")
 		if err := os.RemoveAll(dir); err != nil {
 			t.Fatal(err)
 		}

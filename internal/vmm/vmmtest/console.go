@@ -115,6 +115,24 @@ func (c *Console) Expect(prefix string) string {
 	}
 }
 
+// requireNoSilence says a line to who may be gone: either it is answered, or the
+// connection ends.
+func (c *Console) requireNoSilence(line, answer string) {
+	c.t.Helper()
+	_, _ = fmt.Fprintf(c.conn, "%s\n", line) // it has ended
+	late := time.After(patience)
+	for {
+		select {
+		case said, ok := <-c.lines:
+			if !ok || strings.Contains(said, answer) {
+				return
+			}
+		case <-late:
+			c.t.Fatalf("%q is not answered within %s, and the connection does not end", line, patience)
+		}
+	}
+}
+
 // untilSilent returns the last line before a silence of that length; it may
 // have been expected already.
 func (c *Console) untilSilent(length time.Duration) string {
