@@ -33,7 +33,7 @@ func amid(t *testing.T, after time.Duration, do func(context.Context), strike fu
 }
 
 // The moments at which something is killed: a create takes some 60 ms, a sleep
-// 50, a wake 60.
+// 50, a wake 60, and the forks 150.
 const (
 	firstMoment = 2 * time.Millisecond
 	lastMoment  = 90 * time.Millisecond
@@ -61,7 +61,7 @@ func testProbeVMMDies(t *testing.T, w *world) {
 	})
 }
 
-// dieAmid lets die kill something amid creates, sleeps and wakes. No VM may be
+// dieAmid lets die kill something amid creates, sleeps, wakes and forks. No VM may be
 // in a state that is no longer true, no guest may have gone back, and nothing
 // may be left of those that are deleted.
 func (w *world) dieAmid(t *testing.T, die func(after time.Duration, do func(context.Context))) {
@@ -88,10 +88,31 @@ func (w *world) dieAmid(t *testing.T, die func(after time.Duration, do func(cont
 		w.sleep(t, v)
 		die(after, func(ctx context.Context) { _, _ = w.client.WakeVM(ctx, v.ID) })
 		ends["wake: "+w.revive(t, v, count)]++
+		count = w.count(t, v)
+		die(after, func(ctx context.Context) { _, _ = w.client.ForkVM(ctx, v.ID, api.ForkVM{Count: new(2)}) })
+		ends["fork: "+w.revive(t, v, count)]++
+		w.deleteForks(t, v, ends)
 		w.delete(t, v.ID)
 		w.requireOnly(t, before)
 	}
 	t.Logf("what became of the VMs: %v", ends)
+}
+
+// deleteForks deletes all VMs but one. None may take itself for another.
+func (w *world) deleteForks(t *testing.T, parent api.VM, ends map[string]int) {
+	t.Helper()
+	for _, id := range w.ids(t) {
+		if id == parent.ID {
+			continue
+		}
+		v := w.settled(t, id)
+		ends["forked: "+v.State]++
+		if v.State == api.StateRunning {
+			w.await(t, v.ID, "agent", normalReply)
+			w.requireProbeItself(t, v)
+		}
+		w.delete(t, id)
+	}
 }
 
 // ids lists every VM there is.

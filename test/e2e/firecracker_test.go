@@ -41,9 +41,11 @@ func TestFirecracker(t *testing.T) {
 		{"its limits are firecracker's", testProbeLimits},
 		{"frames leave with the guest's own addresses only", testProbeFrames},
 		{"a hundred times asleep and awake", testProbeSleep},
+		{"forks are guests of their own", testProbeForks},
+		{"snapshots are gone back to, and begun from", testProbeSnapshots},
 		{"hatchd is killed, stopped, and set to another driver", testProbeAdoption},
-		{"hatchd is killed amid a create, a sleep, a wake", testProbeDaemonDies},
-		{"the vmm is killed amid a create, a sleep, a wake", testProbeVMMDies},
+		{"hatchd is killed amid a create, a sleep, a wake, a fork", testProbeDaemonDies},
+		{"the vmm is killed amid a create, a sleep, a wake, a fork", testProbeVMMDies},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.run(t, w)

@@ -319,6 +319,14 @@ func setAside(t *testing.T, path string) (mend func()) {
 	return func() { rename(t, aside, path) }
 }
 
+// copyFile copies a file with its times and its holes.
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "--preserve=all", "--sparse=always", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
 func rename(t *testing.T, from, to string) {
 	t.Helper()
 	if err := os.Rename(from, to); err != nil {

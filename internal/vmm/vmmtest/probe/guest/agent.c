@@ -93,10 +93,58 @@ static void put_message(const char *json)
 	close_length(from);
 }
 
-/* The address is what the command line says: nothing here needs one. */
+/* Who the guest is: what the command line says, until it is a copy and is told
+ * otherwise. Nothing here needs it, so that knowing it is being it. */
+static struct self { int is_known; char hostname[65], mac[18], address[44]; } self;
+
+static void read_string(const char *json, const char *key, char *to, u32 size)
+{
+	const char *at = after(json, key);
+	u32 n = 0;
+	while (at && *at && *at != '"' && n < size - 1)
+		to[n++] = *at++;
+	to[n] = 0;
+}
+
+static void become(const char *args)
+{
+	read_string(args, "\"hostname\":\"", self.hostname, sizeof self.hostname);
+	read_string(args, "\"mac\":\"", self.mac, sizeof self.mac);
+	read_string(args, "\"address\":\"", self.address, sizeof self.address);
+	self.is_known = 1;
+}
+
+static void say_word(const char *s)
+{
+	say(" ");
+	say_bytes(s, word_length(s));
+}
+
+void say_self(void)
+{
+	say("who:");
+	say_word(self.is_known ? self.hostname : argument("hatch.hostname="));
+	say_word(self.is_known ? self.address : argument("hatch.ip="));
+	say_word(self.is_known ? self.mac : argument("hatch.mac="));
+	say("\r\n");
+}
+
+static void put_self(void)
+{
+	u32 from = open_length();
+	put_text("{\"ok\":true,\"result\":{\"hostname\":\"");
+	put_text(self.hostname);
+	put_text("\",\"mac\":\"");
+	put_text(self.mac);
+	put_text("\",\"address\":\"");
+	put_text(self.address);
+	put_text("\"}}");
+	close_length(from);
+}
+
 static void put_status(void)
 {
-	const char *prefix = argument("hatch.ip=");
+	const char *prefix = self.is_known ? self.address : argument("hatch.ip=");
 	u32 from = open_length();
 	put_text("{\"ok\":true,\"result\":{\"addresses\":[");
 	if (*prefix) {
@@ -176,6 +224,10 @@ static void serve(struct session *s, struct request *r)
 	} else if (starts_with(op, "woken\"")) {
 		say("woken\r\n");
 		put_message("{\"ok\":true,\"result\":null}");
+	} else if (starts_with(op, "recast\"")) {
+		become(op);
+		say("recast\r\n");
+		put_self();
 	} else if (starts_with(op, "process.exec\"")) {
 		put_process(op);
 	} else if (starts_with(op, "shutdown\"")) {

@@ -92,6 +92,7 @@ void vsock_send(int stream, const u8 *data, u32 length);
 /* agent.c */
 void agent_begin(int stream);                              /* the host has connected */
 void agent_take(int stream, const u8 *data, u32 length);
+void say_self(void);                                       /* the guest's name and place on its network */
 
 /* probe.c */
 extern u64 boot_number;                                    /* differs from boot to boot */

@@ -4,7 +4,8 @@
  * too incompletely for Linux.
  *
  * It also speaks as much of the agent's protocol as hatchd needs to take it for a
- * guest that is ready (agent.c), and obeys "count" with a number that only grows.
+ * guest that is ready (agent.c), and obeys "count" with a number that only grows,
+ * and "who" with the name and the place on the network that it takes for its own.
  *
  * It is also the shortest answer to what a VMM gives to its guest: this file is
  * the start and the commands, and each other file is one device.
@@ -286,6 +287,8 @@ static void obey(const char *line)
 	} else if (same_word(line, "count")) {
 		say_number(rounds);
 		say("\r\n");
+	} else if (same_word(line, "who")) {
+		say_self();
 	} else if (same_word(line, "cmdline")) {
 		say("cmdline: ");
 		say(command_line);
