@@ -167,7 +167,7 @@ var settings = []Setting{
 	},
 	{
 		Name: "mem_overcommit", Env: "HATCH_MEM_OVERCOMMIT", Default: "1.0",
-		Doc: "Running VMs' memory may add up to this many times the host's, 0.1 to 100.",
+		Doc: "Running VMs' memory, and what copies share, may add up to this many times the host's, 0.1 to 100.",
 		set: factor(func(c *Config) *float64 { return &c.MemOver }),
 	},
 	{

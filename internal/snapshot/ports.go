@@ -3,6 +3,8 @@ package snapshot
 import (
 	"context"
 	"os"
+
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 // Store keeps what is known of snapshots. An empty owner stands for every owner.
@@ -64,17 +66,18 @@ type Files interface {
 	// with code snapshot_unusable that says which part is missing, cut or damaged.
 	Verify(ctx context.Context, id string, sums Sums) error
 
+	// HoldMemory has the memory stay in RAM once Base has read it, until Remove, or
+	// until everybody who has called it has released it. From now on it counts for
+	// Bases, as so many bytes until it is there.
+	HoldMemory(id string, bytes int64) (release func())
+
 	// Base returns the memory as a file that nobody can change (see
 	// vmm.Spec.Base), to be closed by the caller. It is checked on the way.
 	// Errors: as Verify's.
 	Base(ctx context.Context, id string) (*os.File, error)
 
-	// HoldMemory reads the memory into RAM, where Base finds it until DropMemory
-	// or Remove. Errors: as Verify's.
-	HoldMemory(ctx context.Context, id string) error
-
-	// DropMemory gives that RAM back, once nothing uses it. None held is no error.
-	DropMemory(id string) error
+	// Bases lists all memory that is held. What is not there yet has no inode.
+	Bases() []vmm.Shared
 
 	// CopyDisk makes the file to, with the disk's content and its modification
 	// time. It is checked on the way, unless blocks can be shared. Errors: as

@@ -118,7 +118,7 @@ func (s *Store) LeaseVM(ctx context.Context, id string, pools vm.Pools, limit vm
 			return err
 		}
 		// The disk is not asked for again: the row has counted all along.
-		if err := tx.checkCapacity(ctx, v.ID, int64(v.MemMiB), 0, vm.Capacity{MemMiB: limit.MemMiB}); err != nil {
+		if err := tx.checkCapacity(ctx, v.ID, int64(v.MemMiB), 0, vm.Capacity{MemMiB: limit.MemMiB, Bases: limit.Bases}); err != nil {
 			return err
 		}
 		if err := tx.renewLease(ctx, row, v, pools); err != nil {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 // wanting creates a VM that asks for an address or a MAC.
@@ -257,6 +259,41 @@ func TestCapacity(t *testing.T) {
 		noError(t, s.DeleteVM(t.Context(), "vm_c"))
 		_, err = s.LeaseVM(t.Context(), "vm_a", pools(t), vm.Capacity{MemMiB: 1200, DiskMiB: 1})
 		noError(t, err)
+	})
+}
+
+// What machines share counts once, whoever has it, and as long as one lives.
+func TestSharedMemoryCounts(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		one, other := vmm.Shared{Inode: 7, Bytes: 100 << 20}, vmm.Shared{Inode: 8, Bytes: 1}
+		for id, base := range map[string]vmm.Shared{"vm_a": one, "vm_b": one, "vm_c": other, "vm_d": {}} {
+			v := newVM(id)
+			v.Machine.Base = base
+			createVM(t, s, v)
+		}
+		shared, err := s.SharedMemory(t.Context())
+		noError(t, err)
+		slices.SortFunc(shared, func(a, b vmm.Shared) int { return int(a.Inode) - int(b.Inode) })
+		equal(t, shared, []vmm.Shared{one, other})
+
+		held := []vmm.Shared{one, {Bytes: 50 << 20}, {Bytes: 50 << 20}} // two are not there yet
+		limit := vm.Capacity{MemMiB: 4*512 + 101 + 100, Bases: func() []vmm.Shared { return held }}
+		noError(t, s.CheckMemory(t.Context(), limit))
+		limit.MemMiB--
+		err = s.CheckMemory(t.Context(), limit)
+		hasCode(t, err, errs.Exhausted, "memory_exhausted")
+		if !strings.Contains(err.Error(), "what copies share takes 201") {
+			t.Errorf("got %q", err)
+		}
+		held = nil
+		noError(t, s.CheckMemory(t.Context(), limit))
+		for _, id := range []string{"vm_a", "vm_b"} {
+			_, err := s.UpdateVM(t.Context(), id, func(v *vm.VM) { v.State, v.Machine = vm.Stopped, nil })
+			noError(t, err)
+		}
+		shared, err = s.SharedMemory(t.Context())
+		noError(t, err)
+		equal(t, shared, []vmm.Shared{other})
 	})
 }
 

@@ -204,7 +204,9 @@ func (s *Service) rejoin(ctx context.Context, v VM, in *instance, h vmm.Handle) 
 	if v.EnableNetwork {
 		faults = append(faults, s.deps.Network.Reattach(ctx, v.Link()), s.forward(v))
 	}
-	h.Based = v.Machine != nil && v.Machine.Based
+	if v.Machine != nil {
+		h.Base = v.Machine.Base
+	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	_, err = s.update(ctx, v.ID, func(v *VM) {
 		if v.StartedAt == nil || v.State == Starting {

@@ -37,10 +37,6 @@ func (s *Service) Create(ctx context.Context, owner string, req CreateRequest) (
 // make stores a VM that is resolved and starts it by start.
 func (s *Service) make(ctx context.Context, v VM, req CreateRequest, start func(context.Context, VM) (VM, error)) (VM, error) {
 	began := time.Now()
-	limit, err := s.capacity()
-	if err != nil {
-		return VM{}, err
-	}
 	// The lock is taken before the row can be seen, so that nobody operates on
 	// a VM that is half made. The id is new: the lock is free.
 	unlock, err := s.locks.lock(ctx, v.ID)
@@ -48,7 +44,15 @@ func (s *Service) make(ctx context.Context, v VM, req CreateRequest, start func(
 		return VM{}, err
 	}
 	want := Wanted{Address: req.Address, MAC: req.MAC}
-	stored, created, err := s.deps.Store.CreateVM(ctx, v, want, s.settings.Pools, limit, req.Idempotency)
+	var stored VM
+	var created bool
+	err = s.withRoom(ctx, v.OwnerID, func() error {
+		limit, err := s.capacity()
+		if err == nil {
+			stored, created, err = s.deps.Store.CreateVM(ctx, v, want, s.settings.Pools, limit, req.Idempotency)
+		}
+		return err
+	})
 	if err != nil || !created {
 		unlock()
 		if err != nil {
@@ -67,14 +71,6 @@ func (s *Service) make(ctx context.Context, v VM, req CreateRequest, start func(
 	return v, err
 }
 
-func (s *Service) capacity() (Capacity, error) {
-	disk, err := s.deps.Host.DiskMiB()
-	if err != nil {
-		return Capacity{}, fmt.Errorf("cannot tell the free disk space: %w", err)
-	}
-	return Capacity{MemMiB: s.deps.Host.MemMiB(), DiskMiB: disk}, nil
-}
-
 // step is one part of a start, with its undo. undo is called when a later step
 // fails, and when do itself failed half-way; it does nothing while a VMM
 // process lives that could not be ended.
@@ -87,12 +83,12 @@ type step struct {
 // boot is a start under way.
 type boot struct {
 	vm      VM
-	fresh   bool     // the VM has no disk of its own yet: undo removes all of it
-	linked  bool     // the network step is done
-	tap     *os.File // until the driver has it
-	stuck   bool     // the VMM could not be ended: nothing it may use is given away
-	based   bool     // its machine was woken from a vmm.Spec.Base
-	sleep   *Sleep   // how its memory is kept, when it goes to sleep or is woken
+	fresh   bool       // the VM has no disk of its own yet: undo removes all of it
+	linked  bool       // the network step is done
+	tap     *os.File   // until the driver has it
+	stuck   bool       // the VMM could not be ended: nothing it may use is given away
+	base    vmm.Shared // what its machine shares; zero: nothing
+	sleep   *Sleep     // how its memory is kept, when it goes to sleep or is woken
 	machine vmm.Machine
 	in      *instance
 }
@@ -334,7 +330,7 @@ func (s *Service) kill(ctx context.Context, b *boot) {
 // that starts after a crash finds the machine by this row.
 func (s *Service) record(ctx context.Context, b *boot) error {
 	h := b.machine.Handle()
-	h.Based = b.based
+	h.Base = b.base
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	v, err := s.update(ctx, b.vm.ID, func(v *VM) {
 		v.State, v.StateReason, v.Intent = Running, "", WantRunning

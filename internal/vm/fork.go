@@ -78,12 +78,16 @@ func (s *Service) captureToFork(ctx context.Context, owner, id string, unlock fu
 		if err != nil {
 			return VM{}, err
 		}
+		memory, err := s.memoryBytes(ctx, v)
+		if err != nil {
+			return VM{}, err
+		}
 		passing, err := s.begin(ctx, v, snapshot.Snapshot{Kind: snapshot.Passing})
 		if err != nil {
 			return VM{}, err
 		}
 		one = passing
-		if reserved, err = s.reserve(ctx, one, req); err == nil && reserved.earlier == "" {
+		if reserved, err = s.reserve(ctx, one, memory, req); err == nil && reserved.earlier == "" {
 			err = copyFrom(ctx, one)
 		}
 		if err != nil {
@@ -113,7 +117,7 @@ func (s *Service) CreateFrom(ctx context.Context, owner, snapshotID string, req 
 		if err := s.Fits(one); err != nil {
 			return Copies{}, err
 		}
-		reserved, err := s.reserve(ctx, one, req)
+		reserved, err := s.reserve(ctx, one, min(one.Bytes, int64(one.VM.MemMiB)<<20), req)
 		if err != nil {
 			return Copies{}, err
 		}
@@ -172,6 +176,7 @@ func (s *Service) copies(ctx context.Context, one snapshot.Snapshot, r reservati
 	if base != nil {
 		_ = base.Close()
 	}
+	r.release() // those that are VMs now have it themselves
 	return sortOut(made, faults)
 }
 
@@ -273,8 +278,10 @@ func (s *Service) copyFailed(ctx context.Context, b *boot, stepName string, caus
 }
 
 func (s *Service) provisionCopy(ctx context.Context, b *boot, from *birth) error {
-	return s.deps.Files.ProvisionFrom(ctx, b.vm, func(ctx context.Context, path string) error {
-		return s.deps.SnapshotFiles.CopyDisk(ctx, from.from.ID, path)
+	return s.withRoom(ctx, b.vm.OwnerID, func() error {
+		return s.deps.Files.ProvisionFrom(ctx, b.vm, func(ctx context.Context, path string) error {
+			return s.deps.SnapshotFiles.CopyDisk(ctx, from.from.ID, path)
+		})
 	})
 }
 
@@ -293,7 +300,13 @@ func (s *Service) wakeCopy(ctx context.Context, b *boot, from *birth) error {
 	if spec.Base, err = from.base(); err != nil {
 		return err
 	}
-	b.machine, err = s.deps.Drivers[b.vm.Driver].Wake(ctx, spec, dir)
+	driver := s.deps.Drivers[b.vm.Driver]
+	if driver.Info().Capabilities.Base {
+		if b.base, err = vmm.SharedOf(spec.Base); err != nil {
+			return err
+		}
+	}
+	b.machine, err = driver.Wake(ctx, spec, dir)
 	return err
 }
 
@@ -349,7 +362,6 @@ func (s *Service) identity(v VM, anew bool) Identity {
 
 // recordCopy stores that the VM runs, and is itself.
 func (s *Service) recordCopy(ctx context.Context, b *boot) error {
-	b.based = s.deps.Drivers[b.vm.Driver].Info().Capabilities.Base
 	return s.record(ctx, b)
 }
 

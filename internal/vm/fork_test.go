@@ -23,7 +23,7 @@ func (w *world) requireOwn(t *testing.T, vms []vm.VM) {
 			seen[what+value] = v.ID
 		}
 		now := get(t, w, v.ID)
-		if now.State != vm.Running || now.Machine == nil || !now.Machine.Based || !now.Provisioned {
+		if now.State != vm.Running || now.Machine == nil || !now.Machine.IsBased() || !now.Provisioned {
 			t.Errorf("%s is %s, machine %+v", v.ID, now.State, now.Machine)
 		}
 	}
@@ -87,7 +87,7 @@ func TestAForkSleepsAndIsForked(t *testing.T) {
 			t.Fatal(err)
 		}
 		woken, err := w.Wake(t.Context(), owner, child.ID)
-		if err != nil || woken.Machine.Based {
+		if err != nil || woken.Machine.IsBased() {
 			t.Fatalf("woken: %+v, %v", woken.Machine, err)
 		}
 	}

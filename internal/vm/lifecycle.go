@@ -24,12 +24,8 @@ func (s *Service) ensureStarted(ctx context.Context, v VM) (VM, error) {
 		}
 		return v, nil
 	}
-	limit, err := s.capacity()
-	if err != nil {
-		return VM{}, err
-	}
 	asleep := v.Sleep != nil
-	v, err = s.deps.Store.LeaseVM(ctx, v.ID, s.poolsFor(v), limit)
+	v, err = s.lease(ctx, v, s.capacity)
 	if err != nil {
 		return VM{}, err
 	}

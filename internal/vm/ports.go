@@ -44,8 +44,12 @@ type Idempotency struct {
 // Capacity is what running and stopped VMs together may take of the host.
 // Zero means: no limit.
 type Capacity struct {
-	MemMiB  int64 // sum over VMs that are live
+	MemMiB  int64 // sum over VMs that are live, and what these and hatchd share
 	DiskMiB int64 // sum over all VMs
+
+	// Bases lists the memory that hatchd holds for machines to share; nil means
+	// none. It may be called inside the transaction and must be quick.
+	Bases func() []vmm.Shared
 }
 
 // Filter narrows a list. Zero fields do not narrow.
@@ -82,6 +86,13 @@ type Store interface {
 	// from now on, and returns the VM as stored. A lease that is whole already
 	// is left alone, but for an SSH port that is busy now. Errors as CreateVM's, and errs.NotFound.
 	LeaseVM(ctx context.Context, id string, pools Pools, limit Capacity) (VM, error)
+
+	// CheckMemory finds out whether what is counted already is within the limit.
+	// Errors: errs.Exhausted with code memory_exhausted.
+	CheckMemory(ctx context.Context, limit Capacity) error
+
+	// SharedMemory lists what live machines share, each once.
+	SharedMemory(ctx context.Context) ([]vmm.Shared, error)
 
 	// ReleaseVM empties the VM's lease.
 	ReleaseVM(ctx context.Context, id string) error

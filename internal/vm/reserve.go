@@ -14,21 +14,19 @@ import (
 type reservation struct {
 	vms     []VM
 	unlock  map[string]func() // by id
+	release func()            // lets go of the memory that they share
 	earlier string            // the VM that the same request has made before; then there are no others
 }
 
-// reserve stores the VMs that are to be made of a snapshot: all, or none. What a
-// daemon that dies leaves of them is removed by the next one.
-func (s *Service) reserve(ctx context.Context, one snapshot.Snapshot, req CopyRequest) (r reservation, err error) {
+// reserve stores the VMs that are to be made of a snapshot, all or none, where
+// there is room for them and for so many bytes of memory that they will share.
+// What a daemon that dies leaves of them is removed by the next one.
+func (s *Service) reserve(ctx context.Context, one snapshot.Snapshot, memory int64, req CopyRequest) (r reservation, err error) {
 	drafts, err := s.drafts(one, req)
 	if err != nil {
 		return reservation{}, err
 	}
-	limit, err := s.capacity()
-	if err != nil {
-		return reservation{}, err
-	}
-	r.unlock = map[string]func(){}
+	r.unlock, r.release = map[string]func(){}, s.deps.SnapshotFiles.HoldMemory(one.ID, memory)
 	for _, v := range drafts { // as in Create
 		unlock, err := s.locks.lock(ctx, v.ID)
 		if err != nil {
@@ -37,23 +35,33 @@ func (s *Service) reserve(ctx context.Context, one snapshot.Snapshot, req CopyRe
 		}
 		r.unlock[v.ID] = unlock
 	}
-	stored, created, err := s.deps.Store.CreateVMs(ctx, drafts, s.settings.Pools, limit, req.Idempotency)
+	var created bool
+	err = s.withRoom(ctx, one.OwnerID, func() error {
+		limit, err := s.capacity()
+		if err == nil {
+			r.vms, created, err = s.deps.Store.CreateVMs(ctx, drafts, s.settings.Pools, limit, req.Idempotency)
+		}
+		return err
+	})
 	switch {
 	case err != nil:
 		r.free()
 		return reservation{}, err
 	case !created:
 		r.free()
-		return reservation{earlier: stored[0].ID}, nil
+		return reservation{earlier: r.vms[0].ID}, nil
 	}
-	r.vms = stored
 	return r, nil
 }
 
-// free lets everybody operate on the VMs.
+// free lets everybody operate on the VMs, and lets go of what they would have
+// shared.
 func (r reservation) free() {
 	for _, unlock := range r.unlock {
 		unlock()
+	}
+	if r.release != nil {
+		r.release()
 	}
 }
 

@@ -77,7 +77,7 @@ func (s *Service) prepareSleep(ctx context.Context, b *boot) error {
 		return err
 	}
 	b.sleep = &Sleep{Bytes: bytes}
-	return s.deps.Memories.Prepare(b.vm.ID, bytes)
+	return s.withRoom(ctx, b.vm.OwnerID, func() error { return s.deps.Memories.Prepare(b.vm.ID, bytes) })
 }
 
 func (s *Service) forgetSleep(_ context.Context, b *boot) {
@@ -241,7 +241,7 @@ func (s *Service) ensureAwake(ctx context.Context, v VM) (VM, error) {
 	case v.Sleep == nil:
 		return VM{}, errs.New(errs.Conflict, "vm_not_asleep", "cannot wake VM %s: it is %s", v.ID, v.State).WithHint("start it")
 	}
-	v, err = s.deps.Store.LeaseVM(ctx, v.ID, s.poolsFor(v), Capacity{MemMiB: s.deps.Host.MemMiB()})
+	v, err = s.lease(ctx, v, s.memoryCapacity)
 	if err != nil {
 		return VM{}, err
 	}

@@ -517,7 +517,7 @@ func TestRAMThatNoVMUsesIsGivenBackAtStart(t *testing.T) {
 func TestCapacityOfSleepingVMs(t *testing.T) {
 	w := newWorld(t)
 	w.holdPersist = make(chan struct{})
-	most := int(bigHost{}.MemMiB())
+	most := int(w.memMiB)
 	v := mustCreate(t, w, vm.CreateRequest{MemMiB: &most})
 	if _, err := w.Sleep(t.Context(), owner, v.ID); err != nil {
 		t.Fatal(err)

@@ -161,10 +161,8 @@ func (s *Service) snapshotBytes(ctx context.Context, v VM, kind snapshot.Kind) (
 	if err != nil {
 		return 0, err
 	}
-	var memory int64
-	if v.Sleep != nil {
-		memory = v.Sleep.Bytes
-	} else if memory, err = s.memoryToSave(ctx, v); err != nil {
+	memory, err := s.memoryBytes(ctx, v)
+	if err != nil {
 		return 0, err
 	}
 	if kind == snapshot.Passing { // whose memory stays in RAM
@@ -173,12 +171,20 @@ func (s *Service) snapshotBytes(ctx context.Context, v VM, kind snapshot.Kind) (
 	return files + memory, nil
 }
 
+// memoryBytes is about what the VM's memory takes where it is kept.
+func (s *Service) memoryBytes(ctx context.Context, v VM) (int64, error) {
+	if v.Sleep != nil {
+		return v.Sleep.Bytes, nil
+	}
+	return s.memoryToSave(ctx, v)
+}
+
 // memoryToSave is about how much of its memory a guest has used that runs. What
 // one that shares a base has used its file in RAM does not tell, and that is
 // filled by the save. Errors: errs.Exhausted when it could not be.
 func (s *Service) memoryToSave(ctx context.Context, v VM) (bytes int64, err error) {
 	in := s.instanceOf(v.ID)
-	if in == nil || v.Machine == nil || !v.Machine.Based {
+	if in == nil || v.Machine == nil || !v.Machine.IsBased() {
 		return s.deps.Memories.Used(v.ID)
 	}
 	stats, err := in.machine.Stats(ctx)
@@ -230,7 +236,7 @@ func (s *Service) saveRunning(ctx context.Context, v VM, in *instance, one snaps
 // emptyMemory gives the RAM back that a save has filled, also one that failed,
 // of a running machine that does not use it.
 func (s *Service) emptyMemory(v VM) error {
-	if v.Machine == nil || !v.Machine.Based {
+	if v.Machine == nil || !v.Machine.IsBased() {
 		return nil
 	}
 	return s.deps.Memories.Make(v.ID, v.MemMiB, s.uid(v))

@@ -45,11 +45,15 @@ func ShapeOf(one snapshot.Snapshot) Shape {
 
 // Warm supplies new VMs with guests that have booted already (internal/warm).
 type Warm interface {
-	// Find returns what a VM of this shape can be made from. The caller calls
-	// Release when it is done with that.
-	Find(ctx context.Context, shape Shape) (Warmth, bool)
+	// Find returns what a VM of this shape can be made from. Where that has to be
+	// brought into RAM, room is asked for it first, once it counts (see
+	// snapshot.Files.Bases). The caller calls Release when it is done with that.
+	Find(ctx context.Context, shape Shape, room func(context.Context) error) (Warmth, bool)
 	// Missed tells that a VM of this shape had to boot.
-	Missed(shape Shape)
+	Missed(ctx context.Context, shape Shape)
+	// DropIdle gives RAM back that was used for earlier VMs, and reports whether
+	// there was any. What is in use stays, by the inodes of vmm.Shared.
+	DropIdle(inUse map[uint64]bool) (dropped bool)
 	// Spoiled tells that what Find returned could not become a VM, and why.
 	Spoiled(one snapshot.Snapshot, cause error)
 }
@@ -128,11 +132,11 @@ func (s *Service) startWarm(ctx context.Context, v VM) (VM, error) {
 	if err != nil {
 		return s.start(ctx, v) // which tells of it
 	}
-	warmth, ok := s.deps.Warm.Find(ctx, shape)
+	warmth, ok := s.deps.Warm.Find(ctx, shape, func(ctx context.Context) error { return s.checkMemory(ctx, v.OwnerID) })
 	if !ok {
 		v, err = s.start(ctx, v)
 		if err == nil {
-			s.deps.Warm.Missed(shape)
+			s.deps.Warm.Missed(ctx, shape)
 		}
 		return v, err
 	}

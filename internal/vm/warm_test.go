@@ -2,6 +2,7 @@ package vm_test
 
 import (
 	"context"
+	"os"
 	"testing"
 
 	"github.com/hatchvm/hatch/internal/access"
@@ -18,21 +19,37 @@ type shelf struct {
 	missed []vm.Shape
 
 	spoiled int
+	idle    func() // lets go of memory that nobody uses; nil: there is none
 }
 
-func (s *shelf) Find(ctx context.Context, shape vm.Shape) (vm.Warmth, bool) {
+func (s *shelf) Find(ctx context.Context, shape vm.Shape, room func(context.Context) error) (vm.Warmth, bool) {
 	if shape.Key() != vm.ShapeOf(s.one).Key() {
 		return vm.Warmth{}, false
 	}
-	memory, err := s.w.snapshotFiles.Base(ctx, s.one.ID)
+	drop := s.w.snapshotFiles.HoldMemory(s.one.ID, s.one.Bytes)
+	var memory *os.File
+	err := room(ctx)
+	if err == nil {
+		memory, err = s.w.snapshotFiles.Base(ctx, s.one.ID)
+	}
 	if err != nil {
+		drop()
 		return vm.Warmth{}, false
 	}
 	s.inUse++
-	return vm.Warmth{Snapshot: s.one, Memory: memory, Release: func() { s.inUse--; _ = memory.Close() }}, true
+	return vm.Warmth{Snapshot: s.one, Memory: memory, Release: func() { s.inUse--; _ = memory.Close(); drop() }}, true
 }
 
-func (s *shelf) Missed(shape vm.Shape) { s.missed = append(s.missed, shape) }
+func (s *shelf) Missed(_ context.Context, shape vm.Shape) { s.missed = append(s.missed, shape) }
+
+func (s *shelf) DropIdle(inUse map[uint64]bool) bool {
+	if s.idle == nil {
+		return false
+	}
+	s.idle()
+	s.idle = nil
+	return true
+}
 
 func (s *shelf) Spoiled(one snapshot.Snapshot, _ error) {
 	if one.ID == s.one.ID {
@@ -108,7 +125,7 @@ func TestAVMBootsWhenItCannotBeACopy(t *testing.T) {
 	for _, call := range []string{"Recast", "Wake", "Attach", "Open", "Make", "Console", "Provision"} {
 		w.failNext(call)
 		v := mustCreate(t, w, vm.CreateRequest{})
-		if v.State != vm.Running || v.Machine.Based || v.SnapshotID != "" || w.as(v.ID) != nil {
+		if v.State != vm.Running || v.Machine.IsBased() || v.SnapshotID != "" || w.as(v.ID) != nil {
 			t.Errorf("%s: it is %+v, told to be %+v", call, v, w.as(v.ID))
 		}
 		w.requireDisk(t, v.ID, "empty")
@@ -129,7 +146,7 @@ func TestAVMBootsWhenItCannotBeACopy(t *testing.T) {
 	w.shut(t)
 	w.serve(t) // which ends it
 	now, err := w.Start(t.Context(), owner, stuck.ID)
-	if err != nil || now.State != vm.Running || now.Machine.Based {
+	if err != nil || now.State != vm.Running || now.Machine.IsBased() {
 		t.Fatalf("started it is %+v, %v", now, err)
 	}
 	w.requireDisk(t, stuck.ID, "empty")
@@ -152,7 +169,7 @@ func TestAVMThatWasHalfACopyCanBeStarted(t *testing.T) {
 	}
 	w.requireNothing(t)
 	now, err := w.Start(t.Context(), owner, v.ID)
-	if err != nil || now.State != vm.Running || now.Machine.Based {
+	if err != nil || now.State != vm.Running || now.Machine.IsBased() {
 		t.Fatalf("started it is %+v, %v", now, err)
 	}
 	w.requireDisk(t, v.ID, "empty")

@@ -44,6 +44,8 @@ type world struct {
 	adoptFaults int    // guarded by mu: how many adoptions fail from now on
 	root        string // of the VMs' directories
 	memories    *memory.Keeper
+	memMiB      int64                 // that VMs may take
+	diskMiB     func() (int64, error) // likewise; nil: much
 	snapshots   *snapshot.Service
 
 	snapshotFiles *snapshotfiles.Files
@@ -82,7 +84,7 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 	}
-	w := &world{store: st, driver: vmmtest.NewFake(), driverName: "fake", root: t.TempDir()}
+	w := &world{store: st, driver: vmmtest.NewFake(), driverName: "fake", root: t.TempDir(), memMiB: 16 << 10}
 	if w.memories, err = memory.In(t.TempDir(), func(id string) string { return filepath.Join(w.root, id) }); err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +148,7 @@ func (w *world) open(t *testing.T) {
 		Store: bookStore{w.store, w}, Images: bookImages{w}, Templates: noTemplates{}, Network: bookNetwork{w},
 		Forwards: bookForwards{w}, Files: bookFiles{disk.New(w.root, ""), w}, Memories: bookMemories{w.memories, w}, Guests: bookGuests{w}, Consoles: bookConsoles{w},
 		Snapshots: w.snapshots, SnapshotFiles: bookSnapshots{w.snapshotFiles, w}, Warm: w.warm,
-		Host: bigHost{}, Drivers: map[string]vmm.Driver{w.driverName: deafDriver{w.driver, w}}, Log: slog.New(slog.DiscardHandler),
+		Host: bookHost{w}, Drivers: map[string]vmm.Driver{w.driverName: deafDriver{w.driver, w}}, Log: slog.New(slog.DiscardHandler),
 		PageStatus: page.Status, Dial: w.dial,
 	}, vm.Settings{
 		DefaultDriver: w.driverName, VCPUs: 1, MemMiB: 512, DiskMiB: 1024, BootArgs: "console=ttyS0",
@@ -619,8 +621,13 @@ func (silentConsole) Read([]byte) (int, error)    { return 0, io.EOF }
 func (silentConsole) Write(p []byte) (int, error) { return len(p), nil }
 func (silentConsole) Close() error                { return nil }
 
-type bigHost struct{}
+type bookHost struct{ w *world }
 
-func (bigHost) CPUs() int               { return 4 }
-func (bigHost) MemMiB() int64           { return 16 << 10 }
-func (bigHost) DiskMiB() (int64, error) { return 1 << 20, nil }
+func (bookHost) CPUs() int       { return 4 }
+func (b bookHost) MemMiB() int64 { return b.w.memMiB }
+func (b bookHost) DiskMiB() (int64, error) {
+	if b.w.diskMiB != nil {
+		return b.w.diskMiB()
+	}
+	return 1 << 20, nil
+}

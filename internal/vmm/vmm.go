@@ -62,10 +62,6 @@ type NIC struct {
 	TAP *os.File // opened TAP with IFF_NO_PI | IFF_VNET_HDR; frames go in and out of it
 }
 
-// BaseName is the name of each memfd that is a Spec.Base. By it a later daemon
-// recognises the memory of a machine that it adopts.
-const BaseName = "hatch-base"
-
 // LogName is the file in a machine's run directory that a driver copies into
 // what the VMM process prints. It is bounded in size, however much comes, and
 // begun anew with each machine. A driver whose VMM prints nothing has none.
@@ -84,10 +80,13 @@ type Handle struct {
 	Socket    string `json:"socket"`     // control socket, a path on the host
 	Version   string `json:"version"`    // of the VMM program
 
-	// Based tells that the machine was woken from a Base that it shares, and does
-	// not use its Memory. It is for whoever keeps the handle: drivers do not set it.
-	Based bool `json:"based,omitempty"`
+	// Base is the Spec.Base that the machine was woken from, if it shares that and
+	// does not use its Memory. It is for whoever keeps the handle: drivers do not set it.
+	Base Shared `json:"base,omitzero"`
 }
+
+// IsBased reports whether the machine shares memory.
+func (h Handle) IsBased() bool { return h.Base != Shared{} }
 
 // Channel names one of a machine's byte streams.
 type Channel string

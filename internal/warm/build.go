@@ -17,7 +17,7 @@ const tidyEvery = time.Minute
 // Run builds what is asked for, one at a time, and removes what is out of date,
 // until ctx is done. Call it once, after the VMs have been adopted.
 func (s *Service) Run(ctx context.Context, vms VMs) {
-	defer s.dropBases(0)
+	defer s.dropBases(unusedFor(0))
 	s.removeLeft(ctx, vms)
 	s.removeStale(ctx, vms)
 	tick := time.NewTicker(tidyEvery)
@@ -30,7 +30,7 @@ func (s *Service) Run(ctx context.Context, vms VMs) {
 			s.build(ctx, vms, shape)
 			s.removeStale(ctx, vms)
 		case <-tick.C:
-			s.dropBases(baseRest)
+			s.dropBases(unusedFor(baseRest))
 			s.removeStale(ctx, vms)
 		}
 	}
@@ -137,17 +137,6 @@ func (s *Service) removeStale(ctx context.Context, vms VMs) {
 	}
 }
 
-// dropBases gives the RAM of memories back that were not used for so long.
-func (s *Service) dropBases(unused time.Duration) {
-	s.mu.Lock()
-	var idle []string
-	for id, used := range s.held {
-		if time.Since(used) >= unused {
-			idle = append(idle, id)
-		}
-	}
-	s.mu.Unlock()
-	for _, id := range idle {
-		s.dropBase(id)
-	}
+func unusedFor(so time.Duration) func(*idle) bool {
+	return func(m *idle) bool { return time.Since(m.used) >= so }
 }

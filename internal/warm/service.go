@@ -13,6 +13,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 var _ vm.Warm = (*Service)(nil)
@@ -40,9 +41,16 @@ type Service struct {
 	queue chan vm.Shape
 
 	mu     sync.Mutex
-	builds map[string]Guest     // by the shape's key: under way, or failed
-	now    *building            // what Run builds; nil: nothing
-	held   map[string]time.Time // memories in RAM, by snapshot id: when they were used last
+	builds map[string]Guest // by the shape's key: under way, or failed
+	now    *building        // what Run builds; nil: nothing
+	idle   map[string]*idle // memories that stay in RAM for a while, by snapshot id
+}
+
+// idle is a memory that nobody may want any more.
+type idle struct {
+	inode   uint64
+	used    time.Time // last
+	release func()
 }
 
 // building is a build that has begun.
@@ -57,12 +65,12 @@ func New(snapshots *snapshot.Service, files snapshot.Files, mode Mode, log *slog
 	return &Service{
 		snapshots: snapshots, files: files, mode: mode, log: log,
 		queue:  make(chan vm.Shape, maxQueue),
-		builds: map[string]Guest{}, held: map[string]time.Time{},
+		builds: map[string]Guest{}, idle: map[string]*idle{},
 	}
 }
 
 // Find implements vm.Warm.
-func (s *Service) Find(ctx context.Context, shape vm.Shape) (vm.Warmth, bool) {
+func (s *Service) Find(ctx context.Context, shape vm.Shape, room func(context.Context) error) (vm.Warmth, bool) {
 	if s.mode == Off {
 		return vm.Warmth{}, false
 	}
@@ -71,8 +79,10 @@ func (s *Service) Find(ctx context.Context, shape vm.Shape) (vm.Warmth, bool) {
 		return vm.Warmth{}, false
 	}
 	release := s.snapshots.Hold(one.ID)
-	memory, err := s.base(ctx, one.ID)
+	drop := s.files.HoldMemory(one.ID, min(one.Bytes, int64(one.VM.MemMiB)<<20))
+	memory, err := s.base(ctx, one.ID, room)
 	if err != nil {
+		drop()
 		release()
 		s.log.Warn("a booted guest cannot be used", "snapshot", one.ID, "err", err)
 		if errs.HasCode(err, "snapshot_unusable") { // else it was the host's fault
@@ -80,7 +90,7 @@ func (s *Service) Find(ctx context.Context, shape vm.Shape) (vm.Warmth, bool) {
 		}
 		return vm.Warmth{}, false
 	}
-	return vm.Warmth{Snapshot: one, Memory: memory, Release: func() { _ = memory.Close(); release() }}, true
+	return vm.Warmth{Snapshot: one, Memory: memory, Release: func() { _ = memory.Close(); drop(); release() }}, true
 }
 
 func (s *Service) find(ctx context.Context, shape vm.Shape) (snapshot.Snapshot, bool) {
@@ -125,20 +135,39 @@ func (s *Service) kept(ctx context.Context) ([]snapshot.Snapshot, error) {
 
 // base returns the memory of a snapshot, which is read from disk when it was not
 // used lately.
-func (s *Service) base(ctx context.Context, id string) (*os.File, error) {
-	if err := s.files.HoldMemory(ctx, id); err != nil {
+func (s *Service) base(ctx context.Context, id string, room func(context.Context) error) (*os.File, error) {
+	s.mu.Lock()
+	there := s.idle[id] != nil
+	s.mu.Unlock()
+	if !there {
+		if err := room(ctx); err != nil {
+			return nil, err
+		}
+	}
+	memory, err := s.files.Base(ctx, id)
+	if err != nil {
 		return nil, err
 	}
+	shared, err := vmm.SharedOf(memory)
+	if err != nil {
+		return nil, errors.Join(err, memory.Close())
+	}
 	s.mu.Lock()
-	s.held[id] = time.Now()
-	s.mu.Unlock()
-	return s.files.Base(ctx, id)
+	defer s.mu.Unlock()
+	if s.idle[id] == nil {
+		s.idle[id] = &idle{inode: shared.Inode, release: s.files.HoldMemory(id, 0)}
+	}
+	s.idle[id].used = time.Now()
+	return memory, nil
 }
 
 // Missed implements vm.Warm.
-func (s *Service) Missed(shape vm.Shape) {
+func (s *Service) Missed(ctx context.Context, shape vm.Shape) {
 	if s.mode != Auto {
 		return
+	}
+	if _, there := s.find(ctx, shape); there {
+		return // but there was no room for it
 	}
 	s.mu.Lock()
 	last, known := s.builds[shape.Key()]
@@ -267,9 +296,31 @@ func (s *Service) remove(ctx context.Context, id string) {
 // dropBase gives the RAM of a memory back.
 func (s *Service) dropBase(id string) {
 	s.mu.Lock()
-	delete(s.held, id)
+	m := s.idle[id]
+	delete(s.idle, id)
 	s.mu.Unlock()
-	if err := s.files.DropMemory(id); err != nil {
-		s.log.Error("cannot give the memory of a booted guest back", "snapshot", id, "err", err)
+	if m != nil {
+		m.release()
 	}
+}
+
+// DropIdle implements vm.Warm.
+func (s *Service) DropIdle(inUse map[uint64]bool) bool {
+	return s.dropBases(func(m *idle) bool { return !inUse[m.inode] })
+}
+
+// dropBases drops those that are not wanted.
+func (s *Service) dropBases(unwanted func(*idle) bool) (dropped bool) {
+	s.mu.Lock()
+	var ids []string
+	for id, m := range s.idle {
+		if unwanted(m) {
+			ids = append(ids, id)
+		}
+	}
+	s.mu.Unlock()
+	for _, id := range ids {
+		s.dropBase(id)
+	}
+	return len(ids) > 0
 }

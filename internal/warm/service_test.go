@@ -14,8 +14,8 @@ import (
 func TestAMissedShapeIsBuiltOnce(t *testing.T) {
 	w := newWorld(t, Auto)
 	w.requireFind(t, shape(64), false)
-	w.Missed(shape(64))
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
+	w.Missed(t.Context(), shape(64))
 	if err := w.Keep(t.Context(), shape(64)); err != nil {
 		t.Error(err)
 	}
@@ -40,7 +40,7 @@ func TestAMissedShapeIsBuiltOnce(t *testing.T) {
 
 func TestOnlyWhoMayAsks(t *testing.T) {
 	manual := newWorld(t, Manual)
-	manual.Missed(shape(64))
+	manual.Missed(t.Context(), shape(64))
 	manual.requireStates(t)
 	if err := manual.Keep(t.Context(), shape(64)); err != nil {
 		t.Error(err)
@@ -49,13 +49,13 @@ func TestOnlyWhoMayAsks(t *testing.T) {
 	manual.requireFind(t, shape(64), true)
 
 	off := newWorld(t, Off)
-	off.Missed(shape(64))
+	off.Missed(t.Context(), shape(64))
 	if err := off.Keep(t.Context(), shape(64)); !errs.HasCode(err, "warm_off") {
 		t.Errorf("asked for one: %v", err)
 	}
 	off.requireStates(t)
 	off.Service.mode = Auto
-	off.Missed(shape(64))
+	off.Missed(t.Context(), shape(64))
 	off.buildAll(t)
 	off.Service.mode = Off
 	off.requireFind(t, shape(64), false)
@@ -79,7 +79,7 @@ func TestTooManyShapesWait(t *testing.T) {
 func TestAFailedBuildIsToldAndRests(t *testing.T) {
 	w := newWorld(t, Auto)
 	w.vms.unready = errs.New(errs.Unavailable, "wait_timeout", "its kernel has panicked")
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
 	w.buildAll(t)
 	if g := w.requireStates(t, Failed); !strings.Contains(g[0].Reason, "its kernel has panicked") {
 		t.Errorf("the reason is %q", g[0].Reason)
@@ -87,13 +87,13 @@ func TestAFailedBuildIsToldAndRests(t *testing.T) {
 	if len(w.vms.shapes) != 0 {
 		t.Errorf("left behind: %v", w.vms.shapes)
 	}
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
 	w.requireStates(t, Failed)
 	key := shape(64).Key()
 	rested := w.builds[key]
 	rested.At = rested.At.Add(-failureRest)
 	w.builds[key] = rested
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
 	w.requireStates(t, Building)
 	w.buildAll(t)
 	w.vms.unready = nil
@@ -139,21 +139,21 @@ func TestTheOldestMakeRoom(t *testing.T) {
 
 func TestADamagedOneIsRemoved(t *testing.T) {
 	w := newWorld(t, Auto)
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
 	w.buildAll(t)
 	w.damage(t, w.requireStates(t, Ready)[0].SnapshotID)
 	w.requireFind(t, shape(64), false)
 	w.requireStates(t)
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
 	w.buildAll(t)
 	w.requireFind(t, shape(64), true)
 }
 
 func TestASpoiledOneIsRemovedAndRests(t *testing.T) {
 	w := newWorld(t, Auto)
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
 	w.buildAll(t)
-	warmth, ok := w.Find(t.Context(), shape(64))
+	warmth, ok := w.Find(t.Context(), shape(64), ample)
 	if !ok {
 		t.Fatal("there is none")
 	}
@@ -168,7 +168,7 @@ func TestASpoiledOneIsRemovedAndRests(t *testing.T) {
 	if files, err := w.files.List(); err != nil || len(files) != 0 {
 		t.Errorf("left behind: %v, %v", files, err)
 	}
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
 	w.requireStates(t, Failed)
 	if err := w.Keep(t.Context(), shape(64)); err != nil {
 		t.Error(err)
@@ -179,25 +179,68 @@ func TestASpoiledOneIsRemovedAndRests(t *testing.T) {
 
 func TestMemoryIsHeldWhileItIsUsed(t *testing.T) {
 	w := newWorld(t, Auto)
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
 	w.buildAll(t)
 	w.requireFind(t, shape(64), true)
 	w.damage(t, w.requireStates(t, Ready)[0].SnapshotID) // RAM does not notice
-	w.dropBases(time.Hour)
+	w.dropBases(unusedFor(time.Hour))
 	w.requireFind(t, shape(64), true)
-	w.dropBases(0)
-	if len(w.held) != 0 {
-		t.Errorf("held are %v", w.held)
+	w.dropBases(unusedFor(0))
+	if len(w.idle) != 0 || len(w.files.Bases()) != 0 {
+		t.Errorf("held are %v", w.files.Bases())
 	}
 	w.requireFind(t, shape(64), false)
 }
 
+func TestMemoryIsReadWhereThereIsRoom(t *testing.T) {
+	w := newWorld(t, Auto)
+	w.Missed(t.Context(), shape(64))
+	w.buildAll(t)
+	full := errs.New(errs.Exhausted, "memory_exhausted", "there is no room")
+	if _, ok := w.Find(t.Context(), shape(64), func(context.Context) error {
+		if held := w.files.Bases(); len(held) != 1 || held[0].Bytes == 0 {
+			t.Errorf("while room is asked for this counts: %+v", held)
+		}
+		return full
+	}); ok {
+		t.Error("it was read")
+	}
+	if held := w.files.Bases(); len(held) != 0 {
+		t.Errorf("held is %+v", held)
+	}
+	w.Missed(t.Context(), shape(64))
+	w.requireStates(t, Ready) // it is there
+
+	w.requireFind(t, shape(64), true)
+	if _, ok := w.Find(t.Context(), shape(64), func(context.Context) error { return full }); !ok {
+		t.Error("what is in RAM needs no room")
+	}
+}
+
+func TestIdleMemoryIsDropped(t *testing.T) {
+	w := newWorld(t, Auto)
+	w.Missed(t.Context(), shape(64))
+	w.buildAll(t)
+	w.requireFind(t, shape(64), true)
+	held := w.files.Bases()
+	if len(held) != 1 {
+		t.Fatalf("held is %+v", held)
+	}
+	if w.DropIdle(map[uint64]bool{held[0].Inode: true}) || len(w.files.Bases()) != 1 {
+		t.Error("what VMs use was dropped")
+	}
+	if !w.DropIdle(nil) || len(w.files.Bases()) != 0 || w.DropIdle(nil) {
+		t.Errorf("held is %+v", w.files.Bases())
+	}
+	w.requireFind(t, shape(64), true)
+}
+
 func TestForget(t *testing.T) {
 	w := newWorld(t, Auto)
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
 	w.buildAll(t)
-	w.Missed(shape(65))
-	warmth, ok := w.Find(t.Context(), shape(64))
+	w.Missed(t.Context(), shape(65))
+	warmth, ok := w.Find(t.Context(), shape(64), ample)
 	if !ok {
 		t.Fatal("there is none")
 	}
@@ -227,7 +270,7 @@ func TestForgetEndsABuild(t *testing.T) {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
 	built := make(chan struct{})
 	go func() { defer close(built); w.buildAll(t) }()
 	<-booting
@@ -254,13 +297,13 @@ func TestRun(t *testing.T) {
 	if id := <-w.vms.gone; id != left.ID {
 		t.Errorf("deleted was %s, not what an earlier daemon had left", id)
 	}
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
 	<-w.vms.gone // once it is kept
 	w.requireFind(t, shape(64), true)
 	cancel()
 	<-ended
-	if len(w.held) != 0 {
-		t.Errorf("held are %v", w.held)
+	if len(w.idle) != 0 || len(w.files.Bases()) != 0 {
+		t.Errorf("held are %v", w.files.Bases())
 	}
 }
 
@@ -272,7 +315,7 @@ func TestHatchdEndsAmidABuild(t *testing.T) {
 		<-ctx.Done()
 		return errors.Join(errors.New("cut short"), ctx.Err())
 	}
-	w.Missed(shape(64))
+	w.Missed(t.Context(), shape(64))
 	w.Run(ctx, w.vms)
 	if len(w.vms.shapes) != 0 {
 		t.Errorf("left behind: %v", w.vms.shapes)

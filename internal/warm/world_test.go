@@ -95,10 +95,12 @@ func (w *world) requireStates(t *testing.T, want ...State) []Guest {
 	return all
 }
 
+func ample(context.Context) error { return nil }
+
 // requireFind checks whether VMs of the shape can begin as a copy.
 func (w *world) requireFind(t *testing.T, s vm.Shape, want bool) {
 	t.Helper()
-	warmth, ok := w.Find(t.Context(), s)
+	warmth, ok := w.Find(t.Context(), s, ample)
 	if ok != want {
 		t.Errorf("found: %v, want %v", ok, want)
 	}

@@ -2,8 +2,8 @@
 // memory and the file system of the data directory, each times the operator's
 // overcommit factor, less what the host keeps for itself.
 //
-// It does not count what VMs have taken; the store does, inside the
-// transaction of a create. Start at [New].
+// It does not count what VMs have taken, each for itself and by sharing; the
+// store does, inside the transaction of a create. Start at [New].
 package capacity
 
 import (

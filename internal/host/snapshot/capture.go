@@ -32,7 +32,7 @@ func (f *Files) CapturePassing(ctx context.Context, id string, from snapshot.Par
 	dir := f.Dir(id)
 	err := captureDisk(ctx, dir, from.Disk)
 	if err == nil {
-		err = f.keep(ctx, id, from)
+		err = f.keepPassing(ctx, id, from)
 	}
 	return captured(dir, err)
 }

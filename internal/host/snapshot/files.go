@@ -25,6 +25,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/sparse"
 	"github.com/hatchvm/hatch/internal/snapshot"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 var _ snapshot.Files = (*Files)(nil)
@@ -57,15 +58,16 @@ type Files struct {
 	clearing chan struct{}      // capacity 1; full while somebody deletes what was removed
 	reading  singleflight.Group // by snapshot id: of memory that is to be held
 
-	mu   sync.Mutex      // guards held
-	held map[string]held // memory in RAM, by snapshot id
+	mu   sync.Mutex       // guards held and what it holds
+	held map[string]*held // by snapshot id
 }
 
-// held is the memory of a snapshot in RAM: of a passing one, which has none
-// elsewhere, or because it was asked for.
+// held is the memory of a snapshot in RAM, from when somebody wants it there.
 type held struct {
-	base    *os.File
-	passing bool
+	users   int
+	base    *os.File   // nil: it is not there yet
+	takes   vmm.Shared // about, until it is there
+	passing bool       // it has no memory elsewhere
 }
 
 // Open returns the files below root, which it makes, and removes what an
@@ -75,7 +77,7 @@ func Open(root string, reserve int64) (*Files, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the directory for snapshots: %w", err)
 	}
-	f := &Files{root: root, reserve: reserve, clearing: make(chan struct{}, 1), held: map[string]held{}}
+	f := &Files{root: root, reserve: reserve, clearing: make(chan struct{}, 1), held: map[string]*held{}}
 	f.removing.Go(f.removeGone)
 	return f, nil
 }
@@ -88,7 +90,9 @@ func (f *Files) Close() error {
 	defer f.mu.Unlock()
 	var faults []error
 	for id, m := range f.held {
-		faults = append(faults, m.base.Close())
+		if m.base != nil {
+			faults = append(faults, m.base.Close())
+		}
 		delete(f.held, id)
 	}
 	return errors.Join(faults...)
@@ -132,9 +136,7 @@ func (f *Files) Remove(id string) error {
 	if !isID(id) {
 		return fmt.Errorf("cannot remove a snapshot: %q is no id", id)
 	}
-	if err := f.DropMemory(id); err != nil {
-		return err
-	}
+	f.drop(id)
 	err := os.Rename(f.Dir(id), fmt.Sprintf("%s%s%d", f.Dir(id), gone, time.Now().UnixNano()))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -216,6 +216,49 @@ func TestAPassingSnapshotKeepsItsMemoryInRAM(t *testing.T) {
 	}
 }
 
+func TestMemoryIsHeldAsLongAsAnybodyWantsIt(t *testing.T) {
+	f := newFiles(t)
+	sealedOf(t, f, newGuest(t))
+	counts := func(want ...int64) {
+		t.Helper()
+		var got []int64
+		for _, one := range f.Bases() {
+			got = append(got, one.Bytes)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("held are %v bytes, want %v", got, want)
+		}
+	}
+	base := func() (inode uint64, bytes int64) {
+		t.Helper()
+		file, err := f.Base(t.Context(), id)
+		noError(t, err)
+		one, err := vmm.SharedOf(file)
+		noError(t, errors.Join(err, file.Close()))
+		return one.Inode, one.Bytes
+	}
+	base()
+	counts()
+	first, second := f.HoldMemory(id, 7), f.HoldMemory(id, 5)
+	counts(7)
+	inode, bytes := base()
+	if again, _ := base(); again != inode {
+		t.Error("it was read twice")
+	}
+	counts(bytes)
+	first()
+	first() // which counts once
+	counts(bytes)
+	second()
+	counts()
+
+	release := f.HoldMemory(id, 7)
+	base()
+	noError(t, f.Remove(id))
+	counts()
+	release()
+}
+
 func TestLinkMemorySharesItsBlocks(t *testing.T) {
 	f, g := newFiles(t), newGuest(t)
 	sums := sealedOf(t, f, g)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -20,11 +21,91 @@ import (
 // writes to it, resizes it, or takes the seals away.
 const unchangeable = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
-// Base implements snapshot.Files.
-func (f *Files) Base(ctx context.Context, id string) (*os.File, error) {
-	if base, ok, err := f.kept(id); ok {
-		return base, err
+// HoldMemory implements snapshot.Files.
+func (f *Files) HoldMemory(id string, bytes int64) (release func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	h := f.hold(id)
+	if h.base == nil {
+		h.takes.Bytes = max(h.takes.Bytes, bytes)
 	}
+	return sync.OnceFunc(func() { f.letGo(id, h) })
+}
+
+// hold counts one who wants the memory in RAM. Precondition: mu is held.
+func (f *Files) hold(id string) *held {
+	h := f.held[id]
+	if h == nil {
+		h = &held{}
+		f.held[id] = h
+	}
+	h.users++
+	return h
+}
+
+func (f *Files) letGo(id string, h *held) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if h.users--; h.users == 0 && f.held[id] == h {
+		f.dropHeld(id)
+	}
+}
+
+// drop gives the RAM back, whoever wants it.
+func (f *Files) drop(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dropHeld(id)
+}
+
+// dropHeld is drop for whoever holds mu. What machines and others have got of it
+// they keep.
+func (f *Files) dropHeld(id string) {
+	if h := f.held[id]; h != nil && h.base != nil {
+		_ = h.base.Close() // memory has nothing to lose
+	}
+	delete(f.held, id)
+}
+
+// Bases implements snapshot.Files.
+func (f *Files) Bases() []vmm.Shared {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []vmm.Shared
+	for _, h := range f.held {
+		all = append(all, h.takes)
+	}
+	return all
+}
+
+// Base implements snapshot.Files. However many ask for memory that is held, it
+// is read once.
+func (f *Files) Base(ctx context.Context, id string) (*os.File, error) {
+	base, held, err := f.kept(id)
+	switch {
+	case base != nil || err != nil:
+		return base, err
+	case !held:
+		return f.read(ctx, id)
+	}
+	_, err, _ = f.reading.Do(id, func() (any, error) {
+		base, err := f.read(ctx, id)
+		if err == nil {
+			err = f.keep(id, base)
+		}
+		return nil, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if base, _, err = f.kept(id); base == nil && err == nil {
+		err = fmt.Errorf("the memory of snapshot %s was dropped while it was read", id)
+	}
+	return base, err
+}
+
+// read brings memory into RAM.
+func (f *Files) read(ctx context.Context, id string) (*os.File, error) {
 	x, src, err := f.openMemory(id)
 	if err != nil {
 		return nil, refused(id, err)
@@ -34,31 +115,17 @@ func (f *Files) Base(ctx context.Context, id string) (*os.File, error) {
 	return base, refused(id, err)
 }
 
-// HoldMemory implements snapshot.Files. However many ask for it, it is read once.
-func (f *Files) HoldMemory(ctx context.Context, id string) error {
-	_, err, _ := f.reading.Do(id, func() (any, error) { return nil, f.holdMemory(ctx, id) })
-	return err
-}
-
-func (f *Files) holdMemory(ctx context.Context, id string) error {
-	base, err := f.Base(ctx, id)
-	if err != nil {
-		return err
-	}
+// keep has base be what is held of a snapshot. When nobody wants it any more, or
+// another is there, it is closed.
+func (f *Files) keep(id string, base *os.File) error {
+	takes, err := vmm.SharedOf(base)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.held[id].base != nil {
-		return base.Close() // somebody else was quicker
+	h := f.held[id]
+	if err != nil || h == nil || h.base != nil {
+		return errors.Join(err, base.Close())
 	}
-	f.held[id] = held{base: base}
-	return nil
-}
-
-// DropMemory implements snapshot.Files.
-func (f *Files) DropMemory(id string) error {
-	if err := f.drop(id); err != nil {
-		return fmt.Errorf("cannot release the memory of a snapshot: %w", err)
-	}
+	h.base, h.takes = base, takes
 	return nil
 }
 
@@ -82,8 +149,9 @@ func sealed(size int64, fill func(dst *os.File) error) (*os.File, error) {
 	return f, nil
 }
 
-// keep holds the memory of a snapshot that is never sealed until drop.
-func (f *Files) keep(ctx context.Context, id string, from snapshot.Parts) error {
+// keepPassing holds the memory of a snapshot that is never sealed until it is
+// removed.
+func (f *Files) keepPassing(ctx context.Context, id string, from snapshot.Parts) error {
 	src, err := openSource(from)
 	if err != nil {
 		return err
@@ -94,40 +162,32 @@ func (f *Files) keep(ctx context.Context, id string, from snapshot.Parts) error 
 		return err
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.held[id] = held{base: base, passing: true}
-	return nil
+	f.hold(id).passing = true
+	f.mu.Unlock()
+	return f.keep(id, base)
 }
 
 func (f *Files) isPassing(id string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.held[id].passing
+	h := f.held[id]
+	return h != nil && h.passing
 }
 
-// kept returns what keep holds, if it holds anything, for the caller to close.
-func (f *Files) kept(id string) (base *os.File, ok bool, err error) {
+// kept returns what is held of a snapshot, for the caller to close: nil when it
+// is not there yet.
+func (f *Files) kept(id string) (base *os.File, held bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.held[id].base == nil {
-		return nil, false, nil
+	h := f.held[id]
+	if h == nil || h.base == nil {
+		return nil, h != nil, nil
 	}
-	fd, err := unix.FcntlInt(f.held[id].base.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	fd, err := unix.FcntlInt(h.base.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, true, fmt.Errorf("cannot hand out memory: %w", err)
 	}
 	return os.NewFile(uintptr(fd), vmm.BaseName), true, nil
-}
-
-func (f *Files) drop(id string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.held[id].base == nil {
-		return nil
-	}
-	err := f.held[id].base.Close()
-	delete(f.held, id)
-	return err
 }
 
 // LinkMemory implements snapshot.Files.

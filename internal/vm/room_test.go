@@ -1,0 +1,143 @@
+package vm_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// Each VM of these tests has 512 MiB; what they share is rounded up to 1 MiB.
+
+func TestWhatForksShareCounts(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	w.fillMemory(t, parent.ID)
+	w.memMiB = 2 * 512
+	_, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 1})
+	if !errs.HasCode(err, "memory_exhausted") || !strings.Contains(err.Error(), "what copies share takes 1,") {
+		t.Errorf("got %v", err)
+	}
+	if held := w.snapshotFiles.Bases(); len(held) != 0 {
+		t.Errorf("held is %+v", held)
+	}
+	w.memMiB++
+	forks, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held := w.snapshotFiles.Bases(); len(held) != 0 {
+		t.Errorf("held by hatchd is %+v", held)
+	}
+	w.shut(t)
+	w.serve(t) // by another daemon
+	w.memMiB = 3 * 512
+	if _, err := w.Create(t.Context(), owner, vm.CreateRequest{}); !errs.HasCode(err, "memory_exhausted") {
+		t.Errorf("got %v", err)
+	}
+	if err := w.Delete(t.Context(), owner, forks.VMs[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	w.memMiB = 2 * 512
+	mustCreate(t, w, vm.CreateRequest{})
+}
+
+// fillMemory has a guest use some of its memory.
+func (w *world) fillMemory(t *testing.T, id string) {
+	t.Helper()
+	f, err := os.OpenFile(w.memories.Path(id), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt([]byte("used"), 0)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatIsMadeOfASnapshotCountsBeforeItIsRead(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	one := w.take(t, parent.ID, "kept", vm.SnapshotRequest{})
+	w.memMiB = 2 * 512
+	w.failNext("Base")
+	if _, err := w.CreateFrom(t.Context(), owner, one.ID, vm.CopyRequest{Count: 1}); !errs.HasCode(err, "memory_exhausted") {
+		t.Errorf("got %v", err)
+	}
+	if w.fault("Base") == nil {
+		t.Error("it was read")
+	}
+	w.requireVMs(t, 1)
+	w.memMiB++
+	if _, err := w.CreateFrom(t.Context(), owner, one.ID, vm.CopyRequest{Count: 1}); err != nil {
+		t.Error(err)
+	}
+	if held := w.snapshotFiles.Bases(); len(held) != 0 {
+		t.Errorf("held by hatchd is %+v", held)
+	}
+}
+
+func TestIdleMemoryOfBootedGuestsGivesWay(t *testing.T) {
+	w, s := newWarmWorld(t)
+	mustCreate(t, w, vm.CreateRequest{MemMiB: ptr(256)})
+	for what, take := range map[string]func() error{
+		"create": func() error {
+			_, err := w.Create(t.Context(), owner, vm.CreateRequest{MemMiB: ptr(256)})
+			return err
+		},
+		"fork": func() error {
+			all, _, err := w.List(t.Context(), owner, vm.Filter{Limit: 1})
+			if err == nil {
+				_, err = w.Fork(t.Context(), owner, all[0].ID, vm.CopyRequest{Count: 1})
+			}
+			return err
+		},
+	} {
+		all, _, err := w.List(t.Context(), owner, vm.Filter{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.memMiB = int64(len(all)+1)*256 + 2
+		s.idle = w.snapshotFiles.HoldMemory("snap_idle", 10<<20)
+		if err := take(); err != nil || s.idle != nil {
+			t.Errorf("%s: %v, dropped: %v", what, err, s.idle == nil)
+		}
+	}
+}
+
+// A booted guest's memory that finds no room costs nobody a VM.
+func TestAVMBootsWhenItsCopyWouldNeedMore(t *testing.T) {
+	w, _ := newWarmWorld(t)
+	w.memMiB = 512
+	w.failNext("Base")
+	v := mustCreate(t, w, vm.CreateRequest{})
+	if v.Machine.IsBased() || w.fault("Base") == nil {
+		t.Errorf("it is %+v, or was read", v.Machine)
+	}
+	if held := w.snapshotFiles.Bases(); len(held) != 0 {
+		t.Errorf("held is %+v", held)
+	}
+}
+
+func TestBootedGuestsGoBeforeAVMIsRefusedForTheDisk(t *testing.T) {
+	w, s := newWarmWorld(t)
+	asked := 0
+	w.diskMiB = func() (int64, error) {
+		asked++
+		if _, err := os.Stat(w.snapshotFiles.Dir(s.one.ID)); err == nil || asked > 2 {
+			return 0, errs.New(errs.Exhausted, "disk_full", "the host's disk is full")
+		}
+		return 1 << 20, nil
+	}
+	v := mustCreate(t, w, vm.CreateRequest{})
+	if v.Machine.IsBased() {
+		t.Error("it is a copy of what is gone")
+	}
+	if _, err := w.Create(context.Background(), owner, vm.CreateRequest{}); !errs.HasCode(err, "disk_full") {
+		t.Errorf("when none is left: %v", err)
+	}
+}
