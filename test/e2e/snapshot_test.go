@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,14 +53,7 @@ func testSnapshots(t *testing.T, w *world) {
 	}()
 	body := minimal()
 	body.Name, body.MemMiB = "kept", new(2*minimalMem)
-	g := &kept{world: w, vm: w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})}
-	g.others = g.directories(t)
-	g.boot = g.bootID(t)
-	if _, err := w.client.StartExec(t.Context(), g.vm.ID, api.RunExec{Command: api.Command{Shell: startCounting}}); err != nil {
-		t.Fatal(err)
-	}
-	g.awaitInside(t, g.vm, "test -p /mem/say")
-	w.inside(t, g.vm, "dd if=/dev/urandom of=/mem/ballast bs=1M count=48") // so that keeping it takes a moment
+	g := newKept(t, w, body, 48)
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T, *kept)
@@ -76,6 +70,21 @@ func testSnapshots(t *testing.T, w *world) {
 		t.Run(part.name, func(t *testing.T) { part.run(t, g) })
 	}
 	g.deleteSnapshots(t)
+}
+
+// newKept makes a guest that counts, with so many MiB in its memory, so that
+// keeping it takes a moment.
+func newKept(t *testing.T, w *world, body api.CreateVM, ballast int) *kept {
+	t.Helper()
+	g := &kept{world: w, vm: w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})}
+	g.others = g.directories(t)
+	g.boot = g.bootID(t)
+	if _, err := w.client.StartExec(t.Context(), g.vm.ID, api.RunExec{Command: api.Command{Shell: startCounting}}); err != nil {
+		t.Fatal(err)
+	}
+	g.awaitInside(t, g.vm, "test -p /mem/say")
+	w.inside(t, g.vm, fmt.Sprintf("dd if=/dev/urandom of=/mem/ballast bs=1M count=%d", ballast))
+	return g
 }
 
 func (g *kept) bootID(t *testing.T) string {
