@@ -61,9 +61,10 @@ func testProbeVMMDies(t *testing.T, w *world) {
 	})
 }
 
-// dieAmid lets die kill something amid creates, sleeps, wakes and forks. No VM may be
-// in a state that is no longer true, no guest may have gone back, and nothing
-// may be left of those that are deleted.
+// dieAmid lets die kill something amid creates, sleeps, wakes, forks, snapshots
+// and restores. No VM may be in a state that is no longer true, no guest may have
+// gone back further than to its snapshot, and nothing may be left of those that
+// are deleted.
 func (w *world) dieAmid(t *testing.T, die func(after time.Duration, do func(context.Context))) {
 	t.Helper()
 	ends := map[string]int{}
@@ -92,7 +93,17 @@ func (w *world) dieAmid(t *testing.T, die func(after time.Duration, do func(cont
 		die(after, func(ctx context.Context) { _, _ = w.client.ForkVM(ctx, v.ID, api.ForkVM{Count: new(2)}) })
 		ends["fork: "+w.revive(t, v, count)]++
 		w.deleteForks(t, v, ends)
+		count = w.count(t, v)
+		die(after, func(ctx context.Context) { _, _ = w.client.CreateSnapshot(ctx, v.ID, api.CreateSnapshot{}) })
+		ends["snapshot: "+w.revive(t, v, count)]++
+		since := w.count(t, v)
+		if _, err := w.client.CreateSnapshot(t.Context(), v.ID, api.CreateSnapshot{}); err != nil {
+			t.Fatal(err)
+		}
+		die(after, func(ctx context.Context) { _, _ = w.client.RestoreVM(ctx, v.ID, "") })
+		ends["restore: "+w.revive(t, v, since)]++
 		w.delete(t, v.ID)
+		w.requireWholeSnapshots(t)
 		w.requireOnly(t, before)
 	}
 	t.Logf("what became of the VMs: %v", ends)
@@ -112,6 +123,27 @@ func (w *world) deleteForks(t *testing.T, parent api.VM, ends map[string]int) {
 			w.requireProbeItself(t, v)
 		}
 		w.delete(t, id)
+	}
+}
+
+// requireWholeSnapshots checks that all there is of snapshots counts, and deletes
+// it.
+func (w *world) requireWholeSnapshots(t *testing.T) {
+	t.Helper()
+	list, err := w.client.ListSnapshots(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range list {
+		if !one.Durable {
+			t.Errorf("there is %+v", one)
+		}
+		if err := w.client.DeleteSnapshot(t.Context(), one.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := sandbox.Poll(normalReply, func() (bool, error) { return len(names(t, w.data("snapshots"))) == 0, nil }); err != nil {
+		t.Errorf("left of snapshots: %v", names(t, w.data("snapshots")))
 	}
 }
 
