@@ -90,7 +90,7 @@ func (w *world) dieAmid(t *testing.T, die func(after time.Duration, do func(cont
 		die(after, func(ctx context.Context) { _, _ = w.client.WakeVM(ctx, v.ID) })
 		ends["wake: "+w.revive(t, v, count)]++
 		count = w.count(t, v)
-		die(after, func(ctx context.Context) { _, _ = w.client.ForkVM(ctx, v.ID, api.ForkVM{Count: new(2)}) })
+		die(2*after, func(ctx context.Context) { _, _ = w.client.ForkVM(ctx, v.ID, api.ForkVM{Count: new(2)}) })
 		ends["fork: "+w.revive(t, v, count)]++
 		w.deleteForks(t, v, ends)
 		count = w.count(t, v)

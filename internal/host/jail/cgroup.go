@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -242,6 +243,34 @@ func (g *group) remove() {
 		}
 	}
 }
+
+// Members lists the processes in the cgroup of this name, which each is in from its
+// first moment on: before it is the program that it is to be. Without cgroups
+// there are none.
+func Members(name string) (pids []int, err error) {
+	g := findGroup(name)
+	if g == nil {
+		return nil, nil
+	}
+	for _, dir := range g.dirs {
+		text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot read who is in a cgroup: %w", err)
+		}
+		for word := range strings.FieldsSeq(string(text)) {
+			if pid, err := strconv.Atoi(word); err == nil && !slices.Contains(pids, pid) {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids, nil
+}
+
+// Forget removes the cgroup of this name, which has nobody in it any more.
+func Forget(name string) { findGroup(name).remove() }
 
 // Sweep removes cgroups of ours whose process ended while no daemon watched,
 // and the folder they are in. The kernel refuses for those that are in use.

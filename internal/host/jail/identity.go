@@ -107,16 +107,22 @@ func examine(pid int, runs func(int) bool, accept func([]string) bool) (Running,
 	if !runs(pid) {
 		return Running{}, false
 	}
+	r, err := Look(pid)
+	return r, err == nil && accept(r.Args)
+}
+
+// Look tells what a process is. One that has just begun to run a program, and one
+// that has ended, cannot be told.
+func Look(pid int) (Running, error) {
 	line, err := os.ReadFile(procPath(pid, "cmdline"))
-	if err != nil || len(line) == 0 {
-		return Running{}, false // a zombie has none
+	if err != nil {
+		return Running{}, err
 	}
-	args := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")[1:]
-	if !accept(args) {
-		return Running{}, false
+	if len(line) == 0 {
+		return Running{}, fmt.Errorf("process %d has no arguments", pid)
 	}
 	id, err := Identify(pid)
-	return Running{Identity: id, Args: args}, err == nil
+	return Running{Identity: id, Args: strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")[1:]}, err
 }
 
 // HoldsFile reports whether the process has a descriptor whose /proc link is

@@ -113,7 +113,10 @@ func (d *Driver) tidy(root string) error {
 			continue // a start is under way
 		}
 		roots, _ := filepath.Glob(filepath.Join(path, "*", "*", "root")) // the pattern is sound
-		if !slices.ContainsFunc(roots, d.runsIn) {
+		if !slices.ContainsFunc(roots, d.isInUse) {
+			for _, at := range roots {
+				jail.Forget(idOfRoot(at))
+			}
 			faults = append(faults, endTAP(dir), clearOut(dir))
 		}
 		d.release(dir)
@@ -121,12 +124,12 @@ func (d *Driver) tidy(root string) error {
 	return errors.Join(faults...)
 }
 
-// quietScans is how often no jailer must be seen in a row: while a process
-// becomes another program, nobody can tell what it is.
+// quietScans is how often nobody must be seen in a row: where there are no cgroups
+// to look into, nobody can tell what a process is while it becomes another program.
 const quietScans = 10
 
-// awaitJailers waits for jailers that an earlier daemon started and that have
-// not become Firecracker yet, which takes them some 20 ms.
+// awaitJailers waits for processes that an earlier daemon started and that have
+// not become Firecracker yet, which takes them some 10 ms.
 func (d *Driver) awaitJailers(ctx context.Context, root string) error {
 	if d.unjailed {
 		return nil
@@ -136,11 +139,15 @@ func (d *Driver) awaitJailers(ctx context.Context, root string) error {
 	again := time.NewTicker(time.Millisecond)
 	defer again.Stop()
 	for quiet := 0; quiet < quietScans; quiet++ {
-		at, err := jail.FindFile(d.jailer, func(args []string) bool { return d.isOrphaned(args, root) })
+		jailers, err := jail.FindFile(d.jailer, func(args []string) bool { return d.isOrphaned(args, root) })
 		if err != nil {
 			return err
 		}
-		if len(at) > 0 {
+		becoming, err := d.isAnyBecoming(root)
+		if err != nil {
+			return err
+		}
+		if becoming || len(jailers) > 0 {
 			quiet = 0
 		}
 		select {
@@ -152,6 +159,32 @@ func (d *Driver) awaitJailers(ctx context.Context, root string) error {
 	return nil
 }
 
+// isAnyBecoming reports whether a process was started for a run directory below
+// root, not for a start of ours, and is no Firecracker yet.
+func (d *Driver) isAnyBecoming(root string) (bool, error) {
+	jails, err := filepath.Glob(filepath.Join(root, "*", jailFolder, "*", "*", "root"))
+	if err != nil {
+		return false, err
+	}
+	for _, at := range jails {
+		pids, err := jail.Members(idOfRoot(at))
+		if err != nil {
+			return false, err
+		}
+		if !d.isStarting(dirOfRoot(at)) && slices.ContainsFunc(pids, d.isBecoming) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// isBecoming reports whether a process is no Firecracker yet, or none any more: it
+// begins or ends.
+func (d *Driver) isBecoming(pid int) bool {
+	p, err := jail.Look(pid)
+	return err != nil || p.Identity.Exe != d.exe
+}
+
 // isOrphaned reports whether a jailer with these arguments works below root, and
 // not for a start of ours.
 func (d *Driver) isOrphaned(args []string, root string) bool {
@@ -160,9 +193,13 @@ func (d *Driver) isOrphaned(args []string, root string) bool {
 		return false
 	}
 	dir := filepath.Dir(args[at+1])
+	return filepath.Dir(dir) == filepath.Clean(root) && !d.isStarting(dir)
+}
+
+func (d *Driver) isStarting(dir string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return filepath.Dir(dir) == filepath.Clean(root) && !d.starting[dir]
+	return d.starting[dir]
 }
 
 // livesIn reports whether the process has this root directory, which only a
@@ -195,6 +232,13 @@ func (d *Driver) runsIn(root string) bool {
 		}
 	}
 	return false
+}
+
+// isInUse is runsIn, and true as well while any process is where only one with that
+// directory can be.
+func (d *Driver) isInUse(root string) bool {
+	pids, err := jail.Members(idOfRoot(root))
+	return err != nil || len(pids) > 0 || d.runsIn(root)
 }
 
 // List implements vmm.Driver. A process is ours if it runs Firecracker in a root

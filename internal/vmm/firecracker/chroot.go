@@ -49,6 +49,12 @@ func rootOf(dir, exe, id string) string {
 
 func (d *Driver) root(dir, id string) string { return rootOf(dir, d.binary, id) }
 
+// idOfRoot and dirOfRoot take a root directory's path apart.
+func idOfRoot(path string) string { return idOfJail(filepath.Base(filepath.Dir(path))) }
+func dirOfRoot(path string) string {
+	return filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(path))))
+}
+
 // chroot is a machine's own root directory while it is furnished.
 type chroot struct {
 	path     string
