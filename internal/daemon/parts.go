@@ -90,7 +90,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, er
 	if err := p.kept.Reconcile(ctx); err != nil {
 		return nil, err
 	}
-	p.warm = warm.New(p.kept, host.snapshots, warm.Mode(p.cfg.Warm), p.log)
+	p.warm = warm.New(p.kept, host.snapshots, p.store, warm.Mode(p.cfg.Warm), p.log)
 	if err := p.makeVMs(host, templates); err != nil {
 		return nil, err
 	}

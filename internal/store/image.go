@@ -139,6 +139,15 @@ func (s *Store) DeleteImage(ctx context.Context, owner, id string) error {
 	})
 }
 
+// ImageOwner implements [warm.Images].
+func (s *Store) ImageOwner(ctx context.Context, id string) (owner string, err error) {
+	found, err := get(ctx, s.reads, &owner, "SELECT owner_id FROM images WHERE id = ?", id)
+	if err == nil && !found {
+		err = noImage(id)
+	}
+	return owner, err
+}
+
 // ImageUsers implements [image.Store].
 func (s *Store) ImageUsers(ctx context.Context, id string) (users int, err error) {
 	if !storable(id) {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -26,9 +28,11 @@ func (s *Service) Run(ctx context.Context, vms VMs) {
 		select {
 		case <-ctx.Done():
 			return
-		case shape := <-s.queue:
-			s.build(ctx, vms, shape)
-			s.removeStale(ctx, vms)
+		case <-s.asked:
+			if shape, ok := s.next(); ok {
+				s.build(ctx, vms, shape)
+				s.removeStale(ctx, vms)
+			}
 		case <-tick.C:
 			s.dropBases(unusedFor(baseRest))
 			s.removeStale(ctx, vms)
@@ -119,7 +123,7 @@ func (s *Service) boot(ctx context.Context, vms VMs, shape vm.Shape) error {
 }
 
 // removeStale removes what no new VM would be made from: its image, kernel,
-// agent or VMM is another one now. Of more than maxKept the oldest go, too.
+// agent or VMM is another one now. What is too much goes, too.
 func (s *Service) removeStale(ctx context.Context, vms VMs) {
 	kept, err := s.kept(ctx)
 	if err != nil {
@@ -127,14 +131,40 @@ func (s *Service) removeStale(ctx context.Context, vms VMs) {
 		return
 	}
 	seen := map[string]bool{}
+	var current []snapshot.Snapshot
 	for _, one := range kept {
 		shape := vm.ShapeOf(one)
-		if len(seen) >= maxKept || seen[shape.Key()] || s.hasFailed(shape) || !vms.IsCurrent(ctx, shape) {
+		if seen[shape.Key()] || s.hasFailed(shape) || !vms.IsCurrent(ctx, shape) {
 			s.log.Info("removing a booted guest that is out of date or of no use", "snapshot", one.ID, "image", shape.ImageID)
 			s.remove(ctx, one.ID)
+		} else {
+			current = append(current, one)
 		}
 		seen[shape.Key()] = true
 	}
+	for len(current) > maxKept {
+		current = s.removeSurplus(ctx, current)
+	}
+}
+
+// removeSurplus removes the oldest of whoever has the most, and returns the others.
+func (s *Service) removeSurplus(ctx context.Context, kept []snapshot.Snapshot) []snapshot.Snapshot {
+	oldest, count := map[string]int{}, map[string]int{} // by owner
+	most := ""
+	for i, one := range kept { // the newest is the first
+		owner, err := s.images.ImageOwner(ctx, one.VM.ImageID)
+		if err != nil {
+			s.log.Error("cannot tell whose a booted guest is", "snapshot", one.ID, "err", err)
+		}
+		oldest[owner] = i
+		if count[owner]++; count[owner] > count[most] {
+			most = owner
+		}
+	}
+	going := kept[oldest[most]]
+	s.log.Info("removing a booted guest: there are too many", "snapshot", going.ID, "image", going.VM.ImageID)
+	s.remove(ctx, going.ID)
+	return slices.DeleteFunc(kept, func(one snapshot.Snapshot) bool { return one.ID == going.ID })
 }
 
 func unusedFor(so time.Duration) func(*idle) bool {

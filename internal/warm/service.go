@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,25 +26,33 @@ const (
 	// that had to boot.
 	failureRest = time.Hour
 	// baseRest is how long a memory stays in RAM that no VM was made from.
-	baseRest  = 10 * time.Minute
-	maxQueue  = 16 // shapes that wait to be built
-	maxKept   = 16 // booted guests
-	maxFailed = 64 // shapes that are known not to boot
+	baseRest   = 10 * time.Minute
+	maxWaiting = 4  // shapes of one owner's images that wait to be built
+	maxKept    = 16 // booted guests
+	maxFailed  = 64 // shapes that are known not to boot
 )
 
 // Service keeps booted guests.
 type Service struct {
 	snapshots *snapshot.Service
 	files     snapshot.Files
+	images    Images
 	mode      Mode
 	log       *slog.Logger
 
-	queue chan vm.Shape
+	asked chan struct{} // capacity 1; full when something may wait to be built
 
 	mu     sync.Mutex
+	queue  []wanted         // what waits to be built
 	builds map[string]Guest // by the shape's key: under way, or failed
 	now    *building        // what Run builds; nil: nothing
 	idle   map[string]*idle // memories that stay in RAM for a while, by snapshot id
+}
+
+// wanted is a shape that waits to be built.
+type wanted struct {
+	shape vm.Shape
+	owner string // of the image
 }
 
 // idle is a memory that nobody may want any more.
@@ -61,10 +70,10 @@ type building struct {
 }
 
 // New makes a service that keeps nothing until Run is called.
-func New(snapshots *snapshot.Service, files snapshot.Files, mode Mode, log *slog.Logger) *Service {
+func New(snapshots *snapshot.Service, files snapshot.Files, images Images, mode Mode, log *slog.Logger) *Service {
 	return &Service{
-		snapshots: snapshots, files: files, mode: mode, log: log,
-		queue:  make(chan vm.Shape, maxQueue),
+		snapshots: snapshots, files: files, images: images, mode: mode, log: log,
+		asked:  make(chan struct{}, 1),
 		builds: map[string]Guest{}, idle: map[string]*idle{},
 	}
 }
@@ -175,7 +184,7 @@ func (s *Service) Missed(ctx context.Context, shape vm.Shape) {
 	if known && (last.State == Building || time.Since(last.At) < failureRest) {
 		return
 	}
-	if err := s.ask(shape); err != nil {
+	if err := s.ask(ctx, shape); err != nil {
 		s.log.Debug("a shape is not kept", "image", shape.ImageID, "err", err)
 	}
 }
@@ -191,7 +200,7 @@ func (s *Service) Spoiled(one snapshot.Snapshot, cause error) {
 func (s *Service) fail(shape vm.Shape, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.builds) >= maxQueue+maxFailed {
+	if len(s.builds) >= len(s.queue)+maxFailed {
 		maps.DeleteFunc(s.builds, func(_ string, g Guest) bool { return g.State == Failed })
 	}
 	s.builds[shape.Key()] = Guest{Shape: shape, State: Failed, Reason: reason(cause), At: time.Now().UTC()}
@@ -207,22 +216,63 @@ func (s *Service) Keep(ctx context.Context, shape vm.Shape) error {
 	if _, there := s.find(ctx, shape); there {
 		return nil
 	}
-	return s.ask(shape)
+	return s.ask(ctx, shape)
 }
 
-func (s *Service) ask(shape vm.Shape) error {
+func (s *Service) ask(ctx context.Context, shape vm.Shape) error {
+	owner, err := s.images.ImageOwner(ctx, shape.ImageID)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.builds[shape.Key()].State == Building {
 		return nil
 	}
-	select {
-	case s.queue <- shape:
-		s.builds[shape.Key()] = Guest{Shape: shape, State: Building, At: time.Now().UTC()}
-		return nil
-	default:
-		return errs.New(errs.Exhausted, "warm_queue_full", "%d shapes wait already to be booted", maxQueue).WithHint("try again later")
+	waiting := 0
+	for _, w := range s.queue {
+		if w.owner == owner {
+			waiting++
+		}
 	}
+	if waiting >= maxWaiting {
+		return errs.New(errs.Exhausted, "warm_queue_full", "%d shapes of your images wait already to be booted", waiting).WithHint("try again later")
+	}
+	s.queue = append(s.queue, wanted{shape, owner})
+	s.builds[shape.Key()] = Guest{Shape: shape, State: Building, At: time.Now().UTC()}
+	s.signal()
+	return nil
+}
+
+func (s *Service) signal() {
+	select {
+	case s.asked <- struct{}{}:
+	default:
+	}
+}
+
+// next takes what is to be built next. What else its owner waits for comes after
+// what others do.
+func (s *Service) next() (shape vm.Shape, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) == 0 {
+		return vm.Shape{}, false
+	}
+	first := s.queue[0]
+	var others, own []wanted
+	for _, w := range s.queue[1:] {
+		if w.owner == first.owner {
+			own = append(own, w)
+		} else {
+			others = append(others, w)
+		}
+	}
+	s.queue = append(others, own...)
+	if len(s.queue) > 0 {
+		s.signal()
+	}
+	return first.shape, true
 }
 
 // List returns what is kept of an image, and what is on its way.
@@ -271,6 +321,7 @@ func (s *Service) Forget(ctx context.Context, imageID string) error {
 func (s *Service) endBuilds(ctx context.Context, imageID string) error {
 	s.mu.Lock()
 	maps.DeleteFunc(s.builds, func(_ string, g Guest) bool { return g.Shape.ImageID == imageID })
+	s.queue = slices.DeleteFunc(s.queue, func(w wanted) bool { return w.shape.ImageID == imageID })
 	now := s.now
 	s.mu.Unlock()
 	if now == nil || now.imageID != imageID {

@@ -3,6 +3,7 @@ package warm
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,17 +64,66 @@ func TestOnlyWhoMayAsks(t *testing.T) {
 
 func TestTooManyShapesWait(t *testing.T) {
 	w := newWorld(t, Manual)
-	for i := range maxQueue {
+	for i := range maxWaiting {
 		if err := w.Keep(t.Context(), shape(64+i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := w.Keep(t.Context(), shape(1024)); !errs.HasCode(err, "warm_queue_full") {
-		t.Errorf("one more: %v", err)
+	for _, one := range []vm.Shape{shape(1024), {ImageID: "img_b"}} { // all images of one owner count
+		if err := w.Keep(t.Context(), one); !errs.HasCode(err, "warm_queue_full") {
+			t.Errorf("one more: %v", err)
+		}
 	}
 	if err := w.Keep(t.Context(), shape(64)); err != nil {
 		t.Errorf("one that waits: %v", err)
 	}
+	if err := w.Keep(t.Context(), othersShape(64)); err != nil {
+		t.Errorf("another owner's: %v", err)
+	}
+	if err := w.Forget(t.Context(), imageID); err != nil {
+		t.Error(err)
+	}
+	if err := w.Keep(t.Context(), shape(1024)); err != nil {
+		t.Errorf("once the others are forgotten: %v", err)
+	}
+	if err := w.Keep(t.Context(), vm.Shape{ImageID: "img_gone"}); !errs.Is(err, errs.NotFound) {
+		t.Errorf("of an image that is gone: %v", err)
+	}
+}
+
+func TestOwnersTakeTurns(t *testing.T) {
+	w := newWorld(t, Manual)
+	for _, one := range []vm.Shape{shape(1), shape(2), shape(3), othersShape(4), othersShape(5)} {
+		if err := w.Keep(t.Context(), one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var order []int
+	for s, ok := w.next(); ok; s, ok = w.next() {
+		order = append(order, s.MemMiB)
+	}
+	if want := []int{1, 4, 2, 5, 3}; !slices.Equal(order, want) {
+		t.Errorf("built are %v, want %v", order, want)
+	}
+}
+
+// Whoever keeps many costs others nothing.
+func TestOnlyWhoHasTheMostMakesRoom(t *testing.T) {
+	w := newWorld(t, Manual)
+	shapes := []vm.Shape{othersShape(1)}
+	for i := range maxKept {
+		shapes = append(shapes, shape(256+i))
+	}
+	for _, one := range shapes {
+		if err := w.Keep(t.Context(), one); err != nil {
+			t.Fatal(err)
+		}
+		w.buildAll(t)
+	}
+	w.removeStale(t.Context(), w.vms)
+	w.requireFind(t, othersShape(1), true)
+	w.requireFind(t, shape(256), false)
+	w.requireFind(t, shape(257), true)
 }
 
 func TestAFailedBuildIsToldAndRests(t *testing.T) {

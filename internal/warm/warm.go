@@ -45,6 +45,12 @@ type Guest struct {
 	At         time.Time
 }
 
+// Images knows whose an image is.
+type Images interface {
+	// ImageOwner returns the owner of an image. Errors: errs.NotFound.
+	ImageOwner(ctx context.Context, id string) (owner string, err error)
+}
+
 // VMs makes the VMs that are kept (vm.Service).
 type VMs interface {
 	// CreateOfShape makes and starts a VM of hatchd's own, and returns it once it

@@ -25,7 +25,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const imageID = "img_a"
+const (
+	imageID       = "img_a"
+	othersImageID = "img_others" // of another owner
+)
 
 // world is a service over a real store and real files; its VMs are pretended.
 // Run is not called: a test takes what waits to be built itself.
@@ -43,11 +46,15 @@ func newWorld(t *testing.T, mode Mode) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = st.Close() })
-	if err := st.InsertAccount(t.Context(), access.Account{ID: access.SystemID, Name: "system", CreatedAt: time.Now()}); err != nil {
-		t.Fatal(err)
+	for _, id := range []string{access.SystemID, "acc_other"} {
+		if err := st.InsertAccount(t.Context(), access.Account{ID: id, Name: id, CreatedAt: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := st.UpsertImage(t.Context(), image.Image{ID: imageID, OwnerID: access.SystemID, CreatedAt: time.Now()}); err != nil {
-		t.Fatal(err)
+	for id, owner := range map[string]string{imageID: access.SystemID, "img_b": access.SystemID, othersImageID: "acc_other"} {
+		if err := st.UpsertImage(t.Context(), image.Image{ID: id, OwnerID: owner, CreatedAt: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	files, err := snapshotfiles.Open(t.TempDir(), 0)
 	if err != nil {
@@ -57,7 +64,7 @@ func newWorld(t *testing.T, mode Mode) *world {
 	log := slog.New(slog.DiscardHandler)
 	snapshots := snapshot.New(st, files, snapshot.Limits{PerVM: 10}, log)
 	vms := &fakeVMs{snapshots: snapshots, files: files, dir: t.TempDir(), shapes: map[string]vm.Shape{}, gone: make(chan string, 2*maxKept)}
-	return &world{Service: New(snapshots, files, mode, log), vms: vms, snapshots: snapshots, files: files}
+	return &world{Service: New(snapshots, files, st, mode, log), vms: vms, snapshots: snapshots, files: files}
 }
 
 // shape is one of a VM with so much memory.
@@ -65,16 +72,18 @@ func shape(memMiB int) vm.Shape {
 	return vm.Shape{ImageID: imageID, VCPUs: 1, MemMiB: memMiB, DiskMiB: 64, Network: true, Machine: snapshot.Machine{Driver: "fake"}}
 }
 
+// othersShape is one of another owner's image.
+func othersShape(memMiB int) vm.Shape {
+	s := shape(memMiB)
+	s.ImageID = othersImageID
+	return s
+}
+
 // buildAll builds what waits.
 func (w *world) buildAll(t *testing.T) {
 	t.Helper()
-	for {
-		select {
-		case s := <-w.queue:
-			w.build(t.Context(), w.vms, s)
-		default:
-			return
-		}
+	for s, ok := w.next(); ok; s, ok = w.next() {
+		w.build(t.Context(), w.vms, s)
 	}
 }
 
