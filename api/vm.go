@@ -94,8 +94,8 @@ type VM struct {
 // After a rest up to a second's worth may pass at once.
 type RateLimits struct {
 	Disk       *DiskRateLimit    `json:"disk,omitempty" doc:"Of each of its disks by itself, the image's among them; reads and writes together."`
-	NetworkIn  *NetworkRateLimit `json:"network_in,omitempty" doc:"What the guest receives. Firecracker only."`
-	NetworkOut *NetworkRateLimit `json:"network_out,omitempty" doc:"What the guest sends. Firecracker only."`
+	NetworkIn  *NetworkRateLimit `json:"network_in,omitempty" doc:"What the guest receives."`
+	NetworkOut *NetworkRateLimit `json:"network_out,omitempty" doc:"What the guest sends."`
 }
 
 // DiskRateLimit bounds the use of a disk.

@@ -251,7 +251,10 @@ func (s *Service) detachLink(ctx context.Context, v VM) {
 
 // Link returns the VM's place on its network.
 func (v VM) Link() Link {
-	return Link{VMID: v.ID, Hostname: v.Hostname(), Tap: v.Lease.Tap, MAC: v.Lease.MAC, Address: v.Lease.Address}
+	return Link{
+		VMID: v.ID, Hostname: v.Hostname(), Tap: v.Lease.Tap, MAC: v.Lease.MAC, Address: v.Lease.Address,
+		In: v.RateLimits.NetworkIn, Out: v.RateLimits.NetworkOut,
+	}
 }
 
 func (s *Service) launch(ctx context.Context, b *boot) error {
@@ -296,7 +299,7 @@ func (s *Service) standingSpec(ctx context.Context, v VM, disk string) (vmm.Spec
 		ID: v.ID, Dir: s.deps.Files.Dir(v.ID), VCPUs: v.VCPUs, MemMiB: v.MemMiB,
 		Kernel: v.Boot.Kernel.Path, Initramfs: initramfs,
 		Cmdline: v.Cmdline(net.Gateway, net.Prefix.Bits()), Disks: disks,
-		UID: s.uid(v), GID: s.uid(v), Limits: v.RateLimits,
+		UID: s.uid(v), GID: s.uid(v), Limits: s.limitsOf(v),
 		Origin: map[string]string{"kernel": v.Boot.Kernel.Digest, "rootfs": v.Boot.Rootfs.Digest},
 	}
 	if s.canSleep(v) {
@@ -306,6 +309,16 @@ func (s *Service) standingSpec(ctx context.Context, v VM, disk string) (vmm.Spec
 		spec.NIC = &vmm.NIC{MAC: v.Lease.MAC}
 	}
 	return spec, nil
+}
+
+// limitsOf are the rate limits that the VM's driver is to hold its guest to. The
+// network's hold at the TAP in any case.
+func (s *Service) limitsOf(v VM) vmm.RateLimits {
+	limits := v.RateLimits
+	if !s.deps.Drivers[v.Driver].Info().Capabilities.NetworkLimits {
+		limits.NetworkIn, limits.NetworkOut = vmm.NetworkLimit{}, vmm.NetworkLimit{}
+	}
+	return limits
 }
 
 func noDriver(id, driver string) *errs.Error {

@@ -91,3 +91,18 @@ func TestWhatADriverCannotDoIsToldWithAHint(t *testing.T) {
 	requireUnsupported(err, "vmm_unavailable", "vmm")
 	requireAwake(t, w, v)
 }
+
+func TestTheNetworksLimitsHoldWhateverTheDriverCan(t *testing.T) {
+	limits := vmm.RateLimits{NetworkIn: vmm.NetworkLimit{BytesPerSecond: 2 << 20}, NetworkOut: vmm.NetworkLimit{BytesPerSecond: 1 << 20}}
+	for lacks, want := range map[bool]vmm.RateLimits{false: limits, true: {}} {
+		w := newWorld(t)
+		w.lacks = lacks
+		v := mustCreate(t, w, vm.CreateRequest{RateLimits: &limits})
+		if l := w.links[v.ID]; l.In != limits.NetworkIn || l.Out != limits.NetworkOut {
+			t.Errorf("the link has the limits %+v and %+v", l.In, l.Out)
+		}
+		if got := w.driver.Limits(v.ID); got != want {
+			t.Errorf("the machine has the limits %+v, want %+v", got, want)
+		}
+	}
+}

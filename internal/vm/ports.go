@@ -148,13 +148,14 @@ type Link struct {
 	Tap      string
 	MAC      net.HardwareAddr
 	Address  netip.Addr
+	In, Out  vmm.NetworkLimit // of what the guest receives and sends
 }
 
 // Network connects VMs. All methods may be called again after a failure.
 type Network interface {
 	// Attach makes the TAP, puts it on the bridge isolated from its
-	// neighbours, lets only the link's own MAC and address out of it, and
-	// serves its address by DHCP. The returned file is the TAP's; the TAP
+	// neighbours, lets only the link's own MAC and address out of it, holds it
+	// to its limits, and serves its address by DHCP. The returned file is the TAP's; the TAP
 	// lives as long as somebody holds it. On error nothing of the link is left.
 	Attach(ctx context.Context, l Link) (*os.File, error)
 

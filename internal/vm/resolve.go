@@ -172,7 +172,7 @@ func (s *Service) checkRateLimits(v VM, req CreateRequest) error {
 	if !ok {
 		return nil // which is told when it is started
 	}
-	return d.Info().Capabilities.Limits(v.Driver, v.RateLimits)
+	return d.Info().Capabilities.Limits(v.Driver, s.limitsOf(v))
 }
 
 var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)

@@ -51,6 +51,7 @@ func TestRealGuests(t *testing.T) {
 		{"who reaches into a sleeping guest wakes it", testRouse},
 		{"snapshots and forks", testSnapshots},
 		{"disks are held to their limits", testLimits},
+		{"the network is held to its limits", testNetworkLimits},
 		{"hatchd is killed amid copies", testKillsAmidCopies},
 		{"metrics are the guest's and the host's", testMetrics},
 		{"waiting without a network", testWaitWithoutNetwork},

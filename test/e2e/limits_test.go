@@ -3,8 +3,12 @@
 package e2e
 
 import (
+	"fmt"
+	"io"
+	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/hatchvm/hatch/api"
@@ -43,12 +47,71 @@ func testLimits(t *testing.T, w *world) {
 	for _, id := range []string{v.ID, forks.VMs[0].ID} {
 		w.delete(t, id)
 	}
+}
 
-	body = minimal()
-	body.RateLimits = &api.RateLimits{NetworkIn: &api.NetworkRateLimit{BytesPerSecond: 1 << 20}}
-	if _, err := w.client.CreateVM(t.Context(), body, client.CreateOptions{}); v.VMM == "qemu" {
-		requireUnsupported(t, err, "rate_limits_unsupported")
+// netRate is what the limited guest may receive and send in a second, in bytes.
+const netRate = 1 << 20
+
+// testNetworkLimits moves more over the network than passes at once.
+func testNetworkLimits(t *testing.T, w *world) {
+	body := minimal()
+	limit := &api.NetworkRateLimit{BytesPerSecond: netRate}
+	body.RateLimits = &api.RateLimits{NetworkIn: limit, NetworkOut: limit}
+	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+	openBulk(t)
+	to := fmt.Sprintf("nc -w 30 %s %d", internetAddr, bulkPort)
+	for _, way := range []string{
+		to + " </dev/null | wc -c",
+		fmt.Sprintf("dd if=/dev/zero bs=1k count=%d 2>/dev/null | %s", bulk>>10, to),
+	} {
+		hundredths, moved, _ := strings.Cut(w.inside(t, v, timed(way)), "\n")
+		took, err := strconv.Atoi(hundredths)
+		if least := 100 * (bulk - 2*netRate) / netRate; err != nil || took < least || moved != strconv.Itoa(bulk) {
+			t.Errorf("%q has moved %q bytes in %q hundredths of a second; %d, and no less than %d are right", way, moved, hundredths, bulk, least)
+		}
+		t.Logf("%d MiB took %s hundredths of a second", bulk>>20, hundredths)
 	}
+	w.delete(t, v.ID)
+}
+
+// What is moved, in bytes, and where to and from.
+const (
+	bulk     = 5 << 20
+	bulkPort = 90
+)
+
+// openBulk opens a port of the internet that gives so many bytes to who sends
+// nothing, and else tells how many came.
+func openBulk(t *testing.T) {
+	t.Helper()
+	var listener net.Listener
+	beyond(t, func() (err error) {
+		listener, err = net.Listen("tcp", fmt.Sprintf("%s:%d", internetAddr, bulkPort))
+		return err
+	})
+	var serving sync.WaitGroup
+	t.Cleanup(func() { _ = listener.Close(); serving.Wait() })
+	serving.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			if n, _ := io.Copy(io.Discard, conn); n == 0 {
+				_, _ = conn.Write(make([]byte, bulk))
+			} else {
+				_, _ = fmt.Fprint(conn, n)
+			}
+			_ = conn.Close()
+		}
+	})
+}
+
+// timed has a guest tell how many hundredths of a second a line takes, and then
+// what it says.
+func timed(line string) string {
+	const now = "$(cut -d' ' -f1 /proc/uptime | tr -d .)"
+	return "began=" + now + "; said=$(" + line + "); echo $((" + now + " - began)); echo $said"
 }
 
 // requireSlow has a guest write for longer than its limit allows at once. That
@@ -59,8 +122,7 @@ func (w *world) requireSlow(t *testing.T, v api.VM) {
 		t.Errorf("%s has the limits %+v", v.ID, l)
 	}
 	const write = 20 << 20
-	took := w.inside(t, v, "began=$(cut -d' ' -f1 /proc/uptime | tr -d .); dd if=/dev/zero of=/slow bs=1M count="+strconv.Itoa(write>>20)+
-		" conv=fsync 2>/dev/null; echo $(($(cut -d' ' -f1 /proc/uptime | tr -d .) - began)); rm /slow")
+	took := w.inside(t, v, timed(fmt.Sprintf("dd if=/dev/zero of=/slow bs=1M count=%d conv=fsync 2>/dev/null; rm /slow", write>>20)))
 	hundredths, err := strconv.Atoi(took)
 	if least := 100 * (write - diskRate) / diskRate; err != nil || hundredths < least {
 		t.Errorf("%d MiB took the guest %s hundredths of a second, %v; it cannot be less than %d", write>>20, took, err, least)

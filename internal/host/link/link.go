@@ -270,7 +270,9 @@ func guests(live []vm.Link) []nft.Guest {
 	return gs
 }
 
-func guest(v vm.Link) nft.Guest { return nft.Guest{TAP: v.Tap, MAC: v.MAC, Address: v.Address} }
+func guest(v vm.Link) nft.Guest {
+	return nft.Guest{TAP: v.Tap, MAC: v.MAC, Address: v.Address, Limits: nft.Limits{In: v.In.BytesPerSecond, Out: v.Out.BytesPerSecond}}
+}
 
 func port(v vm.Link) bridge.Port { return bridge.Port{TAP: v.Tap, MAC: v.MAC, Address: v.Address} }
 

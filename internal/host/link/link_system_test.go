@@ -71,13 +71,18 @@ func testLink(n network.Network, host uint32) vm.Link {
 func plug(t testing.TB, l *Links, host uint32) (*nettest.Guest, vm.Link) {
 	t.Helper()
 	v := testLink(l.cfg.Network, host)
+	return plugAs(t, l, v), v
+}
+
+func plugAs(t testing.TB, l *Links, v vm.Link) *nettest.Guest {
+	t.Helper()
 	tap, err := l.Attach(t.Context(), v)
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := nettest.NewGuest(t, tap, v.MAC)
 	awaitNil(t, func() error { return isUp(l.cfg.Network.Bridge) })
-	return g, v
+	return g
 }
 
 // isUp tells whether an interface passes packets; a bridge does so shortly

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,12 +20,19 @@ func (r *Rules) bridge() table {
 	return table{
 		family: nftables.TableFamilyBridge,
 		name:   r.cfg.Table,
-		sets:   []set{{r.senders(), nil}, {r.stations(), nil}},
+		sets:   []set{{r.senders(), nil}, {r.stations(), nil}, {r.sent(), nil}, {r.received(), nil}},
 		chains: []chain{
 			{name: "guest", rules: r.fromTAP()},
 			{
 				name: "prerouting", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPrerouting, priority: first,
-				rules: []rule{{"from a TAP", join(inGroup(group), jump("guest"))}},
+				rules: []rule{
+					{"what a guest sends, within its limit", jumpBy(expr.MetaKeyIIFNAME, mapSent)},
+					{"from a TAP", join(inGroup(group), jump("guest"))},
+				},
+			},
+			{
+				name: "postrouting", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPostrouting, priority: filter,
+				rules: []rule{{"what a guest receives, within its limit", jumpBy(expr.MetaKeyOIFNAME, mapReceived)}},
 			},
 			{
 				// Frames to these addresses skip the prerouting hook, and the

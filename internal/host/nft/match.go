@@ -120,6 +120,11 @@ func in(set string) []expr.Any {
 	return []expr.Any{&expr.Lookup{SourceRegister: reg, SetName: set}}
 }
 
+// jumpBy goes to the chain that a map has for the interface's name, if any.
+func jumpBy(iface expr.MetaKey, places string) []expr.Any {
+	return []expr.Any{load(iface, reg), &expr.Lookup{SourceRegister: reg, SetName: places, IsDestRegSet: true}}
+}
+
 func etherType(t uint16) []expr.Any {
 	return []expr.Any{at(payloadEtherType, reg), is(big16(t))}
 }

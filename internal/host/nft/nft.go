@@ -36,11 +36,12 @@ type Config struct {
 	Table        string // name of both tables; "" means DefaultTable
 }
 
-// Guest is what may leave one TAP.
+// Guest is what may pass one TAP.
 type Guest struct {
 	TAP     string
 	MAC     net.HardwareAddr
 	Address netip.Addr
+	Limits  Limits
 }
 
 // Rules are one network's packet rules. It holds no state but a connection:
@@ -90,21 +91,26 @@ func (r *Rules) replace(conn *nftables.Conn, guests []Guest, local []netip.Prefi
 		}
 	}
 	return errors.Join(
-		addElements(conn, r.senders(), keys(guests, senderKey)),
-		addElements(conn, r.stations(), keys(guests, stationKey)),
+		r.addGuests(conn, guests...),
 		addElements(conn, r.localSet(), intervals(local)),
 	)
 }
 
-// Add lets g's own MAC and address out of its TAP. Adding again is no error.
+func (r *Rules) addGuests(conn *nftables.Conn, guests ...Guest) error {
+	faults := []error{
+		addElements(conn, r.senders(), keys(guests, senderKey)),
+		addElements(conn, r.stations(), keys(guests, stationKey)),
+	}
+	for _, g := range guests {
+		faults = append(faults, addLimits(conn, r.limits(g)))
+	}
+	return errors.Join(faults...)
+}
+
+// Add lets g's own MAC and address out of its TAP, and holds it to its limits.
+// Adding again is no error.
 func (r *Rules) Add(g Guest) error {
-	one := []Guest{g}
-	err := r.session.transact(func(conn *nftables.Conn) error {
-		return errors.Join(
-			addElements(conn, r.senders(), keys(one, senderKey)),
-			addElements(conn, r.stations(), keys(one, stationKey)),
-		)
-	})
+	err := r.session.transact(func(conn *nftables.Conn) error { return r.addGuests(conn, g) })
 	if err != nil {
 		return fmt.Errorf("cannot add the packet rules of TAP %s: %w", g.TAP, err)
 	}
@@ -113,18 +119,43 @@ func (r *Rules) Add(g Guest) error {
 
 // Delete takes back what Add has let out. Nothing there is no error.
 func (r *Rules) Delete(g Guest) error {
-	err := r.deleteElements(g, r.senders(), r.stations())
+	parts := r.partsOf(g)
+	err := r.delete(g, parts...)
 	if !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	// The transaction has failed as a whole because one of the two is not
-	// there; the other may be.
-	for _, s := range []*nftables.Set{r.senders(), r.stations()} {
-		if err := r.deleteElements(g, s); err != nil && !errors.Is(err, unix.ENOENT) {
+	// The transaction has failed as a whole because a part is not there; others
+	// may be.
+	for _, part := range parts {
+		if err := r.delete(g, part); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 	}
 	return nil
+}
+
+// part adds the removal of a part of a guest's rules to a transaction.
+type part func(*nftables.Conn) error
+
+// partsOf lists them in the order in which they can go.
+func (r *Rules) partsOf(g Guest) []part {
+	parts := []part{
+		deletion(r.senders(), senderKey(g)),
+		deletion(r.stations(), stationKey(g)),
+	}
+	for _, l := range r.limits(g) {
+		parts = append(parts, deletion(l.places, ifname(l.tap)), func(conn *nftables.Conn) error {
+			conn.DelChain(l.chain())
+			return nil
+		})
+	}
+	return parts
+}
+
+func deletion(s *nftables.Set, key []byte) part {
+	return func(conn *nftables.Conn) error {
+		return conn.SetDeleteElements(s, []nftables.SetElement{{Key: key}})
+	}
 }
 
 // SetLocal replaces the networks that the host is on, in one transaction.
@@ -160,15 +191,11 @@ func (r *Rules) Remove() error {
 // Close closes the connection. The rules stay, and a later call connects again.
 func (r *Rules) Close() error { return r.session.close() }
 
-// deleteElements deletes g from the sets in one transaction.
-func (r *Rules) deleteElements(g Guest, sets ...*nftables.Set) error {
+// delete removes parts of a guest's rules in one transaction.
+func (r *Rules) delete(g Guest, parts ...part) error {
 	err := r.session.transact(func(conn *nftables.Conn) error {
-		for _, s := range sets {
-			key := stationKey(g)
-			if s.Name == setSenders {
-				key = senderKey(g)
-			}
-			if err := conn.SetDeleteElements(s, []nftables.SetElement{{Key: key}}); err != nil {
+		for _, remove := range parts {
+			if err := remove(conn); err != nil {
 				return err
 			}
 		}

@@ -92,6 +92,40 @@ func TestAddAndDelete(t *testing.T) {
 	}
 }
 
+func TestLimitsAreReplacedAndDeleted(t *testing.T) {
+	r := testRules(t, "hatch0")
+	g := testGuest(r, 10)
+	g.Limits = Limits{In: 10_000_000_000, Out: 1 << 20}
+	if err := r.Setup([]Guest{g}, nil); err != nil {
+		t.Fatal(err)
+	}
+	g.Limits.Out = 2 << 20
+	for range 2 {
+		if err := r.Add(g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.Check(); err != nil {
+		t.Error(err)
+	}
+	const want = "limit rate over 2 mbytes/second burst 64 kbytes drop"
+	if rules := nft(t, "list chain bridge hatch limits_out-htap10"); strings.Count(rules, "limit rate") != 1 || !strings.Contains(rules, want) {
+		t.Errorf("the chain is %s", rules)
+	}
+	nft(t, `delete element bridge hatch limits_in { "htap10" }`)
+	if err := r.verify(g); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("a limit that is not in force: %v, want ENOENT", err)
+	}
+	for range 2 { // half there, then not at all
+		if err := r.Delete(g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rules := nft(t, "list table bridge hatch"); strings.Contains(rules, "htap10") {
+		t.Errorf("the table is %s", rules)
+	}
+}
+
 func TestCheckNotices(t *testing.T) {
 	changes := map[string]string{
 		"no table":         "delete table inet hatch",

@@ -57,8 +57,10 @@ func (t table) check() error {
 			byName[c.Name] = c
 		}
 	}
-	if len(byName) != len(t.chains) {
-		return fmt.Errorf("%d chains instead of %d", len(byName), len(t.chains))
+	for name := range byName {
+		if !t.has(name) && !isLimit(name) {
+			return fmt.Errorf("there is a chain %s, which is none of ours", name)
+		}
 	}
 	for _, c := range t.chains {
 		if err := c.check(conn, t.table(), byName[c.name]); err != nil {
@@ -71,6 +73,10 @@ func (t table) check() error {
 		}
 	}
 	return nil
+}
+
+func (t table) has(name string) bool {
+	return slices.ContainsFunc(t.chains, func(c chain) bool { return c.name == name })
 }
 
 func (c chain) check(conn *nftables.Conn, t *nftables.Table, got *nftables.Chain) error {
@@ -169,6 +175,11 @@ func (r *Rules) verify(g Guest) error {
 	}
 	if err := r.session.has(r.stations(), stationKey(g)); err != nil {
 		return fmt.Errorf("the packet rules do not know TAP %s: %w", g.TAP, err)
+	}
+	for _, l := range r.limits(g) {
+		if err := r.session.has(l.places, ifname(l.tap)); err != nil {
+			return fmt.Errorf("the packet rules do not limit TAP %s: %w", g.TAP, err)
+		}
 	}
 	return nil
 }
