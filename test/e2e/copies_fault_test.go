@@ -65,7 +65,7 @@ func testKillsAmidCopies(t *testing.T, w *world) {
 		{name: "a sleep", do: s.fallAsleep, became: s.becameItself},
 		{name: "a wake", prepare: func(t *testing.T) { s.sleep(t, s.vm) }, do: s.wakeUp, became: s.becameItself},
 		{name: "a fork", do: s.fork, became: s.becameOthers},
-		{name: "a create from a guest that is kept", do: s.createWarm, became: s.becameOthers},
+		{name: "a create from a guest that is kept", prepare: s.requireWarm, do: s.createWarm, became: s.becameOthers},
 	} {
 		t.Run(d.name, func(t *testing.T) { s.killAmid(t, d) })
 	}
@@ -275,6 +275,14 @@ func (s *survivor) wakeUp(ctx context.Context) error {
 func (s *survivor) fork(ctx context.Context) error {
 	_, err := s.client.ForkVM(ctx, s.vm.ID, api.ForkVM{Count: new(2), Name: "child"})
 	return err
+}
+
+// requireWarm checks that a VM would not boot.
+func (s *survivor) requireWarm(t *testing.T) {
+	t.Helper()
+	if warm := s.world.kept(t, s.image); len(warm) != 1 || warm[0].State != api.WarmReady {
+		t.Fatalf("kept are %+v", warm)
+	}
 }
 
 func (s *survivor) createWarm(ctx context.Context) error {
