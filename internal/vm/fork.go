@@ -314,8 +314,9 @@ func (s *Service) wakeCopy(ctx context.Context, b *boot, from *birth) error {
 // that makes keys, on a busy host that emulates it, takes long.
 const recastPatience = 2 * time.Minute
 
-// recast lets the guest run and waits until it has become itself. Before that
-// its network lets nothing of it out: its frames bear the name of another.
+// recast lets the guest run and waits until it has become itself. Until it has
+// its own MAC and address, the last that it takes, its link lets nothing of it
+// out, DHCP neither: its frames bear the name of another.
 func (s *Service) recast(ctx context.Context, b *boot, from *birth) error {
 	as := s.identity(b.vm, from.anew)
 	in, err := s.join(b.vm.ID, b.machine, func(id string, dial func(context.Context) (net.Conn, error), observe func(*GuestReport)) Guest {

@@ -57,8 +57,8 @@ func (g *Guest) path(elements ...string) string {
 }
 
 // Take makes the guest what as says, and returns who it is then. It may be
-// called again after a failure. The network comes first: until it is done the
-// guest has its original's place there.
+// called again after a failure. The network comes late: with the original's MAC
+// and address nothing of the guest gets out, and once it has its own it is itself.
 func (g *Guest) Take(ctx context.Context, as wire.Identity) (wire.Self, error) {
 	for _, step := range []struct {
 		name string

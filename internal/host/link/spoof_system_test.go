@@ -111,6 +111,11 @@ func TestOnlyAGuestsOwnFramesPass(t *testing.T) {
 			p[4] = 8
 			return ethernet(broadcastMAC, v.MAC, etherARP, p)
 		}},
+		// What a copy of the other guest sends before it has become itself.
+		{"arp-all-of-other", false, func(w string) []byte {
+			return ethernet(broadcastMAC, other.MAC, etherARP, arp(1, other.MAC, other.Address, gateway, mark(w)))
+		}},
+		{"dhcp-of-other", false, func(w string) []byte { return ethernet(broadcastMAC, other.MAC, etherIPv4, dhcp(w)) }},
 		{"dhcp-from-stranger", false, func(w string) []byte { return ethernet(broadcastMAC, stranger, etherIPv4, dhcp(w)) }},
 		{"dhcp-server", false, func(w string) []byte {
 			return ethernet(broadcastMAC, v.MAC, etherIPv4, udp(netip.AddrPortFrom(nowhere, 67), netip.AddrPortFrom(everywhere, 68), mark(w)))
