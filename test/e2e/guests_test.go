@@ -50,6 +50,7 @@ func TestRealGuests(t *testing.T) {
 		{"sleep and wake", testSleep},
 		{"who reaches into a sleeping guest wakes it", testRouse},
 		{"snapshots and forks", testSnapshots},
+		{"freed memory is the host's again", testReclaim},
 		{"disks are held to their limits", testLimits},
 		{"the network is held to its limits", testNetworkLimits},
 		{"hatchd is killed amid copies", testKillsAmidCopies},

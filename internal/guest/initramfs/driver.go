@@ -32,6 +32,7 @@ func Required(rootfsFormat string, overlay bool) []Driver {
 		Driver{Name: "ISO 9660 for cloud-init's seed", Modules: []string{"isofs"}, Optional: true},
 		Driver{Name: "telling the host of a panic", Modules: []string{"pvpanic_mmio"}, Optional: true},
 		Driver{Name: "the power button", Modules: []string{"button"}, Optional: true},
+		Driver{Name: "giving free memory back", Modules: []string{"virtio_balloon"}, Optional: true},
 		Driver{Name: "virtio sockets", Modules: []string{"vmw_vsock_virtio_transport"}, Optional: true},
 	)
 }

@@ -3,8 +3,11 @@
 package jail
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,24 +31,32 @@ type Words struct {
 }
 
 // CopyWords starts to copy from pipe to the end of file, of which so many bytes
-// are written already. Both are the Words' own from here on.
-func CopyWords(pipe, file *os.File, written int64) *Words {
+// are written already. Both are the Words' own from here on. Lines that say
+// nothing, by a phrase in them, are left out.
+func CopyWords(pipe, file *os.File, written int64, nothing ...string) *Words {
 	w, room := &Words{pipe: pipe}, int64(MaxWords)-written
 	w.copier.Go(func() {
 		defer func() { _ = file.Close() }()
-		buf := make([]byte, 4096)
+		lines := bufio.NewReader(pipe)
 		for {
-			n, err := pipe.Read(buf)
-			w.remember(buf[:n])
-			kept := min(int64(n), max(room, 0))
+			line, err := lines.ReadSlice('\n')
+			if saysNothing(line, nothing) {
+				line = nil
+			}
+			w.remember(line)
+			kept := min(int64(len(line)), max(room, 0))
 			room -= kept
-			_, _ = file.Write(buf[:kept]) // a full disk must not stop the process
-			if err != nil {
+			_, _ = file.Write(line[:kept]) // a full disk must not stop the process
+			if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 				return
 			}
 		}
 	})
 	return w
+}
+
+func saysNothing(line []byte, phrases []string) bool {
+	return slices.ContainsFunc(phrases, func(phrase string) bool { return bytes.Contains(line, []byte(phrase)) })
 }
 
 func (w *Words) remember(data []byte) {

@@ -70,7 +70,7 @@ func arguments(s vmm.Spec, o origin, accel acceleration, tscKHz uint64, fd descr
 		args = append(args, "-netdev", "tap,id=net0,vhost=off,fd="+strconv.Itoa(fd.tap),
 			"-device", device("virtio-net-device", "netdev", "net0", "mac", s.NIC.MAC.String()))
 	}
-	return args
+	return append(args, balloonArguments()...)
 }
 
 // machineArguments keeps the old timer and interrupt controller: without them
@@ -147,6 +147,15 @@ func channelArguments(fd descriptors) []string {
 		"-chardev", listening("agent", fd.agent), "-device", device("virtio-serial-device"),
 		"-device", device("virtserialport", "chardev", "agent", "name", agentPort),
 	}
+}
+
+// balloonArguments is the device by which a guest tells what it has freed: QEMU
+// makes it a hole in the file that is the guest's memory. What lies in a base is
+// not given back, since that is others', too; QEMU tries and fails each time.
+// The device comes last, so that a machine that was saved without it finds all
+// others where they were.
+func balloonArguments() []string {
+	return []string{"-device", mustJSON(map[string]any{"driver": "virtio-balloon-device", "free-page-reporting": true})}
 }
 
 func diskArguments(i int, d vmm.Disk, fd int, limit vmm.DiskLimit) []string {

@@ -213,6 +213,27 @@ func TestWordsAreBounded(t *testing.T) {
 	}
 }
 
+func TestWordsThatSayNothingAreLeftOut(t *testing.T) {
+	dir := t.TempDir()
+	said, w, err := newWords(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const noise = "qemu-system-x86_64: ram_block_discard_range: Failed to fallocate memory:8400000 +400000 (-1)\n"
+	text := noise + "one\n" + strings.Repeat(noise, jail.MaxWords/len(noise)) + strings.Repeat("x", 5000) + "\ntwo" // no line's end at the end
+	if _, err := w.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	if got := said.AtEnd(); got != "two" {
+		t.Errorf("last words %q", got)
+	}
+	said.Close()
+	if got, err := os.ReadFile(filepath.Join(dir, vmm.LogName)); err != nil || string(got) != "one\n"+strings.Repeat("x", 5000)+"\ntwo" {
+		t.Errorf("the log has %d bytes, %.100q, %v", len(got), got, err)
+	}
+}
+
 func TestTheCountersFrequencyIsSteady(t *testing.T) {
 	a, b := startClock().kHz()(), startClock().kHz()()
 	if a < 100_000 || max(a, b)-min(a, b) > a/1000 {

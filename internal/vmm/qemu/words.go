@@ -15,6 +15,11 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
+// What QEMU complains of in vain: that what was saved does not describe itself,
+// which our manifest does, and that memory which a guest gives back is a base's
+// (balloonArguments).
+var nothing = []string{"Expected vmdescription section, but got 0", "ram_block_discard_range: Failed to fallocate"}
+
 // newWords starts a new file in dir and returns the end to write to.
 func newWords(dir string) (*jail.Words, *os.File, error) {
 	file, err := os.OpenFile(filepath.Join(dir, vmm.LogName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
@@ -26,7 +31,7 @@ func newWords(dir string) (*jail.Words, *os.File, error) {
 		_ = file.Close()
 		return nil, nil, err
 	}
-	return jail.CopyWords(r, file, 0), w, nil
+	return jail.CopyWords(r, file, 0, nothing...), w, nil
 }
 
 // findWords takes up listening to a process that an earlier daemon started: a
@@ -46,7 +51,7 @@ func findWords(dir string, pid int) (*jail.Words, error) {
 		_ = file.Close()
 		return nil, err
 	}
-	return jail.CopyWords(r, file, st.Size()), nil
+	return jail.CopyWords(r, file, st.Size(), nothing...), nil
 }
 
 // openPipe opens a descriptor of another process, if it is a pipe. What it is
