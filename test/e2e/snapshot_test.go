@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,6 +64,7 @@ func testSnapshots(t *testing.T, w *world) {
 		{"damaged ones are refused", testDamagedSnapshots},
 		{"hatchd is killed", testSnapshotsOverKills},
 		{"fork", testFork},
+		{"a fork without room", testForkWithoutRoom},
 		{"limits", testSnapshotLimits},
 		{"stop", testSnapshotStop},
 		{"the vm is gone", testSnapshotOutlivesVM},
@@ -471,6 +473,45 @@ func testFork(t *testing.T, g *kept) {
 	}
 	g.requireOnly(t, before)
 }
+
+// testForkWithoutRoom asks for more than the host has, where a fork shares memory
+// that an earlier hatchd has made. It wants a host of less than 120 GiB.
+func testForkWithoutRoom(t *testing.T, g *kept) {
+	made, err := g.client.ForkVM(t.Context(), g.vm.ID, api.ForkVM{Name: "sharer"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sharer := made.VMs[0]
+	t.Cleanup(func() { g.cleanUp(t, sharer.ID) })
+	g.stopDaemon(t, syscall.SIGKILL)
+	g.startDaemon(t, keepNone, "HATCH_MEM_OVERCOMMIT=0.1")
+	defer func() {
+		g.stopDaemon(t, syscall.SIGTERM)
+		g.startDaemon(t, keepNone)
+	}()
+	counted, before := g.countOn(t, g.vm), g.look(t)
+	_, err = g.client.ForkVM(t.Context(), g.vm.ID, api.ForkVM{Count: new(64)})
+	if !client.HasCode(err, "memory_exhausted") {
+		t.Fatalf("got %v", err)
+	}
+	t.Log(err)
+	// That is the kept guest's memory, about to be shared, and the sharer's.
+	if shared := sharedMiB.FindStringSubmatch(err.Error()); shared == nil {
+		t.Error("it does not say what copies share")
+	} else if n, err := strconv.Atoi(shared[1]); err != nil || n < 2*48 { // see testSnapshots
+		t.Errorf("what copies share takes %s MiB", shared[1])
+	}
+	g.requireOnly(t, before)
+	g.requireUnharmed(t, counted)
+	if made, err = g.client.ForkVM(t.Context(), g.vm.ID, api.ForkVM{}); err != nil {
+		t.Fatalf("there is room for one: %v", err)
+	}
+	g.delete(t, made.VMs[0].ID)
+	g.delete(t, sharer.ID)
+}
+
+// sharedMiB finds what copies share in the words of a refusal.
+var sharedMiB = regexp.MustCompile(`what copies share takes (\d+),`)
 
 // requireItself checks that a guest is what its record says, and that its
 // network is its own.
