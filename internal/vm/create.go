@@ -209,7 +209,7 @@ func (s *Service) provision(ctx context.Context, b *boot) error {
 	if !b.fresh {
 		return s.deps.Files.Seed(ctx, b.vm)
 	}
-	return s.deps.Files.Provision(ctx, b.vm)
+	return s.withRoom(ctx, b.vm.OwnerID, func() error { return s.deps.Files.Provision(ctx, b.vm) })
 }
 
 func (s *Service) unprovision(_ context.Context, b *boot) {

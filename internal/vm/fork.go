@@ -17,7 +17,7 @@ import (
 // MaxCopies is how many VMs one request may make of a snapshot or of a VM.
 const MaxCopies = 64
 
-// What is done at a time, over all requests.
+// What is done at a time for one owner, over all requests. One more is for others.
 const (
 	copiesAtOnce   = 4
 	readingsAtOnce = 2 // of whole snapshots

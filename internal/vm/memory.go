@@ -155,7 +155,11 @@ func (s *Service) persistOnce(ctx context.Context, id string) (bytes int64, err 
 		return 0, ctx.Err()
 	}
 	defer func() { <-s.persister.turn }()
-	return s.deps.Memories.Persist(ctx, id)
+	err = s.withRoom(ctx, "", func() error {
+		bytes, err = s.deps.Memories.Persist(ctx, id)
+		return err
+	})
+	return bytes, err
 }
 
 // madeDurable stores that the memory of a VM is on disk, and then gives its

@@ -83,7 +83,7 @@ func (s *Service) restore(ctx context.Context, v VM, one snapshot.Snapshot) (VM,
 	if _, err := s.holder(ctx, v); err != nil { // which moveIn ends
 		return VM{}, err
 	}
-	if err := s.stage(ctx, v, one); err != nil {
+	if err := s.withRoom(ctx, v.OwnerID, func() error { return s.stage(ctx, v, one) }); err != nil {
 		return VM{}, err
 	}
 	s.stopPersisting(v.ID)

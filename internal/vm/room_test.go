@@ -141,3 +141,44 @@ func TestBootedGuestsGoBeforeAVMIsRefusedForTheDisk(t *testing.T) {
 		t.Errorf("when none is left: %v", err)
 	}
 }
+
+func TestBootedGuestsGoBeforeADiskIsTooFull(t *testing.T) {
+	for call, take := range map[string]func(w *world, id, snapshotID string) error{
+		"Provision": func(w *world, _, _ string) error {
+			_, err := w.Create(t.Context(), owner, vm.CreateRequest{MemMiB: ptr(256)})
+			return err
+		},
+		"Prepare": func(w *world, id, _ string) error {
+			_, err := w.Sleep(t.Context(), owner, id)
+			return err
+		},
+		"Stage": func(w *world, id, snapshotID string) error {
+			_, err := w.Restore(t.Context(), owner, id, snapshotID)
+			return err
+		},
+	} {
+		t.Run(call, func(t *testing.T) {
+			w, _ := newWarmWorld(t)
+			v := mustCreate(t, w, vm.CreateRequest{MemMiB: ptr(256)})
+			one := w.take(t, v.ID, "kept", vm.SnapshotRequest{Automatic: true})
+			for _, warm := range []bool{true, false} {
+				w.mu.Lock()
+				w.fail[call] = errs.New(errs.Exhausted, "disk_full", "the host's disk is full")
+				w.mu.Unlock()
+				err := take(w, v.ID, one.ID)
+				switch {
+				case warm && err != nil:
+					t.Errorf("there was something to remove: %v", err)
+				case !warm && !errs.HasCode(err, "disk_full"):
+					t.Errorf("nothing was left to remove: %v", err)
+				}
+				if call == "Prepare" && warm {
+					if _, err := w.Wake(t.Context(), owner, v.ID); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			w.requireSnapshots(t, one.ID)
+		})
+	}
+}

@@ -101,7 +101,7 @@ func New(deps Deps, settings Settings) *Service {
 		locks: newLocks(), changes: newChanges(),
 		adopted: make(chan struct{}), closing: closing,
 		live: map[string]*instance{}, persister: newPersister(), rousings: newRousings(),
-		copying: newTurns(copiesAtOnce, closing), reading: newTurns(readingsAtOnce, closing),
+		copying: newTurns(copiesAtOnce+1, copiesAtOnce, closing), reading: newTurns(readingsAtOnce+1, readingsAtOnce, closing),
 	}
 }
 

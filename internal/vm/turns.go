@@ -11,7 +11,8 @@ import (
 // turns lets so many go at a time, of all owners. When more want to, the owner
 // is next who has the fewest under way.
 type turns struct {
-	ending <-chan struct{} // once it is closed, nobody goes any more
+	perOwner int             // the most of one owner: others need not wait for an end of these
+	ending   <-chan struct{} // once it is closed, nobody goes any more
 
 	mu      sync.Mutex
 	free    int
@@ -24,8 +25,8 @@ type waiter struct {
 	turn  chan struct{} // closed once it may go
 }
 
-func newTurns(atOnce int, ending <-chan struct{}) *turns {
-	return &turns{free: atOnce, going: map[string]int{}, ending: ending}
+func newTurns(atOnce, perOwner int, ending <-chan struct{}) *turns {
+	return &turns{free: atOnce, perOwner: perOwner, going: map[string]int{}, ending: ending}
 }
 
 var errEnding = errs.New(errs.Unavailable, "shutting_down", "this was not begun: hatchd is shutting down").
@@ -77,12 +78,15 @@ func (t *turns) leave(w *waiter) {
 
 // letGo gives away the turns that are free. Precondition: mu is held.
 func (t *turns) letGo() {
-	for t.free > 0 && len(t.waiting) > 0 {
-		next := 0
+	for t.free > 0 {
+		next, fewest := -1, t.perOwner
 		for i, w := range t.waiting {
-			if t.going[w.owner] < t.going[t.waiting[next].owner] {
-				next = i
+			if t.going[w.owner] < fewest {
+				next, fewest = i, t.going[w.owner]
 			}
+		}
+		if next < 0 {
+			return
 		}
 		w := t.waiting[next]
 		t.waiting = slices.Delete(t.waiting, next, next+1)

@@ -10,7 +10,7 @@ import (
 )
 
 func TestTurnsAreFair(t *testing.T) {
-	all := newTurns(2, make(chan struct{}))
+	all := newTurns(2, 2, make(chan struct{}))
 	var first []func()
 	for range 2 {
 		done, err := all.take(t.Context(), "busy")
@@ -43,8 +43,24 @@ func TestTurnsAreFair(t *testing.T) {
 	}
 }
 
+func TestOneOwnerLeavesATurnToOthers(t *testing.T) {
+	all := newTurns(2, 1, make(chan struct{}))
+	first, second, other := all.enter("busy"), all.enter("busy"), all.enter("other")
+	<-first.turn
+	<-other.turn
+	if all.free != 0 || !slices.Equal(all.waiting, []*waiter{second}) {
+		t.Errorf("%d are free, and %d wait", all.free, len(all.waiting))
+	}
+	all.leave(other) // which is not for the second
+	if all.free != 1 || len(all.waiting) != 1 {
+		t.Errorf("%d are free, and %d wait", all.free, len(all.waiting))
+	}
+	all.leave(first)
+	<-second.turn
+}
+
 func TestATurnIsWaitedForUntilTheContextEnds(t *testing.T) {
-	all := newTurns(1, make(chan struct{}))
+	all := newTurns(1, 1, make(chan struct{}))
 	done, err := all.take(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +78,7 @@ func TestATurnIsWaitedForUntilTheContextEnds(t *testing.T) {
 
 func TestNoTurnIsGivenAtTheEnd(t *testing.T) {
 	ending := make(chan struct{})
-	all := newTurns(1, ending)
+	all := newTurns(1, 1, ending)
 	done, err := all.take(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
