@@ -78,6 +78,8 @@ func TestWhatADriverCannotDoIsToldWithAHint(t *testing.T) {
 	}
 	_, err := w.Create(t.Context(), owner, vm.CreateRequest{RateLimits: &someLimits})
 	requireUnsupported(err, "rate_limits_unsupported", "rate_limits.disk")
+	_, err = w.Create(t.Context(), owner, vm.CreateRequest{VCPUs: ptr(3)})
+	requireUnsupported(err, "vcpus_unsupported", "vcpu_count")
 	if all, _, err := w.List(t.Context(), owner, vm.Filter{}); err != nil || len(all) != 1 {
 		t.Errorf("there are %v, %v", all, err)
 	}

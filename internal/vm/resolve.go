@@ -94,7 +94,7 @@ func (s *Service) driverFor(name string) (string, error) {
 // check refuses what is out of range. Nothing is clamped.
 func (s *Service) check(v VM, req CreateRequest) error {
 	checks := []func(VM, CreateRequest) error{
-		s.checkSize, s.checkAddress, s.checkRateLimits, checkName, checkBootArgs, checkUserData, checkLabels, checkKeys, checkIdempotency,
+		s.checkSize, s.checkAddress, checkRateLimits, s.checkDriver, checkName, checkBootArgs, checkUserData, checkLabels, checkKeys, checkIdempotency,
 	}
 	for _, check := range checks {
 		if err := check(v, req); err != nil {
@@ -161,18 +161,25 @@ func (s *Service) checkMAC(req CreateRequest) error {
 	return nil
 }
 
-func (s *Service) checkRateLimits(v VM, req CreateRequest) error {
-	if err := v.RateLimits.Check(); err != nil {
-		return err
-	}
+func checkRateLimits(v VM, req CreateRequest) error {
 	if !v.EnableNetwork && req.RateLimits != nil && req.RateLimits.Network() {
 		return errs.InvalidField("rate_limits", "the network's cannot be given when enable_network is false")
 	}
+	return v.RateLimits.Check()
+}
+
+// checkDriver refuses what only the VM's driver cannot do. One that is not there
+// is told of when the VM is started.
+func (s *Service) checkDriver(v VM, _ CreateRequest) error {
 	d, ok := s.deps.Drivers[v.Driver]
 	if !ok {
-		return nil // which is told when it is started
+		return nil
 	}
-	return d.Info().Capabilities.Limits(v.Driver, s.limitsOf(v))
+	can := d.Info().Capabilities
+	if err := can.VCPUs(v.Driver, v.VCPUs); err != nil {
+		return err
+	}
+	return can.Limits(v.Driver, s.limitsOf(v))
 }
 
 var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)

@@ -245,7 +245,7 @@ type deafDriver struct {
 func (d deafDriver) Info() vmm.Info {
 	info := d.Fake.Info()
 	if d.w.lacks {
-		info.Capabilities = vmm.Capabilities{}
+		info.Capabilities = vmm.Capabilities{EvenVCPUs: true, MaxVCPUs: 2}
 	}
 	return info
 }

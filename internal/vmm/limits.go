@@ -52,21 +52,3 @@ func (l RateLimits) Check() error {
 	}
 	return nil
 }
-
-// Limits refuses rate limits that a driver cannot hold a guest to. Errors:
-// errs.Unsupported, which name the field as requests have it.
-func (c Capabilities) Limits(driver string, l RateLimits) error {
-	field, what := "", ""
-	switch {
-	case !c.DiskLimits && l.Disk != DiskLimit{}:
-		field, what = "rate_limits.disk", "disks"
-	case !c.NetworkLimits && l.NetworkIn != NetworkLimit{}:
-		field, what = "rate_limits.network_in", "network"
-	case !c.NetworkLimits && l.NetworkOut != NetworkLimit{}:
-		field, what = "rate_limits.network_out", "network"
-	default:
-		return nil
-	}
-	return errs.New(errs.Unsupported, "rate_limits_unsupported", "%s: %s cannot limit the %s of a VM", field, driver, what).
-		WithField(field).WithHint("leave it out, or run the VM with another vmm: Firecracker can, where KVM works")
-}

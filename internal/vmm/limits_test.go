@@ -2,7 +2,6 @@ package vmm
 
 import (
 	"errors"
-	"strings"
 	"testing"
 
 	"github.com/hatchvm/hatch/internal/errs"
@@ -26,29 +25,6 @@ func TestLimitsOutOfRangeAreRefusedByName(t *testing.T) {
 	} {
 		if err := l.Check(); err != nil {
 			t.Errorf("%+v: %v", l, err)
-		}
-	}
-}
-
-func TestLimitsThatADriverCannotHoldAreRefusedByName(t *testing.T) {
-	disk, network := Capabilities{DiskLimits: true}, Capabilities{NetworkLimits: true}
-	for _, c := range []struct {
-		can   Capabilities
-		l     RateLimits
-		field string // "" when it can
-	}{
-		{Capabilities{}, RateLimits{}, ""},
-		{disk, RateLimits{Disk: DiskLimit{OpsPerSecond: 100}}, ""},
-		{network, RateLimits{NetworkIn: NetworkLimit{1 << 20}, NetworkOut: NetworkLimit{1 << 20}}, ""},
-		{network, RateLimits{Disk: DiskLimit{OpsPerSecond: 100}}, "rate_limits.disk"},
-		{disk, RateLimits{NetworkIn: NetworkLimit{1 << 20}}, "rate_limits.network_in"},
-		{disk, RateLimits{NetworkOut: NetworkLimit{1 << 20}}, "rate_limits.network_out"},
-	} {
-		err := c.can.Limits("qemu", c.l)
-		var e *errs.Error
-		if c.field == "" && err != nil ||
-			c.field != "" && (!errors.As(err, &e) || e.Kind != errs.Unsupported || e.Field != c.field || e.Hint == "" || !strings.Contains(e.Message, "qemu")) {
-			t.Errorf("%+v of %+v: %v", c.l, c.can, err)
 		}
 	}
 }

@@ -117,17 +117,6 @@ type Exit struct {
 	At     time.Time
 }
 
-// Capabilities says what differs between drivers.
-type Capabilities struct {
-	Pause       bool // Pause and Resume work
-	PowerButton bool // PowerButton reaches the guest
-	Save        bool // Save and Wake work
-	Base        bool // machines woken from one Base share what they have not changed of it; without, each has a copy in its Memory
-	Reboot      bool // a guest that reboots keeps its machine; without, it ends it with ExitReset
-
-	DiskLimits, NetworkLimits bool // these Spec.Limits are held to; without, a spec that has some is refused
-}
-
 // Info is what a driver found on this host.
 type Info struct {
 	Name         string // qemu, firecracker, fake

@@ -135,8 +135,15 @@ func askVersion(ctx context.Context, binary string) (version, error) {
 
 // Info implements vmm.Driver.
 func (d *Driver) Info() vmm.Info {
+	can := capabilities
+	can.Save = d.version.checkSave() == nil
 	return vmm.Info{
 		Name: Name, Version: d.version.String(), Accel: accel, CPU: d.cpu, Why: d.why,
-		Capabilities: vmm.Capabilities{Pause: true, PowerButton: true, Save: d.version.checkSave() == nil, DiskLimits: true, NetworkLimits: true},
+		Capabilities: can,
 	}
+}
+
+// capabilities are those of all releases that can save machines.
+var capabilities = vmm.Capabilities{
+	Pause: true, PowerButton: true, Save: true, DiskLimits: true, NetworkLimits: true, MaxVCPUs: 32, EvenVCPUs: true,
 }

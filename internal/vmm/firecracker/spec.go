@@ -14,11 +14,8 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// Limits of Firecracker itself.
-const (
-	maxVCPUs = 32
-	maxID    = 64 // bytes
-)
+// maxID is what the jailer takes, in bytes.
+const maxID = 64
 
 // checkSpec refuses what this driver cannot run.
 func checkSpec(s vmm.Spec) error {
@@ -32,16 +29,13 @@ func checkSpec(s vmm.Spec) error {
 		return unsupported("bad_dir", "its run directory is not an absolute path")
 	case s.VCPUs < 1 || s.MemMiB < 64:
 		return unsupported("too_small", "it needs a CPU and 64 MiB at least")
-	case s.VCPUs > maxVCPUs || s.VCPUs > 1 && s.VCPUs%2 != 0:
-		return errs.New(errs.Unsupported, "bad_vcpus", "cannot start %s: Firecracker runs 1 CPU or an even number of up to %d, not %d", s.ID, maxVCPUs, s.VCPUs).
-			WithHint("give the VM another number of CPUs")
 	}
 	for _, d := range s.Disks {
 		if d.Serial == "" || len(d.Serial) > 20 || strings.ContainsAny(d.Serial, ", \t\n") {
 			return unsupported("bad_serial", "the disk serial %q cannot stand in a list", d.Serial)
 		}
 	}
-	return nil
+	return capabilities.VCPUs(Name, s.VCPUs)
 }
 
 // isID reports whether an id can be a jail's, which takes no underscores: jailID
