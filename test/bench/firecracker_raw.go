@@ -12,15 +12,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	contract "github.com/hatchvm/hatch/internal/vmm"
 )
 
-// rawFire is a Firecracker without a jail, driven over its API as a script
-// would do it.
+// rawFire is a Firecracker driven over its API as a script would do it: by itself,
+// or under its jailer with the least that makes a jail.
 type rawFire struct {
 	binary string
+	jailer string // "" for none
 	spec   contract.Spec
 
 	cmd    *exec.Cmd
@@ -31,12 +35,13 @@ type rawFire struct {
 
 // start starts the process and returns once it answers.
 func (r *rawFire) start(ctx context.Context) error {
-	socket := filepath.Join(r.spec.Dir, "raw.sock")
-	for _, path := range []string{socket, filepath.Join(r.spec.Dir, "vsock")} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
+	if err := r.furnish(); err != nil {
+		return err
 	}
+	if r.jailer != "" {
+		defer func() { _ = unix.Unmount(r.inside(memoryName), unix.MNT_DETACH) }() // the process has taken it along
+	}
+	socket := r.inside(socketName)
 	theirIn, in, err := os.Pipe()
 	if err != nil {
 		return err
@@ -46,8 +51,13 @@ func (r *rawFire) start(ctx context.Context) error {
 		return err
 	}
 	r.in, r.out = in, out
-	r.cmd = exec.CommandContext(ctx, r.binary, "--id", "raw", "--api-sock", socket)
-	r.cmd.Dir, r.cmd.Stdin, r.cmd.Stdout = r.spec.Dir, theirIn, theirOut
+	args := []string{r.binary, "--id", "raw", "--api-sock", socketName}
+	if r.jailer != "" {
+		user := strconv.Itoa(r.spec.UID)
+		args = []string{r.jailer, "--id", "raw", "--exec-file", r.binary, "--uid", user, "--gid", user, "--chroot-base-dir", r.jail(), "--", "--api-sock", socketName}
+	}
+	r.cmd = exec.CommandContext(ctx, args[0], args[1:]...)
+	r.cmd.Dir, r.cmd.Stdin, r.cmd.Stdout = r.inside(""), theirIn, theirOut
 	err = r.cmd.Start()
 	_, _ = theirIn.Close(), theirOut.Close()
 	if err != nil {
@@ -71,6 +81,71 @@ func (r *rawFire) start(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// Names of files where the process finds them.
+const (
+	socketName = "raw.sock"
+	vsockName  = "vsock"
+	kernelName = "kernel"
+	memoryName = "memory"
+	stateName  = "state"
+)
+
+func (r *rawFire) jail() string { return filepath.Join(r.spec.Dir, "raw") }
+
+// inside is the path of a file in the process's folder, which in a jail is its
+// root.
+func (r *rawFire) inside(name string) string {
+	if r.jailer == "" {
+		return filepath.Join(r.jail(), name)
+	}
+	return filepath.Join(r.jail(), filepath.Base(r.binary), "raw", "root", name)
+}
+
+// furnish makes the process's folder anew, with the machine's files in it, and
+// what was saved of it, if anything was.
+func (r *rawFire) furnish() error {
+	if err := os.RemoveAll(r.jail()); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(r.inside(""), 0o700); err != nil {
+		return err
+	}
+	for name, path := range r.files() {
+		if err := os.Link(path, r.inside(name)); err != nil {
+			return err
+		}
+	}
+	memory := r.inside(memoryName) // is on another file system
+	if r.jailer == "" {
+		return os.Symlink(r.spec.Memory, memory)
+	}
+	for _, d := range r.spec.Disks {
+		if err := os.Chown(d.Path, r.spec.UID, r.spec.GID); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(memory, nil, 0o600); err != nil {
+		return err
+	}
+	return errors.Join(unix.Mount(r.spec.Memory, memory, "", unix.MS_BIND, ""), unix.Mount("", memory, "", unix.MS_PRIVATE, ""))
+}
+
+func (r *rawFire) files() map[string]string {
+	files := map[string]string{kernelName: r.spec.Kernel}
+	for _, d := range r.spec.Disks {
+		files[d.Serial] = d.Path
+	}
+	if saved := filepath.Join(r.spec.Dir, stateName); exists(saved) {
+		files[stateName] = saved
+	}
+	return files
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // kill ends the process, if there is one, and returns when it is gone.
@@ -120,13 +195,13 @@ func (r *rawFire) create(ctx context.Context) error {
 	}
 	requests := []request{
 		{"/machine-config", body{"vcpu_count": r.spec.VCPUs, "mem_size_mib": r.spec.MemMiB, "track_dirty_pages": true}},
-		{"/boot-source", body{"kernel_image_path": r.spec.Kernel, "boot_args": r.spec.Cmdline}},
+		{"/boot-source", body{"kernel_image_path": kernelName, "boot_args": r.spec.Cmdline}},
 	}
 	for _, d := range r.spec.Disks {
-		requests = append(requests, request{"/drives/" + d.Serial, body{"drive_id": d.Serial, "path_on_host": d.Path, "is_read_only": d.ReadOnly, "is_root_device": false}})
+		requests = append(requests, request{"/drives/" + d.Serial, body{"drive_id": d.Serial, "path_on_host": d.Serial, "is_read_only": d.ReadOnly, "is_root_device": false}})
 	}
 	requests = append(requests,
-		request{"/vsock", body{"guest_cid": 3, "uds_path": "vsock"}},
+		request{"/vsock", body{"guest_cid": 3, "uds_path": vsockName}},
 		request{"/entropy", body{}},
 		request{"/actions", body{"action_type": "InstanceStart"}})
 	for _, q := range requests {
@@ -149,11 +224,11 @@ func (r *rawFire) sleep(ctx context.Context) error {
 	if err := r.call(ctx, http.MethodPatch, "/vm", body{"state": "Paused"}); err != nil {
 		return err
 	}
-	if err := r.call(ctx, http.MethodPut, "/snapshot/create", body{"snapshot_type": "Diff", "snapshot_path": "state", "mem_file_path": r.spec.Memory}); err != nil {
+	if err := r.call(ctx, http.MethodPut, "/snapshot/create", body{"snapshot_type": "Diff", "snapshot_path": stateName, "mem_file_path": memoryName}); err != nil {
 		return err
 	}
 	r.kill()
-	return nil
+	return os.Rename(r.inside(stateName), filepath.Join(r.spec.Dir, stateName))
 }
 
 func (r *rawFire) wake(ctx context.Context) error {
@@ -161,7 +236,7 @@ func (r *rawFire) wake(ctx context.Context) error {
 		return err
 	}
 	load := body{
-		"snapshot_path": "state", "mem_backend": body{"backend_type": "File", "backend_path": r.spec.Memory},
+		"snapshot_path": stateName, "mem_backend": body{"backend_type": "File", "backend_path": memoryName},
 		"enable_diff_snapshots": true, "resume_vm": true,
 	}
 	if err := r.call(ctx, http.MethodPut, "/snapshot/load", load); err != nil {

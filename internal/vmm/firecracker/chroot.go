@@ -51,6 +51,7 @@ func (d *Driver) root(dir, id string) string { return rootOf(dir, d.binary, id) 
 
 // idOfRoot and dirOfRoot take a root directory's path apart.
 func idOfRoot(path string) string { return idOfJail(filepath.Base(filepath.Dir(path))) }
+
 func dirOfRoot(path string) string {
 	return filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(path))))
 }
