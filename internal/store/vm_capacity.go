@@ -6,17 +6,19 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// sumCapacity adds up what all VMs but one take: memory of those that are
-// live, disk of all.
-var sumCapacity = `SELECT
-	COALESCE(SUM(CASE WHEN state IN (` + liveStates() + `) THEN mem_mib ELSE 0 END), 0) AS mem_mib,
-	COALESCE(SUM(disk_mib), 0) AS disk_mib
-	FROM vms WHERE id <> ?`
+// sumCapacity adds up what all VMs but one take, and what those of hatchd's own
+// do of that: memory of those that are live, disk of all.
+var sumCapacity = `SELECT ` + sumMemory + ` AS mem_mib, COALESCE(SUM(disk_mib), 0) AS disk_mib FROM vms WHERE id <> ?`
+
+var sumOwn = sumCapacity + ` AND owner_id = '` + access.SystemID + `'`
+
+var sumMemory = `COALESCE(SUM(CASE WHEN state IN (` + liveStates() + `) THEN mem_mib ELSE 0 END), 0)`
 
 // sumAsleep adds up the memory of sleeping VMs that is still in the host's RAM.
 var sumAsleep = `SELECT COALESCE(SUM(v.mem_mib), 0) AS mem_mib
@@ -39,28 +41,43 @@ func liveStates() string {
 // checkCapacity refuses so many MiB when the host cannot hold them beside what
 // VMs take, but for the one with this id. Precondition: it is this transaction's turn.
 func (t *tx) checkCapacity(ctx context.Context, id string, mem, disk int64, limit vm.Capacity) error {
-	var used struct {
-		MemMiB  int64 `db:"mem_mib"`
-		DiskMiB int64 `db:"disk_mib"`
-	}
+	var used, own capacityRow
 	if _, err := t.get(ctx, &used, sumCapacity, id); err != nil {
 		return fmt.Errorf("cannot add up what VMs take: %w", err)
 	}
+	if _, err := t.get(ctx, &own, sumOwn, id); err != nil {
+		return fmt.Errorf("cannot add up what hatchd's own VMs take: %w", err)
+	}
 	if limit.MemMiB > 0 {
-		if err := t.checkMemory(ctx, id, mem, used.MemMiB, limit); err != nil {
+		if err := t.checkMemory(ctx, id, mem, used.MemMiB, own.MemMiB, limit); err != nil {
 			return err
 		}
 	}
 	if limit.DiskMiB > 0 && used.DiskMiB+disk > limit.DiskMiB {
 		return errs.New(errs.Exhausted, "disk_exhausted",
 			"cannot reserve %d MiB of disk: VMs have %d of the %d MiB that they may take on this host", disk, used.DiskMiB, limit.DiskMiB).
-			WithField("disk_mib").WithHint("delete a VM, or ask for less")
+			WithField("disk_mib").WithHint("delete a VM, or ask for less").
+			WithCause(ownInTheWay(used.DiskMiB-own.DiskMiB+disk <= limit.DiskMiB))
 	}
 	return nil
 }
 
-// checkMemory adds to what live VMs have what else is in the host's RAM for VMs.
-func (t *tx) checkMemory(ctx context.Context, id string, mem, live int64, limit vm.Capacity) error {
+// capacityRow is what VMs take.
+type capacityRow struct {
+	MemMiB  int64 `db:"mem_mib"`
+	DiskMiB int64 `db:"disk_mib"`
+}
+
+func ownInTheWay(is bool) error {
+	if is {
+		return vm.ErrOwnInTheWay
+	}
+	return nil
+}
+
+// checkMemory adds to what live VMs have, hatchd's own among them, what else is
+// in the host's RAM for VMs.
+func (t *tx) checkMemory(ctx context.Context, id string, mem, live, own int64, limit vm.Capacity) error {
 	var asleep struct {
 		MemMiB int64 `db:"mem_mib"`
 	}
@@ -80,7 +97,8 @@ func (t *tx) checkMemory(ctx context.Context, id string, mem, live int64, limit 
 	}
 	return errs.New(errs.Exhausted, "memory_exhausted",
 		"cannot reserve %d MiB of memory: running VMs have %d, and what copies share takes %d, of the %d MiB that VMs may take on this host", mem, used, shared, limit.MemMiB).
-		WithField("mem_mib").WithHint("stop or delete a VM, or ask for less")
+		WithField("mem_mib").WithHint("stop or delete a VM, or ask for less").
+		WithCause(ownInTheWay(used-own+mem <= limit.MemMiB))
 }
 
 // CheckMemory implements [vm.Store].

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -51,6 +52,10 @@ type Capacity struct {
 	// none. It may be called inside the transaction and must be quick.
 	Bases func() []vmm.Shared
 }
+
+// ErrOwnInTheWay is the cause of memory_exhausted and disk_exhausted where there
+// would be room without the VMs of hatchd's own and without what VMs share.
+var ErrOwnInTheWay = errors.New("what hatchd keeps takes the room")
 
 // Filter narrows a list. Zero fields do not narrow.
 type Filter struct {

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/hatchvm/hatch/internal/access"
@@ -66,8 +67,11 @@ func (s *Service) giveWay(ctx context.Context, owner string, refused error) bool
 	var gone bool
 	var err error
 	switch {
-	case errs.HasCode(refused, "memory_exhausted"):
-		gone, err = s.dropIdleMemory(ctx)
+	case errors.Is(refused, ErrOwnInTheWay): // else it would go in vain
+		if errs.HasCode(refused, "memory_exhausted") {
+			gone, err = s.dropIdleMemory(ctx)
+		}
+		gone = gone || s.endBuild(ctx)
 	case errs.HasCode(refused, "disk_full"):
 		gone, err = s.deps.Snapshots.Yield(ctx)
 	}
@@ -75,6 +79,10 @@ func (s *Service) giveWay(ctx context.Context, owner string, refused error) bool
 		s.deps.Log.Error("cannot make room for a VM", "for", refused, "err", err)
 	}
 	return gone
+}
+
+func (s *Service) endBuild(ctx context.Context) bool {
+	return s.deps.Warm != nil && s.deps.Warm.EndBuild(ctx)
 }
 
 // dropIdleMemory gives the RAM back of booted guests that no machine shares.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vm"
 )
@@ -106,6 +107,42 @@ func TestIdleMemoryOfBootedGuestsGivesWay(t *testing.T) {
 		if err := take(); err != nil || s.idle != nil {
 			t.Errorf("%s: %v, dropped: %v", what, err, s.idle == nil)
 		}
+	}
+}
+
+// A VM of somebody's comes before one of hatchd's own.
+func TestABuildGivesWay(t *testing.T) {
+	w, s := newWarmWorld(t)
+	shape, err := w.ShapeFor(t.Context(), owner, vm.CreateRequest{MemMiB: ptr(256), DiskMiB: ptr(256)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCreate(t, w, vm.CreateRequest{MemMiB: ptr(64), DiskMiB: ptr(64)})
+	for what, limit := range map[string]func(){
+		"memory_exhausted": func() { w.memMiB = 256 + 64 },
+		"disk_exhausted":   func() { w.diskMiB = func() (int64, error) { return 256 + 64, nil } },
+	} {
+		own, err := w.CreateOfShape(t.Context(), shape)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.build = func() {
+			if err := w.Delete(t.Context(), access.SystemID, own.ID); err != nil {
+				t.Error(err)
+			}
+		}
+		limit()
+		if _, err := w.CreateOfShape(t.Context(), shape); !errs.HasCode(err, what) || s.build == nil {
+			t.Errorf("another of hatchd's own: %v", err)
+		}
+		if _, err := w.Create(t.Context(), owner, vm.CreateRequest{MemMiB: ptr(300), DiskMiB: ptr(300)}); !errs.HasCode(err, what) || s.build == nil {
+			t.Errorf("one that finds no room anyway: %v", err)
+		}
+		v := mustCreate(t, w, vm.CreateRequest{MemMiB: ptr(256), DiskMiB: ptr(256)})
+		if err := w.Delete(t.Context(), owner, v.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.memMiB, w.diskMiB = 16<<10, nil
 	}
 }
 

@@ -54,6 +54,9 @@ type Warm interface {
 	// DropIdle gives RAM back that was used for earlier VMs, and reports whether
 	// there was any. What is in use stays, by the inodes of vmm.Shared.
 	DropIdle(inUse map[uint64]bool) (dropped bool)
+	// EndBuild ends the VM of hatchd's own that is about to be kept booted, and
+	// reports whether there was one.
+	EndBuild(ctx context.Context) (ended bool)
 	// Spoiled tells that what Find returned could not become a VM, and why.
 	Spoiled(one snapshot.Snapshot, cause error)
 }

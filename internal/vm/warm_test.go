@@ -19,6 +19,7 @@ type shelf struct {
 	missed []vm.Shape
 
 	spoiled int
+	build   func() // deletes a VM of hatchd's own; nil: there is none
 	idle    func() // lets go of memory that nobody uses; nil: there is none
 }
 
@@ -48,6 +49,15 @@ func (s *shelf) DropIdle(inUse map[uint64]bool) bool {
 	}
 	s.idle()
 	s.idle = nil
+	return true
+}
+
+func (s *shelf) EndBuild(context.Context) bool {
+	if s.build == nil {
+		return false
+	}
+	s.build()
+	s.build = nil
 	return true
 }
 

@@ -95,7 +95,7 @@ func (s *Service) beginBuild(ctx context.Context, shape vm.Shape) (_ context.Con
 		return ctx, nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	now := &building{imageID: shape.ImageID, cancel: cancel, ended: make(chan struct{})}
+	now := &building{shape: shape, cancel: cancel, ended: make(chan struct{})}
 	s.now = now
 	return ctx, func() {
 		cancel()

@@ -64,9 +64,20 @@ type idle struct {
 
 // building is a build that has begun.
 type building struct {
-	imageID string
-	cancel  context.CancelFunc
-	ended   chan struct{} // closed once nothing is left of it but what is kept
+	shape  vm.Shape
+	cancel context.CancelFunc
+	ended  chan struct{} // closed once nothing is left of it but what is kept
+}
+
+// end waits until it has ended.
+func (b *building) end(ctx context.Context) error {
+	b.cancel()
+	select {
+	case <-b.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // New makes a service that keeps nothing until Run is called.
@@ -324,16 +335,25 @@ func (s *Service) endBuilds(ctx context.Context, imageID string) error {
 	s.queue = slices.DeleteFunc(s.queue, func(w wanted) bool { return w.shape.ImageID == imageID })
 	now := s.now
 	s.mu.Unlock()
-	if now == nil || now.imageID != imageID {
+	if now == nil || now.shape.ImageID != imageID {
 		return nil
 	}
-	now.cancel()
-	select {
-	case <-now.ended:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	return now.end(ctx)
+}
+
+// EndBuild implements vm.Warm. The shape can be asked for anew.
+func (s *Service) EndBuild(ctx context.Context) bool {
+	s.mu.Lock()
+	now := s.now
+	if now != nil {
+		delete(s.builds, now.shape.Key())
 	}
+	s.mu.Unlock()
+	if now == nil {
+		return false
+	}
+	s.log.Info("a VM needs the room of a guest that was to be kept booted", "image", now.shape.ImageID)
+	return now.end(ctx) == nil
 }
 
 // remove deletes a snapshot that is of no use.

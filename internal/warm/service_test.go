@@ -312,26 +312,45 @@ func TestForget(t *testing.T) {
 	}
 }
 
-func TestForgetEndsABuild(t *testing.T) {
-	w := newWorld(t, Auto)
-	booting := make(chan struct{})
-	w.vms.waits = func(ctx context.Context) error {
-		close(booting)
-		<-ctx.Done()
-		return ctx.Err()
+func TestABuildIsEnded(t *testing.T) {
+	for name, end := range map[string]func(*world) error{
+		"forgotten": func(w *world) error { return w.Forget(t.Context(), imageID) },
+		"in the way of a VM": func(w *world) error {
+			if !w.EndBuild(t.Context()) {
+				return errors.New("there is none")
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Auto)
+			booting := make(chan struct{})
+			w.vms.waits = func(ctx context.Context) error {
+				close(booting)
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			w.Missed(t.Context(), shape(64))
+			built := make(chan struct{})
+			go func() { defer close(built); w.buildAll(t) }()
+			<-booting
+			if err := end(w); err != nil {
+				t.Error(err)
+			}
+			if len(w.vms.shapes) != 0 {
+				t.Errorf("left behind: %v", w.vms.shapes)
+			}
+			w.requireStates(t)
+			<-built
+			if w.EndBuild(t.Context()) {
+				t.Error("another one was ended")
+			}
+			w.vms.waits = nil
+			w.Missed(t.Context(), shape(64))
+			w.buildAll(t)
+			w.requireStates(t, Ready)
+		})
 	}
-	w.Missed(t.Context(), shape(64))
-	built := make(chan struct{})
-	go func() { defer close(built); w.buildAll(t) }()
-	<-booting
-	if err := w.Forget(t.Context(), imageID); err != nil {
-		t.Error(err)
-	}
-	if len(w.vms.shapes) != 0 {
-		t.Errorf("left behind: %v", w.vms.shapes)
-	}
-	w.requireStates(t)
-	<-built
 }
 
 func TestRun(t *testing.T) {
