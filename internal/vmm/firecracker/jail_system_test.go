@@ -65,9 +65,13 @@ func TestAJailedProcessHasNoPower(t *testing.T) {
 		}
 	}
 	limits, err := os.ReadFile(proc(pid, "limits"))
-	if err != nil || !strings.Contains(string(limits), fmt.Sprintf("Max open files            %d", openFiles)) ||
-		!strings.Contains(string(limits), "Max core file size        0") {
-		t.Errorf("its limits are (%v)\n%s", err, limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int64{"Max open files": openFiles, "Max core file size": 0, "Max file size": max(maxState, int64(s.MemMiB)<<20)} {
+		if !strings.Contains(string(limits), fmt.Sprintf("%-26s%d ", name, want)) {
+			t.Errorf("%s is not %d:\n%s", name, want, limits)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ package firecracker
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -59,12 +60,35 @@ func arguments() []string {
 }
 
 // jailerArguments are those of the jailer, which ends by running Firecracker.
-func (d *Driver) jailerArguments(s vmm.Spec) []string {
+func (d *Driver) jailerArguments(s vmm.Spec) ([]string, error) {
+	largest, err := largestFile(s)
+	if err != nil {
+		return nil, err
+	}
 	own := []string{
 		"--id", jailID(s.ID), "--exec-file", d.binary, "--uid", strconv.Itoa(s.UID), "--gid", strconv.Itoa(s.GID),
-		"--chroot-base-dir", filepath.Join(s.Dir, jailFolder), "--resource-limit", "no-file=" + strconv.Itoa(openFiles), "--",
+		"--chroot-base-dir", filepath.Join(s.Dir, jailFolder), "--resource-limit", "no-file=" + strconv.Itoa(openFiles),
+		"--resource-limit", "fsize=" + strconv.FormatInt(largest, 10), "--",
 	}
-	return append(own, arguments()...)
+	return append(own, arguments()...), nil
+}
+
+// largestFile is the size in bytes beyond which the process can let no file grow,
+// so that it cannot fill the host's disk: what it writes to are its disks, its
+// memory and its state, which have a size.
+func largestFile(s vmm.Spec) (int64, error) {
+	most := max(int64(s.MemMiB)<<20, maxState)
+	for _, d := range s.Disks {
+		if d.ReadOnly {
+			continue
+		}
+		st, err := os.Stat(d.Path)
+		if err != nil {
+			return 0, fmt.Errorf("cannot look at the disk %s: %w", d.Serial, err)
+		}
+		most = max(most, st.Size())
+	}
+	return most, nil
 }
 
 // cmdline adds what only the driver knows: the disks' serials in their order,

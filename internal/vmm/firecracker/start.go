@@ -159,7 +159,10 @@ func (d *Driver) spawn(ctx context.Context, spec vmm.Spec) (*machine, error) {
 		p.Path, p.Args, p.Dir = d.binary, append([]string{"--id", jailID(spec.ID)}, arguments()...), root
 		p.OpenFiles = openFiles
 	} else {
-		p.Path, p.Args, p.Capabilities = d.jailer, d.jailerArguments(spec), jailerNeeds
+		p.Path, p.Capabilities = d.jailer, jailerNeeds
+		if p.Args, err = d.jailerArguments(spec); err != nil {
+			return nil, err
+		}
 	}
 	proc, err := jail.Start(ctx, p)
 	if err != nil {
