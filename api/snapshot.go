@@ -75,8 +75,8 @@ type ForkVM struct {
 	Count             *int              `json:"count,omitempty" minimum:"1" maximum:"64" doc:"How many VMs to make. Defaults to 1."`
 	Name              string            `json:"name,omitempty" maxLength:"63" doc:"Name and hostname; with several VMs -1, -2 and so on is added."`
 	Labels            map[string]string `json:"labels,omitempty" doc:"Labels, in place of the VM's own."`
-	UserData          *string           `json:"user_data,omitempty" doc:"New cloud-init user data. When it or keys are given, cloud-init does its work once more in the new VMs."`
-	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys, authorized_keys form, for the image's default user; cloud-init then does its work once more."`
+	UserData          *string           `json:"user_data,omitempty" doc:"New cloud-init user data: cloud-init does all its work once more in the new VMs, with it. Without, none of the user data that was applied is applied again."`
+	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys, authorized_keys form, that the image's default user has beside those that are there."`
 }
 
 // Copies are the VMs that one request has made of a VM or a snapshot.

@@ -46,7 +46,7 @@ type CreateVM struct {
 	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys, authorized_keys form, for the image's default user, through cloud-init vendor data."`
 	VMM               string            `json:"vmm,omitempty" doc:"Driver to run the VM with: auto (default), qemu or firecracker." example:"auto"`
 	RateLimits        *RateLimits       `json:"rate_limits,omitempty" doc:"How fast the VM may move data at most. Given, it takes the place of all of the template's."`
-	SnapshotID        string            `json:"snapshot_id,omitempty" maxLength:"63" doc:"ID or name of a snapshot to go on from, in place of booting an image. Only name, labels, user_data and ssh_authorized_keys can be given beside it; all else comes with the snapshot. When user_data or keys are given, cloud-init does its work once more."`
+	SnapshotID        string            `json:"snapshot_id,omitempty" maxLength:"63" doc:"ID or name of a snapshot to go on from, in place of booting an image. Only name, labels, user_data and ssh_authorized_keys can be given beside it; all else comes with the snapshot. With user_data cloud-init does all its work once more; keys alone are added, and nothing else is done again."`
 	Count             *int              `json:"count,omitempty" minimum:"1" maximum:"64" doc:"How many VMs to make of the snapshot; goes with snapshot_id only. The answer then has all of them in vms, and is itself the first."`
 }
 

@@ -55,7 +55,8 @@ func (c *cli) forkCommand() *cobra.Command {
 there at this moment. Each gets a hostname, an address and a MAC of its own.
 The ids are printed once all run as themselves. The VM itself goes on.
 
-With --user-data or --ssh-key cloud-init does its work once more in the new VMs.`,
+With --user-data cloud-init does all its work once more in the new VMs; with
+--ssh-key alone it adds the keys, and no user data is applied again.`,
 		Example:           "  hatch fork web -n 3 --name worker",
 		ValidArgsFunction: c.completeVMFirst,
 		RunE: func(cmd *cobra.Command, args []string) error {

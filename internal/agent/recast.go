@@ -53,7 +53,7 @@ func (a *Agent) recast(ctx context.Context, as wire.Identity) (wire.Self, error)
 		return r.self, nil
 	}
 	if st := cloudInit("/"); !identity.HasCloudInit("/") || st.Status == wire.CloudInitDisabled {
-		as.CloudInit = false
+		as.CloudInit, as.SSHKeys = false, false
 	}
 	began := time.Now()
 	self, err := r.guest.Take(ctx, as)
@@ -63,7 +63,7 @@ func (a *Agent) recast(ctx context.Context, as wire.Identity) (wire.Self, error)
 	}
 	r.done, r.self = as.Birth, self
 	a.postAddresses() // before the host asks for them
-	if as.CloudInit {
+	if as.CloudInit || as.SSHKeys {
 		a.status.postCloudInit(cloudInit("/"))
 	}
 	select {

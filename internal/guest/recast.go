@@ -102,7 +102,10 @@ func (s *session) recast(ctx context.Context, client *wire.Client) error {
 
 func (v *verdict) identity() wire.Identity {
 	as := v.as
-	id := wire.Identity{Birth: v.birth, InstanceID: as.InstanceID, Hostname: as.Hostname, CloudInit: as.CloudInit}
+	id := wire.Identity{
+		Birth: v.birth, InstanceID: as.InstanceID, Hostname: as.Hostname,
+		CloudInit: as.Setup == vm.SetupAnew, SSHKeys: as.Setup == vm.SetupKeys,
+	}
 	if as.MAC != nil {
 		id.NIC = &wire.NIC{MAC: as.MAC.String(), Address: as.Address, Gateway: as.Gateway}
 	}

@@ -161,14 +161,18 @@ func TestCopyThatIsAnotherIsRefused(t *testing.T) {
 }
 
 func TestCopyWithoutANetwork(t *testing.T) {
-	a, g, _ := recast(t, vm.Identity{InstanceID: "vm_copy", Hostname: "copy", CloudInit: true})
-	defer a.serve(t)()
-	a.answers <- recastAnswer{self: wire.Self{Hostname: "copy"}}
-	if err := g.Confirmed(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if told := <-a.told; told.NIC != nil || !told.CloudInit {
-		t.Errorf("told %+v", told)
+	for _, setup := range []vm.Setup{vm.SetupNone, vm.SetupKeys, vm.SetupAnew} {
+		a, g, _ := recast(t, vm.Identity{InstanceID: "vm_copy", Hostname: "copy", Setup: setup})
+		cut := a.serve(t)
+		a.answers <- recastAnswer{self: wire.Self{Hostname: "copy"}}
+		if err := g.Confirmed(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if told := <-a.told; told.NIC != nil || told.CloudInit != (setup == vm.SetupAnew) || told.SSHKeys != (setup == vm.SetupKeys) {
+			t.Errorf("told %+v", told)
+		}
+		_ = g.Close()
+		cut()
 	}
 }
 

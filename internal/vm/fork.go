@@ -169,7 +169,7 @@ func (s *Service) copies(ctx context.Context, one snapshot.Snapshot, r reservati
 	for i, v := range r.vms {
 		each.Go(func() {
 			defer r.unlock[v.ID]()
-			made[i], faults[i] = s.copy(ctx, &birth{vm: v, from: one, base: open, anew: req.isAnew()})
+			made[i], faults[i] = s.copy(ctx, &birth{vm: v, from: one, base: open, setup: req.setup()})
 		})
 	}
 	each.Wait()
@@ -207,10 +207,10 @@ func sortOut(made []VM, faults []error) (Copies, error) {
 
 // birth is a VM on its way from a snapshot to a life of its own.
 type birth struct {
-	vm   VM
-	from snapshot.Snapshot
-	base func() (*os.File, error) // its memory, which is read once a VM has got its place on the host
-	anew bool                     // cloud-init does its work once more
+	vm    VM
+	from  snapshot.Snapshot
+	base  func() (*os.File, error) // its memory, which is read once a VM has got its place on the host
+	setup Setup
 }
 
 // copySteps are what makes a VM from a snapshot, in order. Until the row step it
@@ -318,7 +318,7 @@ const recastPatience = 2 * time.Minute
 // its own MAC and address, the last that it takes, its link lets nothing of it
 // out, DHCP neither: its frames bear the name of another.
 func (s *Service) recast(ctx context.Context, b *boot, from *birth) error {
-	as := s.identity(b.vm, from.anew)
+	as := s.identity(b.vm, from.setup)
 	in, err := s.join(b.vm.ID, b.machine, func(id string, dial func(context.Context) (net.Conn, error), observe func(*GuestReport)) Guest {
 		return s.deps.Guests.Recast(id, dial, observe, as)
 	})
@@ -351,8 +351,8 @@ func (s *Service) confirmed(ctx context.Context, in *instance) error {
 	return in.guest.Confirmed(ctx)
 }
 
-func (s *Service) identity(v VM, anew bool) Identity {
-	as := Identity{InstanceID: v.InstanceID(), Hostname: v.Hostname(), CloudInit: anew}
+func (s *Service) identity(v VM, setup Setup) Identity {
+	as := Identity{InstanceID: v.InstanceID(), Hostname: v.Hostname(), Setup: setup}
 	if v.EnableNetwork {
 		net := s.settings.Pools.Network
 		as.MAC, as.Gateway = v.Lease.MAC, net.Gateway

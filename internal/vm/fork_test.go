@@ -53,7 +53,7 @@ func TestAForkBecomesItself(t *testing.T) {
 			t.Errorf("fork %d is %+v", i, v)
 		}
 		as := w.as(v.ID)
-		if as == nil || as.Hostname != v.Name || as.MAC.String() != v.Lease.MAC.String() || as.Address.Addr() != v.Lease.Address || as.CloudInit {
+		if as == nil || as.Hostname != v.Name || as.MAC.String() != v.Lease.MAC.String() || as.Address.Addr() != v.Lease.Address || as.Setup != vm.SetupNone {
 			t.Errorf("%s was told to be %+v", v.ID, as)
 		}
 		if as.InstanceID != parent.ID {
@@ -67,6 +67,38 @@ func TestAForkBecomesItself(t *testing.T) {
 		t.Errorf("the parent is %s", now.State)
 	}
 	w.requireSnapshots(t)
+}
+
+const (
+	keyA = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICj9akMgZa1DEuhNgu/wxar4AuGZ5w1HTyvAyzuArVgT a"
+	keyB = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICj9akMgZa1DEuhNgu/wxar4AuGZ5w1HTyvAyzuArVgT b"
+)
+
+// Keys are added to what the guest has; its parent's user data is not done again.
+func TestAForkGetsKeys(t *testing.T) {
+	w := newWorld(t)
+	data := "#!/bin/sh\n"
+	parent := mustCreate(t, w, vm.CreateRequest{UserData: &data, SSHKeys: []string{keyA}})
+	for _, keys := range [][]string{{keyB}, {}, nil} {
+		forks, err := w.Fork(t.Context(), owner, parent.ID, vm.CopyRequest{Count: 1, SSHKeys: keys})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, setup := keys, vm.SetupNone
+		if keys == nil {
+			want = parent.SSHKeys
+		}
+		if len(keys) > 0 {
+			setup = vm.SetupKeys
+		}
+		v := get(t, w, forks.VMs[0].ID)
+		if as := w.as(v.ID); as == nil || as.Setup != setup || as.InstanceID != parent.ID {
+			t.Errorf("with %q it was told to be %+v", keys, as)
+		}
+		if v.UserData != data || len(v.SSHKeys) != len(want) || (len(want) > 0 && v.SSHKeys[0] != want[0]) {
+			t.Errorf("with %q it has the user data %q and the keys %q", keys, v.UserData, v.SSHKeys)
+		}
+	}
 }
 
 func TestAForkSleepsAndIsForked(t *testing.T) {
@@ -199,7 +231,7 @@ func TestVMsAreMadeFromASnapshot(t *testing.T) {
 	}
 	w.requireOwn(t, made.VMs)
 	for _, v := range made.VMs {
-		if as := w.as(v.ID); as == nil || !as.CloudInit || as.InstanceID != v.ID {
+		if as := w.as(v.ID); as == nil || as.Setup != vm.SetupAnew || as.InstanceID != v.ID {
 			t.Errorf("%s was told to be %+v", v.ID, as)
 		}
 		if v.UserData != data || v.SnapshotID != one.ID {

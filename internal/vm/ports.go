@@ -309,13 +309,22 @@ type Identity struct {
 	Address    netip.Prefix
 	Gateway    netip.Addr
 
-	// CloudInit has cloud-init run for the new instance, with the VM's own seed,
-	// once the guest has confirmed. It adds to what the original's cloud-init has
-	// done and takes nothing of that back: it is for the copy of a guest without
-	// user data and SSH keys. Without it cloud-init takes the new instance for
-	// one that it has served already.
-	CloudInit bool
+	Setup Setup
 }
+
+// Setup is what cloud-init does in a copied guest once that has confirmed.
+type Setup int
+
+// All but the last have cloud-init take the new instance for one that it has
+// served already, now and at later boots.
+const (
+	SetupNone Setup = iota
+	// SetupKeys gives the image's default user the SSH keys of the VM's own seed.
+	SetupKeys
+	// SetupAnew is all that is done in a new VM, with its own seed. It adds to what
+	// the original's cloud-init has done and takes nothing of that back.
+	SetupAnew
+)
 
 // Guest is a session with one agent.
 type Guest interface {

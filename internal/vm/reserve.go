@@ -81,8 +81,17 @@ func (s *Service) forget(ctx context.Context, id string) {
 	s.changes.announce(id)
 }
 
-// isAnew reports whether cloud-init is to do its work once more, as in a new VM.
-func (r CopyRequest) isAnew() bool { return r.UserData != nil || r.SSHKeys != nil }
+// setup is what of the request is for cloud-init to do.
+func (r CopyRequest) setup() Setup {
+	switch {
+	case r.UserData != nil:
+		return SetupAnew
+	case len(r.SSHKeys) > 0:
+		return SetupKeys
+	default:
+		return SetupNone
+	}
+}
 
 // drafts are the records of the VMs to be, checked as for any new VM.
 func (s *Service) drafts(one snapshot.Snapshot, req CopyRequest) ([]VM, error) {
@@ -106,7 +115,7 @@ func (s *Service) drafts(one snapshot.Snapshot, req CopyRequest) ([]VM, error) {
 			UserData: first(one.VM.UserData, req.UserData), SSHKeys: firstList(req.SSHKeys, one.VM.SSHKeys), RateLimits: one.VM.RateLimits,
 			Driver: one.Machine.Driver, SnapshotID: goesOnFrom, Copying: OfSnapshot, CreatedAt: now, UpdatedAt: now,
 		}
-		if !req.isAnew() {
+		if req.setup() != SetupAnew {
 			v.Instance = one.VM.InstanceID
 		}
 		if req.Count > 1 && v.Name != "" {

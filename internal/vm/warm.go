@@ -162,7 +162,7 @@ func (s *Service) raiseWarm(ctx context.Context, v VM, warmth Warmth) (VM, error
 		return VM{}, err
 	}
 	b := &boot{vm: marked, fresh: true}
-	failed, err := s.becomeCopy(ctx, b, &birth{vm: marked, from: warmth.Snapshot, base: warmth.memory, anew: true})
+	failed, err := s.becomeCopy(ctx, b, &birth{vm: marked, from: warmth.Snapshot, base: warmth.memory, setup: SetupAnew})
 	if err == nil {
 		return b.vm, nil
 	}

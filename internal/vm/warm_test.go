@@ -107,7 +107,7 @@ func TestANewVMBeginsAsABootedGuest(t *testing.T) {
 	w.requireOwn(t, vms)
 	for _, v := range vms {
 		as := w.as(v.ID)
-		if as == nil || !as.CloudInit || as.InstanceID != v.ID || as.Hostname != v.Hostname() || as.Address.Addr() != v.Lease.Address {
+		if as == nil || as.Setup != vm.SetupAnew || as.InstanceID != v.ID || as.Hostname != v.Hostname() || as.Address.Addr() != v.Lease.Address {
 			t.Errorf("%s was told to be %+v", v.ID, as)
 		}
 		if v.SnapshotID != "" || v.OwnerID != owner {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/hatchvm/hatch/api"
 )
 
@@ -26,10 +28,12 @@ func testForkUnderSSH(t *testing.T, w *world) {
 	v := w.shared(t, alpha)
 	in, lines := w.login(t, v).echo(t)
 	requireEcho(t, in, lines)
+	w.inside(t, v, "rm /etc/ran-by-cloud-config")
 	ctx, cancel := context.WithTimeout(t.Context(), forkLimit)
 	defer cancel()
 	began := time.Now()
-	made, err := w.client.ForkVM(ctx, v.ID, api.ForkVM{Name: "alpha-fork"})
+	_, signer, key := newKey(t)
+	made, err := w.client.ForkVM(ctx, v.ID, api.ForkVM{Name: "alpha-fork", SSHAuthorizedKeys: []string{key}})
 	if err != nil || len(made.VMs) != 1 {
 		t.Fatalf("cannot fork: %v, %+v", err, made)
 	}
@@ -52,7 +56,24 @@ func testForkUnderSSH(t *testing.T, w *world) {
 	if a, b := w.login(t, v).hostKey, w.login(t, forked).hostKey; a == b {
 		t.Errorf("both have the host key %s", a)
 	}
+	w.requireKey(t, forked, signer)
 	w.requireSameAfterBoot(t, forked)
+	w.requireKey(t, forked, signer)
+}
+
+// requireKey logs in with a key that a copy was given, once cloud-init is
+// through, and checks that the original's user data was not applied again.
+func (w *world) requireKey(t *testing.T, v api.VM, signer ssh.Signer) {
+	t.Helper()
+	if c := condition(w.await(t, v.ID, "cloud-init", readyLimit), api.ConditionCloudInit); c.Status != api.StatusTrue {
+		t.Errorf("cloud-init is %s: %s %s", c.Status, c.Reason, c.Message)
+	}
+	theirs := w.signer
+	w.signer = signer
+	defer func() { w.signer = theirs }()
+	if got := w.login(t, v).run(t, "cat /etc/ran-by-cloud-config 2>/dev/null; true"); got != "" {
+		t.Errorf("its user data was applied again, which says %q", got)
+	}
 }
 
 // requireSameAfterBoot reboots a copy: it stays who it is, and the user data
@@ -60,7 +81,7 @@ func testForkUnderSSH(t *testing.T, w *world) {
 func (w *world) requireSameAfterBoot(t *testing.T, v api.VM) {
 	t.Helper()
 	const look = "hostname; cat /etc/machine-id; sha256sum /etc/ssh/ssh_host_*_key.pub; ls /etc/ran-by-cloud-config 2>&1"
-	before := w.inside(t, v, "rm /etc/ran-by-cloud-config; "+look+" || true")
+	before := w.inside(t, v, look+" || true")
 	if !strings.Contains(before, "No such file") {
 		t.Fatalf("before a reboot it is %q", before)
 	}

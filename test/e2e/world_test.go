@@ -82,16 +82,23 @@ func (w *world) data(below ...string) string {
 	return filepath.Join(append([]string{w.daemon.DataDir}, below...)...)
 }
 
-func (w *world) makeKey(t *testing.T) {
+// newKey makes a key to log in with; line is as in authorized_keys.
+func newKey(t *testing.T) (private ed25519.PrivateKey, signer ssh.Signer, line string) {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.signer, err = ssh.NewSignerFromKey(private); err != nil {
+	if signer, err = ssh.NewSignerFromKey(private); err != nil {
 		t.Fatal(err)
 	}
-	w.publicKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(w.signer.PublicKey()))) + " e2e"
+	return private, signer, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey()))) + " e2e"
+}
+
+func (w *world) makeKey(t *testing.T) {
+	t.Helper()
+	var private ed25519.PrivateKey
+	private, w.signer, w.publicKey = newKey(t)
 	block, err := ssh.MarshalPrivateKey(private, "e2e")
 	if err != nil {
 		t.Fatal(err)

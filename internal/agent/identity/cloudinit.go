@@ -41,10 +41,12 @@ func (g *Guest) moveInstance(_ context.Context, as wire.Identity) error {
 	case err != nil:
 		return err
 	case as.CloudInit:
-		return g.prepareCloudInit()
-	default:
-		return g.keepInstance(as.InstanceID)
+		return g.prepareCloudInit(keepKeys)
 	}
+	if err := g.keepInstance(as.InstanceID); err != nil || !as.SSHKeys {
+		return err
+	}
+	return g.prepareCloudInit(keepKeys + addKeys)
 }
 
 // refreshSeed drops what the kernel has read of the original's seed.
@@ -130,32 +132,36 @@ func (g *Guest) keepInstance(id string) error {
 const (
 	runtimeConfig = "run/cloud-init/cloud.cfg"
 	keepKeys      = "ssh_deletekeys: false\n"
+	// addKeys leaves one of its modules, which does its work also for an instance
+	// that has been served.
+	addKeys = "cloud_init_modules: [[ssh, always]]\ncloud_config_modules: []\ncloud_final_modules: []\n"
 )
 
 // prepareCloudInit takes back that cloud-init has ended, and for which instance:
-// while it finds that, it takes what it keeps for the seed's content.
-func (g *Guest) prepareCloudInit() error {
+// while it finds that, it takes what it keeps for the seed's content. It will
+// work as config says.
+func (g *Guest) prepareCloudInit(config string) error {
 	var faults []error
 	for _, path := range []string{"result.json", "status.json", ".instance-id"} {
 		faults = append(faults, remove(g.path("run/cloud-init", path)))
 	}
-	faults = append(faults, os.MkdirAll(g.path("run/cloud-init"), 0o755), g.addRuntimeConfig(keepKeys))
+	faults = append(faults, os.MkdirAll(g.path("run/cloud-init"), 0o755), g.setRuntimeConfig(config))
 	return errors.Join(faults...)
 }
 
-func (g *Guest) addRuntimeConfig(line string) error {
+// setRuntimeConfig adds these lines to what the image has found at its boot, in
+// the place of those that were added when it was copied before.
+func (g *Guest) setRuntimeConfig(lines string) error {
 	path := g.path(runtimeConfig)
 	text, err := os.ReadFile(path)
 	if err != nil && !absent(err) {
 		return err
 	}
-	if strings.Contains(string(text), line) {
-		return nil
+	found := strings.NewReplacer(keepKeys, "", addKeys, "").Replace(string(text))
+	if found != "" && !strings.HasSuffix(found, "\n") {
+		found += "\n"
 	}
-	if len(text) > 0 && !bytes.HasSuffix(text, []byte("\n")) {
-		text = append(text, '\n')
-	}
-	return os.WriteFile(path, append(text, line...), 0o644)
+	return os.WriteFile(path, []byte(found+lines), 0o644)
 }
 
 // cloudInitStage is a part of cloud-init's work: units of systemd, of which an

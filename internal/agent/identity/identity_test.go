@@ -305,6 +305,31 @@ func TestInstanceThatIsServedAnew(t *testing.T) {
 	}
 }
 
+func TestInstanceThatGetsKeys(t *testing.T) {
+	o := provisioned(t)
+	as := someone
+	as.SSHKeys = true
+	o.take(t, as)
+	o.take(t, as)
+	const found = "datasource_list: [ NoCloud, None ]\n"
+	if got := o.read("run/cloud-init/cloud.cfg"); got != found+keepKeys+addKeys {
+		t.Errorf("its configuration is %q", got)
+	}
+	if got := o.read("var/lib/cloud/data/instance-id") + o.read("var/lib/cloud/instances/vm_copy/sem/runcmd"); got != "vm_copy\ndone" {
+		t.Errorf("what was done is not kept: %q", got)
+	}
+	for _, path := range []string{"result.json", "status.json", ".instance-id"} {
+		if _, err := os.Lstat(o.path("run/cloud-init", path)); err == nil {
+			t.Errorf("%s says still how it was", path)
+		}
+	}
+	as.SSHKeys, as.CloudInit = false, true // a copy of the copy
+	o.take(t, as)
+	if got := o.read("run/cloud-init/cloud.cfg"); got != found+keepKeys {
+		t.Errorf("then its configuration is %q", got)
+	}
+}
+
 // TestSeedThatIsInUse fails only where somebody reads it.
 func TestSeedThatIsInUse(t *testing.T) {
 	o := provisioned(t)
@@ -363,7 +388,7 @@ func TestCloudInitIsRunBySystemd(t *testing.T) {
 
 func TestCloudInitThatDoesNotBegin(t *testing.T) {
 	o := provisioned(t)
-	if err := o.prepareCloudInit(); err != nil {
+	if err := o.prepareCloudInit(keepKeys); err != nil {
 		t.Fatal(err)
 	}
 	o.write(t, "usr/bin/cloud-init*", "#!/bin/sh\necho 'no python'; exit 127\n")

@@ -146,7 +146,7 @@ func (g *Guest) Settle(ctx context.Context, as wire.Identity) {
 			g.log.Error("journald keeps the original's machine id", "err", err)
 		}
 	}
-	if as.CloudInit {
+	if as.CloudInit || as.SSHKeys {
 		g.runCloudInit(ctx)
 	}
 }

@@ -37,6 +37,10 @@ type Identity struct {
 	// with what is on the seed disk now. Without it cloud-init takes the new
 	// instance for one that it has served already, as it has the original.
 	CloudInit bool `json:"cloud_init,omitempty"`
+
+	// SSHKeys, without CloudInit, has cloud-init give the SSH keys on the seed disk
+	// to the image's default user, in the background, and nothing more.
+	SSHKeys bool `json:"ssh_keys,omitempty"`
 }
 
 // NIC is the guest's place on its network.
