@@ -224,7 +224,7 @@ func (s *Service) copySteps(from *birth) []step {
 		{"forward", s.openForward, s.closeForward},
 		{"machine", func(ctx context.Context, b *boot) error { return s.wakeCopy(ctx, b, from) }, s.kill},
 		{"guest", func(ctx context.Context, b *boot) error { return s.recast(ctx, b, from) }, s.disconnect},
-		{"row", s.recordCopy, nil},
+		{"row", s.record, nil},
 	}
 }
 
@@ -359,11 +359,6 @@ func (s *Service) identity(v VM, setup Setup) Identity {
 		as.Address = netip.PrefixFrom(v.Lease.Address, net.Prefix.Bits())
 	}
 	return as
-}
-
-// recordCopy stores that the VM runs, and is itself.
-func (s *Service) recordCopy(ctx context.Context, b *boot) error {
-	return s.record(ctx, b)
 }
 
 // removeHalfCopied leaves nothing of a guest that has never been itself, nor of

@@ -7,37 +7,18 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/host/sparse"
 )
 
 // clone makes a new file with the content of another: sharing its blocks where
 // the file system can, else copying its data and leaving its holes.
-func clone(from, to string) (err error) {
-	src, err := os.Open(from)
-	if err != nil {
-		return fmt.Errorf("cannot copy a disk: %w", err)
-	}
-	defer func() { _ = src.Close() }()
-	dst, err := os.OpenFile(to, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("cannot copy a disk: %w", err)
-	}
-	defer func() { err = errors.Join(err, dst.Close()) }()
-	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
-		return nil
-	}
-	return copyData(dst, src)
-}
+func clone(from, to string) error { return sparse.Duplicate(from, to, copyData) }
 
-// copyData copies the parts of src that hold data.
-func copyData(dst, src *os.File) error {
-	st, err := src.Stat()
-	if err != nil {
-		return fmt.Errorf("cannot copy a disk: %w", err)
-	}
-	if err := dst.Truncate(st.Size()); err != nil {
-		return fmt.Errorf("cannot copy a disk: %w", err)
-	}
-	for at := int64(0); at < st.Size(); {
+// copyData copies the parts of src that hold data, by the kernel: a template has
+// few of them.
+func copyData(dst, src *os.File, size int64) error {
+	for at := int64(0); at < size; {
 		begin, err := src.Seek(at, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
 			return nil // only a hole is left

@@ -88,7 +88,7 @@ func openSource(from snapshot.Parts) (source, error) {
 }
 
 func captureDisk(ctx context.Context, dir, from string) error {
-	return duplicate(from, filepath.Join(dir, diskName), func(dst, src *os.File, size int64) error {
+	return sparse.Duplicate(from, filepath.Join(dir, diskName), func(dst, src *os.File, size int64) error {
 		return disk.Copy(ctx, dst, src, size)
 	})
 }

@@ -3,7 +3,8 @@
 // Package sparse copies large files of which little is filled, such as guests'
 // memory and disks, and tells later whether a copy is still what it was.
 //
-// A copy has holes where the file has them or holds pages of zeros. An [Index]
+// A copy has holes where the file has them or holds pages of zeros, or it shares
+// blocks with the file. An [Index]
 // keeps a checksum of each chunk. It guards against disks and mishaps, not
 // against somebody who may write to the data directory. Where the files lie,
 // and when they are safe from a power cut, is the caller's to say.
