@@ -68,7 +68,7 @@ func (s *Service) keepAsleep(ctx context.Context, v VM, draft snapshot.Snapshot)
 		s.deps.Snapshots.Abandon(ctx, one)
 		return snapshot.Snapshot{}, err
 	}
-	taken, err := s.keepBegun(ctx, asleep, one)
+	taken, err := s.fill(ctx, asleep, one, func(ctx context.Context, one snapshot.Snapshot) error { return s.captureAsleep(ctx, asleep, one) })
 	if err != nil {
 		_, wakeErr := s.ensureAwake(ctx, asleep)
 		err = errors.Join(err, wakeErr)
@@ -76,27 +76,24 @@ func (s *Service) keepAsleep(ctx context.Context, v VM, draft snapshot.Snapshot)
 	return taken, err
 }
 
-// keepBegun makes a snapshot that was begun one of a VM that sleeps.
-func (s *Service) keepBegun(ctx context.Context, asleep VM, one snapshot.Snapshot) (snapshot.Snapshot, error) {
-	if err := s.captureAsleep(ctx, asleep, one); err != nil {
-		s.deps.Snapshots.Abandon(ctx, one)
-		return snapshot.Snapshot{}, err
-	}
-	return s.seal(ctx, asleep, one)
-}
-
 // keep takes a snapshot that counts.
 func (s *Service) keep(ctx context.Context, v VM, draft snapshot.Snapshot) (snapshot.Snapshot, error) {
-	one, err := s.capture(ctx, v, draft)
+	copyInto, err := s.standing(ctx, v)
 	if err != nil {
 		return snapshot.Snapshot{}, err
 	}
-	return s.seal(ctx, v, one)
+	one, err := s.begin(ctx, v, draft)
+	if err != nil {
+		return snapshot.Snapshot{}, err
+	}
+	return s.fill(ctx, v, one, copyInto)
 }
 
-// seal makes a snapshot count that was captured of the VM.
-func (s *Service) seal(ctx context.Context, v VM, one snapshot.Snapshot) (snapshot.Snapshot, error) {
-	kept, err := s.deps.Snapshots.Finish(ctx, one)
+// fill copies what the VM is into a snapshot that was begun, and makes it count.
+func (s *Service) fill(ctx context.Context, v VM, one snapshot.Snapshot, copyInto func(context.Context, snapshot.Snapshot) error) (kept snapshot.Snapshot, err error) {
+	if err = copyInto(ctx, one); err == nil {
+		kept, err = s.deps.Snapshots.Finish(ctx, one)
+	}
 	if err != nil {
 		s.deps.Snapshots.Abandon(ctx, one)
 		return snapshot.Snapshot{}, err
@@ -106,24 +103,6 @@ func (s *Service) seal(ctx context.Context, v VM, one snapshot.Snapshot) (snapsh
 	}
 	s.deps.Log.Info("snapshot taken", "vm", v.ID, "snapshot", kept.ID, "bytes", kept.Bytes, "took", time.Since(kept.CreatedAt))
 	return kept, nil
-}
-
-// capture copies what the VM is into the files of a snapshot, and lets its guest
-// go on. The caller finishes or abandons the snapshot.
-func (s *Service) capture(ctx context.Context, v VM, draft snapshot.Snapshot) (snapshot.Snapshot, error) {
-	copyFrom, err := s.standing(ctx, v)
-	if err != nil {
-		return snapshot.Snapshot{}, err
-	}
-	one, err := s.begin(ctx, v, draft)
-	if err != nil {
-		return snapshot.Snapshot{}, err
-	}
-	if err := copyFrom(ctx, one); err != nil {
-		s.deps.Snapshots.Abandon(ctx, one)
-		return snapshot.Snapshot{}, err
-	}
-	return one, nil
 }
 
 // begin makes room for a snapshot of the VM as it is.
