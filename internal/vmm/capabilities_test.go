@@ -38,8 +38,15 @@ func TestNumbersOfCPUsThatADriverDoesNotHaveAreRefused(t *testing.T) {
 		n   int
 		ok  bool
 	}{
-		{Capabilities{}, 1, true}, {Capabilities{}, 999, true}, {Capabilities{MaxVCPUs: 8}, 7, true}, {Capabilities{MaxVCPUs: 8}, 9, false},
-		{pairs, 1, true}, {pairs, 2, true}, {pairs, 3, false}, {pairs, 32, true}, {pairs, 34, false},
+		{Capabilities{}, 1, true},
+		{Capabilities{}, 999, true},
+		{Capabilities{MaxVCPUs: 8}, 7, true},
+		{Capabilities{MaxVCPUs: 8}, 9, false},
+		{pairs, 1, true},
+		{pairs, 2, true},
+		{pairs, 3, false},
+		{pairs, 32, true},
+		{pairs, 34, false},
 	} {
 		err := c.can.VCPUs("firecracker", c.n)
 		var e *errs.Error
