@@ -43,7 +43,7 @@ type CreateVM struct {
 	Name              string            `json:"name,omitempty" maxLength:"63" doc:"Name and hostname: lower-case letters, digits and hyphens. Unique per owner."`
 	Labels            map[string]string `json:"labels,omitempty" doc:"Free labels to filter by."`
 	DiskMiB           *int              `json:"disk_mib,omitempty" minimum:"64" maximum:"16777216" doc:"Size of the VM's own disk in MiB. Defaults to HATCH_DEFAULT_DISK_MIB."`
-	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys, authorized_keys form, for the image's default user, through cloud-init vendor data."`
+	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys, authorized_keys form, for the image's default user, beside those that user_data gives it."`
 	VMM               string            `json:"vmm,omitempty" doc:"Driver to run the VM with: auto (default), qemu or firecracker." example:"auto"`
 	RateLimits        *RateLimits       `json:"rate_limits,omitempty" doc:"How fast the VM may move data at most. Given, it takes the place of all of the template's."`
 	SnapshotID        string            `json:"snapshot_id,omitempty" maxLength:"63" doc:"ID or name of a snapshot to go on from, in place of booting an image. Only name, labels, user_data and ssh_authorized_keys can be given beside it; all else comes with the snapshot. With user_data cloud-init does all its work once more; keys alone are added, and nothing else is done again."`

@@ -20,6 +20,7 @@ const (
 		"write_files:\n" +
 		"-   path: /etc/from-cloud-config\n" +
 		"    content: \"applied\\n\"\n" +
+		"ssh_authorized_keys: [ 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIEwgxMpOiC15yrKLeM2ib56DX8wcTNTHYXBYxrcT7sj of the user data' ]\n" +
 		"runcmd:\n" +
 		"  - [ sh, -c, 'echo ran > /etc/ran-by-cloud-config' ]\n\n"
 
@@ -47,6 +48,9 @@ func testCloudConfig(t *testing.T, w *world) {
 	}
 	if got := s.run(t, "cat /etc/ran-by-cloud-config"); got != "ran" {
 		t.Errorf("runcmd wrote %q", got)
+	}
+	if got := s.run(t, "grep -c 'of the user data' .ssh/authorized_keys"); got != "1" {
+		t.Errorf("of the keys in the user data there are %q", got) // and we have logged in with the other
 	}
 	requireUserData(t, s, cloudConfig)
 	if got := s.run(t, "hostname"); got != alpha {

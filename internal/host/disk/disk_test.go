@@ -157,10 +157,10 @@ func TestSeedIsReadByAnotherTool(t *testing.T) {
 	if !bytes.Equal(read("user-data"), user) {
 		t.Error("user-data is not what was given, byte for byte")
 	}
-	for name, says := range map[string]string{
-		"meta-data":      "instance-id: vm_abc123def456",
-		"network-config": "macaddress: 02:fc:00:00:00:0a",
-		"vendor-data":    "- ssh-ed25519 AAAA someone@somewhere",
+	for says, name := range map[string]string{
+		"instance-id: vm_abc123def456":                           "meta-data",
+		"public-keys:\n    - ssh-ed25519 AAAA someone@somewhere": "meta-data",
+		"macaddress: 02:fc:00:00:00:0a":                          "network-config",
 	} {
 		if text := read(name); !bytes.Contains(text, []byte(says)) {
 			t.Errorf("%s does not say %q:\n%s", name, says, text)

@@ -39,7 +39,7 @@ func ignoreMissing(err error) error {
 
 // seedFiles returns the seed's content. The user's own text goes in byte for byte.
 func seedFiles(v vm.VM) (map[string][]byte, error) {
-	meta, err := yaml.Marshal(map[string]string{"instance-id": v.InstanceID(), "local-hostname": v.Hostname()})
+	meta, err := yaml.Marshal(metaData(v))
 	if err != nil {
 		return nil, fmt.Errorf("cannot write meta-data: %w", err)
 	}
@@ -47,15 +47,21 @@ func seedFiles(v vm.VM) (map[string][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot write network-config: %w", err)
 	}
-	vendor, err := vendorData(v)
-	if err != nil {
-		return nil, fmt.Errorf("cannot write vendor-data: %w", err)
-	}
 	user := []byte(v.UserData)
 	if len(user) == 0 {
 		user = []byte("#cloud-config\n{}\n")
 	}
-	return map[string][]byte{"meta-data": meta, "network-config": network, "vendor-data": vendor, "user-data": user}, nil
+	return map[string][]byte{"meta-data": meta, "network-config": network, "user-data": user}, nil
+}
+
+// metaData is what Hatch itself adds. Keys that are in it are there beside those
+// of the user's own configuration, which would displace any in vendor data.
+func metaData(v vm.VM) any {
+	return struct {
+		InstanceID string   `yaml:"instance-id"`
+		Hostname   string   `yaml:"local-hostname"`
+		PublicKeys []string `yaml:"public-keys,omitempty"`
+	}{v.InstanceID(), v.Hostname(), v.SSHKeys}
 }
 
 // networkConfig is cloud-init's network configuration, version 2: the one NIC
@@ -78,17 +84,6 @@ func networkConfig(v vm.VM) any {
 		Version   int                 `yaml:"version"`
 		Ethernets map[string]ethernet `yaml:"ethernets"`
 	}{2, ethernets}
-}
-
-// vendorData is what Hatch itself adds: the SSH keys given at create. The
-// user's own configuration wins over it.
-func vendorData(v vm.VM) ([]byte, error) {
-	config := map[string]any{}
-	if len(v.SSHKeys) > 0 {
-		config["ssh_authorized_keys"] = v.SSHKeys
-	}
-	text, err := yaml.Marshal(config)
-	return append([]byte("#cloud-config\n"), text...), err
 }
 
 // seedSize is the size of every seed, whatever is in it: a copied guest goes on
