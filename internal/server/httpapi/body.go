@@ -133,7 +133,7 @@ var jsonFormat = huma.Format{
 			return decodeError(err)
 		}
 		if generic, ok := v.(*any); ok {
-			return refuseUpperCase(*generic)
+			return refuseUpperCase("", *generic)
 		}
 		return nil
 	},
@@ -142,13 +142,22 @@ var jsonFormat = huma.Format{
 // fieldMark stands between a field's name and what is wrong with it.
 const fieldMark = "\x00"
 
+// ownNames are fields whose own fields' names are the client's choice.
+var ownNames = map[string]bool{"labels": true, "env": true}
+
 // refuseUpperCase refuses fields such as "Mem_MiB", which encoding/json would
-// take for mem_mib.
-func refuseUpperCase(body any) error {
+// take for mem_mib, and which nobody has checked.
+func refuseUpperCase(within string, body any) error {
 	object, _ := body.(map[string]any)
-	for name := range object {
+	for name, value := range object {
 		if name != strings.ToLower(name) {
-			return errors.New(name + fieldMark + unknownField)
+			return errors.New(within + name + fieldMark + unknownField)
+		}
+		if ownNames[name] {
+			continue
+		}
+		if err := refuseUpperCase(within+name+".", value); err != nil {
+			return err
 		}
 	}
 	return nil

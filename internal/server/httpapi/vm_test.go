@@ -76,6 +76,7 @@ func TestBadCreate(t *testing.T) {
 		{`{"rate_limits":{"disk":{"bytes_per_second":0}}}`, "rate_limits.disk.bytes_per_second", ">= 65536"},
 		{`{"rate_limits":{"network_in":{"bytes_per_second":10000000001}}}`, "rate_limits.network_in.bytes_per_second", "<= 10000000000"},
 		{`{"rate_limits":{"network_in":{"ops_per_second":10}}}`, "rate_limits.network_in.ops_per_second", "unknown field"},
+		{`{"rate_limits":{"Disk":{"bytes_per_second":1}}}`, "rate_limits.Disk", "unknown field"},
 		{`{"colour":"red"}`, "colour", "unknown field"},
 		{`{"VCPU_COUNT":2}`, "VCPU_COUNT", "unknown field"},
 		{`{"vcpu_count":1,"Vcpu_Count":-5}`, "Vcpu_Count", "unknown field"},
