@@ -145,8 +145,7 @@ func testSaveAndGoOn(t *testing.T, h Harness) {
 	m.console.Expect("tick 3")
 	for range 2 {
 		agent := dialLines(t, m, vmm.ChannelAgent)
-		agent.Say("hello")
-		agent.Expect(agentPrefix + "hello")
+		agent.sayUntil("hello", agentPrefix+"hello")
 		last := rest(t, m)
 		dir := savedDir(t, m.spec)
 		if err := m.Save(t.Context(), m.spec, dir); err != nil {

@@ -115,6 +115,33 @@ func (c *Console) Expect(prefix string) string {
 	}
 }
 
+// sayUntil says a line until it is answered, as the agent's protocol does at the
+// beginning: what is said before the guest listens may be lost.
+func (c *Console) sayUntil(line, answer string) {
+	c.t.Helper()
+	late := time.After(patience)
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for {
+		c.Say(line)
+		for waits := true; waits; {
+			select {
+			case said, ok := <-c.lines:
+				if !ok {
+					c.t.Fatalf("the connection ended before %q", answer)
+				}
+				if strings.Contains(said, answer) {
+					return
+				}
+			case <-again.C:
+				waits = false
+			case <-late:
+				c.t.Fatalf("no %q within %s", answer, patience)
+			}
+		}
+	}
+}
+
 // requireNoSilence says a line to who may be gone: either it is answered, or the
 // connection ends.
 func (c *Console) requireNoSilence(line, answer string) {
