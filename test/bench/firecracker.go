@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -23,7 +24,10 @@ const (
 	fireWarmUp = 2  // more rounds, not counted
 	fireUID    = 914000
 	fireDisk   = 16 << 20 // bytes
+	rawTAP     = "raw0"
 )
+
+var fireMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
 
 // fires is what was measured of one size.
 type fires struct {
@@ -74,6 +78,9 @@ func measureFirecracker(out io.Writer, root, dir string) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := lastingTAP(rawTAP, fireUID); err != nil {
+		return err
+	}
 	for _, mem := range sleepSizes {
 		var f fires
 		for round := range fireWarmUp + fireRounds {
@@ -99,6 +106,9 @@ func (f *fires) byDriver(ctx context.Context, l *lab, mem int) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(spec.Dir) }() // in a temporary directory
+	if err := plug(&spec); err != nil {
+		return err
+	}
 	began := time.Now()
 	m, err := l.driver.Start(ctx, spec)
 	if err != nil {
@@ -121,6 +131,9 @@ func (f *fires) byDriver(ctx context.Context, l *lab, mem int) error {
 		return err
 	}
 
+	if err := plug(&spec); err != nil {
+		return err
+	}
 	began = time.Now()
 	if m, err = l.driver.Wake(ctx, spec, saved); err != nil {
 		return fmt.Errorf("%w: %w", err, errors.Unwrap(err))
@@ -130,6 +143,29 @@ func (f *fires) byDriver(ctx context.Context, l *lab, mem int) error {
 	}
 	f.wake.ours = append(f.wake.ours, time.Since(began))
 	return errors.Join(err, m.Kill(ctx), m.Close())
+}
+
+// plug gives a machine a TAP, which the driver takes over.
+func plug(s *contract.Spec) error {
+	tap, err := openTAP()
+	s.NIC = &contract.NIC{MAC: fireMAC, TAP: tap}
+	return err
+}
+
+// lastingTAP makes a TAP that a user can open by its name. It ends with the sandbox.
+func lastingTAP(name string, uid int) error {
+	tap, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tap.Close() }()
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	fd := int(tap.Fd())
+	return errors.Join(unix.IoctlIfreq(fd, unix.TUNSETIFF, req), unix.IoctlSetInt(fd, unix.TUNSETOWNER, uid), unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1))
 }
 
 // anyLine is answered by the probe at once.

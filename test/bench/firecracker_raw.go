@@ -201,6 +201,7 @@ func (r *rawFire) create(ctx context.Context) error {
 		requests = append(requests, request{"/drives/" + d.Serial, body{"drive_id": d.Serial, "path_on_host": d.Serial, "is_read_only": d.ReadOnly, "is_root_device": false}})
 	}
 	requests = append(requests,
+		request{"/network-interfaces/net0", body{"iface_id": "net0", "host_dev_name": rawTAP, "guest_mac": fireMAC.String()}},
 		request{"/vsock", body{"guest_cid": 3, "uds_path": vsockName}},
 		request{"/entropy", body{}},
 		request{"/actions", body{"action_type": "InstanceStart"}})
