@@ -51,10 +51,12 @@ func (r *rawFire) start(ctx context.Context) error {
 		return err
 	}
 	r.in, r.out = in, out
-	args := []string{r.binary, "--id", "raw", "--api-sock", socketName}
+	own := []string{"--api-sock", socketName, "--log-path", logName} // else its log is on the console
+	args := append([]string{r.binary, "--id", "raw"}, own...)
 	if r.jailer != "" {
 		user := strconv.Itoa(r.spec.UID)
-		args = []string{r.jailer, "--id", "raw", "--exec-file", r.binary, "--uid", user, "--gid", user, "--chroot-base-dir", r.jail(), "--", "--api-sock", socketName}
+		args = []string{r.jailer, "--id", "raw", "--exec-file", r.binary, "--uid", user, "--gid", user, "--chroot-base-dir", r.jail(), "--"}
+		args = append(args, own...)
 	}
 	r.cmd = exec.CommandContext(ctx, args[0], args[1:]...)
 	r.cmd.Dir, r.cmd.Stdin, r.cmd.Stdout = r.inside(""), theirIn, theirOut
@@ -90,6 +92,7 @@ const (
 	kernelName = "kernel"
 	memoryName = "memory"
 	stateName  = "state"
+	logName    = "log"
 )
 
 func (r *rawFire) jail() string { return filepath.Join(r.spec.Dir, "raw") }
@@ -116,6 +119,9 @@ func (r *rawFire) furnish() error {
 		if err := os.Link(path, r.inside(name)); err != nil {
 			return err
 		}
+	}
+	if err := errors.Join(os.WriteFile(r.inside(logName), nil, 0o600), os.Chown(r.inside(logName), r.spec.UID, r.spec.GID)); err != nil {
+		return err
 	}
 	memory := r.inside(memoryName) // is on another file system
 	if r.jailer == "" {
