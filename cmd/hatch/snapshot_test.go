@@ -97,10 +97,10 @@ func TestSnapshotVerbs(t *testing.T) {
 
 func TestSnapshotFaults(t *testing.T) {
 	f := newFake(t)
-	f.answer["POST /vms/vm_web000000001/snapshot"] = api.Problem{Status: 409, Error: "VM web has 10 snapshots already", Code: "snapshot_limit", Hint: "delete one"}
+	f.answer["POST /vms/vm_web000000001/snapshot"] = api.Problem{Status: 409, Error: "VM vm_web000000001 may have 10 snapshots, and those it has make no room for another", Code: "snapshot_limit", Hint: "delete one"}
 	s := newSession(t, f)
 	for args, want := range map[string]string{
-		"snapshot create web":      "hatch: cannot take a snapshot of web: VM web has 10 snapshots already\nhint: delete one\n",
+		"snapshot create web":      "hatch: cannot take a snapshot of web: VM vm_web000000001 may have 10 snapshots, and those it has make no room for another\nhint: delete one\n",
 		"snapshot create":          "hatch: hatch snapshot create takes one VM; 0 were given\n",
 		"snapshot show none":       "hatch: cannot inspect none: there is no snapshot \"none\"\nhint: hatch snapshot ls\n",
 		"snapshot ls web db":       "hatch: hatch snapshot ls takes one VM at most; 2 were given\n",
