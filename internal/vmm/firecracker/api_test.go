@@ -23,11 +23,15 @@ import (
 type pretended struct {
 	root    string
 	answers map[string]answer // by method and path; others are answered with 204
+	flush   func()            // called when it is to tell its metrics
 
 	mu    sync.Mutex
-	asked []string          // method and path
-	body  map[string]string // by path
+	asked []asked
+	body  map[string]string // by path, the latest
 }
+
+// asked is one request.
+type asked struct{ method, path, body string }
 
 type answer struct {
 	status int
@@ -64,9 +68,12 @@ func (p *pretended) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	key := r.Method + " " + r.URL.Path
 	p.mu.Lock()
-	p.asked = append(p.asked, key)
+	p.asked = append(p.asked, asked{r.Method, r.URL.Path, strings.TrimSpace(string(body))})
 	p.body[r.URL.Path] = strings.TrimSpace(string(body))
 	p.mu.Unlock()
+	if p.flush != nil && strings.Contains(string(body), "FlushMetrics") {
+		p.flush()
+	}
 	if a, ok := p.answers[key]; ok {
 		w.WriteHeader(a.status)
 		_, _ = io.WriteString(w, a.text)

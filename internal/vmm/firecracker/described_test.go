@@ -1,0 +1,374 @@
+//go:build linux && amd64
+
+package firecracker
+
+import (
+	"encoding/json"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Firecracker's own description of its API says what each request may hold. The
+// facts in testdata are taken from those of two releases; all that the driver
+// sends is held against them.
+
+// shape is what a description says of a value.
+type shape struct {
+	Type       string            `json:"type"`
+	Deprecated bool              `json:"deprecated"`
+	Required   []string          `json:"required"`
+	Enum       []string          `json:"enum"`
+	Minimum    *float64          `json:"minimum"`
+	Maximum    *float64          `json:"maximum"`
+	Properties map[string]*shape `json:"properties"`
+	Items      *shape            `json:"items"`
+}
+
+// described is an API, by method and path.
+type described map[string]struct{ Body, Answer *shape }
+
+func describedAPI(t *testing.T, v version) (d described) {
+	t.Helper()
+	text, err := os.ReadFile("testdata/api-" + v.String() + ".json")
+	if err == nil {
+		err = json.Unmarshal(text, &d)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// find returns the key of the operation, "" when there is none. A path that ends
+// in a slash stands for one with a name behind it.
+func (d described) find(method, path string) string {
+	for key := range d {
+		m, form, _ := strings.Cut(key, " ")
+		open := strings.IndexByte(form, '{')
+		if m == method && (form == path || open > 0 && strings.HasPrefix(path, form[:open])) {
+			return key
+		}
+	}
+	return ""
+}
+
+// faults says how a value differs from what is described.
+func (s *shape) faults(at string, v any) (all []string) {
+	say := func(format string, args ...any) { all = append(all, at+" "+fmt.Sprintf(format, args...)) }
+	if s.Deprecated {
+		say("is deprecated")
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		return append(all, s.faultsOfObject(at, v)...)
+	case []any:
+		if s.Type != "array" {
+			say("is a list, want %s", s.Type)
+			return all
+		}
+		for i, item := range v {
+			all = append(all, s.Items.faults(fmt.Sprintf("%s[%d]", at, i), item)...)
+		}
+	case string:
+		if s.Type != "string" || s.Enum != nil && !slices.Contains(s.Enum, v) {
+			say("is %q, want %s of %q", v, s.Type, s.Enum)
+		}
+	case bool:
+		if s.Type != "boolean" {
+			say("is %v, want %s", v, s.Type)
+		}
+	case float64:
+		if s.Type != "integer" || v != float64(int64(v)) || s.Minimum != nil && v < *s.Minimum || s.Maximum != nil && v > *s.Maximum {
+			say("is %v, want %s within its bounds", v, s.Type)
+		}
+	default:
+		say("is %v", v)
+	}
+	return all
+}
+
+func (s *shape) faultsOfObject(at string, v map[string]any) (all []string) {
+	if s.Type != "object" {
+		return []string{at + " is an object, want " + s.Type}
+	}
+	for _, name := range s.Required {
+		if _, ok := v[name]; !ok {
+			all = append(all, at+"."+name+" is missing")
+		}
+	}
+	for name, value := range v {
+		if known, ok := s.Properties[name]; ok {
+			all = append(all, known.faults(at+"."+name, value)...)
+		} else {
+			all = append(all, at+"."+name+" is unknown")
+		}
+	}
+	return all
+}
+
+// check holds a request against the description, and returns its operation.
+func (d described) check(a asked) (key string, faults []string) {
+	key = d.find(a.method, a.path)
+	if key == "" {
+		return "", []string{"it is not in the API"}
+	}
+	want := d[key].Body
+	if want == nil || a.body == "" {
+		if (want == nil) != (a.body == "") {
+			faults = append(faults, "that it has a body is wrong")
+		}
+		return key, faults
+	}
+	var body any
+	if err := json.Unmarshal([]byte(a.body), &body); err != nil {
+		return key, []string{err.Error()}
+	}
+	return key, want.faults("the body", body)
+}
+
+// everything makes a driver send each request that it can, as it does to that
+// version, and returns them.
+func everything(t *testing.T, v version) []asked {
+	t.Helper()
+	p := pretend(t, map[string]answer{
+		"GET /":               {200, `{"id":"vm-1","state":"Paused","vmm_version":"` + v.String() + `","app_name":"Firecracker"}`},
+		"GET /machine-config": {200, `{"vcpu_count":1,"mem_size_mib":4096,"track_dirty_pages":true}`},
+	})
+	m := pretendedMachine(t, p, v)
+	spec := describedSpec(t)
+	for name, err := range map[string]error{
+		"configure":       configure(t.Context(), m.api, spec, "tap0"),
+		"configure least": configure(t.Context(), m.api, vmm.Spec{ID: "vm_1", VCPUs: 1, MemMiB: 64}, ""),
+		"start":           m.api.action(t.Context(), "InstanceStart"),
+		"power button":    m.PowerButton(t.Context()),
+		"load":            m.load(t.Context(), m.api, spec, "tap0"),
+		"load least":      m.load(t.Context(), m.api, vmm.Spec{ID: "vm_1"}, ""),
+		"resume":          m.Resume(t.Context()),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, mem := range []int{2048, 4096} { // small and large are written in different ways
+		spec.MemMiB = mem
+		if err := m.save(t.Context(), spec, t.TempDir()); err != nil {
+			t.Errorf("save: %v", err)
+		}
+	}
+	if err := m.checkSavable(t.Context(), spec); err != nil && v.checkSave() == nil {
+		t.Errorf("may it be saved: %v", err)
+	}
+	if is, err := m.Paused(t.Context()); err != nil || !is {
+		t.Errorf("is it paused: %v, %v", is, err)
+	}
+	if _, err := m.Stats(t.Context()); err != nil {
+		t.Errorf("stats: %v", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.asked)
+}
+
+// describedSpec is a machine that has one of all there is.
+func describedSpec(t *testing.T) vmm.Spec {
+	t.Helper()
+	disk := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return vmm.Spec{
+		ID: "vm_1", Dir: "/d", VCPUs: 2, MemMiB: 256, Kernel: "/k", Initramfs: "/i", Cmdline: "quiet", Memory: "/m",
+		Disks: []vmm.Disk{{Serial: "root", Path: disk, ReadOnly: true}, {Serial: "own", Path: disk}},
+		NIC:   &vmm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}},
+		Limits: vmm.RateLimits{
+			Disk:      vmm.DiskLimit{BytesPerSecond: 1 << 20, OpsPerSecond: 100},
+			NetworkIn: vmm.NetworkLimit{BytesPerSecond: 1 << 20}, NetworkOut: vmm.NetworkLimit{BytesPerSecond: 1 << 21},
+		},
+	}
+}
+
+// pretendedMachine is a machine that takes this process for its Firecracker's, and
+// hears metrics whenever it has asked for them.
+func pretendedMachine(t *testing.T, p *pretended, v version) *machine {
+	t.Helper()
+	dir := t.TempDir()
+	if err := makePipe(filepath.Join(dir, metricsPipe+".pipe")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(p.root, stateFile), []byte("devices"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	id, err := jail.Identify(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	proc, err := jail.Open(id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks, err := countBlocks(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		blocks.close()
+		if err := proc.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	p.flush = func() { _, _ = io.WriteString(blocks.pipe, "{}\n") }
+	return &machine{
+		api: newAPI(p.root), version: v, proc: proc, blocks: blocks, exited: make(chan struct{}), conns: map[vmm.Channel]net.Conn{},
+	}
+}
+
+func TestEveryRequestIsAsTheAPIsDescriptionsSay(t *testing.T) {
+	for _, v := range []version{{1, 12, 1}, {1, 16, 1}} {
+		t.Run(v.String(), func(t *testing.T) {
+			api, seen := describedAPI(t, v), map[string]bool{}
+			for _, a := range everything(t, v) {
+				key, faults := api.check(a)
+				for _, fault := range faults {
+					t.Errorf("%s %s: %s (%s)", a.method, a.path, fault, a.body)
+				}
+				seen[key] = true
+			}
+			for _, call := range callsInSource(t) {
+				if key := api.find(call.method, call.path); key == "" || !seen[key] {
+					t.Errorf("%s %s is in the source, and this test has not seen it sent", call.method, call.path)
+				}
+			}
+		})
+	}
+}
+
+// What the driver reads of answers is there in both versions.
+func TestEveryAnswerThatIsReadIsDescribed(t *testing.T) {
+	for _, v := range []version{{1, 12, 1}, {1, 16, 1}} {
+		api := describedAPI(t, v)
+		for key, read := range map[string]any{"GET /": instance{}, "GET /machine-config": machineConfig{}} {
+			text, err := json.Marshal(read)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var fields map[string]any
+			if err := json.Unmarshal(text, &fields); err != nil {
+				t.Fatal(err)
+			}
+			for name := range fields {
+				if api[key].Answer.Properties[name] == nil {
+					t.Errorf("%s answers no %s in %s", key, name, v)
+				}
+			}
+		}
+	}
+}
+
+// Each rule of a description can be broken, or this test holds nothing to it.
+func TestRequestsThatBreakTheDescriptionAreFound(t *testing.T) {
+	for says, a := range map[string]asked{
+		"it is not in the API":            {"PUT", "/vm", `{"state":"Paused"}`},
+		"the body.extra is unknown":       {"PATCH", "/vm", `{"state":"Paused","extra":1}`},
+		"the body.state is missing":       {"PATCH", "/vm", `{}`},
+		`the body.state is "Running"`:     {"PATCH", "/vm", `{"state":"Running"}`},
+		"the body.state is 1":             {"PATCH", "/vm", `{"state":1}`},
+		"the body.state is an object":     {"PATCH", "/vm", `{"state":{}}`},
+		"the body.guest_cid is 2":         {"PUT", "/vsock", `{"guest_cid":2,"uds_path":"x"}`},
+		"the body.guest_cid is 3.5":       {"PUT", "/vsock", `{"guest_cid":3.5,"uds_path":"x"}`},
+		"the body.vcpu_count is 33":       {"PUT", "/machine-config", `{"vcpu_count":33,"mem_size_mib":64}`},
+		"rate_limiter.ops.size is false":  {"PATCH", "/drives/disk0", `{"drive_id":"disk0","rate_limiter":{"ops":{"size":false,"refill_time":1}}}`},
+		"network_overrides[0].iface_id":   {"PUT", "/snapshot/load", `{"snapshot_path":"x","network_overrides":[{"host_dev_name":"x"}]}`},
+		"enable_diff_snapshots is deprec": {"PUT", "/snapshot/load", `{"snapshot_path":"x","enable_diff_snapshots":true}`},
+		"that it has a body is wrong":     {"PUT", "/vsock", ``},
+	} {
+		_, faults := describedAPI(t, version{1, 16, 1}).check(a)
+		if len(faults) != 1 || !strings.Contains(faults[0], says) {
+			t.Errorf("%v has the faults %q, want one that says %q", a, faults, says)
+		}
+	}
+}
+
+// callsInSource finds the requests that the driver's code makes: calls of put and
+// call, and entries of a list of requests. A path may end in a slash, where a name
+// follows.
+func callsInSource(t *testing.T) []asked {
+	t.Helper()
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[asked]bool{}
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if a, ok := requestOf(n); ok {
+				found[a] = true
+			}
+			return true
+		})
+	}
+	if len(found) < 10 {
+		t.Errorf("the source makes only the requests %v, it seems", found)
+	}
+	return slices.Collect(maps.Keys(found))
+}
+
+func requestOf(n ast.Node) (asked, bool) {
+	switch n := n.(type) {
+	case *ast.CallExpr:
+		name, ok := n.Fun.(*ast.SelectorExpr)
+		switch {
+		case ok && name.Sel.Name == "put" && len(n.Args) == 3:
+			return methodAndPath(http.MethodPut, n.Args[1])
+		case ok && name.Sel.Name == "call" && len(n.Args) == 5:
+			method, isConst := n.Args[1].(*ast.SelectorExpr)
+			return methodAndPath(strings.ToUpper(strings.TrimPrefix(nameOf(method, isConst), "Method")), n.Args[2])
+		}
+	case *ast.CompositeLit:
+		if len(n.Elts) == 2 {
+			return methodAndPath(http.MethodPut, n.Elts[0])
+		}
+	}
+	return asked{}, false
+}
+
+func nameOf(s *ast.SelectorExpr, ok bool) string {
+	if !ok {
+		return ""
+	}
+	return s.Sel.Name
+}
+
+// methodAndPath reads a path that is written down, or begins with one that is.
+func methodAndPath(method string, path ast.Expr) (asked, bool) {
+	if sum, ok := path.(*ast.BinaryExpr); ok {
+		path = sum.X
+	}
+	text, ok := path.(*ast.BasicLit)
+	if !ok || text.Kind != token.STRING {
+		return asked{}, false
+	}
+	literal, err := strconv.Unquote(text.Value)
+	return asked{method: method, path: literal}, err == nil && strings.HasPrefix(literal, "/")
+}
