@@ -157,6 +157,10 @@ func (s *Service) copies(ctx context.Context, one snapshot.Snapshot, r reservati
 		bounded, cancel := context.WithTimeout(ctx, MaxWait)
 		defer cancel()
 		v, err := s.await(bounded, one.OwnerID, r.earlier, begun)
+		if errs.Is(err, errs.NotFound) {
+			err = errs.New(errs.Unavailable, "earlier_failed", "an earlier request with this Idempotency-Key was still under way, and has failed").
+				WithHint("send it again").WithCause(err)
+		}
 		return sortOut([]VM{v}, []error{err})
 	}
 	var base *os.File
@@ -290,7 +294,8 @@ func (s *Service) wakeCopy(ctx context.Context, b *boot, from *birth) error {
 	if err != nil {
 		return err
 	}
-	if err := s.deps.Memories.Prepare(b.vm.ID, 0); err != nil { // its memory stays in RAM
+	prepare := func() error { return s.deps.Memories.Prepare(b.vm.ID, 0) } // its memory stays in RAM
+	if err := s.withRoom(ctx, b.vm.OwnerID, prepare); err != nil {
 		return err
 	}
 	dir := s.deps.Memories.Dir(b.vm.ID)

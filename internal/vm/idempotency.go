@@ -16,6 +16,9 @@ func (s *Service) createdBefore(ctx context.Context, owner string, idem Idempote
 	if found {
 		v, err = s.await(ctx, owner, v.ID, begun)
 	}
+	if found && errs.Is(err, errs.NotFound) { // it was a copy that failed, of which nothing is left
+		return VM{}, false, nil
+	}
 	return v, found, err
 }
 

@@ -130,7 +130,7 @@ func (s *Service) recordStaged(ctx context.Context, v VM, one snapshot.Snapshot)
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	return s.update(ctx, v.ID, func(v *VM) {
 		v.State, v.StateReason, v.Intent = Snapshotted, "asleep as in snapshot "+one.ID, WantAsleep
-		v.Machine, v.SnapshotID, v.Provisioned = nil, one.ID, true
+		v.SnapshotID, v.Provisioned = one.ID, true // the machine stays in the record until moveIn has ended it
 		v.Sleep = &Sleep{At: now, Durable: true, Bytes: one.Bytes, Staged: true}
 		v.Conditions.Agent = v.Conditions.Agent.moved(False, "Asleep", "the VM sleeps", now)
 	})
@@ -143,7 +143,11 @@ func (s *Service) moveIn(ctx context.Context, v VM) (VM, error) {
 	if v.Sleep == nil || !v.Sleep.Staged {
 		return v, nil
 	}
-	if in := s.instanceOf(v.ID); in != nil {
+	in, err := s.holder(ctx, v)
+	if err != nil {
+		return VM{}, err
+	}
+	if in != nil {
 		if err := s.endHeld(ctx, v.ID, in); err != nil {
 			return VM{}, err
 		}
@@ -156,6 +160,7 @@ func (s *Service) moveIn(ctx context.Context, v VM) (VM, error) {
 		return VM{}, err
 	}
 	return s.update(ctx, v.ID, func(v *VM) {
+		v.Machine = nil
 		if v.Sleep != nil {
 			settled := *v.Sleep
 			settled.Staged = false

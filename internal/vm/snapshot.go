@@ -158,9 +158,9 @@ func (s *Service) memoryBytes(ctx context.Context, v VM) (int64, error) {
 	return s.memoryToSave(ctx, v)
 }
 
-// memoryToSave is about how much of its memory a guest has used that runs. What
-// one that shares a base has used its file in RAM does not tell, and that is
-// filled by the save. Errors: errs.Exhausted when it could not be.
+// memoryToSave is about how much of its memory a guest has used that runs. The
+// file in RAM of one that shares a base does not tell, and a save fills it with
+// all of the base, too. Errors: errs.Exhausted when it could not be.
 func (s *Service) memoryToSave(ctx context.Context, v VM) (bytes int64, err error) {
 	in := s.instanceOf(v.ID)
 	if in == nil || v.Machine == nil || !v.Machine.IsBased() {
@@ -170,7 +170,7 @@ func (s *Service) memoryToSave(ctx context.Context, v VM) (bytes int64, err erro
 	if err != nil {
 		return 0, err
 	}
-	bytes = min(stats.Resident, int64(v.MemMiB)<<20)
+	bytes = min(stats.Resident+v.Machine.Base.Bytes, int64(v.MemMiB)<<20)
 	return bytes, s.deps.Memories.CanHold(v.ID, bytes)
 }
 

@@ -287,23 +287,30 @@ func flip(t *testing.T, path string) {
 // The daemon is killed, or the disk fails it, after the row says that the VM is
 // what the snapshot holds.
 func TestARestoreCutShortIsFinished(t *testing.T) {
-	for name, goOn := range map[string]func(t *testing.T, w *world){
-		"by the next operation": func(*testing.T, *world) {},
-		"by the next daemon":    func(t *testing.T, w *world) { w.shut(t); w.serve(t) },
+	nextDaemon := func(t *testing.T, w *world) { w.shut(t); w.serve(t) }
+	for name, when := range map[string]struct {
+		fault string
+		goOn  func(t *testing.T, w *world)
+	}{
+		"by the next operation":                          {"Settle", func(*testing.T, *world) {}},
+		"by the next daemon":                             {"Settle", nextDaemon},
+		"by the next operation, while the machine lives": {"Kill", func(*testing.T, *world) {}},
+		"by the next daemon, while the machine lives":    {"Kill", nextDaemon},
+		"after a daemon that could not end the machine":  {"Kill", func(t *testing.T, w *world) { w.failNext("Kill"); nextDaemon(t, w) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			v := mustCreate(t, w, vm.CreateRequest{})
 			one := w.take(t, v.ID, "kept", vm.SnapshotRequest{})
 			w.writeDisk(t, v.ID, "now")
-			w.failNext("Settle")
+			w.failNext(when.fault)
 			if _, err := w.Restore(t.Context(), owner, v.ID, one.ID); err == nil {
 				t.Fatal("it did not fail")
 			}
 			if left := get(t, w, v.ID); left.State != vm.Snapshotted || !left.Sleep.Staged {
 				t.Fatalf("it is %s, %+v", left.State, left.Sleep)
 			}
-			goOn(t, w)
+			when.goOn(t, w)
 			if _, err := w.Wake(t.Context(), owner, v.ID); err != nil {
 				t.Fatal(err)
 			}

@@ -2,9 +2,11 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
@@ -148,8 +150,11 @@ func (s *Service) startWarm(ctx context.Context, v VM) (VM, error) {
 }
 
 // spoils reports whether a copy failed by what it was made from: the next one
-// would fail, too.
+// would fail, too. A host without room says nothing of that.
 func spoils(step string, cause error) bool {
+	if errs.Is(cause, errs.Exhausted) || errors.Is(cause, syscall.ENOSPC) {
+		return false
+	}
 	return step == "machine" || errs.HasCode(cause, "copy_not_confirmed") || errs.HasCode(cause, "snapshot_unusable")
 }
 
