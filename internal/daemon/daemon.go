@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/config"
@@ -93,12 +94,13 @@ func publishAddr(dataDir, addr string) error {
 }
 
 // settle takes over what an earlier daemon left, while the API already serves,
-// and then keeps guests booted. The returned channel is closed once ctx is done
-// and all that has ended.
+// and then keeps guests booted. Meanwhile snapshots that get too old are removed.
+// The returned channel is closed once ctx is done and all that has ended.
 func (p *parts) settle(ctx context.Context) <-chan struct{} {
 	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	var work sync.WaitGroup
+	work.Go(func() { p.kept.Run(ctx) })
+	work.Go(func() {
 		if err := p.vms.Adopt(ctx, p.vmRoot); err != nil {
 			p.log.Error("cannot bring every VM to a true state", "err", err)
 		}
@@ -106,6 +108,7 @@ func (p *parts) settle(ctx context.Context) <-chan struct{} {
 			p.log.Warn("there is no default image yet", "err", err)
 		}
 		p.warm.Run(ctx, p.vms)
-	}()
+	})
+	go func() { defer close(done); work.Wait() }()
 	return done
 }

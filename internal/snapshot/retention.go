@@ -8,6 +8,30 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
+// pruneEvery is how often snapshots that have become too old are looked for.
+const pruneEvery = time.Minute
+
+// Run removes automatic snapshots once they are older than the limit, until ctx
+// is done.
+func (s *Service) Run(ctx context.Context) {
+	tick := time.NewTicker(pruneEvery)
+	defer tick.Stop()
+	s.pruneAt(ctx, tick.C)
+}
+
+func (s *Service) pruneAt(ctx context.Context, tick <-chan time.Time) {
+	for {
+		select {
+		case <-tick:
+		case <-ctx.Done():
+			return
+		}
+		if err := s.Prune(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("cannot remove old snapshots", "err", err)
+		}
+	}
+}
+
 // Prune removes automatic snapshots that are older than the limit.
 func (s *Service) Prune(ctx context.Context) error {
 	if s.limits.MaxAge == 0 {
@@ -19,7 +43,7 @@ func (s *Service) Prune(ctx context.Context) error {
 	}
 	var faults []error
 	for _, one := range s.oldestFirst(all) {
-		if time.Since(one.CreatedAt) > s.limits.MaxAge {
+		if one.Kind == Automatic && time.Since(one.CreatedAt) > s.limits.MaxAge {
 			_, err := s.prune(ctx, one, "it is older than the limit")
 			faults = append(faults, err)
 		}

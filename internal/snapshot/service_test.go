@@ -370,19 +370,41 @@ func TestTheDiskHasABudget(t *testing.T) {
 
 func TestOldAutomaticOnesAreRemoved(t *testing.T) {
 	w := newWorld(t, ample)
-	manual, automatic := w.take(draft(snapshot.Manual, "")), w.take(draft(snapshot.Automatic, ""))
+	manual, automatic, warm := w.take(draft(snapshot.Manual, "")), w.take(draft(snapshot.Automatic, "")), w.take(draft(snapshot.Warm, ""))
 	w.ok(w.Prune(t.Context())) // without a limit
-	w.left(manual, automatic)
+	w.left(manual, automatic, warm)
 	w.restart(snapshot.Limits{PerVM: 10, MaxAge: time.Hour})
 	w.ok(w.Prune(t.Context()))
-	w.left(manual, automatic)
+	w.left(manual, automatic, warm)
 	w.restart(snapshot.Limits{PerVM: 10, MaxAge: time.Nanosecond})
 	release := w.Hold(automatic.ID)
 	w.ok(w.Prune(t.Context()))
-	w.left(manual, automatic)
+	w.left(manual, automatic, warm)
 	release()
 	w.ok(w.Prune(t.Context()))
-	w.left(manual)
+	w.left(manual, warm)
+}
+
+// Nobody takes a snapshot, nor starts hatchd again, for an old one to go.
+func TestOldAutomaticOnesAreRemovedInTime(t *testing.T) {
+	w := newWorld(t, ample)
+	manual := w.take(draft(snapshot.Manual, ""))
+	w.restart(snapshot.Limits{PerVM: 10, MaxAge: time.Nanosecond})
+	ctx, stop := context.WithCancel(t.Context())
+	tick, ended := make(chan time.Time), make(chan struct{})
+	go func() { defer close(ended); snapshot.PruneAt(w.Service, ctx, tick) }()
+	for range 2 {
+		w.take(draft(snapshot.Automatic, ""))
+		tick <- time.Now()
+		select {
+		case tick <- time.Now(): // which is taken once the first has been served
+		case <-time.After(10 * time.Second):
+			t.Fatal("it does not go on")
+		}
+		w.left(manual)
+	}
+	stop()
+	<-ended
 }
 
 func TestWhatIsInUseCannotBeDeleted(t *testing.T) {
