@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 )
 
 // maxMetrics bounds one line of metrics, in bytes; Firecracker's have some 10 KiB.
-const maxMetrics = 256 << 10
+const maxMetrics = 64 << 10
 
 // counters adds up what Firecracker tells through its metrics pipe: each line
 // holds what has been counted since the line before. The sums are kept in a
@@ -48,11 +49,24 @@ func countBlocks(dir string) (*counters, error) {
 	return c, nil
 }
 
+// listen takes in lines until close. Of one that is too long nothing is kept, and
+// what follows it is heard.
 func (c *counters) listen() {
-	lines := bufio.NewScanner(c.pipe)
-	lines.Buffer(make([]byte, 16<<10), maxMetrics)
-	for lines.Scan() {
-		if line := bytes.TrimSpace(lines.Bytes()); len(line) > 0 {
+	lines := bufio.NewReaderSize(c.pipe, maxMetrics)
+	for isTooLong := false; ; {
+		line, err := lines.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			isTooLong = true
+			continue
+		}
+		if err != nil {
+			return
+		}
+		if isTooLong {
+			line = []byte("too long")
+		}
+		isTooLong = false
+		if line = bytes.TrimSpace(line); len(line) > 0 {
 			c.add(line)
 		}
 	}
