@@ -21,7 +21,7 @@ var layers = []layer{
 	{"daemon", []string{"internal/daemon"}, []string{"doors", "adapters", "tools", "nouns", "contracts", "config", "words", "wire types", "internal/guest/wire", "internal/vmm/vmmtest", "test guests"}},
 	{"tools", []string{"internal/doctor"}, []string{"adapters", "words"}},
 	{"doors", []string{"internal/server/..."}, []string{"nouns", "contracts", "words", "wire types"}},
-	{"adapters", []string{"internal/host/...", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/store", "internal/guest", "internal/guest/initramfs", "internal/blob/...", "internal/webhook/sender"}, []string{"nouns", "contracts", "words", "internal/guest/wire"}},
+	{"adapters", []string{"internal/host/...", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/vmm/firecracker/release", "internal/store", "internal/guest", "internal/guest/initramfs", "internal/blob/...", "internal/webhook/sender"}, []string{"nouns", "contracts", "words", "internal/guest/wire"}},
 	{"migrations", []string{"internal/store/migrations"}, nil},
 	{"test drivers", []string{"internal/vmm/vmmtest/..."}, []string{"contracts", "words"}},
 	{"test guests", []string{"internal/file/filetest", "internal/process/processtest"}, []string{"nouns", "words"}},
@@ -44,7 +44,7 @@ var layers = []layer{
 // siblings are the imports between adapters that are wanted: one that puts
 // several together, or a part of another's.
 var siblings = map[string][]string{
-	"internal/doctor":            {"internal/host/kvm", "internal/host/memory"},
+	"internal/doctor":            {"internal/host/kvm", "internal/host/memory", "internal/vmm/firecracker/release"},
 	"internal/host/link":         {"internal/host/bridge", "internal/host/dhcp", "internal/host/dns", "internal/host/nft"},
 	"internal/host/disk":         {"internal/host/sparse"},
 	"internal/host/memory":       {"internal/host/sparse"},
@@ -52,7 +52,7 @@ var siblings = map[string][]string{
 	"internal/store":             {"internal/store/migrations"},
 	"internal/vmm/qemu":          {"internal/host/jail", "internal/host/kvm", "internal/host/mapping"},
 	"internal/host/mapping":      {"internal/host/sparse"},
-	"internal/vmm/firecracker":   {"internal/host/jail", "internal/host/kvm", "internal/host/sparse"},
+	"internal/vmm/firecracker":   {"internal/host/jail", "internal/host/kvm", "internal/host/sparse", "internal/vmm/firecracker/release"},
 	"internal/vmm/vmmtest/probe": {"internal/vmm/vmmtest/testguest"},
 	"test/bench":                 {"internal/vmm", "internal/vmm/firecracker", "internal/vmm/vmmtest/probe"}, // it measures the driver itself
 }

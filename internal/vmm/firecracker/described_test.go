@@ -170,7 +170,7 @@ func everything(t *testing.T, v version) []asked {
 			t.Errorf("save: %v", err)
 		}
 	}
-	if err := m.checkSavable(t.Context(), spec); err != nil && v.checkSave() == nil {
+	if err := m.checkSavable(t.Context(), spec); err != nil && checkSave(v) == nil {
 		t.Errorf("may it be saved: %v", err)
 	}
 	if is, err := m.Paused(t.Context()); err != nil || !is {

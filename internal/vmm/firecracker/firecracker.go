@@ -95,7 +95,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 			WithHint("use QEMU, which can emulate, or run Hatch where the processor's virtualisation is available")
 	}
 	d.why = found.Why
-	if err := d.version.checkSave(); err != nil {
+	if err := checkSave(d.version); err != nil {
 		d.log.Warn("this Firecracker is known to be faulty", "version", d.version.String(), "fault", err)
 	}
 	cpu, err := kvm.HostCPU()
@@ -136,7 +136,7 @@ func askVersion(ctx context.Context, binary string) (version, error) {
 // Info implements vmm.Driver.
 func (d *Driver) Info() vmm.Info {
 	can := capabilities
-	can.Save = d.version.checkSave() == nil
+	can.Save = checkSave(d.version) == nil
 	return vmm.Info{
 		Name: Name, Version: d.version.String(), Accel: accel, CPU: d.cpu, Why: d.why,
 		Capabilities: can,

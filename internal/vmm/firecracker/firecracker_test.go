@@ -42,13 +42,13 @@ func TestKnownFaultsOfVersions(t *testing.T) {
 		{1, 12, 1}: {true, snapshotFull}, {1, 14, 9}: {true, snapshotFull}, {1, 15, 0}: {true, snapshotDiff},
 		{1, 16, 0}: {false, snapshotDiff}, {1, 16, 1}: {false, snapshotDiff}, {1, 16, 2}: {true, snapshotDiff},
 	} {
-		if err := v.checkSave(); (err == nil) != c.saves {
+		if err := checkSave(v); (err == nil) != c.saves {
 			t.Errorf("%s: %v", v, err)
 		}
-		if got := v.snapshotType(4096); got != c.large {
+		if got := snapshotType(v, 4096); got != c.large {
 			t.Errorf("%s writes 4 GiB as %s", v, got)
 		}
-		if got := v.snapshotType(2048); got != snapshotDiff {
+		if got := snapshotType(v, 2048); got != snapshotDiff {
 			t.Errorf("%s writes 2 GiB as %s", v, got)
 		}
 	}

@@ -56,7 +56,7 @@ func (m *machine) checkSavable(ctx context.Context, spec vmm.Spec) error {
 	if spec.Memory == "" || !config.TrackDirty {
 		return vmm.NotShared(m.handle.ID)
 	}
-	return m.version.checkSave()
+	return checkSave(m.version)
 }
 
 func (m *machine) save(ctx context.Context, spec vmm.Spec, dir string) error {
@@ -66,7 +66,7 @@ func (m *machine) save(ctx context.Context, spec vmm.Spec, dir string) error {
 	m.mu.Lock()
 	m.saved = true
 	m.mu.Unlock()
-	shot := snapshot{Memory: memoryFile, State: stateFile, Type: m.version.snapshotType(spec.MemMiB)}
+	shot := snapshot{Memory: memoryFile, State: stateFile, Type: snapshotType(m.version, spec.MemMiB)}
 	if err := m.api.put(ctx, "/snapshot/create", shot); err != nil {
 		return m.explain(err)
 	}
@@ -130,7 +130,7 @@ func (d *Driver) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machi
 
 // Check implements vmm.Driver.
 func (d *Driver) Check(spec vmm.Spec, dir string) error {
-	if err := errors.Join(checkSpec(spec), d.version.checkSave()); err != nil {
+	if err := errors.Join(checkSpec(spec), checkSave(d.version)); err != nil {
 		return err
 	}
 	s, err := vmm.ReadSaved(dir)
@@ -196,7 +196,7 @@ func bringBase(ctx context.Context, spec vmm.Spec) error {
 // load lets a process just started read a machine. Its guest stands afterwards.
 func (m *machine) load(ctx context.Context, talk *api, spec vmm.Spec, tap string) error {
 	in := snapshotLoad{State: stateFile, Memory: memoryBackend{Type: "File", Path: memoryFile}}
-	if m.version.before(version{1, 16, 0}) {
+	if m.version.Before(version{1, 16, 0}) {
 		in.TrackDirtyOld = true
 	} else {
 		in.TrackDirty = true
@@ -217,6 +217,8 @@ type (
 		State  string `json:"snapshot_path"`
 		Type   string `json:"snapshot_type"`
 	}
+	// The agent's socket has the same path in every jail, the one that was saved:
+	// so vsock_override, which 1.16 has beside these fields, is not needed.
 	snapshotLoad struct {
 		State         string            `json:"snapshot_path"`
 		Memory        memoryBackend     `json:"mem_backend"`
