@@ -15,6 +15,7 @@ package jail
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -100,9 +101,8 @@ func spawn(p Process, g *group, null *os.File) (s spawned) {
 		if s.err = renounce(p.Capabilities); s.err != nil {
 			return
 		}
-		s.unlimited = g.enter()
 		s.pidfd = -1
-		s.pid, s.err = fork(p, g, null, &s.pidfd)
+		s.fork(p, g, null)
 	})
 	if s.err == nil && s.pidfd < 0 {
 		s.err = reapWithoutPidfd(s.pid)
@@ -128,17 +128,21 @@ func apart(do func()) {
 	<-done
 }
 
-func fork(p Process, g *group, null *os.File, pidfd *int) (pid int, err error) {
-	how := attributes(p, null, pidfd)
+// fork forks and executes where the group is. A process that cannot be born there
+// runs without its limits, as it does where it has no group at all.
+func (s *spawned) fork(p Process, g *group, null *os.File) {
+	how, argv := attributes(p, null, &s.pidfd), append([]string{p.Path}, p.Args...)
 	cradle, err := g.cradle()
-	if err != nil {
-		return 0, err
-	}
+	s.unlimited = errors.Join(g.enter(), err)
 	if cradle != nil {
 		defer func() { _ = cradle.Close() }()
 		how.Sys.UseCgroupFD, how.Sys.CgroupFD = true, int(cradle.Fd())
+		if s.pid, s.unlimited = syscall.ForkExec(p.Path, argv, how); s.unlimited == nil {
+			return
+		}
+		how.Sys.UseCgroupFD = false
 	}
-	return syscall.ForkExec(p.Path, append([]string{p.Path}, p.Args...), how)
+	s.pid, s.err = syscall.ForkExec(p.Path, argv, how)
 }
 
 // renounce gives up, for this thread and its children: new privileges, all

@@ -300,6 +300,41 @@ func TestProcessIsBornInTheUnifiedHierarchy(t *testing.T) {
 	}
 }
 
+// TestProcessThatCannotBeBornInItsCgroupRuns has a group whose directory is gone,
+// and one that clone refuses, as it does all of them on a kernel before 5.7 and
+// behind a filter of system calls.
+func TestProcessThatCannotBeBornInItsCgroupRuns(t *testing.T) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = null.Close() }()
+	for name, dir := range map[string]string{"gone": filepath.Join(t.TempDir(), "gone"), "refused": t.TempDir()} {
+		p := Process{Path: "/bin/sh", Args: []string{"-c", "exit 7"}, UID: testUser, GID: testUser}
+		child := spawn(p, &group{dirs: []string{dir}, unified: true}, null)
+		if child.err != nil {
+			t.Fatalf("%s: it does not start: %v", name, child.err)
+		}
+		if child.unlimited == nil {
+			t.Errorf("%s: nobody says that it has no limits", name)
+		}
+		proc, err := adopted(child.pid, child.pidfd, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := awaitExit(t, proc); st.Code != 7 {
+			t.Errorf("%s: status %+v", name, st)
+		}
+		if err := proc.Close(); err != nil {
+			t.Error(err)
+		}
+		p.Path = "/no/such/program"
+		if child := spawn(p, &group{dirs: []string{dir}, unified: true}, null); !errors.Is(child.err, os.ErrNotExist) {
+			t.Errorf("%s: without a program it says %v", name, child.err)
+		}
+	}
+}
+
 func TestGoingOverTheMemoryLimitIsSaid(t *testing.T) {
 	group := &Cgroup{Name: fmt.Sprintf("jailtest-%d-memory", os.Getpid()), MemBytes: 16 << 20, CPUs: 1, Tasks: 20}
 	p, _ := jailShell(t, "exec tail /dev/zero", func(p *Process) { p.Cgroup = group })
