@@ -35,15 +35,12 @@ func (s *Service) Adopt(ctx context.Context, root string) error {
 // reconcileAll goes through machines, rows and files, and returns the VMs whose
 // stop was cut short and must be asked for again.
 func (s *Service) reconcileAll(ctx context.Context, root string) (cutShort []VM, err error) {
-	found, err := s.machines(ctx, root) // before the rows: a new create is in neither
-	if err != nil {
-		return nil, err
-	}
+	found, deaf := s.machines(ctx, root) // before the rows: a new create is in neither
 	vms, err := s.deps.Store.AllVMs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	faults := s.reconcileEach(ctx, vms, found)
+	faults := s.reconcileEach(ctx, vms, found, deaf)
 	known := map[string]bool{}
 	for _, v := range vms {
 		known[v.ID] = true
@@ -64,7 +61,7 @@ func (s *Service) reconcileAll(ctx context.Context, root string) (cutShort []VM,
 // answer shall not hold up all others.
 const adoptAtOnce = 8
 
-func (s *Service) reconcileEach(ctx context.Context, vms []VM, found map[string]vmm.Handle) []error {
+func (s *Service) reconcileEach(ctx context.Context, vms []VM, found map[string]vmm.Handle, deaf map[string]error) []error {
 	faults := make([]error, len(vms))
 	var each errgroup.Group
 	each.SetLimit(adoptAtOnce)
@@ -73,7 +70,11 @@ func (s *Service) reconcileEach(ctx context.Context, vms []VM, found map[string]
 			if s.busy(v.ID) {
 				return nil // created since we began
 			}
-			if err := s.reconcile(ctx, v, found[v.ID]); err != nil {
+			err := deaf[v.Driver]
+			if err == nil {
+				err = s.reconcile(ctx, v, found[v.ID])
+			}
+			if err != nil {
 				faults[i] = fmt.Errorf("%s: %w", v.ID, err)
 			}
 			return nil
@@ -83,19 +84,21 @@ func (s *Service) reconcileEach(ctx context.Context, vms []VM, found map[string]
 	return faults
 }
 
-// machines lists what every driver finds of ours, by VM id.
-func (s *Service) machines(ctx context.Context, root string) (map[string]vmm.Handle, error) {
-	found := map[string]vmm.Handle{}
+// machines lists what every driver finds of ours, by VM id. A driver that cannot
+// tell is an entry of deaf, with the reason, and holds up no other.
+func (s *Service) machines(ctx context.Context, root string) (found map[string]vmm.Handle, deaf map[string]error) {
+	found, deaf = map[string]vmm.Handle{}, map[string]error{}
 	for name, d := range s.deps.Drivers {
 		handles, err := d.List(ctx, root)
 		if err != nil {
-			return nil, fmt.Errorf("cannot list the machines of driver %s: %w", name, err)
+			s.deps.Log.Error("cannot list the machines of a driver; its VMs are left as they are", "driver", name, "err", err)
+			deaf[name] = fmt.Errorf("cannot list the machines of driver %s: %w", name, err)
 		}
 		for _, h := range handles {
 			found[h.ID] = h
 		}
 	}
-	return found, nil
+	return found, deaf
 }
 
 // busy reports whether this daemon already operates on the VM.

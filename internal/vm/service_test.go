@@ -2,6 +2,7 @@ package vm_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/vmm/vmmtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -253,6 +255,41 @@ func TestAMachineWithoutItsDriverIsNotTakenForGone(t *testing.T) {
 	w.serve(t) // which goes on with the delete
 	if _, err := w.Get(t.Context(), owner, v.ID); !errs.Is(err, errs.NotFound) {
 		t.Errorf("with its driver: %v", err)
+	}
+	w.requireNothing(t)
+}
+
+// A driver that cannot list its machines leaves its own VMs as they are, and
+// holds up neither another driver's nor those for good.
+func TestADriverThatCannotListItsMachinesHoldsUpNoOther(t *testing.T) {
+	w := newWorld(t)
+	w.second = &muteDriver{Fake: vmmtest.NewFake()}
+	w.shut(t)
+	w.serve(t)
+	mute, heard := mustCreate(t, w, vm.CreateRequest{Driver: "mute"}), mustCreate(t, w, vm.CreateRequest{})
+	w.shut(t)
+	w.second.Crash(mute.ID) // which only its driver could tell
+	w.second.fault = errors.New("injected: no list")
+	w.open(t)
+	if err := w.Adopt(t.Context(), "/"); err == nil || !strings.Contains(err.Error(), "no list") {
+		t.Errorf("the adoption says %v", err)
+	}
+	if _, err := w.Guest(t.Context(), owner, heard.ID); err != nil || len(w.links) != 1 {
+		t.Errorf("the other driver's VM was not adopted: %v, links %v", err, w.links)
+	}
+	if now, err := w.Get(t.Context(), owner, mute.ID); err != nil || now.State != vm.Running || now.Machine == nil {
+		t.Errorf("its own VM is %s (%s), %v", now.State, now.StateReason, err)
+	}
+	w.shut(t)
+	w.second.fault = nil
+	w.serve(t)
+	if now, err := w.Get(t.Context(), owner, mute.ID); err != nil || now.State != vm.Stopped {
+		t.Errorf("once it lists, its own VM is %s (%s), %v", now.State, now.StateReason, err)
+	}
+	for _, id := range []string{mute.ID, heard.ID} {
+		if err := w.Delete(t.Context(), owner, id); err != nil {
+			t.Error(err)
+		}
 	}
 	w.requireNothing(t)
 }

@@ -57,6 +57,8 @@ type world struct {
 	guestDial func(ctx context.Context, port int) (net.Conn, error)
 	dial      func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 
+	second *muteDriver // another driver, "mute"; nil: there is one only
+
 	mu       sync.Mutex
 	wakes    int              // of the driver
 	fail     map[string]error // by call; taken at the first use
@@ -148,7 +150,7 @@ func (w *world) open(t *testing.T) {
 		Store: bookStore{w.store, w}, Images: bookImages{w}, Templates: noTemplates{}, Network: bookNetwork{w},
 		Forwards: bookForwards{w}, Files: bookFiles{disk.New(w.root, ""), w}, Memories: bookMemories{w.memories, w}, Guests: bookGuests{w}, Consoles: bookConsoles{w},
 		Snapshots: w.snapshots, SnapshotFiles: bookSnapshots{w.snapshotFiles, w}, Warm: w.warm,
-		Host: bookHost{w}, Drivers: map[string]vmm.Driver{w.driverName: deafDriver{w.driver, w}}, Log: slog.New(slog.DiscardHandler),
+		Host: bookHost{w}, Drivers: w.drivers(), Log: slog.New(slog.DiscardHandler),
 		PageStatus: page.Status, Dial: w.dial,
 	}, vm.Settings{
 		DefaultDriver: w.driverName, VCPUs: 1, MemMiB: 512, DiskMiB: 1024, BootArgs: "console=ttyS0",
@@ -158,6 +160,14 @@ func (w *world) open(t *testing.T) {
 			TapPrefix: "htap", IdempotencyReach: time.Hour,
 		},
 	})
+}
+
+func (w *world) drivers() map[string]vmm.Driver {
+	all := map[string]vmm.Driver{w.driverName: deafDriver{w.driver, w}}
+	if w.second != nil {
+		all["mute"] = w.second
+	}
+	return all
 }
 
 // shut closes the service as a daemon that ends does; machines live on.
@@ -248,6 +258,19 @@ func (d deafDriver) Info() vmm.Info {
 		info.Capabilities = vmm.Capabilities{EvenVCPUs: true, MaxVCPUs: 2}
 	}
 	return info
+}
+
+// muteDriver is a fake driver that cannot list its machines while fault is set.
+type muteDriver struct {
+	*vmmtest.Fake
+	fault error
+}
+
+func (d *muteDriver) List(ctx context.Context, root string) ([]vmm.Handle, error) {
+	if d.fault != nil {
+		return nil, d.fault
+	}
+	return d.Fake.List(ctx, root)
 }
 
 func (d deafDriver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
