@@ -214,6 +214,26 @@ func (p process) kill(t *testing.T) {
 	}
 }
 
+// rollup returns how many KiB the kernel has counted of the process's memory.
+func (p process) rollup(t *testing.T, kind string) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, kind); ok {
+			var kib int
+			if _, err := fmt.Sscan(rest, &kib); err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			return kib
+		}
+	}
+	t.Fatalf("nothing is %s in %s", kind, text)
+	return 0
+}
+
 // awaitExit returns when the process is gone.
 func (p process) awaitExit(t *testing.T, limit time.Duration) {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,47 +19,123 @@ import (
 // forkLimit bounds a fork of a Debian guest, which makes keys.
 const forkLimit = 3 * time.Minute
 
-// randomness draws from the kernel's.
-const randomness = "head -c 16 /dev/urandom | od -An -tx1; cat /proc/sys/kernel/random/uuid"
+// randomness draws from the kernel's, which comes as two lines.
+const randomness = "head -c 16 /dev/urandom | od -An -tx1 | tr -d ' '; cat /proc/sys/kernel/random/uuid"
+
+// firstDraw is where a copy has what it drew as soon as it had a name of its own.
+const firstDraw = "/run/first-draw"
+
+// drawWhenRenamed starts a program that waits, in a guest and in each copy of it,
+// until the guest is called something else. Then it draws. The original's waits
+// until it is ended.
+func (w *world) drawWhenRenamed(t *testing.T, v api.VM) (end func()) {
+	t.Helper()
+	const waiting = "/run/waits-to-draw"
+	program, err := w.client.StartExec(t.Context(), v.ID, api.RunExec{Command: api.Command{Shell: "was=$(hostname); touch " + waiting +
+		"; while read now </proc/sys/kernel/hostname && [ $now = $was ]; do sleep 0.1; done" +
+		"; (" + randomness + ") >" + firstDraw + ".new; mv " + firstDraw + ".new " + firstDraw}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.awaitInside(t, v, "test -e "+waiting)
+	return func() {
+		t.Helper()
+		if err := w.client.DeleteExec(t.Context(), v.ID, program.ID); err != nil {
+			t.Errorf("the original's program does not wait any more: %v", err)
+		}
+	}
+}
+
+// requireOwnDraws checks that no two guests have drawn the same: copies as soon as
+// they were somebody else, the parent since then, and all of them later.
+func (w *world) requireOwnDraws(t *testing.T, parent api.VM, copies []api.VM) {
+	t.Helper()
+	drew := map[string]string{}
+	own := func(v api.VM, draws string) {
+		lines := strings.Split(draws, "\n")
+		if len(lines) != 2 || len(lines[0]) != 32 || len(lines[1]) != 36 {
+			t.Fatalf("%s has drawn %q", v.Name, draws)
+		}
+		for _, one := range lines {
+			if other := drew[one]; other != "" {
+				t.Errorf("%s and %s have both drawn %s", other, v.Name, one)
+			}
+			drew[one] = v.Name
+		}
+	}
+	own(parent, w.inside(t, parent, randomness))
+	for _, v := range copies {
+		w.awaitInside(t, v, "test -e "+firstDraw)
+		own(v, w.inside(t, v, "cat "+firstDraw))
+		own(v, w.inside(t, v, randomness))
+	}
+	own(parent, w.inside(t, parent, randomness))
+}
+
+// requireRightTime checks the clocks of guests.
+func (w *world) requireRightTime(t *testing.T, vms ...api.VM) {
+	t.Helper()
+	for _, v := range vms {
+		requireTime(t, func() string { return w.inside(t, v, "date +%s") })
+	}
+}
 
 // testForkUnderSSH forks a whole Debian while somebody is logged in: the session
-// goes on in the original, and the copy is another machine, for SSH as well, and
-// still the same after a boot.
+// goes on in the original, and the copies are other machines, for SSH as well, and
+// one of them still the same after a boot.
 func testForkUnderSSH(t *testing.T, w *world) {
 	v := w.shared(t, alpha)
 	in, lines := w.login(t, v).echo(t)
 	requireEcho(t, in, lines)
 	w.inside(t, v, "rm /etc/ran-by-cloud-config")
+	end := w.drawWhenRenamed(t, v)
 	ctx, cancel := context.WithTimeout(t.Context(), forkLimit)
 	defer cancel()
 	began := time.Now()
 	_, signer, key := newKey(t)
-	made, err := w.client.ForkVM(ctx, v.ID, api.ForkVM{Name: "alpha-fork", SSHAuthorizedKeys: []string{key}})
-	if err != nil || len(made.VMs) != 1 {
+	made, err := w.client.ForkVM(ctx, v.ID, api.ForkVM{Count: new(2), Name: "alpha-fork", SSHAuthorizedKeys: []string{key}})
+	if err != nil || len(made.VMs) != 2 {
 		t.Fatalf("cannot fork: %v, %+v", err, made)
 	}
-	took(t, "a fork of Debian, until it is itself", began)
-	forked := made.VMs[0]
-	t.Cleanup(func() { w.cleanUp(t, forked.ID) })
+	took(t, "two forks of Debian, until they are themselves", began)
+	for _, c := range made.VMs {
+		t.Cleanup(func() { w.cleanUp(t, c.ID) })
+	}
 	requireEcho(t, in, lines)
+	end()
 
-	both := []api.VM{v, forked}
-	requireDistinct(t, both)
-	w.requirePlace(t, forked)
-	requireTime(t, func() string { return w.inside(t, forked, "date +%s") })
-	for what, line := range map[string]string{
-		"randomness": randomness, "machine id": "cat /etc/machine-id", "host keys' file": "cat /etc/ssh/ssh_host_*_key.pub", "DHCP client id": "grep CLIENTID /run/systemd/netif/leases/*",
-	} {
-		if a, b := w.inside(t, v, line), w.inside(t, forked, line); a == b {
-			t.Errorf("both have the %s %q", what, a)
+	all := append(slices.Clone(made.VMs), v)
+	requireDistinct(t, all)
+	w.requireRightTime(t, all...)
+	w.requireOwnDraws(t, v, made.VMs)
+	w.requireDistinctInside(t, all)
+	for _, c := range made.VMs {
+		w.requirePlace(t, c)
+		w.requireKey(t, c, signer)
+	}
+	w.delete(t, made.VMs[1].ID)
+	w.requireSameAfterBoot(t, made.VMs[0])
+	w.requireKey(t, made.VMs[0], signer)
+}
+
+// requireDistinctInside checks that no two Debian guests take themselves, or pass
+// for SSH and DHCP, for the same.
+func (w *world) requireDistinctInside(t *testing.T, vms []api.VM) {
+	t.Helper()
+	const keys, leases = "cut -d ' ' -f 2 /etc/ssh/ssh_host_*_key.pub", "grep -h CLIENTID /run/systemd/netif/leases/*"
+	taken := map[string]string{}
+	for _, v := range vms {
+		said := []string{w.login(t, v).hostKey}
+		for _, line := range []string{"hostname", "cat /etc/machine-id", keys, leases} {
+			said = append(said, strings.Split(w.inside(t, v, line), "\n")...)
+		}
+		for _, one := range said {
+			if other := taken[one]; other != "" || one == "" {
+				t.Errorf("%s and %q both have %q", v.Name, other, one)
+			}
+			taken[one] = v.Name
 		}
 	}
-	if a, b := w.login(t, v).hostKey, w.login(t, forked).hostKey; a == b {
-		t.Errorf("both have the host key %s", a)
-	}
-	w.requireKey(t, forked, signer)
-	w.requireSameAfterBoot(t, forked)
-	w.requireKey(t, forked, signer)
 }
 
 // requireKey logs in with a key that a copy was given, once cloud-init is

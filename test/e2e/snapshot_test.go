@@ -40,6 +40,9 @@ const (
 	askToCount = "echo >/mem/ask && cat /mem/say"
 )
 
+// keptBallast is what the guest of testSnapshots has in its memory, in MiB.
+const keptBallast = 48
+
 // keepNone has hatchd keep no guests of its own accord.
 const keepNone = "HATCH_WARM=off"
 
@@ -54,7 +57,7 @@ func testSnapshots(t *testing.T, w *world) {
 	}()
 	body := minimal()
 	body.Name, body.MemMiB = "kept", new(2*minimalMem)
-	g := newKept(t, w, body, 48)
+	g := newKept(t, w, body, keptBallast)
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T, *kept)
@@ -429,6 +432,7 @@ func testFork(t *testing.T, g *kept) {
 	before := g.look(t)
 	g.inside(t, g.vm, "echo parent >/kept")
 	n := g.countOn(t, g.vm)
+	end := g.drawWhenRenamed(t, g.vm)
 	began := time.Now()
 	made, err := g.client.ForkVM(t.Context(), g.vm.ID, api.ForkVM{Count: new(forkCount), Name: "child"})
 	if err != nil {
@@ -441,7 +445,12 @@ func testFork(t *testing.T, g *kept) {
 	if len(made.VMs) != forkCount || len(made.Failed) != 0 {
 		t.Fatalf("made %d, failed: %+v", len(made.VMs), made.Failed)
 	}
-	requireDistinct(t, append(slices.Clone(made.VMs), g.vm))
+	end()
+	all := append(slices.Clone(made.VMs), g.vm)
+	requireDistinct(t, all)
+	g.requireRightTime(t, all...)
+	g.requireOwnDraws(t, g.vm, made.VMs)
+	g.requireShared(t, made.VMs)
 	for _, v := range made.VMs {
 		g.requireItself(t, v)
 		g.inside(t, v, "test $(cat /kept) = parent && echo "+v.Name+" >/kept; sync")
@@ -474,6 +483,29 @@ func testFork(t *testing.T, g *kept) {
 	g.requireOnly(t, before)
 }
 
+// requireShared checks that copies have their ballast, and that the host has it
+// once for all of them.
+func (g *kept) requireShared(t *testing.T, vms []api.VM) {
+	t.Helper()
+	const look = "md5sum /mem/ballast"
+	ballast := g.inside(t, g.vm, look)
+	for _, v := range vms {
+		if got := g.inside(t, v, look); got != ballast {
+			t.Errorf("the ballast of %s is %q, and the parent's %q", v.Name, got, ballast)
+		}
+	}
+	var resident, proportional int // KiB
+	for _, v := range vms {
+		p := vmm(t, v)
+		rss, pss := p.rollup(t, "Rss:"), p.rollup(t, "Pss:")
+		resident, proportional = resident+rss, proportional+pss
+	}
+	t.Logf("the VMMs of %d copies have %d MiB resident, %d MiB in proportion to who shares it", len(vms), resident>>10, proportional>>10)
+	if least := (len(vms) - 1) * keptBallast << 10; proportional == 0 || resident-proportional < least {
+		t.Errorf("copies share no more than %d KiB, and %d of their ballast are right", resident-proportional, least)
+	}
+}
+
 // testForkWithoutRoom asks for more than the host has, where a fork shares memory
 // that an earlier hatchd has made. It wants a host of less than 120 GiB.
 func testForkWithoutRoom(t *testing.T, g *kept) {
@@ -498,7 +530,7 @@ func testForkWithoutRoom(t *testing.T, g *kept) {
 	// That is the kept guest's memory, about to be shared, and the sharer's.
 	if shared := sharedMiB.FindStringSubmatch(err.Error()); shared == nil {
 		t.Error("it does not say what copies share")
-	} else if n, err := strconv.Atoi(shared[1]); err != nil || n < 2*48 { // see testSnapshots
+	} else if n, err := strconv.Atoi(shared[1]); err != nil || n < 2*keptBallast {
 		t.Errorf("what copies share takes %s MiB", shared[1])
 	}
 	g.requireOnly(t, before)
