@@ -68,6 +68,7 @@ func testSnapshots(t *testing.T, w *world) {
 		{"hatchd is killed", testSnapshotsOverKills},
 		{"fork", testFork},
 		{"a fork without room", testForkWithoutRoom},
+		{"the disk becomes full", testSnapshotOnFullDisk},
 		{"limits", testSnapshotLimits},
 		{"stop", testSnapshotStop},
 		{"the vm is gone", testSnapshotOutlivesVM},
