@@ -59,6 +59,7 @@ func TestRealGuests(t *testing.T) {
 		{"a kernel of the user's own", testOwnKernel},
 		{"a vmm that died while hatchd was away", testDiedMeanwhile},
 		{"a guest is kept booted", testWarm},
+		{"what had to boot is kept booted", testWarmByItself},
 		{"a debian guest is kept booted", testWarmDebian},
 		{"twenty at once", testTwenty},
 		{"a create that fails leaves nothing", testFailedCreates},

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
 	"github.com/hatchvm/hatch/test/sandbox"
 )
 
@@ -67,6 +68,15 @@ func (w *world) look(t *testing.T) traces {
 	for _, d := range dirs {
 		found = append(found, "directory "+d.Name())
 	}
+	for _, kind := range []string{"memory", "snapshots"} {
+		entries, err := os.ReadDir(w.data(kind))
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			found = append(found, kind+" "+e.Name())
+		}
+	}
 	found = append(found, w.cgroups(t)...)
 	found = append(found, w.jails(t)...)
 	slices.Sort(found)
@@ -76,7 +86,8 @@ func (w *world) look(t *testing.T) traces {
 var vmID = regexp.MustCompile(`/vm_[a-z0-9]{12}$`)
 
 // cgroups lists those of VMs. The cgroup file system is the host's: what other
-// hatchds make there is told by its name, and ours has logged each of its VMs.
+// hatchds make there is told by its name, as ours has logged, or has an event of,
+// each of its VMs.
 func (w *world) cgroups(t *testing.T) []string {
 	t.Helper()
 	logged, err := os.ReadFile(w.daemon.LogFile)
@@ -87,12 +98,22 @@ func (w *world) cgroups(t *testing.T) []string {
 	for _, pattern := range []string{"/sys/fs/cgroup/*/hatch/vm_*", "/sys/fs/cgroup/hatch/vm_*"} {
 		dirs, _ := filepath.Glob(pattern) // the pattern is well formed
 		for _, dir := range dirs {
-			if vmID.MatchString(dir) && bytes.Contains(logged, []byte(filepath.Base(dir))) {
+			id := filepath.Base(dir)
+			if vmID.MatchString(dir) && (bytes.Contains(logged, []byte(id)) || w.hasEvent(t, id)) {
 				found = append(found, "cgroup "+dir)
 			}
 		}
 	}
 	return found
+}
+
+// hasEvent reports whether hatchd, where one runs, has ever told of a VM.
+func (w *world) hasEvent(t *testing.T, id string) bool {
+	t.Helper()
+	for _, err := range w.client.ListEvents(t.Context(), client.EventOptions{VM: id}) {
+		return err == nil
+	}
+	return false
 }
 
 // jails lists root directories that were made for VMMs, and what is mounted for

@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/client"
+	"github.com/hatchvm/hatch/test/sandbox"
 )
 
 // testWarm keeps a minimal guest booted, and makes VMs from it.
@@ -20,7 +22,8 @@ func testWarm(t *testing.T, w *world) {
 	image := w.registerAgain(t, minimalID, "img_warm")
 	w.warm(t, image.ID, "--memory", fmt.Sprint(minimalMem), "--disk", fmt.Sprint(smallDisk))
 	w.requireHidden(t, image.ID)
-	w.requireOnly(t, before)
+	kept := slices.DeleteFunc(minus(w.look(t), before), func(line string) bool { return !strings.HasPrefix(line, "snapshots ") })
+	w.requireOnly(t, slices.Concat(before, kept))
 
 	body := minimal()
 	body.ImageID = image.ID
@@ -56,6 +59,43 @@ func testWarm(t *testing.T, w *world) {
 		w.delete(t, v.ID)
 	}
 	if err := w.client.DeleteImage(t.Context(), image.ID); err != nil {
+		t.Error(err)
+	}
+	w.requireOnly(t, before)
+}
+
+// testWarmByItself asks for nothing: once a VM had to boot, the next one of its
+// shape is a copy.
+func testWarmByItself(t *testing.T, w *world) {
+	w.stopDaemon(t, syscall.SIGTERM)
+	w.startDaemon(t, "HATCH_WARM=auto")
+	defer func() {
+		w.stopDaemon(t, syscall.SIGTERM)
+		w.startDaemon(t)
+	}()
+	before := w.look(t)
+	body := minimal()
+	body.ImageID, body.Name = w.registerAgain(t, minimalID, "img_auto").ID, "boots"
+	first := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+	if w.isCopy(t, first) {
+		t.Fatal("the first of its shape has not booted")
+	}
+	began := time.Now()
+	err := sandbox.Poll(readyLimit, func() (bool, error) {
+		kept := w.kept(t, body.ImageID)
+		return len(kept) == 1 && kept[0].State == api.WarmReady, nil
+	})
+	if err != nil {
+		t.Fatalf("kept are %+v: %v", w.kept(t, body.ImageID), err)
+	}
+	took(t, "until a guest is kept that nobody asked for", began)
+	second := w.copyOf(t, "copied", body)
+	requireDistinct(t, []api.VM{first, second})
+	for _, v := range []api.VM{first, second} {
+		w.requireItself(t, v)
+		w.delete(t, v.ID)
+	}
+	if err := w.client.DeleteImage(t.Context(), body.ImageID); err != nil {
 		t.Error(err)
 	}
 	w.requireOnly(t, before)
