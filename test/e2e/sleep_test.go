@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,6 +28,7 @@ const durableLimit = 30 * time.Second
 // testSleep lets one guest sleep and wake again and again: with its memory in
 // RAM, from disk, and with another hatchd in between.
 func testSleep(t *testing.T, w *world) {
+	before := w.look(t)
 	body := minimal()
 	body.MemMiB = new(5 * minimalMem) // the pattern has to fit beside the rest
 	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
@@ -57,6 +59,47 @@ func testSleep(t *testing.T, w *world) {
 	w.awaitDurable(t, v.ID)
 	w.requireNotWoken(t, v)
 	w.startAsleep(t, v)
+	w.stopAsleep(t, v)
+	w.startAsleep(t, v)
+	w.sleep(t, v)
+	w.awaitDurable(t, v.ID)
+	w.delete(t, v.ID)
+	w.requireOnly(t, before)
+}
+
+// stopAsleep stops a VM that sleeps: its memory goes, its disk stays.
+func (w *world) stopAsleep(t *testing.T, v api.VM) {
+	t.Helper()
+	w.sleep(t, v)
+	w.awaitDurable(t, v.ID)
+	stopped, err := w.client.StopVM(t.Context(), v.ID)
+	if err != nil || stopped.State != api.StateStopped || stopped.Sleep != nil {
+		t.Errorf("stopped while it sleeps it is %s (%s), %+v, %v", stopped.State, stopped.StateReason, stopped.Sleep, err)
+	}
+	var left []string
+	err = sandbox.Poll(normalReply, func() (bool, error) {
+		left = names(t, w.data("vms", v.ID))
+		return !slices.ContainsFunc(left, func(name string) bool { return strings.HasPrefix(name, "sleep") }), nil
+	})
+	if err != nil || !slices.Contains(left, "disk.img") {
+		t.Errorf("stopped while it sleeps it has the files %v", left)
+	}
+	w.requireNoRAM(t, v)
+}
+
+// requireNoRAM checks that no process runs a VM, and that nothing of its memory
+// is in the host's RAM.
+func (w *world) requireNoRAM(t *testing.T, v api.VM) {
+	t.Helper()
+	err := sandbox.Poll(normalReply, func() (bool, error) {
+		return !slices.ContainsFunc(names(t, w.data("memory")), func(name string) bool { return strings.HasPrefix(name, v.ID) }), nil
+	})
+	if err != nil {
+		t.Errorf("%s does not run, and in RAM are %v", v.ID, names(t, w.data("memory")))
+	}
+	if slices.ContainsFunc(vmms(t), func(p process) bool { return p.runs(v) }) {
+		t.Errorf("%s does not run, and has a process", v.ID)
+	}
 }
 
 // pattern is 200 MiB of a guest's memory, which must stay as they are, and a file
@@ -71,7 +114,8 @@ type pattern struct {
 func (w *world) pattern(t *testing.T, v api.VM) *pattern {
 	t.Helper()
 	w.inside(t, v, "mkdir -p /pattern && mount -t tmpfs -o size=75% pattern /pattern && dd if=/dev/urandom of=/pattern/part bs=1M count=8")
-	w.inside(t, v, "for i in $(seq 25); do cat /pattern/part; done >/pattern/file && rm /pattern/part")
+	// The lines between shift each part against the others: no two pages are the same.
+	w.inside(t, v, "for i in $(seq 25); do echo part $i; cat /pattern/part; done >/pattern/file && rm /pattern/part")
 	return &pattern{world: w, vm: v, sum: w.inside(t, v, "md5sum /pattern/file")}
 }
 
@@ -89,7 +133,7 @@ func (p *pattern) require(t *testing.T) {
 // sleeps on. The memory stays damaged.
 func (w *world) requireNotWoken(t *testing.T, v api.VM) {
 	t.Helper()
-	saved := w.data("vms", v.ID, "sleep")
+	saved, running := w.data("vms", v.ID, "sleep"), vmms(t)
 	for _, damage := range []struct {
 		what, path string
 		do         func(*testing.T, string)
@@ -113,6 +157,9 @@ func (w *world) requireNotWoken(t *testing.T, v api.VM) {
 			}
 			if now := w.get(t, v.ID); now.State != api.StateSnapshotted || now.Sleep == nil {
 				t.Errorf("it is %s (%s)", now.State, now.StateReason)
+			}
+			if now := vmms(t); !slices.Equal(now, running) {
+				t.Errorf("there run %+v, and before it %+v", now, running)
 			}
 			mend()
 		})
@@ -170,6 +217,8 @@ func (w *world) sleep(t *testing.T, v api.VM) {
 	}
 }
 
+// awaitDurable waits until the memory of a VM that sleeps is on disk, and nowhere
+// else.
 func (w *world) awaitDurable(t *testing.T, id string) {
 	t.Helper()
 	began := time.Now()
@@ -182,6 +231,7 @@ func (w *world) awaitDurable(t *testing.T, id string) {
 		t.Fatalf("its memory does not become durable: %v, %+v", err, now.Sleep)
 	}
 	t.Logf("durable after another %s, %d MiB", time.Since(began).Round(time.Millisecond), now.Sleep.SizeBytes>>20)
+	w.requireNoRAM(t, now)
 }
 
 // wake wakes a VM and waits until its agent answers.
