@@ -43,7 +43,7 @@ const (
 // testProbeDaemonDies kills hatchd while it is at work, and looks what the next
 // one makes of it.
 func testProbeDaemonDies(t *testing.T, w *world) {
-	w.dieAmid(t, func(after time.Duration, do func(context.Context)) {
+	w.dieAmid(t, true, func(after time.Duration, do func(context.Context)) {
 		amid(t, after, do, func() { w.stopDaemon(t, syscall.SIGKILL) })
 		w.startDaemon(t)
 	})
@@ -51,7 +51,7 @@ func testProbeDaemonDies(t *testing.T, w *world) {
 
 // testProbeVMMDies kills whatever runs a VM, or is about to.
 func testProbeVMMDies(t *testing.T, w *world) {
-	w.dieAmid(t, func(after time.Duration, do func(context.Context)) {
+	w.dieAmid(t, false, func(after time.Duration, do func(context.Context)) {
 		amid(t, after, do, func() {
 			for _, p := range vmms(t) {
 				_ = unix.Kill(p.pid, unix.SIGKILL) // it may have ended meanwhile
@@ -64,12 +64,19 @@ func testProbeVMMDies(t *testing.T, w *world) {
 // dieAmid lets die kill something amid creates, sleeps, wakes, forks, snapshots
 // and restores. No VM may be in a state that is no longer true, no guest may have
 // gone back further than to its snapshot, and nothing may be left of those that
-// are deleted.
-func (w *world) dieAmid(t *testing.T, die func(after time.Duration, do func(context.Context))) {
+// are deleted. Where guests outlive what is killed, each goes on.
+func (w *world) dieAmid(t *testing.T, outlive bool, die func(after time.Duration, do func(context.Context))) {
 	t.Helper()
 	ends := map[string]int{}
 	for after := firstMoment; after < lastMoment; after += moments {
 		before := w.look(t)
+		revive := func(v api.VM, count int) string {
+			state := w.revive(t, v, count)
+			if outlive && state != api.StateRunning && state != api.StateSnapshotted {
+				t.Errorf("killed after %s, hatchd has left the VM %s: its guest is lost", after, state)
+			}
+			return state
+		}
 		die(after, func(ctx context.Context) { _, _ = w.client.CreateVM(ctx, w.probeBody(), client.CreateOptions{}) })
 		for _, id := range w.ids(t) {
 			v := w.settled(t, id)
@@ -84,24 +91,24 @@ func (w *world) dieAmid(t *testing.T, die func(after time.Duration, do func(cont
 		v := w.probe(t)
 		count := w.count(t, v)
 		die(after, func(ctx context.Context) { _, _ = w.client.SleepVM(ctx, v.ID) })
-		ends["sleep: "+w.revive(t, v, count)]++
+		ends["sleep: "+revive(v, count)]++
 		count = w.count(t, v)
 		w.sleep(t, v)
 		die(after, func(ctx context.Context) { _, _ = w.client.WakeVM(ctx, v.ID) })
-		ends["wake: "+w.revive(t, v, count)]++
+		ends["wake: "+revive(v, count)]++
 		count = w.count(t, v)
 		die(2*after, func(ctx context.Context) { _, _ = w.client.ForkVM(ctx, v.ID, api.ForkVM{Count: new(2)}) })
-		ends["fork: "+w.revive(t, v, count)]++
+		ends["fork: "+revive(v, count)]++
 		w.deleteForks(t, v, ends)
 		count = w.count(t, v)
 		die(after, func(ctx context.Context) { _, _ = w.client.CreateSnapshot(ctx, v.ID, api.CreateSnapshot{}) })
-		ends["snapshot: "+w.revive(t, v, count)]++
+		ends["snapshot: "+revive(v, count)]++
 		since := w.count(t, v)
 		if _, err := w.client.CreateSnapshot(t.Context(), v.ID, api.CreateSnapshot{}); err != nil {
 			t.Fatal(err)
 		}
 		die(after, func(ctx context.Context) { _, _ = w.client.RestoreVM(ctx, v.ID, "") })
-		ends["restore: "+w.revive(t, v, since)]++
+		ends["restore: "+revive(v, since)]++
 		w.delete(t, v.ID)
 		w.requireWholeSnapshots(t)
 		w.requireOnly(t, before)
