@@ -5,6 +5,7 @@ package firecracker
 import (
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -110,13 +113,30 @@ func TestAJailedProcessSeesItsOwnFilesOnly(t *testing.T) {
 	}
 	requireOwnDescriptors(t, pid, s, other)
 	requireSealed(t, pid, s)
-	for _, path := range []string{other.Disks[1].Path, other.Memory, s.Disks[2].Path} {
-		cat := exec.Command("cat", path)
-		cat.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(s.UID), Gid: uint32(s.GID)}}
-		if cat.Run() == nil {
-			t.Errorf("its user can read %s", path)
+	for path, may := range map[string]bool{
+		s.Disks[0].Path: true, s.Disks[1].Path: true, s.Memory: true, proc(pid, "root/disk2"): true, // its own, and a copy of its seed
+		s.Disks[2].Path: false, other.Disks[1].Path: false, other.Disks[2].Path: false, other.Memory: false,
+	} {
+		if canRead(t, s.UID, path) != may {
+			t.Errorf("that its user can read %s is %v", path, !may)
 		}
 	}
+}
+
+// canRead reports whether a user may read a file, whatever the directories above
+// it forbid.
+func canRead(t *testing.T, uid int, path string) bool {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(fd), path)
+	defer func() { _ = file.Close() }()
+	head := exec.Command("head", "-c1", "/proc/self/fd/3")
+	head.ExtraFiles = []*os.File{file}
+	head.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	return head.Run() == nil
 }
 
 // filesOf lists what a process sees.
@@ -132,24 +152,62 @@ func filesOf(t *testing.T, pid int) (files []string) {
 	return files
 }
 
-// requireOwnDescriptors checks that no open file is another machine's.
+// inode is what a file is, whatever its name.
+type inode struct{ dev, ino uint64 }
+
+func inodeOf(t *testing.T, path string) (i inode, mode os.FileMode) {
+	t.Helper()
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sys := st.Sys().(*syscall.Stat_t)
+	return inode{sys.Dev, sys.Ino}, st.Mode()
+}
+
+// inodesOf returns the files of a machine: those in its run directory, and its
+// memory.
+func inodesOf(t *testing.T, s vmm.Spec) map[inode]bool {
+	t.Helper()
+	memory, _ := inodeOf(t, s.Memory)
+	all := map[inode]bool{memory: true}
+	err := filepath.WalkDir(s.Dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			i, _ := inodeOf(t, path)
+			all[i] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// requireOwnDescriptors checks that the process holds files of its own machine
+// only, and its disks among them.
 func requireOwnDescriptors(t *testing.T, pid int, s, other vmm.Spec) {
 	t.Helper()
 	fds, err := filepath.Glob(proc(pid, "fd/*"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	own, others, held := inodesOf(t, s), inodesOf(t, other), map[inode]bool{}
 	for _, fd := range fds {
+		i, mode := inodeOf(t, fd)
+		held[i] = true
 		link, err := os.Readlink(fd)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.HasPrefix(link, other.Dir) || link == other.Memory {
-			t.Errorf("it holds %s", link)
+		isFile := mode&os.ModeNamedPipe != 0 || mode.IsRegular() && !strings.HasPrefix(link, "anon_inode:")
+		if (isFile || others[i]) && !own[i] {
+			t.Errorf("it holds %s, which is not its own", link)
 		}
-		// Files of its own root show without the root's path.
-		if strings.HasPrefix(link, s.Dir) && !strings.HasPrefix(filepath.Base(link), "console.") && filepath.Base(link) != "log.pipe" {
-			t.Errorf("it holds %s", link)
+	}
+	for _, d := range s.Disks[:2] {
+		if i, _ := inodeOf(t, d.Path); !held[i] {
+			t.Errorf("it does not hold its disk %s", d.Serial)
 		}
 	}
 }
@@ -168,6 +226,76 @@ func requireSealed(t *testing.T, pid int, s vmm.Spec) {
 		may := mode&0o002 != 0 || int(owner) == s.UID && mode&0o200 != 0
 		if may != slices.Contains(writable, path) {
 			t.Errorf("that it may write to %s is %v (owner %d, mode %v)", path, may, owner, st.Mode())
+		}
+	}
+}
+
+// With a network it is in the host's network namespace, which VMs have in common,
+// and holds one TAP: its own.
+func TestAJailedProcessHoldsItsOwnTAPOnly(t *testing.T) {
+	l := newLab(t, false)
+	var pids []int
+	names := []string{"hatchfc3", "hatchfc4"}
+	for i, name := range names {
+		s := l.spec(t)
+		tap, _ := newTAP(t, name)
+		s.NIC = &vmm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0xa, 0xb, byte(i)}, TAP: tap}
+		m, _ := l.run(t, s)
+		pids = append(pids, m.Handle().PID)
+	}
+	for i, pid := range pids {
+		if got := tapsOf(t, pid); !slices.Equal(got, names[i:i+1]) {
+			t.Errorf("it holds the TAPs %v, want %s alone", got, names[i])
+		}
+		for kind, ours := range map[string]bool{"net": true, "pid": false, "mnt": false, "ipc": false, "uts": false} {
+			theirs, err := os.Readlink(proc(pid, "ns/"+kind))
+			if mine, _ := os.Readlink("/proc/self/ns/" + kind); err != nil || (theirs == mine) != ours {
+				t.Errorf("that its namespace %s is the host's is %v (%v)", kind, theirs == mine, err)
+			}
+		}
+	}
+}
+
+// tapsOf returns the TAPs that a process has attached to.
+func tapsOf(t *testing.T, pid int) (names []string) {
+	t.Helper()
+	fds, err := filepath.Glob(proc(pid, "fdinfo/*"))
+	if err != nil || len(fds) == 0 {
+		t.Fatalf("it has the descriptors %v, %v", fds, err)
+	}
+	for _, path := range fds {
+		if name := status(t, path)["iff"]; name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestAJailedProcessIsHeldToItsCgroupsLimits(t *testing.T) {
+	l := newLab(t, false)
+	s := l.spec(t)
+	m, _ := l.run(t, s)
+	if note := m.(*machine).proc.Note(); note != "" {
+		t.Fatalf("this host's cgroups cannot be used: %s", note)
+	}
+	const mem, tasks = (2*memMiB + overheadMiB) << 20, 1 + extraTasks // its memory is kept in a file
+	want := map[string]string{
+		"memory/hatch/%s/memory.limit_in_bytes": fmt.Sprint(mem), "pids/hatch/%s/pids.max": fmt.Sprint(tasks),
+		"cpu/hatch/%s/cpu.cfs_quota_us": "150000", "cpu/hatch/%s/cpu.cfs_period_us": "100000",
+	}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		want = map[string]string{
+			"hatch/%s/memory.max": fmt.Sprint(mem), "hatch/%s/pids.max": fmt.Sprint(tasks), "hatch/%s/cpu.max": "150000 100000",
+		}
+	}
+	for form, value := range want {
+		path := filepath.Join("/sys/fs/cgroup", fmt.Sprintf(form, s.ID))
+		if got, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(got)) != value {
+			t.Errorf("%s is %q, %v, want %s", path, got, err, value)
+		}
+		members, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cgroup.procs"))
+		if err != nil || strings.TrimSpace(string(members)) != fmt.Sprint(m.Handle().PID) {
+			t.Errorf("in the cgroup of %s are %q, %v, want %d alone", path, members, err, m.Handle().PID)
 		}
 	}
 }
