@@ -59,6 +59,10 @@ test-system: test-assets ## Tests of what touches Linux, QEMU and PostgreSQL; ne
 test-e2e: test-assets build ## Real guests through the real API, in a network namespace of their own; needs root
 	$(GO) test -tags system -count=1 -timeout 30m ./test/e2e
 
+.PHONY: test-kvm
+test-kvm: setup ## The same with Firecracker under Linux guests, on a host with KVM; needs root
+	HATCH_TEST_VMM=firecracker $(MAKE) test-e2e
+
 .PHONY: test-assets
 test-assets: ## Download the kernel and the Firecracker that tests run into .cache/test
 	scripts/test-assets

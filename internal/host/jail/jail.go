@@ -5,9 +5,9 @@
 //
 // A jailed process has its own user, no capabilities and no way to gain any
 // (a program that makes a jail of its own keeps those it needs for that), its
-// own network, IPC and UTS namespaces, no core dumps, few file
-// descriptors, and, where cgroups can be written, limits of memory, CPU and
-// tasks. Its end is noticed through a pidfd in Go's poller, without polling.
+// own IPC and UTS namespaces, one of the network unless it must open a TAP by
+// name, no core dumps, few file descriptors, and, where cgroups can be written,
+// limits of memory, CPU and tasks. Its end is noticed through a pidfd in Go's poller, without polling.
 //
 // It knows nothing of VMMs or guests: that is internal/vmm's. Start at
 // [Start], [Open] and [Proc].
