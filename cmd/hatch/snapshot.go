@@ -65,7 +65,7 @@ one that sleeps or is paused stays so.`,
 		},
 	}
 	cmd.Flags().StringVar(&body.Name, "name", "", "name, which can be given in place of the id")
-	cmd.Flags().BoolVar(&body.Stop, "stop", false, "put the VM to sleep with it")
+	cmd.Flags().BoolVar(&body.Stop, "stop", false, "put the VM to sleep with it; not while it is paused")
 	cmd.Flags().BoolVar(&body.Automatic, "automatic", false, "let it make room for later ones: it may be removed")
 	return cmd
 }

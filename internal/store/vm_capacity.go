@@ -102,12 +102,12 @@ func (t *tx) checkMemory(ctx context.Context, id string, mem, live, own int64, l
 }
 
 // CheckMemory implements [vm.Store].
-func (s *Store) CheckMemory(ctx context.Context, limit vm.Capacity) error {
+func (s *Store) CheckMemory(ctx context.Context, v vm.VM, limit vm.Capacity) error {
 	return s.write(ctx, func(tx *tx) error {
 		if err := tx.takeTurn(ctx); err != nil {
 			return fmt.Errorf("cannot add up what VMs take: %w", err)
 		}
-		return tx.checkCapacity(ctx, "", 0, 0, vm.Capacity{MemMiB: limit.MemMiB, Bases: limit.Bases})
+		return tx.checkCapacity(ctx, v.ID, int64(v.MemMiB), 0, vm.Capacity{MemMiB: limit.MemMiB, Bases: limit.Bases})
 	})
 }
 

@@ -278,15 +278,17 @@ func TestSharedMemoryCounts(t *testing.T) {
 
 		held := []vmm.Shared{one, {Bytes: 50 << 20}, {Bytes: 50 << 20}} // two are not there yet
 		limit := vm.Capacity{MemMiB: 4*512 + 101 + 100, Bases: func() []vmm.Shared { return held }}
-		noError(t, s.CheckMemory(t.Context(), limit))
+		noError(t, s.CheckMemory(t.Context(), vm.VM{}, limit))
 		limit.MemMiB--
-		err = s.CheckMemory(t.Context(), limit)
+		err = s.CheckMemory(t.Context(), vm.VM{}, limit)
 		hasCode(t, err, errs.Exhausted, "memory_exhausted")
 		if !strings.Contains(err.Error(), "what copies share takes 201") {
 			t.Errorf("got %q", err)
 		}
 		held = nil
-		noError(t, s.CheckMemory(t.Context(), limit))
+		noError(t, s.CheckMemory(t.Context(), newVM("vm_a"), limit)) // which counts already
+		err = s.CheckMemory(t.Context(), newVM("vm_e"), limit)
+		hasCode(t, err, errs.Exhausted, "memory_exhausted")
 		for _, id := range []string{"vm_a", "vm_b"} {
 			_, err := s.UpdateVM(t.Context(), id, func(v *vm.VM) { v.State, v.Machine = vm.Stopped, nil })
 			noError(t, err)

@@ -337,7 +337,8 @@ func (s *Service) recast(ctx context.Context, b *boot, from *birth) error {
 	}
 	if err := s.confirmed(ctx, in); err != nil {
 		return errs.New(errs.Unavailable, "copy_not_confirmed",
-			"a copy of the guest has not said that it has become a machine of its own, and was destroyed: %s", publicMessage(err)).WithCause(err)
+			"a copy of the guest has not said that it has become a machine of its own, and was destroyed: %s", publicMessage(err)).
+			WithHint("try again; on a busy host a guest may need too long for keys of its own, and one whose agent does not answer cannot be copied").WithCause(err)
 	}
 	return nil
 }

@@ -92,9 +92,10 @@ type Store interface {
 	// is left alone, but for an SSH port that is busy now. Errors as CreateVM's, and errs.NotFound.
 	LeaseVM(ctx context.Context, id string, pools Pools, limit Capacity) (VM, error)
 
-	// CheckMemory finds out whether what is counted already is within the limit.
+	// CheckMemory finds out whether the memory of v, be it counted already or not,
+	// and all else that is counted are within the limit.
 	// Errors: errs.Exhausted with code memory_exhausted.
-	CheckMemory(ctx context.Context, limit Capacity) error
+	CheckMemory(ctx context.Context, v VM, limit Capacity) error
 
 	// SharedMemory lists what live machines share, each once.
 	SharedMemory(ctx context.Context) ([]vmm.Shared, error)

@@ -13,9 +13,9 @@ import (
 // whatever it does now, and returns once its guest goes on from there. What was
 // in its memory and on its disk is lost.
 //
-// Errors: errs.Conflict with code no_snapshot, snapshot_unusable or
-// saved_unusable, before anything is changed; errs.Invalid with field
-// snapshot_id when it is of another VM. When the snapshot has taken its place
+// Errors, before anything is changed: errs.Conflict with code no_snapshot or
+// snapshot_unusable; errs.Invalid with field snapshot_id when it is of another
+// VM; errs.Exhausted, with code memory_exhausted for its memory. When the snapshot has taken its place
 // and the guest cannot be woken, the VM sleeps.
 func (s *Service) Restore(ctx context.Context, owner, id, snapshotID string) (VM, error) {
 	return s.operate(ctx, owner, id, "restore", func(ctx context.Context, v VM) (VM, error) {
@@ -77,6 +77,12 @@ func (s *Service) holdSnapshot(ctx context.Context, owner, idOrName string) (_ s
 // restore replaces what the VM is. Until the row says so nothing of it has
 // changed; from then on it is what the snapshot holds, which moveIn puts in place.
 func (s *Service) restore(ctx context.Context, v VM, one snapshot.Snapshot) (VM, error) {
+	if err := s.Fits(one); err != nil { // before all of it is read
+		return VM{}, err
+	}
+	if err := s.checkMemory(ctx, v); err != nil { // while there is something to keep
+		return VM{}, err
+	}
 	if err := s.verify(ctx, one); err != nil {
 		return VM{}, err
 	}
@@ -111,13 +117,22 @@ func (s *Service) stage(ctx context.Context, v VM, one snapshot.Snapshot) error 
 			return err
 		}
 		if err := vmm.AdaptSaved(s.deps.SnapshotFiles.Dir(one.ID), saved, spec); err != nil {
-			return err
+			return misfit(one, err)
 		}
 		if err := s.deps.SnapshotFiles.LinkMemory(one.ID, saved); err != nil {
 			return err
 		}
-		return s.deps.Drivers[v.Driver].Check(spec, saved)
+		return misfit(one, s.deps.Drivers[v.Driver].Check(spec, saved))
 	})
+}
+
+// misfit makes what is wrong with a machine that was saved the snapshot's fault:
+// the VM that it is laid out for is not that machine, and may run.
+func misfit(one snapshot.Snapshot, err error) error {
+	if !errs.HasCode(err, "saved_unusable") {
+		return err
+	}
+	return unfit(one, publicMessage(err)).WithCause(err)
 }
 
 func (s *Service) unstage(id string) {

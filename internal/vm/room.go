@@ -37,12 +37,13 @@ func (s *Service) lease(ctx context.Context, v VM, capacity func() (Capacity, er
 	return leased, err
 }
 
-// checkMemory finds out whether there is room for what is counted already.
-func (s *Service) checkMemory(ctx context.Context, owner string) error {
-	return s.withRoom(ctx, owner, func() error {
+// checkMemory finds out whether there is room for the VM's memory, be it counted
+// already or not, beside all else that is.
+func (s *Service) checkMemory(ctx context.Context, v VM) error {
+	return s.withRoom(ctx, v.OwnerID, func() error {
 		limit, err := s.memoryCapacity()
 		if err == nil {
-			err = s.deps.Store.CheckMemory(ctx, limit)
+			err = s.deps.Store.CheckMemory(ctx, v, limit)
 		}
 		return err
 	})

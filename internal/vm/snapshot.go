@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"time"
 
@@ -251,11 +252,16 @@ func (s *Service) Fits(one snapshot.Snapshot) error {
 		{"the host's processor", one.Machine.CPU, here.CPU},
 	} {
 		if pair.saved != pair.now {
-			return errs.New(errs.Conflict, "snapshot_unusable", "snapshot %s cannot be used here: %s was %q and is %q now", one.ID, pair.what, pair.saved, pair.now)
+			return unfit(one, fmt.Sprintf("%s was %q and is %q now", pair.what, pair.saved, pair.now))
 		}
 	}
 	if !one.VM.Boot.Kernel.Unchanged() || !one.VM.Boot.Rootfs.Unchanged() {
-		return errs.New(errs.Conflict, "snapshot_unusable", "snapshot %s cannot be used here: its kernel or root file system is another one now", one.ID)
+		return unfit(one, "its kernel or root file system is another one now")
 	}
 	return nil
+}
+
+func unfit(one snapshot.Snapshot, why string) *errs.Error {
+	return errs.New(errs.Conflict, "snapshot_unusable", "snapshot %s cannot be used here: %s", one.ID, why).
+		WithHint("use another one: compatibility.usable of GET /snapshots says which; this one can be used where all is as it was")
 }

@@ -1,9 +1,11 @@
 package vm_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -269,6 +271,82 @@ func TestRestoreRefusesWithoutTouchingTheVM(t *testing.T) {
 	}
 	requireAwake(t, w, v)
 	w.requireDisk(t, v.ID, "now")
+}
+
+// What does not fit is told before all of the snapshot is read, in words that
+// leave the VM alone.
+func TestRestoreRefusesWhatDoesNotFit(t *testing.T) {
+	for name, spoil := range map[string]func(w *world){
+		"the version of fake was": func(w *world) { w.version = "2.0" },
+		"its kernel or root":      func(w *world) { w.changeImage(t) },
+		"it is odd": func(w *world) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.fail["Check"] = vmm.Unusable("it is odd")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			v := mustCreate(t, w, vm.CreateRequest{})
+			one := w.take(t, v.ID, "kept", vm.SnapshotRequest{})
+			w.writeDisk(t, v.ID, "now")
+			spoil(w)
+			fits := w.Fits(one) == nil
+			if !fits { // then nothing of it is read
+				flip(t, filepath.Join(w.snapshotFiles.Dir(one.ID), "disk.img"))
+			}
+			_, err := w.Restore(t.Context(), owner, v.ID, one.ID)
+			var e *errs.Error
+			if !errors.As(err, &e) || e.Kind != errs.Conflict || e.Code != "snapshot_unusable" || !strings.Contains(e.Message, name) {
+				t.Fatalf("got %v", err)
+			}
+			if e.Hint == "" || strings.Contains(e.Hint, "start the VM") {
+				t.Errorf("the hint is %q", e.Hint)
+			}
+			requireAwake(t, w, v)
+			w.requireDisk(t, v.ID, "now")
+			w.requireStageGone(t, v.ID)
+		})
+	}
+}
+
+// changeImage puts another file in the place of the image's.
+func (w *world) changeImage(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile(w.image.Kernel.Path, []byte("another"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// There must be room for the VM's memory before what it has is lost.
+func TestRestoreOnAFullHostKeepsTheDisk(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	one := w.take(t, v.ID, "kept", vm.SnapshotRequest{})
+	w.memMiB = 512 // of which the VM has all
+	if _, err := w.Restore(t.Context(), owner, v.ID, one.ID); err != nil {
+		t.Fatalf("of one that runs: %v", err)
+	}
+	if _, err := w.Stop(t.Context(), owner, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	other := mustCreate(t, w, vm.CreateRequest{MemMiB: ptr(256)})
+	w.writeDisk(t, v.ID, "now")
+	if _, err := w.Restore(t.Context(), owner, v.ID, one.ID); !errs.Is(err, errs.Exhausted) || !errs.HasCode(err, "memory_exhausted") {
+		t.Errorf("got %v", err)
+	}
+	if now := get(t, w, v.ID); now.State != vm.Stopped {
+		t.Errorf("it is %s", now.State)
+	}
+	w.requireDisk(t, v.ID, "now")
+	w.requireStageGone(t, v.ID)
+	if err := w.Delete(t.Context(), owner, other.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Restore(t.Context(), owner, v.ID, one.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.requireDisk(t, v.ID, "kept")
 }
 
 // flip changes one bit of a file.

@@ -1,6 +1,7 @@
 package vm_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -38,6 +39,8 @@ type world struct {
 	store      *store.Store
 	driver     *vmmtest.Fake
 	driverName string // by which the service knows it
+	version    string // of its VMM; "": the fake's own
+	initramfs  string // that guests boot; "": /initramfs
 
 	image       image.Image
 	lacks       bool   // the driver can do nothing that a driver may lack
@@ -254,6 +257,9 @@ type deafDriver struct {
 
 func (d deafDriver) Info() vmm.Info {
 	info := d.Fake.Info()
+	if d.w.version != "" {
+		info.Version = d.w.version
+	}
 	if d.w.lacks {
 		info.Capabilities = vmm.Capabilities{EvenVCPUs: true, MaxVCPUs: 2}
 	}
@@ -271,6 +277,13 @@ func (d *muteDriver) List(ctx context.Context, root string) ([]vmm.Handle, error
 		return nil, d.fault
 	}
 	return d.Fake.List(ctx, root)
+}
+
+func (d deafDriver) Check(spec vmm.Spec, dir string) error {
+	if err := d.w.fault("Check"); err != nil {
+		return err
+	}
+	return d.Fake.Check(spec, dir)
 }
 
 func (d deafDriver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
@@ -348,7 +361,7 @@ func (b bookImages) Image(ctx context.Context, owner, id string) (image.Image, e
 }
 
 func (b bookImages) Initramfs(context.Context, image.Boot) (string, error) {
-	return "/initramfs", b.w.fault("Initramfs")
+	return cmp.Or(b.w.initramfs, "/initramfs"), b.w.fault("Initramfs")
 }
 
 type noTemplates struct{}

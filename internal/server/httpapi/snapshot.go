@@ -12,7 +12,7 @@ import (
 )
 
 const createSnapshotText = `Keep a VM's memory, devices and disk of this moment. Answers once they are safe on disk. ` +
-	`The guest stands still while they are copied, and goes on; with stop the VM sleeps afterwards. One that sleeps or is paused stays so.`
+	`The guest stands still while they are copied, and goes on; with stop the VM sleeps afterwards. One that sleeps or is paused stays so; with stop a paused one is refused.`
 
 const restoreText = `Put a VM back to a snapshot of it, whatever it does now. What is in its memory and on its disk now is lost. ` +
 	`Answers once it goes on from there, or with wait=ready once its guest is up.`
