@@ -100,6 +100,34 @@ func newWarmWorld(t *testing.T) (*world, *shelf) {
 	return w, s
 }
 
+// A booted guest is of use for as long as a new VM would boot the same.
+func TestAShapeIsCurrentUntilWhatItIsMadeOfChanges(t *testing.T) {
+	for name, change := range map[string]func(w *world){
+		"another file of the image": func(w *world) { w.changeImage(t) },
+		"no file of the image": func(w *world) {
+			if err := os.Remove(w.image.Kernel.Path); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"another agent":        func(w *world) { w.initramfs = "/another" },
+		"no initramfs":         func(w *world) { w.failNext("Initramfs") },
+		"another version":      func(w *world) { w.version = "2.0" },
+		"a driver that is not": func(w *world) { w.shut(t); w.driverName = "other"; w.open(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			shape, err := w.ShapeFor(t.Context(), owner, vm.CreateRequest{})
+			if err != nil || !w.IsCurrent(t.Context(), shape) {
+				t.Fatalf("it is not current as it is: %+v, %v", shape, err)
+			}
+			change(w)
+			if w.IsCurrent(t.Context(), shape) {
+				t.Error("it is taken for current")
+			}
+		})
+	}
+}
+
 func TestANewVMBeginsAsABootedGuest(t *testing.T) {
 	w, s := newWarmWorld(t)
 	data := "#!/bin/sh\n"
