@@ -250,11 +250,7 @@ func (k *Keeper) Used(vmID string) (bytes int64, err error) {
 // remove, and nobody has to wait for it.
 func (k *Keeper) Forget(vmID string) error {
 	forgotten := fmt.Sprintf("%s%s%d", k.Dir(vmID), gone, time.Now().UnixNano())
-	err := os.Rename(k.Dir(vmID), forgotten)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err := os.Rename(k.Dir(vmID), forgotten); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot remove what was saved: %w", err)
 	}
 	k.removing.Go(func() {

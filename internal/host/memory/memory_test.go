@@ -232,19 +232,19 @@ func TestASaveNeedsRoomInRAM(t *testing.T) {
 func TestWhatIsForgottenIsRemoved(t *testing.T) {
 	k := newKeeper(t)
 	asleep(t, k, 16)
-	if err := os.Mkdir(k.Dir(id)+gone+"1", 0o700); err != nil { // a daemon was killed at it
-		t.Fatal(err)
-	}
-	for range 2 {
+	for range 2 { // once beside what is saved, once alone
+		if err := os.Mkdir(k.Dir(id)+gone+"1", 0o700); err != nil { // a daemon was killed at it
+			t.Fatal(err)
+		}
 		if err := k.Forget(id); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if err := k.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if left, err := os.ReadDir(k.vmDir(id)); err != nil || len(left) > 0 {
-		t.Errorf("left %v, %v", left, err)
+		if err := k.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if left, err := os.ReadDir(k.vmDir(id)); err != nil || len(left) > 0 {
+			t.Errorf("left %v, %v", left, err)
+		}
 	}
 }
 
