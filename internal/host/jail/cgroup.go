@@ -246,7 +246,7 @@ func (g *group) remove() {
 
 // Members lists the processes in the cgroup of this name, which each is in from its
 // first moment on: before it is the program that it is to be. Without cgroups
-// there are none.
+// there are none. The daemon, whose thread passes through, is not counted.
 func Members(name string) (pids []int, err error) {
 	g := findGroup(name)
 	if g == nil {
@@ -261,7 +261,7 @@ func Members(name string) (pids []int, err error) {
 			return nil, fmt.Errorf("cannot read who is in a cgroup: %w", err)
 		}
 		for word := range strings.FieldsSeq(string(text)) {
-			if pid, err := strconv.Atoi(word); err == nil && !slices.Contains(pids, pid) {
+			if pid, err := strconv.Atoi(word); err == nil && pid != os.Getpid() && !slices.Contains(pids, pid) {
 				pids = append(pids, pid)
 			}
 		}

@@ -72,6 +72,22 @@ func Find(exe string, accept func(args []string) bool) ([]Running, error) {
 	}, accept)
 }
 
+// Runners returns the live processes that run exe, whatever their arguments, which
+// a process can take out of sight.
+func Runners(exe string) ([]Identity, error) {
+	pids, err := processes()
+	if err != nil {
+		return nil, err
+	}
+	var found []Identity
+	for _, pid := range pids {
+		if id, err := Identify(pid); err == nil && id.Exe == exe {
+			found = append(found, id)
+		}
+	}
+	return found, nil
+}
+
 // FindFile is like Find, for processes that run the file at this path, however
 // it is called in their own view of the file system.
 func FindFile(path string, accept func(args []string) bool) ([]Running, error) {
@@ -86,16 +102,12 @@ func FindFile(path string, accept func(args []string) bool) ([]Running, error) {
 }
 
 func find(runs func(pid int) bool, accept func(args []string) bool) ([]Running, error) {
-	entries, err := os.ReadDir("/proc")
+	pids, err := processes()
 	if err != nil {
-		return nil, fmt.Errorf("cannot list processes: %w", err)
+		return nil, err
 	}
 	var found []Running
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
+	for _, pid := range pids {
 		if r, ok := examine(pid, runs, accept); ok {
 			found = append(found, r)
 		}
@@ -103,17 +115,30 @@ func find(runs func(pid int) bool, accept func(args []string) bool) ([]Running, 
 	return found, nil
 }
 
+func processes() (pids []int, err error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("cannot list processes: %w", err)
+	}
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
 func examine(pid int, runs func(int) bool, accept func([]string) bool) (Running, bool) {
 	if !runs(pid) {
 		return Running{}, false
 	}
-	r, err := Look(pid)
+	r, err := look(pid)
 	return r, err == nil && accept(r.Args)
 }
 
-// Look tells what a process is. One that has just begun to run a program, and one
+// look tells what a process is. One that has just begun to run a program, and one
 // that has ended, cannot be told.
-func Look(pid int) (Running, error) {
+func look(pid int) (Running, error) {
 	line, err := os.ReadFile(procPath(pid, "cmdline"))
 	if err != nil {
 		return Running{}, err

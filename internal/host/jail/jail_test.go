@@ -3,13 +3,18 @@
 package jail
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestIdentityIsOfOneProcessOnly(t *testing.T) {
@@ -100,6 +105,66 @@ func TestFindSeesOnlyTheProgramAndArguments(t *testing.T) {
 	}
 	if found, err := Find(self, func([]string) bool { return false }); err != nil || len(found) != 0 {
 		t.Errorf("found %v, %v though no arguments are ours", found, err)
+	}
+}
+
+// hider tells the test binary to take its arguments out of sight.
+const hider = "HATCH_TEST_HIDE_ARGUMENTS"
+
+func TestRunnersSeesAProcessThatHidesItsArguments(t *testing.T) {
+	if os.Getenv(hider) != "" {
+		hideArguments(t)
+		return
+	}
+	exe, err := exeOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, "-test.run", "^TestRunnersSeesAProcessThatHidesItsArguments$")
+	cmd.Env = append(os.Environ(), hider+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := os.ReadFile(procPath(cmd.Process.Pid, "cmdline")); err != nil || len(line) > 0 {
+		t.Fatalf("its arguments are %q, %v", line, err)
+	}
+	found, err := Runners(exe)
+	if err != nil || !slices.ContainsFunc(found, func(id Identity) bool { return id.PID == cmd.Process.Pid }) {
+		t.Errorf("found %v, %v without process %d", found, err, cmd.Process.Pid)
+	}
+	if found, err := Runners("/no/such/program"); err != nil || len(found) > 0 {
+		t.Errorf("found %v, %v that run another program", found, err)
+	}
+}
+
+// hideArguments unmaps the page with the program's arguments, tells so on stdout,
+// and waits to be killed. From there on nothing may look at them or at the environment.
+func hideArguments(t *testing.T) {
+	stat, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const argStart = 48 - 3 // the name in parentheses is the second field
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	at, err := strconv.ParseUint(fields[argStart], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := uint64(os.Getpagesize())
+	if _, _, errno := unix.RawSyscall(unix.SYS_MUNMAP, uintptr(at&^(page-1)), uintptr(page), 0); errno != 0 {
+		t.Fatal(errno)
+	}
+	_, _ = unix.Write(1, []byte("."))
+	for {
+		_ = unix.Pause()
 	}
 }
 

@@ -20,10 +20,11 @@ import (
 )
 
 // Adopt implements vmm.Driver. An empty h.Version, as List gives it, matches
-// every version.
+// every version. The file of Firecracker may have had another name when the
+// process was started: a release's has its version in it.
 func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
-	root := d.root(h.Dir, h.ID)
-	if h.Driver != Name || !isID(h.ID) || h.Socket != filepath.Join(root, apiSocket) || h.Exe != d.exe {
+	root := rootOf(h.Dir, h.Exe, h.ID)
+	if h.Driver != Name || !isID(h.ID) || h.Socket != filepath.Join(root, apiSocket) || h.Exe != d.exeOf(root) {
 		return nil, errGone(h.ID)
 	}
 	proc, err := jail.Open(jail.Identity{PID: h.PID, StartTime: h.StartTime, BootID: h.BootID, Exe: h.Exe}, h.ID)
@@ -112,7 +113,7 @@ func (d *Driver) tidy(root string) error {
 		if !d.reserve(dir) {
 			continue // a start is under way
 		}
-		roots, _ := filepath.Glob(filepath.Join(path, "*", "*", "root")) // the pattern is sound
+		roots := rootsIn(dir)
 		if !slices.ContainsFunc(roots, d.isInUse) {
 			for _, at := range roots {
 				jail.Forget(idOfRoot(at))
@@ -129,60 +130,62 @@ func (d *Driver) tidy(root string) error {
 const quietScans = 10
 
 // awaitJailers waits for processes that an earlier daemon started and that have
-// not become Firecracker yet, which takes them some 10 ms.
-func (d *Driver) awaitJailers(ctx context.Context, root string) error {
+// not become Firecracker yet, which takes them some 10 ms. settled says whether
+// all have: one that does not shall not hold up the machines of others for longer
+// than limit.
+func (d *Driver) awaitJailers(ctx context.Context, root string, limit time.Duration) (settled bool, err error) {
 	if d.unjailed {
-		return nil
+		return true, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, commandLimit)
-	defer cancel()
+	late := time.NewTimer(limit)
+	defer late.Stop()
 	again := time.NewTicker(time.Millisecond)
 	defer again.Stop()
 	for quiet := 0; quiet < quietScans; quiet++ {
 		jailers, err := jail.FindFile(d.jailer, func(args []string) bool { return d.isOrphaned(args, root) })
 		if err != nil {
-			return err
+			return false, err
 		}
 		becoming, err := d.isAnyBecoming(root)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if becoming || len(jailers) > 0 {
 			quiet = 0
 		}
 		select {
 		case <-again.C:
+		case <-late.C:
+			return false, nil
 		case <-ctx.Done():
-			return fmt.Errorf("a jailer does not come to an end: %w", ctx.Err())
+			return false, fmt.Errorf("a jailer does not come to an end: %w", ctx.Err())
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // isAnyBecoming reports whether a process was started for a run directory below
 // root, not for a start of ours, and is no Firecracker yet.
 func (d *Driver) isAnyBecoming(root string) (bool, error) {
-	jails, err := filepath.Glob(filepath.Join(root, "*", jailFolder, "*", "*", "root"))
-	if err != nil {
-		return false, err
-	}
-	for _, at := range jails {
+	for _, at := range rootsBelow(root) {
 		pids, err := jail.Members(idOfRoot(at))
 		if err != nil {
 			return false, err
 		}
-		if !d.isStarting(dirOfRoot(at)) && slices.ContainsFunc(pids, d.isBecoming) {
+		becoming := func(pid int) bool { return d.isBecoming(pid, at) }
+		if !d.isStarting(dirOfRoot(at)) && slices.ContainsFunc(pids, becoming) {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// isBecoming reports whether a process is no Firecracker yet, or none any more: it
-// begins or ends.
-func (d *Driver) isBecoming(pid int) bool {
-	p, err := jail.Look(pid)
-	return err != nil || p.Identity.Exe != d.exe
+// isBecoming reports whether a process in the cgroup of that root directory's
+// machine is no Firecracker yet, or none any more: it begins or ends. It goes by
+// nothing that a Firecracker in a guest's hands can change.
+func (d *Driver) isBecoming(pid int, root string) bool {
+	id, err := jail.Identify(pid)
+	return err != nil || id.Exe != d.exeOf(root) || !d.livesIn(pid, root)
 }
 
 // isOrphaned reports whether a jailer with these arguments works below root, and
@@ -222,16 +225,11 @@ func (d *Driver) runsIn(root string) bool {
 	if _, err := os.Stat(root); err != nil {
 		return false
 	}
-	found, err := jail.Find(d.exe, func([]string) bool { return true })
+	found, err := jail.Runners(d.exeOf(root))
 	if err != nil {
 		return true // nobody knows
 	}
-	for _, p := range found {
-		if d.livesIn(p.Identity.PID, root) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(found, func(id jail.Identity) bool { return d.livesIn(id.PID, root) })
 }
 
 // isInUse is runsIn, and true as well while any process is where only one with that
@@ -245,42 +243,41 @@ func (d *Driver) isInUse(root string) bool {
 // directory that belongs to a run directory directly below root. What is left
 // there of machines that nobody saw end is removed.
 func (d *Driver) List(ctx context.Context, root string) ([]vmm.Handle, error) {
-	if err := d.awaitJailers(ctx, root); err != nil {
-		return nil, err
-	}
-	found, err := jail.Find(d.exe, func(args []string) bool {
-		return len(args) > 1 && args[0] == "--id" && isID(idOfJail(args[1]))
-	})
+	settled, err := d.awaitJailers(ctx, root, commandLimit)
 	if err != nil {
 		return nil, err
+	}
+	if !settled {
+		d.log.Warn("a process started for a machine does not become Firecracker; nothing is removed that it may use", "root", root)
+	}
+	ours, err := d.machines(root)
+	if err != nil || !settled {
+		return ours, err
 	}
 	if err := d.tidy(root); err != nil {
 		d.log.Warn("cannot remove what is left of machines that are gone", "err", err)
 	}
-	var ours []vmm.Handle
-	for _, p := range found {
-		if h, ok := d.place(p, root); ok {
-			ours = append(ours, h)
-		}
-	}
 	return ours, nil
 }
 
-// place finds the run directory of a process.
-func (d *Driver) place(p jail.Running, root string) (vmm.Handle, bool) {
-	dirs, err := os.ReadDir(root)
-	if err != nil {
-		return vmm.Handle{}, false
-	}
-	id := idOfJail(p.Args[1])
-	for _, e := range dirs {
-		dir := filepath.Join(root, e.Name())
-		if at := d.root(dir, id); d.livesIn(p.Identity.PID, at) {
-			return vmm.Handle{
-				Driver: Name, ID: id, PID: p.Identity.PID, StartTime: p.Identity.StartTime, BootID: p.Identity.BootID,
-				Exe: p.Identity.Exe, Dir: dir, Socket: filepath.Join(at, apiSocket),
-			}, true
+// machines finds the process of each root directory in a run directory below root.
+func (d *Driver) machines(root string) (ours []vmm.Handle, err error) {
+	running := map[string][]jail.Identity{}
+	for _, at := range rootsBelow(root) {
+		exe := d.exeOf(at)
+		if _, known := running[exe]; !known {
+			if running[exe], err = jail.Runners(exe); err != nil {
+				return nil, err
+			}
+		}
+		for _, p := range running[exe] {
+			if id := idOfRoot(at); isID(id) && d.livesIn(p.PID, at) {
+				ours = append(ours, vmm.Handle{
+					Driver: Name, ID: id, PID: p.PID, StartTime: p.StartTime, BootID: p.BootID,
+					Exe: p.Exe, Dir: dirOfRoot(at), Socket: filepath.Join(at, apiSocket),
+				})
+			}
 		}
 	}
-	return vmm.Handle{}, false
+	return ours, nil
 }

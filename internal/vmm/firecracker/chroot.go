@@ -49,6 +49,43 @@ func rootOf(dir, exe, id string) string {
 
 func (d *Driver) root(dir, id string) string { return rootOf(dir, d.binary, id) }
 
+// exeOf returns what /proc/PID/exe shows of a process with this root directory: the
+// jailer's copy of Firecracker, as seen in there. An earlier daemon's may have
+// another name than ours.
+func (d *Driver) exeOf(root string) string {
+	if d.unjailed {
+		return d.binary
+	}
+	return "/" + filepath.Base(filepath.Dir(filepath.Dir(root)))
+}
+
+// rootsIn returns the root directories that may be in a run directory, and
+// rootsBelow those in all run directories directly below a folder.
+func rootsIn(dir string) (roots []string) {
+	for _, exe := range entriesOf(filepath.Join(dir, jailFolder)) {
+		for _, id := range entriesOf(exe) {
+			roots = append(roots, filepath.Join(id, "root"))
+		}
+	}
+	return roots
+}
+
+func rootsBelow(folder string) (roots []string) {
+	for _, dir := range entriesOf(folder) {
+		roots = append(roots, rootsIn(dir)...)
+	}
+	return roots
+}
+
+// entriesOf returns the paths of what is in a folder; nothing where there is none.
+func entriesOf(folder string) (paths []string) {
+	entries, _ := os.ReadDir(folder)
+	for _, e := range entries {
+		paths = append(paths, filepath.Join(folder, e.Name()))
+	}
+	return paths
+}
+
 // idOfRoot and dirOfRoot take a root directory's path apart.
 func idOfRoot(path string) string { return idOfJail(filepath.Base(filepath.Dir(path))) }
 

@@ -52,7 +52,6 @@ type Config struct {
 type Driver struct {
 	binary   string // absolute, symbolic links resolved
 	jailer   string // "" when it runs unjailed
-	exe      string // what /proc/PID/exe shows of a machine's process
 	version  version
 	cpu      string // of the host, as guests may come to rely on it
 	why      string
@@ -82,12 +81,10 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if d.version, err = askVersion(ctx, d.binary); err != nil {
 		return nil, err
 	}
-	d.exe = d.binary
 	if !cfg.Unjailed {
 		if d.jailer, err = findProgram(cfg.Jailer, "jailer"); err != nil {
 			return nil, err
 		}
-		d.exe = "/" + filepath.Base(d.binary) // the jailer's copy, as seen in its own root
 	}
 	found := kvm.Probe()
 	if !found.Usable && (!cfg.AnyKVM || !found.Emulates) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -104,8 +105,8 @@ func (d *Driver) release(dir string) {
 
 // launch starts a process that knows of no machine yet.
 func (d *Driver) launch(ctx context.Context, spec vmm.Spec, state string) (m *machine, tap string, err error) {
-	if d.runsIn(d.root(spec.Dir, spec.ID)) {
-		return nil, "", errs.New(errs.Conflict, "machine_runs", "another process runs in the directory of this VM")
+	if err := d.checkUnused(spec); err != nil {
+		return nil, "", err
 	}
 	if err := errors.Join(endTAP(spec.Dir), clearOut(spec.Dir)); err != nil { // of a machine that ended unseen
 		return nil, "", err
@@ -136,6 +137,23 @@ func (d *Driver) launch(ctx context.Context, spec vmm.Spec, state string) (m *ma
 	}
 	m, err = d.spawn(ctx, spec)
 	return m, tap, err
+}
+
+// checkUnused refuses while a process may still use the VM's disks, whatever it runs.
+func (d *Driver) checkUnused(spec vmm.Spec) error {
+	pids, err := jail.Members(spec.ID)
+	if err != nil {
+		return err
+	}
+	if len(pids) > 0 {
+		return errs.New(errs.Conflict, "machine_runs", "a process of an earlier start of this VM still lives").
+			WithHint("end the processes %v on the host, then start the VM again", pids)
+	}
+	if slices.ContainsFunc(rootsIn(spec.Dir), d.runsIn) {
+		return errs.New(errs.Conflict, "machine_runs", "another process runs in the directory of this VM").
+			WithHint("end it on the host, then start the VM again")
+	}
+	return nil
 }
 
 // spawn starts the process and takes hold of it.
@@ -185,7 +203,7 @@ func (m *machine) meet(ctx context.Context, d *Driver, talk *api) error {
 			return err
 		}
 	}
-	return m.recognise(ctx, talk, d.exe)
+	return m.recognise(ctx, talk, d.exeOf(m.api.root))
 }
 
 func (m *machine) seal() error {
