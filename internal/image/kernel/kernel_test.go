@@ -63,7 +63,7 @@ func gzipped(content []byte) []byte {
 
 // xzipped packs as the kernel's build does, with the filter for x86 code that
 // xz itself must do.
-func xzipped(t *testing.T, content []byte) []byte {
+func xzipped(t testing.TB, content []byte) []byte {
 	t.Helper()
 	cmd := exec.Command("xz", "--check=crc32", "--x86", "--lzma2=dict=1MiB")
 	cmd.Stdin = bytes.NewReader(content)
@@ -91,6 +91,21 @@ func sized(packed, content []byte) []byte {
 
 func TestEveryCompressionIsUndone(t *testing.T) {
 	content := vmlinux(strings.Repeat("\xe8\x00\x01\x02\x00code and \x00 more code", 5000))
+	for name, payload := range everyCompression(t, content) {
+		k := read(t, bzImage(payload))
+		if k.Format != BzImage || k.Version != someVersion {
+			t.Errorf("%s: recognised as %s %q", name, k.Format, k.Version)
+		}
+		got, err := k.Vmlinux()
+		if err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%s: got %d bytes, %v; want %d", name, len(got), err, len(content))
+		}
+	}
+}
+
+// everyCompression packs a program in each way that kernels are packed.
+func everyCompression(t testing.TB, content []byte) map[string][]byte {
+	t.Helper()
 	var zst, lz bytes.Buffer
 	z, err := zstd.NewWriter(&zst)
 	if err != nil {
@@ -104,20 +119,11 @@ func TestEveryCompressionIsUndone(t *testing.T) {
 	}
 	_, _ = l.Write(content)
 	_ = l.Close()
-	for name, payload := range map[string][]byte{
+	return map[string][]byte{
 		"gzip": gzipped(content),
 		"xz":   sized(xzipped(t, content), content),
 		"zstd": sized(zst.Bytes(), content),
 		"lz4":  sized(lz.Bytes(), content),
-	} {
-		k := read(t, bzImage(payload))
-		if k.Format != BzImage || k.Version != someVersion {
-			t.Errorf("%s: recognised as %s %q", name, k.Format, k.Version)
-		}
-		got, err := k.Vmlinux()
-		if err != nil || !bytes.Equal(got, content) {
-			t.Errorf("%s: got %d bytes, %v; want %d", name, len(got), err, len(content))
-		}
 	}
 }
 
@@ -241,6 +247,9 @@ func TestParseBuiltin(t *testing.T) {
 
 func FuzzRead(f *testing.F) {
 	f.Add(bzImage(gzipped(vmlinux("Linux version 6.1 " + configBegin + string(gzipped([]byte("CONFIG_A=y\n"))) + configEnd))))
+	for _, payload := range everyCompression(f, vmlinux("Linux version 6.1 ")) {
+		f.Add(bzImage(payload))
+	}
 	f.Add(vmlinux("Linux version 5.10.0 "))
 	f.Add([]byte("\x7fELF"))
 	f.Fuzz(func(t *testing.T, file []byte) {

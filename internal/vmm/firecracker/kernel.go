@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +26,9 @@ type kernels struct {
 	mu      sync.Mutex // held while a kernel is unpacked: once is enough
 	digests map[kernelFileID]string
 }
+
+// unfinished begins the name of a file that is not whole yet.
+const unfinished = ".new."
 
 // kernelFileID stands for a file's content as long as nobody changes it.
 type kernelFileID struct {
@@ -55,10 +60,11 @@ func (k *kernels) bare(path string) (string, error) {
 		return "", err
 	}
 	kept := filepath.Join(k.dir, digest+".elf")
-	if _, err := os.Stat(kept); err == nil {
+	now := time.Now()
+	if err := os.Chtimes(kept, now, now); err == nil { // it is there, and was used last
 		return kept, nil
 	}
-	return kept, k.unpack(found, kept)
+	return kept, errors.Join(k.unpack(found, kept), k.prune())
 }
 
 func (k *kernels) digest(f *os.File, id kernelFileID) (string, error) {
@@ -83,12 +89,12 @@ func (k *kernels) unpack(from *kernel.Kernel, to string) error {
 	if err := os.MkdirAll(k.dir, 0o700); err != nil {
 		return fmt.Errorf("cannot keep a bare kernel: %w", err)
 	}
-	fresh, err := os.CreateTemp(k.dir, ".new.")
+	fresh, err := os.CreateTemp(k.dir, unfinished)
 	if err != nil {
 		return fmt.Errorf("cannot keep a bare kernel: %w", err)
 	}
 	_, err = fresh.Write(program)
-	err = errors.Join(err, fresh.Chmod(0o444), fresh.Close())
+	err = errors.Join(err, fresh.Chmod(0o444), fresh.Sync(), fresh.Close()) // before it has its name, or a power cut could leave it short
 	if err == nil {
 		err = os.Rename(fresh.Name(), to)
 	}
@@ -96,4 +102,35 @@ func (k *kernels) unpack(from *kernel.Kernel, to string) error {
 		return errors.Join(fmt.Errorf("cannot keep a bare kernel: %w", err), ignoreMissing(os.Remove(fresh.Name())))
 	}
 	return nil
+}
+
+// maxKernels is how many bare kernels are kept, each of some 50 MiB. One that is
+// needed again is made again; machines that run have theirs.
+const maxKernels = 8
+
+// prune removes bare kernels but those that were used last, and what a daemon that
+// died has left half done.
+func (k *kernels) prune() error {
+	entries, err := os.ReadDir(k.dir)
+	if err != nil {
+		return fmt.Errorf("cannot list the bare kernels: %w", err)
+	}
+	var kept []os.FileInfo
+	var faults []error
+	for _, e := range entries {
+		st, err := e.Info()
+		switch {
+		case err != nil:
+			faults = append(faults, err)
+		case strings.HasPrefix(e.Name(), unfinished):
+			faults = append(faults, os.Remove(filepath.Join(k.dir, e.Name())))
+		default:
+			kept = append(kept, st)
+		}
+	}
+	slices.SortFunc(kept, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+	for _, st := range kept[min(len(kept), maxKernels):] {
+		faults = append(faults, os.Remove(filepath.Join(k.dir, st.Name())))
+	}
+	return errors.Join(faults...)
 }
