@@ -8,15 +8,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/vmm/vmmtest"
 	"github.com/hatchvm/hatch/internal/vmm/vmmtest/testguest"
 )
 
 // Debian's kernel cannot get far here without hardware, but Firecracker takes it
-// and lets it begin.
+// and lets it begin: its first line comes.
 func TestADistributionsKernelIsTaken(t *testing.T) {
 	l := newLab(t, false)
 	d := l.driver(t)
 	s := l.spec(t)
+	s.Cmdline = "console=ttyS0 earlyprintk=serial,ttyS0,115200"
 	s.Kernel, s.Initramfs = testguest.Kernel(t), testguest.Build(t)
 	began := time.Now()
 	bare, err := d.kernels.bare(s.Kernel)
@@ -45,6 +47,7 @@ func TestADistributionsKernelIsTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	vmmtest.DialConsole(t, m).Expect("[    0.000000] Linux version ")
 	if err := m.Kill(t.Context()); err != nil {
 		t.Error(err)
 	}
