@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -74,5 +75,9 @@ func rate(flag, text string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("--%s: %w", flag, err)
 	}
-	return n * rateUnits[parts[2]], nil
+	unit := rateUnits[parts[2]]
+	if n > math.MaxInt64/unit {
+		return 0, fmt.Errorf("--%s: %q is too much; the most that can be said is %dg", flag, text, int64(math.MaxInt64>>30))
+	}
+	return n * unit, nil
 }

@@ -106,6 +106,15 @@ func TestCreateSendsWhatWasGiven(t *testing.T) {
 	}
 }
 
+func TestARateThatCannotBeSaidIsRefused(t *testing.T) {
+	for text, want := range map[string]int64{"8589934591g": 8589934591 << 30, "8589934592g": 0, "17179869184g": 0, "99999999999m": 99999999999 << 20} {
+		got, err := rate("net-in-rate", text)
+		if got != want || (err == nil) != (want != 0) {
+			t.Errorf("%s is %d: %v", text, got, err)
+		}
+	}
+}
+
 func TestCreateSendsNothingElse(t *testing.T) {
 	f := newFake(t)
 	s := newSession(t, f)
