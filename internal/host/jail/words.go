@@ -5,6 +5,7 @@ package jail
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"slices"
@@ -24,6 +25,7 @@ const lastWords = 400
 // growing a file of its own.
 type Words struct {
 	pipe   *os.File
+	close  context.CancelFunc // of what CopyWords waits for
 	copier sync.WaitGroup
 
 	mu   sync.Mutex
@@ -32,27 +34,52 @@ type Words struct {
 
 // CopyWords starts to copy from pipe to the end of file, of which so many bytes
 // are written already. Both are the Words' own from here on. Lines that say
-// nothing, by a phrase in them, are left out.
+// nothing, by a phrase in them, are left out. A process that says more than is
+// kept is read slowly: its pipe is full then, and the work of it is its own.
 func CopyWords(pipe, file *os.File, written int64, nothing ...string) *Words {
-	w, room := &Words{pipe: pipe}, int64(MaxWords)-written
+	return copyWords(pipe, file, written, rest, nothing...)
+}
+
+func copyWords(pipe, file *os.File, written int64, rest func(context.Context), nothing ...string) *Words {
+	ctx, cancel := context.WithCancel(context.Background())
+	w, room := &Words{pipe: pipe, close: cancel}, int64(MaxWords)-written
 	w.copier.Go(func() {
 		defer func() { _ = file.Close() }()
 		lines := bufio.NewReader(pipe)
+		inVain := 0 // bytes read and not kept
 		for {
 			line, err := lines.ReadSlice('\n')
+			read := len(line)
 			if saysNothing(line, nothing) {
 				line = nil
 			}
 			w.remember(line)
-			kept := min(int64(len(line)), max(room, 0))
-			room -= kept
+			kept := min(len(line), int(max(room, 0)))
+			room -= int64(kept)
 			_, _ = file.Write(line[:kept]) // a full disk must not stop the process
 			if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 				return
 			}
+			if inVain += read - kept; inVain >= restEvery {
+				inVain %= restEvery
+				rest(ctx)
+			}
 		}
 	})
 	return w
+}
+
+// restEvery is how many bytes are read in vain before a rest.
+const restEvery = 64 << 10
+
+// rest leaves a process that says too much alone for a moment.
+func rest(ctx context.Context) {
+	timer := time.NewTimer(10 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 func saysNothing(line []byte, phrases []string) bool {
@@ -83,6 +110,7 @@ func (w *Words) EndWithin(d time.Duration) { _ = w.pipe.SetReadDeadline(time.Now
 
 // Close stops listening.
 func (w *Words) Close() {
+	w.close()
 	_ = w.pipe.Close()
 	w.copier.Wait()
 }
