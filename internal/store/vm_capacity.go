@@ -88,6 +88,7 @@ func (t *tx) checkMemory(ctx context.Context, id string, mem, live, own int64, l
 	if err != nil {
 		return err
 	}
+	mapped := sumShared(bases) // which nobody can drop
 	if limit.Bases != nil {
 		bases = append(bases, limit.Bases()...)
 	}
@@ -98,7 +99,7 @@ func (t *tx) checkMemory(ctx context.Context, id string, mem, live, own int64, l
 	return errs.New(errs.Exhausted, "memory_exhausted",
 		"cannot reserve %d MiB of memory: running VMs have %d, and what copies share takes %d, of the %d MiB that VMs may take on this host", mem, used, shared, limit.MemMiB).
 		WithField("mem_mib").WithHint("stop or delete a VM, or ask for less").
-		WithCause(ownInTheWay(used-own+mem <= limit.MemMiB))
+		WithCause(ownInTheWay(used-own+mapped+mem <= limit.MemMiB))
 }
 
 // CheckMemory implements [vm.Store].

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -285,10 +286,15 @@ func TestSharedMemoryCounts(t *testing.T) {
 		if !strings.Contains(err.Error(), "what copies share takes 201") {
 			t.Errorf("got %q", err)
 		}
+		equal(t, errors.Is(err, vm.ErrOwnInTheWay), true)
 		held = nil
 		noError(t, s.CheckMemory(t.Context(), newVM("vm_a"), limit)) // which counts already
 		err = s.CheckMemory(t.Context(), newVM("vm_e"), limit)
 		hasCode(t, err, errs.Exhausted, "memory_exhausted")
+		limit.MemMiB = 4*512 + 100 // nobody can drop what live machines share
+		err = s.CheckMemory(t.Context(), newVM("vm_a"), limit)
+		hasCode(t, err, errs.Exhausted, "memory_exhausted")
+		equal(t, errors.Is(err, vm.ErrOwnInTheWay), false)
 		for _, id := range []string{"vm_a", "vm_b"} {
 			_, err := s.UpdateVM(t.Context(), id, func(v *vm.VM) { v.State, v.Machine = vm.Stopped, nil })
 			noError(t, err)

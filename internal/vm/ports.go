@@ -54,7 +54,7 @@ type Capacity struct {
 }
 
 // ErrOwnInTheWay is the cause of memory_exhausted and disk_exhausted where there
-// would be room without the VMs of hatchd's own and without what VMs share.
+// would be room without the VMs of hatchd's own and without the memory that no machine shares.
 var ErrOwnInTheWay = errors.New("what hatchd keeps takes the room")
 
 // Filter narrows a list. Zero fields do not narrow.

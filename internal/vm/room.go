@@ -40,13 +40,29 @@ func (s *Service) lease(ctx context.Context, v VM, capacity func() (Capacity, er
 // checkMemory finds out whether there is room for the VM's memory, be it counted
 // already or not, beside all else that is.
 func (s *Service) checkMemory(ctx context.Context, v VM) error {
-	return s.withRoom(ctx, v.OwnerID, func() error {
-		limit, err := s.memoryCapacity()
-		if err == nil {
-			err = s.deps.Store.CheckMemory(ctx, v, limit)
-		}
+	return s.withRoom(ctx, v.OwnerID, func() error { return s.checkMemoryNow(ctx, v) })
+}
+
+func (s *Service) checkMemoryNow(ctx context.Context, v VM) error {
+	limit, err := s.memoryCapacity()
+	if err != nil {
 		return err
-	})
+	}
+	return s.deps.Store.CheckMemory(ctx, v, limit)
+}
+
+// checkWarmMemory is checkMemory for a VM that can boot instead: idle memory
+// gives way to it, but nobody's build.
+func (s *Service) checkWarmMemory(ctx context.Context, v VM) error {
+	for {
+		err := s.checkMemoryNow(ctx, v)
+		if v.OwnerID == access.SystemID || !errors.Is(err, ErrOwnInTheWay) {
+			return err
+		}
+		if dropped, dropErr := s.dropIdleMemory(ctx); !dropped {
+			return errors.Join(err, dropErr)
+		}
+	}
 }
 
 // withRoom does what takes room on the host for an owner. When there is none,

@@ -146,6 +146,23 @@ func TestABuildGivesWay(t *testing.T) {
 	}
 }
 
+// A VM that can boot ends nobody's build to begin as a copy.
+func TestACopyEndsNoBuild(t *testing.T) {
+	w, s := newWarmWorld(t)
+	shape, err := w.ShapeFor(t.Context(), owner, vm.CreateRequest{MemMiB: ptr(256)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.CreateOfShape(t.Context(), shape); err != nil {
+		t.Fatal(err)
+	}
+	s.build = func() { t.Error("the build was ended") }
+	w.memMiB = 256 + 512
+	if v := mustCreate(t, w, vm.CreateRequest{}); v.Machine.IsBased() {
+		t.Errorf("it is %+v", v.Machine)
+	}
+}
+
 // A booted guest's memory that finds no room costs nobody a VM.
 func TestAVMBootsWhenItsCopyWouldNeedMore(t *testing.T) {
 	w, _ := newWarmWorld(t)

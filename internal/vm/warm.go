@@ -137,7 +137,7 @@ func (s *Service) startWarm(ctx context.Context, v VM) (VM, error) {
 	if err != nil {
 		return s.start(ctx, v) // which tells of it
 	}
-	warmth, ok := s.deps.Warm.Find(ctx, shape, func(ctx context.Context) error { return s.checkMemory(ctx, v) })
+	warmth, ok := s.deps.Warm.Find(ctx, shape, func(ctx context.Context) error { return s.checkWarmMemory(ctx, v) })
 	if !ok {
 		v, err = s.start(ctx, v)
 		if err == nil {
