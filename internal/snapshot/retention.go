@@ -100,43 +100,77 @@ func (s *Service) bounds(draft Snapshot) []bound {
 	}}
 }
 
+// makeRoomTries is how often makeRoom plans anew when somebody has come to use
+// what was to go.
+const makeRoomTries = 4
+
 // makeRoom removes snapshots until those that are left and the draft, which is
 // stored already, keep the bounds. When that cannot be, none is removed.
 func (s *Service) makeRoom(ctx context.Context, draft Snapshot) error {
 	if err := s.Prune(ctx); err != nil {
 		return err
 	}
+	var refusal error
+	for range makeRoomTries {
+		going, err := s.leaving(ctx, draft)
+		if err != nil {
+			return err
+		}
+		if refusal, err = s.pruneAll(ctx, going); refusal == nil || err != nil {
+			return err
+		}
+	}
+	return refusal
+}
+
+// leaver is a snapshot that is to go for a bound.
+type leaver struct {
+	Snapshot
+	bound bound
+}
+
+// pruneAll stops at one that somebody has come to use, and returns the refusal
+// of its bound.
+func (s *Service) pruneAll(ctx context.Context, all []leaver) (refusal, err error) {
+	for _, one := range all {
+		gone, err := s.prune(ctx, one.Snapshot, one.bound.why)
+		if err != nil {
+			return nil, err
+		}
+		if !gone {
+			return one.bound.refusal, nil
+		}
+	}
+	return nil, nil
+}
+
+// leaving returns what must go for the draft, the first to go first.
+func (s *Service) leaving(ctx context.Context, draft Snapshot) (leaving []leaver, err error) {
 	all, err := s.store.Snapshots(ctx, "", Filter{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	yielding := s.yielding(all, draft)
-	going := map[string]string{} // why, by id
+	going := map[string]bool{}
 	for _, b := range s.bounds(draft) {
 		excess := -b.most
 		for _, one := range all {
-			if going[one.ID] == "" {
+			if !going[one.ID] {
 				excess += b.weigh(one)
 			}
 		}
 		for _, one := range yielding {
-			if excess > 0 && going[one.ID] == "" && b.weigh(one) > 0 {
-				going[one.ID] = b.why
+			if excess > 0 && !going[one.ID] && b.weigh(one) > 0 {
+				going[one.ID] = true
+				leaving = append(leaving, leaver{one, b})
 				excess -= b.weigh(one)
 			}
 		}
 		if excess > 0 {
-			return b.refusal
+			return nil, b.refusal
 		}
 	}
-	for _, one := range yielding {
-		if why := going[one.ID]; why != "" {
-			if _, err := s.prune(ctx, one, why); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return leaving, nil
 }
 
 // yielding returns the snapshots that may go for the draft, the first to go

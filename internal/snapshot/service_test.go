@@ -348,6 +348,38 @@ func TestATakenNameMakesNoRoom(t *testing.T) {
 	w.left(kept...)
 }
 
+// busyStore has somebody come to use a snapshot while another one is removed.
+type busyStore struct {
+	*store.Store
+	removing func()
+}
+
+func (s busyStore) DeleteSnapshot(ctx context.Context, id string) error {
+	s.removing()
+	return s.Store.DeleteSnapshot(ctx, id)
+}
+
+func TestTheNextOneGoesForOneThatIsInUseByThen(t *testing.T) {
+	for _, busy := range []int{1, 2} {
+		w := newWorld(t, ample)
+		all := []snapshot.Snapshot{w.take(draft(snapshot.Automatic, "")), w.take(draft(snapshot.Automatic, "")), w.take(draft(snapshot.Automatic, ""))}
+		use := sync.OnceFunc(func() {
+			for _, one := range all[1 : 1+busy] {
+				w.Hold(one.ID)
+			}
+		})
+		w.Service = snapshot.New(busyStore{w.store, use}, w.files, snapshot.Limits{PerVM: 2}, slog.New(slog.DiscardHandler))
+		one, err := w.Begin(t.Context(), draft(snapshot.Manual, ""), 0)
+		if busy == 1 {
+			w.ok(err)
+			w.left(all[1], one)
+		} else {
+			w.refuses(err, errs.Conflict, "snapshot_limit")
+			w.left(all[1:]...)
+		}
+	}
+}
+
 func TestTheDiskHasABudget(t *testing.T) {
 	w := newWorld(t, ample)
 	manual := w.takeSized(draft(snapshot.Manual, ""), 40*mib)
