@@ -129,6 +129,19 @@ func HasCode(err error, code string) bool {
 	return errors.As(err, &e) && e.Code == code
 }
 
+// Shortage is the cause of an Exhausted error that knows how much is missing.
+type Shortage struct{ Bytes int64 }
+
+// Error says so.
+func (s Shortage) Error() string { return fmt.Sprintf("%d bytes are missing", s.Bytes) }
+
+// Missing returns how many bytes err says to be missing, 0 when it does not say.
+func Missing(err error) int64 {
+	var s Shortage
+	_ = errors.As(err, &s)
+	return s.Bytes
+}
+
 // Brief bounds what an error repeats of a request.
 func Brief(s string) string { return Cut(s, 64) }
 

@@ -44,8 +44,8 @@ type Files interface {
 	Dir(id string) string
 
 	// Prepare makes the directory, empty. Errors: errs.Exhausted with code
-	// disk_full when the disk could not take so many bytes beside the host's
-	// reserve.
+	// disk_full, and errs.Missing, when the disk could not take so many bytes
+	// beside the host's reserve.
 	Prepare(id string, bytes int64) error
 
 	// Capture copies the memory and the disk of a guest that stands. It is as

@@ -191,19 +191,34 @@ func (s *Service) yielding(all []Snapshot, draft Snapshot) []Snapshot {
 
 // Yield removes one of the guests that hatchd keeps booted, so that its disk can
 // have another use, and reports whether it did: none may be left that is free.
-func (s *Service) Yield(ctx context.Context) (yielded bool, err error) {
+// When all that are free together are smaller than what is missing, none is
+// removed; 0 means that nobody knows how much that is.
+func (s *Service) Yield(ctx context.Context, missing int64) (yielded bool, err error) {
 	all, err := s.store.Snapshots(ctx, "", Filter{})
 	if err != nil {
 		return false, err
 	}
+	var free []Snapshot
 	for _, one := range s.oldestFirst(all) {
-		if one.Kind != Warm {
-			continue
-		}
-		if gone, err := s.prune(ctx, one, "the host's disk is full"); gone || err != nil {
-			s.files.Flush()
-			return gone, err
+		if one.Kind == Warm {
+			free = append(free, one)
+			missing -= one.Bytes
 		}
 	}
-	return false, nil
+	if missing > 0 {
+		return false, nil
+	}
+	var faults []error
+	for _, one := range free {
+		gone, err := s.prune(ctx, one, "the host's disk is full")
+		if gone {
+			s.files.Flush()
+			return true, nil
+		}
+		if err != nil { // another one may go
+			s.log.Error("cannot remove a booted guest", "snapshot", one.ID, "err", err)
+			faults = append(faults, err)
+		}
+	}
+	return false, errors.Join(faults...)
 }

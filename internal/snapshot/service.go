@@ -160,7 +160,7 @@ func (s *Service) prepare(ctx context.Context, draft Snapshot, bytes int64) erro
 		if !errs.HasCode(err, "disk_full") || draft.Kind == Warm {
 			return err
 		}
-		if yielded, yieldErr := s.Yield(ctx); !yielded {
+		if yielded, yieldErr := s.Yield(ctx, errs.Missing(err)); !yielded {
 			return errors.Join(err, yieldErr)
 		}
 	}

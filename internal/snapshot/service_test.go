@@ -282,17 +282,22 @@ func TestNobodyMakesRoomForAnother(t *testing.T) {
 type fullFiles struct {
 	*files.Files
 	excess  int
-	flushed bool // since the last was removed
+	missing int64           // what it says of that, if it does
+	fail    map[string]bool // to remove these
+	flushed bool            // since the last was removed
 }
 
 func (f *fullFiles) Prepare(id string, bytes int64) error {
 	if f.excess > 0 || !f.flushed {
-		return errs.New(errs.Exhausted, "disk_full", "the host's disk is full")
+		return errs.New(errs.Exhausted, "disk_full", "the host's disk is full").WithCause(errs.Shortage{Bytes: f.missing})
 	}
 	return f.Files.Prepare(id, bytes)
 }
 
 func (f *fullFiles) Remove(id string) error {
+	if f.fail[id] {
+		return errors.New("the disk does not do it")
+	}
 	f.excess, f.flushed = f.excess-1, false
 	return f.Files.Remove(id)
 }
@@ -318,10 +323,43 @@ func TestBootedGuestsGoFirstWhenTheDiskIsFull(t *testing.T) {
 	w.refuses(err, errs.Exhausted, "disk_full")
 	w.left(warm[0], automatic, one) // the first is in use
 	release()
-	if yielded, err := w.Yield(t.Context()); !yielded || err != nil {
+	if yielded, err := w.Yield(t.Context(), 0); !yielded || err != nil {
 		t.Errorf("the last one: %v, %v", yielded, err)
 	}
 	w.left(automatic, one)
+}
+
+func TestNoBootedGuestGoesInVain(t *testing.T) {
+	w := newWorld(t, ample)
+	warm := []snapshot.Snapshot{w.takeSized(draft(snapshot.Warm, ""), mib), w.takeSized(draft(snapshot.Warm, ""), mib), w.takeSized(draft(snapshot.Warm, ""), mib)}
+	full := &fullFiles{Files: w.files, excess: 1, missing: 2*mib + 1}
+	w.Service = snapshot.New(w.store, full, ample, slog.New(slog.DiscardHandler))
+	release := w.Hold(warm[0].ID)
+	for _, kind := range []snapshot.Kind{snapshot.Manual, snapshot.Passing} {
+		full.excess = 2
+		_, err := w.Begin(t.Context(), draft(kind, ""), 0)
+		w.refuses(err, errs.Exhausted, "disk_full")
+		w.left(warm...) // the first is in use, and the others are too small
+	}
+	release()
+	full.excess = 1
+	one := w.begin(draft(snapshot.Manual, ""), 0)
+	w.left(warm[1], warm[2], one)
+}
+
+func TestABootedGuestThatCannotGoIsPassedOver(t *testing.T) {
+	w := newWorld(t, ample)
+	first, second := w.take(draft(snapshot.Warm, "")), w.take(draft(snapshot.Warm, ""))
+	full := &fullFiles{Files: w.files, fail: map[string]bool{first.ID: true}}
+	w.Service = snapshot.New(w.store, full, ample, slog.New(slog.DiscardHandler))
+	if yielded, err := w.Yield(t.Context(), 1); !yielded || err != nil {
+		t.Errorf("got %v, %v", yielded, err)
+	}
+	for id, there := range map[string]bool{first.ID: true, second.ID: false} {
+		if _, err := os.Stat(w.files.Dir(id)); (err == nil) != there {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
 }
 
 func TestManualOnesMakeNoRoom(t *testing.T) {

@@ -90,7 +90,7 @@ func (s *Service) giveWay(ctx context.Context, owner string, refused error) bool
 		}
 		gone = gone || s.endBuild(ctx)
 	case errs.HasCode(refused, "disk_full"):
-		gone, err = s.deps.Snapshots.Yield(ctx)
+		gone, err = s.deps.Snapshots.Yield(ctx, errs.Missing(refused))
 	}
 	if err != nil {
 		s.deps.Log.Error("cannot make room for a VM", "for", refused, "err", err)

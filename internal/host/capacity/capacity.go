@@ -76,7 +76,8 @@ func (h *Host) DiskMiB() (int64, error) {
 	free := int64(fs.Bavail) * fs.Bsize >> 20
 	if free < reserveDiskMiB {
 		return 0, errs.New(errs.Exhausted, "disk_full", "the host's disk has %d MiB left; %d are kept for the host itself", free, reserveDiskMiB).
-			WithHint("delete VMs or images, or give the data directory more room")
+			WithHint("delete VMs or images, or give the data directory more room").
+			WithCause(errs.Shortage{Bytes: (reserveDiskMiB - free) << 20})
 	}
 	return int64(float64(total-reserveDiskMiB) * h.over.Disk), nil
 }

@@ -202,7 +202,8 @@ func (k *Keeper) Prepare(vmID string, bytes int64) error {
 		return errs.New(errs.Exhausted, "disk_full",
 			"the host's disk has %d MiB left; the memory of VM %s needs %d of them, and %d are kept for the host itself",
 			free>>20, vmID, bytes>>20, k.reserve>>20).
-			WithHint("delete VMs or images, or give the data directory more room")
+			WithHint("delete VMs or images, or give the data directory more room").
+			WithCause(errs.Shortage{Bytes: bytes + k.reserve - free})
 	}
 	if err := os.Mkdir(k.Dir(vmID), 0o700); err != nil {
 		return fmt.Errorf("cannot make the directory for what is saved: %w", err)

@@ -125,7 +125,7 @@ func (f *Files) requireRoom(what string, bytes int64) error {
 		return errs.New(errs.Exhausted, "disk_full",
 			"the host's disk has %d MiB left; %s needs about %d of them, and %d are kept for the host itself",
 			free>>20, what, bytes>>20, f.reserve>>20).
-			WithHint(roomHint)
+			WithHint(roomHint).WithCause(errs.Shortage{Bytes: bytes + f.reserve - free})
 	}
 	return nil
 }
