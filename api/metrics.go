@@ -15,24 +15,24 @@ type Metrics struct {
 	UptimeSeconds int64        `json:"uptime_seconds" doc:"Since the guest's boot; since counters_since when its agent does not answer."`
 	VCPU          VCPUMetrics  `json:"vcpu"`
 	Memory        MemMetrics   `json:"memory"`
-	Disk          *DiskMetrics `json:"disk,omitempty" doc:"The guest's root file system. Absent when its agent does not answer."`
+	Disk          *DiskMetrics `json:"disk,omitempty" doc:"The guest's root file system. Absent when nobody tells: no agent, nor the kernel of a guest on Firecracker."`
 	HostDiskBytes int64        `json:"host_disk_bytes" doc:"What the VM's files take on the host's disk."`
 	Net           NetMetrics   `json:"net"`
 	Block         BlockMetrics `json:"block"`
-	Load          *LoadMetrics `json:"load,omitempty" doc:"The guest's load averages. Absent when its agent does not answer."`
+	Load          *LoadMetrics `json:"load,omitempty" doc:"The guest's load averages. Absent when nobody tells: no agent, nor the kernel of a guest on Firecracker."`
 }
 
 // VCPUMetrics are about CPUs.
 type VCPUMetrics struct {
 	CPUTimeMicros      int64   `json:"cpu_time_micros" doc:"Counter: CPU time of the host that the VM has used, device emulation included."`
 	UtilizationPercent float64 `json:"utilization_percent" doc:"Use of the host's CPUs; 100 is one whole CPU. Over the time since an earlier reading that is 1 s to 1 min old, else over a quarter of a second."`
-	GuestBusyMicros    *int64  `json:"guest_busy_micros,omitempty" doc:"How long the guest's CPUs were busy since its boot, all together. It begins anew when the guest reboots. Absent when its agent does not answer."`
+	GuestBusyMicros    *int64  `json:"guest_busy_micros,omitempty" doc:"How long the guest's CPUs were busy since its boot, all together. It begins anew when the guest reboots. Absent when nobody tells: no agent, nor the kernel of a guest on Firecracker."`
 }
 
 // MemMetrics are about memory.
 type MemMetrics struct {
-	GuestUsedBytes    *int64 `json:"guest_used_bytes,omitempty" doc:"What the guest could not give to a new program. Absent when its agent does not answer."`
-	GuestTotalBytes   *int64 `json:"guest_total_bytes,omitempty" doc:"What the guest's kernel has. Absent when its agent does not answer."`
+	GuestUsedBytes    *int64 `json:"guest_used_bytes,omitempty" doc:"What the guest could not give to a new program. Absent when nobody tells: no agent, nor the kernel of a guest on Firecracker."`
+	GuestTotalBytes   *int64 `json:"guest_total_bytes,omitempty" doc:"What the guest's kernel has. Absent when nobody tells: no agent, nor the kernel of a guest on Firecracker."`
 	HostResidentBytes int64  `json:"host_resident_bytes" doc:"Memory of the host that the VM holds, the VMM's own included."`
 }
 

@@ -41,6 +41,10 @@ type Metrics struct {
 	Traffic    Traffic
 	HostDisk   int64       // bytes that the VM's files take on the host
 	Guest      *GuestUsage // nil when no agent tells
+
+	// GuestMemory is what the guest's kernel has told the VMM; zero: nothing.
+	// Guest, where there is one, is newer.
+	GuestMemory vmm.GuestMemory
 }
 
 const (
@@ -118,6 +122,9 @@ func (s *Service) askHost(ctx context.Context, v VM, in *instance, m *Metrics) e
 	m.CollectedAt = time.Now().UTC()
 	m.CountersSince, m.Uptime = &st.StartedAt, max(0, m.CollectedAt.Sub(st.StartedAt))
 	m.CPUTime, m.CPUPercent, m.Resident, m.Block = st.CPUTime, percent, st.Resident, st.Block
+	if st.GuestMemory.Total <= int64(v.MemMiB)<<20 {
+		m.GuestMemory = st.GuestMemory
+	}
 	if v.EnableNetwork {
 		m.Traffic, err = s.deps.Network.Traffic(ctx, v.Link())
 	}

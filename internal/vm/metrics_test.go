@@ -9,6 +9,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 func metricsOf(t *testing.T, w *world, id string) vm.Metrics {
@@ -68,6 +69,19 @@ func TestMetricsTellWhatTheAgentTells(t *testing.T) {
 	w.usage = func(context.Context) (vm.GuestUsage, error) { return vm.GuestUsage{}, errors.New("too old") }
 	if m := metricsOf(t, w, v.ID); m.Guest != nil || m.CPUTime == 0 {
 		t.Errorf("got %+v", m)
+	}
+}
+
+func TestMetricsTellWhatTheKernelTells(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{EnableNetwork: ptr(false)})
+	w.guestMemory = vmm.GuestMemory{Total: 512 << 20, Available: 1 << 20}
+	if m := metricsOf(t, w, v.ID); m.GuestMemory != w.guestMemory {
+		t.Errorf("got %+v", m.GuestMemory)
+	}
+	w.guestMemory.Total++ // more than the VM has
+	if m := metricsOf(t, w, v.ID); m.GuestMemory != (vmm.GuestMemory{}) {
+		t.Errorf("a lie is passed on: %+v", m.GuestMemory)
 	}
 }
 

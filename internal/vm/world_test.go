@@ -56,9 +56,10 @@ type world struct {
 	holdPersist   chan struct{} // memory becomes durable once it is closed; nil: at once
 
 	// What guests' agents do, and who answers at guests' addresses; nil: nothing.
-	usage     func(context.Context) (vm.GuestUsage, error)
-	guestDial func(ctx context.Context, port int) (net.Conn, error)
-	dial      func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	usage       func(context.Context) (vm.GuestUsage, error)
+	guestMemory vmm.GuestMemory // what all guests' kernels tell
+	guestDial   func(ctx context.Context, port int) (net.Conn, error)
+	dial        func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 
 	second *muteDriver // another driver, "mute"; nil: there is one only
 
@@ -331,6 +332,12 @@ func (d deafDriver) deaf(m vmm.Machine, err error) (vmm.Machine, error) {
 type deafMachine struct {
 	vmm.Machine
 	w *world
+}
+
+func (m deafMachine) Stats(ctx context.Context) (vmm.Stats, error) {
+	st, err := m.Machine.Stats(ctx)
+	st.GuestMemory = m.w.guestMemory
+	return st, err
 }
 
 func (m deafMachine) Save(ctx context.Context, spec vmm.Spec, dir string) error {

@@ -51,6 +51,7 @@ func testProbeLife(t *testing.T, w *world) {
 	if got := w.inside(t, v, "echo hello from inside"); got != "echo: hello from inside" {
 		t.Errorf("the guest says %q", got)
 	}
+	w.requireProbeMemory(t, v)
 	before := w.count(t, v)
 	if paused, err := w.client.PauseVM(t.Context(), v.ID); err != nil || paused.State != api.StatePaused {
 		t.Errorf("after pause: %s, %v", paused.State, err)
@@ -77,6 +78,23 @@ func testProbeLife(t *testing.T, w *world) {
 		t.Errorf("after a stop and a start its disk says %q", got)
 	}
 	w.delete(t, v.ID)
+}
+
+// requireProbeMemory has a guest, whose agent tells nothing of its memory, tell it
+// through the balloon: half of it is free.
+func (w *world) requireProbeMemory(t *testing.T, v api.VM) {
+	t.Helper()
+	var m api.MemMetrics
+	err := sandbox.Poll(readyLimit, func() (bool, error) {
+		m = w.metrics(t, v.ID).Memory
+		return m.GuestTotalBytes != nil, nil
+	})
+	if err != nil {
+		t.Fatalf("the guest tells nothing of its memory: %v", err)
+	}
+	if total, used := *m.GuestTotalBytes, *m.GuestUsedBytes; total != probeMem<<20 || used != probeMem<<19 {
+		t.Errorf("of %d bytes it uses %d", total, used)
+	}
 }
 
 // testProbeEnds lets guests end in each way that they know, and their VMM in

@@ -11,7 +11,8 @@ import (
 
 const metricsText = `What a VM uses: CPU, memory, disks and network, whatever its state. ` +
 	`Counters count from counters_since and never go back while the VM runs. ` +
-	`What only the guest's agent knows is left out when it does not answer within two seconds.`
+	`What only the guest's agent knows is left out when it does not answer within two seconds; ` +
+	`its memory is then told as its kernel told a Firecracker last.`
 
 func (d *door) vmMetrics(ctx context.Context, in *IDPath) (*answer[api.Metrics], error) {
 	m, err := d.VMs.Metrics(ctx, owner(ctx), in.ID)
@@ -30,6 +31,10 @@ func metrics(m vm.Metrics) api.Metrics {
 		HostDiskBytes: m.HostDisk,
 		Net:           api.NetMetrics(m.Traffic),
 		Block:         api.BlockMetrics(m.Block),
+	}
+	if g := m.GuestMemory; g.Total > 0 {
+		used := g.Total - g.Available
+		out.Memory.GuestUsedBytes, out.Memory.GuestTotalBytes = &used, &g.Total
 	}
 	if g := m.Guest; g != nil {
 		busy := g.CPUBusy.Microseconds()

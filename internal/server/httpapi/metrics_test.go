@@ -32,6 +32,15 @@ func TestMetricsOnTheWire(t *testing.T) {
 	wantStatus(t, reply, 200)
 	requireSameJSON(t, string(reply.body), want)
 
+	s.vms.metrics = func(v vm.VM) vm.Metrics { // whose agent does not answer
+		return vm.Metrics{VM: v, CollectedAt: began, GuestMemory: vmm.GuestMemory{Total: 20, Available: 15}}
+	}
+	var told struct{ Memory json.RawMessage }
+	if err := json.Unmarshal(s.call(t, "GET", "/vms/"+knownVM+"/metrics", "").body, &told); err != nil {
+		t.Fatal(err)
+	}
+	requireSameJSON(t, string(told.Memory), `{"guest_used_bytes":5,"guest_total_bytes":20,"host_resident_bytes":0}`)
+
 	s.vms.metrics = func(v vm.VM) vm.Metrics {
 		v.State = vm.Stopped
 		return vm.Metrics{VM: v, CollectedAt: began, HostDisk: 9}

@@ -101,6 +101,7 @@ func TestAMachineIsConfiguredInTheAPIsWords(t *testing.T) {
 		"/network-interfaces/net0": `{"iface_id":"net0","host_dev_name":"tap0","guest_mac":"02:00:00:00:00:01"}`,
 		"/vsock":                   `{"guest_cid":3,"uds_path":"vsock.sock"}`,
 		"/entropy":                 `{}`,
+		"/balloon":                 `{"amount_mib":0,"deflate_on_oom":true,"stats_polling_interval_s":10}`,
 	}
 	if !reflect.DeepEqual(p.body, want) {
 		t.Errorf("it was told %v,\nwant %v", p.body, want)
@@ -200,13 +201,14 @@ func TestThePortIsAskedForAndNoByteTooMuchIsRead(t *testing.T) {
 func FuzzMetrics(f *testing.F) {
 	f.Add([]byte(`{"block":{"read_bytes":1,"write_bytes":2,"read_count":3,"write_count":4}}`))
 	f.Add([]byte(`{"block":{"read_bytes":18446744073709551615}}`))
+	f.Add([]byte(`{"balloon":{"stats_updates_count":2,"stats_update_fails":1}}`))
 	f.Add([]byte(`{"block":[]}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		d := parseMetrics(line)
-		if max(d.ReadBytes, d.WriteBytes, d.ReadOps, d.WriteOps) > maxDelta {
+		if max(d.ReadBytes, d.WriteBytes, d.ReadOps, d.WriteOps, d.MemoryTold, d.MemoryMissed) > maxDelta {
 			t.Errorf("%s counts as %+v", line, d)
 		}
-		if d != (vmm.BlockCounters{}) && !json.Valid(line) {
+		if d != (counts{}) && !json.Valid(line) {
 			t.Errorf("%q counts as %+v", line, d)
 		}
 	})

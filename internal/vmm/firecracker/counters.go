@@ -30,8 +30,15 @@ type counters struct {
 	reader sync.WaitGroup
 
 	mu   sync.Mutex
-	sum  vmm.BlockCounters
+	sum  counts
 	told chan struct{} // closed and made anew with each line
+}
+
+// counts are what Firecracker counts of a machine.
+type counts struct {
+	vmm.BlockCounters
+	MemoryTold   uint64 // how often its guest has told of its memory
+	MemoryMissed uint64 // how much of that was not understood
 }
 
 // countBlocks begins to listen, from the sums in dir on.
@@ -80,6 +87,8 @@ func (c *counters) add(line []byte) {
 	c.sum.WriteBytes += delta.WriteBytes
 	c.sum.ReadOps += delta.ReadOps
 	c.sum.WriteOps += delta.WriteOps
+	c.sum.MemoryTold += delta.MemoryTold
+	c.sum.MemoryMissed += delta.MemoryMissed
 	text, err := json.Marshal(c.sum)
 	close(c.told)
 	c.told = make(chan struct{})
@@ -93,7 +102,7 @@ func (c *counters) add(line []byte) {
 // more tells nothing.
 const maxDelta = 1 << 50
 
-func parseMetrics(line []byte) (delta vmm.BlockCounters) {
+func parseMetrics(line []byte) (delta counts) {
 	var told struct {
 		Block struct {
 			ReadBytes  uint64 `json:"read_bytes"`
@@ -101,29 +110,36 @@ func parseMetrics(line []byte) (delta vmm.BlockCounters) {
 			ReadOps    uint64 `json:"read_count"`
 			WriteOps   uint64 `json:"write_count"`
 		} `json:"block"`
+		Balloon struct {
+			Told   uint64 `json:"stats_updates_count"`
+			Missed uint64 `json:"stats_update_fails"`
+		} `json:"balloon"`
 	}
 	if err := json.Unmarshal(line, &told); err != nil {
 		return delta
 	}
-	b := told.Block
-	if max(b.ReadBytes, b.WriteBytes, b.ReadOps, b.WriteOps) > maxDelta {
+	b, m := told.Block, told.Balloon
+	if max(b.ReadBytes, b.WriteBytes, b.ReadOps, b.WriteOps, m.Told, m.Missed) > maxDelta {
 		return delta
 	}
-	return vmm.BlockCounters{ReadBytes: b.ReadBytes, WriteBytes: b.WriteBytes, ReadOps: b.ReadOps, WriteOps: b.WriteOps}
+	return counts{
+		BlockCounters: vmm.BlockCounters{ReadBytes: b.ReadBytes, WriteBytes: b.WriteBytes, ReadOps: b.ReadOps, WriteOps: b.WriteOps},
+		MemoryTold:    m.Told, MemoryMissed: m.Missed,
+	}
 }
 
 // after returns the sums once a line has come that ask makes Firecracker write.
-func (c *counters) after(ctx context.Context, ask func() error) (vmm.BlockCounters, error) {
+func (c *counters) after(ctx context.Context, ask func() error) (counts, error) {
 	c.mu.Lock()
 	told := c.told
 	c.mu.Unlock()
 	if err := ask(); err != nil {
-		return vmm.BlockCounters{}, err
+		return counts{}, err
 	}
 	select {
 	case <-told:
 	case <-ctx.Done():
-		return vmm.BlockCounters{}, fmt.Errorf("no metrics come: %w", ctx.Err())
+		return counts{}, fmt.Errorf("no metrics come: %w", ctx.Err())
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -19,7 +19,8 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-const someMetrics = `{"block":{"read_bytes":1,"write_bytes":20,"read_count":300,"write_count":4000}}`
+const someMetrics = `{"block":{"read_bytes":1,"write_bytes":20,"read_count":300,"write_count":4000},` +
+	`"balloon":{"stats_updates_count":50,"stats_update_fails":6}}`
 
 // talkative is a process's side of its pipes, and the machine that hears it.
 func talkative(t *testing.T) (m *machine, metrics, words *os.File) {
@@ -64,7 +65,10 @@ func TestMetricsGoOnAfterALineThatIsTooLong(t *testing.T) {
 			t.Fatalf("after a line of %d bytes: %v", len(line), err)
 		}
 	}
-	want := vmm.BlockCounters{ReadBytes: 2, WriteBytes: 40, ReadOps: 600, WriteOps: 8000}
+	want := counts{
+		BlockCounters: vmm.BlockCounters{ReadBytes: 2, WriteBytes: 40, ReadOps: 600, WriteOps: 8000},
+		MemoryTold:    100, MemoryMissed: 12,
+	}
 	m.blocks.mu.Lock()
 	defer m.blocks.mu.Unlock()
 	if m.blocks.sum != want {

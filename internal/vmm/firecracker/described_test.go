@@ -146,8 +146,9 @@ func (d described) check(a asked) (key string, faults []string) {
 func everything(t *testing.T, v version) []asked {
 	t.Helper()
 	p := pretend(t, map[string]answer{
-		"GET /":               {200, `{"id":"vm-1","state":"Paused","vmm_version":"` + v.String() + `","app_name":"Firecracker"}`},
-		"GET /machine-config": {200, `{"vcpu_count":1,"mem_size_mib":4096,"track_dirty_pages":true}`},
+		"GET /":                   {200, `{"id":"vm-1","state":"Paused","vmm_version":"` + v.String() + `","app_name":"Firecracker"}`},
+		"GET /machine-config":     {200, `{"vcpu_count":1,"mem_size_mib":4096,"track_dirty_pages":true}`},
+		"GET /balloon/statistics": {200, `{"total_memory":2,"available_memory":1}`},
 	})
 	m := pretendedMachine(t, p, v)
 	spec := describedSpec(t)
@@ -176,8 +177,8 @@ func everything(t *testing.T, v version) []asked {
 	if is, err := m.Paused(t.Context()); err != nil || !is {
 		t.Errorf("is it paused: %v, %v", is, err)
 	}
-	if _, err := m.Stats(t.Context()); err != nil {
-		t.Errorf("stats: %v", err)
+	if st, err := m.Stats(t.Context()); err != nil || st.GuestMemory != (vmm.GuestMemory{Total: 2, Available: 1}) {
+		t.Errorf("stats: %+v, %v", st, err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -231,7 +232,7 @@ func pretendedMachine(t *testing.T, p *pretended, v version) *machine {
 			t.Error(err)
 		}
 	})
-	p.flush = func() { _, _ = io.WriteString(blocks.pipe, "{}\n") }
+	p.flush = func() { _, _ = io.WriteString(blocks.pipe, `{"balloon":{"stats_updates_count":1}}`+"\n") }
 	return &machine{
 		api: newAPI(p.root), version: v, proc: proc, blocks: blocks, exited: make(chan struct{}), conns: map[vmm.Channel]net.Conn{},
 	}
@@ -261,7 +262,7 @@ func TestEveryRequestIsAsTheAPIsDescriptionsSay(t *testing.T) {
 func TestEveryAnswerThatIsReadIsDescribed(t *testing.T) {
 	for _, v := range []version{{1, 12, 1}, {1, 16, 1}} {
 		api := describedAPI(t, v)
-		for key, read := range map[string]any{"GET /": instance{}, "GET /machine-config": machineConfig{}} {
+		for key, read := range map[string]any{"GET /": instance{}, "GET /machine-config": machineConfig{}, "GET /balloon/statistics": balloonStats{}} {
 			text, err := json.Marshal(read)
 			if err != nil {
 				t.Fatal(err)

@@ -256,10 +256,16 @@ func (m *machine) PowerButton(ctx context.Context) error {
 
 // Stats implements vmm.Machine.
 func (m *machine) Stats(ctx context.Context) (vmm.Stats, error) {
-	var blocks vmm.BlockCounters
+	var sum counts
+	var memory vmm.GuestMemory
 	err := m.command(ctx, func(ctx context.Context) error {
 		var err error
-		blocks, err = m.blocks.after(ctx, func() error { return m.api.action(ctx, "FlushMetrics") })
+		if sum, err = m.blocks.after(ctx, func() error { return m.api.action(ctx, "FlushMetrics") }); err != nil {
+			return err
+		}
+		if sum.MemoryTold > sum.MemoryMissed {
+			memory, err = m.api.guestMemory(ctx)
+		}
 		return err
 	})
 	if err != nil {
@@ -272,7 +278,9 @@ func (m *machine) Stats(ctx context.Context) (vmm.Stats, error) {
 	if err != nil {
 		return vmm.Stats{}, err
 	}
-	return vmm.Stats{StartedAt: used.StartedAt, CPUTime: used.CPU, Resident: used.Resident, Block: blocks}, nil
+	return vmm.Stats{
+		StartedAt: used.StartedAt, CPUTime: used.CPU, Resident: used.Resident, Block: sum.BlockCounters, GuestMemory: memory,
+	}, nil
 }
 
 // Kill implements vmm.Machine.

@@ -146,9 +146,18 @@ type (
 		Path string `json:"uds_path"`
 	}
 	entropy struct{}
+	balloon struct {
+		AmountMiB    int  `json:"amount_mib"`
+		DeflateOnOOM bool `json:"deflate_on_oom"`
+		AskEvery     int  `json:"stats_polling_interval_s"`
+	}
 )
 
 const networkID = "net0"
+
+// askMemoryEvery is how often a guest is asked for figures of its memory, in
+// seconds: each time its kernel has to wake up.
+const askMemoryEvery = 10
 
 // guestCID may be the same for all: each has its own socket.
 const guestCID = 3
@@ -178,7 +187,8 @@ func configure(ctx context.Context, a *api, s vmm.Spec, tap string) error {
 			ID: networkID, TAP: tap, MAC: s.NIC.MAC.String(), networkLimits: limitsOfNetwork(s.Limits),
 		}})
 	}
-	requests = append(requests, request{"/vsock", vsock{CID: guestCID, Path: vsockSocket}}, request{"/entropy", entropy{}})
+	requests = append(requests, request{"/vsock", vsock{CID: guestCID, Path: vsockSocket}}, request{"/entropy", entropy{}},
+		request{"/balloon", balloon{DeflateOnOOM: true, AskEvery: askMemoryEvery}})
 	for _, r := range requests {
 		if err := a.put(ctx, r.path, r.body); err != nil {
 			return err

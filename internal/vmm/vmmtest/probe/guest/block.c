@@ -13,7 +13,7 @@ void block_add(u64 base)
 		return;
 	struct disk *d = &disks[count++];
 	d->base = base;
-	device_start(base, &d->queue, 1);
+	device_start(base, 0, &d->queue, 1);
 }
 
 int block_count(void) { return count; }

@@ -62,11 +62,11 @@ struct queue {
 	u16 seen; /* how much of used we have looked at */
 };
 
-enum device_id { DEVICE_NET = 1, DEVICE_BLOCK = 2, DEVICE_VSOCK = 19 };
+enum device_id { DEVICE_NET = 1, DEVICE_BLOCK = 2, DEVICE_BALLOON = 5, DEVICE_VSOCK = 19 };
 
 u32 device_of(u64 base); /* which device it is; 0 when none */
 u32 config32(u64 base, u32 offset);
-void device_start(u64 base, struct queue *queues, int count);
+void device_start(u64 base, u32 features, struct queue *queues, int count); /* features: bits of the device's own that we take */
 void queue_offer(u64 base, struct queue *q, int number, u16 first); /* first: index of the chain's first descriptor */
 int queue_done(struct queue *q, u32 *id, u32 *length);                /* 1 when the VMM is done with a chain */
 
@@ -83,6 +83,10 @@ int net_send(const u8 *frame, u32 length);
 void net_listen(void);                    /* from now on, net_poll says what comes */
 void net_poll(void);
 
+/* balloon.c */
+void balloon_add(u64 base);
+void balloon_poll(void);
+
 /* vsock.c */
 #define VSOCK_STREAMS 4
 void vsock_add(u64 base);
@@ -95,6 +99,8 @@ void agent_take(int stream, const u8 *data, u32 length);
 void say_self(void);                                       /* the guest's name and place on its network */
 
 /* probe.c */
+enum { MEMORY = 64 << 20 };                                /* bytes that every machine has at least; no more is used */
+u64 memory_available(void);                                /* how much of that nothing is in */
 extern u64 boot_number;                                    /* differs from boot to boot */
 const char *argument(const char *key);                     /* a word of the command line, behind its key; "" when it is not there */
 u64 say_into(char *to, u64 size, const char *line);        /* obeys a line, and returns how much it said */

@@ -12,7 +12,7 @@ static u8 incoming[BUFFERS][BUFFER], outgoing[MOST];
 void net_add(u64 base)
 {
 	device = base;
-	device_start(base, queues, QUEUES);
+	device_start(base, 0, queues, QUEUES);
 }
 
 int net_mac(u8 mac[6])

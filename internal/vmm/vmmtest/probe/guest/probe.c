@@ -62,6 +62,7 @@ static void find_devices(void)
 		switch (device_of(base)) {
 		case DEVICE_BLOCK: block_add(base); break;
 		case DEVICE_NET: net_add(base); break;
+		case DEVICE_BALLOON: balloon_add(base); break;
 		case DEVICE_VSOCK: vsock_add(base); break;
 		}
 	}
@@ -195,7 +196,7 @@ static void burn(u64 ms)
 
 /* What is kept lies above the program: a number in each page, which follows
  * from a word. */
-enum { PAGE = 4096 };
+enum { PAGE = 4096, FIRST_KEPT = 32 << 20 };
 static struct keeping { char word[32]; u64 seed, begin, end; } keepings[16];
 static int keeping_count;
 
@@ -203,7 +204,6 @@ static u64 kept_number(const struct keeping *k, u64 page) { return (k->seed ^ pa
 
 static void keep(const char *words)
 {
-	enum { FIRST = 32 << 20 };
 	struct keeping *k = &keepings[keeping_count];
 	u64 n = length(words) - length(after_word(words));
 	if (keeping_count == COUNT(keepings) || n < 2 || n >= sizeof k->word) {
@@ -213,12 +213,18 @@ static void keep(const char *words)
 	memcpy(k->word, words, n - 1);
 	for (u64 i = 0; i < n; i++)
 		k->seed = (k->seed ^ k->word[i]) * 1099511628211ul;
-	k->begin = keeping_count ? k[-1].end : FIRST;
+	k->begin = keeping_count ? k[-1].end : FIRST_KEPT;
 	k->end = k->begin + (to_number(after_word(words)) << 20);
 	for (u64 page = k->begin; page < k->end; page += PAGE)
 		*(volatile u64 *)page = kept_number(k, page);
 	keeping_count++;
 	say("keep: ok\r\n");
+}
+
+u64 memory_available(void)
+{
+	u64 used = keeping_count ? keepings[keeping_count - 1].end : FIRST_KEPT;
+	return used < MEMORY ? MEMORY - used : 0;
 }
 
 static int is_kept(const struct keeping *k)
@@ -347,6 +353,7 @@ void begin(void)
 		console_poll();
 		vsock_poll();
 		net_poll();
+		balloon_poll();
 		tick();
 		if (was_button_pressed() && !is_deaf)
 			end_machine(REBOOT);

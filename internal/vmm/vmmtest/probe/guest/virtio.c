@@ -28,15 +28,15 @@ static void set_address(u64 base, u32 at, volatile void *memory)
 	*reg(base, at + 4) = (u64)memory >> 32;
 }
 
-/* The device wants to be led to its readiness one step at a time. Of all its
- * features we take one, number 32: that it is a modern one. */
-void device_start(u64 base, struct queue *queues, int count)
+/* The device wants to be led to its readiness one step at a time. Of what all
+ * devices can do we take one thing, number 32: that it is a modern one. */
+void device_start(u64 base, u32 features, struct queue *queues, int count)
 {
 	*reg(base, REG_STATUS) = 0; /* reset */
 	*reg(base, REG_STATUS) = STATUS_SEEN;
 	*reg(base, REG_STATUS) = STATUS_SEEN | STATUS_DRIVER;
 	*reg(base, REG_DRIVER_FEATURES_SEL) = 0;
-	*reg(base, REG_DRIVER_FEATURES) = 0;
+	*reg(base, REG_DRIVER_FEATURES) = features;
 	*reg(base, REG_DRIVER_FEATURES_SEL) = 1;
 	*reg(base, REG_DRIVER_FEATURES) = 1;
 	*reg(base, REG_STATUS) = STATUS_SEEN | STATUS_DRIVER | STATUS_FEATURES_OK;

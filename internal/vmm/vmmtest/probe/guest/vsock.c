@@ -120,7 +120,7 @@ void vsock_add(u64 base)
 {
 	device = base;
 	our_cid = config32(base, 0);
-	device_start(base, queues, QUEUES);
+	device_start(base, 0, queues, QUEUES);
 	for (int i = 0; i < BUFFERS; i++) {
 		queues[RX].table[i] = (struct descriptor){ (u64)&incoming[i], sizeof incoming[i], DESC_DEVICE_WRITES, 0 };
 		queue_offer(device, &queues[RX], RX, i);
