@@ -300,7 +300,7 @@ func (s *Service) wakeCopy(ctx context.Context, b *boot, from *birth) error {
 	}
 	dir := s.deps.Memories.Dir(b.vm.ID)
 	if err := vmm.AdaptSaved(s.deps.SnapshotFiles.Dir(from.from.ID), dir, spec); err != nil {
-		return err
+		return misfit(from.from, err)
 	}
 	if spec.Base, err = from.base(); err != nil {
 		return err
@@ -312,7 +312,7 @@ func (s *Service) wakeCopy(ctx context.Context, b *boot, from *birth) error {
 		}
 	}
 	b.machine, err = driver.Wake(ctx, spec, dir)
-	return err
+	return misfit(from.from, err)
 }
 
 // recastPatience bounds the wait for a copied guest to say that it is itself. One
