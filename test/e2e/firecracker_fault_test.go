@@ -116,14 +116,19 @@ func (w *world) dieAmid(t *testing.T, outlive bool, die func(after time.Duration
 	t.Logf("what became of the VMs: %v", ends)
 }
 
-// deleteForks deletes all VMs but one. None may take itself for another.
+// deleteForks deletes all VMs but one. None may take itself for another. Those that
+// have not become themselves hatchd removes, once it has started again.
 func (w *world) deleteForks(t *testing.T, parent api.VM, ends map[string]int) {
 	t.Helper()
 	for _, id := range w.ids(t) {
 		if id == parent.ID {
 			continue
 		}
-		v := w.settled(t, id)
+		v, gone := w.settledOrGone(t, id)
+		if gone {
+			ends["forked: removed"]++
+			continue
+		}
 		ends["forked: "+v.State]++
 		if v.State == api.StateRunning {
 			w.await(t, v.ID, "agent", normalReply)
@@ -168,17 +173,34 @@ func (w *world) ids(t *testing.T) (ids []string) {
 
 // settled returns a VM once nothing is under way with it, and hatchd has seen
 // what is true of its VMM.
-func (w *world) settled(t *testing.T, id string) (v api.VM) {
+func (w *world) settled(t *testing.T, id string) api.VM {
+	t.Helper()
+	v, gone := w.settledOrGone(t, id)
+	if gone {
+		t.Fatalf("%s is gone", id)
+	}
+	return v
+}
+
+// settledOrGone is settled for a VM that hatchd may remove meanwhile.
+func (w *world) settledOrGone(t *testing.T, id string) (v api.VM, gone bool) {
 	t.Helper()
 	err := sandbox.Poll(normalReply, func() (bool, error) {
-		v = w.get(t, id)
+		var err error
+		if v, err = w.client.GetVM(t.Context(), id); client.IsNotFound(err) {
+			gone = true
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
 		lives := slices.ContainsFunc(vmms(t), func(p process) bool { return p.runs(v) })
 		return v.State != api.StateStarting && v.State != api.StateStopping && lives == (v.State == api.StateRunning), nil
 	})
 	if err != nil {
 		t.Fatalf("%s stays %s: %v", id, v.State, err)
 	}
-	return v
+	return v, gone
 }
 
 // revive brings a VM back to where its guest answers, and returns the state
