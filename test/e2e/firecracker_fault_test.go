@@ -159,14 +159,22 @@ func (w *world) requireWholeSnapshots(t *testing.T) {
 	}
 }
 
-// ids lists every VM there is.
+// ids lists every VM there is, once none is on its way: one that fails to
+// become a copy goes by itself.
 func (w *world) ids(t *testing.T) (ids []string) {
 	t.Helper()
-	for v, err := range w.client.ListVMs(t.Context(), client.ListOptions{}) {
-		if err != nil {
-			t.Fatal(err)
+	err := sandbox.Poll(normalReply, func() (bool, error) {
+		ids = nil
+		for v, err := range w.client.ListVMs(t.Context(), client.ListOptions{}) {
+			if err != nil || v.State == api.StateStarting {
+				return false, err
+			}
+			ids = append(ids, v.ID)
 		}
-		ids = append(ids, v.ID)
+		return true, nil
+	})
+	if err != nil {
+		t.Fatalf("some VM stays on its way: %v", err)
 	}
 	return ids
 }
