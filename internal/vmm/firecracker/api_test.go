@@ -84,14 +84,10 @@ func (p *pretended) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // The fields are those of Firecracker's own description of its API, 1.12 and on.
 func TestAMachineIsConfiguredInTheAPIsWords(t *testing.T) {
-	p := pretend(t, nil)
 	spec := vmm.Spec{
 		ID: "vm_1", Dir: "/d", VCPUs: 2, MemMiB: 256, Kernel: "/k", Initramfs: "/i", Cmdline: "quiet panic=5", Memory: "/m",
 		Disks: []vmm.Disk{{Serial: "hatch-root", ReadOnly: true}, {Serial: "hatch-disk"}},
 		NIC:   &vmm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}},
-	}
-	if err := configure(t.Context(), newAPI(p.root), spec, "tap0"); err != nil {
-		t.Fatal(err)
 	}
 	want := map[string]string{
 		"/machine-config":          `{"vcpu_count":2,"mem_size_mib":256,"track_dirty_pages":true}`,
@@ -101,10 +97,16 @@ func TestAMachineIsConfiguredInTheAPIsWords(t *testing.T) {
 		"/network-interfaces/net0": `{"iface_id":"net0","host_dev_name":"tap0","guest_mac":"02:00:00:00:00:01"}`,
 		"/vsock":                   `{"guest_cid":3,"uds_path":"vsock.sock"}`,
 		"/entropy":                 `{}`,
-		"/balloon":                 `{"amount_mib":0,"deflate_on_oom":true,"stats_polling_interval_s":10}`,
 	}
-	if !reflect.DeepEqual(p.body, want) {
-		t.Errorf("it was told %v,\nwant %v", p.body, want)
+	for v, free := range map[version]string{{1, 13, 2}: "", {1, 14, 0}: `,"free_page_reporting":true`} {
+		p := pretend(t, nil)
+		if err := configure(t.Context(), newAPI(p.root), v, spec, "tap0"); err != nil {
+			t.Fatal(err)
+		}
+		want["/balloon"] = `{"amount_mib":0,"deflate_on_oom":true,"stats_polling_interval_s":10` + free + `}`
+		if !reflect.DeepEqual(p.body, want) {
+			t.Errorf("%s was told %v,\nwant %v", v, p.body, want)
+		}
 	}
 }
 

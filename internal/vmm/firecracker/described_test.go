@@ -153,8 +153,8 @@ func everything(t *testing.T, v version) []asked {
 	m := pretendedMachine(t, p, v)
 	spec := describedSpec(t)
 	for name, err := range map[string]error{
-		"configure":       configure(t.Context(), m.api, spec, "tap0"),
-		"configure least": configure(t.Context(), m.api, vmm.Spec{ID: "vm_1", VCPUs: 1, MemMiB: 64}, ""),
+		"configure":       configure(t.Context(), m.api, v, spec, "tap0"),
+		"configure least": configure(t.Context(), m.api, v, vmm.Spec{ID: "vm_1", VCPUs: 1, MemMiB: 64}, ""),
 		"start":           m.api.action(t.Context(), "InstanceStart"),
 		"power button":    m.PowerButton(t.Context()),
 		"load":            m.load(t.Context(), m.api, spec, "tap0"),

@@ -150,6 +150,7 @@ type (
 		AmountMiB    int  `json:"amount_mib"`
 		DeflateOnOOM bool `json:"deflate_on_oom"`
 		AskEvery     int  `json:"stats_polling_interval_s"`
+		ReportsFree  bool `json:"free_page_reporting,omitempty"` // and these pages are given back to the host
 	}
 )
 
@@ -162,8 +163,9 @@ const askMemoryEvery = 10
 // guestCID may be the same for all: each has its own socket.
 const guestCID = 3
 
-// configure tells a Firecracker that was just started what its machine is.
-func configure(ctx context.Context, a *api, s vmm.Spec, tap string) error {
+// configure tells a Firecracker of version v that was just started what its
+// machine is.
+func configure(ctx context.Context, a *api, v version, s vmm.Spec, tap string) error {
 	boot := bootSource{Kernel: kernelFile, Args: cmdline(s)}
 	if s.Initramfs != "" {
 		boot.Initramfs = initramfsFile
@@ -188,7 +190,7 @@ func configure(ctx context.Context, a *api, s vmm.Spec, tap string) error {
 		}})
 	}
 	requests = append(requests, request{"/vsock", vsock{CID: guestCID, Path: vsockSocket}}, request{"/entropy", entropy{}},
-		request{"/balloon", balloon{DeflateOnOOM: true, AskEvery: askMemoryEvery}})
+		request{"/balloon", balloon{DeflateOnOOM: true, AskEvery: askMemoryEvery, ReportsFree: v.ReportsFreePages()}})
 	for _, r := range requests {
 		if err := a.put(ctx, r.path, r.body); err != nil {
 			return err

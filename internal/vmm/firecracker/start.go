@@ -73,7 +73,7 @@ func (d *Driver) ready(ctx context.Context, m *machine, talk *api, spec vmm.Spec
 	switch {
 	case err != nil:
 	case state == "":
-		err = configure(ctx, talk, spec, tap)
+		err = configure(ctx, talk, m.version, spec, tap)
 	default:
 		err = m.load(ctx, talk, spec, tap)
 	}

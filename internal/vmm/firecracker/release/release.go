@@ -43,3 +43,7 @@ func (v Version) LosesVsock() bool { return v == Version{1, 16, 0} || v == Versi
 // SpoilsLargeDiffs reports whether a differential snapshot of more than 3 GiB is
 // damaged in this release, because of the gap for devices there.
 func (v Version) SpoilsLargeDiffs() bool { return v.Before(Version{1, 15, 0}) }
+
+// ReportsFreePages reports whether a guest can tell this release which pages it
+// does not use.
+func (v Version) ReportsFreePages() bool { return !v.Before(Version{1, 14, 0}) }
