@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	saveRounds = 10 // n, of each: libvirt takes its time
+	saveRounds = 30 // n, of each
 	saveWarmUp = 1  // more rounds, not counted
 )
 
