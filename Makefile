@@ -57,7 +57,7 @@ test-system: test-assets ## Tests of what touches Linux, QEMU and PostgreSQL; ne
 
 .PHONY: test-e2e
 test-e2e: test-assets build ## Real guests through the real API, in a network namespace of their own; needs root
-	$(GO) test -tags system -count=1 -timeout 30m ./test/e2e
+	$(GO) test -tags system -count=1 -timeout 60m ./test/e2e
 
 .PHONY: test-kvm
 test-kvm: setup ## The same with Firecracker under Linux guests, on a host with KVM; needs root
