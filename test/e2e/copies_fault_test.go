@@ -49,8 +49,10 @@ type deed struct {
 const killsEach = 5
 
 // testKillsAmidCopies kills hatchd again and again while it keeps a guest, puts
-// it back, lets it sleep and wake, and makes others of it.
+// it back, lets it sleep and wake, and makes others of it: whoever else there is
+// it takes for one of these, and so the shared guests end first.
 func testKillsAmidCopies(t *testing.T, w *world) {
+	w.deleteShared(t)
 	w.stopDaemon(t, syscall.SIGTERM)
 	w.startDaemon(t, keepAsked)
 	defer func() {

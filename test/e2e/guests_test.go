@@ -53,7 +53,6 @@ func TestRealGuests(t *testing.T) {
 		{"freed memory is the host's again", testReclaim},
 		{"disks are held to their limits", testLimits},
 		{"the network is held to its limits", testNetworkLimits},
-		{"hatchd is killed amid copies", testKillsAmidCopies},
 		{"metrics are the guest's and the host's", testMetrics},
 		{"waiting without a network", testWaitWithoutNetwork},
 		{"a kernel of the user's own", testOwnKernel},
@@ -63,6 +62,7 @@ func TestRealGuests(t *testing.T) {
 		{"a debian guest is kept booted", testWarmDebian},
 		{"twenty at once", testTwenty},
 		{"a create that fails leaves nothing", testFailedCreates},
+		{"hatchd is killed amid copies", testKillsAmidCopies},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, w) })
 	}
