@@ -180,15 +180,23 @@ func names(t *testing.T, dir string) (all []string) {
 	return all
 }
 
-// becameItself checks that the guest goes on where it was, whether it sleeps now
-// or not.
-func (s *survivor) becameItself(t *testing.T) string {
+// roused has the guest answer, whether it sleeps now or not, and returns the state
+// that it was found in.
+func (s *survivor) roused(t *testing.T) (state string) {
 	t.Helper()
-	state := s.settled(t, s.vm.ID).State
+	state = s.settled(t, s.vm.ID).State
 	if state == api.StateSnapshotted {
 		s.wake(t, s.vm)
 	}
 	s.await(t, s.vm.ID, "agent", normalReply)
+	return state
+}
+
+// becameItself checks that the guest goes on where it was, whether it sleeps now
+// or not.
+func (s *survivor) becameItself(t *testing.T) string {
+	t.Helper()
+	state := s.roused(t)
 	s.requireUnharmed(t, s.counted)
 	s.counted++
 	return state
@@ -240,11 +248,7 @@ func (s *survivor) putBack(ctx context.Context) error {
 
 func (s *survivor) becameOlder(t *testing.T) string {
 	t.Helper()
-	state := s.settled(t, s.vm.ID).State
-	if state == api.StateSnapshotted {
-		s.wake(t, s.vm)
-	}
-	s.await(t, s.vm.ID, "agent", normalReply)
+	state := s.roused(t)
 	if got := s.bootID(t); got != s.boot {
 		t.Errorf("the guest has booted anew: %s, was %s", got, s.boot)
 	}

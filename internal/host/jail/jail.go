@@ -7,7 +7,8 @@
 // (a program that makes a jail of its own keeps those it needs for that), its
 // own IPC and UTS namespaces, one of the network unless it must open a TAP by
 // name, no core dumps, few file descriptors, and, where cgroups can be written,
-// limits of memory, CPU and tasks. Its end is noticed through a pidfd in Go's poller, without polling.
+// limits of memory, CPU and tasks. Its end is noticed through a pidfd in Go's
+// poller, without polling.
 //
 // It knows nothing of VMMs or guests: that is internal/vmm's. Start at
 // [Start], [Open] and [Proc].
