@@ -91,7 +91,9 @@ func (g *Guest) ownNIC(n *wire.NIC) (nic.Place, netlink.Link, error) {
 }
 
 // moveNIC takes the original's MAC out of the files of the guest's network
-// services before the interface has another.
+// services before the interface has another. What networkd has set up stays down
+// until networkd begins anew: it would drop, at a moment of its own, an address
+// that it has not set itself.
 func (g *Guest) moveNIC(_ context.Context, as wire.Identity) error {
 	if as.NIC == nil {
 		return nil
@@ -102,6 +104,9 @@ func (g *Guest) moveNIC(_ context.Context, as wire.Identity) error {
 	}
 	if err := g.replaceMAC(link.Attrs().HardwareAddr, p.MAC); err != nil {
 		return err
+	}
+	if g.hasNetworkd(link.Attrs().Index) {
+		return p.Leave(link)
 	}
 	return p.Move(link)
 }

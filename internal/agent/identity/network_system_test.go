@@ -67,17 +67,20 @@ func TestNetworkOfACopy(t *testing.T) {
 	}
 }
 
-// TestLeaseOfACopyIsAwaited plays a networkd that drops the address when it
-// begins anew, and has it again some time later.
+// TestLeaseOfACopyIsAwaited plays a networkd that is told to begin anew, while
+// the lease of an earlier attempt is still there, and has its own some time later.
+// Until then the interface is down.
 func TestLeaseOfACopyIsAwaited(t *testing.T) {
 	o, link := newNetworked(t, map[string]string{
-		"run/systemd/system/x": "", "lib/systemd/system/systemd-networkd.service": "", "lib/systemd/system/dhcpcd.service": "",
+		"run/systemd/system/x": "", "run/systemd/units/invocation:systemd-networkd.service": "-> 0123", "lib/systemd/system/systemd-networkd.service": "", "lib/systemd/system/dhcpcd.service": "",
 		"lib/systemd/system/networking.service": "", "etc/systemd/system/networking.service": "-> /dev/null",
 	})
 	lease := "run/systemd/netif/leases/" + strconv.Itoa(link.Attrs().Index)
+	o.write(t, "run/systemd/netif/links/"+strconv.Itoa(link.Attrs().Index), "# of networkd\nADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/eth0.network\n")
 	o.write(t, lease, "SERVER=172.16.0.1\nADDRESS=172.16.0.11\n") // of an earlier attempt
-	o.write(t, "bin/systemctl*", fmt.Sprintf("#!/bin/sh\necho $@ > %s\n(sleep 0.3; ip addr del 172.16.0.11/24 dev eth0; sleep 0.3\n"+
-		"ip addr add 172.16.0.11/24 dev eth0; echo ADDRESS=172.16.0.11 > %s) > /dev/null 2>&1 &\n", o.path("asked"), o.path(lease)))
+	o.write(t, "bin/systemctl*", fmt.Sprintf("#!/bin/sh\necho $@ > %s\nip -br addr show dev eth0 > %s\n"+
+		"(ip link set eth0 up; sleep 0.3; ip addr add 172.16.0.11/24 dev eth0; sleep 0.3\n"+
+		"echo ADDRESS=172.16.0.11 > %s) > /dev/null 2>&1 &\n", o.path("asked"), o.path("before"), o.path(lease)))
 	if self := o.take(t, networked); self.Address != networked.NIC.Address {
 		t.Errorf("it says that it is %+v", self)
 	}
@@ -86,6 +89,9 @@ func TestLeaseOfACopyIsAwaited(t *testing.T) {
 	}
 	if got := o.read("asked"); got != "try-restart systemd-networkd.service dhcpcd.service\n" {
 		t.Errorf("asked was %q", got)
+	}
+	if got := strings.Fields(o.read("before")); len(got) != 2 || got[1] != "DOWN" {
+		t.Errorf("when networkd began anew the interface was %q", got)
 	}
 	has, err := nic.Addresses(link)
 	if err != nil || !slices.Contains(has, networked.NIC.Address) {

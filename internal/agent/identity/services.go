@@ -71,9 +71,17 @@ func (g *Guest) hasSystemd() bool {
 	return err == nil && g.program("systemctl") != ""
 }
 
+// hasNetworkd reports whether networkd runs and has set up the interface.
+func (g *Guest) hasNetworkd(index int) bool {
+	if _, err := os.Lstat(g.path("run/systemd/units/invocation:systemd-networkd.service")); err != nil {
+		return false
+	}
+	state, err := os.ReadFile(g.path("run/systemd/netif/links", strconv.Itoa(index)))
+	return err == nil && bytes.Contains(state, []byte("\nNETWORK_FILE="))
+}
+
 // restartNetworkServices has the guest's own DHCP client ask for the new lease,
-// and waits until the address is there to stay: a service that begins anew drops
-// the one that it has not set itself.
+// and waits until the address is there.
 func (g *Guest) restartNetworkServices(ctx context.Context, as wire.Identity) error {
 	if as.NIC == nil || !g.hasSystemd() {
 		return nil

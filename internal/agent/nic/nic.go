@@ -46,10 +46,18 @@ func (p Place) Apply(link netlink.Link) error {
 	return nil
 }
 
-// Move takes the interface from the place that it has to p. With the old
-// addresses go the connections that were made from them; that the interface is
-// down for a moment takes routes and neighbours along.
+// Move takes the interface from the place that it has to p.
 func (p Place) Move(link netlink.Link) error {
+	if err := p.Leave(link); err != nil {
+		return err
+	}
+	return p.insist(link)
+}
+
+// Leave takes the interface out of the place that it has: it is down, without an
+// address, and has p's MAC. With the old addresses go the connections that were
+// made from them, and routes and neighbours with what was up.
+func (p Place) Leave(link netlink.Link) error {
 	name := link.Attrs().Name
 	if err := netlink.LinkSetDown(link); err != nil {
 		return fmt.Errorf("cannot take %s down: %w", name, err)
@@ -57,10 +65,7 @@ func (p Place) Move(link netlink.Link) error {
 	if err := netlink.LinkSetHardwareAddr(link, p.MAC); err != nil {
 		return fmt.Errorf("cannot give %s the MAC %s: %w", name, p.MAC, err)
 	}
-	if err := clearAddresses(link); err != nil {
-		return err
-	}
-	return p.insist(link)
+	return clearAddresses(link)
 }
 
 // insistTries bounds how often the place is taken.
