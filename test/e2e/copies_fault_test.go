@@ -144,7 +144,7 @@ func (s *survivor) requireAlone(t *testing.T) {
 	var more, gone []string
 	err := sandbox.Poll(normalReply, func() (bool, error) {
 		now := s.hostTraces(t)
-		more, gone = minus(now, s.host), minus(s.host, now)
+		more, gone = minus(now, s.host), lost(s.host, now)
 		if files := s.ownFiles(t); !slices.Equal(files, s.files) {
 			more = append(more, fmt.Sprintf("the files %v of the VM, which were %v", files, s.files))
 		}

@@ -60,11 +60,11 @@ func testProbeForks(t *testing.T, w *world) {
 	w.keepWord(t, v, "parent", "PARENT")
 	count := w.count(t, v)
 	made, err := w.client.ForkVM(t.Context(), v.ID, api.ForkVM{Count: new(3), Name: "child"})
-	if err != nil || len(made.VMs) != 3 {
-		t.Fatalf("made %d, failed %+v, %v", len(made.VMs), made.Failed, err)
-	}
 	for _, c := range made.VMs {
 		t.Cleanup(func() { w.cleanUp(t, c.ID) })
+	}
+	if err != nil || len(made.VMs) != 3 {
+		t.Fatalf("made %d, failed %+v, %v", len(made.VMs), made.Failed, err)
 	}
 	requireDistinct(t, append(slices.Clone(made.VMs), v))
 	counts := map[string]int{v.ID: count}

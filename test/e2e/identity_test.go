@@ -88,19 +88,21 @@ func testForkUnderSSH(t *testing.T, w *world) {
 	in, lines := w.login(t, v).echo(t)
 	requireEcho(t, in, lines)
 	w.inside(t, v, "rm /etc/ran-by-cloud-config")
+	// By these files a copy knows that networkd has its interface.
+	w.inside(t, v, "test -L /run/systemd/units/invocation:systemd-networkd.service && grep -q ^NETWORK_FILE= /run/systemd/netif/links/*")
 	end := w.drawWhenRenamed(t, v)
 	ctx, cancel := context.WithTimeout(t.Context(), forkLimit)
 	defer cancel()
 	began := time.Now()
 	_, signer, key := newKey(t)
 	made, err := w.client.ForkVM(ctx, v.ID, api.ForkVM{Count: new(2), Name: "alpha-fork", SSHAuthorizedKeys: []string{key}})
-	if err != nil || len(made.VMs) != 2 {
-		t.Fatalf("cannot fork: %v, %+v", err, made)
-	}
-	took(t, "two forks of Debian, until they are themselves", began)
 	for _, c := range made.VMs {
 		t.Cleanup(func() { w.cleanUp(t, c.ID) })
 	}
+	if err != nil || len(made.VMs) != 2 {
+		t.Fatalf("cannot fork: %v, failed are %+v", err, made.Failed)
+	}
+	took(t, "two forks of Debian, until they are themselves", began)
 	requireEcho(t, in, lines)
 	end()
 
