@@ -16,11 +16,11 @@ PROGRAMS := hatchd hatch hatch-agent
 ##@ Run
 
 .PHONY: quickstart
-quickstart: ## From a bare Debian 12 to a VM you are logged in to: packages, build, image, hatchd, VM
+quickstart: ## From a bare Debian 12 to a login in a VM: packages, build, image, hatchd, VM
 	scripts/quickstart
 
 .PHONY: clean-host
-clean-host: ## Remove VMs, hatchd, bridge and rules from this host; PURGE=1: images, disks and keys, too
+clean-host: ## Stop hatchd, end its VMs' processes, remove bridge and rules; PURGE=1: VMs, images, disks and keys, too
 	PURGE='$(PURGE)' scripts/clean-host
 
 .PHONY: install
@@ -35,41 +35,54 @@ build: ## Build static hatchd, hatch and hatch-agent into bin/
 	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o bin/ $(PROGRAMS:%=./cmd/%)
 
 .PHONY: setup
-setup: ## Install what building, running and testing need (Debian packages; needs root)
+setup: ## Install the Debian packages for building, running and testing; needs root
 	scripts/setup all
 
 .PHONY: clean
-clean: ## Remove bin/ and what the tests left in .cache/e2e
-	rm -rf bin .cache/e2e
+clean: ## Remove bin/ and the images of the tests in .cache/e2e and .cache/lab
+	rm -rf bin .cache/e2e .cache/lab
 
 ##@ Test
 
 .PHONY: test
-test: setup test-assets test-unit test-system test-e2e ## Everything, real guests included; needs root
+test: setup test-assets test-unit test-system test-e2e ## All tests, with real guests; needs root
 
 .PHONY: test-unit
 test-unit: ## Unit and script tests with the race detector; no root, no QEMU
 	CGO_ENABLED=1 $(GO) test -race ./...
 
 .PHONY: test-system
-test-system: test-assets ## Tests of what touches Linux, QEMU and PostgreSQL; needs root
+test-system: test-assets ## Tests that use Linux, QEMU and PostgreSQL; needs root
 	scripts/test-system
 
 .PHONY: test-e2e
-test-e2e: test-assets build ## Real guests through the real API, in a network namespace of their own; needs root
+test-e2e: test-assets build ## Real guests through the real API, in sandboxes; needs root
 	$(GO) test -tags system -count=1 -timeout 60m ./test/e2e
 
 .PHONY: test-kvm
-test-kvm: setup ## The same with Firecracker under Linux guests, on a host with KVM; needs root
+test-kvm: setup ## The same with Linux guests on Firecracker, on a host with KVM; needs root
 	HATCH_TEST_VMM=firecracker $(MAKE) test-e2e
 
+.PHONY: test-lab
+test-lab: setup test-assets build ## A whole Debian host in a VM, with Hatch installed in it; needs root; SHORT=1 for a part
+	$(GO) test -tags lab $(if $(SHORT),-short -timeout 20m,-timeout 5h) -v -count=1 ./test/lab
+
 .PHONY: test-assets
-test-assets: ## Download the kernel and the Firecracker that tests run into .cache/test
+test-assets: ## Download a kernel and a Firecracker for tests into .cache/test
 	scripts/test-assets
 	scripts/test-firecracker
 
+.PHONY: fuzz-smoke
+fuzz-smoke: ## Fuzz every target for 3 seconds; PKG=./internal/x for those of one package
+	scripts/fuzz smoke
+
+.PHONY: fuzz
+fuzz: ## Fuzz every target for FUZZTIME (5m); PKG=./internal/x for those of one package
+	scripts/fuzz long
+
 .PHONY: bench
-bench: build test-assets ## Measure create, delete, sleep, wake, work in guests and lists; prints, judges nothing; needs root; PARTS="forks libvirt" for some
+bench: build test-assets ## Print times of creates, sleeps, snapshots, forks, work and lists; needs root; PARTS="forks libvirt" for some
+	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o bin/ ./cmd/hatchd-fake
 	$(GO) run ./test/bench $(PARTS)
 
 ##@ Check
@@ -80,11 +93,11 @@ lint: ## golangci-lint and shellcheck
 	shellcheck .ci/run $$(grep -lE '^#!.*\b(ba)?sh\b' scripts/*)
 
 .PHONY: fmt
-fmt: ## Format the code as the linter wants it
+fmt: ## Format the code for the linter
 	"$$(scripts/tool golangci-lint)" fmt
 
 .PHONY: vuln
-vuln: ## Look for known vulnerabilities in what we call
+vuln: ## Look for known vulnerabilities in code that is called
 	scripts/vuln
 
 .PHONY: help

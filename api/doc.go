@@ -1,8 +1,8 @@
-// Package api holds the wire types of Hatch's REST API: what a client sends
-// and what it gets back, field by field, with the names of the documentation.
+// Package api holds the wire types of Hatch's REST API: the bodies of requests
+// and responses.
 //
-// It imports the standard library only, so that the public client, the CLI and
-// the daemon can share it. The tags `doc`, `enum`, `minimum` and so on feed the
-// OpenAPI description; they are plain strings here. It holds no behaviour.
+// It imports the standard library only, so that the client, the CLI and hatchd
+// can share it. The tags `doc`, `enum`, `minimum` and so on are for the OpenAPI
+// description. It has no behaviour beside encoding to JSON and decoding from it.
 // Start at [VM] and [CreateVM].
 package api

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// Command is what to run: a program and its arguments as they are, or a line
-// for the guest's shell. In JSON it is an array of strings or one string.
+// Command is a program and its arguments, or a line for the guest's shell. In
+// JSON it is an array of strings, or a string.
 type Command struct {
 	Argv  []string
 	Shell string
 }
 
-// MarshalJSON writes an array when there is one, else the line.
+// MarshalJSON writes Argv if it is not empty, else Shell.
 func (c Command) MarshalJSON() ([]byte, error) {
 	if len(c.Argv) > 0 {
 		return json.Marshal(c.Argv)
@@ -21,7 +21,7 @@ func (c Command) MarshalJSON() ([]byte, error) {
 	return json.Marshal(c.Shell)
 }
 
-// UnmarshalJSON reads either form.
+// UnmarshalJSON reads an array or a string.
 func (c *Command) UnmarshalJSON(b []byte) error {
 	*c = Command{}
 	if json.Unmarshal(b, &c.Shell) == nil {
@@ -33,7 +33,7 @@ func (c *Command) UnmarshalJSON(b []byte) error {
 	return errors.New("a command is a string or an array of strings")
 }
 
-// Encodings of bytes in JSON.
+// Encodings of binary data in JSON.
 const (
 	EncodingUTF8   = "utf8"
 	EncodingBase64 = "base64"
@@ -43,36 +43,36 @@ const (
 // GET /vms/{id}/exec.
 type RunExec struct {
 	Command        Command           `json:"command" doc:"A line for the guest's /bin/sh, or a program and its arguments."`
-	Env            map[string]string `json:"env,omitempty" doc:"Variables on top of the guest's own."`
-	Cwd            string            `json:"cwd,omitempty" maxLength:"4096" doc:"Absolute path to run in. Defaults to the user's home."`
+	Env            map[string]string `json:"env,omitempty" doc:"Environment variables to add to the guest's defaults."`
+	Cwd            string            `json:"cwd,omitempty" maxLength:"4096" doc:"Absolute path of the working directory. Defaults to the user's home."`
 	User           string            `json:"user,omitempty" maxLength:"129" doc:"NAME or UID, optionally with :GROUP. Defaults to root." example:"root"`
-	Stdin          string            `json:"stdin,omitempty" doc:"What the command reads first."`
-	StdinEncoding  string            `json:"stdin_encoding,omitempty" enum:"utf8,base64" default:"utf8" doc:"How stdin is written here."`
-	StdinOpen      bool              `json:"stdin_open,omitempty" doc:"More comes on stdin; else it ends at once. For streaming and in the background."`
-	TimeoutMS      int64             `json:"timeout_ms,omitempty" minimum:"0" maximum:"2592000000" doc:"Milliseconds after which the command and all it started are killed; 0 for none."`
-	TTY            *TerminalSize     `json:"tty,omitempty" doc:"Run it on a terminal of this size; then all output is stdout."`
-	Background     bool              `json:"background,omitempty" doc:"Answer at once, with the exec's id."`
-	MaxOutputBytes int               `json:"max_output_bytes,omitempty" minimum:"0" maximum:"4194304" doc:"How much of stdout, and of stderr, is returned; 0 for 1 MiB. The rest is dropped."`
-	OutputEncoding string            `json:"output_encoding,omitempty" enum:"utf8,base64" default:"utf8" doc:"How stdout and stderr are written in the answer. In utf8, bytes that are none become U+FFFD."`
+	Stdin          string            `json:"stdin,omitempty" doc:"Data for stdin, before any later input."`
+	StdinEncoding  string            `json:"stdin_encoding,omitempty" enum:"utf8,base64" default:"utf8" doc:"Encoding of stdin."`
+	StdinOpen      bool              `json:"stdin_open,omitempty" doc:"Keep stdin open for later input; otherwise it is closed after stdin. For streamed and background commands only."`
+	TimeoutMS      int64             `json:"timeout_ms,omitempty" minimum:"0" maximum:"2592000000" doc:"Timeout in milliseconds, after which the command and its child processes are killed; 0 for none."`
+	TTY            *TerminalSize     `json:"tty,omitempty" doc:"Give the command a terminal of this size; all output is stdout then."`
+	Background     bool              `json:"background,omitempty" doc:"Do not wait for the end: the response is the started exec."`
+	MaxOutputBytes int               `json:"max_output_bytes,omitempty" minimum:"0" maximum:"4194304" doc:"Limit of stdout and of stderr in the response, in bytes each; 0 means 1 MiB. The rest is dropped."`
+	OutputEncoding string            `json:"output_encoding,omitempty" enum:"utf8,base64" default:"utf8" doc:"Encoding of stdout and stderr in the response. With utf8, invalid bytes become U+FFFD."`
 }
 
-// TerminalSize is a terminal's, in characters.
+// TerminalSize is the size of a terminal, in characters.
 type TerminalSize struct {
 	Rows int `json:"rows" minimum:"1" maximum:"65535" example:"24"`
 	Cols int `json:"cols" minimum:"1" maximum:"65535" example:"80"`
 }
 
-// ExecResult is what became of a command that was waited for.
+// ExecResult is the result of a command that has ended.
 type ExecResult struct {
 	ID              string `json:"id" example:"exec_abc123def456"`
 	Stdout          string `json:"stdout"`
 	Stderr          string `json:"stderr"`
-	ExitCode        int    `json:"exit_code" doc:"As a shell has it: 128+N for signal N, 127 not found, 126 not to be run."`
-	Signal          string `json:"signal,omitempty" doc:"The signal that ended it, if one did." example:"SIGKILL"`
-	TimedOut        bool   `json:"timed_out" doc:"timeout_ms passed, and it was killed."`
-	StdoutTruncated bool   `json:"stdout_truncated" doc:"There was more on stdout."`
-	StderrTruncated bool   `json:"stderr_truncated" doc:"There was more on stderr."`
-	DurationMS      int64  `json:"duration_ms" doc:"From the request to the end, in milliseconds."`
+	ExitCode        int    `json:"exit_code" doc:"As in a shell: 128+N for signal N, 127 if the command was not found, 126 if it could not be run."`
+	Signal          string `json:"signal,omitempty" doc:"Name of the signal that ended the command, if any." example:"SIGKILL"`
+	TimedOut        bool   `json:"timed_out" doc:"Whether the command was killed because timeout_ms passed."`
+	StdoutTruncated bool   `json:"stdout_truncated" doc:"Whether the end of stdout was dropped."`
+	StderrTruncated bool   `json:"stderr_truncated" doc:"Whether the end of stderr was dropped."`
+	DurationMS      int64  `json:"duration_ms" doc:"Time from the request to the end of the command, in milliseconds."`
 }
 
 // States of an exec.
@@ -81,37 +81,37 @@ const (
 	ExecExited  = "exited"
 )
 
-// Exec is a command that was started in a VM. The guest keeps it, with the end
-// of its output, until it is deleted or newer ones need the room.
+// Exec is a command that was started in a VM. The guest keeps it, with the last
+// of its output, until it is deleted or newer ones need the space.
 type Exec struct {
 	ID          string        `json:"id" example:"exec_abc123def456"`
-	Command     Command       `json:"command" doc:"What was asked for."`
+	Command     Command       `json:"command" doc:"As in the request."`
 	User        string        `json:"user,omitempty"`
 	Cwd         string        `json:"cwd,omitempty"`
-	TTY         *TerminalSize `json:"tty,omitempty" doc:"Its terminal's size at the start; absent without one."`
+	TTY         *TerminalSize `json:"tty,omitempty" doc:"Size of its terminal at the start; absent without a terminal."`
 	State       string        `json:"state" enum:"running,exited"`
-	PID         int           `json:"pid" doc:"In the guest."`
-	StartedAt   time.Time     `json:"started_at" doc:"By the guest's clock."`
-	EndedAt     *time.Time    `json:"ended_at,omitempty" doc:"By the guest's clock."`
+	PID         int           `json:"pid" doc:"Process id in the guest."`
+	StartedAt   time.Time     `json:"started_at" doc:"Time by the guest's clock."`
+	EndedAt     *time.Time    `json:"ended_at,omitempty" doc:"Time by the guest's clock."`
 	ExitCode    *int          `json:"exit_code,omitempty"`
 	Signal      string        `json:"signal,omitempty" example:"SIGKILL"`
 	TimedOut    bool          `json:"timed_out,omitempty"`
-	OutputBytes int64         `json:"output_bytes" doc:"Bytes of stdout and stderr so far."`
+	OutputBytes int64         `json:"output_bytes" doc:"Bytes of stdout and stderr so far, together."`
 }
 
 // SignalExec is the body of POST /vms/{id}/execs/{exec_id}/signal.
 type SignalExec struct {
-	Signal string `json:"signal" maxLength:"16" doc:"Name or number." example:"TERM"`
+	Signal string `json:"signal" maxLength:"16" doc:"Name or number of the signal." example:"TERM"`
 }
 
 // ExecInput is the body of POST /vms/{id}/execs/{exec_id}/stdin.
 type ExecInput struct {
 	Data     string `json:"data,omitempty"`
-	Encoding string `json:"encoding,omitempty" enum:"utf8,base64" default:"utf8" doc:"How data is written."`
-	Close    bool   `json:"close,omitempty" doc:"stdin ends after data."`
+	Encoding string `json:"encoding,omitempty" enum:"utf8,base64" default:"utf8" doc:"Encoding of data."`
+	Close    bool   `json:"close,omitempty" doc:"Close stdin after data."`
 }
 
-// Done is the body of a call that has nothing to tell.
+// Done is the response to a request that has no other result.
 type Done struct {
 	Status string `json:"status" enum:"ok" doc:"Always ok."`
 }
@@ -126,9 +126,9 @@ const (
 // Types of the text messages of a streamed exec.
 const (
 	ExecStarted     = "started"      // server: Exec, Offset
-	ExecOutputLost  = "output_lost"  // server: Bytes are not kept any more
-	ExecStdinTaken  = "stdin_taken"  // server: Bytes of stdin that the command has got
-	ExecStdinClosed = "stdin_closed" // server: the command reads no more; what comes is dropped
+	ExecOutputLost  = "output_lost"  // server: Bytes of output were dropped by the guest
+	ExecStdinTaken  = "stdin_taken"  // server: Bytes of stdin that were delivered, an acknowledgement
+	ExecStdinClosed = "stdin_closed" // server: the command reads no more input; further input is dropped
 	ExecEnded       = "exit"         // server: ExitCode, Signal, TimedOut; the last message
 	ExecError       = "error"        // server: Error, Code, Hint
 	ExecResize      = "resize"       // client: Rows, Cols
@@ -136,8 +136,8 @@ const (
 	ExecCloseStdin  = "close_stdin"  // client
 )
 
-// ExecMessage is a text message of a streamed exec, either way. Type says which
-// of the fields count.
+// ExecMessage is a text message of a streamed exec, in either direction. Type
+// says which fields are set.
 type ExecMessage struct {
 	Type     string `json:"type"`
 	Exec     *Exec  `json:"exec,omitempty"`

@@ -1,16 +1,16 @@
 package api
 
-// Health is the body of GET /healthz: 200 when every part is well, else 503.
+// Health is the response to GET /healthz: status 200 if every part is ok, else 503.
 type Health struct {
-	Status  string       `json:"status" enum:"ok,degraded" doc:"ok when every part is well."`
-	Version string       `json:"version" doc:"Of hatchd."`
-	VMM     string       `json:"vmm" doc:"The driver that auto chose." example:"qemu"`
-	Parts   []HealthPart `json:"parts" nullable:"false" doc:"Every part, well or not."`
+	Status  string       `json:"status" enum:"ok,degraded" doc:"ok if every part is ok."`
+	Version string       `json:"version" doc:"Version of hatchd."`
+	VMM     string       `json:"vmm" doc:"Driver that auto means on this host." example:"qemu"`
+	Parts   []HealthPart `json:"parts" nullable:"false" doc:"All parts."`
 }
 
 // HealthPart is the health of one part of the daemon.
 type HealthPart struct {
-	Name    string `json:"name" enum:"database,vmm,network,image" doc:"Which part."`
+	Name    string `json:"name" enum:"database,vmm,network,image" doc:"Part of the daemon."`
 	Status  string `json:"status" enum:"ok,degraded"`
-	Message string `json:"message,omitempty" doc:"What is wrong, and what mends it."`
+	Message string `json:"message,omitempty" doc:"What is wrong, and how to fix it."`
 }

@@ -7,11 +7,11 @@ type CreateKey struct {
 	Name string `json:"name" minLength:"1" maxLength:"63" doc:"What the key is for."`
 }
 
-// Key is an API key. The secret is shown once, in the answer to POST /keys.
+// Key is an API key. Only the response to POST /keys has the secret.
 type Key struct {
 	ID         string     `json:"id" example:"key_abc123def456"`
 	Name       string     `json:"name"`
-	Secret     string     `json:"secret,omitempty" doc:"The key itself; only in the answer to POST /keys."`
+	Secret     string     `json:"secret,omitempty" doc:"The key itself. Only in the response to POST /keys."`
 	CreatedAt  time.Time  `json:"created_at"`
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
 }

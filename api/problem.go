@@ -1,7 +1,7 @@
 package api
 
-// Problem is the body of every error: RFC 9457 problem details, plus `error`
-// (one string), `code` (stable, for programs), `hint` and `request_id`.
+// Problem is the body of every error response: RFC 9457 problem details, plus
+// `error` (a sentence), `code` (stable, for programs), `hint` and `request_id`.
 type Problem struct {
 	Type      string         `json:"type,omitempty"`
 	Title     string         `json:"title" example:"Bad Request"`
@@ -9,14 +9,14 @@ type Problem struct {
 	Detail    string         `json:"detail,omitempty"`
 	Error     string         `json:"error" doc:"What went wrong, in one sentence."`
 	Code      string         `json:"code" doc:"Stable machine-readable code." example:"invalid_guest_ip"`
-	Field     string         `json:"field,omitempty" doc:"The request's field at fault."`
+	Field     string         `json:"field,omitempty" doc:"Field of the request that is wrong."`
 	Hint      string         `json:"hint,omitempty" doc:"What to do."`
 	RequestID string         `json:"request_id,omitempty"`
-	Errors    []ProblemField `json:"errors,omitempty" nullable:"false" doc:"Every fault found, when there are several."`
+	Errors    []ProblemField `json:"errors,omitempty" nullable:"false" doc:"All errors found in the request, if there are several."`
 }
 
-// ProblemField is one fault of a request.
+// ProblemField is one error in a request.
 type ProblemField struct {
-	Location string `json:"location,omitempty" doc:"Where in the request." example:"body.vcpu_count"`
+	Location string `json:"location,omitempty" doc:"Path of the field in the request." example:"body.vcpu_count"`
 	Message  string `json:"message"`
 }

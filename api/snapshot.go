@@ -10,46 +10,46 @@ const (
 
 // CreateSnapshot is the body of POST /vms/{id}/snapshot.
 type CreateSnapshot struct {
-	Name      string `json:"name,omitempty" maxLength:"63" doc:"Letters, digits, '.', '_' and '-', a letter or digit first. Unique per owner; it stands for the ID." example:"before-upgrade"`
-	Stop      bool   `json:"stop,omitempty" doc:"Whether the VM sleeps afterwards, and becomes snapshotted. Else it goes on."`
-	Automatic bool   `json:"automatic,omitempty" doc:"Whether the snapshot may be removed to make room for a later one."`
+	Name      string `json:"name,omitempty" maxLength:"63" doc:"Letters, digits, '.', '_' and '-', beginning with a letter or digit. Unique per owner. Can be used instead of the ID." example:"before-upgrade"`
+	Stop      bool   `json:"stop,omitempty" doc:"Put the VM to sleep with the snapshot: its state becomes snapshotted. Otherwise its state does not change."`
+	Automatic bool   `json:"automatic,omitempty" doc:"Whether hatchd may evict the snapshot in favour of a later one."`
 }
 
-// Snapshot is what was kept of a VM at one moment: memory, devices and disk.
+// Snapshot is the saved memory, devices and disk of a VM at one moment.
 type Snapshot struct {
 	ID            string                `json:"id" doc:"Unique snapshot identifier." example:"snap_abc123def456"`
-	VMID          string                `json:"vm_id" doc:"The VM it was taken of, which may be gone."`
-	Name          string                `json:"name,omitempty" doc:"Its name, which stands for the ID."`
-	Kind          string                `json:"kind" enum:"manual,automatic" doc:"Who removes it: its owner alone, or also Hatch, to make room."`
-	ParentID      string                `json:"parent_id,omitempty" doc:"The snapshot that the VM went on from before this one."`
-	Durable       bool                  `json:"durable" doc:"Whether all of it is safe on disk. Until then it cannot be used."`
-	SizeBytes     int64                 `json:"size_bytes" doc:"What it takes on the host's disk."`
-	Checksums     SnapshotChecksums     `json:"checksums" doc:"Of its parts, sha256:HEX; empty until it is durable."`
-	Compatibility SnapshotCompatibility `json:"compatibility" doc:"What it needs of a host."`
-	VMConfig      SnapshotVMConfig      `json:"vm_config" doc:"What the VM was."`
-	CreatedAt     time.Time             `json:"created_at" doc:"When the guest stood still for it, RFC 3339, UTC."`
+	VMID          string                `json:"vm_id" doc:"The VM that the snapshot was taken of. It may be deleted since."`
+	Name          string                `json:"name,omitempty" doc:"Name. Can be used instead of the ID."`
+	Kind          string                `json:"kind" enum:"manual,automatic" doc:"manual: only its owner deletes it. automatic: hatchd may evict it in favour of a later one."`
+	ParentID      string                `json:"parent_id,omitempty" doc:"Snapshot that the VM was last restored to or cloned from before this one."`
+	Durable       bool                  `json:"durable" doc:"Whether the snapshot is complete and synced to disk. Until then it cannot be used."`
+	SizeBytes     int64                 `json:"size_bytes" doc:"Size on the host's disk in bytes."`
+	Checksums     SnapshotChecksums     `json:"checksums" doc:"Checksums of its parts, sha256:HEX. Empty until it is durable."`
+	Compatibility SnapshotCompatibility `json:"compatibility" doc:"Requirements on the host."`
+	VMConfig      SnapshotVMConfig      `json:"vm_config" doc:"Configuration of the VM at that time."`
+	CreatedAt     time.Time             `json:"created_at" doc:"Time at which the guest was paused for it, RFC 3339, UTC."`
 }
 
-// SnapshotChecksums are of the parts of a snapshot.
+// SnapshotChecksums are the checksums of the parts of a snapshot.
 type SnapshotChecksums struct {
-	Devices string `json:"devices" doc:"Of the devices' and CPUs' state."`
-	Memory  string `json:"memory" doc:"Of the guest's memory, by way of its chunks' checksums."`
-	Disk    string `json:"disk" doc:"Of the VM's own disk, likewise."`
+	Devices string `json:"devices" doc:"State of devices and CPUs."`
+	Memory  string `json:"memory" doc:"The guest's memory, as a checksum of the checksums of its chunks."`
+	Disk    string `json:"disk" doc:"The VM's own disk, computed like that of the memory."`
 }
 
-// SnapshotCompatibility says what a snapshot needs of a host, and whether this
-// one has it.
+// SnapshotCompatibility says what a snapshot requires of a host, and whether this
+// host meets it.
 type SnapshotCompatibility struct {
-	VMM          string `json:"vmm" doc:"The driver that it was taken with." example:"qemu"`
-	VMMVersion   string `json:"vmm_version" doc:"The version of the VMM's program."`
-	Acceleration string `json:"acceleration" doc:"How the guest's CPUs are run." example:"kvm"`
-	CPU          string `json:"cpu" doc:"The host's processor."`
-	Usable       bool   `json:"usable" doc:"Whether it can be used on this host as it is now."`
-	Reason       string `json:"reason,omitempty" doc:"Why not, in words."`
+	VMM          string `json:"vmm" doc:"Driver that took the snapshot." example:"qemu"`
+	VMMVersion   string `json:"vmm_version" doc:"Version of the VMM."`
+	Acceleration string `json:"acceleration" doc:"How the guest's CPUs are executed." example:"kvm"`
+	CPU          string `json:"cpu" doc:"CPU model of the host that took the snapshot."`
+	Usable       bool   `json:"usable" doc:"Whether the snapshot can be used on this host in its current configuration."`
+	Reason       string `json:"reason,omitempty" doc:"Why it is not usable."`
 }
 
-// SnapshotVMConfig is what the VM of a snapshot was. User data and keys are
-// left out; they may hold secrets.
+// SnapshotVMConfig is the configuration of a snapshot's VM. It has no user data or
+// keys, which may be secret.
 type SnapshotVMConfig struct {
 	Hostname      string      `json:"hostname"`
 	ImageID       string      `json:"image_id"`
@@ -66,29 +66,29 @@ type SnapshotVMConfig struct {
 
 // RestoreVM is the body of POST /vms/{id}/restore.
 type RestoreVM struct {
-	SnapshotID string `json:"snapshot_id,omitempty" maxLength:"63" doc:"ID or name of the snapshot to go back to, one of this VM. Defaults to the newest."`
+	SnapshotID string `json:"snapshot_id,omitempty" maxLength:"63" doc:"ID or name of the snapshot to restore, which must be one of this VM. Defaults to the newest."`
 }
 
-// ForkVM is the body of POST /vms/{id}/fork. What it does not say, the new VMs
-// have from the one that they are made of.
+// ForkVM is the body of POST /vms/{id}/fork. Clones inherit everything else from
+// the forked VM.
 type ForkVM struct {
-	Count             *int              `json:"count,omitempty" minimum:"1" maximum:"64" doc:"How many VMs to make. Defaults to 1."`
-	Name              string            `json:"name,omitempty" maxLength:"63" doc:"Name and hostname; with several VMs -1, -2 and so on is added."`
-	Labels            map[string]string `json:"labels,omitempty" doc:"Labels, in place of the VM's own."`
-	UserData          *string           `json:"user_data,omitempty" doc:"New cloud-init user data: cloud-init does all its work once more in the new VMs, with it. Without, none of the user data that was applied is applied again."`
-	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys, authorized_keys form, that the image's default user has beside those that are there."`
+	Count             *int              `json:"count,omitempty" minimum:"1" maximum:"64" doc:"Number of clones. Defaults to 1."`
+	Name              string            `json:"name,omitempty" maxLength:"63" doc:"Name and hostname; with several clones, -1, -2 and so on is added."`
+	Labels            map[string]string `json:"labels,omitempty" doc:"Labels, instead of those of the forked VM."`
+	UserData          *string           `json:"user_data,omitempty" doc:"New cloud-init user data: cloud-init runs again in the clones and applies it. Without it, the old user data is not applied again."`
+	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys in authorized_keys form to add for the image's default user."`
 }
 
-// Copies are the VMs that one request has made of a VM or a snapshot.
+// Copies are the clones that one request has created.
 type Copies struct {
-	VMs    []VM      `json:"vms" nullable:"false" doc:"The new VMs. They run, each as a machine of its own."`
-	Failed []Failure `json:"failed" nullable:"false" doc:"Why each of the others was not made. Nothing is left of those."`
+	VMs    []VM      `json:"vms" nullable:"false" doc:"Clones that are running, each with its own identity."`
+	Failed []Failure `json:"failed" nullable:"false" doc:"Why each of the others could not be created. Nothing is left of them."`
 }
 
-// Failure says why one part of a request has failed.
+// Failure says why one part of a request failed.
 type Failure struct {
-	Code    string `json:"code" doc:"Why, as one stable word."`
-	Message string `json:"message" doc:"Why, in words."`
-	Field   string `json:"field,omitempty" doc:"The field at fault, if one is."`
+	Code    string `json:"code" doc:"Stable machine-readable code."`
+	Message string `json:"message" doc:"Why, as text for people."`
+	Field   string `json:"field,omitempty" doc:"Field of the request that is wrong, if any."`
 	Hint    string `json:"hint,omitempty" doc:"What to do."`
 }

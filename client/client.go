@@ -1,9 +1,10 @@
-// Package client speaks Hatch's REST API: one method for each route, one file
-// for each noun, the types of package api in and out.
+// Package client calls Hatch's REST API: one method for each route, with the types
+// of package api.
 //
-// It retries nothing and caches nothing; a call ends when its context does.
-// Failures that the server explains are of type [*Error]; see [IsNotFound] and
-// its neighbours. Start at [New].
+// It caches nothing, and retries nothing but the connections of [ExecSession] and
+// [Client.StreamEvents]. Only [Client.WaitVM] may send several requests. A call ends
+// when its context does. Errors that the server explains are of type [*Error]; see
+// [IsNotFound] and similar functions. Start at [New].
 package client
 
 import (
@@ -18,26 +19,25 @@ import (
 	"strings"
 )
 
-// Bounds on what is read of an answer, in bytes.
+// Limits of a response body, in bytes.
 const (
-	maxAnswer = 64 << 20
-	maxError  = 64 << 10
+	maxResponse = 64 << 20
+	maxError    = 64 << 10
 )
 
 // Client calls one Hatch server. It is safe for concurrent use.
 type Client struct {
-	base      string // without a slash at its end
+	base      string // without a trailing slash
 	key       string
 	userAgent string
 	http      *http.Client
 }
 
-// Option changes how a Client calls.
+// Option configures a Client.
 type Option func(*Client)
 
-// WithHTTPClient makes the Client call through c, for a transport or TLS
-// settings of one's own. A timeout in c also cuts streams; leave it zero and
-// bound each call by its context.
+// WithHTTPClient makes the Client use c, for example for TLS settings. A timeout in
+// c would also cut streams; leave it zero and bound each call by its context.
 func WithHTTPClient(c *http.Client) Option {
 	return func(client *Client) { client.http = c }
 }
@@ -47,8 +47,8 @@ func WithUserAgent(name string) Option {
 	return func(client *Client) { client.userAgent = name }
 }
 
-// New returns a Client of the server at base, as http://localhost:8080, that
-// presents key. The key may be empty for [Client.Health] alone.
+// New returns a Client of the server at base, such as http://localhost:8080. Only
+// [Client.Health] works with an empty key.
 func New(base, key string, opts ...Option) (*Client, error) {
 	u, err := url.Parse(base)
 	if err != nil {
@@ -61,11 +61,11 @@ func New(base, key string, opts ...Option) (*Client, error) {
 		return nil, errors.New("cannot use the server's address: it must have no user, query or fragment")
 	}
 	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return nil, errors.New("cannot use the API key: it holds characters that no key has")
+		return nil, errors.New("cannot use the API key: it has characters that no key has")
 	}
 	c := &Client{
 		base: strings.TrimRight(u.String(), "/"), key: key, userAgent: "hatch-client",
-		// A redirect is not followed: it could only mean that the address is wrong.
+		// Redirects are not followed: hatchd sends none, so the address is wrong.
 		http: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 	for _, opt := range opts {
@@ -82,11 +82,11 @@ type call struct {
 	header http.Header
 	body   any // sent as JSON; nil for none
 
-	content     io.Reader // sent as it is, instead of body
+	content     io.Reader // sent unchanged, instead of body
 	contentType string    // of content
 }
 
-// do sends the call and decodes its answer into out, when out is not nil.
+// do sends the call and decodes the response into out, if out is not nil.
 func (c *Client) do(ctx context.Context, req call, out any) (http.Header, error) {
 	resp, err := c.send(ctx, req)
 	if err != nil {
@@ -99,7 +99,7 @@ func (c *Client) do(ctx context.Context, req call, out any) (http.Header, error)
 	return resp.Header, decode(resp.Body, out)
 }
 
-// stream sends the call and returns the body of its answer.
+// stream sends the call and returns the body of the response.
 func (c *Client) stream(ctx context.Context, req call) (io.ReadCloser, error) {
 	resp, err := c.send(ctx, req)
 	if err != nil {
@@ -108,7 +108,7 @@ func (c *Client) stream(ctx context.Context, req call) (io.ReadCloser, error) {
 	return resp.Body, nil
 }
 
-// send sends the call and turns every answer but a 2xx into an error.
+// send sends the call. A status other than 2xx is an error.
 func (c *Client) send(ctx context.Context, req call) (*http.Response, error) {
 	resp, err := c.roundTrip(ctx, req)
 	if err != nil {
@@ -143,7 +143,7 @@ func (c *Client) request(ctx context.Context, req call) (*http.Request, error) {
 		body = bytes.NewReader(b)
 	}
 	if req.content != nil {
-		body = io.NopCloser(req.content) // it is the caller's
+		body = io.NopCloser(req.content) // the caller closes it
 	}
 	hr, err := http.NewRequestWithContext(ctx, req.method, c.url(req), body)
 	if err != nil {
@@ -174,18 +174,18 @@ func (c *Client) headers(req call) http.Header {
 	}
 	if req.content != nil {
 		h.Set("Content-Type", req.contentType)
-		h.Set("Expect", "100-continue") // nothing of it is sent to a server that refuses it
+		h.Set("Expect", "100-continue") // a server that refuses the request gets no content
 	}
 	return h
 }
 
 func decode(r io.Reader, out any) error {
-	limited := &io.LimitedReader{R: r, N: maxAnswer}
+	limited := &io.LimitedReader{R: r, N: maxResponse}
 	if err := json.NewDecoder(limited).Decode(out); err != nil {
 		if limited.N == 0 {
-			return fmt.Errorf("cannot read the server's answer: it is larger than %d bytes", maxAnswer)
+			return fmt.Errorf("cannot read the server's response: it is larger than %d bytes", maxResponse)
 		}
-		return fmt.Errorf("cannot read the server's answer: %w", err)
+		return fmt.Errorf("cannot read the server's response: %w", err)
 	}
 	return nil
 }
@@ -198,17 +198,16 @@ func item(collection, id string, verb ...string) (string, error) {
 	return strings.Join(append([]string{collection, url.PathEscape(id)}, verb...), "/"), nil
 }
 
-// withoutURL takes the method and the URL off the error of an http.Client: the
-// caller's sentence names the server already.
+// withoutURL removes the method and the URL from the error of an http.Client: our
+// own error names the server already.
 func withoutURL(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err
 	}
 	return err
 }
 
-// fetch calls method on one object, or on verb of it, and returns the answer.
+// fetch calls method on one object, or on verb of it, and returns the response.
 func fetch[T any](ctx context.Context, c *Client, method, collection, id string, verb ...string) (T, error) {
 	var out T
 	path, err := item(collection, id, verb...)
@@ -219,14 +218,14 @@ func fetch[T any](ctx context.Context, c *Client, method, collection, id string,
 	return out, err
 }
 
-// post sends body to path and returns the answer.
+// post sends body to path and returns the response.
 func post[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
 	var out T
 	_, err := c.do(ctx, call{method: http.MethodPost, path: path, body: body}, &out)
 	return out, err
 }
 
-// list returns the whole collection at path.
+// list returns all objects at path.
 func list[T any](ctx context.Context, c *Client, path string) ([]T, error) {
 	var out []T
 	_, err := c.do(ctx, call{method: http.MethodGet, path: path}, &out)

@@ -241,26 +241,30 @@ func TestErrors(t *testing.T) {
 		400: client.IsInvalid, 401: client.IsUnauthenticated, 404: client.IsNotFound, 409: client.IsConflict,
 		503: client.IsUnavailable, 507: client.IsExhausted,
 	} {
-		for _, other := range []int{400, 401, 404, 409, 500, 503, 507} {
-			err := answer(other, "application/problem+json", `{"error":"x"}`)
-			if is(fmt.Errorf("wrapped: %w", err)) != (other == status) {
-				t.Errorf("status %d is taken for %d", other, status)
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			for _, other := range []int{400, 401, 404, 409, 500, 503, 507} {
+				err := answer(other, "application/problem+json", `{"error":"x"}`)
+				if is(fmt.Errorf("wrapped: %w", err)) != (other == status) {
+					t.Errorf("status %d is taken for %d", other, status)
+				}
 			}
-		}
+		})
 	}
 	if !client.IsTimeout(answer(503, "application/problem+json", `{"error":"x","code":"wait_timeout"}`)) {
 		t.Error("a wait's timeout is not known")
 	}
 	for _, kind := range []string{"text/html", "application/json", ""} {
-		err := answer(502, kind, "<html>"+strings.Repeat("bad", 1<<20))
-		if err == nil || !strings.Contains(err.Error(), "502 Bad Gateway") || len(err.Error()) > 200 {
-			t.Errorf("%q: %.300v", kind, err)
-		}
+		t.Run(kind, func(t *testing.T) {
+			err := answer(502, kind, "<html>"+strings.Repeat("bad", 1<<20))
+			if err == nil || !strings.Contains(err.Error(), "502 Bad Gateway") || len(err.Error()) > 200 {
+				t.Errorf("%q: %.300v", kind, err)
+			}
+		})
 	}
 	if err := answer(301, "text/html", ""); err == nil || !strings.Contains(err.Error(), "301") {
 		t.Errorf("a redirect is %v", err)
 	}
-	if err := answer(200, "application/json", "<html>"); err == nil || !strings.Contains(err.Error(), "cannot read the server's answer") {
+	if err := answer(200, "application/json", "<html>"); err == nil || !strings.Contains(err.Error(), "cannot read the server's response") {
 		t.Errorf("nonsense is %v", err)
 	}
 }
@@ -296,9 +300,11 @@ func TestUnreachable(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	for _, base := range []string{"", "localhost:8080", "ftp://host", "http://", "http://u:p@host", "http://host?x=1", "://", "http://host/#a"} {
-		if _, err := client.New(base, "k"); err == nil {
-			t.Errorf("%q is taken as an address", base)
-		}
+		t.Run(base, func(t *testing.T) {
+			if _, err := client.New(base, "k"); err == nil {
+				t.Errorf("%q is taken as an address", base)
+			}
+		})
 	}
 	if _, err := client.New("http://host", "a\nb"); err == nil || strings.Contains(err.Error(), "b") && strings.Contains(err.Error(), "\n") {
 		t.Errorf("a key with a line break: %v", err)
@@ -308,9 +314,11 @@ func TestNewRefuses(t *testing.T) {
 func TestBadIDs(t *testing.T) {
 	c := connect(t, func(http.ResponseWriter, *http.Request) { t.Error("a request was sent") })
 	for _, id := range []string{"", ".", ".."} {
-		if err := c.DeleteVM(t.Context(), id); err == nil {
-			t.Errorf("%q is taken as an id", id)
-		}
+		t.Run(id, func(t *testing.T) {
+			if err := c.DeleteVM(t.Context(), id); err == nil {
+				t.Errorf("%q is taken as an id", id)
+			}
+		})
 	}
 }
 
@@ -326,15 +334,17 @@ func TestLogs(t *testing.T) {
 		"/images/builds/b/log":             func() (io.ReadCloser, error) { return c.ImageBuildLog(t.Context(), "b", false) },
 		"/images/builds/b/log?follow=true": func() (io.ReadCloser, error) { return c.ImageBuildLog(t.Context(), "b", true) },
 	} {
-		body, err := open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := io.ReadAll(body)
-		if err != nil || string(got) != want {
-			t.Errorf("read %q, %v; want %q", got, err, want)
-		}
-		_ = body.Close()
+		t.Run(want, func(t *testing.T) {
+			body, err := open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(body)
+			if err != nil || string(got) != want {
+				t.Errorf("read %q, %v; want %q", got, err, want)
+			}
+			_ = body.Close()
+		})
 	}
 }
 
@@ -370,9 +380,9 @@ func TestConsoleRefused(t *testing.T) {
 	c := connect(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/problem+json")
 		w.WriteHeader(409)
-		_, _ = io.WriteString(w, `{"status":409,"error":"somebody else writes","code":"console_taken"}`)
+		_, _ = io.WriteString(w, `{"status":409,"error":"another client writes","code":"console_taken"}`)
 	})
-	if _, err := c.VMConsole(t.Context(), "vm_1", false); !client.IsConflict(err) || err.Error() != "somebody else writes" {
+	if _, err := c.VMConsole(t.Context(), "vm_1", false); !client.IsConflict(err) || err.Error() != "another client writes" {
 		t.Errorf("%v", err)
 	}
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/coder/websocket"
 )
 
-// VMConsole connects to a VM's serial console: what was printed lately comes
-// first, then both sides live. Only one caller at a time may write; with
-// readOnly nothing may be written. The connection ends with ctx or Close.
+// VMConsole connects to a VM's serial console. Reads return the latest output, then
+// new output. Only one client at a time may write; a readOnly connection cannot.
+// The connection ends with ctx or Close.
 func (c *Client) VMConsole(ctx context.Context, id string, readOnly bool) (io.ReadWriteCloser, error) {
 	path, err := item(vms, id, "console")
 	if err != nil {
@@ -31,24 +31,17 @@ func (c *Client) VMConsole(ctx context.Context, id string, readOnly bool) (io.Re
 
 // dial opens a WebSocket.
 func (c *Client) dial(ctx context.Context, req call) (*websocket.Conn, error) {
-	//nolint:bodyclose // the dialer has read and replaced it
+	//nolint:bodyclose // the dialer has read and replaced the body
 	conn, resp, err := websocket.Dial(ctx, c.url(req), &websocket.DialOptions{
 		HTTPClient: c.http, HTTPHeader: c.headers(req),
 	})
-	if err != nil {
-		return nil, dialError(c.base, resp, err)
+	switch {
+	case err == nil:
+		return conn, nil
+	case resp == nil:
+		return nil, fmt.Errorf("cannot reach %s: %w", c.base, withoutURL(err))
+	case resp.StatusCode == http.StatusSwitchingProtocols:
+		return nil, fmt.Errorf("cannot open a WebSocket: %w", err)
 	}
-	return conn, nil
-}
-
-// dialError prefers the server's own words: a refused upgrade is an ordinary
-// answer, the body of which the dialer kept.
-func dialError(base string, resp *http.Response, err error) error {
-	if resp == nil {
-		return fmt.Errorf("cannot reach %s: %w", base, withoutURL(err))
-	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return fmt.Errorf("cannot open a WebSocket: %w", err)
-	}
-	return readError(resp)
+	return nil, readError(resp) // a refused upgrade is an ordinary response; the dialer has kept its body
 }

@@ -11,12 +11,12 @@ import (
 	"github.com/hatchvm/hatch/api"
 )
 
-// Error is a failure that the server explained.
+// Error is an error that the server explained.
 type Error struct {
 	Problem api.Problem
 }
 
-// Error returns the server's sentence, and its hint when there is one.
+// Error returns the server's sentence and hint, if any.
 func (e *Error) Error() string {
 	if e.Problem.Hint == "" {
 		return e.Problem.Error
@@ -33,16 +33,16 @@ func HasCode(err error, code string) bool {
 	return errors.As(err, &e) && e.Problem.Code == code
 }
 
-// IsInvalid reports whether the server refused the request as wrong.
+// IsInvalid reports whether the request was invalid.
 func IsInvalid(err error) bool { return hasStatus(err, http.StatusBadRequest) }
 
-// IsUnauthenticated reports whether the server knows no such key.
+// IsUnauthenticated reports whether the API key was missing or wrong.
 func IsUnauthenticated(err error) bool { return hasStatus(err, http.StatusUnauthorized) }
 
-// IsNotFound reports whether there is no such object.
+// IsNotFound reports whether the object does not exist.
 func IsNotFound(err error) bool { return hasStatus(err, http.StatusNotFound) }
 
-// IsConflict reports whether the object's state, or another object, forbids the call.
+// IsConflict reports whether the state of the object, or another object, forbids the call.
 func IsConflict(err error) bool { return hasStatus(err, http.StatusConflict) }
 
 // IsExhausted reports whether the host has no capacity left.
@@ -51,7 +51,7 @@ func IsExhausted(err error) bool { return hasStatus(err, http.StatusInsufficient
 // IsUnavailable reports whether the same call may succeed later.
 func IsUnavailable(err error) bool { return hasStatus(err, http.StatusServiceUnavailable) }
 
-// IsTimeout reports whether a wait ended before what it waited for.
+// IsTimeout reports whether a wait timed out.
 func IsTimeout(err error) bool { return HasCode(err, "wait_timeout") }
 
 func hasStatus(err error, status int) bool {
@@ -59,8 +59,8 @@ func hasStatus(err error, status int) bool {
 	return errors.As(err, &e) && e.Problem.Status == status
 }
 
-// readError makes an [*Error] of an answer that is no success. Something other
-// than Hatch may have answered: then the status is all there is to tell.
+// readError returns an [*Error] for a response that is not a success. If another
+// server than hatchd has sent it, only the status is known.
 func readError(resp *http.Response) error {
 	e := &Error{}
 	if isJSON(resp.Header) {
@@ -72,7 +72,7 @@ func readError(resp *http.Response) error {
 	e.Problem.Status = resp.StatusCode
 	if e.Problem.Error == "" {
 		e.Problem.Title = http.StatusText(resp.StatusCode)
-		e.Problem.Error = fmt.Sprintf("the server answered %d %s without a reason; is it a Hatch server?",
+		e.Problem.Error = fmt.Sprintf("the server returned %d %s without a reason; is it a Hatch server?",
 			resp.StatusCode, e.Problem.Title)
 	}
 	return e

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -17,23 +16,29 @@ import (
 
 const events = "/events"
 
-// EventOptions say which events are wanted. Zero fields do not narrow.
+// EventOptions say which events to return. Zero fields do not filter.
 type EventOptions struct {
-	VM       string   // id; the VM may be gone
-	Types    []string // any of them; vm.* stands for all that begin so
+	VM       string   // id, also of a deleted VM
+	Types    []string // any of them; vm.* means all types that begin with vm.
 	Since    time.Time
-	After    int64 // Seq of the last event that is known already
+	After    int64 // Seq of the last known event
 	PageSize int   // events per request of ListEvents, 1 to 1000; 0 for the server's default
 }
 
-// FromNow as EventOptions.After lets FollowEvents begin with what comes.
+// FromNow as EventOptions.After makes a stream begin with new events.
 const FromNow = -1
 
-// silence is how long a stream may say nothing at all before it counts as
-// broken; the server sends something every 15 seconds.
-const silence = time.Minute
+// silenceTimeout is how long a stream may be silent before it counts as broken.
+// The server sends a comment every 15 seconds.
+const silenceTimeout = time.Minute
 
-// ListEvents yields what has happened, oldest first, one page per request, and
+// Bounds on the wait before a stream of events is opened again.
+const (
+	minEventRetry = 250 * time.Millisecond
+	maxEventRetry = 10 * time.Second
+)
+
+// ListEvents yields the stored events, oldest first, one page per request, and
 // ends at the first error.
 func (c *Client) ListEvents(ctx context.Context, opts EventOptions) iter.Seq2[api.Event, error] {
 	return func(yield func(api.Event, error) bool) {
@@ -57,40 +62,70 @@ func (c *Client) ListEvents(ctx context.Context, opts EventOptions) iter.Seq2[ap
 	}
 }
 
-// FollowEvents yields what has happened and goes on with what comes, until ctx
-// is done or the connection ends, which is an error. opts.After is moved along:
-// to go on without a gap, follow again with the same opts.
+// FollowEvents yields the stored events, then new ones, until ctx is done or the
+// connection ends, which is an error. It advances opts.After: to continue
+// without a gap, call it again with the same opts, or use [Client.StreamEvents].
 func (c *Client) FollowEvents(ctx context.Context, opts *EventOptions) iter.Seq2[api.Event, error] {
 	return func(yield func(api.Event, error) bool) {
-		if err := c.followEvents(ctx, opts, yield); err != nil {
+		if err := c.followEvents(ctx, opts, &backoff{}, yield); err != nil {
 			yield(api.Event{}, err)
 		}
 	}
 }
 
-// followEvents returns nil when yield wants no more.
-func (c *Client) followEvents(ctx context.Context, opts *EventOptions, yield func(api.Event, error) bool) error {
+// StreamEvents is FollowEvents that reconnects, with a backoff, and misses no
+// event. It ends with an error when ctx is done or the server refuses. lost may
+// be nil; it is called with the error of a lost connection, once until the next
+// event comes.
+func (c *Client) StreamEvents(ctx context.Context, opts *EventOptions, lost func(error)) iter.Seq2[api.Event, error] {
+	return func(yield func(api.Event, error) bool) {
+		retry := &backoff{min: minEventRetry, max: maxEventRetry}
+		for {
+			err := c.followEvents(ctx, opts, retry, yield)
+			if err == nil {
+				return
+			}
+			if ctx.Err() == nil && !isFinal(err) {
+				if lost != nil && retry.next == 0 {
+					lost(err)
+				}
+				if err = retry.wait(ctx); err == nil {
+					continue
+				}
+			}
+			yield(api.Event{}, err)
+			return
+		}
+	}
+}
+
+// followEvents follows events on one connection. It returns nil if yield does.
+// An event resets retry.
+func (c *Client) followEvents(ctx context.Context, opts *EventOptions, retry *backoff, yield func(api.Event, error) bool) error {
 	path, query, err := opts.target()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	quiet := time.AfterFunc(silence, func() { cancel(errors.New("the server says nothing any more")) })
-	defer quiet.Stop()
+	silence := time.AfterFunc(silenceTimeout, func() { cancel(fmt.Errorf("the server has sent nothing for %s", silenceTimeout)) })
+	defer silence.Stop()
 	req := call{method: http.MethodGet, path: path, query: query, header: http.Header{"Accept": {"text/event-stream"}}}
 	body, err := c.stream(ctx, req)
 	if err != nil {
-		return broken(ctx, err)
+		return causeOr(ctx, err)
 	}
 	defer body.Close()
 	for m, err := range messages(body) {
 		if err != nil {
-			return broken(ctx, fmt.Errorf("cannot read events: %w", err))
+			return causeOr(ctx, fmt.Errorf("cannot read events: %w", err))
 		}
-		quiet.Reset(silence)
-		if m.place != "" {
-			if opts.After, err = strconv.ParseInt(m.place, 10, 64); err != nil {
+		silence.Reset(silenceTimeout)
+		if m.retry > 0 {
+			retry.min = max(m.retry, minEventRetry)
+		}
+		if m.lastID != "" {
+			if opts.After, err = strconv.ParseInt(m.lastID, 10, 64); err != nil {
 				return fmt.Errorf("cannot read events: %w", err)
 			}
 		}
@@ -101,22 +136,23 @@ func (c *Client) followEvents(ctx context.Context, opts *EventOptions, yield fun
 		if err := json.Unmarshal([]byte(m.data), &e); err != nil {
 			return fmt.Errorf("cannot read an event: %w", err)
 		}
+		retry.next = 0
 		if !yield(e, nil) {
 			return nil
 		}
 	}
-	return broken(ctx, fmt.Errorf("the stream of events has ended: %w", io.ErrUnexpectedEOF))
+	return causeOr(ctx, fmt.Errorf("the stream of events has ended: %w", io.ErrUnexpectedEOF))
 }
 
-// broken prefers why we ended the stream ourselves.
-func broken(ctx context.Context, err error) error {
+// causeOr returns why ctx was cancelled, or err if it was not.
+func causeOr(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
 	return err
 }
 
-// target returns the path and query that opts mean.
+// target returns the path and query for opts.
 func (o EventOptions) target() (path string, query url.Values, err error) {
 	path = events
 	if o.VM != "" {

@@ -10,11 +10,11 @@ import (
 	"github.com/hatchvm/hatch/api"
 )
 
-// RunExec runs a command in a VM and returns once it has ended. When ctx ends
-// first the command is killed. body.Background must not be set.
+// RunExec runs a command in a VM and returns once it has ended. If ctx is done
+// first, the command is killed. body.Background must not be set.
 func (c *Client) RunExec(ctx context.Context, vmID string, body api.RunExec) (api.ExecResult, error) {
 	if body.Background {
-		return api.ExecResult{}, errors.New("cannot wait for a command in the background; StartExec starts one")
+		return api.ExecResult{}, errors.New("cannot wait for a background command; use StartExec")
 	}
 	path, err := item(vms, vmID, "exec")
 	if err != nil {
@@ -33,7 +33,7 @@ func (c *Client) StartExec(ctx context.Context, vmID string, body api.RunExec) (
 	return post[api.Exec](ctx, c, path, body)
 }
 
-// ListExecs returns the commands that the VM's guest knows of, newest first.
+// ListExecs returns the commands that the guest keeps, newest first.
 func (c *Client) ListExecs(ctx context.Context, vmID string) ([]api.Exec, error) {
 	path, err := item(vms, vmID, "execs")
 	if err != nil {
@@ -51,7 +51,7 @@ func (c *Client) GetExec(ctx context.Context, vmID, id string) (api.Exec, error)
 	return fetch[api.Exec](ctx, c, http.MethodGet, execs, id)
 }
 
-// DeleteExec kills a command, with all it started, and forgets it.
+// DeleteExec kills a command and its children, and deletes its record.
 func (c *Client) DeleteExec(ctx context.Context, vmID, id string) error {
 	execs, err := execsOf(vmID)
 	if err != nil {
@@ -60,23 +60,22 @@ func (c *Client) DeleteExec(ctx context.Context, vmID, id string) error {
 	return c.remove(ctx, execs, id)
 }
 
-// SignalExec sends a signal, by name or number, to a command and all it
-// started.
+// SignalExec sends a signal, by name or number, to a command and its children.
 func (c *Client) SignalExec(ctx context.Context, vmID, id, signal string) error {
-	return c.tellExec(ctx, vmID, id, "signal", api.SignalExec{Signal: signal})
+	return c.postExec(ctx, vmID, id, "signal", api.SignalExec{Signal: signal})
 }
 
 // WriteExec writes to a command's stdin.
 func (c *Client) WriteExec(ctx context.Context, vmID, id string, input api.ExecInput) error {
-	return c.tellExec(ctx, vmID, id, "stdin", input)
+	return c.postExec(ctx, vmID, id, "stdin", input)
 }
 
 // ResizeExec changes the size of a command's terminal.
 func (c *Client) ResizeExec(ctx context.Context, vmID, id string, size api.TerminalSize) error {
-	return c.tellExec(ctx, vmID, id, "resize", size)
+	return c.postExec(ctx, vmID, id, "resize", size)
 }
 
-func (c *Client) tellExec(ctx context.Context, vmID, id, verb string, body any) error {
+func (c *Client) postExec(ctx context.Context, vmID, id, verb string, body any) error {
 	execs, err := execsOf(vmID)
 	if err != nil {
 		return err
@@ -89,8 +88,8 @@ func (c *Client) tellExec(ctx context.Context, vmID, id, verb string, body any) 
 	return err
 }
 
-// ExecLogs returns a command's output so far and, with follow, what comes until
-// it ends. The caller closes it.
+// ExecLogs returns a command's output so far and, with follow, new output until it
+// ends. The caller closes it.
 func (c *Client) ExecLogs(ctx context.Context, vmID, id string, follow bool) (io.ReadCloser, error) {
 	execs, err := execsOf(vmID)
 	if err != nil {

@@ -19,21 +19,21 @@ import (
 
 // Bounds of a session.
 const (
-	stdinMessage  = 64 << 10 // bytes
-	stdinUnderWay = 2        // messages of stdin that the command has not taken
-	outputAhead   = 32       // messages of output that are read before they are asked for
-	maxMessage    = 1 << 20  // bytes of a message from the server
+	stdinMessage = 64 << 10 // bytes of a message of stdin
+	stdinWindow  = 2        // messages of stdin that are not acknowledged
+	outputBuffer = 32       // messages of output that are read before Next is called
+	maxMessage   = 1 << 20  // bytes of a message from the server
 )
 
-// Waits between two attempts to attach again, and how long it is tried.
+// Bounds on attaching again after a connection broke.
 const (
-	firstRetry    = 100 * time.Millisecond
-	lastRetry     = 2 * time.Second
-	retryPatience = 30 * time.Second
+	minAttachRetry = 100 * time.Millisecond
+	maxAttachRetry = 2 * time.Second
+	attachTimeout  = 30 * time.Second // for all attempts
 )
 
-// ExecSession is a command in a VM that one is attached to. When the connection
-// breaks it attaches again by itself, where the output ended.
+// ExecSession is a connection to a command in a VM. If it breaks, the session
+// attaches again and continues where the output ended.
 //
 // One goroutine may read, and one may write, at a time. It must be closed.
 type ExecSession struct {
@@ -43,42 +43,42 @@ type ExecSession struct {
 
 	output chan ExecOutput // closed after the last
 	cancel context.CancelFunc
-	done   chan struct{} // closed when nothing is under way any more
+	done   chan struct{} // closed when run has ended
 
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced when something below changes
-	link    *link         // nil while there is no connection
-	input   error         // why nothing can be written any more
-	ended   bool          // stdin was closed
-	fault   error         // why there is no more output; nil after the exit
+	mu          sync.Mutex
+	changed     chan struct{} // closed and replaced when a field below changes
+	connection  *connection   // nil while disconnected
+	inputErr    error         // why stdin cannot be written any more
+	stdinClosed bool          // by CloseStdin
+	outputErr   error         // why there is no more output; nil after the exit
 }
 
-// link is one connection.
-type link struct {
-	conn   *websocket.Conn
-	unsent []int // lengths of the messages of stdin that were not taken
-	taken  int64
+// connection is one WebSocket of a session.
+type connection struct {
+	conn       *websocket.Conn
+	unacked    []int // lengths of the messages of stdin that are not acknowledged
+	ackedBytes int64
 }
 
-// ExecOutput is the next thing a session tells: output (Data), a gap in it
-// (Lost), or the end (Exit).
+// ExecOutput is one result of Next: output (Data), a gap in it (Lost), or the
+// end (Exit).
 type ExecOutput struct {
 	Stderr bool
 	Data   []byte
-	Offset int64 // of what follows, in bytes of stdout and stderr; see AttachExec
+	Offset int64 // of the next output, in bytes of stdout and stderr; see AttachExec
 	Lost   int64 // bytes that the guest did not keep, instead of Data
 	Exit   *ExecExit
 }
 
-// ExecExit tells how a command ended.
+// ExecExit says how a command ended.
 type ExecExit struct {
-	Code     int    // as a shell has it: 128+N for signal N, 127 not found, 126 not to be run
-	Signal   string // such as SIGKILL; "" when it exited by itself
+	Code     int    // as in a shell: 128+N for signal N, 127 not found, 126 not executable
+	Signal   string // such as SIGKILL; "" if no signal ended it
 	TimedOut bool
 }
 
 // OpenExec starts a command and attaches to it. Set body.StdinOpen to write to
-// it. The command goes on when the session is closed, or ctx ends.
+// it. The command keeps running when the session is closed, or ctx is done.
 func (c *Client) OpenExec(ctx context.Context, vmID string, body api.RunExec) (*ExecSession, error) {
 	path, err := item(vms, vmID, "exec")
 	if err != nil {
@@ -99,8 +99,8 @@ func (c *Client) OpenExec(ctx context.Context, vmID string, body api.RunExec) (*
 	return c.session(ctx, vmID, conn, body.StdinOpen)
 }
 
-// AttachExec attaches to a command whose output is given from offset from; 0 is
-// its beginning.
+// AttachExec attaches to a command. Its output begins at the offset from, in
+// bytes; 0 is the beginning.
 func (c *Client) AttachExec(ctx context.Context, vmID, id string, from int64) (*ExecSession, error) {
 	conn, err := c.attach(ctx, vmID, id, from)
 	if err != nil {
@@ -121,7 +121,8 @@ func (c *Client) attach(ctx context.Context, vmID, id string, from int64) (*webs
 	return c.dial(ctx, call{method: http.MethodGet, path: path, query: url.Values{"from": {strconv.FormatInt(from, 10)}}})
 }
 
-// session begins a session on a connection that is about to tell of its start.
+// session starts a session on a new connection, whose first message says how
+// the command was started.
 func (c *Client) session(ctx context.Context, vmID string, conn *websocket.Conn, writable bool) (*ExecSession, error) {
 	conn.SetReadLimit(maxMessage)
 	m, err := awaitStart(ctx, conn)
@@ -131,8 +132,8 @@ func (c *Client) session(ctx context.Context, vmID string, conn *websocket.Conn,
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &ExecSession{
-		c: c, vmID: vmID, exec: *m.Exec, output: make(chan ExecOutput, outputAhead), cancel: cancel, done: make(chan struct{}),
-		changed: make(chan struct{}), link: &link{conn: conn}, ended: !writable,
+		c: c, vmID: vmID, exec: *m.Exec, output: make(chan ExecOutput, outputBuffer), cancel: cancel, done: make(chan struct{}),
+		changed: make(chan struct{}), connection: &connection{conn: conn}, stdinClosed: !writable,
 	}
 	go func() {
 		defer close(s.done)
@@ -141,11 +142,11 @@ func (c *Client) session(ctx context.Context, vmID string, conn *websocket.Conn,
 	return s, nil
 }
 
-// awaitStart reads the message that tells of the start, or why there is none.
+// awaitStart reads the first message: the started command, or an error.
 func awaitStart(ctx context.Context, conn *websocket.Conn) (api.ExecMessage, error) {
 	kind, text, err := conn.Read(ctx)
 	if err != nil {
-		return api.ExecMessage{}, fmt.Errorf("the connection broke before the command was known to run: %w", err)
+		return api.ExecMessage{}, fmt.Errorf("the connection broke before the command was started: %w", err)
 	}
 	var m api.ExecMessage
 	if kind != websocket.MessageText || json.Unmarshal(text, &m) != nil {
@@ -155,7 +156,7 @@ func awaitStart(ctx context.Context, conn *websocket.Conn) (api.ExecMessage, err
 		return m, messageError(m)
 	}
 	if m.Type != api.ExecStarted || m.Exec == nil || m.Offset == nil {
-		return m, fmt.Errorf("the server began with %q", m.Type)
+		return m, fmt.Errorf("the first message of the server is %q", m.Type)
 	}
 	return m, nil
 }
@@ -167,33 +168,32 @@ func messageError(m api.ExecMessage) error {
 // Exec returns the command as it was when the session began.
 func (s *ExecSession) Exec() api.Exec { return s.exec }
 
-// Next waits for what the command says next. After the one with Exit it
-// returns io.EOF.
+// Next waits for the next output. After the one with Exit it returns io.EOF.
 func (s *ExecSession) Next() (ExecOutput, error) {
 	if next, more := <-s.output; more {
 		return next, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fault != nil {
-		return ExecOutput{}, s.fault
+	if s.outputErr != nil {
+		return ExecOutput{}, s.outputErr
 	}
 	return ExecOutput{}, io.EOF
 }
 
-// LostError tells that a command has ended, and that not all of its output
-// came.
+// LostError is the error of a command that has ended, and some of whose output
+// was lost.
 type LostError struct {
 	Bytes int64
 }
 
 // Error returns the sentence.
 func (e *LostError) Error() string {
-	return fmt.Sprintf("%d bytes of output were lost: the guest kept no more", e.Bytes)
+	return fmt.Sprintf("%d bytes of output were lost: the guest did not keep them", e.Bytes)
 }
 
-// Copy writes what the command says to stdout and stderr until it ends. Output
-// that the guest did not keep is a [*LostError], beside the exit.
+// Copy copies the output of the command until it ends. If the guest did not keep
+// all of it, Copy returns the exit and a [*LostError].
 func (s *ExecSession) Copy(stdout, stderr io.Writer) (ExecExit, error) {
 	lost := int64(0)
 	for {
@@ -218,68 +218,68 @@ func (s *ExecSession) Copy(stdout, stderr io.Writer) (ExecExit, error) {
 	}
 }
 
-// ErrStdinClosed is what a write ends with when the command reads no more.
+// ErrStdinClosed is the error of a write to a stdin that is closed.
 var ErrStdinClosed = errors.New("the command reads no more input")
 
-// Write writes to the command's stdin. It waits while the command does not
-// read, and while there is no connection. Input that was under way when a
-// connection broke may have been lost; then nothing more can be written, but to
-// a terminal.
+// Write writes to the command's stdin. It waits while the command does not read,
+// and while the session is disconnected. Input that was not acknowledged when a
+// connection broke may be lost; every later write fails then, unless the command
+// has a terminal.
 func (s *ExecSession) Write(p []byte) (n int, err error) {
 	for len(p) > 0 {
 		piece := p[:min(len(p), stdinMessage)]
-		link, err := s.room(len(piece))
+		to, err := s.reserve(len(piece))
 		if err != nil {
 			return n, err
 		}
 		message := append([]byte{api.ChannelStdin}, piece...)
-		_ = link.conn.Write(context.Background(), websocket.MessageBinary, message) // the reader notices a broken connection
+		_ = to.conn.Write(context.Background(), websocket.MessageBinary, message) // a broken connection fails the read in run
 		n, p = n+len(piece), p[len(piece):]
 	}
 	return n, nil
 }
 
-// room waits until a message of size bytes may be sent, and counts it.
-func (s *ExecSession) room(size int) (*link, error) {
+// reserve waits until a message of size bytes may be sent, and counts it.
+func (s *ExecSession) reserve(size int) (*connection, error) {
 	for {
 		s.mu.Lock()
-		l, changed := s.link, s.changed
+		to, changed := s.connection, s.changed
 		switch {
-		case s.input != nil:
+		case s.inputErr != nil:
 			s.mu.Unlock()
-			return nil, s.input
-		case s.ended:
+			return nil, s.inputErr
+		case s.stdinClosed:
 			s.mu.Unlock()
 			return nil, ErrStdinClosed
-		case l != nil && len(l.unsent) < stdinUnderWay:
-			l.unsent = append(l.unsent, size)
+		case to != nil && len(to.unacked) < stdinWindow:
+			to.unacked = append(to.unacked, size)
 			s.mu.Unlock()
-			return l, nil
+			return to, nil
 		}
 		s.mu.Unlock()
 		<-changed
 	}
 }
 
-// CloseStdin ends the command's input after what was written.
+// CloseStdin closes the command's stdin after the written input.
 func (s *ExecSession) CloseStdin() error {
 	s.mu.Lock()
-	l, err := s.link, s.input
-	again := s.ended
-	s.ended = true
+	to, err := s.connection, s.inputErr
+	again := s.stdinClosed
+	s.stdinClosed = true
 	s.mu.Unlock()
-	if err == nil && l != nil && !again {
-		l.closeStdin() // when the connection breaks, the next one says it again
+	if err == nil && to != nil && !again {
+		to.closeStdin() // repeated on the next connection if this one breaks
 	}
 	return err
 }
 
-func (l *link) closeStdin() {
+func (c *connection) closeStdin() {
 	text, _ := json.Marshal(api.ExecMessage{Type: api.ExecCloseStdin})
-	_ = l.conn.Write(context.Background(), websocket.MessageText, text)
+	_ = c.conn.Write(context.Background(), websocket.MessageText, text)
 }
 
-// Signal sends a signal, by name or number, to the command and all it started.
+// Signal sends a signal, by name or number, to the command and its children.
 func (s *ExecSession) Signal(ctx context.Context, signal string) error {
 	return s.c.SignalExec(ctx, s.vmID, s.exec.ID, signal)
 }
@@ -289,7 +289,7 @@ func (s *ExecSession) Resize(ctx context.Context, size api.TerminalSize) error {
 	return s.c.ResizeExec(ctx, s.vmID, s.exec.ID, size)
 }
 
-// Close leaves the command, which goes on.
+// Close detaches from the command, which keeps running.
 func (s *ExecSession) Close() error {
 	s.cancel()
 	<-s.done

@@ -183,7 +183,7 @@ func TestExecSessionAttachesAgain(t *testing.T) {
 	}
 }
 
-func TestExecSessionIsGone(t *testing.T) {
+func TestExecSessionOfADeletedExec(t *testing.T) {
 	c := execServers(t, func(s *execServer, _ *http.Request) {
 		s.hear()
 		s.started(0, nil)
@@ -196,51 +196,53 @@ func TestExecSessionIsGone(t *testing.T) {
 	}
 }
 
-// TestExecInputUnderWay breaks the connection while input is under way: it may
-// not be taken for written, but on a terminal.
-func TestExecInputUnderWay(t *testing.T) {
+// TestExecInputInFlight breaks the connection while input is in flight: it must
+// not count as written, except on a terminal.
+func TestExecInputInFlight(t *testing.T) {
 	for name, tty := range map[string]*api.TerminalSize{"pipe": nil, "terminal": {Rows: 1, Cols: 1}} {
-		c := execServers(t,
-			func(s *execServer, _ *http.Request) {
-				s.hear()
-				s.started(0, tty)
-				s.hear()
-				_ = s.CloseNow()
-			},
-			func(s *execServer, _ *http.Request) {
-				s.started(0, tty)
-				s.print(api.ChannelStdout, "again")
-				if tty != nil {
+		t.Run(name, func(t *testing.T) {
+			c := execServers(t,
+				func(s *execServer, _ *http.Request) {
 					s.hear()
-				}
-				s.exit(0)
-			})
-		s := open(t, c, shell("cat"))
-		if _, err := s.Write([]byte("a")); err != nil {
-			t.Fatal(err)
-		}
-		if next, err := s.Next(); err != nil || string(next.Data) != "again" {
-			t.Fatalf("%s: %+v, %v", name, next, err)
-		}
-		_, err := s.Write([]byte("b"))
-		if (err == nil) != (tty != nil) || tty == nil && !strings.Contains(err.Error(), "may be lost") {
-			t.Errorf("%s: written with %v", name, err)
-		}
-		if _, err := s.Copy(io.Discard, io.Discard); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
+					s.started(0, tty)
+					s.hear()
+					_ = s.CloseNow()
+				},
+				func(s *execServer, _ *http.Request) {
+					s.started(0, tty)
+					s.print(api.ChannelStdout, "again")
+					if tty != nil {
+						s.hear()
+					}
+					s.exit(0)
+				})
+			s := open(t, c, shell("cat"))
+			if _, err := s.Write([]byte("a")); err != nil {
+				t.Fatal(err)
+			}
+			if next, err := s.Next(); err != nil || string(next.Data) != "again" {
+				t.Fatalf("%s: %+v, %v", name, next, err)
+			}
+			_, err := s.Write([]byte("b"))
+			if (err == nil) != (tty != nil) || tty == nil && !strings.Contains(err.Error(), "may be lost") {
+				t.Errorf("%s: written with %v", name, err)
+			}
+			if _, err := s.Copy(io.Discard, io.Discard); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
 	}
 }
 
-// TestExecInputLostBehindItsEnd breaks the connection once all input is on its
-// way: the command must not take what came of it for the whole.
+// TestExecInputLostBehindItsEnd breaks the connection once all input is
+// in flight: the command must not run on part of its input.
 func TestExecInputLostBehindItsEnd(t *testing.T) {
 	again := make(chan string, 1)
 	c := execServers(t,
 		func(s *execServer, _ *http.Request) {
 			s.hear()
 			s.started(0, nil)
-			s.hear() // "whole", which is not taken
+			s.hear() // "whole", which is not acknowledged
 			s.hear() // the end of stdin
 			_ = s.CloseNow()
 		},
@@ -262,12 +264,12 @@ func TestExecInputLostBehindItsEnd(t *testing.T) {
 	}
 	select {
 	case message := <-again:
-		t.Errorf("the command was told %q", message)
+		t.Errorf("the command received %q", message)
 	default:
 	}
 }
 
-// TestExecInputWaits writes more than may be under way.
+// TestExecInputWaits writes more than may be in flight.
 func TestExecInputWaits(t *testing.T) {
 	const size = 200 << 10
 	c := execServers(t, func(s *execServer, _ *http.Request) {
@@ -277,7 +279,7 @@ func TestExecInputWaits(t *testing.T) {
 		for taken < size {
 			first, second := len(s.hear())-1, 0
 			if taken+first < size {
-				second = len(s.hear()) - 1 // which is under way, too
+				second = len(s.hear()) - 1 // which is in flight, too
 			}
 			taken += first + second
 			s.say(api.ExecMessage{Type: api.ExecStdinTaken, Bytes: int64(taken)})
@@ -310,9 +312,9 @@ func TestExecRefused(t *testing.T) {
 	}
 }
 
-// TestExecSessionIsLeft closes sessions in every state; goleak finds what is
+// TestExecSessionIsClosed closes sessions in every state; goleak finds what is
 // left of them.
-func TestExecSessionIsLeft(t *testing.T) {
+func TestExecSessionIsClosed(t *testing.T) {
 	c := execServers(t,
 		func(s *execServer, _ *http.Request) {
 			s.hear()
@@ -340,17 +342,21 @@ func TestExecSessionIsLeft(t *testing.T) {
 
 func TestCommandInJSON(t *testing.T) {
 	for text, want := range map[string]api.Command{`"ls -l"`: {Shell: "ls -l"}, `["ls","-l"]`: {Argv: []string{"ls", "-l"}}} {
-		var c api.Command
-		if err := json.Unmarshal([]byte(text), &c); err != nil || c.Shell != want.Shell || len(c.Argv) != len(want.Argv) {
-			t.Errorf("%s: %+v, %v", text, c, err)
-		}
-		if b, err := json.Marshal(c); err != nil || string(b) != text {
-			t.Errorf("%s, %v", b, err)
-		}
+		t.Run(text, func(t *testing.T) {
+			var c api.Command
+			if err := json.Unmarshal([]byte(text), &c); err != nil || c.Shell != want.Shell || len(c.Argv) != len(want.Argv) {
+				t.Errorf("%s: %+v, %v", text, c, err)
+			}
+			if b, err := json.Marshal(c); err != nil || string(b) != text {
+				t.Errorf("%s, %v", b, err)
+			}
+		})
 	}
 	for _, bad := range []string{`7`, `{}`, `["a",7]`, `null`} {
-		if err := json.Unmarshal([]byte(bad), &api.Command{}); (err == nil) != (bad == "null") { // null is left to who takes it
-			t.Errorf("%s: %v", bad, err)
-		}
+		t.Run(bad, func(t *testing.T) {
+			if err := json.Unmarshal([]byte(bad), &api.Command{}); (err == nil) != (bad == "null") { // null is up to the caller
+				t.Errorf("%s: %v", bad, err)
+			}
+		})
 	}
 }

@@ -15,26 +15,26 @@ import (
 	"github.com/hatchvm/hatch/api"
 )
 
-// Paths in a guest are absolute and bytes: they need not be UTF-8.
+// Paths in a guest are absolute. They are bytes, not necessarily UTF-8.
 
-// PathOf returns a file's path, byte for byte.
-func PathOf(f api.File) string { return exactly(f.Path, f.PathEncoded) }
+// PathOf returns the exact bytes of a file's path.
+func PathOf(f api.File) string { return exact(f.Path, f.PathEncoded) }
 
-// NameOf returns the last part of a file's path, byte for byte.
-func NameOf(f api.File) string { return exactly(f.Name, f.NameEncoded) }
+// NameOf returns the exact bytes of the last element of a file's path.
+func NameOf(f api.File) string { return exact(f.Name, f.NameEncoded) }
 
-// TargetOf returns where a symlink leads, byte for byte.
-func TargetOf(f api.File) string { return exactly(f.Target, f.TargetEncoded) }
+// TargetOf returns the exact bytes of the target of a symlink.
+func TargetOf(f api.File) string { return exact(f.Target, f.TargetEncoded) }
 
-func exactly(text, encoded string) string {
-	if exact, err := url.PathUnescape(encoded); err == nil && encoded != "" {
-		return exact
+func exact(text, encoded string) string {
+	if decoded, err := url.PathUnescape(encoded); err == nil && encoded != "" {
+		return decoded
 	}
 	return text
 }
 
-// twoWays returns a path as a body takes it.
-func twoWays(path string) (text, encoded string) {
+// textOrEncoded returns the two fields for a path in a request body.
+func textOrEncoded(path string) (text, encoded string) {
 	if utf8.ValidString(path) {
 		return path, ""
 	}
@@ -47,13 +47,13 @@ func fileCall(method, id, path string, verb ...string) (call, error) {
 	return call{method: method, path: target, query: url.Values{"path": {path}}}, err
 }
 
-// FilePart says what of a file is wanted; the zero value is all of it.
+// FilePart is a part of a file. The zero value is the whole file.
 type FilePart struct {
 	Offset int64 // negative: from the end
 	Length int64 // 0: up to the end
 }
 
-// rangeHeader returns the part as HTTP has it, "" for all.
+// rangeHeader returns the part as an HTTP Range header, "" for the whole file.
 func (p FilePart) rangeHeader() string {
 	switch {
 	case p.Offset < 0:
@@ -66,16 +66,16 @@ func (p FilePart) rangeHeader() string {
 	return ""
 }
 
-// FileContent is what is read of a file. A read fails, and does not end, when
-// not all of it comes.
+// FileContent is the content of a file, or of a part. If the transfer breaks, a
+// read returns an error other than io.EOF.
 type FileContent struct {
 	io.ReadCloser
-	Size       int64  // of what is read, in bytes; -1 when nobody knows
+	Size       int64  // in bytes; -1 if not known
 	Mode       uint32 // permission bits with setuid, setgid and sticky
 	ModifiedAt time.Time
 }
 
-// ReadFile reads a file in a running VM, through links. The caller closes it.
+// ReadFile reads a file in a running VM and follows links. The caller closes it.
 func (c *Client) ReadFile(ctx context.Context, id, path string, part FilePart) (*FileContent, error) {
 	req, err := fileCall(http.MethodGet, id, path)
 	if err != nil {
@@ -84,13 +84,13 @@ func (c *Client) ReadFile(ctx context.Context, id, path string, part FilePart) (
 	if value := part.rangeHeader(); value != "" {
 		req.header = http.Header{"Range": {value}}
 	}
-	resp, err := c.send(ctx, req) //nolint:bodyclose // it is the caller's
+	resp, err := c.send(ctx, req) //nolint:bodyclose // the caller closes it
 	if err != nil {
 		return nil, err
 	}
 	out := &FileContent{ReadCloser: resp.Body, Size: resp.ContentLength}
 	if part.Offset < 0 && part.Length > 0 {
-		out.ReadCloser = shortened{io.LimitReader(resp.Body, part.Length), resp.Body}
+		out.ReadCloser = limited{io.LimitReader(resp.Body, part.Length), resp.Body}
 		out.Size = min(out.Size, part.Length)
 	}
 	mode, _ := strconv.ParseUint(resp.Header.Get("X-Hatch-File-Mode"), 8, 16)
@@ -99,22 +99,22 @@ func (c *Client) ReadFile(ctx context.Context, id, path string, part FilePart) (
 	return out, nil
 }
 
-// shortened reads the beginning of what it closes.
-type shortened struct {
+// limited reads only the beginning of a body, and closes all of it.
+type limited struct {
 	io.Reader
 	io.Closer
 }
 
-// WriteOptions say how a file is written. The zero value keeps the mode and
-// owner of the file that is replaced; a new one gets 0644 and root.
+// WriteOptions are the options of WriteFile. The zero value keeps the mode and
+// owner of an existing file; a new file has 0644 and root.
 type WriteOptions struct {
 	Mode    *uint32
-	Owner   string // NAME or UID, optionally :GROUP
-	Parents bool   // make missing directories above it
+	Owner   string // NAME or UID, optionally with :GROUP
+	Parents bool   // create missing parent directories
 }
 
-// WriteFile writes a file in a running VM, of any size. It is replaced in one
-// step once all of content has been read; else the old one stays.
+// WriteFile writes a file of any size in a running VM. It replaces an existing file
+// atomically once all of content was read; otherwise the old file stays.
 func (c *Client) WriteFile(ctx context.Context, id, path string, content io.Reader, opts WriteOptions) (api.File, error) {
 	req, err := fileCall(http.MethodPut, id, path)
 	if err != nil {
@@ -126,16 +126,16 @@ func (c *Client) WriteFile(ctx context.Context, id, path string, content io.Read
 	setString(req.query, "owner", opts.Owner)
 	setTrue(req.query, "parents", opts.Parents)
 	req.content, req.contentType = content, "application/octet-stream"
-	return c.aboutFile(ctx, req)
+	return c.doFile(ctx, req)
 }
 
-// StatFile describes a file in a running VM; a link itself, not its target.
+// StatFile describes a file in a running VM. It does not follow links.
 func (c *Client) StatFile(ctx context.Context, id, path string) (api.File, error) {
 	req, err := fileCall(http.MethodGet, id, path, "stat")
 	if err != nil {
 		return api.File{}, err
 	}
-	return c.aboutFile(ctx, req)
+	return c.doFile(ctx, req)
 }
 
 // ListFiles yields a directory's entries, sorted by name, and ends at the first
@@ -148,7 +148,7 @@ func (c *Client) ListFiles(ctx context.Context, id, path string) iter.Seq2[api.F
 	}
 }
 
-// listFiles returns nil when yield wants no more.
+// listFiles returns nil if yield stops it.
 func (c *Client) listFiles(ctx context.Context, id, path string, yield func(api.File, error) bool) error {
 	req, err := fileCall(http.MethodGet, id, path, "list")
 	if err != nil {
@@ -161,45 +161,46 @@ func (c *Client) listFiles(ctx context.Context, id, path string, yield func(api.
 	defer body.Close()
 	entries := json.NewDecoder(body)
 	if _, err := entries.Token(); err != nil { // the bracket
-		return fmt.Errorf("cannot read the server's answer: %w", err)
+		return fmt.Errorf("cannot read the server's response: %w", err)
 	}
 	for entries.More() {
 		var f api.File
 		if err := entries.Decode(&f); err != nil {
-			return fmt.Errorf("cannot read the server's answer: %w", err)
+			return fmt.Errorf("cannot read the server's response: %w", err)
 		}
 		if !yield(f, nil) {
 			return nil
 		}
 	}
 	if _, err := entries.Token(); err != nil {
-		return fmt.Errorf("cannot read the server's answer: %w", err)
+		return fmt.Errorf("cannot read the server's response: %w", err)
 	}
 	return nil
 }
 
-// DirectoryOptions say how a directory is made.
+// DirectoryOptions are the options of MakeDirectory.
 type DirectoryOptions struct {
 	Mode    *uint32 // 0755 when nil
-	Owner   string  // NAME or UID, optionally :GROUP; root when empty
-	Parents bool    // make missing ones above it, too; one that exists is no error then
+	Owner   string  // NAME or UID, optionally with :GROUP; root when empty
+	Parents bool    // create missing parents, too; an existing directory is then not an error
 }
 
-// MakeDirectory makes a directory in a running VM.
+// MakeDirectory creates a directory in a running VM.
 func (c *Client) MakeDirectory(ctx context.Context, id, path string, opts DirectoryOptions) (api.File, error) {
 	body := api.MakeDirectory{Owner: opts.Owner, Parents: opts.Parents}
-	body.Path, body.PathEncoded = twoWays(path)
+	body.Path, body.PathEncoded = textOrEncoded(path)
 	if opts.Mode != nil {
 		body.Mode = fmt.Sprintf("%04o", *opts.Mode)
 	}
 	return c.postFile(ctx, id, "mkdir", body)
 }
 
-// RenameFile moves a file in a running VM; what is at the new path is replaced.
+// RenameFile moves a file in a running VM and replaces an existing file at the new
+// path.
 func (c *Client) RenameFile(ctx context.Context, id, from, to string) (api.File, error) {
 	var body api.RenameFile
-	body.From, body.FromEncoded = twoWays(from)
-	body.To, body.ToEncoded = twoWays(to)
+	body.From, body.FromEncoded = textOrEncoded(from)
+	body.To, body.ToEncoded = textOrEncoded(to)
 	return c.postFile(ctx, id, "rename", body)
 }
 
@@ -223,10 +224,10 @@ func (c *Client) RemoveFile(ctx context.Context, id, path string, recursive bool
 	return err
 }
 
-// ReadTree returns a file or tree of a running VM as a tar archive, whose names
-// begin with the last part of path. A read fails, and does not end, when not
-// all of it comes. The caller closes it. What is in it is the guest's word:
-// unpack it with care.
+// ReadTree returns a file or tree of a running VM as a tar archive. Names in it
+// begin with the last element of path. If the transfer breaks, a read returns an
+// error other than io.EOF. The caller closes it. The guest is not trusted: unpack
+// the archive with care.
 func (c *Client) ReadTree(ctx context.Context, id, path string) (io.ReadCloser, error) {
 	req, err := fileCall(http.MethodGet, id, path, "tar")
 	if err != nil {
@@ -235,9 +236,9 @@ func (c *Client) ReadTree(ctx context.Context, id, path string) (io.ReadCloser, 
 	return c.stream(ctx, req)
 }
 
-// WriteTree unpacks a tar archive below a directory of a running VM, which is
-// made when missing. With owner (NAME or UID, optionally :GROUP) all of it
-// belongs to that one, else to whom the archive's numbers say.
+// WriteTree unpacks a tar archive below a directory of a running VM, which it
+// creates if missing. owner (NAME or UID, optionally with :GROUP) owns all files;
+// if it is empty, the ids in the archive do.
 func (c *Client) WriteTree(ctx context.Context, id, path, owner string, archive io.Reader) (api.File, error) {
 	req, err := fileCall(http.MethodPut, id, path, "tar")
 	if err != nil {
@@ -245,19 +246,18 @@ func (c *Client) WriteTree(ctx context.Context, id, path, owner string, archive 
 	}
 	setString(req.query, "owner", owner)
 	req.content, req.contentType = archive, "application/x-tar"
-	return c.aboutFile(ctx, req)
+	return c.doFile(ctx, req)
 }
 
-func (c *Client) aboutFile(ctx context.Context, req call) (api.File, error) {
+func (c *Client) doFile(ctx context.Context, req call) (api.File, error) {
 	var out api.File
 	_, err := c.do(ctx, req, &out)
 	return out, err
 }
 
-// WatchFiles watches a file or directory of a running VM; with recursive, all
-// below it. It returns once no later change can be missed. Ranging over the
-// changes yields them until ctx is done or the watch breaks, which is an error;
-// the end of the loop, or of ctx, ends the watch.
+// WatchFiles watches a file or directory of a running VM; with recursive, the whole
+// tree. It returns once the watch is active. The changes end with an error when ctx
+// is done or the watch breaks. The end of the loop, or of ctx, ends the watch.
 func (c *Client) WatchFiles(ctx context.Context, id, path string, recursive bool) (iter.Seq2[api.FileChange, error], error) {
 	req, err := fileCall(http.MethodGet, id, path, "watch")
 	if err != nil {
@@ -276,7 +276,7 @@ func (c *Client) WatchFiles(ctx context.Context, id, path string, recursive bool
 	}, nil
 }
 
-// readChanges returns nil when yield wants no more.
+// readChanges returns nil if yield stops it.
 func readChanges(stream io.Reader, yield func(api.FileChange, error) bool) error {
 	for m, err := range messages(stream) {
 		if err != nil {

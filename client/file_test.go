@@ -50,18 +50,20 @@ func TestFileRequests(t *testing.T) {
 			return c.RemoveFile(ctx, "vm_1", "/d", true)
 		},
 	} {
-		c := connect(t, func(w http.ResponseWriter, r *http.Request) {
-			body, _ := io.ReadAll(r.Body)
-			got := strings.TrimSpace(fmt.Sprintf("%s %s %s %s", r.Method, r.RequestURI, body, r.Header.Get("Range")))
-			if got != want {
-				t.Errorf("sent %s, want %s", got, want)
+		t.Run(want, func(t *testing.T) {
+			c := connect(t, func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body)
+				got := strings.TrimSpace(fmt.Sprintf("%s %s %s %s", r.Method, r.RequestURI, body, r.Header.Get("Range")))
+				if got != want {
+					t.Errorf("sent %s, want %s", got, want)
+				}
+				w.Header().Set("Content-Type", "application/json")
+				_, _ = io.WriteString(w, `{"path":"/f"}`)
+			})
+			if err := do(t.Context(), c); err != nil {
+				t.Errorf("%s: %v", want, err)
 			}
-			w.Header().Set("Content-Type", "application/json")
-			_, _ = io.WriteString(w, `{"path":"/f"}`)
 		})
-		if err := do(t.Context(), c); err != nil {
-			t.Errorf("%s: %v", want, err)
-		}
 	}
 }
 
@@ -84,15 +86,17 @@ func TestCutAnswers(t *testing.T) {
 	}
 	_ = content.Close()
 	for _, half := range []string{`[{"path":"/a"},`, `[{"path":"/a"}`} {
-		var last error
-		n := 0
-		for _, err := range cut(half).ListFiles(ctx, "vm_1", "/") {
-			last = err
-			n++
-		}
-		if last == nil || n != 2 {
-			t.Errorf("half a directory looks like a whole one: %d entries, %v", n, last)
-		}
+		t.Run(half, func(t *testing.T) {
+			var last error
+			n := 0
+			for _, err := range cut(half).ListFiles(ctx, "vm_1", "/") {
+				last = err
+				n++
+			}
+			if last == nil || n != 2 {
+				t.Errorf("half a directory looks like a whole one: %d entries, %v", n, last)
+			}
+		})
 	}
 	changes, err := cut(":\n\ndata: {\"kind\":\"create\",\"path\":\"/a\"}\n\n").WatchFiles(ctx, "vm_1", "/", true)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/hatchvm/hatch/api"
 )
 
-// Health returns how the server is; a server that is not well is no error.
+// Health returns the health of the server. A degraded server is not an error.
 func (c *Client) Health(ctx context.Context) (api.Health, error) {
 	resp, err := c.roundTrip(ctx, call{method: http.MethodGet, path: "/healthz"})
 	if err != nil {
@@ -15,8 +15,8 @@ func (c *Client) Health(ctx context.Context) (api.Health, error) {
 	}
 	defer resp.Body.Close()
 	var health api.Health
-	told := resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusServiceUnavailable
-	if !told || !isJSON(resp.Header) {
+	hasHealth := resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusServiceUnavailable
+	if !hasHealth || !isJSON(resp.Header) {
 		return health, readError(resp)
 	}
 	return health, decode(resp.Body, &health)

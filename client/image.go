@@ -14,7 +14,7 @@ const (
 	builds = "/images/builds"
 )
 
-// CreateImage registers a kernel and a root file system of the host.
+// CreateImage registers a kernel and a root file system on the host.
 func (c *Client) CreateImage(ctx context.Context, body api.CreateImage) (api.Image, error) {
 	return post[api.Image](ctx, c, images, body)
 }
@@ -29,13 +29,13 @@ func (c *Client) GetImage(ctx context.Context, id string) (api.Image, error) {
 	return fetch[api.Image](ctx, c, http.MethodGet, images, id)
 }
 
-// DeleteImage forgets an image.
+// DeleteImage deletes an image.
 func (c *Client) DeleteImage(ctx context.Context, id string) error {
 	return c.remove(ctx, images, id)
 }
 
-// WarmImage asks for a guest of the image that is kept booted, for new VMs to
-// begin as, and returns at once: the image, with that guest first in Warm.
+// WarmImage requests a guest of the image for the warm pool. It does not wait for
+// the boot; the requested guest is the first in Warm.
 func (c *Client) WarmImage(ctx context.Context, id string, body api.WarmImage) (api.Image, error) {
 	path, err := item(images, id, "warm")
 	if err != nil {
@@ -49,13 +49,13 @@ func (c *Client) StartImageBuild(ctx context.Context, body api.BuildImage) (api.
 	return post[api.ImageBuild](ctx, c, builds, body)
 }
 
-// GetImageBuild returns how a build stands.
+// GetImageBuild returns the state of a build.
 func (c *Client) GetImageBuild(ctx context.Context, id string) (api.ImageBuild, error) {
 	return fetch[api.ImageBuild](ctx, c, http.MethodGet, builds, id)
 }
 
-// ImageBuildLog returns a build's log; with follow it goes on until the build
-// ends. The caller closes it.
+// ImageBuildLog returns a build's log; with follow, until the build ends. The
+// caller closes it.
 func (c *Client) ImageBuildLog(ctx context.Context, id string, follow bool) (io.ReadCloser, error) {
 	path, err := item(builds, id, "log")
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 
 const keys = "/keys"
 
-// CreateKey makes an API key. Its secret is in this answer and nowhere else.
+// CreateKey creates an API key. Only this result has its secret.
 func (c *Client) CreateKey(ctx context.Context, body api.CreateKey) (api.Key, error) {
 	return post[api.Key](ctx, c, keys, body)
 }

@@ -24,7 +24,7 @@ func (c *Client) GetTemplate(ctx context.Context, id string) (api.Template, erro
 	return fetch[api.Template](ctx, c, http.MethodGet, templates, id)
 }
 
-// DeleteTemplate deletes a template; VMs made from it stay.
+// DeleteTemplate deletes a template. VMs created with it are not affected.
 func (c *Client) DeleteTemplate(ctx context.Context, id string) error {
 	return c.remove(ctx, templates, id)
 }

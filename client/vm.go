@@ -19,15 +19,15 @@ import (
 
 const vms = "/vms"
 
-// CreateOptions say how CreateVM behaves. The zero value waits until the VM is running.
+// CreateOptions are the options of CreateVM. The zero value waits until the VM is running.
 type CreateOptions struct {
 	Wait           string        // running (default) or ready
 	WaitTimeout    time.Duration // at most 10 minutes; 0 for the server's default
 	IdempotencyKey string        // makes it safe to send the same create again
 }
 
-// CreateVM creates a VM and waits for it as opts says. When that wait runs
-// out, the VM is returned as it is then; look at its State and Conditions.
+// CreateVM creates a VM and waits for it as opts says. If the wait times out, the
+// VM is returned without an error; check its State and Conditions.
 func (c *Client) CreateVM(ctx context.Context, body api.CreateVM, opts CreateOptions) (api.VM, error) {
 	return create[api.VM](ctx, c, body, opts)
 }
@@ -44,7 +44,7 @@ func create[T any](ctx context.Context, c *Client, body api.CreateVM, opts Creat
 	return out, err
 }
 
-// ListOptions narrow ListVMs. Zero fields do not narrow.
+// ListOptions filter ListVMs. Zero fields do not filter.
 type ListOptions struct {
 	State    string
 	Name     string
@@ -58,7 +58,8 @@ func (c *Client) ListVMs(ctx context.Context, opts ListOptions) iter.Seq2[api.VM
 	return func(yield func(api.VM, error) bool) {
 		query := opts.query()
 		for {
-			page, next, err := c.vmPage(ctx, query)
+			var page []api.VM
+			header, err := c.do(ctx, call{method: http.MethodGet, path: vms, query: query}, &page)
 			if err != nil {
 				yield(api.VM{}, err)
 				return
@@ -68,6 +69,7 @@ func (c *Client) ListVMs(ctx context.Context, opts ListOptions) iter.Seq2[api.VM
 					return
 				}
 			}
+			next := nextCursor(header.Get("Link"))
 			if next == "" || len(page) == 0 {
 				return
 			}
@@ -89,18 +91,8 @@ func (o ListOptions) query() url.Values {
 	return q
 }
 
-// vmPage returns one page and the cursor of the next one, "" after the last.
-func (c *Client) vmPage(ctx context.Context, query url.Values) ([]api.VM, string, error) {
-	var page []api.VM
-	header, err := c.do(ctx, call{method: http.MethodGet, path: vms, query: query}, &page)
-	if err != nil {
-		return nil, "", err
-	}
-	return page, nextCursor(header.Get("Link")), nil
-}
-
-// nextCursor reads the cursor of the next page off a Link header. Only the
-// cursor is taken of it, so that no answer can send the key elsewhere.
+// nextCursor returns the cursor in a Link header. The rest of the link is not used,
+// so that no response can send the key to another server.
 func nextCursor(link string) string {
 	target, params, found := strings.Cut(link, ">")
 	if !found || !strings.Contains(params, `rel="next"`) {
@@ -118,7 +110,7 @@ func (c *Client) GetVM(ctx context.Context, id string) (api.VM, error) {
 	return fetch[api.VM](ctx, c, http.MethodGet, vms, id)
 }
 
-// DeleteVM stops and deletes a VM, disk and all.
+// DeleteVM stops and deletes a VM and its disk.
 func (c *Client) DeleteVM(ctx context.Context, id string) error {
 	return c.remove(ctx, vms, id)
 }
@@ -128,13 +120,13 @@ func (c *Client) StartVM(ctx context.Context, id string) (api.VM, error) {
 	return fetch[api.VM](ctx, c, http.MethodPost, vms, id, "start")
 }
 
-// StopVM stops a VM gracefully, by force after the server's timeout, and
-// returns once it has stopped.
+// StopVM shuts a VM down, by force after the server's timeout, and returns once it
+// has stopped.
 func (c *Client) StopVM(ctx context.Context, id string) (api.VM, error) {
 	return fetch[api.VM](ctx, c, http.MethodPost, vms, id, "stop")
 }
 
-// RestartVM stops a VM, when it runs, and starts it.
+// RestartVM stops a VM, if it runs, and starts it.
 func (c *Client) RestartVM(ctx context.Context, id string) (api.VM, error) {
 	return fetch[api.VM](ctx, c, http.MethodPost, vms, id, "restart")
 }
@@ -144,31 +136,52 @@ func (c *Client) PauseVM(ctx context.Context, id string) (api.VM, error) {
 	return fetch[api.VM](ctx, c, http.MethodPost, vms, id, "pause")
 }
 
-// ResumeVM lets a paused VM run on.
+// ResumeVM resumes a paused VM.
 func (c *Client) ResumeVM(ctx context.Context, id string) (api.VM, error) {
 	return fetch[api.VM](ctx, c, http.MethodPost, vms, id, "resume")
 }
 
-// WaitVM waits until condition holds: a state, or ready, agent, cloud-init,
-// ssh, port:N or http:PORT/PATH. timeout is at most 10 minutes, 0 for the
-// server's default; [IsTimeout] tells when it ran out.
+// maxWait is the longest wait of one request.
+const maxWait = 10 * time.Minute
+
+// WaitVM waits until a condition is true: a state, or ready, agent, cloud-init, ssh,
+// port:N or http:PORT/PATH. A timeout of 0 is the server's default; for one of more
+// than 10 minutes it sends several requests. See [IsTimeout].
 func (c *Client) WaitVM(ctx context.Context, id, condition string, timeout time.Duration) (api.VM, error) {
 	var out api.VM
 	path, err := item(vms, id, "wait")
 	if err != nil {
 		return out, err
 	}
-	query := url.Values{"for": {condition}}
-	setDuration(query, "timeout", timeout)
-	_, err = c.do(ctx, call{method: http.MethodGet, path: path, query: query}, &out)
+	err = inSteps(timeout, func(step time.Duration) error {
+		query := url.Values{"for": {condition}}
+		setDuration(query, "timeout", step)
+		_, err := c.do(ctx, call{method: http.MethodGet, path: path, query: query}, &out)
+		return err
+	})
 	return out, err
 }
 
-// LogOptions say what of a log is wanted.
+// inSteps waits as often as one request may until the timeout has passed. A wait that
+// times out early is the last: the server is ending.
+func inSteps(timeout time.Duration, wait func(step time.Duration) error) error {
+	for left := timeout; ; {
+		step := min(left, maxWait)
+		began := time.Now()
+		err := wait(step)
+		took := time.Since(began)
+		left -= took
+		if !IsTimeout(err) || left <= 0 || took < step {
+			return err
+		}
+	}
+}
+
+// LogOptions are the options of VMLogs.
 type LogOptions struct {
 	Source string // console (default), vmm or cloud-init
 	Tail   int    // lines from the end; 0 or less for all
-	Follow bool   // go on with what comes, until the context or the VM ends
+	Follow bool   // return new output, until the context is done or the VM ends
 }
 
 // VMLogs returns a log of a VM. The caller closes it.

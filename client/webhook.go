@@ -10,7 +10,7 @@ import (
 
 const webhooks = "/webhooks"
 
-// CreateWebhook makes a webhook. Its Secret is in the answer and nowhere else.
+// CreateWebhook creates a webhook. Only this result has its Secret.
 func (c *Client) CreateWebhook(ctx context.Context, body api.CreateWebhook) (api.Webhook, error) {
 	return post[api.Webhook](ctx, c, webhooks, body)
 }
@@ -25,7 +25,7 @@ func (c *Client) GetWebhook(ctx context.Context, id string) (api.Webhook, error)
 	return fetch[api.Webhook](ctx, c, http.MethodGet, webhooks, id)
 }
 
-// UpdateWebhook changes a webhook; nil fields stay.
+// UpdateWebhook changes a webhook. Nil fields do not change.
 func (c *Client) UpdateWebhook(ctx context.Context, id string, body api.UpdateWebhook) (api.Webhook, error) {
 	var out api.Webhook
 	path, err := item(webhooks, id)
@@ -36,19 +36,19 @@ func (c *Client) UpdateWebhook(ctx context.Context, id string, body api.UpdateWe
 	return out, err
 }
 
-// DeleteWebhook removes a webhook and its deliveries.
+// DeleteWebhook deletes a webhook and its deliveries.
 func (c *Client) DeleteWebhook(ctx context.Context, id string) error {
 	return c.remove(ctx, webhooks, id)
 }
 
-// TestWebhook sends a webhook an event that means nothing, and returns its
-// delivery, which goes on.
+// TestWebhook sends a test event to a webhook, and returns its delivery, which may
+// still be pending.
 func (c *Client) TestWebhook(ctx context.Context, id string) (api.Delivery, error) {
 	return fetch[api.Delivery](ctx, c, http.MethodPost, webhooks, id, "test")
 }
 
-// WebhookDeliveries returns the newest deliveries of a webhook, at most 1000;
-// with a state only those in it.
+// WebhookDeliveries returns the newest deliveries of a webhook, at most 1000, or
+// only those in a state.
 func (c *Client) WebhookDeliveries(ctx context.Context, id, state string) ([]api.Delivery, error) {
 	path, err := item(webhooks, id, "deliveries")
 	if err != nil {
@@ -61,7 +61,7 @@ func (c *Client) WebhookDeliveries(ctx context.Context, id, state string) ([]api
 	return out, err
 }
 
-// RetryDelivery delivers anew, whatever has become of the delivery before.
+// RetryDelivery sends a delivery again, in any state.
 func (c *Client) RetryDelivery(ctx context.Context, webhookID, deliveryID string) (api.Delivery, error) {
 	deliveries, err := item(webhooks, webhookID, "deliveries")
 	if err != nil {

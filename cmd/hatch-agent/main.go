@@ -1,6 +1,6 @@
 // Command hatch-agent is the program inside a guest. As /init of the initramfs
 // it boots the guest (internal/agent/boot); the copy of itself that it leaves
-// running answers hatchd (internal/agent). Nobody starts it by hand.
+// running answers hatchd (internal/agent). It is not started by hand.
 package main
 
 import (
@@ -15,6 +15,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/agent"
 	"github.com/hatchvm/hatch/internal/agent/boot"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
 var version = "devel"
@@ -44,10 +45,10 @@ func bootGuest() error {
 	mountErr := boot.Mount()
 	log := kernelLog()
 	if mountErr != nil {
-		log.Error("cannot mount what a guest needs", "err", mountErr)
+		log.Error("cannot mount what a guest needs", logkey.Error, mountErr)
 	}
 	err := boot.Run(log, agentName)
-	log.Error("cannot boot", "err", err)
+	log.Error("cannot boot", logkey.Error, err)
 	return err
 }
 
@@ -68,7 +69,7 @@ func introduce(log *slog.Logger) {
 		"/proc/self/oom_score_adj": "-900",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0); err != nil {
-			log.Error("cannot introduce the agent to the kernel", "err", err)
+			log.Error("cannot introduce the agent to the kernel", logkey.Error, err)
 		}
 	}
 }

@@ -20,9 +20,11 @@ func TestClean(t *testing.T) {
 		"rtl\u202egnp.exe":               "rtlgnp.exe",
 		"open\x1b]never ended\nnext":     "open next",
 	} {
-		if got := clean(in); got != want {
-			t.Errorf("%q: got %q, want %q", in, got, want)
-		}
+		t.Run(in, func(t *testing.T) {
+			if got := clean(in); got != want {
+				t.Errorf("%q: got %q, want %q", in, got, want)
+			}
+		})
 	}
 }
 

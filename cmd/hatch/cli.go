@@ -9,13 +9,11 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// cli is one run of the program.
+// cli is one run of the program: the parts that its commands share.
 type cli struct {
-	streams
-	url     string
-	keyFile string
-	format  format
-	timing  bool
+	*printer
+	*connection
+	timing bool
 }
 
 // Groups of the help text.
@@ -28,7 +26,7 @@ const (
 
 // run runs one command line and returns the exit code.
 func run(ctx context.Context, args []string, s streams) int {
-	c := &cli{streams: s, format: formatTable}
+	c := &cli{printer: &printer{streams: s, format: formatTable}, connection: &connection{getenv: s.env}}
 	root := c.command()
 	root.SetArgs(args)
 	root.SetIn(s.in)
@@ -39,10 +37,6 @@ func run(ctx context.Context, args []string, s streams) int {
 	if c.timing {
 		fmt.Fprintf(s.err, "took %s\n", s.now().Sub(began).Round(time.Millisecond))
 	}
-	return c.exitCode(ctx, err)
-}
-
-func (c *cli) exitCode(ctx context.Context, err error) int {
 	var exit exitError
 	switch {
 	case err == nil:
@@ -50,7 +44,7 @@ func (c *cli) exitCode(ctx context.Context, err error) int {
 	case errors.As(err, &exit):
 		return int(exit)
 	case ctx.Err() != nil:
-		fmt.Fprintln(c.err, "hatch: interrupted")
+		fmt.Fprintln(s.err, "hatch: interrupted")
 		return exitOwn
 	}
 	c.report(err)
@@ -73,9 +67,9 @@ HATCH_API_KEY, the data directory of a server on this machine
 It is never taken from the command line, which other users can read.
 
 VMs, images, snapshots, templates and keys can be given by name, by id, or by
-the beginning of an id that fits one of them only.
+an unambiguous prefix of the id.
 
-hatch itself fails with exit code 125; hatch exec, hatch ssh and hatch run --
+hatch's own errors have exit code 125; hatch exec, hatch ssh and hatch run --
 COMMAND exit with the guest's code.`,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%s", err) })
@@ -83,22 +77,35 @@ COMMAND exit with the guest's code.`,
 	flags.StringVar(&c.url, "url", "", "the server's `address` (HATCH_URL, else "+defaultURL+")")
 	flags.StringVar(&c.keyFile, "key-file", "", "read the API key from `file`")
 	flags.VarP(&c.format, "output", "o", "`format`: table, wide, json, jsonl or yaml")
-	flags.BoolVar(&c.timing, "timing", false, "tell on stderr how long it took")
+	flags.BoolVar(&c.timing, "timing", false, "print the elapsed time to stderr")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formatNames, cobra.ShellCompDirectiveNoFileComp))
 
 	root.AddGroup(
 		&cobra.Group{ID: groupVMs, Title: "Virtual machines:"},
-		&cobra.Group{ID: groupReach, Title: "Reaching them:"},
-		&cobra.Group{ID: groupNouns, Title: "What they are made of:"},
+		&cobra.Group{ID: groupReach, Title: "Inside a VM:"},
+		&cobra.Group{ID: groupNouns, Title: "Resources:"},
 		&cobra.Group{ID: groupHost, Title: "Server and host:"},
 	)
-	grouped(root, groupVMs, c.createCommand(), c.runCommand(), c.lsCommand(), c.inspectCommand(), c.rmCommand(),
-		c.startCommand(), c.stopCommand(), c.restartCommand(), c.pauseCommand(), c.resumeCommand(), c.sleepCommand(), c.wakeCommand(), c.waitCommand(), c.topCommand(),
-		c.restoreCommand(), c.forkCommand(), c.eventsCommand(), c.whyCommand())
-	grouped(root, groupReach, c.execCommand(), c.execsCommand(), c.sshCommand(), c.sshConfigCommand(), c.consoleCommand(), c.logsCommand(), c.copyCommand())
-	grouped(root, groupNouns, c.imageCommand(), c.snapshotCommand(), c.templateCommand(), c.keyCommand(), c.webhookCommand())
-	grouped(root, groupHost, c.healthCommand(), c.doctorCommand(), c.apiCommand(), c.versionCommand())
+	c.addCommands(root)
 	return root
+}
+
+func (c *cli) addCommands(root *cobra.Command) {
+	events := eventCommands{c.printer, c.connection}
+	snapshots := snapshotCommands{c.printer, c.connection}
+	creates := createCommands{c.printer, c.connection}
+	ssh := sshCommands{c.printer, c.connection}
+	console := consoleCommand{c.printer, c.connection}
+	grouped(root, groupVMs, vmCommands{c.printer, c.connection}.commands()...)
+	grouped(root, groupVMs, creates.create(), creates.fork(), runCommand{creates, ssh, console}.command(), snapshots.restore(),
+		topCommand{c.printer, c.connection}.command(), events.events(), events.why())
+	execs := execCommands{c.printer, c.connection}
+	grouped(root, groupReach, execs.exec(), execs.execs(), ssh.ssh(), ssh.config(), console.command(),
+		logsCommand{c.printer, c.connection}.command(), cpCommand{c.printer, c.connection}.command())
+	grouped(root, groupNouns, imageCommands{c.printer, c.connection}.command(), snapshots.command(), templateCommands{c.printer, c.connection}.command(),
+		keyCommands{c.printer, c.connection}.command(), webhookCommands{c.printer, c.connection}.command())
+	server := serverCommands{c.printer, c.connection}
+	grouped(root, groupHost, server.health(), server.version(), server.api(), doctorCommand(c.printer))
 }
 
 func grouped(root *cobra.Command, group string, commands ...*cobra.Command) {
@@ -108,9 +115,12 @@ func grouped(root *cobra.Command, group string, commands ...*cobra.Command) {
 	}
 }
 
-// noun makes a command that only has subcommands.
+// noun returns a command that only has subcommands. Its plural is an alias.
 func noun(use, short string, commands ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd := &cobra.Command{
+		Use: use, Aliases: []string{use + "s"}, Short: short, Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
 	cmd.AddCommand(commands...)
 	return cmd
 }

@@ -1,46 +1,37 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"path"
 	"strings"
-	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
-	"github.com/hatchvm/hatch/api"
-	"github.com/hatchvm/hatch/client"
+	"github.com/hatchvm/hatch/cmd/hatch/internal/cp"
 )
 
-// copying is one run of hatch cp.
-type copying struct {
-	*cli
-	guest
-	keep   bool // owners, setuid bits and links that lead out of the tree
-	follow bool // the link that the source is
-	meter  meter
-	left   leftOut
+// cpCommand is hatch cp.
+type cpCommand struct {
+	*printer
+	*connection
 }
 
-func (c *cli) copyCommand() *cobra.Command {
-	var keep, follow, quiet bool
+func (c cpCommand) command() *cobra.Command {
+	var keepAll, followLinks, quiet bool
 	cmd := &cobra.Command{
 		Use: "cp SRC DST", Short: "Copy files into or out of a running VM",
 		Long: `Copy a file or a tree into or out of a running VM. One of SRC and DST is
-VM:PATH, the other a path on this machine, or - for stdin or stdout. It goes by
-docker's rules: into DST when that is a directory, else to DST itself; of a
-directory that ends with /. the contents are copied.
+VM:PATH, the other a path on this machine, or - for stdin or stdout. The rules are
+docker's: an existing directory DST is copied into, any other DST is the new name;
+a SRC that ends with /. copies the contents of a directory.
 
-For - a single file is its content, and a tree a tar archive: what comes from
-stdin is unpacked when DST is a directory in the VM, and else written to it.
+With -, a single file is its content, and a tree a tar archive: stdin is unpacked
+if DST is a directory in the VM, and written to the file DST otherwise.
 
-Files belong to root in the VM, and to you on this machine. What a VM sends is
-not trusted: nothing is written outside of DST, devices are left out, and so
-are setuid bits and links that lead out of the tree unless -a is given. A file
-that does not come to its end leaves the one that was there.`,
+Copied files belong to root in the VM, and to you on this machine. A VM is not
+trusted: nothing is written outside DST and devices are skipped; setuid bits and
+links out of the tree are dropped unless -a is given. If the transfer of a file
+breaks, the old file is kept.`,
 		Example: "  hatch cp web:/var/log/syslog .\n  hatch cp -a ./site/. web:/srv/www\n  echo hello | hatch cp - web:/etc/motd\n  hatch cp web:/etc - | tar t",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
@@ -48,17 +39,23 @@ that does not come to its end leaves the one that was there.`,
 			}
 			return nil
 		},
-		ValidArgsFunction: c.completePlaces,
+		ValidArgsFunction: c.complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := c.copyFiles(cmd, placeOf(args[0]), placeOf(args[1]), &copying{cli: c, keep: keep, follow: follow}, quiet)
-			if err != nil {
+			job := &cp.Copy{
+				KeepAll: keepAll, FollowLinks: followLinks,
+				Stdin: c.in, Stdout: c.out, StdoutIsTerminal: c.outTTY,
+			}
+			if c.outTTY {
+				job.Stdout = &cleaner{w: c.out}
+			}
+			if err := c.copy(cmd, placeOf(args[0]), placeOf(args[1]), job, quiet); err != nil {
 				return fmt.Errorf("cannot copy %s to %s: %w", args[0], args[1], err)
 			}
 			return nil
 		},
 	}
-	cmd.Flags().BoolVarP(&keep, "archive", "a", false, "keep owners, setuid bits and links that lead out of the tree")
-	cmd.Flags().BoolVarP(&follow, "follow-link", "L", false, "copy what SRC leads to when it is a link")
+	cmd.Flags().BoolVarP(&keepAll, "archive", "a", false, "keep owners, setuid bits and links out of the tree")
+	cmd.Flags().BoolVarP(&followLinks, "follow-link", "L", false, "if SRC is a link, copy its target")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd
 }
@@ -69,10 +66,8 @@ type place struct {
 	path string
 }
 
-func (p place) isStream() bool { return p.vm == "" && p.path == "-" }
-
-// placeOf reads VM:PATH, where PATH begins at the guest's root, or a path of
-// this machine, which has a slash or a dot before any colon.
+// placeOf reads VM:PATH, where PATH is relative to the guest's root directory, or
+// a path on this machine, which has a slash or a dot before any colon.
 func placeOf(arg string) place {
 	vm, inGuest, found := strings.Cut(arg, ":")
 	if !found || vm == "" || strings.HasPrefix(vm, ".") || strings.Contains(vm, "/") {
@@ -84,7 +79,7 @@ func placeOf(arg string) place {
 	return place{vm, inGuest}
 }
 
-func (c *cli) copyFiles(cmd *cobra.Command, from, to place, job *copying, quiet bool) error {
+func (c cpCommand) copy(cmd *cobra.Command, from, to place, job *cp.Copy, quiet bool) error {
 	ref := from.vm + to.vm
 	switch {
 	case from.vm != "" && to.vm != "":
@@ -92,122 +87,57 @@ func (c *cli) copyFiles(cmd *cobra.Command, from, to place, job *copying, quiet 
 	case ref == "":
 		return usage(cmd, "one side must be in a VM: VM:PATH")
 	}
-	server, err := c.client()
+	server, v, err := c.openVM(cmd.Context(), ref)
 	if err != nil {
 		return err
 	}
-	v, err := findVM(cmd.Context(), server, ref)
-	if err != nil {
-		return err
-	}
-	job.guest = guest{server, v.ID}
+	job.Client, job.VM = server, v.ID
 	end := func() {}
-	if !quiet && !to.isStream() {
-		job.meter.what = "copying " + from.path
-		end = c.progressOf(job.meter.text)
+	if !quiet && (to.vm != "" || to.path != cp.Stream) {
+		end = c.progressOf(func() string {
+			return copyProgress(from.path, job.Progress.Moved(), job.Progress.Total())
+		})
 	}
 	if from.vm != "" {
-		err = job.get(cmd.Context(), from.path, to.path)
+		err = job.Get(cmd.Context(), from.path, to.path)
 	} else {
-		err = job.put(cmd.Context(), from.path, to.path)
+		err = job.Put(cmd.Context(), from.path, to.path)
 	}
 	end()
-	job.left.report(c.err)
+	c.reportSkipped(job.Skipped)
+	var outside *cp.OutsideError
+	switch {
+	case errors.Is(err, cp.ErrTerminal):
+		return hint(err, "redirect stdout, or pipe it to tar")
+	case errors.As(err, &outside):
+		return hint(err, "copy its target with -L, or the link itself with -a")
+	}
 	return err
 }
 
-// guest is the files of one VM.
-type guest struct {
-	files *client.Client
-	id    string
-}
-
-const maxLinks = 40 // as Linux has it
-
-// resolve returns the file that path leads to through links.
-func (g guest) resolve(ctx context.Context, p string) (api.File, error) {
-	for range maxLinks {
-		f, err := g.files.StatFile(ctx, g.id, p)
-		if err != nil || f.Kind != api.FileSymlink {
-			return f, err
-		}
-		target := client.TargetOf(f)
-		if !strings.HasPrefix(target, "/") {
-			target = dirOf(p) + target
-		}
-		p = target
+// copyProgress returns the text of the spinner. A total of 0 is not known.
+func copyProgress(name string, moved, total int64) string {
+	if total > 0 {
+		return fmt.Sprintf("copying %s: %s of %s", name, bytesText(moved), bytesText(total))
 	}
-	return api.File{}, fmt.Errorf("%s: there are too many links", p)
+	return fmt.Sprintf("copying %s: %s", name, bytesText(moved))
 }
 
-// dirOf returns what is before the last part of a path, with its slash. The
-// path is not cleaned: with links, a/../b is not b.
-func dirOf(p string) string {
-	p = strings.TrimRight(p, "/")
-	return p[:strings.LastIndexByte(p, '/')+1]
-}
-
-// endsInDot reports whether a path means the contents of a directory.
-func endsInDot(p string) bool { return p == "." || strings.HasSuffix(p, "/.") }
-
-// into returns the path of name in a directory of the guest.
-func into(dir, name string) string { return strings.TrimRight(dir, "/") + "/" + name }
-
-// meter counts what was copied.
-type meter struct {
-	what  string
-	total int64 // 0: not known
-	moved atomic.Int64
-}
-
-func (m *meter) text() string {
-	if m.total > 0 {
-		return fmt.Sprintf("%s: %s of %s", m.what, bytesText(m.moved.Load()), bytesText(m.total))
+func (c cpCommand) reportSkipped(skipped cp.Skipped) {
+	for _, f := range skipped.Files {
+		fmt.Fprintf(c.err, "hatch: left out %s: %s\n", clean(f.Name), clean(f.Reason))
 	}
-	return fmt.Sprintf("%s: %s", m.what, bytesText(m.moved.Load()))
-}
-
-// counted returns r, what is read of which is counted.
-func (m *meter) counted(r io.Reader) io.Reader { return io.TeeReader(r, m) }
-
-// Write counts.
-func (m *meter) Write(p []byte) (int, error) {
-	m.moved.Add(int64(len(p)))
-	return len(p), nil
-}
-
-// leftOut is what was not copied.
-type leftOut struct {
-	lines []string
-	more  int
-}
-
-// maxLeftOut bounds how many are told.
-const maxLeftOut = 20
-
-func (l *leftOut) add(name, why string) {
-	if len(l.lines) == maxLeftOut {
-		l.more++
-		return
-	}
-	l.lines = append(l.lines, fmt.Sprintf("hatch: left out %s: %s", clean(path.Clean(name)), clean(why)))
-}
-
-func (l *leftOut) report(w io.Writer) {
-	for _, line := range l.lines {
-		fmt.Fprintln(w, line)
-	}
-	if l.more > 0 {
-		fmt.Fprintf(w, "hatch: left out %d more\n", l.more)
+	if skipped.More > 0 {
+		fmt.Fprintf(c.err, "hatch: left out %d more\n", skipped.More)
 	}
 }
 
-// completePlaces offers VMs, and files once there is something of a path.
-func (c *cli) completePlaces(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+// complete offers VMs, and files once the word looks like a path.
+func (c cpCommand) complete(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	if strings.ContainsAny(typed, "/.:") || len(args) > 1 {
 		return nil, cobra.ShellCompDirectiveDefault
 	}
-	found, _ := c.completeVMs(cmd, args, typed)
+	found, _ := vmKind.complete(c.connection)(cmd, args, typed)
 	for i, f := range found {
 		name, about, _ := strings.Cut(f, "\t")
 		found[i] = cobra.CompletionWithDesc(name+":", about)

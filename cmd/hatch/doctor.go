@@ -9,13 +9,13 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func (c *cli) doctorCommand() *cobra.Command {
+func doctorCommand(p *printer) *cobra.Command {
 	var fix bool
 	cmd := &cobra.Command{
-		Use: "doctor", Short: "Examine this host: whether it can run VMs, and what is missing", Args: noArgs,
-		Long: `Examine this host, on which hatchd is to run. Each check that fails ends with the
-command that mends it; --fix runs these. It runs hatchd doctor, since hatchd
-knows what it needs.`,
+		Use: "doctor", Short: "Check whether this host can run VMs, and what is missing", Args: noArgs,
+		Long: `Check whether this host can run hatchd and VMs. A check that
+fails says how to fix it: with a command, which --fix runs, or in words.
+The checks are those of hatchd doctor.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			program, err := daemonProgram()
 			if err != nil {
@@ -23,19 +23,19 @@ knows what it needs.`,
 			}
 			args := []string{"doctor"}
 			if cmd.Flags().Changed("output") {
-				args = append(args, "-o", c.format.String())
+				args = append(args, "-o", p.format.String())
 			}
 			if fix {
 				args = append(args, "--fix")
 			}
-			return c.passThrough(cmd.Context(), program, args)
+			return passThrough(cmd.Context(), p.streams, program, args)
 		},
 	}
-	cmd.Flags().BoolVar(&fix, "fix", false, "run the command of each check that failed")
+	cmd.Flags().BoolVar(&fix, "fix", false, "run the commands of failed checks, where there are any")
 	return cmd
 }
 
-// daemonProgram is the hatchd beside this program, else the one in PATH.
+// daemonProgram returns the hatchd beside this program, else the one in PATH.
 func daemonProgram() (string, error) {
 	if self, err := os.Executable(); err == nil {
 		beside := filepath.Join(filepath.Dir(self), "hatchd")
@@ -45,7 +45,7 @@ func daemonProgram() (string, error) {
 	}
 	program, err := exec.LookPath("hatchd")
 	if err != nil {
-		return "", hint(errors.New("cannot examine this host: hatchd is neither beside hatch nor in PATH"),
+		return "", hint(errors.New("cannot check this host: hatchd is neither beside hatch nor in PATH"),
 			"run hatchd doctor on the server's host")
 	}
 	return program, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -12,16 +13,16 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
-// exitOwn is the exit code of our own failures, as docker has it, so that they
-// are told from those of a command in a guest.
+// exitOwn is the exit code of hatch's own errors, as docker's: a command in a
+// guest rarely has it.
 const exitOwn = 125
 
-// exitError ends the program with this code; everything has been said already.
+// exitError ends the program with this code; the error is reported already.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
-// hinted is an error that says what to do.
+// hinted is an error with advice.
 type hinted struct {
 	error
 	hint string
@@ -29,12 +30,12 @@ type hinted struct {
 
 func (h hinted) Unwrap() error { return h.error }
 
-// hint adds what to do to an error.
+// hint adds advice to an error.
 func hint(err error, format string, args ...any) error {
 	return hinted{err, fmt.Sprintf(format, args...)}
 }
 
-// usage is a fault of the command line.
+// usage is an error in the command line.
 func usage(cmd *cobra.Command, format string, args ...any) error {
 	return hint(fmt.Errorf(format, args...), "%s --help", cmd.CommandPath())
 }
@@ -53,11 +54,20 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return usage(cmd, "there is no command %q", args[0])
 }
 
-// oneArg and someArgs ask for arguments by name.
+// oneArg, upToOneArg and someArgs require arguments; what is their name.
 func oneArg(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != 1 {
 			return usage(cmd, "%s takes one %s; %d were given", cmd.CommandPath(), what, len(args))
+		}
+		return nil
+	}
+}
+
+func upToOneArg(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return usage(cmd, "%s takes one %s at most; %d were given", cmd.CommandPath(), what, len(args))
 		}
 		return nil
 	}
@@ -72,55 +82,47 @@ func someArgs(what string) cobra.PositionalArgs {
 	}
 }
 
-// problemOf turns any error into the API's form: the server's own where it
-// spoke, with what we were doing in front of its sentence.
-func (c *cli) problemOf(err error) api.Problem {
+// problemOf returns any error in the API's form: the server's own problem if it
+// sent one, with our context before its sentence.
+func problemOf(err error) api.Problem {
 	p := api.Problem{Title: "Command failed", Code: "cli_error", Error: err.Error()}
-	var server *client.Error
-	if errors.As(err, &server) {
+	if server, ok := errors.AsType[*client.Error](err); ok {
 		p = server.Problem
-		p.Error = withoutHint(err, server)
+		if prefix, ours := strings.CutSuffix(err.Error(), server.Error()); ours { // which has its hint in parentheses
+			p.Error = prefix + server.Problem.Error
+		} else {
+			p.Error = err.Error()
+		}
 		if p.Status == http.StatusUnauthorized {
 			p.Hint = keyHint
 		}
 	}
-	var h hinted
-	if errors.As(err, &h) {
+	if h, ok := errors.AsType[hinted](err); ok {
 		p.Hint = h.hint
 	}
 	if errors.Is(err, context.DeadlineExceeded) && p.Hint == "" {
-		p.Hint = "look whether hatchd answers: hatch health"
+		p.Hint = "check that hatchd answers: hatch health"
 	}
 	return p
 }
 
-// withoutHint is the error's text with the server's sentence alone in the
-// place of its sentence and hint.
-func withoutHint(err error, server *client.Error) string {
-	text, tail := err.Error(), server.Error()
-	if len(text) < len(tail) || text[len(text)-len(tail):] != tail {
-		return text
-	}
-	return text[:len(text)-len(tail)] + server.Problem.Error
-}
-
-// report says on stderr what failed.
-func (c *cli) report(err error) {
-	p := c.problemOf(err)
-	if c.format == formatJSON || c.format == formatJSONL {
-		_ = writeJSON(c.err, p, c.format == formatJSON)
+// report writes an error to stderr.
+func (p *printer) report(err error) {
+	problem := problemOf(err)
+	if p.format == formatJSON || p.format == formatJSONL {
+		_ = writeJSON(p.err, problem, p.format == formatJSON)
 		return
 	}
-	fmt.Fprintf(c.err, "hatch: %s\n", clean(p.Error))
-	for _, f := range p.Errors {
-		if len(p.Errors) > 1 {
-			fmt.Fprintf(c.err, "  %s: %s\n", clean(f.Location), clean(f.Message))
+	fmt.Fprintf(p.err, "hatch: %s\n", clean(problem.Error))
+	for _, f := range problem.Errors {
+		if len(problem.Errors) > 1 {
+			fmt.Fprintf(p.err, "  %s: %s\n", clean(f.Location), clean(f.Message))
 		}
 	}
-	if p.Hint != "" {
-		fmt.Fprintf(c.err, "hint: %s\n", clean(p.Hint))
+	if problem.Hint != "" {
+		fmt.Fprintf(p.err, "hint: %s\n", clean(problem.Hint))
 	}
-	if p.Status >= http.StatusInternalServerError && p.RequestID != "" {
-		fmt.Fprintf(c.err, "request: %s\n", clean(p.RequestID))
+	if problem.Status >= http.StatusInternalServerError && problem.RequestID != "" {
+		fmt.Fprintf(p.err, "request: %s\n", clean(problem.RequestID))
 	}
 }

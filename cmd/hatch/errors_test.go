@@ -28,13 +28,13 @@ func TestErrors(t *testing.T) {
 		{"create --ssh-key default", "hatch: cannot create the VM: there is no ~/.ssh/id_*.pub\nhint: ssh-keygen -t ed25519\n"},
 		{"create --wait done", "hatch: --wait takes running or ready, not \"done\"\nhint: hatch create --help\n"},
 		{"create debian minimal", "hatch: hatch create takes one image; debian and minimal were given (a command goes after --)\nhint: hatch create --help\n"},
-		{"run -d --rm", "hatch: -d goes with neither --rm nor a command\nhint: hatch run --help\n"},
+		{"run -d --rm", "hatch: -d cannot be combined with --rm or a command\nhint: hatch run --help\n"},
 		{"ssh db", "hatch: cannot log in to db: it has no network\nhint: hatch console db\n"},
 		{"sotp web", "hatch: there is no command \"sotp\"\nhint: did you mean hatch stop?\n"},
 		{"image frobnicate", "hatch: there is no command \"frobnicate\"\nhint: hatch image --help\n"},
 		{"stop", "hatch: hatch stop takes at least one VM\nhint: hatch stop --help\n"},
 		{"ls --nope", "hatch: unknown flag: --nope\nhint: hatch ls --help\n"},
-		{"ls -o xml", "hatch: invalid argument \"xml\" for \"-o, --output\" flag: \"xml\" is none of table, wide, json, jsonl, yaml\nhint: hatch ls --help\n"},
+		{"ls -o xml", "hatch: invalid argument \"xml\" for \"-o, --output\" flag: \"xml\" is not one of table, wide, json, jsonl, yaml\nhint: hatch ls --help\n"},
 		{"ls --filter colour=red", "hatch: --filter takes state=STATE, name=NAME or label=KEY=VALUE, not \"colour=red\"\nhint: hatch ls --help\n"},
 		{"logs web --tail x", "hatch: --tail takes a number of lines or all, not \"x\"\nhint: hatch logs --help\n"},
 		{"api GET vms", "hatch: hatch api takes a method and a path that starts with /\nhint: hatch api --help\n"},
@@ -51,6 +51,37 @@ func TestErrors(t *testing.T) {
 			}
 			if s.stdout.Len() > 0 {
 				t.Errorf("stdout: %q", &s.stdout)
+			}
+		})
+	}
+}
+
+// What the client can know is wrong is refused before the first request.
+func TestFlagsAreCheckedBeforeTheFirstRequest(t *testing.T) {
+	for args, want := range map[string]string{
+		"create --wait ready --timeout 0s":      "--timeout takes more than 0s, such as 90s or 15m, not 0s",
+		"create --image debian --label x":       "--label takes KEY=VALUE",
+		"create --image debian --net-in-rate ?": "--net-in-rate",
+		"run --timeout -1s":                     "--timeout takes more than 0s",
+		"run -l -oProxyCommand=x -- true":       `cannot log in: "-oProxyCommand=x" is not a valid user name`,
+		"run --label hatch.ssh.user=a/b":        `cannot log in: "a/b" is not a valid user name`,
+		"wait web --timeout -1s":                "--timeout takes more than 0s",
+		"ssh -l a/b web":                        `cannot log in to web: "a/b" is not a valid user name`,
+		"exec --timeout -1s web true":           "--timeout takes a millisecond or more",
+		"fork web -n 0":                         "--count takes 1 or more, not 0",
+		"fork web --label x":                    "--label takes KEY=VALUE",
+		"fork web --ssh-key /none":              "/none",
+		"template create t --image debian -m ?": "--memory takes",
+		"image warm debian --disk ?":            "--disk takes",
+	} {
+		t.Run(args, func(t *testing.T) {
+			f := newFake(t)
+			s := newSession(t, f)
+			if code := s.hatch(strings.Fields(args)...); code != exitOwn || !strings.Contains(s.stderr.String(), want) {
+				t.Errorf("exit code %d: %s", code, &s.stderr)
+			}
+			if len(f.calls) > 0 {
+				t.Errorf("calls: %q", f.calls)
 			}
 		})
 	}

@@ -57,7 +57,7 @@ func TestEvents(t *testing.T) {
 	if s.hatch("events", "--since", "2h", "--type", "vm.created"); !f.called("GET /events?after=0&limit=1000&since=2026-03-06T10%3A00%3A00Z&type=vm.created") {
 		t.Errorf("called %v", f.calls)
 	}
-	if code := s.hatch("why", "nobody"); code != exitOwn || !strings.Contains(s.stderr.String(), `there is no VM "nobody"`) {
+	if code := s.hatch("why", "none"); code != exitOwn || !strings.Contains(s.stderr.String(), `there is no VM "none"`) {
 		t.Errorf("exit code %d: %s", code, &s.stderr)
 	}
 	f.snapshots[1].VMID = "vm_gone00000001"
@@ -65,9 +65,11 @@ func TestEvents(t *testing.T) {
 		t.Errorf("with a snapshot left: %s", &s.stdout)
 	}
 	for _, args := range []string{"events --since yesterday", "events a b", "events -f -o yaml", "why", "why web --tail -1"} {
-		if code := s.hatch(strings.Fields(args)...); code != exitOwn || !strings.Contains(s.stderr.String(), "hint: hatch ") {
-			t.Errorf("%s: exit code %d: %s", args, code, &s.stderr)
-		}
+		t.Run(args, func(t *testing.T) {
+			if code := s.hatch(strings.Fields(args)...); code != exitOwn || !strings.Contains(s.stderr.String(), "hint: hatch ") {
+				t.Errorf("%s: exit code %d: %s", args, code, &s.stderr)
+			}
+		})
 	}
 }
 
@@ -104,9 +106,9 @@ func TestEventsGoOn(t *testing.T) {
 
 func TestEventsRefused(t *testing.T) {
 	f := newFake(t)
-	f.answer["GET /events"] = api.Problem{Status: 400, Code: "invalid_type", Error: "type: \"x\" is no type of event"}
+	f.answer["GET /events"] = api.Problem{Status: 400, Code: "invalid_type", Error: "type: \"x\" is not an event type"}
 	s := newSession(t, f)
-	if code := s.hatch("events", "-f", "--type", "x"); code != exitOwn || !strings.Contains(s.stderr.String(), "no type of event") {
+	if code := s.hatch("events", "-f", "--type", "x"); code != exitOwn || !strings.Contains(s.stderr.String(), "not an event type") {
 		t.Errorf("exit code %d: %s", code, &s.stderr)
 	}
 }

@@ -34,13 +34,15 @@ func TestExec(t *testing.T) {
 	f := newFake(t)
 	s := newSession(t, f)
 	for _, code := range []string{"0", "3", "126", "127", "255"} {
-		got := s.hatch("exec", "web", "--", "exit", code)
-		if code != "0" && got == 0 || s.stdout.String() != "out\n" || s.stderr.String() != "err\n" {
-			t.Errorf("exit %s: %d, %q, %q", code, got, &s.stdout, &s.stderr)
-		}
-		if asked := <-f.execs.asked; asked.Command.Argv[1] != code || asked.StdinOpen || asked.TTY != nil {
-			t.Errorf("asked for %+v", asked)
-		}
+		t.Run(code, func(t *testing.T) {
+			got := s.hatch("exec", "web", "--", "exit", code)
+			if code != "0" && got == 0 || s.stdout.String() != "out\n" || s.stderr.String() != "err\n" {
+				t.Errorf("exit %s: %d, %q, %q", code, got, &s.stdout, &s.stderr)
+			}
+			if asked := <-f.execs.asked; asked.Command.Argv[1] != code || asked.StdinOpen || asked.TTY != nil {
+				t.Errorf("asked for %+v", asked)
+			}
+		})
 	}
 	s.stdin = strings.NewReader(strings.Repeat("in\n", 100_000))
 	if code := s.hatch("exec", "-i", "web", "cat"); code != 0 || s.stdout.Len() != 300_000 {
@@ -92,16 +94,18 @@ func TestExecFaults(t *testing.T) {
 		"exec -it web sh":             "-t with -i needs a terminal",
 		"exec --timeout 1us web a":    "--timeout takes a millisecond or more",
 		"exec --timeout -1s web a":    "--timeout takes a millisecond or more",
-		"exec -e =x web a":            "no name of a variable",
+		"exec -e =x web a":            "does not begin with the name of a variable",
 		"exec --env-file /none web a": "cannot read the environment",
 		"execs":                       "takes one VM",
 		"execs attach web":            "takes a VM and an exec",
 		"execs attach web none":       `there is no exec "none"`,
 		"execs kill web exec_":        "could be any of these execs",
 	} {
-		if code := s.hatch(strings.Fields(args)...); code != exitOwn || !strings.Contains(s.stderr.String(), want) {
-			t.Errorf("%s: exit code %d, %s", args, code, &s.stderr)
-		}
+		t.Run(args, func(t *testing.T) {
+			if code := s.hatch(strings.Fields(args)...); code != exitOwn || !strings.Contains(s.stderr.String(), want) {
+				t.Errorf("%s: exit code %d, %s", args, code, &s.stderr)
+			}
+		})
 	}
 	if len(f.execs.asked) != 0 {
 		t.Error("something was run")
@@ -162,10 +166,12 @@ func TestExecs(t *testing.T) {
 		"execs.json":        "execs -a web -o json",
 		"exec-inspect.json": "execs inspect web run0",
 	} {
-		if code := s.hatch(strings.Fields(args)...); code != 0 {
-			t.Fatalf("%s: exit code %d: %s", args, code, &s.stderr)
-		}
-		golden(t, name, s.stdout.String())
+		t.Run(name, func(t *testing.T) {
+			if code := s.hatch(strings.Fields(args)...); code != 0 {
+				t.Fatalf("%s: exit code %d: %s", args, code, &s.stderr)
+			}
+			golden(t, name, s.stdout.String())
+		})
 	}
 	s.stdin = strings.NewReader("typed")
 	for _, tc := range []struct{ args, call, out string }{
@@ -176,9 +182,11 @@ func TestExecs(t *testing.T) {
 		{"execs rm web exec_end000000002", "DELETE /vms/vm_web000000001/execs/exec_end000000002", "exec_end000000002\n"},
 		{"execs attach web run0", "GET /vms/vm_web000000001/execs/exec_run000000001/attach?from=0", "typed"},
 	} {
-		if code := s.hatch(strings.Fields(tc.args)...); code != 0 || s.stdout.String() != tc.out || !f.called(tc.call) {
-			t.Errorf("%s: exit code %d, %q, %s; calls %q", tc.args, code, &s.stdout, &s.stderr, f.calls)
-		}
+		t.Run(tc.args, func(t *testing.T) {
+			if code := s.hatch(strings.Fields(tc.args)...); code != 0 || s.stdout.String() != tc.out || !f.called(tc.call) {
+				t.Errorf("%s: exit code %d, %q, %s; calls %q", tc.args, code, &s.stdout, &s.stderr, f.calls)
+			}
+		})
 	}
 	if s.hatch("__complete", "execs", "logs", "web", ""); !strings.Contains(s.stdout.String(), "exec_run000000001\tsh -c 'while") {
 		t.Errorf("offered are %s", &s.stdout)

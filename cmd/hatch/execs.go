@@ -13,43 +13,49 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
-func (c *cli) execsCommand() *cobra.Command {
-	cmd := c.listExecsCommand("execs VM", "List the commands that were started in a VM, or join and end them")
-	cmd.Long = `List the commands that run in a VM, with -a also those that have ended. The VM
-keeps an ended one, with the end of its output, until it is removed or newer
-ones need the room.`
+// execKind is the commands in one VM.
+func execKind(v api.VM) kind[api.Exec] {
+	return kind[api.Exec]{
+		noun: "exec", ls: "hatch execs -a " + displayName(v),
+		list: func(server *client.Client, ctx context.Context) ([]api.Exec, error) {
+			return server.ListExecs(ctx, v.ID)
+		},
+		name:  func(e api.Exec) named { return named{e.ID, ""} },
+		about: func(e api.Exec) string { return commandText(e.Command) },
+	}
+}
+
+func (c execCommands) execs() *cobra.Command {
+	cmd := c.lsCommand("execs VM", "List the commands in a VM, or attach to them and end them")
+	cmd.Long = `List the running commands in a VM, with -a the exited ones, too. The VM keeps an
+exited command, with the last of its output, until it is removed or newer ones
+need the space.`
 	cmd.Example = "  hatch execs web\n  hatch execs logs -f web k3v9\n  hatch execs attach web k3v9"
-	ls := c.listExecsCommand("ls VM", "List commands, as hatch execs VM does")
+	ls := c.lsCommand("ls VM", "List commands, as hatch execs VM does")
 	ls.Aliases = []string{"list"}
-	cmd.AddCommand(ls, c.execsAttachCommand(), c.execsLogsCommand(), c.execsInspectCommand(), c.execsKillCommand(), c.execsRmCommand())
+	cmd.AddCommand(ls, c.attachCommand(), c.logsCommand(), c.inspectCommand(), c.killCommand(), c.rmCommand())
 	return cmd
 }
 
-func (c *cli) listExecsCommand(use, short string) *cobra.Command {
+func (c execCommands) lsCommand(use, short string) *cobra.Command {
 	var all, quiet bool
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: oneArg("VM"),
-		ValidArgsFunction: c.completeVMFirst,
+		ValidArgsFunction: vmKind.completeFirst(c.connection),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.listExecs(cmd.Context(), args[0], all, quiet); err != nil {
+			if err := c.list(cmd.Context(), args[0], all, quiet); err != nil {
 				return fmt.Errorf("cannot list the commands in %s: %w", args[0], err)
 			}
 			return nil
 		},
 	}
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "those that have ended, too")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "exited ones, too")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids only")
 	return cmd
 }
 
-func execName(e api.Exec) named { return named{e.ID, ""} }
-
-func (c *cli) listExecs(ctx context.Context, ref string, all, quiet bool) error {
-	server, err := c.client()
-	if err != nil {
-		return err
-	}
-	v, err := findVM(ctx, server, ref)
+func (c execCommands) list(ctx context.Context, ref string, all, quiet bool) error {
+	server, v, err := c.openVM(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -64,16 +70,16 @@ func (c *cli) listExecs(ctx context.Context, ref string, all, quiet bool) error 
 		}
 	}
 	if quiet {
-		printIDs(c, shown, execName)
+		printIDs(c.printer, shown, execKind(v).name)
 		return nil
 	}
-	return printList(c, shown, func(wide bool) table { return c.execTable(shown, wide) })
+	return printList(c.printer, shown, func(wide bool) table { return c.table(shown, wide) })
 }
 
 // maxCommand is how much of a command a table shows, in characters.
 const maxCommand = 40
 
-func (c *cli) execTable(execs []api.Exec, wide bool) table {
+func (c execCommands) table(execs []api.Exec, wide bool) table {
 	t := table{head: []string{"EXEC ID", "COMMAND", "STATUS", "USER", "TTY", "AGE"}}
 	if wide {
 		t.head = append(t.head, "PID", "CWD", "OUTPUT")
@@ -83,11 +89,19 @@ func (c *cli) execTable(execs []api.Exec, wide bool) table {
 		if letters := []rune(command); !wide && len(letters) > maxCommand {
 			command = string(letters[:maxCommand-1]) + "…"
 		}
+		status := e.State
+		switch {
+		case e.ExitCode == nil:
+		case e.TimedOut:
+			status = fmt.Sprintf("timed out (%d)", *e.ExitCode)
+		default:
+			status = fmt.Sprintf("exited (%d)", *e.ExitCode)
+		}
 		user := e.User
 		if user == "" {
 			user = "root"
 		}
-		cells := []string{e.ID, command, execStatus(e), user, yesNo(e.TTY != nil), c.age(e.StartedAt)}
+		cells := []string{e.ID, command, status, user, yesNo(e.TTY != nil), c.age(e.StartedAt)}
 		if wide {
 			cells = append(cells, strconv.Itoa(e.PID), e.Cwd, strconv.FormatInt(e.OutputBytes, 10))
 		}
@@ -96,7 +110,7 @@ func (c *cli) execTable(execs []api.Exec, wide bool) table {
 	return t
 }
 
-// commandText is a command as one would type it.
+// commandText returns a command as a user would type it.
 func commandText(command api.Command) string {
 	if len(command.Argv) == 0 {
 		return command.Shell
@@ -108,156 +122,104 @@ func commandText(command api.Command) string {
 	return strings.Join(words, " ")
 }
 
-func execStatus(e api.Exec) string {
-	switch {
-	case e.ExitCode == nil:
-		return e.State
-	case e.TimedOut:
-		return fmt.Sprintf("timed out (%d)", *e.ExitCode)
+// execCommand returns a command that takes a VM and an exec, and calls do with
+// them. doing is for errors.
+func (c execCommands) execCommand(verb, short, doing string, do func(cmd *cobra.Command, server *client.Client, vmID string, e api.Exec) error) *cobra.Command {
+	return &cobra.Command{
+		Use: verb + " VM EXEC", Short: short,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return usage(cmd, "%s takes a VM and an exec; %d arguments were given", cmd.CommandPath(), len(args))
+			}
+			return nil
+		},
+		ValidArgsFunction: c.complete,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			server, v, err := c.openVM(cmd.Context(), args[0])
+			var e api.Exec
+			if err == nil {
+				e, err = execKind(v).find(cmd.Context(), server, args[1])
+			}
+			if err == nil {
+				err = do(cmd, server, v.ID, e)
+			}
+			return withContext(err, fmt.Sprintf("cannot %s %s", doing, args[1]))
+		},
 	}
-	return fmt.Sprintf("exited (%d)", *e.ExitCode)
 }
 
-// withExec runs do with what a command line's VM and exec mean.
-func (c *cli) withExec(ctx context.Context, args []string, do func(server *client.Client, vmID string, e api.Exec) error) error {
-	server, err := c.client()
-	if err != nil {
-		return err
-	}
-	v, err := findVM(ctx, server, args[0])
-	if err != nil {
-		return err
-	}
-	execs, err := server.ListExecs(ctx, v.ID)
-	if err != nil {
-		return err
-	}
-	e, err := pickFrom("exec", args[1], execs, execName)
-	if err != nil {
-		return orList(err, "hatch execs -a "+displayName(v))
-	}
-	return do(server, v.ID, e)
-}
-
-func twoArgs(cmd *cobra.Command, args []string) error {
-	if len(args) != 2 {
-		return usage(cmd, "%s takes a VM and an exec; %d arguments were given", cmd.CommandPath(), len(args))
-	}
-	return nil
-}
-
-func (c *cli) completeExecs(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+func (c execCommands) complete(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	if len(args) != 1 {
-		return c.completeVMFirst(cmd, args, word)
+		return vmKind.completeFirst(c.connection)(cmd, args, word)
 	}
-	return c.suggest(cmd, func(ctx context.Context, server *client.Client) ([]suggestion, error) {
+	k := execKind(api.VM{})
+	k.list = func(server *client.Client, ctx context.Context) ([]api.Exec, error) {
 		v, err := findVM(ctx, server, args[0])
 		if err != nil {
 			return nil, err
 		}
-		execs, err := server.ListExecs(ctx, v.ID)
-		var found []suggestion
-		for _, e := range execs {
-			found = append(found, suggestion{execName(e), commandText(e.Command)})
-		}
-		return found, err
-	})
+		return server.ListExecs(ctx, v.ID)
+	}
+	return k.complete(c.connection)(cmd, args, word)
 }
 
-func (c *cli) execsAttachCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "attach VM EXEC", Short: "Join a command: its output from the beginning, and its stdin", Args: twoArgs,
-		Long: `Join a command that was started before: its output, as far as the VM keeps it,
-then what comes, and stdin, if the command was started with -i. It ends with the
-command, and with its exit code.`,
-		ValidArgsFunction: c.completeExecs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			err := c.withExec(cmd.Context(), args, func(server *client.Client, vmID string, e api.Exec) error {
-				view := execView{interactive: e.State == api.ExecRunning, tty: e.TTY != nil}
-				return c.attachTo(cmd.Context(), view, func(ctx context.Context) (*client.ExecSession, error) {
-					return server.AttachExec(ctx, vmID, e.ID, 0)
-				})
+func (c execCommands) attachCommand() *cobra.Command {
+	cmd := c.execCommand("attach", "Attach to a command: its output from the beginning, and its stdin", "join",
+		func(cmd *cobra.Command, server *client.Client, vmID string, e api.Exec) error {
+			return c.attach(cmd.Context(), e.State == api.ExecRunning, e.TTY != nil, func(ctx context.Context) (*client.ExecSession, error) {
+				return server.AttachExec(ctx, vmID, e.ID, 0)
 			})
-			if err != nil {
-				return inWords(err, "cannot join "+args[1])
-			}
-			return nil
-		},
-	}
-}
-
-func (c *cli) execsLogsCommand() *cobra.Command {
-	var follow bool
-	cmd := &cobra.Command{
-		Use: "logs VM EXEC", Short: "Print what a command has said, as far as the VM keeps it", Args: twoArgs,
-		ValidArgsFunction: c.completeExecs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			err := c.withExec(cmd.Context(), args, func(server *client.Client, vmID string, e api.Exec) error {
-				log, err := server.ExecLogs(cmd.Context(), vmID, e.ID, follow)
-				if err != nil {
-					return err
-				}
-				defer func() { _ = log.Close() }()
-				_, err = io.Copy(c.out, log)
-				return err
-			})
-			if err != nil {
-				return fmt.Errorf("cannot read the output of %s: %w", args[1], err)
-			}
-			return nil
-		},
-	}
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the command ends")
+		})
+	cmd.Long = `Attach to a command that was started before: its output, as far as the VM keeps
+it, then new output, and stdin, if the command was started with -i. It ends with
+the command, and with its exit code.`
 	return cmd
 }
 
-func (c *cli) execsInspectCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "inspect VM EXEC", Short: "Show all there is to know of a command, as JSON", Args: twoArgs,
-		ValidArgsFunction: c.completeExecs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			err := c.withExec(cmd.Context(), args, func(_ *client.Client, _ string, e api.Exec) error { return c.printInspected(cmd, e) })
+func (c execCommands) logsCommand() *cobra.Command {
+	var follow bool
+	cmd := c.execCommand("logs", "Print the output of a command, as far as the VM keeps it", "read the output of",
+		func(cmd *cobra.Command, server *client.Client, vmID string, e api.Exec) error {
+			log, err := server.ExecLogs(cmd.Context(), vmID, e.ID, follow)
 			if err != nil {
-				return fmt.Errorf("cannot inspect %s: %w", args[1], err)
+				return err
 			}
-			return nil
-		},
-	}
+			defer func() { _ = log.Close() }()
+			_, err = io.Copy(c.out, log)
+			return err
+		})
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print new output until the command ends")
+	return cmd
 }
 
-func (c *cli) execsKillCommand() *cobra.Command {
+func (c execCommands) inspectCommand() *cobra.Command {
+	return c.execCommand("inspect", "Show all fields of a command, as JSON", "inspect",
+		func(cmd *cobra.Command, _ *client.Client, _ string, e api.Exec) error {
+			return c.printInspected(cmd, e)
+		})
+}
+
+func (c execCommands) killCommand() *cobra.Command {
 	var signal string
-	cmd := &cobra.Command{
-		Use: "kill VM EXEC", Short: "Send a signal to a command and all it started", Args: twoArgs,
-		ValidArgsFunction: c.completeExecs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			err := c.withExec(cmd.Context(), args, func(server *client.Client, vmID string, e api.Exec) error {
-				return server.SignalExec(cmd.Context(), vmID, e.ID, signal)
-			})
-			if err != nil {
-				return fmt.Errorf("cannot signal %s: %w", args[1], err)
+	cmd := c.execCommand("kill", "Send a signal to a command and its children", "signal",
+		func(cmd *cobra.Command, server *client.Client, vmID string, e api.Exec) error {
+			if err := server.SignalExec(cmd.Context(), vmID, e.ID, signal); err != nil {
+				return err
 			}
-			fmt.Fprintln(c.out, args[1])
+			fmt.Fprintln(c.out, cmd.Flags().Arg(1))
 			return nil
-		},
-	}
+		})
 	cmd.Flags().StringVarP(&signal, "signal", "s", "KILL", "`signal` to send, by name or number")
 	return cmd
 }
 
-func (c *cli) execsRmCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "rm VM EXEC", Short: "Kill a command, if it runs, and forget it and its output", Args: twoArgs,
-		ValidArgsFunction: c.completeExecs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			err := c.withExec(cmd.Context(), args, func(server *client.Client, vmID string, e api.Exec) error {
-				return server.DeleteExec(cmd.Context(), vmID, e.ID)
-			})
-			if err != nil {
-				return fmt.Errorf("cannot remove %s: %w", args[1], err)
+func (c execCommands) rmCommand() *cobra.Command {
+	return c.execCommand("rm", "Kill a command, if it runs, and delete it and its output", "remove",
+		func(cmd *cobra.Command, server *client.Client, vmID string, e api.Exec) error {
+			if err := server.DeleteExec(cmd.Context(), vmID, e.ID); err != nil {
+				return err
 			}
-			fmt.Fprintln(c.out, args[1])
+			fmt.Fprintln(c.out, cmd.Flags().Arg(1))
 			return nil
-		},
-	}
+		})
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -22,14 +20,14 @@ type forkFlags struct {
 
 func (f *forkFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.IntVarP(&f.count, "count", "n", 1, "how many VMs to make")
+	flags.IntVarP(&f.count, "count", "n", 1, "how many VMs to create")
 	flags.StringVar(&f.name, "name", "", "name and hostname; with several VMs -1, -2 and so on is added")
-	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` to find it by, in place of the VM's own (repeatable)")
+	flags.StringArrayVar(&f.labels, "label", nil, "set label `KEY=VALUE`, instead of the VM's labels (repeatable)")
 	flags.StringVar(&f.userData, "user-data", "", "new cloud-init user data from `file`, or - for stdin")
 	flags.StringArrayVar(&f.sshKeys, "ssh-key", nil, "public key `file` for SSH, or default for ~/.ssh/id_*.pub (repeatable)")
 }
 
-func (f *forkFlags) request(c *cli, cmd *cobra.Command) (api.ForkVM, error) {
+func (f *forkFlags) request(s streams, cmd *cobra.Command) (api.ForkVM, error) {
 	req := api.ForkVM{Name: f.name}
 	if cmd.Flags().Changed("count") {
 		req.Count = &f.count
@@ -38,93 +36,44 @@ func (f *forkFlags) request(c *cli, cmd *cobra.Command) (api.ForkVM, error) {
 	if req.Labels, err = readLabels(f.labels); err != nil {
 		return req, err
 	}
-	if req.SSHAuthorizedKeys, err = c.readSSHKeys(f.sshKeys); err != nil {
+	if req.SSHAuthorizedKeys, err = s.readSSHKeys(f.sshKeys); err != nil {
 		return req, err
 	}
 	if cmd.Flags().Changed("user-data") {
-		req.UserData, err = c.readUserData(f.userData)
+		req.UserData, err = s.readUserData(f.userData)
 	}
 	return req, err
 }
 
-func (c *cli) forkCommand() *cobra.Command {
+func (c createCommands) fork() *cobra.Command {
 	f := &forkFlags{}
 	cmd := &cobra.Command{
-		Use: "fork VM", Short: "Make VMs that go on from where a VM is, and print their ids", Args: oneArg("VM"),
-		Long: `Make new VMs that go on from where a VM is: programs and files are as they are
-there at this moment. Each gets a hostname, an address and a MAC of its own.
-The ids are printed once all run as themselves. The VM itself goes on.
+		Use: "fork VM", Short: "Clone a VM, and print the ids of the clones", Args: oneArg("VM"),
+		Long: `Clone a VM: the clones continue from its current state, with the same programs
+and files. Each gets its own hostname, address and MAC. The ids are printed once
+all clones have their own identity. The VM itself continues.
 
-With --user-data cloud-init does all its work once more in the new VMs; with
---ssh-key alone it adds the keys, and no user data is applied again.`,
+With --user-data, cloud-init runs again in the clones; with --ssh-key alone it
+only adds the keys.`,
 		Example:           "  hatch fork web -n 3 --name worker",
-		ValidArgsFunction: c.completeVMFirst,
+		ValidArgsFunction: vmKind.completeFirst(c.connection),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			made, err := onOne(c, cmd, args[0], "forking", func(ctx context.Context, server *client.Client, v api.VM) (api.Copies, error) {
-				req, err := f.request(c, cmd)
-				if err != nil {
-					return api.Copies{}, err
-				}
-				return server.ForkVM(ctx, v.ID, req)
+			if f.count < 1 {
+				return usage(cmd, "--count takes 1 or more, not %d", f.count)
+			}
+			req, err := f.request(c.streams, cmd)
+			if err != nil {
+				return fmt.Errorf("cannot fork %s: %w", args[0], err)
+			}
+			clones, err := onVM(c.printer, c.connection, cmd.Context(), args[0], "forking", func(server *client.Client, v api.VM) (api.Copies, error) {
+				return server.ForkVM(cmd.Context(), v.ID, req)
 			})
 			if err != nil {
 				return fmt.Errorf("cannot fork %s: %w", args[0], err)
 			}
-			return c.showCopies(made)
+			return printClones(c.printer, clones)
 		},
 	}
 	f.add(cmd)
 	return cmd
-}
-
-// showCopies prints the new VMs, and says which could not be made.
-func (c *cli) showCopies(made api.Copies) error {
-	if err := c.printOne(made, func() { printIDs(c, made.VMs, vmName) }); err != nil {
-		return err
-	}
-	for _, f := range made.Failed {
-		failed := fmt.Errorf("cannot make one of the VMs: %w", errors.New(f.Message))
-		if f.Hint != "" {
-			failed = hint(failed, "%s", f.Hint)
-		}
-		c.report(failed)
-	}
-	if len(made.Failed) > 0 {
-		return exitError(exitOwn)
-	}
-	return nil
-}
-
-// createCopies makes several VMs of a snapshot, as create makes one.
-func (c *cli) createCopies(cmd *cobra.Command, f *createFlags) error {
-	made, err := c.sendCopies(cmd, f)
-	if err != nil {
-		return fmt.Errorf("cannot create the VMs: %w", err)
-	}
-	if err := c.showCopies(made); err != nil || f.wait != "ready" {
-		return err
-	}
-	server, err := c.client()
-	if err != nil {
-		return err
-	}
-	for _, v := range made.VMs {
-		if _, err := c.awaitReady(cmd.Context(), server, v, f.timeout); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (c *cli) sendCopies(cmd *cobra.Command, f *createFlags) (api.Copies, error) {
-	server, err := c.client()
-	if err != nil {
-		return api.Copies{}, err
-	}
-	req, err := f.request(cmd.Context(), c, cmd, server)
-	if err != nil {
-		return api.Copies{}, err
-	}
-	defer c.progress("creating the VMs")()
-	return server.CreateVMs(cmd.Context(), req, client.CreateOptions{IdempotencyKey: f.key})
 }

@@ -15,19 +15,28 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
-func (c *cli) imageCommand() *cobra.Command {
-	k := kind[api.Image]{
-		noun: "image", short: "List images",
-		list: (*client.Client).ListImages, get: (*client.Client).GetImage, remove: (*client.Client).DeleteImage,
-		name: imageName, find: findImage, table: c.imageTable, complete: c.completeImages,
-	}
-	cmd := noun("image", "Manage the images that VMs start from",
-		c.imageBuildCommand(), c.imageAddCommand(), c.imageWarmCommand(), lsOf(c, k), inspectOf(c, k), rmOf(c, k))
-	cmd.Aliases = []string{"images"}
-	return cmd
+var imageKind = kind[api.Image]{
+	noun: "image", ls: "hatch image ls",
+	list: (*client.Client).ListImages,
+	name: func(i api.Image) named { return named{i.ID, i.Name} },
 }
 
-func (c *cli) imageTable(images []api.Image, wide bool) table {
+// imageCommands are hatch image.
+type imageCommands struct {
+	*printer
+	*connection
+}
+
+func (c imageCommands) command() *cobra.Command {
+	common := nounCommands[api.Image]{
+		printer: c.printer, connection: c.connection, kind: imageKind,
+		get: (*client.Client).GetImage, remove: (*client.Client).DeleteImage, table: c.table,
+	}
+	return noun("image", "Manage the images that VMs start from",
+		c.buildCommand(), c.addCommand(), c.warmCommand(), common.lsCommand("List images"), common.inspectCommand(), common.rmCommand())
+}
+
+func (c imageCommands) table(images []api.Image, wide bool) table {
 	t := table{head: []string{"ID", "NAME", "SIZE", "FORMAT", "KERNEL", "CLOUD-INIT", "AGE"}}
 	if wide {
 		t.head = append(t.head, "DISK", "ROOTFS DIGEST", "KERNEL DIGEST")
@@ -42,14 +51,7 @@ func (c *cli) imageTable(images []api.Image, wide bool) table {
 	return t
 }
 
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}
-
-func (c *cli) imageBuildCommand() *cobra.Command {
+func (c imageCommands) buildCommand() *cobra.Command {
 	var body api.BuildImage
 	var quiet bool
 	cmd := &cobra.Command{
@@ -57,8 +59,8 @@ func (c *cli) imageBuildCommand() *cobra.Command {
 		Long: `Build an image on the server and print its id. debian (the default) is Debian
 12 with systemd, sshd and cloud-init, and becomes img_default; minimal is a
 busybox userland without an SSH server or cloud-init, and becomes img_minimal.
-An image that was built before is taken from the cache. The build goes on when
-this command is interrupted.`,
+An image that was built before comes from the cache. The build continues if this
+command is interrupted.`,
 		ValidArgs: []string{"debian", "minimal"},
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -72,15 +74,15 @@ this command is interrupted.`,
 			if err != nil {
 				return fmt.Errorf("cannot build the image: %w", err)
 			}
-			return c.printOne(build, func() { fmt.Fprintln(c.out, build.ImageID) })
+			return c.printLine(build, build.ImageID)
 		},
 	}
-	cmd.Flags().BoolVar(&body.Force, "force", false, "build even when the cache has it")
+	cmd.Flags().BoolVar(&body.Force, "force", false, "build even if the cache has it")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show the build's progress")
 	return cmd
 }
 
-func (c *cli) build(ctx context.Context, body api.BuildImage, quiet bool) (api.ImageBuild, error) {
+func (c imageCommands) build(ctx context.Context, body api.BuildImage, quiet bool) (api.ImageBuild, error) {
 	server, err := c.client()
 	if err != nil {
 		return api.ImageBuild{}, err
@@ -89,7 +91,7 @@ func (c *cli) build(ctx context.Context, body api.BuildImage, quiet bool) (api.I
 	if err != nil {
 		return build, err
 	}
-	if err := c.showBuildLog(ctx, server, build.ID, quiet); err != nil {
+	if err := c.printBuildLog(ctx, server, build.ID, quiet); err != nil {
 		return build, fmt.Errorf("cannot follow it: %w", err)
 	}
 	if build, err = awaitBuild(ctx, server, build.ID); err != nil {
@@ -101,7 +103,7 @@ func (c *cli) build(ctx context.Context, body api.BuildImage, quiet bool) (api.I
 	return build, nil
 }
 
-func (c *cli) showBuildLog(ctx context.Context, server *client.Client, id string, quiet bool) error {
+func (c imageCommands) printBuildLog(ctx context.Context, server *client.Client, id string, quiet bool) error {
 	log, err := server.ImageBuildLog(ctx, id, true)
 	if err != nil {
 		return err
@@ -117,8 +119,8 @@ func (c *cli) showBuildLog(ctx context.Context, server *client.Client, id string
 
 const buildPoll = 200 * time.Millisecond
 
-// awaitBuild returns the build once it has ended, as it should have when its
-// log has.
+// awaitBuild returns the build once it has ended; its log usually ends just
+// before.
 func awaitBuild(ctx context.Context, server *client.Client, id string) (api.ImageBuild, error) {
 	tick := time.NewTicker(buildPoll)
 	defer tick.Stop()
@@ -135,14 +137,14 @@ func awaitBuild(ctx context.Context, server *client.Client, id string) (api.Imag
 	}
 }
 
-func (c *cli) imageAddCommand() *cobra.Command {
+func (c imageCommands) addCommand() *cobra.Command {
 	var body api.CreateImage
 	cmd := &cobra.Command{
 		Use: "add --kernel FILE --rootfs FILE", Short: "Register a kernel and a root file system of the server's host", Args: noArgs,
 		Example: "  hatch image add --name mine --kernel /srv/vmlinux --rootfs /srv/root.ext4",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if body.KernelPath == "" || body.RootfsPath == "" {
-				return usage(cmd, "--kernel and --rootfs are needed")
+				return usage(cmd, "--kernel and --rootfs are required")
 			}
 			if err := c.absolute(&body.KernelPath, &body.RootfsPath, &body.ModulesPath); err != nil {
 				return err
@@ -157,11 +159,11 @@ func (c *cli) imageAddCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("cannot add the image: %w", err)
 			}
-			return c.printOne(image, func() { fmt.Fprintln(c.out, image.ID) })
+			return c.printLine(image, image.ID)
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&body.ID, "id", "", "id, img_ and letters, digits or _; made up by default")
+	flags.StringVar(&body.ID, "id", "", "id: img_ and letters, digits or _; generated by default")
 	flags.StringVar(&body.Name, "name", "", "name")
 	flags.StringVar(&body.KernelPath, "kernel", "", "kernel `file` on the server's host")
 	flags.StringVar(&body.RootfsPath, "rootfs", "", "root file system `file` on the server's host")
@@ -170,10 +172,10 @@ func (c *cli) imageAddCommand() *cobra.Command {
 	return cmd
 }
 
-// absolute makes paths absolute where the server is this machine; elsewhere a
-// relative path means nothing and the server refuses it.
-func (c *cli) absolute(paths ...*string) error {
-	if !isLoopback(c.server()) {
+// absolute makes paths absolute if the server is on this machine. Another server
+// refuses relative ones.
+func (c imageCommands) absolute(paths ...*string) error {
+	if !isLoopback(c.address()) {
 		return nil
 	}
 	for _, p := range paths {

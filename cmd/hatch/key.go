@@ -9,18 +9,27 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
-func (c *cli) keyCommand() *cobra.Command {
-	k := kind[api.Key]{
-		noun: "key", short: "List API keys, without their secrets",
-		list: (*client.Client).ListKeys, remove: (*client.Client).DeleteKey,
-		name: keyName, find: findKey, table: c.keyTable, complete: c.completeKeys,
-	}
-	cmd := noun("key", "Manage API keys", c.keyCreateCommand(), lsOf(c, k), rmOf(c, k))
-	cmd.Aliases = []string{"keys"}
-	return cmd
+var keyKind = kind[api.Key]{
+	noun: "key", ls: "hatch key ls",
+	list: (*client.Client).ListKeys,
+	name: func(k api.Key) named { return named{k.ID, k.Name} },
 }
 
-func (c *cli) keyTable(keys []api.Key, _ bool) table {
+// keyCommands are hatch key.
+type keyCommands struct {
+	*printer
+	*connection
+}
+
+func (c keyCommands) command() *cobra.Command {
+	common := nounCommands[api.Key]{
+		printer: c.printer, connection: c.connection, kind: keyKind,
+		remove: (*client.Client).DeleteKey, table: c.table,
+	}
+	return noun("key", "Manage API keys", c.createCommand(), common.lsCommand("List API keys, without their secrets"), common.rmCommand())
+}
+
+func (c keyCommands) table(keys []api.Key, _ bool) table {
 	t := table{head: []string{"ID", "NAME", "LAST USED", "AGE"}}
 	for _, k := range keys {
 		used := "never"
@@ -32,9 +41,9 @@ func (c *cli) keyTable(keys []api.Key, _ bool) table {
 	return t
 }
 
-func (c *cli) keyCreateCommand() *cobra.Command {
+func (c keyCommands) createCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "create NAME", Short: "Make an API key and print its secret, which is shown this once only", Args: oneArg("name"),
+		Use: "create NAME", Short: "Create an API key and print its secret, which is shown only once", Args: oneArg("name"),
 		Example: "  (umask 077; hatch key create ci > ci.key)",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			server, err := c.client()

@@ -7,65 +7,40 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/spf13/cobra"
-
 	"github.com/hatchvm/hatch/api"
 )
 
-// limitFlags are the flags that bound how fast a machine moves data.
-type limitFlags struct {
-	disk, networkIn, networkOut string
-	diskOps                     int64
+// rateLimits returns the limits of the spec, which it creates if missing: a flag
+// with 0 means no limits, not those of a template.
+func rateLimits(spec *api.MachineSpec) *api.RateLimits {
+	if spec.RateLimits == nil {
+		spec.RateLimits = &api.RateLimits{}
+	}
+	return spec.RateLimits
 }
 
-func (f *limitFlags) add(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVar(&f.disk, "disk-rate", "", "`bytes` per second to and from each disk, as 512k or 20m; 0 for no limit")
-	flags.Int64Var(&f.diskOps, "disk-ops", 0, "reads and writes per second of each disk; 0 for no limit")
-	flags.StringVar(&f.networkIn, "net-in-rate", "", "`bytes` per second that the guest receives, as 512k or 20m; 0 for no limit")
-	flags.StringVar(&f.networkOut, "net-out-rate", "", "`bytes` per second that the guest sends, as 512k or 20m; 0 for no limit")
+func diskLimit(spec *api.MachineSpec) *api.DiskRateLimit {
+	l := rateLimits(spec)
+	if l.Disk == nil {
+		l.Disk = &api.DiskRateLimit{}
+	}
+	return l.Disk
 }
 
-// read returns nil when nothing was given, and no limits when only zeros were.
-func (f *limitFlags) read(cmd *cobra.Command) (*api.RateLimits, error) {
-	disk := api.DiskRateLimit{OpsPerSecond: f.diskOps}
-	var in, out api.NetworkRateLimit
-	given := cmd.Flags().Changed("disk-ops")
-	for _, r := range []struct {
-		flag, text string
-		into       *int64
-	}{
-		{"disk-rate", f.disk, &disk.BytesPerSecond},
-		{"net-in-rate", f.networkIn, &in.BytesPerSecond},
-		{"net-out-rate", f.networkOut, &out.BytesPerSecond},
-	} {
-		if !cmd.Flags().Changed(r.flag) {
-			continue
-		}
-		given = true
-		var err error
-		if *r.into, err = rate(r.flag, r.text); err != nil {
-			return nil, err
-		}
+// networkLimit returns nil for 0.
+func networkLimit(flag, text string) (*api.NetworkRateLimit, error) {
+	n, err := rate(flag, text)
+	if n == 0 {
+		return nil, err
 	}
-	if !given {
-		return nil, nil
-	}
-	return &api.RateLimits{Disk: unlessZero(disk), NetworkIn: unlessZero(in), NetworkOut: unlessZero(out)}, nil
-}
-
-func unlessZero[T comparable](v T) *T {
-	if v == *new(T) {
-		return nil
-	}
-	return &v
+	return &api.NetworkRateLimit{BytesPerSecond: n}, err
 }
 
 var rateForm = regexp.MustCompile(`^([0-9]{1,11})(?:([kmg])(?:i?b)?)?$`)
 
 var rateUnits = map[string]int64{"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
-// rate reads bytes, or a number with a unit.
+// rate reads a number of bytes, or a number with a unit.
 func rate(flag, text string) (int64, error) {
 	parts := rateForm.FindStringSubmatch(strings.ToLower(text))
 	if parts == nil {
@@ -77,7 +52,7 @@ func rate(flag, text string) (int64, error) {
 	}
 	unit := rateUnits[parts[2]]
 	if n > math.MaxInt64/unit {
-		return 0, fmt.Errorf("--%s: %q is too much; the most that can be said is %dg", flag, text, int64(math.MaxInt64>>30))
+		return 0, fmt.Errorf("--%s: %q is too large; the limit is %dg", flag, text, int64(math.MaxInt64>>30))
 	}
 	return n * unit, nil
 }

@@ -1,10 +1,10 @@
-// Command hatch is the command line of Hatch, in docker's words: VMs are the
-// noun that nobody needs to type.
+// Command hatch is the command line of Hatch. Its commands are named as docker's;
+// those without a noun are about VMs.
 //
-// It speaks to hatchd only, through package client, and knows nothing of the
-// host; hatch doctor, which has to, runs the hatchd program. Data goes to
-// stdout; progress, errors and hints to stderr. Its own failures exit with 125;
-// hatch exec, ssh and run -- COMMAND pass the guest's exit code on.
+// It calls hatchd through package client only and knows nothing of the host;
+// hatch doctor, which has to, runs the hatchd program. Data goes to stdout;
+// progress, errors and hints go to stderr. hatch's own errors exit with 125; hatch
+// exec, ssh and run -- COMMAND exit with the guest's code.
 // Start at [run]; each noun or group of verbs has a file.
 package main
 

@@ -9,35 +9,35 @@ const spinnerStep = 100 * time.Millisecond
 
 var spinnerFrames = []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
 
-// progress shows on a terminal's stderr that something takes time; elsewhere it
-// is silent. The returned function ends it and wipes the line.
-func (c *cli) progress(what string) (end func()) {
-	return c.progressOf(func() string { return what })
+// progress shows a spinner with a text on stderr if that is a terminal and the
+// format is for people. The returned function stops it and clears the line.
+func (p *printer) progress(what string) (end func()) {
+	return p.progressOf(func() string { return what })
 }
 
 // progressOf is progress with a text that changes.
-func (c *cli) progressOf(what func() string) (end func()) {
-	if !c.errTTY || c.format.structured() {
+func (p *printer) progressOf(what func() string) (end func()) {
+	if !p.errTTY || p.format.structured() {
 		return func() {}
 	}
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		c.spin(what, stop)
+		p.spin(what, stop)
 	}()
 	return func() { close(stop); <-stopped }
 }
 
-func (c *cli) spin(what func() string, stop <-chan struct{}) {
-	began := c.now()
+func (p *printer) spin(what func() string, stop <-chan struct{}) {
+	began := p.now()
 	tick := time.NewTicker(spinnerStep)
 	defer tick.Stop()
 	for i := 0; ; i++ {
-		took := c.now().Sub(began).Round(time.Second)
-		fmt.Fprintf(c.err, "\r%s %s (%s) \x1b[K", spinnerFrames[i%len(spinnerFrames)], clean(what()), took)
+		elapsed := p.now().Sub(began).Round(time.Second)
+		fmt.Fprintf(p.err, "\r%s %s (%s) \x1b[K", spinnerFrames[i%len(spinnerFrames)], clean(what()), elapsed)
 		select {
 		case <-stop:
-			fmt.Fprint(c.err, "\r\x1b[K")
+			fmt.Fprint(p.err, "\r\x1b[K")
 			return
 		case <-tick.C:
 		}

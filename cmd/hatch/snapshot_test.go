@@ -108,13 +108,15 @@ func TestSnapshotFaults(t *testing.T) {
 		"restore":                  "hatch: hatch restore takes a VM and a snapshot, or a VM; 0 were given\n",
 		"restore web none":         "hatch: cannot restore web: there is no snapshot \"none\"\nhint: hatch snapshot ls\n",
 		"fork none":                "hatch: cannot fork none: there is no VM \"none\"\n",
-		"create --count 2":         "hatch: --count takes 1 or more, and goes with --snapshot only\n",
+		"create --count 2":         "hatch: --count takes 1 or more, and needs --snapshot\n",
 		"create --snapshot none":   "hatch: cannot create the VM: there is no snapshot \"none\"\n",
 		"fork web --label nothing": "hatch: cannot fork web: --label takes KEY=VALUE, not \"nothing\"\n",
 	} {
-		if code := s.hatch(strings.Fields(args)...); code != exitOwn || !strings.HasPrefix(s.stderr.String(), want) {
-			t.Errorf("%s: %d %s", args, code, &s.stderr)
-		}
+		t.Run(args, func(t *testing.T) {
+			if code := s.hatch(strings.Fields(args)...); code != exitOwn || !strings.HasPrefix(s.stderr.String(), want) {
+				t.Errorf("%s: %d %s", args, code, &s.stderr)
+			}
+		})
 	}
 }
 
@@ -124,13 +126,15 @@ func TestSomeCopiesFail(t *testing.T) {
 	s := newSession(t, f)
 	f.copies = api.Copies{VMs: f.copies.VMs[:1], Failed: []api.Failure{{Code: "copy_not_confirmed", Message: "it has not\x1b[31m said so", Hint: "try again"}}}
 	for _, args := range []string{"fork web -n 2", "create --snapshot ready --count 2"} {
-		code := s.hatch(strings.Fields(args)...)
-		if code != exitOwn || s.stdout.String() != "vm_copy00000011\n" {
-			t.Errorf("%s: exit code %d, printed %q", args, code, &s.stdout)
-		}
-		if want := "hatch: cannot make one of the VMs: it has not said so\nhint: try again\n"; s.stderr.String() != want {
-			t.Errorf("%s: said %q", args, &s.stderr)
-		}
+		t.Run(args, func(t *testing.T) {
+			code := s.hatch(strings.Fields(args)...)
+			if code != exitOwn || s.stdout.String() != "vm_copy00000011\n" {
+				t.Errorf("%s: exit code %d, printed %q", args, code, &s.stdout)
+			}
+			if want := "hatch: cannot make one of the VMs: it has not said so\nhint: try again\n"; s.stderr.String() != want {
+				t.Errorf("%s: said %q", args, &s.stderr)
+			}
+		})
 	}
 }
 

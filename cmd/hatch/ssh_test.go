@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,14 +32,16 @@ func TestSSH(t *testing.T) {
 	}
 	golden(t, "ssh-args.txt", strings.ReplaceAll(s.stdout.String(), s.env["HOME"], "HOME"))
 	for _, args := range []string{"ssh web -- true", "ssh -l bob web uptime", "ssh web"} {
-		s.hatch(strings.Fields(args)...)
-		words := strings.Fields(s.stdout.String())
-		if at := len(words) - 1; args != "ssh web" && words[at-1] != "127.0.0.1" {
-			t.Errorf("%s: the host is not before the command: %q", args, words)
-		}
-		if strings.Contains(args, "bob") && words[3] != "bob" {
-			t.Errorf("the user was not taken: %q", words)
-		}
+		t.Run(args, func(t *testing.T) {
+			s.hatch(strings.Fields(args)...)
+			words := strings.Fields(s.stdout.String())
+			if at := len(words) - 1; args != "ssh web" && words[at-1] != "127.0.0.1" {
+				t.Errorf("%s: the host is not before the command: %q", args, words)
+			}
+			if strings.Contains(args, "bob") && words[3] != "bob" {
+				t.Errorf("the user was not taken: %q", words)
+			}
+		})
 	}
 }
 
@@ -57,6 +60,47 @@ func TestRunPassesTheGuestsExitCodeAndCleansUp(t *testing.T) {
 		t.Errorf("sent %s", body)
 	}
 	if !f.called("GET /vms/vm_new000000009/wait?for=ssh&timeout=5m0s") || !f.called("DELETE /vms/vm_new000000009") {
+		t.Errorf("calls: %q", f.calls)
+	}
+}
+
+// Without ssh no VM is made for a login, but for its console.
+func TestRunNeedsSSH(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	for _, tc := range []struct {
+		args  string
+		tty   bool
+		calls bool
+	}{
+		{"run -- true", false, false},
+		{"run", true, false},
+		{"run --no-network", true, true},
+		{"run -d", true, true},
+		{"run", false, true},
+	} {
+		t.Run(fmt.Sprint(tc.args, tc.tty), func(t *testing.T) {
+			f := newFake(t)
+			s := newSession(t, f)
+			s.tty = tc.tty
+			code := s.hatch(strings.Fields(tc.args)...)
+			if made := f.called("POST /vms?wait=running"); made != tc.calls {
+				t.Errorf("a VM was made: %v, want %v; calls: %q", made, tc.calls, f.calls)
+			}
+			if want := "hatch: cannot log in: ssh is not installed\nhint: apt-get install openssh-client\n"; !tc.calls && (code != exitOwn || s.stderr.String() != want) {
+				t.Errorf("exit code %d: %q", code, &s.stderr)
+			}
+		})
+	}
+}
+
+// A timeout may be longer than the server lets one request wait.
+func TestRunTakesALongTimeout(t *testing.T) {
+	f := newFake(t)
+	s := newSession(t, f)
+	if code := s.hatch("run", "-d", "--timeout", "15m"); code != 0 {
+		t.Fatalf("exit code %d: %s", code, &s.stderr)
+	}
+	if !f.called("GET /vms/vm_new000000009/wait?for=ready&timeout=10m0s") {
 		t.Errorf("calls: %q", f.calls)
 	}
 }
@@ -159,13 +203,17 @@ func TestCompletion(t *testing.T) {
 		"__complete image build ":        "minimal\n",
 		"__complete wait web --for clou": "cloud-init\n",
 	} {
-		if code := s.hatch(strings.Split(args, " ")...); code != 0 || !strings.Contains(s.stdout.String(), want) {
-			t.Errorf("%s: exit code %d: %s", args, code, &s.stdout)
-		}
+		t.Run(args, func(t *testing.T) {
+			if code := s.hatch(strings.Split(args, " ")...); code != 0 || !strings.Contains(s.stdout.String(), want) {
+				t.Errorf("%s: exit code %d: %s", args, code, &s.stdout)
+			}
+		})
 	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		if code := s.hatch("completion", shell); code != 0 || s.stdout.Len() == 0 {
-			t.Errorf("completion %s: exit code %d", shell, code)
-		}
+		t.Run(shell, func(t *testing.T) {
+			if code := s.hatch("completion", shell); code != 0 || s.stdout.Len() == 0 {
+				t.Errorf("completion %s: exit code %d", shell, code)
+			}
+		})
 	}
 }

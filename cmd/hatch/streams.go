@@ -10,7 +10,7 @@ import (
 	"golang.org/x/term"
 )
 
-// streams are what a run of the program reads and writes.
+// streams is the surroundings of one run of the program.
 type streams struct {
 	in       io.Reader
 	out, err io.Writer
@@ -19,11 +19,11 @@ type streams struct {
 
 	env func(name string) string
 	now func() time.Time
-	raw func() (restore func(), err error) // puts the terminal behind in into raw mode
+	raw func() (restore func(), err error) // sets the terminal of in to raw mode
 
-	size    func() (width, height int)                     // of the terminal behind out, in characters
-	resized func() (changed <-chan os.Signal, stop func()) // tells when the size changes
-	signals func() (signals <-chan os.Signal, stop func()) // takes those that are for a command in a guest
+	size    func() (width, height int)                     // of the terminal of out, in characters
+	resized func() (changed <-chan os.Signal, stop func()) // signals that the size has changed
+	signals func() (signals <-chan os.Signal, stop func()) // receives signals for a command in a guest
 }
 
 func standardStreams() streams {
@@ -50,7 +50,7 @@ func rawTerminal() (func(), error) {
 	return func() { _ = term.Restore(fd, before) }, nil
 }
 
-// terminalSize is that of a common terminal when it is not known.
+// terminalSize returns 80 by 24 if the size is not known.
 func terminalSize() (width, height int) {
 	width, height, err := term.GetSize(int(os.Stdout.Fd()))
 	if err != nil || width < 1 || height < 2 {
@@ -65,7 +65,7 @@ func terminalResized() (<-chan os.Signal, func()) {
 	return changed, func() { signal.Stop(changed) }
 }
 
-// signalNames are the signals that are passed on to a command in a guest.
+// signalNames lists the signals that are forwarded to a command in a guest.
 var signalNames = map[os.Signal]string{os.Interrupt: "SIGINT", syscall.SIGTERM: "SIGTERM", syscall.SIGHUP: "SIGHUP", syscall.SIGQUIT: "SIGQUIT"}
 
 func guestSignals() (<-chan os.Signal, func()) {

@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// table is text in columns. Cells may come from guests and other users; they
-// are cleaned when written.
+// table is text in columns. Cells may come from guests and other users; write
+// cleans them.
 type table struct {
 	head []string
 	rows [][]string
@@ -17,7 +17,7 @@ type table struct {
 
 func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
 
-// stateColumn is the column that gets colours.
+// stateColumn is the column that has colours.
 const stateColumn = "STATE"
 
 var stateColours = map[string]string{
@@ -32,7 +32,12 @@ func (t table) write(w io.Writer, colour bool) error {
 	for _, r := range t.rows {
 		rows = append(rows, cleaned(r))
 	}
-	widths := columnWidths(rows)
+	widths := make([]int, len(t.head))
+	for _, r := range rows {
+		for col, cell := range r {
+			widths[col] = max(widths[col], utf8.RuneCountInString(cell))
+		}
+	}
 	var b strings.Builder
 	for i, r := range rows {
 		var line strings.Builder
@@ -49,6 +54,7 @@ func (t table) write(w io.Writer, colour bool) error {
 	return err
 }
 
+// cleaned returns cells that are safe to print; empty ones become a hyphen.
 func cleaned(cells []string) []string {
 	out := make([]string, len(cells))
 	for i, cell := range cells {
@@ -59,25 +65,7 @@ func cleaned(cells []string) []string {
 	return out
 }
 
-func columnWidths(rows [][]string) []int {
-	widths := make([]int, len(rows[0]))
-	for _, r := range rows {
-		for col, cell := range r {
-			widths[col] = max(widths[col], utf8.RuneCountInString(cell))
-		}
-	}
-	return widths
-}
-
-// age says how long ago t was, in its largest unit.
-func (c *cli) age(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return spanText(c.now().Sub(t))
-}
-
-// spanText writes a time in its largest unit.
+// spanText returns a duration in its largest unit.
 func spanText(d time.Duration) string {
 	switch {
 	case d < 0:
@@ -92,10 +80,29 @@ func spanText(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours())/24)
 }
 
-// mib writes a size that is given in MiB.
+// mib returns a size in MiB as text.
 func mib(n int64) string {
 	if n >= 1024 && n%1024 == 0 {
 		return fmt.Sprintf("%dG", n/1024)
 	}
 	return fmt.Sprintf("%dM", n)
+}
+
+// bytesText returns a number of bytes in its largest unit, of 1024 each.
+func bytesText[T int64 | uint64](n T) string {
+	size, units := float64(n), "BKMGTPE"
+	for size >= 1024 && len(units) > 1 {
+		size, units = size/1024, units[1:]
+	}
+	if units[0] == 'B' || size >= 100 {
+		return fmt.Sprintf("%.0f%c", size, units[0])
+	}
+	return fmt.Sprintf("%.1f%c", size, units[0])
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
 }

@@ -10,18 +10,28 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
-func (c *cli) templateCommand() *cobra.Command {
-	k := kind[api.Template]{
-		noun: "template", short: "List templates",
-		list: (*client.Client).ListTemplates, get: (*client.Client).GetTemplate, remove: (*client.Client).DeleteTemplate,
-		name: templateName, find: findTemplate, table: c.templateTable, complete: c.completeTemplates,
-	}
-	cmd := noun("template", "Manage defaults for new VMs", c.templateCreateCommand(), lsOf(c, k), inspectOf(c, k), rmOf(c, k))
-	cmd.Aliases = []string{"templates"}
-	return cmd
+var templateKind = kind[api.Template]{
+	noun: "template", ls: "hatch template ls",
+	list: (*client.Client).ListTemplates,
+	name: func(t api.Template) named { return named{t.ID, t.Name} },
 }
 
-func (c *cli) templateTable(templates []api.Template, wide bool) table {
+// templateCommands are hatch template.
+type templateCommands struct {
+	*printer
+	*connection
+}
+
+func (c templateCommands) command() *cobra.Command {
+	common := nounCommands[api.Template]{
+		printer: c.printer, connection: c.connection, kind: templateKind,
+		get: (*client.Client).GetTemplate, remove: (*client.Client).DeleteTemplate, table: c.table,
+	}
+	return noun("template", "Manage defaults for new VMs",
+		c.createCommand(), common.lsCommand("List templates"), common.inspectCommand(), common.rmCommand())
+}
+
+func (c templateCommands) table(templates []api.Template, wide bool) table {
 	t := table{head: []string{"ID", "NAME", "IMAGE", "CPUS", "MEMORY", "DISK", "AGE"}}
 	if wide {
 		t.head = append(t.head, "NETWORK", "LABELS", "DESCRIPTION")
@@ -29,11 +39,14 @@ func (c *cli) templateTable(templates []api.Template, wide bool) table {
 	for _, tpl := range templates {
 		cells := []string{tpl.ID, tpl.Name, tpl.ImageID, count(tpl.VCPUCount), optionalMiB(tpl.MemMiB), optionalMiB(tpl.DiskMiB), c.age(tpl.CreatedAt)}
 		if wide {
-			network := ""
+			network, description := "", ""
 			if tpl.EnableNetwork != nil {
 				network = yesNo(*tpl.EnableNetwork)
 			}
-			cells = append(cells, network, labels(tpl.Labels), tpl.Description)
+			if tpl.Description != nil {
+				description = *tpl.Description
+			}
+			cells = append(cells, network, labels(tpl.Labels), description)
 		}
 		t.row(cells...)
 	}
@@ -54,9 +67,7 @@ func optionalMiB(n *int) string {
 	return mib(int64(*n))
 }
 
-func (c *cli) templateCreateCommand() *cobra.Command {
-	var f machineFlags
-	var description string
+func (c templateCommands) createCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Store defaults for new VMs and print the template's id", Args: oneArg("name"),
 		Example: "  hatch template create small --memory 256m --label size=small",
@@ -65,23 +76,17 @@ func (c *cli) templateCreateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			m, err := f.read(cmd.Context(), c, cmd, server)
+			spec, err := readMachine(c.streams, cmd, server)
 			if err != nil {
 				return fmt.Errorf("cannot create the template: %w", err)
 			}
-			tpl, err := server.CreateTemplate(cmd.Context(), api.CreateTemplate{
-				Name: args[0], Description: description,
-				ImageID: m.imageID, VCPUCount: m.vcpus, MemMiB: m.memMiB, DiskMiB: m.diskMiB,
-				BootArgs: m.bootArgs, EnableNetwork: m.network, UserData: m.userData,
-				Labels: m.labels, SSHAuthorizedKeys: m.sshKeys, RateLimits: m.limits,
-			})
+			tpl, err := server.CreateTemplate(cmd.Context(), api.CreateTemplate{Name: args[0], MachineSpec: spec})
 			if err != nil {
 				return fmt.Errorf("cannot create the template: %w", err)
 			}
-			return c.printOne(tpl, func() { fmt.Fprintln(c.out, tpl.ID) })
+			return c.printLine(tpl, tpl.ID)
 		},
 	}
-	f.add(c, cmd)
-	cmd.Flags().StringVar(&description, "description", "", "what it is for")
+	addMachineFlags(c.connection, cmd, machineFlags)
 	return cmd
 }

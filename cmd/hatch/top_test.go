@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ func (f *fakeServer) metrics(v *api.VM) api.Metrics {
 	if f.onMetrics != nil {
 		f.onMetrics()
 	}
-	if !hasMachine(v.State) {
+	if !slices.Contains(statesWithMachine, v.State) {
 		return m
 	}
 	since, used, total := testNow.Add(-time.Hour), int64(123<<20), int64(1000<<20)
@@ -41,10 +42,12 @@ func TestTopOnce(t *testing.T) {
 		"top-all.txt":  {"stats", "-a"},
 		"top-wide.txt": {"top", "web", "-o", "wide"},
 	} {
-		if code := s.hatch(args...); code != 0 {
-			t.Fatalf("%v: exit code %d: %s", args, code, &s.stderr)
-		}
-		golden(t, name, s.stdout.String())
+		t.Run(name, func(t *testing.T) {
+			if code := s.hatch(args...); code != 0 {
+				t.Fatalf("%v: exit code %d: %s", args, code, &s.stderr)
+			}
+			golden(t, name, s.stdout.String())
+		})
 	}
 	s.tty = true
 	if s.hatch("top", "--no-stream"); strings.Contains(s.stdout.String(), liveBegin) {
@@ -77,7 +80,7 @@ func TestTopFailures(t *testing.T) {
 	if code := s.hatch("top", "--interval", "1ms"); code != exitOwn || !strings.Contains(s.stderr.String(), "100ms at least") {
 		t.Errorf("exit code %d: %s", code, &s.stderr)
 	}
-	f.answer["GET /vms/vm_web000000001/metrics"] = api.Problem{Status: 503, Error: "its VMM is out of reach", Code: "machine_out_of_reach"}
+	f.answer["GET /vms/vm_web000000001/metrics"] = api.Problem{Status: 503, Error: "its VMM is out of reach", Code: "vmm_unresponsive"}
 	code := s.hatch("top", "-a")
 	if code != exitOwn || !strings.Contains(s.stderr.String(), "out of reach") || !strings.Contains(s.stdout.String(), "vm_db0000000002") {
 		t.Errorf("exit code %d: %s%s", code, &s.stdout, &s.stderr)
@@ -139,7 +142,7 @@ func TestTopStaysWithinItsTerminal(t *testing.T) {
 	out := live(t, f, s, 12)
 	frame, _, _ := strings.Cut(strings.TrimPrefix(out, liveBegin+cursorHome), liveEnd)
 	lines := strings.Split(frame, "\n")
-	if len(lines) != 5 || !strings.Contains(lines[4], "8 lines more") {
+	if len(lines) != 5 || !strings.Contains(lines[4], "8 more lines") {
 		t.Errorf("%d lines: %q", len(lines), lines)
 	}
 	for _, line := range lines {
@@ -198,8 +201,10 @@ func TestCutKeepsColours(t *testing.T) {
 
 func TestBytesAreShort(t *testing.T) {
 	for n, want := range map[int64]string{0: "0B", 1023: "1023B", 1024: "1.0K", 1536: "1.5K", 100 << 20: "100M", 5 << 30: "5.0G", 1 << 62: "4.0E"} {
-		if got := bytesText(n); got != want {
-			t.Errorf("%d: %s, want %s", n, got, want)
-		}
+		t.Run(want, func(t *testing.T) {
+			if got := bytesText(n); got != want {
+				t.Errorf("%d: %s, want %s", n, got, want)
+			}
+		})
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +16,96 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
-func (c *cli) lsCommand() *cobra.Command {
+var vmKind = kind[api.VM]{
+	noun: "VM", ls: "hatch ls",
+	list: func(server *client.Client, ctx context.Context) ([]api.VM, error) {
+		return allVMs(ctx, server, client.ListOptions{})
+	},
+	name:  func(v api.VM) named { return named{v.ID, v.Name} },
+	about: func(v api.VM) string { return v.State },
+}
+
+const pageSize = 1000
+
+func allVMs(ctx context.Context, server *client.Client, opts client.ListOptions) ([]api.VM, error) {
+	opts.PageSize = pageSize
+	var vms []api.VM
+	for v, err := range server.ListVMs(ctx, opts) {
+		if err != nil {
+			return nil, err
+		}
+		vms = append(vms, v)
+	}
+	return vms, nil
+}
+
+var wholeVMID = regexp.MustCompile(`^vm_[a-z0-9]{12}$`)
+
+// findVM returns the VM that ref refers to. Fields that only GET of one VM has
+// may be missing.
+func findVM(ctx context.Context, server *client.Client, ref string) (api.VM, error) {
+	if !wholeVMID.MatchString(ref) {
+		return vmKind.find(ctx, server, ref)
+	}
+	found, err := server.GetVM(ctx, ref)
+	if client.IsNotFound(err) {
+		err = hint(absent{vmKind.noun, ref}, "%s", vmKind.ls)
+	}
+	return found, err
+}
+
+// displayName returns the name of a VM, or its id.
+func displayName(v api.VM) string {
+	if v.Name != "" {
+		return v.Name
+	}
+	return v.ID
+}
+
+// onVM connects, finds the VM that ref refers to and calls do, with a spinner.
+func onVM[T any](p *printer, conn *connection, ctx context.Context, ref, doing string, do func(*client.Client, api.VM) (T, error)) (T, error) {
+	server, v, err := conn.openVM(ctx, ref)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	defer p.progress(doing + " " + displayName(v))()
+	return do(server, v)
+}
+
+// vmCommands are the commands about VMs as a whole.
+type vmCommands struct {
+	*printer
+	*connection
+}
+
+func (c vmCommands) commands() []*cobra.Command {
+	resume := c.verbCommand("resume", "resuming", "Resume paused VMs", (*client.Client).ResumeVM)
+	resume.Aliases = []string{"unpause"}
+	var durable bool
+	sleep := c.verbCommand("sleep", "sending to sleep", "Put VMs to sleep: save their memory and end their processes",
+		func(server *client.Client, ctx context.Context, id string) (api.VM, error) {
+			if durable {
+				return server.SleepVMDurably(ctx, id)
+			}
+			return server.SleepVM(ctx, id)
+		})
+	sleep.Flags().BoolVar(&durable, "durable", false, "return once the memory is on disk: before, a power cut loses it")
+	sleep.Long = `Put VMs to sleep: save their memory and end their processes. They keep address,
+MAC and SSH port. hatch wake continues them where they were, and so does access
+to the guest: over SSH, with exec, cp or console, or with a wait for something
+inside. hatch start boots them anew.`
+	return []*cobra.Command{
+		c.lsCommand(), c.inspectCommand(), c.rmCommand(), c.waitCommand(), resume, sleep,
+		c.verbCommand("start", "starting", "Start stopped VMs", (*client.Client).StartVM),
+		c.verbCommand("stop", "stopping", "Shut VMs down, by force after the server's timeout", (*client.Client).StopVM),
+		c.verbCommand("restart", "restarting", "Stop VMs and start them again", (*client.Client).RestartVM),
+		c.verbCommand("pause", "pausing", "Halt the CPUs of VMs", (*client.Client).PauseVM),
+		c.verbCommand("wake", "waking", "Continue sleeping VMs where they were", (*client.Client).WakeVM),
+	}
+}
+
+func (c vmCommands) lsCommand() *cobra.Command {
 	var quiet, all bool
 	var filters []string
 	cmd := &cobra.Command{
@@ -34,14 +125,14 @@ func (c *cli) lsCommand() *cobra.Command {
 				return fmt.Errorf("cannot list VMs: %w", err)
 			}
 			if quiet {
-				printIDs(c, vms, vmName)
+				printIDs(c.printer, vms, vmKind.name)
 				return nil
 			}
-			return printList(c, vms, func(wide bool) table { return c.vmTable(vms, wide) })
+			return printList(c.printer, vms, func(wide bool) table { return c.table(vms, wide) })
 		},
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids only")
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "as docker has it; stopped VMs are listed anyway")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "no effect, as in docker: stopped VMs are always listed")
 	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "state=STATE, name=NAME or label=KEY=VALUE (repeatable)")
 	return cmd
 }
@@ -65,32 +156,23 @@ func listOptions(cmd *cobra.Command, filters []string) (client.ListOptions, erro
 	return opts, nil
 }
 
-func printIDs[T any](c *cli, things []T, name func(T) named) {
-	for _, t := range things {
-		fmt.Fprintln(c.out, clean(name(t).id))
-	}
-}
-
-func (c *cli) vmTable(vms []api.VM, wide bool) table {
+func (c vmCommands) table(vms []api.VM, wide bool) table {
 	t := table{head: []string{"ID", "NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "SSH", "AGE"}}
 	if wide {
 		t.head = append(t.head, "READY", "DISK", "MAC", "TAP", "VMM", "TEMPLATE", "LABELS", "REASON")
 	}
 	for _, v := range vms {
-		cells := []string{v.ID, v.Name, v.State, v.ImageID, strconv.Itoa(v.VCPUCount), mib(int64(v.MemMiB)), v.GuestIP, port(v.SSHPort), c.age(v.CreatedAt)}
+		port := ""
+		if v.SSHPort != 0 {
+			port = strconv.Itoa(v.SSHPort)
+		}
+		cells := []string{v.ID, v.Name, v.State, v.ImageID, strconv.Itoa(v.VCPUCount), mib(int64(v.MemMiB)), v.GuestIP, port, c.age(v.CreatedAt)}
 		if wide {
 			cells = append(cells, readiness(v), mib(int64(v.DiskMiB)), v.GuestMAC, v.TapName, v.VMM, v.TemplateID, labels(v.Labels), v.StateReason)
 		}
 		t.row(cells...)
 	}
 	return t
-}
-
-func port(n int) string {
-	if n == 0 {
-		return ""
-	}
-	return strconv.Itoa(n)
 }
 
 func labels(m map[string]string) string {
@@ -101,7 +183,7 @@ func labels(m map[string]string) string {
 	return strings.Join(pairs, ",")
 }
 
-// readiness is yes, or the first condition that does not hold.
+// readiness returns yes, or the first condition that is not true.
 func readiness(v api.VM) string {
 	if len(v.Conditions) == 0 {
 		return ""
@@ -114,53 +196,35 @@ func readiness(v api.VM) string {
 	return "yes"
 }
 
-func (c *cli) inspectCommand() *cobra.Command {
+func (c vmCommands) inspectCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "inspect VM...", Short: "Show all there is to know of VMs, as JSON", Args: someArgs("VM"),
-		ValidArgsFunction: c.completeVMs,
+		Use: "inspect VM...", Short: "Show all fields of VMs, as JSON", Args: someArgs("VM"),
+		ValidArgsFunction: vmKind.complete(c.connection),
 		RunE: func(cmd *cobra.Command, refs []string) error {
-			return c.each(cmd, refs, "inspect", onVM(func(ctx context.Context, server *client.Client, v api.VM) (api.VM, error) {
-				return server.GetVM(ctx, v.ID)
-			}), func(_ string, v api.VM) error { return c.printInspected(cmd, v) })
+			return c.each(cmd, refs, "inspect", func(server *client.Client, ref string) error {
+				v, err := findVM(cmd.Context(), server, ref)
+				if err == nil {
+					v, err = server.GetVM(cmd.Context(), v.ID)
+				}
+				if err != nil {
+					return err
+				}
+				return c.printInspected(cmd, v)
+			})
 		},
 	}
 }
 
-// printInspected prints the API's own body; JSON unless something else was asked for.
-func (c *cli) printInspected(cmd *cobra.Command, object any) error {
-	if !cmd.Flags().Changed("output") {
-		return writeJSON(c.out, object, true)
-	}
-	return c.printOne(object, func() { c.printFields(object) })
-}
-
-// refOp does something to the VM that a reference means.
-type refOp func(ctx context.Context, server *client.Client, ref string) (api.VM, error)
-
-// onVM is an op on the VM itself, once it is found.
-func onVM(op func(context.Context, *client.Client, api.VM) (api.VM, error)) refOp {
-	return func(ctx context.Context, server *client.Client, ref string) (api.VM, error) {
-		v, err := findVM(ctx, server, ref)
-		if err != nil {
-			return v, err
-		}
-		return op(ctx, server, v)
-	}
-}
-
-// each runs op on every VM named and shows what became of it. One that fails
-// does not keep the others from being done.
-func (c *cli) each(cmd *cobra.Command, refs []string, verb string, op refOp, show func(ref string, v api.VM) error) error {
+// each calls do for every VM in refs. If one fails, it is reported and the
+// others are done.
+func (c vmCommands) each(cmd *cobra.Command, refs []string, verb string, do func(server *client.Client, ref string) error) error {
 	server, err := c.client()
 	if err != nil {
 		return err
 	}
 	failed := false
 	for _, ref := range refs {
-		v, err := op(cmd.Context(), server, ref)
-		if err == nil {
-			err = show(ref, v)
-		}
+		err := do(server, ref)
 		if err != nil && cmd.Context().Err() != nil {
 			return err
 		}
@@ -175,84 +239,99 @@ func (c *cli) each(cmd *cobra.Command, refs []string, verb string, op refOp, sho
 	return nil
 }
 
-// showRef prints what docker prints, the reference as given, or the VM's body.
-func (c *cli) showRef(ref string, v api.VM) error {
-	return c.printOne(v, func() { fmt.Fprintln(c.out, clean(ref)) })
-}
-
-type vmCall func(*client.Client, context.Context, string) (api.VM, error)
-
-// vmVerb makes a command that changes the state of VMs.
-func (c *cli) vmVerb(verb, doing, short string, call vmCall) *cobra.Command {
+// verbCommand returns a command that changes the state of VMs and prints their
+// references as given, as docker does.
+func (c vmCommands) verbCommand(verb, doing, short string, call func(*client.Client, context.Context, string) (api.VM, error)) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " VM...", Short: short, Args: someArgs("VM"),
-		ValidArgsFunction: c.completeVMs,
+		ValidArgsFunction: vmKind.complete(c.connection),
 		RunE: func(cmd *cobra.Command, refs []string) error {
-			return c.each(cmd, refs, verb, onVM(func(ctx context.Context, server *client.Client, v api.VM) (api.VM, error) {
-				defer c.progress(doing + " " + v.ID)()
-				return call(server, ctx, v.ID)
-			}), c.showRef)
+			return c.change(cmd, refs, verb, func(v api.VM) string { return doing + " " + v.ID },
+				func(server *client.Client, v api.VM) (api.VM, error) { return call(server, cmd.Context(), v.ID) })
 		},
 	}
 }
 
-func (c *cli) startCommand() *cobra.Command {
-	return c.vmVerb("start", "starting", "Start stopped VMs", (*client.Client).StartVM)
+// change calls do for every VM in refs, with a spinner, and prints the reference
+// or the changed VM.
+func (c vmCommands) change(cmd *cobra.Command, refs []string, verb string, doing func(api.VM) string, do func(*client.Client, api.VM) (api.VM, error)) error {
+	return c.each(cmd, refs, verb, func(server *client.Client, ref string) error {
+		v, err := findVM(cmd.Context(), server, ref)
+		if err != nil {
+			return err
+		}
+		end := c.progress(doing(v))
+		v, err = do(server, v)
+		end()
+		if err != nil {
+			return err
+		}
+		return c.printLine(v, ref)
+	})
 }
 
-func (c *cli) stopCommand() *cobra.Command {
-	return c.vmVerb("stop", "stopping", "Shut VMs down, by force after the server's timeout", (*client.Client).StopVM)
-}
-
-func (c *cli) restartCommand() *cobra.Command {
-	return c.vmVerb("restart", "restarting", "Stop VMs and start them again", (*client.Client).RestartVM)
-}
-
-func (c *cli) pauseCommand() *cobra.Command {
-	return c.vmVerb("pause", "pausing", "Halt the CPUs of VMs", (*client.Client).PauseVM)
-}
-
-func (c *cli) resumeCommand() *cobra.Command {
-	cmd := c.vmVerb("resume", "resuming", "Let paused VMs run on", (*client.Client).ResumeVM)
-	cmd.Aliases = []string{"unpause"}
+func (c vmCommands) waitCommand() *cobra.Command {
+	var condition string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use: "wait VM...", Short: "Wait for a state of VMs, or for something inside them", Args: someArgs("VM"),
+		Long: `Wait for a state of VMs (running, stopped, paused, …) or for something inside
+them: ready (all conditions of the guest), agent, cloud-init, ssh, port:N (a TCP
+port accepts) or http:PORT/PATH (a GET returns 2xx or 3xx). Ports are reached
+over the VM's network or through its agent, so this works without a network.`,
+		Example:           "  hatch wait web --for port:80 --timeout 2m\n  hatch wait web --for http:8080/health\n  hatch wait web --for stopped",
+		ValidArgsFunction: vmKind.complete(c.connection),
+		RunE: func(cmd *cobra.Command, refs []string) error {
+			if err := checkTimeout(cmd, timeout); err != nil {
+				return err
+			}
+			return c.change(cmd, refs, "wait for", func(v api.VM) string { return "waiting until " + displayName(v) + " is " + condition },
+				func(server *client.Client, v api.VM) (api.VM, error) {
+					return server.WaitVM(cmd.Context(), v.ID, condition, timeout)
+				})
+		},
+	}
+	cmd.Flags().StringVar(&condition, "for", "ready", "a state, ready, agent, cloud-init, ssh, port:N or http:PORT/PATH")
+	cmd.Flags().DurationVar(&timeout, "timeout", defaultWait, "how long to wait, such as 90s or 15m")
+	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(
+		[]string{"ready", "agent", "cloud-init", "ssh", "port:", "http:", api.StateRunning, api.StateStopped, api.StatePaused}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-func (c *cli) rmCommand() *cobra.Command {
+func (c vmCommands) rmCommand() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use: "rm VM...", Aliases: []string{"delete"}, Short: "Delete VMs, disks and all", Args: someArgs("VM"),
-		Long:              "Delete VMs, disks and all. A VM that is not stopped is deleted with -f only.\nWith -f, one that is not there is no error.",
-		ValidArgsFunction: c.completeVMs,
+		Use: "rm VM...", Aliases: []string{"delete"}, Short: "Delete VMs and their disks", Args: someArgs("VM"),
+		Long:              "Delete VMs and their disks. A VM that is not stopped is deleted with -f only.\nWith -f, a VM that does not exist is not an error.",
+		ValidArgsFunction: vmKind.complete(c.connection),
 		RunE: func(cmd *cobra.Command, refs []string) error {
-			return c.each(cmd, refs, "remove", func(ctx context.Context, server *client.Client, ref string) (api.VM, error) {
-				v, err := findVM(ctx, server, ref)
-				if force && isAbsent(err) {
-					return v, nil
+			return c.each(cmd, refs, "remove", func(server *client.Client, ref string) error {
+				v, err := findVM(cmd.Context(), server, ref)
+				switch {
+				case force && isAbsent(err):
+				case err != nil:
+					return err
+				case !force && v.State != api.StateStopped && v.State != api.StateError:
+					return hint(fmt.Errorf("it is %s", v.State), "hatch rm -f %s, or stop it first", v.ID)
+				default:
+					if err := removeVM(cmd.Context(), c.printer, server, v); err != nil {
+						return err
+					}
 				}
-				if err != nil {
-					return v, err
-				}
-				if !force && v.State != api.StateStopped && v.State != api.StateError {
-					return v, hint(fmt.Errorf("it is %s", v.State), "hatch rm -f %s, or stop it first", v.ID)
-				}
-				return v, c.remove(ctx, server, v)
-			}, c.showRemoved)
+				return c.printLine(api.Deleted{Status: "deleted"}, ref)
+			})
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "also when it runs")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "delete running VMs, too")
 	return cmd
 }
 
-func (c *cli) remove(ctx context.Context, server *client.Client, v api.VM) error {
-	defer c.progress("removing " + v.ID)()
+// removeVM deletes a VM, and the host key that hatch ssh has stored for it.
+func removeVM(ctx context.Context, p *printer, server *client.Client, v api.VM) error {
+	defer p.progress("removing " + v.ID)()
 	if err := server.DeleteVM(ctx, v.ID); err != nil {
 		return err
 	}
-	c.forgetHost(v.ID)
+	knownHosts{p.env}.forget(v.ID)
 	return nil
-}
-
-func (c *cli) showRemoved(ref string, _ api.VM) error {
-	return c.printOne(api.Deleted{Status: "deleted"}, func() { fmt.Fprintln(c.out, clean(ref)) })
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,9 +70,7 @@ func TestColours(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSession(t, f)
 			s.tty = tc.tty
-			for k, v := range tc.env {
-				s.env[k] = v
-			}
+			maps.Copy(s.env, tc.env)
 			s.hatch("ls")
 			if got := strings.Contains(s.stdout.String(), "\x1b[32mrunning\x1b[0m"); got != tc.want {
 				t.Errorf("coloured: %v", got)
@@ -108,10 +107,12 @@ func TestCreateSendsWhatWasGiven(t *testing.T) {
 
 func TestARateThatCannotBeSaidIsRefused(t *testing.T) {
 	for text, want := range map[string]int64{"8589934591g": 8589934591 << 30, "8589934592g": 0, "17179869184g": 0, "99999999999m": 99999999999 << 20} {
-		got, err := rate("net-in-rate", text)
-		if got != want || (err == nil) != (want != 0) {
-			t.Errorf("%s is %d: %v", text, got, err)
-		}
+		t.Run(text, func(t *testing.T) {
+			got, err := rate("net-in-rate", text)
+			if got != want || (err == nil) != (want != 0) {
+				t.Errorf("%s is %d: %v", text, got, err)
+			}
+		})
 	}
 }
 
@@ -273,7 +274,7 @@ func TestProgressIsForTerminalsOnly(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stderr strings.Builder
-			c := &cli{format: tc.format, streams: streams{err: &stderr, errTTY: tc.tty, now: time.Now}}
+			c := &printer{format: tc.format, streams: streams{err: &stderr, errTTY: tc.tty, now: time.Now}}
 			c.progress("creating the VM")()
 			if got := strings.Contains(stderr.String(), "creating the VM"); got != tc.want {
 				t.Errorf("got %q", &stderr)

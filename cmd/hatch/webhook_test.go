@@ -88,17 +88,21 @@ func TestWebhookVerbs(t *testing.T) {
 		"webhook retry whk_a dlv_a00000000001":    "POST /webhooks/whk_a00000000001/deliveries/dlv_a00000000001/retry",
 		"webhook deliveries whk_a --state failed": "GET /webhooks/whk_a00000000001/deliveries?limit=1000&state=failed",
 	} {
-		if code := s.hatch(strings.Fields(args)...); code != 0 || !f.called(call) {
-			t.Errorf("%s: exit code %d: %s; called %v", args, code, &s.stderr, f.calls)
-		}
+		t.Run(args, func(t *testing.T) {
+			if code := s.hatch(strings.Fields(args)...); code != 0 || !f.called(call) {
+				t.Errorf("%s: exit code %d: %s; called %v", args, code, &s.stderr, f.calls)
+			}
+		})
 	}
 	s.hatch("webhook", "disable", "whk_a")
 	if body := f.lastBody(t); body != `{"enabled":false}` {
 		t.Errorf("sent %s", body)
 	}
 	for _, args := range []string{"webhook rm whk_none", "webhook retry whk_a", "webhook test"} {
-		if code := s.hatch(strings.Fields(args)...); code != exitOwn || !strings.Contains(s.stderr.String(), "hint: hatch ") {
-			t.Errorf("%s: %d %s", args, code, &s.stderr)
-		}
+		t.Run(args, func(t *testing.T) {
+			if code := s.hatch(strings.Fields(args)...); code != exitOwn || !strings.Contains(s.stderr.String(), "hint: hatch ") {
+				t.Errorf("%s: %d %s", args, code, &s.stderr)
+			}
+		})
 	}
 }

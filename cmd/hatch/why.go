@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -11,67 +12,67 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
-func (c *cli) whyCommand() *cobra.Command {
+func (c eventCommands) why() *cobra.Command {
 	var tail int
 	cmd := &cobra.Command{
-		Use: "why VM", Short: "Tell what happened to a VM, when, by whom, and what to do", Args: oneArg("VM"),
-		Long: `Tell the story of a VM: what happened, when, and by whom or by which rule. The
-last line says how it is now, and what to do. A VM that was deleted is found, too,
-as long as its events are kept.`,
-		ValidArgsFunction: c.completeVMs,
+		Use: "why VM", Short: "Explain the state of a VM: what happened, when, by whom, and what to do", Args: oneArg("VM"),
+		Long: `Show the history of a VM: what happened, when, and by whom or by which rule. The
+last line is its current state, and what to do. A deleted VM is found, too, as
+long as its events are kept.`,
+		ValidArgsFunction: vmKind.complete(c.connection),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if tail < 0 {
 				return usage(cmd, "--tail takes a number of lines, or 0 for all, not %d", tail)
 			}
-			if err := c.why(cmd.Context(), args[0], tail); err != nil {
-				return fmt.Errorf("cannot tell about %s: %w", args[0], err)
+			if err := c.explain(cmd.Context(), args[0], tail); err != nil {
+				return fmt.Errorf("cannot explain %s: %w", args[0], err)
 			}
 			return nil
 		},
 	}
-	cmd.Flags().IntVarP(&tail, "tail", "n", 50, "`lines` from the end, 0 for all")
+	cmd.Flags().IntVarP(&tail, "tail", "n", 50, "number of `lines` from the end, 0 for all")
 	return cmd
 }
 
-func (c *cli) why(ctx context.Context, ref string, tail int) error {
+func (c eventCommands) explain(ctx context.Context, ref string, tail int) error {
 	server, err := c.client()
 	if err != nil {
 		return err
 	}
-	found, err := findPresentOrPast(ctx, server, ref)
+	found, err := findWithDeleted(ctx, server, ref)
 	if err != nil {
 		return err
 	}
-	story, err := allEvents(ctx, server, client.EventOptions{VM: found.id, PageSize: pageSize})
+	history, err := allEvents(ctx, server, client.EventOptions{VM: found.id, PageSize: pageSize})
 	if err != nil {
 		return err
 	}
 	if c.format.structured() {
-		return printList(c, story, nil)
+		return printList(c.printer, history, nil)
 	}
 	now, err := server.GetVM(ctx, found.id)
 	if err != nil && !client.IsNotFound(err) {
 		return err
 	}
-	var left []api.Snapshot // of a VM that is gone
+	var left []api.Snapshot // of a deleted VM
 	if now.ID == "" {
 		if left, err = server.ListSnapshots(ctx, found.id); err != nil {
 			return err
 		}
 	}
-	if err := c.tellStory(story, tail); err != nil {
+	if err := c.printHistory(history, tail); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.out, "\n%s\n", c.verdict(found, now, left))
 	return nil
 }
 
-// findPresentOrPast returns the VM that ref means, or one that was deleted and
-// is told of still.
-func findPresentOrPast(ctx context.Context, server *client.Client, ref string) (named, error) {
+// findWithDeleted returns the VM that ref refers to, or a deleted one whose
+// events are kept.
+func findWithDeleted(ctx context.Context, server *client.Client, ref string) (named, error) {
 	v, absence := findVM(ctx, server, ref)
 	if absence == nil || !isAbsent(absence) {
-		return vmName(v), absence
+		return vmKind.name(v), absence
 	}
 	var last named
 	for e, err := range server.ListEvents(ctx, client.EventOptions{Types: []string{"vm.deleted"}, PageSize: pageSize}) {
@@ -88,10 +89,12 @@ func findPresentOrPast(ctx context.Context, server *client.Client, ref string) (
 	return last, nil
 }
 
-func (c *cli) tellStory(story []api.Event, tail int) error {
+func (c eventCommands) printHistory(history []api.Event, tail int) error {
 	var lines []api.Event
-	for _, e := range story {
-		if c.format == formatWide || !tellsNothing(e) {
+	for _, e := range history {
+		// That conditions become unknown follows from the stop before it.
+		follows := e.Type == "vm.condition_changed" && e.Data["to"] == api.StatusUnknown
+		if c.format == formatWide || !follows {
 			lines = append(lines, e)
 		}
 	}
@@ -113,18 +116,9 @@ func (c *cli) tellStory(story []api.Event, tail int) error {
 	return t.write(c.out, c.colour())
 }
 
-// tellsNothing reports whether an event follows from the one before it: that
-// nothing is known any more of a guest that does not run.
-func tellsNothing(e api.Event) bool {
-	return e.Type == "vm.condition_changed" && e.Data["to"] == api.StatusUnknown
-}
-
-// verdict says how a VM is now, and what to do; the zero VM is gone.
-func (c *cli) verdict(found named, v api.VM, left []api.Snapshot) string {
-	name := found.name
-	if name == "" {
-		name = found.id
-	}
+// verdict returns the state of a VM, and what to do. The zero VM is a deleted one.
+func (c eventCommands) verdict(found named, v api.VM, left []api.Snapshot) string {
+	name := cmp.Or(found.name, found.id)
 	state := v.State
 	if v.StateReason != "" {
 		state += ": " + clean(v.StateReason)
@@ -134,13 +128,17 @@ func (c *cli) verdict(found named, v api.VM, left []api.Snapshot) string {
 		if len(left) > 0 {
 			return fmt.Sprintf("%s was deleted; its snapshots are left. To see them: hatch snapshot ls %s", name, found.id)
 		}
-		return name + " was deleted; nothing is left of it but this story."
+		return name + " was deleted; only its events are left."
 	case api.StateRunning:
-		return name + " is running" + c.since(v) + missing(v)
+		since := ""
+		if v.StartedAt != nil {
+			since = " since " + c.age(*v.StartedAt)
+		}
+		return name + " is running" + since + unmetConditions(v)
 	case api.StatePaused:
-		return fmt.Sprintf("%s is %s. To let it run on: hatch resume %s", name, state, name)
+		return fmt.Sprintf("%s is %s. To resume it: hatch resume %s", name, state, name)
 	case api.StateSnapshotted:
-		return fmt.Sprintf("%s is %s. To let it go on: hatch wake %s", name, state, name)
+		return fmt.Sprintf("%s is %s. To continue it: hatch wake %s", name, state, name)
 	case api.StateStopped:
 		return fmt.Sprintf("%s is %s. To start it: hatch start %s", name, state, name)
 	case api.StateError:
@@ -149,28 +147,17 @@ func (c *cli) verdict(found named, v api.VM, left []api.Snapshot) string {
 	return fmt.Sprintf("%s is %s. To wait for it: hatch wait %s", name, state, name)
 }
 
-func (c *cli) since(v api.VM) string {
-	if v.StartedAt == nil {
-		return ""
-	}
-	return " since " + c.age(*v.StartedAt)
-}
-
-// missing says what a running VM's guest lacks.
-func missing(v api.VM) string {
-	var faults []string
+// unmetConditions completes the sentence about a running VM.
+func unmetConditions(v api.VM) string {
+	var unmet []string
 	for _, cond := range v.Conditions {
 		if cond.Status == api.StatusTrue || cond.Reason == "Disabled" || cond.Reason == "Absent" {
 			continue
 		}
-		words := cond.Message
-		if words == "" {
-			words = cond.Type + " is " + cond.Status
-		}
-		faults = append(faults, clean(words))
+		unmet = append(unmet, clean(cmp.Or(cond.Message, cond.Type+" is "+cond.Status)))
 	}
-	if len(faults) == 0 {
+	if len(unmet) == 0 {
 		return ", and all is well."
 	}
-	return ", but " + strings.Join(faults, "; ") + ". See its console: hatch logs " + displayName(v)
+	return ", but " + strings.Join(unmet, "; ") + ". See its console: hatch logs " + displayName(v)
 }

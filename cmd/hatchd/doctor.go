@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hatchvm/hatch/internal/config"
-	"github.com/hatchvm/hatch/internal/daemon"
+	"github.com/hatchvm/hatch/internal/daemon/linux"
 	"github.com/hatchvm/hatch/internal/doctor"
 )
 
@@ -27,10 +27,10 @@ func examine(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	checks := doctor.Run(ctx, doctor.Local(), daemon.DoctorSettings(cfg))
+	checks := doctor.Run(ctx, doctor.Local(), linux.DoctorSettings(cfg))
 	if fix && !doctor.Healthy(checks) {
 		mend(ctx, checks, errOut)
-		checks = doctor.Run(ctx, doctor.Local(), daemon.DoctorSettings(cfg))
+		checks = doctor.Run(ctx, doctor.Local(), linux.DoctorSettings(cfg))
 	}
 	if err := printChecks(out, format, checks); err != nil {
 		return err

@@ -25,6 +25,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/config"
 	"github.com/hatchvm/hatch/internal/daemon"
+	"github.com/hatchvm/hatch/internal/daemon/linux"
 )
 
 // version is set by the linker; see the Makefile.
@@ -111,7 +112,7 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return daemon.Run(ctx, cfg, daemon.Options{Version: version, Log: logger(cfg, errOut), Out: out})
+	return daemon.Run(ctx, cfg, daemon.Options{Version: version, Log: logger(cfg, errOut), Out: out, Host: linux.Open})
 }
 
 func showConfig(_ context.Context, args []string, out, errOut io.Writer) error {
@@ -133,7 +134,7 @@ func clean(ctx context.Context, args []string, _, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return daemon.Clean(ctx, cfg, purge, logger(cfg, errOut))
+	return linux.Clean(ctx, cfg, purge, logger(cfg, errOut))
 }
 
 // take removes flag from args and reports whether it was there.

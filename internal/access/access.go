@@ -1,9 +1,9 @@
-// Package access is about who may call: API keys and the account each one
-// belongs to. Every other noun is owned by an account, and every query names
-// its owner.
+// Package access authenticates callers: it holds API keys and the account that
+// each key belongs to. Every other object is owned by an account, and every query
+// names its owner.
 //
-// It does not read HTTP headers; doors do, and hand the key to
-// [Service.Authenticate]. Users, quotas and scopes will live here.
+// It does not read HTTP headers; the doors do, and pass the key to
+// [Service.Authenticate].
 package access
 
 import "time"
@@ -11,7 +11,7 @@ import "time"
 // Accounts that the first start creates.
 const (
 	AdminID  = "acc_admin"
-	SystemID = "acc_system" // hatchd itself: it has no key
+	SystemID = "acc_system" // hatchd itself; it has no key
 )
 
 // Account owns objects.
@@ -33,4 +33,8 @@ type Principal struct {
 	OwnerID string // account whose objects the caller sees
 	KeyID   string
 	KeyName string
+	Rights  Rights
 }
+
+// Scope returns whose objects the caller sees: its account's.
+func (p Principal) Scope() Scope { return Owner(p.OwnerID) }

@@ -29,15 +29,15 @@ const (
 	presetName = "preset"
 )
 
-// Bootstrap makes the admin account and its first key where there is none,
-// and writes the key to KeyFile in dataDir. created tells that firstKey was
-// made up just now: nothing but the file holds it, so show it once.
+// Bootstrap creates the admin account and its first key if they do not exist, and
+// writes the key to KeyFile in dataDir. created reports that firstKey was generated
+// now: it is stored only in that file, so the caller should show it once.
 //
-// preset, when not empty, is HATCH_API_KEY: it is used instead of a made up
-// one, and given later it is added, or replaces the one preset before.
+// preset, if not empty, is HATCH_API_KEY: it is used instead of a generated key. If
+// keys exist already, it is added, or replaces the previous preset key.
 //
-// A KeyFile that was lost is not made again, because its key is not stored;
-// the log says how to get another.
+// A KeyFile that was lost is not written again, because only the key's hash is
+// stored; a log line says how to get another key.
 func (s *Service) Bootstrap(ctx context.Context, dataDir, preset string) (firstKey string, created bool, err error) {
 	if err := checkPreset(preset); err != nil {
 		return "", false, err
@@ -45,10 +45,10 @@ func (s *Service) Bootstrap(ctx context.Context, dataDir, preset string) (firstK
 	for id, name := range map[string]string{AdminID: "admin", SystemID: "system"} {
 		account := Account{ID: id, Name: name, CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
 		if err := s.store.InsertAccount(ctx, account); err != nil {
-			return "", false, fmt.Errorf("cannot make the %s account: %w", name, err)
+			return "", false, fmt.Errorf("cannot create the %s account: %w", name, err)
 		}
 	}
-	keys, err := s.store.Keys(ctx, AdminID)
+	keys, err := s.store.Keys(ctx, Owner(AdminID))
 	if err != nil {
 		return "", false, fmt.Errorf("cannot read the admin's keys: %w", err)
 	}
@@ -76,8 +76,8 @@ func checkPreset(preset string) error {
 	return nil
 }
 
-// makeFirst writes the file before the row: were it the other way round, a
-// crash in between would leave a key that nobody knows.
+// makeFirst creates the first admin key. It writes the file before the row: in the
+// other order, a crash in between would leave a key whose secret is lost.
 func (s *Service) makeFirst(ctx context.Context, path string) (string, error) {
 	secret := newSecret()
 	if err := writeKeyFile(path, secret); err != nil {
@@ -89,7 +89,8 @@ func (s *Service) makeFirst(ctx context.Context, path string) (string, error) {
 	return secret, nil
 }
 
-// usePreset makes the preset key good, and the file one that works.
+// usePreset stores the preset key, and writes it to the file unless the file holds a
+// valid key.
 func (s *Service) usePreset(ctx context.Context, path, preset string) error {
 	sum := sha256.Sum256([]byte(preset))
 	_, err := s.store.KeyByHash(ctx, sum[:])
@@ -109,7 +110,7 @@ func (s *Service) usePreset(ctx context.Context, path, preset string) error {
 	return writeKeyFile(path, preset)
 }
 
-// keyFileWorks reports whether the file holds a key that opens something.
+// keyFileWorks reports whether the file holds a valid key.
 func (s *Service) keyFileWorks(ctx context.Context, path string) (bool, error) {
 	secret, err := readKeyFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -126,11 +127,11 @@ func (s *Service) keyFileWorks(ctx context.Context, path string) (bool, error) {
 	return err == nil, err
 }
 
-// checkKeyFile says so when there is no file any more.
+// checkKeyFile logs a warning if the file is missing.
 func (s *Service) checkKeyFile(path string) error {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		s.log.Warn("the admin key's file is gone; the key itself still works where it is known. "+
-			"For another key: hatch key create, or start hatchd with HATCH_API_KEY set", "file", path)
+		s.log.Warn("the admin key's file is missing; the key itself is still valid. "+
+			"To get another key, run hatch key create, or start hatchd with HATCH_API_KEY set", "file", path)
 	} else if err != nil {
 		return fmt.Errorf("cannot read the admin key's file: %w", err)
 	}
@@ -150,7 +151,7 @@ func readKeyFile(path string) (string, error) {
 	return strings.TrimSpace(string(text)), nil
 }
 
-// writeKeyFile replaces the file in one step; nobody else can read it at any time.
+// writeKeyFile replaces the file atomically; no other user can read it at any time.
 func writeKeyFile(path, secret string) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+KeyFile+"-*") // made with mode 0600
 	if err != nil {

@@ -5,29 +5,29 @@ import (
 	"time"
 )
 
-// Store keeps accounts and keys.
+// Store stores accounts and keys.
 type Store interface {
-	// InsertAccount makes an account. No error if it is there already.
+	// InsertAccount creates an account. It is no error if the account exists.
 	InsertAccount(ctx context.Context, a Account) error
 
-	// InsertKey makes a key. Errors: errs.Conflict with code key_exists when
-	// the owner has a key of that name.
+	// InsertKey creates a key. Errors: errs.Conflict with code key_exists if the
+	// owner has a key with that name.
 	InsertKey(ctx context.Context, k Key) error
 
-	// ReplaceKey makes a key, and deletes the one with the same id if there is one.
-	// Errors as InsertKey's.
+	// ReplaceKey creates a key, and deletes the one with the same id if there is one.
+	// It returns the errors of InsertKey.
 	ReplaceKey(ctx context.Context, k Key) error
 
-	// KeyByHash returns the key with this hash, whoever owns it.
+	// KeyByHash returns the key with this hash, of any owner.
 	// Errors: errs.NotFound with code key_not_found.
 	KeyByHash(ctx context.Context, hash []byte) (Key, error)
 
-	// Keys returns the owner's keys, newest first.
-	Keys(ctx context.Context, owner string) ([]Key, error)
+	// Keys returns the keys in scope, newest first.
+	Keys(ctx context.Context, scope Scope) ([]Key, error)
 
 	// DeleteKey deletes one key. Errors: errs.NotFound with code
-	// key_not_found; errs.Conflict with code last_key when it is the owner's last.
-	DeleteKey(ctx context.Context, owner, id string) error
+	// key_not_found; errs.Conflict with code last_key if it is the owner's last.
+	DeleteKey(ctx context.Context, scope Scope, id string) error
 
 	// TouchKeys stores when keys were last used, by key id. Unknown ids are no error.
 	TouchKeys(ctx context.Context, used map[string]time.Time) error

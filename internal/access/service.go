@@ -15,15 +15,16 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/id"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// Bounds on what a caller may send.
+// Limits on what a caller may send.
 const (
 	MaxKeyName = 63  // bytes
-	maxSecret  = 512 // bytes; longer ones are refused unread
+	maxSecret  = 512 // bytes; longer ones are refused without a lookup
 )
 
-// maxKnown bounds how many keys are held in memory.
+// maxKnown bounds the keys that are cached in memory.
 const maxKnown = 4096
 
 // touchEvery is how often the times of last use are stored.
@@ -32,7 +33,7 @@ const touchEvery = time.Minute
 // digest is the SHA-256 of a secret.
 type digest [sha256.Size]byte
 
-// Service makes keys and recognises them.
+// Service creates keys and authenticates callers by them.
 type Service struct {
 	store Store
 	log   *slog.Logger
@@ -42,7 +43,7 @@ type Service struct {
 
 	mu      sync.Mutex
 	known   map[digest]Key       // keys that authenticated before
-	changes uint64               // goes up whenever a key stops being good
+	changes uint64               // incremented when a key stops being valid
 	used    map[string]time.Time // last uses not stored yet, by key id
 }
 
@@ -60,7 +61,7 @@ func newService(store Store, log *slog.Logger, every time.Duration) *Service {
 	return s
 }
 
-// Close stores the times of last use once more and waits for the background work.
+// Close stores the times of last use once more and waits for the background work to end.
 func (s *Service) Close() error {
 	s.stop()
 	<-s.stopped
@@ -70,11 +71,12 @@ func (s *Service) Close() error {
 var errUnknownKey = errs.New(errs.Unauthenticated, "invalid_api_key", "the API key is not valid").
 	WithHint("give a key as \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\"; the first one is in admin.key in hatchd's data directory")
 
-// Authenticate tells whose key secret is. Errors: errs.Unauthenticated.
+// Authenticate returns the principal that the secret belongs to.
+// Errors: errs.Unauthenticated.
 //
-// The look-up goes by the secret's SHA-256. Its time may tell how much of a
-// hash matches, but nobody can choose secrets by their hash, so that is worth
-// nothing; the last comparison takes the same time whatever it compares.
+// Keys are looked up by the secret's SHA-256. The time this takes may reveal how
+// much of a hash matches, but an attacker cannot choose secrets by their hash, so
+// this does not help; the final comparison takes constant time.
 func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, error) {
 	if secret == "" || len(secret) > maxSecret {
 		return Principal{}, errUnknownKey
@@ -91,10 +93,10 @@ func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, e
 		return Principal{}, errUnknownKey
 	}
 	s.touch(k.ID)
-	return Principal{OwnerID: k.OwnerID, KeyID: k.ID, KeyName: k.Name}, nil
+	return Principal{OwnerID: k.OwnerID, KeyID: k.ID, KeyName: k.Name, Rights: AllRights}, nil
 }
 
-// lookUp asks the store for a key that is seen for the first time.
+// lookUp returns the key with this hash, from memory if it was used before.
 func (s *Service) lookUp(ctx context.Context, sum digest) (Key, error) {
 	s.mu.Lock()
 	k, ok := s.known[sum]
@@ -118,7 +120,7 @@ func (s *Service) lookUp(ctx context.Context, sum digest) (Key, error) {
 	return k, nil
 }
 
-// forgetKnown makes every key be looked up again.
+// forgetKnown drops all cached keys.
 func (s *Service) forgetKnown() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,7 +128,7 @@ func (s *Service) forgetKnown() {
 	clear(s.known)
 }
 
-// CreateKey makes a key and returns its secret, which is not kept.
+// CreateKey creates a key and returns its secret, which is not stored.
 // Errors: errs.Invalid; errs.Conflict with code key_exists.
 func (s *Service) CreateKey(ctx context.Context, owner, name string) (Key, string, error) {
 	if err := checkKeyName(name); err != nil {
@@ -143,17 +145,17 @@ func (s *Service) CreateKey(ctx context.Context, owner, name string) (Key, strin
 func checkKeyName(name string) error {
 	if name == "" || len(name) > MaxKeyName || !utf8.ValidString(name) ||
 		strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return errs.InvalidField("name", "1 to %d bytes of printable text can be given", MaxKeyName)
+		return errs.InvalidField("name", "want 1 to %d bytes of printable text", MaxKeyName)
 	}
 	if name == presetName {
-		return errs.InvalidField("name", "%q is kept for the key of HATCH_API_KEY; give another name", name)
+		return errs.InvalidField("name", "%q is reserved for the key of HATCH_API_KEY; give another name", name)
 	}
 	return nil
 }
 
-// Keys returns the owner's keys, newest first.
-func (s *Service) Keys(ctx context.Context, owner string) ([]Key, error) {
-	keys, err := s.store.Keys(ctx, owner)
+// Keys returns the keys in scope, newest first.
+func (s *Service) Keys(ctx context.Context, scope Scope) ([]Key, error) {
+	keys, err := s.store.Keys(ctx, scope)
 	if err != nil {
 		return nil, err
 	}
@@ -167,10 +169,10 @@ func (s *Service) Keys(ctx context.Context, owner string) ([]Key, error) {
 	return keys, nil
 }
 
-// DeleteKey deletes a key; once it returns, the key opens nothing. The owner's
-// last key stays. Errors: errs.NotFound, errs.Conflict with code last_key.
-func (s *Service) DeleteKey(ctx context.Context, owner, id string) error {
-	if err := s.store.DeleteKey(ctx, owner, id); err != nil {
+// DeleteKey deletes a key; once it returns, the key is not accepted any more. The
+// owner's last key cannot be deleted. Errors: errs.NotFound, errs.Conflict with code last_key.
+func (s *Service) DeleteKey(ctx context.Context, scope Scope, id string) error {
+	if err := s.store.DeleteKey(ctx, scope, id); err != nil {
 		return err
 	}
 	s.forgetKnown()
@@ -199,8 +201,8 @@ func (s *Service) touchLoop(ctx context.Context, every time.Duration) {
 	}
 }
 
-// touchPatience bounds one storing of the times of last use.
-const touchPatience = 5 * time.Second
+// touchTimeout bounds one storing of the times of last use.
+const touchTimeout = 5 * time.Second
 
 func (s *Service) storeUses(ctx context.Context) {
 	s.mu.Lock()
@@ -209,10 +211,10 @@ func (s *Service) storeUses(ctx context.Context) {
 	if len(used) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, touchPatience)
+	ctx, cancel := context.WithTimeout(ctx, touchTimeout)
 	defer cancel()
 	if err := s.store.TouchKeys(ctx, used); err != nil {
-		s.log.Warn("cannot store when API keys were last used", "err", err)
+		s.log.Warn("cannot store when API keys were last used", logkey.Error, err)
 		return
 	}
 	s.mu.Lock()
@@ -229,6 +231,6 @@ func newKey(id, owner, name, secret string) Key {
 	return Key{ID: id, OwnerID: owner, Name: name, Hash: sum[:], CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
 }
 
-// newSecret returns a key with more than 256 bits of chance. The prefix lets
-// scanners for leaked secrets know it.
+// newSecret returns a key with more than 256 random bits. The prefix lets
+// scanners for leaked secrets recognize it.
 func newSecret() string { return "hatch_" + id.Random(id.Mixed, 43) }

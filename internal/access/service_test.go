@@ -64,19 +64,19 @@ func (m *memory) KeyByHash(_ context.Context, hash []byte) (Key, error) {
 	return *found, nil
 }
 
-func (m *memory) Keys(_ context.Context, owner string) ([]Key, error) {
+func (m *memory) Keys(_ context.Context, scope Scope) ([]Key, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var keys []Key
 	for _, k := range m.keys {
-		if k.OwnerID == owner {
+		if scope.Sees(k.OwnerID) {
 			keys = append(keys, k)
 		}
 	}
 	return keys, nil
 }
 
-func (m *memory) DeleteKey(_ context.Context, _, id string) error {
+func (m *memory) DeleteKey(_ context.Context, _ Scope, id string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.keys) == 1 {
@@ -123,7 +123,7 @@ func refused(t *testing.T, s *Service, secret string) {
 	}
 }
 
-func TestFirstStartMakesAKey(t *testing.T) {
+func TestFirstStartCreatesAKey(t *testing.T) {
 	store, dir := newMemory(), t.TempDir()
 	s := start(t, store)
 	key, created := mustBootstrap(t, s, dir, "")
@@ -153,7 +153,7 @@ func TestFirstStartMakesAKey(t *testing.T) {
 	}
 }
 
-func TestLostFileIsNotMadeAgain(t *testing.T) {
+func TestLostFileIsNotWrittenAgain(t *testing.T) {
 	var log bytes.Buffer
 	s := New(newMemory(), slog.New(slog.NewTextHandler(&log, nil)))
 	defer func() { _ = s.Close() }()
@@ -211,11 +211,11 @@ func TestPreset(t *testing.T) {
 	mustAuthenticate(t, s, second)
 	refused(t, s, old)
 	fileHas(second)
-	mustBootstrap(t, s, dir, "") // without it, all stays
+	mustBootstrap(t, s, dir, "") // without a preset nothing changes
 	mustAuthenticate(t, s, second)
 }
 
-func TestPresetLeavesAGoodFileAlone(t *testing.T) {
+func TestPresetKeepsAValidFile(t *testing.T) {
 	s, dir := start(t, newMemory()), t.TempDir()
 	key, _ := mustBootstrap(t, s, dir, "")
 	mustBootstrap(t, s, dir, "the-second-preset-key")
@@ -246,7 +246,7 @@ func TestAuthenticateAsksTheStoreOnce(t *testing.T) {
 	}
 }
 
-func TestDeletedKeyOpensNothing(t *testing.T) {
+func TestDeletedKeyIsRefused(t *testing.T) {
 	s := start(t, newMemory())
 	admin, _ := mustBootstrap(t, s, t.TempDir(), "")
 	k, secret, err := s.CreateKey(t.Context(), AdminID, "ci")
@@ -254,19 +254,18 @@ func TestDeletedKeyOpensNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustAuthenticate(t, s, secret)
-	if err := s.DeleteKey(t.Context(), AdminID, k.ID); err != nil {
+	if err := s.DeleteKey(t.Context(), Owner(AdminID), k.ID); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, s, secret)
 	p := mustAuthenticate(t, s, admin)
-	if err := s.DeleteKey(t.Context(), AdminID, p.KeyID); !errs.HasCode(err, "last_key") {
+	if err := s.DeleteKey(t.Context(), Owner(AdminID), p.KeyID); !errs.HasCode(err, "last_key") {
 		t.Errorf("the last key: %v", err)
 	}
 	mustAuthenticate(t, s, admin)
 }
 
-// A look-up that read the key before it was deleted must not make it known
-// after.
+// A lookup that read the key before it was deleted must not cache it afterwards.
 func TestDeleteDuringLookUp(t *testing.T) {
 	store := newMemory()
 	s := start(t, store)
@@ -277,11 +276,11 @@ func TestDeleteDuringLookUp(t *testing.T) {
 	}
 	store.onLookup = func() {
 		store.onLookup = nil
-		if err := s.DeleteKey(t.Context(), AdminID, k.ID); err != nil {
+		if err := s.DeleteKey(t.Context(), Owner(AdminID), k.ID); err != nil {
 			t.Error(err)
 		}
 	}
-	mustAuthenticate(t, s, secret) // it was good when it was asked for
+	mustAuthenticate(t, s, secret) // it was valid when the lookup began
 	refused(t, s, secret)
 }
 
@@ -313,7 +312,7 @@ func TestCloseStoresTheLastUse(t *testing.T) {
 	s := New(store, slog.New(slog.DiscardHandler))
 	key, _ := mustBootstrap(t, s, t.TempDir(), "")
 	p := mustAuthenticate(t, s, key)
-	keys, err := s.Keys(t.Context(), AdminID)
+	keys, err := s.Keys(t.Context(), Owner(AdminID))
 	if err != nil || !slices.ContainsFunc(keys, func(k Key) bool { return k.ID == p.KeyID && k.LastUsedAt != nil }) {
 		t.Errorf("keys %+v, %v: a use just now is not shown", keys, err)
 	}

@@ -12,17 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/guest/wire"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// maxAddresses bounds a report.
+// maxAddresses limits the addresses in one report.
 const maxAddresses = 64
 
-// watchAddresses posts the addresses now and after each change.
+// watchAddresses updates the status with the guest's addresses, now and after each
+// change.
 func (a *Agent) watchAddresses(ctx context.Context) {
 	events, err := listenForAddresses()
-	a.postAddresses()
+	a.updateAddresses()
 	if err != nil {
-		a.log.Error("cannot watch the addresses", "err", err)
+		a.log.Error("cannot watch the addresses", logkey.Error, err)
 		return
 	}
 	stop := context.AfterFunc(ctx, func() { _ = events.SetReadDeadline(time.Now()) })
@@ -30,12 +32,12 @@ func (a *Agent) watchAddresses(ctx context.Context) {
 	defer func() { _ = events.Close() }()
 	buf := make([]byte, 8<<10)
 	for {
-		// What the event says does not matter: the state is read anew. ENOBUFS
-		// says that some were lost.
+		// The agent does not parse events, but lists all addresses again after each.
+		// ENOBUFS means that the kernel dropped some.
 		if _, err := events.Read(buf); err != nil && !errors.Is(err, syscall.ENOBUFS) {
 			return
 		}
-		a.postAddresses()
+		a.updateAddresses()
 	}
 }
 
@@ -52,17 +54,17 @@ func listenForAddresses() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "rtnetlink"), nil
 }
 
-func (a *Agent) postAddresses() {
+func (a *Agent) updateAddresses() {
 	found, err := addresses()
 	if err != nil {
-		a.log.Error("cannot list the addresses", "err", err)
+		a.log.Error("cannot list the addresses", logkey.Error, err)
 		return
 	}
-	a.status.postAddresses(found)
+	a.status.setAddresses(found)
 }
 
-// addresses lists those by which the guest may be reached: neither loopback
-// nor link-local ones.
+// addresses lists the guest's addresses, except those of loopback and link-local
+// ones.
 func addresses() ([]wire.Address, error) {
 	interfaces, err := net.Interfaces()
 	if err != nil {
@@ -75,7 +77,7 @@ func addresses() ([]wire.Address, error) {
 		}
 		addrs, err := i.Addrs()
 		if err != nil {
-			return nil, fmt.Errorf("of %s: %w", i.Name, err)
+			return nil, fmt.Errorf("interface %s: %w", i.Name, err)
 		}
 		for _, addr := range addrs {
 			ipNet, ok := addr.(*net.IPNet)

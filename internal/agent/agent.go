@@ -1,28 +1,31 @@
-// Package agent is what runs inside a guest once it has booted: it answers
-// hatchd on the virtio-serial port or on a vsock port, reports the guest's addresses and
-// cloud-init's state, and shuts the guest down when asked.
+// Package agent is hatch-agent inside a guest that has booted: it serves hatchd on
+// the virtio-serial port or a vsock port, reports the guest's addresses and
+// cloud-init's state, and shuts the guest down.
 //
-// How it came to run is internal/agent/boot; what is spoken is
-// internal/guest/wire; the processes that it runs are internal/agent/proc, and
-// its work on files internal/agent/files. It starts fast and sleeps well: it
-// waits for events, and imports little. Start at [Agent.Run].
+// internal/agent/boot starts it. internal/guest/wire has the protocol,
+// internal/agent/proc the processes, and internal/agent/files the files. The agent
+// must start fast and use no CPU time in an idle guest: it waits for events instead of
+// polling, and imports few packages. Start at [Agent.Run].
 package agent
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/agent/files"
+	"github.com/hatchvm/hatch/internal/agent/halt"
 	"github.com/hatchvm/hatch/internal/agent/identity"
 	"github.com/hatchvm/hatch/internal/agent/proc"
 	"github.com/hatchvm/hatch/internal/guest/wire"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// Agent implements [wire.Handler], [wire.FileHandler] by the guest's files, and
-// [wire.ProcessHandler] by its table.
+// Agent implements [wire.Handler] and, through what it embeds,
+// [wire.FileHandler] and [wire.ProcessHandler].
 type Agent struct {
 	wire.FileHandler
 	wire.ProcessHandler
@@ -31,48 +34,51 @@ type Agent struct {
 	log     *slog.Logger
 	version string
 	bootID  string
-	status  *board
-	dialled chan struct{} // one for each connection that is open for the host
+	status  *statusStore
+	dialled chan struct{} // has one element for each connection that the host has open
 
-	recasting *recasting
+	reidentifier *reidentifier
 }
 
-// New returns an agent that calls itself version.
+// New returns an agent that reports version as its own.
 func New(log *slog.Logger, version string) *Agent {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		log.Error("cannot read the boot id", "err", err)
+		log.Error("cannot read the boot id", logkey.Error, err)
 	}
 	processes := proc.New(log)
 	return &Agent{
 		FileHandler: files.New("/"), ProcessHandler: processes, processes: processes,
-		log: log, version: version, bootID: strings.TrimSpace(string(id)), status: newBoard(), dialled: make(chan struct{}, maxDialled),
-		recasting: newRecasting(identity.New(log)),
+		log: log, version: version, bootID: strings.TrimSpace(string(id)), dialled: make(chan struct{}, maxDialled),
+		status: &statusStore{
+			status:  wire.Status{CloudInit: wire.CloudInit{Status: wire.CloudInitRunning}},
+			changed: make(chan struct{}),
+		},
+		reidentifier: newReidentifier(identity.New(log)),
 	}
 }
 
-// reopenPause spaces attempts after a port has failed.
-const reopenPause = time.Second
+// reopenBackoff is the wait before a port that has failed is opened again.
+const reopenBackoff = time.Second
 
-// Run serves one host after the other until ctx is done. Before it answers the
-// first one it knows the guest's state.
+// Run serves one connection of hatchd after the other until ctx is done.
 func (a *Agent) Run(ctx context.Context) {
 	defer func() { _ = a.processes.Close() }()
 	go a.watchAddresses(ctx)
 	go a.watchCloudInit(ctx, "/")
-	go a.settle(ctx)
+	go a.finishIdentities(ctx)
 	go a.serveVsock(ctx)
 	for ctx.Err() == nil {
 		err := a.servePort(ctx)
-		a.log.Error("the port to the host failed", "err", err)
+		a.log.Error("port to the host failed", logkey.Error, err)
 		select {
-		case <-time.After(reopenPause):
+		case <-time.After(reopenBackoff):
 		case <-ctx.Done():
 		}
 	}
 }
 
-// servePort serves sessions on the port until it cannot be used any more.
+// servePort opens the port and serves sessions on it until it fails.
 func (a *Agent) servePort(ctx context.Context) error {
 	port, err := openPort()
 	if err != nil {
@@ -80,17 +86,19 @@ func (a *Agent) servePort(ctx context.Context) error {
 	}
 	defer func() { _ = port.Close() }()
 	for {
-		conn, err := port.conn()
-		if err != nil {
-			return err
+		if err := port.file.SetDeadline(time.Time{}); err != nil {
+			return fmt.Errorf("cannot wait for the port to the host: %w", err)
 		}
+		conn := &portConn{port: port, replay: port.last}
+		port.last = nil
 		if err := a.serve(ctx, conn); err != nil {
 			return err
 		}
 	}
 }
 
-// serve holds one session. It returns an error when no other can follow.
+// serve serves one session. It returns an error when the port can serve no further
+// session.
 func (a *Agent) serve(ctx context.Context, conn *portConn) error {
 	server, err := wire.Accept(conn)
 	if err != nil {
@@ -98,7 +106,7 @@ func (a *Agent) serve(ctx context.Context, conn *portConn) error {
 	}
 	conn.established = true
 	err = server.Run(ctx, a)
-	a.log.Debug("the host is gone", "err", err)
+	a.log.Debug("session ended", logkey.Error, err)
 	return ctx.Err()
 }
 
@@ -130,12 +138,12 @@ func (a *Agent) Watch(ctx context.Context, report func(wire.Status) error) error
 
 // Shutdown implements [wire.Handler].
 func (a *Agent) Shutdown(_ context.Context, args wire.ShutdownArgs) (func(), error) {
-	way := ownInit("/proc")
-	a.log.Info("the host asks for a shutdown", "reboot", args.Reboot, "init", way.name)
+	pid1 := findInit("/proc")
+	a.log.Info("shutdown requested", "reboot", args.Reboot, "init", pid1.name)
 	return func() {
-		if err := way.shutDown(args.Reboot); err != nil {
-			a.log.Error("cannot shut down as this init wants it; doing it directly", "err", err)
-			_ = shutDownDirectly(args.Reboot)
+		if err := pid1.shutDown(args.Reboot); err != nil {
+			a.log.Error("cannot shut down through init; the agent shuts down itself", logkey.Error, err)
+			_ = halt.Machine(args.Reboot, gracePeriod)
 		}
 	}, nil
 }

@@ -29,8 +29,8 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// TestCloudInitIsFollowed plays what cloud-init does to its files.
-func TestCloudInitIsFollowed(t *testing.T) {
+// TestCloudInitIsWatched changes files as cloud-init does.
+func TestCloudInitIsWatched(t *testing.T) {
 	root := t.TempDir()
 	write(t, filepath.Join(root, "usr/bin/cloud-init"), "")
 	write(t, filepath.Join(root, "run/other"), "")
@@ -47,7 +47,7 @@ func TestCloudInitIsFollowed(t *testing.T) {
 	}()
 
 	if st, _ := a.status.read(); st.CloudInit.Status != wire.CloudInitRunning {
-		t.Errorf("at first: %+v", st.CloudInit)
+		t.Errorf("before cloud-init ran: %+v", st.CloudInit)
 	}
 	write(t, filepath.Join(root, "run/cloud-init/status.json"), "{}")
 	write(t, filepath.Join(root, "var/lib/cloud/data/result.json"), `{"v1":{"datasource":"NoCloud","errors":["it broke"]}}`)
@@ -58,7 +58,7 @@ func TestCloudInitIsFollowed(t *testing.T) {
 	<-changed
 	want := wire.CloudInit{Status: wire.CloudInitError, Errors: []string{"it broke"}}
 	if st, _ := a.status.read(); !reflect.DeepEqual(st.CloudInit, want) {
-		t.Errorf("at last: %+v", st.CloudInit)
+		t.Errorf("after its result: %+v", st.CloudInit)
 	}
 }
 
@@ -67,12 +67,12 @@ func TestCloudInitOfAnImage(t *testing.T) {
 		files map[string]string
 		want  string
 	}{
-		"without it":               {map[string]string{"run/x": ""}, wire.CloudInitAbsent},
-		"before it runs":           {map[string]string{"usr/bin/cloud-init": "", "run/x": ""}, wire.CloudInitRunning},
-		"disabled by the image":    {map[string]string{"usr/bin/cloud-init": "", "run/x": "", "etc/cloud/cloud-init.disabled": ""}, wire.CloudInitDisabled},
-		"disabled for want of use": {map[string]string{"usr/bin/cloud-init": "", "run/cloud-init/disabled": ""}, wire.CloudInitDisabled},
-		"done":                     {map[string]string{"usr/bin/cloud-init": "", "run/cloud-init/result.json": `{"v1":{"errors":[]}}`}, wire.CloudInitDone},
-		"with a broken result":     {map[string]string{"usr/bin/cloud-init": "", "run/cloud-init/result.json": `{"v1":`}, wire.CloudInitError},
+		"without it":                {map[string]string{"run/x": ""}, wire.CloudInitAbsent},
+		"before it runs":            {map[string]string{"usr/bin/cloud-init": "", "run/x": ""}, wire.CloudInitRunning},
+		"disabled by the image":     {map[string]string{"usr/bin/cloud-init": "", "run/x": "", "etc/cloud/cloud-init.disabled": ""}, wire.CloudInitDisabled},
+		"disabled by its generator": {map[string]string{"usr/bin/cloud-init": "", "run/cloud-init/disabled": ""}, wire.CloudInitDisabled},
+		"done":                      {map[string]string{"usr/bin/cloud-init": "", "run/cloud-init/result.json": `{"v1":{"errors":[]}}`}, wire.CloudInitDone},
+		"with a broken result":      {map[string]string{"usr/bin/cloud-init": "", "run/cloud-init/result.json": `{"v1":`}, wire.CloudInitError},
 	} {
 		root := t.TempDir()
 		for path, text := range c.files {
@@ -86,7 +86,7 @@ func TestCloudInitOfAnImage(t *testing.T) {
 			a.watchCloudInit(ctx, root)
 		}()
 		st, changed := a.status.read()
-		if st.CloudInit.Status != c.want { // not yet read, or to change no more
+		if st.CloudInit.Status != c.want { // it was not read yet
 			<-changed
 			st, _ = a.status.read()
 		}
@@ -114,7 +114,7 @@ func FuzzParseResult(f *testing.F) {
 	})
 }
 
-func TestOwnInitIsRecognised(t *testing.T) {
+func TestInitIsRecognised(t *testing.T) {
 	for _, c := range []struct{ exe, comm, want string }{
 		{"/usr/lib/systemd/systemd", "systemd", "systemd"},
 		{"/lib/systemd/systemd", "init", "systemd"},
@@ -133,14 +133,14 @@ func TestOwnInitIsRecognised(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if way := ownInit(proc); way.name != c.want {
-			t.Errorf("%s (%s) is taken for %q, want %q", c.exe, c.comm, way.name, c.want)
+		if pid1 := findInit(proc); pid1.name != c.want {
+			t.Errorf("%s (%s) is recognised as %q, want %q", c.exe, c.comm, pid1.name, c.want)
 		}
 	}
 }
 
-// TestSignalWaitsForItsListener uses the masks of real inits.
-func TestSignalWaitsForItsListener(t *testing.T) {
+// TestInitHandlesSignal uses the signal masks of real inits.
+func TestInitHandlesSignal(t *testing.T) {
 	const (
 		begun   = "SigBlk:\t0000000000000000\nSigCgt:\t0000000000000000\n"
 		systemd = "SigBlk:\t7be3c0fe28014a03\nSigIgn:\t0000000000001000\nSigCgt:\t00000001000004ec\n"
@@ -159,20 +159,20 @@ func TestSignalWaitsForItsListener(t *testing.T) {
 		{begun, unix.SIGUSR2, false},
 		{waits, unix.SIGUSR2, true},
 	} {
-		if got := listens(c.status, c.signal); got != c.want {
+		if got := handles(c.status, c.signal); got != c.want {
 			t.Errorf("%q, %v: %v, want %v", c.status, c.signal, got, c.want)
 		}
 	}
 	status := filepath.Join(t.TempDir(), "status")
 	write(t, status, begun)
-	if awaitListener(status, unix.SIGTERM, time.Millisecond) {
-		t.Error("nobody listens, and it was not noticed")
+	if awaitHandler(status, unix.SIGTERM, time.Millisecond) {
+		t.Error("awaitHandler found a handler in a process without one")
 	}
 	later := filepath.Join(filepath.Dir(status), "later")
 	write(t, later, systemd)
 	time.AfterFunc(10*time.Millisecond, func() { _ = os.Rename(later, status) })
-	if !awaitListener(status, systemdReboot, time.Minute) {
-		t.Error("the listener was missed")
+	if !awaitHandler(status, systemdReboot, time.Minute) {
+		t.Error("awaitHandler did not find the handler")
 	}
 }
 
@@ -198,8 +198,8 @@ func TestWatchReportsChangesOnly(t *testing.T) {
 		ended <- a.Watch(ctx, func(st wire.Status) error { reports <- st; return nil })
 	}()
 	<-reports
-	a.status.postCloudInit(wire.CloudInit{Status: wire.CloudInitRunning}) // as before
-	a.status.postAddresses([]wire.Address{{Interface: "eth0", Prefix: "172.16.0.10/24"}})
+	a.status.setCloudInit(wire.CloudInit{Status: wire.CloudInitRunning}) // as before
+	a.status.setAddresses([]wire.Address{{Interface: "eth0", Prefix: "172.16.0.10/24"}})
 	if st := <-reports; len(st.Addresses) != 1 {
 		t.Errorf("got %+v", st)
 	}

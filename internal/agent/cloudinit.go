@@ -13,41 +13,43 @@ import (
 
 	"github.com/hatchvm/hatch/internal/agent/identity"
 	"github.com/hatchvm/hatch/internal/guest/wire"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// Bounds of what is read of cloud-init's result.
+// Limits of cloud-init's result.
 const (
-	maxResultFile = 256 << 10
-	maxErrors     = 8
-	maxErrorText  = 512
+	maxResultFile = 256 << 10 // bytes read
+	maxErrors     = 8         // errors reported
+	maxErrorText  = 512       // bytes of each
 )
 
-// watchCloudInit posts cloud-init's state now and after each change.
+// watchCloudInit updates the status with cloud-init's state, now and after each change.
 func (a *Agent) watchCloudInit(ctx context.Context, root string) {
 	if !identity.HasCloudInit(root) {
-		a.status.postCloudInit(wire.CloudInit{Status: wire.CloudInitAbsent})
+		a.status.setCloudInit(wire.CloudInit{Status: wire.CloudInitAbsent})
 		return
 	}
-	a.status.postCloudInit(cloudInit(root))
+	a.status.setCloudInit(cloudInit(root))
 	w, err := watchRun(root)
 	if err != nil {
-		a.log.Error("cannot watch cloud-init", "err", err)
+		a.log.Error("cannot watch cloud-init", logkey.Error, err)
 		return
 	}
 	defer func() { _ = w.events.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = w.events.SetReadDeadline(time.Now()) })
 	defer stop()
+	buf := make([]byte, 64*(unix.SizeofInotifyEvent+unix.NAME_MAX+1))
 	for {
 		w.follow()
-		a.status.postCloudInit(cloudInit(root))
-		if err := w.wait(); err != nil {
+		a.status.setCloudInit(cloudInit(root))
+		if _, err := w.events.Read(buf); err != nil {
 			return
 		}
 	}
 }
 
-// cloudInit reads the state from the files that cloud-init leaves. Until the
-// first of them is there, it is about to run.
+// cloudInit reads the state from cloud-init's files. It counts as running until it
+// has written the first one.
 func cloudInit(root string) wire.CloudInit {
 	for _, path := range []string{"run/cloud-init/disabled", "etc/cloud/cloud-init.disabled"} {
 		if _, err := os.Stat(filepath.Join(root, path)); err == nil {
@@ -74,7 +76,7 @@ func parseResult(raw []byte) wire.CloudInit {
 		} `json:"v1"`
 	}
 	if err := json.Unmarshal(raw, &result); err != nil {
-		return wire.CloudInit{Status: wire.CloudInitError, Errors: []string{"cloud-init's result is not understood"}}
+		return wire.CloudInit{Status: wire.CloudInitError, Errors: []string{"cannot parse cloud-init's result"}}
 	}
 	if len(result.V1.Errors) == 0 {
 		return wire.CloudInit{Status: wire.CloudInitDone}
@@ -86,12 +88,12 @@ func parseResult(raw []byte) wire.CloudInit {
 	return c
 }
 
-// runWatch hears of changes in /run/cloud-init, also before it exists.
+// runWatch watches /run/cloud-init, and before that exists its parent directory.
 type runWatch struct {
 	events *os.File
 	fd     int
 	run    string
-	above  int // watch of /run, until the directory below it is there
+	parent int // inotify watch of /run, until /run/cloud-init exists; then -1
 }
 
 const changes = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_CLOSE_WRITE | unix.IN_DELETE
@@ -102,27 +104,20 @@ func watchRun(root string) (*runWatch, error) {
 		return nil, err
 	}
 	w := &runWatch{events: os.NewFile(uintptr(fd), "inotify"), fd: fd, run: filepath.Join(root, "run")}
-	if w.above, err = unix.InotifyAddWatch(fd, w.run, unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
+	if w.parent, err = unix.InotifyAddWatch(fd, w.run, unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
 		_ = w.events.Close()
 		return nil, err
 	}
 	return w, nil
 }
 
-// follow watches /run/cloud-init itself once it is there.
+// follow watches /run/cloud-init itself once it exists.
 func (w *runWatch) follow() {
-	if w.above < 0 {
+	if w.parent < 0 {
 		return
 	}
 	if _, err := unix.InotifyAddWatch(w.fd, filepath.Join(w.run, "cloud-init"), changes); err == nil {
-		_, _ = unix.InotifyRmWatch(w.fd, uint32(w.above))
-		w.above = -1
+		_, _ = unix.InotifyRmWatch(w.fd, uint32(w.parent))
+		w.parent = -1
 	}
-}
-
-// wait returns when something has changed.
-func (w *runWatch) wait() error {
-	buf := make([]byte, 64*(unix.SizeofInotifyEvent+unix.NAME_MAX+1))
-	_, err := w.events.Read(buf)
-	return err
 }

@@ -36,7 +36,7 @@ func TestDialReachesLoopbackOnly(t *testing.T) {
 	}
 }
 
-func TestDialSaysThatNobodyListens(t *testing.T) {
+func TestDialSaysThatNoProgramListens(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -18,14 +18,14 @@ import (
 // portName is what the host calls the virtio-serial port of the agent.
 const portName = "hatch.agent.0"
 
-// port is the open virtio-serial port. It stays open from one host to the next.
+// port is the open virtio-serial port. It stays open from one connection to the next.
 type port struct {
 	file *os.File
 	raw  syscall.RawConn
-	last []byte // what the last session read last, see portConn.Read
+	last []byte // the last bytes that the previous session read; see portConn.Read
 }
 
-// maxLast bounds port.last, in bytes: many handshake lines.
+// maxLast limits port.last, in bytes. It has space for several handshake lines.
 const maxLast = 4 << 10
 
 // openPort waits for the port to appear and opens it.
@@ -77,32 +77,21 @@ func findPort(sys, dev string) string {
 
 func (p *port) Close() error { return p.file.Close() }
 
-// conn returns the port as the connection of the next host. The earlier
-// connection must have been closed and left.
-func (p *port) conn() (*portConn, error) {
-	if err := p.file.SetDeadline(time.Time{}); err != nil {
-		return nil, fmt.Errorf("the port to the host cannot be waited for: %w", err)
-	}
-	again := p.last
-	p.last = nil
-	return &portConn{port: p, again: again}, nil
-}
-
-// portConn is one host's use of the port. An open port reads as empty while no
-// host is there. Before a session is established that means: not yet; then, it
-// means that the host has left.
+// portConn is one connection of a host through the port. While no host has the other
+// end open, reads return 0 bytes. Before the handshake that means that no host has
+// connected yet, later that the host has disconnected.
 type portConn struct {
 	port        *port
-	again       []byte // to be read once more, before anything new
+	replay      []byte // the last bytes of the previous session, to be read first
 	established bool
 }
 
 // Read waits for bytes from the host.
 //
-// When one host follows another at once, nothing tells the two apart: the first
-// line of the new one's handshake ends the old session as rubbish. So the next
-// connection sees a session's last bytes again. They do no harm: an answer to
-// a host that is gone is dropped by the present one.
+// The port does not show when one hatchd connects right after another has
+// disconnected: the old session reads the first line of the new handshake, and ends
+// because that is no frame. So the next connection reads the previous session's last
+// bytes again. If they came from the old hatchd, the new one drops the answer.
 func (c *portConn) Read(p []byte) (int, error) {
 	if c.established {
 		n, err := c.port.file.Read(p)
@@ -111,16 +100,16 @@ func (c *portConn) Read(p []byte) (int, error) {
 		}
 		return n, err
 	}
-	if len(c.again) > 0 {
-		n := copy(p, c.again)
-		c.again = c.again[n:]
+	if len(c.replay) > 0 {
+		n := copy(p, c.replay)
+		c.replay = c.replay[n:]
 		return n, nil
 	}
 	n := 0
 	var failed error
 	err := c.port.raw.Read(func(fd uintptr) bool {
 		n, failed = unix.Read(int(fd), p)
-		// Empty: wait for the next event of the port, be it a host or bytes.
+		// Without bytes, wait for the next event: a host opens the port, or sends.
 		return n > 0 || failed != nil && !errors.Is(failed, unix.EAGAIN) && !errors.Is(failed, unix.EINTR)
 	})
 	if failed != nil && n <= 0 {
@@ -129,10 +118,10 @@ func (c *portConn) Read(p []byte) (int, error) {
 	return max(n, 0), err
 }
 
-// Write sends to the host; it waits for one that is there.
+// Write sends to the host. It blocks while no host has the port open.
 func (c *portConn) Write(p []byte) (int, error) { return c.port.file.Write(p) }
 
-// Close ends reads and writes under way, and leaves the port open.
+// Close interrupts Read and Write, and leaves the port open.
 func (c *portConn) Close() error { return c.port.file.SetDeadline(time.Now()) }
 
 var _ io.ReadWriteCloser = (*portConn)(nil)

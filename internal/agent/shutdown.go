@@ -14,8 +14,8 @@ import (
 	"github.com/hatchvm/hatch/internal/agent/halt"
 )
 
-// initWay is how the guest's init is asked to end.
-type initWay struct {
+// initProgram is the guest's PID 1, and how to shut down through it.
+type initProgram struct {
 	name     string
 	shutDown func(reboot bool) error
 }
@@ -26,31 +26,31 @@ const (
 	systemdReboot   = unix.Signal(34 + 5)
 )
 
-// ownInit tells from PID 1 how it wants to be asked. proc is /proc.
-func ownInit(proc string) initWay {
+// findInit returns the program that is PID 1. proc is /proc.
+func findInit(proc string) initProgram {
 	exe, _ := os.Readlink(filepath.Join(proc, "1/exe"))
 	comm, _ := os.ReadFile(filepath.Join(proc, "1/comm"))
 	self, _ := os.Readlink(filepath.Join(proc, "self/exe"))
 	switch name := filepath.Base(exe); {
 	case exe != "" && exe == self:
-		return initWay{"hatch-agent", shutDownOwn}
+		return initProgram{"hatch-agent", withoutInit}
 	case name == "systemd" || strings.TrimSpace(string(comm)) == "systemd":
-		return initWay{"systemd", bySignal(systemdPowerOff, systemdReboot)}
+		return initProgram{"systemd", bySignal(systemdPowerOff, systemdReboot)}
 	case name == "busybox" || strings.HasPrefix(name, "busybox."):
-		return initWay{"busybox", bySignal(unix.SIGUSR2, unix.SIGTERM)}
+		return initProgram{"busybox", bySignal(unix.SIGUSR2, unix.SIGTERM)}
 	default:
-		return initWay{name, byCommand}
+		return initProgram{name, byCommand}
 	}
 }
 
-func bySignal(powerOff, reboot unix.Signal) func(bool) error {
-	return func(again bool) error {
-		signal := powerOff
-		if again {
-			signal = reboot
+func bySignal(powerOffSignal, rebootSignal unix.Signal) func(bool) error {
+	return func(reboot bool) error {
+		signal := powerOffSignal
+		if reboot {
+			signal = rebootSignal
 		}
-		if !awaitListener("/proc/1/status", signal, listenPatience) {
-			return errors.New("init does not listen to its signals")
+		if !awaitHandler("/proc/1/status", signal, handlerTimeout) {
+			return fmt.Errorf("init has no handler for signal %d after %v", signal, handlerTimeout)
 		}
 		if err := unix.Kill(1, signal); err != nil {
 			return fmt.Errorf("cannot signal init: %w", err)
@@ -59,35 +59,35 @@ func bySignal(powerOff, reboot unix.Signal) func(bool) error {
 	}
 }
 
-// The kernel drops a signal to PID 1 that it does not listen to, as at the very
-// beginning of its life. There is no event to await for that.
+// The kernel drops a signal that PID 1 has no handler for, such as just after its
+// start. No event reports when PID 1 has set one.
 const (
-	listenPatience = 20 * time.Second
-	listenLook     = 20 * time.Millisecond
+	handlerTimeout  = 20 * time.Second
+	handlerInterval = 20 * time.Millisecond
 )
 
-// awaitListener reports whether the init behind a status file of /proc listens
-// to its signals, within patience.
-func awaitListener(status string, signal unix.Signal, patience time.Duration) bool {
-	deadline := time.After(patience)
-	look := time.NewTicker(listenLook)
-	defer look.Stop()
+// awaitHandler waits until the init handles the signal, and reports whether it does
+// within timeout. status is its status file in /proc.
+func awaitHandler(status string, signal unix.Signal, timeout time.Duration) bool {
+	deadline := time.After(timeout)
+	tick := time.NewTicker(handlerInterval)
+	defer tick.Stop()
 	for {
-		if text, err := os.ReadFile(status); err == nil && listens(string(text), signal) {
+		if text, err := os.ReadFile(status); err == nil && handles(string(text), signal) {
 			return true
 		}
 		select {
-		case <-look.C:
+		case <-tick.C:
 		case <-deadline:
 			return false
 		}
 	}
 }
 
-// listens reads the masks of blocked and caught signals. A signal that is
-// being waited for, as busybox does, is in neither of them meanwhile; but then
-// some other one is caught, and none is right after exec.
-func listens(status string, signal unix.Signal) bool {
+// handles reports whether a process handles a signal, from its masks of blocked and
+// caught signals. A signal in sigwait, as busybox uses it, is in neither; but then
+// busybox catches another one, while just after exec it catches none.
+func handles(status string, signal unix.Signal) bool {
 	masks := map[string]uint64{}
 	for line := range strings.Lines(status) {
 		name, value, _ := strings.Cut(line, ":")
@@ -101,7 +101,7 @@ func listens(status string, signal unix.Signal) bool {
 	return masks["SigCgt"] != 0
 }
 
-// byCommand runs the image's own poweroff or reboot, which know their init.
+// byCommand runs the image's poweroff or reboot.
 func byCommand(reboot bool) error {
 	name := "poweroff"
 	if reboot {
@@ -128,22 +128,20 @@ func byCommand(reboot bool) error {
 	return fmt.Errorf("the image has no %s", name)
 }
 
-// Times between SIGTERM and SIGKILL when there is no init to care for the
-// processes: usually, and for an entrypoint, which may have a lot to put away.
+// Time between SIGTERM and SIGKILL when the agent ends the processes. An entrypoint
+// may need longer to stop.
 const (
-	grace           = 3 * time.Second
-	entrypointGrace = 10 * time.Second
+	gracePeriod           = 3 * time.Second
+	entrypointGracePeriod = 10 * time.Second
 )
 
-// shutDownOwn is for PID 1 of ours, which is told that the end of its
-// entrypoint is none of the machine's own.
-func shutDownOwn(reboot bool) error {
+// withoutInit shuts down a guest whose PID 1 is hatch-agent. It announces that, so
+// that PID 1 does not power off when its entrypoint ends.
+func withoutInit(reboot bool) error {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil || !strings.Contains(string(cmdline), " hatch.entrypoint=") {
-		return shutDownDirectly(reboot)
+		return halt.Machine(reboot, gracePeriod)
 	}
 	_ = unix.Kill(1, halt.Announcement)
-	return halt.Machine(reboot, entrypointGrace)
+	return halt.Machine(reboot, entrypointGracePeriod)
 }
-
-func shutDownDirectly(reboot bool) error { return halt.Machine(reboot, grace) }

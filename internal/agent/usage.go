@@ -15,7 +15,8 @@ import (
 // Usage implements [wire.UsageHandler].
 func (a *Agent) Usage() (wire.Usage, error) { return usage("/proc", "/") }
 
-// usage reads what the kernel tells below proc, and of the file system at root.
+// usage reads the kernel's counters below proc, and the size of the file system at
+// root.
 func usage(proc, root string) (wire.Usage, error) {
 	var u wire.Usage
 	for _, part := range []struct {
@@ -37,7 +38,7 @@ func usage(proc, root string) (wire.Usage, error) {
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(root, &fs); err != nil {
-		return u, fmt.Errorf("cannot ask the file system at %s: %w", root, err)
+		return u, fmt.Errorf("cannot read the size of the file system at %s: %w", root, err)
 	}
 	u.DiskTotal, u.DiskFree = int64(fs.Blocks)*fs.Frsize, int64(fs.Bfree)*fs.Frsize
 	return u, nil
@@ -50,8 +51,8 @@ func readUptime(text string, u *wire.Usage) error {
 	return err
 }
 
-// readCPU sums what all CPUs did, in hundredths of a second: all but idle,
-// waiting for disks, and stolen by the host.
+// readCPU sums the times of all CPUs, in hundredths of a second, without idle, I/O
+// wait and steal.
 func readCPU(text string, u *wire.Usage) error {
 	var user, nice, system, idle, iowait, irq, softirq int64
 	_, err := fmt.Sscanf(text, "cpu %d %d %d %d %d %d %d", &user, &nice, &system, &idle, &iowait, &irq, &softirq)
@@ -80,7 +81,7 @@ func readMemory(text string, u *wire.Usage) error {
 		delete(wanted, name)
 	}
 	if len(wanted) > 0 {
-		return fmt.Errorf("%d fields are missing", len(wanted))
+		return fmt.Errorf("%d of the fields MemTotal and MemAvailable are missing", len(wanted))
 	}
 	return nil
 }

@@ -11,29 +11,29 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/guest/wire"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// VsockPort is where a host finds the agent if it has no virtio-serial port.
+// VsockPort is where the agent listens in guests without a virtio-serial port.
 const VsockPort = 1024
 
-// serveVsock serves hosts that come through a virtual socket. A guest without
-// such a device has nobody who comes.
+// serveVsock serves hatchd on a virtual socket, if the guest has the device.
 func (a *Agent) serveVsock(ctx context.Context) {
 	l, err := listenVsock(VsockPort)
 	if err != nil {
-		a.log.Debug("no host can come through a virtual socket", "err", err)
+		a.log.Debug("vsock unavailable", logkey.Error, err)
 		return
 	}
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	defer func() { _ = l.Close() }()
 	if err := a.serveStreams(ctx, l.accept); ctx.Err() == nil {
-		a.log.Error("the virtual socket failed", "err", err)
+		a.log.Error("vsock failed", logkey.Error, err)
 	}
 }
 
-// serveStreams serves one host at a time: the next one ends the session of the
-// last. It returns when none can be accepted any more.
+// serveStreams serves one connection at a time: a new one ends the session of the
+// previous one. It returns when accept fails.
 func (a *Agent) serveStreams(ctx context.Context, accept func() (io.ReadWriteCloser, error)) error {
 	var sessions sync.WaitGroup
 	defer sessions.Wait()
@@ -48,22 +48,20 @@ func (a *Agent) serveStreams(ctx context.Context, accept func() (io.ReadWriteClo
 			return err
 		}
 		last = conn
-		sessions.Go(func() { a.serveStream(ctx, conn) })
+		sessions.Go(func() {
+			server, err := wire.Accept(conn)
+			if err != nil {
+				a.log.Debug("handshake failed", logkey.Error, err)
+				_ = conn.Close()
+				return
+			}
+			err = server.Run(ctx, a)
+			a.log.Debug("session ended", logkey.Error, err)
+		})
 	}
 }
 
-func (a *Agent) serveStream(ctx context.Context, conn io.ReadWriteCloser) {
-	server, err := wire.Accept(conn)
-	if err != nil {
-		a.log.Debug("a host came and left", "err", err)
-		_ = conn.Close()
-		return
-	}
-	err = server.Run(ctx, a)
-	a.log.Debug("the host is gone", "err", err)
-}
-
-// vsockListener listens on a virtual socket, in Go's poller.
+// vsockListener listens on a virtual socket, through Go's poller.
 type vsockListener struct {
 	file *os.File
 	raw  syscall.RawConn
@@ -93,13 +91,13 @@ func listenVsock(port uint32) (*vsockListener, error) {
 
 func (l *vsockListener) Close() error { return l.file.Close() }
 
-// accept returns the next connection of the host's. One that a program in the
-// guest has made is closed at once: the agent obeys only the host.
+// accept returns the next connection from the host. It closes connections from
+// programs in the guest.
 func (l *vsockListener) accept() (io.ReadWriteCloser, error) {
 	for {
 		fd, from, err := l.next()
 		if err != nil {
-			return nil, fmt.Errorf("cannot accept a host: %w", err)
+			return nil, fmt.Errorf("cannot accept a connection: %w", err)
 		}
 		if !isHost(from) {
 			_ = unix.Close(fd)

@@ -14,7 +14,7 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-func TestOnlyTheHostIsObeyed(t *testing.T) {
+func TestOnlyTheHostIsAccepted(t *testing.T) {
 	for _, c := range []struct {
 		from unix.Sockaddr
 		want bool
@@ -26,13 +26,14 @@ func TestOnlyTheHostIsObeyed(t *testing.T) {
 		{nil, false},
 	} {
 		if got := isHost(c.from); got != c.want {
-			t.Errorf("%+v is taken for the host: %v", c.from, got)
+			t.Errorf("isHost(%+v) = %v", c.from, got)
 		}
 	}
 }
 
-// A host that is gone does not always say so: the next one must not wait for it.
-func TestTheNextHostEndsTheSessionOfTheLast(t *testing.T) {
+// A hatchd that was killed may leave its connection open: the next one must not wait
+// for it.
+func TestNewConnectionEndsThePreviousSession(t *testing.T) {
 	a := New(slog.New(slog.DiscardHandler), "test")
 	defer func() { _ = a.processes.Close() }()
 	hosts := make(chan io.ReadWriteCloser)
@@ -60,7 +61,7 @@ func TestTheNextHostEndsTheSessionOfTheLast(t *testing.T) {
 		}
 		if last != nil {
 			if _, err := last.Status(ctx); err == nil {
-				t.Error("the last session goes on")
+				t.Error("the previous session still answers")
 			}
 			_ = last.Close()
 		}
@@ -69,7 +70,7 @@ func TestTheNextHostEndsTheSessionOfTheLast(t *testing.T) {
 	}
 	close(hosts)
 	if err := <-ended; err == nil {
-		t.Error("it ended without a reason")
+		t.Error("serveStreams returned no error")
 	}
 	_ = last.Close()
 }

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Bounds of a package comment and of a file, in lines.
+// Limits of a package comment and of a file, in lines.
 const (
 	minComment  = 3
 	maxComment  = 15
@@ -20,7 +20,7 @@ func TestEachPackageHasOneComment(t *testing.T) {
 	for _, p := range packages(t) {
 		files := p.code()
 		if len(files) == 0 {
-			files = p.files // a package of tests only
+			files = p.files // a package with tests only
 		}
 		var commented []string
 		for _, f := range files {
@@ -59,29 +59,29 @@ func TestFilesStayShort(t *testing.T) {
 				limit = maxTestFile
 			}
 			if f.lines > limit && !ast.IsGenerated(f.ast) {
-				t.Errorf("%s: %d lines, %d are the limit; cut it where a reader would", f.path, f.lines, limit)
+				t.Errorf("%s: %d lines; the limit is %d; split it by topic", f.path, f.lines, limit)
 			}
 		}
 	}
 }
 
-func TestNoPackageIsADrawer(t *testing.T) {
+func TestNoCatchAllPackages(t *testing.T) {
 	drawers := []string{"util", "utils", "common", "helper", "helpers", "misc", "shared", "base", "lib", "types", "models", "pkg"}
 	for _, p := range packages(t) {
-		for _, part := range strings.Split(p.dir, "/") {
+		for part := range strings.SplitSeq(p.dir, "/") {
 			if slices.Contains(drawers, part) {
-				t.Errorf("%s: %q says nothing; name the package after what it is about", p.dir, part)
+				t.Errorf("%s: %q does not name a topic; name the package after what it is about", p.dir, part)
 			}
 		}
 	}
 }
 
-func TestNothingHappensOnImport(t *testing.T) {
+func TestNoInitFunctions(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, f := range p.code() {
 			for _, decl := range f.ast.Decls {
 				if fn, ok := decl.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
-					t.Errorf("%s: has an init function; make the thing in a constructor and hand it on", f.path)
+					t.Errorf("%s: has an init function; use a constructor and pass its result", f.path)
 				}
 			}
 		}

@@ -1,56 +1,60 @@
-// Package config reads what the operator decided: flags, environment and a
-// file, in this order of precedence, over built-in defaults.
+// Package config reads hatchd's configuration from flags, the environment and a file, in
+// this order of precedence, over built-in defaults.
 //
-// One table (settings.go) says everything about every setting, and drives
-// parsing, `hatchd config`, the sample file's test and the reference page.
-// Only the daemon imports this package; other packages are handed values.
-// Start at [Load] and [Config].
+// One table (settings.go) describes all settings. Parsing, `hatchd config`, the test of
+// the sample file and the reference page use it. Only the daemon imports this package and
+// passes the values to others. Start at [Load] and [Config].
 package config
 
 import (
 	"log/slog"
 	"net/netip"
-	"path/filepath"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/network"
 )
 
-// Config is what is in force. [Load] fills it; every value has been checked.
+// Config has the values of all settings, validated. [Load] returns it.
 type Config struct {
 	HTTPAddr    string // host:port; an empty host means every interface
 	DataDir     string // absolute
 	DatabaseURL string // postgres://…, or an absolute path of an SQLite file
-	APIKey      string // "" when hatchd is to make one up; a secret
+	APIKey      string // "" means that hatchd generates one; a secret
 
-	DefaultKernelPath string // absolute; "" when there is none
-	DefaultRootfsPath string // absolute; set exactly when DefaultKernelPath is
+	DefaultKernelPath string // absolute; "" means none
+	DefaultRootfsPath string // absolute; "" exactly if DefaultKernelPath is
 	DefaultVCPU       int    // ≥ 1
 	DefaultMemMiB     int    // ≥ 64
 	DefaultDiskMiB    int    // ≥ 64
 	DefaultBootArgs   string
+	DebianMirrors     []string // URLs: of Debian's archive, and of its security archive; empty means the host's
 
 	Network            network.Network
-	EgressAllowPrivate []netip.Prefix // private ranges that guests may reach all the same
+	EgressAllowPrivate []netip.Prefix // private networks that guests may reach
 	SSHPortMin         int
 	SSHPortMax         int            // ≥ SSHPortMin
-	SSHAllowed         []netip.Prefix // who may connect to VMs' SSH ports; empty: nobody
+	SSHAllowed         []netip.Prefix // networks that may connect to VMs' SSH ports; empty means none
 
-	VMM            string // auto, qemu, firecracker or fake
+	VMM            string // auto, qemu or firecracker
 	QEMUBin        string // a path, or a name to look up in PATH
-	FirecrackerBin string // likewise
-	JailerBin      string // likewise; Firecracker's jailer
+	FirecrackerBin string // the same
+	JailerBin      string // the same, of Firecracker's jailer
 	AgentPath      string // absolute
 	StopTimeout    time.Duration
+	Cgroup         string // absolute in the hierarchy of cgroups, clean, not its root
 	UIDMin         int
 	UIDMax         int     // ≥ UIDMin
 	MemOver        float64 // VMs' memory may add up to this many times the host's
-	DiskOver       float64 // VMs' disks may add up to this many times the host's
+	DiskOver       float64 // VMs' disks may add up to this many times the data directory's space
+
+	HostShutdown        string // sleep or stop
+	HostShutdownTimeout time.Duration
+	Autostart           string // restore or none
 
 	Warm              string        // auto, manual or off
 	MaxSnapshotsPerVM int           // ≥ 1
-	SnapshotMaxAge    time.Duration // of automatic ones; 0: no limit
-	SnapshotDiskMiB   int64         // all snapshots together; 0: as much as the disk has
+	SnapshotMaxAge    time.Duration // of automatic ones; 0 means no limit
+	SnapshotDiskMiB   int64         // all snapshots together; 0 means no limit
 
 	EventsKeep  time.Duration
 	EventsPerVM int
@@ -61,22 +65,22 @@ type Config struct {
 	LogLevel  slog.Level
 	LogFormat string // text or json
 
-	// Warnings are what looks wrong but is no fault, in words.
+	// Warnings are messages about settings that are valid but probably wrong.
 	Warnings []string
 
 	origins map[string]origin // by setting name
 }
 
-// origin is where a value came from.
+// origin is a value as it was given, and its source.
 type origin struct {
 	raw    string
 	source Source
 }
 
-// Source tells where a value came from.
+// Source is where a value comes from.
 type Source string
 
-// The sources, the strongest first.
+// The sources, in order of precedence.
 const (
 	FromFlag    Source = "flag"
 	FromEnv     Source = "environment"
@@ -87,7 +91,7 @@ const (
 // databaseFile is the SQLite file in the data directory.
 const databaseFile = "hatch.db"
 
-// Value is one setting in force, as `hatchd config` prints it.
+// Value is the value of one setting, as `hatchd config` prints it.
 type Value struct {
 	Name   string // as in the file
 	Env    string
@@ -95,7 +99,7 @@ type Value struct {
 	Source Source
 }
 
-// Values returns every setting in force, in the table's order.
+// Values returns the values of all settings, in the table's order.
 func (c Config) Values() []Value {
 	values := make([]Value, 0, len(settings))
 	for _, s := range settings {
@@ -103,14 +107,4 @@ func (c Config) Values() []Value {
 		values = append(values, Value{Name: s.Name, Env: s.Env, Value: s.shown(o.raw), Source: o.source})
 	}
 	return values
-}
-
-// finish fills in what follows from other settings.
-func (c *Config) finish(executable string) {
-	if c.DatabaseURL == "" {
-		c.DatabaseURL = filepath.Join(c.DataDir, databaseFile)
-	}
-	if c.AgentPath == "" {
-		c.AgentPath = filepath.Join(filepath.Dir(executable), "hatch-agent")
-	}
 }

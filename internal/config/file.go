@@ -7,13 +7,13 @@ import (
 	"os"
 	"strings"
 
-	"gopkg.in/yaml.v3"
+	"go.yaml.in/yaml/v3"
 )
 
-// maxFile bounds the configuration file in bytes.
+// maxFile limits the configuration file, in bytes.
 const maxFile = 1 << 20
 
-// parseFile reads a YAML mapping of settings to scalars or lists of scalars.
+// parseFile parses a file with a YAML mapping of settings to scalars or lists of scalars.
 func parseFile(path string) (map[string]string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -25,7 +25,7 @@ func parseFile(path string) (map[string]string, error) {
 		return nil, fmt.Errorf("cannot read the file: %w", err)
 	}
 	if len(text) > maxFile {
-		return nil, fmt.Errorf("the file is longer than %d bytes", maxFile)
+		return nil, fmt.Errorf("the file is longer than %d bytes, the limit", maxFile)
 	}
 	return parseYAML(text)
 }
@@ -33,7 +33,7 @@ func parseFile(path string) (map[string]string, error) {
 func parseYAML(text []byte) (map[string]string, error) {
 	var nodes map[string]yaml.Node
 	if err := yaml.Unmarshal(text, &nodes); err != nil {
-		return nil, fmt.Errorf("this is not a YAML mapping of settings to values: %w", err)
+		return nil, fmt.Errorf("the file is not a YAML mapping of settings to values: %w", err)
 	}
 	values := make(map[string]string, len(nodes))
 	for key, node := range nodes {
@@ -46,9 +46,9 @@ func parseYAML(text []byte) (map[string]string, error) {
 	return values, nil
 }
 
-var errNotScalar = errors.New("a value, or a list of values, is needed")
+var errNotScalar = errors.New("must be a value or a list of values")
 
-// scalar returns a value as it is written; a list becomes one with commas.
+// scalar returns a value as it is written, and joins a list with commas.
 func scalar(node yaml.Node) (string, error) {
 	switch {
 	case node.Kind == yaml.ScalarNode && node.Tag == "!!null":

@@ -13,31 +13,31 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// DefaultFile is read when it is there and no other file is named.
+// DefaultFile is read if it exists and no other file is named.
 const DefaultFile = "/etc/hatch/hatchd.yaml"
 
-// fileEnv names the file, as the flag --config does.
+// fileEnv is the variable with the file's path, like the flag --config.
 const fileEnv = "HATCH_CONFIG"
 
-// Sources is where Load looks.
+// Sources are the inputs of Load.
 type Sources struct {
 	Args        []string // flags, without the program's name
-	Environ     []string // as os.Environ returns it; an empty value counts as absent
-	DefaultFile string   // read when it is there and no other is named; "" for none
-	Executable  string   // path of this program; the agent lies beside it
+	Environ     []string // as from os.Environ; empty values are ignored
+	DefaultFile string   // read if it exists and no other is named; "" means none
+	Executable  string   // path of this program; the agent is in the same directory
 }
 
 // FromProcess returns the sources of this process.
 func FromProcess(args []string) (Sources, error) {
 	executable, err := os.Executable()
 	if err != nil {
-		return Sources{}, fmt.Errorf("cannot tell where this program lies: %w", err)
+		return Sources{}, fmt.Errorf("cannot find the path of this program: %w", err)
 	}
 	return Sources{Args: args, Environ: os.Environ(), DefaultFile: DefaultFile, Executable: executable}, nil
 }
 
-// Load reads the configuration. Its error is a [Faults] with everything that
-// is wrong, or [pflag.ErrHelp] when the flags ask for help.
+// Load reads the configuration. Its error is [Errors] with all invalid settings, or
+// [pflag.ErrHelp] if the flags ask for help.
 func Load(src Sources) (Config, error) {
 	l := loader{env: environment(src.Environ), origins: map[string]origin{}}
 	flags, file, err := l.readFlags(src.Args)
@@ -47,55 +47,56 @@ func Load(src Sources) (Config, error) {
 	fromFile := l.readFile(src, file)
 	c := Config{}
 	for _, s := range settings {
-		l.settle(&c, s, flags, fromFile)
+		l.resolve(&c, s, flags, fromFile)
 	}
 	l.crossCheck(c)
-	if len(l.faults) > 0 {
-		return Config{}, l.faults
+	if len(l.errs) > 0 {
+		return Config{}, l.errs
 	}
 	l.warnTypos()
-	c.finish(cmp.Or(src.Executable, "hatchd"))
-	l.origin(&c)
+	c.DatabaseURL = cmp.Or(c.DatabaseURL, filepath.Join(c.DataDir, databaseFile))
+	c.AgentPath = cmp.Or(c.AgentPath, filepath.Join(filepath.Dir(cmp.Or(src.Executable, "hatchd")), "hatch-agent"))
+	l.storeOrigins(&c)
 	return c, nil
 }
 
-// Fault is one thing that is wrong.
-type Fault struct {
-	Where string // the variable, flag or key, as the operator wrote it
-	Value string // as given; "" when there is none or it is a secret
-	Wrong string // what would be right
+// SettingError describes one invalid setting.
+type SettingError struct {
+	Where   string // the variable, flag or key, as the operator wrote it
+	Value   string // as given; "" if there is none or it is a secret
+	Message string // says which values are valid
 }
 
-func (f Fault) String() string {
-	if f.Value == "" {
-		return f.Where + ": " + f.Wrong
+func (e SettingError) String() string {
+	if e.Value == "" {
+		return e.Where + ": " + e.Message
 	}
-	return fmt.Sprintf("%s: %q: %s", f.Where, f.Value, f.Wrong)
+	return fmt.Sprintf("%s: %q: %s", e.Where, e.Value, e.Message)
 }
 
-// Faults are all that is wrong with a configuration.
-type Faults []Fault
+// Errors are all invalid settings of a configuration.
+type Errors []SettingError
 
-// Error lists every fault on a line of its own.
-func (f Faults) Error() string {
-	lines := make([]string, 0, len(f)+1)
-	lines = append(lines, "the configuration has faults:")
-	for _, fault := range f {
-		lines = append(lines, "  "+fault.String())
+// Error lists all invalid settings, one per line.
+func (e Errors) Error() string {
+	lines := make([]string, 0, len(e)+1)
+	lines = append(lines, "the configuration is invalid:")
+	for _, one := range e {
+		lines = append(lines, "  "+one.String())
 	}
 	return strings.Join(lines, "\n")
 }
 
-// loader gathers faults and warnings while it reads.
+// loader collects errors and warnings while it reads.
 type loader struct {
 	env      map[string]string
 	origins  map[string]origin
-	faults   Faults
+	errs     Errors
 	warnings []string
 }
 
-func (l *loader) fault(where, value, format string, args ...any) {
-	l.faults = append(l.faults, Fault{where, value, fmt.Sprintf(format, args...)})
+func (l *loader) fail(where, value, format string, args ...any) {
+	l.errs = append(l.errs, SettingError{where, value, fmt.Sprintf(format, args...)})
 }
 
 func (l *loader) warn(format string, args ...any) {
@@ -118,7 +119,7 @@ func Flags() *pflag.FlagSet {
 	flags := pflag.NewFlagSet("hatchd", pflag.ContinueOnError)
 	flags.SortFlags = false
 	flags.Usage = func() {} // the caller prints it
-	flags.String("config", "", "Configuration file (default "+DefaultFile+" when it is there)")
+	flags.String("config", "", "Configuration file (default "+DefaultFile+" if it exists)")
 	for _, s := range settings {
 		if s.Flag() != "" {
 			flags.String(s.Flag(), s.Default, strings.ReplaceAll(s.Doc, "`", "")+" ["+s.Env+"]")
@@ -127,17 +128,17 @@ func Flags() *pflag.FlagSet {
 	return flags
 }
 
-// readFlags returns the values that flags give, by setting, and the file they name.
+// readFlags returns the values of the flags, by setting, and the file that they name.
 func (l *loader) readFlags(args []string) (given map[string]string, file string, err error) {
 	flags := Flags()
 	if err := flags.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		return nil, "", err
 	} else if err != nil {
-		l.fault("flags", "", "%s", err)
+		l.fail("flags", "", "%s", err)
 		return nil, "", nil
 	}
 	for _, arg := range flags.Args() {
-		l.fault("flags", arg, "hatchd takes flags only")
+		l.fail("flags", arg, "hatchd takes no arguments, only flags")
 	}
 	given = map[string]string{}
 	flags.Visit(func(f *pflag.Flag) {
@@ -146,8 +147,8 @@ func (l *loader) readFlags(args []string) (given map[string]string, file string,
 	return given, given["config"], nil
 }
 
-// readFile returns the values of the file that is named, or else of the
-// default file if it is there.
+// readFile returns the values in the file that is named, or else in the default file if
+// that exists.
 func (l *loader) readFile(src Sources, named string) map[string]string {
 	path := cmp.Or(named, l.env[fileEnv])
 	optional := path == ""
@@ -160,12 +161,12 @@ func (l *loader) readFile(src Sources, named string) map[string]string {
 		return nil
 	}
 	if err != nil {
-		l.fault(path, "", "%s", err)
+		l.fail(path, "", "%s", err)
 		return nil
 	}
 	for key := range values {
 		if !slices.ContainsFunc(settings, func(s Setting) bool { return s.Name == key }) {
-			l.fault(path, key, "there is no such setting%s", didYouMean(key, names(func(s Setting) string { return s.Name })))
+			l.fail(path, key, "is not a setting%s", didYouMean(key, names(func(s Setting) string { return s.Name })))
 			delete(values, key)
 		}
 	}
@@ -173,7 +174,7 @@ func (l *loader) readFile(src Sources, named string) map[string]string {
 	return values
 }
 
-// checkFileMode warns when others can read a file that holds secrets.
+// checkFileMode warns if other users can read a file with secrets.
 func (l *loader) checkFileMode(path string, values map[string]string) {
 	st, err := os.Stat(path)
 	if err != nil || st.Mode().Perm()&0o077 == 0 {
@@ -181,13 +182,13 @@ func (l *loader) checkFileMode(path string, values map[string]string) {
 	}
 	for _, s := range settings {
 		if (s.Secret || s.mask != nil) && s.shown(values[s.Name]) != values[s.Name] {
-			l.warn("%s holds a secret (%s) and others can read it; chmod 600 %s", path, s.Name, path)
+			l.warn("other users can read %s, which has a secret (%s); chmod 600 %s", path, s.Name, path)
 		}
 	}
 }
 
-// settle finds the strongest source of one setting and stores its value.
-func (l *loader) settle(c *Config, s Setting, flags, file map[string]string) {
+// resolve sets one setting from the source that takes precedence.
+func (l *loader) resolve(c *Config, s Setting, flags, file map[string]string) {
 	raw, where, source := s.Default, s.Name, FromDefault
 	if v := file[s.Name]; v != "" {
 		raw, where, source = v, s.Name, FromFile
@@ -203,26 +204,26 @@ func (l *loader) settle(c *Config, s Setting, flags, file map[string]string) {
 		return
 	}
 	if err := s.set(c, raw); err != nil {
-		l.fault(where, s.faultValue(raw), "%s", err)
+		l.fail(where, s.errorValue(raw), "%s", err)
 	}
 }
 
-// faultValue is what a fault may show of a value.
-func (s Setting) faultValue(raw string) string {
+// errorValue returns a value as an error may show it: "" for a secret.
+func (s Setting) errorValue(raw string) string {
 	if s.Secret || (s.mask != nil && strings.Contains(raw, "@")) {
 		return ""
 	}
 	return raw
 }
 
-// fromEnv reads a setting's variable or one of its aliases.
+// fromEnv returns the value of a setting's variable or of one of its aliases.
 func (l *loader) fromEnv(s Setting) (value, name string) {
 	for _, candidate := range append([]string{s.Env}, s.Aliases...) {
 		v := l.env[candidate]
 		switch {
 		case v == "" || v == value:
 		case value != "":
-			l.fault(candidate, s.faultValue(v), "%s means the same and says something else; set one of them only", name)
+			l.fail(candidate, s.errorValue(v), "is an alias of %s, which has another value; set only one of them", name)
 		default:
 			value, name = v, candidate
 		}
@@ -230,33 +231,26 @@ func (l *loader) fromEnv(s Setting) (value, name string) {
 	return value, name
 }
 
-// crossCheck looks at settings that must fit each other.
+// crossCheck checks settings that depend on each other.
 func (l *loader) crossCheck(c Config) {
 	if (c.DefaultKernelPath == "") != (c.DefaultRootfsPath == "") {
-		l.fault("HATCH_DEFAULT_KERNEL_PATH, HATCH_DEFAULT_ROOTFS_PATH", "", "both are needed, or neither")
+		l.fail("HATCH_DEFAULT_KERNEL_PATH, HATCH_DEFAULT_ROOTFS_PATH", "", "must be set together")
 	}
 	if c.SSHPortMin > c.SSHPortMax && c.SSHPortMax != 0 {
-		l.fault("HATCH_SSH_PORT_MIN", fmt.Sprint(c.SSHPortMin), "it must not be above HATCH_SSH_PORT_MAX, which is %d", c.SSHPortMax)
+		l.fail("HATCH_SSH_PORT_MIN", fmt.Sprint(c.SSHPortMin), "must be at most HATCH_SSH_PORT_MAX, which is %d", c.SSHPortMax)
 	}
 	if c.UIDMin > c.UIDMax && c.UIDMax != 0 {
-		l.fault("HATCH_UID_MIN", fmt.Sprint(c.UIDMin), "it must not be above HATCH_UID_MAX, which is %d", c.UIDMax)
-	}
-	l.checkHTTPPort(c)
-}
-
-func (l *loader) checkHTTPPort(c Config) {
-	at := strings.LastIndex(c.HTTPAddr, ":")
-	if at < 0 {
-		return
+		l.fail("HATCH_UID_MIN", fmt.Sprint(c.UIDMin), "must be at most HATCH_UID_MAX, which is %d", c.UIDMax)
 	}
 	var port int
-	if _, err := fmt.Sscan(c.HTTPAddr[at+1:], &port); err == nil && port >= c.SSHPortMin && port <= c.SSHPortMax && c.SSHPortMin > 0 {
-		l.fault("HATCH_HTTP_ADDR", c.HTTPAddr, "its port lies among VMs' SSH ports, HATCH_SSH_PORT_MIN %d to HATCH_SSH_PORT_MAX %d", c.SSHPortMin, c.SSHPortMax)
+	if _, err := fmt.Sscan(c.HTTPAddr[strings.LastIndex(c.HTTPAddr, ":")+1:], &port); err == nil && port >= c.SSHPortMin && port <= c.SSHPortMax && c.SSHPortMin > 0 {
+		l.fail("HATCH_HTTP_ADDR", c.HTTPAddr, "its port must not be one of VMs' SSH ports, HATCH_SSH_PORT_MIN %d to HATCH_SSH_PORT_MAX %d", c.SSHPortMin, c.SSHPortMax)
 	}
 }
 
-// origin stores where values came from, defaults that follow from others included.
-func (l *loader) origin(c *Config) {
+// storeOrigins stores the sources of values, including defaults that depend on other
+// settings.
+func (l *loader) storeOrigins(c *Config) {
 	for name, effective := range map[string]string{"database_url": c.DatabaseURL, "agent_path": c.AgentPath} {
 		if o := l.origins[name]; o.raw == "" {
 			l.origins[name] = origin{effective, FromDefault}

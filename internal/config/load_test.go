@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -30,14 +31,14 @@ func load(t *testing.T, src Sources) Config {
 	return c
 }
 
-func faults(t *testing.T, src Sources) Faults {
+func loadErrors(t *testing.T, src Sources) Errors {
 	t.Helper()
 	_, err := Load(src)
-	var f Faults
-	if !errors.As(err, &f) {
-		t.Fatalf("Load: %v, want Faults", err)
+	var all Errors
+	if !errors.As(err, &all) {
+		t.Fatalf("Load: %v, want Errors", err)
 	}
-	return f
+	return all
 }
 
 func value(t *testing.T, c Config, name string) Value {
@@ -62,6 +63,9 @@ func TestDefaults(t *testing.T) {
 	if c.Network.Bridge != "hatch0" || c.Network.Gateway != netip.MustParseAddr("172.16.0.1") || c.Network.Prefix != netip.MustParsePrefix("172.16.0.0/24") {
 		t.Errorf("Network = %+v", c.Network)
 	}
+	if c.HostShutdown != "sleep" || c.HostShutdownTimeout != 90*time.Second || c.Autostart != "restore" {
+		t.Errorf("the host's shutdown: %+v", c)
+	}
 	if c.StopTimeout != 30*time.Second || c.SSHPortMin != 16000 || c.SSHPortMax != 26000 || c.DefaultMemMiB != 512 || c.MemOver != 1 || c.DiskOver != 10 {
 		t.Errorf("numbers: %+v", c)
 	}
@@ -73,6 +77,20 @@ func TestDefaults(t *testing.T) {
 	}
 	if v := value(t, c, "database_url"); v.Value != "/var/lib/hatch/hatch.db" || v.Source != FromDefault {
 		t.Errorf("database_url shown as %+v", v)
+	}
+}
+
+func TestCgroup(t *testing.T) {
+	if c := load(t, Sources{}); c.Cgroup != "/hatch" {
+		t.Errorf("by default it is %q", c.Cgroup)
+	}
+	if c := load(t, Sources{Environ: []string{"HATCH_CGROUP=/system.slice/hatch-vms.service"}}); c.Cgroup != "/system.slice/hatch-vms.service" {
+		t.Errorf("it is %q", c.Cgroup)
+	}
+	for _, invalid := range []string{"/", "hatch", "/hatch/", "/a/../b", "/a//b", "/.", "/vm*", "/a b", "/" + strings.Repeat("a", 1024)} {
+		if all := loadErrors(t, Sources{Environ: []string{"HATCH_CGROUP=" + invalid}}); !strings.Contains(all.Error(), "absolute path of a cgroup") {
+			t.Errorf("%q: %v", invalid, all)
+		}
 	}
 }
 
@@ -88,12 +106,14 @@ func TestPrecedence(t *testing.T) {
 		{"default_disk_mib", "HATCH_DEFAULT_DISK_MIB", "4096", FromFile},
 		{"log_level", "HATCH_LOG_LEVEL", "info", FromDefault},
 	} {
-		if got := value(t, c, want.Name); got != want {
-			t.Errorf("got %+v, want %+v", got, want)
-		}
+		t.Run(fmt.Sprintf("%+v", want), func(t *testing.T) {
+			if got := value(t, c, want.Name); got != want {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+		})
 	}
 	if c.DefaultVCPU != 8 || c.DefaultMemMiB != 2048 || c.DefaultDiskMiB != 4096 {
-		t.Errorf("in force: %+v", c)
+		t.Errorf("the configuration is %+v", c)
 	}
 }
 
@@ -103,14 +123,16 @@ func TestFileIsFoundByVariableAndByDefault(t *testing.T) {
 		"variable": {Environ: []string{"HATCH_CONFIG=" + file}},
 		"default":  {DefaultFile: file},
 	} {
-		c := load(t, src)
-		if len(c.SSHAllowed) != 2 || c.SSHAllowed[1] != netip.MustParsePrefix("192.168.1.7/32") {
-			t.Errorf("%s: SSHAllowed = %v", name, c.SSHAllowed)
-		}
+		t.Run(name, func(t *testing.T) {
+			c := load(t, src)
+			if len(c.SSHAllowed) != 2 || c.SSHAllowed[1] != netip.MustParsePrefix("192.168.1.7/32") {
+				t.Errorf("%s: SSHAllowed = %v", name, c.SSHAllowed)
+			}
+		})
 	}
-	load(t, Sources{DefaultFile: "/nonexistent/hatchd.yaml"}) // absent is fine
-	if f := faults(t, Sources{Args: []string{"--config=/nonexistent/hatchd.yaml"}}); len(f) != 1 {
-		t.Errorf("a named file that is absent: %v", f)
+	load(t, Sources{DefaultFile: "/nonexistent/hatchd.yaml"}) // a missing default file is no error
+	if f := loadErrors(t, Sources{Args: []string{"--config=/nonexistent/hatchd.yaml"}}); len(f) != 1 {
+		t.Errorf("a named file that is missing: %v", f)
 	}
 }
 
@@ -119,15 +141,15 @@ func TestAliases(t *testing.T) {
 	if c.DatabaseURL != "postgres://u:p@h/n" || c.DefaultDiskMiB != 9000 {
 		t.Errorf("aliases: %s %d", c.DatabaseURL, c.DefaultDiskMiB)
 	}
-	f := faults(t, Sources{Environ: []string{"DATABASE_URL=postgres://u:p@h/n", "HATCH_DATABASE_URL=postgres://u:p@h/m"}})
+	f := loadErrors(t, Sources{Environ: []string{"DATABASE_URL=postgres://u:p@h/n", "HATCH_DATABASE_URL=postgres://u:p@h/m"}})
 	if len(f) != 1 || f[0].Where != "DATABASE_URL" || strings.Contains(f.Error(), "u:p@") {
-		t.Errorf("two that differ: %v", f)
+		t.Errorf("aliases with different values: %v", f)
 	}
 }
 
-func TestAllFaultsAtOnce(t *testing.T) {
+func TestAllErrorsAtOnce(t *testing.T) {
 	file := write(t, "http_adr: x\nstop_timeout: 30\n")
-	f := faults(t, Sources{
+	f := loadErrors(t, Sources{
 		Args: []string{"--config", file, "--log-level=loud", "surplus"},
 		Environ: []string{
 			"HATCH_DEFAULT_VCPU=many", "HATCH_BRIDGE_CIDR=172.16.0.0/24", "HATCH_SSH_ALLOWED_CIDR=10.0.0.0/40",
@@ -139,14 +161,16 @@ func TestAllFaultsAtOnce(t *testing.T) {
 	text := f.Error()
 	for _, want := range []string{
 		"http_adr", "did you mean http_addr?", `stop_timeout: "30"`, "with its unit", `--log-level: "loud"`, `flags: "surplus"`,
-		`HATCH_DEFAULT_VCPU: "many": a whole number from 1 to 1024`, "HATCH_BRIDGE_CIDR", "HATCH_SSH_ALLOWED_CIDR",
-		"HATCH_SSH_PORT_MIN", "HATCH_DEFAULT_KERNEL_PATH, HATCH_DEFAULT_ROOTFS_PATH", "HATCH_API_KEY: 16 to 512 bytes",
-		"HATCH_MEM_OVERCOMMIT", "one of auto, qemu, firecracker, fake", "HATCH_HTTP_ADDR", "HATCH_BRIDGE_NAME",
+		`HATCH_DEFAULT_VCPU: "many": must be a whole number from 1 to 1024`, "HATCH_BRIDGE_CIDR", "HATCH_SSH_ALLOWED_CIDR",
+		"HATCH_SSH_PORT_MIN", "HATCH_DEFAULT_KERNEL_PATH, HATCH_DEFAULT_ROOTFS_PATH", "HATCH_API_KEY: must be 16 to 512 bytes",
+		"HATCH_MEM_OVERCOMMIT", "one of auto, qemu, firecracker", "HATCH_HTTP_ADDR", "HATCH_BRIDGE_NAME",
 		"HATCH_UID_MIN", "HATCH_DATABASE_URL", "HATCH_AGENT_PATH",
 	} {
-		if !strings.Contains(text, want) {
-			t.Errorf("no %q in:\n%s", want, text)
-		}
+		t.Run(want, func(t *testing.T) {
+			if !strings.Contains(text, want) {
+				t.Errorf("no %q in:\n%s", want, text)
+			}
+		})
 	}
 	if strings.Contains(text, "tooshort-secret") {
 		t.Errorf("a secret is shown:\n%s", text)
@@ -154,9 +178,9 @@ func TestAllFaultsAtOnce(t *testing.T) {
 }
 
 func TestPortsMustNotOverlap(t *testing.T) {
-	f := faults(t, Sources{Environ: []string{"HATCH_HTTP_ADDR=:16000"}})
+	f := loadErrors(t, Sources{Environ: []string{"HATCH_HTTP_ADDR=:16000"}})
 	if len(f) != 1 || f[0].Where != "HATCH_HTTP_ADDR" {
-		t.Errorf("faults: %v", f)
+		t.Errorf("errors: %v", f)
 	}
 	load(t, Sources{Environ: []string{"HATCH_HTTP_ADDR=127.0.0.1:0"}})
 }
@@ -193,7 +217,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-func TestEverySettingIsWhole(t *testing.T) {
+func TestSettingsAreComplete(t *testing.T) {
 	seen := map[string]bool{}
 	for _, s := range Settings() {
 		for _, name := range append([]string{s.Name, s.Env}, s.Aliases...) {
@@ -203,7 +227,7 @@ func TestEverySettingIsWhole(t *testing.T) {
 			seen[name] = true
 		}
 		if s.Doc == "" || s.set == nil || !strings.HasPrefix(s.Env, "HATCH_") {
-			t.Errorf("%s lacks something", s.Name)
+			t.Errorf("%s lacks its documentation, its parser or the prefix of its variable", s.Name)
 		}
 		if !strings.Contains(Reference(), "`"+s.Env+"`") {
 			t.Errorf("%s is not in the reference", s.Name)
@@ -211,8 +235,8 @@ func TestEverySettingIsWhole(t *testing.T) {
 	}
 }
 
-// The sample file shows every setting with its default. It loads as it is, and
-// with every line switched on it says the same as no file at all.
+// TestSampleFile checks that the sample file shows all settings with their defaults: it
+// loads, and it changes nothing when all its lines are uncommented.
 func TestSampleFile(t *testing.T) {
 	const sample = "../../packaging/hatchd.yaml"
 	plain := load(t, Sources{Executable: "/x/hatchd"})
@@ -223,18 +247,18 @@ func TestSampleFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var on strings.Builder
+	var uncommented strings.Builder
 	for line := range strings.Lines(string(text)) {
 		if strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "# ") && !strings.HasPrefix(line, "##") {
-			on.WriteString(line[1:])
+			uncommented.WriteString(line[1:])
 		}
 	}
 	for _, s := range Settings() {
-		if !strings.Contains("\n"+on.String(), "\n"+s.Name+":") {
+		if !strings.Contains("\n"+uncommented.String(), "\n"+s.Name+":") {
 			t.Errorf("the sample does not show %s", s.Name)
 		}
 	}
-	if got := load(t, Sources{DefaultFile: write(t, on.String()), Executable: "/x/hatchd"}); !sameValues(got, plain) {
+	if got := load(t, Sources{DefaultFile: write(t, uncommented.String()), Executable: "/x/hatchd"}); !sameValues(got, plain) {
 		t.Errorf("the sample shows other defaults: %+v", got.Values())
 	}
 }
@@ -259,4 +283,20 @@ func FuzzParseYAML(f *testing.F) {
 			t.Errorf("values beside an error: %v", values)
 		}
 	})
+}
+
+func TestDebianMirror(t *testing.T) {
+	for raw, want := range map[string]int{
+		"https://mirror.example.org/debian":                                            1,
+		"http://mirror.example.org/debian, https://mirror.example.org/debian-security": 2,
+	} {
+		if c := load(t, Sources{Environ: []string{"HATCH_DEBIAN_MIRROR=" + raw}}); len(c.DebianMirrors) != want || c.DebianMirrors[0] != strings.Split(raw, ",")[0] {
+			t.Errorf("%s: got %q", raw, c.DebianMirrors)
+		}
+	}
+	for _, raw := range []string{"mirror.example.org/debian", "ftp://mirror.example.org", "https://a.example.org/x y", "https://a.example.org,https://b.example.org,https://c.example.org", "https://a.example.org,"} {
+		if errs := loadErrors(t, Sources{Environ: []string{"HATCH_DEBIAN_MIRROR=" + raw}}); !strings.Contains(errs.Error(), "HATCH_DEBIAN_MIRROR") {
+			t.Errorf("%s: got %v", raw, errs)
+		}
+	}
 }

@@ -16,18 +16,18 @@ import (
 	"github.com/hatchvm/hatch/internal/network"
 )
 
-// A parser stores a value, or says what would be right. Parsers get trimmed,
-// non-empty text; values that are absent stay zero. The message never repeats
-// the value: Fault does, when it may be shown.
+// A parser stores a value, or returns an error that says which values are valid. It gets
+// trimmed, non-empty text; settings without a value stay zero. The error does not repeat
+// the value: SettingError has it, unless it is a secret.
 
 func address(field func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, raw string) error {
 		_, port, err := net.SplitHostPort(raw)
 		if err != nil {
-			return errors.New("an address with a port is needed, such as 127.0.0.1:8080 or :8080")
+			return errors.New("must be an address with a port, such as 127.0.0.1:8080 or :8080")
 		}
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return errors.New("the port must be a number from 0 to 65535, as in 127.0.0.1:8080")
+			return errors.New("must have a port from 0 to 65535, as in 127.0.0.1:8080")
 		}
 		*field(c) = raw
 		return nil
@@ -38,7 +38,7 @@ func directory(field func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, raw string) error {
 		path, err := filepath.Abs(raw)
 		if err != nil || strings.ContainsRune(raw, 0) {
-			return errors.New("a directory is needed, such as /var/lib/hatch")
+			return errors.New("must be a directory, such as /var/lib/hatch")
 		}
 		*field(c) = path
 		return nil
@@ -48,18 +48,30 @@ func directory(field func(*Config) *string) func(*Config, string) error {
 func absolute(field func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, raw string) error {
 		if !filepath.IsAbs(raw) {
-			return errors.New("an absolute path is needed; it must begin with /")
+			return errors.New("must be an absolute path, which begins with /")
 		}
 		*field(c) = filepath.Clean(raw)
 		return nil
 	}
 }
 
-// program keeps a bare name, so that it is looked up in PATH.
+// maxCgroup limits the path of a cgroup, in bytes.
+const maxCgroup = 1024
+
+func cgroup(c *Config, raw string) error {
+	bad := func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`*?[\`, r) }
+	if !filepath.IsAbs(raw) || filepath.Clean(raw) != raw || raw == "/" || len(raw) > maxCgroup || strings.ContainsFunc(raw, bad) {
+		return errors.New("must be the absolute path of a cgroup, without .., such as /hatch or /system.slice/hatch-vms.service")
+	}
+	c.Cgroup = raw
+	return nil
+}
+
+// program accepts an absolute path, or a name that is looked up in PATH.
 func program(field func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, raw string) error {
 		if strings.Contains(raw, "/") && !filepath.IsAbs(raw) {
-			return errors.New("the name of a program in PATH or an absolute path is needed")
+			return errors.New("must be an absolute path or the name of a program in PATH")
 		}
 		*field(c) = raw
 		return nil
@@ -69,38 +81,41 @@ func program(field func(*Config) *string) func(*Config, string) error {
 func database(c *Config, raw string) error {
 	if strings.HasPrefix(raw, "postgres://") || strings.HasPrefix(raw, "postgresql://") {
 		if u, err := url.Parse(raw); err != nil || u.Path == "" || u.Path == "/" {
-			return errors.New("the address must have the form postgres://USER:PASSWORD@HOST:PORT/NAME")
+			return errors.New("must have the form postgres://USER:PASSWORD@HOST:PORT/NAME")
 		}
 		c.DatabaseURL = raw
 		return nil
 	}
 	path := strings.TrimPrefix(raw, "sqlite://")
 	if strings.Contains(path, "://") || !filepath.IsAbs(path) {
-		return errors.New("postgres://… or the absolute path of an SQLite file is needed")
+		return errors.New("must be postgres://… or the absolute path of an SQLite file")
 	}
 	c.DatabaseURL = filepath.Clean(path)
 	return nil
 }
 
-// minAPIKey is the least length of a preset key in bytes.
-const minAPIKey = 16
+// Limits of a configured API key, in bytes.
+const (
+	minAPIKey = 16
+	maxAPIKey = 512
+)
 
 func apiKey(c *Config, raw string) error {
-	if len(raw) < minAPIKey || len(raw) > 512 {
-		return fmt.Errorf("%d to 512 bytes are needed; this has %d", minAPIKey, len(raw))
+	if len(raw) < minAPIKey || len(raw) > maxAPIKey {
+		return fmt.Errorf("must be %d to %d bytes, but is %d", minAPIKey, maxAPIKey, len(raw))
 	}
 	if strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return errors.New("only printable ASCII without spaces can be sent in a header")
+		return errors.New("must be printable ASCII without spaces, because clients send it in a header")
 	}
 	c.APIKey = raw
 	return nil
 }
 
-func whole[N int | int64](least, most N, field func(*Config) *N) func(*Config, string) error {
+func integer[N int | int64](least, most N, field func(*Config) *N) func(*Config, string) error {
 	return func(c *Config, raw string) error {
 		n, err := strconv.ParseInt(raw, 10, 64)
 		if err != nil || n < int64(least) || n > int64(most) {
-			return fmt.Errorf("a whole number from %d to %d is needed", least, most)
+			return fmt.Errorf("must be a whole number from %d to %d", least, most)
 		}
 		*field(c) = N(n)
 		return nil
@@ -111,17 +126,17 @@ func factor(field func(*Config) *float64) func(*Config, string) error {
 	return func(c *Config, raw string) error {
 		f, err := strconv.ParseFloat(raw, 64)
 		if err != nil || !(f >= 0.1 && f <= 100) { // also refuses NaN
-			return errors.New("a number from 0.1 to 100 is needed, such as 1.5")
+			return errors.New("must be a number from 0.1 to 100, such as 1.5")
 		}
 		*field(c) = f
 		return nil
 	}
 }
 
-func truth(field func(*Config) *bool) func(*Config, string) error {
+func boolean(field func(*Config) *bool) func(*Config, string) error {
 	return func(c *Config, raw string) error {
 		if raw != "true" && raw != "false" {
-			return errors.New("true or false is needed")
+			return errors.New("must be true or false")
 		}
 		*field(c) = raw == "true"
 		return nil
@@ -131,37 +146,58 @@ func truth(field func(*Config) *bool) func(*Config, string) error {
 func oneOf(choices []string, field func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, raw string) error {
 		if !slices.Contains(choices, raw) {
-			return fmt.Errorf("one of %s is needed", strings.Join(choices, ", "))
+			return fmt.Errorf("must be one of %s", strings.Join(choices, ", "))
 		}
 		*field(c) = raw
 		return nil
 	}
 }
 
-// maxBootArgs is the longest that a VM may have, in bytes.
+// maxBootArgs limits the kernel command line, in bytes.
 const maxBootArgs = 1536
 
 func bootArgs(c *Config, raw string) error {
 	if len(raw) > maxBootArgs || strings.ContainsFunc(raw, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return fmt.Errorf("up to %d bytes of printable ASCII can be given", maxBootArgs)
+		return fmt.Errorf("must be at most %d bytes of printable ASCII", maxBootArgs)
 	}
 	c.DefaultBootArgs = raw
 	return nil
 }
 
-// maxInterfaceName is Linux's bound in bytes.
+// mirrors accepts one or two URLs. They become words of a line for apt.
+func mirrors(field func(*Config) *[]string) func(*Config, string) error {
+	return func(c *Config, raw string) error {
+		invalid := errors.New("must be the URL of a Debian mirror, such as https://mirror.example.org/debian, and optionally a comma and that of its security archive")
+		parts := strings.Split(raw, ",")
+		if len(parts) > 2 {
+			return invalid
+		}
+		for i, part := range parts {
+			part = strings.TrimSpace(part)
+			u, err := url.Parse(part)
+			if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsAny(part, " \t[]#") {
+				return invalid
+			}
+			parts[i] = part
+		}
+		*field(c) = parts
+		return nil
+	}
+}
+
+// maxInterfaceName is Linux's limit, in bytes.
 const maxInterfaceName = 15
 
 func bridgeName(c *Config, raw string) error {
 	bad := func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("/:%", r) }
 	if len(raw) > maxInterfaceName || raw == "." || raw == ".." || strings.ContainsFunc(raw, bad) {
-		return fmt.Errorf("an interface name is needed: up to %d letters, digits, '.', '_' and '-'", maxInterfaceName)
+		return fmt.Errorf("must be an interface name: up to %d letters, digits, '.', '_' and '-'", maxInterfaceName)
 	}
 	c.Network.Bridge = raw
 	return nil
 }
 
-// bridgeCIDR keeps the bridge's name, which is a setting of its own.
+// bridgeCIDR does not change the bridge's name, which is another setting.
 func bridgeCIDR(c *Config, raw string) error {
 	n, err := network.New(c.Network.Bridge, raw)
 	if err != nil {
@@ -179,7 +215,7 @@ func networks(field func(*Config) *prefixes) func(*Config, string) error {
 		for part := range strings.SplitSeq(raw, ",") {
 			p, err := parseNetwork(strings.TrimSpace(part))
 			if err != nil {
-				return errors.New("networks with commas between are needed, such as 10.0.0.0/8,192.168.1.7/32")
+				return errors.New("must be networks separated by commas, such as 10.0.0.0/8,192.168.1.7/32")
 			}
 			list = append(list, p)
 		}
@@ -188,7 +224,7 @@ func networks(field func(*Config) *prefixes) func(*Config, string) error {
 	}
 }
 
-// parseNetwork reads a prefix, or one address as the prefix of itself.
+// parseNetwork parses a prefix, or an address as a prefix of only that address.
 func parseNetwork(text string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(text); err == nil {
 		return a.Prefix(a.BitLen())
@@ -197,19 +233,19 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return p.Masked(), err
 }
 
-func span(least, most time.Duration, example string, field func(*Config) *time.Duration) func(*Config, string) error {
+func duration(least, most time.Duration, example string, field func(*Config) *time.Duration) func(*Config, string) error {
 	return func(c *Config, raw string) error {
 		d, err := time.ParseDuration(raw)
 		if err != nil || d < least || d > most {
-			return fmt.Errorf("a duration with its unit from %s to %s is needed, such as %s", brief(least), brief(most), example)
+			return fmt.Errorf("must be a duration with its unit from %s to %s, such as %s", shortDuration(least), shortDuration(most), example)
 		}
 		*field(c) = d
 		return nil
 	}
 }
 
-// brief writes a duration without the zeros at its end.
-func brief(d time.Duration) string {
+// shortDuration formats a duration without zeros at its end.
+func shortDuration(d time.Duration) string {
 	text := d.String()
 	if rest, cut := strings.CutSuffix(text, "m0s"); cut {
 		text = rest + "m"
@@ -226,7 +262,7 @@ func logLevel(c *Config, raw string) error {
 	}
 	level, ok := levels[strings.ToLower(raw)]
 	if !ok {
-		return errors.New("one of debug, info, warn, error is needed")
+		return errors.New("must be one of debug, info, warn, error")
 	}
 	c.LogLevel = level
 	return nil

@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// Setting is one thing the operator can decide.
+// Setting describes one setting of hatchd.
 type Setting struct {
 	Name    string   // key in the file; the flag is the same with hyphens
 	Env     string   // environment variable
 	Aliases []string // other variables that mean the same
-	Default string   // "" when Doc tells
+	Default string   // "" if Doc describes the default
 	Doc     string   // one or two sentences
-	Secret  bool     // never shown, nor taken by a flag: arguments can be read by everybody
+	Secret  bool     // not shown, and without a flag: all users of the host can read arguments
 
-	set  func(*Config, string) error // parses; the error says what would be right
-	mask func(string) string         // how a value with a secret part is shown
+	set  func(*Config, string) error // parses a value and stores it
+	mask func(string) string         // masks the secret part of a value; may be nil
 }
 
-// Flag returns the setting's flag without hyphens in front, "" when it has none.
+// Flag returns the setting's flag without leading hyphens, or "" if it has none.
 func (s Setting) Flag() string {
 	if s.Secret {
 		return ""
@@ -29,6 +29,7 @@ func (s Setting) Flag() string {
 	return strings.ReplaceAll(s.Name, "_", "-")
 }
 
+// shown returns a value as it may be shown.
 func (s Setting) shown(raw string) string {
 	switch {
 	case s.Secret && raw != "":
@@ -42,62 +43,67 @@ func (s Setting) shown(raw string) string {
 // Settings returns the table of all settings.
 func Settings() []Setting { return slices.Clone(settings) }
 
-// settings is the one table; nothing else knows a setting's name.
+// settings is the only place with the names of settings.
 var settings = []Setting{
 	{
 		Name: "http_addr", Env: "HATCH_HTTP_ADDR", Default: "127.0.0.1:8080",
-		Doc: "Address and port of the REST API. Give `:8080` to listen on every interface; then put TLS in front.",
+		Doc: "Address and port of the REST API. `:8080` listens on every interface; then put a TLS proxy in front.",
 		set: address(func(c *Config) *string { return &c.HTTPAddr }),
 	},
 	{
 		Name: "data_dir", Env: "HATCH_DATA_DIR", Default: "/var/lib/hatch",
-		Doc: "Directory for everything hatchd keeps: database, images, VMs' disks, the admin key. One hatchd per directory.",
+		Doc: "Directory of hatchd's data: database, images, VMs' disks, the admin key. One hatchd per directory.",
 		set: directory(func(c *Config) *string { return &c.DataDir }),
 	},
 	{
 		Name: "database_url", Env: "HATCH_DATABASE_URL", Aliases: []string{"DATABASE_URL"},
-		Doc: "`postgres://USER:PASSWORD@HOST:PORT/NAME`, or the path of an SQLite file. Default: `hatch.db` in the data directory.",
+		Doc: "`postgres://USER:PASSWORD@HOST:PORT/NAME`, or the path of an SQLite file; one hatchd at a time. Default: `hatch.db` in the data directory.",
 		set: database, mask: withoutPassword,
 	},
 	{
 		Name: "api_key", Env: "HATCH_API_KEY", Secret: true,
-		Doc: "API key to use instead of a made-up one, 16 bytes or longer. Default: the first start makes one and writes it to `admin.key` in the data directory.",
+		Doc: "API key to use instead of a generated one, 16 bytes or longer. Default: the first start generates one and writes it to `admin.key` in the data directory.",
 		set: apiKey,
 	},
 	{
 		Name: "default_kernel_path", Env: "HATCH_DEFAULT_KERNEL_PATH",
-		Doc: "Kernel of the image `img_default`. Default: the image that `hatch image build` makes.",
+		Doc: "Kernel of the image `img_default`. Default: the image that `hatch image build` builds.",
 		set: absolute(func(c *Config) *string { return &c.DefaultKernelPath }),
 	},
 	{
 		Name: "default_rootfs_path", Env: "HATCH_DEFAULT_ROOTFS_PATH",
-		Doc: "Root file system of the image `img_default`; goes with the kernel.",
+		Doc: "Root file system of the image `img_default`; set it together with the kernel.",
 		set: absolute(func(c *Config) *string { return &c.DefaultRootfsPath }),
 	},
 	{
 		Name: "default_vcpu", Env: "HATCH_DEFAULT_VCPU", Default: "1",
-		Doc: "Virtual CPUs of a VM that does not say.",
-		set: whole(1, 1024, func(c *Config) *int { return &c.DefaultVCPU }),
+		Doc: "Virtual CPUs of a VM, unless its request sets them.",
+		set: integer(1, 1024, func(c *Config) *int { return &c.DefaultVCPU }),
 	},
 	{
 		Name: "default_mem_mib", Env: "HATCH_DEFAULT_MEM_MIB", Default: "512",
-		Doc: "Memory in MiB of a VM that does not say.",
-		set: whole(64, 16<<20, func(c *Config) *int { return &c.DefaultMemMiB }),
+		Doc: "Memory of a VM in MiB, unless its request sets it.",
+		set: integer(64, 16<<20, func(c *Config) *int { return &c.DefaultMemMiB }),
 	},
 	{
 		Name: "default_disk_mib", Env: "HATCH_DEFAULT_DISK_MIB", Default: "2048",
 		Aliases: []string{"HATCH_MAX_OVERLAY_SIZE_MIB", "HATCH_MAX_ROOTFS_SIZE_MIB"},
-		Doc:     "Size in MiB of the own disk of a VM that does not say. It is sparse: space is taken as the guest writes.",
-		set:     whole(64, 16<<20, func(c *Config) *int { return &c.DefaultDiskMiB }),
+		Doc:     "Size of a VM's own disk in MiB, unless its request sets it. The disk is sparse: it uses space as the guest writes.",
+		set:     integer(64, 16<<20, func(c *Config) *int { return &c.DefaultDiskMiB }),
 	},
 	{
 		Name: "default_boot_args", Env: "HATCH_DEFAULT_BOOT_ARGS", Default: "console=ttyS0 panic=1 quiet loglevel=4",
-		Doc: "Kernel command line of a VM when neither it nor its image says. hatchd adds what its own initramfs needs.",
+		Doc: "Kernel command line of a VM, unless its request or its image sets one. hatchd adds the parameters of its initramfs.",
 		set: bootArgs,
 	},
 	{
+		Name: "debian_mirror", Env: "HATCH_DEBIAN_MIRROR",
+		Doc: "URL of the Debian mirror that `hatch image build` uses, and, after a comma, of one of its security archive. Default: the mirrors in the host's package sources.",
+		set: mirrors(func(c *Config) *[]string { return &c.DebianMirrors }),
+	},
+	{
 		Name: "bridge_name", Env: "HATCH_BRIDGE_NAME", Default: "hatch0",
-		Doc: "Network bridge of the VMs; hatchd makes it.",
+		Doc: "Network bridge of the VMs; hatchd creates it.",
 		set: bridgeName,
 	},
 	{
@@ -107,28 +113,28 @@ var settings = []Setting{
 	},
 	{
 		Name: "egress_allow_private", Env: "HATCH_EGRESS_ALLOW_PRIVATE",
-		Doc: "Private IPv4 networks that VMs may reach all the same, with commas between. Default: none; VMs reach the internet only.",
+		Doc: "Private IPv4 networks that VMs may reach, separated by commas. Default: none; VMs reach only the internet.",
 		set: networks(func(c *Config) *prefixes { return (*prefixes)(&c.EgressAllowPrivate) }),
 	},
 	{
 		Name: "ssh_port_min", Env: "HATCH_SSH_PORT_MIN", Default: "16000",
 		Doc: "First host port for VMs' SSH ports.",
-		set: whole(1, 65535, func(c *Config) *int { return &c.SSHPortMin }),
+		set: integer(1, 65535, func(c *Config) *int { return &c.SSHPortMin }),
 	},
 	{
 		Name: "ssh_port_max", Env: "HATCH_SSH_PORT_MAX", Default: "26000",
 		Doc: "Last host port for VMs' SSH ports.",
-		set: whole(1, 65535, func(c *Config) *int { return &c.SSHPortMax }),
+		set: integer(1, 65535, func(c *Config) *int { return &c.SSHPortMax }),
 	},
 	{
 		Name: "ssh_allowed_cidr", Env: "HATCH_SSH_ALLOWED_CIDR", Default: "127.0.0.1/32",
-		Doc: "Networks that may connect to VMs' SSH ports, with commas between. `0.0.0.0/0` lets everybody in.",
+		Doc: "Networks that may connect to VMs' SSH ports, separated by commas. `0.0.0.0/0` allows all.",
 		set: networks(func(c *Config) *prefixes { return (*prefixes)(&c.SSHAllowed) }),
 	},
 	{
 		Name: "vmm", Env: "HATCH_VMM", Default: "auto",
-		Doc: "What runs VMs that do not choose: `auto` is Firecracker where it and hardware KVM are there, and QEMU elsewhere; `qemu` or `firecracker` insists; `fake` runs nothing and is for scripts.",
-		set: oneOf([]string{"auto", "qemu", "firecracker", "fake"}, func(c *Config) *string { return &c.VMM }),
+		Doc: "VMM of a VM, unless its request chooses one: `auto` is Firecracker on a host that has it and hardware KVM, and QEMU otherwise; `qemu` and `firecracker` require that VMM.",
+		set: oneOf([]string{"auto", "qemu", "firecracker"}, func(c *Config) *string { return &c.VMM }),
 	},
 	{
 		Name: "qemu_bin", Env: "HATCH_QEMU_BIN", Default: "qemu-system-x86_64",
@@ -147,97 +153,117 @@ var settings = []Setting{
 	},
 	{
 		Name: "agent_path", Env: "HATCH_AGENT_PATH",
-		Doc: "The program that runs in guests. Default: `hatch-agent` beside hatchd.",
+		Doc: "The agent, which runs in guests. Default: `hatch-agent` in the directory of hatchd.",
 		set: absolute(func(c *Config) *string { return &c.AgentPath }),
 	},
 	{
 		Name: "stop_timeout", Env: "HATCH_STOP_TIMEOUT", Default: "30s",
-		Doc: "How long a stop waits for the guest to shut down before it is ended, 1s to 10m.",
-		set: span(time.Second, 10*time.Minute, "30s", func(c *Config) *time.Duration { return &c.StopTimeout }),
+		Doc: "How long a stop waits for the guest to shut down before hatchd kills it, 1s to 10m.",
+		set: duration(time.Second, 10*time.Minute, "30s", func(c *Config) *time.Duration { return &c.StopTimeout }),
+	},
+	{
+		Name: "cgroup", Env: "HATCH_CGROUP", Default: "/hatch",
+		Doc: "Cgroup in which hatchd makes one for each VM, as a path below `/sys/fs/cgroup`. hatchd makes `/hatch` itself; any other must exist, as that of the unit `hatch-vms.service` does. The unit of hatchd sets it.",
+		set: cgroup,
+	},
+	{
+		Name: "host_shutdown", Env: "HATCH_HOST_SHUTDOWN", Default: "sleep",
+		Doc: "What happens to running VMs when systemd shuts the host down: `sleep` puts them to sleep, and stops those that cannot sleep; `stop` stops them. A stop of hatchd alone leaves them running.",
+		set: oneOf([]string{"sleep", "stop"}, func(c *Config) *string { return &c.HostShutdown }),
+	},
+	{
+		Name: "host_shutdown_timeout", Env: "HATCH_HOST_SHUTDOWN_TIMEOUT", Default: "90s",
+		Doc: "How long a shutdown of the host waits until all VMs are asleep, with their memory on disk, or stopped, before hatchd kills the others, 5s to 30m. `TimeoutStopSec` of hatchd's unit must be 90 s longer.",
+		set: duration(5*time.Second, 30*time.Minute, "90s", func(c *Config) *time.Duration { return &c.HostShutdownTimeout }),
+	},
+	{
+		Name: "autostart", Env: "HATCH_AUTOSTART", Default: "restore",
+		Doc: "Whether VMs that ran when the host went down run again once hatchd has started: `restore` wakes those that were put to sleep for it and boots the others, `none` leaves them as they are.",
+		set: oneOf([]string{"restore", "none"}, func(c *Config) *string { return &c.Autostart }),
 	},
 	{
 		Name: "uid_min", Env: "HATCH_UID_MIN", Default: "900000",
 		Doc: "First user id for VMM processes; each VM has its own. No other program may use these ids.",
-		set: whole(1000, maxUID, func(c *Config) *int { return &c.UIDMin }),
+		set: integer(1000, maxUID, func(c *Config) *int { return &c.UIDMin }),
 	},
 	{
 		Name: "uid_max", Env: "HATCH_UID_MAX", Default: "965535",
 		Doc: "Last user id for VMM processes.",
-		set: whole(1000, maxUID, func(c *Config) *int { return &c.UIDMax }),
+		set: integer(1000, maxUID, func(c *Config) *int { return &c.UIDMax }),
 	},
 	{
 		Name: "mem_overcommit", Env: "HATCH_MEM_OVERCOMMIT", Default: "1.0",
-		Doc: "Running VMs' memory, and what copies share, may add up to this many times the host's, 0.1 to 100.",
+		Doc: "Memory of running VMs, and of the bases that clones share, may add up to this many times the host's, 0.1 to 100. VMs do not use the host's swap.",
 		set: factor(func(c *Config) *float64 { return &c.MemOver }),
 	},
 	{
 		Name: "disk_overcommit", Env: "HATCH_DISK_OVERCOMMIT", Default: "10",
-		Doc: "VMs' disks may add up to this many times the space of the data directory, 0.1 to 100. They are sparse, and mostly stay far below their size.",
+		Doc: "VMs' disks may add up to this many times the space of the data directory, 0.1 to 100. Disks are sparse, and most use far less than their size.",
 		set: factor(func(c *Config) *float64 { return &c.DiskOver }),
 	},
 	{
 		Name: "warm", Env: "HATCH_WARM", Default: "auto",
-		Doc: "Whether guests are kept booted, for new VMs to begin as: `auto` boots one in the background for every shape that VMs are asked for in, `manual` only on request (`hatch image warm`), `off` none.",
+		Doc: "Whether hatchd keeps warm snapshots, from which it clones new VMs instead of booting them: `auto` takes one in the background for every shape of requested VMs, `manual` only on request (`hatch image warm`), `off` none.",
 		set: oneOf([]string{"auto", "manual", "off"}, func(c *Config) *string { return &c.Warm }),
 	},
 	{
 		Name: "max_snapshots_per_vm", Env: "HATCH_MAX_SNAPSHOTS_PER_VM", Default: "10",
-		Doc: "Snapshots that one VM may have, 1 to 1000. The oldest automatic ones make room for a new one; manual ones never do.",
-		set: whole(1, 1000, func(c *Config) *int { return &c.MaxSnapshotsPerVM }),
+		Doc: "Snapshots that one VM may have, 1 to 1000. hatchd evicts the oldest automatic ones for a new one, and never a manual one.",
+		set: integer(1, 1000, func(c *Config) *int { return &c.MaxSnapshotsPerVM }),
 	},
 	{
 		Name: "snapshot_max_age", Env: "HATCH_SNAPSHOT_MAX_AGE", Default: "0",
-		Doc: "How long automatic snapshots are kept, such as `168h`, up to 87600h; `0` is as long as there is room. Manual ones are kept until they are deleted.",
-		set: span(0, 10*365*24*time.Hour, "168h", func(c *Config) *time.Duration { return &c.SnapshotMaxAge }),
+		Doc: "How long automatic snapshots are kept, such as `168h`, up to 87600h; `0` means until their space is needed. Manual ones are kept until a client deletes them.",
+		set: duration(0, 10*365*24*time.Hour, "168h", func(c *Config) *time.Duration { return &c.SnapshotMaxAge }),
 	},
 	{
 		Name: "snapshot_disk_mib", Env: "HATCH_SNAPSHOT_DISK_MIB", Default: "0",
-		Doc: "What all snapshots together may take of the disk, in MiB; `0` is as much as it has, but for a reserve.",
-		set: whole(0, 1<<40, func(c *Config) *int64 { return &c.SnapshotDiskMiB }),
+		Doc: "Disk space for all snapshots together, in MiB; `0` means all space except a reserve.",
+		set: integer(0, 1<<40, func(c *Config) *int64 { return &c.SnapshotDiskMiB }),
 	},
 	{
 		Name: "events_keep", Env: "HATCH_EVENTS_KEEP", Default: "720h",
 		Doc: "How long events are kept, 1h to 87600h.",
-		set: span(time.Hour, 10*365*24*time.Hour, "720h", func(c *Config) *time.Duration { return &c.EventsKeep }),
+		set: duration(time.Hour, 10*365*24*time.Hour, "720h", func(c *Config) *time.Duration { return &c.EventsKeep }),
 	},
 	{
 		Name: "events_per_vm", Env: "HATCH_EVENTS_PER_VM", Default: "5000",
-		Doc: "Events that are kept of one VM, the newest; at most half of them are such as its guest can bring about at will.",
-		set: whole(100, 1<<20, func(c *Config) *int { return &c.EventsPerVM }),
+		Doc: "Events that are kept of one VM, the newest; at most half of them are of kinds that its guest can cause.",
+		set: integer(100, 1<<20, func(c *Config) *int { return &c.EventsPerVM }),
 	},
 	{
 		Name: "events_max", Env: "HATCH_EVENTS_MAX", Default: "500000",
-		Doc: "Events that are kept in all, the newest. One takes about half a kilobyte.",
-		set: whole(1000, 1<<28, func(c *Config) *int { return &c.EventsMax }),
+		Doc: "Events that are kept in total, the newest. One needs about half a kilobyte.",
+		set: integer(1000, 1<<28, func(c *Config) *int { return &c.EventsMax }),
 	},
 	{
 		Name: "webhook_allow_private", Env: "HATCH_WEBHOOK_ALLOW_PRIVATE", Default: "false",
-		Doc: "`true` lets webhooks be sent to this host and to private networks, and over http. Whoever has an API key can then make hatchd speak to what is there.",
-		set: truth(func(c *Config) *bool { return &c.WebhookAllowPrivate }),
+		Doc: "`true` allows webhooks to this host, to private networks, and over http. Clients with an API key can then make hatchd send requests to services there.",
+		set: boolean(func(c *Config) *bool { return &c.WebhookAllowPrivate }),
 	},
 	{
 		Name: "log_level", Env: "HATCH_LOG_LEVEL", Default: "info",
-		Doc: "Least level to log: `debug`, `info`, `warn` or `error`.",
+		Doc: "Lowest level to log: `debug`, `info`, `warn` or `error`.",
 		set: logLevel,
 	},
 	{
 		Name: "log_format", Env: "HATCH_LOG_FORMAT", Default: "text",
-		Doc: "Form of the log, on standard error: `text` or `json`.",
+		Doc: "Format of the log, on standard error: `text` or `json`.",
 		set: oneOf([]string{"text", "json"}, func(c *Config) *string { return &c.LogFormat }),
 	},
 }
 
-// maxUID keeps clear of the ids that stand for "nobody" in 32 bits.
+// maxUID is below the ids that mean "no user" in 32 bits.
 const maxUID = 1<<31 - 2
 
-// withoutPassword shows a database's address with its password masked.
+// withoutPassword masks the password in a database's address.
 func withoutPassword(raw string) string {
 	if !strings.Contains(raw, "://") {
 		return raw
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		return "(hidden: it cannot be read)"
+		return "(hidden: it cannot be parsed)"
 	}
 	query := u.Query()
 	if query.Has("password") {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// maxTypos is how many letters may differ for a name to count as misspelt.
+// maxTypos is the maximum distance of a misspelt name from the right one, in letters.
 const maxTypos = 2
 
 // names returns one property of every setting.
@@ -18,8 +18,8 @@ func names(of func(Setting) string) []string {
 	return list
 }
 
-// warnTypos tells of variables that look like misspelt settings. Others that
-// begin with HATCH_ may belong to other programs and are left alone.
+// warnTypos warns of variables whose names look like misspelt settings. It ignores others
+// that begin with HATCH_, which may be for other programs.
 func (l *loader) warnTypos() {
 	known := append(names(func(s Setting) string { return s.Env }), fileEnv)
 	for _, s := range settings {
@@ -41,7 +41,8 @@ func didYouMean(name string, known []string) string {
 	return ""
 }
 
-// nearest returns the known name that is closest to name, "" when none is close.
+// nearest returns the known name with the smallest distance from name, or "" if that is
+// above maxTypos.
 func nearest(name string, known []string) string {
 	best, least := "", maxTypos+1
 	for _, k := range known {
@@ -52,7 +53,7 @@ func nearest(name string, known []string) string {
 	return best
 }
 
-// distance counts the letters to insert, delete or replace between a and b.
+// distance returns the number of letters to insert, delete or replace to turn a into b.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -1,9 +1,9 @@
 // Package daemon wires hatchd: it makes every part from the configuration,
 // hands each the ones it needs, serves the API and shuts down in order.
 //
-// It is the only package that knows all others, and it decides nothing itself.
-// Start at [Run]; parts.go makes the parts, fake.go stands in for the host
-// when HATCH_VMM=fake.
+// It decides nothing itself, and it gets everything that touches the computer
+// it runs on as a [Host]: daemon/linux makes the real one. Start at [Run];
+// parts.go makes the parts.
 package daemon
 
 import (
@@ -20,20 +20,19 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/config"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
-
-// shutdownPatience bounds how long requests and operations under way may take
-// to end after the daemon was asked to.
-const shutdownPatience = 30 * time.Second
 
 // Options is what Run needs beside the configuration.
 type Options struct {
 	Version string
 	Log     *slog.Logger
-	Out     io.Writer // for the admin key, shown once
+	Out     io.Writer // stdout; it names the file of a new admin key, and a terminal shows the key
+	Host    OpenHost
 }
 
-// Run serves until ctx is done. VMs go on running when it returns.
+// Run serves until ctx is done. VMs go on running when it returns, unless the host
+// shuts down.
 func Run(ctx context.Context, cfg config.Config, opt Options) (err error) {
 	p, err := assemble(ctx, cfg, opt)
 	if err != nil {
@@ -52,27 +51,24 @@ func Run(ctx context.Context, cfg config.Config, opt Options) (err error) {
 		Handler:           p.handler,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
-		// No WriteTimeout: waits and log streams are long, and each bounds itself.
+		// No WriteTimeout: waits and log streams are long and bound themselves.
 		ErrorLog:    slog.NewLogLogger(opt.Log.Handler(), slog.LevelWarn),
 		BaseContext: func(net.Listener) context.Context { return p.streams },
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	opt.Log.Info("hatchd is serving", "addr", listener.Addr().String(), "vmm", p.info.Name, "accel", p.info.Accel, "why", p.info.Why, "version", opt.Version)
+	opt.Log.Info("hatchd is serving", "addr", listener.Addr().String(), logkey.VMM, p.info.Name, "accel", p.info.Accel, logkey.Reason, p.info.Why, logkey.Version, opt.Version)
 
-	settled := p.settle(ctx)
+	working, endWork := context.WithCancel(ctx)
+	defer endWork()
+	background := p.startBackground(working)
 	select {
 	case err = <-served:
 	case <-ctx.Done():
-		opt.Log.Info("hatchd is shutting down; VMs go on running")
 	}
-	p.endStreams()
-	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownPatience)
-	defer cancel()
-	err = errors.Join(ignoreClosed(err), ignoreClosed(server.Shutdown(patience)))
-	<-settled
-	p.shut()
-	return errors.Join(err, p.vms.Close(patience), os.Remove(addrFile(cfg.DataDir)))
+	endWork()
+	err = errors.Join(ignoreClosed(err), p.end(ctx, server, background))
+	return errors.Join(err, os.Remove(addrFile(cfg.DataDir)))
 }
 
 func ignoreClosed(err error) error {
@@ -84,7 +80,7 @@ func ignoreClosed(err error) error {
 
 func addrFile(dataDir string) string { return filepath.Join(dataDir, "hatchd.addr") }
 
-// publishAddr writes where the API listens, for scripts that asked for port 0.
+// publishAddr writes the API's address to a file, for scripts that set port 0.
 func publishAddr(dataDir, addr string) error {
 	tmp := addrFile(dataDir) + ".new"
 	if err := os.WriteFile(tmp, []byte(addr+"\n"), 0o600); err != nil {
@@ -93,19 +89,19 @@ func publishAddr(dataDir, addr string) error {
 	return os.Rename(tmp, addrFile(dataDir))
 }
 
-// settle takes over what an earlier daemon left, while the API already serves,
-// and then keeps guests booted. Meanwhile snapshots that get too old are removed.
-// The returned channel is closed once ctx is done and all that has ended.
-func (p *parts) settle(ctx context.Context) <-chan struct{} {
+// startBackground adopts the VMs that an earlier daemon left, while the API
+// already serves, and then fills the warm pool; meanwhile snapshots expire. The
+// returned channel is closed once ctx is done and all of that has ended.
+func (p *parts) startBackground(ctx context.Context) <-chan struct{} {
 	done := make(chan struct{})
 	var work sync.WaitGroup
-	work.Go(func() { p.kept.Run(ctx) })
+	work.Go(func() { p.snapshots.Run(ctx) })
 	work.Go(func() {
-		if err := p.vms.Adopt(ctx, p.vmRoot); err != nil {
-			p.log.Error("cannot bring every VM to a true state", "err", err)
+		if err := p.vms.Recover(ctx, p.vmRoot); err != nil {
+			p.log.Error("cannot reconcile all VMs", logkey.Error, err)
 		}
 		if err := p.defaultImage(ctx); err != nil {
-			p.log.Warn("there is no default image yet", "err", err)
+			p.log.Warn("cannot make the default image", logkey.Error, err)
 		}
 		p.warm.Run(ctx, p.vms)
 	})

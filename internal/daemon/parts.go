@@ -6,51 +6,60 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
+
+	"golang.org/x/term"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/config"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/file"
 	"github.com/hatchvm/hatch/internal/host/capacity"
-	"github.com/hatchvm/hatch/internal/host/page"
+	"github.com/hatchvm/hatch/internal/host/httpprobe"
+	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/process"
+	"github.com/hatchvm/hatch/internal/reach"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/store"
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vm/hostpower"
+	"github.com/hatchvm/hatch/internal/vm/lifecycle"
 	"github.com/hatchvm/hatch/internal/vmm"
 	"github.com/hatchvm/hatch/internal/warm"
 	"github.com/hatchvm/hatch/internal/webhook"
 	"github.com/hatchvm/hatch/internal/webhook/sender"
 )
 
-// tapPrefix starts the name of every TAP of ours.
+// tapPrefix starts the name of every TAP that hatchd makes.
 const tapPrefix = "htap"
 
-// idempotencyReach is how long an Idempotency-Key is remembered.
-const idempotencyReach = 24 * time.Hour
+// idempotencyLifetime is how long an Idempotency-Key is remembered.
+const idempotencyLifetime = 24 * time.Hour
 
 // parts is everything a running daemon is made of.
 type parts struct {
-	cfg     config.Config
-	log     *slog.Logger
-	out     io.Writer
-	vmRoot  string   // run directories of VMs
-	info    vmm.Info // of the driver that auto chose
-	store   *store.Store
-	events  *event.Service
-	images  *image.Service
-	vms     *vm.Service
-	kept    *snapshot.Service
-	warm    *warm.Service
-	shut    func() // closes the VMs' SSH ports: nobody wakes a VM any more
-	handler http.Handler
+	cfg       config.Config
+	log       *slog.Logger
+	vmRoot    string   // run directories of VMs
+	info      vmm.Info // of the default driver
+	store     *store.Store
+	host      *Host
+	events    *event.Service
+	images    *image.Service
+	vms       *lifecycle.Service
+	snapshots *snapshot.Service
+	warm      *warm.Service
+	handler   http.Handler
 
 	streams    context.Context // of requests; done when streams must end
 	endStreams context.CancelFunc
@@ -58,9 +67,9 @@ type parts struct {
 	closers []func() error // run in reverse
 }
 
-// assemble makes every part. On error what was made is closed again.
+// assemble makes every part. On error it closes the parts made so far.
 func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, err error) {
-	p := &parts{cfg: cfg, log: opt.Log, out: opt.Out, vmRoot: filepath.Join(cfg.DataDir, "vms"), shut: func() {}}
+	p := &parts{cfg: cfg, log: opt.Log, vmRoot: filepath.Join(cfg.DataDir, VMsDir)}
 	p.streams, p.endStreams = context.WithCancel(context.WithoutCancel(ctx))
 	p.onClose(func() error { p.endStreams(); return nil })
 	defer func() {
@@ -77,44 +86,43 @@ func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, er
 	}
 	p.events = event.New(p.store, event.Limits{Keep: p.cfg.EventsKeep, PerVM: p.cfg.EventsPerVM, Total: p.cfg.EventsMax}, p.log)
 	p.onClose(p.events.Close)
-	host, err := p.chooseHost(ctx)
-	if err != nil {
+	if err := p.openHost(ctx, opt); err != nil {
 		return nil, err
 	}
-	p.images = image.New(p.store, host.inspector, host.initramfs, host.builder, p.log)
+	p.images = image.New(p.store, p.host.Inspector, p.host.Initramfs, p.host.Builder, p.log)
 	p.onClose(p.images.Close)
 	templates := template.New(p.store, p.images)
-	p.kept = snapshot.New(p.store, host.snapshots, snapshot.Limits{
+	p.snapshots = snapshot.New(p.store, p.host.Snapshots, snapshot.Limits{
 		PerVM: p.cfg.MaxSnapshotsPerVM, MaxAge: p.cfg.SnapshotMaxAge, DiskMiB: p.cfg.SnapshotDiskMiB,
 	}, p.log)
-	if err := p.kept.Reconcile(ctx); err != nil {
+	if err := p.snapshots.Reconcile(ctx); err != nil {
 		return nil, err
 	}
-	p.warm = warm.New(p.kept, host.snapshots, p.store, warm.Mode(p.cfg.Warm), p.log)
-	if err := p.makeVMs(host, templates); err != nil {
+	p.warm = warm.New(p.snapshots, p.host.Snapshots, p.store, warm.Mode(p.cfg.Warm), p.log)
+	if err := p.makeVMs(templates); err != nil {
 		return nil, err
 	}
 	p.handler = httpapi.New(httpapi.Config{
-		VMs: p.vms, Snapshots: p.kept, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
-		Files: file.New(guests{p.vms}), Processes: process.New(guests{p.vms}),
-		Health: p.health(host, opt.Version), Version: opt.Version, Log: p.log,
+		VMs: p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
+		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}),
+		Health: p.health(opt.Version), Version: opt.Version, Log: p.log,
 	})
 	return p, nil
 }
 
 func (p *parts) onClose(f func() error) { p.closers = append(p.closers, f) }
 
-// close undoes assemble, the newest first.
+// close undoes assemble, the newest part first.
 func (p *parts) close() error {
-	var faults []error
-	for i := len(p.closers) - 1; i >= 0; i-- {
-		faults = append(faults, p.closers[i]())
+	var failures []error
+	for _, c := range slices.Backward(p.closers) {
+		failures = append(failures, c())
 	}
 	p.closers = nil
-	return errors.Join(faults...)
+	return errors.Join(failures...)
 }
 
-// openStore takes the data directory for this process and opens the database.
+// openStore locks the data directory and opens the database.
 func (p *parts) openStore(ctx context.Context) error {
 	if err := os.MkdirAll(p.vmRoot, 0o700); err != nil {
 		return fmt.Errorf("cannot make HATCH_DATA_DIR %s: %w", p.cfg.DataDir, err)
@@ -124,16 +132,20 @@ func (p *parts) openStore(ctx context.Context) error {
 		return err
 	}
 	p.onClose(lock.Close)
-	if p.store, err = store.Open(ctx, p.cfg.DatabaseURL); err != nil {
+	host, err := store.HostID(p.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	if p.store, err = store.Open(ctx, p.cfg.DatabaseURL, host); err != nil {
 		return err
 	}
 	p.onClose(p.store.Close)
 	return p.checkDatabase(ctx)
 }
 
-// checkDatabase refuses a database that knows no VM beside a data directory
-// with VMs' disks: it is another one's, or new, and all those VMs would be
-// taken for strangers.
+// checkDatabase refuses a database without VMs of this host if the data directory
+// has VMs' disks: it is new or belongs to another directory, or host-id does, and
+// every disk would be treated as an orphan.
 func (p *parts) checkDatabase(ctx context.Context) error {
 	vms, err := p.store.AllVMs(ctx)
 	if err != nil || len(vms) > 0 {
@@ -143,11 +155,37 @@ func (p *parts) checkDatabase(ctx context.Context) error {
 	if err != nil || len(disks) == 0 {
 		return err
 	}
-	return fmt.Errorf("cannot use this database: it knows no VMs, but %s holds the files of %d; set HATCH_DATABASE_URL to the one that goes with this directory, or move %s away",
+	return fmt.Errorf("cannot use this database: it knows no VMs, but %s holds the files of %d; set HATCH_DATABASE_URL to the one that goes with this directory, restore its file host-id, or move %s away",
 		p.cfg.DataDir, len(disks), p.vmRoot)
 }
 
-// openAccess makes sure that there is a key, and shows a new one once.
+// openHost opens the host with the links of live VMs.
+func (p *parts) openHost(ctx context.Context, opt Options) error {
+	vms, err := p.store.AllVMs(ctx)
+	if err != nil {
+		return err
+	}
+	var live []network.Link
+	for _, v := range vms {
+		if v.State.Live() && v.EnableNetwork && v.Lease.Address.IsValid() {
+			live = append(live, v.Link())
+		}
+	}
+	p.host, err = opt.Host(ctx, HostEnv{
+		Config: p.cfg, Log: p.log, Out: opt.Out, LiveLinks: live, OnClose: p.onClose,
+		WakeOnDemand: func(ctx context.Context, vmID string) error {
+			defer p.vms.Reach().Hold(vmID, reach.SSH)()
+			return p.vms.WakeOnDemand(ctx, vmID)
+		},
+		DialSSH: func(ctx context.Context, vmID string, target netip.AddrPort) (net.Conn, error) {
+			return p.vms.Reach().DialNetwork(ctx, vmID, target, reach.SSH)
+		},
+	})
+	return err
+}
+
+// openAccess makes the first key if there is none. It shows it on a terminal only: a
+// journal keeps what is printed, for more users than may read the key's file.
 func (p *parts) openAccess(ctx context.Context, opt Options) (*access.Service, error) {
 	keys := access.New(p.store, p.log)
 	p.onClose(keys.Close)
@@ -155,14 +193,23 @@ func (p *parts) openAccess(ctx context.Context, opt Options) (*access.Service, e
 	if err != nil {
 		return nil, err
 	}
-	if created {
-		_, err = fmt.Fprintf(opt.Out, "The admin API key, shown this once and kept in %s:\n\n    %s\n\n",
-			filepath.Join(p.cfg.DataDir, access.KeyFile), key)
+	path := filepath.Join(p.cfg.DataDir, access.KeyFile)
+	switch {
+	case !created:
+	case isTerminal(opt.Out):
+		_, err = fmt.Fprintf(opt.Out, "The admin API key, shown this once and kept in %s:\n\n    %s\n\n", path, key)
+	default:
+		_, err = fmt.Fprintf(opt.Out, "The admin API key is in %s\n", path)
 	}
 	return keys, err
 }
 
-// makeWebhooks starts to deliver what waits for it.
+func isTerminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// makeWebhooks starts the delivery of webhooks.
 func (p *parts) makeWebhooks(version string) *webhook.Service {
 	posts := sender.New(sender.Config{AllowPrivate: p.cfg.WebhookAllowPrivate, Version: version})
 	p.onClose(posts.Close)
@@ -174,39 +221,48 @@ func (p *parts) makeWebhooks(version string) *webhook.Service {
 	return hooks
 }
 
-func (p *parts) makeVMs(h *hostParts, templates *template.Service) error {
-	limits, err := capacity.New(p.cfg.DataDir, capacity.Overcommit{Memory: p.cfg.MemOver, Disk: p.cfg.DiskOver})
+func (p *parts) makeVMs(templates *template.Service) error {
+	h := p.host
+	bootID, err := jail.BootID()
+	if err != nil {
+		return err
+	}
+	limits, err := capacity.New(p.cfg.DataDir, bootID, capacity.Overcommit{Memory: p.cfg.MemOver, Disk: p.cfg.DiskOver})
 	if err != nil {
 		return err
 	}
 	drivers := map[string]vmm.Driver{}
-	for _, d := range h.drivers {
+	for _, d := range h.Drivers {
 		drivers[d.Info().Name] = d
 	}
-	p.info = h.drivers[0].Info()
-	p.vms = vm.New(vm.Deps{
+	p.info = h.Drivers[0].Info()
+	p.vms = lifecycle.New(lifecycle.Deps{
 		Store: p.store, Images: p.images, Templates: templates,
-		Network: h.network, Forwards: h.forwards, Files: h.files, Memories: h.memories, Guests: h.guests, Consoles: h.consoles,
-		Snapshots: p.kept, SnapshotFiles: h.snapshots, Warm: p.warm,
-		Host: limits, Drivers: drivers, Log: p.log, PageStatus: page.Status,
-	}, vm.Settings{
+		Network: h.Network, Forwards: h.Forwards, Files: h.Files, Memories: h.Memories, Guests: h.Guests, Consoles: h.Consoles,
+		Snapshots: p.snapshots, SnapshotFiles: h.Snapshots, Warm: p.warm,
+		Host: limits, Drivers: drivers, Log: p.log, PageStatus: httpprobe.Status,
+	}, lifecycle.Settings{
 		DefaultDriver: p.info.Name,
 		VCPUs:         p.cfg.DefaultVCPU, MemMiB: p.cfg.DefaultMemMiB, DiskMiB: p.cfg.DefaultDiskMiB,
-		BootArgs: p.cfg.DefaultBootArgs, StopTimeout: p.cfg.StopTimeout, OwnUser: p.info.Name != "fake",
-		Pools: vm.Pools{
+		BootArgs: p.cfg.DefaultBootArgs, StopTimeout: p.cfg.StopTimeout, OwnUser: h.OwnUser,
+		Pools: network.Pools{
 			Network: p.cfg.Network, SSHMin: p.cfg.SSHPortMin, SSHMax: p.cfg.SSHPortMax,
 			UIDMin: p.cfg.UIDMin, UIDMax: p.cfg.UIDMax,
-			TapPrefix: tapPrefix, IdempotencyReach: idempotencyReach, SSHBusy: h.portBusy,
+			TapPrefix: tapPrefix, SSHBusy: h.PortBusy,
+		},
+		KeyLifetime: idempotencyLifetime,
+		HostPower: hostpower.Settings{
+			Policy: hostpower.Policy(p.cfg.HostShutdown), Timeout: p.cfg.HostShutdownTimeout, Autostart: p.cfg.Autostart == "restore",
 		},
 	})
 	return nil
 }
 
-// defaultImage makes the operator's own files img_default, if there are any.
-// Without them the first `hatch image build` makes it.
+// defaultImage makes img_default of the host's files, or else of the operator's.
+// Without either the first `hatch image build` makes it.
 func (p *parts) defaultImage(ctx context.Context) error {
-	if p.cfg.VMM == "fake" {
-		img, err := fakeImage(access.AdminID, filepath.Join(p.cfg.DataDir, "fake"))
+	if p.host.DefaultImage != nil {
+		img, err := p.host.DefaultImage(access.AdminID)
 		if err != nil {
 			return err
 		}

@@ -3,8 +3,11 @@ package doctor
 import (
 	"context"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/hatchvm/hatch/internal/host/jail"
 )
 
 // Capabilities that hatchd needs, by bit, as in capabilities(7).
@@ -19,11 +22,11 @@ func (e examiner) privileges(context.Context) Check {
 	const name = "privileges"
 	status, err := e.ReadFile("/proc/self/status")
 	if err != nil {
-		return warn(name, "cannot tell which capabilities this process has: %v", err)
+		return warn(name, "cannot read the capabilities of this process: %v", err)
 	}
 	effective, ok := capabilities(string(status))
 	if !ok {
-		return warn(name, "cannot tell which capabilities this process has")
+		return warn(name, "cannot read the capabilities of this process")
 	}
 	var missing []string
 	for _, c := range needed {
@@ -50,13 +53,13 @@ func capabilities(status string) (uint64, bool) {
 
 var kernelVersion = regexp.MustCompile(`^(\d{1,4})\.(\d{1,4})`)
 
-// kernel asks for what the oldest supported Debian has: pidfds, and cgroups
-// that can be ended as a whole.
+// kernel requires the version of the oldest supported Debian: it has pidfds, and
+// cgroups that can be killed as a whole.
 func (e examiner) kernel(context.Context) Check {
 	const name, major, minor = "kernel", 5, 10
 	release, err := e.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {
-		return warn(name, "cannot tell the kernel's version: %v", err)
+		return warn(name, "cannot read the kernel's version: %v", err)
 	}
 	text := strings.TrimSpace(string(release))
 	if older(kernelVersion.FindStringSubmatch(text), major, minor) {
@@ -66,7 +69,7 @@ func (e examiner) kernel(context.Context) Check {
 	return pass(name, "Linux %s", text)
 }
 
-// older reports whether a matched version is older than major.minor, or none.
+// older reports whether a matched version is older than major.minor, or nil.
 func older(match []string, major, minor int) bool {
 	if match == nil {
 		return true
@@ -88,59 +91,52 @@ func (e examiner) kvm(context.Context) Check {
 		return c.hint("use a host, or a VM with nested virtualization, whose KVM runs guests")
 	}
 	cpu, _ := e.ReadFile("/proc/cpuinfo")
+	var flags []string
+	for line := range strings.Lines(string(cpu)) {
+		if strings.HasPrefix(line, "flags") {
+			flags = strings.Fields(line)
+			break
+		}
+	}
 	switch {
-	case hasFlag(string(cpu), "vmx"):
-		return c.mendedBy("modprobe kvm_intel")
-	case hasFlag(string(cpu), "svm"):
-		return c.mendedBy("modprobe kvm_amd")
+	case slices.Contains(flags, "vmx"):
+		return c.fix("modprobe kvm_intel")
+	case slices.Contains(flags, "svm"):
+		return c.fix("modprobe kvm_amd")
 	}
-	return c.hint("switch virtualization on in the firmware, or nested virtualization in the hypervisor")
-}
-
-func hasFlag(cpuinfo, flag string) bool {
-	for line := range strings.Lines(cpuinfo) {
-		if !strings.HasPrefix(line, "flags") {
-			continue
-		}
-		for _, f := range strings.Fields(line) {
-			if f == flag {
-				return true
-			}
-		}
-		return false
-	}
-	return false
+	return c.hint("enable virtualization in the firmware, or nested virtualization in the hypervisor")
 }
 
 var qemuVersion = regexp.MustCompile(`version (\d{1,4})\.(\d{1,4})`)
 
 func (e examiner) qemu(ctx context.Context) Check {
 	const name = "qemu"
-	if e.Driver == "firecracker" || e.Driver == "fake" {
+	if e.Driver == "firecracker" {
 		return pass(name, "not needed with HATCH_VMM=%s", e.Driver)
 	}
 	if _, err := e.LookPath(e.QEMUBin); err != nil {
 		if _, lack := e.firecrackerVersion(ctx); e.Driver == "auto" && lack == "" {
 			return pass(name, "not installed, and not needed: Firecracker runs VMs here")
 		}
-		return fail(name, "%s is not installed", e.QEMUBin).mendedBy("%s", install("qemu-system-x86"))
+		return fail(name, "%s is not installed", e.QEMUBin).fix("%s", install("qemu-system-x86"))
 	}
 	out, err := e.Command(ctx, e.QEMUBin, "--version")
 	if err != nil {
-		return fail(name, "%s does not run: %v", e.QEMUBin, err).mendedBy("apt-get install -y --reinstall qemu-system-x86")
+		return fail(name, "%s does not run: %v", e.QEMUBin, err).fix("apt-get install -y --reinstall qemu-system-x86")
 	}
 	v := qemuVersion.FindStringSubmatch(out)
 	if v == nil {
-		return warn(name, "cannot tell the version of %s", e.QEMUBin)
+		return warn(name, "%s --version names no version", e.QEMUBin)
 	}
 	if older(v, 7, 2) {
 		return fail(name, "QEMU %s.%s is too old; 7.2 is the oldest that works", v[1], v[2]).
-			mendedBy("%s", install("qemu-system-x86"))
+			fix("%s", install("qemu-system-x86"))
 	}
 	return pass(name, "QEMU %s.%s", v[1], v[2])
 }
 
-// cgroups never fails: without them VMs run, but unlimited.
+// cgroups never fails: without them VMs run without limits. VMs' cgroups may lie in
+// one of a unit of systemd, or in one that hatchd makes itself.
 func (e examiner) cgroups(context.Context) Check {
 	const name, unified, legacy = "cgroups", "/sys/fs/cgroup", "/sys/fs/cgroup/memory"
 	root := unified
@@ -151,9 +147,30 @@ func (e examiner) cgroups(context.Context) Check {
 		return warn(name, "the host has no cgroups (neither v2 nor v1 is mounted); VMs run without CPU and memory limits").
 			hint("boot with systemd.unified_cgroup_hierarchy=1")
 	}
-	if err := e.Writable(root); err != nil {
-		return warn(name, "%s cannot be written (%v); VMs run without CPU and memory limits", root, err).
+	where, parent := root+e.Cgroup, root+e.Cgroup
+	if e.Cgroup == string(jail.DefaultCgroups) {
+		parent = root // hatchd makes it
+	}
+	if _, err := e.Stat(parent); err != nil {
+		return warn(name, "%s, for VMs' cgroups, does not exist: hatchd uses %s%s, which systemd does not know", where, root, jail.DefaultCgroups).
+			hint("start the unit that owns it (systemctl start hatch-vms; if it is active already, its process has been killed: restart the host); or set HATCH_CGROUP to a cgroup that exists")
+	}
+	if err := e.Writable(parent); err != nil {
+		return warn(name, "%s cannot be written (%v); VMs run without CPU and memory limits", parent, err).
 			hint("in a container, start it with a writable cgroup file system")
 	}
-	return pass(name, "limits can be set")
+	if missing := e.missingControllers(parent); root == unified && len(missing) > 0 {
+		return warn(name, "%s does not have the controllers %s; VMs run without CPU and memory limits", parent, strings.Join(missing, ", ")).
+			hint("for the cgroup of a unit, add them to its Delegate=; in a container, delegate them to it")
+	}
+	return pass(name, "VMs' cgroups are in %s; limits can be set there", where)
+}
+
+// missingControllers returns those that limits of VMs need and a cgroup of v2 does not
+// have.
+func (e examiner) missingControllers(dir string) (missing []string) {
+	text, _ := e.ReadFile(dir + "/cgroup.controllers") // all are missing
+	missing = jail.MissingControllers(string(text))
+	slices.Sort(missing)
+	return missing
 }

@@ -4,11 +4,14 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/recipe"
 )
 
 const (
-	leastDiskMiB = 2 << 10
-	goodDiskMiB  = 10 << 10
+	minDiskMiB  = 2 << 10
+	goodDiskMiB = 10 << 10
 )
 
 func (e examiner) disk(context.Context) Check {
@@ -16,24 +19,23 @@ func (e examiner) disk(context.Context) Check {
 	free, err := e.FreeMiB(e.existing())
 	switch {
 	case err != nil:
-		return warn(name, "cannot tell how much disk is free below %s: %v", e.DataDir, err)
-	case free < leastDiskMiB:
-		return fail(name, "%d MiB are free for %s; the default image and one VM need some %d MiB", free, e.DataDir, leastDiskMiB).
+		return warn(name, "cannot read the free disk space below %s: %v", e.DataDir, err)
+	case free < minDiskMiB:
+		return fail(name, "%d MiB are free for %s; the default image and one VM need some %d MiB", free, e.DataDir, minDiskMiB).
 			hint("free some space, or set HATCH_DATA_DIR to a larger file system")
 	case free < goodDiskMiB:
-		return warn(name, "%d MiB are free for %s", free, e.DataDir).hint("VMs whose disks grow may fill it")
+		return warn(name, "%d MiB are free for %s", free, e.DataDir).hint("growing disks of VMs may fill it")
 	}
 	return pass(name, "%d MiB free for %s", free, e.DataDir)
 }
 
-// reflink passes either way: overlays work everywhere, reflinks are faster only
-// where disks are copied.
+// reflink passes either way: reflinks only make copies of disks faster.
 func (e examiner) reflink(context.Context) Check {
 	const name = "reflink"
 	can, err := e.Reflink(e.existing())
 	switch {
 	case err != nil:
-		return warn(name, "cannot tell whether files can share blocks: %v", err)
+		return warn(name, "cannot test whether files can share blocks: %v", err)
 	case can:
 		return pass(name, "copies of disks share their blocks")
 	}
@@ -57,17 +59,14 @@ func (e examiner) existing() string {
 
 func (e examiner) agent(context.Context) Check {
 	const name = "agent"
-	if e.Driver == "fake" {
-		return pass(name, "not needed with HATCH_VMM=fake")
-	}
 	if _, err := e.Stat(e.AgentPath); err != nil {
 		return fail(name, "the program that runs in guests is not at %s", e.AgentPath).
 			hint("put hatch-agent beside hatchd (make build does), or set HATCH_AGENT_PATH")
 	}
-	return pass(name, "the program that runs in guests is there")
+	return pass(name, "the program that runs in guests exists")
 }
 
-// Programs that hatch image build runs, and the Debian package of each.
+// buildTools are programs that hatch image build runs, and their Debian packages.
 var buildTools = []struct{ program, pkg string }{
 	{"mmdebstrap", "mmdebstrap"},
 	{"mke2fs", "e2fsprogs"},
@@ -83,9 +82,27 @@ func (e examiner) buildTools(context.Context) Check {
 		}
 	}
 	if len(missing) > 0 {
-		return warn(name, "hatch image build needs %s", strings.Join(missing, " and ")).mendedBy("%s", install(packages...))
+		return warn(name, "hatch image build needs %s", strings.Join(missing, " and ")).fix("%s", install(packages...))
+	}
+	if err := e.DebianMirror(e.DebianMirrors); err != nil {
+		return e.noMirror(name, err)
 	}
 	return pass(name, "images can be built")
+}
+
+// noMirror fails unless the default image is built already, so that VMs can run.
+func (e examiner) noMirror(name string, err error) Check {
+	c := fail(name, "%v", err)
+	if _, statErr := e.Stat(e.DefaultImage); e.DefaultImage != "" && statErr == nil {
+		c.Status = Warn
+	}
+	if errs.HasCode(err, recipe.KeyringMissing) {
+		return c.fix("%s", install("debian-archive-keyring"))
+	}
+	if known, ok := errs.As(err); ok {
+		return c.hint("%s", known.Hint)
+	}
+	return c.hint("run hatch doctor as root")
 }
 
 func (e examiner) image(context.Context) Check {
@@ -94,7 +111,7 @@ func (e examiner) image(context.Context) Check {
 		return pass(name, "the default image is not managed here")
 	}
 	if _, err := e.Stat(e.DefaultImage); err != nil {
-		return warn(name, "the default image is not built").mendedBy("hatch image build")
+		return warn(name, "the default image is not built").fix("hatch image build")
 	}
 	return pass(name, "the default image is built")
 }
@@ -102,7 +119,7 @@ func (e examiner) image(context.Context) Check {
 func (e examiner) service(ctx context.Context) Check {
 	const name = "service"
 	if _, err := e.LookPath("systemctl"); err != nil {
-		return pass(name, "no systemd here; start hatchd by other means")
+		return pass(name, "the host has no systemd; start hatchd by other means")
 	}
 	out, _ := e.Command(ctx, "systemctl", "is-enabled", "hatchd.service")
 	if state := strings.TrimSpace(out); state == "enabled" {

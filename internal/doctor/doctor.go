@@ -1,11 +1,9 @@
-// Package doctor examines the host: whether it can run VMs, how well, and what
-// is missing. Every check says in one sentence what is so, and a check that
-// does not pass ends with the command that mends it, or with what only a person
-// can do.
+// Package doctor examines the host: whether it can run VMs, how well, and what is
+// missing. Every check gives its result in one sentence; a check that fails also
+// has the command that fixes it, or a hint for the operator.
 //
-// It changes nothing by itself: [Fix] runs a check's own command, and only when
-// asked. It does not know how its findings are shown; doors render [Check].
-// Start at [Run]; what the checks see of the host is in [System].
+// It changes nothing by itself: [Fix] runs the command of a check. Its callers
+// render [Check]. Start at [Run]; the checks see the host through [System].
 package doctor
 
 import (
@@ -29,28 +27,30 @@ type Check struct {
 	Name    string `json:"name"`
 	Status  Status `json:"status"`
 	Message string `json:"message"`
-	Fix     string `json:"fix,omitempty"`  // a shell command that mends it, safe to run as it stands
-	Hint    string `json:"hint,omitempty"` // what a person has to do when no command can
+	Fix     string `json:"fix,omitempty"`  // a shell command that fixes it, safe to run
+	Hint    string `json:"hint,omitempty"` // what the operator has to do when no command can
 }
 
-// Settings are the parts of the configuration that the host must live up to.
+// Settings are the parts of the configuration that the host is examined for.
 type Settings struct {
 	DataDir        string
-	MemoryDir      string // where guests' memory is kept, below DataDir
-	DiskReserveMiB int64  // what a sleep leaves free there for the host
+	MemoryDir      string // of guests' memory, below DataDir
+	DiskReserveMiB int64  // the space that a sleep leaves free there
 	HTTPAddr       string // host:port; port 0 is always free
 	BridgeName     string
+	Cgroup         string // in which VMs have theirs, below the root of the hierarchy
 	SSHPortMin     int
 	SSHPortMax     int
-	Driver         string // auto, qemu, firecracker or fake
-	QEMUBin        string // a path, or a name to look up in PATH
-	FirecrackerBin string // likewise
-	JailerBin      string // likewise
-	AgentPath      string // the program that runs in guests
-	DefaultImage   string // a file that exists once the default image is built; "" skips the check
+	Driver         string   // auto, qemu or firecracker
+	QEMUBin        string   // a path, or a name to look up in PATH
+	FirecrackerBin string   // likewise
+	JailerBin      string   // likewise
+	AgentPath      string   // the program that runs in guests
+	DebianMirrors  []string // of the configuration; empty means the host's
+	DefaultImage   string   // a file that exists once the default image is built; "" skips the check
 }
 
-// examiner is one run's surroundings.
+// examiner is the input of all checks.
 type examiner struct {
 	System
 	Settings
@@ -85,15 +85,15 @@ func Healthy(checks []Check) bool {
 	return true
 }
 
-// Fix runs a check's command. The error carries what the command said.
-// A check without a command is left alone.
+// Fix runs the command of a check, if it has one. An error quotes the command's
+// output.
 func Fix(ctx context.Context, sys System, c Check) error {
 	if c.Status == Pass || c.Fix == "" {
 		return nil
 	}
 	out, err := sys.Command(ctx, "sh", "-c", c.Fix)
 	if err != nil {
-		return fmt.Errorf("cannot mend %s with %q: %w: %s", c.Name, c.Fix, err, strings.TrimSpace(out))
+		return fmt.Errorf("cannot fix %s with %q: %w: %s", c.Name, c.Fix, err, strings.TrimSpace(out))
 	}
 	return nil
 }
@@ -110,13 +110,13 @@ func fail(name, format string, args ...any) Check {
 	return Check{Name: name, Status: Fail, Message: fmt.Sprintf(format, args...)}
 }
 
-// mendedBy adds the command that mends the check.
-func (c Check) mendedBy(format string, args ...any) Check {
+// fix adds the command that fixes the check.
+func (c Check) fix(format string, args ...any) Check {
 	c.Fix = fmt.Sprintf(format, args...)
 	return c
 }
 
-// hint adds what only a person can do.
+// hint adds what the operator has to do.
 func (c Check) hint(format string, args ...any) Check {
 	c.Hint = fmt.Sprintf(format, args...)
 	return c

@@ -9,12 +9,15 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/kvm"
 	"github.com/hatchvm/hatch/internal/host/memory"
+	"github.com/hatchvm/hatch/internal/host/recipe"
 )
 
 // swaps is the heading of /proc/swaps.
@@ -30,6 +33,9 @@ func goodHost() System {
 		"/proc/meminfo":                 "MemTotal: 8000000 kB\nMemAvailable:    4194304 kB\n",
 		"/proc/sys/net/ipv4/ip_forward": "1\n",
 		"/proc/cpuinfo":                 "flags\t\t: fpu vmx sse\n",
+
+		"/sys/fs/cgroup/cgroup.controllers":                                "cpuset cpu io memory hugetlb pids rdma misc\n",
+		"/sys/fs/cgroup/system.slice/hatch-vms.service/cgroup.controllers": "cpu io memory pids\n",
 	}
 	return System{
 		ReadFile: func(path string) ([]byte, error) {
@@ -52,15 +58,16 @@ func goodHost() System {
 			}
 			return "QEMU emulator version 7.2.19 (Debian 1:7.2+dfsg-7)\n", nil
 		},
-		ProbeKVM:      func() kvm.Result { return kvm.Result{Usable: true, Why: ""} },
-		Listen:        func(string) error { return nil },
-		Answers:       func(context.Context, string) bool { return false },
-		CreateLinks:   func() error { return nil },
-		ForwardChains: func() ([]Chain, error) { return nil, nil },
-		FreeMiB:       func(string) (int64, error) { return 50 << 10, nil },
-		Reflink:       func(string) (bool, error) { return true, nil },
-		MemoryPlace:   placed(memory.Place{Mounted: true, Tmpfs: true, Size: 8 << 30, Used: 512 << 20}),
-		MountMemory:   func(string) error { return nil },
+		ProbeKVM:     func() kvm.Result { return kvm.Result{Usable: true, Why: ""} },
+		Listen:       func(context.Context, string) error { return nil },
+		Answers:      func(context.Context, string) bool { return false },
+		CreateLinks:  func() error { return nil },
+		Chains:       func() ([]Chain, error) { return nil, nil },
+		FreeMiB:      func(string) (int64, error) { return 50 << 10, nil },
+		Reflink:      func(string) (bool, error) { return true, nil },
+		MemoryPlace:  placed(memory.Place{Mounted: true, Tmpfs: true, Size: 8 << 30, Used: 512 << 20}),
+		MountMemory:  func(string) error { return nil },
+		DebianMirror: func([]string) error { return nil },
 	}
 }
 
@@ -70,7 +77,7 @@ func placed(p memory.Place) func(string) (memory.Place, error) {
 
 func settings() Settings {
 	return Settings{
-		DataDir: "/var/lib/hatch", MemoryDir: "/var/lib/hatch/memory", DiskReserveMiB: 512, HTTPAddr: "127.0.0.1:8080", BridgeName: "hatch0", SSHPortMin: 16000, SSHPortMax: 26000,
+		DataDir: "/var/lib/hatch", MemoryDir: "/var/lib/hatch/memory", DiskReserveMiB: 512, HTTPAddr: "127.0.0.1:8080", BridgeName: "hatch0", Cgroup: "/hatch", SSHPortMin: 16000, SSHPortMax: 26000,
 		Driver: "auto", QEMUBin: "qemu-system-x86_64", FirecrackerBin: "firecracker", JailerBin: "jailer", AgentPath: "/usr/bin/hatch-agent", DefaultImage: "/var/lib/hatch/images/default",
 	}
 }
@@ -107,10 +114,8 @@ func withFile(path, text string) System {
 
 func without(programs ...string) func(string) (string, error) {
 	return func(p string) (string, error) {
-		for _, gone := range programs {
-			if p == gone {
-				return "", exec.ErrNotFound
-			}
+		if slices.Contains(programs, p) {
+			return "", exec.ErrNotFound
 		}
 		return "/usr/bin/" + p, nil
 	}
@@ -173,7 +178,7 @@ func TestWhatIsMissing(t *testing.T) {
 		},
 		"no tun": {
 			sys: host(func(s *System) { s.OpenDevice = func(string) error { return syscall.ENOENT } }), check: "tun", status: Fail,
-			message: "is not there", fix: "mknod -m 0666 /dev/net/tun c 10 200",
+			message: "does not exist", fix: "mknod -m 0666 /dev/net/tun c 10 200",
 		},
 		"tun forbidden": {
 			sys: host(func(s *System) { s.OpenDevice = func(string) error { return syscall.EPERM } }), check: "tun", status: Fail,
@@ -184,30 +189,55 @@ func TestWhatIsMissing(t *testing.T) {
 			message: "not supported", fix: "modprobe bridge",
 		},
 		"no nftables": {
-			sys:   host(func(s *System) { s.ForwardChains = func() ([]Chain, error) { return nil, syscall.EPROTONOSUPPORT } }),
-			check: "nftables", status: Fail, message: "does not answer", fix: "modprobe nf_tables",
+			sys:   host(func(s *System) { s.Chains = func() ([]Chain, error) { return nil, syscall.EPROTONOSUPPORT } }),
+			check: "nftables", status: Fail, message: "does not respond", fix: "modprobe nf_tables",
 		},
 		"no forwarding": {
 			sys: withFile("/proc/sys/net/ipv4/ip_forward", "0\n"), check: "ip_forward", status: Warn,
 			message: "off", fix: "sysctl -w net.ipv4.ip_forward=1",
 		},
 		"a foreign firewall": {
-			sys: host(func(s *System) { s.ForwardChains = func() ([]Chain, error) { return []Chain{drop}, nil } }), check: "firewall", status: Warn,
+			sys: host(func(s *System) { s.Chains = func() ([]Chain, error) { return []Chain{drop}, nil } }), check: "firewall", status: Warn,
 			message: `"ip filter FORWARD"`, fix: "nft insert rule ip filter FORWARD iifname 'hatch0' accept && nft insert rule ip filter FORWARD oifname 'hatch0' accept",
 		},
-		"a port that is taken": {
-			sys:   host(func(s *System) { s.Listen = func(string) error { return syscall.EADDRINUSE } }),
+		"a firewall that drops DHCP and DNS": {
+			sys: host(func(s *System) {
+				s.Chains = func() ([]Chain, error) {
+					return []Chain{{Family: "ip", Table: "filter", Name: "INPUT", Input: true, Drops: true}}, nil
+				}
+			}), check: "firewall", status: Warn,
+			message: `"ip filter INPUT" of another firewall drops packets to this host, including guests' DHCP and DNS`,
+			fix:     "nft insert rule ip filter INPUT iifname 'hatch0' accept",
+		},
+		"firewalld": {
+			sys: host(func(s *System) {
+				s.Chains = func() ([]Chain, error) {
+					return []Chain{{Family: "inet", Table: "firewalld", Name: "filter_FORWARD", Drops: true}}, nil
+				}
+			}), check: "firewall", status: Warn,
+			message: `"inet firewalld filter_FORWARD"`, fix: "firewall-cmd --permanent --zone=trusted --add-interface='hatch0'",
+		},
+		"an unreadable firewall": {
+			sys:   host(func(s *System) { s.Chains = func() ([]Chain, error) { return nil, syscall.EPERM } }),
+			check: "firewall", status: Warn, message: "not permitted", hint: "root",
+		},
+		"a port in use": {
+			sys:   host(func(s *System) { s.Listen = func(context.Context, string) error { return syscall.EADDRINUSE } }),
 			check: "http_port", status: Fail, message: "address already in use", hint: "HATCH_HTTP_ADDR",
 		},
-		"SSH ports that are taken": {
-			sys:   host(func(s *System) { s.Listen = func(string) error { return syscall.EADDRINUSE } }),
+		"SSH ports in use": {
+			sys:   host(func(s *System) { s.Listen = func(context.Context, string) error { return syscall.EADDRINUSE } }),
 			check: "ssh_ports", status: Warn, message: "16000 16001", hint: "HATCH_SSH_PORT_MIN",
 		},
 		"no cgroups": {
 			sys: host(func(s *System) { s.Stat = gone("/sys/fs/cgroup") }), check: "cgroups", status: Warn, message: "v2", hint: "unified",
 		},
 		"cgroups v1": {
-			sys: host(func(s *System) { s.Stat = gone("/sys/fs/cgroup/cgroup.controllers") }), check: "cgroups", status: Pass, message: "limits can be set",
+			sys: host(func(s *System) { s.Stat = gone("/sys/fs/cgroup/cgroup.controllers") }), check: "cgroups", status: Pass, message: "VMs' cgroups are in /sys/fs/cgroup/memory/hatch; limits can be set",
+		},
+		"cgroups without controllers": {
+			sys:   withFile("/sys/fs/cgroup/cgroup.controllers", "cpuset\n"),
+			check: "cgroups", status: Warn, message: "/sys/fs/cgroup does not have the controllers cpu, memory, pids", hint: "delegate",
 		},
 		"cgroups read-only": {
 			sys:   host(func(s *System) { s.Writable = func(string) error { return syscall.EROFS } }),
@@ -229,7 +259,7 @@ func TestWhatIsMissing(t *testing.T) {
 			sys: host(func(s *System) { s.MemoryPlace = placed(memory.Place{}) }), check: "guest_memory", status: Pass,
 			message: "hatchd mounts a tmpfs on /var/lib/hatch/memory",
 		},
-		"a place for memory that cannot be seen": {
+		"an unreadable directory for memory": {
 			sys: host(func(s *System) {
 				s.MemoryPlace = func(string) (memory.Place, error) { return memory.Place{}, syscall.EACCES }
 			}), check: "guest_memory", status: Warn, message: "permission denied", hint: "root",
@@ -242,7 +272,7 @@ func TestWhatIsMissing(t *testing.T) {
 			sys: host(func(s *System) {
 				s.MemoryPlace = placed(memory.Place{Mounted: true, Tmpfs: true, Size: 3 << 30})
 			}), check: "guest_memory", status: Warn,
-			message: "takes 3072 MiB, and the host has 7812", fix: "mount -o remount,size=100% '/var/lib/hatch/memory'",
+			message: "has a size of 3072 MiB, and the host has 7812", fix: "mount -o remount,size=100% '/var/lib/hatch/memory'",
 		},
 		"no swap": {sys: goodHost(), check: "swap", status: Pass, message: "off"},
 		"swap on a disk": {
@@ -267,11 +297,11 @@ func TestWhatIsMissing(t *testing.T) {
 				}
 			}), check: "swap", status: Warn, message: "/dev/dm-3", hint: "encrypt",
 		},
-		"room for some sleepers": {
+		"space for some VMs to sleep": {
 			sys:   host(func(s *System) { s.FreeMiB = func(string) (int64, error) { return 1000, nil } }),
 			check: "sleep", status: Warn, message: "not all VMs can be put to sleep: 512 MiB of their memory are in use, and /var/lib/hatch has room for 488 beside the 512", hint: "HATCH_DATA_DIR",
 		},
-		"room for no sleeper": {
+		"space for no VM to sleep": {
 			sys:   host(func(s *System) { s.FreeMiB = func(string) (int64, error) { return 512, nil } }),
 			check: "sleep", status: Warn, message: "no VM can be put to sleep: 512 MiB are free", hint: "delete",
 		},
@@ -285,6 +315,27 @@ func TestWhatIsMissing(t *testing.T) {
 		"no build tools": {
 			sys: host(func(s *System) { s.LookPath = without("mmdebstrap", "mke2fs") }), check: "build_tools", status: Warn,
 			message: "mmdebstrap and mke2fs", fix: "mmdebstrap e2fsprogs",
+		},
+		"no Debian mirror": {
+			sys: host(func(s *System) {
+				s.Stat = gone("/var/lib/hatch/images")
+				s.DebianMirror = func([]string) error {
+					return errs.New(errs.Unsupported, "no_package_sources", "no Debian mirror").WithHint("set HATCH_DEBIAN_MIRROR")
+				}
+			}), check: "build_tools", status: Fail, message: "no Debian mirror", hint: "HATCH_DEBIAN_MIRROR",
+		},
+		"no Debian mirror, but an image": {
+			sys: host(func(s *System) {
+				s.DebianMirror = func([]string) error {
+					return errs.New(errs.Unsupported, "no_package_sources", "no Debian mirror").WithHint("set HATCH_DEBIAN_MIRROR")
+				}
+			}), check: "build_tools", status: Warn, message: "no Debian mirror", hint: "HATCH_DEBIAN_MIRROR",
+		},
+		"no keys of Debian": {
+			sys: host(func(s *System) {
+				s.Stat = gone("/var/lib/hatch/images")
+				s.DebianMirror = func([]string) error { return errs.New(errs.Unsupported, recipe.KeyringMissing, "no keys") }
+			}), check: "build_tools", status: Fail, message: "no keys", fix: "install -y --no-install-recommends debian-archive-keyring",
 		},
 		"no image": {
 			sys: host(func(s *System) { s.Stat = gone("/var/lib/hatch/images") }), check: "image", status: Warn, message: "not built", fix: "hatch image build",
@@ -302,24 +353,62 @@ func TestWhatIsMissing(t *testing.T) {
 	}
 }
 
-// Whatever is wrong, the report says what to do about it.
-func TestWhatDoesNotPassSaysWhatToDo(t *testing.T) {
+// unitCgroup is the cgroup of the unit for VMs.
+const unitCgroup = "/system.slice/hatch-vms.service"
+
+func TestVMsCgroupsOfAUnit(t *testing.T) {
+	const dir = "/sys/fs/cgroup" + unitCgroup
+	for name, tc := range map[string]struct {
+		sys     System
+		status  Status
+		message string
+	}{
+		"started":            {goodHost(), Pass, "VMs' cgroups are in " + dir + "; limits can be set"},
+		"not started":        {host(func(s *System) { s.Stat = gone(dir) }), Warn, dir + ", for VMs' cgroups, does not exist: hatchd uses /sys/fs/cgroup/hatch,"},
+		"without delegation": {withFile(dir+"/cgroup.controllers", "memory pids\n"), Warn, dir + " does not have the controllers cpu;"},
+		"read-only": {host(func(s *System) {
+			s.Writable = func(path string) error {
+				if path == dir {
+					return syscall.EROFS
+				}
+				return nil
+			}
+		}), Warn, dir + " cannot be written"},
+		"not started, v1": {
+			host(func(s *System) {
+				s.Stat = gone("/sys/fs/cgroup/cgroup.controllers", "/sys/fs/cgroup/memory/system.slice/hatch-vms.service")
+			}), Warn, "/sys/fs/cgroup/memory" + unitCgroup + ", for VMs' cgroups, does not exist",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := settings()
+			s.Cgroup = unitCgroup
+			got := find(t, Run(t.Context(), tc.sys, s), "cgroups")
+			if got.Status != tc.status || !strings.Contains(got.Message, tc.message) || (got.Hint == "") != (tc.status == Pass) {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
+
+func TestFailedChecksSayWhatToDo(t *testing.T) {
 	nothing := System{
-		ReadFile:      func(string) ([]byte, error) { return nil, nil },
-		Stat:          gone("/"),
-		Writable:      func(string) error { return syscall.EROFS },
-		OpenDevice:    func(string) error { return syscall.EPERM },
-		LookPath:      func(string) (string, error) { return "", exec.ErrNotFound },
-		Command:       func(context.Context, string, ...string) (string, error) { return "", exec.ErrNotFound },
-		ProbeKVM:      func() kvm.Result { return kvm.Result{Why: "none"} },
-		Listen:        func(string) error { return syscall.EADDRINUSE },
-		Answers:       func(context.Context, string) bool { return false },
-		CreateLinks:   func() error { return syscall.EPERM },
-		ForwardChains: func() ([]Chain, error) { return nil, syscall.EPERM },
-		FreeMiB:       func(string) (int64, error) { return 0, nil },
-		Reflink:       func(string) (bool, error) { return false, nil },
-		MemoryPlace:   placed(memory.Place{}),
-		MountMemory:   func(string) error { return syscall.EPERM },
+		ReadFile:     func(string) ([]byte, error) { return nil, nil },
+		Stat:         gone("/"),
+		Writable:     func(string) error { return syscall.EROFS },
+		OpenDevice:   func(string) error { return syscall.EPERM },
+		LookPath:     func(string) (string, error) { return "", exec.ErrNotFound },
+		Command:      func(context.Context, string, ...string) (string, error) { return "", exec.ErrNotFound },
+		ProbeKVM:     func() kvm.Result { return kvm.Result{Why: "none"} },
+		Listen:       func(context.Context, string) error { return syscall.EADDRINUSE },
+		Answers:      func(context.Context, string) bool { return false },
+		CreateLinks:  func() error { return syscall.EPERM },
+		Chains:       func() ([]Chain, error) { return nil, syscall.EPERM },
+		FreeMiB:      func(string) (int64, error) { return 0, nil },
+		Reflink:      func(string) (bool, error) { return false, nil },
+		MemoryPlace:  placed(memory.Place{}),
+		MountMemory:  func(string) error { return syscall.EPERM },
+		DebianMirror: func([]string) error { return syscall.EACCES },
 	}
 	checks := Run(t.Context(), nothing, settings())
 	if Healthy(checks) {
@@ -332,9 +421,9 @@ func TestWhatDoesNotPassSaysWhatToDo(t *testing.T) {
 	}
 }
 
-func TestOurOwnListenerIsNoConflict(t *testing.T) {
+func TestHatchdsListenerIsNoConflict(t *testing.T) {
 	sys := host(func(s *System) {
-		s.Listen = func(string) error { return syscall.EADDRINUSE }
+		s.Listen = func(context.Context, string) error { return syscall.EADDRINUSE }
 		s.Answers = func(_ context.Context, addr string) bool { return addr == "127.0.0.1:8080" }
 	})
 	if c := find(t, Run(t.Context(), sys, settings()), "http_port"); c.Status != Pass {
@@ -342,13 +431,13 @@ func TestOurOwnListenerIsNoConflict(t *testing.T) {
 	}
 }
 
-func TestAFirewallThatKnowsTheBridgeIsNoConflict(t *testing.T) {
+func TestAFirewallWithARuleForTheBridgeIsNoConflict(t *testing.T) {
 	for name, chain := range map[string]Chain{
 		"a rule for the bridge": {Family: "ip", Table: "filter", Name: "FORWARD", Drops: true, Admits: []string{"docker0", "hatch0"}},
 		"our own":               {Family: "inet", Table: "hatch", Name: "forward", Drops: true},
 		"accepts":               {Family: "ip", Table: "filter", Name: "FORWARD"},
 	} {
-		sys := host(func(s *System) { s.ForwardChains = func() ([]Chain, error) { return []Chain{chain}, nil } })
+		sys := host(func(s *System) { s.Chains = func() ([]Chain, error) { return []Chain{chain}, nil } })
 		if c := find(t, Run(t.Context(), sys, settings()), "firewall"); c.Status != Pass {
 			t.Errorf("%s: got %+v", name, c)
 		}
@@ -374,7 +463,7 @@ func TestFix(t *testing.T) {
 		ran = append([]string{program}, args...)
 		return "no such module\n", failing
 	}}
-	broken := fail("tun", "gone").mendedBy("modprobe tun")
+	broken := fail("tun", "gone").fix("modprobe tun")
 	if err := Fix(t.Context(), sys, broken); err != nil || strings.Join(ran, " ") != "sh -c modprobe tun" {
 		t.Errorf("ran %q: %v", ran, err)
 	}
@@ -401,15 +490,15 @@ func TestReflinkLeavesNoFile(t *testing.T) {
 }
 
 func TestListen(t *testing.T) {
-	if err := canListen("127.0.0.1:0"); err != nil {
+	if err := canListen(t.Context(), "127.0.0.1:0"); err != nil {
 		t.Errorf("port 0: %v", err)
 	}
-	if err := canListen("192.0.2.1:1"); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+	if err := canListen(t.Context(), "192.0.2.1:1"); !errors.Is(err, syscall.EADDRNOTAVAIL) {
 		t.Errorf("an address that is not ours: %v", err)
 	}
 }
 
-func TestWhetherAHatchdAnswers(t *testing.T) {
+func TestHatchdAnswers(t *testing.T) {
 	for name, tc := range map[string]struct {
 		body string
 		want bool
@@ -425,7 +514,7 @@ func TestWhetherAHatchdAnswers(t *testing.T) {
 		server.Close()
 	}
 	if hatchdAnswers(t.Context(), "127.0.0.1:1") {
-		t.Error("nothing answers, and it is a hatchd")
+		t.Error("a closed port is a hatchd")
 	}
 }
 

@@ -11,18 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// createLinks tries a bridge and a TAP in a network namespace of its own. The
-// namespace ends with the thread that is in it.
+// createLinks makes a bridge and a TAP in a network namespace, which ends with its
+// thread.
 func createLinks() error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread must not be reused
-		done <- tryLinks()
+		done <- createLinksHere()
 	}()
 	return <-done
 }
 
-func tryLinks() error {
+func createLinksHere() error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("cannot make a network namespace: %w", err)
 	}
@@ -43,8 +43,9 @@ var families = map[nftables.TableFamily]string{
 	nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip",
 }
 
-// forwardChains lists the chains that see forwarded IPv4 packets.
-func forwardChains() ([]Chain, error) {
+// filterChains lists the base chains for IPv4 packets that are forwarded or come to
+// the host.
+func filterChains() ([]Chain, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return nil, err
@@ -56,30 +57,78 @@ func forwardChains() ([]Chain, error) {
 	var chains []Chain
 	for _, c := range listed {
 		family, ok := families[c.Table.Family]
-		if !ok || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
+		if !ok || c.Hooknum == nil || (*c.Hooknum != *nftables.ChainHookForward && *c.Hooknum != *nftables.ChainHookInput) {
 			continue
 		}
+		rules := reachable(conn, c)
 		chains = append(chains, Chain{
 			Family: family, Table: c.Table.Name, Name: c.Name,
-			Drops:  c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop,
-			Admits: interfacesIn(conn, c),
+			Input:  *c.Hooknum == *nftables.ChainHookInput,
+			Drops:  c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop || endsInDrop(rules[c.Name]),
+			Admits: interfacesIn(rules),
 		})
 	}
 	return chains, nil
 }
 
-// interfacesIn collects the strings that a chain's rules compare with; an
-// interface's name is one of them.
-func interfacesIn(conn *nftables.Conn, c *nftables.Chain) []string {
-	rules, err := conn.GetRules(c.Table, c)
-	if err != nil {
-		return nil
+// reachable returns the rules of a chain and of those that it jumps to, by chain.
+func reachable(conn *nftables.Conn, base *nftables.Chain) map[string][]*nftables.Rule {
+	found := map[string][]*nftables.Rule{}
+	next := []string{base.Name}
+	for len(next) > 0 {
+		name := next[0]
+		next = next[1:]
+		if _, seen := found[name]; seen {
+			continue
+		}
+		rules, err := conn.GetRules(base.Table, &nftables.Chain{Name: name, Table: base.Table})
+		if err != nil {
+			rules = nil // as if it had none: its interfaces are unknown
+		}
+		found[name] = rules
+		for _, r := range rules {
+			for _, x := range r.Exprs {
+				if v, ok := x.(*expr.Verdict); ok && v.Chain != "" {
+					next = append(next, v.Chain)
+				}
+			}
+		}
 	}
+	return found
+}
+
+// endsInDrop reports whether the last rule drops or rejects every packet.
+func endsInDrop(rules []*nftables.Rule) bool {
+	if len(rules) == 0 {
+		return false
+	}
+	drops := false
+	for _, x := range rules[len(rules)-1].Exprs {
+		switch x := x.(type) {
+		case *expr.Counter, *expr.Log:
+		case *expr.Reject:
+			drops = true
+		case *expr.Target:
+			drops = x.Name == "REJECT"
+		case *expr.Verdict:
+			drops = x.Kind == expr.VerdictDrop
+		default:
+			return false
+		}
+	}
+	return drops
+}
+
+// interfacesIn returns the strings that rules compare with; names of interfaces are
+// among them.
+func interfacesIn(chains map[string][]*nftables.Rule) []string {
 	var names []string
-	for _, r := range rules {
-		for _, x := range r.Exprs {
-			if cmp, ok := x.(*expr.Cmp); ok && cmp.Op == expr.CmpOpEq {
-				names = append(names, strings.TrimRight(string(cmp.Data), "\x00"))
+	for _, rules := range chains {
+		for _, r := range rules {
+			for _, x := range r.Exprs {
+				if cmp, ok := x.(*expr.Cmp); ok && cmp.Op == expr.CmpOpEq {
+					names = append(names, strings.TrimRight(string(cmp.Data), "\x00"))
+				}
 			}
 		}
 	}

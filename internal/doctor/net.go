@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,8 +18,8 @@ func (e examiner) tun(context.Context) Check {
 	case err == nil:
 		return pass(name, "%s can be opened", node)
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
-		return fail(name, "%s is not there, so VMs cannot have a network", node).
-			mendedBy("modprobe tun && mkdir -p /dev/net && { test -c %[1]s || mknod -m 0666 %[1]s c 10 200; }", node)
+		return fail(name, "%s does not exist, so VMs cannot have a network", node).
+			fix("modprobe tun && mkdir -p /dev/net && { test -c %[1]s || mknod -m 0666 %[1]s c 10 200; }", node)
 	}
 	return fail(name, "%s cannot be opened: %v", node, err).hint("run as root; in a container, start it with --device %s", node)
 }
@@ -26,20 +27,20 @@ func (e examiner) tun(context.Context) Check {
 func (e examiner) links(context.Context) Check {
 	const name = "bridge"
 	if err := e.CreateLinks(); err != nil {
-		return fail(name, "a bridge and a TAP interface cannot be created: %v", err).mendedBy("modprobe bridge && modprobe tun")
+		return fail(name, "a bridge and a TAP interface cannot be created: %v", err).fix("modprobe bridge && modprobe tun")
 	}
 	return pass(name, "bridge and TAP interfaces can be created")
 }
 
 func (e examiner) nftables(context.Context) Check {
 	const name = "nftables"
-	if _, err := e.ForwardChains(); err != nil {
-		return fail(name, "nftables does not answer: %v", err).mendedBy("modprobe nf_tables")
+	if _, err := e.Chains(); err != nil {
+		return fail(name, "nftables does not respond: %v", err).fix("modprobe nf_tables")
 	}
-	return pass(name, "nftables answers")
+	return pass(name, "nftables responds")
 }
 
-// forwarding warns only: hatchd switches it on with its own network.
+// forwarding never fails: hatchd enables it with its network.
 func (e examiner) forwarding(context.Context) Check {
 	const name, key = "ip_forward", "net.ipv4.ip_forward"
 	value, err := e.ReadFile("/proc/sys/net/ipv4/ip_forward")
@@ -48,58 +49,64 @@ func (e examiner) forwarding(context.Context) Check {
 	}
 	if strings.TrimSpace(string(value)) != "1" {
 		return warn(name, "IPv4 forwarding is off, so guests cannot reach the internet until it is on").
-			mendedBy("sysctl -w %[1]s=1 && echo %[1]s=1 > /etc/sysctl.d/60-hatch.conf", key)
+			fix("sysctl -w %[1]s=1 && echo %[1]s=1 > /etc/sysctl.d/60-hatch.conf", key)
 	}
 	return pass(name, "IPv4 forwarding is on")
 }
 
-// Chain is a base chain on the forward hook, as nftables tells it.
+// Chain is a base chain of nftables, for forwarded packets or for those to the host.
 type Chain struct {
 	Family string // ip, inet, …
 	Table  string
 	Name   string
-	Drops  bool     // whether its policy is drop
-	Admits []string // interfaces that a rule of it names
+	Input  bool     // it is for packets to the host
+	Drops  bool     // its policy is drop, or its last rule drops or rejects all packets
+	Admits []string // interfaces that its rules name, and the rules of chains it jumps to
 }
 
+// firewall looks for chains that drop what hatchd's own rules accept: packets from
+// guests to the internet, and DHCP and DNS from guests to the host.
 func (e examiner) firewall(context.Context) Check {
 	const name = "firewall"
-	chains, err := e.ForwardChains()
+	chains, err := e.Chains()
 	if err != nil {
-		return warn(name, "cannot tell whether another firewall drops forwarded packets")
+		return warn(name, "cannot read whether another firewall drops guests' packets: %v", err).hint("run hatch doctor as root")
 	}
 	for _, c := range chains {
-		if !c.Drops || strings.HasPrefix(c.Table, "hatch") || c.names(e.BridgeName) {
+		if !c.Drops || strings.HasPrefix(c.Table, "hatch") || slices.Contains(c.Admits, e.BridgeName) {
 			continue
 		}
-		chain := fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Name)
-		return warn(name, "the chain %q of another firewall drops forwarded packets, guests' among them", chain).
-			mendedBy("%s", e.admit(chain))
+		what := "forwarded packets, including guests'"
+		if c.Input {
+			what = "packets to this host, including guests' DHCP and DNS"
+		}
+		return warn(name, "the chain \"%s %s %s\" of another firewall drops %s", c.Family, c.Table, c.Name, what).
+			fix("%s", e.admit(c))
 	}
-	return pass(name, "no other firewall drops forwarded packets by default")
+	return pass(name, "no other firewall drops guests' packets by default")
 }
 
-// admit is the command that lets the bridge's packets through a chain.
-func (e examiner) admit(chain string) string {
-	command := fmt.Sprintf("nft insert rule %[1]s iifname %[2]s accept && nft insert rule %[1]s oifname %[2]s accept", chain, quote(e.BridgeName))
+// admit returns the command that lets the bridge's packets through a chain. hatchd's
+// own rules still apply to them. firewalld replaces its chains when it reloads, so it
+// gets a setting instead of a rule.
+func (e examiner) admit(c Chain) string {
+	bridge := quote(e.BridgeName)
+	if c.Table == "firewalld" {
+		return fmt.Sprintf("firewall-cmd --permanent --zone=trusted --add-interface=%s && firewall-cmd --reload", bridge)
+	}
+	command := fmt.Sprintf("nft insert rule %s %s %s iifname %s accept", c.Family, c.Table, c.Name, bridge)
+	if !c.Input {
+		command += fmt.Sprintf(" && nft insert rule %s %s %s oifname %s accept", c.Family, c.Table, c.Name, bridge)
+	}
 	if _, err := e.LookPath("nft"); err != nil {
 		return install("nftables") + " && " + command
 	}
 	return command
 }
 
-func (c Chain) names(iface string) bool {
-	for _, a := range c.Admits {
-		if a == iface {
-			return true
-		}
-	}
-	return false
-}
-
 func (e examiner) httpPort(ctx context.Context) Check {
 	const name = "http_port"
-	err := e.Listen(e.HTTPAddr)
+	err := e.Listen(ctx, e.HTTPAddr)
 	switch {
 	case err == nil:
 		return pass(name, "%s is free", e.HTTPAddr)
@@ -107,18 +114,18 @@ func (e examiner) httpPort(ctx context.Context) Check {
 		return pass(name, "hatchd answers on %s", e.HTTPAddr)
 	}
 	return fail(name, "hatchd cannot listen on %s: %v", e.HTTPAddr, err).
-		hint("stop what listens there (ss -ltnp), or set HATCH_HTTP_ADDR to another address")
+		hint("stop the program that listens there (ss -ltnp), or set HATCH_HTTP_ADDR to another address")
 }
 
-// sshSample is how many ports of the range are tried; each VM needs one.
+// sshSample is how many ports of the range are tested; each VM needs one.
 const sshSample = 8
 
-func (e examiner) sshPorts(context.Context) Check {
+func (e examiner) sshPorts(ctx context.Context) Check {
 	const name = "ssh_ports"
 	var taken []string
 	for port := e.SSHPortMin; port <= e.SSHPortMax && port < e.SSHPortMin+sshSample; port++ {
 		addr := net.JoinHostPort("", strconv.Itoa(port))
-		if err := e.Listen(addr); err == nil {
+		if err := e.Listen(ctx, addr); err == nil {
 			return pass(name, "ports from %d to %d, of which %d is free", e.SSHPortMin, e.SSHPortMax, port)
 		}
 		taken = append(taken, strconv.Itoa(port))

@@ -18,26 +18,29 @@ import (
 
 	"github.com/hatchvm/hatch/internal/host/kvm"
 	"github.com/hatchvm/hatch/internal/host/memory"
+	"github.com/hatchvm/hatch/internal/host/recipe"
+	"github.com/hatchvm/hatch/internal/host/space"
 )
 
-// System is what the checks see of the host. Each function reads, or tries and
-// takes back; none leaves a trace.
+// System is the checks' access to the host. Each function reads, or undoes what it
+// tries.
 type System struct {
-	ReadFile      func(path string) ([]byte, error)
-	Stat          func(path string) (fs.FileInfo, error)
-	Writable      func(dir string) error
-	OpenDevice    func(path string) error
-	LookPath      func(program string) (string, error)
-	Command       func(ctx context.Context, program string, args ...string) (output string, err error) // stdout and stderr
-	ProbeKVM      func() kvm.Result
-	Listen        func(addr string) error                     // whether a TCP listener can be had there
-	Answers       func(ctx context.Context, addr string) bool // whether a hatchd answers there
-	CreateLinks   func() error                                // a bridge and a TAP, in a network namespace that is dropped
-	ForwardChains func() ([]Chain, error)
-	FreeMiB       func(dir string) (int64, error)
-	Reflink       func(dir string) (bool, error)
-	MemoryPlace   func(dir string) (memory.Place, error)
-	MountMemory   func(dir string) error // a tmpfs, in a mount namespace that is dropped
+	ReadFile     func(path string) ([]byte, error)
+	Stat         func(path string) (fs.FileInfo, error)
+	Writable     func(dir string) error
+	OpenDevice   func(path string) error
+	LookPath     func(program string) (string, error)
+	Command      func(ctx context.Context, program string, args ...string) (output string, err error) // stdout and stderr
+	ProbeKVM     func() kvm.Result
+	Listen       func(ctx context.Context, addr string) error // listens there and closes
+	Answers      func(ctx context.Context, addr string) bool  // whether a hatchd answers there
+	CreateLinks  func() error                                 // a bridge and a TAP, in a network namespace that is dropped
+	Chains       func() ([]Chain, error)
+	FreeMiB      func(dir string) (int64, error)
+	Reflink      func(dir string) (bool, error)
+	MemoryPlace  func(dir string) (memory.Place, error)
+	MountMemory  func(dir string) error          // a tmpfs, in a mount namespace that is dropped
+	DebianMirror func(configured []string) error // whether there is one to build images from
 }
 
 // Local is the host this process runs on.
@@ -58,31 +61,31 @@ func Local() System {
 			out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 			return string(out), err
 		},
-		ProbeKVM:      kvm.Probe,
-		Listen:        canListen,
-		Answers:       hatchdAnswers,
-		CreateLinks:   createLinks,
-		ForwardChains: forwardChains,
-		FreeMiB:       freeMiB,
-		Reflink:       canReflink,
-		MemoryPlace:   memory.Look,
-		MountMemory:   memory.TryMount,
+		ProbeKVM:     kvm.Probe,
+		Listen:       canListen,
+		Answers:      hatchdAnswers,
+		CreateLinks:  createLinks,
+		Chains:       filterChains,
+		FreeMiB:      func(dir string) (int64, error) { free, err := space.Free(dir); return free >> 20, err },
+		Reflink:      canReflink,
+		MemoryPlace:  memory.Look,
+		MountMemory:  memory.TryMount,
+		DebianMirror: recipe.CheckSources,
 	}
 }
 
-func canListen(addr string) error {
-	l, err := net.Listen("tcp", addr)
+func canListen(ctx context.Context, addr string) error {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err == nil {
 		return l.Close()
 	}
-	var sys *os.SyscallError
-	if errors.As(err, &sys) {
+	if sys, ok := errors.AsType[*os.SyscallError](err); ok {
 		return sys.Err
 	}
 	return err
 }
 
-// hatchdAnswers asks for /healthz, which needs no key.
+// hatchdAnswers requests /healthz, which needs no key.
 func hatchdAnswers(ctx context.Context, addr string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -101,14 +104,6 @@ func hatchdAnswers(ctx context.Context, addr string) bool {
 	}
 	err = json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&health)
 	return err == nil && health.Status != "" && health.Parts != nil
-}
-
-func freeMiB(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return int64(st.Bavail) * st.Bsize >> 20, nil
 }
 
 // canReflink clones one block between two nameless files in dir.
@@ -131,17 +126,12 @@ func canReflink(dir string) (bool, error) {
 
 func namelessFile(dir string) (*os.File, error) {
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if errors.Is(err, syscall.EOPNOTSUPP) {
-		return unlinkedFile(dir)
+	if err == nil {
+		return os.NewFile(uintptr(fd), dir), nil
 	}
-	if err != nil {
+	if !errors.Is(err, syscall.EOPNOTSUPP) {
 		return nil, fmt.Errorf("cannot make a file in %s: %w", dir, err)
 	}
-	return os.NewFile(uintptr(fd), dir), nil
-}
-
-// unlinkedFile serves file systems without O_TMPFILE.
-func unlinkedFile(dir string) (*os.File, error) {
 	f, err := os.CreateTemp(dir, ".hatch-doctor-")
 	if err != nil {
 		return nil, err

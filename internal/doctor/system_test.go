@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// A root machine can do what hatchd needs, and the trying leaves nothing.
+// TestLocalHost runs as root: all checks pass, and they leave nothing.
 func TestLocalHost(t *testing.T) {
 	before := interfaces(t)
 	sys := Local()

@@ -1,9 +1,8 @@
-// Package errs holds the words for failure that every other package shares:
-// a kind (what sort of failure), a stable machine-readable code, the field of
-// the request that caused it, a sentence for a person, and a hint that says
-// what to do next.
+// Package errs has the error that clients see: a kind, a stable machine-readable
+// code, the field of the request that caused it, a message, and a hint that says
+// what to do.
 //
-// It is not for logging, and not for mapping to HTTP: that is one table in
+// It is not for logging, and does not map errors to HTTP: that is one table in
 // internal/server/httpapi. Start at [New] and [KindOf].
 package errs
 
@@ -13,19 +12,19 @@ import (
 	"strings"
 )
 
-// Kind sorts failures by what the caller can do about them.
+// Kind classifies errors by what the client can do about them.
 type Kind int
 
-// The kinds. Anything that is not an [*Error] counts as Internal.
+// The kinds. Any error that is not an [*Error] is Internal.
 const (
-	Internal        Kind = iota // a fault of ours; details go to the log only
+	Internal        Kind = iota // a bug or a broken host; details go to the log only
 	Invalid                     // the request is wrong; the same request fails again
-	Unauthenticated             // no key, or not one of ours
-	Forbidden                   // a key, but not for this
-	NotFound                    // no such thing, or its existence is secret
-	Conflict                    // not in this state, or already taken
+	Unauthenticated             // no key, or an unknown one
+	Forbidden                   // a key without this right
+	NotFound                    // no such object, or none that the client may see
+	Conflict                    // not in this state, or already in use
 	TooLarge                    // the request body is over its limit
-	TooMany                     // slow down
+	TooMany                     // over a rate limit
 	Exhausted                   // the host has no capacity left
 	Unsupported                 // this host or driver cannot do it
 	Unavailable                 // not now; the same request may succeed later
@@ -42,15 +41,15 @@ var kindNames = map[Kind]string{
 // code of their own, in the API.
 func (k Kind) String() string { return kindNames[k] }
 
-// Error is a failure that a person will read. Message says what could not be
-// done and why, without a path or a secret of the host; Err, when set, is the
-// cause for the log and is never shown to a client.
+// Error is an error for a client. Message says what could not be done and why,
+// without a path or a secret of the host; Err, when set, is the cause for the log
+// and is never sent to a client.
 type Error struct {
 	Kind    Kind
 	Code    string // stable, snake_case, for programs
-	Field   string // the request's field at fault, "" when there is none
+	Field   string // the wrong field of the request, "" when there is none
 	Message string
-	Hint    string // what to do, "" when there is nothing to add
+	Hint    string // what to do, or ""
 	Err     error
 }
 
@@ -68,7 +67,7 @@ func InvalidField(field, format string, args ...any) *Error {
 	}
 }
 
-// WithField returns a copy of e that names the request's field at fault.
+// WithField returns a copy of e that names the wrong field of the request.
 func (e *Error) WithField(field string) *Error {
 	c := *e
 	c.Field = field
@@ -82,14 +81,14 @@ func (e *Error) WithCode(code string) *Error {
 	return &c
 }
 
-// WithHint returns a copy of e that says what to do next.
+// WithHint returns a copy of e that says what to do.
 func (e *Error) WithHint(format string, args ...any) *Error {
 	c := *e
 	c.Hint = fmt.Sprintf(format, args...)
 	return &c
 }
 
-// WithCause returns a copy of e that carries err for the log.
+// WithCause returns a copy of e with a cause for the log.
 func (e *Error) WithCause(err error) *Error {
 	c := *e
 	c.Err = err
@@ -110,45 +109,60 @@ func (e *Error) Unwrap() error { return e.Err }
 // KindOf returns the kind of the first [*Error] in err's chain, and Internal
 // for every other error.
 func KindOf(err error) Kind {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind
 	}
 	return Internal
 }
 
-// Is reports whether err carries an [*Error] of this kind.
+// As returns the first [*Error] in err's chain.
+func As(err error) (*Error, bool) {
+	var e *Error
+	ok := errors.As(err, &e)
+	return e, ok
+}
+
+// Public returns what a user may read of err: the message of the first [*Error]
+// in its chain, else that the log has the details.
+func Public(err error) string {
+	if e, ok := As(err); ok {
+		return e.Message
+	}
+	return "an internal error; hatchd's log has the details"
+}
+
+// Is reports whether err wraps an [*Error] of this kind.
 func Is(err error, kind Kind) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Kind == kind
 }
 
-// HasCode reports whether err carries an [*Error] with this code.
+// HasCode reports whether err wraps an [*Error] with this code.
 func HasCode(err error, code string) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Code == code
 }
 
-// Shortage is the cause of an Exhausted error that knows how much is missing.
+// Shortage is the cause of an Exhausted error that says how much is missing.
 type Shortage struct{ Bytes int64 }
 
-// Error says so.
+// Error returns the missing amount.
 func (s Shortage) Error() string { return fmt.Sprintf("%d bytes are missing", s.Bytes) }
 
-// Missing returns how many bytes err says to be missing, 0 when it does not say.
+// Missing returns how many bytes are missing according to err, 0 when it says none.
 func Missing(err error) int64 {
 	var s Shortage
 	_ = errors.As(err, &s)
 	return s.Bytes
 }
 
-// Brief bounds what an error repeats of a request.
+// Brief bounds a value of a request that an error quotes.
 func Brief(s string) string { return Cut(s, 64) }
 
-// Cut bounds a text in bytes, and shows where it was cut.
-func Cut(s string, most int) string {
-	if len(s) <= most {
+// Cut bounds a text to limit bytes and marks the cut.
+func Cut(s string, limit int) string {
+	if len(s) <= limit {
 		return s
 	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
+	return strings.ToValidUTF8(s[:limit], "") + "…"
 }

@@ -1,12 +1,12 @@
-// Package event is about what has happened: a log of every change of a VM and
-// of every operation on one, in words, with who caused it.
+// Package event is the event log: every change of a VM and every operation on
+// one, with a message and who caused it.
 //
-// The store writes an event in the same transaction as the change it tells of,
-// so that neither is ever there without the other, and numbers events in the
-// order of their commits, so that who has read up to one number has missed
-// nothing. Whoever acts says for whom with [WithCause]; the context carries it
-// to the store. Start at [Event]; types.go lists what can happen, service.go is
-// how the log is read, and prune.go how it is kept small.
+// The store writes an event in the same transaction as the change that it
+// describes, so neither exists without the other, and numbers events in commit
+// order, so a reader that has read up to a number has missed no earlier event.
+// Callers name the cause with [WithCause]; the context carries it to the store.
+// Start at [Event]; types.go lists the event types, service.go reads the log, and
+// prune.go limits its size.
 package event
 
 import (
@@ -20,23 +20,23 @@ import (
 // IDPrefix starts every event's id.
 const IDPrefix = "evt_"
 
-// Bounds on one event, in bytes.
+// Limits on one event, in bytes.
 const (
 	maxMessage = 1024
 	maxData    = 4096
 )
 
-// Event is one thing that has happened. [Of] makes it; the store adds Seq, ID,
-// At and, where Cause is zero, the cause that its context carries.
+// Event is an entry of the event log. [Of] makes it; the store adds Seq, ID, At and,
+// if Cause is zero, the cause from its context.
 type Event struct {
-	Seq     int64 // place in the log; later events have higher ones
+	Seq     int64 // position in the log; later events have higher ones
 	ID      string
 	OwnerID string
-	VMID    string // "" when it is about no VM; the VM may be gone
-	VMName  string // as it was then
+	VMID    string // "" if the event is about no VM; the VM may have been deleted
+	VMName  string // at the time of the event
 	Type    Type
-	Message string          // in words, without the VM's name
-	Data    json.RawMessage // a small object; types.go says what is in it
+	Message string          // one sentence, without the VM's name
+	Data    json.RawMessage // a small object; types.go lists its fields
 	At      time.Time
 	Cause
 }
@@ -44,41 +44,40 @@ type Event struct {
 // Cause is why something happens.
 type Cause struct {
 	Actor     Actor
-	RequestID string // of the API; "" when no request caused it
+	RequestID string // of the API request; "" if no request caused it
 }
 
-// Actor is who makes something happen.
+// Actor is who caused an event.
 type Actor struct {
 	Kind ActorKind
-	ID   string // a key's; "" for others
-	Name string // a key's, or a rule's
+	ID   string // of an API key; "" for other kinds
+	Name string // of an API key or a rule
 }
 
-// ActorKind sorts actors.
+// ActorKind is the kind of an actor.
 type ActorKind string
 
 // The kinds of actors.
 const (
-	Key    ActorKind = "key"    // somebody with an API key
-	Daemon ActorKind = "hatchd" // hatchd by itself
-	Guest  ActorKind = "guest"  // the VM from inside
+	Key    ActorKind = "key"    // a client with an API key
+	Daemon ActorKind = "hatchd" // hatchd on its own
+	Guest  ActorKind = "guest"  // the guest of the VM
 	Rule   ActorKind = "rule"   // hatchd, because of a rule that the owner set
 )
 
 type causeKey struct{}
 
-// WithCause returns a context that says why what is done under it is done.
+// WithCause returns a context that carries the cause of changes that are made with it.
 func WithCause(ctx context.Context, c Cause) context.Context {
 	return context.WithValue(ctx, causeKey{}, c)
 }
 
-// By returns a context under which things are done by an actor of a kind that
-// needs no name.
+// By returns a context whose cause is an actor of a kind that has no name.
 func By(ctx context.Context, kind ActorKind) context.Context {
 	return WithCause(ctx, Cause{Actor: Actor{Kind: kind}})
 }
 
-// CauseOf returns the context's cause; without one it is hatchd itself.
+// CauseOf returns the context's cause, hatchd itself if it carries none.
 func CauseOf(ctx context.Context) Cause {
 	if c, ok := ctx.Value(causeKey{}).(Cause); ok {
 		return c
@@ -86,8 +85,8 @@ func CauseOf(ctx context.Context) Cause {
 	return Cause{Actor: Actor{Kind: Daemon}}
 }
 
-// Of returns an event about no VM yet. data becomes a JSON object; what is
-// longer than an event may be is cut, or left out.
+// Of returns an event that is not yet about a VM. data is encoded as a JSON
+// object. A message that is too long is cut; data that is too long is left out.
 func Of(t Type, message string, data any) Event {
 	e := Event{Type: t, Message: Brief(message), Data: json.RawMessage("{}")}
 	if text, err := json.Marshal(data); err == nil && len(text) <= maxData && data != nil {
@@ -96,7 +95,7 @@ func Of(t Type, message string, data any) Event {
 	return e
 }
 
-// Brief cuts a text to what an event may hold of it.
+// Brief cuts a text to the length that an event may hold.
 func Brief(text string) string {
 	return errs.Cut(text, maxMessage)
 }

@@ -3,33 +3,36 @@ package event
 import (
 	"context"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
 )
 
-// Filter narrows what is read of the log. Zero fields do not narrow.
+// Filter selects events. Zero fields select everything, except for Scope, whose
+// zero value selects nothing.
 type Filter struct {
-	OwnerID string // "" stands for every owner: hatchd's own reading
-	VMID    string
-	Types   []Pattern // any of them
-	After   int64     // only events with a higher Seq
-	Since   time.Time // only events that are not older
-	Limit   int       // 1 to MaxPage
+	Scope access.Scope
+	VMID  string
+	Types []Pattern // an event matches any of them
+	After int64     // only events with a higher Seq
+	Since time.Time // only events of that time or later
+	Limit int       // 1 to MaxPage
 }
 
-// MaxPage is the most events that are read at once.
+// MaxPage is the most events that one call reads.
 const MaxPage = 1000
 
-// Store keeps the log. Events are appended by whatever changes something.
+// Store stores the log. Events are appended by the transaction that makes a change.
 type Store interface {
-	// Events returns the first events that f lets through, in the log's order,
-	// and how far the log has been read for them: nothing up to and including
-	// through is missing, now or later.
+	// Events returns the first events that match f, in the log's order, and the
+	// Seq up to which the log has been read for them: no event up to and
+	// including through is missing, now or later.
 	Events(ctx context.Context, f Filter) (page []Event, through int64, err error)
 
-	// LastEvent returns the Seq of the newest event, 0 when there was none.
+	// LastEvent returns the Seq of the newest event, 0 if there is none.
 	LastEvent(ctx context.Context) (int64, error)
 
-	// EventAdded returns a channel that is closed once an event was added after
-	// this call. Take it before reading, so that no event falls between.
+	// EventAdded returns a channel that is closed when an event is added after
+	// this call. Call it before reading, so that no event is missed in between.
 	EventAdded() <-chan struct{}
 
 	Pruner
@@ -40,17 +43,17 @@ type Pruner interface {
 	// PruneOldEvents removes events that are older than before, oldest first.
 	PruneOldEvents(ctx context.Context, before time.Time, batch int) (removed int, err error)
 
-	// PruneEventsOver removes the oldest of more than most events.
+	// PruneEventsOver removes the oldest events beyond the newest most.
 	PruneEventsOver(ctx context.Context, most, batch int) (removed int, err error)
 
-	// VMsWithEvents lists the VMs that events after a Seq are about, and how far
-	// the log has been read for them.
+	// VMsWithEvents lists the VMs that have events after a Seq, and the Seq up to
+	// which the log has been read for them.
 	VMsWithEvents(ctx context.Context, after int64) (vmIDs []string, through int64, err error)
 
-	// PruneVMEvents removes the oldest of more than most events of one VM.
+	// PruneVMEvents removes the oldest events of one VM beyond its newest most.
 	PruneVMEvents(ctx context.Context, vmID string, most, batch int) (removed int, err error)
 
-	// PruneGuestEvents does so among those that the guest can bring about at
-	// will: its own doings, and changes of conditions.
+	// PruneGuestEvents does so among the events that the guest can cause at will:
+	// those with the guest as actor, and changes of conditions.
 	PruneGuestEvents(ctx context.Context, vmID string, most, batch int) (removed int, err error)
 }

@@ -3,29 +3,31 @@ package event
 import (
 	"context"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// How pruning goes: often enough that nothing grows far beyond its bound, and
-// in bites that leave room for everybody else who writes.
+// Timings of pruning: often enough that the log stays close to its limits, and in
+// batches with pauses in between, so that other writers get their turn.
 const (
 	pruneEvery = time.Minute
 	pruneBatch = 500 // events in one transaction
 	prunePause = 50 * time.Millisecond
 )
 
-// guestShare is the part of a VM's events that its guest may bring about, one
-// in so many: it shall not push out what people have done.
+// guestShare limits the events that a guest causes to one in so many of its VM's
+// events, so that the guest cannot displace those that users caused.
 const guestShare = 2
 
 func (s *Service) pruneLoop(ctx context.Context) {
 	defer close(s.stopped)
 	tick := time.NewTicker(pruneEvery)
 	defer tick.Stop()
-	var checked int64 // VMs with later events only are looked at
+	var checked int64 // only VMs with later events are pruned
 	for {
 		through, err := s.prune(ctx, checked)
 		if err != nil && ctx.Err() == nil {
-			s.log.Warn("cannot prune the log of events", "err", err)
+			s.log.Warn("cannot prune the event log", logkey.Error, err)
 		}
 		checked = through
 		select {
@@ -36,8 +38,8 @@ func (s *Service) pruneLoop(ctx context.Context) {
 	}
 }
 
-// prune removes what is too old or too much, and returns how far the log has
-// been checked.
+// prune removes events that are too old or over a limit, and returns the Seq up to
+// which VMs have been checked.
 func (s *Service) prune(ctx context.Context, checked int64) (through int64, err error) {
 	before := time.Now().Add(-s.limits.Keep)
 	if err := s.repeat(ctx, func() (int, error) { return s.store.PruneOldEvents(ctx, before, pruneBatch) }); err != nil {
@@ -65,7 +67,7 @@ func (s *Service) pruneVM(ctx context.Context, id string) error {
 	return s.repeat(ctx, func() (int, error) { return s.store.PruneVMEvents(ctx, id, s.limits.PerVM, pruneBatch) })
 }
 
-// repeat removes batches until one is not full, with pauses.
+// repeat removes batches, with pauses in between, until one is not full.
 func (s *Service) repeat(ctx context.Context, remove func() (int, error)) error {
 	for {
 		removed, err := remove()

@@ -8,22 +8,22 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// Limits say how much of the log is kept.
+// Limits are the limits within which events are kept.
 type Limits struct {
-	Keep  time.Duration // how long
+	Keep  time.Duration // how long an event is kept
 	PerVM int           // events of one VM
 	Total int
 }
 
-// beat is how often a follower hears from a log to which nothing is added.
+// beat is the interval of heartbeats to a follower while no events are added.
 const beat = 15 * time.Second
 
-// maxFollowers bounds who follows the log at once: each reads it by itself.
+// maxFollowers bounds the concurrent followers: each reads the log on its own.
 const maxFollowers = 256
 
-// Service reads the log and keeps it small. Followers keep nothing but their
-// place: they read from the store when something was added, so a slow one
-// costs no memory and misses nothing.
+// Service reads and prunes the log. A follower keeps only its position and reads
+// from the store when an event is added, so a slow follower costs no memory and
+// misses no event.
 type Service struct {
 	store  Store
 	limits Limits
@@ -52,15 +52,15 @@ func newService(store Store, limits Limits, log *slog.Logger) *Service {
 	}
 }
 
-// Close ends the pruning.
+// Close ends pruning and waits for it.
 func (s *Service) Close() error {
 	s.stop()
 	<-s.stopped
 	return nil
 }
 
-// Page returns the first events that f lets through, oldest first, and the Seq
-// after which the next page begins, 0 when this is the last.
+// Page returns the first events that match f, oldest first, and the Seq after which
+// the next page begins, 0 if this is the last.
 func (s *Service) Page(ctx context.Context, f Filter) (page []Event, next int64, err error) {
 	page, _, err = s.store.Events(ctx, f)
 	if err == nil && len(page) == f.Limit {
@@ -69,36 +69,36 @@ func (s *Service) Page(ctx context.Context, f Filter) (page []Event, next int64,
 	return page, next, err
 }
 
-// FromNow in Filter.After lets Follow begin with what comes.
+// FromNow as Filter.After makes Follow begin with the next event.
 const FromNow = -1
 
-// Follow hands events to send as they come, in the log's order and without
-// gaps, until ctx is done or send fails; through says up to which Seq it now
-// has all. At first, and from time to time when nothing comes, it gets no
-// events. f.Limit bounds how many it gets at once.
+// Follow calls send with events as they are added, in the log's order and without
+// gaps, until ctx is done or send fails. through is the Seq up to which send has
+// received all events. At the start, and as a heartbeat, send is called without
+// events. f.Limit bounds the events of one call.
 //
-// Errors: errs.Invalid with code invalid_after when the log is not that long;
-// errs.TooMany.
+// Errors: errs.Invalid with code invalid_after if f.After is beyond the end of the
+// log; errs.TooMany.
 func (s *Service) Follow(ctx context.Context, f Filter, send func(events []Event, through int64) error) error {
 	select {
 	case s.followers <- struct{}{}:
 		defer func() { <-s.followers }()
 	default:
-		return errs.New(errs.TooMany, "too_many_followers", "cannot follow the log: %d callers do so already", maxFollowers).
-			WithHint("end some of them, or ask for pages instead")
+		return errs.New(errs.TooMany, "too_many_followers", "cannot follow the log: %d callers already do", maxFollowers).
+			WithHint("close some of their connections, or read pages instead")
 	}
 	last, err := s.store.LastEvent(ctx)
 	if err != nil {
 		return err
 	}
 	if f.After > last {
-		return errs.InvalidField("after", "%d is beyond the end of the log, which is %d", f.After, last).
-			WithHint("leave it out to begin with what comes, or give 0 for all that is kept")
+		return errs.InvalidField("after", "%d is beyond the last event, %d", f.After, last).
+			WithHint("leave it out to begin with the next event, or use 0 for all events that are kept")
 	}
 	if f.After == FromNow {
 		f.After = last
 	}
-	if err := send(nil, f.After); err != nil { // the place is taken: nothing from here on is missed
+	if err := send(nil, f.After); err != nil { // the position is fixed: no event after it is missed
 		return err
 	}
 	return s.follow(ctx, f, send)

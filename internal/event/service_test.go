@@ -18,12 +18,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// memory is a log that is an array; internal/store has the real ones.
+// memory is a store in memory; the real ones are in internal/store.
 type memory struct {
-	mu     sync.Mutex
-	events []Event
-	added  chan struct{}
-	bites  []int // removed by each call
+	mu      sync.Mutex
+	events  []Event
+	added   chan struct{}
+	batches []int // removed by each call
 }
 
 func newMemory() *memory { return &memory{added: make(chan struct{})} }
@@ -95,7 +95,7 @@ func (m *memory) remove(most, batch int, counts func(Event) bool) (int, error) {
 	}
 	m.events = left
 	if removed > 0 {
-		m.bites = append(m.bites, removed)
+		m.batches = append(m.batches, removed)
 	}
 	return removed, nil
 }
@@ -139,8 +139,8 @@ func newTestService(m *memory, l Limits) *Service {
 	return New(m, l, slog.New(slog.DiscardHandler))
 }
 
-// TestFollow reads on from a place in the log, in pieces, and hears from it
-// when nothing comes.
+// TestFollow reads from a position in the log, in batches, and gets heartbeats while
+// no events are added.
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
@@ -186,7 +186,7 @@ func TestFollow(t *testing.T) {
 	})
 }
 
-func TestFollowFromNowSkipsWhatWas(t *testing.T) {
+func TestFollowFromNowSkipsEarlierEvents(t *testing.T) {
 	m := newMemory()
 	m.add(3, "vm_a", VMOperation)
 	s := newTestService(m, generous)
@@ -197,7 +197,7 @@ func TestFollowFromNowSkipsWhatWas(t *testing.T) {
 			if through != 3 {
 				t.Errorf("begins after %d", through)
 			}
-			m.add(1, "vm_a", VMOperation) // falls between the promise and the reading
+			m.add(1, "vm_a", VMOperation) // added between the first call of send and the first read
 			return nil
 		}
 		if len(events) != 1 || events[0].Seq != 4 {
@@ -226,7 +226,7 @@ func TestFollowersAreBounded(t *testing.T) {
 		}
 		synctest.Wait()
 		if err := follow(); !errs.Is(err, errs.TooMany) {
-			t.Errorf("one more: %v", err)
+			t.Errorf("a follower beyond the limit: %v", err)
 		}
 		leave()
 		synctest.Wait()
@@ -237,7 +237,7 @@ func TestFollowersAreBounded(t *testing.T) {
 	})
 }
 
-// TestPruning lets a guest flap and people work: what people did stays.
+// TestPruning adds many events of a guest and of users: those of users stay.
 func TestPruning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
@@ -260,9 +260,9 @@ func TestPruning(t *testing.T) {
 			t.Errorf("left: %v", n)
 		}
 		m.mu.Lock()
-		for _, bite := range m.bites {
-			if bite > pruneBatch {
-				t.Errorf("%d were removed at once", bite)
+		for _, batch := range m.batches {
+			if batch > pruneBatch {
+				t.Errorf("%d were removed at once", batch)
 			}
 		}
 		m.mu.Unlock()
@@ -298,7 +298,7 @@ func TestPatterns(t *testing.T) {
 	}
 }
 
-// FuzzPattern looks for a pattern that is accepted and chooses nothing.
+// FuzzPattern looks for a pattern that is accepted and matches nothing.
 func FuzzPattern(f *testing.F) {
 	for _, seed := range []string{"*", "vm.*", "vm.deleted", ".*", "vm.*.*", "%"} {
 		f.Add(seed)
@@ -337,7 +337,7 @@ func TestEventsAreSmall(t *testing.T) {
 
 func TestCauses(t *testing.T) {
 	if c := CauseOf(t.Context()); c.Actor.Kind != Daemon {
-		t.Errorf("nobody's doing is %+v", c)
+		t.Errorf("without a cause it is %+v", c)
 	}
 	asked := Cause{Actor: Actor{Kind: Key, ID: "key_a"}, RequestID: "req_a"}
 	ctx := context.WithoutCancel(WithCause(t.Context(), asked))

@@ -8,7 +8,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// Type says what has happened, in words with dots between.
+// Type is the type of an event: a noun and a verb with a dot between.
 type Type string
 
 // The types of events. A new one needs a line in [Types].
@@ -26,29 +26,29 @@ const (
 	WebhookTest        Type = "webhook.test"
 )
 
-// About describes a type of event for the reference.
+// About describes an event type for the reference.
 type About struct {
 	Type Type
 	Doc  string // one sentence
 	Data string // the fields of its data
 }
 
-const snapshotData = "`snapshot_id`, `name`; `kind`: `manual` or `automatic`; `bytes`: on the host's disk; `parent_id`: the snapshot that the VM had last been put to, or made from"
+const snapshotData = "`snapshot_id`, `name`; `kind`: `manual` or `automatic`; `bytes`: on the host's disk; `parent_id`: the snapshot that the VM was last restored to or cloned from"
 
-// Types lists every type of event there is.
+// Types lists all event types.
 func Types() []About {
 	return []About{
-		{VMCreated, "A VM was made; it is starting.", "`image_id`, `template_id`, `vcpu_count`, `mem_mib`, `disk_mib`, `vmm`"},
-		{VMStateChanged, "A VM's state, or the reason for it, is another.", "`from`, `to`: states; `reason`: in words"},
-		{VMConditionChanged, "A fact about a guest is another.", "`condition`: `network_ready`, `agent_ready` or `cloud_init_done`; `from`, `to`: `true`, `false` or `unknown`; `reason`: one word; `message`: in words"},
-		{VMOperation, "Something that was asked of a VM has ended, well or not.", "`operation`: `create`, `start`, `stop`, `restart`, `pause`, `resume`, `sleep`, `wake`, `snapshot`, `restore`, `fork`, `delete` or `reboot` (the guest's own); `outcome`: `succeeded` or `failed`; `duration_ms`; `error`, `code`: why it failed"},
-		{VMRebooted, "A guest has rebooted while its VMM ran on: its agent says that another boot is under way.", "–"},
-		{VMDeleted, "A VM is gone, with its disk and everything reserved for it.", "–"},
-		{SnapshotCreated, "A snapshot of a VM was taken, and is safe on the host's disk.", snapshotData},
-		{SnapshotDeleted, "A snapshot is gone, with its files.", snapshotData},
-		{WebhookFailed, "A delivery was given up after its last try. Not sent to webhooks.", "`webhook_id`, `delivery_id`, `event_id`, `attempts`, `status_code`, `error`"},
+		{VMCreated, "A VM was created and is starting.", "`image_id`, `template_id`, `vcpu_count`, `mem_mib`, `disk_mib`, `vmm`"},
+		{VMStateChanged, "The state of a VM, or its reason, changed.", "`from`, `to`: states; `reason`: a sentence"},
+		{VMConditionChanged, "A condition of a guest changed.", "`condition`: `network_ready`, `agent_ready` or `cloud_init_done`; `from`, `to`: `true`, `false` or `unknown`; `reason`: one word; `message`: a sentence"},
+		{VMOperation, "An operation on a VM has ended: of a client, or of `hatchd`, as when the host goes down and when it has started again.", "`operation`: `create`, `start`, `stop`, `restart`, `pause`, `resume`, `sleep`, `wake`, `snapshot`, `restore`, `fork`, `delete` or `reboot` (by the guest); `outcome`: `succeeded` or `failed`; `duration_ms`; `error`, `code`: why it failed"},
+		{VMRebooted, "A guest rebooted without a restart of its VMM: its agent reported a new boot id.", "–"},
+		{VMDeleted, "A VM was deleted, with its disk and its reservations.", "–"},
+		{SnapshotCreated, "A snapshot of a VM was taken and is durable.", snapshotData},
+		{SnapshotDeleted, "A snapshot was deleted, with its files.", snapshotData},
+		{WebhookFailed, "A delivery failed: its last attempt failed, or the receiver answered 410 Gone. Not sent to webhooks.", "`webhook_id`, `delivery_id`, `event_id`, `attempts`, `status_code`, `error`"},
 		{WebhookDisabled, "A webhook was disabled because its receiver answered 410 Gone. Not sent to webhooks.", "`webhook_id`"},
-		{WebhookTest, "Somebody tests a webhook. It is in no log, and sent to that webhook only.", "`webhook_id`"},
+		{WebhookTest, "A test of a webhook was requested. The event is not in the event log and is sent only to that webhook.", "`webhook_id`"},
 	}
 }
 
@@ -62,10 +62,10 @@ func Reference() string {
 	return b.String()
 }
 
-// Pattern chooses types: one of them, "vm.*" for all that begin so, or "*".
+// Pattern matches event types: one type, a prefix such as "vm.*", or "*" for all.
 type Pattern string
 
-// Matches reports whether the pattern chooses t.
+// Matches reports whether the pattern matches t.
 func (p Pattern) Matches(t Type) bool {
 	if prefix, ok := p.Prefix(); ok {
 		return strings.HasPrefix(string(t), prefix)
@@ -73,36 +73,36 @@ func (p Pattern) Matches(t Type) bool {
 	return string(p) == string(t)
 }
 
-// Prefix returns what the types of a pattern with a star begin with.
+// Prefix returns the pattern without its star, and whether it has one.
 func (p Pattern) Prefix() (prefix string, starred bool) {
 	return strings.CutSuffix(string(p), "*")
 }
 
-// maxPatterns bounds how many may be given at once.
+// maxPatterns bounds the patterns of one request.
 const maxPatterns = 32
 
-// ParsePatterns checks patterns that a client gave in a field. One that can
-// choose nothing is refused: it is a mistake in writing.
+// ParsePatterns validates the patterns in a field of a request. A pattern that
+// matches no event type is an error: it is a typing mistake.
 func ParsePatterns(field string, given []string) ([]Pattern, error) {
 	if len(given) > maxPatterns {
-		return nil, errs.InvalidField(field, "up to %d types can be given", maxPatterns)
+		return nil, errs.InvalidField(field, "has more than %d types", maxPatterns)
 	}
 	patterns := make([]Pattern, len(given))
 	for i, text := range given {
 		p := Pattern(text)
-		if prefix, starred := p.Prefix(); starred && prefix != "" && !strings.HasSuffix(prefix, ".") || !p.choosesAny() {
-			return nil, errs.InvalidField(field, "%q is no type of event; a type such as %s, vm.* or * can be given", short(text), VMStateChanged)
+		if prefix, starred := p.Prefix(); starred && prefix != "" && !strings.HasSuffix(prefix, ".") || !p.matchesAny() {
+			return nil, errs.InvalidField(field, "%q is not an event type: want one such as %s, vm.* or *", short(text), VMStateChanged)
 		}
 		patterns[i] = p
 	}
 	return patterns, nil
 }
 
-func (p Pattern) choosesAny() bool {
+func (p Pattern) matchesAny() bool {
 	return slices.ContainsFunc(Types(), func(a About) bool { return p.Matches(a.Type) })
 }
 
-// short bounds what an error repeats.
+// short cuts a text for use in an error.
 func short(text string) string {
 	const most = 64 // bytes
 	if len(text) <= most {

@@ -1,9 +1,8 @@
-// Package file is the files inside a guest, read and written through the
-// guest's agent: single files of any size, directories, trees as tar, and
-// watches.
+// Package file reads, writes and watches the files inside a guest through its
+// agent: single files of any size, directories, and trees as tar.
 //
-// Paths are absolute and raw bytes, as Linux has them: they need not be UTF-8.
-// The package knows no HTTP and no wire protocol; doors stand on [Service], and
+// Paths are absolute, and any bytes that Linux accepts: they need not be UTF-8.
+// The package knows no HTTP and no wire protocol; doors use [Service], and
 // internal/guest supplies [Guest]. Start at [Service].
 package file
 
@@ -11,6 +10,8 @@ import (
 	"context"
 	"io"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
 )
 
 // Kind of a file.
@@ -36,19 +37,18 @@ type Info struct {
 	Target      string // of a symlink
 }
 
-// Owner names who shall own what is written: NAME or UID, optionally :GROUP.
-// "" means root.
+// Owner is the owner of a new file: NAME or UID, optionally :GROUP. "" means root.
 type Owner string
 
-// ReadSpec says what to read of a file.
+// ReadSpec says which part of a file to read.
 type ReadSpec struct {
 	Path   string
-	Offset int64 // from the start; negative: from the end, or the start when that is nearer
-	Length int64 // negative: up to the end; what lies beyond the end is left out
+	Offset int64 // from the start; negative: from the end, but not before the start
+	Length int64 // negative: up to the end; the part ends at the end of the file
 }
 
-// WriteSpec says where to write a file. It replaces what is there in one step,
-// once all of it has come: a write that is cut short leaves the old file.
+// WriteSpec says where to write a file. It replaces an existing one atomically,
+// when the content is complete: an incomplete one leaves the old file.
 type WriteSpec struct {
 	Path    string
 	Mode    *uint32 // nil: that of the file it replaces, else 0644
@@ -56,14 +56,14 @@ type WriteSpec struct {
 	Parents bool    // make missing directories
 }
 
-// TreeSpec says where and how a tar archive is unpacked. Nothing is written
-// outside of Path, whatever the archive or links in the guest say.
+// TreeSpec says where and how a tar archive is unpacked. Nothing is written outside
+// of Path, also not through links in the archive or the guest.
 type TreeSpec struct {
 	Path  string // a directory; made when missing
-	Owner *Owner // nil: as the archive says
+	Owner *Owner // nil: those in the archive
 }
 
-// ChangeKind says what happened to a watched file.
+// ChangeKind is a kind of change of a watched file.
 type ChangeKind string
 
 // The kinds of changes.
@@ -73,7 +73,7 @@ const (
 	Removed ChangeKind = "remove"
 	Renamed ChangeKind = "rename" // From is the old path, Path the new one
 	Changed ChangeKind = "chmod"
-	Missed  ChangeKind = "missed" // events were lost; look again
+	Missed  ChangeKind = "missed" // changes were lost; list the files again
 )
 
 // Change is one event of a watch.
@@ -84,52 +84,64 @@ type Change struct {
 	At   time.Time
 }
 
-// Guest is what one guest's agent can do with files. Every method returns
-// errs.Unavailable with code agent_unavailable when the agent does not answer
-// in bounded time, errs.Unsupported with code agent_too_old when it does not
-// know the operation, errs.NotFound with code file_not_found, errs.Conflict
+// Guest works on the files of one guest. Each method returns errs.Unavailable with
+// code agent_unavailable when the agent does not answer in time,
+// errs.Unsupported with code agent_too_old when it does not know the operation,
+// errs.NotFound with code file_not_found, errs.Conflict
 // with code file_exists, is_a_directory, not_a_directory or
 // directory_not_empty, errs.Exhausted with code guest_disk_full, and
-// errs.Forbidden with code guest_refused for what the guest's kernel refuses.
+// errs.Forbidden with code guest_refused when the guest's kernel refuses.
 type Guest interface {
-	// ReadFile opens a regular file, through links. Info is of the open file,
-	// all of it. The reader ends with an error, not with io.EOF, when the file
-	// could not be read to the end.
+	Reader
+	Writer
+	Follower
+}
+
+// Reader reads files and directories.
+type Reader interface {
+	// ReadFile opens a regular file, and follows links. Info describes the whole
+	// file. The reader ends with an error other than io.EOF when the part could not
+	// be read to its end.
 	ReadFile(ctx context.Context, spec ReadSpec) (Info, io.ReadCloser, error)
 
-	// WriteFile writes all of content, and returns once it is on the guest's
-	// disk in the file's place; a link at the path stays, and its target is
-	// replaced. An error of content is returned and leaves the old file.
-	WriteFile(ctx context.Context, spec WriteSpec, content io.Reader) (Info, error)
-
-	// StatFile describes the file itself, be it a link.
+	// StatFile describes a file, and a link itself.
 	StatFile(ctx context.Context, path string) (Info, error)
 
 	// ListFiles calls each for the directory's entries, sorted by name.
 	ListFiles(ctx context.Context, path string, each func(Info) error) error
 
-	// MakeDirectory makes one; with parents, missing ones above it, and one
-	// that exists is no error.
+	// ReadTree returns the file or tree at path as a tar archive, whose names begin
+	// with the last part of path, "." for "/". Of a link at path, it has the link
+	// only. It may have sparse and special files, and leaves out files that are
+	// removed meanwhile. An incomplete archive ends with an error.
+	ReadTree(ctx context.Context, path string) (io.ReadCloser, error)
+}
+
+// Writer changes files and directories.
+type Writer interface {
+	// WriteFile writes content, and returns when it is on the guest's disk and has
+	// replaced the file. It follows a link at the path. An error of content is
+	// returned and leaves the old file.
+	WriteFile(ctx context.Context, spec WriteSpec, content io.Reader) (Info, error)
+
+	// MakeDirectory makes a directory; with parents, missing ones above it, too, and
+	// an existing one is no error.
 	MakeDirectory(ctx context.Context, path string, mode uint32, owner Owner, parents bool) (Info, error)
 
-	// RenameFile moves a file; what is at the new path is replaced.
+	// RenameFile moves a file, and replaces one at the new path.
 	RenameFile(ctx context.Context, from, to string) (Info, error)
 
 	// RemoveFile removes a file or an empty directory; with recursive, a tree.
 	RemoveFile(ctx context.Context, path string, recursive bool) error
 
-	// ReadTree returns the file or tree at path as a tar archive, whose names
-	// begin with the last part of path, "." for "/". A link at the path is all
-	// there is in it. Sparse, special and vanishing files do not break it. It
-	// ends with an error when it is not whole.
-	ReadTree(ctx context.Context, path string) (io.ReadCloser, error)
-
 	// WriteTree unpacks a tar archive. An error of archive is returned.
 	WriteTree(ctx context.Context, spec TreeSpec, archive io.Reader) error
+}
 
-	// WatchFiles reports changes of path (a file or directory; with recursive,
-	// all below it, directories made later included) until ctx is done or
-	// report fails. began is called once no later change can be missed.
+// Follower follows files as they change.
+type Follower interface {
+	// WatchFiles reports changes of a file or directory, with recursive of all below
+	// it, until ctx is done or report fails. It calls began once it watches.
 	WatchFiles(ctx context.Context, path string, recursive bool, began func(), report func(Change) error) error
 
 	// TailFile writes the last lines of a text file (all when lines < 0) to w
@@ -137,14 +149,20 @@ type Guest interface {
 	TailFile(ctx context.Context, path string, lines int, follow bool, w io.Writer) error
 }
 
-// Guests finds guests to work in.
-type Guests interface {
-	// FileGuest returns the guest of the owner's VM, which is woken if it
-	// sleeps. Errors: errs.NotFound, errs.Conflict with code vm_not_running,
-	// errs.Unsupported when this VM's driver reaches no agent; of the wake.
-	FileGuest(ctx context.Context, owner, vmID string) (Guest, error)
+// Mode says what opening a guest does to a VM that sleeps.
+type Mode int
 
-	// AwakeFileGuest does so, too, but wakes nobody: a VM that sleeps is
-	// errs.Conflict with code vm_not_running.
-	AwakeFileGuest(ctx context.Context, owner, vmID string) (Guest, error)
+// The modes.
+const (
+	Wake   Mode = iota // it is woken
+	NoWake             // it is errs.Conflict with code vm_not_running
+)
+
+// Guests opens guests.
+type Guests interface {
+	// Open returns the guest of a VM that the scope sees. The VM is in use until
+	// release, which the caller must call once. Errors: errs.NotFound,
+	// errs.Conflict with code vm_not_running, errs.Unsupported when the VM's driver
+	// reaches no agent; those of a wake.
+	Open(ctx context.Context, scope access.Scope, vmID string, mode Mode) (guest Guest, release func(), err error)
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// fileLiar is an agent that answers what the test says.
-type fileLiar struct {
+// hostileFiles is an agent that sends the files and changes that the test sets.
+type hostileFiles struct {
 	*fakeAgent
 	wire.FileHandler
 	info    wire.FileInfo
@@ -24,11 +24,11 @@ type fileLiar struct {
 	err     error
 }
 
-func (l *fileLiar) StatFile(context.Context, wire.PathArgs) (wire.FileInfo, error) {
+func (l *hostileFiles) StatFile(context.Context, wire.PathArgs) (wire.FileInfo, error) {
 	return l.info, l.err
 }
 
-func (l *fileLiar) ListFiles(_ context.Context, _ wire.PathArgs, began func() error, each func(wire.FileInfo) error) error {
+func (l *hostileFiles) ListFiles(_ context.Context, _ wire.PathArgs, began func() error, each func(wire.FileInfo) error) error {
 	err := began()
 	for _, i := range l.items {
 		err = errors.Join(err, each(i))
@@ -36,11 +36,11 @@ func (l *fileLiar) ListFiles(_ context.Context, _ wire.PathArgs, began func() er
 	return err
 }
 
-func (l *fileLiar) WatchFiles(_ context.Context, _ wire.WatchFilesArgs, began func() error, report func([]wire.FileChange) error) error {
+func (l *hostileFiles) WatchFiles(_ context.Context, _ wire.WatchFilesArgs, began func() error, report func([]wire.FileChange) error) error {
 	return errors.Join(began(), report(l.changes))
 }
 
-func lieAboutFiles(t *testing.T, l *fileLiar) file.Guest {
+func openHostileFiles(t *testing.T, l *hostileFiles) file.Guest {
 	t.Helper()
 	l.fakeAgent = newFakeAgent()
 	g, _ := connect(t, func(context.Context) (net.Conn, error) {
@@ -52,12 +52,12 @@ func lieAboutFiles(t *testing.T, l *fileLiar) file.Guest {
 		}()
 		return host, nil
 	})
-	return g.(file.Guest)
+	return g
 }
 
-func TestFilesThatCannotBeAreRefused(t *testing.T) {
-	l := &fileLiar{}
-	g := lieAboutFiles(t, l)
+func TestInvalidFilesAreRefused(t *testing.T) {
+	l := &hostileFiles{}
+	g := openHostileFiles(t, l)
 	for name, info := range map[string]wire.FileInfo{
 		"size": {Size: -1}, "mode": {Mode: 0o100644}, "owner": {UID: -1}, "group": {GID: 1 << 32},
 		"target": {Target: []byte(strings.Repeat("x", 5000))},
@@ -84,9 +84,9 @@ func TestFilesThatCannotBeAreRefused(t *testing.T) {
 	}
 }
 
-func TestListingsThatCannotBeAreRefused(t *testing.T) {
-	l := &fileLiar{}
-	g := lieAboutFiles(t, l)
+func TestInvalidListingsAreRefused(t *testing.T) {
+	l := &hostileFiles{}
+	g := openHostileFiles(t, l)
 	for name, names := range map[string][]string{
 		"nothing": {""}, "itself": {"."}, "above": {".."}, "a path": {"a/b"}, "a zero byte": {"a\x00"},
 		"twice": {"a", "a"}, "out of order": {"b", "a"}, "too long": {strings.Repeat("x", 256)},
@@ -103,12 +103,12 @@ func TestListingsThatCannotBeAreRefused(t *testing.T) {
 	}
 }
 
-func TestChangesThatCannotBeAreRefused(t *testing.T) {
-	l := &fileLiar{}
-	g := lieAboutFiles(t, l)
+func TestInvalidChangesAreRefused(t *testing.T) {
+	l := &hostileFiles{}
+	g := openHostileFiles(t, l)
 	for name, c := range map[string]wire.FileChange{
 		"of another": {Kind: wire.ChangeWrite, Path: []byte("/dir2/f")}, "of nothing": {Kind: wire.ChangeWrite},
-		"of a kind of its own": {Kind: "explode", Path: []byte("/dir/f")}, "from another": {Kind: wire.ChangeRename, Path: []byte("/dir/f"), From: []byte("/f")},
+		"of an unknown kind": {Kind: "explode", Path: []byte("/dir/f")}, "from another": {Kind: wire.ChangeRename, Path: []byte("/dir/f"), From: []byte("/f")},
 		"with a zero byte": {Kind: wire.ChangeWrite, Path: []byte("/dir/\x00")}, "too long": {Kind: wire.ChangeWrite, Path: []byte("/dir/" + strings.Repeat("x", 9000))},
 	} {
 		l.changes = []wire.FileChange{{Kind: wire.ChangeCreate, Path: []byte("/dir/ok")}, c}
@@ -120,10 +120,10 @@ func TestChangesThatCannotBeAreRefused(t *testing.T) {
 	}
 }
 
-// TestRefusalsAreFitToBeShown has agents that say much, in colour.
-func TestRefusalsAreFitToBeShown(t *testing.T) {
-	l := &fileLiar{}
-	g := lieAboutFiles(t, l)
+// TestErrorsArePrintable has an agent that sends long messages with escape sequences.
+func TestErrorsArePrintable(t *testing.T) {
+	l := &hostileFiles{}
+	g := openHostileFiles(t, l)
 	for code, want := range map[string]errs.Kind{
 		wire.CodePermission: errs.Forbidden, wire.CodeInvalidOwner: errs.Invalid, wire.CodeFailed: errs.Forbidden, "made_up": errs.Forbidden,
 		wire.CodeUnknownOp: errs.Unsupported, wire.CodeBusy: errs.TooMany, wire.CodeTooLarge: errs.TooLarge,
@@ -142,10 +142,9 @@ func TestFilesWithoutAnAgent(t *testing.T) {
 	g, _ := connect(t, a.dial)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := g.(file.Guest).StatFile(ctx, "/f")
+	_, err := g.StatFile(ctx, "/f")
 	requireCode(t, err, errs.Unavailable, "agent_unavailable")
-	old := a.answer(t)
-	defer old()
-	_, err = g.(file.Guest).StatFile(t.Context(), "/f")
+	defer a.answer(t)()
+	_, err = g.StatFile(t.Context(), "/f")
 	requireCode(t, err, errs.Unsupported, "agent_too_old")
 }

@@ -23,13 +23,13 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// fileAgent is an agent whose guest's files are this machine's.
+// fileAgent is an agent that serves the files of the host that runs the test.
 type fileAgent struct {
 	*fakeAgent
 	wire.FileHandler
 }
 
-// files returns the host's side of such an agent.
+// openFiles returns a session with such an agent.
 func openFiles(t *testing.T) file.Guest {
 	t.Helper()
 	a := newFakeAgent()
@@ -42,7 +42,7 @@ func openFiles(t *testing.T) file.Guest {
 		}()
 		return host, nil
 	})
-	return g.(file.Guest)
+	return g
 }
 
 func requireCode(t *testing.T, err error, kind errs.Kind, code string) {
@@ -52,10 +52,10 @@ func requireCode(t *testing.T, err error, kind errs.Kind, code string) {
 	}
 }
 
-// names are some that break what is not careful.
+// names are file names with unusual characters.
 var names = []string{"plain", "with space", "ünïcödé", "not\xff\xfeutf8", "new\nline", "-rf", strings.Repeat("n", 255), `back\slash`, "quo\"te"}
 
-func TestFilesOfAnyNameGoAndComeBack(t *testing.T) {
+func TestFilesOfAnyName(t *testing.T) {
 	g, dir := openFiles(t), t.TempDir()
 	for i, name := range names {
 		path, content := filepath.Join(dir, name), bytes.Repeat([]byte(name), 10_000*i)
@@ -68,7 +68,7 @@ func TestFilesOfAnyNameGoAndComeBack(t *testing.T) {
 			t.Errorf("%q: %+v", name, info)
 		}
 		if got := read(t, g, path, 0, -1); !bytes.Equal(got, content) {
-			t.Errorf("%q: %d of %d bytes came back", name, len(got), len(content))
+			t.Errorf("%q: %d of %d bytes read", name, len(got), len(content))
 		}
 	}
 	var listed []string
@@ -128,7 +128,7 @@ func TestRanges(t *testing.T) {
 	}
 }
 
-// TestLargeAndSparse passes 64 MiB of noise and of holes.
+// TestLargeAndSparse writes and reads noise and holes.
 func TestLargeAndSparse(t *testing.T) {
 	g, dir := openFiles(t), t.TempDir()
 	const part = 8 << 20
@@ -144,13 +144,13 @@ func TestLargeAndSparse(t *testing.T) {
 		t.Fatal(err)
 	}
 	if onDisk, err := os.ReadFile(path); err != nil || !bytes.Equal(onDisk, whole) {
-		t.Fatalf("it is not the same on the disk: %d bytes, %v", len(onDisk), err)
+		t.Fatalf("the file differs: %d bytes, %v", len(onDisk), err)
 	}
 	if used := blocks(t, path); used > 2*part {
-		t.Errorf("it takes %d bytes of the disk", used)
+		t.Errorf("it uses %d bytes of the disk", used)
 	}
 	if got := read(t, g, path, 0, -1); !bytes.Equal(got, whole) {
-		t.Error("it does not come back the same")
+		t.Error("Read returns other bytes")
 	}
 	var out bytes.Buffer
 	_, content, err := g.ReadFile(t.Context(), file.ReadSpec{Path: path, Length: -1})
@@ -158,7 +158,7 @@ func TestLargeAndSparse(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := content.(io.WriterTo).WriteTo(&out); err != nil || !bytes.Equal(out.Bytes(), whole) {
-		t.Errorf("copied, it is not the same: %v", err)
+		t.Errorf("WriteTo returns other bytes: %v", err)
 	}
 	_ = content.Close()
 }
@@ -169,7 +169,7 @@ func TestBrokenUploadLeavesTheOldFile(t *testing.T) {
 	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	broken := errors.New("the client is gone")
+	broken := errors.New("the client has left")
 	content := io.MultiReader(strings.NewReader(strings.Repeat("new", 1<<20)), iotest.ErrReader(broken))
 	if _, err := g.WriteFile(t.Context(), file.WriteSpec{Path: path}, content); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
@@ -191,7 +191,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// awaitOnly waits until a directory holds no other entry.
+// awaitOnly waits until the directory has only the entry name.
 func awaitOnly(t *testing.T, dir string, name string) {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
@@ -205,12 +205,12 @@ func awaitOnly(t *testing.T, dir string, name string) {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("there are %v, %v", entries, err)
+			t.Fatalf("the directory has %v, %v", entries, err)
 		}
 	}
 }
 
-func TestFailuresHaveCodes(t *testing.T) {
+func TestFileErrorsHaveCodes(t *testing.T) {
 	g, dir := openFiles(t), t.TempDir()
 	for _, d := range []string{"full/x", "empty"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
@@ -252,16 +252,16 @@ func TestFailuresHaveCodes(t *testing.T) {
 		"write in nothing":     {write(dir+"/no/f", ""), errs.NotFound, "file_not_found"},
 		"write to a directory": {write(dir+"/empty", ""), errs.Conflict, "is_a_directory"},
 		"write to a device":    {write("/dev/null", ""), errs.Conflict, "not_a_file"},
-		"write for nobody":     {write(dir+"/f", "nosuchuser"), errs.Invalid, "invalid_owner"},
+		"write for unknown":    {write(dir+"/f", "nosuchuser"), errs.Invalid, "invalid_owner"},
 		"remove nothing":       {g.RemoveFile(ctx, dir+"/no", false), errs.NotFound, "file_not_found"},
 		"remove no tree":       {g.RemoveFile(ctx, dir+"/no", true), errs.NotFound, "file_not_found"},
-		"remove a full one":    {g.RemoveFile(ctx, dir+"/full", false), errs.Conflict, "directory_not_empty"},
+		"remove a full dir":    {g.RemoveFile(ctx, dir+"/full", false), errs.Conflict, "directory_not_empty"},
 		"remove the root":      {g.RemoveFile(ctx, "/", true), errs.Invalid, "invalid_path"},
-		"make one again":       {mkdir(dir+"/f", false), errs.Conflict, "file_exists"},
-		"make one of a file":   {mkdir(dir+"/f", true), errs.Conflict, "not_a_directory"},
-		"make one nowhere":     {mkdir(dir+"/no/no", false), errs.NotFound, "file_not_found"},
+		"make a file's path":   {mkdir(dir+"/f", false), errs.Conflict, "file_exists"},
+		"make parents of file": {mkdir(dir+"/f", true), errs.Conflict, "not_a_directory"},
+		"make without parent":  {mkdir(dir+"/no/no", false), errs.NotFound, "file_not_found"},
 		"rename nothing":       {rename(dir+"/no", dir+"/x"), errs.NotFound, "file_not_found"},
-		"rename to a full one": {rename(dir+"/empty", dir+"/full"), errs.Conflict, "directory_not_empty"},
+		"rename to a full dir": {rename(dir+"/empty", dir+"/full"), errs.Conflict, "directory_not_empty"},
 		"rename to /proc":      {rename(dir+"/f", "/dev/shm/hatch-test"), errs.Conflict, "other_filesystem"},
 		"list a file":          {g.ListFiles(ctx, dir+"/f", nil), errs.Conflict, "not_a_directory"},
 		"watch nothing":        {g.WatchFiles(ctx, dir+"/no", true, nil, nil), errs.NotFound, "file_not_found"},
@@ -272,11 +272,11 @@ func TestFailuresHaveCodes(t *testing.T) {
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 3 {
-		t.Errorf("something was left behind: %v, %v", entries, err)
+		t.Errorf("entries are left: %v, %v", entries, err)
 	}
 }
 
-func TestDirectoriesAreMadeRenamedAndRemoved(t *testing.T) {
+func TestDirectoriesAreCreatedRenamedAndRemoved(t *testing.T) {
 	g, dir := openFiles(t), t.TempDir()
 	outside := filepath.Join(t.TempDir(), "kept")
 	if err := os.WriteFile(outside, []byte("kept"), 0o644); err != nil {
@@ -288,7 +288,7 @@ func TestDirectoriesAreMadeRenamedAndRemoved(t *testing.T) {
 		t.Errorf("made %+v, %v", info, err)
 	}
 	if above, err := g.StatFile(ctx, dir+"/a/b"); err != nil || above.Mode != 0o755 || above.UID != 7 {
-		t.Errorf("above it: %+v, %v", above, err)
+		t.Errorf("its parent: %+v, %v", above, err)
 	}
 	if _, err := g.MakeDirectory(ctx, dir+"/a/b/c", 0o700, "", true); err != nil {
 		t.Errorf("made again: %v", err)
@@ -313,7 +313,7 @@ func TestDirectoriesAreMadeRenamedAndRemoved(t *testing.T) {
 	}
 }
 
-func TestTreesGoAndComeBack(t *testing.T) {
+func TestTreesAreCopied(t *testing.T) {
 	g, dir := openFiles(t), t.TempDir()
 	from := filepath.Join(dir, "tree")
 	makeTree(t, from)
@@ -335,7 +335,7 @@ func TestTreesGoAndComeBack(t *testing.T) {
 	}
 }
 
-func TestBrokenArchiveIsNotWhole(t *testing.T) {
+func TestBrokenArchiveIsAnError(t *testing.T) {
 	g, dir := openFiles(t), t.TempDir()
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
@@ -347,13 +347,13 @@ func TestBrokenArchiveIsNotWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	broken := errors.New("the client is gone")
+	broken := errors.New("the client has left")
 	cut := io.MultiReader(bytes.NewReader(archive.Bytes()[:5<<19]), iotest.ErrReader(broken))
 	if err := g.WriteTree(t.Context(), file.TreeSpec{Path: dir}, cut); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
 	requireCode(t, g.WriteTree(t.Context(), file.TreeSpec{Path: dir}, bytes.NewReader(archive.Bytes()[:5<<19])), errs.Invalid, "invalid_archive")
 	if _, err := os.Stat(filepath.Join(dir, "2")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("half a file is left: %v", err)
+		t.Errorf("a partial file is left: %v", err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// makeTree makes one with all that an archive may hold.
+// makeTree creates a tree with every kind of entry that an archive may have.
 func makeTree(t *testing.T, root string) {
 	t.Helper()
 	must := func(err error) {
@@ -44,7 +44,7 @@ func makeTree(t *testing.T, root string) {
 	must(os.Chtimes(filepath.Join(root, "dir"), at, at))
 }
 
-// describeTree tells of each file below root what an archive keeps.
+// describeTree returns the attributes of each file below root that an archive stores.
 func describeTree(t *testing.T, root string) map[string]string {
 	t.Helper()
 	all, firsts := map[string]string{}, map[uint64]string{}
@@ -77,7 +77,7 @@ func describeTree(t *testing.T, root string) map[string]string {
 	return all
 }
 
-// blocks returns what a file takes of its disk, in bytes.
+// blocks returns the disk space of a file, in bytes.
 func blocks(t *testing.T, path string) int64 {
 	t.Helper()
 	var st syscall.Stat_t

@@ -4,6 +4,7 @@ package guest_test
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -16,12 +17,12 @@ import (
 
 const testMAC = "02:fc:0a:00:02:0f"
 
-// The addresses are those of QEMU's own user network.
+// The addresses are those of QEMU's user network.
 const network = "hatch.ip=10.0.2.15/24 hatch.gw=10.0.2.2 hatch.dns=10.0.2.3 hatch.mac=" + testMAC
 
 var applets = []string{"bin/sh", "bin/cat", "bin/hostname", "bin/ip", "bin/mount", "bin/sleep", "bin/touch", "bin/ls", "bin/ps", "bin/mkdir", "bin/mv", "bin/echo"}
 
-// inittab lets the guest tell of itself on the console, line by line.
+// inittab makes the guest print its state on the console, line by line.
 const inittab = "::sysinit:/etc/init.d/rcS\n::shutdown:/bin/echo init-is-shutting-down\n"
 
 const rcS = `#!/bin/sh
@@ -38,9 +39,7 @@ for p in /proc/[0-9]*; do [ "$(cat $p/comm)" = hatch-agent ] && echo "is agent-o
 func busyboxGuest(t *testing.T, files map[string]string) bootOptions {
 	t.Helper()
 	all := map[string]string{"etc/inittab": inittab, "etc/init.d/rcS": rcS}
-	for path, text := range files {
-		all[path] = text
-	}
+	maps.Copy(all, files)
 	dir := t.TempDir()
 	o := bootOptions{
 		base: filepath.Join(dir, "base"), disk: filepath.Join(dir, "disk"), nic: testMAC, overlay: true,
@@ -61,7 +60,7 @@ func (m *machine) requireConsole(within time.Duration, wanted ...string) {
 			select {
 			case <-tick.C:
 			case <-deadline:
-				m.t.Fatalf("the console does not say %q", w)
+				m.t.Fatalf("the console does not show %q", w)
 			}
 		}
 	}
@@ -70,7 +69,7 @@ func (m *machine) requireConsole(within time.Duration, wanted ...string) {
 func TestGuestBootsReportsAndPowersOff(t *testing.T) {
 	m := startMachine(t, busyboxGuest(t, nil))
 	g, reports := m.connect()
-	r := m.await(reports, "ready", bootPatience, ready)
+	r := m.await(reports, "ready", bootTimeout, ready)
 	t.Logf("QEMU start to agent ready: %v", time.Since(m.started).Round(time.Millisecond))
 	if r.AgentVersion != "test" || r.CloudInit.Status != "absent" {
 		t.Errorf("got %+v", r)
@@ -90,9 +89,9 @@ func TestGuestBootsReportsAndPowersOff(t *testing.T) {
 	m.requireConsole(0, "init-is-shutting-down")
 }
 
-// TestCloudInitIsFollowed boots an image that has cloud-init and files of its
-// own in the places that the agent would write.
-func TestCloudInitIsFollowed(t *testing.T) {
+// TestCloudInitIsWatched boots an image with cloud-init, and with files that the agent
+// writes otherwise.
+func TestCloudInitIsWatched(t *testing.T) {
 	steps := rcS + `mkdir -p /run/cloud-init
 echo '{"v1":{"errors":["boom went the module"]}}' > /run/cloud-init/.new
 sleep 2
@@ -102,7 +101,7 @@ mv /run/cloud-init/.new /run/cloud-init/result.json
 		"etc/init.d/rcS": steps, "usr/bin/cloud-init": "#!/bin/sh\n", "etc/hostname": "of-the-image\n", "etc/resolv.conf": "nameserver 192.0.2.1\n",
 	}))
 	_, reports := m.connect()
-	m.await(reports, "cloud-init running", bootPatience, func(r *vm.GuestReport) bool { return r != nil && r.CloudInit.Status == "running" })
+	m.await(reports, "cloud-init running", bootTimeout, func(r *vm.GuestReport) bool { return r != nil && r.CloudInit.Status == "running" })
 	r := m.await(reports, "cloud-init ended", 30*time.Second, func(r *vm.GuestReport) bool { return r != nil && r.CloudInit.Status != "running" })
 	if r.CloudInit.Status != "error" || !slices.Equal(r.CloudInit.Errors, []string{"boom went the module"}) {
 		t.Errorf("got %+v", r.CloudInit)
@@ -110,10 +109,10 @@ mv /run/cloud-init/.new /run/cloud-init/result.json
 	m.requireConsole(10*time.Second, "is hostname=web-1\n", "is etc-hostname=of-the-image\n", "is resolver=nameserver 192.0.2.1\n")
 }
 
-func TestSessionSurvivesTheHost(t *testing.T) {
+func TestSessionSurvivesAReconnect(t *testing.T) {
 	m := startMachine(t, busyboxGuest(t, nil))
 	g, reports := m.connect()
-	m.await(reports, "ready", bootPatience, ready)
+	m.await(reports, "ready", bootTimeout, ready)
 	for i := range 3 {
 		if err := g.Close(); err != nil {
 			t.Fatal(err)
@@ -132,7 +131,7 @@ func TestSessionSurvivesTheHost(t *testing.T) {
 func TestSessionSurvivesGarbage(t *testing.T) {
 	m := startMachine(t, busyboxGuest(t, nil))
 	g, reports := m.connect()
-	m.await(reports, "ready", bootPatience, ready)
+	m.await(reports, "ready", bootTimeout, ready)
 	if err := g.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +139,7 @@ func TestSessionSurvivesGarbage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.Write([]byte("hatch-agent sync 1 0123\nrubbish without an end")); err != nil {
+	if _, err := conn.Write([]byte("hatch-agent sync 1 0123\ngarbage without an end")); err != nil {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
@@ -151,7 +150,7 @@ func TestSessionSurvivesGarbage(t *testing.T) {
 func TestSessionSurvivesAReboot(t *testing.T) {
 	m := startMachine(t, busyboxGuest(t, nil))
 	g, reports := m.connect()
-	m.await(reports, "ready", bootPatience, ready)
+	m.await(reports, "ready", bootTimeout, ready)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := g.Shutdown(ctx, true); err != nil {
@@ -159,26 +158,26 @@ func TestSessionSurvivesAReboot(t *testing.T) {
 	}
 	m.await(reports, "loss noticed", 30*time.Second, lost)
 	began := time.Now()
-	m.await(reports, "ready after the reboot", bootPatience, ready)
+	m.await(reports, "ready after the reboot", bootTimeout, ready)
 	t.Logf("loss noticed to ready: %v", time.Since(began).Round(time.Millisecond))
 }
 
 func TestSessionSurvivesASuddenReset(t *testing.T) {
 	m := startMachine(t, busyboxGuest(t, nil))
 	_, reports := m.connect()
-	m.await(reports, "ready", bootPatience, ready)
+	m.await(reports, "ready", bootTimeout, ready)
 	m.qmp("system_reset")
 	began := time.Now()
 	m.await(reports, "loss noticed", 12*time.Second, lost)
 	t.Logf("reset to loss noticed: %v", time.Since(began).Round(time.Millisecond))
-	m.await(reports, "ready after the reset", bootPatience, ready)
+	m.await(reports, "ready after the reset", bootTimeout, ready)
 	t.Logf("reset to ready: %v", time.Since(began).Round(time.Millisecond))
 }
 
 func TestSessionSurvivesAPause(t *testing.T) {
 	m := startMachine(t, busyboxGuest(t, nil))
 	_, reports := m.connect()
-	m.await(reports, "ready", bootPatience, ready)
+	m.await(reports, "ready", bootTimeout, ready)
 	m.qmp("stop")
 	m.await(reports, "loss noticed", 15*time.Second, lost)
 	m.qmp("cont")
@@ -187,7 +186,7 @@ func TestSessionSurvivesAPause(t *testing.T) {
 	t.Logf("resume to ready: %v", time.Since(began).Round(time.Millisecond))
 }
 
-func TestAgentStaysInitForImageWithoutOne(t *testing.T) {
+func TestAgentIsInitOfAnImageWithoutOne(t *testing.T) {
 	dir := t.TempDir()
 	o := bootOptions{
 		base: filepath.Join(dir, "base"), disk: filepath.Join(dir, "disk"), overlay: true,
@@ -197,7 +196,7 @@ func TestAgentStaysInitForImageWithoutOne(t *testing.T) {
 	formatDisk(t, o.disk, "", 32)
 	m := startMachine(t, o)
 	g, reports := m.connect()
-	m.await(reports, "ready", bootPatience, ready)
+	m.await(reports, "ready", bootTimeout, ready)
 	m.requireConsole(30*time.Second, "the image has no init", "/ # ")
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -218,6 +217,6 @@ func TestCopyModeBootsFromOneDisk(t *testing.T) {
 	formatDisk(t, o.disk, busyboxTree(t, append(applets, "sbin/init"), map[string]string{"etc/inittab": inittab, "etc/init.d/rcS": rcS}), 16)
 	m := startMachine(t, o)
 	_, reports := m.connect()
-	m.await(reports, "ready", bootPatience, ready)
+	m.await(reports, "ready", bootTimeout, ready)
 	m.requireConsole(30*time.Second, "is etc-hostname=web-1\n", "/:ext4", "is writable")
 }

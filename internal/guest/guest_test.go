@@ -1,6 +1,7 @@
 package guest_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"net/netip"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -18,18 +20,21 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// fakeAgent answers each connection that is dialled, until it is cut.
+// fakeAgent is an agent that the test controls.
 type fakeAgent struct {
-	conns  chan net.Conn // the agent's ends, as they are dialled
-	states chan wire.Status
-	asked  chan wire.ShutdownArgs
-	refuse error
-	usage  wire.Usage
+	conns     chan net.Conn // the agent's ends of dialled connections
+	states    chan wire.Status
+	shutdowns chan wire.ShutdownArgs
+	clocks    chan time.Time // that the agent was told
+	bootID    atomic.Value   // a string; "b" if unset
+	refuse    error
+	usage     wire.Usage
 }
 
 func newFakeAgent() *fakeAgent {
 	return &fakeAgent{
-		conns: make(chan net.Conn, 16), states: make(chan wire.Status, 64), asked: make(chan wire.ShutdownArgs, 1),
+		conns: make(chan net.Conn, 16), states: make(chan wire.Status, 64), shutdowns: make(chan wire.ShutdownArgs, 1),
+		clocks: make(chan time.Time, 64),
 	}
 }
 
@@ -39,7 +44,7 @@ func (a *fakeAgent) dial(context.Context) (net.Conn, error) {
 	return host, nil
 }
 
-// answer serves the next connection and returns what cuts it off.
+// answer serves the next connection until cut is called.
 func (a *fakeAgent) answer(t *testing.T) (cut func()) {
 	t.Helper()
 	conn := <-a.conns
@@ -56,7 +61,11 @@ func (a *fakeAgent) answer(t *testing.T) (cut func()) {
 	}
 }
 
-func (a *fakeAgent) Hello() wire.Hello   { return wire.Hello{Agent: "v1\x1b[31m", BootID: "b"} }
+func (a *fakeAgent) Hello() wire.Hello {
+	boot, _ := a.bootID.Load().(string)
+	return wire.Hello{Agent: "v1\x1b[31m", BootID: cmp.Or(boot, "b")}
+}
+
 func (a *fakeAgent) Status() wire.Status { return wire.Status{} }
 
 func (a *fakeAgent) Watch(ctx context.Context, report func(wire.Status) error) error {
@@ -73,14 +82,19 @@ func (a *fakeAgent) Watch(ctx context.Context, report func(wire.Status) error) e
 }
 
 func (a *fakeAgent) Shutdown(_ context.Context, args wire.ShutdownArgs) (func(), error) {
-	return func() { a.asked <- args }, a.refuse
+	return func() { a.shutdowns <- args }, a.refuse
+}
+
+func (a *fakeAgent) Woken(now time.Time, _ []byte) error {
+	a.clocks <- now
+	return a.refuse
 }
 
 func (a *fakeAgent) Usage() (wire.Usage, error) { return a.usage, a.refuse }
 
 func (a *fakeAgent) Dial(context.Context, int) (wire.DialConn, error) { return nil, a.refuse }
 
-func connect(t *testing.T, dial func(context.Context) (net.Conn, error)) (vm.Guest, <-chan *vm.GuestReport) {
+func connect(t *testing.T, dial func(context.Context) (net.Conn, error)) (vm.Session, <-chan *vm.GuestReport) {
 	t.Helper()
 	reports := make(chan *vm.GuestReport, 64)
 	g := guest.New(slog.New(slog.DiscardHandler)).Connect("vm_1", dial, func(r *vm.GuestReport) { reports <- r })
@@ -92,23 +106,23 @@ func state(cloudInit string) wire.Status {
 	return wire.Status{CloudInit: wire.CloudInit{Status: cloudInit}}
 }
 
-func TestReportsGoOnAcrossSessions(t *testing.T) {
+func TestReportsContinueAcrossSessions(t *testing.T) {
 	a := newFakeAgent()
 	_, reports := connect(t, a.dial)
 	cut := a.answer(t)
 	a.states <- state("running")
-	a.states <- state("running") // nothing new
+	a.states <- state("running") // unchanged
 	a.states <- state("done")
 	var seen []string
 	for range 2 {
 		seen = append(seen, (<-reports).CloudInit.Status)
 	}
 	if !reflect.DeepEqual(seen, []string{"running", "done"}) {
-		t.Errorf("saw %v", seen)
+		t.Errorf("got the reports %v", seen)
 	}
 	cut()
 	if r := <-reports; r != nil {
-		t.Fatalf("the loss was not told: %+v", r)
+		t.Fatalf("the loss was not reported: %+v", r)
 	}
 	cut = a.answer(t)
 	defer cut()
@@ -118,7 +132,7 @@ func TestReportsGoOnAcrossSessions(t *testing.T) {
 	}
 }
 
-func TestCloseTellsNothingMore(t *testing.T) {
+func TestNoReportAfterClose(t *testing.T) {
 	a := newFakeAgent()
 	g, reports := connect(t, a.dial)
 	cut := a.answer(t)
@@ -129,14 +143,14 @@ func TestCloseTellsNothingMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(reports) > 0 {
-		t.Errorf("told %+v while closing", <-reports)
+		t.Errorf("%+v was reported after Close", <-reports)
 	}
 	if err := g.Shutdown(t.Context(), false); !errs.Is(err, errs.Unavailable) {
 		t.Errorf("shutdown of a closed session: %v", err)
 	}
 }
 
-func TestUnreachableGuestIsTriedAgainUntilClose(t *testing.T) {
+func TestUnreachableGuestIsDialledAgainUntilClose(t *testing.T) {
 	tries := make(chan struct{}, 64)
 	g, _ := connect(t, func(context.Context) (net.Conn, error) {
 		tries <- struct{}{}
@@ -150,7 +164,7 @@ func TestUnreachableGuestIsTriedAgainUntilClose(t *testing.T) {
 	}
 }
 
-func TestCloseEndsAWaitForTheFirstAnswer(t *testing.T) {
+func TestCloseEndsTheWaitForAnAgent(t *testing.T) {
 	a := newFakeAgent()
 	g, _ := connect(t, a.dial)
 	conn := <-a.conns
@@ -170,12 +184,12 @@ func TestShutdownWaitsForAnAgent(t *testing.T) {
 	if err := <-answered; err != nil {
 		t.Fatal(err)
 	}
-	if args := <-a.asked; !args.Reboot {
+	if args := <-a.shutdowns; !args.Reboot {
 		t.Error("a reboot became a power-off")
 	}
 }
 
-func TestShutdownSaysWhyItCannot(t *testing.T) {
+func TestErrorsOfShutdown(t *testing.T) {
 	a := newFakeAgent()
 	a.refuse = errors.New("no")
 	g, _ := connect(t, a.dial)
@@ -187,11 +201,11 @@ func TestShutdownSaysWhyItCannot(t *testing.T) {
 	cut := a.answer(t)
 	defer cut()
 	if err := g.Shutdown(t.Context(), false); !errs.Is(err, errs.Unavailable) {
-		t.Errorf("with one that refuses: %v", err)
+		t.Errorf("with an agent that refuses: %v", err)
 	}
 }
 
-func TestReportsAreMadeHarmless(t *testing.T) {
+func TestReportsAreMadePrintable(t *testing.T) {
 	a := newFakeAgent()
 	_, reports := connect(t, a.dial)
 	cut := a.answer(t)
@@ -213,14 +227,13 @@ func TestReportsAreMadeHarmless(t *testing.T) {
 	}
 	for _, s := range append(r.CloudInit.Errors, r.AgentVersion) {
 		if len(s) > 512 || !utf8.ValidString(s) || strings.ContainsAny(s, "\x00\x1b\n\a") {
-			t.Errorf("not harmless: %q", s)
+			t.Errorf("not printable: %q", s)
 		}
 	}
 }
 
-// TestFloodOfReportsIsSlowed sends reports without end: only a few get through
-// at once.
-func TestFloodOfReportsIsSlowed(t *testing.T) {
+// TestFloodOfReportsIsLimited sends reports as fast as it can.
+func TestFloodOfReportsIsLimited(t *testing.T) {
 	a := newFakeAgent()
 	_, reports := connect(t, a.dial)
 	cut := a.answer(t)
@@ -245,6 +258,6 @@ func TestFloodOfReportsIsSlowed(t *testing.T) {
 	close(stop)
 	<-flooded
 	if n := len(reports); n > 30 {
-		t.Errorf("%d reports came through in about a second", n)
+		t.Errorf("%d reports were passed on in about a second", n)
 	}
 }

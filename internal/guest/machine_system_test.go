@@ -26,14 +26,14 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// bootPatience is how long a guest may take on a busy machine that emulates it.
-const bootPatience = 90 * time.Second
+// bootTimeout is how long a guest may take to boot, emulated on a busy host.
+const bootTimeout = 90 * time.Second
 
 func repository(t *testing.T) string {
 	t.Helper()
 	_, file, _, ok := runtime.Caller(0)
 	if !ok {
-		t.Fatal("cannot tell where the source is")
+		t.Fatal("cannot find the path of this source file")
 	}
 	return filepath.Join(filepath.Dir(file), "..", "..")
 }
@@ -61,7 +61,7 @@ func run(t *testing.T, dir, name string, args ...string) {
 	}
 }
 
-// packInitramfs builds the agent and the archive around it.
+// packInitramfs builds the agent, and an initramfs with it.
 func packInitramfs(t *testing.T, dir string, overlay bool) string {
 	t.Helper()
 	agent := filepath.Join(dir, "hatch-agent")
@@ -80,7 +80,7 @@ func packInitramfs(t *testing.T, dir string, overlay bool) string {
 	return path
 }
 
-// formatDisk makes an ext4 image of the tree (or an empty one) of size MiB.
+// formatDisk creates an ext4 image of size MiB, with the tree or empty.
 func formatDisk(t *testing.T, path, tree string, size int) {
 	t.Helper()
 	args := []string{"-q", "-F", "-t", "ext4"}
@@ -90,7 +90,7 @@ func formatDisk(t *testing.T, path, tree string, size int) {
 	run(t, "", "mke2fs", append(args, path, fmt.Sprintf("%dM", size))...)
 }
 
-// busyboxTree makes a root of busybox, with the files given by path.
+// busyboxTree creates a root with busybox and the files, by path.
 func busyboxTree(t *testing.T, applets []string, files map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -113,9 +113,9 @@ func busyboxTree(t *testing.T, applets []string, files map[string]string) string
 	return root
 }
 
-// clock tells the kernel the rate of the clock that the emulated CPU shows. On
-// a busy host it cannot find out by itself, and then waits for ticks that the
-// microvm machine does not have.
+// clock returns kernel parameters with the clock rate of the emulated CPU. On a busy host
+// the kernel fails to measure it, and then waits for timer ticks, which the microvm
+// machine does not have.
 func clock(t *testing.T) string {
 	t.Helper()
 	info, err := os.ReadFile("/proc/cpuinfo")
@@ -124,21 +124,21 @@ func clock(t *testing.T) string {
 	}
 	rate := regexp.MustCompile(`(?m)^cpu MHz\s*: (\d+)\.(\d{3})`).FindSubmatch(info)
 	if rate == nil {
-		t.Fatal("/proc/cpuinfo tells no clock rate")
+		t.Fatal("/proc/cpuinfo has no clock rate")
 	}
 	return fmt.Sprintf("tsc_early_khz=%s%s tsc=reliable", rate[1], rate[2])
 }
 
-// bootOptions says what to boot.
+// bootOptions describes the machine to boot.
 type bootOptions struct {
-	base    string // the read-only base; "" in copy mode
+	base    string // the read-only base; "" in mode copy
 	disk    string
 	cmdline string
-	nic     string // MAC; "" for none
+	nic     string // MAC; "" means no NIC
 	overlay bool
 }
 
-// machine is a QEMU of the test's own.
+// machine is a QEMU process.
 type machine struct {
 	t       *testing.T
 	dir     string
@@ -237,8 +237,8 @@ func (m *machine) awaitExit(within time.Duration) {
 	}
 }
 
-// connect keeps a session; reports arrive on the channel, nil when it is lost.
-func (m *machine) connect() (vm.Guest, <-chan *vm.GuestReport) {
+// connect opens a session. Its reports arrive on the channel, nil when it is lost.
+func (m *machine) connect() (vm.Session, <-chan *vm.GuestReport) {
 	m.t.Helper()
 	reports := make(chan *vm.GuestReport, 64)
 	g := guest.New(slog.New(slog.NewTextHandler(logWriter{m.t}, nil))).
@@ -247,7 +247,7 @@ func (m *machine) connect() (vm.Guest, <-chan *vm.GuestReport) {
 	return g, reports
 }
 
-// await returns the first report that is wanted.
+// await returns the first report for which wanted is true.
 func (m *machine) await(reports <-chan *vm.GuestReport, what string, within time.Duration, wanted func(*vm.GuestReport) bool) *vm.GuestReport {
 	m.t.Helper()
 	timeout := time.After(within)

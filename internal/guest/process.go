@@ -14,140 +14,144 @@ import (
 	"github.com/hatchvm/hatch/internal/process"
 )
 
-var _ process.Guest = (*session)(nil)
+// processTimeout is how long a request about a process waits for the agent's answer.
+const processTimeout = 15 * time.Second
 
-// answerPatience is how long the agent may take for one answer about a process.
-const answerPatience = 15 * time.Second
-
-// Bounds of what a guest may say of a process.
+// Limits of an agent's description of a process.
 const (
-	maxPID     = 1 << 22 // of Linux
+	maxPID     = 1 << 22 // Linux's highest
 	maxSignal  = 16      // bytes of a signal's name
-	maxMessage = 512     // bytes of a refusal
+	maxMessage = 512     // bytes of an error
 )
 
-// Exec implements [process.Guest].
-func (s *session) Exec(ctx context.Context, spec process.Spec) (process.Stream, error) {
-	client, err := s.agent(ctx)
+// processes implements [process.Guest].
+type processes struct{ agent *connection }
+
+// Exec implements [process.Starter].
+func (p processes) Exec(ctx context.Context, spec process.Spec) (process.Stream, error) {
+	client, err := p.agent.wait(ctx)
 	if err != nil {
 		return nil, err
 	}
-	asked := wireSpec(spec)
-	told, stream, err := client.Exec(ctx, asked)
+	wanted := wireSpec(spec)
+	got, stream, err := client.Exec(ctx, wanted)
 	if err != nil {
-		return nil, failure(err, refusal)
+		return nil, processError(err)
 	}
-	return attach(s, stream, told, asked.ID, 0)
+	return p.stream(stream, got, wanted.ID, 0)
 }
 
-// Attach implements [process.Guest].
-func (s *session) Attach(ctx context.Context, id string, from int64) (process.Stream, error) {
-	client, err := s.agent(ctx)
+// Attach implements [process.Starter].
+func (p processes) Attach(ctx context.Context, id string, from int64) (process.Stream, error) {
+	client, err := p.agent.wait(ctx)
 	if err != nil {
 		return nil, err
 	}
-	told, stream, err := client.AttachProcess(ctx, id, from)
+	got, stream, err := client.AttachProcess(ctx, id, from)
 	if err != nil {
-		return nil, failure(err, refusal)
+		return nil, processError(err)
 	}
-	return attach(s, stream, told, id, from)
+	return p.stream(stream, got, id, from)
 }
 
-// StartProcess implements [process.Guest].
-func (s *session) StartProcess(ctx context.Context, spec process.Spec) (process.Process, error) {
-	asked := wireSpec(spec)
-	return s.one(ctx, asked.ID, func(ctx context.Context, c *wire.Client) (wire.Process, error) { return c.StartProcess(ctx, asked) })
+// StartProcess implements [process.Starter].
+func (p processes) StartProcess(ctx context.Context, spec process.Spec) (process.Process, error) {
+	wanted := wireSpec(spec)
+	return p.requestProcess(ctx, wanted.ID, func(ctx context.Context, c *wire.Client) (wire.Process, error) {
+		return c.StartProcess(ctx, wanted)
+	})
 }
 
-// Process implements [process.Guest].
-func (s *session) Process(ctx context.Context, id string) (process.Process, error) {
-	return s.one(ctx, id, func(ctx context.Context, c *wire.Client) (wire.Process, error) { return c.Process(ctx, id) })
+// Process implements [process.Lister].
+func (p processes) Process(ctx context.Context, id string) (process.Process, error) {
+	return p.requestProcess(ctx, id, func(ctx context.Context, c *wire.Client) (wire.Process, error) { return c.Process(ctx, id) })
 }
 
-// Processes implements [process.Guest].
-func (s *session) Processes(ctx context.Context) ([]process.Process, error) {
+// Processes implements [process.Lister].
+func (p processes) Processes(ctx context.Context) ([]process.Process, error) {
 	var all []process.Process
-	err := s.ask(ctx, func(ctx context.Context, c *wire.Client) error {
-		told, err := c.Processes(ctx)
-		for _, t := range told {
-			p, bad := processOf(t, t.Spec.ID)
-			if bad != nil {
-				return bad
+	err := p.request(ctx, func(ctx context.Context, c *wire.Client) error {
+		list, err := c.Processes(ctx)
+		for _, got := range list {
+			proc, invalid := checkProcess(got, got.Spec.ID)
+			if invalid != nil {
+				return invalid
 			}
-			all = append(all, p)
+			all = append(all, proc)
 		}
 		return err
 	})
 	return all, err
 }
 
-// WriteStdin implements [process.Guest].
-func (s *session) WriteStdin(ctx context.Context, id string, data []byte, end bool) error {
-	client, err := s.agent(ctx)
+// WriteStdin implements [process.Controller].
+func (p processes) WriteStdin(ctx context.Context, id string, data []byte, end bool) error {
+	client, err := p.agent.wait(ctx)
 	if err != nil {
 		return err
 	}
-	return failure(client.WriteProcess(ctx, id, data, end), refusal)
+	return processError(client.WriteProcess(ctx, id, data, end))
 }
 
-// SignalProcess implements [process.Guest].
-func (s *session) SignalProcess(ctx context.Context, id, name string) error {
-	return s.ask(ctx, func(ctx context.Context, c *wire.Client) error { return c.SignalProcess(ctx, id, name) })
+// SignalProcess implements [process.Controller].
+func (p processes) SignalProcess(ctx context.Context, id, name string) error {
+	return p.request(ctx, func(ctx context.Context, c *wire.Client) error { return c.SignalProcess(ctx, id, name) })
 }
 
-// ResizeProcess implements [process.Guest].
-func (s *session) ResizeProcess(ctx context.Context, id string, size process.Size) error {
-	return s.ask(ctx, func(ctx context.Context, c *wire.Client) error { return c.ResizeProcess(ctx, id, wire.Terminal(size)) })
+// ResizeProcess implements [process.Controller].
+func (p processes) ResizeProcess(ctx context.Context, id string, size process.Size) error {
+	return p.request(ctx, func(ctx context.Context, c *wire.Client) error { return c.ResizeProcess(ctx, id, wire.Terminal(size)) })
 }
 
-// RemoveProcess implements [process.Guest].
-func (s *session) RemoveProcess(ctx context.Context, id string) error {
-	return s.ask(ctx, func(ctx context.Context, c *wire.Client) error { return c.RemoveProcess(ctx, id) })
+// RemoveProcess implements [process.Controller].
+func (p processes) RemoveProcess(ctx context.Context, id string) error {
+	return p.request(ctx, func(ctx context.Context, c *wire.Client) error { return c.RemoveProcess(ctx, id) })
 }
 
-// ask asks the agent something that it answers at once.
-func (s *session) ask(ctx context.Context, do func(context.Context, *wire.Client) error) error {
-	client, err := s.agent(ctx)
+// request makes a request that the agent answers at once.
+func (p processes) request(ctx context.Context, do func(context.Context, *wire.Client) error) error {
+	client, err := p.agent.wait(ctx)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerPatience)
+	ctx, cancel := context.WithTimeout(ctx, processTimeout)
 	defer cancel()
-	return failure(do(ctx, client), refusal)
+	return processError(do(ctx, client))
 }
 
-// one is ask for a question that is answered with the process id.
-func (s *session) one(ctx context.Context, id string, do func(context.Context, *wire.Client) (wire.Process, error)) (process.Process, error) {
-	var p process.Process
-	err := s.ask(ctx, func(ctx context.Context, c *wire.Client) error {
-		told, err := do(ctx, c)
+// requestProcess makes a request that the agent answers with the process id.
+func (p processes) requestProcess(ctx context.Context, id string, do func(context.Context, *wire.Client) (wire.Process, error)) (process.Process, error) {
+	var proc process.Process
+	err := p.request(ctx, func(ctx context.Context, c *wire.Client) error {
+		got, err := do(ctx, c)
 		if err == nil {
-			p, err = processOf(told, id)
+			proc, err = checkProcess(got, id)
 		}
 		return err
 	})
-	return p, err
+	return proc, err
+}
+
+// stream validates the agent's answer to an attach, and returns the stream.
+func (p processes) stream(stream *wire.ProcessStream, got wire.Process, id string, from int64) (process.Stream, error) {
+	proc, err := checkProcess(got, id)
+	if err == nil && from > proc.Output {
+		err = errInvalidProcess
+	}
+	if err != nil {
+		_ = stream.Close()
+		return nil, processError(err)
+	}
+	return &processStream{processes: p, stream: stream, process: proc, offset: from}, nil
 }
 
 // processStream implements [process.Stream].
 type processStream struct {
-	session *session
-	stream  *wire.ProcessStream
-	process process.Process
-	offset  int64 // of what comes next
-	ended   bool
-}
-
-func attach(s *session, stream *wire.ProcessStream, told wire.Process, id string, from int64) (process.Stream, error) {
-	p, err := processOf(told, id)
-	if err == nil && from > p.Output {
-		err = errNonsense
-	}
-	if err != nil {
-		_ = stream.Close()
-		return nil, failure(err, refusal)
-	}
-	return &processStream{session: s, stream: stream, process: p, offset: from}, nil
+	processes processes
+	stream    *wire.ProcessStream
+	process   process.Process
+	offset    int64 // of the next chunk
+	ended     bool
 }
 
 // Process implements [process.Stream].
@@ -160,21 +164,21 @@ func (s *processStream) Next() (process.Chunk, error) {
 	}
 	got, err := s.stream.Next()
 	if err != nil {
-		return process.Chunk{}, failure(err, refusal)
+		return process.Chunk{}, processError(err)
 	}
-	passed := int64(len(got.Data)) + got.Lost
-	if got.Lost > math.MaxInt64-s.offset || passed > math.MaxInt64-s.offset {
-		return process.Chunk{}, failure(errNonsense, refusal)
+	length := int64(len(got.Data)) + got.Lost
+	if got.Lost > math.MaxInt64-s.offset || length > math.MaxInt64-s.offset {
+		return process.Chunk{}, processError(errInvalidProcess)
 	}
-	s.offset += passed
+	s.offset += length
 	c := process.Chunk{Channel: process.Stdout, Data: got.Data, Lost: got.Lost, Offset: s.offset}
 	if got.Stderr {
 		c.Channel = process.Stderr
 	}
 	if got.Exit != nil {
 		s.ended = true
-		if c.Exit, err = exitOf(got.Exit); err != nil {
-			return process.Chunk{}, failure(err, refusal)
+		if c.Exit, err = checkExit(got.Exit); err != nil {
+			return process.Chunk{}, processError(err)
 		}
 	}
 	return c, nil
@@ -186,7 +190,7 @@ func (s *processStream) Write(p []byte) (int, error) {
 		return 0, stdinClosed()
 	}
 	n, err := s.stream.Write(p)
-	return n, failure(err, refusal)
+	return n, processError(err)
 }
 
 // CloseStdin implements [process.Stream].
@@ -194,18 +198,18 @@ func (s *processStream) CloseStdin() error {
 	if !s.process.Spec.Stdin {
 		return nil
 	}
-	return failure(s.stream.CloseStdin(), refusal)
+	return processError(s.stream.CloseStdin())
 }
 
-// Signal implements [process.Stream]. It goes beside the stream, where no
-// stdin is in front of it.
+// Signal implements [process.Stream]. It makes a request of its own: on the stream the
+// signal would queue behind stdin.
 func (s *processStream) Signal(name string) error {
-	return s.session.SignalProcess(context.Background(), s.process.ID, name)
+	return s.processes.SignalProcess(context.Background(), s.process.ID, name)
 }
 
 // Resize implements [process.Stream].
 func (s *processStream) Resize(size process.Size) error {
-	return s.session.ResizeProcess(context.Background(), s.process.ID, size)
+	return s.processes.ResizeProcess(context.Background(), s.process.ID, size)
 }
 
 // Close implements [process.Stream].
@@ -218,18 +222,18 @@ func wireSpec(spec process.Spec) wire.ProcessSpec {
 	}
 }
 
-var errNonsense = errors.New("the agent says of a process what cannot be")
+var errInvalidProcess = errors.New("the agent sent invalid data of a process")
 
-// processOf checks what a guest says of the process id, and makes it fit to be
-// shown.
-func processOf(told wire.Process, id string) (process.Process, error) {
-	if !wire.ValidProcessID(told.Spec.ID) || told.Spec.ID != id || told.PID < 0 || told.PID > maxPID || told.Output < 0 || told.Spec.Timeout < 0 {
-		return process.Process{}, errNonsense
+// checkProcess validates an agent's description of the process id, and makes it
+// printable.
+func checkProcess(got wire.Process, id string) (process.Process, error) {
+	if !wire.ValidProcessID(got.Spec.ID) || got.Spec.ID != id || got.PID < 0 || got.PID > maxPID || got.Output < 0 || got.Spec.Timeout < 0 {
+		return process.Process{}, errInvalidProcess
 	}
-	exit, err := exitOf(told.Exit)
+	exit, err := checkExit(got.Exit)
 	p := process.Process{
-		ID: id, PID: told.PID, Spec: specOf(told.Spec), State: process.Running,
-		StartedAt: time.Unix(0, told.StartedAt).UTC(), Exit: exit, Output: told.Output,
+		ID: id, PID: got.PID, Spec: printableSpec(got.Spec), State: process.Running,
+		StartedAt: time.Unix(0, got.StartedAt).UTC(), Exit: exit, Output: got.Output,
 	}
 	if exit != nil {
 		p.State = process.Exited
@@ -237,21 +241,21 @@ func processOf(told wire.Process, id string) (process.Process, error) {
 	return p, err
 }
 
-// specOf makes a spec printable. It has as many bytes as an agent of ours
-// tells, and a few for the ends of arguments.
-func specOf(told wire.ProcessSpec) process.Spec {
-	room := wire.MaxCommand
+// printableSpec makes a spec printable, and cuts it to MaxCommand bytes, as hatch-agent
+// does.
+func printableSpec(got wire.ProcessSpec) process.Spec {
+	left := wire.MaxCommand
 	cut := func(text string) string {
-		text = printable(text, room)
-		room = max(0, room-len(text)-1)
+		text = printable(text, left)
+		left = max(0, left-len(text)-1)
 		return text
 	}
 	spec := process.Spec{
-		Dir: cut(told.Dir), User: cut(told.User), Shell: cut(told.Shell),
-		TTY: (*process.Size)(told.TTY), Stdin: told.Stdin, Timeout: told.Timeout,
+		Dir: cut(got.Dir), User: cut(got.User), Shell: cut(got.Shell),
+		TTY: (*process.Size)(got.TTY), Stdin: got.Stdin, Timeout: got.Timeout,
 	}
-	for _, arg := range told.Argv {
-		if room == 0 {
+	for _, arg := range got.Argv {
+		if left == 0 {
 			break
 		}
 		spec.Argv = append(spec.Argv, cut(arg))
@@ -259,20 +263,20 @@ func specOf(told wire.ProcessSpec) process.Spec {
 	return spec
 }
 
-// exitOf checks how a process is said to have ended; nil stays nil.
-func exitOf(told *wire.ProcessExit) (*process.Exit, error) {
-	if told == nil {
+// checkExit validates the end of a process. It returns nil for nil: the process runs.
+func checkExit(got *wire.ProcessExit) (*process.Exit, error) {
+	if got == nil {
 		return nil, nil
 	}
-	strange := func(r rune) bool { return (r < 'A' || r > 'Z') && (r < '0' || r > '9') }
-	if told.Code < 0 || told.Code > 255 || len(told.Signal) > maxSignal || strings.ContainsFunc(told.Signal, strange) {
-		return nil, errNonsense
+	invalid := func(r rune) bool { return (r < 'A' || r > 'Z') && (r < '0' || r > '9') }
+	if got.Code < 0 || got.Code > 255 || len(got.Signal) > maxSignal || strings.ContainsFunc(got.Signal, invalid) {
+		return nil, errInvalidProcess
 	}
-	return &process.Exit{Code: told.Code, Signal: told.Signal, TimedOut: told.TimedOut, At: time.Unix(0, told.At).UTC()}, nil
+	return &process.Exit{Code: got.Code, Signal: got.Signal, TimedOut: got.TimedOut, At: time.Unix(0, got.At).UTC()}, nil
 }
 
-// refusals are the agent's codes in our words. What they say is the agent's.
-var refusals = map[string]struct {
+// processErrors translate the agent's codes. Their messages are the agent's.
+var processErrors = map[string]struct {
 	kind  errs.Kind
 	field string
 }{
@@ -287,31 +291,28 @@ var refusals = map[string]struct {
 	wire.CodeNoTerminal:    {errs.Conflict, ""},
 }
 
-// refusal is what the agent answered about a process, for the one who asked.
-func refusal(answer *wire.RemoteError) error {
-	message := printable(answer.Message, maxMessage)
-	known, ok := refusals[answer.Code]
-	switch {
-	case answer.Code == wire.CodeStdinClosed:
-		return stdinClosed()
-	case !ok:
-		return errs.New(errs.Unavailable, "guest_failed", "the guest could not do it: %s", message).WithCause(answer)
-	case known.field != "":
-		return errs.New(known.kind, answer.Code, "%s: %s", known.field, message).WithField(known.field)
-	case answer.Code == wire.CodeInvalid:
-		return errs.New(known.kind, "invalid_command", "%s", message)
-	default:
-		return errs.New(known.kind, answer.Code, "%s", message)
-	}
+// processError translates the error of a request about a process for the caller of the
+// API.
+func processError(err error) error {
+	return requestError(err, func(answer *wire.RemoteError) error {
+		message := printable(answer.Message, maxMessage)
+		known, ok := processErrors[answer.Code]
+		switch {
+		case answer.Code == wire.CodeStdinClosed:
+			return stdinClosed()
+		case !ok:
+			return errs.New(errs.Unavailable, "guest_failed", "the request failed in the guest: %s", message).WithCause(answer)
+		case known.field != "":
+			return errs.New(known.kind, answer.Code, "%s: %s", known.field, message).WithField(known.field)
+		case answer.Code == wire.CodeInvalid:
+			return errs.New(known.kind, "invalid_command", "%s", message)
+		default:
+			return errs.New(known.kind, answer.Code, "%s", message)
+		}
+	})
 }
 
 func stdinClosed() error {
-	return errs.New(errs.Conflict, wire.CodeStdinClosed, "the process reads nothing (more) from its stdin").
-		WithHint("start it with stdin to be able to write to it")
-}
-
-// detached is for a reader that the agent has let go.
-func detached(err error) error {
-	return errs.New(errs.Unavailable, "detached", "the guest's agent let go of a reader that was too slow").
-		WithHint("attach again where the output ended").WithCause(err)
+	return errs.New(errs.Conflict, wire.CodeStdinClosed, "the stdin of the process is closed").
+		WithHint("to write to a process, start it with stdin")
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// workingGuest is a guest with what the tests run, and two accounts.
+// workingGuest is a guest with the programs that the tests run, and two accounts.
 func workingGuest(t *testing.T) bootOptions {
 	t.Helper()
 	o := busyboxGuest(t, nil)
@@ -32,22 +32,22 @@ func workingGuest(t *testing.T) bootOptions {
 	return o
 }
 
-// connectToWork keeps a session in which processes can be run.
-func (m *machine) connectToWork() (process.Guest, vm.Guest) {
+// connectWhenReady returns a session with a guest that has booted.
+func (m *machine) connectWhenReady() vm.Session {
 	m.t.Helper()
 	session, reports := m.connect()
-	m.await(reports, "ready", bootPatience, ready)
-	return guestOf(m.t, session), session
+	m.await(reports, "ready", bootTimeout, ready)
+	return session
 }
 
 func TestProcessesInAGuest(t *testing.T) {
 	m := startMachine(t, workingGuest(t))
-	g, session := m.connectToWork()
-	t.Run("surroundings", func(t *testing.T) { testSurroundings(t, g) })
+	g := m.connectWhenReady()
+	t.Run("environment", func(t *testing.T) { testEnvironment(t, g) })
 	t.Run("terminal", func(t *testing.T) { testTerminal(t, g) })
 	t.Run("ends", func(t *testing.T) { testEnds(t, g) })
 	t.Run("many at once", func(t *testing.T) { testManyAtOnce(t, g) })
-	t.Run("nothing is left", func(t *testing.T) { testNothingIsLeft(t, g) })
+	t.Run("nothing leaks", func(t *testing.T) { testNothingLeaks(t, g) })
 
 	spec := process.Spec{Shell: "echo before; read x; echo after $x; exit 6", Stdin: true}
 	stream, err := g.Exec(t.Context(), spec)
@@ -59,7 +59,7 @@ func TestProcessesInAGuest(t *testing.T) {
 		t.Fatalf("%q, %v", first.Data, err)
 	}
 	at := first.Offset
-	if err := session.Close(); err != nil {
+	if err := g.Close(); err != nil {
 		t.Fatal(err)
 	}
 	_, err = stream.Next()
@@ -67,22 +67,22 @@ func TestProcessesInAGuest(t *testing.T) {
 	_ = stream.Close()
 	m.measureExec()
 
-	g, _ = m.connectToWork()
-	process := stream.Process().ID
-	if err := g.WriteStdin(t.Context(), process, []byte("all\n"), true); err != nil {
+	g = m.connectWhenReady()
+	id := stream.Process().ID
+	if err := g.WriteStdin(t.Context(), id, []byte("all\n"), true); err != nil {
 		t.Fatal(err)
 	}
-	stream, err = g.Attach(t.Context(), process, at)
+	stream, err = g.Attach(t.Context(), id, at)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = stream.Close() }()
 	if c, err := collect(stream, at); err != nil || c.stdout != "after all\n" || c.exit.Code != 6 {
-		t.Errorf("after hatchd has come back: %+v, %v", c, err)
+		t.Errorf("in the next session: %+v, %v", c, err)
 	}
 }
 
-func testSurroundings(t *testing.T, g process.Guest) {
+func testEnvironment(t *testing.T, g process.Guest) {
 	c := run1(t, g, process.Spec{Shell: "pwd; id -un; id -G; echo $HOME $USER $SHELL $PATH", User: "app"})
 	want := "/tmp\napp\n1000 10\n/tmp app /bin/sh /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
 	if c.stdout != want || c.stderr != "" || c.exit.Code != 0 {
@@ -93,7 +93,7 @@ func testSurroundings(t *testing.T, g process.Guest) {
 		"no-such-thing": {Code: 127},
 		"/etc/passwd":   {Code: 126},
 	} {
-		// mke2fs keeps the modes of the tree, in which all is executable.
+		// mke2fs keeps the modes of the tree, in which all files are executable.
 		if argv == "/etc/passwd" {
 			run1(t, g, process.Spec{Shell: "echo x >/tmp/plain"})
 			argv = "/tmp/plain"
@@ -102,16 +102,16 @@ func testSurroundings(t *testing.T, g process.Guest) {
 			t.Errorf("%s: %+v, %+v", argv, c, c.exit)
 		}
 	}
-	// Its score is set when it has just begun.
+	// The agent resets the score just after the start.
 	if c := run1(t, g, process.Spec{Shell: "sleep 0.2; cat /proc/self/oom_score_adj; for p in /proc/[0-9]*; do [ $(cat $p/comm) = hatch-agent ] && cat $p/oom_score_adj; done"}); c.stdout != "0\n-900\n" {
-		t.Errorf("a process is spared when memory is short: %q", c.stdout)
+		t.Errorf("a process has the out-of-memory score of the agent: %q", c.stdout)
 	}
 	if c := run1(t, g, process.Spec{Argv: []string{"grep", "SigIgn", "/proc/self/status"}}); c.stdout != "SigIgn:\t0000000000000000\n" {
 		t.Errorf("a process ignores signals: %q", c.stdout)
 	}
 }
 
-// testTerminal draws vi, in an image that has no /dev/pts.
+// testTerminal runs vi, in an image without /dev/pts.
 func testTerminal(t *testing.T, g process.Guest) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -208,8 +208,8 @@ func testManyAtOnce(t *testing.T, g process.Guest) {
 	t.Logf("%d execs at once: %v", several, time.Since(began).Round(time.Millisecond))
 }
 
-// testNothingIsLeft looks at the agent's descriptors and threads.
-func testNothingIsLeft(t *testing.T, g process.Guest) {
+// testNothingLeaks compares the agent's descriptors and threads before and after.
+func testNothingLeaks(t *testing.T, g process.Guest) {
 	const count = `for p in /proc/[0-9]*; do [ "$(cat $p/comm)" = hatch-agent ] && echo $(ls $p/fd | grep -c .) $(ls $p/task | grep -c .); done`
 	var files, threads, filesLater, threadsLater int
 	read := func(files, threads *int) {
@@ -221,7 +221,7 @@ func testNothingIsLeft(t *testing.T, g process.Guest) {
 	}
 	read(&files, &threads)
 	began := time.Now()
-	const times = 1000
+	const times = 300 // the tests of the whole product do 1,000
 	for range times {
 		if c := run1(t, g, process.Spec{Argv: []string{"true"}}); c.exit.Code != 0 {
 			t.Fatalf("%+v", c.exit)
@@ -231,11 +231,11 @@ func testNothingIsLeft(t *testing.T, g process.Guest) {
 	read(&filesLater, &threadsLater)
 	t.Logf("the agent had %d files and %d threads, and has %d and %d", files, threads, filesLater, threadsLater)
 	if filesLater > files || threadsLater > threads+4 {
-		t.Error("something is left")
+		t.Error("files or threads leak")
 	}
 }
 
-// measureExec compares an exec with the shortest question there is.
+// measureExec compares an exec with the shortest request.
 func (m *machine) measureExec() {
 	m.t.Helper()
 	conn, err := m.dial(m.t.Context())
@@ -270,16 +270,16 @@ func (m *machine) measureExec() {
 	m.measure("exec of nothing", exec(wire.ProcessSpec{Argv: []string{"/bin/no-such-thing"}}))
 	m.measure("exec true", exec(wire.ProcessSpec{Argv: []string{"/bin/true"}}))
 	began := time.Now()
-	const times = 300
+	const times = 60
 	if err := exec(wire.ProcessSpec{Shell: fmt.Sprintf("i=0; while [ $i -lt %d ]; do /bin/true; i=$((i+1)); done", times)})(); err != nil {
 		m.t.Fatal(err)
 	}
-	m.t.Logf("of which fork, exec and wait take the guest's shell %v", (time.Since(began) / times).Round(time.Microsecond))
+	m.t.Logf("of this, fork, exec and wait in the guest's shell take: %v", (time.Since(began) / times).Round(time.Microsecond))
 }
 
 func (m *machine) measure(what string, do func() error) {
 	m.t.Helper()
-	const times = 300
+	const times = 60
 	var took []time.Duration
 	for range times {
 		began := time.Now()
@@ -294,7 +294,7 @@ func (m *machine) measure(what string, do func() error) {
 
 func TestAgentThatIsStoppedOrKilled(t *testing.T) {
 	m := startMachine(t, workingGuest(t))
-	g, session := m.connectToWork()
+	g := m.connectWhenReady()
 	stream, err := g.Exec(t.Context(), process.Spec{Argv: []string{"sleep", "1000"}})
 	if err != nil {
 		t.Fatal(err)
@@ -313,12 +313,12 @@ func TestAgentThatIsStoppedOrKilled(t *testing.T) {
 	if took := time.Since(began); took > 45*time.Second {
 		t.Errorf("it took %v", took)
 	}
-	if err := session.Close(); err != nil {
+	if err := g.Close(); err != nil {
 		t.Error(err)
 	}
 }
 
-// entrypointGuest has no init, and a program to run instead.
+// entrypointGuest has no init, but an entrypoint.
 func entrypointGuest(t *testing.T, line string) bootOptions {
 	t.Helper()
 	dir := t.TempDir()
@@ -334,14 +334,14 @@ func entrypointGuest(t *testing.T, line string) bootOptions {
 
 func TestEntrypointIsSupervised(t *testing.T) {
 	m := startMachine(t, entrypointGuest(t, `trap 'echo is told; sleep 1; echo is done; exit 0' TERM; echo "is $(id -u) $A in $PWD"; while :; do sleep 0.1; done`))
-	g, session := m.connectToWork()
+	g := m.connectWhenReady()
 	m.requireConsole(30*time.Second, "is 1000 of the image in /tmp")
 	if c := run1(t, g, process.Spec{Argv: []string{"true"}}); c.exit.Code != 0 {
-		t.Errorf("beside it: %+v", c.exit)
+		t.Errorf("a process beside the entrypoint: %+v", c.exit)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	if err := session.Shutdown(ctx, false); err != nil {
+	if err := g.Shutdown(ctx, false); err != nil {
 		t.Fatal(err)
 	}
 	m.awaitExit(30 * time.Second)
@@ -353,7 +353,7 @@ func TestEntrypointIsSupervised(t *testing.T) {
 
 func TestEndOfTheEntrypointPowersOff(t *testing.T) {
 	m := startMachine(t, entrypointGuest(t, "echo is short; exit 4"))
-	m.awaitExit(bootPatience)
+	m.awaitExit(bootTimeout)
 	m.requireConsole(0, "is short", "the entrypoint has ended", "code=4")
 	if strings.Contains(m.console.String(), "Kernel panic") {
 		t.Error("the kernel panicked")

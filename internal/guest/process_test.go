@@ -19,16 +19,15 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/guest/wire"
 	"github.com/hatchvm/hatch/internal/process"
-	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// worker is an agent that runs processes, here and not in a guest.
-type worker struct {
+// processAgent is an agent that runs processes on the host that runs the test.
+type processAgent struct {
 	*fakeAgent
 	wire.ProcessHandler
 }
 
-// serve answers connections, one after the other, as a guest's port does.
+// serve serves connections one after the other, as a guest's port does.
 func serve(t *testing.T, conns <-chan net.Conn, h wire.Handler) (cut func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -64,32 +63,24 @@ func serve(t *testing.T, conns <-chan net.Conn, h wire.Handler) (cut func()) {
 	return func() { cuts <- struct{}{} }
 }
 
-// work connects to an agent that runs processes.
-func work(t *testing.T) (g process.Guest, cut func()) {
+// openProcesses connects to an agent that runs processes. cut ends the current
+// connection.
+func openProcesses(t *testing.T) (g process.Guest, cut func()) {
 	t.Helper()
 	table := proc.New(slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { _ = table.Close() })
 	a := newFakeAgent()
-	cut = serve(t, a.conns, worker{a, table})
+	cut = serve(t, a.conns, processAgent{a, table})
 	session, _ := connect(t, a.dial)
-	return guestOf(t, session), cut
+	return session, cut
 }
 
-func guestOf(t *testing.T, session vm.Guest) process.Guest {
-	t.Helper()
-	g, ok := session.(process.Guest)
-	if !ok {
-		t.Fatal("a session is no guest to work in")
-	}
-	return g
-}
-
-// line is a shell line to be run as whoever runs the tests.
+// line returns the spec of a shell line, which runs as the user of the test.
 func line(text string) process.Spec {
 	return process.Spec{Shell: text, User: strconv.Itoa(os.Geteuid())}
 }
 
-// collected is what a stream gave.
+// collected is the output of a stream.
 type collected struct {
 	stdout, stderr string
 	lost           int64
@@ -142,7 +133,7 @@ func requireError(t *testing.T, err error, kind errs.Kind, code string) {
 }
 
 func TestExecThroughASession(t *testing.T) {
-	g, _ := work(t)
+	g, _ := openProcesses(t)
 	spec := line("echo out; echo err >&2; echo $A; exit 3")
 	spec.Env = map[string]string{"A": "b"}
 	stream, err := g.Exec(t.Context(), spec)
@@ -175,8 +166,8 @@ func TestExecThroughASession(t *testing.T) {
 	requireError(t, err, errs.NotFound, "process_not_found")
 }
 
-func TestRefusalsSayWhatIsWrong(t *testing.T) {
-	g, _ := work(t)
+func TestErrorsOfProcessesHaveCodes(t *testing.T) {
+	g, _ := openProcesses(t)
 	ctx := t.Context()
 	for code, change := range map[string]func(*process.Spec){
 		"invalid_user":    func(s *process.Spec) { s.User = "no-such-user-here" },
@@ -222,7 +213,7 @@ func TestRefusalsSayWhatIsWrong(t *testing.T) {
 }
 
 func TestStdinAndTerminalThroughASession(t *testing.T) {
-	g, _ := work(t)
+	g, _ := openProcesses(t)
 	spec := line("cat; echo done")
 	spec.Stdin = true
 	stream, err := g.Exec(t.Context(), spec)
@@ -237,7 +228,7 @@ func TestStdinAndTerminalThroughASession(t *testing.T) {
 		wrote <- errors.Join(err, stream.CloseStdin())
 	}()
 	if c, err := collect(stream, 0); err != nil || c.stdout != string(big)+"done\n" {
-		t.Errorf("%d bytes came back, %v", len(c.stdout), err)
+		t.Errorf("%d bytes read, %v", len(c.stdout), err)
 	}
 	if err := <-wrote; err != nil {
 		t.Error(err)
@@ -264,7 +255,7 @@ func TestStdinAndTerminalThroughASession(t *testing.T) {
 
 // TestProcessOutlivesItsSession cuts the session and attaches in the next.
 func TestProcessOutlivesItsSession(t *testing.T) {
-	g, cut := work(t)
+	g, cut := openProcesses(t)
 	spec := line("echo before; read x; echo after; exit 6")
 	spec.Stdin = true
 	stream, err := g.Exec(t.Context(), spec)
@@ -296,10 +287,9 @@ func TestProcessOutlivesItsSession(t *testing.T) {
 
 func TestAgentThatIsTooOld(t *testing.T) {
 	a := newFakeAgent()
-	session, _ := connect(t, a.dial)
+	g, _ := connect(t, a.dial)
 	cut := a.answer(t)
 	defer cut()
-	g := guestOf(t, session)
 	_, err := g.Exec(t.Context(), line("true"))
 	requireError(t, err, errs.Unsupported, "agent_too_old")
 	_, err = g.Processes(t.Context())
@@ -308,8 +298,7 @@ func TestAgentThatIsTooOld(t *testing.T) {
 
 func TestGuestWithoutAnAgent(t *testing.T) {
 	t.Parallel()
-	session, _ := connect(t, func(context.Context) (net.Conn, error) { return nil, errors.New("refused") })
-	g := guestOf(t, session)
+	g, _ := connect(t, func(context.Context) (net.Conn, error) { return nil, errors.New("refused") })
 	began := time.Now()
 	_, err := g.Exec(t.Context(), line("true"))
 	requireError(t, err, errs.Unavailable, "agent_unavailable")
@@ -318,21 +307,20 @@ func TestGuestWithoutAnAgent(t *testing.T) {
 	}
 }
 
-// TestLostAgentIsNoticed stops an agent, as when it hangs.
+// TestLostAgentIsNoticed has an agent that hangs.
 func TestLostAgentIsNoticed(t *testing.T) {
 	t.Parallel()
 	a := newFakeAgent()
 	table := proc.New(slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { _ = table.Close() })
 	conns := make(chan net.Conn, 16)
-	cut := serve(t, conns, worker{a, table})
+	cut := serve(t, conns, processAgent{a, table})
 	stopped := make(chan struct{})
-	session, _ := connect(t, func(context.Context) (net.Conn, error) {
+	g, _ := connect(t, func(context.Context) (net.Conn, error) {
 		host, agent := net.Pipe()
 		conns <- agent
 		return &stoppable{Conn: host, stopped: stopped}, nil
 	})
-	g := guestOf(t, session)
 	stream, err := g.Exec(t.Context(), line("sleep 1000"))
 	if err != nil {
 		t.Fatal(err)
@@ -348,8 +336,7 @@ func TestLostAgentIsNoticed(t *testing.T) {
 	cut()
 }
 
-// stoppable is a connection from which nothing comes any more once it is
-// stopped.
+// stoppable is a connection that returns nothing more once it is stopped.
 type stoppable struct {
 	net.Conn
 	stopped chan struct{}
@@ -369,10 +356,10 @@ func (s *stoppable) Read(p []byte) (int, error) {
 	}
 }
 
-// TestManyExecsAtOnce runs as many as may run, and sees that one more is told
-// so.
+// TestManyExecsAtOnce runs processes at once, and then attaches to one until the
+// agent refuses.
 func TestManyExecsAtOnce(t *testing.T) {
-	g, _ := work(t)
+	g, _ := openProcesses(t)
 	results := make(chan error)
 	const several = 60
 	for i := range several {
@@ -407,13 +394,13 @@ func TestManyExecsAtOnce(t *testing.T) {
 	}
 	requireError(t, err, errs.TooMany, "guest_busy")
 	if err := g.SignalProcess(t.Context(), p.ID, "TERM"); err != nil {
-		t.Errorf("nothing can be asked any more: %v", err)
+		t.Errorf("another request: %v", err)
 	}
 }
 
-// TestExecsLeaveNothing looks at both sides, which are one program here.
-func TestExecsLeaveNothing(t *testing.T) {
-	g, _ := work(t)
+// TestExecsLeakNothing counts for both ends, which are one program here.
+func TestExecsLeakNothing(t *testing.T) {
+	g, _ := openProcesses(t)
 	run := func(n int) {
 		for i := range n {
 			spec := line("cat")
@@ -432,17 +419,17 @@ func TestExecsLeaveNothing(t *testing.T) {
 		}
 	}
 	run(20)
-	goroutines, files := settled(t, 0, 0)
+	goroutines, files := countLeaks(t, 0, 0)
 	run(1000)
-	afterwards, filesAfterwards := settled(t, goroutines, files)
+	afterwards, filesAfterwards := countLeaks(t, goroutines, files)
 	if afterwards > goroutines || filesAfterwards > files {
 		t.Errorf("%d goroutines and %d files became %d and %d", goroutines, files, afterwards, filesAfterwards)
 	}
 }
 
-// settled counts goroutines and files once they are at most so many, or do not
-// become fewer.
-func settled(t *testing.T, goroutines, files int) (nowGoroutines, nowFiles int) {
+// countLeaks counts goroutines and files. It waits up to 2 s until they are at most as
+// many as given.
+func countLeaks(t *testing.T, goroutines, files int) (nowGoroutines, nowFiles int) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -460,33 +447,33 @@ func settled(t *testing.T, goroutines, files int) (nowGoroutines, nowFiles int) 
 	return nowGoroutines, nowFiles
 }
 
-// liar says of processes what it is given.
-type liar struct {
+// hostileProcesses sends the processes and chunks that the test sets.
+type hostileProcesses struct {
 	wire.ProcessHandler
-	told wire.Process
+	sent wire.Process
 	next []wire.ProcessChunk
 }
 
-func (l *liar) answer(id string) wire.Process {
-	p := l.told
+func (l *hostileProcesses) answer(id string) wire.Process {
+	p := l.sent
 	if p.Spec.ID == "" {
 		p.Spec.ID = id
 	}
 	return p
 }
 
-func (l *liar) StartProcess(spec wire.ProcessSpec) (wire.Process, error) {
+func (l *hostileProcesses) StartProcess(spec wire.ProcessSpec) (wire.Process, error) {
 	return l.answer(spec.ID), nil
 }
 
-func (l *liar) ExecProcess(spec wire.ProcessSpec) (wire.Process, wire.ProcessAttachment, error) {
+func (l *hostileProcesses) ExecProcess(spec wire.ProcessSpec) (wire.Process, wire.ProcessAttachment, error) {
 	return l.answer(spec.ID), l, nil
 }
-func (l *liar) Process(id string) (wire.Process, error) { return l.answer(id), nil }
-func (l *liar) Processes() []wire.Process               { return []wire.Process{l.told} }
-func (l *liar) Close()                                  {}
+func (l *hostileProcesses) Process(id string) (wire.Process, error) { return l.answer(id), nil }
+func (l *hostileProcesses) Processes() []wire.Process               { return []wire.Process{l.sent} }
+func (l *hostileProcesses) Close()                                  {}
 
-func (l *liar) Next(ctx context.Context, idle func() error) (wire.ProcessChunk, error) {
+func (l *hostileProcesses) Next(ctx context.Context, idle func() error) (wire.ProcessChunk, error) {
 	if len(l.next) == 0 {
 		_ = idle()
 		<-ctx.Done()
@@ -497,19 +484,19 @@ func (l *liar) Next(ctx context.Context, idle func() error) (wire.ProcessChunk, 
 	return c, nil
 }
 
-func lieTo(t *testing.T, l *liar) process.Guest {
+func openHostileProcesses(t *testing.T, l *hostileProcesses) process.Guest {
 	t.Helper()
 	a := newFakeAgent()
 	serve(t, a.conns, struct {
 		*fakeAgent
 		wire.ProcessHandler
 	}{a, l})
-	session, _ := connect(t, a.dial)
-	return guestOf(t, session)
+	g, _ := connect(t, a.dial)
+	return g
 }
 
-func TestLiesAreNotPassedOn(t *testing.T) {
-	for name, told := range map[string]wire.Process{
+func TestInvalidProcessesAreRefused(t *testing.T) {
+	for name, sent := range map[string]wire.Process{
 		"another's id": {Spec: wire.ProcessSpec{ID: "exec_aaaaaaaaaaaa"}},
 		"no id":        {Spec: wire.ProcessSpec{ID: "../../x"}},
 		"a pid":        {PID: -1},
@@ -519,15 +506,15 @@ func TestLiesAreNotPassedOn(t *testing.T) {
 		"a code":       {Exit: &wire.ProcessExit{Code: 256}},
 		"a signal":     {Exit: &wire.ProcessExit{Signal: "SIG\x1b[2J"}},
 	} {
-		g := lieTo(t, &liar{told: told})
+		g := openHostileProcesses(t, &hostileProcesses{sent: sent})
 		_, err := g.Exec(t.Context(), line("true"))
 		requireError(t, err, errs.Unavailable, "agent_unavailable")
 		_, err = g.StartProcess(t.Context(), line("true"))
 		requireError(t, err, errs.Unavailable, "agent_unavailable")
 		if name == "another's id" {
-			continue // is one of the guest's, for all that a list can tell
+			continue // valid in a list
 		}
-		if told.Spec.ID == "" {
+		if sent.Spec.ID == "" {
 			_, err = g.Process(t.Context(), "exec_bbbbbbbbbbbb")
 			requireError(t, err, errs.Unavailable, "agent_unavailable")
 		}
@@ -536,11 +523,11 @@ func TestLiesAreNotPassedOn(t *testing.T) {
 	}
 }
 
-func TestWhatIsToldOfAProcessIsMadeHarmless(t *testing.T) {
-	told := wire.Process{Spec: wire.ProcessSpec{
+func TestProcessIsMadePrintable(t *testing.T) {
+	sent := wire.Process{Spec: wire.ProcessSpec{
 		Argv: []string{"\x1b]0;owned\a", strings.Repeat("ä", 3000), "more"}, Dir: "/\n", User: "\x00",
 	}}
-	g := lieTo(t, &liar{told: told})
+	g := openHostileProcesses(t, &hostileProcesses{sent: sent})
 	p, err := g.StartProcess(t.Context(), line("true"))
 	if err != nil {
 		t.Fatal(err)
@@ -551,12 +538,12 @@ func TestWhatIsToldOfAProcessIsMadeHarmless(t *testing.T) {
 	}
 }
 
-func TestStreamThatLiesIsBroken(t *testing.T) {
+func TestInvalidChunkIsAnError(t *testing.T) {
 	for name, next := range map[string][]wire.ProcessChunk{
-		"lost more than there is": {{Lost: 1<<63 - 1}, {Lost: 1}},
-		"an exit that cannot be":  {{Exit: &wire.ProcessExit{Code: -1}}},
+		"more lost than an offset holds": {{Lost: 1<<63 - 1}, {Lost: 1}},
+		"an invalid exit":                {{Exit: &wire.ProcessExit{Code: -1}}},
 	} {
-		g := lieTo(t, &liar{next: next})
+		g := openHostileProcesses(t, &hostileProcesses{next: next})
 		stream, err := g.Exec(t.Context(), line("true"))
 		if err != nil {
 			t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// Bounds of what is kept of a report; strings in bytes.
+// Limits of a report; those of strings are in bytes.
 const (
 	maxVersion   = 64
 	maxAddresses = 64
@@ -18,7 +18,7 @@ const (
 	maxErrorText = 512
 )
 
-// report makes what a guest says fit to be stored and shown.
+// report limits a guest's status and makes it printable.
 func report(hello wire.Hello, st wire.Status) *vm.GuestReport {
 	return &vm.GuestReport{
 		AgentVersion: hello.Agent,
@@ -42,7 +42,8 @@ func addresses(given []wire.Address) []netip.Addr {
 	return kept
 }
 
-// cloudInit takes a state that no agent of ours sends for an error.
+// cloudInit returns cloud-init's state. A state that hatch-agent does not send becomes an
+// error.
 func cloudInit(given wire.CloudInit) vm.CloudInit {
 	known := []string{wire.CloudInitAbsent, wire.CloudInitDisabled, wire.CloudInitRunning, wire.CloudInitDone, wire.CloudInitError}
 	c := vm.CloudInit{Status: given.Status}
@@ -59,13 +60,8 @@ func cloudInit(given wire.CloudInit) vm.CloudInit {
 	return c
 }
 
-func same(a, b vm.GuestReport) bool {
-	return a.AgentVersion == b.AgentVersion && slices.Equal(a.Addresses, b.Addresses) &&
-		a.CloudInit.Status == b.CloudInit.Status && slices.Equal(a.CloudInit.Errors, b.CloudInit.Errors)
-}
-
-// printable cuts s to at most limit bytes and replaces what a terminal or a
-// log would not show as one plain character.
+// printable cuts s to at most limit bytes, and replaces characters that a terminal or a
+// log would interpret.
 func printable(s string, limit int) string {
 	var b strings.Builder
 	for _, r := range s {

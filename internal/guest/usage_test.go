@@ -20,7 +20,7 @@ func goodUsage() wire.Usage {
 }
 
 // connected returns a session whose agent answers.
-func connected(t *testing.T, a *fakeAgent) vm.Guest {
+func connected(t *testing.T, a *fakeAgent) vm.Session {
 	t.Helper()
 	g, reports := connect(t, a.dial)
 	t.Cleanup(a.answer(t))
@@ -29,7 +29,7 @@ func connected(t *testing.T, a *fakeAgent) vm.Guest {
 	return g
 }
 
-func TestUsageIsTurnedIntoWhatIsUsed(t *testing.T) {
+func TestUsage(t *testing.T) {
 	a := newFakeAgent()
 	a.usage = goodUsage()
 	got, err := connected(t, a).Usage(t.Context())
@@ -42,22 +42,22 @@ func TestUsageIsTurnedIntoWhatIsUsed(t *testing.T) {
 	}
 }
 
-func TestUsageThatCannotBeIsRefused(t *testing.T) {
+func TestInvalidUsageIsRefused(t *testing.T) {
 	a := newFakeAgent()
 	g := connected(t, a)
-	for name, lie := range map[string]func(*wire.Usage){
-		"up since before the beginning": func(u *wire.Usage) { u.UptimeMillis = -1 },
-		"up for ages":                   func(u *wire.Usage) { u.UptimeMillis = math.MaxInt64 },
-		"endless work":                  func(u *wire.Usage) { u.CPUBusyMillis = math.MaxInt64 },
-		"a negative load":               func(u *wire.Usage) { u.Load[2] = -1 },
-		"a load beyond all":             func(u *wire.Usage) { u.Load[0] = 1e300 },
-		"more memory free than there":   func(u *wire.Usage) { u.MemAvailable = u.MemTotal + 1 },
-		"negative memory":               func(u *wire.Usage) { u.MemTotal, u.MemAvailable = -1, -2 },
-		"a disk larger than any":        func(u *wire.Usage) { u.DiskTotal = math.MaxInt64 },
-		"more disk free than there":     func(u *wire.Usage) { u.DiskFree = u.DiskTotal + 1 },
+	for name, spoil := range map[string]func(*wire.Usage){
+		"a negative uptime":           func(u *wire.Usage) { u.UptimeMillis = -1 },
+		"a huge uptime":               func(u *wire.Usage) { u.UptimeMillis = math.MaxInt64 },
+		"a huge CPU time":             func(u *wire.Usage) { u.CPUBusyMillis = math.MaxInt64 },
+		"a negative load":             func(u *wire.Usage) { u.Load[2] = -1 },
+		"a huge load":                 func(u *wire.Usage) { u.Load[0] = 1e300 },
+		"more memory free than total": func(u *wire.Usage) { u.MemAvailable = u.MemTotal + 1 },
+		"negative memory":             func(u *wire.Usage) { u.MemTotal, u.MemAvailable = -1, -2 },
+		"a huge disk":                 func(u *wire.Usage) { u.DiskTotal = math.MaxInt64 },
+		"more disk free than total":   func(u *wire.Usage) { u.DiskFree = u.DiskTotal + 1 },
 	} {
 		a.usage = goodUsage()
-		lie(&a.usage)
+		spoil(&a.usage)
 		if got, err := g.Usage(t.Context()); !errs.Is(err, errs.Unavailable) || got != (vm.GuestUsage{}) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
@@ -75,11 +75,11 @@ func TestUsageDoesNotWaitForAnAgent(t *testing.T) {
 	}
 }
 
-func TestDialSaysWhyItCannot(t *testing.T) {
+func TestErrorsOfDialHaveCodes(t *testing.T) {
 	a := newFakeAgent()
 	g := connected(t, a)
 	for answer, code := range map[error]string{
-		wire.Refuse(wire.CodeRefused, "nobody"): "port_refused",
+		wire.Refuse(wire.CodeRefused, "closed"): "port_refused",
 		wire.Refuse(wire.CodeBusy, "full"):      "guest_busy",
 		wire.Refuse(wire.CodeUnknownOp, "what"): "agent_too_old",
 		errors.New("no route"):                  "port_unreachable",

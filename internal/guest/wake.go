@@ -4,69 +4,61 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"net"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/guest/wire"
-	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// seedSize is what a woken guest is given of the host's randomness, in bytes.
+// seedSize is the size of the seed that a guest gets, in bytes.
 const seedSize = 64
 
-// wokenPatience bounds the wait for a woken guest to put itself right.
-const wokenPatience = 10 * time.Second
+// clockTimeout is how long a guest may take to set its clock and to reseed its random
+// number generator.
+const clockTimeout = 10 * time.Second
 
-// Rejoin implements [vm.Guests].
-func (g *Guests) Rejoin(vmID string, dial func(ctx context.Context) (net.Conn, error), observe func(*vm.GuestReport)) vm.Guest {
-	s := g.session(vmID, dial, observe)
-	s.slept = true
-	return s.begin()
+// noteClockLag has the guest's clock set in the next session, unless this one does it:
+// a guest that was paused for long has lost its session.
+func (c *connection) noteClockLag() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.clockLag = true
 }
 
-// putRight tells an agent that its guest has slept or is a copy, until one has
-// heard it. Nothing else is asked of the guest before: it would be done at a
-// wrong time, or by another.
-func (s *session) putRight(ctx context.Context, client *wire.Client) error {
-	switch {
-	case s.copied != nil:
-		return s.recast(ctx, client)
-	case s.slept:
-		return s.wake(ctx, client)
-	default:
+// correctClock sets the clock of a guest that has stood still, before any request. A
+// session that was lost within one boot of the guest means that it may have done so,
+// such as under a VMM that was stopped.
+func (c *connection) correctClock(ctx context.Context, client *wire.Client, bootID string) error {
+	c.mu.Lock()
+	lags := c.clockLag || bootID == c.bootID
+	c.mu.Unlock()
+	if !lags {
 		return nil
 	}
-}
-
-func freshSeed() []byte {
-	seed := make([]byte, seedSize)
-	_, _ = rand.Read(seed) // never fails: it ends the program instead
-	return seed
-}
-
-func (s *session) wake(ctx context.Context, client *wire.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, wokenPatience)
+	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
 	defer cancel()
-	err := client.Woken(ctx, freshSeed())
-	var answer *wire.RemoteError
-	if errors.As(err, &answer) { // it has heard, and cannot
-		s.log.Warn("a guest that slept could not put itself right", "err", err)
-		err = nil
+	err := c.setClock(ctx, client)
+	if _, ok := errors.AsType[*wire.RemoteError](err); ok { // a retry would fail, too
+		c.log.Warn("cannot set the clock and seed of a guest that stood still", logkey.Error, err)
+		return nil
 	}
-	s.slept = err != nil
 	return err
 }
 
-// SetClock implements [vm.Guest].
-func (s *session) SetClock(ctx context.Context) error {
-	client, _ := s.current()
-	if client == nil {
-		return unavailable("no agent answers in the guest")
+// setClock sends the time and a seed to the agent.
+func (c *connection) setClock(ctx context.Context, client *wire.Client) error {
+	err := client.Woken(ctx, newSeed())
+	if _, refused := errors.AsType[*wire.RemoteError](err); err != nil && !refused {
+		return err
 	}
-	if err := client.Woken(ctx, freshSeed()); err != nil {
-		return failure(err, func(answer *wire.RemoteError) error {
-			return unavailable("the agent in the guest could not set the clock").WithCause(answer)
-		})
-	}
-	return nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.clockLag = false
+	return err
+}
+
+func newSeed() []byte {
+	seed := make([]byte, seedSize)
+	_, _ = rand.Read(seed) // never fails: it ends the program instead
+	return seed
 }

@@ -1,8 +1,7 @@
-// Package id makes what must be unique or cannot be guessed: the ids of every
-// object that the API shows, and the text of secrets.
+// Package id makes the random ids of all objects of the API, and the text of
+// secrets.
 //
-// It knows no object, and whether an id is taken is the store's to say. Start
-// at [New].
+// It knows no objects; the store checks whether an id is in use. Start at [New].
 package id
 
 import "crypto/rand"
@@ -13,7 +12,7 @@ const (
 	Mixed = Lower + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 )
 
-// length is how many letters follow an id's prefix: 62 bits of chance.
+// length is how many letters follow the prefix of an id: 62 random bits.
 const length = 12
 
 // New returns prefix and 12 random lower-case letters and digits.

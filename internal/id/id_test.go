@@ -11,7 +11,7 @@ func TestNewIDsHaveTheDocumentedForm(t *testing.T) {
 	for range 1000 {
 		text := New("vm_")
 		if !form.MatchString(text) || seen[text] {
-			t.Fatalf("id %q is of another form or not new", text)
+			t.Fatalf("id %q has another form or is not new", text)
 		}
 		seen[text] = true
 	}

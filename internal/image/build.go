@@ -6,14 +6,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/id"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// The recipes and the ids their images get.
+// recipes are the ids of the images by their recipe.
 var recipes = map[string]string{"debian": DefaultID, "minimal": MinimalID}
 
-// BuildState says how far a build is.
+// BuildState is the state of a build.
 type BuildState string
 
 // The states of a build.
@@ -23,8 +25,8 @@ const (
 	BuildFailed  BuildState = "failed"
 )
 
-// Build is a build of an image, under way or ended. Builds are remembered
-// until the daemon ends.
+// Build is a build of an image, running or ended. hatchd forgets builds when it
+// ends.
 type Build struct {
 	ID, OwnerID, Recipe string
 	State               BuildState
@@ -43,22 +45,22 @@ type build struct {
 	info Build
 }
 
-func (b *build) snapshot() Build {
+func (b *build) current() Build {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.info
 }
 
-// maxBuilds bounds how many ended builds are remembered.
+// maxBuilds bounds the list of builds.
 const maxBuilds = 32
 
-// StartBuild starts building a recipe and returns at once. When the owner
-// already builds that recipe, it returns that build.
-// Errors: errs.Invalid for an unknown recipe; errs.Conflict with code
-// build_running when somebody else builds it.
+// StartBuild starts building a recipe and returns at once. It returns the owner's
+// running build of that recipe, if there is one.
+// Errors: errs.Invalid for an unknown recipe; errs.Conflict with code build_running
+// during another owner's build of it.
 func (s *Service) StartBuild(_ context.Context, owner, recipe string, force bool) (Build, error) {
 	if recipes[recipe] == "" {
-		return Build{}, errs.InvalidField("recipe", "%q is no recipe; debian or minimal can be given", recipe)
+		return Build{}, errs.InvalidField("recipe", "%q is not a recipe: want debian or minimal", recipe)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,7 +68,7 @@ func (s *Service) StartBuild(_ context.Context, owner, recipe string, force bool
 		return Build{}, errs.New(errs.Unavailable, "shutting_down", "cannot start a build: hatchd is shutting down")
 	}
 	for _, b := range s.builds {
-		info := b.snapshot()
+		info := b.current()
 		if info.Recipe != recipe || info.State != BuildRunning {
 			continue
 		}
@@ -83,15 +85,15 @@ func (s *Service) StartBuild(_ context.Context, owner, recipe string, force bool
 	b.log.init()
 	s.builds[b.info.ID] = b
 	s.work.Go(func() { s.run(b, force) })
-	return b.snapshot(), nil
+	return b.current(), nil
 }
 
-// forgetOldest makes room for one more build. Precondition: s.mu is held.
+// forgetOldest keeps the list within its bound. Precondition: s.mu is held.
 func (s *Service) forgetOldest() {
 	for len(s.builds) >= maxBuilds {
 		var oldest Build
 		for _, b := range s.builds {
-			if info := b.snapshot(); info.State != BuildRunning && (oldest.ID == "" || info.StartedAt.Before(oldest.StartedAt)) {
+			if info := b.current(); info.State != BuildRunning && (oldest.ID == "" || info.StartedAt.Before(oldest.StartedAt)) {
 				oldest = info
 			}
 		}
@@ -99,9 +101,9 @@ func (s *Service) forgetOldest() {
 	}
 }
 
-// run builds, registers the result and stores how it went.
+// run builds and registers the image.
 func (s *Service) run(b *build, force bool) {
-	info := b.snapshot()
+	info := b.current()
 	built, err := s.builder.Build(s.running, info.Recipe, force, &b.log)
 	if err == nil {
 		err = s.replace(s.running, info.OwnerID, Registration{
@@ -117,16 +119,16 @@ func (s *Service) run(b *build, force bool) {
 	}
 	b.mu.Unlock()
 	if err != nil {
-		s.log.Error("image build failed", "recipe", info.Recipe, "err", err)
+		s.log.Error("image build failed", "recipe", info.Recipe, logkey.Error, err)
 	}
 	b.log.end()
 }
 
-func (s *Service) find(owner, id string) (*build, error) {
+func (s *Service) find(scope access.Scope, id string) (*build, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.builds[id]
-	if b == nil || b.snapshot().OwnerID != owner {
+	if b == nil || !scope.Sees(b.current().OwnerID) {
 		return nil, errs.New(errs.NotFound, "build_not_found", "there is no build %q", id).
 			WithHint("builds are forgotten when hatchd ends")
 	}
@@ -134,33 +136,33 @@ func (s *Service) find(owner, id string) (*build, error) {
 }
 
 // Build returns one build. Errors: errs.NotFound.
-func (s *Service) Build(_ context.Context, owner, id string) (Build, error) {
-	b, err := s.find(owner, id)
+func (s *Service) Build(_ context.Context, scope access.Scope, id string) (Build, error) {
+	b, err := s.find(scope, id)
 	if err != nil {
 		return Build{}, err
 	}
-	return b.snapshot(), nil
+	return b.current(), nil
 }
 
-// BuildLog writes a build's progress to w and, with follow, what comes until
-// the build or ctx ends.
-func (s *Service) BuildLog(ctx context.Context, owner, id string, follow bool, w io.Writer) error {
-	b, err := s.find(owner, id)
+// BuildLog writes a build's log to w and, with follow, new output until the build
+// or ctx ends.
+func (s *Service) BuildLog(ctx context.Context, scope access.Scope, id string, follow bool, w io.Writer) error {
+	b, err := s.find(scope, id)
 	if err != nil {
 		return err
 	}
 	return b.log.copyTo(ctx, follow, w)
 }
 
-// maxBuildLog is how many bytes of a build's log are kept at least; past twice
-// that the oldest text goes.
+// maxBuildLog is the size in bytes that a build's log is cut to when it has twice as
+// many.
 const maxBuildLog = 1 << 20
 
 // buildLog is a bounded text that can be followed while it grows.
 type buildLog struct {
 	mu      sync.Mutex
 	text    []byte
-	dropped int           // bytes cut off in front
+	dropped int           // bytes cut off at the start
 	grown   chan struct{} // closed at the next write or at the end
 	ended   bool
 }
@@ -172,7 +174,7 @@ func (l *buildLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.text = append(l.text, p...)
-	if len(l.text) > 2*maxBuildLog { // seldom, since it copies
+	if len(l.text) > 2*maxBuildLog { // rarely: it copies
 		over := len(l.text) - maxBuildLog
 		l.text = append([]byte(nil), l.text[over:]...)
 		l.dropped += over
@@ -190,7 +192,8 @@ func (l *buildLog) end() {
 	l.grown = make(chan struct{})
 }
 
-// after returns the text from a position on, and what to wait for.
+// after returns the text from a position on, and a channel that is closed when the
+// log has grown or ended.
 func (l *buildLog) after(pos int) (text []byte, next int, grown <-chan struct{}, ended bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -9,14 +9,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// builder builds when it is told to.
+// builder builds when the test says so.
 type builder struct {
 	built   Built
 	started chan struct{} // a value for each build that began
-	result  chan error    // one for each build that is to end
+	result  chan error    // a value ends a build
 }
 
 func newBuilder() *builder {
@@ -38,7 +39,7 @@ func (b *builder) Build(ctx context.Context, recipe string, _ bool, progress io.
 func (w *world) start(t *testing.T, recipe string) Build {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	cancel() // the client hangs up: the build is not its own
+	cancel() // the client disconnects, which does not end the build
 	b, err := w.StartBuild(ctx, "me", recipe, false)
 	if err != nil || b.State != BuildRunning {
 		t.Fatalf("got %+v, %v", b, err)
@@ -51,10 +52,10 @@ func (w *world) start(t *testing.T, recipe string) Build {
 func (w *world) ended(t *testing.T, id string) (Build, string) {
 	t.Helper()
 	var log bytes.Buffer
-	if err := w.BuildLog(t.Context(), "me", id, true, &log); err != nil {
+	if err := w.BuildLog(t.Context(), access.Owner("me"), id, true, &log); err != nil {
 		t.Fatal(err)
 	}
-	b, err := w.Build(t.Context(), "me", id)
+	b, err := w.Build(t.Context(), access.Owner("me"), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +74,7 @@ func TestBuildBecomesItsImage(t *testing.T) {
 		if log != "building "+recipe+"\nthe end\n" {
 			t.Errorf("%s: the log is %q", recipe, log)
 		}
-		if i, err := w.Image(t.Context(), "me", id); err != nil || i.Name != recipe {
+		if i, err := w.Image(t.Context(), access.Owner("me"), id); err != nil || i.Name != recipe {
 			t.Errorf("%s: got %+v, %v", recipe, i, err)
 		}
 	}
@@ -84,7 +85,7 @@ func TestOneBuildOfARecipeAtATime(t *testing.T) {
 	first := w.start(t, "debian")
 	again, err := w.StartBuild(t.Context(), "me", "debian", true)
 	if err != nil || again.ID != first.ID {
-		t.Errorf("a second start got %+v, %v; want the build under way", again, err)
+		t.Errorf("a second start got %+v, %v; want the running build", again, err)
 	}
 	if _, err := w.StartBuild(t.Context(), "other", "debian", false); !errs.HasCode(err, "build_running") {
 		t.Errorf("another owner got %v", err)
@@ -96,7 +97,7 @@ func TestOneBuildOfARecipeAtATime(t *testing.T) {
 	w.builder.result <- nil
 	w.ended(t, first.ID)
 	if next := w.start(t, "debian"); next.ID == first.ID {
-		t.Error("an ended build was taken for one under way")
+		t.Error("an ended build was returned as running")
 	}
 	w.builder.result <- nil
 }
@@ -117,10 +118,10 @@ func TestFailedBuildSaysWhy(t *testing.T) {
 func TestBuildsAreTheirOwners(t *testing.T) {
 	w := newWorld(t)
 	b := w.start(t, "debian")
-	if _, err := w.Build(t.Context(), "other", b.ID); !errs.HasCode(err, "build_not_found") {
+	if _, err := w.Build(t.Context(), access.Owner("other"), b.ID); !errs.HasCode(err, "build_not_found") {
 		t.Errorf("got %v", err)
 	}
-	if err := w.BuildLog(t.Context(), "other", b.ID, false, io.Discard); !errs.HasCode(err, "build_not_found") {
+	if err := w.BuildLog(t.Context(), access.Owner("other"), b.ID, false, io.Discard); !errs.HasCode(err, "build_not_found") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := w.StartBuild(t.Context(), "me", "windows", false); !errs.HasCode(err, "invalid_recipe") {

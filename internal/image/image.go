@@ -1,19 +1,13 @@
-// Package image is about what VMs start from: a kernel and a root file system,
-// checked once when they are registered, and the initramfs that makes any of
-// them boot.
+// Package image registers images: a kernel and a root file system that VMs are made
+// from, checked at registration, and the initramfs that boots them.
 //
-// It decides; it does not read file systems or run programs itself: that is
-// done by the adapters behind the interfaces in ports.go. Start at [Service].
+// It reads no file systems and runs no programs: the adapters behind the interfaces
+// in ports.go do. Start at [Service].
 package image
 
-import (
-	"os"
-	"syscall"
-	"time"
-)
+import "time"
 
-// DefaultID is the image a VM gets when none is named; MinimalID is the
-// busybox image's.
+// DefaultID is the image of VMs that name none; MinimalID is the busybox image.
 const (
 	DefaultID = "img_default"
 	MinimalID = "img_minimal"
@@ -32,7 +26,7 @@ const (
 type Image struct {
 	ID, OwnerID, Name string
 	Kernel            File
-	KernelVersion     string // as uname -r; "" when the kernel does not tell
+	KernelVersion     string // as uname -r; "" when unknown
 	ModulesPath       string // directory of the kernel's modules; "" when it needs none
 	Rootfs            File
 	RootfsFormat      string // ext4, squashfs, erofs, xfs, btrfs
@@ -52,19 +46,8 @@ type File struct {
 	Inode   uint64    `json:"inode"`
 }
 
-// Unchanged reports whether the file on disk is still the registered one, as
-// far as size, inode and modification time tell.
-func (f File) Unchanged() bool {
-	st, err := os.Stat(f.Path)
-	if err != nil {
-		return false
-	}
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	return ok && sys.Ino == f.Inode && st.Size() == f.Size && sameTime(st.ModTime(), f.ModTime)
-}
-
-// Boot is what a VM of an image needs to start. A VM keeps the one it was
-// created with.
+// Boot is the part of an image that a VM needs to start. A VM keeps that of its
+// creation.
 type Boot struct {
 	ImageID      string   `json:"image_id"`
 	Kernel       File     `json:"kernel"`
@@ -76,29 +59,10 @@ type Boot struct {
 	CloudInit    bool     `json:"cloud_init"`
 }
 
-// Boot returns what a VM keeps of the image.
+// Boot returns the part that a VM keeps.
 func (i Image) Boot() Boot {
 	return Boot{
 		ImageID: i.ID, Kernel: i.Kernel, Rootfs: i.Rootfs, RootfsFormat: i.RootfsFormat,
 		ModulesPath: i.ModulesPath, DiskMode: i.DiskMode, BootArgs: i.BootArgs, CloudInit: i.CloudInit,
 	}
-}
-
-// Stat returns the file's identity without its digest; for files whose content
-// nobody compares.
-func Stat(path string) (File, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return File{}, err
-	}
-	f := File{Path: path, Size: st.Size(), ModTime: st.ModTime()}
-	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		f.Inode = sys.Ino
-	}
-	return f, nil
-}
-
-// sameTime compares as exactly as a stored time is: to the microsecond.
-func sameTime(a, b time.Time) bool {
-	return a.Truncate(time.Microsecond).Equal(b.Truncate(time.Microsecond))
 }

@@ -3,10 +3,12 @@ package image
 import (
 	"context"
 	"io"
+
+	"github.com/hatchvm/hatch/internal/access"
 )
 
-// Store keeps images. Every method that takes an owner sees that owner's
-// images only.
+// Store keeps images. A method that takes a scope sees the
+// images in it only.
 type Store interface {
 	// InsertImage makes an image. Errors: errs.Conflict with code image_exists
 	// (the id) or name_taken.
@@ -18,27 +20,31 @@ type Store interface {
 	UpsertImage(ctx context.Context, i Image) error
 
 	// Image returns one image. Errors: errs.NotFound with code image_not_found.
-	Image(ctx context.Context, owner, id string) (Image, error)
+	Image(ctx context.Context, scope access.Scope, id string) (Image, error)
 
 	// Images returns all, newest first.
-	Images(ctx context.Context, owner string) ([]Image, error)
+	Images(ctx context.Context, scope access.Scope) ([]Image, error)
 
 	// ImageUsers returns how many VMs and snapshots were made from the image, but
 	// for hatchd's own.
 	ImageUsers(ctx context.Context, id string) (int, error)
 
 	// DeleteImage removes one image. Errors: errs.NotFound with code image_not_found.
-	DeleteImage(ctx context.Context, owner, id string) error
+	DeleteImage(ctx context.Context, scope access.Scope, id string) error
 }
 
-// Inspector looks into the files of an image without running or mounting them.
+// Inspector inspects the files of an image without running or mounting them.
 type Inspector interface {
-	// Inspect checks that VMs can start from what r names.
-	// Errors: errs.Invalid with the field at fault and what is missing.
+	// Inspect checks that VMs can start from the files that r names.
+	// Errors: errs.Invalid with the field and what is missing.
 	Inspect(ctx context.Context, r Registration) (Facts, error)
+
+	// Unchanged reports whether the file on disk is still f, by size, inode and
+	// modification time.
+	Unchanged(f File) bool
 }
 
-// Facts is what an [Inspector] found.
+// Facts is the result of an [Inspector].
 type Facts struct {
 	Kernel        File
 	KernelVersion string
@@ -51,20 +57,20 @@ type Facts struct {
 
 // Initramfs makes the archive that boots an image.
 type Initramfs interface {
-	// Make returns the path of the archive for b; the same kernel, modules,
-	// root file system format and agent give the same file, made once.
+	// Make returns the path of the archive for b, which it makes once for the same
+	// kernel, modules, root file system format and agent.
 	Make(ctx context.Context, b Boot) (path string, err error)
 }
 
 // Builder makes images by recipe.
 type Builder interface {
-	// Build makes the files of a recipe, or finds them in the cache unless
-	// force. Progress is written a line at a time. On error nothing half-made
-	// stays. Errors: errs.Unsupported names the host's missing program.
+	// Build makes the files of a recipe, or finds them in the cache unless force is
+	// set. It writes progress line by line. On error no files are left.
+	// Errors: errs.Unsupported names the host's missing program.
 	Build(ctx context.Context, recipe string, force bool, progress io.Writer) (Built, error)
 }
 
-// Built is what a [Builder] made: paths on the host.
+// Built is the result of a [Builder]: paths on the host.
 type Built struct {
 	Kernel, Rootfs, Modules string
 	Cached                  bool

@@ -9,15 +9,17 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/id"
 )
 
-// Registration is what a caller asks to be registered: files of the host.
+// Registration is a request to register files of the host.
 type Registration struct {
-	ID, Name               string // "" for made up and none
+	ID                     string // "" for a random one
+	Name                   string // "" for none
 	KernelPath, RootfsPath string // absolute
-	ModulesPath            string // absolute; "" to be looked for
+	ModulesPath            string // absolute; "" to search for them
 	BootArgs               string
 }
 
@@ -37,7 +39,7 @@ type Service struct {
 	builds map[string]*build // by id
 }
 
-// New makes a service; Close ends the builds under way.
+// New makes a service; Close ends its builds.
 func New(store Store, inspector Inspector, initramfs Initramfs, builder Builder, log *slog.Logger) *Service {
 	running, closing := context.WithCancel(context.Background())
 	return &Service{
@@ -46,7 +48,7 @@ func New(store Store, inspector Inspector, initramfs Initramfs, builder Builder,
 	}
 }
 
-// Close ends the builds under way and waits for them.
+// Close ends the running builds and waits for them.
 func (s *Service) Close() error {
 	s.closing()
 	s.work.Wait()
@@ -89,36 +91,36 @@ var (
 func (r Registration) check() error {
 	switch {
 	case r.ID != "" && !idForm.MatchString(r.ID):
-		return errs.InvalidField("id", "%q is no image id; img_ and up to 59 lower-case letters, digits or _ can be given", r.ID)
+		return errs.InvalidField("id", "%q is not a valid image id: want img_ and up to 59 lower-case letters, digits or _", r.ID)
 	case r.ID == DefaultID || r.ID == MinimalID:
-		return errs.InvalidField("id", "%s is kept for the image that hatchd makes", r.ID).
+		return errs.InvalidField("id", "%s is reserved for the image that hatchd makes", r.ID).
 			WithHint("give another id; to change the default image set HATCH_DEFAULT_KERNEL_PATH and HATCH_DEFAULT_ROOTFS_PATH")
 	case r.Name != "" && !nameForm.MatchString(r.Name):
-		return errs.InvalidField("name", "%q is no name; up to 63 lower-case letters, digits, dots, hyphens and underscores can be given", r.Name)
+		return errs.InvalidField("name", "%q is not a valid name: want up to 63 lower-case letters, digits, dots, hyphens and underscores", r.Name)
 	case len(r.BootArgs) > maxBootArgs || strings.ContainsFunc(r.BootArgs, func(c rune) bool { return c < ' ' || c > '~' }):
-		return errs.InvalidField("boot_args", "up to %d bytes of printable ASCII can be given", maxBootArgs)
+		return errs.InvalidField("boot_args", "want up to %d bytes of printable ASCII", maxBootArgs)
 	}
 	return nil
 }
 
-// maxBootArgs is the same as for a VM, which takes the image's by default.
+// maxBootArgs is the limit of a VM too, whose default is the image's value.
 const maxBootArgs = 1536
 
 // Get returns one image. Errors: errs.NotFound.
-func (s *Service) Get(ctx context.Context, owner, id string) (Image, error) {
-	return s.store.Image(ctx, owner, id)
+func (s *Service) Get(ctx context.Context, scope access.Scope, id string) (Image, error) {
+	return s.store.Image(ctx, scope, id)
 }
 
 // List returns the owner's images, newest first.
-func (s *Service) List(ctx context.Context, owner string) ([]Image, error) {
-	return s.store.Images(ctx, owner)
+func (s *Service) List(ctx context.Context, scope access.Scope) ([]Image, error) {
+	return s.store.Images(ctx, scope)
 }
 
-// Delete forgets an image; its files stay where they are. Once it is known that
-// no VM or snapshot of anybody's uses it, forget is called to end the use that hatchd makes
-// of it. Errors: errs.NotFound; errs.Conflict with code image_in_use; forget's.
-func (s *Service) Delete(ctx context.Context, owner, id string, forget func(ctx context.Context, id string) error) error {
-	if _, err := s.store.Image(ctx, owner, id); err != nil {
+// Delete removes an image; its files stay. If no VM and no snapshot uses the image,
+// it calls forget to end hatchd's own use of it.
+// Errors: errs.NotFound; errs.Conflict with code image_in_use; forget's.
+func (s *Service) Delete(ctx context.Context, scope access.Scope, id string, forget func(ctx context.Context, id string) error) error {
+	if _, err := s.store.Image(ctx, scope, id); err != nil {
 		return err
 	}
 	users, err := s.store.ImageUsers(ctx, id)
@@ -132,23 +134,29 @@ func (s *Service) Delete(ctx context.Context, owner, id string, forget func(ctx 
 	if err := forget(ctx, id); err != nil {
 		return err
 	}
-	return s.store.DeleteImage(ctx, owner, id)
+	return s.store.DeleteImage(ctx, scope, id)
 }
 
 // Image returns an image that a new VM can start from: its files are still the
 // registered ones. Errors: errs.NotFound with code image_not_found;
 // errs.Conflict with code image_changed.
-func (s *Service) Image(ctx context.Context, owner, id string) (Image, error) {
-	i, err := s.store.Image(ctx, owner, id)
+func (s *Service) Image(ctx context.Context, scope access.Scope, id string) (Image, error) {
+	i, err := s.store.Image(ctx, scope, id)
 	if err != nil {
 		return Image{}, err
 	}
-	if !i.Kernel.Unchanged() || !i.Rootfs.Unchanged() {
+	if !s.Unchanged(i.Boot()) {
 		return Image{}, errs.New(errs.Conflict, "image_changed",
 			"cannot use image %s: its kernel or root file system was changed or removed since it was registered", id).
 			WithHint("register the new files as another image")
 	}
 	return i, nil
+}
+
+// Unchanged reports whether the kernel and the root file system of b are still
+// the registered files.
+func (s *Service) Unchanged(b Boot) bool {
+	return s.inspector.Unchanged(b.Kernel) && s.inspector.Unchanged(b.Rootfs)
 }
 
 // Initramfs returns the archive that boots b, made when missing.
@@ -157,10 +165,10 @@ func (s *Service) Initramfs(ctx context.Context, b Boot) (string, error) {
 }
 
 // SetDefault makes the operator's own kernel and root file system img_default.
-// Nothing is done when they are that already.
+// It does nothing when they are already.
 func (s *Service) SetDefault(ctx context.Context, owner, kernel, rootfs string) error {
-	i, err := s.store.Image(ctx, owner, DefaultID)
-	if err == nil && i.Kernel.Path == kernel && i.Rootfs.Path == rootfs && i.Kernel.Unchanged() && i.Rootfs.Unchanged() {
+	i, err := s.store.Image(ctx, access.Owner(owner), DefaultID)
+	if err == nil && i.Kernel.Path == kernel && i.Rootfs.Path == rootfs && s.Unchanged(i.Boot()) {
 		return nil
 	}
 	if err != nil && !errs.Is(err, errs.NotFound) {
@@ -169,8 +177,8 @@ func (s *Service) SetDefault(ctx context.Context, owner, kernel, rootfs string) 
 	return s.replace(ctx, owner, Registration{ID: DefaultID, KernelPath: kernel, RootfsPath: rootfs})
 }
 
-// replace registers an image under an id that may be in use; VMs of the old
-// one keep its files.
+// replace registers an image under an id that may be in use; VMs of the old image
+// keep its files.
 func (s *Service) replace(ctx context.Context, owner string, r Registration) error {
 	i, err := s.examine(ctx, owner, r)
 	if err != nil {

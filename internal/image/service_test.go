@@ -8,16 +8,18 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// memory is a Store of one map; it keeps to the contract's errors.
+// memory is a Store in memory with the errors of the contract.
 type memory struct {
 	mu     sync.Mutex
 	images []Image
@@ -43,36 +45,49 @@ func (m *memory) UpsertImage(_ context.Context, i Image) error {
 	return nil
 }
 
-func (m *memory) Image(_ context.Context, owner, id string) (Image, error) {
+func (m *memory) Image(_ context.Context, scope access.Scope, id string) (Image, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, i := range m.images {
-		if i.ID == id && i.OwnerID == owner {
+		if i.ID == id && scope.Sees(i.OwnerID) {
 			return i, nil
 		}
 	}
 	return Image{}, errs.New(errs.NotFound, "image_not_found", "there is no image %s", id)
 }
 
-func (m *memory) Images(context.Context, string) ([]Image, error) { return m.images, nil }
+func (m *memory) Images(context.Context, access.Scope) ([]Image, error) { return m.images, nil }
 
 func (m *memory) ImageUsers(context.Context, string) (int, error) { return m.users, nil }
 
-func (m *memory) DeleteImage(_ context.Context, _, id string) error {
+func (m *memory) DeleteImage(_ context.Context, _ access.Scope, id string) error {
 	m.images = slices.DeleteFunc(m.images, func(o Image) bool { return o.ID == id })
 	return nil
 }
 
-// believer finds every file good.
+// believer accepts every file.
 type believer struct{}
 
 func (believer) Inspect(_ context.Context, r Registration) (Facts, error) {
-	kernel, err := Stat(r.KernelPath)
+	kernel, err := stat(r.KernelPath)
 	if err != nil {
 		return Facts{}, errs.InvalidField("kernel_path", "%v", err)
 	}
-	rootfs, err := Stat(r.RootfsPath)
+	rootfs, err := stat(r.RootfsPath)
 	return Facts{Kernel: kernel, KernelVersion: "6.1", ModulesPath: r.ModulesPath, Rootfs: rootfs, RootfsFormat: "ext4", DiskMode: DiskOverlay}, err
+}
+
+func (believer) Unchanged(f File) bool {
+	now, err := stat(f.Path)
+	return err == nil && now == f
+}
+
+func stat(path string) (File, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return File{}, err
+	}
+	return File{Path: path, Size: st.Size(), ModTime: st.ModTime(), Inode: st.Sys().(*syscall.Stat_t).Ino}, nil
 }
 
 type world struct {
@@ -108,7 +123,7 @@ func (w *world) registration() Registration {
 	return Registration{KernelPath: w.kernel, RootfsPath: w.rootfs}
 }
 
-func TestRegisterKeepsWhatWasFound(t *testing.T) {
+func TestRegisterStoresTheFacts(t *testing.T) {
 	w := newWorld(t)
 	r := w.registration()
 	r.Name, r.BootArgs, r.ModulesPath = "mine", "quiet", "/modules"
@@ -120,10 +135,10 @@ func TestRegisterKeepsWhatWasFound(t *testing.T) {
 	if boot.ImageID != made.ID || boot.BootArgs != "quiet" || boot.ModulesPath != "/modules" || boot.Kernel.Path != w.kernel || boot.RootfsFormat != "ext4" {
 		t.Errorf("a VM would keep %+v", boot)
 	}
-	if got, err := w.Image(t.Context(), "me", made.ID); err != nil || got.ID != made.ID {
+	if got, err := w.Image(t.Context(), access.Owner("me"), made.ID); err != nil || got.ID != made.ID {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	if _, err := w.Image(t.Context(), "other", made.ID); !errs.HasCode(err, "image_not_found") {
+	if _, err := w.Image(t.Context(), access.Owner("other"), made.ID); !errs.HasCode(err, "image_not_found") {
 		t.Errorf("another owner got %v", err)
 	}
 }
@@ -163,21 +178,21 @@ func TestImageInUseIsNotDeleted(t *testing.T) {
 	var forgotten []string
 	forget := func(_ context.Context, id string) error { forgotten = append(forgotten, id); return nil }
 	w.store.users = 2
-	if err := w.Delete(t.Context(), "me", made.ID, forget); !errs.HasCode(err, "image_in_use") {
+	if err := w.Delete(t.Context(), access.Owner("me"), made.ID, forget); !errs.HasCode(err, "image_in_use") {
 		t.Errorf("got %v", err)
 	}
 	w.store.users = 0
-	if err := w.Delete(t.Context(), "other", made.ID, forget); !errs.Is(err, errs.NotFound) {
+	if err := w.Delete(t.Context(), access.Owner("other"), made.ID, forget); !errs.Is(err, errs.NotFound) {
 		t.Errorf("another owner got %v", err)
 	}
 	if len(forgotten) != 0 {
-		t.Errorf("hatchd let go of %v, which stay", forgotten)
+		t.Errorf("hatchd forgot %v, which stay", forgotten)
 	}
-	if err := w.Delete(t.Context(), "me", made.ID, forget); err != nil || !slices.Equal(forgotten, []string{made.ID}) {
-		t.Errorf("%v; hatchd let go of %v", err, forgotten)
+	if err := w.Delete(t.Context(), access.Owner("me"), made.ID, forget); err != nil || !slices.Equal(forgotten, []string{made.ID}) {
+		t.Errorf("%v; hatchd forgot %v", err, forgotten)
 	}
 	if _, err := os.Stat(w.rootfs); err != nil {
-		t.Errorf("the file went with the image: %v", err)
+		t.Errorf("the file was deleted with the image: %v", err)
 	}
 }
 
@@ -190,7 +205,7 @@ func TestChangedFilesAreNotUsed(t *testing.T) {
 	if err := os.WriteFile(w.rootfs, []byte("something longer than it was before"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Image(t.Context(), "me", made.ID); !errs.HasCode(err, "image_changed") {
+	if _, err := w.Image(t.Context(), access.Owner("me"), made.ID); !errs.HasCode(err, "image_changed") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -202,7 +217,7 @@ func TestSetDefaultFollowsTheFiles(t *testing.T) {
 		if err := w.SetDefault(t.Context(), "me", kernel, w.rootfs); err != nil {
 			t.Fatal(err)
 		}
-		got, err := w.Get(t.Context(), "me", DefaultID)
+		got, err := w.Get(t.Context(), access.Owner("me"), DefaultID)
 		if err != nil || got.Kernel.Path != kernel || w.store.writes != writes {
 			t.Errorf("got %+v, %v after %d writes; want %d", got, err, w.store.writes, writes)
 		}

@@ -17,8 +17,7 @@ const (
 	MaxTimeout = 30 * 24 * time.Hour
 )
 
-// check refuses what no guest can run. The fields in its errors are those of
-// the API.
+// check refuses what no guest can run. Its errors name the fields of the API.
 func (s Spec) check() error {
 	for _, check := range []func() error{s.checkCommand, s.checkEnv, s.checkPlace, s.checkSize} {
 		if err := check(); err != nil {
@@ -26,7 +25,7 @@ func (s Spec) check() error {
 		}
 	}
 	if s.Timeout < 0 || s.Timeout > MaxTimeout {
-		return errs.InvalidField("timeout_ms", "0 (no timeout) to %d can be given", MaxTimeout.Milliseconds())
+		return errs.InvalidField("timeout_ms", "must be 0 (no timeout) to %d", MaxTimeout.Milliseconds())
 	}
 	if s.TTY != nil {
 		return s.TTY.check()
@@ -42,23 +41,23 @@ func (s Spec) checkCommand() error {
 	case s.Shell != "" && len(s.Argv) > 0:
 		return errs.InvalidField("command", "both a line for the shell and a program were given")
 	case len(s.Argv) > MaxArgs:
-		return errs.InvalidField("command", "up to %d words can be given, not %d", MaxArgs, len(s.Argv))
+		return errs.InvalidField("command", "has %d words; the limit is %d", len(s.Argv), MaxArgs)
 	case hasNUL(s.Shell) || slices.ContainsFunc(s.Argv, hasNUL):
-		return errs.InvalidField("command", "it holds a NUL byte, which no argument can")
+		return errs.InvalidField("command", "has a NUL byte, which no argument can have")
 	}
 	return nil
 }
 
 func (s Spec) checkEnv() error {
 	if len(s.Env) > MaxArgs {
-		return errs.InvalidField("env", "up to %d variables can be given, not %d", MaxArgs, len(s.Env))
+		return errs.InvalidField("env", "has %d variables; the limit is %d", len(s.Env), MaxArgs)
 	}
 	for name, value := range s.Env {
 		if name == "" || strings.Contains(name, "=") || hasNUL(name) {
 			return errs.InvalidField("env", "%q is not the name of a variable", errs.Brief(name))
 		}
-		if hasNUL(value) { // which may be a secret
-			return errs.InvalidField("env", "the value of %q holds a NUL byte, which no variable can", errs.Brief(name))
+		if hasNUL(value) { // the error must not show it: it may be a secret
+			return errs.InvalidField("env", "the value of %q has a NUL byte, which no variable can have", errs.Brief(name))
 		}
 	}
 	return nil
@@ -85,7 +84,7 @@ func (s Spec) checkSize() error {
 		size += len(name) + len(value) + 2
 	}
 	if size > MaxSpec {
-		return errs.InvalidField("command", "it is too long: %d bytes with its environment, and up to %d can be run", size, MaxSpec).
+		return errs.InvalidField("command", "is %d bytes with its environment; the limit is %d", size, MaxSpec).
 			WithHint("send long input through stdin, or as a file")
 	}
 	return nil
@@ -98,7 +97,7 @@ func (s Size) check() error {
 	return nil
 }
 
-// signals are Linux's, by number.
+// signals are Linux's signals, by number.
 var signals = []string{
 	"", "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
 	"STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",

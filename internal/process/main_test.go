@@ -2,14 +2,14 @@ package process_test
 
 import (
 	"context"
-	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/fake/guest"
 	"github.com/hatchvm/hatch/internal/process"
-	"github.com/hatchvm/hatch/internal/process/processtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -19,34 +19,33 @@ const (
 	myVM = "vm_mine"
 )
 
-// oneGuest is a host with one VM.
-type oneGuest struct {
-	guest  process.Guest
-	asleep atomic.Bool
-}
+// hostVM is a host with one VM.
+type hostVM = guest.VM[process.Guest, process.Mode]
 
-func (o *oneGuest) ProcessGuest(ctx context.Context, owner, vmID string) (process.Guest, error) {
-	if owner == me && vmID == myVM {
-		o.asleep.Store(false)
-	}
-	return o.AwakeProcessGuest(ctx, owner, vmID)
-}
-
-func (o *oneGuest) AwakeProcessGuest(_ context.Context, owner, vmID string) (process.Guest, error) {
-	switch {
-	case owner != me || vmID != myVM:
-		return nil, errs.New(errs.NotFound, "vm_not_found", "there is no VM %q", vmID)
-	case o.asleep.Load():
-		return nil, errs.New(errs.Conflict, "vm_not_running", "cannot look inside VM %s: it is snapshotted", vmID).WithHint("wake it first")
-	}
-	return o.guest, nil
-}
-
-func newService(t *testing.T) (*process.Service, *processtest.Guest) {
+func newService(t *testing.T) (*process.Service, *guest.ProcessTable) {
 	t.Helper()
-	guest := processtest.New()
-	t.Cleanup(guest.Close)
-	return process.New(&oneGuest{guest: guest}), guest
+	s, _, table := newCounted(t)
+	return s, table
+}
+
+// newCounted is newService for tests of when a guest is in use. When the test
+// ends, each use must have been released once.
+func newCounted(t *testing.T) (*process.Service, *hostVM, *guest.ProcessTable) {
+	t.Helper()
+	table := guest.NewProcessTable()
+	host := &hostVM{ID: myVM, OwnerID: me, Guest: table}
+	t.Cleanup(func() {
+		table.Close()
+		if err := host.Check(); err != nil {
+			t.Error(err)
+		}
+	})
+	return process.New(host), host, table
+}
+
+// open opens a stream of a spec that is known before.
+func open(ctx context.Context, s *process.Service, spec process.Spec) (process.Stream, error) {
+	return s.Open(ctx, access.Owner(me), myVM, func() (process.Spec, error) { return spec, nil })
 }
 
 func shell(line string) process.Spec { return process.Spec{Shell: line} }

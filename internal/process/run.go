@@ -4,24 +4,25 @@ import (
 	"context"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// Bounds on what [Service.Run] keeps of each output stream, in bytes.
+// Bounds of what [Service.Run] returns of each output stream, in bytes.
 const (
 	DefaultOutput = 1 << 20
 	MaxOutput     = 4 << 20
 )
 
-// Run is a command whose output is collected. It gets Input on stdin, or
-// nothing; Stdin of its Spec does not count.
+// Run is a command whose output is collected. Its stdin is Input, and then closed;
+// Stdin of its Spec is ignored.
 type Run struct {
 	Spec
 	Input     []byte
 	MaxOutput int // bytes of stdout, and as many of stderr; 0 means DefaultOutput
 }
 
-// Result is what became of a [Run].
+// Result is the result of a [Run].
 type Result struct {
 	ID             string
 	Stdout, Stderr Output
@@ -32,18 +33,18 @@ type Result struct {
 // Output is the beginning of a stream.
 type Output struct {
 	Data      []byte
-	Truncated bool // there was more, which was read and dropped
+	Truncated bool // more was read and dropped
 }
 
 func (o *Output) add(data []byte, limit int) {
-	kept := min(len(data), limit-len(o.Data))
-	o.Data = append(o.Data, data[:kept]...)
-	o.Truncated = o.Truncated || kept < len(data)
+	n := min(len(data), limit-len(o.Data))
+	o.Data = append(o.Data, data[:n]...)
+	o.Truncated = o.Truncated || n < len(data)
 }
 
-// Run runs a command to its end. When ctx ends first the process group is
-// killed: nobody can get its output any more.
-func (s *Service) Run(ctx context.Context, owner, vmID string, r Run) (Result, error) {
+// Run runs a command to its end. When ctx is done before, it kills the process
+// group: the caller does not get the output.
+func (s *Service) Run(ctx context.Context, scope access.Scope, vmID string, r Run) (Result, error) {
 	if r.MaxOutput == 0 {
 		r.MaxOutput = DefaultOutput
 	}
@@ -52,12 +53,16 @@ func (s *Service) Run(ctx context.Context, owner, vmID string, r Run) (Result, e
 			WithHint("a streaming exec has no such limit")
 	}
 	r.Stdin = len(r.Input) > 0
-	guest, err := s.guestFor(ctx, owner, vmID, r.Spec)
+	if err := r.check(); err != nil {
+		return Result{}, err
+	}
+	guest, release, err := s.guests.Open(ctx, scope, vmID, Wake)
 	if err != nil {
 		return Result{}, err
 	}
+	defer release()
 	began := time.Now()
-	// Not cut off by ctx: the process must be known to be killed.
+	// Without ctx: the id of a process that is to be killed must be known.
 	stream, err := guest.Exec(context.WithoutCancel(ctx), r.Spec)
 	if err != nil {
 		return Result{}, err
@@ -78,19 +83,20 @@ func (s *Service) Run(ctx context.Context, owner, vmID string, r Run) (Result, e
 	return result, err
 }
 
-// collect feeds the process, takes what it says until it ends, and lets go.
+// collect writes the input, reads the output until the process ends, and closes
+// the stream.
 func (r *Result) collect(stream Stream, run Run) error {
-	fed := make(chan struct{})
+	written := make(chan struct{})
 	go func() {
-		defer close(fed)
-		if run.Stdin { // a process need not read what it is given
+		defer close(written)
+		if run.Stdin { // a process need not read its input
 			_, _ = stream.Write(run.Input)
 			_ = stream.CloseStdin()
 		}
 	}()
 	err := r.drain(stream, run.MaxOutput)
 	_ = stream.Close() // ends a write, too
-	<-fed
+	<-written
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/process"
 )
@@ -25,13 +26,13 @@ func TestRun(t *testing.T) {
 		{process.Run{Spec: process.Spec{Argv: []string{"/tmp"}}}, "", "/tmp: Permission denied\n", process.Exit{Code: 126}},
 		{process.Run{Spec: shell("cat"), Input: []byte("in\x00")}, "in\x00", "", process.Exit{}},
 		{process.Run{Spec: shell("cat")}, "", "", process.Exit{}},
-		{process.Run{Spec: process.Spec{Shell: "cat", Stdin: true}}, "", "", process.Exit{}}, // nobody could write to it
+		{process.Run{Spec: process.Spec{Shell: "cat", Stdin: true}}, "", "", process.Exit{}}, // no caller could write to it
 		{process.Run{Spec: shell("true"), Input: make([]byte, 1<<20)}, "", "", process.Exit{}},
 		{process.Run{Spec: process.Spec{Shell: "sleep 60", Timeout: 10 * time.Millisecond}}, "", "", process.Exit{Code: 137, Signal: "SIGKILL", TimedOut: true}},
-		{process.Run{Spec: process.Spec{Shell: "env; pwd; whoami", Env: map[string]string{"B": "2=", "A": ""}, Dir: "/srv", User: "nobody"}}, "A=\nB=2=\n/srv\nnobody\n", "", process.Exit{}},
+		{process.Run{Spec: process.Spec{Shell: "env; pwd; whoami", Env: map[string]string{"B": "2=", "A": ""}, Dir: "/srv", User: "daemon"}}, "A=\nB=2=\n/srv\ndaemon\n", "", process.Exit{}},
 		{process.Run{Spec: process.Spec{Shell: "stty size", TTY: &process.Size{Rows: 50, Cols: 132}}}, "50 132\r\n", "", process.Exit{}},
 	} {
-		got, err := s.Run(t.Context(), me, myVM, c.run)
+		got, err := s.Run(t.Context(), access.Owner(me), myVM, c.run)
 		if err != nil {
 			t.Errorf("%+v: %v", c.run.Spec, err)
 			continue
@@ -46,13 +47,13 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRunKeepsTheBeginning lets a process say more than is kept: it must not
-// be blocked, and the truncation must be told.
+// TestRunKeepsTheBeginning has a process with more output than is kept: it must
+// not block, and the result must say so.
 func TestRunKeepsTheBeginning(t *testing.T) {
 	s, guest := newService(t)
 	guest.Keep = 4096
 	input := bytes.Repeat([]byte("0123456789"), 100_000)
-	got, err := s.Run(t.Context(), me, myVM, process.Run{Spec: shell("echo x >&2; cat"), Input: input, MaxOutput: 1005})
+	got, err := s.Run(t.Context(), access.Owner(me), myVM, process.Run{Spec: shell("echo x >&2; cat"), Input: input, MaxOutput: 1005})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,23 +63,23 @@ func TestRunKeepsTheBeginning(t *testing.T) {
 	if string(got.Stderr.Data) != "x\n" || got.Stderr.Truncated {
 		t.Errorf("stderr %q, truncated %v", got.Stderr.Data, got.Stderr.Truncated)
 	}
-	whole, err := s.Run(t.Context(), me, myVM, process.Run{Spec: shell("cat"), Input: input[:1005], MaxOutput: 1005})
+	whole, err := s.Run(t.Context(), access.Owner(me), myVM, process.Run{Spec: shell("cat"), Input: input[:1005], MaxOutput: 1005})
 	if err != nil || len(whole.Stdout.Data) != 1005 || whole.Stdout.Truncated {
 		t.Errorf("output of exactly the limit: %d bytes, truncated %v, %v", len(whole.Stdout.Data), whole.Stdout.Truncated, err)
 	}
 }
 
-// TestRunIsEndedWithItsCaller leaves while the process runs; one in the
+// TestRunIsEndedWithItsCaller leaves while the process runs. A process in the
 // background is the control.
 func TestRunIsEndedWithItsCaller(t *testing.T) {
 	s, guest := newService(t)
-	if _, err := s.Start(t.Context(), me, myVM, shell("sleep 60"), nil); err != nil {
+	if _, err := s.Start(t.Context(), access.Owner(me), myVM, shell("sleep 60"), nil); err != nil {
 		t.Fatal(err)
 	}
 	ctx, leave := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() {
-		_, err := s.Run(ctx, me, myVM, process.Run{Spec: shell("sleep 61"), Input: make([]byte, 1<<20)})
+		_, err := s.Run(ctx, access.Owner(me), myVM, process.Run{Spec: shell("sleep 61"), Input: make([]byte, 1<<20)})
 		ended <- err
 	}()
 	guest.AwaitRunning(2)
@@ -86,7 +87,7 @@ func TestRunIsEndedWithItsCaller(t *testing.T) {
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("it ended with %v", err)
 	}
-	left, err := s.List(t.Context(), me, myVM)
+	left, err := s.List(t.Context(), access.Owner(me), myVM)
 	if err != nil || len(left) != 1 || left[0].Spec.Shell != "sleep 60" {
 		t.Errorf("left are %+v, %v", left, err)
 	}
@@ -96,7 +97,7 @@ func TestRunInALostGuest(t *testing.T) {
 	s, guest := newService(t)
 	ended := make(chan error)
 	go func() {
-		_, err := s.Run(t.Context(), me, myVM, process.Run{Spec: shell("sleep 60")})
+		_, err := s.Run(t.Context(), access.Owner(me), myVM, process.Run{Spec: shell("sleep 60")})
 		ended <- err
 	}()
 	guest.AwaitRunning(1)
@@ -136,19 +137,19 @@ func TestBadCommands(t *testing.T) {
 		"a terminal of no row": {process.Spec{Shell: "true", TTY: &process.Size{Cols: 80}}, "invalid_tty"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := s.Run(t.Context(), me, myVM, process.Run{Spec: c.spec})
+			_, err := s.Run(t.Context(), access.Owner(me), myVM, process.Run{Spec: c.spec})
 			wantCode(t, err, errs.Invalid, c.code)
 			if strings.Contains(err.Error(), "sec") {
 				t.Errorf("the error repeats a value: %v", err)
 			}
-			_, err = s.Open(t.Context(), me, myVM, c.spec)
+			_, err = open(t.Context(), s, c.spec)
 			wantCode(t, err, errs.Invalid, c.code)
-			_, err = s.Start(t.Context(), me, myVM, c.spec, nil)
+			_, err = s.Start(t.Context(), access.Owner(me), myVM, c.spec, nil)
 			wantCode(t, err, errs.Invalid, c.code)
 		})
 	}
 	for _, limit := range []int{-1, process.MaxOutput + 1} {
-		_, err := s.Run(t.Context(), me, myVM, process.Run{Spec: shell("true"), MaxOutput: limit})
+		_, err := s.Run(t.Context(), access.Owner(me), myVM, process.Run{Spec: shell("true"), MaxOutput: limit})
 		wantCode(t, err, errs.Invalid, "invalid_max_output_bytes")
 	}
 	if all, _ := guest.Processes(t.Context()); len(all) != 0 {

@@ -5,22 +5,22 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"sync"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// MaxStartInput bounds what [Service.Start] writes to stdin, in bytes: what a
-// pipe holds, so that it does not wait for the process to read.
+// MaxStartInput bounds the input of [Service.Start], in bytes: what a pipe holds,
+// so that the write does not wait for the process.
 const MaxStartInput = 64 << 10
 
-// cleanUpTimeout bounds how long a process is ended of which its caller knows
-// nothing any more.
+// cleanUpTimeout bounds the removal of a process whose caller does not know its id.
 const cleanUpTimeout = 10 * time.Second
 
-// Service is what can be done with processes in guests. Whatever changes
-// something in a guest wakes one that sleeps; what looks at, or joins, processes
-// that were started before does not.
+// Service runs processes in guests. Calls that change something in a guest wake
+// its VM; calls that describe, or attach to, existing processes do not.
 type Service struct {
 	guests Guests
 }
@@ -28,36 +28,62 @@ type Service struct {
 // New returns a service that works in guests.
 func New(guests Guests) *Service { return &Service{guests: guests} }
 
-// Reach reports whether a process could be started in the VM now. It wakes one
-// that sleeps.
-// Errors: those of [Guests].
-func (s *Service) Reach(ctx context.Context, owner, vmID string) error {
-	_, err := s.guests.ProcessGuest(ctx, owner, vmID)
-	return err
+// Open opens the VM's guest, then asks for the spec, starts a process and attaches
+// to it. ctx bounds the opening only; the stream ends with Close.
+func (s *Service) Open(ctx context.Context, scope access.Scope, vmID string, spec func() (Spec, error)) (Stream, error) {
+	return s.open(ctx, scope, vmID, Wake, func(guest Guest) (Stream, error) {
+		wanted, err := spec()
+		if err != nil {
+			return nil, err
+		}
+		if err := wanted.check(); err != nil {
+			return nil, err
+		}
+		return guest.Exec(context.WithoutCancel(ctx), wanted)
+	})
 }
 
-// Open starts a process and attaches to it. It goes on when the stream, which
-// ends with ctx, is closed.
-func (s *Service) Open(ctx context.Context, owner, vmID string, spec Spec) (Stream, error) {
-	guest, err := s.guestFor(ctx, owner, vmID, spec)
+// Attach attaches to a process at offset from of its output. The stream ends with
+// ctx. It wakes no VM: clients attach again by themselves when a connection
+// breaks, and would keep the VM from sleeping.
+func (s *Service) Attach(ctx context.Context, scope access.Scope, vmID, id string, from int64) (Stream, error) {
+	if from < 0 {
+		return nil, errs.InvalidField("from", "%d is not an offset; 0 is the beginning", from)
+	}
+	return s.open(ctx, scope, vmID, NoWake, func(guest Guest) (Stream, error) {
+		if err := checkID(vmID, id); err != nil {
+			return nil, err
+		}
+		return guest.Attach(ctx, id, from)
+	})
+}
+
+// open opens a guest for as long as the stream that attach returns is open.
+func (s *Service) open(ctx context.Context, scope access.Scope, vmID string, mode Mode, attach func(Guest) (Stream, error)) (stream Stream, err error) {
+	guest, release, err := s.guests.Open(ctx, scope, vmID, mode)
 	if err != nil {
 		return nil, err
 	}
-	return checked(guest.Exec(ctx, spec))
-}
-
-// checkedStream refuses what no process can be told.
-type checkedStream struct{ Stream }
-
-func checked(stream Stream, err error) (Stream, error) {
+	defer func() {
+		if stream == nil {
+			release()
+		}
+	}()
+	attached, err := attach(guest)
 	if err != nil {
 		return nil, err
 	}
-	return checkedStream{stream}, nil
+	return &checkedStream{Stream: attached, release: sync.OnceFunc(release)}, nil
+}
+
+// checkedStream refuses invalid requests, and releases its guest when it is closed.
+type checkedStream struct {
+	Stream
+	release func()
 }
 
 // Signal implements [Stream].
-func (s checkedStream) Signal(signal string) error {
+func (s *checkedStream) Signal(signal string) error {
 	name, err := signalName(signal)
 	if err != nil {
 		return err
@@ -66,24 +92,34 @@ func (s checkedStream) Signal(signal string) error {
 }
 
 // Resize implements [Stream].
-func (s checkedStream) Resize(size Size) error {
+func (s *checkedStream) Resize(size Size) error {
 	if err := size.check(); err != nil {
 		return err
 	}
 	return s.Stream.Resize(size)
 }
 
-// Start starts a process that nobody is attached to, and gives input to it. Its
-// stdin ends then, unless spec.Stdin is set.
-func (s *Service) Start(ctx context.Context, owner, vmID string, spec Spec, input []byte) (Process, error) {
+// Close implements [Stream].
+func (s *checkedStream) Close() error {
+	defer s.release()
+	return s.Stream.Close()
+}
+
+// Start starts a process without attaching to it, and writes input to its stdin,
+// which ends then unless spec.Stdin is set.
+func (s *Service) Start(ctx context.Context, scope access.Scope, vmID string, spec Spec, input []byte) (Process, error) {
 	if len(input) > MaxStartInput {
-		return Process{}, errs.InvalidField("stdin", "up to %d bytes can be given to a process in the background, not %d", MaxStartInput, len(input)).
+		return Process{}, errs.InvalidField("stdin", "is %d bytes; the limit for a process in the background is %d", len(input), MaxStartInput).
 			WithHint("write more to it once it runs")
 	}
-	guest, err := s.guestFor(ctx, owner, vmID, spec)
+	if err := spec.check(); err != nil {
+		return Process{}, err
+	}
+	guest, release, err := s.guests.Open(ctx, scope, vmID, Wake)
 	if err != nil {
 		return Process{}, err
 	}
+	defer release()
 	open := spec.Stdin
 	spec.Stdin = open || len(input) > 0
 	p, err := guest.StartProcess(ctx, spec)
@@ -91,160 +127,116 @@ func (s *Service) Start(ctx context.Context, owner, vmID string, spec Spec, inpu
 		return p, err
 	}
 	err = guest.WriteStdin(ctx, p.ID, input, !open)
-	if err != nil && !errs.Is(err, errs.Conflict) { // one that reads nothing may end at once
+	if err != nil && !errs.Is(err, errs.Conflict) { // a process that reads nothing may have ended
 		remove(ctx, guest, p.ID)
 		return Process{}, err
 	}
 	return p, nil
 }
 
-// guestFor returns the guest in which spec, once it is checked, shall run.
-func (s *Service) guestFor(ctx context.Context, owner, vmID string, spec Spec) (Guest, error) {
-	if err := spec.check(); err != nil {
-		return nil, err
-	}
-	return s.guests.ProcessGuest(ctx, owner, vmID)
-}
-
-// remove ends a process that nobody will ask for, whatever became of ctx. A
-// guest that does not answer keeps it: there is nobody to tell.
+// remove removes a process whose id the caller never gets, even if ctx is done. It
+// ignores errors: in a guest that does not answer the process stays.
 func remove(ctx context.Context, guest Guest, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
 	_ = guest.RemoveProcess(ctx, id)
 }
 
-// List returns the processes that were started in the VM, the newest first.
-func (s *Service) List(ctx context.Context, owner, vmID string) ([]Process, error) {
-	guest, err := s.guests.AwakeProcessGuest(ctx, owner, vmID)
+// List returns the processes of the VM, the newest first.
+func (s *Service) List(ctx context.Context, scope access.Scope, vmID string) ([]Process, error) {
+	guest, release, err := s.guests.Open(ctx, scope, vmID, NoWake)
 	if err != nil {
 		return nil, err
 	}
+	defer release()
 	return guest.Processes(ctx)
 }
 
-// Get returns one process. Errors: errs.NotFound with code process_not_found.
-func (s *Service) Get(ctx context.Context, owner, vmID, id string) (Process, error) {
-	guest, err := s.awakeGuestOf(ctx, owner, vmID, id)
-	if err != nil {
-		return Process{}, err
-	}
-	return guest.Process(ctx, id)
+// Get returns a process. Errors: errs.NotFound with code process_not_found.
+func (s *Service) Get(ctx context.Context, scope access.Scope, vmID, id string) (p Process, err error) {
+	err = s.with(ctx, scope, vmID, id, NoWake, func(guest Guest) error {
+		p, err = guest.Process(ctx, id)
+		return err
+	})
+	return p, err
 }
 
-// Remove kills a process and its group, if it lives, and forgets it.
-func (s *Service) Remove(ctx context.Context, owner, vmID, id string) error {
-	guest, err := s.guestOf(ctx, owner, vmID, id)
-	if err != nil {
-		return err
-	}
-	return guest.RemoveProcess(ctx, id)
+// Remove kills a process and its group, if it runs, and forgets it.
+func (s *Service) Remove(ctx context.Context, scope access.Scope, vmID, id string) error {
+	return s.with(ctx, scope, vmID, id, Wake, func(guest Guest) error { return guest.RemoveProcess(ctx, id) })
 }
 
 // Signal sends a signal, by name or number, to a process's group.
-func (s *Service) Signal(ctx context.Context, owner, vmID, id, signal string) error {
+func (s *Service) Signal(ctx context.Context, scope access.Scope, vmID, id, signal string) error {
 	name, err := signalName(signal)
 	if err != nil {
 		return err
 	}
-	guest, err := s.guestOf(ctx, owner, vmID, id)
-	if err != nil {
-		return err
-	}
-	return guest.SignalProcess(ctx, id, name)
+	return s.with(ctx, scope, vmID, id, Wake, func(guest Guest) error { return guest.SignalProcess(ctx, id, name) })
 }
 
-// WriteStdin writes to a process's stdin, and ends it with end.
-func (s *Service) WriteStdin(ctx context.Context, owner, vmID, id string, data []byte, end bool) error {
-	guest, err := s.guestOf(ctx, owner, vmID, id)
-	if err != nil {
-		return err
-	}
-	return guest.WriteStdin(ctx, id, data, end)
+// WriteStdin writes to a process's stdin, and closes it with end.
+func (s *Service) WriteStdin(ctx context.Context, scope access.Scope, vmID, id string, data []byte, end bool) error {
+	return s.with(ctx, scope, vmID, id, Wake, func(guest Guest) error { return guest.WriteStdin(ctx, id, data, end) })
 }
 
 // Resize changes the size of a process's terminal.
-func (s *Service) Resize(ctx context.Context, owner, vmID, id string, size Size) error {
+func (s *Service) Resize(ctx context.Context, scope access.Scope, vmID, id string, size Size) error {
 	if err := size.check(); err != nil {
 		return err
 	}
-	guest, err := s.guestOf(ctx, owner, vmID, id)
+	return s.with(ctx, scope, vmID, id, Wake, func(guest Guest) error { return guest.ResizeProcess(ctx, id, size) })
+}
+
+// with calls do with the guest of a process, which is in use meanwhile.
+func (s *Service) with(ctx context.Context, scope access.Scope, vmID, id string, mode Mode, do func(Guest) error) error {
+	guest, release, err := s.guests.Open(ctx, scope, vmID, mode)
 	if err != nil {
 		return err
 	}
-	return guest.ResizeProcess(ctx, id, size)
+	defer release()
+	if err := checkID(vmID, id); err != nil {
+		return err
+	}
+	return do(guest)
 }
 
-// Attach joins a process's output at offset from. The stream ends with ctx. It
-// wakes no VM: clients attach again by themselves when a connection breaks, and
-// a VM that they hold open could never sleep.
-func (s *Service) Attach(ctx context.Context, owner, vmID, id string, from int64) (Stream, error) {
-	if from < 0 {
-		return nil, errs.InvalidField("from", "%d is not an offset; 0 is the beginning", from)
+var idForm = regexp.MustCompile(`^exec_[a-z0-9]{1,32}$`)
+
+func checkID(vmID, id string) error {
+	if !idForm.MatchString(id) {
+		return errs.New(errs.NotFound, "process_not_found", "there is no process %q in VM %s", errs.Brief(id), vmID)
 	}
-	guest, err := s.awakeGuestOf(ctx, owner, vmID, id)
-	if err != nil {
-		return nil, err
-	}
-	return checked(guest.Attach(ctx, id, from))
+	return nil
 }
 
-// Log writes a process's output so far to w, stdout and stderr as they came
-// and, with follow, what comes until it ends.
-func (s *Service) Log(ctx context.Context, owner, vmID, id string, follow bool, w io.Writer) error {
-	stream, err := s.Attach(ctx, owner, vmID, id, 0)
+// Log writes a process's output so far to w, stdout and stderr as they came and,
+// with follow, what comes until it ends. began is called before the first write,
+// once the process is known to exist.
+func (s *Service) Log(ctx context.Context, scope access.Scope, vmID, id string, follow bool, began func(), w io.Writer) error {
+	stream, err := s.Attach(ctx, scope, vmID, id, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = stream.Close() }()
-	upTo := stream.Process().Output
-	for at := int64(0); follow || at < upTo; {
+	began()
+	end := stream.Process().Output
+	for at := int64(0); follow || at < end; {
 		chunk, err := stream.Next()
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if chunk.Exit != nil {
+		case chunk.Exit != nil:
 			return nil
+		case chunk.Lost > 0:
+			_, err = fmt.Fprintf(w, "[%d bytes of output are not kept any more]\n", chunk.Lost)
+		default:
+			_, err = w.Write(chunk.Data)
 		}
-		if err := writeLog(w, chunk); err != nil {
+		if err != nil {
 			return err
 		}
 		at = chunk.Offset
 	}
 	return nil
-}
-
-func writeLog(w io.Writer, c Chunk) error {
-	if c.Lost > 0 {
-		_, err := fmt.Fprintf(w, "[%d bytes of output are not kept any more]\n", c.Lost)
-		return err
-	}
-	_, err := w.Write(c.Data)
-	return err
-}
-
-var idForm = regexp.MustCompile(`^exec_[a-z0-9]{1,32}$`)
-
-// guestOf returns the guest that may have the process, woken if it sleeps.
-func (s *Service) guestOf(ctx context.Context, owner, vmID, id string) (Guest, error) {
-	return guestWith(ctx, s.guests.ProcessGuest, owner, vmID, id)
-}
-
-// awakeGuestOf returns the guest that may have the process, unless it sleeps.
-func (s *Service) awakeGuestOf(ctx context.Context, owner, vmID, id string) (Guest, error) {
-	return guestWith(ctx, s.guests.AwakeProcessGuest, owner, vmID, id)
-}
-
-// findGuest is one of the ways to a guest that Guests has.
-type findGuest func(ctx context.Context, owner, vmID string) (Guest, error)
-
-func guestWith(ctx context.Context, find findGuest, owner, vmID, id string) (Guest, error) {
-	guest, err := find(ctx, owner, vmID)
-	if err != nil {
-		return nil, err
-	}
-	if !idForm.MatchString(id) {
-		return nil, errs.New(errs.NotFound, "process_not_found", "there is no process %q in VM %s", errs.Brief(id), vmID)
-	}
-	return guest, nil
 }

@@ -9,12 +9,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/process"
-	"github.com/hatchvm/hatch/internal/process/processtest"
 )
 
-// read takes what a stream says until its process ends.
+// read reads a stream until its process ends.
 func read(t *testing.T, stream process.Stream) (output string, lost int64, exit process.Exit) {
 	t.Helper()
 	var all strings.Builder
@@ -33,7 +33,7 @@ func read(t *testing.T, stream process.Stream) (output string, lost int64, exit 
 
 func TestOpen(t *testing.T) {
 	s, _ := newService(t)
-	stream, err := s.Open(t.Context(), me, myVM, process.Spec{Shell: "cat; exit 4", Stdin: true})
+	stream, err := open(t.Context(), s, process.Spec{Shell: "cat; exit 4", Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,20 +44,20 @@ func TestOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, _, exit := read(t, stream); got != "typed" || exit.Code != 4 {
-		t.Errorf("it says %q and ends with %+v", got, exit)
+		t.Errorf("its output is %q, and it ends with %+v", got, exit)
 	}
 	if _, err := stream.Next(); !errors.Is(err, io.EOF) {
-		t.Errorf("after the end there is %v", err)
+		t.Errorf("after the end: %v", err)
 	}
 	_, err = stream.Write([]byte("late"))
 	wantCode(t, err, errs.Conflict, "stdin_closed")
 	_ = stream.Close()
 }
 
-// TestLetGo closes a stream, and joins the process again where it was left.
-func TestLetGo(t *testing.T) {
+// TestAttachAgain closes a stream, and attaches where it ended.
+func TestAttachAgain(t *testing.T) {
 	s, _ := newService(t)
-	stream, err := s.Open(t.Context(), me, myVM, process.Spec{Shell: "echo one; cat; echo two", Stdin: true})
+	stream, err := open(t.Context(), s, process.Spec{Shell: "echo one; cat; echo two", Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,18 +67,18 @@ func TestLetGo(t *testing.T) {
 	}
 	id := stream.Process().ID
 	_ = stream.Close()
-	if err := s.WriteStdin(t.Context(), me, myVM, id, []byte("more\n"), true); err != nil {
+	if err := s.WriteStdin(t.Context(), access.Owner(me), myVM, id, []byte("more\n"), true); err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.Attach(t.Context(), me, myVM, id, first.Offset)
+	again, err := s.Attach(t.Context(), access.Owner(me), myVM, id, first.Offset)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer again.Close()
 	if got, _, _ := read(t, again); got != "more\ntwo\n" {
-		t.Errorf("after the first line it says %q", got)
+		t.Errorf("after the first line its output is %q", got)
 	}
-	p, err := s.Get(t.Context(), me, myVM, id)
+	p, err := s.Get(t.Context(), access.Owner(me), myVM, id)
 	if err != nil || p.State != process.Exited || p.Output != int64(len("one\nmore\ntwo\n")) {
 		t.Errorf("%+v, %v", p, err)
 	}
@@ -86,23 +86,23 @@ func TestLetGo(t *testing.T) {
 
 func TestStart(t *testing.T) {
 	s, _ := newService(t)
-	p, err := s.Start(t.Context(), me, myVM, process.Spec{Shell: "cat", Stdin: true}, []byte("a"))
+	p, err := s.Start(t.Context(), access.Owner(me), myVM, process.Spec{Shell: "cat", Stdin: true}, []byte("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.WriteStdin(t.Context(), me, myVM, p.ID, []byte("b"), true); err != nil {
+	if err := s.WriteStdin(t.Context(), access.Owner(me), myVM, p.ID, []byte("b"), true); err != nil {
 		t.Fatal(err)
 	}
 	wantLog(t, s, p.ID, "ab")
 	whole := bytes.Repeat([]byte("x"), process.MaxStartInput)
-	if p, err = s.Start(t.Context(), me, myVM, shell("cat"), whole); err != nil {
+	if p, err = s.Start(t.Context(), access.Owner(me), myVM, shell("cat"), whole); err != nil {
 		t.Fatal(err)
 	}
 	wantLog(t, s, p.ID, string(whole))
-	if _, err := s.Start(t.Context(), me, myVM, shell("true"), []byte("unread")); err != nil {
-		t.Errorf("one that reads nothing: %v", err)
+	if _, err := s.Start(t.Context(), access.Owner(me), myVM, shell("true"), []byte("unread")); err != nil {
+		t.Errorf("a process that reads nothing: %v", err)
 	}
-	_, err = s.Start(t.Context(), me, myVM, shell("cat"), append(whole, 'x'))
+	_, err = s.Start(t.Context(), access.Owner(me), myVM, shell("cat"), append(whole, 'x'))
 	wantCode(t, err, errs.Invalid, "invalid_stdin")
 }
 
@@ -110,7 +110,7 @@ func TestStart(t *testing.T) {
 func wantLog(t *testing.T, s *process.Service, id, want string) {
 	t.Helper()
 	var log strings.Builder
-	if err := s.Log(t.Context(), me, myVM, id, true, &log); err != nil || log.String() != want {
+	if err := s.Log(t.Context(), access.Owner(me), myVM, id, true, func() {}, &log); err != nil || log.String() != want {
 		t.Errorf("its output is %.100q, %v", log.String(), err)
 	}
 }
@@ -118,36 +118,36 @@ func wantLog(t *testing.T, s *process.Service, id, want string) {
 func TestLog(t *testing.T) {
 	s, guest := newService(t)
 	guest.Keep = 4
-	p, err := s.Start(t.Context(), me, myVM, process.Spec{Shell: "echo ab; echo cd >&2; echo ef; cat", Stdin: true}, nil)
+	p, err := s.Start(t.Context(), access.Owner(me), myVM, process.Spec{Shell: "echo ab; echo cd >&2; echo ef; cat", Stdin: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for p.Output < 9 {
-		if p, err = s.Get(t.Context(), me, myVM, p.ID); err != nil {
+		if p, err = s.Get(t.Context(), access.Owner(me), myVM, p.ID); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var log strings.Builder
-	if err := s.Log(t.Context(), me, myVM, p.ID, false, &log); err != nil {
+	if err := s.Log(t.Context(), access.Owner(me), myVM, p.ID, false, func() {}, &log); err != nil {
 		t.Fatal(err)
 	}
 	if want := "[6 bytes of output are not kept any more]\nef\n"; log.String() != want {
 		t.Errorf("the log is %q", log.String())
 	}
-	if err := s.Remove(t.Context(), me, myVM, p.ID); err != nil {
+	if err := s.Remove(t.Context(), access.Owner(me), myVM, p.ID); err != nil {
 		t.Fatal(err)
 	}
-	err = s.Log(t.Context(), me, myVM, p.ID, false, io.Discard)
+	err = s.Log(t.Context(), access.Owner(me), myVM, p.ID, false, func() {}, io.Discard)
 	wantCode(t, err, errs.NotFound, "process_not_found")
 }
 
 func TestSignalAndResize(t *testing.T) {
 	s, _ := newService(t)
-	p, err := s.Start(t.Context(), me, myVM, process.Spec{Shell: "stty wait", TTY: &process.Size{Rows: 24, Cols: 80}}, nil)
+	p, err := s.Start(t.Context(), access.Owner(me), myVM, process.Spec{Shell: "stty wait", TTY: &process.Size{Rows: 24, Cols: 80}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := s.Attach(t.Context(), me, myVM, p.ID, 0)
+	stream, err := s.Attach(t.Context(), access.Owner(me), myVM, p.ID, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,29 +155,29 @@ func TestSignalAndResize(t *testing.T) {
 	if chunk, err := stream.Next(); err != nil || string(chunk.Data) != "24 80\r\n" {
 		t.Fatalf("%q, %v", chunk.Data, err)
 	}
-	if err := s.Resize(t.Context(), me, myVM, p.ID, process.Size{Rows: 5, Cols: 6}); err != nil {
+	if err := s.Resize(t.Context(), access.Owner(me), myVM, p.ID, process.Size{Rows: 5, Cols: 6}); err != nil {
 		t.Fatal(err)
 	}
 	if chunk, err := stream.Next(); err != nil || string(chunk.Data) != "5 6\r\n" {
 		t.Fatalf("%q, %v", chunk.Data, err)
 	}
-	wantCode(t, s.Resize(t.Context(), me, myVM, p.ID, process.Size{Rows: 5}), errs.Invalid, "invalid_tty")
+	wantCode(t, s.Resize(t.Context(), access.Owner(me), myVM, p.ID, process.Size{Rows: 5}), errs.Invalid, "invalid_tty")
 	for _, bad := range []string{"", "0", "32", "-9", "SIG", "NOPE", "KILL "} {
-		wantCode(t, s.Signal(t.Context(), me, myVM, p.ID, bad), errs.Invalid, "invalid_signal")
+		wantCode(t, s.Signal(t.Context(), access.Owner(me), myVM, p.ID, bad), errs.Invalid, "invalid_signal")
 	}
-	if err := s.Signal(t.Context(), me, myVM, p.ID, "15"); err != nil {
+	if err := s.Signal(t.Context(), access.Owner(me), myVM, p.ID, "15"); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, exit := read(t, stream); exit.Code != 143 || exit.Signal != "SIGTERM" {
 		t.Errorf("it ends with %+v", exit)
 	}
-	wantCode(t, s.Signal(t.Context(), me, myVM, p.ID, "sigterm"), errs.Conflict, "process_ended")
+	wantCode(t, s.Signal(t.Context(), access.Owner(me), myVM, p.ID, "sigterm"), errs.Conflict, "process_ended")
 }
 
-// TestNotFound asks for what is not there, or not ours.
+// TestNotFound asks for a VM of another owner, and for ids that do not exist.
 func TestNotFound(t *testing.T) {
 	s, _ := newService(t)
-	p, err := s.Start(t.Context(), me, myVM, shell("sleep 60"), nil)
+	p, err := s.Start(t.Context(), access.Owner(me), myVM, shell("sleep 60"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,14 +188,19 @@ func TestNotFound(t *testing.T) {
 		{me, myVM, "../" + strings.Repeat("x", 1000), "process_not_found"},
 	} {
 		for name, ask := range map[string]func(context.Context) error{
-			"get":    func(ctx context.Context) error { _, err := s.Get(ctx, c.owner, c.vmID, c.id); return err },
-			"remove": func(ctx context.Context) error { return s.Remove(ctx, c.owner, c.vmID, c.id) },
-			"signal": func(ctx context.Context) error { return s.Signal(ctx, c.owner, c.vmID, c.id, "KILL") },
-			"stdin":  func(ctx context.Context) error { return s.WriteStdin(ctx, c.owner, c.vmID, c.id, nil, true) },
-			"resize": func(ctx context.Context) error {
-				return s.Resize(ctx, c.owner, c.vmID, c.id, process.Size{Rows: 1, Cols: 1})
+			"get":    func(ctx context.Context) error { _, err := s.Get(ctx, access.Owner(c.owner), c.vmID, c.id); return err },
+			"remove": func(ctx context.Context) error { return s.Remove(ctx, access.Owner(c.owner), c.vmID, c.id) },
+			"signal": func(ctx context.Context) error { return s.Signal(ctx, access.Owner(c.owner), c.vmID, c.id, "KILL") },
+			"stdin": func(ctx context.Context) error {
+				return s.WriteStdin(ctx, access.Owner(c.owner), c.vmID, c.id, nil, true)
 			},
-			"attach": func(ctx context.Context) error { _, err := s.Attach(ctx, c.owner, c.vmID, c.id, 0); return err },
+			"resize": func(ctx context.Context) error {
+				return s.Resize(ctx, access.Owner(c.owner), c.vmID, c.id, process.Size{Rows: 1, Cols: 1})
+			},
+			"attach": func(ctx context.Context) error {
+				_, err := s.Attach(ctx, access.Owner(c.owner), c.vmID, c.id, 0)
+				return err
+			},
 		} {
 			err := ask(t.Context())
 			if !errs.Is(err, errs.NotFound) || !errs.HasCode(err, c.code) || len(err.Error()) > 200 {
@@ -203,21 +208,18 @@ func TestNotFound(t *testing.T) {
 			}
 		}
 	}
-	if _, err := s.Attach(t.Context(), me, myVM, p.ID, -1); !errs.HasCode(err, "invalid_from") {
+	if _, err := s.Attach(t.Context(), access.Owner(me), myVM, p.ID, -1); !errs.HasCode(err, "invalid_from") {
 		t.Errorf("attached before the beginning: %v", err)
 	}
-	if now, err := s.Get(t.Context(), me, myVM, p.ID); err != nil || now.State != process.Running {
+	if now, err := s.Get(t.Context(), access.Owner(me), myVM, p.ID); err != nil || now.State != process.Running {
 		t.Errorf("%+v, %v", now, err)
 	}
 }
 
-// TestWhoWakes puts the VM to sleep before each call.
-func TestWhoWakes(t *testing.T) {
-	guest := processtest.New()
-	t.Cleanup(guest.Close)
-	host := &oneGuest{guest: guest}
-	s := process.New(host)
-	p, err := s.Start(t.Context(), me, myVM, process.Spec{Shell: "cat", Stdin: true, TTY: &process.Size{Rows: 24, Cols: 80}}, nil)
+// TestWhichCallsWake puts the VM to sleep before each call.
+func TestWhichCallsWake(t *testing.T) {
+	s, host, _ := newCounted(t)
+	p, err := s.Start(t.Context(), access.Owner(me), myVM, process.Spec{Shell: "cat", Stdin: true, TTY: &process.Size{Rows: 24, Cols: 80}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,42 +228,48 @@ func TestWhoWakes(t *testing.T) {
 		wakes bool
 		do    func(ctx context.Context) error
 	}{
-		{"reach", true, func(ctx context.Context) error { return s.Reach(ctx, me, myVM) }},
 		{"run", true, func(ctx context.Context) error {
-			_, err := s.Run(ctx, me, myVM, process.Run{Spec: shell("true")})
+			_, err := s.Run(ctx, access.Owner(me), myVM, process.Run{Spec: shell("true")})
 			return err
 		}},
 		{"open", true, func(ctx context.Context) error {
-			stream, err := s.Open(ctx, me, myVM, shell("true"))
+			stream, err := open(ctx, s, shell("true"))
 			if err == nil {
 				_ = stream.Close()
 			}
 			return err
 		}},
-		{"start", true, func(ctx context.Context) error { _, err := s.Start(ctx, me, myVM, shell("true"), nil); return err }},
-		{"resize", true, func(ctx context.Context) error {
-			return s.Resize(ctx, me, myVM, p.ID, process.Size{Rows: 25, Cols: 80})
+		{"start", true, func(ctx context.Context) error {
+			_, err := s.Start(ctx, access.Owner(me), myVM, shell("true"), nil)
+			return err
 		}},
-		{"list", false, func(ctx context.Context) error { _, err := s.List(ctx, me, myVM); return err }},
-		{"get", false, func(ctx context.Context) error { _, err := s.Get(ctx, me, myVM, p.ID); return err }},
-		{"log", false, func(ctx context.Context) error { return s.Log(ctx, me, myVM, p.ID, false, io.Discard) }},
-		{"attach", false, func(ctx context.Context) error { _, err := s.Attach(ctx, me, myVM, p.ID, 0); return err }},
+		{"resize", true, func(ctx context.Context) error {
+			return s.Resize(ctx, access.Owner(me), myVM, p.ID, process.Size{Rows: 25, Cols: 80})
+		}},
+		{"list", false, func(ctx context.Context) error { _, err := s.List(ctx, access.Owner(me), myVM); return err }},
+		{"get", false, func(ctx context.Context) error { _, err := s.Get(ctx, access.Owner(me), myVM, p.ID); return err }},
+		{"log", false, func(ctx context.Context) error {
+			return s.Log(ctx, access.Owner(me), myVM, p.ID, false, func() {}, io.Discard)
+		}},
+		{"attach", false, func(ctx context.Context) error { _, err := s.Attach(ctx, access.Owner(me), myVM, p.ID, 0); return err }},
 		{"a spec that cannot be run", false, func(ctx context.Context) error {
-			if _, err := s.Start(ctx, me, myVM, process.Spec{}, nil); !errs.Is(err, errs.Invalid) {
+			if _, err := s.Start(ctx, access.Owner(me), myVM, process.Spec{}, nil); !errs.Is(err, errs.Invalid) {
 				return fmt.Errorf("it is not refused: %w", err)
 			}
 			return errs.New(errs.Conflict, "vm_not_running", "refused")
 		}},
-		{"write", true, func(ctx context.Context) error { return s.WriteStdin(ctx, me, myVM, p.ID, []byte("x\n"), false) }},
-		{"signal", true, func(ctx context.Context) error { return s.Signal(ctx, me, myVM, p.ID, "TERM") }},
-		{"remove", true, func(ctx context.Context) error { return s.Remove(ctx, me, myVM, p.ID) }},
+		{"write", true, func(ctx context.Context) error {
+			return s.WriteStdin(ctx, access.Owner(me), myVM, p.ID, []byte("x\n"), false)
+		}},
+		{"signal", true, func(ctx context.Context) error { return s.Signal(ctx, access.Owner(me), myVM, p.ID, "TERM") }},
+		{"remove", true, func(ctx context.Context) error { return s.Remove(ctx, access.Owner(me), myVM, p.ID) }},
 	} {
-		host.asleep.Store(true)
+		host.Asleep.Store(true)
 		err := call.do(t.Context())
 		if call.wakes && err != nil || !call.wakes && !errs.HasCode(err, "vm_not_running") {
 			t.Errorf("%s: %v", call.name, err)
 		}
-		if woken := !host.asleep.Load(); woken != call.wakes {
+		if woken := !host.Asleep.Load(); woken != call.wakes {
 			t.Errorf("%s: woken %v, want %v", call.name, woken, call.wakes)
 		}
 	}

@@ -6,8 +6,8 @@ import (
 	"github.com/hatchvm/hatch/internal/event"
 )
 
-// told is the data of events about a snapshot.
-type told struct {
+// eventData is the data of events about a snapshot.
+type eventData struct {
 	ID       string `json:"snapshot_id"`
 	Name     string `json:"name,omitempty"`
 	Kind     Kind   `json:"kind"`
@@ -15,19 +15,19 @@ type told struct {
 	ParentID string `json:"parent_id,omitempty"`
 }
 
-// CreatedEvent tells that a snapshot is durable. vmName is what its VM is
-// called now, "" for nothing.
+// CreatedEvent is the event of a snapshot that is durable. vmName is its VM's
+// current name, or "".
 func CreatedEvent(s Snapshot, vmName string) event.Event {
-	return s.about(event.SnapshotCreated, fmt.Sprintf("snapshot %s was taken; it takes %d MiB on disk", s.calls(), s.Bytes>>20), vmName)
+	return s.about(event.SnapshotCreated, fmt.Sprintf("snapshot %s was taken; it takes %d MiB on disk", s.label(), s.Bytes>>20), vmName)
 }
 
-// DeletedEvent tells that a snapshot is gone.
+// DeletedEvent is the event of a deleted snapshot.
 func DeletedEvent(s Snapshot, vmName string) event.Event {
-	return s.about(event.SnapshotDeleted, fmt.Sprintf("snapshot %s was deleted", s.calls()), vmName)
+	return s.about(event.SnapshotDeleted, fmt.Sprintf("snapshot %s was deleted", s.label()), vmName)
 }
 
-// calls returns the name and the id, or the id where there is no name.
-func (s Snapshot) calls() string {
+// label returns the name and the id, or the id where there is no name.
+func (s Snapshot) label() string {
 	if s.Name == "" {
 		return s.ID
 	}
@@ -35,7 +35,7 @@ func (s Snapshot) calls() string {
 }
 
 func (s Snapshot) about(t event.Type, message, vmName string) event.Event {
-	e := event.Of(t, message, told{s.ID, s.Name, s.Kind, s.Bytes, s.ParentID})
+	e := event.Of(t, message, eventData{s.ID, s.Name, s.Kind, s.Bytes, s.ParentID})
 	e.OwnerID, e.VMID, e.VMName = s.OwnerID, s.VMID, vmName
 	return e
 }

@@ -1,4 +1,4 @@
 package snapshot
 
-// PruneAt is Run with a clock of the test's.
+// PruneAt is Run with the ticks of a test.
 var PruneAt = (*Service).pruneAt

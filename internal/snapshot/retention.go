@@ -6,15 +6,16 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// pruneEvery is how often snapshots that have become too old are looked for.
-const pruneEvery = time.Minute
+// pruneInterval is how often snapshots that have become too old are removed.
+const pruneInterval = time.Minute
 
 // Run removes automatic snapshots once they are older than the limit, until ctx
 // is done.
 func (s *Service) Run(ctx context.Context) {
-	tick := time.NewTicker(pruneEvery)
+	tick := time.NewTicker(pruneInterval)
 	defer tick.Stop()
 	s.pruneAt(ctx, tick.C)
 }
@@ -27,7 +28,7 @@ func (s *Service) pruneAt(ctx context.Context, tick <-chan time.Time) {
 			return
 		}
 		if err := s.Prune(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("cannot remove old snapshots", "err", err)
+			s.log.Warn("cannot remove old snapshots", logkey.Error, err)
 		}
 	}
 }
@@ -37,188 +38,187 @@ func (s *Service) Prune(ctx context.Context) error {
 	if s.limits.MaxAge == 0 {
 		return nil
 	}
-	all, err := s.store.Snapshots(ctx, "", Filter{})
+	all, err := s.store.HostSnapshots(ctx)
 	if err != nil {
 		return err
 	}
-	var faults []error
-	for _, one := range s.oldestFirst(all) {
-		if one.Kind == Automatic && time.Since(one.CreatedAt) > s.limits.MaxAge {
-			_, err := s.prune(ctx, one, "it is older than the limit")
-			faults = append(faults, err)
+	var failures []error
+	for _, snap := range s.evictable(all) {
+		if snap.Kind == Automatic && time.Since(snap.CreatedAt) > s.limits.MaxAge {
+			_, err := s.evict(ctx, snap, "it is older than the limit")
+			failures = append(failures, err)
 		}
 	}
-	return errors.Join(faults...)
+	return errors.Join(failures...)
 }
 
-// prune removes a snapshot unless somebody has come to use it.
-func (s *Service) prune(ctx context.Context, one Snapshot, why string) (gone bool, err error) {
-	release, ok := s.seize(one.ID)
+// evict removes a snapshot unless it has come into use.
+func (s *Service) evict(ctx context.Context, snap Snapshot, why string) (gone bool, err error) {
+	release, ok := s.pinAlone(snap.ID)
 	if !ok {
 		return false, nil
 	}
 	defer release()
-	s.log.Info("removing a snapshot", "snapshot", one.ID, "kind", one.Kind, "vm", one.VMID, "why", why)
-	if err := s.remove(ctx, one.ID); err != nil {
+	s.log.Info("evicting a snapshot", logkey.Snapshot, snap.ID, "kind", snap.Kind, logkey.VM, snap.VMID, logkey.Reason, why)
+	if err := s.remove(ctx, snap.ID); err != nil {
 		return false, err
 	}
 	return true, nil
 }
 
-// bound is what snapshots keep to together.
+// bound is a limit on all snapshots together.
 type bound struct {
 	weigh   func(Snapshot) int64 // 0: it does not count
-	most    int64
-	why     string // of those that are removed for it
-	refusal error  // when no more can be removed
+	limit   int64
+	why     string // reason of an eviction
+	refusal error  // when no more can be evicted
 }
 
 func (s *Service) bounds(draft Snapshot) []bound {
 	ofVM := bound{
-		weigh: func(one Snapshot) int64 {
-			if one.VMID == draft.VMID {
+		weigh: func(snap Snapshot) int64 {
+			if snap.VMID == draft.VMID {
 				return 1
 			}
 			return 0
 		},
-		most: int64(s.limits.PerVM),
-		why:  "the VM has as many as it may",
+		limit: int64(s.limits.PerVM),
+		why:   "the VM has reached its limit",
 		refusal: errs.New(errs.Conflict, "snapshot_limit",
-			"VM %s may have %d snapshots, and those it has make no room for another", draft.VMID, s.limits.PerVM).
+			"VM %s may have %d snapshots, and none of those it has can be evicted", draft.VMID, s.limits.PerVM).
 			WithHint("delete one, or raise HATCH_MAX_SNAPSHOTS_PER_VM"),
 	}
 	if s.limits.DiskMiB == 0 {
 		return []bound{ofVM}
 	}
 	return []bound{ofVM, {
-		weigh: func(one Snapshot) int64 { return one.Bytes },
-		most:  s.limits.DiskMiB << 20,
-		why:   "snapshots take as much of the disk as they may",
+		weigh: func(snap Snapshot) int64 { return snap.Bytes },
+		limit: s.limits.DiskMiB << 20,
+		why:   "snapshots have reached their limit on disk",
 		refusal: errs.New(errs.Exhausted, "snapshot_disk_limit",
-			"a snapshot of about %d MiB does not fit: snapshots may take %d MiB of the disk in all, and those there are take too much", draft.Bytes>>20, s.limits.DiskMiB).
+			"a snapshot of about %d MiB does not fit: all snapshots may take %d MiB of the disk, and not enough of them can be evicted", draft.Bytes>>20, s.limits.DiskMiB).
 			WithHint("delete some, or raise HATCH_SNAPSHOT_DISK_MIB"),
 	}}
 }
 
-// makeRoomTries is how often makeRoom plans anew when somebody has come to use
-// what was to go.
-const makeRoomTries = 4
+// evictAttempts is how often evictFor plans again after a snapshot that it chose
+// has come into use.
+const evictAttempts = 4
 
-// makeRoom removes snapshots until those that are left and the draft, which is
-// stored already, keep the bounds. When that cannot be, none is removed.
-func (s *Service) makeRoom(ctx context.Context, draft Snapshot) error {
+// evictFor evicts snapshots until the remaining ones and the draft, which is
+// stored already, keep the bounds. When that is impossible it evicts none.
+func (s *Service) evictFor(ctx context.Context, draft Snapshot) error {
 	if err := s.Prune(ctx); err != nil {
 		return err
 	}
 	var refusal error
-	for range makeRoomTries {
-		going, err := s.leaving(ctx, draft)
+	for range evictAttempts {
+		victims, err := s.victims(ctx, draft)
 		if err != nil {
 			return err
 		}
-		if refusal, err = s.pruneAll(ctx, going); refusal == nil || err != nil {
+		if refusal, err = s.evictAll(ctx, victims); refusal == nil || err != nil {
 			return err
 		}
 	}
 	return refusal
 }
 
-// leaver is a snapshot that is to go for a bound.
-type leaver struct {
+// victim is a snapshot to evict for a bound.
+type victim struct {
 	Snapshot
 	bound bound
 }
 
-// pruneAll stops at one that somebody has come to use, and returns the refusal
-// of its bound.
-func (s *Service) pruneAll(ctx context.Context, all []leaver) (refusal, err error) {
-	for _, one := range all {
-		gone, err := s.prune(ctx, one.Snapshot, one.bound.why)
+// evictAll stops at a snapshot that has come into use, and returns the refusal of
+// its bound.
+func (s *Service) evictAll(ctx context.Context, all []victim) (refusal, err error) {
+	for _, snap := range all {
+		gone, err := s.evict(ctx, snap.Snapshot, snap.bound.why)
 		if err != nil {
 			return nil, err
 		}
 		if !gone {
-			return one.bound.refusal, nil
+			return snap.bound.refusal, nil
 		}
 	}
 	return nil, nil
 }
 
-// leaving returns what must go for the draft, the first to go first.
-func (s *Service) leaving(ctx context.Context, draft Snapshot) (leaving []leaver, err error) {
-	all, err := s.store.Snapshots(ctx, "", Filter{})
+// victims returns what must be evicted for the draft, in order.
+func (s *Service) victims(ctx context.Context, draft Snapshot) (victims []victim, err error) {
+	all, err := s.store.HostSnapshots(ctx)
 	if err != nil {
 		return nil, err
 	}
-	yielding := s.yielding(all, draft)
-	going := map[string]bool{}
+	candidates := s.candidates(all, draft)
+	chosen := map[string]bool{}
 	for _, b := range s.bounds(draft) {
-		excess := -b.most
-		for _, one := range all {
-			if !going[one.ID] {
-				excess += b.weigh(one)
+		excess := -b.limit
+		for _, snap := range all {
+			if !chosen[snap.ID] {
+				excess += b.weigh(snap)
 			}
 		}
-		for _, one := range yielding {
-			if excess > 0 && !going[one.ID] && b.weigh(one) > 0 {
-				going[one.ID] = true
-				leaving = append(leaving, leaver{one, b})
-				excess -= b.weigh(one)
+		for _, snap := range candidates {
+			if excess > 0 && !chosen[snap.ID] && b.weigh(snap) > 0 {
+				chosen[snap.ID] = true
+				victims = append(victims, victim{snap, b})
+				excess -= b.weigh(snap)
 			}
 		}
 		if excess > 0 {
 			return nil, b.refusal
 		}
 	}
-	return leaving, nil
+	return victims, nil
 }
 
-// yielding returns the snapshots that may go for the draft, the first to go
-// first: hatchd's own, which only save time, then automatic ones of the same
-// owner. Nothing that an owner keeps goes for another, or for hatchd itself.
-func (s *Service) yielding(all []Snapshot, draft Snapshot) []Snapshot {
+// candidates returns the snapshots that may be evicted for the draft, in order:
+// those of the warm pool, then automatic ones of the same owner. No owner's
+// snapshot is evicted for another owner, or for the warm pool.
+func (s *Service) candidates(all []Snapshot, draft Snapshot) []Snapshot {
 	var warm, owners []Snapshot
-	for _, one := range s.oldestFirst(all) {
+	for _, snap := range s.evictable(all) {
 		switch {
-		case one.Kind == Warm:
-			warm = append(warm, one)
-		case one.OwnerID == draft.OwnerID && draft.Kind != Warm:
-			owners = append(owners, one)
+		case snap.Kind == Warm:
+			warm = append(warm, snap)
+		case snap.OwnerID == draft.OwnerID && draft.Kind != Warm:
+			owners = append(owners, snap)
 		}
 	}
 	return append(warm, owners...)
 }
 
-// Yield removes one of the guests that hatchd keeps booted, so that its disk can
-// have another use, and reports whether it did: none may be left that is free.
-// When all that are free together are smaller than what is missing, none is
-// removed; 0 means that nobody knows how much that is.
+// Yield evicts one snapshot of the warm pool to free disk space, and reports
+// whether it did. If all that can be evicted free less than missing bytes,
+// it evicts none; missing = 0 means unknown.
 func (s *Service) Yield(ctx context.Context, missing int64) (yielded bool, err error) {
-	all, err := s.store.Snapshots(ctx, "", Filter{})
+	all, err := s.store.HostSnapshots(ctx)
 	if err != nil {
 		return false, err
 	}
 	var free []Snapshot
-	for _, one := range s.oldestFirst(all) {
-		if one.Kind == Warm {
-			free = append(free, one)
-			missing -= one.Bytes
+	for _, snap := range s.evictable(all) {
+		if snap.Kind == Warm {
+			free = append(free, snap)
+			missing -= snap.Bytes
 		}
 	}
 	if missing > 0 {
 		return false, nil
 	}
-	var faults []error
-	for _, one := range free {
-		gone, err := s.prune(ctx, one, "the host's disk is full")
+	var failures []error
+	for _, snap := range free {
+		gone, err := s.evict(ctx, snap, "the host's disk is full")
 		if gone {
 			s.files.Flush()
 			return true, nil
 		}
-		if err != nil { // another one may go
-			s.log.Error("cannot remove a booted guest", "snapshot", one.ID, "err", err)
-			faults = append(faults, err)
+		if err != nil { // another one may be evictable
+			s.log.Error("cannot evict a warm snapshot", logkey.Snapshot, snap.ID, logkey.Error, err)
+			failures = append(failures, err)
 		}
 	}
-	return false, errors.Join(faults...)
+	return false, errors.Join(failures...)
 }

@@ -11,74 +11,76 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/id"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// Service is what can be done with snapshots.
+// Service lists, bounds and deletes snapshots.
 type Service struct {
 	store  Store
 	files  Files
 	limits Limits
 	log    *slog.Logger
 
-	mu   sync.Mutex
-	held map[string]int // by id: how many use it now
+	mu     sync.Mutex
+	pinned map[string]int // number of users by id
 
-	turn chan struct{} // capacity 1; full while somebody counts snapshots and makes room for one
+	evicting chan struct{} // capacity 1; full while snapshots are counted and evicted for a new one
 }
 
 // New makes a service. Call Reconcile once before any is taken.
 func New(store Store, files Files, limits Limits, log *slog.Logger) *Service {
-	return &Service{store: store, files: files, limits: limits, log: log, held: map[string]int{}, turn: make(chan struct{}, 1)}
+	return &Service{store: store, files: files, limits: limits, log: log, pinned: map[string]int{}, evicting: make(chan struct{}, 1)}
 }
 
 // Get returns the snapshot with this id or, failing that, this name.
 // Errors: errs.NotFound with code snapshot_not_found.
-func (s *Service) Get(ctx context.Context, owner, idOrName string) (Snapshot, error) {
-	return s.store.Snapshot(ctx, owner, idOrName)
+func (s *Service) Get(ctx context.Context, scope access.Scope, idOrName string) (Snapshot, error) {
+	return s.store.Snapshot(ctx, scope, idOrName)
 }
 
-// List returns the owner's snapshots, newest first.
-func (s *Service) List(ctx context.Context, owner string, f Filter) ([]Snapshot, error) {
-	return s.store.Snapshots(ctx, owner, f)
+// List returns the snapshots in scope, newest first.
+func (s *Service) List(ctx context.Context, scope access.Scope, f Filter) ([]Snapshot, error) {
+	return s.store.Snapshots(ctx, scope, f)
 }
 
 // Latest returns the newest durable snapshot of a VM.
 // Errors: errs.Conflict with code no_snapshot.
-func (s *Service) Latest(ctx context.Context, owner, vmID string) (Snapshot, error) {
-	all, err := s.store.Snapshots(ctx, owner, Filter{VMID: vmID})
+func (s *Service) Latest(ctx context.Context, scope access.Scope, vmID string) (Snapshot, error) {
+	all, err := s.store.Snapshots(ctx, scope, Filter{VMID: vmID})
 	if err != nil {
 		return Snapshot{}, err
 	}
-	for _, one := range all {
-		if one.Durable {
-			return one, nil
+	for _, snap := range all {
+		if snap.Durable {
+			return snap, nil
 		}
 	}
 	return Snapshot{}, errs.New(errs.Conflict, "no_snapshot", "there is no snapshot of VM %s", vmID).
 		WithHint("POST /vms/%s/snapshot takes one", vmID)
 }
 
-// Delete removes a snapshot. VMs that were made from it do not need it.
+// Delete deletes a snapshot. VMs that were cloned from it do not need it.
 // Errors: errs.NotFound; errs.Conflict with code snapshot_in_use while it is
-// being taken, restored or made into VMs.
-func (s *Service) Delete(ctx context.Context, owner, idOrName string) error {
-	one, err := s.store.Snapshot(ctx, owner, idOrName)
+// being taken, restored or cloned from.
+func (s *Service) Delete(ctx context.Context, scope access.Scope, idOrName string) error {
+	snap, err := s.store.Snapshot(ctx, scope, idOrName)
 	if err != nil {
 		return err
 	}
-	release, ok := s.seize(one.ID)
+	release, ok := s.pinAlone(snap.ID)
 	if !ok {
-		return errs.New(errs.Conflict, "snapshot_in_use", "cannot delete snapshot %s: it is in use", one.ID).
+		return errs.New(errs.Conflict, "snapshot_in_use", "cannot delete snapshot %s: it is in use", snap.ID).
 			WithHint("try again when the operation on it has ended")
 	}
 	defer release()
-	return s.remove(ctx, one.ID)
+	return s.remove(ctx, snap.ID)
 }
 
-// remove deletes the row first: files without one are removed at the next
-// start, but a row without files would be a promise that is not kept.
+// remove deletes the row first: files without a row are removed at the next
+// start, but a row without files would promise a snapshot that cannot be used.
 func (s *Service) remove(ctx context.Context, id string) error {
 	if err := s.store.DeleteSnapshot(ctx, id); err != nil {
 		return err
@@ -89,58 +91,73 @@ func (s *Service) remove(ctx context.Context, id string) error {
 	return nil
 }
 
-// Hold keeps a snapshot from being removed until release is called.
-func (s *Service) Hold(id string) (release func()) {
+// Pin keeps a snapshot from being deleted until release is called.
+func (s *Service) Pin(id string) (release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.held[id]++
-	return func() { s.letGo(id) }
+	s.pinned[id]++
+	return func() { s.unpin(id) }
 }
 
-// seize is Hold by somebody who wants to be the only one.
-func (s *Service) seize(id string) (release func(), ok bool) {
+// PinNamed returns the snapshot with this id or, failing that, this name, pinned
+// until release is called. Errors: Get's.
+func (s *Service) PinNamed(ctx context.Context, scope access.Scope, idOrName string) (_ Snapshot, release func(), err error) {
+	snap, err := s.Get(ctx, scope, idOrName)
+	if err != nil {
+		return Snapshot{}, nil, err
+	}
+	release = s.Pin(snap.ID)
+	if snap, err = s.Get(ctx, scope, snap.ID); err != nil { // deleted before it was pinned
+		release()
+		return Snapshot{}, nil, err
+	}
+	return snap, release, nil
+}
+
+// pinAlone is Pin for a caller that must be the only one.
+func (s *Service) pinAlone(id string) (release func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held[id] > 0 {
+	if s.pinned[id] > 0 {
 		return nil, false
 	}
-	s.held[id]++
-	return func() { s.letGo(id) }, true
+	s.pinned[id]++
+	return func() { s.unpin(id) }, true
 }
 
-func (s *Service) letGo(id string) {
+func (s *Service) unpin(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held[id]--; s.held[id] == 0 {
-		delete(s.held, id)
+	if s.pinned[id]--; s.pinned[id] == 0 {
+		delete(s.pinned, id)
 	}
 }
 
-// Begin makes room for a snapshot of about so many bytes, and a place for its
-// files. Finish or Abandon ends what it began. Errors: errs.Invalid with field
-// name; errs.Conflict with code name_taken or snapshot_limit; errs.Exhausted
-// with code snapshot_disk_limit or disk_full.
+// Begin evicts snapshots until one of about that many bytes fits, and makes a
+// directory for its files. Finish or Abandon must follow. Errors: errs.Invalid
+// with field name; errs.Conflict with code name_taken or snapshot_limit;
+// errs.Exhausted with code snapshot_disk_limit or disk_full.
 func (s *Service) Begin(ctx context.Context, draft Snapshot, bytes int64) (Snapshot, error) {
 	draft.ID, draft.Durable = id.New(IDPrefix), false
 	draft.CreatedAt = time.Now().UTC().Truncate(time.Microsecond)
-	if draft.Kind == Passing {
+	if draft.Kind == Ephemeral {
 		return draft, s.prepare(ctx, draft, bytes)
 	}
 	if err := checkName(draft.Name); err != nil {
 		return Snapshot{}, err
 	}
 	select {
-	case s.turn <- struct{}{}:
-		defer func() { <-s.turn }()
+	case s.evicting <- struct{}{}:
+		defer func() { <-s.evicting }()
 	case <-ctx.Done():
 		return Snapshot{}, ctx.Err()
 	}
-	draft.Bytes = bytes // as good as any guess, until it is known
-	s.Hold(draft.ID)    // until it is finished or abandoned
-	// A name that is taken must not cost another snapshot its place.
+	draft.Bytes = bytes // an estimate, until Seal counts
+	s.Pin(draft.ID)     // until Finish or Abandon
+	// Inserted first: a taken name must not evict another snapshot.
 	err := s.store.InsertSnapshot(ctx, draft)
 	if err == nil {
-		err = s.makeRoom(ctx, draft)
+		err = s.evictFor(ctx, draft)
 	}
 	if err == nil {
 		err = s.prepare(ctx, draft, bytes)
@@ -152,8 +169,8 @@ func (s *Service) Begin(ctx context.Context, draft Snapshot, bytes int64) (Snaps
 	return draft, nil
 }
 
-// prepare makes the place for the files. What hatchd keeps to save time gives way
-// on a disk that is full, one after the other.
+// prepare makes the directory. While the disk is full it evicts warm snapshots,
+// one after the other.
 func (s *Service) prepare(ctx context.Context, draft Snapshot, bytes int64) error {
 	for {
 		err := s.files.Prepare(draft.ID, bytes)
@@ -166,61 +183,63 @@ func (s *Service) prepare(ctx context.Context, draft Snapshot, bytes int64) erro
 	}
 }
 
-// Finish makes a snapshot durable whose files have been captured.
-func (s *Service) Finish(ctx context.Context, one Snapshot) (Snapshot, error) {
+// Finish makes a captured snapshot durable.
+func (s *Service) Finish(ctx context.Context, snap Snapshot) (Snapshot, error) {
 	var err error
-	if one.Sums, one.Bytes, err = s.files.Seal(ctx, one.ID); err != nil {
+	if snap.Sums, snap.Bytes, err = s.files.Seal(ctx, snap); err != nil {
 		return Snapshot{}, err
 	}
-	one.Durable = true
-	if err := s.store.SealSnapshot(ctx, one); err != nil {
+	snap.Durable = true
+	if err := s.store.SealSnapshot(ctx, snap); err != nil {
 		return Snapshot{}, err
 	}
-	s.letGo(one.ID)
-	return one, nil
+	s.unpin(snap.ID)
+	return snap, nil
 }
 
-// Abandon leaves nothing of a snapshot that was begun, also when ctx has ended.
-// While the store cannot say that it is gone its files stay: it may have been
-// stored that the snapshot counts.
-func (s *Service) Abandon(ctx context.Context, one Snapshot) {
+// Abandon removes a snapshot that was begun, even when ctx has ended. When the
+// store does not confirm that the row is deleted, the files stay: the row may say
+// that the snapshot is durable.
+func (s *Service) Abandon(ctx context.Context, snap Snapshot) {
 	var err error
-	if one.Kind == Passing {
-		err = s.files.Remove(one.ID)
+	if snap.Kind == Ephemeral {
+		err = s.files.Remove(snap.ID)
 	} else {
-		err = s.remove(context.WithoutCancel(ctx), one.ID)
-		s.letGo(one.ID)
+		err = s.remove(context.WithoutCancel(ctx), snap.ID)
+		s.unpin(snap.ID)
 	}
 	if err != nil {
-		s.log.Error("cannot remove a snapshot that was not finished", "snapshot", one.ID, "err", err)
+		s.log.Error("cannot remove an unfinished snapshot", logkey.Snapshot, snap.ID, logkey.Error, err)
 	}
 }
 
-// Reconcile removes what an earlier daemon has left half done, and automatic
-// snapshots that are too old.
+// Reconcile removes unfinished snapshots of an earlier hatchd, and automatic
+// snapshots that are too old. It writes missing manifests: hatchd did not always.
 func (s *Service) Reconcile(ctx context.Context) error {
-	all, err := s.store.Snapshots(ctx, "", Filter{})
+	all, err := s.store.HostSnapshots(ctx)
 	if err != nil {
 		return err
 	}
-	var faults []error
+	var failures []error
 	known := map[string]bool{}
-	for _, one := range all {
-		known[one.ID] = true
-		if !one.Durable {
-			s.log.Warn("removing a snapshot that was not finished", "snapshot", one.ID)
-			faults = append(faults, s.remove(ctx, one.ID))
+	for _, snap := range all {
+		known[snap.ID] = true
+		if !snap.Durable {
+			s.log.Warn("removing an unfinished snapshot", logkey.Snapshot, snap.ID)
+			failures = append(failures, s.remove(ctx, snap.ID))
+		} else if err := s.files.Describe(snap); err != nil {
+			s.log.Warn("cannot write the manifest of a snapshot", logkey.Snapshot, snap.ID, logkey.Error, err)
 		}
 	}
 	ids, err := s.files.List()
-	faults = append(faults, err)
+	failures = append(failures, err)
 	for _, id := range ids {
 		if !known[id] {
-			s.log.Warn("removing files that belong to no snapshot", "snapshot", id)
-			faults = append(faults, s.files.Remove(id))
+			s.log.Warn("removing files that have no snapshot", logkey.Snapshot, id)
+			failures = append(failures, s.files.Remove(id))
 		}
 	}
-	return errors.Join(append(faults, s.Prune(ctx))...)
+	return errors.Join(append(failures, s.Prune(ctx))...)
 }
 
 // nameForm keeps names apart from ids and usable in a path.
@@ -231,22 +250,22 @@ func checkName(name string) error {
 	case name == "":
 		return nil
 	case !nameForm.MatchString(name):
-		return errs.InvalidField("name", "%q is not a name; up to 63 letters, digits, '.', '_' and '-' can be given, a letter or digit first", name)
+		return errs.InvalidField("name", "%q is not a valid name: want up to 63 letters, digits, '.', '_' and '-', a letter or digit first", name)
 	case strings.HasPrefix(name, IDPrefix):
-		return errs.InvalidField("name", "%q looks like an id; give a name that does not begin with %s", name, IDPrefix)
+		return errs.InvalidField("name", "%q looks like an id: want a name that does not begin with %s", name, IDPrefix)
 	}
 	return nil
 }
 
-// oldestFirst returns the snapshots that nobody uses and nobody has asked to be
-// kept, the oldest first.
-func (s *Service) oldestFirst(all []Snapshot) []Snapshot {
+// evictable returns the snapshots that are durable, not in use and not manual, the
+// oldest first.
+func (s *Service) evictable(all []Snapshot) []Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var free []Snapshot
-	for _, one := range slices.Backward(all) {
-		if one.Kind != Manual && one.Durable && s.held[one.ID] == 0 {
-			free = append(free, one)
+	for _, snap := range slices.Backward(all) {
+		if snap.Kind != Manual && snap.Durable && s.pinned[snap.ID] == 0 {
+			free = append(free, snap)
 		}
 	}
 	return free

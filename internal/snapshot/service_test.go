@@ -18,8 +18,10 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	files "github.com/hatchvm/hatch/internal/host/snapshot"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/store"
+	"github.com/hatchvm/hatch/internal/store/storetest"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -37,7 +39,7 @@ type world struct {
 	store *store.Store
 	files *files.Files
 	root  string // of the files
-	guest string // a file that serves as a guest's memory, and as its disk
+	guest string // the file that is used as the guest's memory and as its disk
 }
 
 func newWorld(t *testing.T, limits snapshot.Limits) *world {
@@ -45,8 +47,7 @@ func newWorld(t *testing.T, limits snapshot.Limits) *world {
 	dir := t.TempDir()
 	w := &world{t: t, root: filepath.Join(dir, "snapshots"), guest: filepath.Join(dir, "guest")}
 	var err error
-	w.store, err = store.Open(t.Context(), filepath.Join(dir, "hatch.db"))
-	w.ok(err)
+	w.store = storetest.Open(t)
 	t.Cleanup(func() { w.ok(w.store.Close()) })
 	w.files, err = files.Open(w.root, 0)
 	w.ok(err)
@@ -58,7 +59,7 @@ func newWorld(t *testing.T, limits snapshot.Limits) *world {
 	return w
 }
 
-// restart is what the next daemon begins with.
+// restart makes a new service over the same store and files.
 func (w *world) restart(limits snapshot.Limits) {
 	w.Service = snapshot.New(w.store, w.files, limits, slog.New(slog.DiscardHandler))
 }
@@ -78,50 +79,50 @@ func (w *world) refuses(err error, kind errs.Kind, code string) {
 }
 
 func draft(kind snapshot.Kind, name string) snapshot.Snapshot {
-	return snapshot.Snapshot{OwnerID: owner, VMID: "vm_a", Kind: kind, Name: name, VM: snapshot.Origin{ImageID: "img_a"}}
+	return snapshot.Snapshot{OwnerID: owner, VMID: "vm_a", Kind: kind, Name: name, VM: snapshot.Origin{Spec: machine.Spec{ImageID: "img_a"}}}
 }
 
-// begin makes one whose machine the driver has saved, and that was captured.
+// begin begins a snapshot and captures its files.
 func (w *world) begin(d snapshot.Snapshot, bytes int64) snapshot.Snapshot {
 	w.t.Helper()
-	one, err := w.Begin(w.t.Context(), d, bytes)
+	snap, err := w.Begin(w.t.Context(), d, bytes)
 	w.ok(err)
-	dir := w.files.Dir(one.ID)
+	dir := w.files.Dir(snap.ID)
 	w.ok(os.WriteFile(filepath.Join(dir, vmm.SavedDevices), []byte("registers"), 0o600))
 	w.ok(vmm.Saved{Format: vmm.SavedFormat}.Write(dir))
-	w.ok(w.files.Capture(w.t.Context(), one.ID, snapshot.Parts{Memory: w.guest, Disk: w.guest}))
-	return one
+	w.ok(w.files.Capture(w.t.Context(), snap.ID, snapshot.Parts{Memory: w.guest, Disk: w.guest}))
+	return snap
 }
 
 func (w *world) take(d snapshot.Snapshot) snapshot.Snapshot {
 	w.t.Helper()
-	one, err := w.Finish(w.t.Context(), w.begin(d, 0))
+	snap, err := w.Finish(w.t.Context(), w.begin(d, 0))
 	w.ok(err)
-	return one
+	return snap
 }
 
-// takeSized makes one that counts as so large.
+// takeSized takes a snapshot whose row has this size.
 func (w *world) takeSized(d snapshot.Snapshot, bytes int64) snapshot.Snapshot {
 	w.t.Helper()
-	one := w.take(d)
-	one.Bytes = bytes
-	w.ok(w.store.SealSnapshot(w.t.Context(), one))
-	return one
+	snap := w.take(d)
+	snap.Bytes = bytes
+	w.ok(w.store.SealSnapshot(w.t.Context(), snap))
+	return snap
 }
 
-// left compares what the rows and the directories are of.
+// left compares the snapshots that have rows and directories with want.
 func (w *world) left(want ...snapshot.Snapshot) {
 	w.t.Helper()
-	rows, err := w.store.Snapshots(w.t.Context(), "", snapshot.Filter{})
+	rows, err := w.store.Snapshots(w.t.Context(), access.Everyone, snapshot.Filter{})
 	w.ok(err)
 	dirs, err := w.files.List()
 	w.ok(err)
 	var byRow, wanted []string
-	for _, one := range rows {
-		byRow = append(byRow, one.ID)
+	for _, snap := range rows {
+		byRow = append(byRow, snap.ID)
 	}
-	for _, one := range want {
-		wanted = append(wanted, one.ID)
+	for _, snap := range want {
+		wanted = append(wanted, snap.ID)
 	}
 	slices.Sort(byRow)
 	slices.Sort(wanted)
@@ -132,17 +133,17 @@ func (w *world) left(want ...snapshot.Snapshot) {
 
 var ample = snapshot.Limits{PerVM: 10}
 
-func TestASnapshotCountsOnceItIsFinished(t *testing.T) {
+func TestSnapshotIsDurableOnceFinished(t *testing.T) {
 	w := newWorld(t, ample)
-	_, err := w.Latest(t.Context(), owner, "vm_a")
+	_, err := w.Latest(t.Context(), access.Owner(owner), "vm_a")
 	w.refuses(err, errs.Conflict, "no_snapshot")
 	begun := w.begin(draft(snapshot.Manual, "base"), 7)
 	if begun.Durable || !strings.HasPrefix(begun.ID, snapshot.IDPrefix) || begun.CreatedAt.IsZero() {
 		t.Errorf("begun: %+v", begun)
 	}
-	_, err = w.Latest(t.Context(), owner, "vm_a")
+	_, err = w.Latest(t.Context(), access.Owner(owner), "vm_a")
 	w.refuses(err, errs.Conflict, "no_snapshot")
-	w.refuses(w.Delete(t.Context(), owner, begun.ID), errs.Conflict, "snapshot_in_use")
+	w.refuses(w.Delete(t.Context(), access.Owner(owner), begun.ID), errs.Conflict, "snapshot_in_use")
 
 	done, err := w.Finish(t.Context(), begun)
 	w.ok(err)
@@ -150,19 +151,19 @@ func TestASnapshotCountsOnceItIsFinished(t *testing.T) {
 		t.Errorf("done: %+v", done)
 	}
 	for _, key := range []string{done.ID, "base"} {
-		if got, err := w.Get(t.Context(), owner, key); err != nil || got.ID != done.ID || got.Bytes != done.Bytes || got.Sums != done.Sums {
+		if got, err := w.Get(t.Context(), access.Owner(owner), key); err != nil || got.ID != done.ID || got.Bytes != done.Bytes || got.Sums != done.Sums {
 			t.Errorf("%s: %+v, %v", key, got, err)
 		}
 	}
-	if got, err := w.Latest(t.Context(), owner, "vm_a"); err != nil || got.ID != done.ID {
+	if got, err := w.Latest(t.Context(), access.Owner(owner), "vm_a"); err != nil || got.ID != done.ID {
 		t.Errorf("the latest: %+v, %v", got, err)
 	}
 	w.ok(w.files.Verify(t.Context(), done.ID, done.Sums))
 	w.left(done)
-	w.refuses(w.Delete(t.Context(), "acc_b", done.ID), errs.NotFound, "snapshot_not_found")
-	w.ok(w.Delete(t.Context(), owner, "base"))
+	w.refuses(w.Delete(t.Context(), access.Owner("acc_b"), done.ID), errs.NotFound, "snapshot_not_found")
+	w.ok(w.Delete(t.Context(), access.Owner(owner), "base"))
 	w.left()
-	w.refuses(w.Delete(t.Context(), owner, done.ID), errs.NotFound, "snapshot_not_found")
+	w.refuses(w.Delete(t.Context(), access.Owner(owner), done.ID), errs.NotFound, "snapshot_not_found")
 }
 
 func TestAbandonLeavesNothing(t *testing.T) {
@@ -173,23 +174,23 @@ func TestAbandonLeavesNothing(t *testing.T) {
 	w.Abandon(ctx, begun)
 	w.left()
 	again := w.take(draft(snapshot.Manual, "base"))
-	w.ok(w.Delete(t.Context(), owner, again.ID)) // nobody holds it any more
+	w.ok(w.Delete(t.Context(), access.Owner(owner), again.ID)) // no longer pinned
 }
 
-// lostStore stores and does not come to say so, nor anything else after that.
+// lostStore stores, but returns an error, and so does every later call.
 type lostStore struct{ *store.Store }
 
 var errLost = errors.New("the database does not answer")
 
-func (s lostStore) SealSnapshot(ctx context.Context, one snapshot.Snapshot) error {
-	return errors.Join(s.Store.SealSnapshot(ctx, one), errLost)
+func (s lostStore) SealSnapshot(ctx context.Context, snap snapshot.Snapshot) error {
+	return errors.Join(s.Store.SealSnapshot(ctx, snap), errLost)
 }
 
 func (lostStore) DeleteSnapshot(context.Context, string) error { return errLost }
 
-// A snapshot that is stored as one that counts has its files, even when that was
-// not learnt.
-func TestAnAbandonedSnapshotThatCountsHasItsFiles(t *testing.T) {
+// A snapshot that is stored as durable keeps its files, even if the store returned an
+// error.
+func TestAbandonedDurableSnapshotKeepsItsFiles(t *testing.T) {
 	w := newWorld(t, ample)
 	w.Service = snapshot.New(lostStore{w.store}, w.files, ample, slog.New(slog.DiscardHandler))
 	begun := w.begin(draft(snapshot.Manual, "base"), 0)
@@ -199,21 +200,21 @@ func TestAnAbandonedSnapshotThatCountsHasItsFiles(t *testing.T) {
 	w.Abandon(t.Context(), begun)
 	w.restart(ample)
 	w.ok(w.Reconcile(t.Context()))
-	one, err := w.Get(t.Context(), owner, "base")
+	snap, err := w.Get(t.Context(), access.Owner(owner), "base")
 	w.ok(err)
-	w.ok(w.files.Verify(t.Context(), one.ID, one.Sums))
+	w.ok(w.files.Verify(t.Context(), snap.ID, snap.Sums))
 }
 
-func TestAPassingSnapshotIsNeverStored(t *testing.T) {
+func TestEphemeralSnapshotIsNeverStored(t *testing.T) {
 	w := newWorld(t, snapshot.Limits{PerVM: 1})
 	kept := w.take(draft(snapshot.Manual, ""))
-	one, err := w.Begin(t.Context(), draft(snapshot.Passing, ""), 0)
+	snap, err := w.Begin(t.Context(), draft(snapshot.Ephemeral, ""), 0)
 	w.ok(err)
-	w.ok(w.files.CapturePassing(t.Context(), one.ID, snapshot.Parts{Memory: w.guest, Disk: w.guest}))
-	if all, err := w.List(t.Context(), owner, snapshot.Filter{}); err != nil || len(all) != 1 {
+	w.ok(w.files.CaptureEphemeral(t.Context(), snap.ID, snapshot.Parts{Memory: w.guest, Disk: w.guest}))
+	if all, err := w.List(t.Context(), access.Owner(owner), snapshot.Filter{}); err != nil || len(all) != 1 {
 		t.Errorf("listed: %v, %v", all, err)
 	}
-	w.Abandon(t.Context(), one)
+	w.Abandon(t.Context(), snap)
 	w.left(kept)
 }
 
@@ -229,27 +230,27 @@ func TestNames(t *testing.T) {
 	w.left(first)
 }
 
-func TestTheOldestAutomaticOneMakesRoom(t *testing.T) {
+func TestOldestAutomaticSnapshotIsEvicted(t *testing.T) {
 	w := newWorld(t, snapshot.Limits{PerVM: 3})
 	manual := w.take(draft(snapshot.Manual, "mine"))
 	w.take(draft(snapshot.Automatic, ""))
 	held := w.take(draft(snapshot.Automatic, ""))
-	release := w.Hold(held.ID)
+	release := w.Pin(held.ID)
 	other := draft(snapshot.Manual, "")
 	other.VMID = "vm_b"
 	theirs := w.take(other)
 
 	third := w.take(draft(snapshot.Automatic, ""))
 	w.left(manual, held, third, theirs)
-	fourth := w.take(draft(snapshot.Automatic, "")) // the oldest is held: the next one goes
+	fourth := w.take(draft(snapshot.Automatic, "")) // the oldest is pinned: the next one is evicted
 	w.left(manual, held, fourth, theirs)
 	release()
 	fifth := w.take(draft(snapshot.Automatic, ""))
 	w.left(manual, fourth, fifth, theirs)
 }
 
-// What hatchd keeps to save time costs nobody a snapshot.
-func TestABootedGuestMakesRoomForAnotherOnly(t *testing.T) {
+// A warm snapshot evicts no snapshot of an owner.
+func TestWarmSnapshotEvictsOnlyWarmSnapshots(t *testing.T) {
 	w := newWorld(t, snapshot.Limits{PerVM: 9, DiskMiB: 3})
 	kept := w.takeSized(draft(snapshot.Automatic, ""), mib)
 	first := w.takeSized(draft(snapshot.Warm, ""), 2*mib)
@@ -260,8 +261,8 @@ func TestABootedGuestMakesRoomForAnotherOnly(t *testing.T) {
 	w.left(kept, second)
 }
 
-// What an owner keeps is safe from others, also what it keeps automatically.
-func TestNobodyMakesRoomForAnother(t *testing.T) {
+// Snapshots of an owner are not evicted for others, not even automatic ones.
+func TestNoOwnersSnapshotIsEvictedForAnother(t *testing.T) {
 	w := newWorld(t, snapshot.Limits{PerVM: 9, DiskMiB: 4})
 	w.ok(w.store.InsertAccount(t.Context(), access.Account{ID: "acc_b", CreatedAt: time.Now()}))
 	theirs := draft(snapshot.Automatic, "")
@@ -272,19 +273,19 @@ func TestNobodyMakesRoomForAnother(t *testing.T) {
 	_, err := w.Begin(t.Context(), draft(snapshot.Manual, ""), 4*mib)
 	w.refuses(err, errs.Exhausted, "snapshot_disk_limit")
 	w.left(kept, mine, warm)
-	first := w.begin(draft(snapshot.Manual, ""), 2*mib) // what hatchd keeps goes first, though it is younger
+	first := w.begin(draft(snapshot.Manual, ""), 2*mib) // the warm snapshot is evicted first, though it is newer
 	w.left(kept, mine, first)
 	second := w.begin(draft(snapshot.Manual, ""), mib)
 	w.left(kept, first, second)
 }
 
-// fullFiles have a disk that is full until so many directories were removed.
+// fullFiles has a disk that is full until a number of directories are removed.
 type fullFiles struct {
 	*files.Files
 	excess  int
-	missing int64           // what it says of that, if it does
-	fail    map[string]bool // to remove these
-	flushed bool            // since the last was removed
+	missing int64           // reported in the error, if not 0
+	fail    map[string]bool // ids whose removal fails
+	flushed bool            // since the last removal
 }
 
 func (f *fullFiles) Prepare(id string, bytes int64) error {
@@ -304,38 +305,38 @@ func (f *fullFiles) Remove(id string) error {
 
 func (f *fullFiles) Flush() { f.flushed = true; f.Files.Flush() }
 
-func TestBootedGuestsGoFirstWhenTheDiskIsFull(t *testing.T) {
+func TestWarmSnapshotsAreEvictedFirst(t *testing.T) {
 	w := newWorld(t, ample)
 	automatic := w.take(draft(snapshot.Automatic, ""))
 	warm := []snapshot.Snapshot{w.take(draft(snapshot.Warm, "")), w.take(draft(snapshot.Warm, "")), w.take(draft(snapshot.Warm, ""))}
 	full := &fullFiles{Files: w.files, excess: 2}
 	w.Service = snapshot.New(w.store, full, ample, slog.New(slog.DiscardHandler))
-	release := w.Hold(warm[0].ID)
-	_, err := w.Begin(t.Context(), draft(snapshot.Warm, ""), 0) // which costs nobody anything
+	release := w.Pin(warm[0].ID)
+	_, err := w.Begin(t.Context(), draft(snapshot.Warm, ""), 0) // which evicts nothing
 	w.refuses(err, errs.Exhausted, "disk_full")
 	w.left(append(warm, automatic)...)
 
 	full.excess = 2
-	one := w.begin(draft(snapshot.Manual, ""), 0)
-	w.left(warm[0], automatic, one)
+	snap := w.begin(draft(snapshot.Manual, ""), 0)
+	w.left(warm[0], automatic, snap)
 	full.excess = 3
-	_, err = w.Begin(t.Context(), draft(snapshot.Passing, ""), 0)
+	_, err = w.Begin(t.Context(), draft(snapshot.Ephemeral, ""), 0)
 	w.refuses(err, errs.Exhausted, "disk_full")
-	w.left(warm[0], automatic, one) // the first is in use
+	w.left(warm[0], automatic, snap) // the first is in use
 	release()
 	if yielded, err := w.Yield(t.Context(), 0); !yielded || err != nil {
-		t.Errorf("the last one: %v, %v", yielded, err)
+		t.Errorf("the last snapshot: %v, %v", yielded, err)
 	}
-	w.left(automatic, one)
+	w.left(automatic, snap)
 }
 
-func TestNoBootedGuestGoesInVain(t *testing.T) {
+func TestNoWarmSnapshotIsEvictedInVain(t *testing.T) {
 	w := newWorld(t, ample)
 	warm := []snapshot.Snapshot{w.takeSized(draft(snapshot.Warm, ""), mib), w.takeSized(draft(snapshot.Warm, ""), mib), w.takeSized(draft(snapshot.Warm, ""), mib)}
 	full := &fullFiles{Files: w.files, excess: 1, missing: 2*mib + 1}
 	w.Service = snapshot.New(w.store, full, ample, slog.New(slog.DiscardHandler))
-	release := w.Hold(warm[0].ID)
-	for _, kind := range []snapshot.Kind{snapshot.Manual, snapshot.Passing} {
+	release := w.Pin(warm[0].ID)
+	for _, kind := range []snapshot.Kind{snapshot.Manual, snapshot.Ephemeral} {
 		full.excess = 2
 		_, err := w.Begin(t.Context(), draft(kind, ""), 0)
 		w.refuses(err, errs.Exhausted, "disk_full")
@@ -343,11 +344,11 @@ func TestNoBootedGuestGoesInVain(t *testing.T) {
 	}
 	release()
 	full.excess = 1
-	one := w.begin(draft(snapshot.Manual, ""), 0)
-	w.left(warm[1], warm[2], one)
+	snap := w.begin(draft(snapshot.Manual, ""), 0)
+	w.left(warm[1], warm[2], snap)
 }
 
-func TestABootedGuestThatCannotGoIsPassedOver(t *testing.T) {
+func TestWarmSnapshotInUseIsSkipped(t *testing.T) {
 	w := newWorld(t, ample)
 	first, second := w.take(draft(snapshot.Warm, "")), w.take(draft(snapshot.Warm, ""))
 	full := &fullFiles{Files: w.files, fail: map[string]bool{first.ID: true}}
@@ -362,19 +363,19 @@ func TestABootedGuestThatCannotGoIsPassedOver(t *testing.T) {
 	}
 }
 
-func TestManualOnesMakeNoRoom(t *testing.T) {
+func TestManualSnapshotsAreNotEvicted(t *testing.T) {
 	w := newWorld(t, snapshot.Limits{PerVM: 3})
 	kept := []snapshot.Snapshot{
 		w.take(draft(snapshot.Manual, "")), w.take(draft(snapshot.Manual, "")), w.take(draft(snapshot.Automatic, "")),
 	}
-	w.restart(snapshot.Limits{PerVM: 2}) // one automatic one is too few to remove, so it stays
+	w.restart(snapshot.Limits{PerVM: 2}) // evicting the automatic snapshot would not suffice, so it stays
 	_, err := w.Begin(t.Context(), draft(snapshot.Manual, ""), 0)
 	w.refuses(err, errs.Conflict, "snapshot_limit")
 	w.left(kept...)
 }
 
-// A request that fails for another reason costs nobody a snapshot.
-func TestATakenNameMakesNoRoom(t *testing.T) {
+// A request that fails for another reason evicts no snapshot.
+func TestTakenNameEvictsNothing(t *testing.T) {
 	w := newWorld(t, snapshot.Limits{PerVM: 2})
 	kept := []snapshot.Snapshot{w.take(draft(snapshot.Manual, "base")), w.take(draft(snapshot.Automatic, ""))}
 	_, err := w.Begin(t.Context(), draft(snapshot.Manual, "base"), 0)
@@ -386,7 +387,7 @@ func TestATakenNameMakesNoRoom(t *testing.T) {
 	w.left(kept...)
 }
 
-// busyStore has somebody come to use a snapshot while another one is removed.
+// busyStore pins a snapshot while another one is removed.
 type busyStore struct {
 	*store.Store
 	removing func()
@@ -397,20 +398,20 @@ func (s busyStore) DeleteSnapshot(ctx context.Context, id string) error {
 	return s.Store.DeleteSnapshot(ctx, id)
 }
 
-func TestTheNextOneGoesForOneThatIsInUseByThen(t *testing.T) {
+func TestNextSnapshotIsEvictedInsteadOfOneInUse(t *testing.T) {
 	for _, busy := range []int{1, 2} {
 		w := newWorld(t, ample)
 		all := []snapshot.Snapshot{w.take(draft(snapshot.Automatic, "")), w.take(draft(snapshot.Automatic, "")), w.take(draft(snapshot.Automatic, ""))}
 		use := sync.OnceFunc(func() {
-			for _, one := range all[1 : 1+busy] {
-				w.Hold(one.ID)
+			for _, snap := range all[1 : 1+busy] {
+				w.Pin(snap.ID)
 			}
 		})
 		w.Service = snapshot.New(busyStore{w.store, use}, w.files, snapshot.Limits{PerVM: 2}, slog.New(slog.DiscardHandler))
-		one, err := w.Begin(t.Context(), draft(snapshot.Manual, ""), 0)
+		snap, err := w.Begin(t.Context(), draft(snapshot.Manual, ""), 0)
 		if busy == 1 {
 			w.ok(err)
-			w.left(all[1], one)
+			w.left(all[1], snap)
 		} else {
 			w.refuses(err, errs.Conflict, "snapshot_limit")
 			w.left(all[1:]...)
@@ -418,7 +419,7 @@ func TestTheNextOneGoesForOneThatIsInUseByThen(t *testing.T) {
 	}
 }
 
-func TestTheDiskHasABudget(t *testing.T) {
+func TestDiskLimit(t *testing.T) {
 	w := newWorld(t, ample)
 	manual := w.takeSized(draft(snapshot.Manual, ""), 40*mib)
 	other := draft(snapshot.Automatic, "")
@@ -432,13 +433,13 @@ func TestTheDiskHasABudget(t *testing.T) {
 	begun, err := w.Begin(t.Context(), draft(snapshot.Manual, ""), 20*mib)
 	w.ok(err)
 	w.left(manual, second, begun)
-	_, err = w.Begin(t.Context(), draft(snapshot.Manual, ""), 41*mib) // what was begun counts, too
+	_, err = w.Begin(t.Context(), draft(snapshot.Manual, ""), 41*mib) // an unfinished snapshot counts, too
 	w.refuses(err, errs.Exhausted, "snapshot_disk_limit")
 	w.left(manual, second, begun)
 	w.Abandon(t.Context(), begun)
 }
 
-func TestOldAutomaticOnesAreRemoved(t *testing.T) {
+func TestOldAutomaticSnapshotsAreRemoved(t *testing.T) {
 	w := newWorld(t, ample)
 	manual, automatic, warm := w.take(draft(snapshot.Manual, "")), w.take(draft(snapshot.Automatic, "")), w.take(draft(snapshot.Warm, ""))
 	w.ok(w.Prune(t.Context())) // without a limit
@@ -447,7 +448,7 @@ func TestOldAutomaticOnesAreRemoved(t *testing.T) {
 	w.ok(w.Prune(t.Context()))
 	w.left(manual, automatic, warm)
 	w.restart(snapshot.Limits{PerVM: 10, MaxAge: time.Nanosecond})
-	release := w.Hold(automatic.ID)
+	release := w.Pin(automatic.ID)
 	w.ok(w.Prune(t.Context()))
 	w.left(manual, automatic, warm)
 	release()
@@ -455,8 +456,8 @@ func TestOldAutomaticOnesAreRemoved(t *testing.T) {
 	w.left(manual, warm)
 }
 
-// Nobody takes a snapshot, nor starts hatchd again, for an old one to go.
-func TestOldAutomaticOnesAreRemovedInTime(t *testing.T) {
+// An old snapshot is evicted without a new one and without a restart of hatchd.
+func TestRunRemovesOldAutomaticSnapshots(t *testing.T) {
 	w := newWorld(t, ample)
 	manual := w.take(draft(snapshot.Manual, ""))
 	w.restart(snapshot.Limits{PerVM: 10, MaxAge: time.Nanosecond})
@@ -467,9 +468,9 @@ func TestOldAutomaticOnesAreRemovedInTime(t *testing.T) {
 		w.take(draft(snapshot.Automatic, ""))
 		tick <- time.Now()
 		select {
-		case tick <- time.Now(): // which is taken once the first has been served
+		case tick <- time.Now(): // received once the first tick has been handled
 		case <-time.After(10 * time.Second):
-			t.Fatal("it does not go on")
+			t.Fatal("it does not return")
 		}
 		w.left(manual)
 	}
@@ -477,20 +478,20 @@ func TestOldAutomaticOnesAreRemovedInTime(t *testing.T) {
 	<-ended
 }
 
-func TestWhatIsInUseCannotBeDeleted(t *testing.T) {
+func TestSnapshotInUseCannotBeDeleted(t *testing.T) {
 	w := newWorld(t, ample)
-	one := w.take(draft(snapshot.Manual, "base"))
-	first, second := w.Hold(one.ID), w.Hold(one.ID)
+	snap := w.take(draft(snapshot.Manual, "base"))
+	first, second := w.Pin(snap.ID), w.Pin(snap.ID)
 	for _, release := range []func(){first, second} {
-		w.refuses(w.Delete(t.Context(), owner, "base"), errs.Conflict, "snapshot_in_use")
-		w.left(one)
+		w.refuses(w.Delete(t.Context(), access.Owner(owner), "base"), errs.Conflict, "snapshot_in_use")
+		w.left(snap)
 		release()
 	}
-	w.ok(w.Delete(t.Context(), owner, "base"))
+	w.ok(w.Delete(t.Context(), access.Owner(owner), "base"))
 	w.left()
 }
 
-func TestReconcileRemovesWhatIsHalf(t *testing.T) {
+func TestReconcileRemovesUnfinishedSnapshots(t *testing.T) {
 	w := newWorld(t, ample)
 	whole := w.take(draft(snapshot.Manual, "whole"))
 	w.begin(draft(snapshot.Manual, "half"), 0)
@@ -504,7 +505,7 @@ func TestReconcileRemovesWhatIsHalf(t *testing.T) {
 		w.left(whole)
 	}
 	if _, err := os.Stat(filepath.Join(w.root, "lost+found")); err != nil {
-		t.Errorf("what is no snapshot's: %v", err)
+		t.Errorf("files without a snapshot: %v", err)
 	}
 	w.ok(w.files.Verify(t.Context(), whole.ID, whole.Sums))
 	w.take(draft(snapshot.Manual, "half")) // its name is free again
@@ -525,7 +526,7 @@ func TestConcurrentSnapshotsKeepTheLimit(t *testing.T) {
 	var begun []snapshot.Snapshot
 	for range 8 {
 		all.Go(func() {
-			one, err := w.Begin(t.Context(), draft(snapshot.Automatic, ""), 0)
+			snap, err := w.Begin(t.Context(), draft(snapshot.Automatic, ""), 0)
 			if errs.HasCode(err, "snapshot_limit") {
 				return
 			}
@@ -535,12 +536,12 @@ func TestConcurrentSnapshotsKeepTheLimit(t *testing.T) {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			begun = append(begun, one)
+			begun = append(begun, snap)
 		})
 	}
 	all.Wait()
 	if len(begun) != 3 {
-		t.Errorf("%d were begun at a time", len(begun))
+		t.Errorf("%d snapshots were begun concurrently", len(begun))
 	}
 	w.left(begun...)
 }
@@ -553,4 +554,21 @@ func TestBeginStopsWaitingWithItsContext(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	w.left()
+}
+
+// TestReconcileDescribesSnapshotsOfAnEarlierHatchd removes a manifest, which earlier
+// versions did not write.
+func TestReconcileDescribesSnapshotsOfAnEarlierHatchd(t *testing.T) {
+	w := newWorld(t, ample)
+	snap := w.take(draft(snapshot.Manual, ""))
+	path := filepath.Join(w.files.Dir(snap.ID), "snapshot.json")
+	w.ok(os.Remove(path))
+	w.ok(w.Reconcile(t.Context()))
+	text, err := os.ReadFile(path)
+	w.ok(err)
+	m, err := snapshot.ParseManifest(text)
+	if err != nil || m.ID != snap.ID || m.VMID != snap.VMID {
+		t.Errorf("got %+v, %v", m, err)
+	}
+	w.left(snap)
 }

@@ -1,10 +1,9 @@
-// Package snapshot is about what was kept of a VM at one moment: its memory,
-// the state of its devices and its disk.
+// Package snapshot is about snapshots of VMs: the memory, the state of the
+// devices and the disk of one moment.
 //
-// It lists, bounds and removes snapshots, and says when one that is being taken
-// counts. What makes a guest stand for it, and what is made from it, is
-// internal/vm's; the files are an adapter's, behind the interfaces in ports.go.
-// Start at [Service].
+// It lists, bounds, evicts and deletes snapshots, and says when a new one is
+// durable. Taking and restoring them and making clones is internal/vm/clone's;
+// the files are an adapter's, behind the interfaces in ports.go. Start at [Service].
 package snapshot
 
 import (
@@ -12,8 +11,8 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/hatchvm/hatch/internal/image"
-	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/machine"
 )
 
 // IDPrefix starts every snapshot's id.
@@ -24,20 +23,20 @@ type Kind string
 
 // The kinds.
 const (
-	Manual    Kind = "manual"    // its owner's: only the owner removes it
-	Automatic Kind = "automatic" // a program's, on its rounds: the oldest make room for new ones of the same owner
-	Warm      Kind = "warm"      // hatchd's own: a guest that new VMs begin as; makes room for all, and takes room from its own kind only
-	Passing   Kind = "passing"   // of one fork: never stored, gone with it
+	Manual    Kind = "manual"    // only its owner deletes it
+	Automatic Kind = "automatic" // taken by a program: the oldest are evicted for new ones of the same owner
+	Warm      Kind = "warm"      // of the warm pool: evicted for any other, and evicts only its own kind
+	Ephemeral Kind = "passing"   // of one fork: never stored, deleted with it
 )
 
-// Snapshot is one. It counts once it is durable: until then the files may be
-// torn, and the next start of the daemon removes it.
+// Snapshot is one snapshot. It can be used once it is durable: until then its
+// files may be torn, and the next start of hatchd deletes it.
 type Snapshot struct {
 	ID, OwnerID string
-	VMID        string // of the VM it was taken of, which may be gone
+	VMID        string // of the VM it was taken of, which may be deleted
 	Name        string // "" or unique per owner
 	Kind        Kind
-	ParentID    string // the snapshot that the VM had last been put to or made from; "" for none
+	ParentID    string // the snapshot that the VM was last restored to or cloned from; "" for none
 	VM          Origin
 	Machine     Machine
 	Durable     bool
@@ -46,29 +45,18 @@ type Snapshot struct {
 	CreatedAt   time.Time
 }
 
-// Origin is what the VM was. A VM that is made from the snapshot is the same,
-// but for what makes it itself.
+// Origin is the VM that the snapshot was taken of; its Hostname is the guest's,
+// also where the VM's spec has none. A clone has all of it but the identity. Its
+// JSON form is stored: keys never change.
 type Origin struct {
-	Hostname   string            `json:"hostname"`
-	InstanceID string            `json:"instance_id"` // what the guest's cloud-init knows it as
-	ImageID    string            `json:"image_id"`
-	TemplateID string            `json:"template_id"`
-	Boot       image.Boot        `json:"boot"`
-	Initramfs  string            `json:"initramfs"` // the name of the archive that it was booted with
-	VCPUs      int               `json:"vcpus"`
-	MemMiB     int               `json:"mem_mib"`
-	DiskMiB    int               `json:"disk_mib"`
-	BootArgs   string            `json:"boot_args"`
-	Network    bool              `json:"network"`
-	MAC        net.HardwareAddr  `json:"mac"`     // nil without a network
-	Address    netip.Addr        `json:"address"` // invalid without a network
-	UserData   string            `json:"user_data"`
-	SSHKeys    []string          `json:"ssh_keys"`
-	Labels     map[string]string `json:"labels"`
-	RateLimits vmm.RateLimits    `json:"rate_limits,omitzero"`
+	machine.Spec
+	InstanceID string           `json:"instance_id"` // cloud-init's in the guest
+	Initramfs  string           `json:"initramfs"`   // file name of the initramfs that it was booted with
+	MAC        net.HardwareAddr `json:"mac"`         // nil without a network
+	Address    netip.Addr       `json:"address"`     // invalid without a network
 }
 
-// Machine is what the snapshot needs of a host: it is woken there, or nowhere.
+// Machine is what a host must have, unchanged, for the snapshot to be woken there.
 type Machine struct {
 	Driver  string `json:"driver"`
 	Version string `json:"version"` // of the VMM program
@@ -92,6 +80,12 @@ type Filter struct {
 // Limits are the operator's choices.
 type Limits struct {
 	PerVM   int           // snapshots of one VM
-	MaxAge  time.Duration // of automatic ones; 0: they get as old as there is room
-	DiskMiB int64         // all snapshots together; 0: as much as the disk has beside the host's reserve
+	MaxAge  time.Duration // of automatic ones; 0: no limit
+	DiskMiB int64         // all snapshots together; 0: no limit but the host's reserve
+}
+
+// Unusable is the error of a snapshot that cannot be used on this host.
+func Unusable(snap Snapshot, why string) *errs.Error {
+	return errs.New(errs.Conflict, "snapshot_unusable", "snapshot %s cannot be used here: %s", snap.ID, why).
+		WithHint("use another one: compatibility.usable of GET /snapshots says which; this one can be used again when everything is as it was")
 }

@@ -7,10 +7,10 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 )
 
-var _ access.Store = (*Store)(nil)
+var _ access.Store = (*accessStore)(nil)
 
 // InsertAccount implements [access.Store].
-func (s *Store) InsertAccount(ctx context.Context, a access.Account) error {
+func (s *accessStore) InsertAccount(ctx context.Context, a access.Account) error {
 	err := s.write(ctx, func(tx *tx) error {
 		_, err := tx.exec(ctx, "INSERT INTO accounts (id, name, created_at) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING",
 			a.ID, a.Name, micros(a.CreatedAt))

@@ -37,6 +37,9 @@ func backends() []backend {
 var cluster = sync.OnceValues(startPostgres)
 
 func TestMain(m *testing.M) {
+	if dsn := os.Getenv(holdDatabase); dsn != "" {
+		hold(dsn)
+	}
 	m.Run()
 	if server, err := cluster(); err == nil {
 		if err := server.end(); err != nil {
@@ -105,7 +108,7 @@ func (p *postgres) start(bin string, as *syscall.Credential) error {
 
 func (p *postgres) end() error {
 	err := p.cmd.Process.Signal(syscall.SIGQUIT)
-	_ = p.cmd.Wait() // it says that it was told to quit
+	_ = p.cmd.Wait() // the error says that it was asked to quit
 	return errors.Join(err, os.RemoveAll(p.dir))
 }
 
@@ -113,7 +116,7 @@ func (p *postgres) end() error {
 func postgresUser() (*syscall.Credential, error) {
 	u, err := user.Lookup("postgres")
 	if err != nil {
-		if u, err = user.Lookup("nobody"); err != nil {
+		if u, err = user.Lookup("daemon"); err != nil {
 			return nil, err
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// PostgreSQL's codes for what is told apart here.
+// PostgreSQL's error codes that are handled here.
 const (
 	pgUniqueViolation     = "23505"
 	pgForeignKeyViolation = "23503"
@@ -48,32 +48,31 @@ func sqliteConstraint(message string) string {
 	}
 	columns, _, _ := strings.Cut(message[at+len(mark):], " (")
 	table, _, _ := strings.Cut(columns, ".")
-	name := table
+	var name strings.Builder
+	name.WriteString(table)
 	for column := range strings.SplitSeq(columns, ", ") {
-		name += "_" + strings.TrimPrefix(column, table+".")
+		name.WriteString("_" + strings.TrimPrefix(column, table+"."))
 	}
-	return name
+	return name.String()
 }
 
-// referenceFailed reports whether err says that a row is referred to, or
-// refers to one that is not there.
+// referenceFailed reports whether err is the violation of a foreign key.
 func referenceFailed(err error) bool {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pg.Code == pgForeignKeyViolation
 	}
 	var lite *sqlite.Error
 	return errors.As(err, &lite) && lite.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
 }
 
-// leaseConstraints guard what is given out by the smallest free number. A
-// violation means that somebody else was quicker.
+// leaseConstraints are the constraints of leases, which are chosen as the smallest
+// free number. A violation means that a concurrent transaction took the number.
 var leaseConstraints = []string{
-	"vms_guest_ip", "vms_guest_mac", "vms_tap_number", "vms_tap_name", "vms_ssh_port", "vms_uid",
+	"vms_host_id_guest_ip", "vms_host_id_guest_mac", "vms_host_id_tap_number", "vms_host_id_tap_name", "vms_host_id_ssh_port", "vms_host_id_uid",
 }
 
-// lostRace reports whether the transaction that ended with err may well
-// succeed when it is run again.
+// lostRace reports whether err comes from a conflict with another transaction, so
+// that a retry may succeed.
 func lostRace(err error) bool {
 	if err == nil {
 		return false
@@ -89,9 +88,8 @@ func lostRace(err error) bool {
 	return slices.Contains(leaseConstraints, violated(err))
 }
 
-// storable reports whether every text can be in the database at all:
-// PostgreSQL refuses NUL and what is not UTF-8. A search for such a text finds
-// nothing, and need not be asked.
+// storable reports whether the database can store all of the texts: PostgreSQL
+// accepts neither NUL nor invalid UTF-8. A search for other texts can be skipped.
 func storable(texts ...string) bool {
 	for _, t := range texts {
 		if strings.ContainsRune(t, 0) || !utf8.ValidString(t) {
@@ -101,7 +99,7 @@ func storable(texts ...string) bool {
 	return true
 }
 
-// printable makes a text storable.
+// printable replaces the parts of a text that cannot be stored.
 func printable(text string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/hatchvm/hatch/internal/id"
 )
 
-var _ event.Store = (*Store)(nil)
+var _ event.Store = (*eventStore)(nil)
 
-// eventRow is an event as its table has it.
+// eventRow is an event as stored in its table.
 type eventRow struct {
 	Seq        int64  `db:"seq"`
 	ID         string `db:"id"`
@@ -52,12 +52,12 @@ func (r eventRow) event() event.Event {
 }
 
 // AppendEvents implements [vm.Store].
-func (s *Store) AppendEvents(ctx context.Context, events ...event.Event) error {
+func (s *eventStore) AppendEvents(ctx context.Context, events ...event.Event) error {
 	return s.write(ctx, func(tx *tx) error { return tx.appendEvents(ctx, events) })
 }
 
-// appendEvents adds to the log. It comes last in a transaction: from here to
-// its end, everybody else who appends waits.
+// appendEvents appends to the event log. Call it last in a transaction: until the
+// end of the transaction it blocks all others that append.
 func (t *tx) appendEvents(ctx context.Context, events []event.Event) error {
 	if len(events) == 0 {
 		return nil
@@ -87,15 +87,15 @@ func (t *tx) appendEvents(ctx context.Context, events []event.Event) error {
 }
 
 // Events implements [event.Store].
-func (s *Store) Events(ctx context.Context, f event.Filter) (page []event.Event, through int64, err error) {
-	// The end comes first: what is committed after it was read is found by the
-	// next call, for all numbers up to it are there or will never be.
+func (s *eventStore) Events(ctx context.Context, f event.Filter) (page []event.Event, through int64, err error) {
+	// The last number is read first. Events committed later have higher numbers
+	// and are found by the next call; all up to it are committed or will never be.
 	last, err := s.LastEvent(ctx)
 	if err != nil || last <= f.After {
 		return nil, max(last, f.After), err
 	}
 	query, args := eventQuery(f, last)
-	if !storable(f.OwnerID, f.VMID) {
+	if !storable(f.VMID) {
 		return nil, last, nil
 	}
 	var rows []eventRow
@@ -113,20 +113,18 @@ func (s *Store) Events(ctx context.Context, f event.Filter) (page []event.Event,
 }
 
 func eventQuery(f event.Filter, last int64) (query string, args []any) {
-	where := []string{"seq > ?", "seq <= ?"}
-	args = []any{f.After, last}
+	owned, args := inScope(f.Scope)
+	where := []string{owned, "seq > ?", "seq <= ?"}
+	args = append(args, f.After, last)
 	and := func(condition string, values ...any) {
 		where = append(where, condition)
 		args = append(args, values...)
-	}
-	if f.OwnerID != "" {
-		and("owner_id = ?", f.OwnerID)
 	}
 	if f.VMID != "" {
 		and("vm_id = ?", f.VMID)
 	}
 	if !f.Since.IsZero() {
-		// Times go up with numbers, but for a clock that was set back.
+		// Times increase with numbers, unless the clock was set back.
 		since := micros(f.Since)
 		and("seq >= (SELECT seq FROM events WHERE happened_at >= ? ORDER BY happened_at, seq LIMIT 1) AND happened_at >= ?", since, since)
 	}
@@ -153,17 +151,17 @@ func typeCondition(patterns []event.Pattern) (condition string, args []any) {
 }
 
 // LastEvent implements [event.Store].
-func (s *Store) LastEvent(ctx context.Context) (last int64, err error) {
+func (s *eventStore) LastEvent(ctx context.Context) (last int64, err error) {
 	if _, err := get(ctx, s.reads, &last, "SELECT last_seq FROM event_log WHERE id = 1"); err != nil {
-		return 0, fmt.Errorf("cannot read the log of events: %w", err)
+		return 0, fmt.Errorf("cannot read the event log: %w", err)
 	}
 	return last, nil
 }
 
 // EventAdded implements [event.Store].
-func (s *Store) EventAdded() <-chan struct{} { return s.added.next() }
+func (s *eventStore) EventAdded() <-chan struct{} { return s.added.next() }
 
-// bell wakes everybody who waits for the next thing of a kind.
+// bell wakes all goroutines that wait for the next event.
 type bell struct {
 	mu sync.Mutex
 	ch chan struct{}

@@ -10,14 +10,16 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
 var byTester = event.Cause{Actor: event.Actor{Kind: event.Key, ID: "key_a", Name: "tester"}, RequestID: "req_1"}
 
-// allEvents returns what a filter lets through, without a limit.
+// allEvents returns all events that match the filter.
 func allEvents(t testing.TB, s *Store, f event.Filter) []event.Event {
 	t.Helper()
 	f.Limit = 100_000
@@ -26,8 +28,8 @@ func allEvents(t testing.TB, s *Store, f event.Filter) []event.Event {
 	return events
 }
 
-// told returns "type message" of events.
-func told(events []event.Event) []string {
+// summaries returns "type message" of events.
+func summaries(events []event.Event) []string {
 	lines := make([]string, len(events))
 	for i, e := range events {
 		lines[i] = string(e.Type) + " " + e.Message
@@ -35,20 +37,20 @@ func told(events []event.Event) []string {
 	return lines
 }
 
-func TestChangesAreTold(t *testing.T) {
+func TestChangesHaveEvents(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		ctx := event.WithCause(t.Context(), byTester)
 		v := newVM("vm_a")
 		v.State, v.StateReason, v.Conditions = vm.Starting, "", vm.Conditions{}
 		anImage(t, s)
-		_, _, err := s.CreateVM(ctx, v, vm.Wanted{}, pools(t), vm.Capacity{}, vm.Idempotency{})
+		_, _, err := s.CreateVM(ctx, v, network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{})
 		noError(t, err)
 		update := func(ctx context.Context, change func(*vm.VM)) {
 			_, err := s.UpdateVM(ctx, "vm_a", change)
 			noError(t, err)
 		}
 		update(ctx, func(v *vm.VM) { v.State = vm.Running })
-		update(ctx, func(v *vm.VM) { v.Provisioned = false }) // nothing to tell
+		update(ctx, func(v *vm.VM) { v.Provisioned = false }) // adds no event
 		update(event.By(ctx, event.Guest), func(v *vm.VM) {
 			v.Conditions.Agent = vm.Condition{Status: vm.True, Reason: "Answering"}
 		})
@@ -58,10 +60,10 @@ func TestChangesAreTold(t *testing.T) {
 		_, err = s.LeaseVM(ctx, "vm_a", pools(t), vm.Capacity{})
 		noError(t, err)
 		noError(t, s.DeleteVM(ctx, "vm_a"))
-		noError(t, s.DeleteVM(ctx, "vm_a")) // gone: nothing more to tell
+		noError(t, s.DeleteVM(ctx, "vm_a")) // already deleted: adds no event
 
-		got := allEvents(t, s, event.Filter{OwnerID: "acc_a", VMID: "vm_a"})
-		equal(t, told(got), []string{
+		got := allEvents(t, s, event.Filter{Scope: access.Owner("acc_a"), VMID: "vm_a"})
+		equal(t, summaries(got), []string{
 			"vm.created created from img_a with 2 CPUs, 512 MiB of memory and a disk of 1024 MiB",
 			"vm.state_changed running",
 			"vm.condition_changed the agent in the guest answers",
@@ -83,7 +85,7 @@ func TestChangesAreTold(t *testing.T) {
 	})
 }
 
-// A change of which nothing can be told does not happen.
+// A change whose event cannot be stored does not happen.
 func TestNoChangeWithoutItsEvent(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		ctx := t.Context()
@@ -99,12 +101,12 @@ func TestNoChangeWithoutItsEvent(t *testing.T) {
 		if err := s.DeleteVM(ctx, "vm_a"); err == nil {
 			t.Error("the VM was deleted")
 		}
-		if _, _, err := s.CreateVM(ctx, newVM("vm_b"), vm.Wanted{}, pools(t), vm.Capacity{}, vm.Idempotency{}); err == nil {
+		if _, _, err := s.CreateVM(ctx, newVM("vm_b"), network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{}); err == nil {
 			t.Error("a VM was made")
 		}
 		_, err = s.writes.Exec("ALTER TABLE elsewhere RENAME TO events")
 		noError(t, err)
-		after, err := s.VM(ctx, "acc_a", "vm_a")
+		after, err := s.VM(ctx, access.Owner("acc_a"), "vm_a")
 		noError(t, err)
 		if after.State != before.State || count(t, s, "vms") != 1 || count(t, s, "events") != 1 {
 			t.Errorf("state %s, %d VMs, %d events", after.State, count(t, s, "vms"), count(t, s, "events"))
@@ -112,7 +114,8 @@ func TestNoChangeWithoutItsEvent(t *testing.T) {
 	})
 }
 
-// What is not committed when the process ends is neither there nor told.
+// Of a change that is not committed when the process ends, neither the change nor its
+// event is stored.
 func TestNoEventWithoutItsChange(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		anImage(t, s)
@@ -122,32 +125,32 @@ func TestNoEventWithoutItsChange(t *testing.T) {
 		select {
 		case <-added:
 		default:
-			t.Error("nobody was woken")
+			t.Error("no reader was woken")
 		}
 		added = s.EventAdded()
 		again := newVM("vm_c")
 		again.Name = taken.Name
-		_, _, err := s.CreateVM(t.Context(), again, vm.Wanted{}, pools(t), vm.Capacity{}, vm.Idempotency{})
+		_, _, err := s.CreateVM(t.Context(), again, network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{})
 		hasCode(t, err, errs.Conflict, "name_taken")
 		begun, err := s.writes.BeginTxx(t.Context(), nil)
 		noError(t, err)
-		noError(t, (&tx{Tx: begun}).deleteVM(t.Context(), "vm_b"))
+		noError(t, (&tx{Tx: begun, host: testHost}).deleteVM(t.Context(), "vm_b"))
 		noError(t, begun.Rollback())
 		select {
 		case <-added:
-			t.Error("somebody was woken for nothing")
+			t.Error("a reader was woken for nothing")
 		default:
 		}
-		equal(t, len(allEvents(t, s, event.Filter{})), 1)
+		equal(t, len(allEvents(t, s, event.Filter{Scope: access.Everyone})), 1)
 		last, err := s.LastEvent(t.Context())
 		noError(t, err)
 		equal(t, last, int64(1))
 	})
 }
 
-// A reader that goes by the last number it has seen misses nothing, however
-// many write at once, and what was told of each VM is what became of it.
-func TestResumingMissesNothing(t *testing.T) {
+// A reader that continues after the last number it has seen misses no event, however
+// many goroutines write at once, and the events of each VM match its row.
+func TestResumedReaderMissesNoEvent(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		const writers, changes = 5, 40
 		for i := range writers {
@@ -170,7 +173,7 @@ func TestResumingMissesNothing(t *testing.T) {
 		states := map[string]vm.State{}
 		for last < want {
 			added := s.EventAdded()
-			page, through, err := s.Events(t.Context(), event.Filter{After: last, Limit: 7})
+			page, through, err := s.Events(t.Context(), event.Filter{Scope: access.Everyone, After: last, Limit: 7})
 			noError(t, err)
 			for _, e := range page {
 				if last++; e.Seq != last {
@@ -192,7 +195,7 @@ func TestResumingMissesNothing(t *testing.T) {
 		}
 		noError(t, writing.Wait())
 		for id, state := range states {
-			v, err := s.VM(t.Context(), "", id)
+			v, err := s.VM(t.Context(), access.Everyone, id)
 			noError(t, err)
 			equal(t, v.State, state)
 		}
@@ -213,24 +216,24 @@ func TestEventFilters(t *testing.T) {
 		add("acc_b", "vm_c", event.VMCreated)
 		add("acc_a", "", event.WebhookFailed)
 		add("acc_a", "vm_a", event.VMDeleted)
-		times := allEvents(t, s, event.Filter{})
+		times := allEvents(t, s, event.Filter{Scope: access.Everyone})
 		for name, c := range map[string]struct {
 			filter event.Filter
 			want   []int64
 		}{
-			"all":              {event.Filter{}, []int64{1, 2, 3, 4, 5}},
-			"an owner's":       {event.Filter{OwnerID: "acc_a"}, []int64{1, 2, 4, 5}},
-			"one VM's":         {event.Filter{OwnerID: "acc_a", VMID: "vm_a"}, []int64{1, 5}},
-			"another's VM":     {event.Filter{OwnerID: "acc_b", VMID: "vm_a"}, nil},
-			"after":            {event.Filter{After: 3}, []int64{4, 5}},
-			"after the end":    {event.Filter{After: 5}, nil},
-			"a type":           {event.Filter{Types: []event.Pattern{"vm.created"}}, []int64{1, 2, 3}},
-			"two types":        {event.Filter{Types: []event.Pattern{"vm.deleted", "webhook.*"}}, []int64{4, 5}},
-			"a star":           {event.Filter{Types: []event.Pattern{"*"}}, []int64{1, 2, 3, 4, 5}},
-			"not a LIKE":       {event.Filter{Types: []event.Pattern{"vm_created", "v%.*"}}, nil},
-			"since":            {event.Filter{Since: times[2].At}, []int64{3, 4, 5}},
-			"since the future": {event.Filter{Since: time.Now().Add(time.Hour)}, nil},
-			"bytes no id has":  {event.Filter{OwnerID: "acc_a", VMID: "\x00"}, nil},
+			"all":              {event.Filter{Scope: access.Everyone}, []int64{1, 2, 3, 4, 5}},
+			"an owner's":       {event.Filter{Scope: access.Owner("acc_a")}, []int64{1, 2, 4, 5}},
+			"one VM's":         {event.Filter{Scope: access.Owner("acc_a"), VMID: "vm_a"}, []int64{1, 5}},
+			"another's VM":     {event.Filter{Scope: access.Owner("acc_b"), VMID: "vm_a"}, nil},
+			"after":            {event.Filter{Scope: access.Everyone, After: 3}, []int64{4, 5}},
+			"after the end":    {event.Filter{Scope: access.Everyone, After: 5}, nil},
+			"a type":           {event.Filter{Scope: access.Everyone, Types: []event.Pattern{"vm.created"}}, []int64{1, 2, 3}},
+			"two types":        {event.Filter{Scope: access.Everyone, Types: []event.Pattern{"vm.deleted", "webhook.*"}}, []int64{4, 5}},
+			"a star":           {event.Filter{Scope: access.Everyone, Types: []event.Pattern{"*"}}, []int64{1, 2, 3, 4, 5}},
+			"not a LIKE":       {event.Filter{Scope: access.Everyone, Types: []event.Pattern{"vm_created", "v%.*"}}, nil},
+			"since":            {event.Filter{Scope: access.Everyone, Since: times[2].At}, []int64{3, 4, 5}},
+			"since the future": {event.Filter{Scope: access.Everyone, Since: time.Now().Add(time.Hour)}, nil},
+			"bytes no id has":  {event.Filter{Scope: access.Owner("acc_a"), VMID: "\x00"}, nil},
 		} {
 			var got []int64
 			for _, e := range allEvents(t, s, c.filter) {
@@ -240,14 +243,14 @@ func TestEventFilters(t *testing.T) {
 				t.Errorf("%s: %v, want %v", name, got, c.want)
 			}
 		}
-		page, through, err := s.Events(ctx, event.Filter{OwnerID: "acc_a", Limit: 3})
+		page, through, err := s.Events(ctx, event.Filter{Scope: access.Owner("acc_a"), Limit: 3})
 		noError(t, err)
 		if len(page) != 3 || through != 4 {
 			t.Errorf("a page of %d through %d", len(page), through)
 		}
-		_, through, err = s.Events(ctx, event.Filter{OwnerID: "acc_b", After: 3, Limit: 3})
+		_, through, err = s.Events(ctx, event.Filter{Scope: access.Owner("acc_b"), After: 3, Limit: 3})
 		noError(t, err)
-		equal(t, through, int64(5)) // what does not match need not be read again
+		equal(t, through, int64(5)) // events that do not match are not read again
 	})
 }
 
@@ -281,18 +284,18 @@ func TestPruneEvents(t *testing.T) {
 		remove(0)(s.PruneVMEvents(ctx, "vm_a", 20, 100))
 		remove(0)(s.PruneGuestEvents(ctx, "vm_a", 11, 100))
 		remove(7)(s.PruneGuestEvents(ctx, "vm_a", 4, 100))
-		equal(t, left(event.Filter{VMID: "vm_a", Types: []event.Pattern{"vm.operation"}}), 9)
+		equal(t, left(event.Filter{Scope: access.Everyone, VMID: "vm_a", Types: []event.Pattern{"vm.operation"}}), 9)
 		remove(2)(s.PruneVMEvents(ctx, "vm_a", 8, 2)) // no more than a batch
 		remove(3)(s.PruneVMEvents(ctx, "vm_a", 8, 100))
-		equal(t, left(event.Filter{VMID: "vm_b"}), 10)
+		equal(t, left(event.Filter{Scope: access.Everyone, VMID: "vm_b"}), 10)
 		remove(3)(s.PruneEventsOver(ctx, 15, 100))
 		remove(0)(s.PruneEventsOver(ctx, 15, 100))
-		kept := allEvents(t, s, event.Filter{})
+		kept := allEvents(t, s, event.Filter{Scope: access.Everyone})
 		equal(t, kept[len(kept)-1].Seq, int64(30)) // the newest stay
 		remove(0)(s.PruneOldEvents(ctx, kept[0].At, 100))
 		remove(15)(s.PruneOldEvents(ctx, time.Now().Add(time.Minute), 100))
-		equal(t, left(event.Filter{}), 0)
+		equal(t, left(event.Filter{Scope: access.Everyone}), 0)
 		noError(t, s.AppendEvents(ctx, event.Event{OwnerID: "acc_a", Data: []byte("{}")}))
-		equal(t, allEvents(t, s, event.Filter{})[0].Seq, int64(31)) // numbers are not used again
+		equal(t, allEvents(t, s, event.Filter{Scope: access.Everyone})[0].Seq, int64(31)) // numbers are not reused
 	})
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/hatchvm/hatch/internal/image"
 )
 
-// imageRow is an image as its table has it.
+// imageRow is an image as stored in its table.
 type imageRow struct {
 	ID            string `db:"id"`
 	OwnerID       string `db:"owner_id"`
@@ -41,16 +41,16 @@ const (
 		WHERE images.owner_id = excluded.owner_id`
 )
 
-var _ image.Store = (*Store)(nil)
+var _ image.Store = (*imageStore)(nil)
 
 // InsertImage implements [image.Store].
-func (s *Store) InsertImage(ctx context.Context, i image.Image) error {
+func (s *imageStore) InsertImage(ctx context.Context, i image.Image) error {
 	_, err := s.storeImage(ctx, insertImage, i)
 	return err
 }
 
-// UpsertImage implements [image.Store]. VMs keep what they were created with.
-func (s *Store) UpsertImage(ctx context.Context, i image.Image) error {
+// UpsertImage implements [image.Store]. Existing VMs are not changed.
+func (s *imageStore) UpsertImage(ctx context.Context, i image.Image) error {
 	n, err := s.storeImage(ctx, replaceImage, i)
 	if err == nil && n == 0 {
 		return imageExists(i.ID)
@@ -58,7 +58,7 @@ func (s *Store) UpsertImage(ctx context.Context, i image.Image) error {
 	return err
 }
 
-func (s *Store) storeImage(ctx context.Context, statement string, i image.Image) (affected int64, err error) {
+func (s *imageStore) storeImage(ctx context.Context, statement string, i image.Image) (affected int64, err error) {
 	row, err := imageRowOf(i)
 	if err != nil {
 		return 0, err
@@ -84,17 +84,18 @@ func (s *Store) storeImage(ctx context.Context, statement string, i image.Image)
 }
 
 func imageExists(id string) error {
-	return errs.New(errs.Conflict, "image_exists", "id: there is an image %s already", id).
+	return errs.New(errs.Conflict, "image_exists", "id: image %s already exists", id).
 		WithField("id").WithHint("give another id, or delete that image")
 }
 
 // Image implements [image.Store].
-func (s *Store) Image(ctx context.Context, owner, id string) (image.Image, error) {
+func (s *imageStore) Image(ctx context.Context, scope access.Scope, id string) (image.Image, error) {
 	if !storable(id) {
 		return image.Image{}, noImage(id)
 	}
 	var row imageRow
-	found, err := get(ctx, s.reads, &row, selectImage+" WHERE owner_id = ? AND id = ?", owner, id)
+	owned, args := inScope(scope)
+	found, err := get(ctx, s.reads, &row, selectImage+" WHERE id = ? AND "+owned, append([]any{id}, args...)...)
 	if err != nil {
 		return image.Image{}, fmt.Errorf("cannot read the image: %w", err)
 	}
@@ -105,9 +106,10 @@ func (s *Store) Image(ctx context.Context, owner, id string) (image.Image, error
 }
 
 // Images implements [image.Store].
-func (s *Store) Images(ctx context.Context, owner string) ([]image.Image, error) {
+func (s *imageStore) Images(ctx context.Context, scope access.Scope) ([]image.Image, error) {
 	var rows []imageRow
-	if err := selectAll(ctx, s.reads, &rows, selectImage+" WHERE owner_id = ? ORDER BY created_at DESC, id DESC", owner); err != nil {
+	owned, args := inScope(scope)
+	if err := selectAll(ctx, s.reads, &rows, selectImage+" WHERE "+owned+" ORDER BY created_at DESC, id DESC", args...); err != nil {
 		return nil, fmt.Errorf("cannot list images: %w", err)
 	}
 	images := make([]image.Image, len(rows))
@@ -120,11 +122,12 @@ func (s *Store) Images(ctx context.Context, owner string) ([]image.Image, error)
 	return images, nil
 }
 
-// DeleteImage implements [image.Store]. An image that VMs or snapshots need
-// stays: errs.Conflict with code image_in_use.
-func (s *Store) DeleteImage(ctx context.Context, owner, id string) error {
+// DeleteImage implements [image.Store]. An image that VMs or snapshots use
+// cannot be deleted: errs.Conflict with code image_in_use.
+func (s *imageStore) DeleteImage(ctx context.Context, scope access.Scope, id string) error {
+	owned, args := inScope(scope)
 	return s.write(ctx, func(tx *tx) error {
-		n, err := tx.exec(ctx, "DELETE FROM images WHERE owner_id = ? AND id = ?", owner, id)
+		n, err := tx.exec(ctx, "DELETE FROM images WHERE id = ? AND "+owned, append([]any{id}, args...)...)
 		if referenceFailed(err) {
 			return errs.New(errs.Conflict, "image_in_use", "cannot delete image %s: VMs or snapshots were made from it", id).
 				WithHint("delete those VMs and snapshots first").WithCause(err)
@@ -140,7 +143,7 @@ func (s *Store) DeleteImage(ctx context.Context, owner, id string) error {
 }
 
 // ImageOwner implements [warm.Images].
-func (s *Store) ImageOwner(ctx context.Context, id string) (owner string, err error) {
+func (s *imageStore) ImageOwner(ctx context.Context, id string) (owner string, err error) {
 	found, err := get(ctx, s.reads, &owner, "SELECT owner_id FROM images WHERE id = ?", id)
 	if err == nil && !found {
 		err = noImage(id)
@@ -149,7 +152,7 @@ func (s *Store) ImageOwner(ctx context.Context, id string) (owner string, err er
 }
 
 // ImageUsers implements [image.Store].
-func (s *Store) ImageUsers(ctx context.Context, id string) (users int, err error) {
+func (s *imageStore) ImageUsers(ctx context.Context, id string) (users int, err error) {
 	if !storable(id) {
 		return 0, nil
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// keyRow is an API key as its table has it.
+// keyRow is an API key as stored in its table.
 type keyRow struct {
 	ID         string        `db:"id"`
 	OwnerID    string        `db:"owner_id"`
@@ -30,12 +30,12 @@ func (r keyRow) key() access.Key {
 const selectKey = "SELECT id, owner_id, name, hash, created_at, last_used_at FROM api_keys"
 
 // InsertKey implements [access.Store].
-func (s *Store) InsertKey(ctx context.Context, k access.Key) error {
+func (s *accessStore) InsertKey(ctx context.Context, k access.Key) error {
 	return s.write(ctx, func(tx *tx) error { return tx.insertKey(ctx, k) })
 }
 
 // ReplaceKey implements [access.Store].
-func (s *Store) ReplaceKey(ctx context.Context, k access.Key) error {
+func (s *accessStore) ReplaceKey(ctx context.Context, k access.Key) error {
 	return s.write(ctx, func(tx *tx) error {
 		if _, err := tx.exec(ctx, "DELETE FROM api_keys WHERE id = ?", k.ID); err != nil {
 			return fmt.Errorf("cannot replace the key: %w", err)
@@ -48,7 +48,7 @@ func (t *tx) insertKey(ctx context.Context, k access.Key) error {
 	_, err := t.exec(ctx, "INSERT INTO api_keys (id, owner_id, name, hash, created_at, last_used_at) VALUES (?, ?, ?, ?, ?, ?)",
 		k.ID, k.OwnerID, k.Name, k.Hash, micros(k.CreatedAt), optionalMicros(k.LastUsedAt))
 	if violated(err) == "api_keys_owner_id_name" {
-		return errs.New(errs.Conflict, "key_exists", "name: there is a key called %q already", k.Name).
+		return errs.New(errs.Conflict, "key_exists", "name: another key is called %q", k.Name).
 			WithField("name").WithHint("give another name, or delete that key").WithCause(err)
 	}
 	if err != nil {
@@ -58,7 +58,7 @@ func (t *tx) insertKey(ctx context.Context, k access.Key) error {
 }
 
 // KeyByHash implements [access.Store].
-func (s *Store) KeyByHash(ctx context.Context, hash []byte) (access.Key, error) {
+func (s *accessStore) KeyByHash(ctx context.Context, hash []byte) (access.Key, error) {
 	var row keyRow
 	found, err := get(ctx, s.reads, &row, selectKey+" WHERE hash = ?", hash)
 	if err != nil {
@@ -71,9 +71,10 @@ func (s *Store) KeyByHash(ctx context.Context, hash []byte) (access.Key, error) 
 }
 
 // Keys implements [access.Store].
-func (s *Store) Keys(ctx context.Context, owner string) ([]access.Key, error) {
+func (s *accessStore) Keys(ctx context.Context, scope access.Scope) ([]access.Key, error) {
 	var rows []keyRow
-	if err := selectAll(ctx, s.reads, &rows, selectKey+" WHERE owner_id = ? ORDER BY created_at DESC, id DESC", owner); err != nil {
+	owned, args := inScope(scope)
+	if err := selectAll(ctx, s.reads, &rows, selectKey+" WHERE "+owned+" ORDER BY created_at DESC, id DESC", args...); err != nil {
 		return nil, fmt.Errorf("cannot list keys: %w", err)
 	}
 	keys := make([]access.Key, len(rows))
@@ -84,17 +85,26 @@ func (s *Store) Keys(ctx context.Context, owner string) ([]access.Key, error) {
 }
 
 // DeleteKey implements [access.Store].
-func (s *Store) DeleteKey(ctx context.Context, owner, id string) error {
+func (s *accessStore) DeleteKey(ctx context.Context, scope access.Scope, id string) error {
 	if !storable(id) {
 		return errNoKey
 	}
 	return s.write(ctx, func(tx *tx) error {
-		// Writing the account makes deletes of one owner's keys wait for each
-		// other, so that two of them cannot both leave the other's key behind.
+		var owner string
+		owned, args := inScope(scope)
+		found, err := tx.get(ctx, &owner, "SELECT owner_id FROM api_keys WHERE id = ? AND "+owned, append([]any{id}, args...)...)
+		if err != nil {
+			return fmt.Errorf("cannot read the key: %w", err)
+		}
+		if !found {
+			return errNoKey
+		}
+		// Writing the account serializes deletes of one owner's keys, so that two
+		// concurrent deletes cannot remove the last two keys.
 		if _, err := tx.exec(ctx, "UPDATE accounts SET name = name WHERE id = ?", owner); err != nil {
 			return fmt.Errorf("cannot lock the account: %w", err)
 		}
-		n, err := tx.exec(ctx, "DELETE FROM api_keys WHERE owner_id = ? AND id = ?", owner, id)
+		n, err := tx.exec(ctx, "DELETE FROM api_keys WHERE id = ?", id)
 		if err != nil {
 			return fmt.Errorf("cannot delete the key: %w", err)
 		}
@@ -106,15 +116,15 @@ func (s *Store) DeleteKey(ctx context.Context, owner, id string) error {
 			return fmt.Errorf("cannot count the keys: %w", err)
 		}
 		if left == 0 {
-			return errs.New(errs.Conflict, "last_key", "cannot delete the key: it is the last one, and without a key nobody could make another").
-				WithHint("make another key first")
+			return errs.New(errs.Conflict, "last_key", "cannot delete the key: it is the last one, and without a key no client could create another").
+				WithHint("create another key first")
 		}
 		return nil
 	})
 }
 
 // TouchKeys implements [access.Store].
-func (s *Store) TouchKeys(ctx context.Context, used map[string]time.Time) error {
+func (s *accessStore) TouchKeys(ctx context.Context, used map[string]time.Time) error {
 	return s.write(ctx, func(tx *tx) error {
 		for id, at := range used {
 			if _, err := tx.exec(ctx, "UPDATE api_keys SET last_used_at = ? WHERE id = ?", micros(at), id); err != nil {

@@ -12,33 +12,33 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// lockFile lies in the data directory. It stays when hatchd ends: only the
-// lock on it means anything.
+// lockFile is in the data directory. It stays when hatchd ends; only the lock on it
+// counts.
 const lockFile = "hatchd.lock"
 
-// A hatchd that was killed while it started a program leaves its lock to that
-// program for a moment.
+// If hatchd is killed while it starts a program, that program holds the lock for a
+// moment.
 const (
-	lockPatience = time.Second
-	lockRetry    = 20 * time.Millisecond
+	lockTimeout = time.Second
+	lockRetry   = 20 * time.Millisecond
 )
 
-// Lock is the sole right to a data directory.
+// Lock is the exclusive lock on a data directory.
 type Lock struct{ file *flock.Flock }
 
-// LockDir takes the data directory for this process, until Close or the
-// process's end. An error names the process that has it.
+// LockDir locks the data directory until Close or the end of the process. The error
+// names the process that holds the lock.
 func LockDir(dataDir string) (*Lock, error) {
 	path := filepath.Join(dataDir, lockFile)
 	file := flock.New(path, flock.SetPermissions(0o600), flock.SetFlag(os.O_CREATE|os.O_RDWR))
-	ctx, cancel := context.WithTimeout(context.Background(), lockPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
 	defer cancel()
 	got, err := file.TryLockContext(ctx, lockRetry)
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("cannot lock the data directory: %w", err)
 	}
 	if !got {
-		return nil, fmt.Errorf("cannot use the data directory %s: another hatchd%s uses it; end that one first, or give HATCH_DATA_DIR another directory",
+		return nil, fmt.Errorf("cannot use the data directory %s: another hatchd%s uses it; stop that one first, or set HATCH_DATA_DIR to another directory",
 			dataDir, holder(path))
 	}
 	if err := os.WriteFile(path, fmt.Appendf(nil, "%d\n", os.Getpid()), 0o600); err != nil {
@@ -47,10 +47,10 @@ func LockDir(dataDir string) (*Lock, error) {
 	return &Lock{file}, nil
 }
 
-// Close gives the data directory back.
+// Close releases the lock.
 func (l *Lock) Close() error { return l.file.Close() }
 
-// holder says which process wrote the file, when it says so.
+// holder names the process that wrote the file, "" if the file has no process id.
 func holder(path string) string {
 	text, err := os.ReadFile(path)
 	pid := strings.TrimSpace(string(text))

@@ -17,6 +17,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -56,7 +57,7 @@ func TestKeys(t *testing.T) {
 		used := now()
 		noError(t, s.TouchKeys(ctx, map[string]time.Time{"key_a": used, "key_none": used}))
 		a.LastUsedAt = &used
-		keys, err := s.Keys(ctx, "acc_a")
+		keys, err := s.Keys(ctx, access.Owner("acc_a"))
 		noError(t, err)
 		equal(t, keys, []access.Key{b, a})
 
@@ -66,11 +67,11 @@ func TestKeys(t *testing.T) {
 		_, err = s.KeyByHash(ctx, a.Hash)
 		hasCode(t, err, errs.NotFound, "key_not_found")
 
-		hasCode(t, s.DeleteKey(ctx, "acc_b", "key_a"), errs.NotFound, "key_not_found")
-		hasCode(t, s.DeleteKey(ctx, "acc_a", "\x00"), errs.NotFound, "key_not_found")
-		noError(t, s.DeleteKey(ctx, "acc_a", "key_a"))
-		hasCode(t, s.DeleteKey(ctx, "acc_a", "key_b"), errs.Conflict, "last_key")
-		if keys, err := s.Keys(ctx, "acc_a"); err != nil || len(keys) != 1 {
+		hasCode(t, s.DeleteKey(ctx, access.Owner("acc_b"), "key_a"), errs.NotFound, "key_not_found")
+		hasCode(t, s.DeleteKey(ctx, access.Owner("acc_a"), "\x00"), errs.NotFound, "key_not_found")
+		noError(t, s.DeleteKey(ctx, access.Owner("acc_a"), "key_a"))
+		hasCode(t, s.DeleteKey(ctx, access.Owner("acc_a"), "key_b"), errs.Conflict, "last_key")
+		if keys, err := s.Keys(ctx, access.Owner("acc_a")); err != nil || len(keys) != 1 {
 			t.Errorf("left: %+v, %v", keys, err)
 		}
 	})
@@ -85,7 +86,7 @@ func TestConcurrentDeletesLeaveAKey(t *testing.T) {
 		var g errgroup.Group
 		for _, id := range ids {
 			g.Go(func() error {
-				if err := s.DeleteKey(t.Context(), "acc_a", id); !errs.HasCode(err, "last_key") {
+				if err := s.DeleteKey(t.Context(), access.Owner("acc_a"), id); !errs.HasCode(err, "last_key") {
 					return err
 				}
 				return nil
@@ -112,9 +113,9 @@ func TestTemplates(t *testing.T) {
 		ctx := t.Context()
 		at := now()
 		a := template.Template{
-			ID: "tpl_a", OwnerID: "acc_a", Name: "web", Description: "d",
-			Defaults: template.Defaults{
-				ImageID: "img_a", VCPUs: new(2), MemMiB: new(0), BootArgs: new(""), EnableNetwork: new(false),
+			ID: "tpl_a", OwnerID: "acc_a", Name: "web",
+			Overrides: machine.Overrides{
+				Description: new("d"), ImageID: "img_a", VCPUs: new(2), MemMiB: new(0), BootArgs: new(""), EnableNetwork: new(false),
 				UserData: new("#!\x00"), Labels: map[string]string{"a": "b"}, SSHKeys: []string{"k"},
 				RateLimits: &vmm.RateLimits{NetworkOut: vmm.NetworkLimit{BytesPerSecond: 1 << 20}},
 			},
@@ -128,22 +129,27 @@ func TestTemplates(t *testing.T) {
 		hasCode(t, s.InsertTemplate(ctx, twin), errs.Conflict, "template_exists")
 
 		for _, key := range []string{"tpl_a", "web"} { // the id wins over the other's name
-			got, err := s.Template(ctx, "acc_a", key)
+			got, err := s.Template(ctx, access.Owner("acc_a"), key)
 			noError(t, err)
 			equal(t, got, a)
 		}
-		all, err := s.Templates(ctx, "acc_a")
+		all, err := s.Templates(ctx, access.Owner("acc_a"))
 		noError(t, err)
 		equal(t, all, []template.Template{b, a})
 		for _, key := range []string{"none", "\x00"} {
-			_, err = s.Template(ctx, "acc_a", key)
+			_, err = s.Template(ctx, access.Owner("acc_a"), key)
 			hasCode(t, err, errs.NotFound, "template_not_found")
 		}
-		_, err = s.Template(ctx, "acc_b", "tpl_a")
+		_, err = s.Template(ctx, access.Owner("acc_b"), "tpl_a")
 		hasCode(t, err, errs.NotFound, "template_not_found")
-		hasCode(t, s.DeleteTemplate(ctx, "acc_b", "tpl_a"), errs.NotFound, "template_not_found")
-		noError(t, s.DeleteTemplate(ctx, "acc_a", "tpl_a"))
-		hasCode(t, s.DeleteTemplate(ctx, "acc_a", "tpl_a"), errs.NotFound, "template_not_found")
+		hasCode(t, s.DeleteTemplate(ctx, access.Owner("acc_b"), "tpl_a"), errs.NotFound, "template_not_found")
+		// A row of a version that had the description in its column.
+		s.mustExec(t, "UPDATE templates SET description = 'old' WHERE id = 'tpl_b'")
+		old, err := s.Template(ctx, access.Owner("acc_a"), "tpl_b")
+		noError(t, err)
+		equal(t, old.Description, new("old"))
+		noError(t, s.DeleteTemplate(ctx, access.Owner("acc_a"), "tpl_a"))
+		hasCode(t, s.DeleteTemplate(ctx, access.Owner("acc_a"), "tpl_a"), errs.NotFound, "template_not_found")
 	})
 }
 
@@ -164,7 +170,7 @@ func TestImages(t *testing.T) {
 		account(t, s, "acc_b")
 		a := anyImage()
 		noError(t, s.InsertImage(ctx, a))
-		got, err := s.Image(ctx, "acc_a", "img_a")
+		got, err := s.Image(ctx, access.Owner("acc_a"), "img_a")
 		noError(t, err)
 		equal(t, got, a)
 		twin := a
@@ -181,15 +187,15 @@ func TestImages(t *testing.T) {
 		noError(t, s.UpsertImage(ctx, a))
 		b := image.Image{ID: "img_b", OwnerID: "acc_a", CreatedAt: a.CreatedAt.Add(time.Second)}
 		noError(t, s.UpsertImage(ctx, b)) // made; two without a name do not collide
-		all, err := s.Images(ctx, "acc_a")
+		all, err := s.Images(ctx, access.Owner("acc_a"))
 		noError(t, err)
 		equal(t, all, []image.Image{b, a})
 		for _, id := range []string{"img_none", "\x00"} {
-			_, err = s.Image(ctx, "acc_a", id)
+			_, err = s.Image(ctx, access.Owner("acc_a"), id)
 			hasCode(t, err, errs.NotFound, "image_not_found")
 		}
-		hasCode(t, s.DeleteImage(ctx, "acc_b", "img_a"), errs.NotFound, "image_not_found")
-		noError(t, s.DeleteImage(ctx, "acc_a", "img_b"))
+		hasCode(t, s.DeleteImage(ctx, access.Owner("acc_b"), "img_a"), errs.NotFound, "image_not_found")
+		noError(t, s.DeleteImage(ctx, access.Owner("acc_a"), "img_b"))
 	})
 }
 
@@ -199,9 +205,9 @@ func TestImageInUseStays(t *testing.T) {
 		users, err := s.ImageUsers(t.Context(), "img_a")
 		noError(t, err)
 		equal(t, users, 1)
-		hasCode(t, s.DeleteImage(t.Context(), "acc_a", "img_a"), errs.Conflict, "image_in_use")
+		hasCode(t, s.DeleteImage(t.Context(), access.Owner("acc_a"), "img_a"), errs.Conflict, "image_in_use")
 		noError(t, s.DeleteVM(t.Context(), "vm_a"))
-		noError(t, s.DeleteImage(t.Context(), "acc_a", "img_a"))
+		noError(t, s.DeleteImage(t.Context(), access.Owner("acc_a"), "img_a"))
 	})
 }
 

@@ -5,14 +5,15 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/snapshot"
 )
 
-var _ snapshot.Store = (*Store)(nil)
+var _ snapshot.Store = (*snapshotStore)(nil)
 
-// snapshotRow is a snapshot as its table has it.
+// snapshotRow is a snapshot as stored in its table.
 type snapshotRow struct {
 	ID        string `db:"id"`
 	OwnerID   string `db:"owner_id"`
@@ -28,6 +29,7 @@ type snapshotRow struct {
 	Sums      string `db:"sums"`
 	CreatedAt int64  `db:"created_at"`
 	UserData  []byte `db:"user_data"`
+	HostID    string `db:"host_id"` // only written and compared
 }
 
 var snapshotColumns = []string{
@@ -38,25 +40,26 @@ var snapshotColumns = []string{
 var (
 	selectSnapshot = "SELECT " + strings.Join(snapshotColumns, ", ") + " FROM snapshots"
 	deleteSnapshot = "DELETE FROM snapshots WHERE id = ? RETURNING " + strings.Join(snapshotColumns, ", ")
-	insertSnapshot = "INSERT INTO snapshots (" + strings.Join(snapshotColumns, ", ") + ") VALUES (:" + strings.Join(snapshotColumns, ", :") + ")"
+	insertSnapshot = "INSERT INTO snapshots (host_id, " + strings.Join(snapshotColumns, ", ") + ") VALUES (:host_id, :" + strings.Join(snapshotColumns, ", :") + ")"
 )
 
 // InsertSnapshot implements [snapshot.Store].
-func (s *Store) InsertSnapshot(ctx context.Context, one snapshot.Snapshot) error {
-	row, err := snapshotRowOf(one)
+func (s *snapshotStore) InsertSnapshot(ctx context.Context, snap snapshot.Snapshot) error {
+	row, err := snapshotRowOf(snap)
 	if err != nil {
 		return err
 	}
+	row.HostID = s.host
 	err = s.write(ctx, func(tx *tx) error {
 		_, err := tx.NamedExecContext(ctx, insertSnapshot, row)
 		return err
 	})
 	switch {
 	case violated(err) == "snapshots_owner_id_name":
-		return errs.New(errs.Conflict, "name_taken", "name: another snapshot is called %q", one.Name).
+		return errs.New(errs.Conflict, "name_taken", "name: another snapshot is called %q", snap.Name).
 			WithField("name").WithHint("give another name, or delete that snapshot").WithCause(err)
 	case referenceFailed(err):
-		return errs.New(errs.NotFound, "image_not_found", "there is no image %s any more", one.VM.ImageID).WithCause(err)
+		return errs.New(errs.NotFound, "image_not_found", "image %s does not exist any more", snap.VM.ImageID).WithCause(err)
 	case err != nil:
 		return fmt.Errorf("cannot store the snapshot: %w", err)
 	}
@@ -64,25 +67,25 @@ func (s *Store) InsertSnapshot(ctx context.Context, one snapshot.Snapshot) error
 }
 
 // SealSnapshot implements [snapshot.Store].
-func (s *Store) SealSnapshot(ctx context.Context, one snapshot.Snapshot) error {
-	sums, err := toJSON(one.Sums)
+func (s *snapshotStore) SealSnapshot(ctx context.Context, snap snapshot.Snapshot) error {
+	sums, err := toJSON(snap.Sums)
 	if err != nil {
 		return err
 	}
 	return s.write(ctx, func(tx *tx) error {
-		n, err := tx.exec(ctx, "UPDATE snapshots SET durable = TRUE, bytes = ?, sums = ? WHERE id = ?", one.Bytes, sums, one.ID)
+		n, err := tx.exec(ctx, "UPDATE snapshots SET durable = TRUE, bytes = ?, sums = ? WHERE id = ?", snap.Bytes, sums, snap.ID)
 		if err != nil {
 			return fmt.Errorf("cannot store the snapshot: %w", err)
 		}
 		if n == 0 {
-			return noSnapshot(one.ID)
+			return noSnapshot(snap.ID)
 		}
-		return tx.tellOfSnapshot(ctx, one, snapshot.CreatedEvent)
+		return tx.appendSnapshotEvent(ctx, snap, snapshot.CreatedEvent)
 	})
 }
 
 // DeleteSnapshot implements [snapshot.Store].
-func (s *Store) DeleteSnapshot(ctx context.Context, id string) error {
+func (s *snapshotStore) DeleteSnapshot(ctx context.Context, id string) error {
 	err := s.write(ctx, func(tx *tx) error { return tx.deleteSnapshot(ctx, id) })
 	if err != nil {
 		return fmt.Errorf("cannot delete the snapshot: %w", err)
@@ -94,35 +97,35 @@ func (t *tx) deleteSnapshot(ctx context.Context, id string) error {
 	var row snapshotRow
 	found, err := t.get(ctx, &row, deleteSnapshot, id)
 	if err != nil || !found || !row.Durable {
-		return err // nobody was told of it
+		return err // its creation was not reported either
 	}
-	one, err := row.snapshot()
+	snap, err := row.snapshot()
 	if err != nil {
 		return err
 	}
-	return t.tellOfSnapshot(ctx, one, snapshot.DeletedEvent)
+	return t.appendSnapshotEvent(ctx, snap, snapshot.DeletedEvent)
 }
 
-// tellOfSnapshot adds an event with the name that the VM has now, if it is there.
-func (t *tx) tellOfSnapshot(ctx context.Context, one snapshot.Snapshot, tell func(one snapshot.Snapshot, vmName string) event.Event) error {
+// appendSnapshotEvent appends an event with the current name of the VM, "" if the VM
+// was deleted.
+func (t *tx) appendSnapshotEvent(ctx context.Context, snap snapshot.Snapshot, newEvent func(snap snapshot.Snapshot, vmName string) event.Event) error {
 	var name string
-	if _, err := t.get(ctx, &name, "SELECT name FROM vms WHERE id = ?", one.VMID); err != nil {
+	if _, err := t.get(ctx, &name, "SELECT name FROM vms WHERE id = ?", snap.VMID); err != nil {
 		return fmt.Errorf("cannot read the VM's name: %w", err)
 	}
-	return t.appendEvents(ctx, []event.Event{tell(one, name)})
+	return t.appendEvents(ctx, []event.Event{newEvent(snap, name)})
 }
 
-// Snapshot implements [snapshot.Store]. An id wins over a name.
-func (s *Store) Snapshot(ctx context.Context, owner, idOrName string) (snapshot.Snapshot, error) {
-	if !storable(owner, idOrName) || idOrName == "" {
+// Snapshot implements [snapshot.Store]. An id takes precedence over a name.
+func (s *snapshotStore) Snapshot(ctx context.Context, scope access.Scope, idOrName string) (snapshot.Snapshot, error) {
+	if !storable(idOrName) || idOrName == "" {
 		return snapshot.Snapshot{}, noSnapshot(idOrName)
 	}
-	query, args := selectSnapshot+" WHERE (id = ? OR name = ?)", []any{idOrName, idOrName}
-	if owner != "" {
-		query, args = query+" AND owner_id = ?", append(args, owner)
-	}
 	var row snapshotRow
-	found, err := get(ctx, s.reads, &row, query+" ORDER BY CASE WHEN id = ? THEN 0 ELSE 1 END LIMIT 1", append(args, idOrName)...)
+	owned, args := inScope(scope)
+	found, err := get(ctx, s.reads, &row, selectSnapshot+
+		" WHERE "+owned+" AND (id = ? OR name = ?) ORDER BY CASE WHEN id = ? THEN 0 ELSE 1 END LIMIT 1",
+		append(args, idOrName, idOrName, idOrName)...)
 	if err != nil {
 		return snapshot.Snapshot{}, fmt.Errorf("cannot read the snapshot: %w", err)
 	}
@@ -133,17 +136,24 @@ func (s *Store) Snapshot(ctx context.Context, owner, idOrName string) (snapshot.
 }
 
 // Snapshots implements [snapshot.Store].
-func (s *Store) Snapshots(ctx context.Context, owner string, f snapshot.Filter) ([]snapshot.Snapshot, error) {
-	if !storable(owner, f.VMID) {
+func (s *snapshotStore) Snapshots(ctx context.Context, scope access.Scope, f snapshot.Filter) ([]snapshot.Snapshot, error) {
+	if !storable(f.VMID) {
 		return nil, nil
 	}
-	query, args := selectSnapshot+" WHERE 1 = 1", []any(nil)
-	if owner != "" {
-		query, args = query+" AND owner_id = ?", append(args, owner)
-	}
+	owned, args := inScope(scope)
+	query := selectSnapshot + " WHERE " + owned
 	if f.VMID != "" {
 		query, args = query+" AND vm_id = ?", append(args, f.VMID)
 	}
+	return s.list(ctx, query, args...)
+}
+
+// HostSnapshots implements [snapshot.Store].
+func (s *snapshotStore) HostSnapshots(ctx context.Context) ([]snapshot.Snapshot, error) {
+	return s.list(ctx, selectSnapshot+" WHERE host_id = ?", s.host)
+}
+
+func (s *snapshotStore) list(ctx context.Context, query string, args ...any) ([]snapshot.Snapshot, error) {
 	var rows []snapshotRow
 	if err := selectAll(ctx, s.reads, &rows, query+" ORDER BY created_at DESC, id DESC", args...); err != nil {
 		return nil, fmt.Errorf("cannot list snapshots: %w", err)
@@ -158,7 +168,8 @@ func (s *Store) Snapshots(ctx context.Context, owner string, f snapshot.Filter) 
 	return all, nil
 }
 
-// snapshotRowOf keeps the user data apart: JSON holds no bytes that are not text.
+// snapshotRowOf stores the user data in a column of its own: JSON cannot hold bytes
+// that are not UTF-8.
 func snapshotRowOf(s snapshot.Snapshot) (row snapshotRow, err error) {
 	row = snapshotRow{
 		ID: s.ID, OwnerID: s.OwnerID, VMID: s.VMID, Name: s.Name, Kind: string(s.Kind), ParentID: s.ParentID,

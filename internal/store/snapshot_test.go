@@ -5,21 +5,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// newSnapshot has something in every field.
+// newSnapshot returns a snapshot with a value in every field.
 func newSnapshot(id string) snapshot.Snapshot {
 	v := newVM("vm_a")
 	return snapshot.Snapshot{
 		ID: id, OwnerID: "acc_a", VMID: "vm_a", Name: "name-" + id, Kind: snapshot.Manual, ParentID: "snap_parent",
 		VM: snapshot.Origin{
-			Hostname: "web", ImageID: "img_a", TemplateID: "tpl_a", Boot: v.Boot, VCPUs: 2, MemMiB: 512, DiskMiB: 1024,
-			BootArgs: "quiet", Network: true, MAC: []byte{2, 0xFC, 0, 0, 0, 2}, Address: addr("10.9.0.2"),
-			UserData: v.UserData, SSHKeys: v.SSHKeys,
+			Spec: v.Spec, MAC: []byte{2, 0xFC, 0, 0, 0, 2}, Address: addr("10.9.0.2"),
 		},
 		Machine:   snapshot.Machine{Driver: "qemu", Version: "7.2", Accel: "kvm", CPU: "host"},
 		CreatedAt: now(),
@@ -29,8 +29,8 @@ func newSnapshot(id string) snapshot.Snapshot {
 func insertSnapshots(t testing.TB, s *Store, all ...snapshot.Snapshot) {
 	t.Helper()
 	anImage(t, s)
-	for _, one := range all {
-		noError(t, s.InsertSnapshot(t.Context(), one))
+	for _, snap := range all {
+		noError(t, s.InsertSnapshot(t.Context(), snap))
 	}
 }
 
@@ -39,43 +39,44 @@ func TestSnapshots(t *testing.T) {
 		ctx := t.Context()
 		account(t, s, "acc_b")
 		a, b, c := newSnapshot("snap_a"), newSnapshot("snap_b"), newSnapshot("snap_c")
-		b.Name, b.VM, b.CreatedAt = "snap_a", snapshot.Origin{ImageID: "img_a"}, a.CreatedAt.Add(time.Second) // named as the other's id
-		c.OwnerID, c.Name, c.VMID, c.CreatedAt = "acc_b", a.Name, "vm_c", a.CreatedAt.Add(2*time.Second)      // the same name is free for another owner
+		b.Name, b.VM, b.CreatedAt = "snap_a", snapshot.Origin{Spec: machine.Spec{ImageID: "img_a"}}, a.CreatedAt.Add(time.Second) // named as the other's id
+		c.OwnerID, c.Name, c.VMID, c.CreatedAt = "acc_b", a.Name, "vm_c", a.CreatedAt.Add(2*time.Second)                          // the same name is free for another owner
 		insertSnapshots(t, s, a, b, c)
 
 		for _, key := range []string{"snap_a", a.Name} { // the id wins over the other's name
-			got, err := s.Snapshot(ctx, "acc_a", key)
+			got, err := s.Snapshot(ctx, access.Owner("acc_a"), key)
 			noError(t, err)
 			equal(t, got, a)
 		}
-		got, err := s.Snapshot(ctx, "", "snap_c")
+		got, err := s.Snapshot(ctx, access.Everyone, "snap_c")
 		noError(t, err)
 		equal(t, got, c)
 		for _, key := range []string{"", "none", "\x00", "\xff", "snap_c"} {
-			_, err = s.Snapshot(ctx, "acc_a", key)
+			_, err = s.Snapshot(ctx, access.Owner("acc_a"), key)
 			hasCode(t, err, errs.NotFound, "snapshot_not_found")
 		}
 		for _, list := range []struct {
-			owner string
+			scope access.Scope
 			of    snapshot.Filter
 			want  []snapshot.Snapshot
 		}{
-			{"acc_a", snapshot.Filter{}, []snapshot.Snapshot{b, a}},
-			{"", snapshot.Filter{}, []snapshot.Snapshot{c, b, a}},
-			{"", snapshot.Filter{VMID: "vm_a"}, []snapshot.Snapshot{b, a}},
-			{"acc_b", snapshot.Filter{VMID: "vm_a"}, []snapshot.Snapshot{}},
+			{access.Owner("acc_a"), snapshot.Filter{}, []snapshot.Snapshot{b, a}},
+			{access.Everyone, snapshot.Filter{}, []snapshot.Snapshot{c, b, a}},
+			{access.Everyone, snapshot.Filter{VMID: "vm_a"}, []snapshot.Snapshot{b, a}},
+			{access.Owner(""), snapshot.Filter{}, []snapshot.Snapshot{}},
+			{access.Owner("acc_b"), snapshot.Filter{VMID: "vm_a"}, []snapshot.Snapshot{}},
 		} {
-			got, err := s.Snapshots(ctx, list.owner, list.of)
+			got, err := s.Snapshots(ctx, list.scope, list.of)
 			noError(t, err)
 			equal(t, got, list.want)
 		}
-		if got, err := s.Snapshots(ctx, "", snapshot.Filter{VMID: "\x00"}); err != nil || len(got) > 0 {
+		if got, err := s.Snapshots(ctx, access.Everyone, snapshot.Filter{VMID: "\x00"}); err != nil || len(got) > 0 {
 			t.Errorf("of a VM that cannot be: %v, %v", got, err)
 		}
 	})
 }
 
-func TestSnapshotsThatCannotBe(t *testing.T) {
+func TestInvalidSnapshots(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		insertSnapshots(t, s, newSnapshot("snap_a"))
 		twin := newSnapshot("snap_b")
@@ -92,7 +93,7 @@ func TestSnapshotsThatCannotBe(t *testing.T) {
 	})
 }
 
-func TestEventsTellOfDurableSnapshotsOnly(t *testing.T) {
+func TestOnlyDurableSnapshotsHaveEvents(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		ctx := event.By(t.Context(), event.Rule)
 		createVM(t, s, newVM("vm_a"))
@@ -100,7 +101,7 @@ func TestEventsTellOfDurableSnapshotsOnly(t *testing.T) {
 		insertSnapshots(t, s, a, torn)
 		a.Durable, a.Bytes, a.Sums = true, 5<<20, snapshot.Sums{Devices: "sha256:1", Memory: "sha256:2", Disk: "sha256:3"}
 		noError(t, s.SealSnapshot(ctx, a))
-		got, err := s.Snapshot(ctx, "acc_a", "snap_a")
+		got, err := s.Snapshot(ctx, access.Owner("acc_a"), "snap_a")
 		noError(t, err)
 		equal(t, got, a)
 
@@ -113,7 +114,7 @@ func TestEventsTellOfDurableSnapshotsOnly(t *testing.T) {
 			t.Errorf("%d rows are left", n)
 		}
 
-		events, _, err := s.Events(ctx, event.Filter{Types: []event.Pattern{"snapshot.*"}, Limit: 10})
+		events, _, err := s.Events(ctx, event.Filter{Scope: access.Everyone, Types: []event.Pattern{"snapshot.*"}, Limit: 10})
 		noError(t, err)
 		if len(events) != 2 {
 			t.Fatalf("got %d events: %+v", len(events), events)
@@ -138,9 +139,9 @@ func TestEventsTellOfDurableSnapshotsOnly(t *testing.T) {
 func TestImageOfASnapshotStays(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		insertSnapshots(t, s, newSnapshot("snap_a"))
-		hasCode(t, s.DeleteImage(t.Context(), "acc_a", "img_a"), errs.Conflict, "image_in_use")
+		hasCode(t, s.DeleteImage(t.Context(), access.Owner("acc_a"), "img_a"), errs.Conflict, "image_in_use")
 		noError(t, s.DeleteSnapshot(t.Context(), "snap_a"))
-		noError(t, s.DeleteImage(t.Context(), "acc_a", "img_a"))
+		noError(t, s.DeleteImage(t.Context(), access.Owner("acc_a"), "img_a"))
 	})
 }
 
@@ -156,11 +157,11 @@ func TestAVMKnowsItsSnapshotAndHowItSleeps(t *testing.T) {
 				v.State, v.Sleep, v.SnapshotID = vm.Snapshotted, &want, "snap_b"
 			})
 			noError(t, err)
-			got, err := s.VM(t.Context(), "acc_a", "vm_a")
+			got, err := s.VM(t.Context(), access.Owner("acc_a"), "vm_a")
 			noError(t, err)
 			equal(t, *got.Sleep, want)
 			equal(t, got.SnapshotID, "snap_b")
-			page, _, err := s.VMs(t.Context(), "acc_a", vm.Filter{})
+			page, _, err := s.VMs(t.Context(), access.Owner("acc_a"), vm.Filter{})
 			noError(t, err)
 			equal(t, page[0].SnapshotID, "snap_b")
 			equal(t, *page[0].Sleep, want)

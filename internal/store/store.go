@@ -1,10 +1,10 @@
-// Package store keeps everything that must survive the daemon, in SQLite or
-// in PostgreSQL, with one text of SQL for both.
+// Package store stores everything that must survive a restart of hatchd, in SQLite
+// or PostgreSQL, with the same SQL for both.
 //
-// It implements the Store interfaces that internal/vm, image, template and
-// access declare, one file per noun, and decides nothing: rules live there.
-// Start at [Open]; tx.go is how every write runs, errors.go turns the
-// databases' errors into words, vm_lease.go gives addresses and ports out.
+// It implements the Store interfaces of the packages that own the objects, with one
+// type and one file each, and contains no rules of theirs. Start at [Open]; tx.go
+// runs all writes, errors.go translates database errors, vm_lease.go assigns
+// addresses and ports.
 package store
 
 import (
@@ -26,47 +26,82 @@ import (
 	"github.com/hatchvm/hatch/internal/store/migrations"
 )
 
-// Store is one open database. Its methods may be called from several
-// goroutines at once.
+// Store is one open database: the stores of all objects. Its methods are
+// safe for concurrent use.
 type Store struct {
+	*database
+	accessStore
+	imageStore
+	templateStore
+	snapshotStore
+	vmStore
+	eventStore
+	webhookStore
+}
+
+// database is the connection that all stores share.
+type database struct {
 	reads   *sqlx.DB
 	writes  *sqlx.DB // the same as reads on PostgreSQL; one connection on SQLite
 	dialect goose.Dialect
-	listed  *listed
-	added   *bell // rings when events were added to the log
+	host    string        // id of the host that this hatchd runs on
+	lock    *databaseLock // nil on SQLite, whose data directory is locked
+	added   *bell         // rings when events are appended to the log
 }
+
+type (
+	accessStore   struct{ *database }
+	imageStore    struct{ *database }
+	templateStore struct{ *database }
+	snapshotStore struct{ *database }
+	vmStore       struct {
+		*database
+		listed *listed
+	}
+	eventStore   struct{ *database }
+	webhookStore struct{ *database }
+)
 
 // Open opens the database that dsn names and brings its schema up to date.
 // A dsn that starts with postgres:// or postgresql:// is a PostgreSQL server;
-// anything else is the path of an SQLite file, which is made when missing.
-func Open(ctx context.Context, dsn string) (*Store, error) {
+// anything else is the path of an SQLite file, which is created if missing. host is
+// the id of this host. Open fails if another hatchd uses the PostgreSQL database.
+func Open(ctx context.Context, dsn, host string) (*Store, error) {
 	open := openSQLite
 	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
 		open = openPostgres
 	}
-	s, err := open(dsn)
+	db, err := open(dsn)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.migrate(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
+	db.host = host
+	if err := db.prepare(ctx); err != nil {
+		return nil, errors.Join(err, db.Close())
 	}
-	return s, nil
+	return newStore(db), nil
+}
+
+func newStore(db *database) *Store {
+	return &Store{
+		database: db, accessStore: accessStore{db}, imageStore: imageStore{db}, templateStore: templateStore{db},
+		snapshotStore: snapshotStore{db}, vmStore: vmStore{db, newListed()}, eventStore: eventStore{db}, webhookStore: webhookStore{db},
+	}
 }
 
 // sqliteReaders is how many reads may run at once; each holds a page cache.
 const sqliteReaders = 4
 
 // sqliteBusy is how long a statement waits for another process's lock. There
-// is no other writer but a tool somebody runs by hand.
+// is no other writer, except a tool that an operator runs by hand.
 const sqliteBusy = 5 * time.Second
 
-func openSQLite(path string) (*Store, error) {
+func openSQLite(path string) (*database, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the database: %w", err)
 	}
-	// Made before SQLite does, so that it and its companions are ours alone.
+	// Created here with mode 0600; SQLite gives its companion files the same mode.
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the database: %w", err)
@@ -74,9 +109,8 @@ func openSQLite(path string) (*Store, error) {
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("cannot open the database: %w", err)
 	}
-	// Writes take their lock at the start of the transaction, not at its first
-	// write: a transaction that could read but no longer write would have to be
-	// thrown away.
+	// Transactions take the write lock when they begin, not at their first write:
+	// else one that has read could find that it cannot write any more.
 	writes, err := sqlx.Open("sqlite", sqliteDSN(path, url.Values{"_txlock": {"immediate"}}))
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the database: %w", err)
@@ -88,15 +122,15 @@ func openSQLite(path string) (*Store, error) {
 	}
 	reads.SetMaxOpenConns(sqliteReaders)
 	reads.SetMaxIdleConns(sqliteReaders)
-	return &Store{reads: reads, writes: writes, dialect: goose.DialectSQLite3, listed: newListed(), added: newBell()}, nil
+	return &database{reads: reads, writes: writes, dialect: goose.DialectSQLite3, added: newBell()}, nil
 }
 
 func sqliteDSN(path string, extra url.Values) string {
 	extra.Set("_busy_timeout", fmt.Sprint(sqliteBusy.Milliseconds()))
 	extra.Set("_foreign_keys", "on")
 	extra.Set("_journal_mode", "WAL")
-	// FULL, not NORMAL: what was answered must survive a power cut. With NORMAL
-	// a deleted API key could work again afterwards.
+	// FULL, not NORMAL: a confirmed change must survive a power failure. With
+	// NORMAL a deleted API key could become valid again.
 	extra.Set("_synchronous", "FULL")
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: extra.Encode()}).String()
 }
@@ -104,41 +138,62 @@ func sqliteDSN(path string, extra url.Values) string {
 // postgresConns bounds the connections to a PostgreSQL server.
 const postgresConns = 16
 
-func openPostgres(dsn string) (*Store, error) {
+func openPostgres(dsn string) (*database, error) {
 	db, err := sqlx.Open("pgx", dsn)
 	if err != nil {
-		// The driver's error repeats the address, password included.
-		return nil, errors.New("cannot open the database: the address of the PostgreSQL server cannot be read; it has the form postgres://USER:PASSWORD@HOST:PORT/NAME")
+		// The driver's error contains the URL with its password.
+		return nil, errors.New("cannot open the database: the URL of the PostgreSQL server is not valid: want postgres://USER:PASSWORD@HOST:PORT/NAME")
 	}
 	db.SetMaxOpenConns(postgresConns)
 	db.SetMaxIdleConns(postgresConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	return &Store{reads: db, writes: db, dialect: goose.DialectPostgres, listed: newListed(), added: newBell()}, nil
+	return &database{reads: db, writes: db, dialect: goose.DialectPostgres, lock: &databaseLock{db: db}, added: newBell()}, nil
 }
 
-// Close closes the database after the statements under way.
-func (s *Store) Close() error {
+// prepare locks the database before it changes the schema under another hatchd.
+func (s *database) prepare(ctx context.Context) error {
+	if s.lock != nil {
+		if err := s.lock.hold(ctx, lockTimeout); err != nil {
+			return err
+		}
+	}
+	if err := s.migrate(ctx); err != nil {
+		return err
+	}
+	return s.claimRows(ctx)
+}
+
+// Close closes the database after the running statements.
+func (s *database) Close() error {
+	if s.lock != nil {
+		s.lock.close()
+	}
 	if s.reads == s.writes {
 		return s.writes.Close()
 	}
 	return errors.Join(s.reads.Close(), s.writes.Close())
 }
 
-// Ping reports whether the database answers.
-func (s *Store) Ping(ctx context.Context) error {
+// Ping returns an error if the database does not answer, or if this hatchd has lost
+// the lock on it.
+func (s *database) Ping(ctx context.Context) error {
 	var one int
 	if err := s.reads.GetContext(ctx, &one, "SELECT 1"); err != nil {
 		return fmt.Errorf("the database does not answer: %w", err)
 	}
+	if s.lock != nil { // the server may have been restarted
+		return s.lock.hold(ctx, 0)
+	}
 	return nil
 }
 
-func (s *Store) migrator() (*goose.Provider, error) {
-	return goose.NewProvider(s.dialect, s.writes.DB, migrations.FS, goose.WithLogger(goose.NopLogger()))
+func (s *database) migrator() (*goose.Provider, error) {
+	return goose.NewProvider(s.dialect, s.writes.DB, migrations.FS,
+		goose.WithGoMigrations(migrations.Go(s.writes.Rebind)...), goose.WithLogger(goose.NopLogger()))
 }
 
-// migrate applies the steps that are missing, each in a transaction.
-func (s *Store) migrate(ctx context.Context) error {
+// migrate applies the missing migrations, each in a transaction.
+func (s *database) migrate(ctx context.Context) error {
 	m, err := s.migrator()
 	if err != nil {
 		return fmt.Errorf("cannot read the schema: %w", err)
@@ -148,15 +203,15 @@ func (s *Store) migrate(ctx context.Context) error {
 		return fmt.Errorf("cannot read the database's version: %w", err)
 	}
 	if have > known {
-		return fmt.Errorf("cannot use the database: it has version %d, which a newer hatchd made; this one knows up to %d", have, known)
+		return fmt.Errorf("cannot use the database: its version is %d, from a newer hatchd; this one supports up to %d", have, known)
 	}
 	if _, err := m.Up(ctx); err != nil {
-		return fmt.Errorf("cannot bring the database up to date: %w", err)
+		return fmt.Errorf("cannot migrate the database: %w", err)
 	}
 	return nil
 }
 
-// micros is how a time is stored.
+// micros returns the stored form of a time: microseconds since 1970.
 func micros(t time.Time) int64 { return t.UnixMicro() }
 
 func fromMicros(n int64) time.Time { return time.UnixMicro(n).UTC() }

@@ -5,18 +5,19 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/template"
 )
 
-var _ template.Store = (*Store)(nil)
+var _ template.Store = (*templateStore)(nil)
 
-// templateRow is a template as its table has it.
+// templateRow is a template as stored in its table.
 type templateRow struct {
 	ID          string `db:"id"`
 	OwnerID     string `db:"owner_id"`
 	Name        string `db:"name"`
-	Description string `db:"description"`
+	Description string `db:"description"` // only in rows written before defaults included it
 	CreatedAt   int64  `db:"created_at"`
 	UpdatedAt   int64  `db:"updated_at"`
 	Defaults    []byte `db:"defaults"`
@@ -25,18 +26,18 @@ type templateRow struct {
 const selectTemplate = "SELECT id, owner_id, name, description, created_at, updated_at, defaults FROM templates"
 
 // InsertTemplate implements [template.Store].
-func (s *Store) InsertTemplate(ctx context.Context, t template.Template) error {
-	defaults, err := json.Marshal(t.Defaults)
+func (s *templateStore) InsertTemplate(ctx context.Context, t template.Template) error {
+	defaults, err := json.Marshal(t.Overrides)
 	if err != nil {
 		return fmt.Errorf("cannot store the template: %w", err)
 	}
 	err = s.write(ctx, func(tx *tx) error {
 		_, err := tx.exec(ctx, `INSERT INTO templates (id, owner_id, name, description, created_at, updated_at, defaults)
-			VALUES (?, ?, ?, ?, ?, ?, ?)`, t.ID, t.OwnerID, t.Name, t.Description, micros(t.CreatedAt), micros(t.UpdatedAt), defaults)
+			VALUES (?, ?, ?, '', ?, ?, ?)`, t.ID, t.OwnerID, t.Name, micros(t.CreatedAt), micros(t.UpdatedAt), defaults)
 		return err
 	})
 	if violated(err) == "templates_owner_id_name" {
-		return errs.New(errs.Conflict, "template_exists", "name: there is a template called %q already", t.Name).
+		return errs.New(errs.Conflict, "template_exists", "name: another template is called %q", t.Name).
 			WithField("name").WithHint("give another name, or delete that template").WithCause(err)
 	}
 	if err != nil {
@@ -45,15 +46,16 @@ func (s *Store) InsertTemplate(ctx context.Context, t template.Template) error {
 	return nil
 }
 
-// Template implements [template.Store]. An id wins over a name.
-func (s *Store) Template(ctx context.Context, owner, idOrName string) (template.Template, error) {
+// Template implements [template.Store]. An id takes precedence over a name.
+func (s *templateStore) Template(ctx context.Context, scope access.Scope, idOrName string) (template.Template, error) {
 	if !storable(idOrName) {
 		return template.Template{}, noTemplate(idOrName)
 	}
 	var row templateRow
+	owned, args := inScope(scope)
 	found, err := get(ctx, s.reads, &row, selectTemplate+
-		" WHERE owner_id = ? AND (id = ? OR name = ?) ORDER BY CASE WHEN id = ? THEN 0 ELSE 1 END LIMIT 1",
-		owner, idOrName, idOrName, idOrName)
+		" WHERE "+owned+" AND (id = ? OR name = ?) ORDER BY CASE WHEN id = ? THEN 0 ELSE 1 END LIMIT 1",
+		append(args, idOrName, idOrName, idOrName)...)
 	if err != nil {
 		return template.Template{}, fmt.Errorf("cannot read the template: %w", err)
 	}
@@ -64,9 +66,10 @@ func (s *Store) Template(ctx context.Context, owner, idOrName string) (template.
 }
 
 // Templates implements [template.Store].
-func (s *Store) Templates(ctx context.Context, owner string) ([]template.Template, error) {
+func (s *templateStore) Templates(ctx context.Context, scope access.Scope) ([]template.Template, error) {
 	var rows []templateRow
-	if err := selectAll(ctx, s.reads, &rows, selectTemplate+" WHERE owner_id = ? ORDER BY created_at DESC, id DESC", owner); err != nil {
+	owned, args := inScope(scope)
+	if err := selectAll(ctx, s.reads, &rows, selectTemplate+" WHERE "+owned+" ORDER BY created_at DESC, id DESC", args...); err != nil {
 		return nil, fmt.Errorf("cannot list templates: %w", err)
 	}
 	templates := make([]template.Template, len(rows))
@@ -80,9 +83,10 @@ func (s *Store) Templates(ctx context.Context, owner string) ([]template.Templat
 }
 
 // DeleteTemplate implements [template.Store].
-func (s *Store) DeleteTemplate(ctx context.Context, owner, id string) error {
+func (s *templateStore) DeleteTemplate(ctx context.Context, scope access.Scope, id string) error {
+	owned, args := inScope(scope)
 	return s.write(ctx, func(tx *tx) error {
-		n, err := tx.exec(ctx, "DELETE FROM templates WHERE owner_id = ? AND id = ?", owner, id)
+		n, err := tx.exec(ctx, "DELETE FROM templates WHERE id = ? AND "+owned, append([]any{id}, args...)...)
 		if err != nil {
 			return fmt.Errorf("cannot delete the template: %w", err)
 		}
@@ -95,11 +99,14 @@ func (s *Store) DeleteTemplate(ctx context.Context, owner, id string) error {
 
 func (r templateRow) template() (template.Template, error) {
 	t := template.Template{
-		ID: r.ID, OwnerID: r.OwnerID, Name: r.Name, Description: r.Description,
+		ID: r.ID, OwnerID: r.OwnerID, Name: r.Name,
 		CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt),
 	}
-	if err := json.Unmarshal(r.Defaults, &t.Defaults); err != nil {
+	if err := json.Unmarshal(r.Defaults, &t.Overrides); err != nil {
 		return template.Template{}, fmt.Errorf("cannot read template %s: %w", r.ID, err)
+	}
+	if t.Description == nil && r.Description != "" {
+		t.Description = &r.Description
 	}
 	return t, nil
 }

@@ -6,18 +6,19 @@ import (
 	"fmt"
 
 	"github.com/jmoiron/sqlx"
+	"github.com/pressly/goose/v3"
 
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// maxTries bounds how often a transaction that lost a race is run again.
-const maxTries = 5
+// maxAttempts bounds the attempts of a transaction that conflicts with others.
+const maxAttempts = 5
 
-// write runs do in one write transaction. do may run more than once and sees
-// a fresh transaction each time; it must not have effects elsewhere.
-func (s *Store) write(ctx context.Context, do func(tx *tx) error) error {
+// write runs do in one write transaction. It may call do more than once, each time
+// with a new transaction, so do must not have other side effects.
+func (s *database) write(ctx context.Context, do func(tx *tx) error) error {
 	var err error
-	for range maxTries {
+	for range maxAttempts {
 		if err = s.writeOnce(ctx, do); !lostRace(err) || ctx.Err() != nil {
 			return err
 		}
@@ -26,13 +27,13 @@ func (s *Store) write(ctx context.Context, do func(tx *tx) error) error {
 		WithHint("try again").WithCause(err)
 }
 
-func (s *Store) writeOnce(ctx context.Context, do func(tx *tx) error) error {
+func (s *database) writeOnce(ctx context.Context, do func(tx *tx) error) error {
 	begun, err := s.writes.BeginTxx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("cannot begin a transaction: %w", err)
 	}
-	defer func() { _ = begun.Rollback() }() // nothing to do after a commit
-	t := &tx{Tx: begun}
+	defer func() { _ = begun.Rollback() }() // no effect after a commit
+	t := &tx{Tx: begun, host: s.host}
 	if err := do(t); err != nil {
 		return err
 	}
@@ -45,10 +46,26 @@ func (s *Store) writeOnce(ctx context.Context, do func(tx *tx) error) error {
 	return nil
 }
 
-// tx is a write transaction that takes "?" for a value on both databases.
+// read runs do on one state of the database, so that what its queries return belongs
+// together.
+func (s *database) read(ctx context.Context, do func(q querier) error) error {
+	options := &sql.TxOptions{ReadOnly: true} // on SQLite a transaction sees one state
+	if s.dialect == goose.DialectPostgres {
+		options.Isolation = sql.LevelRepeatableRead
+	}
+	begun, err := s.reads.BeginTxx(ctx, options)
+	if err != nil {
+		return fmt.Errorf("cannot begin to read: %w", err)
+	}
+	defer func() { _ = begun.Rollback() }() // there is nothing to commit
+	return do(begun)
+}
+
+// tx is a write transaction whose queries use "?" as placeholder on both databases.
 type tx struct {
 	*sqlx.Tx
-	appended bool // events were added to the log
+	host     string // id of this host
+	appended bool   // events were added to the log
 }
 
 func (t *tx) exec(ctx context.Context, query string, args ...any) (affected int64, err error) {
@@ -64,14 +81,13 @@ func (t *tx) get(ctx context.Context, dest any, query string, args ...any) (foun
 	return get(ctx, t, dest, query, args...)
 }
 
-// takeTurn makes every other transaction that takes its turn wait for the end
-// of this one.
-func (t *tx) takeTurn(ctx context.Context) error {
+// lockReservations blocks other transactions that call it until this one ends.
+func (t *tx) lockReservations(ctx context.Context) error {
 	_, err := t.exec(ctx, "UPDATE reservations SET turn = turn + 1 WHERE id = 1")
 	return err
 }
 
-// querier is what reads need; a pool and a transaction have it.
+// querier is the part of a pool or a transaction that reads use.
 type querier interface {
 	Rebind(query string) string
 	GetContext(ctx context.Context, dest any, query string, args ...any) error
@@ -90,7 +106,7 @@ func selectAll(ctx context.Context, q querier, dest any, query string, args ...a
 	return q.SelectContext(ctx, dest, q.Rebind(query), args...)
 }
 
-// optional is a value that may be NULL; the zero value is.
+// optional returns a nullable value: the zero value becomes NULL.
 func optional[T comparable](v T) sql.Null[T] {
 	var zero T
 	return sql.Null[T]{V: v, Valid: v != zero}

@@ -5,15 +5,17 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
 var _ vm.Store = (*Store)(nil)
 
 // CreateVM implements [vm.Store].
-func (s *Store) CreateVM(ctx context.Context, v vm.VM, want vm.Wanted, pools vm.Pools, limit vm.Capacity, idem vm.Idempotency) (stored vm.VM, created bool, err error) {
+func (s *vmStore) CreateVM(ctx context.Context, v vm.VM, want network.Request, pools network.Pools, limit vm.Capacity, idem vm.Idempotency) (stored vm.VM, created bool, err error) {
 	all, created, err := s.create(ctx, []vm.VM{v}, want, pools, limit, idem)
 	if err != nil {
 		return vm.VM{}, false, err
@@ -22,17 +24,18 @@ func (s *Store) CreateVM(ctx context.Context, v vm.VM, want vm.Wanted, pools vm.
 }
 
 // CreateVMs implements [vm.Store].
-func (s *Store) CreateVMs(ctx context.Context, vms []vm.VM, pools vm.Pools, limit vm.Capacity, idem vm.Idempotency) (stored []vm.VM, created bool, err error) {
-	return s.create(ctx, vms, vm.Wanted{}, pools, limit, idem)
+func (s *vmStore) CreateVMs(ctx context.Context, vms []vm.VM, pools network.Pools, limit vm.Capacity, idem vm.Idempotency) (stored []vm.VM, created bool, err error) {
+	return s.create(ctx, vms, network.Request{}, pools, limit, idem)
 }
 
-// create stores all of them or none. The key, if there is one, is the first's.
-func (s *Store) create(ctx context.Context, vms []vm.VM, want vm.Wanted, pools vm.Pools, limit vm.Capacity, idem vm.Idempotency) (stored []vm.VM, created bool, err error) {
+// create stores all VMs or none. The idempotency key, if there is one, belongs to the
+// first.
+func (s *vmStore) create(ctx context.Context, vms []vm.VM, want network.Request, pools network.Pools, limit vm.Capacity, idem vm.Idempotency) (stored []vm.VM, created bool, err error) {
 	err = s.write(ctx, func(tx *tx) error {
-		if err := tx.takeTurn(ctx); err != nil {
+		if err := tx.lockReservations(ctx); err != nil {
 			return fmt.Errorf("cannot reserve: %w", err)
 		}
-		earlier, found, err := vmByKey(ctx, tx, vms[0].OwnerID, idem, pools.IdempotencyReach)
+		earlier, found, err := vmByKey(ctx, tx, vms[0].OwnerID, idem)
 		stored, created = []vm.VM{earlier}, false
 		if found || err != nil {
 			return err
@@ -41,7 +44,7 @@ func (s *Store) create(ctx context.Context, vms []vm.VM, want vm.Wanted, pools v
 			return err
 		}
 		created = true
-		return tx.remember(ctx, vms[0], idem, pools.IdempotencyReach)
+		return tx.remember(ctx, vms[0], idem)
 	})
 	if err != nil {
 		return nil, false, err
@@ -49,7 +52,7 @@ func (s *Store) create(ctx context.Context, vms []vm.VM, want vm.Wanted, pools v
 	return stored, created, nil
 }
 
-func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want vm.Wanted, pools vm.Pools, limit vm.Capacity) (stored []vm.VM, err error) {
+func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want network.Request, pools network.Pools, limit vm.Capacity) (stored []vm.VM, err error) {
 	var mem, disk int64
 	for _, v := range vms {
 		mem, disk = mem+int64(v.MemMiB), disk+int64(v.DiskMiB)
@@ -67,7 +70,7 @@ func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want vm.Wanted, pools v
 	return stored, t.appendEvents(ctx, events)
 }
 
-func (t *tx) createVM(ctx context.Context, v vm.VM, want vm.Wanted, pools vm.Pools) (vm.VM, error) {
+func (t *tx) createVM(ctx context.Context, v vm.VM, want network.Request, pools network.Pools) (vm.VM, error) {
 	lease, tapNumber, err := t.lease(ctx, v, want, pools)
 	if err != nil {
 		return vm.VM{}, err
@@ -81,17 +84,18 @@ func (t *tx) createVM(ctx context.Context, v vm.VM, want vm.Wanted, pools vm.Poo
 	if err := t.insertVM(ctx, row, v); err != nil {
 		return vm.VM{}, err
 	}
-	return row.vm(v.Labels)
+	return row.vm()
 }
 
 func (t *tx) insertVM(ctx context.Context, row vmRow, v vm.VM) error {
+	row.HostID = t.host
 	_, err := t.NamedExecContext(ctx, insertVM, row)
 	switch {
 	case violated(err) == "vms_owner_id_name":
 		return errs.New(errs.Conflict, "name_taken", "name: another VM is called %q", v.Name).
 			WithField("name").WithHint("give another name, or delete that VM").WithCause(err)
 	case referenceFailed(err):
-		return errs.New(errs.NotFound, "image_not_found", "there is no image %s any more", v.ImageID).WithCause(err)
+		return errs.New(errs.NotFound, "image_not_found", "image %s does not exist any more", v.ImageID).WithCause(err)
 	case err != nil:
 		return fmt.Errorf("cannot store the VM: %w", err)
 	}
@@ -104,27 +108,27 @@ func (t *tx) insertVM(ctx context.Context, row vmRow, v vm.VM) error {
 }
 
 // LeaseVM implements [vm.Store].
-func (s *Store) LeaseVM(ctx context.Context, id string, pools vm.Pools, limit vm.Capacity) (stored vm.VM, err error) {
+func (s *vmStore) LeaseVM(ctx context.Context, id string, pools network.Pools, limit vm.Capacity) (stored vm.VM, err error) {
 	err = s.write(ctx, func(tx *tx) error {
-		if err := tx.takeTurn(ctx); err != nil {
+		if err := tx.lockReservations(ctx); err != nil {
 			return fmt.Errorf("cannot reserve: %w", err)
 		}
 		row, err := tx.lockVM(ctx, id)
 		if err != nil {
 			return err
 		}
-		v, err := row.vm(nil)
+		v, err := row.vm()
 		if err != nil {
 			return err
 		}
-		// The disk is not asked for again: the row has counted all along.
+		// Disk is not requested again: the row still reserves it.
 		if err := tx.checkCapacity(ctx, v.ID, int64(v.MemMiB), 0, vm.Capacity{MemMiB: limit.MemMiB, Bases: limit.Bases}); err != nil {
 			return err
 		}
 		if err := tx.renewLease(ctx, row, v, pools); err != nil {
 			return err
 		}
-		if stored, err = oneVM(ctx, tx, "", id); err != nil {
+		if stored, err = oneVM(ctx, tx, access.Everyone, id); err != nil {
 			return err
 		}
 		return tx.appendEvents(ctx, vm.Changes(v, stored))
@@ -132,9 +136,9 @@ func (s *Store) LeaseVM(ctx context.Context, id string, pools vm.Pools, limit vm
 	return stored, err
 }
 
-// renewLease stores that the VM starts, with a lease that is whole. An SSH
-// port that another program has taken meanwhile is exchanged.
-func (t *tx) renewLease(ctx context.Context, row vmRow, v vm.VM, pools vm.Pools) error {
+// renewLease stores that the VM is starting, with a complete lease. It replaces an
+// SSH port that another program uses by now.
+func (t *tx) renewLease(ctx context.Context, row vmRow, v vm.VM, pools network.Pools) error {
 	if whole(v) && v.EnableNetwork && pools.SSHBusy != nil && pools.SSHBusy(v.Lease.SSHPort) {
 		port, err := t.sshPort(ctx, pools)
 		if err != nil {
@@ -163,9 +167,9 @@ func (t *tx) renewLease(ctx context.Context, row vmRow, v vm.VM, pools vm.Pools)
 	return nil
 }
 
-// ReleaseVM implements [vm.Store]. Address and MAC are kept as those to try
-// first when the VM is leased again.
-func (s *Store) ReleaseVM(ctx context.Context, id string) error {
+// ReleaseVM implements [vm.Store]. Address and MAC are stored, to be tried
+// first at the next lease of the VM.
+func (s *vmStore) ReleaseVM(ctx context.Context, id string) error {
 	return s.write(ctx, func(tx *tx) error {
 		_, err := tx.exec(ctx, `UPDATE vms SET
 			last_guest_ip = COALESCE(guest_ip, last_guest_ip), last_guest_mac = COALESCE(guest_mac, last_guest_mac),
@@ -180,32 +184,39 @@ func (s *Store) ReleaseVM(ctx context.Context, id string) error {
 }
 
 // VM implements [vm.Store].
-func (s *Store) VM(ctx context.Context, owner, id string) (vm.VM, error) {
-	if !storable(owner, id) {
+func (s *vmStore) VM(ctx context.Context, scope access.Scope, id string) (v vm.VM, err error) {
+	if !storable(id) {
 		return vm.VM{}, noVM(id)
 	}
-	return oneVM(ctx, s.reads, owner, id)
+	if v, err = oneVM(ctx, s.reads, scope, id); err != nil || !mayHaveSleep(v.State) {
+		return v, err
+	}
+	err = s.read(ctx, func(q querier) error { // again, with its saved memory
+		v, err = oneVM(ctx, q, scope, id)
+		return err
+	})
+	return v, err
 }
 
 // AllVMs implements [vm.Store].
-func (s *Store) AllVMs(ctx context.Context) ([]vm.VM, error) {
-	return selectVMs(ctx, s.reads, selectVM+" ORDER BY created_at, id")
+func (s *vmStore) AllVMs(ctx context.Context) (all []vm.VM, err error) {
+	err = s.read(ctx, func(q querier) error {
+		all, err = selectVMs(ctx, q, selectVM+" WHERE host_id = ? ORDER BY created_at, id", s.host)
+		return err
+	})
+	return all, err
 }
 
 // UpdateVM implements [vm.Store].
-func (s *Store) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) (stored vm.VM, err error) {
+func (s *vmStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) (stored vm.VM, err error) {
 	err = s.write(ctx, func(tx *tx) error {
-		// The write lock on the row comes before the reading, so that no change
-		// in between is lost.
+		// The row is locked before it is read, so that no concurrent change is
+		// lost.
 		row, err := tx.lockVM(ctx, id)
 		if err != nil {
 			return err
 		}
-		labels, err := labelsOf(ctx, tx, []string{id})
-		if err != nil {
-			return err
-		}
-		read, err := row.vm(labels[id])
+		read, err := row.vm()
 		if err != nil {
 			return err
 		}
@@ -227,7 +238,7 @@ func (s *Store) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) (s
 				return err
 			}
 		}
-		if stored, err = row.vm(labels[id]); err != nil {
+		if stored, err = row.vm(); err != nil {
 			return err
 		}
 		stored.Sleep = v.Sleep
@@ -236,7 +247,7 @@ func (s *Store) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) (s
 	return stored, err
 }
 
-// lockVM reads the row and keeps everybody else from changing it.
+// lockVM locks the row against changes by other transactions and reads it.
 func (t *tx) lockVM(ctx context.Context, id string) (vmRow, error) {
 	n, err := t.exec(ctx, "UPDATE vms SET revision = revision + 1 WHERE id = ?", id)
 	if err != nil {
@@ -251,7 +262,7 @@ func (t *tx) lockVM(ctx context.Context, id string) (vmRow, error) {
 }
 
 // DeleteVM implements [vm.Store].
-func (s *Store) DeleteVM(ctx context.Context, id string) error {
+func (s *vmStore) DeleteVM(ctx context.Context, id string) error {
 	err := s.write(ctx, func(tx *tx) error { return tx.deleteVM(ctx, id) })
 	if err != nil {
 		return fmt.Errorf("cannot delete the VM: %w", err)
@@ -261,7 +272,7 @@ func (s *Store) DeleteVM(ctx context.Context, id string) error {
 }
 
 func (t *tx) deleteVM(ctx context.Context, id string) error {
-	v, err := oneVM(ctx, t, "", id)
+	v, err := oneVM(ctx, t, access.Everyone, id)
 	if errs.Is(err, errs.NotFound) {
 		return nil
 	}
@@ -269,7 +280,7 @@ func (t *tx) deleteVM(ctx context.Context, id string) error {
 		return err
 	}
 	if n, err := t.exec(ctx, "DELETE FROM vms WHERE id = ?", id); n == 0 || err != nil {
-		return err // somebody else was quicker, and has told of it
+		return err // a concurrent call has deleted it, and appended the event
 	}
 	return t.appendEvents(ctx, []event.Event{vm.DeletedEvent(v)})
 }
@@ -279,13 +290,9 @@ func noVM(id string) error {
 		WithHint("GET /vms lists them")
 }
 
-// oneVM reads one VM; an empty owner stands for every owner.
-func oneVM(ctx context.Context, q querier, owner, id string) (vm.VM, error) {
-	query, args := selectVM+" WHERE id = ?", []any{id}
-	if owner != "" {
-		query, args = query+" AND owner_id = ?", append(args, owner)
-	}
-	found, err := selectVMs(ctx, q, query, args...)
+func oneVM(ctx context.Context, q querier, scope access.Scope, id string) (vm.VM, error) {
+	owned, args := inScope(scope)
+	found, err := selectVMs(ctx, q, selectVM+" WHERE id = ? AND "+owned, append([]any{id}, args...)...)
 	if err != nil {
 		return vm.VM{}, err
 	}
@@ -300,17 +307,10 @@ func selectVMs(ctx context.Context, q querier, query string, args ...any) ([]vm.
 	if err := selectAll(ctx, q, &rows, query, args...); err != nil {
 		return nil, fmt.Errorf("cannot read VMs: %w", err)
 	}
-	ids := make([]string, len(rows))
-	for i := range rows {
-		ids[i] = rows[i].ID
-	}
-	labels, err := labelsOf(ctx, q, ids)
-	if err != nil {
-		return nil, err
-	}
 	vms := make([]vm.VM, len(rows))
 	for i := range rows {
-		if vms[i], err = rows[i].vm(labels[rows[i].ID]); err != nil {
+		var err error
+		if vms[i], err = rows[i].vm(); err != nil {
 			return nil, err
 		}
 	}

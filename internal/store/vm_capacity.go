@@ -12,9 +12,9 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// sumCapacity adds up what all VMs but one take, and what those of hatchd's own
-// do of that: memory of those that are live, disk of all.
-var sumCapacity = `SELECT ` + sumMemory + ` AS mem_mib, COALESCE(SUM(disk_mib), 0) AS disk_mib FROM vms WHERE id <> ?`
+// sumCapacity adds up the memory of live VMs and the disks of all VMs, without the
+// VM of the given id. sumOwn adds up those of hatchd's own VMs only.
+var sumCapacity = `SELECT ` + sumMemory + ` AS mem_mib, COALESCE(SUM(disk_mib), 0) AS disk_mib FROM vms WHERE host_id = ? AND id <> ?`
 
 var sumOwn = sumCapacity + ` AND owner_id = '` + access.SystemID + `'`
 
@@ -23,10 +23,10 @@ var sumMemory = `COALESCE(SUM(CASE WHEN state IN (` + liveStates() + `) THEN mem
 // sumAsleep adds up the memory of sleeping VMs that is still in the host's RAM.
 var sumAsleep = `SELECT COALESCE(SUM(v.mem_mib), 0) AS mem_mib
 	FROM vm_sleeps s JOIN vms v ON v.id = s.vm_id
-	WHERE NOT s.durable AND v.id <> ? AND v.state = '` + string(vm.Snapshotted) + `'`
+	WHERE NOT s.durable AND v.host_id = ? AND v.id <> ? AND v.state = '` + string(vm.Snapshotted) + `'`
 
 // selectBased reads the handles of live machines that share memory.
-var selectBased = `SELECT machine FROM vms WHERE state IN (` + liveStates() + `) AND machine LIKE '%"base":{%'`
+var selectBased = `SELECT machine FROM vms WHERE host_id = ? AND state IN (` + liveStates() + `) AND machine LIKE '%"base":{%'`
 
 func liveStates() string {
 	var quoted []string
@@ -38,15 +38,16 @@ func liveStates() string {
 	return strings.Join(quoted, ", ")
 }
 
-// checkCapacity refuses so many MiB when the host cannot hold them beside what
-// VMs take, but for the one with this id. Precondition: it is this transaction's turn.
+// checkCapacity returns an error if mem and disk MiB for VM id would exceed the
+// limits, given the use of all other VMs. Precondition: this transaction
+// has locked the reservations.
 func (t *tx) checkCapacity(ctx context.Context, id string, mem, disk int64, limit vm.Capacity) error {
 	var used, own capacityRow
-	if _, err := t.get(ctx, &used, sumCapacity, id); err != nil {
-		return fmt.Errorf("cannot add up what VMs take: %w", err)
+	if _, err := t.get(ctx, &used, sumCapacity, t.host, id); err != nil {
+		return fmt.Errorf("cannot add up the capacity that VMs use: %w", err)
 	}
-	if _, err := t.get(ctx, &own, sumOwn, id); err != nil {
-		return fmt.Errorf("cannot add up what hatchd's own VMs take: %w", err)
+	if _, err := t.get(ctx, &own, sumOwn, t.host, id); err != nil {
+		return fmt.Errorf("cannot add up the capacity that hatchd's own VMs use: %w", err)
 	}
 	if limit.MemMiB > 0 {
 		if err := t.checkMemory(ctx, id, mem, used.MemMiB, own.MemMiB, limit); err != nil {
@@ -55,40 +56,42 @@ func (t *tx) checkCapacity(ctx context.Context, id string, mem, disk int64, limi
 	}
 	if limit.DiskMiB > 0 && used.DiskMiB+disk > limit.DiskMiB {
 		return errs.New(errs.Exhausted, "disk_exhausted",
-			"cannot reserve %d MiB of disk: VMs have %d of the %d MiB that they may take on this host", disk, used.DiskMiB, limit.DiskMiB).
-			WithField("disk_mib").WithHint("delete a VM, or ask for less").
-			WithCause(ownInTheWay(used.DiskMiB-own.DiskMiB+disk <= limit.DiskMiB))
+			"cannot reserve %d MiB of disk: VMs use %d of the %d MiB available to VMs", disk, used.DiskMiB, limit.DiskMiB).
+			WithField("disk_mib").WithHint("delete a VM, or request less").
+			WithCause(blockedByOwn(used.DiskMiB-own.DiskMiB+disk <= limit.DiskMiB))
 	}
 	return nil
 }
 
-// capacityRow is what VMs take.
+// capacityRow is the capacity that VMs use.
 type capacityRow struct {
 	MemMiB  int64 `db:"mem_mib"`
 	DiskMiB int64 `db:"disk_mib"`
 }
 
-func ownInTheWay(is bool) error {
-	if is {
+// blockedByOwn returns [vm.ErrOwnInTheWay] if the request would fit without hatchd's
+// own VMs.
+func blockedByOwn(fits bool) error {
+	if fits {
 		return vm.ErrOwnInTheWay
 	}
 	return nil
 }
 
-// checkMemory adds to what live VMs have, hatchd's own among them, what else is
-// in the host's RAM for VMs.
+// checkMemory adds to the memory of live VMs, including hatchd's own, the other
+// memory in the host's RAM that belongs to VMs: of sleeping VMs and of shared bases.
 func (t *tx) checkMemory(ctx context.Context, id string, mem, live, own int64, limit vm.Capacity) error {
 	var asleep struct {
 		MemMiB int64 `db:"mem_mib"`
 	}
-	if _, err := t.get(ctx, &asleep, sumAsleep, id); err != nil {
-		return fmt.Errorf("cannot add up what sleeping VMs take: %w", err)
+	if _, err := t.get(ctx, &asleep, sumAsleep, t.host, id); err != nil {
+		return fmt.Errorf("cannot add up the memory of sleeping VMs: %w", err)
 	}
-	bases, err := sharedMemory(ctx, t)
+	bases, err := sharedMemory(ctx, t, t.host)
 	if err != nil {
 		return err
 	}
-	mapped := sumShared(bases) // which nobody can drop
+	mapped := sumShared(bases) // in use by clones, so hatchd cannot free it
 	if limit.Bases != nil {
 		bases = append(bases, limit.Bases()...)
 	}
@@ -97,36 +100,36 @@ func (t *tx) checkMemory(ctx context.Context, id string, mem, live, own int64, l
 		return nil
 	}
 	return errs.New(errs.Exhausted, "memory_exhausted",
-		"cannot reserve %d MiB of memory: running VMs have %d, and what copies share takes %d, of the %d MiB that VMs may take on this host", mem, used, shared, limit.MemMiB).
-		WithField("mem_mib").WithHint("stop or delete a VM, or ask for less").
-		WithCause(ownInTheWay(used-own+mapped+mem <= limit.MemMiB))
+		"cannot reserve %d MiB of memory: running VMs use %d MiB and shared clone memory %d of the %d MiB available to VMs", mem, used, shared, limit.MemMiB).
+		WithField("mem_mib").WithHint("stop or delete a VM, or request less").
+		WithCause(blockedByOwn(used-own+mapped+mem <= limit.MemMiB))
 }
 
 // CheckMemory implements [vm.Store].
-func (s *Store) CheckMemory(ctx context.Context, v vm.VM, limit vm.Capacity) error {
+func (s *vmStore) CheckMemory(ctx context.Context, v vm.VM, limit vm.Capacity) error {
 	return s.write(ctx, func(tx *tx) error {
-		if err := tx.takeTurn(ctx); err != nil {
-			return fmt.Errorf("cannot add up what VMs take: %w", err)
+		if err := tx.lockReservations(ctx); err != nil {
+			return fmt.Errorf("cannot add up the capacity that VMs use: %w", err)
 		}
 		return tx.checkCapacity(ctx, v.ID, int64(v.MemMiB), 0, vm.Capacity{MemMiB: limit.MemMiB, Bases: limit.Bases})
 	})
 }
 
 // SharedMemory implements [vm.Store].
-func (s *Store) SharedMemory(ctx context.Context) ([]vmm.Shared, error) {
-	return sharedMemory(ctx, s.reads)
+func (s *vmStore) SharedMemory(ctx context.Context) ([]vmm.Shared, error) {
+	return sharedMemory(ctx, s.reads, s.host)
 }
 
-func sharedMemory(ctx context.Context, q querier) (all []vmm.Shared, err error) {
+func sharedMemory(ctx context.Context, q querier, host string) (all []vmm.Shared, err error) {
 	var machines []string
-	if err := selectAll(ctx, q, &machines, selectBased); err != nil {
-		return nil, fmt.Errorf("cannot read what VMs share: %w", err)
+	if err := selectAll(ctx, q, &machines, selectBased, host); err != nil {
+		return nil, fmt.Errorf("cannot read which memory VMs share: %w", err)
 	}
 	seen := map[vmm.Shared]bool{}
 	for _, machine := range machines {
 		var h vmm.Handle
 		if err := json.Unmarshal([]byte(machine), &h); err != nil {
-			return nil, fmt.Errorf("cannot read what VMs share: %w", err)
+			return nil, fmt.Errorf("cannot read which memory VMs share: %w", err)
 		}
 		if !seen[h.Base] {
 			seen[h.Base] = true
@@ -136,16 +139,16 @@ func sharedMemory(ctx context.Context, q querier) (all []vmm.Shared, err error) 
 	return all, nil
 }
 
-// sumShared returns how many MiB it takes, rounded up. What has an inode counts
+// sumShared returns the total in MiB, rounded up. Files with the same inode count
 // once.
 func sumShared(all []vmm.Shared) int64 {
 	var bytes int64
 	seen := map[uint64]bool{}
-	for _, one := range all {
-		if one.Inode == 0 || !seen[one.Inode] {
-			bytes += one.Bytes
+	for _, shared := range all {
+		if shared.Inode == 0 || !seen[shared.Inode] {
+			bytes += shared.Bytes
 		}
-		seen[one.Inode] = true
+		seen[shared.Inode] = true
 	}
 	return (bytes + 1<<20 - 1) >> 20
 }

@@ -12,41 +12,42 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// maxTaps bounds the numbers of TAPs: five digits, so that a prefix of up to
+// maxTaps is the highest TAP number: five digits, so that a prefix of up to
 // ten bytes makes an interface name of at most fifteen.
 const maxTaps = 99_999
 
-// whole reports whether the VM has all that it needs reserved.
+// whole reports whether the lease is complete.
 func whole(v vm.VM) bool {
 	return v.Lease.UID != 0 && (!v.EnableNetwork || v.Lease.Address.IsValid())
 }
 
-// lease chooses what v is to have. Precondition: it is this transaction's turn.
-func (t *tx) lease(ctx context.Context, v vm.VM, want vm.Wanted, pools vm.Pools) (vm.Lease, sql.Null[int64], error) {
+// lease chooses the lease of v. Precondition: this transaction
+// has locked the reservations.
+func (t *tx) lease(ctx context.Context, v vm.VM, want network.Request, pools network.Pools) (network.Lease, sql.Null[int64], error) {
 	none := sql.Null[int64]{}
 	uid, err := t.take(ctx, "uid", pools.UIDMin, pools.UIDMax, "uids_exhausted", "user id")
 	if err != nil || !v.EnableNetwork {
-		return vm.Lease{UID: uid}, none, err
+		return network.Lease{UID: uid}, none, err
 	}
 	port, err := t.sshPort(ctx, pools)
 	if err != nil {
-		return vm.Lease{}, none, err
+		return network.Lease{}, none, err
 	}
-	tap, err := t.take(ctx, "tap_number", 0, maxTaps, "taps_exhausted", "number for a network interface")
+	tap, err := t.take(ctx, "tap_number", 0, maxTaps, "taps_exhausted", "TAP number")
 	if err != nil {
-		return vm.Lease{}, none, err
+		return network.Lease{}, none, err
 	}
 	address, mac, err := t.address(ctx, want, pools.Network)
 	if err != nil {
-		return vm.Lease{}, none, err
+		return network.Lease{}, none, err
 	}
 	name := fmt.Sprintf("%s%d", pools.TapPrefix, tap)
-	return vm.Lease{Address: address, MAC: mac, Tap: name, SSHPort: port, UID: uid},
+	return network.Lease{Address: address, MAC: mac, Tap: name, SSHPort: port, UID: uid},
 		sql.Null[int64]{V: int64(tap), Valid: true}, nil
 }
 
-// sshPort returns the smallest port that neither a VM nor another program has.
-func (t *tx) sshPort(ctx context.Context, pools vm.Pools) (int, error) {
+// sshPort returns the smallest port that neither a VM nor another program uses.
+func (t *tx) sshPort(ctx context.Context, pools network.Pools) (int, error) {
 	for low := pools.SSHMin; ; low++ {
 		port, err := t.take(ctx, "ssh_port", low, pools.SSHMax, "ssh_ports_exhausted", "SSH port")
 		if err != nil || pools.SSHBusy == nil || !pools.SSHBusy(port) {
@@ -70,26 +71,26 @@ func (t *tx) take(ctx context.Context, column string, low, high int, code, what 
 }
 
 // firstFree walks the column's index from low up to the first gap, so its cost
-// is that of the numbers taken without a gap, not of the whole table.
+// depends on the values before the first gap, not on the size of the table.
 func (t *tx) firstFree(ctx context.Context, column string, low, high int64) (n int64, found bool, err error) {
 	taken, err := t.taken(ctx, column, low)
 	if err != nil || !taken {
 		return low, low <= high, err
 	}
 	found, err = t.get(ctx, &n, `SELECT v.`+column+` + 1 FROM vms v
-		WHERE v.`+column+` >= ? AND v.`+column+` < ?
-		AND NOT EXISTS (SELECT 1 FROM vms w WHERE w.`+column+` = v.`+column+` + 1)
-		ORDER BY v.`+column+` LIMIT 1`, low, high)
+		WHERE v.host_id = ? AND v.`+column+` >= ? AND v.`+column+` < ?
+		AND NOT EXISTS (SELECT 1 FROM vms w WHERE w.host_id = v.host_id AND w.`+column+` = v.`+column+` + 1)
+		ORDER BY v.`+column+` LIMIT 1`, t.host, low, high)
 	if err != nil {
 		return 0, false, fmt.Errorf("cannot find a free %s: %w", column, err)
 	}
 	return n, found, nil
 }
 
-// taken reports whether a VM has value in column.
+// taken reports whether a VM has this value in the column.
 func (t *tx) taken(ctx context.Context, column string, value any) (bool, error) {
 	var one int
-	taken, err := t.get(ctx, &one, "SELECT 1 FROM vms WHERE "+column+" = ?", value)
+	taken, err := t.get(ctx, &one, "SELECT 1 FROM vms WHERE host_id = ? AND "+column+" = ?", t.host, value)
 	if err != nil {
 		return false, fmt.Errorf("cannot look up a %s: %w", column, err)
 	}
@@ -97,7 +98,7 @@ func (t *tx) taken(ctx context.Context, column string, value any) (bool, error) 
 }
 
 // address chooses an address and its MAC.
-func (t *tx) address(ctx context.Context, want vm.Wanted, n network.Network) (netip.Addr, net.HardwareAddr, error) {
+func (t *tx) address(ctx context.Context, want network.Request, n network.Network) (netip.Addr, net.HardwareAddr, error) {
 	if want.MAC != nil {
 		taken, err := t.taken(ctx, "guest_mac", want.MAC.String())
 		if err != nil {
@@ -113,10 +114,10 @@ func (t *tx) address(ctx context.Context, want vm.Wanted, n network.Network) (ne
 	return t.anyAddress(ctx, want.MAC, n)
 }
 
-func (t *tx) wantedAddress(ctx context.Context, want vm.Wanted, n network.Network) (netip.Addr, net.HardwareAddr, error) {
+func (t *tx) wantedAddress(ctx context.Context, want network.Request, n network.Network) (netip.Addr, net.HardwareAddr, error) {
 	why, usable := n.Usable(want.Address)
 	if !usable {
-		return netip.Addr{}, nil, errs.InvalidField("guest_ip", "%s; give a free address of %s", why, n.Prefix)
+		return netip.Addr{}, nil, errs.InvalidField("guest_ip", "%s; want a free address of %s", why, n.Prefix)
 	}
 	taken, err := t.taken(ctx, "guest_ip", addressNumber(want.Address))
 	if err != nil {
@@ -134,7 +135,7 @@ func (t *tx) wantedAddress(ctx context.Context, want vm.Wanted, n network.Networ
 		return netip.Addr{}, nil, err
 	}
 	if taken {
-		return netip.Addr{}, nil, macTaken(mac, fmt.Sprintf("it follows from guest_ip %s, but another VM was given it", want.Address))
+		return netip.Addr{}, nil, macTaken(mac, fmt.Sprintf("it is derived from guest_ip %s, but another VM has it", want.Address))
 	}
 	return want.Address, mac, nil
 }
@@ -144,8 +145,8 @@ func macTaken(mac net.HardwareAddr, why string) error {
 		WithField("guest_mac").WithHint("give another guest_mac, or leave guest_ip and guest_mac out")
 }
 
-// anyAddress returns the smallest free address. One whose MAC somebody chose
-// for himself is passed over.
+// anyAddress returns the smallest free address. It skips addresses whose MAC another
+// VM requested explicitly.
 func (t *tx) anyAddress(ctx context.Context, mac net.HardwareAddr, n network.Network) (netip.Addr, net.HardwareAddr, error) {
 	first, last := n.Hosts()
 	high := addressNumber(n.At(last))
@@ -175,19 +176,19 @@ func (t *tx) anyAddress(ctx context.Context, mac net.HardwareAddr, n network.Net
 		}
 	}
 	return netip.Addr{}, nil, errs.New(errs.Exhausted, "addresses_exhausted", "cannot reserve an address: all of %s are taken", n.Prefix).
-		WithHint("delete VMs that are no longer needed, or give HATCH_BRIDGE_CIDR a larger network")
+		WithHint("delete VMs that are no longer needed, or set HATCH_BRIDGE_CIDR to a larger network")
 }
 
-// formerLease returns what of the VM's former lease can be had again.
-func (t *tx) formerLease(ctx context.Context, row vmRow, pools vm.Pools) (vm.Wanted, error) {
-	var want vm.Wanted
+// formerLease returns the parts of the VM's former lease that are still free.
+func (t *tx) formerLease(ctx context.Context, row vmRow, pools network.Pools) (network.Request, error) {
+	var want network.Request
 	mac := parseMAC(row.LastGuestMAC)
 	if row.LastGuestIP.Valid {
 		address := addressOf(row.LastGuestIP.V)
 		if _, usable := pools.Network.Usable(address); usable {
 			want.Address = address
 			if mac.String() == pools.Network.MAC(address).String() {
-				mac = nil // it was not chosen, so it goes with the address
+				mac = nil // it was derived from the address
 			}
 		}
 	}
@@ -197,12 +198,12 @@ func (t *tx) formerLease(ctx context.Context, row vmRow, pools vm.Pools) (vm.Wan
 	return t.dropTaken(ctx, want, pools.Network)
 }
 
-// dropTaken removes from want what somebody else has by now.
-func (t *tx) dropTaken(ctx context.Context, want vm.Wanted, n network.Network) (vm.Wanted, error) {
+// dropTaken removes the parts of want that another VM has by now.
+func (t *tx) dropTaken(ctx context.Context, want network.Request, n network.Network) (network.Request, error) {
 	if want.MAC != nil {
 		taken, err := t.taken(ctx, "guest_mac", want.MAC.String())
 		if err != nil {
-			return vm.Wanted{}, err
+			return network.Request{}, err
 		}
 		if taken {
 			want.MAC = nil

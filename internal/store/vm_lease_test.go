@@ -13,13 +13,15 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// wanting creates a VM that asks for an address or a MAC.
-func wanting(t testing.TB, s *Store, id string, want vm.Wanted) (vm.VM, error) {
+// wanting creates a VM that requests an address or a MAC.
+func wanting(t testing.TB, s *Store, id string, want network.Request) (vm.VM, error) {
 	t.Helper()
 	anImage(t, s)
 	v, _, err := s.CreateVM(t.Context(), newVM(id), want, pools(t), vm.Capacity{}, vm.Idempotency{})
@@ -34,30 +36,30 @@ func mac(text string) net.HardwareAddr {
 	return m
 }
 
-func TestSmallestFreeIsGiven(t *testing.T) {
+func TestSmallestFreeNumberIsLeased(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		for i := range 3 {
 			createVM(t, s, newVM(fmt.Sprintf("vm_%d", i)))
 		}
 		noError(t, s.DeleteVM(t.Context(), "vm_1"))
-		want := vm.Lease{Address: addr("10.9.0.3"), MAC: mac("02:fc:00:00:00:03"), Tap: "tap1", SSHPort: 16001, UID: 900001}
+		want := network.Lease{Address: addr("10.9.0.3"), MAC: mac("02:fc:00:00:00:03"), Tap: "tap1", SSHPort: 16001, UID: 900001}
 		if got := createVM(t, s, newVM("vm_3")).Lease; !reflect.DeepEqual(got, want) {
 			t.Errorf("in the gap: %+v, want %+v", got, want)
 		}
-		want = vm.Lease{Address: addr("10.9.0.5"), MAC: mac("02:fc:00:00:00:05"), Tap: "tap3", SSHPort: 16003, UID: 900003}
+		want = network.Lease{Address: addr("10.9.0.5"), MAC: mac("02:fc:00:00:00:05"), Tap: "tap3", SSHPort: 16003, UID: 900003}
 		if got := createVM(t, s, newVM("vm_4")).Lease; !reflect.DeepEqual(got, want) {
 			t.Errorf("at the end: %+v, want %+v", got, want)
 		}
 	})
 }
 
-func TestGatewayInTheMiddleIsNotGiven(t *testing.T) {
+func TestGatewayInTheMiddleIsNotLeased(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		anImage(t, s)
 		p := poolsOf(t, "10.9.0.2/29", 9)
 		var got []string
 		for i := range 6 {
-			v, _, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{})
+			v, _, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
 			if i == 5 {
 				hasCode(t, err, errs.Exhausted, "addresses_exhausted")
 				break
@@ -74,13 +76,13 @@ func TestGatewayInTheMiddleIsNotGiven(t *testing.T) {
 func TestPoolsRunDry(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		createVM(t, s, newVM("vm_a"))
-		for code, change := range map[string]func(*vm.Pools){
-			"ssh_ports_exhausted": func(p *vm.Pools) { p.SSHMax = p.SSHMin },
-			"uids_exhausted":      func(p *vm.Pools) { p.UIDMax = p.UIDMin },
+		for code, change := range map[string]func(*network.Pools){
+			"ssh_ports_exhausted": func(p *network.Pools) { p.SSHMax = p.SSHMin },
+			"uids_exhausted":      func(p *network.Pools) { p.UIDMax = p.UIDMin },
 		} {
 			p := pools(t)
 			change(&p)
-			_, _, err := s.CreateVM(t.Context(), newVM("vm_b"), vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{})
+			_, _, err := s.CreateVM(t.Context(), newVM("vm_b"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
 			hasCode(t, err, errs.Exhausted, code)
 		}
 		if n := count(t, s, "vms"); n != 1 {
@@ -89,28 +91,28 @@ func TestPoolsRunDry(t *testing.T) {
 	})
 }
 
-func TestPortsOfOthersArePassedOver(t *testing.T) {
+func TestPortsOfOtherProgramsAreSkipped(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		anImage(t, s)
 		p := pools(t)
 		p.SSHBusy = func(port int) bool { return port != 16001 && port != 16003 }
 		for i, want := range []int{16001, 16003} {
-			v, _, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{})
+			v, _, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
 			noError(t, err)
 			if v.Lease.SSHPort != want {
 				t.Errorf("port %d, want %d", v.Lease.SSHPort, want)
 			}
 		}
-		_, _, err := s.CreateVM(t.Context(), newVM("vm_2"), vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{})
+		_, _, err := s.CreateVM(t.Context(), newVM("vm_2"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
 		hasCode(t, err, errs.Exhausted, "ssh_ports_exhausted")
 	})
 }
 
-func TestAPortTakenMeanwhileIsExchanged(t *testing.T) {
+func TestPortTakenMeanwhileIsReplaced(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		anImage(t, s)
 		p := pools(t)
-		v, _, err := s.CreateVM(t.Context(), newVM("vm_a"), vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{})
+		v, _, err := s.CreateVM(t.Context(), newVM("vm_a"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
 		noError(t, err)
 		p.SSHBusy = func(port int) bool { return port == v.Lease.SSHPort }
 		again, err := s.LeaseVM(t.Context(), v.ID, p, vm.Capacity{})
@@ -124,36 +126,36 @@ func TestAPortTakenMeanwhileIsExchanged(t *testing.T) {
 func TestWantedAddressAndMAC(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		chosen := mac("02:00:00:00:00:99")
-		v, err := wanting(t, s, "vm_a", vm.Wanted{Address: addr("10.9.0.5"), MAC: chosen})
+		v, err := wanting(t, s, "vm_a", network.Request{Address: addr("10.9.0.5"), MAC: chosen})
 		noError(t, err)
 		if v.Lease.Address != addr("10.9.0.5") || v.Lease.MAC.String() != chosen.String() {
 			t.Errorf("lease %+v", v.Lease)
 		}
-		_, err = wanting(t, s, "vm_b", vm.Wanted{Address: addr("10.9.0.5")})
+		_, err = wanting(t, s, "vm_b", network.Request{Address: addr("10.9.0.5")})
 		hasCode(t, err, errs.Conflict, "guest_ip_taken")
-		_, err = wanting(t, s, "vm_b", vm.Wanted{MAC: chosen})
+		_, err = wanting(t, s, "vm_b", network.Request{MAC: chosen})
 		hasCode(t, err, errs.Conflict, "guest_mac_taken")
 		for _, bad := range []string{"10.9.0.0", "10.9.0.1", "10.9.0.7", "10.8.0.2", "::1"} {
-			_, err = wanting(t, s, "vm_b", vm.Wanted{Address: addr(bad)})
+			_, err = wanting(t, s, "vm_b", network.Request{Address: addr(bad)})
 			hasCode(t, err, errs.Invalid, "invalid_guest_ip")
 		}
 	})
 }
 
-// A MAC that somebody chose and that belongs to a free address makes that
-// address unusable for others, but fails nobody who asked for neither.
-func TestAddressWhoseMACIsTakenIsPassedOver(t *testing.T) {
+// A MAC that a caller chose and that belongs to a free address makes that
+// address unusable for others, but fails no caller that asked for neither.
+func TestAddressWhoseMACIsTakenIsSkipped(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
-		_, err := wanting(t, s, "vm_a", vm.Wanted{Address: addr("10.9.0.6"), MAC: mac("02:fc:00:00:00:02")})
+		_, err := wanting(t, s, "vm_a", network.Request{Address: addr("10.9.0.6"), MAC: mac("02:fc:00:00:00:02")})
 		noError(t, err)
-		v, err := wanting(t, s, "vm_b", vm.Wanted{})
+		v, err := wanting(t, s, "vm_b", network.Request{})
 		noError(t, err)
 		if v.Lease.Address != addr("10.9.0.3") {
 			t.Errorf("address %s", v.Lease.Address)
 		}
-		_, err = wanting(t, s, "vm_c", vm.Wanted{Address: addr("10.9.0.2")})
+		_, err = wanting(t, s, "vm_c", network.Request{Address: addr("10.9.0.2")})
 		hasCode(t, err, errs.Conflict, "guest_mac_taken")
-		v, err = wanting(t, s, "vm_c", vm.Wanted{Address: addr("10.9.0.2"), MAC: mac("02:00:00:00:00:01")})
+		v, err = wanting(t, s, "vm_c", network.Request{Address: addr("10.9.0.2"), MAC: mac("02:00:00:00:00:01")})
 		noError(t, err)
 		if v.Lease.Address != addr("10.9.0.2") {
 			t.Errorf("address %s", v.Lease.Address)
@@ -167,9 +169,9 @@ func TestReleaseAndLeaseAgain(t *testing.T) {
 		before := createVM(t, s, newVM("vm_b"))
 		noError(t, s.ReleaseVM(t.Context(), "vm_b"))
 		noError(t, s.ReleaseVM(t.Context(), "vm_b")) // again: the former lease is still known
-		released, err := s.VM(t.Context(), "", "vm_b")
+		released, err := s.VM(t.Context(), access.Everyone, "vm_b")
 		noError(t, err)
-		if !reflect.DeepEqual(released.Lease, vm.Lease{}) {
+		if !reflect.DeepEqual(released.Lease, network.Lease{}) {
 			t.Errorf("lease %+v", released.Lease)
 		}
 		noError(t, s.DeleteVM(t.Context(), "vm_a"))
@@ -187,7 +189,7 @@ func TestReleaseAndLeaseAgain(t *testing.T) {
 func TestLeaseAgainWhenTheOldOneIsTaken(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		chosen := mac("02:00:00:00:00:99")
-		_, err := wanting(t, s, "vm_a", vm.Wanted{Address: addr("10.9.0.2"), MAC: chosen})
+		_, err := wanting(t, s, "vm_a", network.Request{Address: addr("10.9.0.2"), MAC: chosen})
 		noError(t, err)
 		noError(t, s.ReleaseVM(t.Context(), "vm_a"))
 		createVM(t, s, newVM("vm_b")) // takes 10.9.0.2
@@ -197,7 +199,7 @@ func TestLeaseAgainWhenTheOldOneIsTaken(t *testing.T) {
 			t.Errorf("lease %+v", v.Lease)
 		}
 		noError(t, s.ReleaseVM(t.Context(), "vm_a"))
-		_, err = wanting(t, s, "vm_c", vm.Wanted{MAC: chosen}) // takes the MAC, and 10.9.0.3
+		_, err = wanting(t, s, "vm_c", network.Request{MAC: chosen}) // takes the MAC, and 10.9.0.3
 		noError(t, err)
 		v, err = s.LeaseVM(t.Context(), "vm_a", pools(t), vm.Capacity{})
 		noError(t, err)
@@ -219,7 +221,7 @@ func TestLeaseOnAnotherNetwork(t *testing.T) {
 	})
 }
 
-func TestWholeLeaseIsLeftAlone(t *testing.T) {
+func TestCompleteLeaseIsUnchanged(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		before := createVM(t, s, newVM("vm_a"))
 		after, err := s.LeaseVM(t.Context(), "vm_a", poolsOf(t, "192.168.7.1/24", 9), vm.Capacity{})
@@ -235,7 +237,7 @@ func TestCapacity(t *testing.T) {
 		anImage(t, s)
 		limit := vm.Capacity{MemMiB: 1200, DiskMiB: 3000} // two of 512 and 1024 MiB
 		create := func(id string) error {
-			_, _, err := s.CreateVM(t.Context(), newVM(id), vm.Wanted{}, pools(t), limit, vm.Idempotency{})
+			_, _, err := s.CreateVM(t.Context(), newVM(id), network.Request{}, pools(t), limit, vm.Idempotency{})
 			return err
 		}
 		noError(t, create("vm_a"))
@@ -263,7 +265,7 @@ func TestCapacity(t *testing.T) {
 	})
 }
 
-// What machines share counts once, whoever has it, and as long as one lives.
+// Shared memory counts once, however many machines map it, and as long as one lives.
 func TestSharedMemoryCounts(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		one, other := vmm.Shared{Inode: 7, Bytes: 100 << 20}, vmm.Shared{Inode: 8, Bytes: 1}
@@ -277,21 +279,21 @@ func TestSharedMemoryCounts(t *testing.T) {
 		slices.SortFunc(shared, func(a, b vmm.Shared) int { return int(a.Inode) - int(b.Inode) })
 		equal(t, shared, []vmm.Shared{one, other})
 
-		held := []vmm.Shared{one, {Bytes: 50 << 20}, {Bytes: 50 << 20}} // two are not there yet
+		held := []vmm.Shared{one, {Bytes: 50 << 20}, {Bytes: 50 << 20}} // two are not read yet
 		limit := vm.Capacity{MemMiB: 4*512 + 101 + 100, Bases: func() []vmm.Shared { return held }}
 		noError(t, s.CheckMemory(t.Context(), vm.VM{}, limit))
 		limit.MemMiB--
 		err = s.CheckMemory(t.Context(), vm.VM{}, limit)
 		hasCode(t, err, errs.Exhausted, "memory_exhausted")
-		if !strings.Contains(err.Error(), "what copies share takes 201") {
+		if !strings.Contains(err.Error(), "shared clone memory 201 of") {
 			t.Errorf("got %q", err)
 		}
 		equal(t, errors.Is(err, vm.ErrOwnInTheWay), true)
 		held = nil
-		noError(t, s.CheckMemory(t.Context(), newVM("vm_a"), limit)) // which counts already
+		noError(t, s.CheckMemory(t.Context(), newVM("vm_a"), limit)) // whose memory counts already
 		err = s.CheckMemory(t.Context(), newVM("vm_e"), limit)
 		hasCode(t, err, errs.Exhausted, "memory_exhausted")
-		limit.MemMiB = 4*512 + 100 // nobody can drop what live machines share
+		limit.MemMiB = 4*512 + 100 // hatchd cannot free memory that live machines share
 		err = s.CheckMemory(t.Context(), newVM("vm_a"), limit)
 		hasCode(t, err, errs.Exhausted, "memory_exhausted")
 		equal(t, errors.Is(err, vm.ErrOwnInTheWay), false)
@@ -339,7 +341,7 @@ func TestAllVMsAreCreatedOrNone(t *testing.T) {
 			t.Errorf("stored: %+v", stored)
 		}
 		for _, v := range stored {
-			got, err := s.VM(t.Context(), "", v.ID)
+			got, err := s.VM(t.Context(), access.Everyone, v.ID)
 			noError(t, err)
 			equal(t, got, v)
 		}
@@ -379,11 +381,11 @@ func TestIdempotency(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		anImage(t, s)
 		account(t, s, "acc_b")
-		p := pools(t)
+		p, lifetime := pools(t), time.Hour
 		create := func(id, owner, key, hash string) (vm.VM, bool, error) {
 			v := newVM(id)
 			v.OwnerID, v.Name = owner, ""
-			return s.CreateVM(t.Context(), v, vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{Key: key, Hash: hash})
+			return s.CreateVM(t.Context(), v, network.Request{}, p, vm.Capacity{}, vm.Idempotency{Key: key, Hash: hash, Lifetime: lifetime})
 		}
 		first, created, err := create("vm_a", "acc_a", "k", "h")
 		if err != nil || !created {
@@ -403,21 +405,21 @@ func TestIdempotency(t *testing.T) {
 		if _, created, err := create("vm_c", "acc_a", "k", "other"); err != nil || !created {
 			t.Errorf("after the delete: %v, %v", created, err)
 		}
-		p.IdempotencyReach = -time.Hour // every key is too old
+		lifetime = -time.Hour // every key is too old
 		if _, created, err := create("vm_d", "acc_a", "k", "h"); err != nil || !created {
 			t.Errorf("an old key: %v, %v", created, err)
 		}
 	})
 }
 
-// A create that fails must not spend its key.
+// A failed create must not use up its idempotency key.
 func TestFailedCreateKeepsNoKey(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		anImage(t, s)
-		idem := vm.Idempotency{Key: "k", Hash: "h"}
-		_, _, err := s.CreateVM(t.Context(), newVM("vm_a"), vm.Wanted{}, pools(t), vm.Capacity{MemMiB: 1}, idem)
+		idem := vm.Idempotency{Key: "k", Hash: "h", Lifetime: time.Hour}
+		_, _, err := s.CreateVM(t.Context(), newVM("vm_a"), network.Request{}, pools(t), vm.Capacity{MemMiB: 1}, idem)
 		hasCode(t, err, errs.Exhausted, "memory_exhausted")
-		if _, created, err := s.CreateVM(t.Context(), newVM("vm_a"), vm.Wanted{}, pools(t), vm.Capacity{}, idem); err != nil || !created {
+		if _, created, err := s.CreateVM(t.Context(), newVM("vm_a"), network.Request{}, pools(t), vm.Capacity{}, idem); err != nil || !created {
 			t.Errorf("created %v, %v", created, err)
 		}
 	})
@@ -430,7 +432,7 @@ func TestConcurrentCreatesWithOneKey(t *testing.T) {
 		ids := make(chan string, 10)
 		for i := range cap(ids) {
 			g.Go(func() error {
-				v, _, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), vm.Wanted{}, pools(t), vm.Capacity{}, vm.Idempotency{Key: "k", Hash: "h"})
+				v, _, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{Key: "k", Hash: "h", Lifetime: time.Hour})
 				ids <- v.ID
 				return err
 			})

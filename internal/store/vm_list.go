@@ -12,22 +12,22 @@ import (
 
 	"github.com/jmoiron/sqlx"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// VMs implements [vm.Store]. UserData is left out of what it returns.
+// VMs implements [vm.Store]. The returned VMs have no UserData.
 //
-// A page is read in two steps: which VMs are on it, at which revision; then
-// those whose revision is not the one that was read before. The first step is
-// answered from an index; the second is mostly empty, and decoding a VM costs
-// more than reading it.
-func (s *Store) VMs(ctx context.Context, owner string, f vm.Filter) (page []vm.VM, next string, err error) {
+// A page is read in two steps: first the ids and revisions of its VMs, from an
+// index; then the rows of VMs whose revision is not in the cache. Mostly there are
+// few of the latter, which saves decoding: it costs more than reading.
+func (s *vmStore) VMs(ctx context.Context, scope access.Scope, f vm.Filter) (page []vm.VM, next string, err error) {
 	after, err := parseCursor(f.After)
 	if err != nil {
 		return nil, "", err
 	}
-	query, args, possible := pageQuery(owner, f, after)
+	query, args, possible := pageQuery(scope, f, after)
 	if !possible {
 		return nil, "", nil
 	}
@@ -44,23 +44,23 @@ func (s *Store) VMs(ctx context.Context, owner string, f vm.Filter) (page []vm.V
 	return page, next, err
 }
 
-// pageEntry says that a VM is on a page.
+// pageEntry is the entry of one VM on a page.
 type pageEntry struct {
 	ID        string `db:"id"`
 	CreatedAt int64  `db:"created_at"`
 	Revision  int64  `db:"revision"`
 }
 
-// pageQuery finds one entry more than the page holds, to tell whether there is
-// a next one. possible is false when nothing can match.
-func pageQuery(owner string, f vm.Filter, after cursor) (query string, args []any, possible bool) {
-	where := []string{"owner_id = ?"}
-	args = []any{owner}
+// pageQuery selects one entry more than the page holds, to find out whether there is
+// a next page. possible is false if no VM can match.
+func pageQuery(scope access.Scope, f vm.Filter, after cursor) (query string, args []any, possible bool) {
+	owned, args := inScope(scope)
+	where := []string{owned}
 	and := func(condition string, values ...any) {
 		where = append(where, condition)
 		args = append(args, values...)
 	}
-	possible = storable(owner, string(f.State), f.Name)
+	possible = storable(string(f.State), f.Name)
 	if f.State != "" {
 		and("state = ?", string(f.State))
 	}
@@ -81,9 +81,9 @@ func pageQuery(owner string, f vm.Filter, after cursor) (query string, args []an
 	return query, args, possible
 }
 
-// listedVMs returns the VMs of entries, in their order. One that was deleted
-// in the meantime is left out.
-func (s *Store) listedVMs(ctx context.Context, entries []pageEntry) ([]vm.VM, error) {
+// listedVMs returns the VMs of entries, in their order. VMs that were
+// deleted meanwhile are left out.
+func (s *vmStore) listedVMs(ctx context.Context, entries []pageEntry) ([]vm.VM, error) {
 	page, missing := s.listed.take(entries)
 	if len(missing) == 0 {
 		return page, nil
@@ -102,53 +102,39 @@ func (s *Store) listedVMs(ctx context.Context, entries []pageEntry) ([]vm.VM, er
 	return slices.DeleteFunc(page, func(v vm.VM) bool { return v.ID == "" }), nil
 }
 
-func (s *Store) readListed(ctx context.Context, ids []string, into map[string]vm.VM) error {
+func (s *vmStore) readListed(ctx context.Context, ids []string, into map[string]vm.VM) error {
 	query, args, err := sqlx.In(selectListedVM+" WHERE id IN (?)", ids)
 	if err != nil {
 		return fmt.Errorf("cannot list VMs: %w", err)
 	}
-	var rows []vmRow
-	if err := selectAll(ctx, s.reads, &rows, query, args...); err != nil {
-		return fmt.Errorf("cannot list VMs: %w", err)
-	}
-	labels, err := labelsOf(ctx, s.reads, ids)
+	var vms []vm.VM
+	err = s.read(ctx, func(q querier) error {
+		vms, err = selectVMs(ctx, q, query, args...)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	vms := make([]vm.VM, len(rows))
-	for i, row := range rows {
-		if vms[i], err = row.vm(labels[row.ID]); err != nil {
-			return err
-		}
-	}
-	if err := addSleeps(ctx, s.reads, vms); err != nil {
-		return err
-	}
-	for i, v := range vms {
-		s.listed.keep(rows[i].Revision, v)
+	for _, v := range vms {
+		s.listed.keep(v)
 		into[v.ID] = own(v)
 	}
 	return nil
 }
 
-// listed remembers VMs as lists show them, by id, each with the revision of
-// its row. An entry is used only while the database still has that revision.
+// listed caches VMs without user data, by id. An entry is used only while its
+// revision is still the one in the database.
 type listed struct {
 	mu sync.Mutex
-	by map[string]*revised
+	by map[string]*vm.VM // never modified once stored
 }
 
-type revised struct {
-	revision int64
-	vm       vm.VM // not changed once it is here
-}
+func newListed() *listed { return &listed{by: map[string]*vm.VM{}} }
 
-func newListed() *listed { return &listed{by: map[string]*revised{}} }
-
-// take returns the VMs that are remembered as they are now, each in its
-// entry's place, and the ids of the others, whose places are zero.
+// take returns the cached VMs whose revision is current, each at its entry's index,
+// and the ids of the others, whose elements are zero.
 func (l *listed) take(entries []pageEntry) (page []vm.VM, missing []string) {
-	known := make([]*revised, len(entries))
+	known := make([]*vm.VM, len(entries))
 	l.mu.Lock()
 	for i, e := range entries {
 		known[i] = l.by[e.ID]
@@ -156,8 +142,8 @@ func (l *listed) take(entries []pageEntry) (page []vm.VM, missing []string) {
 	l.mu.Unlock()
 	page = make([]vm.VM, len(entries))
 	for i, e := range entries {
-		if known[i] != nil && known[i].revision == e.Revision {
-			page[i] = own(known[i].vm)
+		if known[i] != nil && known[i].Revision == e.Revision {
+			page[i] = own(*known[i])
 		} else {
 			missing = append(missing, e.ID)
 		}
@@ -165,11 +151,11 @@ func (l *listed) take(entries []pageEntry) (page []vm.VM, missing []string) {
 	return page, missing
 }
 
-func (l *listed) keep(revision int64, v vm.VM) {
+func (l *listed) keep(v vm.VM) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if known, ok := l.by[v.ID]; !ok || known.revision < revision {
-		l.by[v.ID] = &revised{revision, v}
+	if known, ok := l.by[v.ID]; !ok || known.Revision < v.Revision {
+		l.by[v.ID] = &v
 	}
 }
 
@@ -179,7 +165,7 @@ func (l *listed) forget(id string) {
 	delete(l.by, id)
 }
 
-// own returns a copy that shares nothing a caller could change.
+// own returns a deep copy, which the caller may modify.
 func own(v vm.VM) vm.VM {
 	v.Labels = maps.Clone(v.Labels)
 	v.SSHKeys = slices.Clone(v.SSHKeys)
@@ -199,8 +185,8 @@ func own(v vm.VM) vm.VM {
 	return v
 }
 
-// cursor is a place in the order of lists. It names no row, so it stays good
-// when the VM it was taken from is deleted.
+// cursor is a position in the order of lists. It refers to no row, so it stays valid
+// when the VM at that position is deleted.
 type cursor struct {
 	createdAt int64
 	id        string
@@ -210,13 +196,13 @@ func (c cursor) String() string {
 	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d.%s", c.createdAt, c.id))
 }
 
-// parseCursor reads what String wrote; "" is the start of the list.
+// parseCursor parses the result of String; "" is the start of the list.
 func parseCursor(text string) (cursor, error) {
 	if text == "" {
 		return cursor{}, nil
 	}
-	wrong := errs.InvalidField("after", "this is not a cursor that a list gave out").
-		WithHint("follow the Link header of the page before, or leave after out")
+	wrong := errs.InvalidField("after", "is not a valid cursor").
+		WithHint("follow the Link header of the previous page, or leave after out")
 	plain, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {
 		return cursor{}, wrong

@@ -8,14 +8,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
 // list returns the ids of a page, and its cursor.
 func list(t testing.TB, s *Store, f vm.Filter) (ids, next string) {
 	t.Helper()
-	page, next, err := s.VMs(t.Context(), "acc_a", f)
+	page, next, err := s.VMs(t.Context(), access.Owner("acc_a"), f)
 	noError(t, err)
 	var all []string
 	for _, v := range page {
@@ -94,10 +96,10 @@ func TestListPages(t *testing.T) {
 	})
 }
 
-func TestListRefusesACursorThatIsNone(t *testing.T) {
+func TestListRefusesInvalidCursors(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		for _, after := range []string{"vm_a", "%", "MQ", cursor{1, "\x00"}.String(), strings.Repeat("A", 1<<16)} {
-			_, _, err := s.VMs(t.Context(), "acc_a", vm.Filter{After: after})
+			_, _, err := s.VMs(t.Context(), access.Owner("acc_a"), vm.Filter{After: after})
 			hasCode(t, err, errs.Invalid, "invalid_after")
 		}
 	})
@@ -118,14 +120,14 @@ func FuzzParseCursor(f *testing.F) {
 	})
 }
 
-// What lists remember must never be older than the database, nor shared.
+// Cached VMs of lists must never be older than the database, nor shared.
 func TestListShowsChanges(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		want := createVM(t, s, newVM("vm_a"))
 		want.UserData = "" // not in lists
 		listed := func() vm.VM {
 			t.Helper()
-			page, _, err := s.VMs(t.Context(), "acc_a", vm.Filter{})
+			page, _, err := s.VMs(t.Context(), access.Owner("acc_a"), vm.Filter{})
 			noError(t, err)
 			if len(page) != 1 {
 				t.Fatalf("%d VMs", len(page))
@@ -144,7 +146,7 @@ func TestListShowsChanges(t *testing.T) {
 			t.Errorf("state %s after an update", got.State)
 		}
 		noError(t, s.ReleaseVM(t.Context(), "vm_a"))
-		if got := listed(); !reflect.DeepEqual(got.Lease, vm.Lease{}) {
+		if got := listed(); !reflect.DeepEqual(got.Lease, network.Lease{}) {
 			t.Errorf("lease %+v after a release", got.Lease)
 		}
 		_, err = s.LeaseVM(t.Context(), "vm_a", pools(t), vm.Capacity{})
@@ -153,22 +155,22 @@ func TestListShowsChanges(t *testing.T) {
 			t.Errorf("%s %+v after a lease", got.State, got.Lease)
 		}
 		noError(t, s.DeleteVM(t.Context(), "vm_a"))
-		if page, _, err := s.VMs(t.Context(), "acc_a", vm.Filter{}); err != nil || len(page) != 0 {
+		if page, _, err := s.VMs(t.Context(), access.Owner("acc_a"), vm.Filter{}); err != nil || len(page) != 0 {
 			t.Errorf("%v, %v after a delete", page, err)
 		}
 		if len(s.listed.by) != 0 {
-			t.Error("a deleted VM is remembered")
+			t.Error("a deleted VM is still cached")
 		}
 	})
 }
 
 // thousand makes 1,000 VMs.
-func thousand(b *testing.B, s *Store) vm.Pools {
+func thousand(b *testing.B, s *Store) network.Pools {
 	b.Helper()
 	noError(b, s.UpsertImage(context.Background(), anyImage()))
 	p := poolsOf(b, "10.9.0.1/16", 20_000)
 	for i := range 1000 {
-		_, _, err := s.CreateVM(context.Background(), newVM(fmt.Sprintf("vm_abc123%06d", i)), vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{})
+		_, _, err := s.CreateVM(context.Background(), newVM(fmt.Sprintf("vm_abc123%06d", i)), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
 		noError(b, err)
 	}
 	return p
@@ -182,7 +184,7 @@ func BenchmarkList1000(b *testing.B) {
 			for name, f := range map[string]vm.Filter{"all": {}, "label": {Labels: map[string]string{"team": "a"}}, "page": {Limit: 100}} {
 				b.Run(name, func(b *testing.B) {
 					for b.Loop() {
-						if _, _, err := s.VMs(b.Context(), "acc_a", f); err != nil {
+						if _, _, err := s.VMs(b.Context(), access.Owner("acc_a"), f); err != nil {
 							b.Fatal(err)
 						}
 					}
@@ -191,7 +193,7 @@ func BenchmarkList1000(b *testing.B) {
 			b.Run("all changed", func(b *testing.B) {
 				for b.Loop() {
 					s.listed = newListed()
-					if _, _, err := s.VMs(b.Context(), "acc_a", vm.Filter{}); err != nil {
+					if _, _, err := s.VMs(b.Context(), access.Owner("acc_a"), vm.Filter{}); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -208,7 +210,7 @@ func BenchmarkCreateAmong1000(b *testing.B) {
 			p := thousand(b, s)
 			limit := vm.Capacity{MemMiB: 1 << 40, DiskMiB: 1 << 40}
 			for b.Loop() {
-				if _, _, err := s.CreateVM(b.Context(), newVM("vm_x"), vm.Wanted{}, p, limit, vm.Idempotency{Key: "k", Hash: "h"}); err != nil {
+				if _, _, err := s.CreateVM(b.Context(), newVM("vm_x"), network.Request{}, p, limit, vm.Idempotency{Key: "k", Hash: "h"}); err != nil {
 					b.Fatal(err)
 				}
 				b.StopTimer()

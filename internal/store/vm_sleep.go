@@ -10,7 +10,7 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// sleepRow is how the memory of one sleeping VM is kept.
+// sleepRow describes the saved memory of a sleeping VM.
 type sleepRow struct {
 	VMID    string `db:"vm_id"`
 	SleptAt int64  `db:"slept_at"`
@@ -19,13 +19,13 @@ type sleepRow struct {
 	Staged  bool   `db:"staged"`
 }
 
-// addSleeps fills in Sleep of the VMs that sleep. Only in two states can a VM
-// have one: asleep, or about to wake.
+// addSleeps sets Sleep of VMs in the two states that can have it: asleep, or about
+// to wake.
 func addSleeps(ctx context.Context, q querier, vms []vm.VM) error {
 	place := map[string]int{}
 	var ids []string
 	for i, v := range vms {
-		if v.State == vm.Snapshotted || v.State == vm.Starting {
+		if mayHaveSleep(v.State) {
 			place[v.ID] = i
 			ids = append(ids, v.ID)
 		}
@@ -33,11 +33,11 @@ func addSleeps(ctx context.Context, q querier, vms []vm.VM) error {
 	for chunk := range slices.Chunk(ids, idsPerQuery) {
 		query, args, err := sqlx.In("SELECT vm_id, slept_at, durable, bytes, staged FROM vm_sleeps WHERE vm_id IN (?)", chunk)
 		if err != nil {
-			return fmt.Errorf("cannot read how VMs sleep: %w", err)
+			return fmt.Errorf("cannot read the saved memory of VMs: %w", err)
 		}
 		var rows []sleepRow
 		if err := selectAll(ctx, q, &rows, query, args...); err != nil {
-			return fmt.Errorf("cannot read how VMs sleep: %w", err)
+			return fmt.Errorf("cannot read the saved memory of VMs: %w", err)
 		}
 		for _, r := range rows {
 			vms[place[r.VMID]].Sleep = &vm.Sleep{At: fromMicros(r.SleptAt), Durable: r.Durable, Bytes: r.Bytes, Staged: r.Staged}
@@ -46,10 +46,13 @@ func addSleeps(ctx context.Context, q querier, vms []vm.VM) error {
 	return nil
 }
 
-// setSleep stores how the VM sleeps, or that it does not.
+// mayHaveSleep reports whether a VM in this state can have saved memory.
+func mayHaveSleep(state vm.State) bool { return state == vm.Snapshotted || state == vm.Starting }
+
+// setSleep stores Sleep of the VM, or removes it if there is none.
 func (t *tx) setSleep(ctx context.Context, v vm.VM) error {
 	if _, err := t.exec(ctx, "DELETE FROM vm_sleeps WHERE vm_id = ?", v.ID); err != nil {
-		return fmt.Errorf("cannot store how a VM sleeps: %w", err)
+		return fmt.Errorf("cannot store the saved memory of a VM: %w", err)
 	}
 	if v.Sleep == nil {
 		return nil
@@ -57,12 +60,12 @@ func (t *tx) setSleep(ctx context.Context, v vm.VM) error {
 	_, err := t.exec(ctx, "INSERT INTO vm_sleeps (vm_id, slept_at, durable, bytes, staged) VALUES (?, ?, ?, ?, ?)",
 		v.ID, micros(v.Sleep.At), v.Sleep.Durable, v.Sleep.Bytes, v.Sleep.Staged)
 	if err != nil {
-		return fmt.Errorf("cannot store how a VM sleeps: %w", err)
+		return fmt.Errorf("cannot store the saved memory of a VM: %w", err)
 	}
 	return nil
 }
 
-// sameSleep reports whether nothing has changed in how a VM sleeps.
+// sameSleep reports whether Sleep is unchanged.
 func sameSleep(a, b *vm.Sleep) bool {
 	if a == nil || b == nil {
 		return a == b

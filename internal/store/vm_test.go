@@ -13,45 +13,49 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 // pools are small: a network with five addresses for guests.
-func pools(t testing.TB) vm.Pools { return poolsOf(t, "10.9.0.1/29", 5) }
+func pools(t testing.TB) network.Pools { return poolsOf(t, "10.9.0.1/29", 5) }
 
-func poolsOf(t testing.TB, cidr string, size int) vm.Pools {
+func poolsOf(t testing.TB, cidr string, size int) network.Pools {
 	t.Helper()
 	n, err := network.New("br-test", cidr)
 	noError(t, err)
-	return vm.Pools{
+	return network.Pools{
 		Network: n, SSHMin: 16000, SSHMax: 16000 + size, UIDMin: 900000, UIDMax: 900000 + size,
-		TapPrefix: "tap", IdempotencyReach: time.Hour,
+		TapPrefix: "tap",
 	}
 }
 
-// newVM has something in every field but the lease.
+// newVM returns a VM with a value in every field but the lease.
 func newVM(id string) vm.VM {
 	at := now()
 	file := image.File{Path: "/x", Digest: "sha256:00", Size: 7, ModTime: at, Inode: 1 << 63}
 	return vm.VM{
-		ID: id, OwnerID: "acc_a", Name: "name-" + id[len(vm.IDPrefix):], Labels: map[string]string{"team": "a", "id": id},
-		ImageID: "img_a", TemplateID: "tpl_a",
-		Boot:   image.Boot{ImageID: "img_a", Kernel: file, Rootfs: file, RootfsFormat: "ext4", DiskMode: image.DiskCopy, BootArgs: "b", CloudInit: true},
-		Intent: vm.WantRunning, State: vm.Starting, StateReason: "because",
+		ID: id, OwnerID: "acc_a", Name: "name-" + id[len(vm.IDPrefix):],
+		Spec: machine.Spec{
+			ImageID: "img_a", TemplateID: "tpl_a", Driver: "fake", Description: "a\n\tb", Hostname: "DB-1.example.com",
+			Boot:  image.Boot{ImageID: "img_a", Kernel: file, Rootfs: file, RootfsFormat: "ext4", DiskMode: image.DiskCopy, BootArgs: "b", CloudInit: true},
+			VCPUs: 2, MemMiB: 512, DiskMiB: 1024, BootArgs: "quiet", EnableNetwork: true,
+			UserData: "#!/bin/sh\n\x00\xff", SSHKeys: []string{"ssh-ed25519 AAAA"}, Labels: map[string]string{"team": "a", "id": id},
+			RateLimits: vmm.RateLimits{Disk: vmm.DiskLimit{OpsPerSecond: 100}, NetworkIn: vmm.NetworkLimit{BytesPerSecond: 1 << 20}},
+		},
+		Intent: vm.IntentRunning, State: vm.Starting, StateReason: "because",
 		Conditions: vm.Conditions{Agent: vm.Condition{Status: vm.True, Reason: "Answers", Message: "m\x00", ChangedAt: at}},
-		VCPUs:      2, MemMiB: 512, DiskMiB: 1024, BootArgs: "quiet", EnableNetwork: true,
-		UserData: "#!/bin/sh\n\x00\xff", SSHKeys: []string{"ssh-ed25519 AAAA"},
-		RateLimits: vmm.RateLimits{Disk: vmm.DiskLimit{OpsPerSecond: 100}, NetworkIn: vmm.NetworkLimit{BytesPerSecond: 1 << 20}},
-		Driver:     "fake", Machine: &vmm.Handle{Driver: "fake", ID: id, PID: 4711, StartTime: 1 << 60}, Provisioned: true, SnapshotID: "snap_a", Copying: vm.OfWarm,
+		Machine:    &vmm.Handle{Driver: "fake", ID: id, PID: 4711, StartTime: 1 << 60}, Provisioned: true, SnapshotID: "snap_a", Unconfirmed: vm.FromWarm, Autostart: vm.AutostartPaused,
 		CreatedAt: at, UpdatedAt: at, StartedAt: &at,
 	}
 }
 
-// anImage makes the image that newVM's VMs have, if need be.
+// anImage creates the image of newVM's VMs if it does not exist.
 func anImage(t testing.TB, s *Store) {
 	t.Helper()
 	noError(t, s.UpsertImage(context.Background(), image.Image{ID: "img_a", OwnerID: "acc_a", CreatedAt: now()}))
@@ -60,7 +64,7 @@ func anImage(t testing.TB, s *Store) {
 func createVM(t testing.TB, s *Store, v vm.VM) vm.VM {
 	t.Helper()
 	anImage(t, s)
-	stored, created, err := s.CreateVM(context.Background(), v, vm.Wanted{}, pools(t), vm.Capacity{}, vm.Idempotency{})
+	stored, created, err := s.CreateVM(context.Background(), v, network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{})
 	noError(t, err)
 	if !created {
 		t.Fatalf("%s was not created", v.ID)
@@ -68,9 +72,10 @@ func createVM(t testing.TB, s *Store, v vm.VM) vm.VM {
 	return stored
 }
 
-// same compares VMs field by field.
+// same compares VMs field by field, but for the revision.
 func same(t testing.TB, got, want vm.VM) {
 	t.Helper()
+	got.Revision, want.Revision = 0, 0
 	if !reflect.DeepEqual(got, want) {
 		g, _ := json.MarshalIndent(got, "", " ")
 		w, _ := json.MarshalIndent(want, "", " ")
@@ -84,12 +89,12 @@ func TestCreateVMKeepsEveryField(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		want := newVM("vm_a")
 		stored := createVM(t, s, want)
-		want.Lease = vm.Lease{
+		want.Lease = network.Lease{
 			Address: addr("10.9.0.2"), MAC: net.HardwareAddr{2, 0xFC, 0, 0, 0, 2},
 			Tap: "tap0", SSHPort: 16000, UID: 900000,
 		}
 		same(t, stored, want)
-		got, err := s.VM(t.Context(), "acc_a", "vm_a")
+		got, err := s.VM(t.Context(), access.Owner("acc_a"), "vm_a")
 		noError(t, err)
 		same(t, got, want)
 		all, err := s.AllVMs(t.Context())
@@ -101,23 +106,52 @@ func TestCreateVMKeepsEveryField(t *testing.T) {
 func TestCreateVMWithLittle(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		at := now()
-		stored := createVM(t, s, vm.VM{ID: "vm_a", OwnerID: "acc_a", ImageID: "img_a", Labels: map[string]string{}, CreatedAt: at, UpdatedAt: at})
-		want := vm.VM{ID: "vm_a", OwnerID: "acc_a", ImageID: "img_a", CreatedAt: at, UpdatedAt: at, Lease: vm.Lease{UID: 900000}}
+		stored := createVM(t, s, vm.VM{ID: "vm_a", OwnerID: "acc_a", Spec: machine.Spec{ImageID: "img_a", Labels: map[string]string{}}, CreatedAt: at, UpdatedAt: at})
+		want := vm.VM{ID: "vm_a", OwnerID: "acc_a", Spec: machine.Spec{ImageID: "img_a"}, CreatedAt: at, UpdatedAt: at, Lease: network.Lease{UID: 900000}}
 		same(t, stored, want) // without a network: a user id and nothing else
-		createVM(t, s, vm.VM{ID: "vm_b", OwnerID: "acc_a", ImageID: "img_a"})
+		createVM(t, s, vm.VM{ID: "vm_b", OwnerID: "acc_a", Spec: machine.Spec{ImageID: "img_a"}})
 	})
 }
 
-func TestVMsOfOthersAreNotThere(t *testing.T) {
+// A VM's row and its saved memory are of one moment, also while they change.
+func TestAVMIsReadAsOfOneMoment(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		createVM(t, s, newVM("vm_a"))
+		ctx, stop := context.WithCancel(t.Context())
+		var changes errgroup.Group
+		changes.Go(func() error {
+			defer stop()
+			for range 300 {
+				for _, change := range []func(*vm.VM){vm.ToAsleep(vm.Sleep{At: now()}), vm.ToAwake(vmm.Handle{Driver: "fake", ID: "vm_a", PID: 1}, now())} {
+					if _, err := s.UpdateVM(t.Context(), "vm_a", change); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		for ctx.Err() == nil {
+			v, err := s.VM(t.Context(), access.Everyone, "vm_a")
+			noError(t, err)
+			if (v.State == vm.Snapshotted) != (v.Sleep != nil) {
+				t.Errorf("it is %s with saved memory %+v", v.State, v.Sleep)
+				break
+			}
+		}
+		noError(t, changes.Wait())
+	})
+}
+
+func TestVMsOfOtherOwnersAreNotFound(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		account(t, s, "acc_b")
 		createVM(t, s, newVM("vm_a"))
-		_, err := s.VM(t.Context(), "acc_b", "vm_a")
+		_, err := s.VM(t.Context(), access.Owner("acc_b"), "vm_a")
 		hasCode(t, err, errs.NotFound, "vm_not_found")
-		if page, _, err := s.VMs(t.Context(), "acc_b", vm.Filter{}); err != nil || len(page) != 0 {
+		if page, _, err := s.VMs(t.Context(), access.Owner("acc_b"), vm.Filter{}); err != nil || len(page) != 0 {
 			t.Errorf("VMs: %v, %v", page, err)
 		}
-		if _, err := s.VM(t.Context(), "", "vm_a"); err != nil {
+		if _, err := s.VM(t.Context(), access.Everyone, "vm_a"); err != nil {
 			t.Errorf("every owner: %v", err)
 		}
 		theirs := newVM("vm_b")
@@ -126,10 +160,10 @@ func TestVMsOfOthersAreNotThere(t *testing.T) {
 	})
 }
 
-func TestVMThatCannotBe(t *testing.T) {
+func TestInvalidVM(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		for _, id := range []string{"", "vm_none", "vm_\x00", "vm_\xff", "' OR 1=1 --"} {
-			_, err := s.VM(t.Context(), "acc_a", id)
+			_, err := s.VM(t.Context(), access.Owner("acc_a"), id)
 			hasCode(t, err, errs.NotFound, "vm_not_found")
 		}
 		_, err := s.UpdateVM(t.Context(), "vm_none", func(*vm.VM) {})
@@ -146,7 +180,7 @@ func TestNameTaken(t *testing.T) {
 		createVM(t, s, newVM("vm_a"))
 		second := newVM("vm_b")
 		second.Name = "name-a"
-		_, _, err := s.CreateVM(t.Context(), second, vm.Wanted{}, pools(t), vm.Capacity{}, vm.Idempotency{})
+		_, _, err := s.CreateVM(t.Context(), second, network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{})
 		hasCode(t, err, errs.Conflict, "name_taken")
 		if n := count(t, s, "vms"); n != 1 {
 			t.Errorf("%d rows", n)
@@ -166,7 +200,7 @@ func TestUnknownImage(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		v := newVM("vm_a")
 		v.ImageID = "img_none"
-		_, _, err := s.CreateVM(t.Context(), v, vm.Wanted{}, pools(t), vm.Capacity{}, vm.Idempotency{})
+		_, _, err := s.CreateVM(t.Context(), v, network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{})
 		hasCode(t, err, errs.NotFound, "image_not_found")
 	})
 }
@@ -176,21 +210,21 @@ func TestUpdateVM(t *testing.T) {
 		want := createVM(t, s, newVM("vm_a"))
 		started := now().Add(time.Minute)
 		stored, err := s.UpdateVM(t.Context(), "vm_a", func(v *vm.VM) {
-			v.Intent, v.State, v.StateReason = vm.WantStopped, vm.Failed, "guest said \x00\xff"
+			v.Intent, v.State, v.StateReason = vm.IntentStopped, vm.Failed, "guest said \x00\xff"
 			v.Conditions.CloudInit = vm.Condition{Status: vm.False, Reason: "Failed"}
-			v.Driver, v.Machine, v.Provisioned, v.StartedAt = "qemu", nil, false, &started
-			v.Name, v.MemMiB = "ignored", 1
+			v.Machine, v.Provisioned, v.StartedAt, v.Autostart = nil, false, &started, vm.AutostartRunning
+			v.Name, v.MemMiB, v.Driver = "ignored", 1, "ignored"
 		})
 		noError(t, err)
 		if !stored.UpdatedAt.After(want.UpdatedAt) {
 			t.Errorf("UpdatedAt = %v", stored.UpdatedAt)
 		}
-		want.Intent, want.State, want.StateReason = vm.WantStopped, vm.Failed, "guest said \uFFFD\uFFFD"
+		want.Intent, want.State, want.StateReason = vm.IntentStopped, vm.Failed, "guest said \uFFFD\uFFFD"
 		want.Conditions.CloudInit = vm.Condition{Status: vm.False, Reason: "Failed"}
-		want.Driver, want.Machine, want.Provisioned, want.StartedAt = "qemu", nil, false, &started
+		want.Machine, want.Provisioned, want.StartedAt, want.Autostart = nil, false, &started, vm.AutostartRunning
 		want.UpdatedAt = stored.UpdatedAt
 		same(t, stored, want)
-		got, err := s.VM(t.Context(), "acc_a", "vm_a")
+		got, err := s.VM(t.Context(), access.Owner("acc_a"), "vm_a")
 		noError(t, err)
 		same(t, got, want)
 	})
@@ -210,7 +244,7 @@ func TestConcurrentUpdatesBothHold(t *testing.T) {
 			})
 		}
 		noError(t, g.Wait())
-		got, err := s.VM(t.Context(), "", "vm_a")
+		got, err := s.VM(t.Context(), access.Everyone, "vm_a")
 		noError(t, err)
 		if len(got.StateReason) != writers {
 			t.Errorf("%d of %d updates held", len(got.StateReason), writers)
@@ -244,7 +278,7 @@ func TestConcurrentCreates(t *testing.T) {
 		var g errgroup.Group
 		for i := range creates {
 			g.Go(func() error {
-				v, created, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), vm.Wanted{}, p, vm.Capacity{}, vm.Idempotency{})
+				v, created, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
 				if err != nil || !created {
 					return fmt.Errorf("created %v: %w", created, err)
 				}

@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/webhook"
 )
 
 var _ webhook.Store = (*Store)(nil)
 
-// webhookRow is a webhook as its table has it.
+// webhookRow is a webhook as stored in its table.
 type webhookRow struct {
 	ID             string `db:"id"`
 	OwnerID        string `db:"owner_id"`
@@ -44,14 +45,14 @@ const (
 )
 
 // InsertWebhook implements [webhook.Store].
-func (s *Store) InsertWebhook(ctx context.Context, w webhook.Webhook, most int) error {
+func (s *webhookStore) InsertWebhook(ctx context.Context, w webhook.Webhook, most int) error {
 	events, err := toJSON(w.Events)
 	if err != nil {
 		return err
 	}
 	return s.write(ctx, func(tx *tx) error {
-		// Writing the account makes creates of one owner wait for each other, so
-		// that they do not count each other out.
+		// Writing the account serializes creates of one owner, so that concurrent
+		// creates cannot exceed the limit.
 		if _, err := tx.exec(ctx, "UPDATE accounts SET name = name WHERE id = ?", w.OwnerID); err != nil {
 			return fmt.Errorf("cannot lock the account: %w", err)
 		}
@@ -60,7 +61,7 @@ func (s *Store) InsertWebhook(ctx context.Context, w webhook.Webhook, most int) 
 			return fmt.Errorf("cannot count webhooks: %w", err)
 		}
 		if have >= most {
-			return errs.New(errs.Conflict, "too_many_webhooks", "cannot make another webhook: there are %d already", have).
+			return errs.New(errs.Conflict, "too_many_webhooks", "cannot create another webhook: there are %d already", have).
 				WithHint("delete one first")
 		}
 		_, err := tx.exec(ctx, "INSERT INTO webhooks ("+webhookColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT last_seq FROM event_log WHERE id = 1), ?, ?)`,
@@ -73,16 +74,17 @@ func (s *Store) InsertWebhook(ctx context.Context, w webhook.Webhook, most int) 
 }
 
 // Webhook implements [webhook.Store].
-func (s *Store) Webhook(ctx context.Context, owner, id string) (webhook.Webhook, error) {
+func (s *webhookStore) Webhook(ctx context.Context, scope access.Scope, id string) (webhook.Webhook, error) {
 	if !storable(id) {
 		return webhook.Webhook{}, errNoWebhook
 	}
-	return oneWebhook(ctx, s.reads, owner, id)
+	return oneWebhook(ctx, s.reads, scope, id)
 }
 
-func oneWebhook(ctx context.Context, q querier, owner, id string) (webhook.Webhook, error) {
+func oneWebhook(ctx context.Context, q querier, scope access.Scope, id string) (webhook.Webhook, error) {
 	var row webhookRow
-	found, err := get(ctx, q, &row, selectWebhook+" WHERE owner_id = ? AND id = ?", owner, id)
+	owned, args := inScope(scope)
+	found, err := get(ctx, q, &row, selectWebhook+" WHERE id = ? AND "+owned, append([]any{id}, args...)...)
 	if err != nil {
 		return webhook.Webhook{}, fmt.Errorf("cannot read a webhook: %w", err)
 	}
@@ -93,9 +95,10 @@ func oneWebhook(ctx context.Context, q querier, owner, id string) (webhook.Webho
 }
 
 // Webhooks implements [webhook.Store].
-func (s *Store) Webhooks(ctx context.Context, owner string) ([]webhook.Webhook, error) {
+func (s *webhookStore) Webhooks(ctx context.Context, scope access.Scope) ([]webhook.Webhook, error) {
 	var rows []webhookRow
-	if err := selectAll(ctx, s.reads, &rows, selectWebhook+" WHERE owner_id = ? ORDER BY created_at DESC, id DESC", owner); err != nil {
+	owned, args := inScope(scope)
+	if err := selectAll(ctx, s.reads, &rows, selectWebhook+" WHERE "+owned+" ORDER BY created_at DESC, id DESC", args...); err != nil {
 		return nil, fmt.Errorf("cannot list webhooks: %w", err)
 	}
 	hooks := make([]webhook.Webhook, len(rows))
@@ -109,13 +112,13 @@ func (s *Store) Webhooks(ctx context.Context, owner string) ([]webhook.Webhook, 
 }
 
 // UpdateWebhook implements [webhook.Store].
-func (s *Store) UpdateWebhook(ctx context.Context, owner, id string, change func(*webhook.Webhook)) (stored webhook.Webhook, err error) {
+func (s *webhookStore) UpdateWebhook(ctx context.Context, scope access.Scope, id string, change func(*webhook.Webhook)) (stored webhook.Webhook, err error) {
 	err = s.write(ctx, func(tx *tx) error {
-		// The write lock comes before the reading, so that no change is lost.
-		if _, err := tx.exec(ctx, "UPDATE webhooks SET updated_at = ? WHERE owner_id = ? AND id = ?", micros(time.Now()), owner, id); err != nil {
+		// The row is locked before it is read, so that no change is lost.
+		if _, err := tx.exec(ctx, "UPDATE webhooks SET updated_at = ? WHERE id = ?", micros(time.Now()), id); err != nil {
 			return fmt.Errorf("cannot lock the webhook: %w", err)
 		}
-		w, err := oneWebhook(ctx, tx, owner, id)
+		w, err := oneWebhook(ctx, tx, scope, id)
 		if err != nil {
 			return err
 		}
@@ -125,28 +128,29 @@ func (s *Store) UpdateWebhook(ctx context.Context, owner, id string, change func
 		if err != nil {
 			return err
 		}
-		place := "cursor_seq"
+		cursor := "cursor_seq"
 		if w.Enabled && !was {
-			place = "(SELECT last_seq FROM event_log WHERE id = 1)"
+			cursor = "(SELECT last_seq FROM event_log WHERE id = 1)"
 		}
-		_, err = tx.exec(ctx, "UPDATE webhooks SET url = ?, events = ?, secret = ?, description = ?, enabled = ?, disabled_reason = ?, cursor_seq = "+place+" WHERE id = ?",
+		_, err = tx.exec(ctx, "UPDATE webhooks SET url = ?, events = ?, secret = ?, description = ?, enabled = ?, disabled_reason = ?, cursor_seq = "+cursor+" WHERE id = ?",
 			w.URL, events, w.Secret, w.Description, w.Enabled, w.DisabledReason, id)
 		if err != nil {
 			return fmt.Errorf("cannot store the webhook: %w", err)
 		}
-		stored, err = oneWebhook(ctx, tx, owner, id)
+		stored, err = oneWebhook(ctx, tx, scope, id)
 		return err
 	})
 	return stored, err
 }
 
 // DeleteWebhook implements [webhook.Store].
-func (s *Store) DeleteWebhook(ctx context.Context, owner, id string) error {
+func (s *webhookStore) DeleteWebhook(ctx context.Context, scope access.Scope, id string) error {
 	if !storable(id) {
 		return errNoWebhook
 	}
+	owned, args := inScope(scope)
 	return s.write(ctx, func(tx *tx) error {
-		n, err := tx.exec(ctx, "DELETE FROM webhooks WHERE owner_id = ? AND id = ?", owner, id)
+		n, err := tx.exec(ctx, "DELETE FROM webhooks WHERE id = ? AND "+owned, append([]any{id}, args...)...)
 		if err != nil {
 			return fmt.Errorf("cannot delete the webhook: %w", err)
 		}

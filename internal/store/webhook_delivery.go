@@ -16,7 +16,7 @@ import (
 	"github.com/hatchvm/hatch/internal/webhook"
 )
 
-// deliveryRow is a delivery as its table has it.
+// deliveryRow is a delivery as stored in its table.
 type deliveryRow struct {
 	ID         string        `db:"id"`
 	WebhookID  string        `db:"webhook_id"`
@@ -68,7 +68,7 @@ func deliveriesOf(rows []deliveryRow) []webhook.Delivery {
 }
 
 // Deliveries implements [webhook.Store].
-func (s *Store) Deliveries(ctx context.Context, webhookID string, f webhook.Filter) (page []webhook.Delivery, next string, err error) {
+func (s *webhookStore) Deliveries(ctx context.Context, webhookID string, f webhook.Filter) (page []webhook.Delivery, next string, err error) {
 	after, err := parseCursor(f.After)
 	if err != nil {
 		return nil, "", err
@@ -95,15 +95,15 @@ func (s *Store) Deliveries(ctx context.Context, webhookID string, f webhook.Filt
 }
 
 // InsertDelivery implements [webhook.Store].
-func (s *Store) InsertDelivery(ctx context.Context, d webhook.Delivery, most int) error {
+func (s *webhookStore) InsertDelivery(ctx context.Context, d webhook.Delivery, most int) error {
 	err := s.write(ctx, func(tx *tx) error {
 		var pending int
 		if _, err := tx.get(ctx, &pending, "SELECT COUNT(*) FROM webhook_deliveries WHERE webhook_id = ? AND state = ?", d.WebhookID, string(webhook.Pending)); err != nil {
 			return err
 		}
 		if pending >= most {
-			return errs.New(errs.TooMany, "too_many_pending", "cannot deliver more to webhook %s: %d deliveries wait already", d.WebhookID, pending).
-				WithHint("see why they wait: GET /webhooks/%s/deliveries?state=pending", d.WebhookID)
+			return errs.New(errs.TooMany, "too_many_pending", "cannot add a delivery to webhook %s: it already has %d pending deliveries", d.WebhookID, pending).
+				WithHint("see why they are pending: GET /webhooks/%s/deliveries?state=pending", d.WebhookID)
 		}
 		_, err := tx.NamedExecContext(ctx, insertDelivery, deliveryRowOf(d))
 		return err
@@ -118,7 +118,7 @@ func (s *Store) InsertDelivery(ctx context.Context, d webhook.Delivery, most int
 }
 
 // RetryDelivery implements [webhook.Store].
-func (s *Store) RetryDelivery(ctx context.Context, webhookID, id string, at time.Time) (d webhook.Delivery, err error) {
+func (s *webhookStore) RetryDelivery(ctx context.Context, webhookID, id string, at time.Time) (d webhook.Delivery, err error) {
 	if !storable(id) {
 		return d, errNoDelivery
 	}
@@ -140,7 +140,7 @@ func (s *Store) RetryDelivery(ctx context.Context, webhookID, id string, at time
 }
 
 // Subscriptions implements [webhook.Queue].
-func (s *Store) Subscriptions(ctx context.Context) ([]webhook.Subscription, error) {
+func (s *webhookStore) Subscriptions(ctx context.Context) ([]webhook.Subscription, error) {
 	var rows []struct {
 		webhookRow
 		Pending int `db:"pending"`
@@ -163,7 +163,7 @@ func (s *Store) Subscriptions(ctx context.Context) ([]webhook.Subscription, erro
 }
 
 // Enqueue implements [webhook.Queue].
-func (s *Store) Enqueue(ctx context.Context, moves []webhook.Move) error {
+func (s *webhookStore) Enqueue(ctx context.Context, moves []webhook.Move) error {
 	return s.write(ctx, func(tx *tx) error {
 		for _, m := range moves {
 			if err := tx.enqueue(ctx, m); err != nil {
@@ -188,23 +188,23 @@ func (t *tx) enqueue(ctx context.Context, m webhook.Move) error {
 }
 
 // Due implements [webhook.Queue].
-func (s *Store) Due(ctx context.Context, webhookID string, limit int) ([]webhook.Delivery, error) {
+func (s *webhookStore) Due(ctx context.Context, webhookID string, limit int) ([]webhook.Delivery, error) {
 	var rows []deliveryRow
 	err := selectAll(ctx, s.reads, &rows, "SELECT "+deliveryColumns+`, body FROM webhook_deliveries
 		WHERE webhook_id = ? AND state = ? ORDER BY next_try_at, event_seq LIMIT ?`, webhookID, string(webhook.Pending), limit)
 	if err != nil {
-		return nil, fmt.Errorf("cannot list what is due: %w", err)
+		return nil, fmt.Errorf("cannot list due deliveries: %w", err)
 	}
 	return deliveriesOf(rows), nil
 }
 
-// errOvertaken takes an attempt's outcome back.
+// errOvertaken rolls back the outcome of an attempt.
 var errOvertaken = errors.New("the attempt was overtaken")
 
-// Settle implements [webhook.Queue].
-func (s *Store) Settle(ctx context.Context, o webhook.Outcome) (stored bool, err error) {
+// RecordOutcome implements [webhook.Queue].
+func (s *webhookStore) RecordOutcome(ctx context.Context, o webhook.Outcome) (stored bool, err error) {
 	err = s.write(ctx, func(tx *tx) error {
-		if err := tx.settle(ctx, o.Was, o.Now); err != nil {
+		if err := tx.updateDelivery(ctx, o.Was, o.Now); err != nil {
 			return err
 		}
 		if o.Disable != "" {
@@ -225,9 +225,9 @@ func (s *Store) Settle(ctx context.Context, o webhook.Outcome) (stored bool, err
 	return err == nil, err
 }
 
-// settle stores a delivery that is as it was when the attempt began: a retry
-// gives it another time.
-func (t *tx) settle(ctx context.Context, was, now webhook.Delivery) error {
+// updateDelivery stores a delivery if it has not changed since the attempt began: a
+// retry changes its time.
+func (t *tx) updateDelivery(ctx context.Context, was, now webhook.Delivery) error {
 	n, err := t.exec(ctx, `UPDATE webhook_deliveries SET state = ?, attempts = ?, status_code = ?, error = ?, next_try_at = ?, tried_at = ?
 		WHERE id = ? AND state = ? AND next_try_at = ?`,
 		string(now.State), now.Attempts, now.StatusCode, printable(now.Error), optionalMicros(now.NextTryAt), optionalMicros(now.TriedAt),
@@ -242,7 +242,7 @@ func (t *tx) settle(ctx context.Context, was, now webhook.Delivery) error {
 }
 
 // PruneDeliveries implements [webhook.Queue].
-func (s *Store) PruneDeliveries(ctx context.Context, before time.Time, most, batch int) (removed int, err error) {
+func (s *webhookStore) PruneDeliveries(ctx context.Context, before time.Time, most, batch int) (removed int, err error) {
 	var hooks []string
 	if err := selectAll(ctx, s.reads, &hooks, "SELECT id FROM webhooks ORDER BY id"); err != nil {
 		return 0, fmt.Errorf("cannot list webhooks: %w", err)
@@ -257,7 +257,7 @@ func (s *Store) PruneDeliveries(ctx context.Context, before time.Time, most, bat
 	return removed, nil
 }
 
-func (s *Store) pruneDeliveries(ctx context.Context, webhookID string, before time.Time, most, batch int) (removed int, err error) {
+func (s *webhookStore) pruneDeliveries(ctx context.Context, webhookID string, before time.Time, most, batch int) (removed int, err error) {
 	pending := string(webhook.Pending)
 	var ids []string
 	err = selectAll(ctx, s.reads, &ids, `SELECT id FROM webhook_deliveries WHERE webhook_id = ? AND state <> ? AND (created_at < ? OR created_at < (
@@ -283,4 +283,4 @@ func (s *Store) pruneDeliveries(ctx context.Context, webhookID string, before ti
 	return len(ids), nil
 }
 
-var errNoDelivery = errs.New(errs.NotFound, "delivery_not_found", "there is no such delivery").WithHint("the webhook's list of deliveries has those that are kept")
+var errNoDelivery = errs.New(errs.NotFound, "delivery_not_found", "there is no such delivery").WithHint("GET /webhooks/ID/deliveries lists those that are kept")

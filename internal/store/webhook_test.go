@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/webhook"
@@ -49,41 +50,41 @@ func TestWebhooks(t *testing.T) {
 		happen(t, s, 3)
 		want := insertHook(t, s, newHook("whk_a"))
 		want.Cursor = 3
-		got, err := s.Webhook(ctx, "acc_a", "whk_a")
+		got, err := s.Webhook(ctx, access.Owner("acc_a"), "whk_a")
 		noError(t, err)
 		equal(t, got, want)
 		for _, id := range []string{"whk_none", "\x00", ""} {
-			_, err = s.Webhook(ctx, "acc_a", id)
+			_, err = s.Webhook(ctx, access.Owner("acc_a"), id)
 			hasCode(t, err, errs.NotFound, "webhook_not_found")
-			hasCode(t, s.DeleteWebhook(ctx, "acc_a", id), errs.NotFound, "webhook_not_found")
+			hasCode(t, s.DeleteWebhook(ctx, access.Owner("acc_a"), id), errs.NotFound, "webhook_not_found")
 		}
-		_, err = s.Webhook(ctx, "acc_b", "whk_a")
+		_, err = s.Webhook(ctx, access.Owner("acc_b"), "whk_a")
 		hasCode(t, err, errs.NotFound, "webhook_not_found")
-		_, err = s.UpdateWebhook(ctx, "acc_b", "whk_a", func(*webhook.Webhook) {})
+		_, err = s.UpdateWebhook(ctx, access.Owner("acc_b"), "whk_a", func(*webhook.Webhook) {})
 		hasCode(t, err, errs.NotFound, "webhook_not_found")
-		hasCode(t, s.DeleteWebhook(ctx, "acc_b", "whk_a"), errs.NotFound, "webhook_not_found")
+		hasCode(t, s.DeleteWebhook(ctx, access.Owner("acc_b"), "whk_a"), errs.NotFound, "webhook_not_found")
 
 		happen(t, s, 2)
-		changed, err := s.UpdateWebhook(ctx, "acc_a", "whk_a", func(w *webhook.Webhook) {
+		changed, err := s.UpdateWebhook(ctx, access.Owner("acc_a"), "whk_a", func(w *webhook.Webhook) {
 			w.URL, w.Events, w.Secret, w.Description, w.Enabled, w.DisabledReason = "https://b", []event.Pattern{"*"}, "whsec_y", "e", false, "f"
 		})
 		noError(t, err)
 		if changed.URL != "https://b" || len(changed.Events) != 1 || changed.Secret != "whsec_y" || changed.Enabled || changed.DisabledReason != "f" || changed.Cursor != 3 || !changed.UpdatedAt.After(want.UpdatedAt) {
 			t.Errorf("%+v", changed)
 		}
-		changed, err = s.UpdateWebhook(ctx, "acc_a", "whk_a", func(w *webhook.Webhook) { w.Enabled = true })
+		changed, err = s.UpdateWebhook(ctx, access.Owner("acc_a"), "whk_a", func(w *webhook.Webhook) { w.Enabled = true })
 		noError(t, err)
-		equal(t, changed.Cursor, int64(5)) // what happened meanwhile is passed over
+		equal(t, changed.Cursor, int64(5)) // events added meanwhile are skipped
 		second := newHook("whk_b")
 		second.CreatedAt = second.CreatedAt.Add(time.Second)
 		insertHook(t, s, second)
-		list, err := s.Webhooks(ctx, "acc_a")
+		list, err := s.Webhooks(ctx, access.Owner("acc_a"))
 		noError(t, err)
 		if len(list) != 2 || list[0].ID != "whk_b" {
 			t.Errorf("%+v", list)
 		}
 		noError(t, s.InsertDelivery(ctx, newDelivery("whk_a", "dlv_a", 1), 100))
-		noError(t, s.DeleteWebhook(ctx, "acc_a", "whk_a"))
+		noError(t, s.DeleteWebhook(ctx, access.Owner("acc_a"), "whk_a"))
 		equal(t, count(t, s, "webhook_deliveries"), 0)
 		hasCode(t, s.InsertDelivery(ctx, newDelivery("whk_a", "dlv_b", 1), 100), errs.NotFound, "webhook_not_found")
 	})
@@ -106,7 +107,7 @@ func TestWebhooksAreCounted(t *testing.T) {
 	})
 }
 
-// Deliveries and the webhook's place are stored together, once.
+// Deliveries and the webhook's cursor are stored together, once.
 func TestEnqueue(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		ctx := t.Context()
@@ -118,7 +119,7 @@ func TestEnqueue(t *testing.T) {
 		}
 		want := newDelivery("whk_a", "dlv_a", 1)
 		noError(t, move("whk_a", 0, 5, want, newDelivery("whk_a", "dlv_b", 2)))
-		noError(t, move("whk_a", 0, 5, newDelivery("whk_a", "dlv_c", 1))) // somebody else was quicker
+		noError(t, move("whk_a", 0, 5, newDelivery("whk_a", "dlv_c", 1))) // another process did so first
 		noError(t, move("whk_none", 0, 5, newDelivery("whk_none", "dlv_d", 1)))
 		equal(t, count(t, s, "webhook_deliveries"), 2)
 		due, err := s.Due(ctx, "whk_a", 10)
@@ -126,16 +127,16 @@ func TestEnqueue(t *testing.T) {
 		equal(t, len(due), 2)
 		equal(t, due[0], want)
 
-		// One that is there already takes the whole move back.
+		// A delivery that exists already rolls the whole move back.
 		if err := move("whk_a", 5, 9, newDelivery("whk_a", "dlv_e", 6), newDelivery("whk_a", "dlv_a", 7)); err == nil {
 			t.Error("a delivery was stored twice")
 		}
-		got, err := s.Webhook(ctx, "acc_a", "whk_a")
+		got, err := s.Webhook(ctx, access.Owner("acc_a"), "whk_a")
 		noError(t, err)
 		equal(t, got.Cursor, int64(5))
 		equal(t, count(t, s, "webhook_deliveries"), 2)
 
-		_, err = s.UpdateWebhook(ctx, "acc_a", "whk_b", func(w *webhook.Webhook) { w.Enabled = false })
+		_, err = s.UpdateWebhook(ctx, access.Owner("acc_a"), "whk_b", func(w *webhook.Webhook) { w.Enabled = false })
 		noError(t, err)
 		noError(t, move("whk_b", 0, 5, newDelivery("whk_b", "dlv_f", 1)))
 		equal(t, count(t, s, "webhook_deliveries"), 2)
@@ -147,7 +148,7 @@ func TestEnqueue(t *testing.T) {
 	})
 }
 
-func TestSettle(t *testing.T) {
+func TestRecordOutcome(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		ctx := t.Context()
 		insertHook(t, s, newHook("whk_a"))
@@ -159,33 +160,33 @@ func TestSettle(t *testing.T) {
 		equal(t, len(due), 2)
 		first, tried, next := due[0], now(), now().Add(time.Hour)
 		first.Attempts, first.StatusCode, first.Error, first.TriedAt, first.NextTryAt = 1, 500, "no \x00", &tried, &next
-		settle := func(o webhook.Outcome, want bool) {
+		record := func(o webhook.Outcome, want bool) {
 			t.Helper()
-			stored, err := s.Settle(ctx, o)
+			stored, err := s.RecordOutcome(ctx, o)
 			noError(t, err)
 			equal(t, stored, want)
 		}
-		settle(webhook.Outcome{Was: due[0], Now: first}, true)
-		settle(webhook.Outcome{Was: due[0], Now: first}, false) // somebody else was quicker
+		record(webhook.Outcome{Was: due[0], Now: first}, true)
+		record(webhook.Outcome{Was: due[0], Now: first}, false) // another process did so first
 		due, err = s.Due(ctx, "whk_a", 10)
 		noError(t, err)
 		first.Error = "no \uFFFD"
-		equal(t, due[2], first) // now the last to be tried
+		equal(t, due[2], first) // now the last that is due
 
-		told := event.Of(event.WebhookDisabled, "m", nil)
-		told.OwnerID = "acc_a"
+		disabled := event.Of(event.WebhookDisabled, "m", nil)
+		disabled.OwnerID = "acc_a"
 		was := first
 		first.State, first.NextTryAt = webhook.Failed, nil
-		outcome := webhook.Outcome{Was: was, Now: first, URL: "https://elsewhere", Disable: "gone", Events: []event.Event{told}}
-		settle(outcome, false) // it is another receiver that wants no more
+		outcome := webhook.Outcome{Was: was, Now: first, URL: "https://elsewhere", Disable: "gone", Events: []event.Event{disabled}}
+		record(outcome, false) // another URL has answered 410
 		due, err = s.Due(ctx, "whk_a", 10)
 		noError(t, err)
 		if len(due) != 3 || count(t, s, "events") != 0 {
 			t.Errorf("%+v, %d events", due, count(t, s, "events"))
 		}
 		outcome.URL = "https://example.com"
-		settle(outcome, true)
-		w, err := s.Webhook(ctx, "acc_a", "whk_a")
+		record(outcome, true)
+		w, err := s.Webhook(ctx, access.Owner("acc_a"), "whk_a")
 		noError(t, err)
 		if w.Enabled || w.DisabledReason != "gone" || count(t, s, "events") != 1 {
 			t.Errorf("%+v, %d events", w, count(t, s, "events"))
@@ -199,11 +200,11 @@ func TestSettle(t *testing.T) {
 			_, err := s.RetryDelivery(ctx, hook, id, tried)
 			hasCode(t, err, errs.NotFound, "delivery_not_found")
 		}
-		settle(outcome, false) // it was overtaken by the retry
+		record(outcome, false) // it was overtaken by the retry
 		hasCode(t, s.InsertDelivery(ctx, newDelivery("whk_a", "dlv_x", 9), 3), errs.TooMany, "too_many_pending")
-		noError(t, s.DeleteWebhook(ctx, "acc_a", "whk_a"))
+		noError(t, s.DeleteWebhook(ctx, access.Owner("acc_a"), "whk_a"))
 		outcome.Was = again
-		settle(outcome, false) // nothing is left to be told of
+		record(outcome, false) // the webhook is disabled already
 		equal(t, count(t, s, "events"), 1)
 	})
 }
@@ -270,6 +271,6 @@ func TestPruneDeliveries(t *testing.T) {
 		remove(began, 5, 100, 5)
 		remove(began.Add(7*time.Second), 5, 100, 4)
 		remove(began.Add(time.Hour), 5, 100, 6)
-		equal(t, count(t, s, "webhook_deliveries"), 2) // what is pending stays
+		equal(t, count(t, s, "webhook_deliveries"), 2) // pending ones stay
 	})
 }

@@ -5,11 +5,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/template"
-	"github.com/hatchvm/hatch/internal/vm"
-	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 // memory is a store for one test.
@@ -20,26 +20,28 @@ func (m *memory) InsertTemplate(_ context.Context, t template.Template) error {
 	return nil
 }
 
-func (m *memory) Template(_ context.Context, owner, idOrName string) (template.Template, error) {
+func (m *memory) Template(_ context.Context, scope access.Scope, idOrName string) (template.Template, error) {
 	for _, t := range m.by {
-		if t.OwnerID == owner && (t.ID == idOrName || t.Name == idOrName) {
+		if scope.Sees(t.OwnerID) && (t.ID == idOrName || t.Name == idOrName) {
 			return t, nil
 		}
 	}
 	return template.Template{}, errs.New(errs.NotFound, "template_not_found", "there is no template %q", idOrName)
 }
 
-func (m *memory) Templates(context.Context, string) ([]template.Template, error) { return nil, nil }
+func (m *memory) Templates(context.Context, access.Scope) ([]template.Template, error) {
+	return nil, nil
+}
 
-func (m *memory) DeleteTemplate(_ context.Context, _, id string) error {
+func (m *memory) DeleteTemplate(_ context.Context, _ access.Scope, id string) error {
 	delete(m.by, id)
 	return nil
 }
 
-// only is a set of images that has this one.
+// only is a set of one image.
 type only string
 
-func (o only) Image(_ context.Context, _, id string) (image.Image, error) {
+func (o only) Image(_ context.Context, _ access.Scope, id string) (image.Image, error) {
 	if id != string(o) {
 		return image.Image{}, errs.New(errs.NotFound, "image_not_found", "there is no image %q", id)
 	}
@@ -54,7 +56,7 @@ const publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsab
 
 func TestCreateThenGetByIDAndName(t *testing.T) {
 	s, ctx := newService(), t.Context()
-	made, err := s.Create(ctx, "acc_a", template.Template{Name: "web", Defaults: template.Defaults{
+	made, err := s.Create(ctx, "acc_a", template.Template{Name: "web", Overrides: machine.Overrides{
 		ImageID: image.DefaultID, VCPUs: new(2), SSHKeys: []string{publicKey}, Labels: map[string]string{"team": "a"},
 	}})
 	if err != nil {
@@ -64,24 +66,19 @@ func TestCreateThenGetByIDAndName(t *testing.T) {
 		t.Errorf("made %+v", made)
 	}
 	for _, key := range []string{made.ID, "web"} {
-		if got, err := s.Get(ctx, "acc_a", key); err != nil || got.ID != made.ID {
+		if got, err := s.Get(ctx, access.Owner("acc_a"), key); err != nil || got.ID != made.ID {
 			t.Errorf("Get(%s) = %+v, %v", key, got, err)
 		}
 	}
-	if err := s.Delete(ctx, "acc_a", "web"); err != nil {
+	if err := s.Delete(ctx, access.Owner("acc_a"), "web"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Template(ctx, "acc_a", made.ID); !errs.HasCode(err, "template_not_found") {
+	if _, err := s.Template(ctx, access.Owner("acc_a"), made.ID); !errs.HasCode(err, "template_not_found") {
 		t.Errorf("after delete: %v", err)
 	}
 }
 
 func TestCreateRefuses(t *testing.T) {
-	long := strings.Repeat("x", template.MaxUserData+1)
-	many := map[string]string{}
-	for i := range template.MaxLabels + 1 {
-		many[strings.Repeat("k", i%60+1)+string(rune('a'+i/60))] = ""
-	}
 	for name, c := range map[string]struct {
 		field string
 		t     template.Template
@@ -89,44 +86,17 @@ func TestCreateRefuses(t *testing.T) {
 		"no name":           {"name", template.Template{}},
 		"name like an id":   {"name", template.Template{Name: "tpl_x"}},
 		"name with a slash": {"name", template.Template{Name: "a/b"}},
-		"long description":  {"description", template.Template{Name: "a", Description: strings.Repeat("x", 1025)}},
-		"NUL":               {"description", template.Template{Name: "a", Description: "\x00"}},
-		"no CPUs":           {"vcpu_count", with(template.Defaults{VCPUs: new(0)})},
-		"little memory":     {"mem_mib", with(template.Defaults{MemMiB: new(63)})},
-		"little disk":       {"disk_mib", with(template.Defaults{DiskMiB: new(-1)})},
-		"boot args":         {"boot_args", with(template.Defaults{BootArgs: new("a\nb")})},
-		"long boot args":    {"boot_args", with(template.Defaults{BootArgs: new(strings.Repeat("x", template.MaxBootArgs+1))})},
-		"long user data":    {"user_data", with(template.Defaults{UserData: &long})},
-		"many labels":       {"labels", with(template.Defaults{Labels: many})},
-		"label with =":      {"labels", with(template.Defaults{Labels: map[string]string{"a=b": ""}})},
-		"label with NUL":    {"labels", with(template.Defaults{Labels: map[string]string{"a": "\x00"}})},
-		"no key":            {"ssh_authorized_keys", with(template.Defaults{SSHKeys: []string{"ssh-rsa nonsense"}})},
-		"two keys in one":   {"ssh_authorized_keys", with(template.Defaults{SSHKeys: []string{publicKey + "\n" + publicKey}})},
-		"slow disk":         {"rate_limits", with(template.Defaults{RateLimits: &vmm.RateLimits{Disk: vmm.DiskLimit{OpsPerSecond: 9}}})},
-		"unknown image":     {"image_id", with(template.Defaults{ImageID: "img_none"})},
+		"long description":  {"description", with(machine.Overrides{Description: new(strings.Repeat("x", 1025))})},
+		"NUL":               {"description", with(machine.Overrides{Description: new("\x00")})},
+		"no CPUs":           {"vcpu_count", with(machine.Overrides{VCPUs: new(0)})},
+		"no key":            {"ssh_authorized_keys", with(machine.Overrides{SSHKeys: []string{"ssh-rsa nonsense"}})},
+		"unknown image":     {"image_id", with(machine.Overrides{ImageID: "img_none"})},
 	} {
 		_, err := newService().Create(t.Context(), "acc_a", c.t)
 		if !errs.Is(err, errs.Invalid) || !errs.HasCode(err, "invalid_"+c.field) {
-			t.Errorf("%s: %v, want a fault of %s", name, err, c.field)
+			t.Errorf("%s: %v, want an error of %s", name, err, c.field)
 		}
 	}
 }
 
-func with(d template.Defaults) template.Template { return template.Template{Name: "a", Defaults: d} }
-
-// A template must not refuse what a VM may have, nor the other way round.
-func TestLimitsAreThoseOfVMs(t *testing.T) {
-	for name, pair := range map[string][2]int{
-		"user data":   {template.MaxUserData, vm.MaxUserData},
-		"labels":      {template.MaxLabels, vm.MaxLabels},
-		"label key":   {template.MaxLabelKey, vm.MaxLabelKey},
-		"label value": {template.MaxLabelValue, vm.MaxLabelValue},
-		"SSH keys":    {template.MaxSSHKeys, vm.MaxSSHKeys},
-		"SSH key":     {template.MaxSSHKey, vm.MaxSSHKey},
-		"memory":      {template.MinMemMiB, vm.MinMemMiB},
-	} {
-		if pair[0] != pair[1] {
-			t.Errorf("%s: %d here, %d for VMs", name, pair[0], pair[1])
-		}
-	}
-}
+func with(d machine.Overrides) template.Template { return template.Template{Name: "a", Overrides: d} }

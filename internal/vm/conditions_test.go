@@ -1,20 +1,18 @@
 package vm
 
 import (
-	"context"
-	"errors"
 	"net/netip"
 	"testing"
 	"time"
 
-	"github.com/hatchvm/hatch/internal/id"
-	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/network"
 )
 
 func TestConditionsFollowReports(t *testing.T) {
 	t0 := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	addr := netip.MustParseAddr("172.16.0.10")
-	v := VM{EnableNetwork: true, Lease: Lease{Address: addr}, UserData: "#!/bin/sh"}
+	v := VM{Spec: machine.Spec{EnableNetwork: true, UserData: "#!/bin/sh"}, Lease: network.Lease{Address: addr}}
 	v.Conditions = bootConditions(&v, t0)
 	if v.Conditions.Ready() {
 		t.Fatal("a guest that has just begun to boot is not ready")
@@ -51,87 +49,43 @@ func TestConditionsFollowReports(t *testing.T) {
 	}
 }
 
+func TestAVMComesUpUntilItsGuestIsReady(t *testing.T) {
+	now := time.Now()
+	at := func(ago time.Duration) *time.Time { return new(now.Add(-ago)) }
+	booting := bootConditions(&VM{}, now)
+	ready := Conditions{Agent: Condition{Status: True}, Network: Condition{Reason: "Disabled"}, CloudInit: Condition{Status: True}}
+	running := ready
+	running.CloudInit = Condition{Status: False, Reason: "Running"}
+	lost := running
+	lost.Agent = Condition{Status: False, Reason: "Lost"}
+	waking := ready
+	waking.Agent = Condition{Status: Unknown, Reason: ReasonWaking}
+	for name, tc := range map[string]struct {
+		vm   VM
+		want bool
+	}{
+		"being created":         {VM{State: Starting}, true},
+		"booting":               {VM{State: Running, Conditions: booting, StartedAt: at(time.Minute)}, true},
+		"cloud-init runs":       {VM{State: Running, Conditions: running, StartedAt: at(time.Minute)}, true},
+		"woken, no answer yet":  {VM{State: Running, Conditions: waking, StartedAt: at(0)}, true},
+		"ready":                 {VM{State: Running, Conditions: ready, StartedAt: at(time.Minute)}, false},
+		"no agent for too long": {VM{State: Running, Conditions: booting, StartedAt: at(comeUpTimeout)}, false},
+		"agent lost":            {VM{State: Running, Conditions: lost, StartedAt: at(time.Minute)}, false},
+		"paused":                {VM{State: Paused, Conditions: booting, StartedAt: at(time.Minute)}, false},
+		"stopped":               {VM{State: Stopped}, false},
+		"failed":                {VM{State: Failed}, false},
+	} {
+		if got := tc.vm.ComesUp(now); got != tc.want {
+			t.Errorf("%s: it comes up: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
 func TestNetworklessGuestIsReadyWithoutAddress(t *testing.T) {
 	v := VM{}
 	v.Conditions = bootConditions(&v, time.Now())
 	v.Conditions = observed(v, &GuestReport{CloudInit: CloudInit{Status: "done"}}, time.Now())
 	if !v.Conditions.Ready() {
 		t.Errorf("not ready: %+v", v.Conditions)
-	}
-}
-
-func TestEveryExitHasAReason(t *testing.T) {
-	want := map[vmm.ExitCause]State{
-		vmm.ExitShutdown: Stopped, vmm.ExitKilled: Stopped, vmm.ExitPanic: Failed,
-		vmm.ExitCrashed: Failed, vmm.ExitReset: Failed, vmm.ExitUnknown: Failed,
-	}
-	for cause, state := range want {
-		got, reason := afterExit(vmm.Exit{Cause: cause, Detail: "killed by signal 9"})
-		if got != state || reason == "" {
-			t.Errorf("%s: got %s %q, want %s and a reason", cause, got, reason, state)
-		}
-	}
-}
-
-func TestLocksSerialiseAndGiveUp(t *testing.T) {
-	l := newLocks()
-	unlock, err := l.lock(context.Background(), "a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if _, err := l.lock(ctx, "a"); !errors.Is(err, context.Canceled) {
-		t.Fatalf("a held lock was given, or another error: %v", err)
-	}
-	other, err := l.lock(ctx, "b")
-	if err == nil {
-		other()
-	}
-	unlock()
-	if again, err := l.lock(context.Background(), "a"); err != nil {
-		t.Fatal(err)
-	} else {
-		again()
-	}
-	if len(l.by) != 0 {
-		t.Errorf("%d entries are left", len(l.by))
-	}
-}
-
-func TestNewIDsHaveTheDocumentedForm(t *testing.T) {
-	seen := map[string]bool{}
-	for range 1000 {
-		text := id.New(IDPrefix)
-		if len(text) != len("vm_abc123def456") || seen[text] || !nameForm.MatchString(text[len(IDPrefix):]) {
-			t.Fatalf("id %q is of another form or not new", text)
-		}
-		seen[text] = true
-	}
-}
-
-// A guest that reports as fast as it can is heard at once at first, and then
-// rarely; one that has been quiet is heard at once again.
-func TestReportsArePaced(t *testing.T) {
-	var p pace
-	now := time.Now()
-	began := now
-	for range reportBurst {
-		if d := p.pause(now); d != reportPause {
-			t.Fatalf("paused for %s within the burst", d)
-		}
-		now = now.Add(reportPause)
-	}
-	heard := 0
-	for now.Sub(began) < time.Hour {
-		now = now.Add(p.pause(now))
-		heard++
-	}
-	if most := int(time.Hour/reportRest) + reportBurst; heard > most {
-		t.Errorf("%d reports in an hour, %d are the most", heard, most)
-	}
-	now = now.Add(reportBurst * reportRest)
-	if d := p.pause(now); d != reportPause {
-		t.Errorf("paused for %s after a rest", d)
 	}
 }

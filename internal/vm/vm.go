@@ -1,19 +1,21 @@
-// Package vm is the heart of the product: what a virtual machine is, and its
-// life from create to delete.
+// Package vm has the words of the product's heart: what a virtual machine is,
+// which phases its life has, and the interfaces to what keeps and runs it.
 //
-// It knows no SQL, no HTTP and no Linux; the interfaces it needs of those are
-// in ports.go, and internal/daemon supplies them. Start at [Service] for the
-// verbs, at create.go for the list of steps that make a VM, and at adopt.go
-// for what happens when the daemon starts again.
+// It does nothing: the packages below it do. Start at [VM] and at the table in
+// phase.go; go on with lifecycle for the verbs, operation for how one runs,
+// transition for the steps of boot, sleep, wake and clone, recovery for what
+// happens when hatchd starts again.
 package vm
 
 import (
 	"cmp"
-	"net"
-	"net/netip"
+	"strings"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/disk"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -41,64 +43,69 @@ type Intent string
 
 // The intents.
 const (
-	WantRunning Intent = "running"
-	WantStopped Intent = "stopped"
-	WantAsleep  Intent = "asleep"
-	WantDeleted Intent = "deleted"
+	IntentRunning Intent = "running"
+	IntentStopped Intent = "stopped"
+	IntentAsleep  Intent = "asleep"
+	IntentDeleted Intent = "deleted"
 )
 
 // VM is one virtual machine.
 type VM struct {
 	ID, OwnerID string
-	Name        string // "" or unique per owner; also the hostname
-	Labels      map[string]string
-	ImageID     string
-	TemplateID  string
-	Boot        image.Boot // as resolved at create
+	Name        string // "" or unique per owner
+	machine.Spec
 
 	Intent      Intent
 	State       State
 	StateReason string
 	Conditions  Conditions
 
-	VCPUs, MemMiB, DiskMiB int
-	BootArgs               string
-	EnableNetwork          bool
-	Lease                  Lease // what is reserved on the host
-	UserData               string
-	SSHKeys                []string
-	RateLimits             vmm.RateLimits
-	Instance               string // what cloud-init in a copied guest knows it as; "" for its own id
+	Lease    network.Lease // what is reserved on the host
+	Instance string        // cloud-init's instance id in a clone that keeps its original's; "" for the VM's id
 
-	Driver      string      // name of the driver that runs it
 	Machine     *vmm.Handle // the live VMM process, nil when there is none
 	Provisioned bool        // the VM's own disk has been made
-	Copying     Copying     // its guest is a copy that has not confirmed yet that it is itself, or ""
-	Sleep       *Sleep      // how its memory is kept, nil unless it sleeps
-	SnapshotID  string      // the snapshot it was last put to, taken as, or made from; "" for none
+	Unconfirmed CloneKind   // its guest is a clone that has not confirmed its own identity yet, or ""
+	Sleep       *Sleep      // how its memory is saved, nil unless it sleeps
+	SnapshotID  string      // the snapshot it was last restored to, saved as, or cloned from; "" for none
+	Autostart   Autostart   // what it comes back to after it went down with the host, or ""
 
 	CreatedAt, UpdatedAt time.Time
 	StartedAt            *time.Time
+	Revision             int64 // of the row; goes up with each change
 
 	Took []Step // of the start that returned this VM; not stored
 }
 
-// Sleep is how the memory of a sleeping VM is kept.
+// Sleep is how the memory of a sleeping VM is saved.
 type Sleep struct {
 	At      time.Time
 	Durable bool  // on disk; until then it is in the host's RAM
-	Bytes   int64 // what it takes, there
-	Staged  bool  // memory and disk lie beside the VM's own and are about to take their place
+	Bytes   int64 // that it takes there
+	Staged  bool  // a snapshot's memory and disk are staged, and replace the VM's own next
 }
 
-// Copying says what a guest is a copy of that may still believe to be another.
-// Nobody gets at it, and it decides what becomes of its VM if it stays so.
-type Copying string
+// CloneKind says what a clone was made for. While a clone has not confirmed its
+// own identity its guest still has the original's: operations are refused, and
+// after a crash the kind decides between delete and cold boot.
+type CloneKind string
 
-// The kinds of such copies.
+// The kinds of clones.
 const (
-	OfSnapshot Copying = "snapshot" // nothing is left of the VM
-	OfWarm     Copying = "warm"     // the VM could as well boot
+	FromSnapshot CloneKind = "snapshot" // on request: the VM is deleted
+	FromWarm     CloneKind = "warm"     // instead of a boot: the VM can boot
+)
+
+// Autostart is what hatchd brings a VM back to when it starts the next time. A VM
+// has it from the moment when it goes down with its host until it runs again, or a
+// request or an error has decided otherwise.
+type Autostart string
+
+// The values. A VM whose memory is lost comes back running, by a boot.
+const (
+	NoAutostart      Autostart = ""
+	AutostartRunning Autostart = "running"
+	AutostartPaused  Autostart = "paused"
 )
 
 // Step is how long one step of a start took.
@@ -107,62 +114,31 @@ type Step struct {
 	Took time.Duration
 }
 
-// Hostname returns the name the guest is told to have.
+// Hostname returns the guest's hostname: that of the spec, else the VM's name,
+// else one made from its id.
 func (v VM) Hostname() string {
-	if v.Name != "" {
-		return v.Name
-	}
-	return "vm-" + v.ID[len(IDPrefix):]
+	return cmp.Or(v.Spec.Hostname, v.Name, "vm-"+strings.TrimPrefix(v.ID, IDPrefix))
 }
 
-// InstanceID is what cloud-init in the guest knows it as: what it does once, it
-// has done for this instance.
+// Disks returns the VM's disks in the order in which its guest sees them.
+func (v VM) Disks() []disk.Disk {
+	return disk.Layout(v.Boot.DiskMode != image.DiskCopy, v.DiskMiB)
+}
+
+// InstanceID is cloud-init's instance id: what cloud-init does once per instance,
+// it has done for this one.
 func (v VM) InstanceID() string { return cmp.Or(v.Instance, v.ID) }
 
 // IDPrefix starts every VM's id.
 const IDPrefix = "vm_"
 
-// Lease is what the host has reserved for one VM. Every non-zero field is
-// unique among all VMs. The zero Lease reserves nothing; without a network
-// only UID is set.
-type Lease struct {
-	Address netip.Addr
-	MAC     net.HardwareAddr
-	Tap     string
-	SSHPort int
-	UID     int // of the VMM process
+// Link returns the VM's link to its network.
+func (v VM) Link() network.Link {
+	return network.Link{
+		VMID: v.ID, Hostname: v.Hostname(), Tap: v.Lease.Tap, MAC: v.Lease.MAC, Address: v.Lease.Address,
+		In: v.RateLimits.NetworkIn, Out: v.RateLimits.NetworkOut,
+	}
 }
 
-// Status is the value of a condition.
-type Status string
-
-// Condition values.
-const (
-	True    Status = "true"
-	False   Status = "false"
-	Unknown Status = "unknown"
-)
-
-// Condition is one fact about a guest. The zero Condition is unknown.
-type Condition struct {
-	Status    Status    `json:"status"`
-	Reason    string    `json:"reason,omitempty"`  // one stable CamelCase word
-	Message   string    `json:"message,omitempty"` // in words
-	ChangedAt time.Time `json:"changed_at"`
-}
-
-// Conditions are all facts known of a guest.
-type Conditions struct {
-	Network   Condition `json:"network"`    // the guest has its address; reason Disabled without a network
-	Agent     Condition `json:"agent"`      // hatch-agent answers
-	CloudInit Condition `json:"cloud_init"` // cloud-init is through; reasons Running, Done, Failed, Absent, Disabled
-}
-
-// Ready reports whether the guest is up: the agent answers, the network is
-// there (when enabled), and cloud-init has ended, well or not, or is absent.
-func (c Conditions) Ready() bool {
-	return c.Agent.Status == True &&
-		(c.Network.Status == True || c.Network.Reason == "Disabled") &&
-		(c.CloudInit.Status == True || c.CloudInit.Reason == "Failed" ||
-			c.CloudInit.Reason == "Absent" || c.CloudInit.Reason == "Disabled")
-}
+// Now is the time as rows store it: UTC, in microseconds.
+func Now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }

@@ -14,8 +14,8 @@ import (
 
 var anyHost = Saved{Driver: "d", Version: "1", Accel: "a", CPU: "c"}
 
-// newFork saves a machine, and returns where and the spec of another one with
-// a true copy of its disk.
+// newFork saves a machine. It returns the directory with the saved machine, and the
+// spec of another one with an identical copy of the disk.
 func newFork(t *testing.T) (from string, fork Spec) {
 	t.Helper()
 	spec, from := newMachine(t)
@@ -36,14 +36,14 @@ func newFork(t *testing.T) (from string, fork Spec) {
 	return from, fork
 }
 
-func TestWhatWasSavedBecomesAnotherMachines(t *testing.T) {
+func TestAdaptSavedFitsAnotherMachine(t *testing.T) {
 	from, fork := newFork(t)
 	s, err := ReadSaved(from)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Check(anyHost, fork, from); !errs.HasCode(err, "saved_unusable") {
-		t.Errorf("without being adapted it fits: %v", err)
+		t.Errorf("check before the adaptation: %v, want saved_unusable", err)
 	}
 	to := t.TempDir()
 	if err := AdaptSaved(from, to, fork); err != nil {
@@ -57,7 +57,7 @@ func TestWhatWasSavedBecomesAnotherMachines(t *testing.T) {
 		t.Error(err)
 	}
 	if !own.CreatedAt.Equal(s.CreatedAt) || own.Devices != s.Devices {
-		t.Errorf("of %+v became %+v", s, own)
+		t.Errorf("adapted %+v to %+v: the creation time or the devices differ", s, own)
 	}
 	requireSameFile(t, filepath.Join(from, SavedDevices), filepath.Join(to, SavedDevices))
 	// Removing one leaves the other.
@@ -65,7 +65,7 @@ func TestWhatWasSavedBecomesAnotherMachines(t *testing.T) {
 		t.Fatal(err)
 	}
 	if again, err := ReadSaved(from); err != nil || again.MAC != s.MAC || again.checkDevices(from) != nil {
-		t.Errorf("what was saved is %+v now, %v", again, err)
+		t.Errorf("the original is %+v after the copy was removed, %v", again, err)
 	}
 }
 
@@ -74,11 +74,11 @@ func requireSameFile(t *testing.T, a, b string) {
 	one, oneErr := os.Stat(a)
 	other, otherErr := os.Stat(b)
 	if err := errors.Join(oneErr, otherErr); err != nil || !os.SameFile(one, other) {
-		t.Errorf("%s and %s are two files (%v)", a, b, err)
+		t.Errorf("%s and %s are not the same file (%v)", a, b, err)
 	}
 }
 
-func TestWhatWasSavedIsNotAnyMachines(t *testing.T) {
+func TestAdaptSavedRefusesAnotherShape(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(t *testing.T, s *Spec)
 		says   string
@@ -99,14 +99,14 @@ func TestWhatWasSavedIsNotAnyMachines(t *testing.T) {
 			to := t.TempDir()
 			err := AdaptSaved(from, to, fork)
 			if !errs.HasCode(err, "saved_unusable") || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("the error is %v, and should say %q", err, c.says)
+				t.Errorf("the error is %v, want one with %q", err, c.says)
 			}
 			requireEmptyDir(t, to)
 		})
 	}
 }
 
-func TestNothingIsAdaptedFromNothing(t *testing.T) {
+func TestAdaptSavedNeedsDevicesAndManifest(t *testing.T) {
 	from, fork := newFork(t)
 	if err := os.Remove(filepath.Join(from, SavedDevices)); err != nil {
 		t.Fatal(err)

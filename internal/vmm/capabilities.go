@@ -6,22 +6,22 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// Capabilities says what differs between drivers.
+// Capabilities is what differs between drivers.
 type Capabilities struct {
 	Pause       bool // Pause and Resume work
 	PowerButton bool // PowerButton reaches the guest
 	Save        bool // Save and Wake work
-	Base        bool // machines woken from one Base share what they have not changed of it; without, each has a copy in its Memory
-	Reboot      bool // a guest that reboots keeps its machine; without, it ends it with ExitReset
+	Base        bool // machines woken from one Base share its unchanged pages; else each has a copy in its Memory
+	Reboot      bool // a guest that reboots keeps its machine; else the machine ends with ExitReset
 
-	DiskLimits, NetworkLimits bool // these Spec.Limits are held to; without, a spec that has some is refused
+	DiskLimits, NetworkLimits bool // these Spec.Limits are enforced; else a spec with such limits is refused
 
-	MaxVCPUs  int  // of one machine; 0: as many as there are
-	EvenVCPUs bool // more than one come in pairs only
+	MaxVCPUs  int  // of one machine; 0: no limit
+	EvenVCPUs bool // more than one must be an even number
 }
 
-// Limits refuses rate limits that a driver cannot hold a guest to. Errors:
-// errs.Unsupported, which name the field as requests have it.
+// Limits returns an error if the driver cannot enforce the rate limits. Errors:
+// errs.Unsupported, with the field's name in requests.
 func (c Capabilities) Limits(driver string, l RateLimits) error {
 	field, what := "", ""
 	switch {
@@ -38,8 +38,8 @@ func (c Capabilities) Limits(driver string, l RateLimits) error {
 		WithField(field).WithHint("leave it out, or run the VM with another vmm: Firecracker can, where KVM works")
 }
 
-// VCPUs refuses a number of CPUs that a driver has no machines with. Errors:
-// errs.Unsupported, which name the field as requests have it.
+// VCPUs returns an error if the driver cannot run a machine with n CPUs. Errors:
+// errs.Unsupported, with the field's name in requests.
 func (c Capabilities) VCPUs(driver string, n int) error {
 	tooMany := c.MaxVCPUs != 0 && n > c.MaxVCPUs
 	odd := c.EvenVCPUs && n > 1 && n%2 != 0

@@ -2,39 +2,39 @@ package vmm
 
 import "github.com/hatchvm/hatch/internal/errs"
 
-// RateLimits bound how fast a guest may move data. After a rest it may move up
-// to a second's worth at once. What is zero is not bounded.
+// RateLimits limit a guest's I/O. After an idle time the guest may use one
+// second's worth at once. 0 means no limit.
 type RateLimits struct {
-	Disk       DiskLimit    `json:"disk,omitzero"`        // of each disk by itself, reads and writes together
+	Disk       DiskLimit    `json:"disk,omitzero"`        // of each disk separately, reads and writes together
 	NetworkIn  NetworkLimit `json:"network_in,omitzero"`  // what the guest receives
 	NetworkOut NetworkLimit `json:"network_out,omitzero"` // what the guest sends
 }
 
-// DiskLimit bounds the use of a disk.
+// DiskLimit is the rate limit of a disk.
 type DiskLimit struct {
 	BytesPerSecond int64 `json:"bytes_per_second,omitzero"`
 	OpsPerSecond   int64 `json:"ops_per_second,omitzero"`
 }
 
-// NetworkLimit bounds one direction of a network device.
+// NetworkLimit is the rate limit of one direction of a network device.
 type NetworkLimit struct {
 	BytesPerSecond int64 `json:"bytes_per_second,omitzero"`
 }
 
-// Network reports whether the network is bounded.
+// Network reports whether the network is limited.
 func (l RateLimits) Network() bool {
 	return l.NetworkIn != NetworkLimit{} || l.NetworkOut != NetworkLimit{}
 }
 
-// Bounds of what can be given. With less a guest does not get on; what is above
-// no VMM counts without an overflow.
+// Ranges of the limits. With a lower limit a guest makes no progress; with a higher
+// one the VMMs' counters overflow.
 const (
 	minBytesPerSecond, maxBytesPerSecond = 64 << 10, 10_000_000_000
 	minOpsPerSecond, maxOpsPerSecond     = 10, 1_000_000
 )
 
-// Check refuses what is out of range. Errors: errs.Invalid, which name the field
-// as requests have it.
+// Check checks the ranges. Errors: errs.Invalid, with the field's name in
+// requests.
 func (l RateLimits) Check() error {
 	for _, f := range []struct {
 		name               string

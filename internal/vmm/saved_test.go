@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,7 +14,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// newMachine returns a spec with one disk, and a directory it is saved into.
+// newMachine returns a spec with one disk, and a directory that holds its devices.
 func newMachine(t *testing.T) (Spec, string) {
 	t.Helper()
 	disk, dir := filepath.Join(t.TempDir(), "disk"), t.TempDir()
@@ -28,7 +29,7 @@ func newMachine(t *testing.T) (Spec, string) {
 	}, dir
 }
 
-func TestWhatIsSavedIsReadAgain(t *testing.T) {
+func TestManifestIsWrittenAndRead(t *testing.T) {
 	spec, dir := newMachine(t)
 	s, err := NewSaved(spec, dir)
 	if err != nil {
@@ -50,8 +51,8 @@ func TestWhatIsSavedIsReadAgain(t *testing.T) {
 	}
 }
 
-// The guest has parts of its disk in its memory: a disk that somebody wrote to
-// meanwhile must not be given back to it.
+// The guest has part of its disk in its cache, so it must not wake with a disk that
+// was written to after the save.
 func TestADiskThatWasWrittenToIsRefused(t *testing.T) {
 	spec, dir := newMachine(t)
 	s, err := NewSaved(spec, dir)
@@ -68,6 +69,27 @@ func TestADiskThatWasWrittenToIsRefused(t *testing.T) {
 	}
 }
 
+func TestAnotherVersionIsNamed(t *testing.T) {
+	s := Saved{Driver: "firecracker", Version: "1.16.1"}
+	if err := s.CheckVersion("1.16.1"); err != nil {
+		t.Error(err)
+	}
+	err := s.Check(Saved{Driver: "firecracker", Version: "1.16.2"}, Spec{}, t.TempDir())
+	e, ok := errors.AsType[*errs.Error](err)
+	if !ok || e.Kind != errs.Conflict || e.Code != "saved_unusable" || !strings.Contains(e.Message, "it needs version 1.16.1 of firecracker, and 1.16.2 is installed") {
+		t.Fatalf("got %v", err)
+	}
+	if !strings.Contains(e.Hint, "install firecracker 1.16.1 again") || !strings.Contains(e.Hint, "start the VM") {
+		t.Errorf("the hint is %q", e.Hint)
+	}
+	if got := NeedsVersion("firecracker", "1.16.1", ""); !strings.Contains(got, "1.16.1 of firecracker, which cannot be used") {
+		t.Errorf("without one installed: %q", got)
+	}
+	if err := s.Check(Saved{Driver: "qemu", Version: "7.2.19"}, Spec{}, t.TempDir()); err == nil || !strings.Contains(err.Error(), "the driver was") {
+		t.Errorf("on another driver: %v", err)
+	}
+}
+
 func FuzzParseSaved(f *testing.F) {
 	text, err := json.Marshal(Saved{Format: SavedFormat, Disks: []SavedDisk{{Serial: "s"}}})
 	if err != nil {
@@ -79,7 +101,7 @@ func FuzzParseSaved(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		s, err := parseSaved(text)
 		if err != nil && !errs.HasCode(err, "saved_unusable") {
-			t.Errorf("another error: %v", err)
+			t.Errorf("the error is %v, want saved_unusable", err)
 		}
 		if err == nil && s.Format != SavedFormat {
 			t.Errorf("read %+v", s)

@@ -2,26 +2,26 @@ package vmm
 
 import "time"
 
-// Stats is what one machine has used of the host. Its counters count from the
-// start of the VMM process, whatever the guest or the daemon did since, and
-// never go back.
+// Stats is what one machine has used of the host. Counters start with the VMM
+// process, continue across reboots of the guest and restarts of the daemon, and
+// never decrease.
 type Stats struct {
 	StartedAt time.Time     // of the VMM process, to the second
 	CPUTime   time.Duration // user and system time of all its threads
-	Resident  int64         // bytes of host memory that it holds, shared ones included
+	Resident  int64         // bytes of host memory, shared pages included
 	Block     BlockCounters // of all its disks together
 
-	GuestMemory GuestMemory // as the guest's kernel told last
+	GuestMemory GuestMemory // as last reported by the guest's kernel
 }
 
-// GuestMemory is what a guest says of its memory, in bytes. The zero value:
-// nobody has said it.
+// GuestMemory is what a guest reports about its memory, in bytes. The zero value
+// means that it has reported nothing.
 type GuestMemory struct {
 	Total     int64
 	Available int64 // to programs, without swapping; at most Total
 }
 
-// BlockCounters count what a guest has asked of its disks.
+// BlockCounters count a guest's disk requests.
 type BlockCounters struct {
 	ReadBytes, WriteBytes uint64
 	ReadOps, WriteOps     uint64

@@ -2,49 +2,81 @@ package warm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// tidyEvery is how often what is out of date or unused is looked for.
-const tidyEvery = time.Minute
+// tidyInterval is how often outdated snapshots and unused bases are removed.
+const tidyInterval = time.Minute
 
-// Run builds what is asked for, one at a time, and removes what is out of date,
-// until ctx is done. Call it once, after the VMs have been adopted.
+// lookInterval is the least time between two looks whether the host is idle: each
+// lists all VMs, and a host on which VMs are being started changes all the time.
+const lookInterval = time.Second
+
+// Run builds queued shapes, one at a time, and removes outdated snapshots, until
+// ctx is done. Call it once, after startup recovery.
 func (s *Service) Run(ctx context.Context, vms VMs) {
 	defer s.dropBases(unusedFor(0))
-	s.removeLeft(ctx, vms)
+	s.removeLeftovers(ctx, vms)
 	s.removeStale(ctx, vms)
-	tick := time.NewTicker(tidyEvery)
+	tick := time.NewTicker(tidyInterval)
 	defer tick.Stop()
+	var changed, look <-chan struct{} // of a VM, while requests wait for the host to be idle
+	var mayLook <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.asked:
-			if shape, ok := s.next(); ok {
-				s.build(ctx, vms, shape)
-				s.removeStale(ctx, vms)
-			}
-		case <-tick.C:
-			s.dropBases(unusedFor(baseRest))
+		case <-s.queued:
+		case <-mayLook:
+			mayLook, look = nil, changed
+			continue
+		case <-look:
+		case <-tick.C: // also ends a wait that takes too long
+			s.dropBases(unusedFor(baseTimeout))
 			s.removeStale(ctx, vms)
+		}
+		changed, look, mayLook = s.buildNext(ctx, vms), nil, nil
+		if changed != nil {
+			mayLook = time.After(lookInterval)
 		}
 	}
 }
 
-// removeLeft deletes the VMs of an earlier daemon's builds.
-func (s *Service) removeLeft(ctx context.Context, vms VMs) {
-	left, _, err := vms.List(ctx, access.SystemID, vm.Filter{})
+// buildNext builds the next shape, if it need not wait for the host to be idle. Else it
+// returns a channel that is closed when the host may be.
+func (s *Service) buildNext(ctx context.Context, vms VMs) (changed <-chan struct{}) {
+	s.mu.Lock()
+	empty := len(s.queue) == 0
+	s.mu.Unlock()
+	if empty {
+		return nil
+	}
+	idle, changed, err := vms.Idle(ctx)
 	if err != nil {
-		s.log.Error("cannot look for what an earlier daemon has left", "err", err)
+		s.log.Error("cannot look whether VMs are being started", logkey.Error, err)
+	}
+	shape, ok := s.next(idle)
+	if !ok {
+		return changed
+	}
+	s.build(ctx, vms, shape)
+	s.removeStale(ctx, vms)
+	return nil
+}
+
+// removeLeftovers deletes the VMs of an earlier hatchd's builds.
+func (s *Service) removeLeftovers(ctx context.Context, vms VMs) {
+	left, _, err := vms.List(ctx, access.Owner(access.SystemID), vm.Filter{})
+	if err != nil {
+		s.log.Error("cannot look for VMs of an earlier hatchd's builds", logkey.Error, err)
 	}
 	for _, v := range left {
 		s.delete(ctx, vms, v.ID)
@@ -52,8 +84,8 @@ func (s *Service) removeLeft(ctx context.Context, vms VMs) {
 }
 
 func (s *Service) delete(ctx context.Context, vms VMs, id string) {
-	if err := vms.Delete(context.WithoutCancel(ctx), access.SystemID, id); err != nil && !errs.Is(err, errs.NotFound) {
-		s.log.Error("cannot delete a VM that was made to be kept booted", "vm", id, "err", err)
+	if err := vms.Delete(context.WithoutCancel(ctx), access.Owner(access.SystemID), id); err != nil && !errs.Is(err, errs.NotFound) {
+		s.log.Error("cannot delete a VM of a build for the warm pool", logkey.VM, id, logkey.Error, err)
 	}
 }
 
@@ -70,24 +102,15 @@ func (s *Service) build(ctx context.Context, vms VMs, shape vm.Shape) {
 		s.mu.Lock()
 		delete(s.builds, shape.Key())
 		s.mu.Unlock()
-		s.log.Info("a booted guest is kept", "image", shape.ImageID, "vcpus", shape.VCPUs, "mem_mib", shape.MemMiB, "took", time.Since(began))
-	case ctx.Err() == nil: // else it was forgotten, or hatchd ends
-		s.log.Warn("a guest that was to be kept could not be booted", "image", shape.ImageID, "err", err)
+		s.log.Info("warm snapshot built", logkey.Image, shape.ImageID, "vcpus", shape.VCPUs, "mem_mib", shape.MemMiB, logkey.Took, time.Since(began))
+	case ctx.Err() == nil: // else it was cancelled
+		s.log.Warn("cannot build a warm snapshot", logkey.Image, shape.ImageID, logkey.Error, err)
 		s.fail(shape, err)
 	}
 }
 
-// reason is what owners of the image may read of err.
-func reason(err error) string {
-	var e *errs.Error
-	if errors.As(err, &e) {
-		return e.Message
-	}
-	return "an internal fault; hatchd's log has the details"
-}
-
-// beginBuild lets Forget end the build until end is called, which is nil when
-// the shape has been forgotten before.
+// beginBuild makes the build cancellable until end is called; end is nil when the
+// shape was cancelled before.
 func (s *Service) beginBuild(ctx context.Context, shape vm.Shape) (_ context.Context, end func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,7 +118,7 @@ func (s *Service) beginBuild(ctx context.Context, shape vm.Shape) (_ context.Con
 		return ctx, nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	now := &building{shape: shape, cancel: cancel, ended: make(chan struct{})}
+	now := &build{shape: shape, cancel: cancel, ended: make(chan struct{})}
 	s.now = now
 	return ctx, func() {
 		cancel()
@@ -106,67 +129,68 @@ func (s *Service) beginBuild(ctx context.Context, shape vm.Shape) (_ context.Con
 	}
 }
 
-// boot keeps a guest that has done all it does at its first boot.
+// boot boots a VM, waits for the end of its first boot, and takes the snapshot.
 func (s *Service) boot(ctx context.Context, vms VMs, shape vm.Shape) error {
-	ctx, cancel := context.WithTimeout(ctx, buildLimit)
+	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
 	v, err := vms.CreateOfShape(ctx, shape)
 	defer s.delete(ctx, vms, v.ID)
 	if err != nil {
 		return fmt.Errorf("cannot start it: %w", err)
 	}
-	if _, err := vms.Wait(ctx, access.SystemID, v.ID, vm.WaitFor{Ready: true}); err != nil {
+	if _, err := vms.Wait(ctx, access.Owner(access.SystemID), v.ID, vm.WaitFor{Ready: true}); err != nil {
 		return fmt.Errorf("it did not become ready: %w", err)
 	}
-	_, err = vms.KeepWarm(ctx, v.ID)
+	_, err = vms.SnapshotWarm(ctx, v.ID)
 	return err
 }
 
-// removeStale removes what no new VM would be made from: its image, kernel,
-// agent or VMM is another one now. What is too much goes, too.
+// removeStale removes snapshots that no new VM would be cloned from, because
+// image, kernel, agent or VMM have changed, and then the oldest beyond maxSnapshots.
 func (s *Service) removeStale(ctx context.Context, vms VMs) {
-	kept, err := s.kept(ctx)
+	ready, err := s.ready(ctx)
 	if err != nil {
-		s.log.Error("cannot look for booted guests that are out of date", "err", err)
+		s.log.Error("cannot look for outdated warm snapshots", logkey.Error, err)
 		return
 	}
 	seen := map[string]bool{}
 	var current []snapshot.Snapshot
-	for _, one := range kept {
-		shape := vm.ShapeOf(one)
+	for _, snap := range ready {
+		shape := vm.ShapeOf(snap)
 		if seen[shape.Key()] || s.hasFailed(shape) || !vms.IsCurrent(ctx, shape) {
-			s.log.Info("removing a booted guest that is out of date or of no use", "snapshot", one.ID, "image", shape.ImageID)
-			s.remove(ctx, one.ID)
+			s.log.Info("removing an outdated or failed warm snapshot", logkey.Snapshot, snap.ID, logkey.Image, shape.ImageID)
+			s.remove(ctx, snap.ID)
 		} else {
-			current = append(current, one)
+			current = append(current, snap)
 		}
 		seen[shape.Key()] = true
 	}
-	for len(current) > maxKept {
+	for len(current) > maxSnapshots {
 		current = s.removeSurplus(ctx, current)
 	}
 }
 
-// removeSurplus removes the oldest of whoever has the most, and returns the others.
-func (s *Service) removeSurplus(ctx context.Context, kept []snapshot.Snapshot) []snapshot.Snapshot {
+// removeSurplus removes the oldest snapshot of the owner with the most, and returns
+// the others.
+func (s *Service) removeSurplus(ctx context.Context, all []snapshot.Snapshot) []snapshot.Snapshot {
 	oldest, count := map[string]int{}, map[string]int{} // by owner
 	most := ""
-	for i, one := range kept { // the newest is the first
-		owner, err := s.images.ImageOwner(ctx, one.VM.ImageID)
+	for i, snap := range all { // newest first
+		owner, err := s.images.ImageOwner(ctx, snap.VM.ImageID)
 		if err != nil {
-			s.log.Error("cannot tell whose a booted guest is", "snapshot", one.ID, "err", err)
+			s.log.Error("cannot find the owner of a warm snapshot's image", logkey.Snapshot, snap.ID, logkey.Error, err)
 		}
 		oldest[owner] = i
 		if count[owner]++; count[owner] > count[most] {
 			most = owner
 		}
 	}
-	going := kept[oldest[most]]
-	s.log.Info("removing a booted guest: there are too many", "snapshot", going.ID, "image", going.VM.ImageID)
-	s.remove(ctx, going.ID)
-	return slices.DeleteFunc(kept, func(one snapshot.Snapshot) bool { return one.ID == going.ID })
+	surplus := all[oldest[most]]
+	s.log.Info("removing a warm snapshot: there are too many", logkey.Snapshot, surplus.ID, logkey.Image, surplus.VM.ImageID)
+	s.remove(ctx, surplus.ID)
+	return slices.DeleteFunc(all, func(snap snapshot.Snapshot) bool { return snap.ID == surplus.ID })
 }
 
-func unusedFor(so time.Duration) func(*idle) bool {
-	return func(m *idle) bool { return time.Since(m.used) >= so }
+func unusedFor(d time.Duration) func(*base) bool {
+	return func(b *base) bool { return time.Since(b.lastUsed) >= d }
 }

@@ -12,27 +12,32 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-var _ vm.Warm = (*Service)(nil)
+var _ vm.WarmPool = (*Service)(nil)
 
-// Bounds of the work.
+// Limits of the pool.
 const (
-	buildLimit = 15 * time.Minute
-	// failureRest is how long a shape that could not be built is left alone by VMs
-	// that had to boot.
-	failureRest = time.Hour
-	// baseRest is how long a memory stays in RAM that no VM was made from.
-	baseRest   = 10 * time.Minute
-	maxWaiting = 4  // shapes of one owner's images that wait to be built
-	maxKept    = 16 // booted guests
-	maxFailed  = 64 // shapes that are known not to boot
+	buildTimeout = 15 * time.Minute
+	// failureBackoff is how long a failed shape is not built again for VMs that
+	// had to boot.
+	failureBackoff = time.Hour
+	// idleTimeout is how long a build that no client requested waits for the host to
+	// be idle. A host on which VMs are always being created needs the pool most, and a
+	// guest that is not ready by then takes longer than a build may.
+	idleTimeout = buildTimeout
+	// baseTimeout is how long a base stays in RAM after its last clone.
+	baseTimeout  = 10 * time.Minute
+	maxQueued    = 4  // shapes of one owner's images
+	maxSnapshots = 16 // of the whole pool
+	maxFailed    = 64 // shapes whose failure is remembered
 )
 
-// Service keeps booted guests.
+// Service is the pool.
 type Service struct {
 	snapshots *snapshot.Service
 	files     snapshot.Files
@@ -40,37 +45,39 @@ type Service struct {
 	mode      Mode
 	log       *slog.Logger
 
-	asked chan struct{} // capacity 1; full when something may wait to be built
+	queued chan struct{} // capacity 1; full when the queue may not be empty
 
 	mu     sync.Mutex
-	queue  []wanted         // what waits to be built
-	builds map[string]Guest // by the shape's key: under way, or failed
-	now    *building        // what Run builds; nil: nothing
-	idle   map[string]*idle // memories that stay in RAM for a while, by snapshot id
+	queue  []request
+	builds map[string]Entry // by the shape's key: queued, being built, or failed
+	now    *build           // the build that Run does; nil: none
+	bases  map[string]*base // in RAM, by snapshot id
 }
 
-// wanted is a shape that waits to be built.
-type wanted struct {
-	shape vm.Shape
-	owner string // of the image
+// request is a shape that waits to be built.
+type request struct {
+	shape     vm.Shape
+	owner     string // of the image
+	at        time.Time
+	requested bool // by a client: it does not wait for the host to be idle
 }
 
-// idle is a memory that nobody may want any more.
-type idle struct {
-	inode   uint64
-	used    time.Time // last
-	release func()
+// base is memory that stays in RAM for further clones.
+type base struct {
+	inode    uint64
+	lastUsed time.Time
+	unpin    func()
 }
 
-// building is a build that has begun.
-type building struct {
+// build is a build in progress.
+type build struct {
 	shape  vm.Shape
 	cancel context.CancelFunc
-	ended  chan struct{} // closed once nothing is left of it but what is kept
+	ended  chan struct{} // closed once nothing is left of it but its snapshot
 }
 
-// end waits until it has ended.
-func (b *building) end(ctx context.Context) error {
+// end cancels the build and waits until it has ended.
+func (b *build) end(ctx context.Context) error {
 	b.cancel()
 	select {
 	case <-b.ended:
@@ -80,86 +87,85 @@ func (b *building) end(ctx context.Context) error {
 	}
 }
 
-// New makes a service that keeps nothing until Run is called.
+// New returns a pool that builds nothing until Run is called.
 func New(snapshots *snapshot.Service, files snapshot.Files, images Images, mode Mode, log *slog.Logger) *Service {
 	return &Service{
 		snapshots: snapshots, files: files, images: images, mode: mode, log: log,
-		asked:  make(chan struct{}, 1),
-		builds: map[string]Guest{}, idle: map[string]*idle{},
+		queued: make(chan struct{}, 1),
+		builds: map[string]Entry{}, bases: map[string]*base{},
 	}
 }
 
-// Find implements vm.Warm.
-func (s *Service) Find(ctx context.Context, shape vm.Shape, room func(context.Context) error) (vm.Warmth, bool) {
+// Find implements vm.WarmPool.
+func (s *Service) Find(ctx context.Context, shape vm.Shape, room func(context.Context) error) (vm.WarmSnapshot, bool) {
 	if s.mode == Off {
-		return vm.Warmth{}, false
+		return vm.WarmSnapshot{}, false
 	}
-	one, ok := s.find(ctx, shape)
+	snap, ok := s.find(ctx, shape)
 	if !ok {
-		return vm.Warmth{}, false
+		return vm.WarmSnapshot{}, false
 	}
-	release := s.snapshots.Hold(one.ID)
-	drop := s.files.HoldMemory(one.ID, min(one.Bytes, int64(one.VM.MemMiB)<<20))
-	memory, err := s.base(ctx, one.ID, room)
+	unpin := s.snapshots.Pin(snap.ID)
+	unpinMemory := s.files.PinMemory(snap.ID, min(snap.Bytes, int64(snap.VM.MemMiB)<<20))
+	memory, err := s.open(ctx, snap.ID, room)
 	if err != nil {
-		drop()
-		release()
-		s.log.Warn("a booted guest cannot be used", "snapshot", one.ID, "err", err)
-		if errs.HasCode(err, "snapshot_unusable") { // else it was the host's fault
-			s.remove(ctx, one.ID)
+		unpinMemory()
+		unpin()
+		s.log.Warn("cannot use a warm snapshot", logkey.Snapshot, snap.ID, logkey.Error, err)
+		if errs.HasCode(err, "snapshot_unusable") { // else the host is at fault
+			s.remove(ctx, snap.ID)
 		}
-		return vm.Warmth{}, false
+		return vm.WarmSnapshot{}, false
 	}
-	return vm.Warmth{Snapshot: one, Memory: memory, Release: func() { _ = memory.Close(); drop(); release() }}, true
+	return vm.WarmSnapshot{Snapshot: snap, Memory: memory, Release: func() { _ = memory.Close(); unpinMemory(); unpin() }}, true
 }
 
 func (s *Service) find(ctx context.Context, shape vm.Shape) (snapshot.Snapshot, bool) {
 	if s.hasFailed(shape) {
 		return snapshot.Snapshot{}, false
 	}
-	all, err := s.kept(ctx)
+	all, err := s.ready(ctx)
 	if err != nil {
-		s.log.Error("cannot look for a booted guest", "err", err)
+		s.log.Error("cannot look for a warm snapshot", logkey.Error, err)
 		return snapshot.Snapshot{}, false
 	}
-	for _, one := range all {
-		if vm.ShapeOf(one).Key() == shape.Key() {
-			return one, true
+	for _, snap := range all {
+		if vm.ShapeOf(snap).Key() == shape.Key() {
+			return snap, true
 		}
 	}
 	return snapshot.Snapshot{}, false
 }
 
-// hasFailed reports whether the shape could not be built, or what was built is
-// of no use.
+// hasFailed reports whether the shape could not be built, or its snapshot not be
+// cloned.
 func (s *Service) hasFailed(shape vm.Shape) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.builds[shape.Key()].State == Failed
 }
 
-// kept lists what counts, newest first.
-func (s *Service) kept(ctx context.Context) ([]snapshot.Snapshot, error) {
-	all, err := s.snapshots.List(ctx, access.SystemID, snapshot.Filter{})
+// ready returns the pool's durable snapshots, newest first.
+func (s *Service) ready(ctx context.Context) ([]snapshot.Snapshot, error) {
+	all, err := s.snapshots.List(ctx, access.Owner(access.SystemID), snapshot.Filter{})
 	if err != nil {
 		return nil, err
 	}
-	var kept []snapshot.Snapshot
-	for _, one := range all {
-		if one.Kind == snapshot.Warm && one.Durable {
-			kept = append(kept, one)
+	var ready []snapshot.Snapshot
+	for _, snap := range all {
+		if snap.Kind == snapshot.Warm && snap.Durable {
+			ready = append(ready, snap)
 		}
 	}
-	return kept, nil
+	return ready, nil
 }
 
-// base returns the memory of a snapshot, which is read from disk when it was not
-// used lately.
-func (s *Service) base(ctx context.Context, id string, room func(context.Context) error) (*os.File, error) {
+// open returns the memory of a snapshot, read from disk unless it is in RAM.
+func (s *Service) open(ctx context.Context, id string, room func(context.Context) error) (*os.File, error) {
 	s.mu.Lock()
-	there := s.idle[id] != nil
+	inRAM := s.bases[id] != nil
 	s.mu.Unlock()
-	if !there {
+	if !inRAM {
 		if err := room(ctx); err != nil {
 			return nil, err
 		}
@@ -174,105 +180,120 @@ func (s *Service) base(ctx context.Context, id string, room func(context.Context
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.idle[id] == nil {
-		s.idle[id] = &idle{inode: shared.Inode, release: s.files.HoldMemory(id, 0)}
+	if s.bases[id] == nil {
+		s.bases[id] = &base{inode: shared.Inode, unpin: s.files.PinMemory(id, 0)}
 	}
-	s.idle[id].used = time.Now()
+	s.bases[id].lastUsed = time.Now()
 	return memory, nil
 }
 
-// Missed implements vm.Warm.
+// Missed implements vm.WarmPool.
 func (s *Service) Missed(ctx context.Context, shape vm.Shape) {
 	if s.mode != Auto {
 		return
 	}
-	if _, there := s.find(ctx, shape); there {
-		return // but there was no room for it
+	if _, ready := s.find(ctx, shape); ready {
+		return // there was no capacity for its memory
 	}
 	s.mu.Lock()
 	last, known := s.builds[shape.Key()]
 	s.mu.Unlock()
-	if known && (last.State == Building || time.Since(last.At) < failureRest) {
+	if known && (last.State == Building || time.Since(last.At) < failureBackoff) {
 		return
 	}
-	if err := s.ask(ctx, shape); err != nil {
-		s.log.Debug("a shape is not kept", "image", shape.ImageID, "err", err)
+	if err := s.enqueue(ctx, request{shape: shape}); err != nil {
+		s.log.Debug("cannot queue a build for the warm pool", logkey.Image, shape.ImageID, logkey.Error, err)
 	}
 }
 
-// Spoiled implements vm.Warm. It is as if the build had failed; Run removes what
-// is there.
-func (s *Service) Spoiled(one snapshot.Snapshot, cause error) {
-	s.log.Warn("a booted guest is of no use", "snapshot", one.ID, "image", one.VM.ImageID, "err", cause)
-	s.fail(vm.ShapeOf(one), cause)
+// Spoiled implements vm.WarmPool. The shape counts as failed; Run removes the
+// snapshot.
+func (s *Service) Spoiled(snap snapshot.Snapshot, cause error) {
+	s.log.Warn("a warm snapshot cannot be cloned", logkey.Snapshot, snap.ID, logkey.Image, snap.VM.ImageID, logkey.Error, cause)
+	s.fail(vm.ShapeOf(snap), cause)
 }
 
-// fail lets a shape rest.
+// fail records that a shape cannot be built or cloned.
 func (s *Service) fail(shape vm.Shape, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.builds) >= len(s.queue)+maxFailed {
-		maps.DeleteFunc(s.builds, func(_ string, g Guest) bool { return g.State == Failed })
+		maps.DeleteFunc(s.builds, func(_ string, e Entry) bool { return e.State == Failed })
 	}
-	s.builds[shape.Key()] = Guest{Shape: shape, State: Failed, Reason: reason(cause), At: time.Now().UTC()}
+	s.builds[shape.Key()] = Entry{Shape: shape, State: Failed, Reason: errs.Public(cause), At: time.Now().UTC()}
 }
 
-// Keep asks for a booted guest of this shape and returns at once: List tells how
-// far it is. One that is there or on its way is no error.
-// Errors: errs.Unsupported when none are kept; errs.Exhausted when too many wait.
+// Keep queues a build of this shape and returns at once; List shows its progress.
+// A shape that is ready or queued is no error.
+// Errors: errs.Unsupported when the pool is off; errs.Exhausted when too many wait.
 func (s *Service) Keep(ctx context.Context, shape vm.Shape) error {
 	if s.mode == Off {
-		return errs.New(errs.Unsupported, "warm_off", "booted guests are not kept on this host").WithHint("set HATCH_WARM to auto or manual")
+		return errs.New(errs.Unsupported, "warm_off", "the warm pool of this host is off").WithHint("set HATCH_WARM to auto or manual")
 	}
-	if _, there := s.find(ctx, shape); there {
+	if _, ready := s.find(ctx, shape); ready {
 		return nil
 	}
-	return s.ask(ctx, shape)
+	return s.enqueue(ctx, request{shape: shape, requested: true})
 }
 
-func (s *Service) ask(ctx context.Context, shape vm.Shape) error {
-	owner, err := s.images.ImageOwner(ctx, shape.ImageID)
+// enqueue adds a request. If its shape is queued or being built already, it only makes
+// the one in the queue a client's.
+func (s *Service) enqueue(ctx context.Context, r request) error {
+	owner, err := s.images.ImageOwner(ctx, r.shape.ImageID)
 	if err != nil {
 		return err
 	}
+	r.owner, r.at = owner, time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.builds[shape.Key()].State == Building {
+	if s.builds[r.shape.Key()].State == Building {
+		s.expediteLocked(r)
 		return nil
 	}
 	waiting := 0
 	for _, w := range s.queue {
-		if w.owner == owner {
+		if w.owner == r.owner {
 			waiting++
 		}
 	}
-	if waiting >= maxWaiting {
-		return errs.New(errs.Exhausted, "warm_queue_full", "%d shapes of your images wait already to be booted", waiting).WithHint("try again later")
+	if waiting >= maxQueued {
+		return errs.New(errs.Exhausted, "warm_queue_full", "%d shapes of your images are already waiting to be booted", waiting).WithHint("try again later")
 	}
-	s.queue = append(s.queue, wanted{shape, owner})
-	s.builds[shape.Key()] = Guest{Shape: shape, State: Building, At: time.Now().UTC()}
+	s.queue = append(s.queue, r)
+	s.builds[r.shape.Key()] = Entry{Shape: r.shape, State: Building, At: r.at.UTC()}
 	s.signal()
 	return nil
 }
 
+// expediteLocked makes the queued request of the same shape a client's, if r is.
+func (s *Service) expediteLocked(r request) {
+	at := slices.IndexFunc(s.queue, func(w request) bool { return w.shape.Key() == r.shape.Key() })
+	if at >= 0 && r.requested {
+		s.queue[at].requested = true
+		s.signal()
+	}
+}
+
 func (s *Service) signal() {
 	select {
-	case s.asked <- struct{}{}:
+	case s.queued <- struct{}{}:
 	default:
 	}
 }
 
-// next takes what is to be built next. What else its owner waits for comes after
-// what others do.
-func (s *Service) next() (shape vm.Shape, ok bool) {
+// next removes the first request from the queue that a client made, that waits for too
+// long, or any if the host is idle. Its owner's other requests move behind those of
+// other owners.
+func (s *Service) next(idle bool) (shape vm.Shape, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.queue) == 0 {
+	at := slices.IndexFunc(s.queue, func(w request) bool { return idle || w.requested || time.Since(w.at) >= idleTimeout })
+	if at < 0 {
 		return vm.Shape{}, false
 	}
-	first := s.queue[0]
-	var others, own []wanted
-	for _, w := range s.queue[1:] {
+	first := s.queue[at]
+	var others, own []request
+	for _, w := range slices.Delete(s.queue, at, at+1) {
 		if w.owner == first.owner {
 			own = append(own, w)
 		} else {
@@ -286,53 +307,58 @@ func (s *Service) next() (shape vm.Shape, ok bool) {
 	return first.shape, true
 }
 
-// List returns what is kept of an image, and what is on its way.
-func (s *Service) List(ctx context.Context, imageID string) ([]Guest, error) {
-	kept, err := s.kept(ctx)
+// List returns the entries of an image.
+func (s *Service) List(ctx context.Context, imageID string) ([]Entry, error) {
+	builds := s.buildsOf(imageID) // before what is ready: a build that ends now is in at least one of them
+	ready, err := s.ready(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var all []Guest
-	for _, one := range kept {
-		if one.VM.ImageID == imageID && !s.hasFailed(vm.ShapeOf(one)) {
-			all = append(all, Guest{Shape: vm.ShapeOf(one), State: Ready, SnapshotID: one.ID, Bytes: one.Bytes, At: one.CreatedAt})
+	var all []Entry
+	for _, snap := range ready {
+		if snap.VM.ImageID == imageID && !s.hasFailed(vm.ShapeOf(snap)) {
+			all = append(all, Entry{Shape: vm.ShapeOf(snap), State: Ready, SnapshotID: snap.ID, Bytes: snap.Bytes, At: snap.CreatedAt})
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, g := range s.builds {
-		if g.Shape.ImageID == imageID {
-			all = append(all, g)
-		}
-	}
-	return all, nil
+	return append(all, builds...), nil
 }
 
-// Forget removes what is kept of an image, and what is on its way. What is in use
-// stays, and goes when it is out of date. Errors: errs.Conflict while one is in use.
+func (s *Service) buildsOf(imageID string) (builds []Entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.builds {
+		if e.Shape.ImageID == imageID {
+			builds = append(builds, e)
+		}
+	}
+	return builds
+}
+
+// Forget removes the entries of an image. A snapshot in use stays, and is removed
+// when it is out of date. Errors: errs.Conflict while one is in use.
 func (s *Service) Forget(ctx context.Context, imageID string) error {
 	if err := s.endBuilds(ctx, imageID); err != nil {
 		return err
 	}
-	kept, err := s.kept(ctx)
+	ready, err := s.ready(ctx)
 	if err != nil {
 		return err
 	}
-	var faults []error
-	for _, one := range kept {
-		if one.VM.ImageID == imageID {
-			s.dropBase(one.ID)
-			faults = append(faults, s.snapshots.Delete(ctx, access.SystemID, one.ID))
+	var failures []error
+	for _, snap := range ready {
+		if snap.VM.ImageID == imageID {
+			s.dropBase(snap.ID)
+			failures = append(failures, s.snapshots.Delete(ctx, access.Owner(access.SystemID), snap.ID))
 		}
 	}
-	return errors.Join(faults...)
+	return errors.Join(failures...)
 }
 
-// endBuilds ends the builds of an image and waits until nothing is left of them.
+// endBuilds cancels the builds of an image and waits until nothing is left of them.
 func (s *Service) endBuilds(ctx context.Context, imageID string) error {
 	s.mu.Lock()
-	maps.DeleteFunc(s.builds, func(_ string, g Guest) bool { return g.Shape.ImageID == imageID })
-	s.queue = slices.DeleteFunc(s.queue, func(w wanted) bool { return w.shape.ImageID == imageID })
+	maps.DeleteFunc(s.builds, func(_ string, e Entry) bool { return e.Shape.ImageID == imageID })
+	s.queue = slices.DeleteFunc(s.queue, func(w request) bool { return w.shape.ImageID == imageID })
 	now := s.now
 	s.mu.Unlock()
 	if now == nil || now.shape.ImageID != imageID {
@@ -341,7 +367,7 @@ func (s *Service) endBuilds(ctx context.Context, imageID string) error {
 	return now.end(ctx)
 }
 
-// EndBuild implements vm.Warm. The shape can be asked for anew.
+// EndBuild implements capacity.WarmPool. The shape can be queued again.
 func (s *Service) EndBuild(ctx context.Context) bool {
 	s.mu.Lock()
 	now := s.now
@@ -352,40 +378,40 @@ func (s *Service) EndBuild(ctx context.Context) bool {
 	if now == nil {
 		return false
 	}
-	s.log.Info("a VM needs the room of a guest that was to be kept booted", "image", now.shape.ImageID)
+	s.log.Info("ending a build of the warm pool: a VM needs its room", logkey.Image, now.shape.ImageID)
 	return now.end(ctx) == nil
 }
 
-// remove deletes a snapshot that is of no use.
+// remove deletes a snapshot of the pool.
 func (s *Service) remove(ctx context.Context, id string) {
 	s.dropBase(id)
-	if err := s.snapshots.Delete(ctx, access.SystemID, id); err != nil && !errs.Is(err, errs.NotFound) {
-		s.log.Warn("cannot remove a booted guest", "snapshot", id, "err", err)
+	if err := s.snapshots.Delete(ctx, access.Owner(access.SystemID), id); err != nil && !errs.Is(err, errs.NotFound) {
+		s.log.Warn("cannot remove a warm snapshot", logkey.Snapshot, id, logkey.Error, err)
 	}
 }
 
-// dropBase gives the RAM of a memory back.
+// dropBase frees the RAM of a base.
 func (s *Service) dropBase(id string) {
 	s.mu.Lock()
-	m := s.idle[id]
-	delete(s.idle, id)
+	b := s.bases[id]
+	delete(s.bases, id)
 	s.mu.Unlock()
-	if m != nil {
-		m.release()
+	if b != nil {
+		b.unpin()
 	}
 }
 
-// DropIdle implements vm.Warm.
+// DropIdle implements capacity.WarmPool.
 func (s *Service) DropIdle(inUse map[uint64]bool) bool {
-	return s.dropBases(func(m *idle) bool { return !inUse[m.inode] })
+	return s.dropBases(func(b *base) bool { return !inUse[b.inode] })
 }
 
-// dropBases drops those that are not wanted.
-func (s *Service) dropBases(unwanted func(*idle) bool) (dropped bool) {
+// dropBases frees the bases that unused reports.
+func (s *Service) dropBases(unused func(*base) bool) (dropped bool) {
 	s.mu.Lock()
 	var ids []string
-	for id, m := range s.idle {
-		if unwanted(m) {
+	for id, b := range s.bases {
+		if unused(b) {
 			ids = append(ids, id)
 		}
 	}

@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vm/lifecycle"
 )
 
-func TestAMissedShapeIsBuiltOnce(t *testing.T) {
+func TestMissedShapeIsBuiltOnce(t *testing.T) {
 	w := newWorld(t, Auto)
 	w.requireFind(t, shape(64), false)
 	w.Missed(t.Context(), shape(64))
@@ -30,7 +32,7 @@ func TestAMissedShapeIsBuiltOnce(t *testing.T) {
 		t.Errorf("%d VMs were made, and there are %v", w.vms.made, w.vms.shapes)
 	}
 	if g := w.requireStates(t, Ready); g[0].Shape.Key() != shape(64).Key() || g[0].SnapshotID == "" {
-		t.Errorf("kept is %+v", g[0])
+		t.Errorf("the entry is %+v", g[0])
 	}
 	w.requireFind(t, shape(64), true)
 	w.requireFind(t, shape(65), false)
@@ -39,7 +41,21 @@ func TestAMissedShapeIsBuiltOnce(t *testing.T) {
 	}
 }
 
-func TestOnlyWhoMayAsks(t *testing.T) {
+// A build that ends while the list is made must not be missing from it.
+func TestAGuestIsListedWhileItsBuildEnds(t *testing.T) {
+	w := newWorld(t, Manual)
+	if err := w.Keep(t.Context(), shape(64)); err != nil {
+		t.Fatal(err)
+	}
+	w.listing = func() {
+		w.listing = nil
+		w.buildAll(t)
+	}
+	w.requireStates(t, Building)
+	w.requireStates(t, Ready)
+}
+
+func TestOnlyAutoBuildsOnAMiss(t *testing.T) {
 	manual := newWorld(t, Manual)
 	manual.Missed(t.Context(), shape(64))
 	manual.requireStates(t)
@@ -52,7 +68,7 @@ func TestOnlyWhoMayAsks(t *testing.T) {
 	off := newWorld(t, Off)
 	off.Missed(t.Context(), shape(64))
 	if err := off.Keep(t.Context(), shape(64)); !errs.HasCode(err, "warm_off") {
-		t.Errorf("asked for one: %v", err)
+		t.Errorf("a request while the pool is off: %v", err)
 	}
 	off.requireStates(t)
 	off.Service.mode = Auto
@@ -62,20 +78,20 @@ func TestOnlyWhoMayAsks(t *testing.T) {
 	off.requireFind(t, shape(64), false)
 }
 
-func TestTooManyShapesWait(t *testing.T) {
+func TestQueueIsBounded(t *testing.T) {
 	w := newWorld(t, Manual)
-	for i := range maxWaiting {
+	for i := range maxQueued {
 		if err := w.Keep(t.Context(), shape(64+i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, one := range []vm.Shape{shape(1024), {ImageID: "img_b"}} { // all images of one owner count
+	for _, one := range []vm.Shape{shape(1024), {Shape: machine.Shape{ImageID: "img_b"}}} { // all images of one owner count
 		if err := w.Keep(t.Context(), one); !errs.HasCode(err, "warm_queue_full") {
-			t.Errorf("one more: %v", err)
+			t.Errorf("a request beyond the limit: %v", err)
 		}
 	}
 	if err := w.Keep(t.Context(), shape(64)); err != nil {
-		t.Errorf("one that waits: %v", err)
+		t.Errorf("a queued shape: %v", err)
 	}
 	if err := w.Keep(t.Context(), othersShape(64)); err != nil {
 		t.Errorf("another owner's: %v", err)
@@ -84,10 +100,10 @@ func TestTooManyShapesWait(t *testing.T) {
 		t.Error(err)
 	}
 	if err := w.Keep(t.Context(), shape(1024)); err != nil {
-		t.Errorf("once the others are forgotten: %v", err)
+		t.Errorf("after the others were removed: %v", err)
 	}
-	if err := w.Keep(t.Context(), vm.Shape{ImageID: "img_gone"}); !errs.Is(err, errs.NotFound) {
-		t.Errorf("of an image that is gone: %v", err)
+	if err := w.Keep(t.Context(), vm.Shape{Shape: machine.Shape{ImageID: "img_gone"}}); !errs.Is(err, errs.NotFound) {
+		t.Errorf("of a deleted image: %v", err)
 	}
 }
 
@@ -99,7 +115,7 @@ func TestOwnersTakeTurns(t *testing.T) {
 		}
 	}
 	var order []int
-	for s, ok := w.next(); ok; s, ok = w.next() {
+	for s, ok := w.next(true); ok; s, ok = w.next(true) {
 		order = append(order, s.MemMiB)
 	}
 	if want := []int{1, 4, 2, 5, 3}; !slices.Equal(order, want) {
@@ -107,11 +123,11 @@ func TestOwnersTakeTurns(t *testing.T) {
 	}
 }
 
-// Whoever keeps many costs others nothing.
-func TestOnlyWhoHasTheMostMakesRoom(t *testing.T) {
+// An owner with many snapshots costs other owners nothing.
+func TestOnlyTheOwnerWithMostIsEvicted(t *testing.T) {
 	w := newWorld(t, Manual)
 	shapes := []vm.Shape{othersShape(1)}
-	for i := range maxKept {
+	for i := range maxSnapshots {
 		shapes = append(shapes, shape(256+i))
 	}
 	for _, one := range shapes {
@@ -126,7 +142,7 @@ func TestOnlyWhoHasTheMostMakesRoom(t *testing.T) {
 	w.requireFind(t, shape(257), true)
 }
 
-func TestAFailedBuildIsToldAndRests(t *testing.T) {
+func TestFailedBuildIsReportedAndBacksOff(t *testing.T) {
 	w := newWorld(t, Auto)
 	w.vms.unready = errs.New(errs.Unavailable, "wait_timeout", "its kernel has panicked")
 	w.Missed(t.Context(), shape(64))
@@ -141,23 +157,23 @@ func TestAFailedBuildIsToldAndRests(t *testing.T) {
 	w.requireStates(t, Failed)
 	key := shape(64).Key()
 	rested := w.builds[key]
-	rested.At = rested.At.Add(-failureRest)
+	rested.At = rested.At.Add(-failureBackoff)
 	w.builds[key] = rested
 	w.Missed(t.Context(), shape(64))
 	w.requireStates(t, Building)
 	w.buildAll(t)
 	w.vms.unready = nil
-	if err := w.Keep(t.Context(), shape(64)); err != nil { // people need not wait
+	if err := w.Keep(t.Context(), shape(64)); err != nil { // a request is not subject to the backoff
 		t.Error(err)
 	}
 	w.buildAll(t)
 	w.requireStates(t, Ready)
 }
 
-func TestWhatIsOutOfDateIsRemoved(t *testing.T) {
+func TestOutdatedSnapshotsAreRemoved(t *testing.T) {
 	w := newWorld(t, Manual)
-	for range 2 { // the second time it is another's work
-		w.builds[shape(64).Key()] = Guest{Shape: shape(64), State: Building}
+	for range 2 { // the second time it is gone already
+		w.builds[shape(64).Key()] = Entry{Shape: shape(64), State: Building}
 		w.build(t.Context(), w.vms, shape(64))
 	}
 	all := w.requireStates(t, Ready, Ready)
@@ -173,9 +189,9 @@ func TestWhatIsOutOfDateIsRemoved(t *testing.T) {
 	}
 }
 
-func TestTheOldestMakeRoom(t *testing.T) {
+func TestOldestSnapshotsAreEvicted(t *testing.T) {
 	w := newWorld(t, Manual)
-	for i := range maxKept + 1 {
+	for i := range maxSnapshots + 1 {
 		if err := w.Keep(t.Context(), shape(256+i)); err != nil {
 			t.Fatal(err)
 		}
@@ -184,10 +200,10 @@ func TestTheOldestMakeRoom(t *testing.T) {
 	w.removeStale(t.Context(), w.vms)
 	w.requireFind(t, shape(256), false)
 	w.requireFind(t, shape(257), true)
-	w.requireFind(t, shape(256+maxKept), true)
+	w.requireFind(t, shape(256+maxSnapshots), true)
 }
 
-func TestADamagedOneIsRemoved(t *testing.T) {
+func TestDamagedSnapshotIsRemoved(t *testing.T) {
 	w := newWorld(t, Auto)
 	w.Missed(t.Context(), shape(64))
 	w.buildAll(t)
@@ -199,17 +215,17 @@ func TestADamagedOneIsRemoved(t *testing.T) {
 	w.requireFind(t, shape(64), true)
 }
 
-func TestASpoiledOneIsRemovedAndRests(t *testing.T) {
+func TestSpoiledSnapshotIsRemovedAndBacksOff(t *testing.T) {
 	w := newWorld(t, Auto)
 	w.Missed(t.Context(), shape(64))
 	w.buildAll(t)
-	warmth, ok := w.Find(t.Context(), shape(64), ample)
+	warm, ok := w.Find(t.Context(), shape(64), ample)
 	if !ok {
-		t.Fatal("there is none")
+		t.Fatal("there is no warm snapshot")
 	}
-	w.Spoiled(warmth.Snapshot, errs.New(errs.Unavailable, "copy_not_confirmed", "it has not said so"))
+	w.Spoiled(warm.Snapshot, errs.New(errs.Unavailable, "copy_not_confirmed", "it has not said so"))
 	w.removeStale(t.Context(), w.vms) // it is in use
-	warmth.Release()
+	warm.Release()
 	w.requireFind(t, shape(64), false)
 	if g := w.requireStates(t, Failed); g[0].Reason != "it has not said so" {
 		t.Errorf("the reason is %q", g[0].Reason)
@@ -227,29 +243,29 @@ func TestASpoiledOneIsRemovedAndRests(t *testing.T) {
 	w.requireFind(t, shape(64), true)
 }
 
-func TestMemoryIsHeldWhileItIsUsed(t *testing.T) {
+func TestMemoryIsPinnedWhileInUse(t *testing.T) {
 	w := newWorld(t, Auto)
 	w.Missed(t.Context(), shape(64))
 	w.buildAll(t)
 	w.requireFind(t, shape(64), true)
-	w.damage(t, w.requireStates(t, Ready)[0].SnapshotID) // RAM does not notice
+	w.damage(t, w.requireStates(t, Ready)[0].SnapshotID) // the base in RAM is not affected
 	w.dropBases(unusedFor(time.Hour))
 	w.requireFind(t, shape(64), true)
 	w.dropBases(unusedFor(0))
-	if len(w.idle) != 0 || len(w.files.Bases()) != 0 {
+	if len(w.bases) != 0 || len(w.files.Bases()) != 0 {
 		t.Errorf("held are %v", w.files.Bases())
 	}
 	w.requireFind(t, shape(64), false)
 }
 
-func TestMemoryIsReadWhereThereIsRoom(t *testing.T) {
+func TestMemoryIsReadIfThereIsCapacity(t *testing.T) {
 	w := newWorld(t, Auto)
 	w.Missed(t.Context(), shape(64))
 	w.buildAll(t)
 	full := errs.New(errs.Exhausted, "memory_exhausted", "there is no room")
 	if _, ok := w.Find(t.Context(), shape(64), func(context.Context) error {
 		if held := w.files.Bases(); len(held) != 1 || held[0].Bytes == 0 {
-			t.Errorf("while room is asked for this counts: %+v", held)
+			t.Errorf("while capacity is requested this counts: %+v", held)
 		}
 		return full
 	}); ok {
@@ -263,7 +279,7 @@ func TestMemoryIsReadWhereThereIsRoom(t *testing.T) {
 
 	w.requireFind(t, shape(64), true)
 	if _, ok := w.Find(t.Context(), shape(64), func(context.Context) error { return full }); !ok {
-		t.Error("what is in RAM needs no room")
+		t.Error("a base in RAM needs no capacity")
 	}
 }
 
@@ -277,7 +293,7 @@ func TestIdleMemoryIsDropped(t *testing.T) {
 		t.Fatalf("held is %+v", held)
 	}
 	if w.DropIdle(map[uint64]bool{held[0].Inode: true}) || len(w.files.Bases()) != 1 {
-		t.Error("what VMs use was dropped")
+		t.Error("a base in use was dropped")
 	}
 	if !w.DropIdle(nil) || len(w.files.Bases()) != 0 || w.DropIdle(nil) {
 		t.Errorf("held is %+v", w.files.Bases())
@@ -290,14 +306,14 @@ func TestForget(t *testing.T) {
 	w.Missed(t.Context(), shape(64))
 	w.buildAll(t)
 	w.Missed(t.Context(), shape(65))
-	warmth, ok := w.Find(t.Context(), shape(64), ample)
+	warm, ok := w.Find(t.Context(), shape(64), ample)
 	if !ok {
-		t.Fatal("there is none")
+		t.Fatal("there is no warm snapshot")
 	}
 	if err := w.Forget(t.Context(), imageID); !errs.HasCode(err, "snapshot_in_use") {
 		t.Errorf("while one is in use: %v", err)
 	}
-	warmth.Release()
+	warm.Release()
 	if err := w.Forget(t.Context(), "img_b"); err != nil {
 		t.Error(err)
 	}
@@ -305,19 +321,19 @@ func TestForget(t *testing.T) {
 	if err := w.Forget(t.Context(), imageID); err != nil {
 		t.Error(err)
 	}
-	w.buildAll(t) // what had been asked for
+	w.buildAll(t) // queued earlier
 	w.requireStates(t)
 	if w.vms.made != 1 {
 		t.Errorf("%d VMs were made", w.vms.made)
 	}
 }
 
-func TestABuildIsEnded(t *testing.T) {
+func TestEndBuild(t *testing.T) {
 	for name, end := range map[string]func(*world) error{
 		"forgotten": func(w *world) error { return w.Forget(t.Context(), imageID) },
 		"in the way of a VM": func(w *world) error {
 			if !w.EndBuild(t.Context()) {
-				return errors.New("there is none")
+				return errors.New("there is no warm snapshot")
 			}
 			return nil
 		},
@@ -343,7 +359,7 @@ func TestABuildIsEnded(t *testing.T) {
 			w.requireStates(t)
 			<-built
 			if w.EndBuild(t.Context()) {
-				t.Error("another one was ended")
+				t.Error("another build was cancelled")
 			}
 			w.vms.waits = nil
 			w.Missed(t.Context(), shape(64))
@@ -364,19 +380,68 @@ func TestRun(t *testing.T) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); w.Run(ctx, w.vms) }()
 	if id := <-w.vms.gone; id != left.ID {
-		t.Errorf("deleted was %s, not what an earlier daemon had left", id)
+		t.Errorf("deleted %s instead of the VM of an earlier hatchd", id)
 	}
 	w.Missed(t.Context(), shape(64))
-	<-w.vms.gone // once it is kept
+	<-w.vms.gone // once the snapshot is ready
 	w.requireFind(t, shape(64), true)
 	cancel()
 	<-ended
-	if len(w.idle) != 0 || len(w.files.Bases()) != 0 {
+	if len(w.bases) != 0 || len(w.files.Bases()) != 0 {
 		t.Errorf("held are %v", w.files.Bases())
 	}
 }
 
-func TestHatchdEndsAmidABuild(t *testing.T) {
+// runIn runs the pool until the test ends.
+func (w *world) runIn(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); w.Run(ctx, w.vms) }()
+	t.Cleanup(func() { cancel(); <-ended })
+}
+
+// A build for a VM that had to boot waits until the host is idle. One that a client
+// requests does not, also if its shape was queued before.
+func TestABuildForAVMWaitsForAnIdleHost(t *testing.T) {
+	w := newWorld(t, Auto)
+	w.vms.busy = make(chan struct{})
+	w.Missed(t.Context(), shape(64))
+	w.Missed(t.Context(), shape(65))
+	w.runIn(t)
+	if err := w.Keep(t.Context(), shape(66)); err != nil {
+		t.Fatal(err)
+	}
+	<-w.vms.gone
+	if err := w.Keep(t.Context(), shape(65)); err != nil {
+		t.Fatal(err)
+	}
+	<-w.vms.gone
+	for mem, want := range map[int]bool{64: false, 65: true, 66: true} {
+		w.requireFind(t, shape(mem), want)
+	}
+	close(w.vms.busy)
+	<-w.vms.gone
+	w.requireFind(t, shape(64), true)
+}
+
+// On a host that is never idle, a build begins once it has waited long enough.
+func TestABuildDoesNotWaitForever(t *testing.T) {
+	w := newWorld(t, Auto)
+	w.vms.busy = make(chan struct{})
+	w.Missed(t.Context(), shape(64))
+	w.queue[0].at = time.Now().Add(time.Second - idleTimeout)
+	if changed := w.buildNext(t.Context(), w.vms); changed != w.vms.busy || w.vms.made != 0 {
+		t.Errorf("before that, %d VMs were made, and it waits for %v", w.vms.made, changed)
+	}
+	w.queue[0].at = time.Now().Add(-idleTimeout)
+	if changed := w.buildNext(t.Context(), w.vms); changed != nil || w.vms.made != 1 {
+		t.Errorf("after that, %d VMs were made, and it waits for %v", w.vms.made, changed)
+	}
+	w.requireFind(t, shape(64), true)
+}
+
+func TestHatchdStopsDuringABuild(t *testing.T) {
 	w := newWorld(t, Auto)
 	ctx, cancel := context.WithCancel(t.Context())
 	w.vms.waits = func(ctx context.Context) error {
@@ -391,12 +456,29 @@ func TestHatchdEndsAmidABuild(t *testing.T) {
 	}
 	for _, g := range w.builds {
 		if g.State == Failed {
-			t.Errorf("that counts as a failure: %+v", g)
+			t.Errorf("the cancelled build counts as a failure: %+v", g)
 		}
 	}
 }
 
 var (
 	_ VMs = (*fakeVMs)(nil)
-	_ VMs = (*vm.Service)(nil)
+	_ VMs = (*lifecycle.Service)(nil)
 )
+
+// A host on which VMs change all the time is not looked at all the time.
+func TestLooksForAnIdleHostAreApart(t *testing.T) {
+	w := newWorld(t, Auto)
+	looks := make(chan time.Time, 2)
+	w.vms.looked = func() {
+		select {
+		case looks <- time.Now():
+		default:
+		}
+	}
+	w.Missed(t.Context(), shape(64))
+	w.runIn(t)
+	if first, second := <-looks, <-looks; second.Sub(first) < lookInterval {
+		t.Errorf("the second look was after %s", second.Sub(first))
+	}
+}

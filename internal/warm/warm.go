@@ -1,31 +1,31 @@
-// Package warm keeps guests that have booted already, so that new VMs of an
-// image need not boot: one snapshot for each shape that VMs have been asked for
-// in, made in the background from a VM of hatchd's own.
+// Package warm is the warm pool: snapshots of booted guests that new VMs are
+// cloned from instead of booting. It has one snapshot for each shape that was
+// requested, built in the background from a VM of hatchd's own account.
 //
-// It decides what is worth keeping and when that is out of date. How a VM is made
-// from a snapshot, and how the copy becomes itself, is internal/vm's. Start at
-// [Service].
+// It decides what to build and when a snapshot is out of date. Cloning a VM from
+// a snapshot is internal/vm/clone's. Start at [Service].
 package warm
 
 import (
 	"context"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// Mode says who asks for what is kept.
+// Mode says what causes a build.
 type Mode string
 
 // The modes.
 const (
-	Auto   Mode = "auto"   // every VM that had to boot
-	Manual Mode = "manual" // people only
-	Off    Mode = "off"    // nobody: every VM boots
+	Auto   Mode = "auto"   // every VM that had to boot, and requests
+	Manual Mode = "manual" // requests only
+	Off    Mode = "off"    // nothing: every VM boots
 )
 
-// State is how far a shape has come.
+// State is the state of one shape in the pool.
 type State string
 
 // The states.
@@ -35,36 +35,39 @@ const (
 	Failed   State = "failed"
 )
 
-// Guest is a booted guest of one shape that is kept, or on its way.
-type Guest struct {
+// Entry is one shape in the pool.
+type Entry struct {
 	Shape      vm.Shape
 	State      State
-	Reason     string // why it failed, in words
-	SnapshotID string // once it is ready
+	Reason     string // why the build failed
+	SnapshotID string // when ready
 	Bytes      int64  // on the host's disk
 	At         time.Time
 }
 
-// Images knows whose an image is.
+// Images knows the owners of images.
 type Images interface {
 	// ImageOwner returns the owner of an image. Errors: errs.NotFound.
 	ImageOwner(ctx context.Context, id string) (owner string, err error)
 }
 
-// VMs makes the VMs that are kept (vm.Service).
+// VMs makes the VMs that snapshots are built from (lifecycle.Service).
 type VMs interface {
-	// CreateOfShape makes and starts a VM of hatchd's own, and returns it once it
-	// runs. Its id comes with an error, too.
+	// CreateOfShape makes and boots a VM of hatchd's own account, and returns it
+	// once it runs. With an error it returns the VM's id.
 	CreateOfShape(ctx context.Context, shape vm.Shape) (vm.VM, error)
-	// Wait is vm.Service's.
-	Wait(ctx context.Context, owner, id string, want vm.WaitFor) (vm.VM, error)
-	// KeepWarm takes a snapshot of kind snapshot.Warm.
-	KeepWarm(ctx context.Context, id string) (snapshot.Snapshot, error)
-	// Delete is vm.Service's.
-	Delete(ctx context.Context, owner, id string) error
-	// List is vm.Service's.
-	List(ctx context.Context, owner string, f vm.Filter) ([]vm.VM, string, error)
-	// IsCurrent reports whether VMs that are made now would boot from the same
+	// Wait returns the VM once the condition holds.
+	Wait(ctx context.Context, scope access.Scope, id string, want vm.WaitFor) (vm.VM, error)
+	// SnapshotWarm takes a snapshot of kind snapshot.Warm.
+	SnapshotWarm(ctx context.Context, id string) (snapshot.Snapshot, error)
+	// Delete ends a VM and removes everything of it.
+	Delete(ctx context.Context, scope access.Scope, id string) error
+	// List returns VMs in scope.
+	List(ctx context.Context, scope access.Scope, f vm.Filter) ([]vm.VM, string, error)
+	// Idle reports whether no VM is being created, started or woken, and no guest is
+	// on its way to be ready. changed is closed when that may have changed.
+	Idle(ctx context.Context) (idle bool, changed <-chan struct{}, err error)
+	// IsCurrent reports whether a VM that is made now would boot from the same
 	// files on the same VMM.
 	IsCurrent(ctx context.Context, shape vm.Shape) bool
 }

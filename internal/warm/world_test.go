@@ -17,8 +17,10 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	snapshotfiles "github.com/hatchvm/hatch/internal/host/snapshot"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/store"
+	"github.com/hatchvm/hatch/internal/store/storetest"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -30,21 +32,33 @@ const (
 	othersImageID = "img_others" // of another owner
 )
 
-// world is a service over a real store and real files; its VMs are pretended.
-// Run is not called: a test takes what waits to be built itself.
+// world is a service over a real store and real files; its VMs are fake.
+// It does not call Run: a test builds queued shapes itself.
 type world struct {
 	*Service
 	vms       *fakeVMs
 	snapshots *snapshot.Service
 	files     *snapshotfiles.Files
+	listing   func() // called after snapshots were read, unless nil
+}
+
+// listedStore is a store that calls a world's listing.
+type listedStore struct {
+	*store.Store
+	w *world
+}
+
+func (s listedStore) Snapshots(ctx context.Context, scope access.Scope, f snapshot.Filter) ([]snapshot.Snapshot, error) {
+	all, err := s.Store.Snapshots(ctx, scope, f)
+	if s.w.listing != nil {
+		s.w.listing()
+	}
+	return all, err
 }
 
 func newWorld(t *testing.T, mode Mode) *world {
 	t.Helper()
-	st, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "hatch.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	st := storetest.Open(t)
 	t.Cleanup(func() { _ = st.Close() })
 	for _, id := range []string{access.SystemID, "acc_other"} {
 		if err := st.InsertAccount(t.Context(), access.Account{ID: id, Name: id, CreatedAt: time.Now()}); err != nil {
@@ -62,33 +76,36 @@ func newWorld(t *testing.T, mode Mode) *world {
 	}
 	t.Cleanup(func() { _ = files.Close() })
 	log := slog.New(slog.DiscardHandler)
-	snapshots := snapshot.New(st, files, snapshot.Limits{PerVM: 10}, log)
-	vms := &fakeVMs{snapshots: snapshots, files: files, dir: t.TempDir(), shapes: map[string]vm.Shape{}, gone: make(chan string, 2*maxKept)}
-	return &world{Service: New(snapshots, files, st, mode, log), vms: vms, snapshots: snapshots, files: files}
+	w := &world{files: files}
+	snapshots := snapshot.New(listedStore{st, w}, files, snapshot.Limits{PerVM: 10}, log)
+	w.snapshots = snapshots
+	w.vms = &fakeVMs{snapshots: snapshots, files: files, dir: t.TempDir(), shapes: map[string]vm.Shape{}, gone: make(chan string, 2*maxSnapshots)}
+	w.Service = New(snapshots, files, st, mode, log)
+	return w
 }
 
-// shape is one of a VM with so much memory.
+// shape returns the shape of a VM with this much memory.
 func shape(memMiB int) vm.Shape {
-	return vm.Shape{ImageID: imageID, VCPUs: 1, MemMiB: memMiB, DiskMiB: 64, Network: true, Machine: snapshot.Machine{Driver: "fake"}}
+	return vm.Shape{Shape: machine.Shape{ImageID: imageID, VCPUs: 1, MemMiB: memMiB, DiskMiB: 64, EnableNetwork: true}, Machine: snapshot.Machine{Driver: "fake"}}
 }
 
-// othersShape is one of another owner's image.
+// othersShape returns a shape of another owner's image.
 func othersShape(memMiB int) vm.Shape {
 	s := shape(memMiB)
 	s.ImageID = othersImageID
 	return s
 }
 
-// buildAll builds what waits.
+// buildAll builds all queued shapes.
 func (w *world) buildAll(t *testing.T) {
 	t.Helper()
-	for s, ok := w.next(); ok; s, ok = w.next() {
+	for s, ok := w.next(true); ok; s, ok = w.next(true) {
 		w.build(t.Context(), w.vms, s)
 	}
 }
 
-// requireStates checks what is told of the image's guests.
-func (w *world) requireStates(t *testing.T, want ...State) []Guest {
+// requireStates checks the states of the image's guests.
+func (w *world) requireStates(t *testing.T, want ...State) []Entry {
 	t.Helper()
 	all, err := w.List(t.Context(), imageID)
 	if err != nil {
@@ -106,19 +123,19 @@ func (w *world) requireStates(t *testing.T, want ...State) []Guest {
 
 func ample(context.Context) error { return nil }
 
-// requireFind checks whether VMs of the shape can begin as a copy.
+// requireFind checks whether VMs of the shape can be cloned.
 func (w *world) requireFind(t *testing.T, s vm.Shape, want bool) {
 	t.Helper()
-	warmth, ok := w.Find(t.Context(), s, ample)
+	warm, ok := w.Find(t.Context(), s, ample)
 	if ok != want {
 		t.Errorf("found: %v, want %v", ok, want)
 	}
 	if ok {
-		warmth.Release()
+		warm.Release()
 	}
 }
 
-// damage changes what is on disk of a guest's memory.
+// damage changes a guest's memory on disk.
 func (w *world) damage(t *testing.T, id string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(w.files.Dir(id), "memory"), []byte("another's memory"), 0o600); err != nil {
@@ -133,11 +150,14 @@ type fakeVMs struct {
 	dir       string
 
 	made    int
-	shapes  map[string]vm.Shape // of those there are, by id
-	unready error               // what waits end with
+	shapes  map[string]vm.Shape // of existing VMs, by id
+	unready error               // the result of Wait
 	waits   func(context.Context) error
 	stale   bool
-	gone    chan string // ids of those that were deleted
+	busy    chan struct{} // the host is not idle until it is closed; nil: it is
+	gone    chan string   // ids of deleted VMs
+
+	looked func() // called by Idle, unless nil: then the host changes all the time, and is not idle
 }
 
 func (f *fakeVMs) CreateOfShape(_ context.Context, s vm.Shape) (vm.VM, error) {
@@ -147,9 +167,9 @@ func (f *fakeVMs) CreateOfShape(_ context.Context, s vm.Shape) (vm.VM, error) {
 	return vm.VM{ID: id}, nil
 }
 
-func (f *fakeVMs) Wait(ctx context.Context, _, id string, want vm.WaitFor) (vm.VM, error) {
+func (f *fakeVMs) Wait(ctx context.Context, _ access.Scope, id string, want vm.WaitFor) (vm.VM, error) {
 	if !want.Ready {
-		return vm.VM{}, errors.New("nobody asked whether it is ready")
+		return vm.VM{}, errors.New("no wait for ready was called")
 	}
 	if f.waits != nil {
 		return vm.VM{}, f.waits(ctx)
@@ -157,28 +177,28 @@ func (f *fakeVMs) Wait(ctx context.Context, _, id string, want vm.WaitFor) (vm.V
 	return vm.VM{ID: id}, f.unready
 }
 
-func (f *fakeVMs) KeepWarm(ctx context.Context, id string) (snapshot.Snapshot, error) {
+func (f *fakeVMs) SnapshotWarm(ctx context.Context, id string) (snapshot.Snapshot, error) {
 	s := f.shapes[id]
-	one, err := f.snapshots.Begin(ctx, snapshot.Snapshot{
+	snap, err := f.snapshots.Begin(ctx, snapshot.Snapshot{
 		OwnerID: access.SystemID, VMID: id, Kind: snapshot.Warm, Machine: s.Machine,
-		VM: snapshot.Origin{ImageID: s.ImageID, Boot: s.Boot, Initramfs: s.Initramfs, VCPUs: s.VCPUs, MemMiB: s.MemMiB, DiskMiB: s.DiskMiB, BootArgs: s.BootArgs, Network: s.Network},
+		VM: snapshot.Origin{Spec: s.Spec(), Initramfs: s.Initramfs},
 	}, 0)
 	if err != nil {
 		return snapshot.Snapshot{}, err
 	}
 	part := filepath.Join(f.dir, "part")
 	err = errors.Join(os.WriteFile(part, []byte("a guest's memory"), 0o600),
-		os.WriteFile(filepath.Join(f.files.Dir(one.ID), vmm.SavedDevices), nil, 0o600),
-		os.WriteFile(filepath.Join(f.files.Dir(one.ID), vmm.SavedManifest), nil, 0o600),
-		f.files.Capture(ctx, one.ID, snapshot.Parts{Memory: part, Disk: part}))
+		os.WriteFile(filepath.Join(f.files.Dir(snap.ID), vmm.SavedDevices), nil, 0o600),
+		os.WriteFile(filepath.Join(f.files.Dir(snap.ID), vmm.SavedManifest), nil, 0o600),
+		f.files.Capture(ctx, snap.ID, snapshot.Parts{Memory: part, Disk: part}))
 	if err != nil {
 		return snapshot.Snapshot{}, err
 	}
-	return f.snapshots.Finish(ctx, one)
+	return f.snapshots.Finish(ctx, snap)
 }
 
-func (f *fakeVMs) Delete(_ context.Context, owner, id string) error {
-	if _, there := f.shapes[id]; !there || owner != access.SystemID {
+func (f *fakeVMs) Delete(_ context.Context, scope access.Scope, id string) error {
+	if _, there := f.shapes[id]; !there || scope != access.Owner(access.SystemID) {
 		return errs.New(errs.NotFound, "vm_not_found", "there is no VM %q", id)
 	}
 	delete(f.shapes, id)
@@ -186,11 +206,26 @@ func (f *fakeVMs) Delete(_ context.Context, owner, id string) error {
 	return nil
 }
 
-func (f *fakeVMs) List(context.Context, string, vm.Filter) (all []vm.VM, _ string, _ error) {
+func (f *fakeVMs) List(context.Context, access.Scope, vm.Filter) (all []vm.VM, _ string, _ error) {
 	for id := range f.shapes {
 		all = append(all, vm.VM{ID: id})
 	}
 	return all, "", nil
+}
+
+func (f *fakeVMs) Idle(context.Context) (bool, <-chan struct{}, error) {
+	if f.looked != nil {
+		f.looked()
+		changed := make(chan struct{})
+		close(changed)
+		return false, changed, nil
+	}
+	select {
+	case <-f.busy:
+		return true, f.busy, nil
+	default:
+		return f.busy == nil, f.busy, nil
+	}
 }
 
 func (f *fakeVMs) IsCurrent(context.Context, vm.Shape) bool { return !f.stale }

@@ -5,34 +5,36 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// Bounds on what goes on at once, and on what may wait.
+// Limits and timings of the dispatcher.
 const (
-	atOnce        = 16  // attempts in all
-	atOnceEach    = 4   // attempts of one webhook
-	maxPending    = 500 // deliveries of one webhook; beyond it stays where it is in the log
-	eventsAtOnce  = 100
-	tryTimeout    = 10 * time.Second
-	roundPause    = 50 * time.Millisecond // between two rounds, so that a burst of events takes few
-	faultPause    = time.Second           // after a fault of the database
-	maxRetryAfter = 24 * time.Hour
+	maxInFlight     = 16  // concurrent attempts of all webhooks
+	maxInFlightEach = 4   // concurrent attempts of one webhook
+	maxPending      = 500 // pending deliveries of one webhook; at the limit its cursor stays where it is
+	eventBatch      = 100 // events read from the log at a time
+	attemptTimeout  = 10 * time.Second
+	roundInterval   = 50 * time.Millisecond // at least, between two rounds, so that few rounds handle a burst of events
+	errorBackoff    = time.Second           // after a database error
+	maxRetryAfter   = 24 * time.Hour
 )
 
-// delays are the pauses between attempts, to which up to a fifth is added by
-// chance, so that not all come back at once.
-var delays = []time.Duration{
+// retryBackoff lists how long to wait after each failed attempt. A random jitter of
+// up to a fifth is added, so that retries do not all come at once.
+var retryBackoff = []time.Duration{
 	5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, time.Hour, 6 * time.Hour, 24 * time.Hour,
 }
 
-const gone = 410 // the status by which a receiver wants no more
+const gone = 410 // the HTTP status that disables a webhook
 
-// run does rounds until ctx is done, and waits for the attempts under way.
+// run does rounds until ctx is done, then waits for the attempts in flight.
 func (s *Service) run(ctx context.Context) {
 	defer close(s.stopped)
-	defer s.tries.Wait()
-	s.tries.Go(func() { s.pruneLoop(ctx) })
+	defer s.attempts.Wait()
+	s.attempts.Go(func() { s.pruneLoop(ctx) })
 	for turn := 0; ; turn++ {
 		added := s.Store.EventAdded()
 		more, next, err := s.round(ctx, turn)
@@ -40,16 +42,17 @@ func (s *Service) run(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			s.Log.Warn("cannot look for webhooks to deliver", "err", err)
-			more, next = false, time.Now().Add(faultPause)
+			s.Log.Warn("cannot look for deliveries that are due", logkey.Error, err)
+			more, next = false, time.Now().Add(errorBackoff)
 		}
-		if !more && !s.await(ctx, added, next) || !pause(ctx, roundPause) {
+		if !more && !s.await(ctx, added, next) || !pause(ctx, roundInterval) {
 			return
 		}
 	}
 }
 
-// await returns when there may be something to do, and false when ctx is done.
+// await waits until an event is added, the dispatcher is woken or next has come.
+// It returns false if ctx is done.
 func (s *Service) await(ctx context.Context, added <-chan struct{}, next time.Time) bool {
 	var timer <-chan time.Time
 	if !next.IsZero() {
@@ -75,7 +78,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // round stores deliveries for new events and starts the attempts that are due.
-// more says that there are more events, next when the next attempt is due.
+// more reports whether the log has further events; next is when the next attempt
+// is due, zero if none is.
 func (s *Service) round(ctx context.Context, turn int) (more bool, next time.Time, err error) {
 	hooks, err := s.Store.Subscriptions(ctx)
 	if err != nil || len(hooks) == 0 {
@@ -86,7 +90,7 @@ func (s *Service) round(ctx context.Context, turn int) (more bool, next time.Tim
 		return false, time.Time{}, err
 	}
 	for i := range hooks {
-		w := hooks[(turn+i)%len(hooks)].Webhook // each is first now and then
+		w := hooks[(turn+i)%len(hooks)].Webhook // rotate, so that every webhook comes first in some rounds
 		due, err := s.startDue(ctx, w)
 		if err != nil {
 			return more, time.Time{}, err
@@ -100,7 +104,7 @@ func (s *Service) round(ctx context.Context, turn int) (more bool, next time.Tim
 
 // enqueue stores deliveries for the next events of the log.
 func (s *Service) enqueue(ctx context.Context, hooks []Subscription) (more bool, err error) {
-	hooks = withRoom(hooks)
+	hooks = withCapacity(hooks)
 	if len(hooks) == 0 {
 		return false, nil
 	}
@@ -108,7 +112,7 @@ func (s *Service) enqueue(ctx context.Context, hooks []Subscription) (more bool,
 	for _, w := range hooks {
 		from = min(from, w.Cursor)
 	}
-	events, through, err := s.Store.Events(ctx, event.Filter{After: from, Limit: eventsAtOnce})
+	events, through, err := s.Store.Events(ctx, event.Filter{Scope: access.Everyone, After: from, Limit: eventBatch})
 	if err != nil {
 		return false, err
 	}
@@ -126,18 +130,18 @@ func (s *Service) enqueue(ctx context.Context, hooks []Subscription) (more bool,
 	if len(moves) == 0 {
 		return false, nil
 	}
-	return len(events) == eventsAtOnce, s.Store.Enqueue(ctx, moves)
+	return len(events) == eventBatch, s.Store.Enqueue(ctx, moves)
 }
 
-// withRoom returns the webhooks that may have more deliveries.
-func withRoom(hooks []Subscription) []Subscription {
-	var room []Subscription
+// withCapacity returns the webhooks with fewer than maxPending deliveries.
+func withCapacity(hooks []Subscription) []Subscription {
+	var below []Subscription
 	for _, w := range hooks {
 		if w.Pending < maxPending {
-			room = append(room, w)
+			below = append(below, w)
 		}
 	}
-	return room
+	return below
 }
 
 func (s *Service) deliveries(w Webhook, events []event.Event) ([]Delivery, error) {
@@ -156,11 +160,11 @@ func (s *Service) deliveries(w Webhook, events []event.Event) ([]Delivery, error
 	return list, nil
 }
 
-// startDue starts the attempts of one webhook that are due, as far as there is
-// room, and returns when its next one is.
+// startDue starts the due attempts of one webhook, within the limits on
+// concurrent attempts, and returns when its next attempt is due.
 func (s *Service) startDue(ctx context.Context, w Webhook) (next time.Time, err error) {
-	// Those under way are among them, and first.
-	pending, err := s.Store.Due(ctx, w.ID, 2*atOnceEach)
+	// The list begins with the deliveries that are in flight.
+	pending, err := s.Store.Due(ctx, w.ID, 2*maxInFlightEach)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -173,38 +177,39 @@ func (s *Service) startDue(ctx context.Context, w Webhook) (next time.Time, err 
 	return time.Time{}, nil
 }
 
-// start begins an attempt, unless it is under way or there is no room: then the
-// end of another one leads to the next round.
+// start begins an attempt, unless the delivery is in flight or a limit on
+// concurrent attempts is reached. In that case the end of another attempt starts
+// the next round.
 func (s *Service) start(ctx context.Context, w Webhook, d Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	each := 0
-	for _, webhook := range s.flying {
+	for _, webhook := range s.inFlight {
 		if webhook == w.ID {
 			each++
 		}
 	}
-	if _, flying := s.flying[d.ID]; flying || each >= atOnceEach || len(s.flying) >= atOnce {
+	if _, inFlight := s.inFlight[d.ID]; inFlight || each >= maxInFlightEach || len(s.inFlight) >= maxInFlight {
 		return
 	}
-	s.flying[d.ID] = w.ID
-	s.tries.Go(func() {
+	s.inFlight[d.ID] = w.ID
+	s.attempts.Go(func() {
 		s.try(ctx, w, d)
 		s.mu.Lock()
-		delete(s.flying, d.ID)
+		delete(s.inFlight, d.ID)
 		s.mu.Unlock()
 		s.wake()
 	})
 }
 
-// try makes one attempt and stores what came of it. When ctx ends meanwhile,
-// nothing is stored: the attempt is made again.
+// try makes one attempt and stores its outcome. If ctx ends during the attempt,
+// nothing is stored and the attempt is repeated after a restart.
 func (s *Service) try(ctx context.Context, w Webhook, d Delivery) {
 	m := Message{URL: w.URL, ID: d.EventID, Timestamp: time.Now(), Body: d.Body}
 	err := m.Sign(w.Secret)
 	var answer Answer
 	if err == nil {
-		bounded, cancel := context.WithTimeout(ctx, tryTimeout)
+		bounded, cancel := context.WithTimeout(ctx, attemptTimeout)
 		answer, err = s.Sender.Send(bounded, m)
 		cancel()
 	}
@@ -220,30 +225,30 @@ func (s *Service) try(ctx context.Context, w Webhook, d Delivery) {
 	case o.Now.State == Failed:
 		o.Events = append(o.Events, failedEvent(w, o.Now))
 	}
-	s.settle(ctx, o)
+	s.recordOutcome(ctx, o)
 }
 
-// settle stores the outcome, however long the database is out of reach: until
-// then the delivery counts as under way.
-func (s *Service) settle(ctx context.Context, o Outcome) {
+// recordOutcome stores the outcome of an attempt. It retries for as long as the
+// database fails; until then the delivery counts as in flight.
+func (s *Service) recordOutcome(ctx context.Context, o Outcome) {
 	for {
-		stored, err := s.Store.Settle(ctx, o)
+		stored, err := s.Store.RecordOutcome(ctx, o)
 		if stored {
 			for _, e := range o.Events {
-				s.Log.Warn(e.Message, "webhook", o.Now.WebhookID, "delivery", o.Now.ID)
+				s.Log.Warn(e.Message, "webhook", o.Now.WebhookID, logkey.Delivery, o.Now.ID)
 			}
 		}
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		s.Log.Error("cannot store the outcome of a delivery", "delivery", o.Now.ID, "err", err)
-		if !pause(ctx, faultPause) {
+		s.Log.Error("cannot store the outcome of a delivery", logkey.Delivery, o.Now.ID, logkey.Error, err)
+		if !pause(ctx, errorBackoff) {
 			return
 		}
 	}
 }
 
-// tried notes the outcome of an attempt that has just ended.
+// tried updates the delivery after an attempt that ended now.
 func (d *Delivery) tried(a Answer, err error, now time.Time) {
 	d.Attempts++
 	d.TriedAt, d.NextTryAt = &now, nil
@@ -257,11 +262,11 @@ func (d *Delivery) tried(a Answer, err error, now time.Time) {
 	default:
 		d.Error = statusError(a.StatusCode)
 	}
-	if d.Attempts > len(delays) || a.StatusCode == gone {
+	if d.Attempts > len(retryBackoff) || a.StatusCode == gone {
 		d.State = Failed
 		return
 	}
-	next := now.Add(max(jittered(delays[d.Attempts-1]), min(a.RetryAfter, maxRetryAfter)))
+	next := now.Add(max(jittered(retryBackoff[d.Attempts-1]), min(a.RetryAfter, maxRetryAfter)))
 	d.NextTryAt = &next
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
 func statusError(code int) string {
@@ -13,14 +14,14 @@ func statusError(code int) string {
 	case code >= 300 && code <= 399:
 		return fmt.Sprintf("the receiver answered %d; redirects are not followed", code)
 	case code == gone:
-		return "the receiver answered 410: it wants no more"
+		return "the receiver answered 410 Gone"
 	}
 	return fmt.Sprintf("the receiver answered %d", code)
 }
 
-// failedEvent tells that a delivery was given up.
+// failedEvent returns the event that reports a delivery as failed for good.
 func failedEvent(w Webhook, d Delivery) event.Event {
-	message := fmt.Sprintf("gave up telling webhook %s of %s after %d tries: %s", w.ID, d.EventType, d.Attempts, d.Error)
+	message := fmt.Sprintf("delivery of %s to webhook %s failed after %d attempts: %s", d.EventType, w.ID, d.Attempts, d.Error)
 	e := event.Of(event.WebhookFailed, message, struct {
 		WebhookID  string `json:"webhook_id"`
 		DeliveryID string `json:"delivery_id"`
@@ -33,18 +34,18 @@ func failedEvent(w Webhook, d Delivery) event.Event {
 	return e
 }
 
-// disabledEvent tells that a webhook is told of nothing any more.
+// disabledEvent returns the event that reports a webhook as disabled.
 func disabledEvent(w Webhook, why string) event.Event {
 	e := event.Of(event.WebhookDisabled, fmt.Sprintf("disabled webhook %s: %s", w.ID, why), map[string]string{"webhook_id": w.ID})
 	e.OwnerID = w.OwnerID
 	return e
 }
 
-// How the log of deliveries is kept small.
+// Limits and timings of pruning the delivery log.
 const (
-	keptEach   = 1000 // deliveries of one webhook that have ended
+	keptEach   = 1000 // delivered or failed deliveries of one webhook
 	pruneEvery = 10 * time.Minute
-	pruneBatch = 500
+	pruneBatch = 500 // deliveries in one transaction
 )
 
 func (s *Service) pruneLoop(ctx context.Context) {
@@ -53,9 +54,9 @@ func (s *Service) pruneLoop(ctx context.Context) {
 	for {
 		removed, err := s.Store.PruneDeliveries(ctx, time.Now().Add(-s.Keep), keptEach, pruneBatch)
 		if err != nil && ctx.Err() == nil {
-			s.Log.Warn("cannot prune the log of deliveries", "err", err)
+			s.Log.Warn("cannot prune the delivery log", logkey.Error, err)
 		}
-		if removed == pruneBatch && pause(ctx, roundPause) {
+		if removed == pruneBatch && pause(ctx, roundInterval) {
 			continue
 		}
 		select {

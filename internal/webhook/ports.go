@@ -4,39 +4,42 @@ import (
 	"context"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/event"
 )
 
-// Store keeps webhooks and deliveries. Methods that take an owner see that
-// owner's webhooks only.
+// Store stores webhooks and deliveries. A method that takes a scope sees only the
+// webhooks in that scope.
 type Store interface {
-	// InsertWebhook makes a webhook whose place is the end of the log, unless
-	// the owner has most already. Errors: errs.Conflict with code too_many_webhooks.
+	// InsertWebhook stores a webhook whose cursor is the end of the event log.
+	// Errors: errs.Conflict with code too_many_webhooks if the owner already has
+	// most webhooks.
 	InsertWebhook(ctx context.Context, w Webhook, most int) error
 
-	// Webhook returns one. Errors: errs.NotFound with code webhook_not_found.
-	Webhook(ctx context.Context, owner, id string) (Webhook, error)
+	// Webhook returns one webhook. Errors: errs.NotFound with code webhook_not_found.
+	Webhook(ctx context.Context, scope access.Scope, id string) (Webhook, error)
 
-	// Webhooks returns the owner's, newest first.
-	Webhooks(ctx context.Context, owner string) ([]Webhook, error)
+	// Webhooks returns the webhooks in scope, newest first.
+	Webhooks(ctx context.Context, scope access.Scope) ([]Webhook, error)
 
 	// UpdateWebhook applies change in one transaction and stores URL, Events,
-	// Secret, Description, Enabled and DisabledReason. The place of one that
-	// becomes enabled is the end of the log. Errors: errs.NotFound.
-	UpdateWebhook(ctx context.Context, owner, id string, change func(*Webhook)) (Webhook, error)
+	// Secret, Description, Enabled and DisabledReason. If the
+	// webhook becomes enabled, its cursor moves to the end of the event log. Errors: errs.NotFound.
+	UpdateWebhook(ctx context.Context, scope access.Scope, id string, change func(*Webhook)) (Webhook, error)
 
 	// DeleteWebhook removes a webhook and its deliveries. Errors: errs.NotFound.
-	DeleteWebhook(ctx context.Context, owner, id string) error
+	DeleteWebhook(ctx context.Context, scope access.Scope, id string) error
 
-	// Deliveries returns one page, newest first and without their bodies, and
-	// the cursor of the next page or "". Errors: errs.Invalid with code invalid_after.
+	// Deliveries returns one page of deliveries, newest first and without bodies,
+	// and the cursor of the next page, "" if there is none. Errors: errs.Invalid with code invalid_after.
 	Deliveries(ctx context.Context, webhookID string, f Filter) (page []Delivery, next string, err error)
 
-	// InsertDelivery stores a delivery that is in no log, unless so many wait
-	// already. Errors: errs.TooMany with code too_many_pending.
+	// InsertDelivery stores a delivery of an event that is not in the event log.
+	// Errors: errs.TooMany with code too_many_pending if the webhook already has
+	// most pending deliveries.
 	InsertDelivery(ctx context.Context, d Delivery, most int) error
 
-	// RetryDelivery makes a delivery pending as if it had never been tried.
+	// RetryDelivery makes a delivery pending, with no attempts made, due at the given time.
 	// Errors: errs.NotFound with code delivery_not_found.
 	RetryDelivery(ctx context.Context, webhookID, id string, at time.Time) (Delivery, error)
 
@@ -47,10 +50,10 @@ type Store interface {
 type Filter struct {
 	State State
 	Limit int
-	After string // cursor, as Deliveries returned it with the page before
+	After string // cursor that Deliveries returned with the previous page
 }
 
-// Queue is what the dispatcher needs.
+// Queue is the part of the store that the dispatcher uses.
 type Queue interface {
 	Events(ctx context.Context, f event.Filter) (page []event.Event, through int64, err error)
 	EventAdded() <-chan struct{}
@@ -58,21 +61,21 @@ type Queue interface {
 	// Subscriptions returns the enabled webhooks of every owner.
 	Subscriptions(ctx context.Context) ([]Subscription, error)
 
-	// Enqueue stores deliveries and moves the webhooks' places, in one
-	// transaction. What belongs to a webhook that is not at From any more, or is
-	// not enabled, is left out.
+	// Enqueue stores deliveries and moves the webhooks' cursors, in one
+	// transaction. It skips moves of webhooks that are disabled, or whose cursor
+	// is not at From any more.
 	Enqueue(ctx context.Context, moves []Move) error
 
-	// Due returns a webhook's pending deliveries, the next to be tried first.
+	// Due returns a webhook's pending deliveries, ordered by when they are due.
 	Due(ctx context.Context, webhookID string, limit int) ([]Delivery, error)
 
-	// Settle stores the outcome of an attempt, all in one transaction, unless it
-	// was overtaken: by the delivery's end, by a retry, or, where it shall disable
-	// the webhook, by another address.
-	Settle(ctx context.Context, o Outcome) (stored bool, err error)
+	// RecordOutcome stores the outcome of an attempt, in one transaction. It
+	// stores nothing if the delivery has ended or been retried meanwhile, or if
+	// the outcome disables the webhook and its URL has changed.
+	RecordOutcome(ctx context.Context, o Outcome) (stored bool, err error)
 
-	// PruneDeliveries removes up to batch deliveries that are not pending:
-	// those older than before, and the oldest of more than most of one webhook.
+	// PruneDeliveries removes up to batch deliveries that are not pending: those
+	// older than before, and the oldest of a webhook that has more than most.
 	PruneDeliveries(ctx context.Context, before time.Time, most, batch int) (removed int, err error)
 }
 
@@ -82,19 +85,19 @@ type Subscription struct {
 	Pending int
 }
 
-// Move takes a webhook from one place in the log to another.
+// Move moves the cursor of a webhook in the event log.
 type Move struct {
 	WebhookID     string
 	From, Through int64
-	Deliveries    []Delivery // for the events between
+	Deliveries    []Delivery // of the events after From, up to Through
 }
 
-// Outcome is what came of an attempt.
+// Outcome is the result of one attempt.
 type Outcome struct {
 	Was, Now Delivery      // before the attempt, and after it
-	URL      string        // that was asked
-	Disable  string        // why the webhook shall be told of nothing any more; "" to go on
-	Events   []event.Event // that tell of it
+	URL      string        // to which the request was sent
+	Disable  string        // why the webhook becomes disabled; "" if it stays enabled
+	Events   []event.Event // to append to the event log
 }
 
 // Message is one request to a webhook's receiver.
@@ -106,15 +109,15 @@ type Message struct {
 	Body      []byte
 }
 
-// Answer is what a receiver said.
+// Answer is a receiver's response.
 type Answer struct {
 	StatusCode int
-	RetryAfter time.Duration // as it asks for; 0 when it does not
+	RetryAfter time.Duration // from its Retry-After header; 0 if there is none
 }
 
 // Sender posts messages.
 type Sender interface {
-	// Send returns the receiver's answer, whatever its status. The error's text
+	// Send returns the receiver's answer, with any status. The error's text
 	// can be shown to the owner.
 	Send(ctx context.Context, m Message) (Answer, error)
 }

@@ -10,12 +10,12 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// special are the networks that are not the internet, beside those that
-// netip.Addr knows itself: the host's own, private ones, and those that lead to
-// IPv4 addresses by another name.
+// special lists the networks that are not part of the public internet, in addition
+// to those that netip.Addr has methods for: local and private networks, and those
+// that embed IPv4 addresses.
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
-	netip.MustParsePrefix("100.64.0.0/10"), // between a provider and its customers
+	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT
 	netip.MustParsePrefix("192.0.0.0/24"),
 	netip.MustParsePrefix("192.0.2.0/24"),
 	netip.MustParsePrefix("192.88.99.0/24"),
@@ -35,7 +35,7 @@ var special = []netip.Prefix{
 	netip.MustParsePrefix("fec0::/10"),
 }
 
-// Public reports whether an address is one of the internet: not this host, not
+// Public reports whether an address is on the public internet: not this host, not
 // a private network, and not a cloud's metadata service.
 func Public(a netip.Addr) bool {
 	a = a.Unmap()
@@ -45,21 +45,21 @@ func Public(a netip.Addr) bool {
 
 const maxURL = 2048 // bytes
 
-// checkURL refuses what cannot be posted to. A name is looked up when it is
-// dialled, and judged then.
+// checkURL returns an error if the URL cannot be posted to. Host names are resolved,
+// and their addresses checked, when the sender dials.
 func checkURL(text string, allowPrivate bool) error {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || len(text) > maxURL || u.Host == "" || u.Opaque != "" || !validPort(u):
-		return errs.InvalidField("url", "an address such as https://example.com/hook of up to %d bytes is needed", maxURL)
+		return errs.InvalidField("url", "is not a valid URL: want one such as https://example.com/hook of up to %d bytes", maxURL)
 	case u.Scheme != "https" && (u.Scheme != "http" || !allowPrivate):
-		return errs.InvalidField("url", "the address must begin with https://").
-			WithHint("http:// can be used where HATCH_WEBHOOK_ALLOW_PRIVATE is true")
+		return errs.InvalidField("url", "the URL must begin with https://").
+			WithHint("http:// is allowed if HATCH_WEBHOOK_ALLOW_PRIVATE is true")
 	case u.User != nil || u.Fragment != "":
-		return errs.InvalidField("url", "the address must have no user, password or fragment")
+		return errs.InvalidField("url", "the URL must have no user, password or fragment")
 	case !allowPrivate && private(u.Hostname()):
-		return errs.InvalidField("url", "the address is of this host or of a private network").
-			WithHint("such addresses can be used where HATCH_WEBHOOK_ALLOW_PRIVATE is true")
+		return errs.InvalidField("url", "the URL leads to this host or to a private network").
+			WithHint("such addresses are allowed if HATCH_WEBHOOK_ALLOW_PRIVATE is true")
 	}
 	return nil
 }
@@ -72,8 +72,8 @@ func validPort(u *url.URL) bool {
 	return err == nil && port > 0 && u.Hostname() != ""
 }
 
-// private reports whether a host is known not to be of the internet without
-// looking its name up.
+// private reports whether a host is not on the public internet, as far as this can
+// be seen without a name lookup.
 func private(host string) bool {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return !Public(a)

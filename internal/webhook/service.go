@@ -11,38 +11,40 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/id"
 )
 
-// Bounds on what an owner may have.
+// Limits per owner and per webhook.
 const (
 	MaxWebhooks    = 50
 	MaxDescription = 1024 // bytes
 )
 
-// Config is what a service needs. All fields are required but AllowPrivate.
+// Config has the settings and dependencies of a service. All fields but
+// AllowPrivate are required.
 type Config struct {
 	Store        Store
 	Sender       Sender
-	Encode       func(event.Event) (json.RawMessage, error) // the form in which the API shows events
-	AllowPrivate bool                                       // receivers in private networks, and http
-	Keep         time.Duration                              // of deliveries that have ended
+	Encode       func(event.Event) (json.RawMessage, error) // encodes an event as the API returns it
+	AllowPrivate bool                                       // allow receivers in private networks, and http
+	Keep         time.Duration                              // how long ended deliveries are kept
 	Log          *slog.Logger
 }
 
-// Service manages webhooks and, in the background, delivers to them.
+// Service manages webhooks and delivers events to them in the background.
 type Service struct {
 	Config
 
-	stop    context.CancelFunc
-	stopped chan struct{}
-	kick    chan struct{}  // there may be something to do; capacity 1
-	tries   sync.WaitGroup // attempts under way
+	stop     context.CancelFunc
+	stopped  chan struct{}
+	kick     chan struct{}  // wakes the dispatcher; capacity 1
+	attempts sync.WaitGroup // in flight
 
-	mu     sync.Mutex
-	flying map[string]string // webhook ids of attempts under way, by delivery id
+	mu       sync.Mutex
+	inFlight map[string]string // webhook ids of attempts in flight, by delivery id
 }
 
 // New makes a service and starts to deliver, until Close.
@@ -50,22 +52,22 @@ func New(cfg Config) *Service {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Service{
 		Config: cfg, stop: stop, stopped: make(chan struct{}),
-		kick: make(chan struct{}, 1), flying: map[string]string{},
+		kick: make(chan struct{}, 1), inFlight: map[string]string{},
 	}
 	go s.run(ctx)
 	return s
 }
 
-// Close ends the attempts under way, which count as not made, and the rest of
-// the work in the background.
+// Close cancels the attempts in flight, which count as not made, and waits for the
+// background work to end.
 func (s *Service) Close() error {
 	s.stop()
 	<-s.stopped
 	return nil
 }
 
-// Create makes a webhook that is told of what comes. Without a secret one is
-// made; the returned webhook has it. Errors: errs.Invalid, errs.Conflict.
+// Create creates a webhook that receives events from now on. If w has no secret,
+// one is generated; the returned webhook has it. Errors: errs.Invalid, errs.Conflict.
 func (s *Service) Create(ctx context.Context, owner string, w Webhook) (Webhook, error) {
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	w.ID, w.OwnerID, w.CreatedAt, w.UpdatedAt = id.New(IDPrefix), owner, now, now
@@ -87,29 +89,29 @@ func (s *Service) check(w Webhook) error {
 		return err
 	}
 	if len(w.Events) == 0 {
-		return errs.InvalidField("events", "at least one type of event is needed, such as vm.state_changed, vm.* or *")
+		return errs.InvalidField("events", "is empty: want at least one event type, such as vm.state_changed, vm.* or *")
 	}
 	if len(w.Description) > MaxDescription || !utf8.ValidString(w.Description) ||
 		strings.ContainsFunc(w.Description, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return errs.InvalidField("description", "up to %d bytes of printable text can be given", MaxDescription)
+		return errs.InvalidField("description", "want up to %d bytes of printable text", MaxDescription)
 	}
 	return checkSecret(w.Secret)
 }
 
 // Get returns one webhook. Errors: errs.NotFound.
-func (s *Service) Get(ctx context.Context, owner, id string) (Webhook, error) {
-	return s.Store.Webhook(ctx, owner, id)
+func (s *Service) Get(ctx context.Context, scope access.Scope, id string) (Webhook, error) {
+	return s.Store.Webhook(ctx, scope, id)
 }
 
 // List returns the owner's webhooks, newest first.
-func (s *Service) List(ctx context.Context, owner string) ([]Webhook, error) {
-	return s.Store.Webhooks(ctx, owner)
+func (s *Service) List(ctx context.Context, scope access.Scope) ([]Webhook, error) {
+	return s.Store.Webhooks(ctx, scope)
 }
 
-// Update changes a webhook. One that is enabled again is told of what comes
-// from then on, and its pending deliveries go on.
-func (s *Service) Update(ctx context.Context, owner, id string, c Change) (Webhook, error) {
-	now, err := s.Store.Webhook(ctx, owner, id)
+// Update changes a webhook. If it becomes enabled again, it receives the events
+// from then on, and its pending deliveries are attempted again.
+func (s *Service) Update(ctx context.Context, scope access.Scope, id string, c Change) (Webhook, error) {
+	now, err := s.Store.Webhook(ctx, scope, id)
 	if err != nil {
 		return Webhook{}, err
 	}
@@ -117,7 +119,7 @@ func (s *Service) Update(ctx context.Context, owner, id string, c Change) (Webho
 	if err := s.check(now); err != nil {
 		return Webhook{}, err
 	}
-	changed, err := s.Store.UpdateWebhook(ctx, owner, id, c.apply)
+	changed, err := s.Store.UpdateWebhook(ctx, scope, id, c.apply)
 	if err == nil {
 		s.wake()
 	}
@@ -144,22 +146,22 @@ func set[T any](field, value *T) {
 }
 
 // Delete removes a webhook and its deliveries.
-func (s *Service) Delete(ctx context.Context, owner, id string) error {
-	return s.Store.DeleteWebhook(ctx, owner, id)
+func (s *Service) Delete(ctx context.Context, scope access.Scope, id string) error {
+	return s.Store.DeleteWebhook(ctx, scope, id)
 }
 
-// Deliveries returns a page of the log of deliveries, newest first.
-func (s *Service) Deliveries(ctx context.Context, owner, id string, f Filter) (page []Delivery, next string, err error) {
-	if _, err := s.Store.Webhook(ctx, owner, id); err != nil {
+// Deliveries returns a page of the delivery log, newest first.
+func (s *Service) Deliveries(ctx context.Context, scope access.Scope, id string, f Filter) (page []Delivery, next string, err error) {
+	if _, err := s.Store.Webhook(ctx, scope, id); err != nil {
 		return nil, "", err
 	}
 	return s.Store.Deliveries(ctx, id, f)
 }
 
-// Test sends the webhook an event that means nothing, and returns its delivery
-// at once. Errors: errs.Conflict with code webhook_disabled; errs.TooMany.
-func (s *Service) Test(ctx context.Context, owner, webhookID string) (Delivery, error) {
-	w, err := s.enabled(ctx, owner, webhookID)
+// Test queues a test event for the webhook and returns its delivery without
+// waiting for it. Errors: errs.Conflict with code webhook_disabled; errs.TooMany.
+func (s *Service) Test(ctx context.Context, scope access.Scope, webhookID string) (Delivery, error) {
+	w, err := s.enabled(ctx, scope, webhookID)
 	if err != nil {
 		return Delivery{}, err
 	}
@@ -177,10 +179,10 @@ func (s *Service) Test(ctx context.Context, owner, webhookID string) (Delivery, 
 	return d, nil
 }
 
-// Retry delivers anew, whatever has become of the delivery before.
+// Retry queues a delivery again in any state.
 // Errors: errs.NotFound; errs.Conflict with code webhook_disabled.
-func (s *Service) Retry(ctx context.Context, owner, webhookID, deliveryID string) (Delivery, error) {
-	if _, err := s.enabled(ctx, owner, webhookID); err != nil {
+func (s *Service) Retry(ctx context.Context, scope access.Scope, webhookID, deliveryID string) (Delivery, error) {
+	if _, err := s.enabled(ctx, scope, webhookID); err != nil {
 		return Delivery{}, err
 	}
 	d, err := s.Store.RetryDelivery(ctx, webhookID, deliveryID, time.Now())
@@ -190,8 +192,8 @@ func (s *Service) Retry(ctx context.Context, owner, webhookID, deliveryID string
 	return d, err
 }
 
-func (s *Service) enabled(ctx context.Context, owner, id string) (Webhook, error) {
-	w, err := s.Store.Webhook(ctx, owner, id)
+func (s *Service) enabled(ctx context.Context, scope access.Scope, id string) (Webhook, error) {
+	w, err := s.Store.Webhook(ctx, scope, id)
 	if err == nil && !w.Enabled {
 		err = errs.New(errs.Conflict, "webhook_disabled", "cannot deliver to webhook %s: it is disabled", id).WithHint("enable it first")
 	}
@@ -218,10 +220,10 @@ func (s *Service) delivery(w Webhook, e event.Event, now time.Time) (Delivery, e
 	}, nil
 }
 
-// wake lets the dispatcher look for something to do.
+// wake makes the dispatcher start a round.
 func (s *Service) wake() {
 	select {
 	case s.kick <- struct{}{}:
-	default: // it will look anyway
+	default: // a wake is already queued
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/store"
+	"github.com/hatchvm/hatch/internal/store/storetest"
 	"github.com/hatchvm/hatch/internal/webhook"
 )
 
@@ -27,8 +27,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const owner = access.AdminID
 
-// world is a service with a real store and a receiver that does as it is told.
-// It lives in a bubble: its clock goes on when all are idle.
+// world is a service with a real store and a receiver with set responses.
+// It lives in a bubble: its clock advances when all are idle.
 type world struct {
 	*webhook.Service
 	store *store.Store
@@ -38,16 +38,13 @@ type world struct {
 	answer   func(n int, m webhook.Message) (webhook.Answer, error) // n counts from 1
 	messages []webhook.Message
 	times    []time.Time
-	flying   int
+	inFlight int
 	most     int // at once
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	st, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "hatch.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	st := storetest.Open(t)
 	if err := st.InsertAccount(t.Context(), access.Account{ID: owner, Name: "admin", CreatedAt: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
@@ -69,12 +66,12 @@ func (w *world) Send(ctx context.Context, m webhook.Message) (webhook.Answer, er
 	w.mu.Lock()
 	w.messages, w.times = append(w.messages, m), append(w.times, time.Now())
 	n, answer := len(w.messages), w.answer
-	w.flying++
-	w.most = max(w.most, w.flying)
+	w.inFlight++
+	w.most = max(w.most, w.inFlight)
 	w.mu.Unlock()
 	defer func() {
 		w.mu.Lock()
-		w.flying--
+		w.inFlight--
 		w.mu.Unlock()
 	}()
 	if answer == nil {
@@ -85,23 +82,23 @@ func (w *world) Send(ctx context.Context, m webhook.Message) (webhook.Answer, er
 
 func (w *world) sent() int { return len(w.seen()) }
 
-// seen returns what the receiver got.
+// seen returns the messages that the receiver got.
 func (w *world) seen() []webhook.Message {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.messages)
 }
 
-// obey makes the receiver answer so from now on; nil stands for a 200.
-func (w *world) obey(answer func(n int, m webhook.Message) (webhook.Answer, error)) {
+// respond sets how the receiver answers from now on; nil means status 200.
+func (w *world) respond(answer func(n int, m webhook.Message) (webhook.Answer, error)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.answer = answer
 }
 
-// forget empties what the receiver got, and makes it well.
+// forget discards the received messages and makes the receiver answer 200.
 func (w *world) forget() {
-	w.obey(nil)
+	w.respond(nil)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.messages, w.times = nil, nil
@@ -136,7 +133,7 @@ func wait(d time.Duration) {
 
 func (w *world) deliveries(t *testing.T, id string) []webhook.Delivery {
 	t.Helper()
-	page, _, err := w.Deliveries(t.Context(), owner, id, webhook.Filter{Limit: 1000})
+	page, _, err := w.Deliveries(t.Context(), access.Owner(owner), id, webhook.Filter{Limit: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,13 +146,13 @@ func inBubble(t *testing.T, test func(t *testing.T, w *world)) {
 
 func TestEventsAreDelivered(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
-		w.happen(t, 1, event.VMCreated) // before there was anybody to tell
+		w.happen(t, 1, event.VMCreated) // before the webhook exists
 		made := w.hook(t, "vm.*")
 		if !strings.HasPrefix(made.Secret, "whsec_") || !strings.HasPrefix(made.ID, "whk_") {
 			t.Errorf("%+v", made)
 		}
 		w.happen(t, 1, event.VMCreated)
-		w.happen(t, 1, event.WebhookFailed) // not wanted
+		w.happen(t, 1, event.WebhookFailed) // events about webhooks are not delivered
 		w.happen(t, 1, event.VMDeleted)
 		wait(time.Second)
 		list := w.deliveries(t, made.ID)
@@ -184,14 +181,14 @@ func TestEventsAreDelivered(t *testing.T) {
 	})
 }
 
-// TestPausesGrow counts the time between the tries of a delivery that never
+// TestBackoffGrows counts the time between the attempts of a delivery that never
 // succeeds.
-func TestPausesGrow(t *testing.T) {
+func TestBackoffGrows(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		made := w.hook(t, "*")
-		w.obey(func(_ int, m webhook.Message) (webhook.Answer, error) {
+		w.respond(func(_ int, m webhook.Message) (webhook.Answer, error) {
 			if strings.Contains(string(m.Body), "webhook.") {
-				t.Errorf("a webhook is told of webhooks: %s", m.Body)
+				t.Errorf("a webhook received an event about webhooks: %s", m.Body)
 			}
 			return webhook.Answer{StatusCode: 500}, nil
 		})
@@ -199,7 +196,7 @@ func TestPausesGrow(t *testing.T) {
 		wait(48 * time.Hour)
 		pauses := []time.Duration{5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, time.Hour, 6 * time.Hour, 24 * time.Hour}
 		if w.sent() != len(pauses)+1 {
-			t.Fatalf("%d tries", w.sent())
+			t.Fatalf("%d attempts", w.sent())
 		}
 		messages := w.seen()
 		for i, want := range pauses {
@@ -207,48 +204,48 @@ func TestPausesGrow(t *testing.T) {
 				t.Errorf("pause %d is %s, want about %s", i, got, want)
 			}
 			if messages[i+1].ID != messages[0].ID || string(messages[i+1].Body) != string(messages[0].Body) {
-				t.Errorf("try %d is of another message", i+1)
+				t.Errorf("attempt %d is of another message", i+1)
 			}
 			if messages[i+1].Signature == messages[i].Signature || !messages[i+1].Timestamp.After(messages[i].Timestamp) {
-				t.Errorf("try %d is not signed anew", i+1)
+				t.Errorf("attempt %d is not signed again", i+1)
 			}
 		}
 		d := w.deliveries(t, made.ID)[0]
 		if d.State != webhook.Failed || d.Attempts != 8 || d.StatusCode != 500 || d.Error != "the receiver answered 500" || d.NextTryAt != nil {
 			t.Errorf("%+v", d)
 		}
-		events, _, err := w.store.Events(t.Context(), event.Filter{Types: []event.Pattern{"webhook.*"}, Limit: 9})
-		if err != nil || len(events) != 1 || events[0].Type != event.WebhookFailed || !strings.Contains(events[0].Message, "after 8 tries: the receiver answered 500") {
-			t.Errorf("told: %+v, %v", events, err)
+		events, _, err := w.store.Events(t.Context(), event.Filter{Scope: access.Everyone, Types: []event.Pattern{"webhook.*"}, Limit: 9})
+		if err != nil || len(events) != 1 || events[0].Type != event.WebhookFailed || !strings.Contains(events[0].Message, "after 8 attempts: the receiver answered 500") {
+			t.Errorf("the events are %+v, %v", events, err)
 		}
-		w.obey(nil)
-		if _, err := w.Retry(t.Context(), owner, made.ID, d.ID); err != nil {
+		w.respond(nil)
+		if _, err := w.Retry(t.Context(), access.Owner(owner), made.ID, d.ID); err != nil {
 			t.Fatal(err)
 		}
 		wait(time.Second)
 		if d := w.deliveries(t, made.ID)[0]; d.State != webhook.Delivered || d.Attempts != 1 {
 			t.Errorf("after a retry: %+v", d)
 		}
-		if _, err := w.Retry(t.Context(), owner, made.ID, "dlv_none"); !errs.HasCode(err, "delivery_not_found") {
+		if _, err := w.Retry(t.Context(), access.Owner(owner), made.ID, "dlv_none"); !errs.HasCode(err, "delivery_not_found") {
 			t.Error(err)
 		}
 	})
 }
 
-func TestARetryHeedsTheReceiver(t *testing.T) {
+func TestRetryAfterIsHonoured(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.hook(t, "*")
-		w.obey(func(n int, _ webhook.Message) (webhook.Answer, error) {
+		w.respond(func(n int, _ webhook.Message) (webhook.Answer, error) {
 			return []webhook.Answer{{StatusCode: 429, RetryAfter: 90 * time.Second}, {StatusCode: 204}}[n-1], nil
 		})
 		w.happen(t, 1, event.VMCreated)
 		wait(89 * time.Second)
 		if w.sent() != 1 {
-			t.Error("tried before the receiver wanted")
+			t.Error("attempted before Retry-After has passed")
 		}
 		wait(10 * time.Second)
 		if w.sent() != 2 {
-			t.Error("not tried again")
+			t.Error("not attempted again")
 		}
 	})
 }
@@ -256,14 +253,14 @@ func TestARetryHeedsTheReceiver(t *testing.T) {
 func TestGoneDisables(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		made := w.hook(t, "*")
-		w.obey(func(int, webhook.Message) (webhook.Answer, error) { return webhook.Answer{StatusCode: 410}, nil })
+		w.respond(func(int, webhook.Message) (webhook.Answer, error) { return webhook.Answer{StatusCode: 410}, nil })
 		w.happen(t, 1, event.VMCreated)
 		wait(time.Second)
-		got, err := w.Get(t.Context(), owner, made.ID)
+		got, err := w.Get(t.Context(), access.Owner(owner), made.ID)
 		if err != nil || got.Enabled || !strings.Contains(got.DisabledReason, "410") {
 			t.Fatalf("%+v, %v", got, err)
 		}
-		if _, err := w.Test(t.Context(), owner, made.ID); !errs.HasCode(err, "webhook_disabled") {
+		if _, err := w.Test(t.Context(), access.Owner(owner), made.ID); !errs.HasCode(err, "webhook_disabled") {
 			t.Errorf("a test of a disabled webhook: %v", err)
 		}
 		w.happen(t, 3, event.VMCreated)
@@ -271,25 +268,25 @@ func TestGoneDisables(t *testing.T) {
 		if w.sent() != 1 {
 			t.Errorf("%d sent", w.sent())
 		}
-		w.obey(nil)
+		w.respond(nil)
 		yes := true
-		if got, err := w.Update(t.Context(), owner, made.ID, webhook.Change{Enabled: &yes}); err != nil || !got.Enabled || got.DisabledReason != "" {
+		if got, err := w.Update(t.Context(), access.Owner(owner), made.ID, webhook.Change{Enabled: &yes}); err != nil || !got.Enabled || got.DisabledReason != "" {
 			t.Errorf("%+v, %v", got, err)
 		}
 		w.happen(t, 1, event.VMDeleted)
 		wait(time.Second)
 		if w.sent() != 2 {
-			t.Errorf("%d sent: what happened meanwhile is not told, what comes is", w.sent())
+			t.Errorf("%d sent, want only the event after the webhook was enabled again", w.sent())
 		}
 	})
 }
 
-// TestARetryAmidATry asks for another try while one is under way that will be
+// TestRetryDuringAnAttempt requests another attempt while one is in flight that will be
 // the last: the retry is not lost in its outcome.
-func TestARetryAmidATry(t *testing.T) {
+func TestRetryDuringAnAttempt(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		made := w.hook(t, "*")
-		w.obey(func(n int, _ webhook.Message) (webhook.Answer, error) {
+		w.respond(func(n int, _ webhook.Message) (webhook.Answer, error) {
 			if n == 8 {
 				<-time.After(5 * time.Second)
 			}
@@ -300,26 +297,26 @@ func TestARetryAmidATry(t *testing.T) {
 			wait(time.Second)
 		}
 		d := w.deliveries(t, made.ID)[0]
-		if _, err := w.Retry(t.Context(), owner, made.ID, d.ID); err != nil {
+		if _, err := w.Retry(t.Context(), access.Owner(owner), made.ID, d.ID); err != nil {
 			t.Fatal(err)
 		}
-		w.obey(nil)
+		w.respond(nil)
 		wait(time.Minute)
 		if d := w.deliveries(t, made.ID)[0]; d.State != webhook.Delivered || d.Attempts != 1 {
 			t.Errorf("after a retry: %+v", d)
 		}
 		if last, _ := w.store.LastEvent(t.Context()); last != 1 {
-			t.Error("a delivery that goes on is told to be given up")
+			t.Error("a pending delivery is reported as failed")
 		}
 	})
 }
 
-// TestGoneFromAnotherAddress answers 410 where the webhook was, after its owner
-// has moved it.
+// TestGoneFromAnotherAddress answers 410 at the old URL, after the owner has
+// changed it.
 func TestGoneFromAnotherAddress(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		made := w.hook(t, "*")
-		w.obey(func(_ int, m webhook.Message) (webhook.Answer, error) {
+		w.respond(func(_ int, m webhook.Message) (webhook.Answer, error) {
 			if m.URL == made.URL {
 				<-time.After(5 * time.Second)
 				return webhook.Answer{StatusCode: 410}, nil
@@ -329,11 +326,11 @@ func TestGoneFromAnotherAddress(t *testing.T) {
 		w.happen(t, 1, event.VMCreated)
 		wait(time.Second)
 		elsewhere := "https://example.com/elsewhere"
-		if _, err := w.Update(t.Context(), owner, made.ID, webhook.Change{URL: &elsewhere}); err != nil {
+		if _, err := w.Update(t.Context(), access.Owner(owner), made.ID, webhook.Change{URL: &elsewhere}); err != nil {
 			t.Fatal(err)
 		}
 		wait(time.Minute)
-		got, err := w.Get(t.Context(), owner, made.ID)
+		got, err := w.Get(t.Context(), access.Owner(owner), made.ID)
 		if err != nil || !got.Enabled {
 			t.Errorf("%+v, %v", got, err)
 		}
@@ -343,13 +340,13 @@ func TestGoneFromAnotherAddress(t *testing.T) {
 	})
 }
 
-// TestTestsAreBounded tests a webhook whose receiver never answers well.
+// TestTestsAreBounded tests a webhook whose receiver never answers 2xx.
 func TestTestsAreBounded(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		made := w.hook(t, "vm.deleted")
-		w.obey(func(int, webhook.Message) (webhook.Answer, error) { return webhook.Answer{}, errors.New("down") })
+		w.respond(func(int, webhook.Message) (webhook.Answer, error) { return webhook.Answer{}, errors.New("down") })
 		for i := 0; ; i++ {
-			_, err := w.Test(t.Context(), owner, made.ID)
+			_, err := w.Test(t.Context(), access.Owner(owner), made.ID)
 			if errs.HasCode(err, "too_many_pending") && i >= 100 {
 				return
 			}
@@ -360,13 +357,13 @@ func TestTestsAreBounded(t *testing.T) {
 	})
 }
 
-// TestADispatcherThatDies ends in the middle of its attempts; the next one
-// makes them again and forgets nothing.
-func TestADispatcherThatDies(t *testing.T) {
+// TestDispatcherCrash ends the service during attempts; the next one
+// repeats them and loses no event.
+func TestDispatcherCrash(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		made := w.hook(t, "*")
 		reached := make(chan struct{}, 100)
-		w.obey(func(int, webhook.Message) (webhook.Answer, error) {
+		w.respond(func(int, webhook.Message) (webhook.Answer, error) {
 			reached <- struct{}{}
 			<-time.After(time.Second)
 			return webhook.Answer{}, context.Canceled
@@ -379,10 +376,10 @@ func TestADispatcherThatDies(t *testing.T) {
 		before := w.deliveries(t, made.ID)
 		for _, d := range before {
 			if d.State != webhook.Pending || d.Attempts != 0 {
-				t.Errorf("an attempt that was cut short counts: %+v", d)
+				t.Errorf("an interrupted attempt counts: %+v", d)
 			}
 		}
-		w.happen(t, 5, event.VMDeleted) // while there is nobody
+		w.happen(t, 5, event.VMDeleted) // while hatchd is down
 		w.forget()
 		w.serve()
 		wait(10 * time.Second)
@@ -391,7 +388,7 @@ func TestADispatcherThatDies(t *testing.T) {
 			seen[m.ID]++
 		}
 		if len(seen) != 35 {
-			t.Errorf("%d of 35 events were told", len(seen))
+			t.Errorf("%d of 35 events were delivered", len(seen))
 		}
 		for _, d := range w.deliveries(t, made.ID) {
 			if d.State != webhook.Delivered {
@@ -401,15 +398,15 @@ func TestADispatcherThatDies(t *testing.T) {
 	})
 }
 
-// TestOneSlowReceiverKeepsNobodyWaiting has one that never answers.
-func TestOneSlowReceiverKeepsNobodyWaiting(t *testing.T) {
+// TestSlowReceiverDelaysNoOther has a receiver that never answers.
+func TestSlowReceiverDelaysNoOther(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		slow, err := w.Create(t.Context(), owner, webhook.Webhook{URL: "https://slow.example", Events: []event.Pattern{"*"}, Enabled: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		quick := w.hook(t, "*")
-		w.obey(func(_ int, m webhook.Message) (webhook.Answer, error) {
+		w.respond(func(_ int, m webhook.Message) (webhook.Answer, error) {
 			if m.URL == slow.URL {
 				<-time.After(10 * time.Second)
 				return webhook.Answer{}, errors.New("the receiver did not answer in time")
@@ -436,16 +433,16 @@ func TestOneSlowReceiverKeepsNobodyWaiting(t *testing.T) {
 			}
 		}
 		if tried != 4 {
-			t.Errorf("%d of the slow one's deliveries were tried in 11 s, 4 at once", tried)
+			t.Errorf("%d deliveries of the slow receiver were attempted in 11 s, 4 at a time", tried)
 		}
 	})
 }
 
-// TestWhatWaitsIsBounded leaves what is too much in the log of events.
-func TestWhatWaitsIsBounded(t *testing.T) {
+// TestPendingDeliveriesAreBounded leaves events beyond the limit in the event log.
+func TestPendingDeliveriesAreBounded(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.hook(t, "*")
-		w.obey(func(int, webhook.Message) (webhook.Answer, error) { return webhook.Answer{}, errors.New("down") })
+		w.respond(func(int, webhook.Message) (webhook.Answer, error) { return webhook.Answer{}, errors.New("down") })
 		for range 8 {
 			w.happen(t, 100, event.VMCreated)
 		}
@@ -461,7 +458,7 @@ func TestWhatWaitsIsBounded(t *testing.T) {
 			seen[m.ID] = true
 		}
 		if len(seen) != 800 {
-			t.Errorf("%d of 800 events were told once the receiver was back", len(seen))
+			t.Errorf("%d of 800 events were delivered once the receiver was back", len(seen))
 		}
 	})
 }
@@ -469,7 +466,7 @@ func TestWhatWaitsIsBounded(t *testing.T) {
 func TestTestingAWebhook(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		made := w.hook(t, "vm.deleted")
-		d, err := w.Test(t.Context(), owner, made.ID)
+		d, err := w.Test(t.Context(), access.Owner(owner), made.ID)
 		if err != nil || d.State != webhook.Pending || d.EventType != event.WebhookTest {
 			t.Fatalf("%+v, %v", d, err)
 		}
@@ -478,28 +475,31 @@ func TestTestingAWebhook(t *testing.T) {
 			t.Errorf("%+v", list)
 		}
 		if last, _ := w.store.LastEvent(t.Context()); last != 0 {
-			t.Error("a test is in the log of events")
+			t.Error("a test is in the event log")
 		}
 	})
 }
 
-func TestWebhooksOfOthersAreNotThere(t *testing.T) {
+func TestWebhooksOfOtherOwnersAreNotFound(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		made := w.hook(t, "*")
 		ctx := t.Context()
 		for name, call := range map[string]func() error{
-			"get":        func() error { _, err := w.Get(ctx, "acc_b", made.ID); return err },
-			"update":     func() error { _, err := w.Update(ctx, "acc_b", made.ID, webhook.Change{}); return err },
-			"delete":     func() error { return w.Delete(ctx, "acc_b", made.ID) },
-			"test":       func() error { _, err := w.Test(ctx, "acc_b", made.ID); return err },
-			"retry":      func() error { _, err := w.Retry(ctx, "acc_b", made.ID, "dlv_x"); return err },
-			"deliveries": func() error { _, _, err := w.Deliveries(ctx, "acc_b", made.ID, webhook.Filter{Limit: 1}); return err },
+			"get":    func() error { _, err := w.Get(ctx, access.Owner("acc_b"), made.ID); return err },
+			"update": func() error { _, err := w.Update(ctx, access.Owner("acc_b"), made.ID, webhook.Change{}); return err },
+			"delete": func() error { return w.Delete(ctx, access.Owner("acc_b"), made.ID) },
+			"test":   func() error { _, err := w.Test(ctx, access.Owner("acc_b"), made.ID); return err },
+			"retry":  func() error { _, err := w.Retry(ctx, access.Owner("acc_b"), made.ID, "dlv_x"); return err },
+			"deliveries": func() error {
+				_, _, err := w.Deliveries(ctx, access.Owner("acc_b"), made.ID, webhook.Filter{Limit: 1})
+				return err
+			},
 		} {
 			if err := call(); !errs.HasCode(err, "webhook_not_found") {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if list, err := w.List(ctx, "acc_b"); err != nil || len(list) != 0 {
+		if list, err := w.List(ctx, access.Owner("acc_b")); err != nil || len(list) != 0 {
 			t.Errorf("%v, %v", list, err)
 		}
 	})
@@ -522,7 +522,7 @@ func TestWebhookRefusals(t *testing.T) {
 		}
 		made := w.hook(t, "*")
 		private := "http://192.168.1.1"
-		if _, err := w.Update(t.Context(), owner, made.ID, webhook.Change{URL: &private}); !errs.HasCode(err, "invalid_url") {
+		if _, err := w.Update(t.Context(), access.Owner(owner), made.ID, webhook.Change{URL: &private}); !errs.HasCode(err, "invalid_url") {
 			t.Error(err)
 		}
 		for i := 1; ; i++ {

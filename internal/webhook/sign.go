@@ -16,7 +16,7 @@ const (
 	secretPrefix = "whsec_"
 	minSecret    = 24
 	maxSecret    = 64
-	ownSecret    = 32 // bytes of one that is made here
+	ownSecret    = 32 // bytes of a generated secret
 )
 
 func newSecret() string {
@@ -25,12 +25,13 @@ func newSecret() string {
 	return secretPrefix + base64.StdEncoding.EncodeToString(key)
 }
 
-// checkSecret refuses what is no secret, without repeating it.
+// checkSecret returns an error if the secret is not valid. The error does not
+// contain the secret.
 func checkSecret(secret string) error {
 	key, err := secretKey(secret)
 	if err != nil || len(key) < minSecret || len(key) > maxSecret {
-		return errs.InvalidField("secret", "%s and %d to %d bytes in base64 can be given", secretPrefix, minSecret, maxSecret).
-			WithHint("leave it out, and one is made")
+		return errs.InvalidField("secret", "want %s followed by %d to %d bytes in base64", secretPrefix, minSecret, maxSecret).
+			WithHint("leave it out to have one generated")
 	}
 	return nil
 }
@@ -38,7 +39,7 @@ func checkSecret(secret string) error {
 func secretKey(secret string) ([]byte, error) {
 	text, ok := strings.CutPrefix(secret, secretPrefix)
 	if !ok {
-		return nil, fmt.Errorf("a secret without %s", secretPrefix)
+		return nil, fmt.Errorf("the secret does not begin with %s", secretPrefix)
 	}
 	return base64.StdEncoding.DecodeString(text)
 }

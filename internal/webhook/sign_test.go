@@ -11,8 +11,8 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// TestSignature compares with the example that the specification's own
-// libraries are tested with.
+// TestSignature compares with the example in the tests of the
+// specification's own libraries.
 func TestSignature(t *testing.T) {
 	const secret, id, body = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek", `{"test": 2432232314}`
 	sign := func(secret, id string, at time.Time, body []byte) (string, error) {
@@ -119,7 +119,7 @@ func TestURLs(t *testing.T) {
 	}
 }
 
-// FuzzURL looks for an address that is accepted and should not be.
+// FuzzURL looks for URLs that are accepted and should not be.
 func FuzzURL(f *testing.F) {
 	for _, seed := range []string{"https://example.com", "https://[::1]:443/x?y", "https://127.1", "https://0x7f.1", "https://a@b", "https:a", "https://\x00"} {
 		f.Add(seed)

@@ -1,14 +1,14 @@
-// Package webhook tells servers of the owner's choice what has happened, as
-// the Standard Webhooks specification has it.
+// Package webhook delivers events to URLs that owners register, following the
+// Standard Webhooks specification.
 //
-// Each webhook has a place in the log of events. From there a delivery is
-// stored for every event that it asks for, before anything is sent; it is
-// tried until the receiver takes it, with growing pauses, and given up after
-// the last. So each event is delivered at least once, also when hatchd is
-// killed in between; the order is mostly that of the events.
+// Each webhook has a cursor in the event log. For every later event that matches
+// its patterns a delivery is stored before anything is sent. The delivery is
+// attempted, with a growing backoff, until the receiver accepts it or the last
+// attempt fails. So each event is sent at least once, even if hatchd is killed in
+// between; the order is mostly that of the events.
 //
-// It does not speak HTTP: webhook/sender does. Start at [Service]; dispatch.go
-// is what goes on in the background, public.go who may be spoken to.
+// HTTP itself is in webhook/sender. Start at [Service]; dispatch.go is the
+// background loop, public.go decides which addresses are allowed.
 package webhook
 
 import (
@@ -24,23 +24,22 @@ const (
 	DeliveryIDPrefix = "dlv_"
 )
 
-// Webhook is a server that wants to know.
+// Webhook is a URL that events of its owner are posted to.
 type Webhook struct {
 	ID, OwnerID    string
 	URL            string
-	Events         []event.Pattern // which it is told of
-	Secret         string          // to sign with; see sign.go
+	Events         []event.Pattern // which events it receives
+	Secret         string          // signing key; see sign.go
 	Description    string
 	Enabled        bool
-	DisabledReason string // when it was not the owner who disabled it
-	Cursor         int64  // Seq up to which deliveries have been stored
+	DisabledReason string // "" unless hatchd disabled it
+	Cursor         int64  // Seq of the last event for which deliveries were stored
 	CreatedAt      time.Time
 	UpdatedAt      time.Time
 }
 
-// wants reports whether the webhook is to be told of e. What has become of
-// deliveries is told to nobody this way: two broken webhooks would go on about
-// each other for ever.
+// wants reports whether e is delivered to the webhook. Events about webhooks never
+// are: two broken webhooks would report each other's failures forever.
 func (w Webhook) wants(e event.Event) bool {
 	if e.OwnerID != w.OwnerID || e.Seq <= w.Cursor || strings.HasPrefix(string(e.Type), "webhook.") {
 		return false
@@ -53,34 +52,34 @@ func (w Webhook) wants(e event.Event) bool {
 	return false
 }
 
-// State is how a delivery stands.
+// State is the state of a delivery.
 type State string
 
 // The states of deliveries.
 const (
-	Pending   State = "pending"   // to be tried, for the first time or again
-	Delivered State = "delivered" // the receiver has taken it
-	Failed    State = "failed"    // given up
+	Pending   State = "pending"   // a first or a further attempt is due
+	Delivered State = "delivered" // the receiver answered 2xx
+	Failed    State = "failed"    // the last attempt failed
 )
 
-// Delivery is one event on its way to one webhook.
+// Delivery is the sending of one event to one webhook, with all its attempts.
 type Delivery struct {
 	ID, WebhookID string
-	EventID       string // the same for every webhook that is told of the event
-	EventSeq      int64  // 0 when the event is in no log
+	EventID       string // the same for every webhook that receives the event
+	EventSeq      int64  // 0 if the event is not in the event log
 	EventType     event.Type
-	Body          []byte // what is sent, and signed
+	Body          []byte // of the request, which is signed
 
 	State      State
 	Attempts   int
-	StatusCode int        // of the last answer; 0 when there was none
-	Error      string     // why the last attempt failed, in words
-	NextTryAt  *time.Time // nil when there is none to come
+	StatusCode int        // of the last response; 0 if there was none
+	Error      string     // why the last attempt failed
+	NextTryAt  *time.Time // nil if no attempt is due
 	TriedAt    *time.Time // when the last attempt ended
 	CreatedAt  time.Time
 }
 
-// Change is what of a webhook shall be another. Nil fields stay.
+// Change is an update of a webhook. Nil fields stay unchanged.
 type Change struct {
 	URL         *string
 	Events      []event.Pattern

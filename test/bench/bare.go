@@ -21,12 +21,12 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// firstFile is the first descriptor that a program is handed beside the
-// standard ones, by hatchd as by os/exec.
+// firstFile is the first descriptor that a program inherits after the standard
+// ones, from hatchd as from os/exec.
 const firstFile = 3
 
-// bare is what a VMM was started with, to be started again by hand: the same
-// arguments, kernel, initramfs and disks, without hatchd, jail or limits.
+// bare is a VMM to be started without hatchd, jail and limits, but with the
+// arguments, kernel, initramfs and disks of one that hatchd has started.
 type bare struct {
 	program string
 	args    []string
@@ -35,19 +35,19 @@ type bare struct {
 	dir     string
 }
 
-// disks are the files to boot from, by the serial that a disk has. The VM's
-// own, which is written to, is copied.
+// disks are the files to boot from, by the serial of a disk. The writable disk is
+// copied.
 type disks map[string]string
 
 const writtenDisk = "hatch-disk"
 
-// copyOfVM is copyOf for a VM of the image, whose VMM is returned too.
-func copyOfVM(dataDir string, image api.Image, id string, diskMiB int) (vmm, *bare, error) {
+// copyVM is copyVMM for a VM of the image, whose VMM is returned too.
+func copyVM(dataDir string, image api.Image, id string, diskMiB int) (vmm, *bare, error) {
 	v, err := findVMM(id)
 	if err != nil {
 		return v, nil, err
 	}
-	b, err := copyOf(v, disks{
+	b, err := copyVMM(v, disks{
 		"hatch-root": image.RootfsPath,
 		"hatch-seed": filepath.Join(dataDir, "vms", id, "seed.iso"),
 		writtenDisk:  filepath.Join(dataDir, "templates", fmt.Sprintf("overlay-%dM.ext4", diskMiB)),
@@ -55,8 +55,8 @@ func copyOfVM(dataDir string, image api.Image, id string, diskMiB int) (vmm, *ba
 	return v, b, err
 }
 
-// copyOf takes what the VMM was started with, while it runs.
-func copyOf(v vmm, files disks) (b *bare, err error) {
+// copyVMM reads the arguments and opens the files of a running VMM.
+func copyVMM(v vmm, files disks) (b *bare, err error) {
 	dir, err := os.MkdirTemp("", "hatch-bare-")
 	if err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func copyOf(v vmm, files disks) (b *bare, err error) {
 	program, err := os.Readlink(v.link("exe"))
 	b = &bare{program: program, dir: dir, args: slices.DeleteFunc(slices.Clone(v.args[1:]), func(a string) bool { return a == "-S" })}
 	if err == nil {
-		err = b.takeFiles(v, files)
+		err = b.openFiles(v, files)
 	}
 	if err != nil {
 		return nil, errors.Join(err, b.close())
@@ -81,9 +81,9 @@ var (
 	memory   = regexp.MustCompile(`^\{.*"mem-path":"/proc/self/fd/(\d+)"`)
 )
 
-// takeFiles opens, under the numbers that the arguments name, what the VMM had
-// open there at its start. Its sockets, its TAP and its memory get stand-ins.
-func (b *bare) takeFiles(v vmm, files disks) error {
+// openFiles opens the files that the VMM had at its start, as the descriptors that
+// its arguments name. Its sockets, its TAP and its memory are replaced by new ones.
+func (b *bare) openFiles(v vmm, files disks) error {
 	for _, arg := range b.args {
 		var fd string
 		var f *os.File
@@ -107,7 +107,7 @@ func (b *bare) takeFiles(v vmm, files disks) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("cannot take what %s names: %w", arg, err)
+			return fmt.Errorf("cannot open the file of %s: %w", arg, err)
 		}
 		b.put(fd, f)
 	}
@@ -117,7 +117,7 @@ func (b *bare) takeFiles(v vmm, files disks) error {
 	return nil
 }
 
-// file is what the program has as the descriptor fd.
+// file returns the file that the program has as the descriptor fd.
 func (b *bare) file(fd string) *os.File {
 	number, _ := strconv.Atoi(fd) // digits
 	return b.files[number-firstFile]
@@ -150,10 +150,10 @@ func (b *bare) openDisk(set string, files disks) (*os.File, error) {
 		}
 		return os.OpenFile(to, os.O_RDWR, 0)
 	}
-	return nil, fmt.Errorf("no file is known for the disk with %s", drive)
+	return nil, fmt.Errorf("no file for the disk with %s", drive)
 }
 
-// listen makes a socket in the place of one of the VMM's.
+// listen makes a socket that replaces the VMM's socket id.
 func (b *bare) listen(id string) (*os.File, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(b.dir, id), Net: "unix"})
 	if err != nil {
@@ -165,7 +165,7 @@ func (b *bare) listen(id string) (*os.File, error) {
 		return nil, err
 	}
 	if id == "agent" {
-		b.agent = l // kept for its address only: QEMU accepts
+		b.agent = l // for its address: QEMU accepts
 		return f, nil
 	}
 	return f, l.Close()
@@ -187,7 +187,7 @@ func openTAP() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "tap"), nil
 }
 
-// makeMemory returns a file in RAM for a guest, as large as the argument says.
+// makeMemory makes a file in RAM for a guest, of the size in the argument.
 func makeMemory(arg string) (*os.File, error) {
 	var backend struct{ Size int64 }
 	if err := json.Unmarshal([]byte(arg), &backend); err != nil {
@@ -204,7 +204,7 @@ func makeMemory(arg string) (*os.File, error) {
 	return f, nil
 }
 
-// boot starts QEMU and returns how long it took until the agent answered.
+// boot starts QEMU and returns the time until the agent answered.
 func (b *bare) boot(ctx context.Context) (took time.Duration, err error) {
 	began := time.Now()
 	err = b.run(ctx, func(*wire.Client) error {
@@ -214,13 +214,13 @@ func (b *bare) boot(ctx context.Context) (took time.Duration, err error) {
 	return took, err
 }
 
-// run starts QEMU, with more arguments, and ends it when do returns. do gets a
+// run starts QEMU, with more arguments, and kills it when do returns. do gets a
 // session with the agent, which has answered.
 func (b *bare) run(ctx context.Context, do func(*wire.Client) error, more ...string) (err error) {
 	cmd := exec.CommandContext(ctx, b.program, append(slices.Clone(b.args), more...)...)
 	cmd.ExtraFiles = b.files
-	var said strings.Builder
-	cmd.Stderr = &said
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func (b *bare) run(ctx context.Context, do func(*wire.Client) error, more ...str
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // it was killed
 		if err != nil {
-			err = fmt.Errorf("%w: %s", err, said.String())
+			err = fmt.Errorf("%w: %s", err, stderr.String())
 		}
 	}()
 	session, err := b.session(ctx)
@@ -241,7 +241,7 @@ func (b *bare) run(ctx context.Context, do func(*wire.Client) error, more ...str
 	return errors.Join(err, session.Close())
 }
 
-// session begins one with the agent of a QEMU that runs.
+// session opens a session with the agent of the running QEMU.
 func (b *bare) session(ctx context.Context) (*wire.Client, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", b.agent.Addr().String())
@@ -251,12 +251,12 @@ func (b *bare) session(ctx context.Context) (*wire.Client, error) {
 	return wire.Connect(ctx, conn)
 }
 
-// untilExit returns when the process of a stream has ended, and how.
+// untilExit waits until the process of a stream has ended.
 func untilExit(stream *wire.ProcessStream) (wire.ProcessExit, error) {
 	for {
 		chunk, err := stream.Next()
 		if err != nil {
-			return wire.ProcessExit{}, fmt.Errorf("cannot tell how a process in the guest went: %w", err)
+			return wire.ProcessExit{}, fmt.Errorf("cannot read the result of a process in the guest: %w", err)
 		}
 		if chunk.Exit != nil {
 			return *chunk.Exit, nil
@@ -265,14 +265,14 @@ func untilExit(stream *wire.ProcessStream) (wire.ProcessExit, error) {
 }
 
 func (b *bare) close() error {
-	var faults []error
+	var errs []error
 	for _, f := range b.files {
 		if f != nil {
-			faults = append(faults, f.Close())
+			errs = append(errs, f.Close())
 		}
 	}
 	if b.agent != nil {
-		faults = append(faults, b.agent.Close())
+		errs = append(errs, b.agent.Close())
 	}
-	return errors.Join(append(faults, os.RemoveAll(b.dir))...)
+	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
 }

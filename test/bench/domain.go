@@ -15,8 +15,8 @@ import (
 // domainName is what libvirt calls its guest.
 const domainName = "bench-libvirt"
 
-// domain is a guest that libvirt runs: the same kernel, initramfs, disks and
-// devices as hatchd's. What libvirt has no words for goes to QEMU as it is.
+// domain is a libvirt guest with the kernel, initramfs, disks and devices of
+// hatchd's. Arguments that libvirt does not know are passed to QEMU.
 type domain struct {
 	Name, Kind     string // Kind is kvm, or qemu for software
 	MemMiB         int
@@ -26,10 +26,10 @@ type domain struct {
 	Console        string // a file
 	Args           []string
 
-	disks map[string]string // files, by the name that QEMU has for them
+	disks map[string]string // files, by their names in QEMU's arguments
 }
 
-// Of libvirt's own devices the guest has none: they need PCI.
+// The guest has none of libvirt's own devices: they need PCI.
 var domainXML = template.Must(template.New("domain").Funcs(template.FuncMap{"x": escaped}).Parse(
 	`<domain type="{{.Kind}}" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0">
   <name>{{.Name}}</name>
@@ -60,24 +60,23 @@ func escaped(s string) (string, error) {
 	return b.String(), err
 }
 
-// domainOf makes a domain of what hatchd has started, with files of its own
-// in dir.
+// domainOf makes a domain from a VMM of hatchd, with copies of its files in dir.
 func domainOf(b *bare, dir string, mem int) (domain, error) {
 	d := domain{Name: domainName, Kind: "qemu", MemMiB: mem, Program: b.program, Console: filepath.Join(dir, "console"), disks: map[string]string{}}
 	for i := 0; i+1 < len(b.args); i++ {
 		if !strings.HasPrefix(b.args[i], "-") || strings.HasPrefix(b.args[i+1], "-") {
 			continue // a value, or a flag without one
 		}
-		if err := d.take(b, dir, b.args[i], b.args[i+1]); err != nil {
+		if err := d.addArg(b, dir, b.args[i], b.args[i+1]); err != nil {
 			return d, err
 		}
 	}
 	return d, nil
 }
 
-// take takes over one argument of QEMU's. What libvirt says by itself is left
-// out, and so is the memory: libvirt keeps that in its own way.
-func (d *domain) take(b *bare, dir, flag, value string) (err error) {
+// addArg adds an argument of QEMU. It omits the arguments that libvirt adds itself,
+// and the memory, which libvirt configures in its own way.
+func (d *domain) addArg(b *bare, dir, flag, value string) (err error) {
 	switch flag {
 	case "-kernel":
 		d.Kernel, err = b.copyOut(bootFile.FindStringSubmatch(value)[1], dir)
@@ -92,7 +91,7 @@ func (d *domain) take(b *bare, dir, flag, value string) (err error) {
 	case "-machine":
 		words := slices.DeleteFunc(strings.Split(value, ","), func(w string) bool { return w == "microvm" || strings.HasPrefix(w, "memory-backend=") })
 		d.Args = append(d.Args, flag, strings.Join(words, ","))
-	case "-add-fd": // comes before the disk that is there
+	case "-add-fd": // comes before the disk that uses it
 		m := diskFile.FindStringSubmatch(value)
 		d.disks["/dev/fdset/"+m[2]], err = b.copyOut(m[1], dir)
 	case "-blockdev":
@@ -105,20 +104,20 @@ func (d *domain) take(b *bare, dir, flag, value string) (err error) {
 			d.Args = append(d.Args, flag, "socket,id=agent,path="+filepath.Join(dir, "agent")+",server=on,wait=off")
 		}
 	case "-netdev":
-		d.Args = append(d.Args, flag, "user,id=net0") // a TAP needs rights that libvirt does not have here
+		d.Args = append(d.Args, flag, "user,id=net0") // libvirt may not open a TAP here
 	case "-device", "-global", "-cpu":
 		d.Args = append(d.Args, flag, value)
 	}
 	return err
 }
 
-// copyOut copies the file that QEMU has as the descriptor fd, and returns where
-// to.
+// copyOut copies the file that QEMU has as the descriptor fd, and returns the path of
+// the copy.
 func (b *bare) copyOut(fd, dir string) (string, error) {
 	from := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), b.file(fd).Fd())
 	to := filepath.Join(dir, "file-"+fd)
 	if out, err := exec.Command("cp", "--sparse=always", from, to).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("cannot copy what the guest boots from: %w: %s", err, out)
+		return "", fmt.Errorf("cannot copy a file of the guest: %w: %s", err, out)
 	}
 	return to, nil
 }

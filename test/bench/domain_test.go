@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestDomainOf tells libvirt of a guest as hatchd starts it.
+// TestDomainOf makes a domain of a guest that hatchd has started.
 func TestDomainOf(t *testing.T) {
 	b := &bare{program: "/usr/bin/qemu", args: []string{
 		"-name", "guest=vm_1@/d", "-no-user-config", "-nodefaults", "-display", "none",
@@ -68,6 +68,6 @@ func TestDomainOf(t *testing.T) {
 		"-device", `{"driver":"virtio-blk-device"}`, "-netdev", "user,id=net0",
 	}
 	if !slices.Equal(args, want) {
-		t.Errorf("QEMU is told %q, want %q", args, want)
+		t.Errorf("QEMU gets %q, want %q", args, want)
 	}
 }

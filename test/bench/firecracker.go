@@ -29,17 +29,16 @@ const (
 
 var fireMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
 
-// fires is what was measured of one size.
+// fires are the times of one size.
 type fires struct {
 	create, sleep, wake compared
 }
 
-// compared is one thing measured of our driver, which jails and limits, and of a
-// Firecracker that is told the same over its API and no more: by itself, and under
-// its jailer without limits.
+// compared are the times of one operation: of our driver, which jails and limits, and
+// of a raw Firecracker that gets the same API requests, without and with its jailer.
 type compared struct{ ours, bare, jailed sample }
 
-// lab is what both run: the probe, a guest of a few KiB, and its disks.
+// lab has the files of the guest: the probe, a guest of a few KiB, and its disks.
 type lab struct {
 	dir, memory string // memory is on a tmpfs
 	kernel      string
@@ -48,8 +47,8 @@ type lab struct {
 	driver      contract.Driver
 }
 
-// measureFirecracker starts guests, lets them sleep and wakes them, with our
-// driver and by hand, in turn.
+// measureFirecracker starts guests, puts them to sleep and wakes them, with our
+// driver and with a raw Firecracker, in random order.
 func measureFirecracker(out io.Writer, root, dir string) (err error) {
 	assets := filepath.Join(root, ".cache", "test", "firecracker")
 	l := &lab{
@@ -57,7 +56,7 @@ func measureFirecracker(out io.Writer, root, dir string) (err error) {
 		binary: filepath.Join(assets, "firecracker"), jailer: filepath.Join(assets, "jailer"),
 	}
 	if _, err := os.Stat(l.binary); err != nil {
-		fmt.Fprintln(out, "\nno Firecracker is measured: make test-assets fetches one")
+		fmt.Fprintln(out, "\nFirecracker is not measured, because it is missing: run make test-assets")
 		return nil
 	}
 	if err := os.MkdirAll(l.memory, 0o755); err != nil {
@@ -78,28 +77,29 @@ func measureFirecracker(out io.Writer, root, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := lastingTAP(rawTAP, fireUID); err != nil {
+	if err := persistentTAP(rawTAP, fireUID); err != nil {
 		return err
 	}
-	for _, mem := range sleepSizes {
+	for _, mem := range trialSizes {
 		var f fires
-		for round := range fireWarmUp + fireRounds {
-			lives := []func(context.Context, *lab, int) error{f.byDriver, f.bare, f.jailed}
-			for _, i := range rand.Perm(len(lives)) { // each leaves the host something to clear up
-				if err := lives[i](ctx, l, mem); err != nil {
+		err := repeat(fireWarmUp, fireRounds, func() { f = fires{} }, func() error {
+			variants := []func(context.Context, *lab, int) error{f.byDriver, f.bare, f.jailed}
+			for _, i := range rand.Perm(len(variants)) { // each leaves the host some cleaning up
+				if err := variants[i](ctx, l, mem); err != nil {
 					return err
 				}
 			}
-			if round+1 == fireWarmUp {
-				f = fires{}
-			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		f.print(out, mem)
 	}
 	return nil
 }
 
-// byDriver is one life with our driver.
+// byDriver creates a VM with our driver, puts it to sleep and wakes it.
 func (f *fires) byDriver(ctx context.Context, l *lab, mem int) error {
 	spec, err := l.spec("vm_ours", mem)
 	if err != nil {
@@ -145,15 +145,15 @@ func (f *fires) byDriver(ctx context.Context, l *lab, mem int) error {
 	return errors.Join(err, m.Kill(ctx), m.Close())
 }
 
-// plug gives a machine a TAP, which the driver takes over.
+// plug makes a TAP for a machine; the driver closes it.
 func plug(s *contract.Spec) error {
 	tap, err := openTAP()
 	s.NIC = &contract.NIC{MAC: fireMAC, TAP: tap}
 	return err
 }
 
-// lastingTAP makes a TAP that a user can open by its name. It ends with the sandbox.
-func lastingTAP(name string, uid int) error {
+// persistentTAP makes a TAP that a user can open by its name.
+func persistentTAP(name string, uid int) error {
 	tap, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -168,11 +168,10 @@ func lastingTAP(name string, uid int) error {
 	return errors.Join(unix.IoctlIfreq(fd, unix.TUNSETIFF, req), unix.IoctlSetInt(fd, unix.TUNSETOWNER, uid), unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1))
 }
 
-// anyLine is answered by the probe at once.
+// anyLine is a line that the probe answers at once.
 const anyLine = "echo\n"
 
-// firstByte returns when the guest has said something on its console, once it
-// was told the line.
+// firstByte writes a line to the console and waits for a byte of output.
 func firstByte(ctx context.Context, m contract.Machine, line string) error {
 	console, err := m.Dial(ctx, contract.ChannelConsole)
 	if err != nil {
@@ -187,15 +186,15 @@ func firstByte(ctx context.Context, m contract.Machine, line string) error {
 }
 
 func (f *fires) bare(ctx context.Context, l *lab, mem int) error {
-	return l.byHand(ctx, &rawFire{binary: l.binary}, mem, &f.create.bare, &f.sleep.bare, &f.wake.bare)
+	return l.raw(ctx, &rawFire{binary: l.binary}, mem, &f.create.bare, &f.sleep.bare, &f.wake.bare)
 }
 
 func (f *fires) jailed(ctx context.Context, l *lab, mem int) error {
-	return l.byHand(ctx, &rawFire{binary: l.binary, jailer: l.jailer}, mem, &f.create.jailed, &f.sleep.jailed, &f.wake.jailed)
+	return l.raw(ctx, &rawFire{binary: l.binary, jailer: l.jailer}, mem, &f.create.jailed, &f.sleep.jailed, &f.wake.jailed)
 }
 
-// byHand is the same life over the API, and nothing else.
-func (l *lab) byHand(ctx context.Context, r *rawFire, mem int, create, sleep, wake *sample) (err error) {
+// raw creates a VM, puts it to sleep and wakes it with API requests alone.
+func (l *lab) raw(ctx context.Context, r *rawFire, mem int, create, sleep, wake *sample) (err error) {
 	if r.spec, err = l.spec("vm_raw", mem); err != nil {
 		return err
 	}
@@ -207,14 +206,14 @@ func (l *lab) byHand(ctx context.Context, r *rawFire, mem int, create, sleep, wa
 	}{{r.create, create}, {r.sleep, sleep}, {r.wake, wake}} {
 		began := time.Now()
 		if err := part.do(ctx); err != nil {
-			return fmt.Errorf("a Firecracker driven by hand: %w", err)
+			return fmt.Errorf("a raw Firecracker: %w", err)
 		}
 		*part.into = append(*part.into, time.Since(began))
 	}
 	return nil
 }
 
-// spec makes a machine's files: two disks to read, one to write, its memory.
+// spec makes a machine's files: two read-only disks, a writable one, and memory.
 func (l *lab) spec(id string, mem int) (contract.Spec, error) {
 	s := contract.Spec{
 		ID: id, Dir: filepath.Join(l.dir, id), VCPUs: 1, MemMiB: mem, Kernel: l.kernel, Cmdline: "console=ttyS0",
@@ -233,7 +232,7 @@ func (l *lab) spec(id string, mem int) (contract.Spec, error) {
 	return s, errors.Join(newFile(s.Memory, int64(mem)<<20, 0o600), os.Chown(s.Memory, fireUID, fireUID))
 }
 
-// newFile makes an empty file of a size, in the place of any before it.
+// newFile makes or replaces a sparse file of a size.
 func newFile(path string, size int64, mode os.FileMode) error {
 	if err := os.WriteFile(path, nil, mode); err != nil {
 		return err
@@ -242,13 +241,13 @@ func newFile(path string, size int64, mode os.FileMode) error {
 }
 
 func (f *fires) print(out io.Writer, mem int) {
-	fmt.Fprintf(out, "\nFirecracker with a guest of a few KiB, %d MiB: our driver, which jails and limits it, against its API alone, in turn\n", mem)
+	fmt.Fprintf(out, "\nFirecracker with a guest of a few KiB, %d MiB: our driver, which jails and limits it, against its API alone, in random order\n", mem)
 	for _, c := range []struct {
 		what string
 		compared
 	}{
 		{"create, until the first byte on the console", f.create},
-		{"sleep, until the process is gone", f.sleep},
+		{"sleep, until the process has ended", f.sleep},
 		{"wake, until the first byte on the console", f.wake},
 	} {
 		ours := c.ours.median()
@@ -257,7 +256,7 @@ func (f *fires) print(out io.Writer, mem int) {
 			how string
 			sample
 		}{{"by itself", c.bare}, {"under its jailer, without limits", c.jailed}} {
-			fmt.Fprintf(out, "    %-42s %s; ours %.2f of it, %s more\n", raw.how, raw.tail(), float64(ours)/float64(raw.median()), ms(ours-raw.median()))
+			fmt.Fprintf(out, "    %-42s %s; ratio %.2f, %s more\n", raw.how, raw.tail(), ratio(c.ours, raw.sample), ms(ours-raw.median()))
 		}
 	}
 }

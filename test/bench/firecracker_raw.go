@@ -20,8 +20,8 @@ import (
 	contract "github.com/hatchvm/hatch/internal/vmm"
 )
 
-// rawFire is a Firecracker driven over its API as a script would do it: by itself,
-// or under its jailer with the least that makes a jail.
+// rawFire is a Firecracker that a script would drive over its API: without its jailer,
+// or in the smallest possible jail.
 type rawFire struct {
 	binary string
 	jailer string // "" for none
@@ -33,13 +33,13 @@ type rawFire struct {
 	client *http.Client
 }
 
-// start starts the process and returns once it answers.
+// start starts the process and waits until it accepts requests.
 func (r *rawFire) start(ctx context.Context) error {
-	if err := r.furnish(); err != nil {
+	if err := r.makeDir(); err != nil {
 		return err
 	}
 	if r.jailer != "" {
-		defer func() { _ = unix.Unmount(r.inside(memoryName), unix.MNT_DETACH) }() // the process has taken it along
+		defer func() { _ = unix.Unmount(r.inside(memoryName), unix.MNT_DETACH) }() // the process has its own mount
 	}
 	socket := r.inside(socketName)
 	theirIn, in, err := os.Pipe()
@@ -51,7 +51,7 @@ func (r *rawFire) start(ctx context.Context) error {
 		return err
 	}
 	r.in, r.out = in, out
-	own := []string{"--api-sock", socketName, "--log-path", logName} // else its log is on the console
+	own := []string{"--api-sock", socketName, "--log-path", logName} // otherwise the log is on the console
 	args := append([]string{r.binary, "--id", "raw"}, own...)
 	if r.jailer != "" {
 		user := strconv.Itoa(r.spec.UID)
@@ -85,7 +85,7 @@ func (r *rawFire) start(ctx context.Context) error {
 	}
 }
 
-// Names of files where the process finds them.
+// Files in the process's directory.
 const (
 	socketName = "raw.sock"
 	vsockName  = "vsock"
@@ -97,8 +97,8 @@ const (
 
 func (r *rawFire) jail() string { return filepath.Join(r.spec.Dir, "raw") }
 
-// inside is the path of a file in the process's folder, which in a jail is its
-// root.
+// inside returns the path of a file in the process's directory, which is the root of
+// its jail.
 func (r *rawFire) inside(name string) string {
 	if r.jailer == "" {
 		return filepath.Join(r.jail(), name)
@@ -106,9 +106,9 @@ func (r *rawFire) inside(name string) string {
 	return filepath.Join(r.jail(), filepath.Base(r.binary), "raw", "root", name)
 }
 
-// furnish makes the process's folder anew, with the machine's files in it, and
-// what was saved of it, if anything was.
-func (r *rawFire) furnish() error {
+// makeDir makes the process's directory, with the machine's files and its saved
+// state, if there is any.
+func (r *rawFire) makeDir() error {
 	if err := os.RemoveAll(r.jail()); err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (r *rawFire) furnish() error {
 	if err := errors.Join(os.WriteFile(r.inside(logName), nil, 0o600), os.Chown(r.inside(logName), r.spec.UID, r.spec.GID)); err != nil {
 		return err
 	}
-	memory := r.inside(memoryName) // is on another file system
+	memory := r.inside(memoryName) // on another file system
 	if r.jailer == "" {
 		return os.Symlink(r.spec.Memory, memory)
 	}
@@ -143,18 +143,14 @@ func (r *rawFire) files() map[string]string {
 	for _, d := range r.spec.Disks {
 		files[d.Serial] = d.Path
 	}
-	if saved := filepath.Join(r.spec.Dir, stateName); exists(saved) {
+	saved := filepath.Join(r.spec.Dir, stateName)
+	if _, err := os.Stat(saved); err == nil {
 		files[stateName] = saved
 	}
 	return files
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
-// kill ends the process, if there is one, and returns when it is gone.
+// kill kills the process, if there is one, and waits for its end.
 func (r *rawFire) kill() {
 	if r.cmd == nil {
 		return
@@ -166,7 +162,7 @@ func (r *rawFire) kill() {
 	r.cmd = nil
 }
 
-// body is that of a request.
+// body is the body of a request.
 type body map[string]any
 
 func (r *rawFire) call(ctx context.Context, method, path string, b body) error {
@@ -183,14 +179,14 @@ func (r *rawFire) call(ctx context.Context, method, path string, b body) error {
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	said, err := io.ReadAll(resp.Body)
+	answer, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode >= 300 {
-		err = fmt.Errorf("%s %s: %s", method, path, said)
+		err = fmt.Errorf("%s %s: %s", method, path, answer)
 	}
 	return err
 }
 
-// create boots the guest, and returns when it has said something.
+// create boots the guest, and waits for its first output.
 func (r *rawFire) create(ctx context.Context) error {
 	if err := r.start(ctx); err != nil {
 		return err

@@ -20,90 +20,71 @@ import (
 const (
 	forkRounds = 30 // n, of each
 	forkWarmUp = 2  // more rounds, not counted
-	forksOfOne = 8  // of one VM at once
+	forksOfOne = 8  // of one VM at the same time
 )
 
-// forks is what was measured of copies of one size.
+// forks are the times of clones of one size.
 type forks struct {
-	made    sample // POST fork of a running VM until it answers: the copy is itself
-	exec    sample // the same until the first command has been run in the copy
-	warm    sample // POST of a VM that begins as a guest kept booted, until a command has been run in it
-	bareRun sample // a bare QEMU of the same memory and devices, until a command has been run
-	many    sample // POST fork of forksOfOne until a command has been run in each
-	pss     []int64
-	rss     []int64 // of the copies, in KiB
+	made     sample // POST fork of a running VM until its response: the clone has its identity
+	exec     sample // POST fork until a command was run in the clone
+	warm     sample // POST /vms with a warm snapshot until a command was run
+	bareExec sample // a bare QEMU from saved memory until a command was run
+	many     sample // POST fork of forksOfOne clones until a command was run in each
+	pss      []int64
+	rss      []int64 // of the clones' VMMs, in KiB
 }
 
-// measureForks copies running guests, through hatchd and by hand.
+// measureForks clones running guests, and starts a bare QEMU from saved memory.
 func measureForks(out io.Writer, d *sandbox.Daemon) error {
-	return eachSize(d, func(ctx context.Context, c *client.Client, mem int) error {
-		var f forks
-		err := f.measure(ctx, c, d.DataDir, mem)
-		if err == nil {
-			f.print(out, mem)
-		}
-		return err
-	})
+	return eachSize(out, d, func() measurement { return &forks{} })
 }
 
-// measure takes turns: once through hatchd, once by hand.
-func (f *forks) measure(ctx context.Context, c *client.Client, dataDir string, mem int) error {
-	v, machine, err := runMinimal(ctx, c, dataDir, mem)
+// measure alternates between hatchd and a bare QEMU.
+func (f *forks) measure(ctx context.Context, t trial) error {
+	if _, err := t.qemu.sleep(); err != nil {
+		return err
+	}
+	if err := warm(ctx, t.c, t.mem); err != nil {
+		return err
+	}
+	err := repeat(forkWarmUp, forkRounds, func() { *f = forks{} }, func() error {
+		return errors.Join(f.round(ctx, t.c, t.vm), f.create(ctx, t.c, t.mem), f.bareRound(ctx, t.qemu))
+	})
 	if err != nil {
 		return err
 	}
-	defer func() { _ = machine.close() }() // files of a temporary directory
-	hand := &sleeper{bare: machine}
-	defer hand.kill()
-	if err := hand.boot(ctx); err != nil {
-		return err
-	}
-	if _, err := hand.sleep(); err != nil {
-		return err
-	}
-	if err := keepBooted(ctx, c, mem); err != nil {
-		return err
-	}
-	for round := range forkWarmUp + forkRounds {
-		if err := errors.Join(f.round(ctx, c, v.ID), f.create(ctx, c, mem), f.byHand(ctx, hand)); err != nil {
-			return err
-		}
-		if round+1 == forkWarmUp {
-			*f = forks{}
-		}
-	}
-	return errors.Join(f.forkMany(ctx, c, v.ID), c.DeleteVM(ctx, v.ID))
+	return f.forkMany(ctx, t.c, t.vm)
 }
 
 func (f *forks) round(ctx context.Context, c *client.Client, id string) error {
 	began := time.Now()
-	copies, err := c.ForkVM(ctx, id, api.ForkVM{})
+	clones, err := c.ForkVM(ctx, id, api.ForkVM{})
 	if err != nil {
 		return err
 	}
 	f.made = append(f.made, time.Since(began))
-	if err := runTrue(ctx, c, copies.VMs[0].ID); err != nil {
+	if err := runTrue(ctx, c, clones.VMs[0].ID); err != nil {
 		return err
 	}
 	f.exec = append(f.exec, time.Since(began))
-	return c.DeleteVM(ctx, copies.VMs[0].ID)
+	return c.DeleteVM(ctx, clones.VMs[0].ID)
 }
 
-// keepBooted has a guest kept for VMs of the minimal image to begin as.
-func keepBooted(ctx context.Context, c *client.Client, mem int) error {
+// warm makes a warm snapshot of the minimal image.
+func warm(ctx context.Context, c *client.Client, mem int) error {
 	if _, err := c.WarmImage(ctx, benchImage, api.WarmImage{MemMiB: new(mem), DiskMiB: new(benchDisk)}); err != nil {
 		return err
 	}
-	return sandbox.Poll(patience, func() (bool, error) {
+	return sandbox.Poll(benchLimit, func() (bool, error) {
 		image, err := c.GetImage(ctx, benchImage)
 		return err == nil && slices.ContainsFunc(image.Warm, func(w api.WarmGuest) bool { return w.State == "ready" && w.MemMiB == mem }), err
 	})
 }
 
-// create makes a VM that begins as that guest.
+// create makes a VM from the warm snapshot.
 func (f *forks) create(ctx context.Context, c *client.Client, mem int) error {
 	began := time.Now()
-	v, err := c.CreateVM(ctx, api.CreateVM{ImageID: benchImage, MemMiB: new(mem), DiskMiB: new(benchDisk)}, client.CreateOptions{})
+	v, err := c.CreateVM(ctx, api.CreateVM{MachineSpec: api.MachineSpec{ImageID: benchImage, MemMiB: new(mem), DiskMiB: new(benchDisk)}}, client.CreateOptions{})
 	if err != nil {
 		return err
 	}
@@ -114,45 +95,45 @@ func (f *forks) create(ctx context.Context, c *client.Client, mem int) error {
 	return c.DeleteVM(ctx, v.ID)
 }
 
-// byHand starts a bare QEMU from what was saved of one, with its memory mapped
-// privately, so that the next one can begin from there too.
-func (f *forks) byHand(ctx context.Context, hand *sleeper) error {
-	shared := slices.Clone(hand.args)
-	for i, arg := range hand.args {
-		hand.args[i] = strings.Replace(arg, `"share":true`, `"share":false`, 1)
+// bareRound starts a bare QEMU from saved state, with its memory mapped privately, so
+// that the next round can start from the same.
+func (f *forks) bareRound(ctx context.Context, qemu *sleeper) error {
+	shared := slices.Clone(qemu.args)
+	for i, arg := range qemu.args {
+		qemu.args[i] = strings.Replace(arg, `"share":true`, `"share":false`, 1)
 	}
-	_, run, err := hand.wake(ctx)
-	hand.args = shared
-	hand.kill()
+	_, exec, err := qemu.wake(ctx)
+	qemu.args = shared
+	qemu.kill()
 	if err != nil {
-		return fmt.Errorf("cannot start a bare QEMU from a copy of memory: %w", err)
+		return fmt.Errorf("cannot start a bare QEMU from saved memory: %w", err)
 	}
-	f.bareRun = append(f.bareRun, run)
+	f.bareExec = append(f.bareExec, exec)
 	return nil
 }
 
-// forkMany makes several copies at once, and looks at the memory that they take.
+// forkMany makes several clones at once, and reads the memory that they use.
 func (f *forks) forkMany(ctx context.Context, c *client.Client, id string) error {
 	began := time.Now()
-	copies, err := c.ForkVM(ctx, id, api.ForkVM{Count: new(forksOfOne)})
+	clones, err := c.ForkVM(ctx, id, api.ForkVM{Count: new(forksOfOne)})
 	if err != nil {
 		return err
 	}
-	if len(copies.Failed) > 0 {
-		return fmt.Errorf("%d of %d copies were not made: %+v", len(copies.Failed), forksOfOne, copies.Failed)
+	if len(clones.Failed) > 0 {
+		return fmt.Errorf("%d of %d clones have failed: %+v", len(clones.Failed), forksOfOne, clones.Failed)
 	}
-	for _, v := range copies.VMs {
+	for _, v := range clones.VMs {
 		if err := runTrue(ctx, c, v.ID); err != nil {
 			return err
 		}
 	}
 	f.many = append(f.many, time.Since(began))
-	for _, v := range copies.VMs {
-		if err := f.weigh(v.ID); err != nil {
+	for _, v := range clones.VMs {
+		if err := f.addMemory(v.ID); err != nil {
 			return err
 		}
 	}
-	for _, v := range copies.VMs {
+	for _, v := range clones.VMs {
 		if err := c.DeleteVM(ctx, v.ID); err != nil {
 			return err
 		}
@@ -160,7 +141,7 @@ func (f *forks) forkMany(ctx context.Context, c *client.Client, id string) error
 	return nil
 }
 
-func (f *forks) weigh(id string) error {
+func (f *forks) addMemory(id string) error {
 	vmm, err := findVMM(id)
 	if err != nil {
 		return err
@@ -174,7 +155,7 @@ func (f *forks) weigh(id string) error {
 		if len(fields) < 2 {
 			continue
 		}
-		kib, _ := strconv.ParseInt(fields[1], 10, 64) // of the first line it is none
+		kib, _ := strconv.ParseInt(fields[1], 10, 64) // the first line has no number
 		switch fields[0] {
 		case "Pss:":
 			f.pss = append(f.pss, kib)
@@ -193,13 +174,13 @@ func sumMiB(kib []int64) (sum int64) {
 }
 
 func (f *forks) print(out io.Writer, mem int) {
-	fmt.Fprintf(out, "\ncopies of a guest of the minimal image, %d MiB, against a bare QEMU that goes on from the same memory, in turn\n", mem)
-	fmt.Fprintf(out, "  fork, until the copy is itself           %s\n", f.made.tail())
-	fmt.Fprintf(out, "  fork, until a command was run in it      %s\n", f.exec.tail())
-	fmt.Fprintf(out, "    bare QEMU, the memory saved before     %s\n", f.bareRun.tail())
+	fmt.Fprintf(out, "\nclones of a guest of the minimal image, %d MiB, against a bare QEMU from saved memory, in turn\n", mem)
+	fmt.Fprintf(out, "  fork, until the response                 %s\n", f.made.tail())
+	fmt.Fprintf(out, "  fork, until a command was run            %s\n", f.exec.tail())
+	fmt.Fprintf(out, "    bare QEMU, the memory saved before     %s\n", f.bareExec.tail())
 	fmt.Fprintf(out, "  warm create, until a command was run     %s\n", f.warm.tail())
 	fmt.Fprintf(out, "    ratios of the medians, fork and create %.2f, %.2f\n",
-		float64(f.exec.median())/float64(f.bareRun.median()), float64(f.warm.median())/float64(f.bareRun.median()))
+		ratio(f.exec, f.bareExec), ratio(f.warm, f.bareExec))
 	fmt.Fprintf(out, "  %d forks at once, a command run in each   %s\n", forksOfOne, f.many.tail())
-	fmt.Fprintf(out, "    memory of their VMMs                   %d MiB resident, %d MiB in proportion to who shares it\n", sumMiB(f.rss), sumMiB(f.pss))
+	fmt.Fprintf(out, "    memory of their VMMs                   %d MiB resident, %d MiB when shared pages are divided\n", sumMiB(f.rss), sumMiB(f.pss))
 }

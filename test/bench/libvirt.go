@@ -21,36 +21,35 @@ const (
 	saveWarmUp = 1  // more rounds, not counted
 )
 
-// saveSizes are guests' memory, and how much of it is filled with noise, in MiB.
+// saveSizes are guests' memory, and how much of it is filled, in MiB.
 var saveSizes = []struct{ mem, filled int }{{256, 0}, {2048, 1024}}
 
-// saves is what was measured of one size: of hatchd, and of libvirt with the
-// same guest.
+// saves are the times of one size, of hatchd and of libvirt with the same guest.
 type saves struct {
 	ours  sleeps
-	warm  wakes  // of ours, from RAM
-	cold  wakes  // and from disk
-	gone  sample // libvirt's managedsave until QEMU is gone
-	rival wakes  // start from it, by libvirt
+	warm  wakes  // ours, from RAM
+	cold  wakes  // ours, from disk
+	ended sample // libvirt's managedsave until QEMU has ended
+	rival wakes  // libvirt's start
 }
 
-// wakes are wakes of a guest that says something all the time.
+// wakes are the times of wakes of a guest that prints to its console all the time.
 type wakes struct {
-	output sample // until it says something
-	run    sample // until the first command has been run
+	output sample // until the guest prints
+	run    sample // until a command was run
 }
 
-// round times one wake. What the guest says lies in the file console.
+// round times one wake. The file console has the guest's output.
 func (w *wakes) round(console string, wake, run func() error) error {
-	said, began := sizeOf(console), time.Now()
+	before, began := sizeOf(console), time.Now()
 	if err := wake(); err != nil {
 		return err
 	}
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for sizeOf(console) <= said {
-		if time.Since(began) > patience {
-			return errors.New("the guest does not go on")
+	for sizeOf(console) <= before {
+		if time.Since(began) > benchLimit {
+			return errors.New("the guest prints nothing")
 		}
 		<-tick.C
 	}
@@ -62,7 +61,7 @@ func (w *wakes) round(console string, wake, run func() error) error {
 	return nil
 }
 
-// sizeOf is how long a file is in bytes; 0 while there is none.
+// sizeOf returns the size of a file in bytes, 0 for a missing one.
 func sizeOf(path string) int64 {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -71,20 +70,17 @@ func sizeOf(path string) int64 {
 	return info.Size()
 }
 
-// measureLibvirt lets the same guest sleep through hatchd and through libvirt.
+// measureLibvirt puts the same guest to sleep with hatchd and with libvirt.
 func measureLibvirt(out io.Writer, d *sandbox.Daemon) error {
 	program := libvirtDaemon()
 	if program == "" {
-		fmt.Fprintf(out, "\nlibvirt is not compared, since it is not installed: %s\n", howToLibvirt)
+		fmt.Fprintf(out, "\nlibvirt is not measured, because it is not installed: %s\n", howToLibvirt)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
-	c, err := d.Client()
+	c, err := withMinimal(ctx, d)
 	if err != nil {
-		return err
-	}
-	if err := build(c, "minimal"); err != nil {
 		return err
 	}
 	for _, size := range saveSizes {
@@ -97,7 +93,7 @@ func measureLibvirt(out io.Writer, d *sandbox.Daemon) error {
 	return nil
 }
 
-// measure takes turns: once through hatchd, once through libvirt.
+// measure alternates between hatchd and libvirt.
 func (s *saves) measure(ctx context.Context, c *client.Client, dataDir, program string, mem, filled int) (err error) {
 	v, machine, err := runMinimal(ctx, c, dataDir, mem)
 	if err != nil {
@@ -120,25 +116,20 @@ func (s *saves) measure(ctx context.Context, c *client.Client, dataDir, program 
 		return err
 	}
 	console := filepath.Join(dataDir, "vms", v.ID, "console.log")
-	for round := range saveWarmUp + saveRounds {
-		if err := errors.Join(s.throughHatch(ctx, c, v.ID, console), s.throughLibvirt(ctx, rival)); err != nil {
-			return err
-		}
-		if round+1 == saveWarmUp {
-			*s = saves{}
-		}
-	}
-	return c.DeleteVM(ctx, v.ID)
+	err = repeat(saveWarmUp, saveRounds, func() { *s = saves{} }, func() error {
+		return errors.Join(s.throughHatch(ctx, c, v.ID, console), s.throughLibvirt(ctx, rival))
+	})
+	return errors.Join(err, c.DeleteVM(ctx, v.ID))
 }
 
-// fill is a line that fills so many MiB of a guest's memory with noise, the same
-// 16 of them again and again: an emulated guest is slow to make it.
+// fill is a shell line that fills a guest's memory with random bytes, the same 16 MiB
+// again and again: an emulated guest generates them slowly.
 func fill(mib int) string {
-	return fmt.Sprintf("mkdir -p /full && mount -t tmpfs -o size=%dm full /full && dd if=/dev/urandom of=/full/noise bs=1M count=16 && "+
-		"i=1; while [ $i -lt %d ]; do cat /full/noise; i=$((i+1)); done >/full/more", mib+1, mib/16)
+	return fmt.Sprintf("mkdir -p /full && mount -t tmpfs -o size=%dm full /full && dd if=/dev/urandom of=/full/random bs=1M count=16 && "+
+		"i=1; while [ $i -lt %d ]; do cat /full/random; i=$((i+1)); done >/full/more", mib+1, mib/16)
 }
 
-// throughHatch lets our guest sleep twice: it is woken from RAM, and from disk.
+// throughHatch puts our guest to sleep and wakes it, from RAM and from disk.
 func (s *saves) throughHatch(ctx context.Context, c *client.Client, id, console string) error {
 	wake := func() error {
 		_, err := c.WakeVM(ctx, id)
@@ -162,21 +153,21 @@ func (s *saves) throughLibvirt(ctx context.Context, r *rival) error {
 	if err != nil {
 		return err
 	}
-	s.gone = append(s.gone, gone)
-	start := func() error { return r.begin("start " + domainName) }
+	s.ended = append(s.ended, gone)
+	start := func() error { return r.command("start " + domainName) }
 	run := func() error {
 		return errors.Join(r.await("started"), r.do(ctx, wire.ProcessSpec{Argv: []string{"/bin/true"}}))
 	}
 	return s.rival.round(r.path("guest", "console"), start, run)
 }
 
-// rival is a guest that libvirt runs.
+// rival is a guest of libvirt.
 type rival struct{ *libvirt }
 
-// ticking says something every 20 ms, and starts no process for it.
+// ticking is a shell line that prints every 20 ms without starting a process.
 const ticking = "mkfifo /tick && exec 3<>/tick && while :; do echo tick; read -t 0.02 x <&3; done >/dev/ttyS0"
 
-// startRival starts a libvirt and, in it, the guest that machine is a copy of.
+// startRival starts libvirt and a guest like machine in it.
 func startRival(ctx context.Context, program string, machine *bare, mem int) (r *rival, err error) {
 	l, err := startLibvirt(program)
 	if err != nil {
@@ -191,7 +182,7 @@ func startRival(ctx context.Context, program string, machine *bare, mem int) (r 
 	if err := r.define(machine, mem); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(r.begin("start "+domainName), r.await("started")); err != nil {
+	if err := errors.Join(r.command("start "+domainName), r.await("started")); err != nil {
 		return nil, err
 	}
 	var last error
@@ -199,13 +190,13 @@ func startRival(ctx context.Context, program string, machine *bare, mem int) (r 
 		last = r.do(ctx, wire.ProcessSpec{Argv: []string{"/bin/true"}})
 		return last == nil, ctx.Err()
 	}
-	if err := sandbox.Poll(patience, up); err != nil {
+	if err := sandbox.Poll(benchLimit, up); err != nil {
 		return nil, errors.Join(err, last)
 	}
 	return r, r.tick(ctx)
 }
 
-// tick has the guest say something on its serial console all the time.
+// tick starts ticking in the guest.
 func (r *rival) tick(ctx context.Context) error {
 	session, err := r.session(ctx)
 	if err != nil {
@@ -231,10 +222,10 @@ func (r *rival) define(machine *bare, mem int) error {
 	if err := errors.Join(domainXML.Execute(f, d), f.Close(), r.own()); err != nil {
 		return err
 	}
-	return errors.Join(r.begin("define "+f.Name()), r.await("defined"))
+	return errors.Join(r.command("define "+f.Name()), r.await("defined"))
 }
 
-// session begins one with the guest's agent.
+// session opens a session with the guest's agent.
 func (r *rival) session(ctx context.Context) (*wire.Client, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", r.path("guest", "agent"))
 	if err != nil {
@@ -253,7 +244,7 @@ func (r *rival) do(ctx context.Context, spec wire.ProcessSpec) error {
 	return runIn(ctx, session, spec)
 }
 
-// save tells how long a managedsave takes until QEMU is gone.
+// save returns how long a managedsave takes until QEMU has ended.
 func (r *rival) save() (time.Duration, error) {
 	vmm, err := findVMM(domainName)
 	if err != nil {
@@ -261,7 +252,7 @@ func (r *rival) save() (time.Duration, error) {
 	}
 	gone := vmm.watch()
 	began := time.Now()
-	if err := errors.Join(r.begin("managedsave "+domainName), r.await("saved")); err != nil {
+	if err := errors.Join(r.command("managedsave "+domainName), r.await("saved")); err != nil {
 		return 0, err
 	}
 	return (<-gone).Sub(began), nil
@@ -269,25 +260,23 @@ func (r *rival) save() (time.Duration, error) {
 
 // close ends the guest and libvirt.
 func (r *rival) close() error {
-	return errors.Join(r.begin("destroy "+domainName), r.await("destroyed"), r.libvirt.close())
+	return errors.Join(r.command("destroy "+domainName), r.await("destroyed"), r.libvirt.close())
 }
 
 func (s *saves) print(out io.Writer, mem, filled int) {
-	ratio := func(ours, theirs sample) string {
-		return fmt.Sprintf("1 : %.1f", float64(theirs.median())/float64(ours.median()))
-	}
+	times := func(ours, theirs sample) string { return fmt.Sprintf("1 : %.1f", ratio(theirs, ours)) }
 	fmt.Fprintf(out, "\nsleep and wake of the minimal image, %d MiB, %d of them filled, against libvirt's managedsave and start of the same guest, in turn\n", mem, filled)
-	fmt.Fprintf(out, "  sleep, until the VMM is gone             %s\n", s.ours.gone.tail())
-	fmt.Fprintf(out, "    libvirt, managedsave                   %s\n", s.gone.tail())
-	fmt.Fprintf(out, "    ratio of the medians                   %s\n", ratio(s.ours.gone, s.gone))
+	fmt.Fprintf(out, "  sleep, until the VMM has ended           %s\n", s.ours.ended.tail())
+	fmt.Fprintf(out, "    libvirt, managedsave                   %s\n", s.ended.tail())
+	fmt.Fprintf(out, "    ratio of the medians                   %s\n", times(s.ours.ended, s.ended))
 	fmt.Fprintf(out, "  from then until the memory is on disk    %s\n", s.ours.durable.tail())
 	for _, w := range []struct {
 		what        string
 		output, run sample
 	}{{"wake from RAM", s.warm.output, s.warm.run}, {"wake from disk", s.cold.output, s.cold.run}, {"libvirt, start", s.rival.output, s.rival.run}} {
-		fmt.Fprintf(out, "  %-14s until the guest says more   %s\n", w.what+",", w.output.tail())
+		fmt.Fprintf(out, "  %-14s until the guest prints      %s\n", w.what+",", w.output.tail())
 		fmt.Fprintf(out, "  %-14s until a command was run     %s\n", "", w.run.tail())
 	}
-	fmt.Fprintf(out, "    ratios of the medians, guest says more  %s from RAM, %s from disk\n", ratio(s.warm.output, s.rival.output), ratio(s.cold.output, s.rival.output))
-	fmt.Fprintf(out, "    and a command was run                   %s from RAM, %s from disk\n", ratio(s.warm.run, s.rival.run), ratio(s.cold.run, s.rival.run))
+	fmt.Fprintf(out, "    ratios of the medians, guest prints     %s from RAM, %s from disk\n", times(s.warm.output, s.rival.output), times(s.cold.output, s.rival.output))
+	fmt.Fprintf(out, "    and a command was run                   %s from RAM, %s from disk\n", times(s.warm.run, s.rival.run), times(s.cold.run, s.rival.run))
 }

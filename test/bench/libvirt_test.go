@@ -5,14 +5,14 @@ import (
 	"testing"
 )
 
-// TestWithoutLibvirt goes on, and says how to have it.
+// TestWithoutLibvirt checks that bench says how to install libvirt.
 func TestWithoutLibvirt(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	var out strings.Builder
 	if err := measureLibvirt(&out, nil); err != nil {
 		t.Fatal(err)
 	}
-	if said := strings.TrimSpace(out.String()); strings.Contains(said, "\n") || !strings.Contains(said, howToLibvirt) {
-		t.Errorf("it says %q", said)
+	if printed := strings.TrimSpace(out.String()); strings.Contains(printed, "\n") || !strings.Contains(printed, howToLibvirt) {
+		t.Errorf("it prints %q", printed)
 	}
 }

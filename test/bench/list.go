@@ -20,10 +20,10 @@ import (
 const (
 	rows     = 1000
 	listings = 500
-	warmed   = 20 // more, not counted
+	warmUp   = 20 // more, not counted
 )
 
-// measureLists times GET /vms with many rows, whole and by pages.
+// measureLists times GET /vms with many rows, in one list and by pages.
 func measureLists(out io.Writer, d *sandbox.Daemon) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
@@ -37,7 +37,7 @@ func measureLists(out io.Writer, d *sandbox.Daemon) error {
 	for i := range rows {
 		creates.Go(func() error {
 			_, err := c.CreateVM(ctx, api.CreateVM{
-				Name: fmt.Sprintf("row-%d", i), MemMiB: new(64), DiskMiB: new(64), Labels: map[string]string{"n": fmt.Sprint(i % 10)},
+				Name: fmt.Sprintf("row-%d", i), MachineSpec: api.MachineSpec{MemMiB: new(64), DiskMiB: new(64), Labels: map[string]string{"n": fmt.Sprint(i % 10)}},
 			}, client.CreateOptions{})
 			return err
 		})
@@ -56,13 +56,13 @@ func measureLists(out io.Writer, d *sandbox.Daemon) error {
 	return nil
 }
 
-// list asks for the same list many times, until the last byte is read.
+// list times many requests of the same list, until the last byte is read.
 func list(d *sandbox.Daemon, query string) (times sample, size int64, err error) {
 	key, err := os.ReadFile(filepath.Join(d.DataDir, "admin.key"))
 	if err != nil {
 		return nil, 0, err
 	}
-	for i := range warmed + listings {
+	for i := range warmUp + listings {
 		req, err := http.NewRequest(http.MethodGet, d.URL()+"/vms"+query, nil)
 		if err != nil {
 			return nil, 0, err
@@ -78,7 +78,7 @@ func list(d *sandbox.Daemon, query string) (times sample, size int64, err error)
 		if err != nil || resp.StatusCode != http.StatusOK {
 			return nil, 0, fmt.Errorf("GET /vms%s: %s, %w", query, resp.Status, err)
 		}
-		if i >= warmed {
+		if i >= warmUp {
 			times = append(times, time.Since(began))
 		}
 	}

@@ -1,14 +1,13 @@
-// Command bench measures hatchd and prints numbers; it judges nothing.
+// Command bench measures hatchd and prints numbers; it has no thresholds.
 //
-// It compares a create with a bare QEMU that boots the same, tells hatchd's own
-// share of it, how long a delete takes beyond the VMM's end, how fast commands
-// run and files pass against a bare port of the same guest, how fast VMs sleep
-// and wake against a bare QEMU that does the same, and against libvirt where
-// that is installed, how fast VMs are forked, how fast a thousand VMs are
-// listed, and what the Firecracker driver and its jail add to a bare
-// Firecracker. Arguments name the parts to be measured, of [ofHatchd], "lists"
-// and "firecracker"; without, all are. It runs in a sandbox and needs root, and
-// the kernel of `make test-assets`. Start at [measure]; `make bench` runs it.
+// Where a raw VMM can do the same, it does so in the same run, and the ratio is
+// printed: creates, deletes, sleeps, wakes, snapshots, restores and forks against a
+// bare QEMU, commands and files against a bare port of the same guest, sleeps and
+// wakes against libvirt where that is installed, and the Firecracker driver against
+// a bare Firecracker. It also lists a thousand VMs. Arguments name the parts to
+// measure: those of [parts], "lists" and "firecracker"; the default is all. It runs
+// in a sandbox, and needs root and the kernel of `make test-assets`. Start at
+// [measure]; `make bench` runs it.
 package main
 
 import (
@@ -33,18 +32,23 @@ func inside() int {
 	return 0
 }
 
-// ofHatchd are the measurements of a hatchd that runs real guests, in order.
-var ofHatchd = []struct {
+// parts are the measurements of a hatchd with real guests, in order.
+var parts = []struct {
 	name    string
 	measure func(io.Writer, *sandbox.Daemon) error
 }{
-	{"boots", measureBoots}, {"work", measureWork}, {"sleeps", measureSleeps}, {"forks", measureForks}, {"libvirt", measureLibvirt},
+	{"boots", measureBoots},
+	{"work", measureWork},
+	{"sleeps", measureSleeps},
+	{"snapshots", measureSnapshots},
+	{"forks", measureForks},
+	{"libvirt", measureLibvirt},
 }
 
-// isWanted reports whether a part is to be measured.
+// isWanted reports whether the arguments ask for a part.
 func isWanted(part string) bool { return len(os.Args) == 1 || slices.Contains(os.Args[1:], part) }
 
-// measure runs the measurements that are wanted and writes the results to out.
+// measure runs the measurements and writes the results to out.
 func measure(out io.Writer) (err error) {
 	root, err := os.Getwd()
 	if err != nil {
@@ -60,10 +64,10 @@ func measure(out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
 	real := &sandbox.Daemon{
-		Program: filepath.Join(root, "bin", "hatchd"), DataDir: filepath.Join(root, ".cache", "e2e", "data"),
+		Program: filepath.Join(root, "bin", "hatchd"), DataDir: filepath.Join(root, ".cache", "e2e", "bench"),
 		LogFile: filepath.Join(dir, "hatchd.log"), Port: 8080,
 	}
-	for _, part := range ofHatchd {
+	for _, part := range parts {
 		if !isWanted(part.name) {
 			continue
 		}
@@ -72,8 +76,8 @@ func measure(out io.Writer) (err error) {
 		}
 	}
 	fake := &sandbox.Daemon{
-		Program: real.Program, DataDir: filepath.Join(dir, "fake"), LogFile: filepath.Join(dir, "fake.log"), Port: 8081,
-		Env: []string{"HATCH_VMM=fake", "HATCH_BRIDGE_CIDR=172.20.0.1/16", "HATCH_MEM_OVERCOMMIT=100", "HATCH_DISK_OVERCOMMIT=100"},
+		Program: real.Program + "-fake", DataDir: filepath.Join(dir, "fake"), LogFile: filepath.Join(dir, "fake.log"), Port: 8081,
+		Env: []string{"HATCH_BRIDGE_CIDR=172.20.0.1/16", "HATCH_MEM_OVERCOMMIT=100", "HATCH_DISK_OVERCOMMIT=100"},
 	}
 	if isWanted("lists") {
 		if err := run(fake, func() error { return measureLists(out, fake) }); err != nil {
@@ -86,9 +90,9 @@ func measure(out io.Writer) (err error) {
 	return measureFirecracker(out, root, dir)
 }
 
-// run calls do while a fresh hatchd runs.
+// run calls do while hatchd runs on an empty data directory.
 func run(d *sandbox.Daemon, do func() error) error {
-	if err := d.Forget(); err != nil {
+	if err := d.Reset(); err != nil {
 		return err
 	}
 	if err := d.Start(); err != nil {

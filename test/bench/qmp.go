@@ -18,7 +18,7 @@ type qmp struct {
 	lines *bufio.Scanner
 }
 
-// qmpLimit bounds a whole conversation.
+// qmpLimit is for a whole connection.
 const qmpLimit = time.Minute
 
 func dialQMP(path string) (*qmp, error) {
@@ -29,7 +29,7 @@ func dialQMP(path string) (*qmp, error) {
 	q := &qmp{conn: conn, lines: bufio.NewScanner(conn)}
 	_ = conn.SetDeadline(time.Now().Add(qmpLimit))
 	if !q.lines.Scan() { // the greeting
-		return nil, errors.Join(errors.New("QEMU does not greet"), q.lines.Err(), conn.Close())
+		return nil, errors.Join(errors.New("QEMU sends no greeting"), q.lines.Err(), conn.Close())
 	}
 	if err := q.do("qmp_capabilities", nil, nil); err != nil {
 		return nil, errors.Join(err, conn.Close())
@@ -44,7 +44,7 @@ type qmpMessage struct {
 	Error  *struct{ Desc string }
 }
 
-// do runs a command, with a file that goes with it unless that is nil.
+// do runs a command, and passes file to QEMU unless it is nil.
 func (q *qmp) do(name string, args any, file *os.File) error {
 	line, err := json.Marshal(map[string]any{"execute": name, "arguments": args})
 	if args == nil {
@@ -64,28 +64,29 @@ func (q *qmp) do(name string, args any, file *os.File) error {
 	return err
 }
 
-// await reads until a message is the one.
-func (q *qmp) await(is func(qmpMessage) bool) (qmpMessage, error) {
+// await reads until a message matches.
+func (q *qmp) await(matches func(qmpMessage) bool) (qmpMessage, error) {
 	for q.lines.Scan() {
 		var m qmpMessage
 		if err := json.Unmarshal(q.lines.Bytes(), &m); err != nil {
 			return m, err
 		}
 		if m.Error != nil {
-			return m, fmt.Errorf("QEMU refuses: %s", m.Error.Desc)
+			return m, fmt.Errorf("QEMU has answered: %s", m.Error.Desc)
 		}
-		if is(m) {
+		if matches(m) {
 			return m, nil
 		}
 	}
-	return qmpMessage{}, errors.Join(errors.New("QEMU has hung up"), q.lines.Err())
+	return qmpMessage{}, errors.Join(errors.New("QEMU has closed the connection"), q.lines.Err())
 }
 
-// move writes the devices to a file, or reads them, and waits for the end.
-func (q *qmp) move(command string, file *os.File) error {
+// move saves the devices to a file or loads them from it, with the memory if all is
+// set, and waits for the end.
+func (q *qmp) move(command string, file *os.File, all bool) error {
 	capabilities := []any{
 		map[string]any{"capability": "events", "state": true},
-		map[string]any{"capability": "x-ignore-shared", "state": true},
+		map[string]any{"capability": "x-ignore-shared", "state": !all},
 	}
 	if err := q.do("migrate-set-capabilities", map[string]any{"capabilities": capabilities}, nil); err != nil {
 		return err

@@ -22,92 +22,32 @@ const (
 	sleepWarmUp = 2  // more rounds, not counted
 )
 
-// sleepSizes are the guests' memory in MiB.
-var sleepSizes = []int{256, 2048}
-
-// sleeps is what was measured of sleeps and wakes of one size.
+// sleeps are the times of sleeps and wakes of one size.
 type sleeps struct {
-	gone    sample // POST sleep until the process is gone
-	asleep  sample // the same until it answers
-	durable sample // from the answer until the memory is on disk
-	awake   sample // POST wake, memory in RAM, until it answers
-	exec    sample // the same until the first command has been run
-	cold    sample // POST wake, memory on disk, until the first command has been run
-	bareOff sample // the same of a bare QEMU, until it is gone
-	bareOn  sample // until its CPUs run
-	bareRun sample // until the first command has been run
+	ended     sample // POST sleep until the process has ended
+	asleep    sample // POST sleep until its response
+	durable   sample // from the response until the memory is on disk
+	awake     sample // POST wake, memory in RAM, until its response
+	exec      sample // POST wake, memory in RAM, until a command was run
+	cold      sample // POST wake, memory on disk, until a command was run
+	bareEnded sample // sleep of a bare QEMU until it has ended
+	bareAwake sample // its wake until its CPUs run
+	bareExec  sample // its wake until a command was run
 }
 
-// measureSleeps puts guests to sleep and wakes them, through hatchd and by hand.
+// measureSleeps puts guests to sleep and wakes them, with hatchd and a bare QEMU.
 func measureSleeps(out io.Writer, d *sandbox.Daemon) error {
-	return eachSize(d, func(ctx context.Context, c *client.Client, mem int) error {
-		var s sleeps
-		err := s.measure(ctx, c, d.DataDir, mem)
-		if err == nil {
-			s.print(out, mem)
-		}
-		return err
+	return eachSize(out, d, func() measurement { return &sleeps{} })
+}
+
+// measure alternates between hatchd and a bare QEMU.
+func (s *sleeps) measure(ctx context.Context, t trial) error {
+	return repeat(sleepWarmUp, sleepRounds, func() { *s = sleeps{} }, func() error {
+		return errors.Join(s.round(ctx, t.c, t.vm), s.bareRound(ctx, t.qemu))
 	})
 }
 
-// eachSize measures with guests of the minimal image, of each of sleepSizes.
-func eachSize(d *sandbox.Daemon, measure func(ctx context.Context, c *client.Client, mem int) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
-	defer cancel()
-	c, err := d.Client()
-	if err != nil {
-		return err
-	}
-	if err := build(c, "minimal"); err != nil {
-		return err
-	}
-	for _, mem := range sleepSizes {
-		if err := measure(ctx, c, mem); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// runMinimal makes a VM of the minimal image, and what is needed to do the same
-// by hand; the caller closes that.
-func runMinimal(ctx context.Context, c *client.Client, dataDir string, mem int) (api.VM, *bare, error) {
-	image, err := c.GetImage(ctx, benchImage)
-	if err != nil {
-		return api.VM{}, nil, err
-	}
-	v, err := c.CreateVM(ctx, api.CreateVM{ImageID: benchImage, MemMiB: new(mem), DiskMiB: new(benchDisk)}, client.CreateOptions{Wait: "ready"})
-	if err != nil {
-		return api.VM{}, nil, err
-	}
-	_, machine, err := copyOfVM(dataDir, image, v.ID, benchDisk)
-	return v, machine, err
-}
-
-// measure takes turns: once through hatchd, once by hand.
-func (s *sleeps) measure(ctx context.Context, c *client.Client, dataDir string, mem int) error {
-	v, machine, err := runMinimal(ctx, c, dataDir, mem)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = machine.close() }() // files of a temporary directory
-	hand := &sleeper{bare: machine}
-	defer hand.kill()
-	if err := hand.boot(ctx); err != nil {
-		return err
-	}
-	for round := range sleepWarmUp + sleepRounds {
-		if err := errors.Join(s.round(ctx, c, v.ID), s.byHand(ctx, hand)); err != nil {
-			return err
-		}
-		if round+1 == sleepWarmUp {
-			*s = sleeps{}
-		}
-	}
-	return c.DeleteVM(ctx, v.ID)
-}
-
-// round lets the VM sleep twice: it is woken from RAM, and from disk.
+// round puts the VM to sleep and wakes it, from RAM and from disk.
 func (s *sleeps) round(ctx context.Context, c *client.Client, id string) error {
 	if err := s.sleep(ctx, c, id); err != nil {
 		return err
@@ -149,13 +89,13 @@ func (s *sleeps) sleep(ctx context.Context, c *client.Client, id string) error {
 		return err
 	}
 	s.asleep = append(s.asleep, time.Since(began))
-	s.gone = append(s.gone, (<-gone).Sub(began))
+	s.ended = append(s.ended, (<-gone).Sub(began))
 	return nil
 }
 
 func (s *sleeps) awaitDurable(ctx context.Context, c *client.Client, id string) error {
 	began := time.Now()
-	err := sandbox.Poll(patience, func() (bool, error) {
+	err := sandbox.Poll(benchLimit, func() (bool, error) {
 		v, err := c.GetVM(ctx, id)
 		return err == nil && v.Sleep != nil && v.Sleep.Durable, err
 	})
@@ -170,7 +110,7 @@ func runTrue(ctx context.Context, c *client.Client, id string) error {
 	return runThrough(ctx, c, id, api.Command{Argv: []string{"/bin/true"}})
 }
 
-// runThrough runs a command through hatchd, which must end well.
+// runThrough runs a command through hatchd, which must succeed.
 func runThrough(ctx context.Context, c *client.Client, id string, command api.Command) error {
 	result, err := c.RunExec(ctx, id, api.RunExec{Command: command})
 	if err == nil && result.ExitCode != 0 {
@@ -179,17 +119,17 @@ func runThrough(ctx context.Context, c *client.Client, id string, command api.Co
 	return err
 }
 
-func (s *sleeps) byHand(ctx context.Context, hand *sleeper) error {
-	took, err := hand.sleep()
+func (s *sleeps) bareRound(ctx context.Context, qemu *sleeper) error {
+	took, err := qemu.sleep()
 	if err != nil {
-		return fmt.Errorf("cannot put a bare QEMU to sleep: %w", err)
+		return fmt.Errorf("cannot save a bare QEMU: %w", err)
 	}
-	s.bareOff = append(s.bareOff, took)
-	on, run, err := hand.wake(ctx)
+	s.bareEnded = append(s.bareEnded, took)
+	awake, answered, err := qemu.wake(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot wake a bare QEMU: %w", err)
 	}
-	s.bareOn, s.bareRun = append(s.bareOn, on), append(s.bareRun, run)
+	s.bareAwake, s.bareExec = append(s.bareAwake, awake), append(s.bareExec, answered)
 	return nil
 }
 
@@ -198,13 +138,13 @@ type sleeper struct {
 	*bare
 	cmd     *exec.Cmd
 	control *qmp
-	tap     *os.File // as QEMU was handed it; nil without a network
+	tap     *os.File // that QEMU inherits; nil without a network
 }
 
 func (h *sleeper) start(ctx context.Context, more ...string) (err error) {
 	args := append(slices.Clone(h.args), more...)
 	if i := slices.Index(args, "-name"); i >= 0 {
-		args[i+1] = "bare" // not to be taken for the VM's own
+		args[i+1] = "bare" // findVMM must not take it for the VM's
 	}
 	if err := h.renewTAP(); err != nil {
 		return err
@@ -215,13 +155,13 @@ func (h *sleeper) start(ctx context.Context, more ...string) (err error) {
 		return err
 	}
 	if h.tap != nil {
-		_ = h.tap.Close() // QEMU's alone, as under hatchd: its end takes the TAP with it
+		_ = h.tap.Close() // as under hatchd only QEMU has it, so that the TAP ends with QEMU
 	}
 	h.control, err = dialQMP(filepath.Join(h.dir, "qmp"))
 	return err
 }
 
-// renewTAP puts a new TAP in the place of the one that ended with QEMU.
+// renewTAP replaces the TAP that ended with QEMU.
 func (h *sleeper) renewTAP() error {
 	for _, arg := range h.args {
 		m := tap.FindStringSubmatch(arg)
@@ -239,7 +179,7 @@ func (h *sleeper) renewTAP() error {
 	return nil
 }
 
-// kill ends QEMU, if it runs, and waits for it.
+// kill kills QEMU, if it runs, and waits for its end.
 func (h *sleeper) kill() {
 	if h.cmd == nil {
 		return
@@ -259,7 +199,7 @@ func (h *sleeper) boot(ctx context.Context) error {
 	return h.runTrue(ctx)
 }
 
-// sleep tells how long it takes until QEMU is gone.
+// sleep saves the devices, and returns the time until QEMU has ended.
 func (h *sleeper) sleep() (time.Duration, error) {
 	began := time.Now()
 	devices, err := os.Create(filepath.Join(h.dir, "devices"))
@@ -270,36 +210,42 @@ func (h *sleeper) sleep() (time.Duration, error) {
 	if err := h.control.do("stop", nil, nil); err != nil {
 		return 0, err
 	}
-	if err := h.control.move("migrate", devices); err != nil {
+	if err := h.control.move("migrate", devices, false); err != nil {
 		return 0, err
 	}
 	h.kill()
 	return time.Since(began), nil
 }
 
-// wake tells how long it takes until the CPUs run, and until a command has been run.
-func (h *sleeper) wake(ctx context.Context) (on, run time.Duration, err error) {
+// wake loads the devices, and returns the times until the CPUs run, and until a
+// command was run.
+func (h *sleeper) wake(ctx context.Context) (awake, answered time.Duration, err error) {
+	return h.startFrom(ctx, filepath.Join(h.dir, "devices"), false)
+}
+
+// startFrom starts QEMU from saved devices, with their memory if all is set.
+func (h *sleeper) startFrom(ctx context.Context, path string, all bool) (awake, answered time.Duration, err error) {
 	began := time.Now()
-	devices, err := os.Open(filepath.Join(h.dir, "devices"))
+	saved, err := os.Open(path)
 	if err != nil {
 		return 0, 0, err
 	}
-	defer func() { _ = devices.Close() }()
+	defer func() { _ = saved.Close() }()
 	if err := h.start(ctx, "-incoming", "defer"); err != nil {
 		return 0, 0, err
 	}
-	if err := h.control.move("migrate-incoming", devices); err != nil {
+	if err := h.control.move("migrate-incoming", saved, all); err != nil {
 		return 0, 0, err
 	}
 	if err := h.control.do("cont", nil, nil); err != nil {
 		return 0, 0, err
 	}
-	on = time.Since(began)
+	awake = time.Since(began)
 	err = h.runTrue(ctx)
-	return on, time.Since(began), err
+	return awake, time.Since(began), err
 }
 
-// runTrue begins a session with the agent and runs a command.
+// runTrue opens a session with the agent and runs a command.
 func (h *sleeper) runTrue(ctx context.Context) error {
 	session, err := h.session(ctx)
 	if err != nil {
@@ -309,7 +255,7 @@ func (h *sleeper) runTrue(ctx context.Context) error {
 	return runIn(ctx, session, wire.ProcessSpec{Argv: []string{"/bin/true"}})
 }
 
-// runIn runs a command, which must end well, and forgets it.
+// runIn runs a command, which must succeed, and removes its process.
 func runIn(ctx context.Context, session *wire.Client, spec wire.ProcessSpec) error {
 	spec.ID = benchProcess
 	_, stream, err := session.Exec(ctx, spec)
@@ -325,17 +271,16 @@ func runIn(ctx context.Context, session *wire.Client, spec wire.ProcessSpec) err
 }
 
 func (s *sleeps) print(out io.Writer, mem int) {
-	ratio := func(a, b sample) float64 { return float64(a.median()) / float64(b.median()) }
-	fmt.Fprintf(out, "\nsleep and wake of the minimal image, %d MiB, against a bare QEMU that does the same, in turn\n", mem)
-	fmt.Fprintf(out, "  sleep, until the VMM is gone             %s\n", s.gone.tail())
-	fmt.Fprintf(out, "    bare QEMU                              %s\n", s.bareOff.tail())
-	fmt.Fprintf(out, "    ratio of the medians                   %.2f\n", ratio(s.gone, s.bareOff))
-	fmt.Fprintf(out, "  sleep, until it answers                  %s\n", s.asleep.tail())
+	fmt.Fprintf(out, "\nsleep and wake of the minimal image, %d MiB, against a bare QEMU, in turn\n", mem)
+	fmt.Fprintf(out, "  sleep, until the VMM has ended           %s\n", s.ended.tail())
+	fmt.Fprintf(out, "    bare QEMU                              %s\n", s.bareEnded.tail())
+	fmt.Fprintf(out, "    ratio of the medians                   %.2f\n", ratio(s.ended, s.bareEnded))
+	fmt.Fprintf(out, "  sleep, until the response                %s\n", s.asleep.tail())
 	fmt.Fprintf(out, "  from then until the memory is on disk    %s\n", s.durable.tail())
-	fmt.Fprintf(out, "  wake from RAM, until it answers          %s\n", s.awake.tail())
-	fmt.Fprintf(out, "    bare QEMU, until its CPUs run          %s\n", s.bareOn.tail())
+	fmt.Fprintf(out, "  wake from RAM, until the response        %s\n", s.awake.tail())
+	fmt.Fprintf(out, "    bare QEMU, until its CPUs run          %s\n", s.bareAwake.tail())
 	fmt.Fprintf(out, "  wake from RAM, until a command was run   %s\n", s.exec.tail())
 	fmt.Fprintf(out, "  wake from disk, until a command was run  %s\n", s.cold.tail())
-	fmt.Fprintf(out, "    bare QEMU                              %s\n", s.bareRun.tail())
-	fmt.Fprintf(out, "    ratio of the medians, RAM and disk     %.2f, %.2f\n", ratio(s.exec, s.bareRun), ratio(s.cold, s.bareRun))
+	fmt.Fprintf(out, "    bare QEMU                              %s\n", s.bareExec.tail())
+	fmt.Fprintf(out, "    ratio of the medians, RAM and disk     %.2f, %.2f\n", ratio(s.exec, s.bareExec), ratio(s.cold, s.bareExec))
 }

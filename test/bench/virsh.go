@@ -15,24 +15,24 @@ import (
 	"github.com/hatchvm/hatch/test/sandbox"
 )
 
-// howToLibvirt is what to do where there is no libvirt.
+// howToLibvirt installs libvirt.
 const howToLibvirt = "apt-get install --no-install-recommends libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients"
 
-// nobody is the user that libvirt runs as: one without rights keeps all that it
-// has in directories of its own.
-const nobody = 65534
+// unprivileged is the user that libvirt runs as: without privileges it keeps all its
+// files in directories of its own.
+const unprivileged = 65534
 
-// libvirt is a libvirt of our own, with a shell of it that is open all the
-// time, so that no start of virsh is measured.
+// libvirt is a private libvirt with a virsh that stays open, so that its start is not
+// measured.
 type libvirt struct {
-	dir    string // all of it, below nobody's home
+	dir    string // for all its files
 	daemon *exec.Cmd
-	shell  *exec.Cmd
+	virsh  *exec.Cmd
 	in     io.WriteCloser
-	lines  *bufio.Scanner // of what the shell says, errors included
+	lines  *bufio.Scanner // of virsh's output, errors included
 }
 
-// libvirtDaemon returns libvirt's program for QEMU, or "".
+// libvirtDaemon returns the path of libvirt's daemon for QEMU, or "".
 func libvirtDaemon() string {
 	if _, err := exec.LookPath("virsh"); err != nil {
 		return ""
@@ -45,7 +45,7 @@ func libvirtDaemon() string {
 	return ""
 }
 
-// startLibvirt starts the daemon, and returns once it serves.
+// startLibvirt starts the daemon and waits until it serves.
 func startLibvirt(program string) (l *libvirt, err error) {
 	l = &libvirt{}
 	defer func() {
@@ -60,7 +60,7 @@ func startLibvirt(program string) (l *libvirt, err error) {
 	if err := os.MkdirAll(filepath.Dir(settings), 0o700); err != nil {
 		return l, err
 	}
-	if err := os.WriteFile(settings, []byte("stdio_handler = \"file\"\n"), 0o600); err != nil { // no third daemon
+	if err := os.WriteFile(settings, []byte("stdio_handler = \"file\"\n"), 0o600); err != nil { // without another daemon for logs
 		return l, err
 	}
 	if err := l.own(); err != nil {
@@ -71,16 +71,16 @@ func startLibvirt(program string) (l *libvirt, err error) {
 		return l, err
 	}
 	defer func() { _ = log.Close() }()
-	daemon := l.command(program)
+	daemon := l.cmd(program)
 	daemon.Stdout, daemon.Stderr = log, log
 	if err := daemon.Start(); err != nil {
 		return l, err
 	}
 	l.daemon = daemon
-	if err := sandbox.Poll(patience, func() (bool, error) { return l.command("virsh", "version").Run() == nil, nil }); err != nil {
+	if err := sandbox.Poll(benchLimit, func() (bool, error) { return l.cmd("virsh", "version").Run() == nil, nil }); err != nil {
 		return l, fmt.Errorf("%w\n%s", err, sandbox.Tail(l.log(), 20))
 	}
-	return l, l.openShell()
+	return l, l.openVirsh()
 }
 
 func (l *libvirt) path(below ...string) string {
@@ -89,18 +89,18 @@ func (l *libvirt) path(below ...string) string {
 
 func (l *libvirt) log() string { return l.path("libvirt.log") }
 
-// own gives all files to the user that libvirt runs as.
+// own changes the owner of all files to libvirt's user.
 func (l *libvirt) own() error {
 	return filepath.WalkDir(l.dir, func(path string, _ os.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, nobody, nobody)
+		return os.Lchown(path, unprivileged, unprivileged)
 	})
 }
 
-// command is a program that runs as nobody and finds everything in dir.
-func (l *libvirt) command(program string, args ...string) *exec.Cmd {
+// cmd returns a command that runs as libvirt's user and has its files in dir.
+func (l *libvirt) cmd(program string, args ...string) *exec.Cmd {
 	cmd := exec.Command(program, args...)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "LANG=C", "HOME=" + l.dir, "LIBVIRT_DEFAULT_URI=qemu:///session",
@@ -108,21 +108,16 @@ func (l *libvirt) command(program string, args ...string) *exec.Cmd {
 		"XDG_DATA_HOME=" + l.path("data"), "XDG_RUNTIME_DIR=" + l.path("run"),
 	}
 	cmd.Dir = l.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody, Groups: kvmGroup()}}
+	user := &syscall.Credential{Uid: unprivileged, Gid: unprivileged}
+	if kvm, err := os.Stat("/dev/kvm"); err == nil {
+		user.Groups = []uint32{kvm.Sys().(*syscall.Stat_t).Gid} // may use KVM
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
 	return cmd
 }
 
-// kvmGroup is the group that may use KVM, if there is any.
-func kvmGroup() []uint32 {
-	info, err := os.Stat("/dev/kvm")
-	if err != nil {
-		return nil
-	}
-	return []uint32{info.Sys().(*syscall.Stat_t).Gid}
-}
-
-func (l *libvirt) openShell() error {
-	shell := l.command("stdbuf", "-oL", "virsh") // which would keep its words back
+func (l *libvirt) openVirsh() error {
+	shell := l.cmd("stdbuf", "-oL", "virsh") // without stdbuf it would buffer its output
 	in, err := shell.StdinPipe()
 	if err != nil {
 		return err
@@ -135,42 +130,42 @@ func (l *libvirt) openShell() error {
 	if err := shell.Start(); err != nil {
 		return err
 	}
-	l.shell, l.in, l.lines = shell, in, bufio.NewScanner(out)
+	l.virsh, l.in, l.lines = shell, in, bufio.NewScanner(out)
 	return nil
 }
 
-// begin has the shell do something.
-func (l *libvirt) begin(line string) error {
+// command sends a command to virsh.
+func (l *libvirt) command(line string) error {
 	_, err := io.WriteString(l.in, line+"\n")
 	return err
 }
 
-// await waits until the shell says that it is done, in these words.
-func (l *libvirt) await(words string) error {
+// await reads virsh's output until a line contains done.
+func (l *libvirt) await(done string) error {
 	for l.lines.Scan() {
 		switch line := l.lines.Text(); {
 		case strings.Contains(line, "error:"):
-			return fmt.Errorf("libvirt refuses: %s", line)
-		case strings.Contains(line, words):
+			return fmt.Errorf("libvirt has answered: %s", line)
+		case strings.Contains(line, done):
 			return nil
 		}
 	}
 	return errors.Join(errors.New("virsh has ended"), l.lines.Err())
 }
 
-// libvirtEnd is how long libvirt may take to end.
-const libvirtEnd = 10 * time.Second
+// libvirtEndLimit is how long libvirt may take to end.
+const libvirtEndLimit = 10 * time.Second
 
-// close ends all that runs, by its process, and removes all that is left.
+// close ends virsh and the daemon, and removes their files.
 func (l *libvirt) close() error {
 	if l.in != nil {
-		_ = l.in.Close() // which ends the shell
-		_ = l.shell.Wait()
+		_ = l.in.Close() // virsh ends then
+		_ = l.virsh.Wait()
 	}
 	if l.daemon != nil {
 		_ = l.daemon.Process.Signal(syscall.SIGTERM)
-		stuck := time.AfterFunc(libvirtEnd, func() { _ = l.daemon.Process.Kill() })
-		_ = l.daemon.Wait() // it was told to end
+		stuck := time.AfterFunc(libvirtEndLimit, func() { _ = l.daemon.Process.Kill() })
+		_ = l.daemon.Wait() // it was terminated
 		stuck.Stop()
 	}
 	return os.RemoveAll(l.dir)

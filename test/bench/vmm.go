@@ -38,12 +38,12 @@ func findVMM(id string) (vmm, error) {
 	return vmm{}, fmt.Errorf("no process runs %s", id)
 }
 
-// link is a path below the process's directory in /proc.
+// link returns a path in the process's directory in /proc.
 func (v vmm) link(below ...string) string {
 	return filepath.Join(append([]string{"/proc", strconv.Itoa(v.pid)}, below...)...)
 }
 
-// watch returns a channel that gets the moment in which the process ends.
+// watch returns a channel that receives the time at which the process ends.
 func (v vmm) watch() <-chan time.Time {
 	gone := make(chan time.Time, 1)
 	fd, err := unix.PidfdOpen(v.pid, 0)

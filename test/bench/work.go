@@ -26,29 +26,26 @@ const (
 	fileRounds = 3
 )
 
-// works is what was measured of work inside a guest.
+// works are the times of work inside a guest.
 type works struct {
-	execs    sample        // POST /vms/{id}/exec of a program that does nothing
-	inGuest  time.Duration // the same program from a shell in the guest, the mean
+	execs    sample        // POST /vms/{id}/exec of /bin/true
+	inGuest  time.Duration // mean of the same program from a shell in the guest
 	echo     sample        // 64 bytes through a bare port and back
 	up, down sample        // a file of fileSize through the API
-	rawUp    time.Duration // as many bytes through a bare port
+	rawUp    time.Duration // as many bytes through the bare port
 	rawDown  time.Duration
 }
 
-// measureWork runs commands and passes files through hatchd, and then sends
-// bytes through a port of a bare QEMU that runs the same guest.
+// measureWork runs commands and copies files through hatchd, and then sends bytes
+// through a port of a bare QEMU with the same guest.
 func measureWork(out io.Writer, d *sandbox.Daemon) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	c, err := d.Client()
+	c, err := withMinimal(ctx, d)
 	if err != nil {
 		return err
 	}
-	if err := build(c, "minimal"); err != nil {
-		return err
-	}
-	v, err := c.CreateVM(ctx, api.CreateVM{ImageID: benchImage, MemMiB: new(workMem), DiskMiB: new(workDisk)}, client.CreateOptions{Wait: "ready"})
+	v, err := c.CreateVM(ctx, api.CreateVM{MachineSpec: api.MachineSpec{ImageID: benchImage, MemMiB: new(workMem), DiskMiB: new(workDisk)}}, client.CreateOptions{Wait: "ready"})
 	if err != nil {
 		return err
 	}
@@ -77,17 +74,17 @@ func (w *works) throughAPI(ctx context.Context, c *client.Client, vm string) err
 	}
 	w.inGuest = time.Since(began) / execs
 	for range fileRounds {
-		if err := w.passFile(ctx, c, vm); err != nil {
+		if err := w.copyFile(ctx, c, vm); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// passFile sends a file up and reads it back.
-func (w *works) passFile(ctx context.Context, c *client.Client, vm string) error {
+// copyFile writes a file and reads it.
+func (w *works) copyFile(ctx context.Context, c *client.Client, vm string) error {
 	began := time.Now()
-	if _, err := c.WriteFile(ctx, vm, "/bench", io.LimitReader(noise(), fileSize), client.WriteOptions{}); err != nil {
+	if _, err := c.WriteFile(ctx, vm, "/bench", io.LimitReader(randomBytes(), fileSize), client.WriteOptions{}); err != nil {
 		return err
 	}
 	w.up = append(w.up, time.Since(began))
@@ -98,24 +95,23 @@ func (w *works) passFile(ctx context.Context, c *client.Client, vm string) error
 	}
 	n, err := io.Copy(io.Discard, content)
 	if err = errors.Join(err, content.Close()); err != nil || n != fileSize {
-		return fmt.Errorf("%d bytes came back: %w", n, err)
+		return fmt.Errorf("%d bytes were read: %w", n, err)
 	}
 	w.down = append(w.down, time.Since(began))
 	return nil
 }
 
-// noise returns bytes without order, the same ones each time: nothing on the
-// way may make them fewer.
-func noise() io.Reader { return rand.NewChaCha8([32]byte{}) }
+// randomBytes returns bytes that do not compress, the same each time.
+func randomBytes() io.Reader { return rand.NewChaCha8([32]byte{}) }
 
-// throughPort deletes the VM and boots it once more by hand, with a port that
-// leads past agent and protocol.
+// throughPort deletes the VM and boots a bare copy of it, with one more port, which
+// the agent does not use.
 func (w *works) throughPort(ctx context.Context, c *client.Client, vm, dataDir string) error {
 	image, err := c.GetImage(ctx, benchImage)
 	if err != nil {
 		return err
 	}
-	_, machine, err := copyOfVM(dataDir, image, vm, workDisk)
+	_, machine, err := copyVM(dataDir, image, vm, workDisk)
 	if err != nil {
 		return err
 	}
@@ -124,16 +120,16 @@ func (w *works) throughPort(ctx context.Context, c *client.Client, vm, dataDir s
 		return err
 	}
 	socket := filepath.Join(machine.dir, "port.sock")
-	return machine.run(ctx, func(session *wire.Client) error { return w.alongPort(ctx, session, socket) },
+	return machine.run(ctx, func(session *wire.Client) error { return w.measurePort(ctx, session, socket) },
 		"-chardev", "socket,id=port,server=on,wait=off,path="+socket,
 		"-device", `{"driver":"virtserialport","chardev":"port","name":"hatch.bench.0"}`)
 }
 
-// findPort sets $port to what the guest calls the port: the second, after the
-// agent's, of whichever number the device has.
+// findPort sets $port to the guest's device of the port: the second, after the
+// agent's.
 const findPort = "port=$(echo /dev/vport*p2); "
 
-func (w *works) alongPort(ctx context.Context, session *wire.Client, socket string) error {
+func (w *works) measurePort(ctx context.Context, session *wire.Client, socket string) error {
 	err := withPort(ctx, session, socket, "exec 3<>$port; cat <&3 >&3", func(port net.Conn) error {
 		message := make([]byte, 64)
 		for i := range execWarmUp + echoes {
@@ -155,7 +151,7 @@ func (w *works) alongPort(ctx context.Context, session *wire.Client, socket stri
 	}
 	began := time.Now()
 	err = withPort(ctx, session, socket, "cat $port >/dev/null", func(port net.Conn) error {
-		_, err := io.CopyN(port, noise(), fileSize)
+		_, err := io.CopyN(port, randomBytes(), fileSize)
 		return err
 	})
 	if err != nil {
@@ -171,12 +167,12 @@ func (w *works) alongPort(ctx context.Context, session *wire.Client, socket stri
 	return err
 }
 
-// benchProcess is the one process at a time that is run past hatchd.
+// benchProcess is the id of the process that runs without hatchd, one at a time.
 const benchProcess = "exec_benchbench00"
 
-// withPort runs a line in the guest that has one end of the port while do has
-// the other. It returns once both are through: the line sees the port's end
-// when do is done.
+// withPort runs a line in the guest that reads or writes the port, and do with the
+// other end. It returns once both have ended: the line gets an end of file when do
+// returns.
 func withPort(ctx context.Context, session *wire.Client, socket, line string, do func(net.Conn) error) (err error) {
 	var dialer net.Dialer
 	port, err := dialer.DialContext(ctx, "unix", socket)
@@ -192,18 +188,13 @@ func withPort(ctx context.Context, session *wire.Client, socket, line string, do
 	if err := errors.Join(err, port.Close()); err != nil {
 		return err
 	}
-	return errors.Join(awaitProcess(ctx, session), session.RemoveProcess(ctx, benchProcess))
-}
-
-// awaitProcess returns when the process has ended, well or not.
-func awaitProcess(ctx context.Context, session *wire.Client) error {
 	_, stream, err := session.AttachProcess(ctx, benchProcess, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = stream.Close() }()
 	_, err = untilExit(stream)
-	return err
+	return errors.Join(err, session.RemoveProcess(ctx, benchProcess))
 }
 
 func (w *works) print(out io.Writer) {
@@ -212,8 +203,8 @@ func (w *works) print(out io.Writer) {
 	fmt.Fprintf(out, "  POST /vms/{id}/exec of /bin/true     %s\n", w.execs.tail())
 	fmt.Fprintf(out, "  /bin/true from the guest's own shell mean %s\n", ms(w.inGuest))
 	fmt.Fprintf(out, "  64 bytes through the port and back   %s\n", w.echo.tail())
-	fmt.Fprintf(out, "  ratio of the medians                 %.1f; without what the guest's own fork and exec take, %.1f\n",
-		float64(w.execs.median())/float64(w.echo.median()), float64(w.execs.median()-w.inGuest)/float64(w.echo.median()))
+	fmt.Fprintf(out, "  ratio of the medians                 %.1f; without the guest's own fork and exec, %.1f\n",
+		ratio(w.execs, w.echo), float64(w.execs.median()-w.inGuest)/float64(w.echo.median()))
 	fmt.Fprintf(out, "  a file of %d MiB up, and down        %.1f MB/s, %.1f MB/s\n", fileSize>>20, rate(w.up.median()), rate(w.down.median()))
 	fmt.Fprintf(out, "  the same through the port            %.1f MB/s, %.1f MB/s\n", rate(w.rawUp), rate(w.rawDown))
 	fmt.Fprintf(out, "  time against the port's              %.2f, %.2f\n",

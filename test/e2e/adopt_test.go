@@ -22,14 +22,14 @@ func (w *world) restartUnderGuests(t *testing.T, signal syscall.Signal) {
 	a, b := w.shared(t, alpha), w.shared(t, beta)
 	boots := map[string]string{a.ID: w.login(t, a).bootID(t), b.ID: w.login(t, b).bootID(t)}
 	pids := map[string]int{a.ID: vmm(t, a).pid, b.ID: vmm(t, b).pid}
-	before := w.look(t)
+	before := w.traces(t)
 
 	w.stopDaemon(t, signal)
 	if got := len(vmms(t)); got != 2 {
-		t.Fatalf("%d VMMs live on without hatchd, want 2", got)
+		t.Fatalf("%d VMMs run without hatchd, want 2", got)
 	}
 	if connectsFromHere("127.0.0.1", a.SSHPort) {
-		t.Error("somebody listens on the SSH port without hatchd")
+		t.Error("the SSH port is open without hatchd")
 	}
 
 	began := time.Now()
@@ -44,7 +44,7 @@ func (w *world) restartUnderGuests(t *testing.T, signal syscall.Signal) {
 			t.Errorf("%s has process %d, before it was %d", v.Name, got, pids[v.ID])
 		}
 	}
-	took(t, "from the start of hatchd until both guests are known to be ready", began)
+	took(t, "from the start of hatchd until both guests are ready", began)
 	for _, v := range []api.VM{a, b} {
 		s := w.login(t, v)
 		if got := s.bootID(t); got != boots[v.ID] {
@@ -57,26 +57,26 @@ func (w *world) restartUnderGuests(t *testing.T, signal syscall.Signal) {
 	if s := w.login(t, a); s.connects(t, b.GuestIP, 22) {
 		t.Error("after adoption, a guest reaches another")
 	}
-	w.requireOnly(t, before)
+	w.requireTraces(t, before)
 }
 
-// testDiedMeanwhile ends a VMM while there is no hatchd to see it.
+// testDiedMeanwhile kills a VMM while hatchd does not run.
 func testDiedMeanwhile(t *testing.T, w *world) {
-	before := w.look(t)
+	before := w.traces(t)
 	v := w.create(t, minimal(), client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
 	w.stopDaemon(t, syscall.SIGKILL)
 	p := vmm(t, v)
 	p.kill(t)
 	p.awaitExit(t, normalReply)
 	w.startDaemon(t)
-	dead := w.await(t, v.ID, "stopped", normalReply) // whether that was a fault nobody has seen
+	dead := w.await(t, v.ID, "stopped", normalReply) // not error: hatchd cannot know how it ended
 	if dead.StateReason == "" {
 		t.Error("it is stopped without a reason")
 	}
 	t.Logf("the reason: %s", dead.StateReason)
-	if strings.Contains(strings.Join(w.look(t), "\n"), "interface "+v.TapName) {
-		t.Errorf("its TAP %s is still there", v.TapName)
+	if strings.Contains(strings.Join(w.traces(t), "\n"), "interface "+v.TapName) {
+		t.Errorf("it still has the TAP %s", v.TapName)
 	}
 	w.delete(t, v.ID)
-	w.requireOnly(t, before)
+	w.requireTraces(t, before)
 }

@@ -12,17 +12,17 @@ import (
 	"github.com/hatchvm/hatch/api"
 )
 
-// testCommandLine does with hatch what a user does first.
+// testCommandLine runs the commands that a new user of hatch runs.
 func testCommandLine(t *testing.T, w *world) {
 	v := w.shared(t, alpha)
 	if got := w.hatch(t, "wait", "--for", "port:22", alpha); strings.Contains(got, "\x1b") {
-		t.Errorf("hatch wait prints escapes off a terminal: %q", got)
+		t.Errorf("hatch wait prints escape sequences to a pipe: %q", got)
 	}
 	if got := w.hatch(t, "ssh", "-i", w.keyFile, alpha, "--", "uname", "-sm"); got != "Linux x86_64\n" {
 		t.Errorf("hatch ssh prints %q", got)
 	}
 	if _, err := w.tryHatch("ssh", "-i", w.keyFile, alpha, "exit 7"); err == nil || !strings.Contains(err.Error(), "exit status 7") {
-		t.Errorf("hatch ssh does not pass the exit code on: %v", err)
+		t.Errorf("hatch ssh does not return the exit code: %v", err)
 	}
 	if got := w.hatch(t, "ls"); !strings.Contains(got, alpha) || !strings.Contains(got, v.GuestIP) {
 		t.Errorf("hatch ls does not show the VM:\n%s", got)
@@ -33,11 +33,11 @@ func testCommandLine(t *testing.T, w *world) {
 	if got := w.typeInto(t, alpha, "\n", "login:"); !strings.Contains(got, alpha) {
 		t.Errorf("the console's prompt does not have the VM's name: %q", got)
 	}
-	w.runInTheForeground(t)
+	w.requireLifeByHatch(t)
 }
 
-// typeInto types into a VM's console with hatch, and returns what comes once
-// that has what is awaited.
+// typeInto types into a VM's console with hatch, and returns the console's output
+// once it contains awaited.
 func (w *world) typeInto(t *testing.T, vm, typed, awaited string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
@@ -73,8 +73,8 @@ func (w *world) typeInto(t *testing.T, vm, typed, awaited string) string {
 	return seen.String()
 }
 
-// runInTheForeground creates, uses and deletes a VM with hatch alone.
-func (w *world) runInTheForeground(t *testing.T) {
+// requireLifeByHatch creates, uses and deletes a VM with hatch.
+func (w *world) requireLifeByHatch(t *testing.T) {
 	t.Helper()
 	out := w.hatch(t, "run", "-d", "--name", "cli", "--memory", fmt.Sprint(minimalMem), "--disk", fmt.Sprint(smallDisk), "minimal")
 	id := strings.TrimSpace(out)
@@ -98,6 +98,6 @@ func (w *world) runInTheForeground(t *testing.T) {
 	}
 	w.hatch(t, "rm", "-f", "cli")
 	if got := w.hatch(t, "ls", "-q"); strings.Contains(got, id) {
-		t.Error("hatch ls shows the VM that was removed")
+		t.Error("hatch ls shows the deleted VM")
 	}
 }

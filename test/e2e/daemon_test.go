@@ -19,12 +19,12 @@ import (
 
 const apiPort = 8080
 
-// allowed makes the SSH ports listen on every address. That, as the API does
-// too, is so that guests are kept out by the rules and not by nobody listening.
+// allowed makes the SSH ports listen on every address, as the API does: otherwise
+// guests could not reach them even without rules.
 const allowed = "HATCH_SSH_ALLOWED_CIDR=127.0.0.1/32," + uplinkAddr + "/32"
 
-// chosenDriver is the environment of a hatchd whose VMs run on what
-// HATCH_TEST_VMM names: qemu, when it names nothing, or firecracker.
+// chosenDriver returns the environment of hatchd for the VMM that HATCH_TEST_VMM
+// names: qemu, the default, or firecracker.
 func chosenDriver(t *testing.T) []string {
 	t.Helper()
 	switch name := os.Getenv("HATCH_TEST_VMM"); name {
@@ -36,13 +36,12 @@ func chosenDriver(t *testing.T) []string {
 		}
 		return onFirecracker(t)
 	default:
-		t.Fatalf("HATCH_TEST_VMM=%s: it can be qemu or firecracker", name)
+		t.Fatalf("HATCH_TEST_VMM=%s: want qemu or firecracker", name)
 		return nil
 	}
 }
 
-// onFirecracker is the environment of a hatchd whose VMs run on the tests'
-// Firecracker.
+// onFirecracker returns the environment of hatchd for the tests' Firecracker.
 func onFirecracker(t *testing.T) []string {
 	t.Helper()
 	return []string{
@@ -50,8 +49,7 @@ func onFirecracker(t *testing.T) []string {
 	}
 }
 
-// startDaemon starts hatchd on the world's data directory and waits until it
-// serves.
+// startDaemon starts hatchd and waits until it serves.
 func (w *world) startDaemon(t *testing.T, env ...string) {
 	t.Helper()
 	w.daemon.Env = slices.Concat([]string{allowed}, w.driver, env)
@@ -64,7 +62,7 @@ func (w *world) startDaemon(t *testing.T, env ...string) {
 	}
 }
 
-// stopDaemon sends hatchd a signal and waits until it is gone.
+// stopDaemon sends hatchd a signal and waits until it has ended.
 func (w *world) stopDaemon(t *testing.T, signal syscall.Signal) {
 	t.Helper()
 	if err := w.daemon.End(signal); err != nil {
@@ -72,7 +70,7 @@ func (w *world) stopDaemon(t *testing.T, signal syscall.Signal) {
 	}
 }
 
-// hatch runs the CLI and returns what it printed.
+// hatch runs the CLI and returns its output.
 func (w *world) hatch(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := w.tryHatch(args...)
@@ -95,7 +93,7 @@ func (w *world) tryHatch(args ...string) (string, error) {
 	return string(out), err
 }
 
-// command is a run of hatch that has not begun.
+// command returns a command of hatch, not started.
 func (w *world) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(repository(), "bin", "hatch"), args...)
 	cmd.Env = w.daemon.Environ()

@@ -28,12 +28,12 @@ const (
 	execMem    = 192 // MiB: many processes at once
 	execLimit  = time.Minute
 	manyExecs  = 1000
-	sameTime   = 50
+	parallel   = 50
 	streamSize = 4 << 20          // bytes
-	agentGone  = 40 * time.Second // for the error about an agent that does not answer
+	agentLimit = 40 * time.Second // for the error about an agent that does not answer
 )
 
-// testExec works in a guest that has neither a network nor sshd nor cloud-init.
+// testExec runs commands in a guest without a network, sshd and cloud-init.
 func testExec(t *testing.T, w *world) {
 	body := minimal()
 	body.Name, body.EnableNetwork, body.MemMiB = "execs", new(false), new(execMem)
@@ -61,7 +61,7 @@ func testExecUnderSystemd(t *testing.T, w *world) {
 	v := w.shared(t, alpha)
 	const line = `echo $(whoami) $(pwd) $(cat /proc/1/comm) $(systemctl show -p ActiveState --value ssh)`
 	if got := w.inside(t, v, line); got != "root /root systemd active" {
-		t.Errorf("root sees %q", got)
+		t.Errorf("root gets %q", got)
 	}
 	result, err := w.client.RunExec(t.Context(), v.ID, api.RunExec{User: debianUser, Command: api.Command{Shell: "id -un; id -Gn; pwd; sudo -n id -u"}})
 	if err != nil || result.ExitCode != 0 {
@@ -69,13 +69,13 @@ func testExecUnderSystemd(t *testing.T, w *world) {
 	}
 	lines := strings.Split(result.Stdout, "\n")
 	if len(lines) < 4 || lines[0] != debianUser || !strings.Contains(lines[1], "sudo") || lines[2] != "/home/"+debianUser || lines[3] != "0" {
-		t.Errorf("%s sees %q", debianUser, result.Stdout)
+		t.Errorf("%s gets %q", debianUser, result.Stdout)
 	}
 	exec, err := w.client.StartExec(t.Context(), v.ID, api.RunExec{Command: api.Command{Argv: []string{"sleep", "600"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.inside(t, v, "systemctl daemon-reexec && systemctl restart ssh") // systemd spares what the agent started
+	w.inside(t, v, "systemctl daemon-reexec && systemctl restart ssh") // systemd does not kill what the agent started
 	if now, err := w.client.GetExec(t.Context(), v.ID, exec.ID); err != nil || now.State != "running" {
 		t.Errorf("in the background it is %q, %v", now.State, err)
 	}
@@ -84,14 +84,14 @@ func testExecUnderSystemd(t *testing.T, w *world) {
 	}
 }
 
-// execGuest is the guest that commands are run in.
+// execGuest is the guest of testExec.
 type execGuest struct {
 	*world
 	vm    api.VM
-	lines int // typed into its console, which shows earlier ones again
+	lines int // typed into its console, which replays earlier ones
 }
 
-// run runs a line to its end.
+// run runs a command to its end.
 func (g *execGuest) run(t *testing.T, body api.RunExec) api.ExecResult {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), execLimit)
@@ -115,24 +115,27 @@ func argv(words ...string) api.RunExec { return api.RunExec{Command: api.Command
 func testRunExec(t *testing.T, g *execGuest) {
 	long := strings.Repeat("x", 115<<10)
 	for _, c := range []struct {
+		name           string
 		body           api.RunExec
 		stdout, stderr string
 		code           int
 	}{
-		{line("echo out; echo err >&2; exit 3"), "out\n", "err\n", 3},
-		{argv("echo", "a  b", "$HOME", ""), "a  b $HOME \n", "", 0},
-		{api.RunExec{Command: api.Command{Shell: `echo "$A:$(pwd):$(id -un)"`}, Env: map[string]string{"A": "1 2"}, Cwd: "/tmp"}, "1 2:/tmp:root\n", "", 0},
-		{api.RunExec{Command: api.Command{Argv: []string{"cat"}}, Stdin: "in"}, "in", "", 0},
-		{argv("cat"), "", "", 0},
-		{line("kill -TERM $$"), "", "", 143},
-		{line("kill -KILL $$"), "", "", 137},
-		{argv("echo", long), long + "\n", "", 0},
-		{line(": " + long), "", "", 0},
+		{"output and exit code", line("echo out; echo err >&2; exit 3"), "out\n", "err\n", 3},
+		{"arguments", argv("echo", "a  b", "$HOME", ""), "a  b $HOME \n", "", 0},
+		{"environment", api.RunExec{Command: api.Command{Shell: `echo "$A:$(pwd):$(id -un)"`}, Env: map[string]string{"A": "1 2"}, Cwd: "/tmp"}, "1 2:/tmp:root\n", "", 0},
+		{"input", api.RunExec{Command: api.Command{Argv: []string{"cat"}}, Stdin: "in"}, "in", "", 0},
+		{"no input", argv("cat"), "", "", 0},
+		{"sigterm", line("kill -TERM $$"), "", "", 143},
+		{"sigkill", line("kill -KILL $$"), "", "", 137},
+		{"a long argument", argv("echo", long), long + "\n", "", 0},
+		{"a long line", line(": " + long), "", "", 0},
 	} {
-		r := g.run(t, c.body)
-		if r.Stdout != c.stdout || r.Stderr != c.stderr || r.ExitCode != c.code || r.TimedOut {
-			t.Errorf("%.200v: %+.300v", c.body.Command, r)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			r := g.run(t, c.body)
+			if r.Stdout != c.stdout || r.Stderr != c.stderr || r.ExitCode != c.code || r.TimedOut {
+				t.Errorf("%.200v: %+.300v", c.body.Command, r)
+			}
+		})
 	}
 	if r := g.run(t, argv("no-such-program")); r.ExitCode != 127 || !strings.Contains(r.Stderr, "no-such-program") {
 		t.Errorf("%+v", r)
@@ -140,9 +143,9 @@ func testRunExec(t *testing.T, g *execGuest) {
 	if r := g.run(t, argv("/etc/passwd")); r.ExitCode != 126 || r.Stderr == "" {
 		t.Errorf("%+v", r)
 	}
-	_, err := g.client.RunExec(t.Context(), g.vm.ID, api.RunExec{Command: api.Command{Argv: []string{"true"}}, User: "nobodyknows"})
+	_, err := g.client.RunExec(t.Context(), g.vm.ID, api.RunExec{Command: api.Command{Argv: []string{"true"}}, User: "no-such-user"})
 	if !client.HasCode(err, "invalid_user") {
-		t.Errorf("an unknown user: %v", err)
+		t.Errorf("a command of an unknown user: %v", err)
 	}
 	requireTruncation(t, g)
 	requireTimeout(t, g)
@@ -156,8 +159,8 @@ func requireTruncation(t *testing.T, g *execGuest) {
 	}
 }
 
-// requireTimeout lets a command and what it started run into its timeout, and
-// leaves one that has none.
+// requireTimeout checks that a timeout kills a command and its children, and so does
+// a client that goes away.
 func requireTimeout(t *testing.T, g *execGuest) {
 	t.Helper()
 	body := line("sleep 4321 & sleep 4321")
@@ -172,7 +175,7 @@ func requireTimeout(t *testing.T, g *execGuest) {
 	ctx, leave := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer leave()
 	if _, err := g.client.RunExec(ctx, g.vm.ID, line("sleep 4321")); err == nil {
-		t.Error("it was answered")
+		t.Error("the request was answered")
 	}
 	g.awaitNone(t, "sleep 4321")
 }
@@ -186,7 +189,7 @@ func (g *execGuest) awaitNone(t *testing.T, command string) {
 		return !strings.Contains("\n"+left, "\n"+command), nil
 	})
 	if err != nil {
-		t.Errorf("%q runs on: %v\n%s", command, err, left)
+		t.Errorf("%q still runs: %v\n%s", command, err, left)
 	}
 }
 
@@ -204,36 +207,36 @@ func testStreamExec(t *testing.T, g *execGuest) {
 	began := time.Now()
 	wrote := make(chan error, 1)
 	go func() {
-		_, err := io.Copy(s, io.TeeReader(noise(streamSize), sent))
+		_, err := io.Copy(s, io.TeeReader(randomBytes(streamSize), sent))
 		wrote <- errors.Join(err, s.CloseStdin())
 	}()
-	var said bytes.Buffer
-	exit, err := s.Copy(got, &said)
-	if err := errors.Join(err, <-wrote); err != nil || exit.Code != 5 || said.String() != "done\n" {
-		t.Errorf("%+v, %q, %v", exit, &said, err)
+	var output bytes.Buffer
+	exit, err := s.Copy(got, &output)
+	if err := errors.Join(err, <-wrote); err != nil || exit.Code != 5 || output.String() != "done\n" {
+		t.Errorf("%+v, %q, %v", exit, &output, err)
 	}
 	took(t, fmt.Sprintf("%d MiB through cat", streamSize>>20), began)
 	if !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
-		t.Error("what came back is not what was sent")
+		t.Error("the output differs from the input")
 	}
 
-	// A signal arrives though the command reads nothing of much input.
+	// A signal arrives although the command does not read its input.
 	body = line("trap 'echo caught; exit 9' USR1; echo ready; while :; do sleep 0.1; done")
 	body.StdinOpen = true
 	if s, err = g.client.OpenExec(ctx, g.vm.ID, body); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
-	go func() { _, _ = io.Copy(s, noise(1<<20)) }()
+	go func() { _, _ = io.Copy(s, randomBytes(1<<20)) }()
 	if next, err := s.Next(); err != nil || string(next.Data) != "ready\n" {
 		t.Fatalf("%q, %v", next.Data, err)
 	}
 	if err := s.Signal(ctx, "USR1"); err != nil {
 		t.Fatal(err)
 	}
-	said.Reset()
-	if exit, err := s.Copy(&said, &said); err != nil || exit.Code != 9 || !strings.Contains(said.String(), "caught\n") { // the shell may tell of its sleep, too
-		t.Errorf("%+v, %q, %v", exit, &said, err)
+	output.Reset()
+	if exit, err := s.Copy(&output, &output); err != nil || exit.Code != 9 || !strings.Contains(output.String(), "caught\n") { // the shell may report its sleep, too
+		t.Errorf("%+v, %q, %v", exit, &output, err)
 	}
 }
 
@@ -242,9 +245,11 @@ func testExecCommandLine(t *testing.T, g *execGuest) {
 		t.Errorf("hatch exec prints %q", got)
 	}
 	for text, want := range map[string]string{"exit 7": "exit status 7", "no-such-program": "exit status 127", "kill -INT $$": "exit status 130"} {
-		if _, err := g.tryHatch("exec", g.vm.Name, "sh", "-c", text); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", text, err)
-		}
+		t.Run(text, func(t *testing.T) {
+			if _, err := g.tryHatch("exec", g.vm.Name, "sh", "-c", text); err == nil || !strings.Contains(err.Error(), want) {
+				t.Error(err)
+			}
+		})
 	}
 	id := strings.TrimSpace(g.hatch(t, "exec", "-d", g.vm.Name, "sh", "-c", "echo started; sleep 4322"))
 	if got := g.hatch(t, "execs", g.vm.Name); !strings.Contains(got, id) || !strings.Contains(got, "sleep 4322") {
@@ -254,8 +259,8 @@ func testExecCommandLine(t *testing.T, g *execGuest) {
 	g.awaitNone(t, "sleep 4322")
 }
 
-// testExecTerminal works on a terminal as a person does: a shell, vi and top,
-// a window that changes its size, and ctrl-C.
+// testExecTerminal works on a terminal as a user does: a shell, vi and top, a window
+// that changes its size, and ctrl-C.
 func testExecTerminal(t *testing.T, g *execGuest) {
 	ctx, cancel := context.WithTimeout(t.Context(), execLimit)
 	defer cancel()
@@ -270,13 +275,13 @@ func testExecTerminal(t *testing.T, g *execGuest) {
 	if got := s.run(t, "stty size; echo $TERM"); got != "24 80\nxterm" {
 		t.Errorf("the terminal is %q", got)
 	}
-	s.say(t, "vi /tmp/written\n")
+	s.write(t, "vi /tmp/written\n")
 	s.await(t, "~\x1b") // lines after the end of the file, drawn
-	s.say(t, "ihello from vi")
+	s.write(t, "ihello from vi")
 	s.await(t, "hello from vi")
-	s.say(t, "\x1b") // alone: else it begins the code of a key
+	s.write(t, "\x1b") // alone: otherwise it starts an escape sequence
 	s.await(t, "- /tmp/written [Modified]")
-	s.say(t, ":wq\r")
+	s.write(t, ":wq\r")
 	if got := s.run(t, "cat /tmp/written"); got != "hello from vi" {
 		t.Errorf("vi has written %q", got)
 	}
@@ -287,14 +292,14 @@ func testExecTerminal(t *testing.T, g *execGuest) {
 	if err != nil {
 		t.Errorf("the new size is not seen: %v", err)
 	}
-	s.say(t, "top\n")
+	s.write(t, "top\n")
 	s.await(t, "Load average")
-	s.say(t, "\x03")
+	s.write(t, "\x03")
 	if got := s.run(t, "echo alive"); got != "alive" {
-		t.Errorf("after ctrl-C the shell says %q", got)
+		t.Errorf("after ctrl-C the shell prints %q", got)
 	}
-	s.say(t, "exit 6\n")
-	if _, err := io.Copy(io.Discard, keyboard); err != nil && !errors.Is(err, syscall.EIO) { // EIO is a terminal's end
+	s.write(t, "exit 6\n")
+	if _, err := io.Copy(io.Discard, keyboard); err != nil && !errors.Is(err, syscall.EIO) { // EIO is the end of a terminal
 		t.Error(err)
 	}
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 6 {
@@ -302,12 +307,13 @@ func testExecTerminal(t *testing.T, g *execGuest) {
 	}
 }
 
-// testManyExecs runs many commands, after which nothing may be left of them.
+// testManyExecs runs many commands, which must leave no descriptors, threads or
+// memory behind.
 func testManyExecs(t *testing.T, g *execGuest) {
-	for range 20 { // what is made once
+	for range 20 { // some resources are made once
 		g.sh(t, "true")
 	}
-	before := g.held(t)
+	before := g.resources(t)
 	spent := make([]time.Duration, manyExecs)
 	began := time.Now()
 	for i := range manyExecs {
@@ -320,43 +326,43 @@ func testManyExecs(t *testing.T, g *execGuest) {
 	took(t, fmt.Sprintf("%d execs", manyExecs), began)
 	slices.Sort(spent)
 	t.Logf("each: p50 %s, p99 %s", spent[manyExecs/2].Round(time.Microsecond*10), spent[manyExecs*99/100].Round(time.Microsecond*10))
-	after := g.held(t)
+	after := g.resources(t)
 	t.Logf("before %+v, after %+v", before, after)
 	if after.fds > before.fds+5 || after.agentFDs > before.agentFDs+2 || after.threads > before.threads+20 || after.agentThreads > before.agentThreads+8 {
-		t.Errorf("held before: %+v, after: %+v", before, after)
+		t.Errorf("the resources are %+v, before %+v", after, before)
 	}
 	if grown := after.agentKiB - before.agentKiB; grown > 8<<10 {
 		t.Errorf("the agent has grown by %d KiB", grown)
 	}
 }
 
-// held is what hatchd and an agent hold.
-type held struct{ fds, threads, agentFDs, agentThreads, agentKiB int }
+// resources are those of hatchd and of the agent.
+type resources struct{ fds, threads, agentFDs, agentThreads, agentKiB int }
 
-func (g *execGuest) held(t *testing.T) held {
+func (g *execGuest) resources(t *testing.T) resources {
 	t.Helper()
-	var h held
-	for dir, n := range map[string]*int{"fd": &h.fds, "task": &h.threads} {
+	var r resources
+	for dir, n := range map[string]*int{"fd": &r.fds, "task": &r.threads} {
 		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/%s", g.daemon.PID(), dir))
 		if err != nil {
 			t.Fatal(err)
 		}
 		*n = len(entries)
 	}
-	said := g.sh(t, `p=/proc/$(pidof hatch-agent | tr ' ' '\n' | tail -n 1); echo $(ls $p/fd | wc -l) $(ls $p/task | wc -l) $(awk '/VmRSS/ {print $2}' $p/status)`)
-	if _, err := fmt.Sscan(said.Stdout, &h.agentFDs, &h.agentThreads, &h.agentKiB); err != nil {
-		t.Fatalf("%+v: %v", said, err)
+	out := g.sh(t, `p=/proc/$(pidof hatch-agent | tr ' ' '\n' | tail -n 1); echo $(ls $p/fd | wc -l) $(ls $p/task | wc -l) $(awk '/VmRSS/ {print $2}' $p/status)`)
+	if _, err := fmt.Sscan(out.Stdout, &r.agentFDs, &r.agentThreads, &r.agentKiB); err != nil {
+		t.Fatalf("%+v: %v", out, err)
 	}
-	return h
+	return r
 }
 
 func testExecsAtOnce(t *testing.T, g *execGuest) {
-	before := g.held(t)
+	before := g.resources(t)
 	ctx, cancel := context.WithTimeout(t.Context(), execLimit)
 	defer cancel()
 	began := time.Now()
 	var all sync.WaitGroup
-	for i := range sameTime {
+	for i := range parallel {
 		all.Go(func() {
 			r, err := g.client.RunExec(ctx, g.vm.ID, api.RunExec{Command: api.Command{Shell: fmt.Sprintf("cat; sleep 1; exit %d", i)}, Stdin: fmt.Sprint("number ", i)})
 			if err != nil || r.ExitCode != i || r.Stdout != fmt.Sprint("number ", i) {
@@ -365,18 +371,18 @@ func testExecsAtOnce(t *testing.T, g *execGuest) {
 		})
 	}
 	all.Wait()
-	took(t, fmt.Sprintf("%d execs at once, each a second and more", sameTime), began)
+	took(t, fmt.Sprintf("%d execs at once, each a second and more", parallel), began)
 	err := sandbox.Poll(normalReply, func() (bool, error) {
-		now := g.held(t)
-		return now.fds <= before.fds+sameTime/5 && now.agentFDs <= before.agentFDs+2, nil // a few idle connections stay
+		now := g.resources(t)
+		return now.fds <= before.fds+parallel/5 && now.agentFDs <= before.agentFDs+2, nil // a few idle connections stay open
 	})
 	if err != nil {
-		t.Errorf("before %+v, after %+v", before, g.held(t))
+		t.Errorf("before %+v, after %+v", before, g.resources(t))
 	}
 }
 
-// testExecOverRestart kills hatchd under a command in the background, and under
-// one that somebody is attached to.
+// testExecOverRestart kills hatchd under a command in the background, and under one
+// with an attached client.
 func testExecOverRestart(t *testing.T, g *execGuest) {
 	ctx, cancel := context.WithTimeout(t.Context(), execLimit)
 	defer cancel()
@@ -403,7 +409,7 @@ func testExecOverRestart(t *testing.T, g *execGuest) {
 	}
 	got := bytes.NewBuffer(slices.Clone(first.Data))
 	if exit, err := attached.Copy(got, got); err != nil || exit.Code != 8 || got.String() != want.String() {
-		t.Errorf("the one who was attached has %d bytes of %d, %+v, %v", got.Len(), want.Len(), exit, err)
+		t.Errorf("the attached client has %d bytes of %d, %+v, %v", got.Len(), want.Len(), exit, err)
 	}
 	again, err := g.client.AttachExec(ctx, g.vm.ID, started.ID, 0)
 	if err != nil {
@@ -412,7 +418,7 @@ func testExecOverRestart(t *testing.T, g *execGuest) {
 	defer func() { _ = again.Close() }()
 	got.Reset()
 	if exit, err := again.Copy(got, got); err != nil || exit.Code != 8 || got.String() != want.String() {
-		t.Errorf("the one in the background has %d bytes of %d, %+v, %v", got.Len(), want.Len(), exit, err)
+		t.Errorf("the command in the background has %d bytes of %d, %+v, %v", got.Len(), want.Len(), exit, err)
 	}
 	found, err := g.client.GetExec(ctx, g.vm.ID, started.ID)
 	if err != nil || found.State != api.ExecExited || found.ExitCode == nil || *found.ExitCode != 8 || found.OutputBytes != int64(want.Len()) {
@@ -420,8 +426,8 @@ func testExecOverRestart(t *testing.T, g *execGuest) {
 	}
 }
 
-// testStoppedAgent takes the agent away. The error must come, and what works
-// without an agent must go on. It leaves a VM that is stopped.
+// testStoppedAgent stops the agent, and kills it. Commands must fail with an error,
+// and the console and a stop must work. It leaves the VM stopped.
 func testStoppedAgent(t *testing.T, g *execGuest) {
 	const agents = "$(pidof hatch-agent)"
 	waiting := make(chan error, 1)
@@ -434,16 +440,16 @@ func testStoppedAgent(t *testing.T, g *execGuest) {
 		_, err := s.Copy(io.Discard, io.Discard)
 		waiting <- err
 	}()
-	g.requireNoAgent(t, "kill -STOP "+agents) // which itself cannot be answered
+	g.requireNoAgent(t, "kill -STOP "+agents) // the agent cannot answer this one
 	g.requireNoAgent(t, "true")
 	if _, err := g.tryHatch("exec", g.vm.Name, "true"); err == nil || !strings.Contains(err.Error(), "exit status 125") || !strings.Contains(err.Error(), "hint: ") {
 		t.Errorf("hatch exec: %v", err)
 	}
 	if err := <-waiting; !client.HasCode(err, "agent_unavailable") {
-		t.Errorf("the one who was attached hears %v", err)
+		t.Errorf("the attached client gets %v", err)
 	}
-	if got := g.onConsole(t, "kill -CONT "+agents+"; echo woken"); got != "woken" {
-		t.Errorf("the console says %q", got)
+	if got := g.onConsole(t, "kill -CONT "+agents+"; echo continued"); got != "continued" {
+		t.Errorf("the console prints %q", got)
 	}
 	g.await(t, g.vm.ID, "agent", normalReply)
 	if r := g.sh(t, "echo back"); r.Stdout != "back\n" {
@@ -453,7 +459,7 @@ func testStoppedAgent(t *testing.T, g *execGuest) {
 	g.onConsole(t, "kill -KILL "+agents)
 	g.requireNoAgent(t, "true")
 	if got := g.onConsole(t, "echo still here"); got != "still here" {
-		t.Errorf("the console says %q", got)
+		t.Errorf("the console prints %q", got)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), stopLimit)
 	defer cancel()
@@ -468,17 +474,17 @@ func testStoppedAgent(t *testing.T, g *execGuest) {
 	}
 }
 
-// requireNoAgent runs a line, of which only an error may come, and in time.
+// requireNoAgent runs a line, which must fail in time because of the agent.
 func (g *execGuest) requireNoAgent(t *testing.T, text string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*agentGone)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*agentLimit)
 	defer cancel()
 	began := time.Now()
 	_, err := g.client.RunExec(ctx, g.vm.ID, line(text))
-	if !client.HasCode(err, "agent_unavailable") || time.Since(began) > agentGone {
+	if !client.HasCode(err, "agent_unavailable") || time.Since(began) > agentLimit {
 		t.Errorf("%s: after %s: %v", text, time.Since(began), err)
 	}
-	took(t, "the error that no agent answers", began)
+	took(t, "the error about the agent", began)
 }
 
 // onConsole runs a line on the serial console.

@@ -19,52 +19,51 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm/vmmtest/probe"
 )
 
-// testFailedCreates breaks one thing after another under hatchd. Each time the
-// create must be refused with a reason and leave nothing on the host, and the
-// next create must work.
+// testFailedCreates injects one fault after another. Each time the create must be
+// refused with a reason and leave nothing on the host, and the next must succeed.
 func testFailedCreates(t *testing.T, w *world) {
 	for _, fault := range []struct {
-		what string
-		step string // of the start, as state_reason names it
-		make func(*testing.T) (mend func())
+		name   string
+		step   string // of the start, as state_reason names it
+		inject func(*testing.T) (remove func())
 	}{
-		{"there is no room for its disk", "files", w.fullDisk},
-		{"no TAP can be made", "network", w.noTAP},
+		{"there is no space for its disk", "files", w.fillDisk},
+		{"no TAP can be made", "network", w.hideTUN},
 		{"the VMM does not start", "machine", w.replaceVMM("/bin/false")},
 		{"the VMM is another program", "machine", w.replaceVMM("/bin/true")},
 	} {
-		t.Run(fault.what, func(t *testing.T) {
-			before := w.look(t)
+		t.Run(fault.name, func(t *testing.T) {
+			before := w.traces(t)
 			files := w.openFiles(t)
-			mend := fault.make(t)
-			broken := w.look(t) // what breaks it may be a mount
+			remove := fault.inject(t)
+			broken := w.traces(t) // the fault may be a mount
 			_, err := w.client.CreateVM(t.Context(), minimal(), client.CreateOptions{})
 			failed := w.failedVM(t, broken)
-			mend()
+			remove()
 			if err == nil {
-				t.Fatal("the create has succeeded: nothing is broken")
+				t.Fatal("the create has succeeded: the fault has no effect")
 			}
 			t.Logf("the answer: %v", err)
 			requireCleanFailure(t, failed, fault.step)
 			w.delete(t, failed.ID)
-			w.requireOnly(t, before)
+			w.requireTraces(t, before)
 			if now := w.openFiles(t); now > files+2 {
 				t.Errorf("hatchd had %d files open before, %d after", files, now)
 			}
 			v := w.create(t, minimal(), client.CreateOptions{})
 			w.delete(t, v.ID)
-			w.requireOnly(t, before)
+			w.requireTraces(t, before)
 		})
 	}
-	t.Run("its kernel is gone", w.testKernelGone)
-	t.Run("every ssh port is taken", w.testPortsTaken)
+	t.Run("its kernel is missing", w.testMissingKernel)
+	t.Run("every ssh port is taken", w.testNoFreePort)
 }
 
-// failedVM returns the row of the create that failed, and checks that it is
-// all there is.
+// failedVM returns the VM of the failed create, and checks that its row is all that
+// the create has left.
 func (w *world) failedVM(t *testing.T, before traces) api.VM {
 	t.Helper()
-	if more := minus(w.look(t), before); len(more) > 0 {
+	if more := minus(w.traces(t), before); len(more) > 0 {
 		t.Errorf("the failed create has left:\n%s", strings.Join(more, "\n"))
 	}
 	for v, err := range w.client.ListVMs(t.Context(), client.ListOptions{State: api.StateError}) {
@@ -73,7 +72,7 @@ func (w *world) failedVM(t *testing.T, before traces) api.VM {
 		}
 		return w.get(t, v.ID)
 	}
-	t.Fatal("the failed create has left no row that says why")
+	t.Fatal("the failed create has left no row with a reason")
 	return api.VM{}
 }
 
@@ -83,7 +82,7 @@ func requireCleanFailure(t *testing.T, v api.VM, step string) {
 		t.Errorf("the reason is %q, want one that names the step %s", v.StateReason, step)
 	}
 	if v.GuestIP != "" || v.SSHPort != 0 || v.TapName != "" || v.GuestMAC != "" {
-		t.Errorf("a VM that never was keeps an address: %+v", v)
+		t.Errorf("a VM that failed has an address: %+v", v)
 	}
 }
 
@@ -97,19 +96,19 @@ func (w *world) openFiles(t *testing.T) int {
 	return len(fds)
 }
 
-// fullDisk puts a file system without room where VMs' files go.
-func (w *world) fullDisk(t *testing.T) func() {
+// fillDisk mounts a full file system where VMs' files go.
+func (w *world) fillDisk(t *testing.T) func() {
 	t.Helper()
 	return cover(t, "tmpfs", w.data("vms"), "tmpfs", 0, "size=4k,nr_inodes=3,mode=700")
 }
 
-// noTAP puts a device that makes none in the place of /dev/net/tun.
-func (w *world) noTAP(t *testing.T) func() {
+// hideTUN replaces /dev/net/tun by a device that makes no TAP.
+func (w *world) hideTUN(t *testing.T) func() {
 	t.Helper()
 	return cover(t, "/dev/null", "/dev/net/tun", "", unix.MS_BIND, "")
 }
 
-// replaceVMM puts another program in the place of the VMM's.
+// replaceVMM replaces the VMM's program by another.
 func (w *world) replaceVMM(program string) func(*testing.T) func() {
 	return func(t *testing.T) func() {
 		t.Helper()
@@ -125,8 +124,8 @@ func (w *world) replaceVMM(program string) func(*testing.T) func() {
 	}
 }
 
-// cover mounts something over a path of the sandbox, until the returned
-// function is called.
+// cover mounts a file system over a path of the sandbox until the returned function
+// is called.
 func cover(t *testing.T, source, target, kind string, flags uintptr, options string) func() {
 	t.Helper()
 	if err := unix.Mount(source, target, kind, flags, options); err != nil {
@@ -146,9 +145,9 @@ func cover(t *testing.T, source, target, kind string, flags uintptr, options str
 	return uncover
 }
 
-// testKernelGone takes an image's kernel away after it was registered.
-func (w *world) testKernelGone(t *testing.T) {
-	before := w.look(t)
+// testMissingKernel removes an image's kernel after its registration.
+func (w *world) testMissingKernel(t *testing.T) {
+	before := w.traces(t)
 	kernel := filepath.Join(w.dir, "vmlinuz")
 	image := w.registerOwnKernel(t, kernel)
 	if err := os.Remove(kernel); err != nil {
@@ -159,16 +158,16 @@ func (w *world) testKernelGone(t *testing.T) {
 	v, err := w.client.CreateVM(t.Context(), body, client.CreateOptions{})
 	if err == nil {
 		w.cleanUp(t, v.ID)
-		t.Fatal("a VM was created from a kernel that is gone")
+		t.Fatal("a VM was created without a kernel")
 	}
 	if !client.IsConflict(err) {
 		t.Errorf("the answer is %v, want a conflict", err)
 	}
-	w.requireOnly(t, before)
+	w.requireTraces(t, before)
 }
 
-// testPortsTaken leaves hatchd one SSH port, which somebody else has.
-func (w *world) testPortsTaken(t *testing.T) {
+// testNoFreePort leaves hatchd one SSH port, which another process has.
+func (w *world) testNoFreePort(t *testing.T) {
 	taken, err := net.Listen("tcp", "0.0.0.0:15999")
 	if err != nil {
 		t.Fatal(err)
@@ -180,15 +179,15 @@ func (w *world) testPortsTaken(t *testing.T) {
 		w.stopDaemon(t, syscall.SIGTERM)
 		w.startDaemon(t)
 	}()
-	before := w.look(t)
+	before := w.traces(t)
 	v, err := w.client.CreateVM(t.Context(), minimal(), client.CreateOptions{})
 	if err == nil {
 		w.cleanUp(t, v.ID)
-		t.Fatal("a VM was created without an SSH port to be had")
+		t.Fatal("a VM was created without a free SSH port")
 	}
 	t.Logf("the answer: %v", err)
 	if !client.IsExhausted(err) && !client.IsConflict(err) {
 		t.Errorf("the answer is %v, want 507 or 409", err)
 	}
-	w.requireOnly(t, before)
+	w.requireTraces(t, before)
 }

@@ -24,14 +24,13 @@ import (
 )
 
 const (
-	largeFile   = 1 << 30          // bytes
-	largeDisk   = 1400             // MiB: the file, and what ext4 keeps for itself
+	largeFile   = 128 << 20        // bytes: twice what hatchd may grow by
+	largeDisk   = 240              // MiB: the file, and the overhead of ext4
 	copyLimit   = 10 * time.Minute // both ways, emulated, on a busy machine
 	changeLimit = 30 * time.Second
 )
 
-// testFiles works with the files of guests that have neither a network nor
-// sshd nor cloud-init.
+// testFiles works with files of a guest without a network, sshd and cloud-init.
 func testFiles(t *testing.T, w *world) {
 	body := minimal()
 	body.EnableNetwork = new(false)
@@ -40,10 +39,10 @@ func testFiles(t *testing.T, w *world) {
 		name string
 		run  func(*testing.T, *world, string)
 	}{
-		{"trees come back as they went", testTrees},
+		{"trees are copied both ways", testTrees},
 		{"a broken upload leaves the old file", testBrokenUpload},
-		{"a full disk is told", testGuestDiskFull},
-		{"changes are seen", testWatch},
+		{"a full disk is reported", testGuestDiskFull},
+		{"changes are reported", testWatch},
 		{"modes, owners, ranges", testFileDetails},
 		{"logs", testLogsOfMinimal},
 	} {
@@ -52,7 +51,7 @@ func testFiles(t *testing.T, w *world) {
 	w.delete(t, v.ID)
 }
 
-// testLargeFile takes a file of 1 GiB up and down.
+// testLargeFile writes a file of 128 MiB and reads it.
 func testLargeFile(t *testing.T, w *world) {
 	body := minimal()
 	body.DiskMiB, body.EnableNetwork = new(largeDisk), new(false)
@@ -60,14 +59,14 @@ func testLargeFile(t *testing.T, w *world) {
 	ctx, cancel := context.WithTimeout(t.Context(), copyLimit)
 	defer cancel()
 
-	before := w.memory(t)
+	before := w.peakMemory(t)
 	sent := sha256.New()
 	began := time.Now()
-	f, err := w.client.WriteFile(ctx, v.ID, "/large", io.TeeReader(noise(largeFile), sent), client.WriteOptions{})
+	f, err := w.client.WriteFile(ctx, v.ID, "/large", io.TeeReader(randomBytes(largeFile), sent), client.WriteOptions{})
 	if err != nil || f.Size != largeFile {
-		t.Fatalf("cannot write 1 GiB: %v, %+v", err, f)
+		t.Fatalf("cannot write 128 MiB: %v, %+v", err, f)
 	}
-	took(t, "1 GiB up", began)
+	took(t, "128 MiB up", began)
 	began = time.Now()
 	content, err := w.client.ReadFile(ctx, v.ID, "/large", client.FilePart{})
 	if err != nil {
@@ -78,23 +77,23 @@ func testLargeFile(t *testing.T, w *world) {
 		t.Fatalf("read %d bytes: %v", n, err)
 	}
 	_ = content.Close()
-	took(t, "1 GiB down", began)
+	took(t, "128 MiB down", began)
 	if up, down := hex.EncodeToString(sent.Sum(nil)), hex.EncodeToString(got.Sum(nil)); up != down {
 		t.Errorf("sent %s, got %s", up, down)
 	}
-	if grown := w.memory(t) - before; grown > 64 {
+	if grown := w.peakMemory(t) - before; grown > 64 {
 		t.Errorf("hatchd has grown by %d MiB", grown)
 	}
 	w.delete(t, v.ID)
 }
 
-// noise is size bytes that do not compress and are the same each time.
-func noise(size int64) io.Reader {
+// randomBytes returns size bytes that do not compress and are the same each time.
+func randomBytes(size int64) io.Reader {
 	return io.LimitReader(rand.NewChaCha8([32]byte{7}), size)
 }
 
-// memory is the largest amount of memory that hatchd has had, in MiB.
-func (w *world) memory(t *testing.T) int {
+// peakMemory returns the peak of hatchd's resident memory, in MiB.
+func (w *world) peakMemory(t *testing.T) int {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.daemon.PID()))
 	if err != nil {
@@ -110,12 +109,12 @@ func (w *world) memory(t *testing.T) int {
 
 // testTrees copies odd names and links with hatch cp, in and out again.
 func testTrees(t *testing.T, w *world, id string) {
-	there := filepath.Join(t.TempDir(), "tree")
+	source := filepath.Join(t.TempDir(), "tree")
 	for name, content := range map[string]string{
 		"plain": "x", "a b/c d": "spaces", "ünïcode/日本": "utf-8", "bytes-\xff\xfe": "latin", "line\nfeed": "", "-rf": "dash",
 		"deep/" + strings.Repeat("n/", 40) + strings.Repeat("long", 60): "deep", "large": strings.Repeat("0123456789abcdef", 1<<16),
 	} {
-		path := filepath.Join(there, name)
+		path := filepath.Join(source, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 			t.Fatal(err)
 		}
@@ -124,31 +123,31 @@ func testTrees(t *testing.T, w *world, id string) {
 		}
 	}
 	for name, target := range map[string]string{"link": "a b/c d", "deep/up": "../plain", "dangling": "no\xffwhere", "dir": "a b"} {
-		if err := os.Symlink(target, filepath.Join(there, name)); err != nil {
+		if err := os.Symlink(target, filepath.Join(source, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Mkdir(filepath.Join(there, "empty"), 0o500); err != nil {
+	if err := os.Mkdir(filepath.Join(source, "empty"), 0o500); err != nil {
 		t.Fatal(err)
 	}
-	w.hatch(t, "cp", there, id+":/root/new")
-	w.hatch(t, "cp", there, id+":/root")
+	w.hatch(t, "cp", source, id+":/root/new")
+	w.hatch(t, "cp", source, id+":/root")
 	back := t.TempDir()
 	w.hatch(t, "cp", id+":/root/new", back)
 	w.hatch(t, "cp", id+":/root/tree/.", filepath.Join(back, "other"))
-	want := picture(t, there)
+	want := describeTree(t, source)
 	if len(want) < 50 {
 		t.Fatalf("the tree has %d files", len(want))
 	}
 	for _, copied := range []string{"new", "other"} {
-		got := picture(t, filepath.Join(back, copied))
+		got := describeTree(t, filepath.Join(back, copied))
 		for name := range want {
 			if got[name] != want[name] {
-				t.Errorf("%s: %q is %s, was %s", copied, name, got[name], want[name])
+				t.Errorf("%s: %q is %s, want %s", copied, name, got[name], want[name])
 			}
 		}
 		if len(got) != len(want) {
-			t.Errorf("%s has %d files, not %d: %q", copied, len(got), len(want), slices.Sorted(maps.Keys(got)))
+			t.Errorf("%s has %d files, want %d: %q", copied, len(got), len(want), slices.Sorted(maps.Keys(got)))
 		}
 	}
 	f, err := w.client.StatFile(t.Context(), id, "/root/tree/bytes-\xff\xfe")
@@ -160,8 +159,8 @@ func testTrees(t *testing.T, w *world, id string) {
 	}
 }
 
-// picture describes every file below dir by its name.
-func picture(t *testing.T, dir string) map[string]string {
+// describeTree describes every file below dir, by its name.
+func describeTree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	seen := map[string]string{}
 	err := filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
@@ -236,14 +235,14 @@ func testBrokenUpload(t *testing.T, w *world, id string) {
 		t.Fatal(err)
 	}
 	w.write(t, id, "/broken/f", "old")
-	half := io.MultiReader(noise(3<<20), failing{})
+	half := io.MultiReader(randomBytes(3<<20), failing{})
 	if _, err := w.client.WriteFile(t.Context(), id, "/broken/f", half, client.WriteOptions{}); !errors.Is(err, errCut) {
 		t.Errorf("a broken upload: %v", err)
 	}
 	deadline := time.Now().Add(normalReply)
 	for names := w.names(t, id, "/broken"); !slices.Equal(names, []string{"f"}); names = w.names(t, id, "/broken") {
-		if time.Now().After(deadline) { // the guest learns of it a moment later
-			t.Fatalf("left in the directory: %q", names)
+		if time.Now().After(deadline) { // the guest removes its part a moment later
+			t.Fatalf("the directory has %q", names)
 		}
 	}
 	if got := w.read(t, id, "/broken/f", client.FilePart{}); got != "old" {
@@ -255,19 +254,19 @@ type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, errCut }
 
-// testGuestDiskFull writes more than the disk takes. The guest goes on.
+// testGuestDiskFull writes more than fits on the disk, and then a small file.
 func testGuestDiskFull(t *testing.T, w *world, id string) {
-	w.write(t, id, "/root/kept", "old")
-	_, err := w.client.WriteFile(t.Context(), id, "/root/kept", noise(2*smallDisk<<20), client.WriteOptions{})
+	w.write(t, id, "/root/existing", "old")
+	_, err := w.client.WriteFile(t.Context(), id, "/root/existing", randomBytes(2*smallDisk<<20), client.WriteOptions{})
 	if !client.HasCode(err, "guest_disk_full") || !client.IsExhausted(err) {
 		t.Errorf("a full disk: %v", err)
 	}
-	if got := w.read(t, id, "/root/kept", client.FilePart{}); got != "old" {
+	if got := w.read(t, id, "/root/existing", client.FilePart{}); got != "old" {
 		t.Errorf("the old file is %.20q", got)
 	}
-	w.write(t, id, "/root/after", "room again")
+	w.write(t, id, "/root/after", "space again")
 	if names := w.names(t, id, "/root"); slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, ".") && strings.Contains(n, "hatch") }) {
-		t.Errorf("left in the directory: %q", names)
+		t.Errorf("the directory has %q", names)
 	}
 }
 
@@ -294,7 +293,7 @@ func testWatch(t *testing.T, w *world, id string) {
 	var seen []string
 	for change, err := range changes {
 		if err != nil {
-			t.Fatalf("the watch ends with %v after %q", err, seen)
+			t.Fatalf("the watch ended with %v after %q", err, seen)
 		}
 		seen = append(seen, change.Kind+" "+change.Path)
 		if change.Kind == "remove" && change.Path == "/watched/b" {
@@ -303,11 +302,11 @@ func testWatch(t *testing.T, w *world, id string) {
 	}
 	for _, want := range []string{"create /watched/sub", "rename /watched/b"} {
 		if !slices.Contains(seen, want) {
-			t.Errorf("%s was not seen in %q", want, seen)
+			t.Errorf("%s was not reported in %q", want, seen)
 		}
 	}
 	if !slices.ContainsFunc(seen, func(s string) bool { return strings.HasSuffix(s, "/watched/sub/a") }) {
-		t.Errorf("the file below a new directory was not seen in %q", seen)
+		t.Errorf("the file below a new directory was not reported in %q", seen)
 	}
 }
 
@@ -319,27 +318,29 @@ func testFileDetails(t *testing.T, w *world, id string) {
 		t.Errorf("wrote %+v, %v", f, err)
 	}
 	if got := w.read(t, id, "/a/b/c", client.FilePart{Offset: -3, Length: 2}); got != "78" {
-		t.Errorf("a part is %q", got)
+		t.Errorf("the range is %q", got)
 	}
 	w.write(t, id, "/a/b/c", "new")
 	if f, err := w.client.StatFile(ctx, id, "/a/b/c"); err != nil || f.UID != 1000 || f.Mode != "4750" {
-		t.Errorf("after it was replaced: %+v, %v", f, err)
+		t.Errorf("the replaced file: %+v, %v", f, err)
 	}
 	if got := w.read(t, id, "/proc/meminfo", client.FilePart{}); !strings.Contains(got, "MemTotal:") {
 		t.Errorf("/proc/meminfo is %q", got)
 	}
 	for path, code := range map[string]string{"/none": "file_not_found", "/a/b": "is_a_directory", "/dev/null": "not_a_file", "/a/b/c/d": "not_a_directory"} {
-		if _, err := w.client.ReadFile(ctx, id, path, client.FilePart{}); !client.HasCode(err, code) {
-			t.Errorf("reading %s: %v", path, err)
-		}
+		t.Run(code, func(t *testing.T) {
+			if _, err := w.client.ReadFile(ctx, id, path, client.FilePart{}); !client.HasCode(err, code) {
+				t.Errorf("reading %s: %v", path, err)
+			}
+		})
 	}
 	began := time.Now()
 	w.write(t, id, "/a/small", "x")
 	took(t, "a small write", began)
 }
 
-// testLogsOfMinimal reads what there is without cloud-init, and of a VM that
-// has stopped.
+// testLogsOfMinimal reads the logs of a guest without cloud-init, and of a stopped
+// VM.
 func testLogsOfMinimal(t *testing.T, w *world, id string) {
 	if _, err := w.log(t, id, client.LogOptions{Source: "cloud-init", Follow: true}); !client.HasCode(err, "cloud_init_log_not_found") {
 		t.Errorf("cloud-init's log: %v", err)
@@ -347,8 +348,8 @@ func testLogsOfMinimal(t *testing.T, w *world, id string) {
 	if _, err := w.log(t, id, client.LogOptions{Source: "vmm"}); err != nil {
 		t.Errorf("the VMM's log: %v", err)
 	}
-	said := w.data("vms", id, "vmm.log")
-	if err := os.WriteFile(said, []byte("one\ntwo\n"), 0o600); err != nil {
+	vmmLog := w.data("vms", id, "vmm.log")
+	if err := os.WriteFile(vmmLog, []byte("one\ntwo\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.client.StopVM(t.Context(), id); err != nil {
@@ -378,7 +379,7 @@ func (w *world) log(t *testing.T, id string, opts client.LogOptions) (string, er
 	return string(text), err
 }
 
-// testCloudInitLog reads what cloud-init did, while the guest runs.
+// testCloudInitLog reads cloud-init's log in a running guest.
 func testCloudInitLog(t *testing.T, w *world) {
 	v := w.shared(t, alpha)
 	got, err := w.log(t, v.ID, client.LogOptions{Source: "cloud-init"})

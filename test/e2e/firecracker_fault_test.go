@@ -16,9 +16,8 @@ import (
 	"github.com/hatchvm/hatch/test/sandbox"
 )
 
-// amid begins do, strikes after a while, and returns when both are over. What do
-// says does not matter: what is true afterwards does.
-func amid(t *testing.T, after time.Duration, do func(context.Context), strike func()) {
+// during starts do, calls kill after a while, and returns once both have returned.
+func during(t *testing.T, after time.Duration, do func(context.Context), kill func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), readyLimit)
 	defer cancel()
@@ -28,129 +27,128 @@ func amid(t *testing.T, after time.Duration, do func(context.Context), strike fu
 		do(ctx)
 	}()
 	<-time.After(after)
-	strike()
+	kill()
 	<-done
 }
 
-// The moments at which something is killed: a create takes some 60 ms, a sleep
-// 50, a wake 60, and the forks 150.
+// The moments of kills: a create takes some 60 ms, a sleep 50, a wake 60, and the
+// forks 150.
 const (
-	firstMoment = 2 * time.Millisecond
-	lastMoment  = 90 * time.Millisecond
-	moments     = 9 * time.Millisecond // between two
+	firstKill    = 2 * time.Millisecond
+	lastKill     = 90 * time.Millisecond
+	killInterval = 9 * time.Millisecond
 )
 
-// testProbeDaemonDies kills hatchd while it is at work, and looks what the next
-// one makes of it.
-func testProbeDaemonDies(t *testing.T, w *world) {
-	w.dieAmid(t, true, func(after time.Duration, do func(context.Context)) {
-		amid(t, after, do, func() { w.stopDaemon(t, syscall.SIGKILL) })
+// testProbeKilledDaemon kills hatchd during operations, and starts it again.
+func testProbeKilledDaemon(t *testing.T, w *world) {
+	w.killDuringEach(t, true, func(after time.Duration, do func(context.Context)) {
+		during(t, after, do, func() { w.stopDaemon(t, syscall.SIGKILL) })
 		w.startDaemon(t)
 	})
 }
 
-// testProbeVMMDies kills whatever runs a VM, or is about to.
-func testProbeVMMDies(t *testing.T, w *world) {
-	w.dieAmid(t, false, func(after time.Duration, do func(context.Context)) {
-		amid(t, after, do, func() {
+// testProbeKilledVMM kills VMMs and jailers during operations.
+func testProbeKilledVMM(t *testing.T, w *world) {
+	w.killDuringEach(t, false, func(after time.Duration, do func(context.Context)) {
+		during(t, after, do, func() {
 			for _, p := range vmms(t) {
-				_ = unix.Kill(p.pid, unix.SIGKILL) // it may have ended meanwhile
+				_ = unix.Kill(p.pid, unix.SIGKILL) // it may have ended by itself
 				p.awaitExit(t, normalReply)
 			}
 		})
 	})
 }
 
-// dieAmid lets die kill something amid creates, sleeps, wakes, forks, snapshots
-// and restores. No VM may be in a state that is no longer true, no guest may have
-// gone back further than to its snapshot, and nothing may be left of those that
-// are deleted. Where guests outlive what is killed, each goes on.
-func (w *world) dieAmid(t *testing.T, outlive bool, die func(after time.Duration, do func(context.Context))) {
+// killDuringEach calls kill for creates, sleeps, wakes, forks, snapshots and
+// restores. Afterwards the state of each VM must be right, no guest may have gone
+// back further than to its snapshot, and deleted VMs must leave nothing. Where
+// guests survive the kill, each must run on.
+func (w *world) killDuringEach(t *testing.T, survive bool, kill func(after time.Duration, do func(context.Context))) {
 	t.Helper()
-	ends := map[string]int{}
-	for after := firstMoment; after < lastMoment; after += moments {
-		before := w.look(t)
+	outcomes := map[string]int{}
+	for after := firstKill; after < lastKill; after += killInterval {
+		before := w.traces(t)
 		revive := func(v api.VM, count int) string {
 			state := w.revive(t, v, count)
-			if outlive && state != api.StateRunning && state != api.StateSnapshotted {
-				t.Errorf("killed after %s, hatchd has left the VM %s: its guest is lost", after, state)
+			if survive && state != api.StateRunning && state != api.StateSnapshotted {
+				t.Errorf("after a kill at %s the VM is %s: its guest is lost", after, state)
 			}
 			return state
 		}
-		die(after, func(ctx context.Context) { _, _ = w.client.CreateVM(ctx, w.probeBody(), client.CreateOptions{}) })
+		kill(after, func(ctx context.Context) { _, _ = w.client.CreateVM(ctx, w.probeBody(), client.CreateOptions{}) })
 		for _, id := range w.ids(t) {
-			v := w.settled(t, id)
-			ends["create: "+v.State]++
+			v := w.stable(t, id)
+			outcomes["create: "+v.State]++
 			if v.State == api.StateRunning {
 				w.await(t, v.ID, "ready", readyLimit)
 			}
 			w.delete(t, v.ID)
 		}
-		w.requireOnly(t, before)
+		w.requireTraces(t, before)
 
 		v := w.probe(t)
 		count := w.count(t, v)
-		die(after, func(ctx context.Context) { _, _ = w.client.SleepVM(ctx, v.ID) })
-		ends["sleep: "+revive(v, count)]++
+		kill(after, func(ctx context.Context) { _, _ = w.client.SleepVM(ctx, v.ID) })
+		outcomes["sleep: "+revive(v, count)]++
 		count = w.count(t, v)
 		w.sleep(t, v)
-		die(after, func(ctx context.Context) { _, _ = w.client.WakeVM(ctx, v.ID) })
-		ends["wake: "+revive(v, count)]++
+		kill(after, func(ctx context.Context) { _, _ = w.client.WakeVM(ctx, v.ID) })
+		outcomes["wake: "+revive(v, count)]++
 		count = w.count(t, v)
-		die(2*after, func(ctx context.Context) { _, _ = w.client.ForkVM(ctx, v.ID, api.ForkVM{Count: new(2)}) })
-		ends["fork: "+revive(v, count)]++
-		w.deleteForks(t, v, ends)
+		kill(2*after, func(ctx context.Context) { _, _ = w.client.ForkVM(ctx, v.ID, api.ForkVM{Count: new(2)}) })
+		outcomes["fork: "+revive(v, count)]++
+		w.deleteForks(t, v, outcomes)
 		count = w.count(t, v)
-		die(after, func(ctx context.Context) { _, _ = w.client.CreateSnapshot(ctx, v.ID, api.CreateSnapshot{}) })
-		ends["snapshot: "+revive(v, count)]++
+		kill(after, func(ctx context.Context) { _, _ = w.client.CreateSnapshot(ctx, v.ID, api.CreateSnapshot{}) })
+		outcomes["snapshot: "+revive(v, count)]++
 		since := w.count(t, v)
 		if _, err := w.client.CreateSnapshot(t.Context(), v.ID, api.CreateSnapshot{}); err != nil {
 			t.Fatal(err)
 		}
-		die(after, func(ctx context.Context) { _, _ = w.client.RestoreVM(ctx, v.ID, "") })
-		ends["restore: "+revive(v, since)]++
+		kill(after, func(ctx context.Context) { _, _ = w.client.RestoreVM(ctx, v.ID, "") })
+		outcomes["restore: "+revive(v, since)]++
 		w.delete(t, v.ID)
 		w.requireWholeSnapshots(t)
-		w.requireOnly(t, before)
+		w.requireTraces(t, before)
 	}
-	t.Logf("what became of the VMs: %v", ends)
+	t.Logf("outcomes: %v", outcomes)
 }
 
-// deleteForks deletes all VMs but one. None may take itself for another. Those that
-// have not become themselves hatchd removes, once it has started again.
-func (w *world) deleteForks(t *testing.T, parent api.VM, ends map[string]int) {
+// deleteForks deletes all VMs but parent. Each must have its own identity; hatchd
+// removes those that have not, once it has started again.
+func (w *world) deleteForks(t *testing.T, parent api.VM, outcomes map[string]int) {
 	t.Helper()
 	for _, id := range w.ids(t) {
 		if id == parent.ID {
 			continue
 		}
-		v, gone := w.settledOrGone(t, id)
+		v, gone := w.stableOrGone(t, id)
 		if gone {
-			ends["forked: removed"]++
+			outcomes["forked: removed"]++
 			continue
 		}
-		ends["forked: "+v.State]++
+		outcomes["forked: "+v.State]++
 		if v.State == api.StateRunning {
 			w.await(t, v.ID, "agent", normalReply)
-			w.requireProbeItself(t, v)
+			w.requireProbeIdentity(t, v)
 		}
 		w.delete(t, id)
 	}
 }
 
-// requireWholeSnapshots checks that all there is of snapshots counts, and deletes
-// it.
+// requireWholeSnapshots checks that every snapshot is durable, deletes them, and
+// checks that no file of them is left.
 func (w *world) requireWholeSnapshots(t *testing.T) {
 	t.Helper()
 	list, err := w.client.ListSnapshots(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, one := range list {
-		if !one.Durable {
-			t.Errorf("there is %+v", one)
+	for _, snap := range list {
+		if !snap.Durable {
+			t.Errorf("there is %+v", snap)
 		}
-		if err := w.client.DeleteSnapshot(t.Context(), one.ID); err != nil {
+		if err := w.client.DeleteSnapshot(t.Context(), snap.ID); err != nil {
 			t.Error(err)
 		}
 	}
@@ -159,7 +157,7 @@ func (w *world) requireWholeSnapshots(t *testing.T) {
 	}
 }
 
-// ids lists every VM there is.
+// ids lists the ids of all VMs.
 func (w *world) ids(t *testing.T) (ids []string) {
 	t.Helper()
 	for v, err := range w.client.ListVMs(t.Context(), client.ListOptions{}) {
@@ -171,19 +169,18 @@ func (w *world) ids(t *testing.T) (ids []string) {
 	return ids
 }
 
-// settled returns a VM once nothing is under way with it, and hatchd has seen
-// what is true of its VMM.
-func (w *world) settled(t *testing.T, id string) api.VM {
+// stable returns a VM once no operation is under way, and its state matches its VMM.
+func (w *world) stable(t *testing.T, id string) api.VM {
 	t.Helper()
-	v, gone := w.settledOrGone(t, id)
+	v, gone := w.stableOrGone(t, id)
 	if gone {
 		t.Fatalf("%s is gone", id)
 	}
 	return v
 }
 
-// settledOrGone is settled for a VM that hatchd may remove meanwhile.
-func (w *world) settledOrGone(t *testing.T, id string) (v api.VM, gone bool) {
+// stableOrGone is stable for a VM that hatchd may remove.
+func (w *world) stableOrGone(t *testing.T, id string) (v api.VM, gone bool) {
 	t.Helper()
 	err := sandbox.Poll(normalReply, func() (bool, error) {
 		var err error
@@ -194,8 +191,8 @@ func (w *world) settledOrGone(t *testing.T, id string) (v api.VM, gone bool) {
 		if err != nil {
 			return false, err
 		}
-		lives := slices.ContainsFunc(vmms(t), func(p process) bool { return p.runs(v) })
-		return v.State != api.StateStarting && v.State != api.StateStopping && lives == (v.State == api.StateRunning), nil
+		runs := slices.ContainsFunc(vmms(t), func(p process) bool { return p.runs(v) })
+		return v.State != api.StateStarting && v.State != api.StateStopping && runs == (v.State == api.StateRunning), nil
 	})
 	if err != nil {
 		t.Fatalf("%s stays %s: %v", id, v.State, err)
@@ -203,18 +200,18 @@ func (w *world) settledOrGone(t *testing.T, id string) (v api.VM, gone bool) {
 	return v, gone
 }
 
-// revive brings a VM back to where its guest answers, and returns the state
-// that it found. A guest that has not ended must go on where it was.
+// revive makes a VM's guest answer again, and returns the state in which it found
+// the VM. A guest that has not ended must run on.
 func (w *world) revive(t *testing.T, v api.VM, count int) (state string) {
 	t.Helper()
-	state = w.settled(t, v.ID).State
+	state = w.stable(t, v.ID).State
 	switch state {
 	case api.StateRunning:
 		w.await(t, v.ID, "agent", normalReply)
-		w.goesOn(t, v, count)
+		w.requireProgress(t, v, count)
 	case api.StateSnapshotted:
 		w.wake(t, v)
-		w.goesOn(t, v, count)
+		w.requireProgress(t, v, count)
 	default:
 		if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
 			t.Fatalf("a VM in %s cannot be started: %v", state, err)

@@ -15,20 +15,20 @@ import (
 	"github.com/hatchvm/hatch/test/sandbox"
 )
 
-// requireKept checks what a guest holds: words in its memory, each with MiB that
-// follow from it, and one on its disk.
-func (w *world) requireKept(t *testing.T, v api.VM, disk string, words ...string) {
+// requireStored checks what a guest has stored: words in its memory, each with MiB
+// generated from it, and a word on its disk.
+func (w *world) requireStored(t *testing.T, v api.VM, disk string, words ...string) {
 	t.Helper()
 	if got, want := w.inside(t, v, "kept"), "kept: "+strings.Join(words, " "); got != want {
-		t.Errorf("the memory of %s says %q, want %q", v.ID, got, want)
+		t.Errorf("the memory of %s has %q, want %q", v.ID, got, want)
 	}
 	if got := w.inside(t, v, "read hatch-disk 6"); got != "read: "+disk {
-		t.Errorf("the disk of %s says %q, want %s", v.ID, got, disk)
+		t.Errorf("the disk of %s has %q, want %s", v.ID, got, disk)
 	}
 }
 
-// keepWord has a guest keep a word in its memory and one on its disk.
-func (w *world) keepWord(t *testing.T, v api.VM, word, disk string) {
+// store has a guest store a word in its memory and one on its disk.
+func (w *world) store(t *testing.T, v api.VM, word, disk string) {
 	t.Helper()
 	for line, want := range map[string]string{"keep " + word + " 4": "keep: ok", "write hatch-disk " + disk: "write: ok"} {
 		if got := w.inside(t, v, line); got != want {
@@ -37,45 +37,45 @@ func (w *world) keepWord(t *testing.T, v api.VM, word, disk string) {
 	}
 }
 
-// requireProbeItself checks that a guest takes itself for what its record says.
-func (w *world) requireProbeItself(t *testing.T, v api.VM) {
+// requireProbeIdentity checks that a guest has the name and the addresses of its VM.
+func (w *world) requireProbeIdentity(t *testing.T, v api.VM) {
 	t.Helper()
-	said := strings.Fields(w.inside(t, v, "who"))
-	if len(said) != 4 {
-		t.Fatalf("%s says of itself %q", v.ID, said)
+	identity := strings.Fields(w.inside(t, v, "who"))
+	if len(identity) != 4 {
+		t.Fatalf("%s reports its identity as %q", v.ID, identity)
 	}
 	name := v.Name
 	if name == "" {
 		name = strings.ReplaceAll(v.ID, "_", "-")
 	}
-	address, _, _ := strings.Cut(said[2], "/")
-	if got, want := []string{said[1], address, strings.ToLower(said[3])}, []string{name, v.GuestIP, strings.ToLower(v.GuestMAC)}; !slices.Equal(got, want) {
-		t.Errorf("%s takes itself for %v, want %v", v.ID, got, want)
+	address, _, _ := strings.Cut(identity[2], "/")
+	if got, want := []string{identity[1], address, strings.ToLower(identity[3])}, []string{name, v.GuestIP, strings.ToLower(v.GuestMAC)}; !slices.Equal(got, want) {
+		t.Errorf("%s has the identity %v, want %v", v.ID, got, want)
 	}
 }
 
-// testProbeForks forks a guest thrice.
+// testProbeForks makes three forks of a guest, and a fork of a fork.
 func testProbeForks(t *testing.T, w *world) {
 	v := w.probe(t)
-	w.keepWord(t, v, "parent", "PARENT")
+	w.store(t, v, "parent", "PARENT")
 	count := w.count(t, v)
 	made, err := w.client.ForkVM(t.Context(), v.ID, api.ForkVM{Count: new(3), Name: "child"})
 	for _, c := range made.VMs {
 		t.Cleanup(func() { w.cleanUp(t, c.ID) })
 	}
 	if err != nil || len(made.VMs) != 3 {
-		t.Fatalf("made %d, failed %+v, %v", len(made.VMs), made.Failed, err)
+		t.Fatalf("made %d; failed are %+v, %v", len(made.VMs), made.Failed, err)
 	}
 	requireDistinct(t, append(slices.Clone(made.VMs), v))
 	counts := map[string]int{v.ID: count}
 	for _, c := range made.VMs {
-		counts[c.ID] = w.goesOn(t, c, count)
-		w.requireProbeItself(t, c)
-		w.requireKept(t, c, "PARENT", "parent")
-		w.keepWord(t, c, c.Name, strings.ToUpper(strings.ReplaceAll(c.Name, "-", ""))) // of six letters, too
+		counts[c.ID] = w.requireProgress(t, c, count)
+		w.requireProbeIdentity(t, c)
+		w.requireStored(t, c, "PARENT", "parent")
+		w.store(t, c, c.Name, strings.ToUpper(strings.ReplaceAll(c.Name, "-", ""))) // six letters, as before
 	}
-	w.requireKept(t, v, "PARENT", "parent")
-	w.requireProbeItself(t, v)
+	w.requireStored(t, v, "PARENT", "parent")
+	w.requireProbeIdentity(t, v)
 	w.requireOwnFrames(t, made.VMs[0], v)
 
 	w.sleep(t, made.VMs[1])
@@ -85,24 +85,24 @@ func testProbeForks(t *testing.T, w *world) {
 	w.wake(t, made.VMs[1])
 	for _, c := range made.VMs {
 		w.await(t, c.ID, "agent", normalReply)
-		w.goesOn(t, c, counts[c.ID])
-		w.requireProbeItself(t, c)
-		w.requireKept(t, c, strings.ToUpper(strings.ReplaceAll(c.Name, "-", "")), "parent", c.Name)
+		w.requireProgress(t, c, counts[c.ID])
+		w.requireProbeIdentity(t, c)
+		w.requireStored(t, c, strings.ToUpper(strings.ReplaceAll(c.Name, "-", "")), "parent", c.Name)
 	}
-	w.goesOn(t, v, count)
+	w.requireProgress(t, v, count)
 	again, err := w.client.ForkVM(t.Context(), made.VMs[2].ID, api.ForkVM{}) // a fork of a fork
 	if err != nil || len(again.VMs) != 1 {
 		t.Fatalf("a fork of a fork: %v, %+v", err, again)
 	}
-	w.requireProbeItself(t, again.VMs[0])
-	w.goesOn(t, again.VMs[0], counts[made.VMs[2].ID])
-	for _, one := range append(made.VMs, again.VMs[0], v) {
-		w.delete(t, one.ID)
+	w.requireProbeIdentity(t, again.VMs[0])
+	w.requireProgress(t, again.VMs[0], counts[made.VMs[2].ID])
+	for _, v := range append(made.VMs, again.VMs[0], v) {
+		w.delete(t, v.ID)
 	}
 }
 
-// requireOwnFrames checks that a fork can send as itself, and no longer as the VM
-// that it was copied from.
+// requireOwnFrames checks that a fork can send with its own addresses, but not with
+// its parent's.
 func (w *world) requireOwnFrames(t *testing.T, forked, parent api.VM) {
 	t.Helper()
 	bridge, err := net.InterfaceByName("hatch0")
@@ -119,84 +119,83 @@ func (w *world) requireOwnFrames(t *testing.T, forked, parent api.VM) {
 		}
 	}
 	if err := sandbox.Poll(normalReply, func() (bool, error) { return w.internet.hasHeard(asItself), nil }); err != nil {
-		t.Errorf("what a fork sends as itself does not arrive: %v", err)
+		t.Errorf("a fork's datagram with its own addresses does not arrive: %v", err)
 	}
 	if w.internet.hasHeard(asParent) {
-		t.Error("what a fork sends as its parent has left")
+		t.Error("a fork's datagram with its parent's addresses has left")
 	}
 }
 
-// testProbeSnapshots goes back to snapshots in any order, also of a hatchd that
-// was killed, and makes VMs of them, also once their own VM is gone.
+// testProbeSnapshots restores snapshots in any order, also after a kill of hatchd,
+// and clones VMs from them, also after their own VM was deleted.
 func testProbeSnapshots(t *testing.T, w *world) {
-	g := &kept{world: w, vm: w.probe(t)}
-	w.keepWord(t, g.vm, "one", "DISK-1")
+	g := &countingGuest{world: w, vm: w.probe(t)}
+	w.store(t, g.vm, "one", "DISK-1")
 	first := w.count(t, g.vm)
-	older := g.take(t, api.CreateSnapshot{Name: "older"})
-	w.keepWord(t, g.vm, "two", "DISK-2")
-	second := w.goesOn(t, g.vm, first)
-	newer := g.take(t, api.CreateSnapshot{Name: "newer"})
-	w.keepWord(t, g.vm, "three", "DISK-3")
+	older := g.snapshot(t, api.CreateSnapshot{Name: "older"})
+	w.store(t, g.vm, "two", "DISK-2")
+	second := w.requireProgress(t, g.vm, first)
+	newer := g.snapshot(t, api.CreateSnapshot{Name: "newer"})
+	w.store(t, g.vm, "three", "DISK-3")
 
 	g.restore(t, older.ID)
-	w.requireKept(t, g.vm, "DISK-1", "one")
-	w.goesOn(t, g.vm, first)
+	w.requireStored(t, g.vm, "DISK-1", "one")
+	w.requireProgress(t, g.vm, first)
 	g.restore(t, newer.ID)
-	w.requireKept(t, g.vm, "DISK-2", "one", "two")
-	w.goesOn(t, g.vm, second)
-	w.requireProbeItself(t, g.vm)
+	w.requireStored(t, g.vm, "DISK-2", "one", "two")
+	w.requireProgress(t, g.vm, second)
+	w.requireProbeIdentity(t, g.vm)
 	w.stopDaemon(t, syscall.SIGKILL)
 	w.startDaemon(t)
 	g.restore(t, older.ID)
-	w.requireKept(t, g.vm, "DISK-1", "one")
-	count := w.goesOn(t, g.vm, first)
+	w.requireStored(t, g.vm, "DISK-1", "one")
+	count := w.requireProgress(t, g.vm, first)
 	for part, damage := range map[string]func(*testing.T, string){"memory": flipByte, "devices": cutShort, "disk.img": cutShort} {
-		g.requireRefused(t, newer, part, damage)
+		t.Run("damaged "+part, func(t *testing.T) { g.requireRefused(t, newer, part, damage) })
 	}
-	count = w.goesOn(t, g.vm, count)
+	count = w.requireProgress(t, g.vm, count)
 
 	made := w.create(t, api.CreateVM{SnapshotID: "older", Name: "made"}, client.CreateOptions{})
 	requireDistinct(t, []api.VM{made, g.vm})
-	w.requireProbeItself(t, made)
-	w.requireKept(t, made, "DISK-1", "one")
-	w.goesOn(t, made, first)
-	w.goesOn(t, g.vm, count)
+	w.requireProbeIdentity(t, made)
+	w.requireStored(t, made, "DISK-1", "one")
+	w.requireProgress(t, made, first)
+	w.requireProgress(t, g.vm, count)
 	g.testProbeStop(t)
 	w.delete(t, g.vm.ID)
 	late := w.create(t, api.CreateVM{SnapshotID: newer.ID}, client.CreateOptions{})
-	w.requireProbeItself(t, late)
-	w.requireKept(t, late, "DISK-2", "one", "two")
-	w.goesOn(t, late, second)
+	w.requireProbeIdentity(t, late)
+	w.requireStored(t, late, "DISK-2", "one", "two")
+	w.requireProgress(t, late, second)
 	w.delete(t, late.ID)
 	w.delete(t, made.ID)
 	g.deleteSnapshots(t)
 }
 
-// requireRefused damages one file of a snapshot: nothing is made of it then, and
-// no guest comes to harm.
-func (g *kept) requireRefused(t *testing.T, one api.Snapshot, part string, damage func(*testing.T, string)) {
+// requireRefused damages one file of a snapshot, which must not be restored or cloned
+// then.
+func (g *countingGuest) requireRefused(t *testing.T, snap api.Snapshot, part string, damage func(*testing.T, string)) {
 	t.Helper()
-	path, aside := g.data("snapshots", one.ID, part), g.data("aside")
-	copyFile(t, path, aside)
+	path := g.data("snapshots", snap.ID, part)
+	defer setAside(t, path)()
 	damage(t, path)
-	_, err := g.client.RestoreVM(t.Context(), g.vm.ID, one.ID)
+	_, err := g.client.RestoreVM(t.Context(), g.vm.ID, snap.ID)
 	requireUnusable(t, "restore with a damaged "+part, err)
-	_, err = g.client.CreateVM(t.Context(), api.CreateVM{SnapshotID: one.ID}, client.CreateOptions{})
+	_, err = g.client.CreateVM(t.Context(), api.CreateVM{SnapshotID: snap.ID}, client.CreateOptions{})
 	requireUnusable(t, "create with a damaged "+part, err)
-	rename(t, aside, path)
 }
 
 // testProbeStop takes a snapshot and leaves the VM asleep on it.
-func (g *kept) testProbeStop(t *testing.T) {
+func (g *countingGuest) testProbeStop(t *testing.T) {
 	t.Helper()
 	count := g.count(t, g.vm)
-	one := g.take(t, api.CreateSnapshot{Stop: true})
-	if now := g.get(t, g.vm.ID); now.State != api.StateSnapshotted || now.SnapshotID != one.ID {
+	snap := g.snapshot(t, api.CreateSnapshot{Stop: true})
+	if now := g.get(t, g.vm.ID); now.State != api.StateSnapshotted || now.SnapshotID != snap.ID {
 		t.Errorf("after a snapshot with stop it is %s, of %q", now.State, now.SnapshotID)
 	}
 	if left := g.jails(t); len(left) > 1 { // made's
 		t.Errorf("the sleeping VM has left %v", left)
 	}
 	g.wake(t, g.vm)
-	g.goesOn(t, g.vm, count)
+	g.requireProgress(t, g.vm, count)
 }

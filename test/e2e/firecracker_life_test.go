@@ -22,7 +22,7 @@ import (
 	"github.com/hatchvm/hatch/test/sandbox"
 )
 
-// count asks the guest how often it has gone round its loop.
+// count returns the probe's counter, which increases all the time.
 func (w *world) count(t *testing.T, v api.VM) int {
 	t.Helper()
 	n, err := strconv.Atoi(w.inside(t, v, "count"))
@@ -32,13 +32,13 @@ func (w *world) count(t *testing.T, v api.VM) int {
 	return n
 }
 
-// goesOn checks that a guest has not booted anew since it said a count, and
-// returns what it says now.
-func (w *world) goesOn(t *testing.T, v api.VM, since int) int {
+// requireProgress checks that a probe has not rebooted since it had a count, and
+// returns its count.
+func (w *world) requireProgress(t *testing.T, v api.VM, since int) int {
 	t.Helper()
 	now := w.count(t, v)
 	if now <= since {
-		t.Fatalf("the guest has counted to %d, and now to %d", since, now)
+		t.Fatalf("the count was %d, and is %d", since, now)
 	}
 	return now
 }
@@ -49,7 +49,7 @@ func testProbeLife(t *testing.T, w *world) {
 		t.Errorf("it runs on %s, conditions %+v", v.VMM, v.Conditions)
 	}
 	if got := w.inside(t, v, "echo hello from inside"); got != "echo: hello from inside" {
-		t.Errorf("the guest says %q", got)
+		t.Errorf("the guest prints %q", got)
 	}
 	w.requireProbeMemory(t, v)
 	before := w.count(t, v)
@@ -60,9 +60,9 @@ func testProbeLife(t *testing.T, w *world) {
 		t.Errorf("after resume: %s, %v", resumed.State, err)
 	}
 	if after := w.count(t, v); after <= before {
-		t.Errorf("the guest counted to %d, and to %d after a pause", before, after)
+		t.Errorf("the count was %d, and %d after a pause", before, after)
 	}
-	w.inside(t, v, "write hatch-disk KEPT")
+	w.inside(t, v, "write hatch-disk DATA")
 	stopped, err := w.client.StopVM(t.Context(), v.ID)
 	if err != nil || stopped.State != api.StateStopped {
 		t.Fatalf("after stop: %s (%s), %v", stopped.State, stopped.StateReason, err)
@@ -74,14 +74,14 @@ func testProbeLife(t *testing.T, w *world) {
 		t.Fatal(err)
 	}
 	v = w.await(t, v.ID, "ready", readyLimit)
-	if got := w.inside(t, v, "read hatch-disk 4"); got != "read: KEPT" {
-		t.Errorf("after a stop and a start its disk says %q", got)
+	if got := w.inside(t, v, "read hatch-disk 4"); got != "read: DATA" {
+		t.Errorf("after a stop and a start its disk has %q", got)
 	}
 	w.delete(t, v.ID)
 }
 
-// requireProbeMemory has a guest, whose agent tells nothing of its memory, tell it
-// through the balloon: half of it is free.
+// requireProbeMemory checks that the balloon reports the probe's memory, half of which
+// is free; its agent does not.
 func (w *world) requireProbeMemory(t *testing.T, v api.VM) {
 	t.Helper()
 	var m api.MemMetrics
@@ -90,55 +90,58 @@ func (w *world) requireProbeMemory(t *testing.T, v api.VM) {
 		return m.GuestTotalBytes != nil, nil
 	})
 	if err != nil {
-		t.Fatalf("the guest tells nothing of its memory: %v", err)
+		t.Fatalf("the guest's memory is not reported: %v", err)
 	}
 	if total, used := *m.GuestTotalBytes, *m.GuestUsedBytes; total != probeMem<<20 || used != probeMem<<19 {
 		t.Errorf("of %d bytes it uses %d", total, used)
 	}
 }
 
-// testProbeEnds lets guests end in each way that they know, and their VMM in
-// one that they do not.
+// testProbeEnds ends guests in every way, from inside and by a kill of the VMM.
 func testProbeEnds(t *testing.T, w *world) {
-	for _, end := range []struct{ line, state, reason string }{
-		{"poweroff", api.StateStopped, "powered itself off"},
-		{"panic", api.StateError, "panic"},
-		{"", api.StateError, "the VMM ended unexpectedly"},
+	for _, end := range []struct {
+		name          string
+		end           func(t *testing.T, v api.VM)
+		state, reason string
+	}{
+		{"poweroff", func(_ *testing.T, v api.VM) { w.runUnanswered(v, "poweroff") }, api.StateStopped, "powered itself off"},
+		{"panic", func(_ *testing.T, v api.VM) { w.runUnanswered(v, "panic") }, api.StateError, "panic"},
+		{"kill", func(t *testing.T, v api.VM) { vmm(t, v).kill(t) }, api.StateError, "the VMM ended unexpectedly"},
 	} {
+		t.Run(end.name, func(t *testing.T) {
+			v := w.probe(t)
+			end.end(t, v)
+			if now := w.await(t, v.ID, end.state, normalReply); !strings.Contains(now.StateReason, end.reason) {
+				t.Errorf("it is %s, %q", now.State, now.StateReason)
+			}
+			if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
+				t.Fatal(err)
+			}
+			w.await(t, v.ID, "ready", readyLimit)
+			w.delete(t, v.ID)
+		})
+	}
+	t.Run("reboot", func(t *testing.T) {
 		v := w.probe(t)
-		if end.line == "" {
-			vmm(t, v).kill(t)
-		} else {
-			w.tell(v, end.line)
-		}
-		if now := w.await(t, v.ID, end.state, normalReply); !strings.Contains(now.StateReason, end.reason) {
-			t.Errorf("after %q it is %s, %q", end.line, now.State, now.StateReason)
-		}
-		if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
-			t.Fatal(err)
+		before := vmm(t, v)
+		w.runUnanswered(v, "reboot")
+		before.awaitExit(t, normalReply) // a reset ends Firecracker
+		if err := sandbox.Poll(normalReply, func() (bool, error) { return len(vmms(t)) == 1, nil }); err != nil {
+			t.Fatalf("it is not started again: %v", err)
 		}
 		w.await(t, v.ID, "ready", readyLimit)
 		w.delete(t, v.ID)
-	}
-	v := w.probe(t)
-	before := vmm(t, v)
-	w.tell(v, "reboot")
-	before.awaitExit(t, normalReply) // a reset is the end of a Firecracker
-	if err := sandbox.Poll(normalReply, func() (bool, error) { return len(vmms(t)) == 1, nil }); err != nil {
-		t.Fatalf("it is not started again: %v", err)
-	}
-	w.await(t, v.ID, "ready", readyLimit)
-	w.delete(t, v.ID)
+	})
 }
 
-// tell runs a line in a guest that may not be there any more to answer.
-func (w *world) tell(v api.VM, line string) {
+// runUnanswered runs a line in a guest that may end before it answers.
+func (w *world) runUnanswered(v api.VM, line string) {
 	ctx, cancel := context.WithTimeout(context.Background(), normalReply)
 	defer cancel()
 	_, _ = w.client.RunExec(ctx, v.ID, api.RunExec{Command: api.Command{Shell: line}})
 }
 
-// testProbeCannot asks for what this guest's agent does not have.
+// testProbeCannot requests what this guest's agent does not support.
 func testProbeCannot(t *testing.T, w *world) {
 	v := w.probe(t)
 	for _, err := range w.client.ListFiles(t.Context(), v.ID, "/") {
@@ -151,15 +154,15 @@ func requireUnsupported(t *testing.T, err error, code string) {
 	t.Helper()
 	var answer *client.Error
 	if !errors.As(err, &answer) {
-		t.Errorf("the answer is %v; want a refusal", err)
+		t.Errorf("the answer is %v, want a refusal", err)
 		return
 	}
 	if p := answer.Problem; p.Status != http.StatusNotImplemented || p.Code != code || p.Hint == "" {
-		t.Errorf("the answer is %+v; want 501 with code %s and a hint", p, code)
+		t.Errorf("the answer is %+v, want 501 with code %s and a hint", p, code)
 	}
 }
 
-// testProbeFrames sends datagrams in frames that the guest makes as it likes.
+// testProbeFrames sends frames with forged addresses from a guest.
 func testProbeFrames(t *testing.T, w *world) {
 	v, other := w.probe(t), w.probe(t)
 	bridge, err := net.InterfaceByName("hatch0")
@@ -170,16 +173,16 @@ func testProbeFrames(t *testing.T, w *world) {
 	for _, from := range [][2]string{{own[0], stranger[1]}, {stranger[0], own[1]}, stranger, {own[0], other.GuestIP}, {other.GuestMAC, other.GuestIP}, own} {
 		out := datagram(t, bridge.HardwareAddr, from[0], from[1], "from "+from[0]+" "+from[1])
 		if got := w.inside(t, v, "send "+hex.EncodeToString(out)); got != "send: ok" {
-			t.Fatalf("the guest says %q", got)
+			t.Fatalf("the guest prints %q", got)
 		}
 	}
-	// They leave in their order: when the last has arrived, all others have had their chance.
+	// Frames leave in order: once the last has arrived, no other is under way.
 	if err := sandbox.Poll(normalReply, func() (bool, error) { return w.internet.hasHeard("from " + own[0] + " " + own[1]), nil }); err != nil {
-		t.Fatalf("what the guest sends as itself does not arrive: %v", err)
+		t.Fatalf("a datagram with the guest's own addresses does not arrive: %v", err)
 	}
 	for _, heard := range w.internet.datagrams() {
 		if strings.HasPrefix(heard, "from ") && heard != "from "+own[0]+" "+own[1] {
-			t.Errorf("a frame that is not the guest's own has left: %s", heard)
+			t.Errorf("a forged frame has left: %s", heard)
 		}
 	}
 	w.delete(t, v.ID)
@@ -208,7 +211,7 @@ func datagram(t *testing.T, to net.HardwareAddr, fromMAC, fromIP, text string) [
 	return append(f, text...)
 }
 
-// checksum is that of an IPv4 header.
+// checksum returns the checksum of an IPv4 header.
 func checksum(header []byte) uint16 {
 	var sum uint32
 	for i := 0; i < len(header); i += 2 {
@@ -236,10 +239,10 @@ func testProbeSleep(t *testing.T, w *world) {
 			w.startDaemon(t)
 		}
 		w.wake(t, v)
-		count = w.goesOn(t, v, count)
+		count = w.requireProgress(t, v, count)
 	}
 	if got := strings.Count(w.console(t.Context(), v.ID), "woken"); got == 0 {
-		t.Error("nobody has told the guest that it slept")
+		t.Error("the guest was not told that it slept")
 	}
 	w.startProbeAsleep(t, v)
 	w.delete(t, v.ID)
@@ -248,7 +251,7 @@ func testProbeSleep(t *testing.T, w *world) {
 	w.delete(t, sleeper.ID)
 }
 
-// startProbeAsleep boots a sleeping VM anew.
+// startProbeAsleep starts a sleeping VM, which boots it.
 func (w *world) startProbeAsleep(t *testing.T, v api.VM) {
 	t.Helper()
 	count := w.count(t, v)
@@ -258,12 +261,12 @@ func (w *world) startProbeAsleep(t *testing.T, v api.VM) {
 	}
 	w.await(t, v.ID, "ready", readyLimit)
 	if now := w.count(t, v); now >= count {
-		t.Errorf("after a cold start the guest counts %d, before it %d", now, count)
+		t.Errorf("after a cold start the count is %d, before it was %d", now, count)
 	}
 }
 
-// testProbeAdoption ends hatchd in several ways under a VM that runs, one that
-// is paused, and one that sleeps.
+// testProbeAdoption restarts hatchd in several ways under a VM that runs, one that is
+// paused, and one that sleeps.
 func testProbeAdoption(t *testing.T, w *world) {
 	running, paused, asleep := w.probe(t), w.probe(t), w.probe(t)
 	counts := map[string]int{}
@@ -282,7 +285,7 @@ func testProbeAdoption(t *testing.T, w *world) {
 		if now := vmm(t, running); now.pid != pid {
 			t.Errorf("the VM has process %d, before it was %d", now.pid, pid)
 		}
-		counts[running.ID] = w.goesOn(t, running, counts[running.ID])
+		counts[running.ID] = w.requireProgress(t, running, counts[running.ID])
 		for id, want := range map[string]string{paused.ID: api.StatePaused, asleep.ID: api.StateSnapshotted} {
 			if now := w.get(t, id); now.State != want {
 				t.Errorf("%s is %s (%s), want %s", id, now.State, now.StateReason, want)
@@ -295,27 +298,27 @@ func testProbeAdoption(t *testing.T, w *world) {
 	}
 	w.wake(t, asleep)
 	for _, v := range []api.VM{running, paused, asleep} {
-		w.goesOn(t, v, counts[v.ID])
+		w.requireProgress(t, v, counts[v.ID])
 		w.delete(t, v.ID)
 	}
 }
 
-// withoutFirecracker starts a hatchd that chooses by itself, under a VM that
-// runs. Where KVM is not proven it takes QEMU, and lets the VM be.
+// withoutFirecracker restarts hatchd with HATCH_VMM=auto under a running VM. Without a
+// proven KVM it chooses QEMU, and must not touch the VM.
 func (w *world) withoutFirecracker(t *testing.T, v api.VM) {
 	t.Helper()
 	w.stopDaemon(t, syscall.SIGTERM)
 	w.startDaemon(t, "HATCH_VMM=auto")
 	health, err := w.client.Health(t.Context())
 	if want := map[bool]string{true: "firecracker", false: "qemu"}[kvm.Probe().Usable]; err != nil || health.VMM != want {
-		t.Errorf("auto takes %s, %v; want %s", health.VMM, err, want)
+		t.Errorf("auto chooses %s, %v; want %s", health.VMM, err, want)
 	}
 	if health.VMM == "qemu" {
 		if now := w.get(t, v.ID); now.State != api.StateRunning {
 			t.Errorf("the VM is %s (%s) where its driver cannot be used", now.State, now.StateReason)
 		}
 		if _, err := w.client.StopVM(t.Context(), v.ID); !client.IsUnavailable(err) {
-			t.Errorf("a stop is answered %v", err)
+			t.Errorf("a stop is answered with %v", err)
 		}
 	}
 	w.stopDaemon(t, syscall.SIGTERM)

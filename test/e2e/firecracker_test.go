@@ -26,40 +26,39 @@ import (
 // TestFirecracker runs a real Firecracker under its jailer through the real
 // API, with a guest that needs no hardware virtualization: the probe, a program
 // of a few KiB that takes the kernel's place. What needs a Linux in the guest is
-// TestRealGuests' on hosts with KVM.
+// tested by the other tests, on hosts with KVM.
 func TestFirecracker(t *testing.T) {
 	w := newProbeWorld(t)
-	empty := w.look(t)
-	for _, test := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
+	empty := w.traces(t)
+	tests := []test{
 		{"life", testProbeLife},
 		{"how a guest ends", testProbeEnds},
 		{"the api socket is root's", testProbeSocket},
-		{"what it cannot do it says", testProbeCannot},
+		{"what it cannot do is refused", testProbeCannot},
 		{"its limits are firecracker's", testProbeLimits},
-		{"frames leave with the guest's own addresses only", testProbeFrames},
+		{"frames leave only with the guest's own addresses", testProbeFrames},
 		{"a hundred times asleep and awake", testProbeSleep},
 		{"forks are guests of their own", testProbeForks},
-		{"snapshots are gone back to, and begun from", testProbeSnapshots},
+		{"snapshots are restored and cloned", testProbeSnapshots},
 		{"hatchd is killed, stopped, and set to another driver", testProbeAdoption},
-		{"hatchd is killed amid all that it does", testProbeDaemonDies},
-		{"the vmm is killed amid all that it does", testProbeVMMDies},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			test.run(t, w)
-			w.requireOnly(t, empty)
-		})
+		{"hatchd is killed during an operation", testProbeKilledDaemon},
+		{"the vmm is killed during an operation", testProbeKilledVMM},
 	}
+	for i, test := range tests {
+		tests[i].run = func(t *testing.T, w *world) {
+			test.run(t, w)
+			w.requireTraces(t, empty)
+		}
+	}
+	w.runAll(t, tests)
 	w.requireCleaned(t)
 }
 
 // probeMem is the memory of a guest in MiB, the least that a VM can have.
 const probeMem = 64
 
-// newProbeWorld starts a hatchd on a data directory of its own, whose VMs run
-// on Firecracker, and registers the probe as its one image.
+// newProbeWorld starts hatchd with Firecracker, and registers the probe as its only
+// image.
 func newProbeWorld(t *testing.T) *world {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fc") // short: a socket's path has few bytes
@@ -106,7 +105,7 @@ func (w *world) registerProbe(t *testing.T) {
 	if out, err := exec.Command("mkfs.ext4", "-q", "-O", "^has_journal", root, "8M").CombinedOutput(); err != nil {
 		t.Fatalf("cannot make a root file system: %v\n%s", err, out)
 	}
-	// Nothing of this is needed by the probe; it is what a kernel is asked for.
+	// The probe needs none of these; registering a kernel requires them.
 	var builtin []string
 	for _, name := range []string{"virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "ext4", "overlay", "isofs"} {
 		builtin = append(builtin, "kernel/"+name+".ko\n")
@@ -126,44 +125,45 @@ func (w *world) registerProbe(t *testing.T) {
 	w.probeID = image.ID
 }
 
-// probe makes a VM whose guest is the probe, and waits until it is ready.
+// probe makes a VM of the probe and waits until it is ready.
 func (w *world) probe(t *testing.T) api.VM {
 	t.Helper()
 	return w.create(t, w.probeBody(), client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
 }
 
 func (w *world) probeBody() api.CreateVM {
-	return api.CreateVM{ImageID: w.probeID, MemMiB: new(probeMem), DiskMiB: new(smallDisk)}
+	return api.CreateVM{MachineSpec: api.MachineSpec{ImageID: w.probeID, MemMiB: new(probeMem), DiskMiB: new(smallDisk)}}
 }
 
-// testProbeSocket looks at a VM through its Firecracker's own API, as root may
-// and nobody else.
+// testProbeSocket checks that only root can use the API socket of a VM's Firecracker.
 func testProbeSocket(t *testing.T, w *world) {
 	v, other := w.probe(t), w.probe(t)
-	if got, err := askSocket(v.SocketPath, "/"); err != nil || !strings.Contains(got, strings.ReplaceAll(v.ID, "_", "-")) {
-		t.Errorf("root is answered %q, %v", got, err)
+	if got, err := getSocket(v.SocketPath, "/"); err != nil || !strings.Contains(got, strings.ReplaceAll(v.ID, "_", "-")) {
+		t.Errorf("root gets %q, %v", got, err)
 	}
-	for who, uid := range map[string]int{"nobody": 65534, "another VM's user": vmm(t, other).uid} {
-		err := asUser(uid, func() error {
-			_, err := askSocket(v.SocketPath, "/")
-			return err
+	for name, uid := range map[string]int{"an unprivileged user": 65534, "another VM's user": vmm(t, other).uid} {
+		t.Run(name, func(t *testing.T) {
+			err := asUser(uid, func() error {
+				_, err := getSocket(v.SocketPath, "/")
+				return err
+			})
+			if !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("it gets %v", err)
+			}
 		})
-		if !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("%s gets %v", who, err)
-		}
 	}
 	w.delete(t, v.ID)
 	w.delete(t, other.ID)
 }
 
-// askSocket asks a Firecracker for what its API has there.
-func askSocket(path, what string) (string, error) {
+// getSocket sends a GET request to a Firecracker's API socket.
+func getSocket(path, url string) (string, error) {
 	conn, err := net.Dial("unix", path)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := io.WriteString(conn, "GET "+what+" HTTP/1.1\r\nConnection: close\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET "+url+" HTTP/1.1\r\nConnection: close\r\n\r\n"); err != nil {
 		return "", err
 	}
 	answer := make([]byte, 4096)
@@ -171,11 +171,11 @@ func askSocket(path, what string) (string, error) {
 	return string(answer[:n]), err
 }
 
-// asUser calls do with a user's rights to files.
+// asUser calls do with a user's file permissions.
 func asUser(uid int, do func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // the thread ends with the goroutine, and nobody else gets it
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		_, _ = unix.SetfsgidRetGid(uid)
 		_, _ = unix.SetfsuidRetUid(uid)
 		done <- do()
@@ -183,10 +183,10 @@ func asUser(uid int, do func() error) error {
 	return <-done
 }
 
-// requireCleaned lets hatchd remove all that it has put on the host.
+// requireCleaned checks that hatchd clean removes everything of hatchd from the host.
 func (w *world) requireCleaned(t *testing.T) {
 	t.Helper()
-	_ = w.probe(t) // whom it must end
+	_ = w.probe(t) // hatchd clean must end it
 	w.stopDaemon(t, syscall.SIGKILL)
 	cmd := exec.Command(w.daemon.Program, "clean", "--purge")
 	cmd.Env = w.daemon.Environ()
@@ -194,12 +194,12 @@ func (w *world) requireCleaned(t *testing.T) {
 		t.Fatalf("hatchd clean: %v\n%s", err, out)
 	}
 	if _, err := os.Stat(w.daemon.DataDir); err == nil {
-		t.Error("the data directory is still there")
+		t.Error("the data directory still exists")
 	}
-	for _, line := range w.look(t) {
+	for _, line := range w.traces(t) {
 		if strings.HasPrefix(line, "process") || strings.Contains(line, "hatch0") || strings.HasPrefix(line, "cgroup") {
 			t.Errorf("hatchd clean has left %s", line)
 		}
 	}
-	w.startDaemon(t) // for who stops it
+	w.startDaemon(t) // the world's cleanup stops it
 }

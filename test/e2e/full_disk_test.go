@@ -14,19 +14,19 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
-// What is left of a disk amid a snapshot: less than the guest's ballast. Before it
-// there is enough.
+// The size of the disk before a snapshot, and during it: less than the guest's
+// ballast.
 const (
-	enoughRoom = "size=4g"
-	littleRoom = "size=16m"
+	largeEnough = "size=4g"
+	tooSmall    = "size=16m"
 )
 
-// testSnapshotOnFullDisk lets the disk become full once a snapshot has begun: the
-// guest goes on, nothing is left, and with room there are snapshots again.
-func testSnapshotOnFullDisk(t *testing.T, g *kept) {
+// testSnapshotOnFullDisk fills the disk during a snapshot: the guest runs on,
+// nothing is left, and snapshots work again once there is space.
+func testSnapshotOnFullDisk(t *testing.T, g *countingGuest) {
 	g.deleteSnapshots(t)
-	uncover := cover(t, "tmpfs", g.data("snapshots"), "tmpfs", 0, enoughRoom+",mode=700")
-	counted, before := g.countOn(t, g.vm), g.look(t)
+	uncover := cover(t, "tmpfs", g.data("snapshots"), "tmpfs", 0, largeEnough+",mode=700")
+	counter, before := g.increment(t, g.vm), g.traces(t)
 	shrunk := shrinkWhenUsed(t, g.data("snapshots"))
 	_, err := g.client.CreateSnapshot(t.Context(), g.vm.ID, api.CreateSnapshot{})
 	if err := <-shrunk; err != nil {
@@ -34,20 +34,20 @@ func testSnapshotOnFullDisk(t *testing.T, g *kept) {
 	}
 	var answer *client.Error
 	if !errors.As(err, &answer) || answer.Problem.Status != http.StatusInsufficientStorage || answer.Problem.Code != "disk_full" {
-		t.Errorf("on a disk that becomes full a snapshot is answered %v", err)
+		t.Errorf("a snapshot on a disk that becomes full is answered with %v", err)
 	}
 	t.Log(err)
-	g.requireUnharmed(t, counted)
+	g.requireUnharmed(t, counter)
 	g.requireSnapshots(t, nil)
-	g.requireOnly(t, before)
+	g.requireTraces(t, before)
 	uncover()
-	one := g.take(t, api.CreateSnapshot{})
-	g.restore(t, one.ID)
-	g.requireUnharmed(t, counted+1)
+	snap := g.snapshot(t, api.CreateSnapshot{})
+	g.restore(t, snap.ID)
+	g.requireUnharmed(t, counter+1)
 	g.deleteSnapshots(t)
 }
 
-// shrinkWhenUsed makes a tmpfs small as soon as something is made in it.
+// shrinkWhenUsed makes a tmpfs small as soon as a file is made in it.
 func shrinkWhenUsed(t *testing.T, dir string) <-chan error {
 	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
@@ -62,10 +62,10 @@ func shrinkWhenUsed(t *testing.T, dir string) <-chan error {
 		defer unix.Close(fd)
 		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(normalReply.Milliseconds()))
 		if n != 1 {
-			shrunk <- fmt.Errorf("nothing is made in %s", dir)
+			shrunk <- fmt.Errorf("no file was made in %s", dir)
 			return
 		}
-		shrunk <- unix.Mount("", dir, "", unix.MS_REMOUNT, littleRoom)
+		shrunk <- unix.Mount("", dir, "", unix.MS_REMOUNT, tooSmall)
 	}()
 	return shrunk
 }

@@ -24,12 +24,13 @@ import (
 	"github.com/hatchvm/hatch/test/sandbox"
 )
 
-// traces are what VMs leave on the host, one line each.
+// traces are what VMs make on the host, a line each: processes, interfaces, rules,
+// files.
 type traces []string
 
-// look lists every trace there is now. The process namespace is ours alone, so
-// that every VMM in it is one of the tests'.
-func (w *world) look(t *testing.T) traces {
+// traces lists the traces of now. In the sandbox's process namespace every VMM is
+// the tests'.
+func (w *world) traces(t *testing.T) traces {
 	t.Helper()
 	var found traces
 	for _, p := range vmms(t) {
@@ -51,7 +52,7 @@ func (w *world) look(t *testing.T) traces {
 	}
 	fdb, err := exec.Command("bridge", "fdb", "show").Output()
 	if err != nil {
-		t.Fatalf("cannot list the bridge's addresses: %v", err)
+		t.Fatalf("cannot list the bridge's forwarding table: %v", err)
 	}
 	for line := range strings.Lines(string(fdb)) {
 		if strings.Contains(line, "02:fc:") {
@@ -85,9 +86,8 @@ func (w *world) look(t *testing.T) traces {
 
 var vmID = regexp.MustCompile(`/vm_[a-z0-9]{12}$`)
 
-// cgroups lists those of VMs. The cgroup file system is the host's: what other
-// hatchds make there is told by its name, as ours has logged, or has an event of,
-// each of its VMs.
+// cgroups lists the VMs' cgroups. The cgroup file system is the host's: a cgroup of
+// another hatchd has the name of a VM that ours has neither logged nor an event of.
 func (w *world) cgroups(t *testing.T) []string {
 	t.Helper()
 	logged, err := os.ReadFile(w.daemon.LogFile)
@@ -107,7 +107,7 @@ func (w *world) cgroups(t *testing.T) []string {
 	return found
 }
 
-// hasEvent reports whether hatchd, where one runs, has ever told of a VM.
+// hasEvent reports whether hatchd runs and has an event of a VM.
 func (w *world) hasEvent(t *testing.T, id string) bool {
 	t.Helper()
 	for _, err := range w.client.ListEvents(t.Context(), client.EventOptions{VM: id}) {
@@ -116,8 +116,7 @@ func (w *world) hasEvent(t *testing.T, id string) bool {
 	return false
 }
 
-// jails lists root directories that were made for VMMs, and what is mounted for
-// VMs.
+// jails lists the VMMs' root directories, and mounts in VMs' directories.
 func (w *world) jails(t *testing.T) (found []string) {
 	t.Helper()
 	roots, _ := filepath.Glob(w.data("vms", "*", "jail")) // the pattern is well formed
@@ -136,13 +135,13 @@ func (w *world) jails(t *testing.T) (found []string) {
 	return found
 }
 
-// requireOnly fails when there is more on the host than there was, after a
-// moment for what ends by itself.
-func (w *world) requireOnly(t *testing.T, before traces) {
+// requireTraces checks that the host has the traces that it had before, after a
+// moment for removals in the background.
+func (w *world) requireTraces(t *testing.T, before traces) {
 	t.Helper()
 	var more, gone []string
 	err := sandbox.Poll(2*time.Second, func() (bool, error) {
-		now := w.look(t)
+		now := w.traces(t)
 		more, gone = minus(now, before), lost(before, now)
 		return len(more) == 0 && len(gone) == 0, nil
 	})
@@ -152,11 +151,12 @@ func (w *world) requireOnly(t *testing.T, before traces) {
 	}
 }
 
-// lost is what there is no longer, but for what was being removed already.
+// lost returns the traces that are gone, without those of removals under way.
 func lost(before, now traces) []string {
 	return slices.DeleteFunc(minus(before, now), func(line string) bool { return strings.Contains(line, ".gone.") })
 }
 
+// minus returns the lines of a that b does not have.
 func minus(a, b traces) []string {
 	rest := slices.Clone(b)
 	var only []string
@@ -178,14 +178,14 @@ type process struct {
 	uid     int
 }
 
-// isVMM reports whether a program runs VMs: QEMU, Firecracker as its jailer
-// starts it, or the jailer on its way there.
+// isVMM reports whether a program is a VMM: QEMU, Firecracker as its jailer starts
+// it, or the jailer before that.
 func isVMM(exe string) bool {
 	name := filepath.Base(exe)
 	return strings.HasPrefix(name, "qemu-system") || name == "firecracker" || name == "jailer"
 }
 
-// vmms lists the VMM processes that live.
+// vmms lists the VMM processes.
 func vmms(t *testing.T) []process {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
@@ -216,7 +216,7 @@ func vmms(t *testing.T) []process {
 
 // runs reports whether the process runs the VM.
 func (p process) runs(v api.VM) bool {
-	jailed := strings.ReplaceAll(v.ID, "_", "-") // what Firecracker's jailer takes for an id
+	jailed := strings.ReplaceAll(v.ID, "_", "-") // an id that Firecracker's jailer accepts
 	return strings.Contains(p.command, v.ID) || strings.Contains(p.command, jailed)
 }
 
@@ -228,11 +228,11 @@ func vmm(t *testing.T, v api.VM) process {
 			return p
 		}
 	}
-	t.Fatalf("no process runs %s; there are %+v", v.ID, vmms(t))
+	t.Fatalf("no process runs %s; the VMMs are %+v", v.ID, vmms(t))
 	return process{}
 }
 
-// kill ends the VMM as a crash would.
+// kill kills the VMM, as a crash would.
 func (p process) kill(t *testing.T) {
 	t.Helper()
 	if err := unix.Kill(p.pid, unix.SIGKILL); err != nil {
@@ -240,7 +240,7 @@ func (p process) kill(t *testing.T) {
 	}
 }
 
-// rollup returns how many KiB the kernel has counted of the process's memory.
+// rollup returns a line of the process's smaps_rollup, in KiB.
 func (p process) rollup(t *testing.T, kind string) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.pid))
@@ -256,11 +256,11 @@ func (p process) rollup(t *testing.T, kind string) int {
 			return kib
 		}
 	}
-	t.Fatalf("nothing is %s in %s", kind, text)
+	t.Fatalf("there is no %s in %s", kind, text)
 	return 0
 }
 
-// awaitExit returns when the process is gone.
+// awaitExit waits until the process has ended.
 func (p process) awaitExit(t *testing.T, limit time.Duration) {
 	t.Helper()
 	fd, err := unix.PidfdOpen(p.pid, 0)
@@ -277,7 +277,7 @@ func (p process) awaitExit(t *testing.T, limit time.Duration) {
 	}
 }
 
-// listening returns the TCP ports that somebody listens on.
+// listening returns the TCP ports with a listener.
 func listening(t *testing.T) []int {
 	t.Helper()
 	var ports []int

@@ -16,18 +16,18 @@ import (
 	"github.com/hatchvm/hatch/api"
 )
 
-// forkLimit bounds a fork of a Debian guest, which makes keys.
+// forkLimit is for a fork of a Debian guest, which generates keys.
 const forkLimit = 3 * time.Minute
 
-// randomness draws from the kernel's, which comes as two lines.
+// randomness prints two random values of the kernel, a line each.
 const randomness = "head -c 16 /dev/urandom | od -An -tx1 | tr -d ' '; cat /proc/sys/kernel/random/uuid"
 
-// firstDraw is where a copy has what it drew as soon as it had a name of its own.
+// firstDraw is the file with the values that a clone drew as soon as it had its own
+// name.
 const firstDraw = "/run/first-draw"
 
-// drawWhenRenamed starts a program that waits, in a guest and in each copy of it,
-// until the guest is called something else. Then it draws. The original's waits
-// until it is ended.
+// drawWhenRenamed starts a program that draws random values once the hostname
+// changes: in a guest, and so in each clone of it. The original's waits for end.
 func (w *world) drawWhenRenamed(t *testing.T, v api.VM) (end func()) {
 	t.Helper()
 	const waiting = "/run/waits-to-draw"
@@ -41,14 +41,14 @@ func (w *world) drawWhenRenamed(t *testing.T, v api.VM) (end func()) {
 	return func() {
 		t.Helper()
 		if err := w.client.DeleteExec(t.Context(), v.ID, program.ID); err != nil {
-			t.Errorf("the original's program does not wait any more: %v", err)
+			t.Errorf("the original's program has ended: %v", err)
 		}
 	}
 }
 
-// requireOwnDraws checks that no two guests have drawn the same: copies as soon as
-// they were somebody else, the parent since then, and all of them later.
-func (w *world) requireOwnDraws(t *testing.T, parent api.VM, copies []api.VM) {
+// requireOwnDraws checks that no two guests have drawn the same values: clones as
+// soon as they had their own name, the parent since the fork, and all of them now.
+func (w *world) requireOwnDraws(t *testing.T, parent api.VM, clones []api.VM) {
 	t.Helper()
 	drew := map[string]string{}
 	own := func(v api.VM, draws string) {
@@ -56,15 +56,15 @@ func (w *world) requireOwnDraws(t *testing.T, parent api.VM, copies []api.VM) {
 		if len(lines) != 2 || len(lines[0]) != 32 || len(lines[1]) != 36 {
 			t.Fatalf("%s has drawn %q", v.Name, draws)
 		}
-		for _, one := range lines {
-			if other := drew[one]; other != "" {
-				t.Errorf("%s and %s have both drawn %s", other, v.Name, one)
+		for _, value := range lines {
+			if other := drew[value]; other != "" {
+				t.Errorf("%s and %s have both drawn %s", other, v.Name, value)
 			}
-			drew[one] = v.Name
+			drew[value] = v.Name
 		}
 	}
 	own(parent, w.inside(t, parent, randomness))
-	for _, v := range copies {
+	for _, v := range clones {
 		w.awaitInside(t, v, "test -e "+firstDraw)
 		own(v, w.inside(t, v, "cat "+firstDraw))
 		own(v, w.inside(t, v, randomness))
@@ -72,7 +72,7 @@ func (w *world) requireOwnDraws(t *testing.T, parent api.VM, copies []api.VM) {
 	own(parent, w.inside(t, parent, randomness))
 }
 
-// requireRightTime checks the clocks of guests.
+// requireRightTime checks the clocks of several guests.
 func (w *world) requireRightTime(t *testing.T, vms ...api.VM) {
 	t.Helper()
 	for _, v := range vms {
@@ -80,15 +80,15 @@ func (w *world) requireRightTime(t *testing.T, vms ...api.VM) {
 	}
 }
 
-// testForkUnderSSH forks a whole Debian while somebody is logged in: the session
-// goes on in the original, and the copies are other machines, for SSH as well, and
-// one of them still the same after a boot.
+// testForkUnderSSH forks a Debian guest under an SSH session: the session continues
+// in the original, the clones are other machines, for SSH as well, and a clone keeps
+// its identity over a reboot.
 func testForkUnderSSH(t *testing.T, w *world) {
 	v := w.shared(t, alpha)
 	in, lines := w.login(t, v).echo(t)
 	requireEcho(t, in, lines)
 	w.inside(t, v, "rm /etc/ran-by-cloud-config")
-	// By these files a copy knows that networkd has its interface.
+	// By these files a clone knows that networkd manages its interface.
 	w.inside(t, v, "test -L /run/systemd/units/invocation:systemd-networkd.service && grep -q ^NETWORK_FILE= /run/systemd/netif/links/*")
 	end := w.drawWhenRenamed(t, v)
 	ctx, cancel := context.WithTimeout(t.Context(), forkLimit)
@@ -100,9 +100,9 @@ func testForkUnderSSH(t *testing.T, w *world) {
 		t.Cleanup(func() { w.cleanUp(t, c.ID) })
 	}
 	if err != nil || len(made.VMs) != 2 {
-		t.Fatalf("cannot fork: %v, failed are %+v", err, made.Failed)
+		t.Fatalf("cannot fork: %v; failed are %+v", err, made.Failed)
 	}
-	took(t, "two forks of Debian, until they are themselves", began)
+	took(t, "two forks of Debian, until they have their identity", began)
 	requireEcho(t, in, lines)
 	end()
 
@@ -112,72 +112,74 @@ func testForkUnderSSH(t *testing.T, w *world) {
 	w.requireOwnDraws(t, v, made.VMs)
 	w.requireDistinctInside(t, all)
 	for _, c := range made.VMs {
-		w.requirePlace(t, c)
-		w.requireKey(t, c, signer)
+		w.requireNetwork(t, c)
 	}
 	w.delete(t, made.VMs[1].ID)
+	w.requireKey(t, made.VMs[0], signer)
 	w.requireSameAfterBoot(t, made.VMs[0])
 	w.requireKey(t, made.VMs[0], signer)
 }
 
-// requireDistinctInside checks that no two Debian guests take themselves, or pass
-// for SSH and DHCP, for the same.
+// requireDistinctInside checks that no two Debian guests have the same hostname,
+// machine id, SSH host key or DHCP client id.
 func (w *world) requireDistinctInside(t *testing.T, vms []api.VM) {
 	t.Helper()
 	const keys, leases = "cut -d ' ' -f 2 /etc/ssh/ssh_host_*_key.pub", "grep -h CLIENTID /run/systemd/netif/leases/*"
-	taken := map[string]string{}
+	owner := map[string]string{}
 	for _, v := range vms {
 		said := []string{w.login(t, v).hostKey}
 		for _, line := range []string{"hostname", "cat /etc/machine-id", keys, leases} {
 			said = append(said, strings.Split(w.inside(t, v, line), "\n")...)
 		}
-		for _, one := range said {
-			if other := taken[one]; other != "" || one == "" {
-				t.Errorf("%s and %q both have %q", v.Name, other, one)
+		for _, value := range said {
+			if other := owner[value]; other != "" || value == "" {
+				t.Errorf("%s and %q both have %q", v.Name, other, value)
 			}
-			taken[one] = v.Name
+			owner[value] = v.Name
 		}
 	}
 }
 
-// requireKey logs in with a key that a copy was given, once cloud-init is
-// through, and checks that the original's user data was not applied again.
+// requireKey logs in with the key that a clone was given, once cloud-init is done,
+// and checks that the original's user data was not applied again.
 func (w *world) requireKey(t *testing.T, v api.VM, signer ssh.Signer) {
 	t.Helper()
 	if c := condition(w.await(t, v.ID, "cloud-init", readyLimit), api.ConditionCloudInit); c.Status != api.StatusTrue {
 		t.Errorf("cloud-init is %s: %s %s", c.Status, c.Reason, c.Message)
 	}
-	theirs := w.signer
+	original := w.signer
 	w.signer = signer
-	defer func() { w.signer = theirs }()
+	defer func() { w.signer = original }()
 	if got := w.login(t, v).run(t, "cat /etc/ran-by-cloud-config 2>/dev/null; true"); got != "" {
-		t.Errorf("its user data was applied again, which says %q", got)
+		t.Errorf("its user data was applied again: %q", got)
 	}
 }
 
-// requireSameAfterBoot reboots a copy: it stays who it is, and the user data
-// that was applied before it was copied is not applied again.
+// requireSameAfterBoot reboots a clone: it keeps its identity, and the user data
+// that was applied to its original is not applied again.
 func (w *world) requireSameAfterBoot(t *testing.T, v api.VM) {
 	t.Helper()
-	const look = "hostname; cat /etc/machine-id; sha256sum /etc/ssh/ssh_host_*_key.pub; ls /etc/ran-by-cloud-config 2>&1"
-	before := w.inside(t, v, look+" || true")
+	const identity = "hostname; cat /etc/machine-id; sha256sum /etc/ssh/ssh_host_*_key.pub; ls /etc/ran-by-cloud-config 2>&1"
+	before := w.inside(t, v, identity+" || true")
 	if !strings.Contains(before, "No such file") {
 		t.Fatalf("before a reboot it is %q", before)
 	}
 	w.reboot(t, v)
-	w.await(t, v.ID, "ready", readyLimit)
-	if got := w.inside(t, v, look+" || true"); got != before {
+	if now := w.await(t, v.ID, "ready", readyLimit); now.State != api.StateRunning {
+		t.Errorf("after a reboot the state is %s", now.State)
+	}
+	if got := w.inside(t, v, identity+" || true"); got != before {
 		t.Errorf("after a reboot it is %q, before %q", got, before)
 	}
-	w.requirePlace(t, v)
+	w.requireNetwork(t, v)
 }
 
-// requirePlace checks that a Debian guest has its VM's name and place on the
-// network, and that its packets get out and back.
-func (w *world) requirePlace(t *testing.T, v api.VM) {
+// requireNetwork checks that a Debian guest has its VM's name, MAC and address, and
+// reaches the internet.
+func (w *world) requireNetwork(t *testing.T, v api.VM) {
 	t.Helper()
-	const look = "hostname; cat /sys/class/net/eth0/address; ip -o -4 addr show dev eth0 | tr -s ' ' | cut -d ' ' -f 4 | cut -d / -f 1"
-	if got, want := w.inside(t, v, look), v.Name+"\n"+strings.ToLower(v.GuestMAC)+"\n"+v.GuestIP; got != want {
+	const network = "hostname; cat /sys/class/net/eth0/address; ip -o -4 addr show dev eth0 | tr -s ' ' | cut -d ' ' -f 4 | cut -d / -f 1"
+	if got, want := w.inside(t, v, network), v.Name+"\n"+strings.ToLower(v.GuestMAC)+"\n"+v.GuestIP; got != want {
 		t.Errorf("inside it is %q, outside %q", got, want)
 	}
 	if s := w.login(t, v); !s.connects(t, internetAddr, 80) {
@@ -185,7 +187,7 @@ func (w *world) requirePlace(t *testing.T, v api.VM) {
 	}
 }
 
-// echo begins a session that says each line again.
+// echo starts a session that returns each line.
 func (s *shell) echo(t *testing.T) (in io.Writer, lines *bufio.Reader) {
 	t.Helper()
 	session, err := s.client.NewSession()
@@ -213,6 +215,6 @@ func requireEcho(t *testing.T, in io.Writer, lines *bufio.Reader) {
 		t.Fatal(err)
 	}
 	if line, err := lines.ReadString('\n'); err != nil || line != "still here\n" {
-		t.Fatalf("the session says %q, %v", line, err)
+		t.Fatalf("the session returns %q, %v", line, err)
 	}
 }

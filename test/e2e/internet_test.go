@@ -14,7 +14,7 @@ import (
 	"github.com/hatchvm/hatch/test/sandbox"
 )
 
-// What the tests call the sandbox's addresses.
+// The sandbox's addresses.
 const (
 	uplinkAddr    = sandbox.UplinkAddr
 	internetAddr  = sandbox.InternetAddr
@@ -24,11 +24,11 @@ const (
 	knownName     = "internet.example" // resolves to internetAddr
 )
 
-// internet is what lies beyond the uplink: it greets who connects to port 80
-// of any of its addresses, hears datagrams on port 80, and resolves names.
+// internet plays the internet: it greets clients on port 80 of each of its
+// addresses, receives datagrams on port 80, and resolves names.
 type internet struct {
 	mu      sync.Mutex
-	callers []string // addresses that connected
+	callers []string // addresses of clients
 	heard   []string // datagrams
 }
 
@@ -37,7 +37,7 @@ func openInternet(t *testing.T) *internet {
 	i := &internet{}
 	for _, addr := range []string{internetAddr, neighbourAddr, metadataAddr, privateAddr} {
 		var listener net.Listener
-		beyond(t, func() (err error) {
+		onInternet(t, func() (err error) {
 			listener, err = net.Listen("tcp", addr+":80")
 			return err
 		})
@@ -45,26 +45,26 @@ func openInternet(t *testing.T) *internet {
 		go i.greet(listener)
 	}
 	var datagrams, queries net.PacketConn
-	beyond(t, func() (err error) {
+	onInternet(t, func() (err error) {
 		datagrams, err = net.ListenPacket("udp", internetAddr+":80")
 		return err
 	})
 	t.Cleanup(func() { _ = datagrams.Close() })
 	go i.hear(datagrams)
-	beyond(t, func() (err error) {
+	onInternet(t, func() (err error) {
 		queries, err = net.ListenPacket("udp", internetAddr+":53")
 		return err
 	})
 	resolver := &dns.Server{PacketConn: queries, Handler: dns.HandlerFunc(resolve)}
 	t.Cleanup(func() { _ = queries.Close() })
-	go func() { _ = resolver.ActivateAndServe() }() // ends when its socket closes
+	go func() { _ = resolver.ActivateAndServe() }() // ends when its socket is closed
 	return i
 }
 
-// beyond calls do on the other side of the uplink.
-func beyond(t *testing.T, do func() error) {
+// onInternet calls do in the namespace of the internet.
+func onInternet(t *testing.T, do func() error) {
 	t.Helper()
-	if err := sandbox.Beyond(do); err != nil {
+	if err := sandbox.OnInternet(do); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -97,14 +97,14 @@ func (i *internet) hear(c net.PacketConn) {
 	}
 }
 
-// seen returns who connected so far.
+// seen returns the addresses of all clients so far.
 func (i *internet) seen() []string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return append([]string(nil), i.callers...)
 }
 
-// datagrams returns those that have arrived so far.
+// datagrams returns the datagrams that have arrived so far.
 func (i *internet) datagrams() []string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -128,5 +128,5 @@ func resolve(w dns.ResponseWriter, q *dns.Msg) {
 			})
 		}
 	}
-	_ = w.WriteMsg(m) // who asked is gone, or asks again
+	_ = w.WriteMsg(m) // the client is gone, or retries
 }

@@ -36,7 +36,7 @@ func testDistinct(t *testing.T, w *world) {
 	}
 }
 
-// requireDistinct checks what no two VMs may share.
+// requireDistinct checks that no two VMs share an address, MAC, TAP or SSH port.
 func requireDistinct(t *testing.T, vms []api.VM) {
 	t.Helper()
 	seen := map[string]string{}
@@ -56,7 +56,7 @@ func requireDistinct(t *testing.T, vms []api.VM) {
 func testInternet(t *testing.T, w *world) {
 	s := w.login(t, w.shared(t, alpha))
 	if got := s.run(t, "timeout 10 bash -c 'exec 3<>/dev/tcp/%s/80; cat <&3'", internetAddr); got != "hello "+uplinkAddr {
-		t.Errorf("the internet greets %q, want the host's address", got)
+		t.Errorf("the internet greets with %q, want the host's address", got)
 	}
 	if got := s.run(t, "getent ahostsv4 %s | awk 'NR == 1 { print $1 }'", knownName); got != internetAddr {
 		t.Errorf("%s resolves to %q, want %s", knownName, got, internetAddr)
@@ -66,17 +66,19 @@ func testInternet(t *testing.T, w *world) {
 	}
 }
 
-// sends sends a datagram from the guest and reports whether it is heard.
-func (w *world) sends(t *testing.T, s *shell, addr string, port int, heard func() bool) bool {
+// sends sends a datagram from the guest and reports whether it arrives.
+func (w *world) sends(t *testing.T, s *shell, addr string, port int, arrived func() bool) bool {
 	t.Helper()
 	s.run(t, "echo -n 'to %s' >/dev/udp/%s/%d || true", addr, addr, port)
-	return sandbox.Poll(time.Second, func() (bool, error) { return heard(), nil }) == nil
+	return sandbox.Poll(time.Second, func() (bool, error) { return arrived(), nil }) == nil
 }
 
-// target is something that a guest must not reach.
+// target is an address that a guest must not reach.
 type target struct {
-	what, addr string
+	name, addr string
 	port       int
+
+	fromHost, fromGuest bool // whether it answers
 }
 
 func testIsolation(t *testing.T, w *world) {
@@ -84,29 +86,35 @@ func testIsolation(t *testing.T, w *world) {
 	s := w.login(t, a)
 	gateway := s.run(t, "ip -4 route show default | awk '{ print $3 }'")
 	targets := []target{
-		{"another guest", b.GuestIP, 22},
-		{"the host's API at the gateway", gateway, apiPort},
-		{"the host's API at its other address", uplinkAddr, apiPort},
-		{"another guest's SSH port", gateway, b.SSHPort},
-		{"its own SSH port on the host", uplinkAddr, a.SSHPort},
-		{"the metadata address", metadataAddr, 80},
-		{"a neighbour of the host", neighbourAddr, 80},
-		{"a private address beyond the host", privateAddr, 80},
+		{name: "another guest", addr: b.GuestIP, port: 22},
+		{name: "the host's API at the gateway", addr: gateway, port: apiPort},
+		{name: "the host's API at its other address", addr: uplinkAddr, port: apiPort},
+		{name: "another guest's SSH port", addr: gateway, port: b.SSHPort},
+		{name: "its own SSH port on the host", addr: uplinkAddr, port: a.SSHPort},
+		{name: "the metadata address", addr: metadataAddr, port: 80},
+		{name: "a neighbour of the host", addr: neighbourAddr, port: 80},
+		{name: "a private address beyond the host", addr: privateAddr, port: 80},
 	}
-	var all sync.WaitGroup
-	for _, to := range targets {
+	var all sync.WaitGroup // refusals take long, because packets are dropped
+	for i := range targets {
+		to := &targets[i]
 		all.Go(func() {
-			if !connectsFromHere(to.addr, to.port) {
-				t.Errorf("%s (%s port %d) does not answer even the host: the test shows nothing", to.what, to.addr, to.port)
-			}
-			if s.connects(t, to.addr, to.port) {
-				t.Errorf("a guest reaches %s: %s port %d", to.what, to.addr, to.port)
-			}
+			to.fromHost, to.fromGuest = connectsFromHere(to.addr, to.port), s.connects(t, to.addr, to.port)
 		})
 	}
 	all.Wait()
+	for _, to := range targets {
+		t.Run(to.name, func(t *testing.T) {
+			if !to.fromHost {
+				t.Errorf("%s port %d does not answer even the host: the test shows nothing", to.addr, to.port)
+			}
+			if to.fromGuest {
+				t.Errorf("a guest reaches %s port %d", to.addr, to.port)
+			}
+		})
+	}
 	if !s.connects(t, internetAddr, 80) {
-		t.Error("the guest reaches nothing at all: the test shows nothing")
+		t.Error("the guest reaches nothing: the test shows nothing")
 	}
 	w.requireNoDatagrams(t, s, gateway)
 	w.requireNoIPv6(t, s, w.login(t, b))
@@ -139,7 +147,7 @@ func (w *world) requireNoDatagrams(t *testing.T, s *shell, gateway string) {
 	}
 }
 
-// requireNoIPv6 checks that link-local addresses are no way round the rules.
+// requireNoIPv6 checks that link-local addresses do not bypass the rules.
 func (w *world) requireNoIPv6(t *testing.T, from, to *shell) {
 	t.Helper()
 	link := from.run(t, "basename /sys/class/net/e*")
@@ -172,7 +180,7 @@ func hostLinkLocal(t *testing.T) []string {
 	return found
 }
 
-// testSpoofing lets a guest's root take an address that is not its own.
+// testSpoofing gives a guest an address that is not its own.
 func testSpoofing(t *testing.T, w *world) {
 	v := w.shared(t, beta)
 	s := w.login(t, v)
@@ -201,16 +209,16 @@ s.connect(("%s", 80))'`, source, internetAddr))
 	}
 }
 
-// testAllowedClients connects to an SSH port from outside of the host.
+// testAllowedClients connects to an SSH port from the host and from outside.
 func testAllowedClients(t *testing.T, w *world) {
 	v := w.shared(t, alpha)
 	if !slices.Contains(listening(t), v.SSHPort) {
-		t.Fatalf("nobody listens on SSH port %d", v.SSHPort)
+		t.Fatalf("SSH port %d has no listener", v.SSHPort)
 	}
 	if banner := readBanner(t, "127.0.0.1", v.SSHPort); !strings.HasPrefix(banner, "SSH-2.0-") {
 		t.Errorf("from the host, the SSH port says %q", banner)
 	}
-	beyond(t, func() error {
+	onInternet(t, func() error {
 		if banner := readBanner(t, uplinkAddr, v.SSHPort); banner != "" {
 			t.Errorf("from outside, the SSH port says %q", banner)
 		}
@@ -218,7 +226,7 @@ func testAllowedClients(t *testing.T, w *world) {
 	})
 }
 
-// readBanner returns what a port says first, "" when it says nothing.
+// readBanner returns the first bytes that a port sends, "" for none.
 func readBanner(t *testing.T, addr string, port int) string {
 	t.Helper()
 	conn, err := net.DialTimeout("tcp", net.JoinHostPort(addr, strconv.Itoa(port)), normalReply)
@@ -230,6 +238,6 @@ func readBanner(t *testing.T, addr string, port int) string {
 		t.Error(err)
 	}
 	buf := make([]byte, 64)
-	n, _ := conn.Read(buf) // an end without a word is an answer, too
+	n, _ := conn.Read(buf) // the end without a byte is an answer, too
 	return string(buf[:n])
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
-// assets are where `make test-assets` puts a kernel and its modules.
+// assets returns the kernel and the modules of `make test-assets`.
 func assets(t *testing.T) (kernel, modules string) {
 	t.Helper()
 	kernel, modules = os.Getenv("HATCH_TEST_KERNEL"), os.Getenv("HATCH_TEST_MODULES")
@@ -55,16 +55,16 @@ func (w *world) registerOwnKernel(t *testing.T, copyTo string) api.Image {
 	return image
 }
 
-// testOwnKernel boots a kernel that is not the image's own, with its modules
-// beside it. A kernel with its drivers built in cannot be had from Debian; what
-// that needs is tested where images are inspected.
+// testOwnKernel boots a kernel that is not the image's, with its modules beside it.
+// Debian has no kernel with built-in drivers; such kernels are tested where images
+// are inspected.
 func testOwnKernel(t *testing.T, w *world) {
 	image := w.registerOwnKernel(t, filepath.Join(w.dir, "own-vmlinuz"))
 	body := minimal()
 	body.ImageID = image.ID
 	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
 	if v.State != api.StateRunning || condition(v, api.ConditionAgentReady).Status != api.StatusTrue {
-		t.Errorf("it is %s, conditions %+v", v.State, v.Conditions)
+		t.Errorf("the VM is %s, conditions %+v", v.State, v.Conditions)
 	}
 	w.delete(t, v.ID)
 
@@ -79,7 +79,7 @@ func testOwnKernel(t *testing.T, w *world) {
 	w.requireRefused(t, image, few, "virtio")
 }
 
-// requireRefused registers the image's kernel with other modules.
+// requireRefused registers the image's kernel with unusable modules.
 func (w *world) requireRefused(t *testing.T, image api.Image, modules, missing string) {
 	t.Helper()
 	base, err := w.client.GetImage(t.Context(), image.ID)
@@ -93,6 +93,6 @@ func (w *world) requireRefused(t *testing.T, image api.Image, modules, missing s
 		_ = w.client.DeleteImage(t.Context(), got.ID)
 	}
 	if !client.IsInvalid(err) || !strings.Contains(err.Error(), missing) {
-		t.Errorf("a kernel without the modules it needs is answered with %v; want a refusal that names %s", err, missing)
+		t.Errorf("a kernel without its modules is answered with %v; want a refusal that names %s", err, missing)
 	}
 }

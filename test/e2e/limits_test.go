@@ -15,14 +15,14 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
-// diskRate is what the limited guests' disks move in a second, in bytes.
+// diskRate is the limit of the guests' disks, in bytes per second.
 const diskRate = 4 << 20
 
-// testLimits writes to a disk that is limited by a template, in a VM, in the same
-// after a sleep, and in its fork.
+// testLimits writes to a disk that a template limits: of a VM, of the same after a
+// sleep, and of its fork.
 func testLimits(t *testing.T, w *world) {
 	slow, err := w.client.CreateTemplate(t.Context(), api.CreateTemplate{
-		Name: "slow", RateLimits: &api.RateLimits{Disk: &api.DiskRateLimit{BytesPerSecond: diskRate}},
+		Name: "slow", MachineSpec: api.MachineSpec{RateLimits: &api.RateLimits{Disk: &api.DiskRateLimit{BytesPerSecond: diskRate}}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -49,10 +49,10 @@ func testLimits(t *testing.T, w *world) {
 	}
 }
 
-// netRate is what the limited guest may receive and send in a second, in bytes.
+// netRate is the limit of the guest's network each way, in bytes per second.
 const netRate = 1 << 20
 
-// testNetworkLimits moves more over the network than passes at once.
+// testNetworkLimits moves more over the network than the burst allows.
 func testNetworkLimits(t *testing.T, w *world) {
 	body := minimal()
 	limit := &api.NetworkRateLimit{BytesPerSecond: netRate}
@@ -60,32 +60,34 @@ func testNetworkLimits(t *testing.T, w *world) {
 	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
 	openBulk(t)
 	to := fmt.Sprintf("nc -w 30 %s %d", internetAddr, bulkPort)
-	for _, way := range []string{
-		to + " </dev/null | wc -c",
-		fmt.Sprintf("dd if=/dev/zero bs=1k count=%d 2>/dev/null | %s", bulk>>10, to),
+	for direction, line := range map[string]string{
+		"in":  to + " </dev/null | wc -c",
+		"out": fmt.Sprintf("dd if=/dev/zero bs=1k count=%d 2>/dev/null | %s", bulk>>10, to),
 	} {
-		hundredths, moved, _ := strings.Cut(w.inside(t, v, timed(way)), "\n")
-		took, err := strconv.Atoi(hundredths)
-		if least := 100 * (bulk - 2*netRate) / netRate; err != nil || took < least || moved != strconv.Itoa(bulk) {
-			t.Errorf("%q has moved %q bytes in %q hundredths of a second; %d, and no less than %d are right", way, moved, hundredths, bulk, least)
-		}
-		t.Logf("%d MiB took %s hundredths of a second", bulk>>20, hundredths)
+		t.Run(direction, func(t *testing.T) {
+			hundredths, moved, _ := strings.Cut(w.inside(t, v, timed(line)), "\n")
+			took, err := strconv.Atoi(hundredths)
+			if least := 100 * (bulk - 2*netRate) / netRate; err != nil || took < least || moved != strconv.Itoa(bulk) {
+				t.Errorf("%q has moved %q bytes in %q hundredths of a second; want %d bytes in at least %d", line, moved, hundredths, bulk, least)
+			}
+			t.Logf("%d MiB took %s hundredths of a second", bulk>>20, hundredths)
+		})
 	}
 	w.delete(t, v.ID)
 }
 
-// What is moved, in bytes, and where to and from.
+// How many bytes are moved, and the internet's port for it.
 const (
 	bulk     = 5 << 20
 	bulkPort = 90
 )
 
-// openBulk opens a port of the internet that gives so many bytes to who sends
-// nothing, and else tells how many came.
+// openBulk opens a port of the internet that sends the bytes to a client that sends
+// none, and otherwise answers how many it received.
 func openBulk(t *testing.T) {
 	t.Helper()
 	var listener net.Listener
-	beyond(t, func() (err error) {
+	onInternet(t, func() (err error) {
 		listener, err = net.Listen("tcp", fmt.Sprintf("%s:%d", internetAddr, bulkPort))
 		return err
 	})
@@ -107,15 +109,15 @@ func openBulk(t *testing.T) {
 	})
 }
 
-// timed has a guest tell how many hundredths of a second a line takes, and then
-// what it says.
+// timed is a shell line that prints how many hundredths of a second a line takes,
+// and then that line's output.
 func timed(line string) string {
 	const now = "$(cut -d' ' -f1 /proc/uptime | tr -d .)"
 	return "began=" + now + "; said=$(" + line + "); echo $((" + now + " - began)); echo $said"
 }
 
-// requireSlow has a guest write for longer than its limit allows at once. That
-// it takes longer than it must says nothing; that it takes less cannot be.
+// requireSlow has a guest write more than its burst. It checks that this takes as
+// long as the limit demands; a busy host may make it longer.
 func (w *world) requireSlow(t *testing.T, v api.VM) {
 	t.Helper()
 	if l := w.get(t, v.ID).RateLimits; l == nil || l.Disk == nil || l.Disk.BytesPerSecond != diskRate || l.NetworkIn != nil {
@@ -125,12 +127,12 @@ func (w *world) requireSlow(t *testing.T, v api.VM) {
 	took := w.inside(t, v, timed(fmt.Sprintf("dd if=/dev/zero of=/slow bs=1M count=%d conv=fsync 2>/dev/null; rm /slow", write>>20)))
 	hundredths, err := strconv.Atoi(took)
 	if least := 100 * (write - diskRate) / diskRate; err != nil || hundredths < least {
-		t.Errorf("%d MiB took the guest %s hundredths of a second, %v; it cannot be less than %d", write>>20, took, err, least)
+		t.Errorf("%d MiB took the guest %s hundredths of a second, %v; want at least %d", write>>20, took, err, least)
 	}
 	t.Logf("%d MiB took %s hundredths of a second", write>>20, took)
 }
 
-// testProbeLimits asks Firecracker itself.
+// testProbeLimits reads the limits from Firecracker's own API.
 func testProbeLimits(t *testing.T, w *world) {
 	body := w.probeBody()
 	body.RateLimits = &api.RateLimits{
@@ -148,7 +150,7 @@ func testProbeLimits(t *testing.T, w *world) {
 
 func requireProbeLimits(t *testing.T, v api.VM) {
 	t.Helper()
-	config, err := askSocket(v.SocketPath, "/vm/config")
+	config, err := getSocket(v.SocketPath, "/vm/config")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,10 @@ import (
 	"github.com/hatchvm/hatch/test/sandbox"
 )
 
-func TestMain(m *testing.M) { os.Exit(sandbox.Run(m.Run)) }
+// TestMain runs each top-level test in a sandbox of its own, at the same time.
+func TestMain(m *testing.M) {
+	os.Exit(sandbox.RunTests(m, "TestRealGuests", "TestMinimalGuests", "TestSnapshots", "TestFirecracker"))
+}
 
 // repository is the root of the checkout.
 func repository() string {

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -13,13 +14,18 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
-// testTwenty creates twenty VMs at the same moment.
+// testTwenty creates twenty VMs at the same time; every second one is a clone of a warm
+// guest.
 func testTwenty(t *testing.T, w *world) {
 	const many = 20
-	before := w.look(t)
+	image := w.registerCopy(t, minimalID, "img_twenty")
+	w.warm(t, image.ID, "--memory", fmt.Sprint(minimalMem), "--disk", fmt.Sprint(smallDisk))
+	before := w.traces(t)
 	began := time.Now()
-	vms, err := each(many, func(ctx context.Context, _ int) (api.VM, error) {
-		return w.client.CreateVM(ctx, minimal(), client.CreateOptions{})
+	vms, err := each(many, func(ctx context.Context, i int) (api.VM, error) {
+		body := minimal()
+		body.ImageID = []string{minimalID, image.ID}[i%2]
+		return w.client.CreateVM(ctx, body, client.CreateOptions{})
 	})
 	defer func() {
 		for _, v := range vms {
@@ -49,7 +55,10 @@ func testTwenty(t *testing.T, w *world) {
 		t.Fatalf("not all could be deleted: %v", err)
 	}
 	took(t, "twenty deletes", began)
-	w.requireOnly(t, before)
+	w.requireTraces(t, before)
+	if err := w.client.DeleteImage(t.Context(), image.ID); err != nil {
+		t.Error(err)
+	}
 }
 
 // guestsRunning returns the shared guests that run.
@@ -70,7 +79,7 @@ func (w *world) guestsRunning(t *testing.T) []api.VM {
 	return running
 }
 
-// each does something many times at once.
+// each calls do many times at once.
 func each(many int, do func(ctx context.Context, i int) (api.VM, error)) ([]api.VM, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), readyLimit)
 	defer cancel()

@@ -23,18 +23,17 @@ import (
 	"github.com/hatchvm/hatch/test/sandbox"
 )
 
-// testMetrics compares what the API tells of a VM with what its guest and the
-// host say themselves, and follows the counters through all that must not set
-// them back.
+// testMetrics compares the metrics of a VM with the guest's and the host's own
+// numbers, and checks that restarts of hatchd and a reboot do not reset counters.
 func testMetrics(t *testing.T, w *world) {
 	v := w.create(t, minimal(), client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
 	first := w.metrics(t, v.ID)
 	c := w.terminal(t, v.ID)
-	requireAsTheGuestSays(t, w, c, v)
+	requireGuestNumbers(t, w, c, v)
 	w.requireTraffic(t, c, v)
 	w.requireBlocks(t, c, v)
 	requireCPU(t, w, c, v)
-	w.requireBoundedWait(t, c, v)
+	w.requireHostNumbers(t, c, v)
 	c.close()
 
 	before := w.metrics(t, v.ID)
@@ -43,9 +42,9 @@ func testMetrics(t *testing.T, w *world) {
 	w.startDaemon(t)
 	adopted := w.metrics(t, v.ID)
 	requireOnward(t, before, adopted)
-	rebooted := w.rebootFromWithin(t, v, adopted)
+	rebooted := w.rebootInside(t, v, adopted)
 	requireOnward(t, adopted, rebooted)
-	w.requireNothingUsed(t, v, rebooted)
+	w.requireReset(t, v, rebooted)
 }
 
 func (w *world) metrics(t *testing.T, id string) api.Metrics {
@@ -61,7 +60,7 @@ func (w *world) metrics(t *testing.T, id string) api.Metrics {
 	return m
 }
 
-// requireOnward checks that no counter went back, nor what it counts from.
+// requireOnward checks that no counter was reset.
 func requireOnward(t *testing.T, first, second api.Metrics) {
 	t.Helper()
 	a, b := first, second
@@ -71,12 +70,12 @@ func requireOnward(t *testing.T, first, second api.Metrics) {
 		t.Errorf("a counter went back from %+v to %+v", a, b)
 	}
 	if a.CountersSince == nil || b.CountersSince == nil || !a.CountersSince.Equal(*b.CountersSince) {
-		t.Errorf("the counters count from %v, then from %v", a.CountersSince, b.CountersSince)
+		t.Errorf("the counters are since %v, then since %v", a.CountersSince, b.CountersSince)
 	}
 }
 
-// requireAsTheGuestSays reads the guest's own /proc.
-func requireAsTheGuestSays(t *testing.T, w *world, c *terminal, v api.VM) {
+// requireGuestNumbers compares with the guest's /proc.
+func requireGuestNumbers(t *testing.T, w *world, c *terminal, v api.VM) {
 	t.Helper()
 	uptime := firstNumber(t, c.run(t, "cat /proc/uptime"))
 	total := firstNumber(t, c.run(t, "sed -n 's/MemTotal: *//p' /proc/meminfo"))
@@ -84,22 +83,22 @@ func requireAsTheGuestSays(t *testing.T, w *world, c *terminal, v api.VM) {
 	disk := firstNumber(t, c.run(t, "df -k / | awk 'END { print $2 }'"))
 	m := w.metrics(t, v.ID)
 	if m.Memory.GuestTotalBytes == nil || m.Memory.GuestUsedBytes == nil || m.Disk == nil || m.Load == nil || m.VCPU.GuestBusyMicros == nil {
-		t.Fatalf("the agent tells nothing: %+v", m)
+		t.Fatalf("the agent reports nothing: %+v", m)
 	}
 	if off := math.Abs(float64(m.UptimeSeconds) - uptime); off > 10 {
-		t.Errorf("up for %d s, and the guest says %.0f", m.UptimeSeconds, uptime)
+		t.Errorf("the uptime is %d s, in the guest %.0f", m.UptimeSeconds, uptime)
 	}
 	if got := float64(*m.Memory.GuestTotalBytes) / 1024; got != total {
-		t.Errorf("%.0f KiB of memory, and the guest says %.0f", got, total)
+		t.Errorf("the memory is %.0f KiB, in the guest %.0f", got, total)
 	}
 	if used := float64(*m.Memory.GuestUsedBytes) / 1024; math.Abs(used-(total-available)) > 8<<10 {
-		t.Errorf("%.0f KiB of memory are used, and the guest says %.0f", used, total-available)
+		t.Errorf("the used memory is %.0f KiB, in the guest %.0f", used, total-available)
 	}
 	if got := float64(m.Disk.TotalBytes) / 1024; math.Abs(got-disk) > 1 || m.Disk.UsedBytes > m.Disk.TotalBytes {
-		t.Errorf("the root has %.0f KiB, and the guest says %.0f", got, disk)
+		t.Errorf("the root has %.0f KiB, in the guest %.0f", got, disk)
 	}
 	if m.State != api.StateRunning || m.VCPUCount != v.VCPUCount || m.MemMiB != v.MemMiB {
-		t.Errorf("%+v is not of %+v", m, v)
+		t.Errorf("the metrics %+v do not match %+v", m, v)
 	}
 }
 
@@ -113,7 +112,7 @@ func firstNumber(t *testing.T, text string) float64 {
 	return n
 }
 
-// requireTraffic fetches a file from the guest, once its server answers.
+// requireTraffic fetches a file from the guest and checks the network counters.
 func (w *world) requireTraffic(t *testing.T, c *terminal, v api.VM) {
 	t.Helper()
 	const size = 1 << 20
@@ -126,14 +125,14 @@ func (w *world) requireTraffic(t *testing.T, c *terminal, v api.VM) {
 	}
 	after := w.metrics(t, v.ID)
 	if sent := after.Net.TxBytes - before.Net.TxBytes; sent < size || sent > 3*size {
-		t.Errorf("the guest has sent %d bytes, and %d are counted", size, sent)
+		t.Errorf("the guest has sent %d bytes, the counter says %d", size, sent)
 	}
 	if received := after.Net.RxBytes - before.Net.RxBytes; received == 0 || received > size/2 {
-		t.Errorf("%d bytes are counted as received", received)
+		t.Errorf("the counter says that %d bytes were received", received)
 	}
 	var last error
-	err = sandbox.Poll(normalReply, func() (bool, error) { // the connection's last packets may be on their way
-		last = asIPSays(v, w.metrics(t, v.ID).Net)
+	err = sandbox.Poll(normalReply, func() (bool, error) { // the connection's last packets may be under way
+		last = compareWithTAP(v, w.metrics(t, v.ID).Net)
 		return last == nil, nil
 	})
 	if err != nil {
@@ -150,8 +149,9 @@ func fetch(url string) (size int64, err error) {
 	return io.Copy(io.Discard, resp.Body)
 }
 
-// asIPSays compares with what ip tells of the VM's TAP, crosswise.
-func asIPSays(v api.VM, n api.NetMetrics) error {
+// compareWithTAP compares with the counters of the VM's TAP: what one receives the
+// other sends.
+func compareWithTAP(v api.VM, n api.NetMetrics) error {
 	out, err := exec.Command("ip", "-json", "-statistics", "link", "show", "dev", v.TapName).Output()
 	if err != nil {
 		return err
@@ -161,7 +161,7 @@ func asIPSays(v api.VM, n api.NetMetrics) error {
 		Stats64 struct{ RX, TX counters }
 	}
 	if err := json.Unmarshal(out, &links); err != nil || len(links) != 1 {
-		return fmt.Errorf("ip says %s: %w", out, err)
+		return fmt.Errorf("ip prints %s: %w", out, err)
 	}
 	tap := links[0].Stats64
 	if received, sent := (counters{n.RxBytes, n.RxPackets}), (counters{n.TxBytes, n.TxPackets}); received != tap.TX || sent != tap.RX {
@@ -170,7 +170,7 @@ func asIPSays(v api.VM, n api.NetMetrics) error {
 	return nil
 }
 
-// requireBlocks lets the guest write to its disk.
+// requireBlocks has the guest write to its disk and checks the disk counters.
 func (w *world) requireBlocks(t *testing.T, c *terminal, v api.VM) {
 	t.Helper()
 	const size = 4 << 20
@@ -178,21 +178,21 @@ func (w *world) requireBlocks(t *testing.T, c *terminal, v api.VM) {
 	c.run(t, "head -c %d /dev/urandom > /written; sync", size)
 	after := w.metrics(t, v.ID)
 	if written := after.Block.WriteBytes - before.Block.WriteBytes; written < size {
-		t.Errorf("the guest has written %d bytes, and %d are counted", size, written)
+		t.Errorf("the guest has written %d bytes, the counter says %d", size, written)
 	}
 	if after.Block.WriteOps <= before.Block.WriteOps {
-		t.Error("it has written without an operation")
+		t.Error("no write operation is counted")
 	}
 	if grown := after.HostDiskBytes - before.HostDiskBytes; grown < size {
-		t.Errorf("the guest has written %d bytes, and its files have grown by %d", size, grown)
+		t.Errorf("the guest has written %d bytes, its files have grown by %d", size, grown)
 	}
 	var last error
-	err := sandbox.Poll(normalReply, func() (bool, error) { // the file system writes on by itself, now and then
+	err := sandbox.Poll(normalReply, func() (bool, error) { // the file system writes now and then by itself
 		read := firstNumber(t, c.run(t, "awk '$3 ~ /^vd/ { n += $6 } END { print n * 512 }' /proc/diskstats"))
 		written := firstNumber(t, c.run(t, "awk '$3 ~ /^vd/ { n += $10 } END { print n * 512 }' /proc/diskstats"))
 		n := w.metrics(t, v.ID).Block
 		if float64(n.ReadBytes) != read || float64(n.WriteBytes) != written {
-			last = fmt.Errorf("the guest has read %.0f and written %.0f bytes, and counted are %+v", read, written, n)
+			last = fmt.Errorf("the guest has read %.0f and written %.0f bytes, the counters are %+v", read, written, n)
 			return false, nil
 		}
 		return true, nil
@@ -209,26 +209,26 @@ func requireCPU(t *testing.T, w *world, c *terminal, v api.VM) {
 	c.run(t, "timeout 3 sh -c 'while :; do :; done'")
 	after := w.metrics(t, v.ID)
 	if used := after.VCPU.CPUTimeMicros - before.VCPU.CPUTimeMicros; used < 1_000_000 {
-		t.Errorf("three busy seconds of the guest are counted as %d µs", used)
+		t.Errorf("three busy seconds of the guest count as %d µs", used)
 	}
 	if busy := *after.VCPU.GuestBusyMicros - *before.VCPU.GuestBusyMicros; busy < 1_000_000 {
-		t.Errorf("the guest says that it was busy for %d µs", busy)
+		t.Errorf("the guest reports %d busy µs", busy)
 	}
 	if after.VCPU.UtilizationPercent < 20 || after.VCPU.UtilizationPercent > 250 {
-		t.Errorf("it uses %v %% of a CPU", after.VCPU.UtilizationPercent)
+		t.Errorf("the utilization is %v %% of a CPU", after.VCPU.UtilizationPercent)
 	}
-	kernel, resident := ofProcess(t, vmm(t, v).pid)
+	kernel, resident := processUsage(t, vmm(t, v).pid)
 	now := w.metrics(t, v.ID)
 	if off := time.Duration(now.VCPU.CPUTimeMicros)*time.Microsecond - kernel; off < -30*time.Millisecond || off > 3*time.Second {
-		t.Errorf("the kernel counts %v, and we %d µs", kernel, now.VCPU.CPUTimeMicros)
+		t.Errorf("the kernel counts %v, hatchd %d µs", kernel, now.VCPU.CPUTimeMicros)
 	}
 	if off := now.Memory.HostResidentBytes - resident; off < -16<<20 || off > 16<<20 {
-		t.Errorf("the kernel counts %d bytes of memory, and we %d", resident, now.Memory.HostResidentBytes)
+		t.Errorf("the kernel counts %d bytes of memory, hatchd %d", resident, now.Memory.HostResidentBytes)
 	}
 }
 
-// ofProcess reads what the kernel has counted for a process.
-func ofProcess(t *testing.T, pid int) (cpu time.Duration, resident int64) {
+// processUsage reads the CPU time and the resident memory of a process.
+func processUsage(t *testing.T, pid int) (cpu time.Duration, resident int64) {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -248,8 +248,8 @@ func ofProcess(t *testing.T, pid int) (cpu time.Duration, resident int64) {
 	return time.Duration(user+system) * 10 * time.Millisecond, resident << 10
 }
 
-// requireBoundedWait stops the agent: the host's numbers come all the same.
-func (w *world) requireBoundedWait(t *testing.T, c *terminal, v api.VM) {
+// requireHostNumbers stops the agent: the metrics have the host's numbers then.
+func (w *world) requireHostNumbers(t *testing.T, c *terminal, v api.VM) {
 	t.Helper()
 	c.run(t, "kill -STOP $(pidof hatch-agent)")
 	began := time.Now()
@@ -257,22 +257,22 @@ func (w *world) requireBoundedWait(t *testing.T, c *terminal, v api.VM) {
 	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("with a stopped agent it took %v", took)
 	}
-	told := m.Memory.GuestUsedBytes != nil && v.VMM == "qemu" // to others, its kernel tells that
-	if told || m.Disk != nil || m.Load != nil || m.VCPU.CPUTimeMicros == 0 || m.UptimeSeconds == 0 {
+	agents := m.Memory.GuestUsedBytes != nil && v.VMM == "qemu" // Firecracker gets it from the guest's kernel
+	if agents || m.Disk != nil || m.Load != nil || m.VCPU.CPUTimeMicros == 0 || m.UptimeSeconds == 0 {
 		t.Errorf("with a stopped agent: %+v", m)
 	}
 	c.run(t, "kill -CONT $(pidof hatch-agent)")
 	if err := sandbox.Poll(readyLimit, func() (bool, error) { return w.metrics(t, v.ID).Disk != nil, nil }); err != nil {
-		t.Errorf("after the agent goes on, it tells nothing: %v", err)
+		t.Errorf("once the agent continues, it reports nothing: %v", err)
 	}
 }
 
-// rebootFromWithin returns metrics of the next boot.
-func (w *world) rebootFromWithin(t *testing.T, v api.VM, before api.Metrics) api.Metrics {
+// rebootInside reboots the guest and returns the metrics of the next boot.
+func (w *world) rebootInside(t *testing.T, v api.VM, before api.Metrics) api.Metrics {
 	t.Helper()
 	c := w.terminal(t, v.ID)
 	c.run(t, "true")
-	c.say(t, "reboot\n")
+	c.write(t, "reboot\n")
 	defer c.close()
 	var m api.Metrics
 	err := sandbox.Poll(readyLimit, func() (bool, error) {
@@ -286,8 +286,8 @@ func (w *world) rebootFromWithin(t *testing.T, v api.VM, before api.Metrics) api
 	return m
 }
 
-// requireNothingUsed stops the VM, and starts it: then it counts anew.
-func (w *world) requireNothingUsed(t *testing.T, v api.VM, before api.Metrics) {
+// requireReset stops the VM and starts it, which resets the counters.
+func (w *world) requireReset(t *testing.T, v api.VM, before api.Metrics) {
 	t.Helper()
 	if _, err := w.client.StopVM(t.Context(), v.ID); err != nil {
 		t.Fatal(err)
@@ -298,7 +298,7 @@ func (w *world) requireNothingUsed(t *testing.T, v api.VM, before api.Metrics) {
 	}
 	if m.CountersSince != nil || m.UptimeSeconds != 0 || m.VCPU != (api.VCPUMetrics{}) || m.Memory != (api.MemMetrics{}) ||
 		m.Net != (api.NetMetrics{}) || m.Block != (api.BlockMetrics{}) || m.Disk != nil || m.Load != nil {
-		t.Errorf("a stopped VM uses something: %+v", m)
+		t.Errorf("a stopped VM has numbers: %+v", m)
 	}
 	if got := w.hatch(t, "top", "--all"); !strings.Contains(got, v.ID) {
 		t.Errorf("hatch top does not show it:\n%s", got)
@@ -307,18 +307,18 @@ func (w *world) requireNothingUsed(t *testing.T, v api.VM, before api.Metrics) {
 		t.Fatal(err)
 	}
 	if m := w.metrics(t, v.ID); m.CountersSince == nil || !m.CountersSince.After(*before.CountersSince) {
-		t.Errorf("after a start the counters count from %v, before from %v", m.CountersSince, before.CountersSince)
+		t.Errorf("after a start the counters are since %v, before since %v", m.CountersSince, before.CountersSince)
 	}
 }
 
-// testWaitWithoutNetwork waits for servers that only the agent can reach.
+// testWaitWithoutNetwork waits for servers that are reached through the agent.
 func testWaitWithoutNetwork(t *testing.T, w *world) {
 	body := minimal()
 	body.EnableNetwork = new(false)
 	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
 	short := time.Second
-	if _, err := w.client.WaitVM(t.Context(), v.ID, "port:8080", short); !client.IsTimeout(err) || !strings.Contains(err.Error(), "nobody listens on port 8080") {
-		t.Errorf("of a port that is closed: %v", err)
+	if _, err := w.client.WaitVM(t.Context(), v.ID, "port:8080", short); !client.IsTimeout(err) || !strings.Contains(err.Error(), "no program listens on port 8080") {
+		t.Errorf("of a closed port: %v", err)
 	}
 	c := w.terminal(t, v.ID)
 	c.run(t, "mkdir /tmp/www; echo well > /tmp/www/health; httpd -p 127.0.0.1:8080 -h /tmp/www")
@@ -330,9 +330,9 @@ func testWaitWithoutNetwork(t *testing.T, w *world) {
 		t.Errorf("hatch wait prints %q", got)
 	}
 	if _, err := w.client.WaitVM(t.Context(), v.ID, "http:8080/nothing", short); !client.IsTimeout(err) || !strings.Contains(err.Error(), "404") {
-		t.Errorf("of a page that is not there: %v", err)
+		t.Errorf("of a missing page: %v", err)
 	}
-	if _, err := w.client.WaitVM(t.Context(), v.ID, "ssh", short); !client.HasCode(err, "wait_hopeless") {
+	if _, err := w.client.WaitVM(t.Context(), v.ID, "ssh", short); !client.HasCode(err, "wait_impossible") {
 		t.Errorf("of ssh: %v", err)
 	}
 }

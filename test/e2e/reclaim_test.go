@@ -12,19 +12,19 @@ import (
 	"github.com/hatchvm/hatch/test/sandbox"
 )
 
-// testReclaim looks at what the host has of a guest's memory once the guest has
-// freed it: at first, and after a sleep. A copy has its memory elsewhere, and
-// nothing may come of its trying.
+// testReclaim checks that the host gets back memory that a guest has freed: before
+// and after a sleep. A clone's memory is mapped from a base; its VMM must not log an
+// error when the guest frees it.
 func testReclaim(t *testing.T, w *world) {
 	body := minimal()
 	body.MemMiB = new(384)
 	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
-	if w.isCopy(t, v) {
+	if w.isClone(t, v) {
 		t.Fatal("it did not boot: the test shows nothing")
 	}
 	if v.VMM != "qemu" {
 		w.delete(t, v.ID)
-		return // it keeps what it has
+		return // Firecracker does not return memory here
 	}
 	w.requireReclaimed(t, v)
 	w.sleep(t, v)
@@ -40,19 +40,19 @@ func testReclaim(t *testing.T, w *world) {
 	w.sleep(t, fork)
 	w.wake(t, fork)
 	w.requireReclaimed(t, fork)
-	for _, one := range []api.VM{v, fork} {
-		if log, err := w.log(t, one.ID, client.LogOptions{Source: "vmm"}); err != nil || strings.Contains(log, "qemu") {
-			t.Errorf("the VMM of %s says %q, %v", one.ID, log, err)
+	for _, v := range []api.VM{v, fork} {
+		if log, err := w.log(t, v.ID, client.LogOptions{Source: "vmm"}); err != nil || strings.Contains(log, "qemu") {
+			t.Errorf("the VMM of %s has logged %q, %v", v.ID, log, err)
 		}
-		w.delete(t, one.ID)
+		w.delete(t, v.ID)
 	}
 }
 
-// freed is how many MiB a guest fills and frees.
+// freed is how many MiB a guest fills and then frees.
 const freed = 200
 
-// fillAndFree returns what the host has of a guest's memory in MiB while the
-// guest makes use of it.
+// fillAndFree has a guest fill memory and free it. It returns the VMM's resident
+// memory in between, in MiB.
 func (w *world) fillAndFree(t *testing.T, v api.VM) (used int64) {
 	t.Helper()
 	w.inside(t, v, "mkdir -p /run/fill && mount -t tmpfs -o size=90% none /run/fill && dd if=/dev/zero of=/run/fill/it bs=1M 2>/dev/null count="+strconv.Itoa(freed))
@@ -70,7 +70,7 @@ func (w *world) requireReclaimed(t *testing.T, v api.VM) {
 		return used-now > freed/2, nil
 	})
 	if err != nil {
-		t.Errorf("%d MiB were used, and %d are after %d MiB were freed: %v", used, now, freed, err)
+		t.Errorf("%d MiB were used, and %d after %d MiB were freed: %v", used, now, freed, err)
 	}
-	t.Logf("%d MiB were used, %d are", used, now)
+	t.Logf("%d MiB were used, then %d", used, now)
 }

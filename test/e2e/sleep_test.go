@@ -3,12 +3,9 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -25,12 +22,12 @@ import (
 // durableLimit bounds the wait for a small memory to be on disk.
 const durableLimit = 30 * time.Second
 
-// testSleep lets one guest sleep and wake again and again: with its memory in
-// RAM, from disk, and with another hatchd in between.
+// testSleep puts one guest to sleep and wakes it, again and again: with its memory
+// in RAM, from disk, and over restarts of hatchd.
 func testSleep(t *testing.T, w *world) {
-	before := w.look(t)
+	before := w.traces(t)
 	body := minimal()
-	body.MemMiB = new(5 * minimalMem) // the pattern has to fit beside the rest
+	body.MemMiB = new(5 * minimalMem) // room for the pattern
 	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
 	boot := w.inside(t, v, "cat /proc/sys/kernel/random/boot_id")
 	p := w.pattern(t, v)
@@ -52,9 +49,9 @@ func testSleep(t *testing.T, w *world) {
 		p.require(t)
 	}
 	if got := w.inside(t, v, "cat /proc/sys/kernel/random/boot_id"); got != boot {
-		t.Errorf("the guest has booted anew: %s, was %s", got, boot)
+		t.Errorf("the guest has rebooted: boot %s, was %s", got, boot)
 	}
-	w.sleepersAwake(t, v)
+	w.wakeBySSH(t, v)
 	w.sleep(t, v)
 	w.awaitDurable(t, v.ID)
 	w.requireNotWoken(t, v)
@@ -64,17 +61,17 @@ func testSleep(t *testing.T, w *world) {
 	w.sleep(t, v)
 	w.awaitDurable(t, v.ID)
 	w.delete(t, v.ID)
-	w.requireOnly(t, before)
+	w.requireTraces(t, before)
 }
 
-// stopAsleep stops a VM that sleeps: its memory goes, its disk stays.
+// stopAsleep stops a sleeping VM, which drops its memory and keeps its disk.
 func (w *world) stopAsleep(t *testing.T, v api.VM) {
 	t.Helper()
 	w.sleep(t, v)
 	w.awaitDurable(t, v.ID)
 	stopped, err := w.client.StopVM(t.Context(), v.ID)
 	if err != nil || stopped.State != api.StateStopped || stopped.Sleep != nil {
-		t.Errorf("stopped while it sleeps it is %s (%s), %+v, %v", stopped.State, stopped.StateReason, stopped.Sleep, err)
+		t.Errorf("stopped asleep it is %s (%s), %+v, %v", stopped.State, stopped.StateReason, stopped.Sleep, err)
 	}
 	var left []string
 	err = sandbox.Poll(normalReply, func() (bool, error) {
@@ -82,55 +79,54 @@ func (w *world) stopAsleep(t *testing.T, v api.VM) {
 		return !slices.ContainsFunc(left, func(name string) bool { return strings.HasPrefix(name, "sleep") }), nil
 	})
 	if err != nil || !slices.Contains(left, "disk.img") {
-		t.Errorf("stopped while it sleeps it has the files %v", left)
+		t.Errorf("stopped asleep it has the files %v", left)
 	}
 	w.requireNoRAM(t, v)
 }
 
-// requireNoRAM checks that no process runs a VM, and that nothing of its memory
-// is in the host's RAM.
+// requireNoRAM checks that a VM has no process and no memory in the host's RAM.
 func (w *world) requireNoRAM(t *testing.T, v api.VM) {
 	t.Helper()
 	err := sandbox.Poll(normalReply, func() (bool, error) {
 		return !slices.ContainsFunc(names(t, w.data("memory")), func(name string) bool { return strings.HasPrefix(name, v.ID) }), nil
 	})
 	if err != nil {
-		t.Errorf("%s does not run, and in RAM are %v", v.ID, names(t, w.data("memory")))
+		t.Errorf("%s does not run; in RAM are %v", v.ID, names(t, w.data("memory")))
 	}
 	if slices.ContainsFunc(vmms(t), func(p process) bool { return p.runs(v) }) {
-		t.Errorf("%s does not run, and has a process", v.ID)
+		t.Errorf("%s does not run, but has a process", v.ID)
 	}
 }
 
-// pattern is 200 MiB of a guest's memory, which must stay as they are, and a file
-// on its disk, which grows by a line whenever they are looked at.
+// pattern is a file of 200 MiB in a guest's memory, which must not change, and a
+// file on its disk, which each check extends by a line.
 type pattern struct {
 	*world
 	vm     api.VM
 	sum    string
-	looked int
+	checks int
 }
 
 func (w *world) pattern(t *testing.T, v api.VM) *pattern {
 	t.Helper()
 	w.inside(t, v, "mkdir -p /pattern && mount -t tmpfs -o size=75% pattern /pattern && dd if=/dev/urandom of=/pattern/part bs=1M count=8")
-	// The lines between shift each part against the others: no two pages are the same.
+	// The lines between the parts shift them: no two pages are the same.
 	w.inside(t, v, "for i in $(seq 25); do echo part $i; cat /pattern/part; done >/pattern/file && rm /pattern/part")
 	return &pattern{world: w, vm: v, sum: w.inside(t, v, "md5sum /pattern/file")}
 }
 
 func (p *pattern) require(t *testing.T) {
 	t.Helper()
-	p.looked++
-	got := p.inside(t, p.vm, fmt.Sprintf("md5sum /pattern/file && echo %d >>/written && sync && wc -l </written", p.looked))
-	if want := fmt.Sprintf("%s\n%d", p.sum, p.looked); got != want {
-		t.Fatalf("after %d sleeps the pattern and the file are %q, want %q", p.looked, got, want)
+	p.checks++
+	got := p.inside(t, p.vm, fmt.Sprintf("md5sum /pattern/file && echo %d >>/written && sync && wc -l </written", p.checks))
+	if want := fmt.Sprintf("%s\n%d", p.sum, p.checks); got != want {
+		t.Fatalf("after %d sleeps the pattern and the file are %q, want %q", p.checks, got, want)
 	}
 }
 
-// requireNotWoken checks that a sleeping guest is not woken from what has been
-// damaged, or was saved by another QEMU or on another processor, and that it
-// sleeps on. The memory stays damaged.
+// requireNotWoken checks that a guest does not wake, and stays asleep, while a file
+// of its saved state is damaged or of another QEMU or processor. It leaves the
+// memory damaged.
 func (w *world) requireNotWoken(t *testing.T, v api.VM) {
 	t.Helper()
 	saved, running := w.data("vms", v.ID, "sleep"), vmms(t)
@@ -141,15 +137,15 @@ func (w *world) requireNotWoken(t *testing.T, v api.VM) {
 	}{
 		{"devices flipped", filepath.Join(saved, "devices"), flipByte, "saved_unusable"},
 		{"devices cut", filepath.Join(saved, "devices"), cutShort, "saved_unusable"},
-		{"another version", filepath.Join(saved, "manifest.json"), pretend(`"version": "`), "saved_unusable"},
-		{"another processor", filepath.Join(saved, "manifest.json"), pretend(`"cpu": "`), "saved_unusable"},
+		{"another version", filepath.Join(saved, "manifest.json"), changeValue(`"version": "`), "saved_unusable"},
+		{"another processor", filepath.Join(saved, "manifest.json"), changeValue(`"cpu": "`), "saved_unusable"},
 		{"no disk", w.data("vms", v.ID, "disk.img"), remove, "disk_missing"},
 		{"memory cut", filepath.Join(saved, "memory"), cutShort, "saved_unusable"},
 		{"no memory", filepath.Join(saved, "memory"), remove, "saved_unusable"},
 		{"memory flipped", filepath.Join(saved, "memory"), flipByte, "saved_unusable"},
 	} {
 		t.Run(damage.what, func(t *testing.T) {
-			mend := setAside(t, damage.path)
+			restore := setAside(t, damage.path)
 			damage.do(t, damage.path)
 			_, err := w.client.WakeVM(t.Context(), v.ID)
 			if !client.HasCode(err, damage.code) {
@@ -159,39 +155,18 @@ func (w *world) requireNotWoken(t *testing.T, v api.VM) {
 				t.Errorf("it is %s (%s)", now.State, now.StateReason)
 			}
 			if now := vmms(t); !slices.Equal(now, running) {
-				t.Errorf("there run %+v, and before it %+v", now, running)
+				t.Errorf("the VMMs are %+v, before %+v", now, running)
 			}
-			mend()
+			restore()
 		})
 	}
-	w.wake(t, v) // it was the damage
+	w.wake(t, v) // undamaged it works
 	w.sleep(t, v)
 	w.awaitDurable(t, v.ID)
 	flipByte(t, filepath.Join(saved, "memory"))
 }
 
-// pretend changes the value that follows in a manifest.
-func pretend(key string) func(*testing.T, string) {
-	return func(t *testing.T, path string) {
-		t.Helper()
-		text, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(text), key) {
-			t.Fatalf("there is no %s: %v", key, err)
-		}
-		if err := os.WriteFile(path, []byte(strings.Replace(string(text), key, key+"not ", 1)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func remove(t *testing.T, path string) {
-	t.Helper()
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// sleep puts a VM to sleep and checks that nothing of it runs any more.
+// sleep puts a VM to sleep and checks that its process and its TAP are gone.
 func (w *world) sleep(t *testing.T, v api.VM) {
 	t.Helper()
 	p := vmm(t, v)
@@ -209,25 +184,23 @@ func (w *world) sleep(t *testing.T, v api.VM) {
 	}
 	for _, other := range vmms(t) {
 		if other.pid == p.pid {
-			t.Error("it sleeps, and its VMM still lives")
+			t.Error("it sleeps, but its VMM runs")
 		}
 	}
 	if _, err := net.InterfaceByName(v.TapName); err == nil {
-		t.Error("it sleeps, and its TAP is still there")
+		t.Error("it sleeps, but has a TAP")
 	}
 }
 
-// awaitDurable waits until the memory of a VM that sleeps is on disk, and nowhere
-// else.
+// awaitDurable waits until the memory of a sleeping VM is on disk and no longer in
+// RAM.
 func (w *world) awaitDurable(t *testing.T, id string) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), durableLimit)
+	defer cancel()
 	began := time.Now()
-	var now api.VM
-	err := sandbox.Poll(durableLimit, func() (done bool, err error) {
-		now, err = w.client.GetVM(t.Context(), id)
-		return err == nil && now.Sleep != nil && now.Sleep.Durable, err
-	})
-	if err != nil {
+	now, err := w.client.SleepVMDurably(ctx, id) // it sleeps already
+	if err != nil || now.Sleep == nil || !now.Sleep.Durable {
 		t.Fatalf("its memory does not become durable: %v, %+v", err, now.Sleep)
 	}
 	t.Logf("durable after another %s, %d MiB", time.Since(began).Round(time.Millisecond), now.Sleep.SizeBytes>>20)
@@ -250,22 +223,21 @@ func (w *world) wake(t *testing.T, v api.VM) {
 	t.Logf("awake after %s, the agent answers after %s", awake.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 }
 
-// requireTime checks that a guest's clock is right within a second of the time
-// in which it is asked.
+// requireTime checks that a guest's clock is right, to a second.
 func requireTime(t *testing.T, ask func() string) {
 	t.Helper()
 	before := time.Now().Unix()
 	answer := ask()
 	at, err := strconv.ParseInt(answer, 10, 64)
 	if err != nil {
-		t.Fatalf("the guest says that it is %q", answer)
+		t.Fatalf("the guest's time is %q", answer)
 	}
 	if after := time.Now().Unix(); at < before-1 || at > after+1 {
-		t.Errorf("the guest says that it is %d, and it is between %d and %d", at, before, after)
+		t.Errorf("the guest's time is %d, the host's between %d and %d", at, before, after)
 	}
 }
 
-// inside runs a line in a guest, which must go well, and returns what it says.
+// inside runs a shell line in a guest, which must succeed, and returns its output.
 func (w *world) inside(t *testing.T, v api.VM, line string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -277,8 +249,8 @@ func (w *world) inside(t *testing.T, v api.VM, line string) string {
 	return strings.TrimSpace(result.Stdout)
 }
 
-// sleepersAwake connects to the SSH port of a sleeping VM.
-func (w *world) sleepersAwake(t *testing.T, v api.VM) {
+// wakeBySSH connects to the SSH port of a sleeping VM.
+func (w *world) wakeBySSH(t *testing.T, v api.VM) {
 	t.Helper()
 	w.sleep(t, v)
 	conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(v.SSHPort)))
@@ -289,7 +261,7 @@ func (w *world) sleepersAwake(t *testing.T, v api.VM) {
 	w.await(t, v.ID, api.StateRunning, normalReply)
 }
 
-// startAsleep boots a sleeping VM anew, which drops its memory.
+// startAsleep starts a sleeping VM, which drops its memory and boots it.
 func (w *world) startAsleep(t *testing.T, v api.VM) {
 	t.Helper()
 	if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
@@ -297,33 +269,17 @@ func (w *world) startAsleep(t *testing.T, v api.VM) {
 	}
 	w.await(t, v.ID, "ready", readyLimit)
 	if got := w.inside(t, v, "ls /pattern; tail -n 1 /written"); got != "10" {
-		t.Errorf("after a cold start it shows %q; the disk is wanted, and no memory", got)
+		t.Errorf("after a cold start it shows %q; want its disk and no memory", got)
 	}
 }
 
-// testSleepUnderSSH lets a Debian guest sleep again and again while somebody is
-// logged in.
+// testSleepUnderSSH puts a Debian guest to sleep again and again under an SSH
+// session, whose input wakes it.
 func testSleepUnderSSH(t *testing.T, w *world) {
 	v := w.shared(t, alpha)
 	s := w.login(t, v)
 	boot := s.bootID(t)
-	session, err := s.client.NewSession()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = session.Close() }()
-	in, err := session.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := session.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := session.Start("cat"); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewReader(out)
+	in, lines := s.echo(t)
 	p := w.pattern(t, v)
 	for cycle := range 10 {
 		w.sleep(t, v)
@@ -331,15 +287,10 @@ func testSleepUnderSSH(t *testing.T, w *world) {
 			w.awaitDurable(t, v.ID)
 		}
 		began := time.Now()
-		if _, err := io.WriteString(in, "still here\n"); err != nil {
-			t.Fatal(err)
-		}
-		if line, err := lines.ReadString('\n'); err != nil || line != "still here\n" {
-			t.Fatalf("the session says %q, %v", line, err)
-		}
+		requireEcho(t, in, lines)
 		took(t, "from a line typed at a sleeping guest until its echo", began)
 		if now := w.get(t, v.ID); now.State != api.StateRunning {
-			t.Errorf("it answers, and is %s", now.State)
+			t.Errorf("it answers, but is %s", now.State)
 		}
 		requireTime(t, func() string { return w.inside(t, v, "date +%s") })
 		p.require(t)
@@ -347,6 +298,6 @@ func testSleepUnderSSH(t *testing.T, w *world) {
 	w.inside(t, v, "umount /pattern && rm /written")
 	w.await(t, v.ID, "agent", normalReply)
 	if got := s.bootID(t); got != boot {
-		t.Errorf("the guest has booted anew: %s, was %s", got, boot)
+		t.Errorf("the guest has rebooted: boot %s, was %s", got, boot)
 	}
 }

@@ -60,7 +60,7 @@ func (w *world) tryLogin(v api.VM) (*shell, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A guest may vanish half-way, without a word.
+	// A guest may vanish during the handshake, without closing the connection.
 	if err := conn.SetDeadline(time.Now().Add(attemptLimit)); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -72,7 +72,7 @@ func (w *world) tryLogin(v api.VM) (*shell, error) {
 	return &s, conn.SetDeadline(time.Time{})
 }
 
-// run runs a line in the guest's shell and returns what it printed.
+// run runs a shell line in the guest and returns its output.
 func (s *shell) run(t *testing.T, format string, args ...any) string {
 	t.Helper()
 	line := fmt.Sprintf(format, args...)
@@ -83,7 +83,7 @@ func (s *shell) run(t *testing.T, format string, args ...any) string {
 	return strings.TrimSuffix(out, "\n")
 }
 
-// try runs a line and returns what it printed and its status, -1 when the
+// try runs a shell line and returns its output and its status, -1 when the
 // connection broke first.
 func (s *shell) try(t *testing.T, line string) (string, int) {
 	t.Helper()
@@ -93,7 +93,7 @@ func (s *shell) try(t *testing.T, line string) (string, int) {
 		return "", -1
 	}
 	defer session.Close()
-	var out, errOut bytes.Buffer // one for both would be written to by two goroutines
+	var out, errOut bytes.Buffer // two, because two goroutines write to them
 	session.Stdout, session.Stderr = &out, &errOut
 	ended := make(chan error, 1)
 	if err := session.Start(line); err != nil {
@@ -117,7 +117,7 @@ func (s *shell) try(t *testing.T, line string) (string, int) {
 	return out.String(), 0
 }
 
-// bootID tells one boot of a guest from another.
+// bootID returns the id of the guest's boot.
 func (s *shell) bootID(t *testing.T) string {
 	t.Helper()
 	return s.run(t, "cat /proc/sys/kernel/random/boot_id")

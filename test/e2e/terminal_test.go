@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// terminal is the root shell that the minimal image has on its serial console.
+// terminal is a shell on a terminal, such as the root shell that the minimal image
+// has on its serial console.
 type terminal struct {
 	conn io.ReadWriteCloser
 	seen strings.Builder
@@ -32,27 +33,27 @@ func (w *world) terminal(t *testing.T, id string) *terminal {
 
 func (c *terminal) close() { _ = c.conn.Close() }
 
-// run runs a line and returns what it printed. What is printed is found between
-// two marks, which the echo of the line does not have.
+// run runs a line and returns its output, which is found between two marks that the
+// echo of the line does not have.
 func (c *terminal) run(t *testing.T, format string, args ...any) string {
 	t.Helper()
 	c.runs++
 	line := fmt.Sprintf(format, args...)
-	c.say(t, fmt.Sprintf("echo begin$((%d)); %s; echo end$((%d))\n", c.runs, line, c.runs))
+	c.write(t, fmt.Sprintf("echo begin$((%d)); %s; echo end$((%d))\n", c.runs, line, c.runs))
 	begin, end := fmt.Sprintf("begin%d\r\n", c.runs), fmt.Sprintf("end%d\r\n", c.runs)
 	_, text, _ := strings.Cut(c.await(t, end), begin)
 	text, _, _ = strings.Cut(text, end)
 	return strings.TrimSpace(strings.ReplaceAll(text, "\r", ""))
 }
 
-func (c *terminal) say(t *testing.T, text string) {
+func (c *terminal) write(t *testing.T, text string) {
 	t.Helper()
 	if _, err := io.WriteString(c.conn, text); err != nil {
 		t.Fatalf("cannot type into the console: %v", err)
 	}
 }
 
-// await reads until the console has shown mark, and returns all that it showed.
+// await reads until the console has shown mark, and returns its whole output.
 func (c *terminal) await(t *testing.T, mark string) string {
 	t.Helper()
 	buf := make([]byte, 4096)

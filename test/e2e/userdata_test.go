@@ -12,8 +12,8 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
-// Odd spaces, comments and a trailing line are part of it: a guest gets user
-// data byte for byte.
+// A guest gets user data byte for byte: with odd spaces, comments and a trailing
+// line.
 const (
 	cloudConfig = "#cloud-config\n" +
 		"# a comment that stays, ünïcode and all\n" +
@@ -38,7 +38,7 @@ const (
 func testCloudConfig(t *testing.T, w *world) {
 	began := time.Now()
 	v := w.shared(t, alpha)
-	took(t, "two Debian guests, until both or this one is ready", began)
+	took(t, "a Debian guest that boots, beside a warm one", began)
 	if c := condition(v, api.ConditionCloudInit); c.Status != api.StatusTrue {
 		t.Errorf("cloud-init is %s: %s %s", c.Status, c.Reason, c.Message)
 	}
@@ -50,32 +50,33 @@ func testCloudConfig(t *testing.T, w *world) {
 		t.Errorf("runcmd wrote %q", got)
 	}
 	if got := s.run(t, "grep -c 'of the user data' .ssh/authorized_keys"); got != "1" {
-		t.Errorf("of the keys in the user data there are %q", got) // and we have logged in with the other
+		t.Errorf("the key of the user data occurs %q times", got) // the login was with another key
 	}
 	requireUserData(t, s, cloudConfig)
 	if got := s.run(t, "hostname"); got != alpha {
 		t.Errorf("the hostname is %q, want the VM's name", got)
 	}
 	if v := w.get(t, v.ID); v.UserData != cloudConfig {
-		t.Errorf("the API shows other user data than was sent: %q", v.UserData)
+		t.Errorf("the API shows user data that was not sent: %q", v.UserData)
 	}
 }
 
 func testShellScript(t *testing.T, w *world) {
 	v := w.shared(t, beta)
 	s := w.login(t, v)
-	if got := s.run(t, "cat /etc/from-script"); got != "Hello from "+beta {
+	if got := s.run(t, "cat /etc/from-script"); got != "Hello from "+betaHost {
 		t.Errorf("the script wrote %q", got)
 	}
 	requireUserData(t, s, shellScript)
 }
 
 func testMIME(t *testing.T, w *world) {
+	if err := w.warmDebian(); err != nil {
+		t.Fatal(err)
+	}
 	body := w.debian(mimeUserData)
-	body.Name = "gamma"
-	began := time.Now()
+	body.Name, body.ImageID = "gamma", warmImage
 	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
-	took(t, "one Debian guest, until it is ready", began)
 	v = w.await(t, v.ID, "cloud-init", normalReply)
 	s := w.login(t, v)
 	if got := s.run(t, "cat /etc/from-mime-config /etc/from-mime-script"); got != "onetwo" {
@@ -84,7 +85,7 @@ func testMIME(t *testing.T, w *world) {
 	requireUserData(t, s, mimeUserData)
 }
 
-// requireUserData compares what cloud-init read with what was sent.
+// requireUserData compares the user data that cloud-init read with the one sent.
 func requireUserData(t *testing.T, s *shell, sent string) {
 	t.Helper()
 	encoded := s.run(t, "sudo base64 -w0 /var/lib/cloud/instance/user-data.txt")

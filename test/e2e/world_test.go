@@ -24,8 +24,7 @@ import (
 )
 
 const (
-	readyLimit  = 5 * time.Minute  // a Debian guest on a slow machine, emulated
-	buildLimit  = 30 * time.Minute // an image from a slow mirror
+	readyLimit  = 10 * time.Minute // for an emulated Debian guest on a slow machine
 	minimalID   = "img_minimal"
 	minimalMem  = 96  // MiB
 	debianMem   = 512 // MiB
@@ -35,13 +34,13 @@ const (
 	stopLimit   = 60 * time.Second
 )
 
-// world is what the tests share: one data directory, the hatchd on it, a key
-// to log in with, and the guests that several tests use.
+// world is shared by tests: a data directory, hatchd on it, a key to log in with,
+// and guests that several tests use.
 type world struct {
-	dir      string // of this run: logs and keys
+	dir      string // for logs and keys
 	daemon   *sandbox.Daemon
-	driver   []string // environment of hatchd that chooses what runs VMs
-	probeID  string   // the image of the probe, where there is one
+	driver   []string // environment of hatchd that chooses the VMM
+	probeID  string   // the image of the probe, in TestFirecracker
 	client   *client.Client
 	internet *internet
 
@@ -49,20 +48,25 @@ type world struct {
 	publicKey string // as in authorized_keys
 	keyFile   string
 
+	warmDebian func() error // makes warmImage, once
+
 	mu     sync.Mutex
 	guests map[string]*guest
 }
 
-func newWorld(t *testing.T) *world {
+// newWorld starts hatchd on an empty data directory of the given name, and builds
+// the images of recipes.
+func newWorld(t *testing.T, name string, recipes ...string) *world {
 	t.Helper()
 	w := &world{dir: t.TempDir(), guests: map[string]*guest{}}
 	w.daemon = &sandbox.Daemon{
 		Program: filepath.Join(repository(), "bin", "hatchd"),
-		DataDir: filepath.Join(repository(), ".cache", "e2e", "data"),
+		DataDir: filepath.Join(repository(), ".cache", "e2e", name),
 		LogFile: filepath.Join(w.dir, "hatchd.log"), Port: apiPort,
 	}
 	w.driver = chosenDriver(t)
-	if err := w.daemon.Forget(); err != nil {
+	w.warmDebian = sync.OnceValue(w.makeWarmImage)
+	if err := w.daemon.Reset(); err != nil {
 		t.Fatal(err)
 	}
 	w.makeKey(t)
@@ -74,7 +78,7 @@ func newWorld(t *testing.T) *world {
 	})
 	w.startDaemon(t)
 	t.Cleanup(func() { w.stopDaemon(t, syscall.SIGTERM) })
-	w.buildImages(t)
+	w.buildImages(t, recipes)
 	return w
 }
 
@@ -82,7 +86,7 @@ func (w *world) data(below ...string) string {
 	return filepath.Join(append([]string{w.daemon.DataDir}, below...)...)
 }
 
-// newKey makes a key to log in with; line is as in authorized_keys.
+// newKey generates a key to log in with; line is its line in authorized_keys.
 func newKey(t *testing.T) (private ed25519.PrivateKey, signer ssh.Signer, line string) {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
@@ -109,43 +113,21 @@ func (w *world) makeKey(t *testing.T) {
 	}
 }
 
-func (w *world) buildImages(t *testing.T) {
+// buildImages builds images, or takes them from an earlier run.
+func (w *world) buildImages(t *testing.T, recipes []string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), buildLimit)
-	defer cancel()
-	for _, recipe := range []string{"minimal", "debian"} {
+	kept := filepath.Join(repository(), ".cache", "e2e", "images")
+	for _, recipe := range recipes {
 		began := time.Now()
-		build, err := w.client.StartImageBuild(ctx, api.BuildImage{Recipe: recipe})
+		build, err := w.daemon.BuildImage(t.Context(), w.client, recipe, kept)
 		if err != nil {
-			t.Fatalf("cannot build the %s image: %v", recipe, err)
-		}
-		text := w.followBuild(ctx, t, build.ID)
-		err = sandbox.Poll(normalReply, func() (bool, error) {
-			build, err = w.client.GetImageBuild(ctx, build.ID)
-			return err == nil && build.State != "running", err
-		})
-		if err != nil || build.State != "done" {
-			t.Fatalf("the %s image is not built: %v, %s: %s\n%s", recipe, err, build.State, build.Error, text)
+			t.Fatal(err)
 		}
 		t.Logf("image %s: %.1f s, cached %v", build.ImageID, time.Since(began).Seconds(), build.Cached)
 	}
 }
 
-func (w *world) followBuild(ctx context.Context, t *testing.T, id string) string {
-	t.Helper()
-	log, err := w.client.ImageBuildLog(ctx, id, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = log.Close() }()
-	text, err := io.ReadAll(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
-// create makes a VM, which is deleted when the test ends if it is still there.
+// create makes a VM, which the end of the test deletes if it still exists.
 func (w *world) create(t *testing.T, body api.CreateVM, opts client.CreateOptions) api.VM {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), readyLimit)
@@ -177,11 +159,11 @@ func (w *world) console(ctx context.Context, id string) string {
 		return err.Error()
 	}
 	defer func() { _ = log.Close() }()
-	text, _ := io.ReadAll(log) // what there is
+	text, _ := io.ReadAll(log) // as far as it can be read
 	return string(text)
 }
 
-// await waits until a condition of the VM holds.
+// await waits until the VM meets a condition.
 func (w *world) await(t *testing.T, id, condition string, limit time.Duration) api.VM {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit+normalReply)
@@ -215,10 +197,10 @@ func (w *world) delete(t *testing.T, id string) {
 
 // minimal is a small VM without cloud-init.
 func minimal() api.CreateVM {
-	return api.CreateVM{ImageID: minimalID, MemMiB: new(minimalMem), DiskMiB: new(smallDisk)}
+	return api.CreateVM{MachineSpec: api.MachineSpec{ImageID: minimalID, MemMiB: new(minimalMem), DiskMiB: new(smallDisk)}}
 }
 
 // debian is a VM of the default image that the test's key can log in to.
 func (w *world) debian(userData string) api.CreateVM {
-	return api.CreateVM{MemMiB: new(debianMem), UserData: &userData, SSHAuthorizedKeys: []string{w.publicKey}}
+	return api.CreateVM{MachineSpec: api.MachineSpec{MemMiB: new(debianMem), UserData: &userData, SSHAuthorizedKeys: []string{w.publicKey}}}
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -28,14 +27,14 @@ type Daemon struct {
 	DataDir string
 	LogFile string
 	Port    int      // of the API, on every address of the sandbox
-	Env     []string // beside what Environ gives
+	Env     []string // added to the environment that Environ returns
 
 	process *os.Process
-	exited  chan struct{} // closed when the process is gone
-	err     error         // how it ended; valid once exited is closed
+	exited  chan struct{} // closed when the process has ended
+	err     error         // of the process; valid once exited is closed
 }
 
-// URL is where the API is.
+// URL is the base URL of the API.
 func (d *Daemon) URL() string { return fmt.Sprintf("http://127.0.0.1:%d", d.Port) }
 
 // PID is the process of the last start.
@@ -50,24 +49,9 @@ func (d *Daemon) Environ() []string {
 	}, d.Env...)
 }
 
-// Forget empties the data directory but for the images of earlier runs.
-func (d *Daemon) Forget() error {
-	if err := os.MkdirAll(d.DataDir, 0o700); err != nil {
-		return err
-	}
-	entries, err := os.ReadDir(d.DataDir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if slices.Contains([]string{"images", "initramfs"}, e.Name()) {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(d.DataDir, e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
+// Reset makes an empty data directory.
+func (d *Daemon) Reset() error {
+	return errors.Join(os.RemoveAll(d.DataDir), os.MkdirAll(d.DataDir, 0o700))
 }
 
 // Start starts hatchd and returns once it serves. The error carries the end
@@ -78,7 +62,7 @@ func (d *Daemon) Start() error {
 	}
 	err := Poll(startLimit, d.serving)
 	if err != nil {
-		return fmt.Errorf("hatchd does not come up: %w\n%s", err, Tail(d.LogFile, 40))
+		return fmt.Errorf("hatchd does not serve: %w\n%s", err, Tail(d.LogFile, 40))
 	}
 	return nil
 }
@@ -112,7 +96,7 @@ func (d *Daemon) launch() error {
 func (d *Daemon) serving() (bool, error) {
 	select {
 	case <-d.exited:
-		return false, errors.Join(errors.New("it has ended"), d.err)
+		return false, errors.Join(errors.New("the process has ended"), d.err)
 	default:
 	}
 	if _, err := os.Stat(d.addrFile()); err != nil {
@@ -135,8 +119,8 @@ func (d *Daemon) Client(opts ...client.Option) (*client.Client, error) {
 	return client.New(d.URL(), strings.TrimSpace(string(key)), opts...)
 }
 
-// End sends hatchd a signal and returns once it is gone. SIGTERM must end it
-// well; otherwise the error carries the end of its log.
+// End sends hatchd a signal and waits for its end. On SIGTERM hatchd must exit
+// with 0; otherwise the error carries the end of its log.
 func (d *Daemon) End(signal syscall.Signal) error {
 	if err := d.process.Signal(signal); err != nil {
 		return fmt.Errorf("cannot signal hatchd: %w", err)
@@ -144,15 +128,16 @@ func (d *Daemon) End(signal syscall.Signal) error {
 	select {
 	case <-d.exited:
 	case <-time.After(stopLimit):
-		return fmt.Errorf("hatchd goes on %s after %v\n%s", stopLimit, signal, Tail(d.LogFile, 40))
+		return fmt.Errorf("hatchd has not ended %s after %v\n%s", stopLimit, signal, Tail(d.LogFile, 40))
 	}
 	if signal == syscall.SIGTERM && d.err != nil {
-		return fmt.Errorf("hatchd ended badly: %w\n%s", d.err, Tail(d.LogFile, 20))
+		return fmt.Errorf("hatchd failed at its end: %w\n%s", d.err, Tail(d.LogFile, 20))
 	}
 	return nil
 }
 
-// Poll asks until the answer is yes, an error, or the limit is over.
+// Poll calls ask every 20 ms until it returns true or an error, or the limit has
+// passed.
 func Poll(limit time.Duration, ask func() (bool, error)) error {
 	deadline := time.Now().Add(limit)
 	tick := time.NewTicker(20 * time.Millisecond)

@@ -7,12 +7,11 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// Beyond calls do on the other side of the uplink, where the internet is
-// played. What do opens stays there.
-func Beyond(do func() error) error { return inNamespace("/run/netns/internet", do) }
+// OnInternet calls do in the namespace that plays the internet. Sockets that do opens
+// stay there.
+func OnInternet(do func() error) error { return inNamespace("/run/netns/internet", do) }
 
-// inNamespace calls do in another network namespace, given by its file. What do
-// opens stays in there.
+// inNamespace calls do in the network namespace of a file.
 func inNamespace(file string, do func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -11,11 +11,12 @@ import (
 	"time"
 )
 
-// offerProxy serves HTTP inside the namespace of pid from out here.
+// offerProxy listens as a proxy in the network namespace of pid, and connects
+// from this process's own.
 func offerProxy(pid int) error {
 	namespace := "/proc/" + strconv.Itoa(pid) + "/ns/net"
-	if err := loopbackUp(namespace); err != nil {
-		return err
+	if out, err := exec.Command("nsenter", "--net="+namespace, "ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot turn on loopback: %w: %s", err, out)
 	}
 	var listener net.Listener
 	err := inNamespace(namespace, func() (err error) {
@@ -23,14 +24,14 @@ func offerProxy(pid int) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("cannot offer the mirrors: %w", err)
+		return fmt.Errorf("cannot offer a proxy: %w", err)
 	}
 	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(proxy)}
 	go func() { _ = server.Serve(listener) }() // ends with this process
 	return nil
 }
 
-// proxy passes requests on, and tunnels what is encrypted.
+// proxy forwards GET and HEAD requests, and tunnels CONNECT.
 func proxy(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodConnect:
@@ -39,7 +40,7 @@ func proxy(w http.ResponseWriter, r *http.Request) {
 		forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.Out.Host = r.Out.URL.Host }}
 		forward.ServeHTTP(w, r)
 	default:
-		http.Error(w, "only GET of a full address", http.StatusMethodNotAllowed)
+		http.Error(w, "only GET and HEAD of an absolute URL", http.StatusMethodNotAllowed)
 	}
 }
 
@@ -60,16 +61,8 @@ func tunnel(w http.ResponseWriter, host string) {
 		return
 	}
 	go func() {
-		_, _ = io.Copy(server, buffered) // the other direction tells when it is over
+		_, _ = io.Copy(server, buffered) // the tunnel ends with the other direction
 		_ = server.(*net.TCPConn).CloseWrite()
 	}()
 	_, _ = io.Copy(client, server)
-}
-
-func loopbackUp(namespace string) error {
-	out, err := exec.Command("nsenter", "--net="+namespace, "ip", "link", "set", "lo", "up").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("cannot turn on loopback: %w: %s", err, out)
-	}
-	return nil
 }

@@ -4,8 +4,8 @@
 //
 // Inside, a second network namespace plays the internet, on addresses from the
 // ranges for documentation; Debian's mirrors can be reached through [ProxyAddr]
-// only. It also starts hatchd there. It is for test/e2e and test/bench, and
-// needs root. Start at [Run].
+// only. The package also starts hatchd there. It is for test/e2e and test/bench,
+// and needs root. Start at [Run] and [RunTests].
 package sandbox
 
 import (
@@ -17,21 +17,22 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// ProxyAddr is where packages for building images can be had.
+// ProxyAddr is the HTTP proxy in the sandbox that leads to Debian's mirrors.
 const ProxyAddr = "127.0.0.1:3142"
 
 // The addresses of the sandbox and of its internet, and some that guests must
-// not reach although something can answer there.
+// not reach although something answers there.
 const (
-	UplinkAddr    = "198.51.100.1" // ours
+	UplinkAddr    = "198.51.100.1" // the sandbox's
 	InternetAddr  = "203.0.113.2"
-	NeighbourAddr = "198.51.100.2" // on the host's own network; the way to all others
+	NeighbourAddr = "198.51.100.2" // on the sandbox's own network; its default route
 	MetadataAddr  = "169.254.169.254"
 	PrivateAddr   = "10.77.0.1"
 )
@@ -43,19 +44,19 @@ const (
 	stageInside   = "inside"
 )
 
-// Run calls inside in a sandbox and returns its exit code. The program starts
-// itself anew for that: Run must come first in its main function, and what is
-// before it happens three times.
+// Run calls inside in a sandbox and returns its exit code. To do so the program
+// starts itself again: Run must come first in its main function, and code before
+// it runs three times.
 func Run(inside func() int) int {
 	var code int
 	var err error
 	switch os.Getenv(stageVariable) {
 	case "":
-		code, err = enter()
+		code, err = enter(&exec.Cmd{Args: os.Args, Stdout: os.Stdout, Stderr: os.Stderr})
 	case stageInit:
-		code, err = beInit()
+		code, err = runInit()
 	case stageInside:
-		if err = network(); err == nil {
+		if err = makeNetwork(); err == nil {
 			code = inside()
 		}
 	}
@@ -66,28 +67,30 @@ func Run(inside func() int) int {
 	return code
 }
 
-// enter runs the program in a child with namespaces of its own for
-// processes, mounts and the network, and offers it a way to Debian's mirrors.
-// When the child ends, the kernel ends everything in it.
-func enter() (int, error) {
+// enter runs this program as child, in new namespaces for processes, mounts and
+// the network, and opens a way from there to Debian's mirrors. When the child
+// ends, the kernel ends every process in its namespace.
+func enter(child *exec.Cmd) (int, error) {
 	if os.Geteuid() != 0 {
-		return 1, errors.New("namespaces and network devices are made here: run it as root")
+		return 1, errors.New("it makes namespaces and network devices: run it as root")
 	}
-	child := exec.Command("/proc/self/exe", os.Args[1:]...)
-	child.Env = append(os.Environ(), stageVariable+"="+stageInit)
-	child.Stdout, child.Stderr = os.Stdout, os.Stderr
+	child.Path = "/proc/self/exe"
+	child.Env = append(os.Environ(), append(child.Env, stageVariable+"="+stageInit)...)
 	child.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET,
 		Pdeathsig:  syscall.SIGKILL,
 	}
-	// The child waits on this pipe until the proxy is there.
-	ready, tell, err := os.Pipe()
+	// The child waits for the end of this pipe, until the proxy listens.
+	ready, starting, err := os.Pipe()
 	if err != nil {
 		return 1, err
 	}
 	child.ExtraFiles = []*os.File{ready}
-	runtime.LockOSThread() // Pdeathsig is the thread's
-	if err := child.Start(); err != nil {
+	runtime.LockOSThread() // Pdeathsig is sent when this thread ends
+	defer runtime.UnlockOSThread()
+	err = child.Start()
+	_ = ready.Close()
+	if err != nil {
 		return 1, fmt.Errorf("cannot make namespaces: %w", err)
 	}
 	signals := make(chan os.Signal, 1)
@@ -100,29 +103,28 @@ func enter() (int, error) {
 		_ = child.Process.Kill()
 		return 1, errors.Join(err, child.Wait())
 	}
-	_ = tell.Close()
+	_ = starting.Close()
 	err = child.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return max(1, exit.ExitCode()), nil
 	}
 	return 0, err
 }
 
-// beInit is process 1 of the sandbox: it reaps what nobody waits for, such as
-// VMMs whose hatchd was killed.
-func beInit() (int, error) {
-	gate := os.NewFile(3, "gate")
-	if _, err := io.Copy(io.Discard, gate); err != nil {
+// runInit is process 1 of the sandbox: it also waits for orphans, such as VMMs
+// whose hatchd was killed.
+func runInit() (int, error) {
+	starting := os.NewFile(3, "starting")
+	if _, err := io.Copy(io.Discard, starting); err != nil {
 		return 1, err
 	}
-	_ = gate.Close()
-	if err := mounts(); err != nil {
+	_ = starting.Close()
+	if err := makeMounts(); err != nil {
 		return 1, err
 	}
-	env := append(withoutStage(os.Environ()), stageVariable+"="+stageInside)
-	program, err := syscall.ForkExec("/proc/self/exe", append([]string{os.Args[0]}, os.Args[1:]...), &syscall.ProcAttr{
-		Env: env, Files: []uintptr{0, 1, 2},
+	env := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, stageVariable+"=") })
+	program, err := syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{
+		Env: append(env, stageVariable+"="+stageInside), Files: []uintptr{0, 1, 2},
 	})
 	if err != nil {
 		return 1, fmt.Errorf("cannot start the program: %w", err)
@@ -142,19 +144,10 @@ func beInit() (int, error) {
 	}
 }
 
-func withoutStage(env []string) []string {
-	var kept []string
-	for _, e := range env {
-		if !strings.HasPrefix(e, stageVariable+"=") {
-			kept = append(kept, e)
-		}
-	}
-	return kept
-}
-
-// mounts makes this mount namespace ours: a /proc of our processes, and a /run
-// where nobody else's files are.
-func mounts() error {
+// makeMounts parts the mounts from the host's, and mounts a /proc of the sandbox's
+// processes and an empty /run. Then the mounts are shared, as systemd has them on a
+// host: what is unmounted in one namespace is unmounted in those made from it.
+func makeMounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("cannot make the mounts private: %w", err)
 	}
@@ -164,12 +157,15 @@ func mounts() error {
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 		return fmt.Errorf("cannot mount /run: %w", err)
 	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("cannot make the mounts shared: %w", err)
+	}
 	return nil
 }
 
-// network makes the network of the sandbox: loopback, and a link to a
-// second namespace that plays the internet.
-func network() error {
+// makeNetwork makes the sandbox's network: loopback, and a link to a second
+// namespace that plays the internet.
+func makeNetwork() error {
 	resolver := "/run/resolv.conf"
 	if err := os.WriteFile(resolver, []byte("nameserver "+InternetAddr+"\n"), 0o644); err != nil {
 		return err
@@ -179,7 +175,7 @@ func network() error {
 		err = unix.Mount(resolver, target, "", unix.MS_BIND, "")
 	}
 	if err != nil {
-		return fmt.Errorf("cannot give the sandbox a resolver of its own: %w", err)
+		return fmt.Errorf("cannot replace /etc/resolv.conf in the sandbox: %w", err)
 	}
 	for _, line := range []string{
 		"link set lo up",

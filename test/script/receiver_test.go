@@ -23,10 +23,11 @@ import (
 //	receiver start VAR           (its address goes to the variable)
 //	receiver secret FILE         (the last line of a file is the secret to verify with)
 //	receiver answer STATUS       (what it answers from now on; 200 at first)
+//	receiver forget messages     (it has got so far)
 //	receiver await COUNT REGEXP  (until so many messages fit that were well signed)
 func receiverCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
-		ts.Fatalf("usage: receiver start|secret|answer|await ARGUMENT...")
+		ts.Fatalf("usage: receiver start|secret|answer|forget|await ARGUMENT...")
 	}
 	r := ts.Value(receiverKey{}).(*receiver)
 	switch args[0] {
@@ -41,6 +42,8 @@ func receiverCommand(ts *testscript.TestScript, neg bool, args []string) {
 		status, err := strconv.Atoi(args[1])
 		ts.Check(err)
 		r.set(func() { r.status = status })
+	case "forget":
+		r.set(func() { r.messages = nil })
 	case "await":
 		count, err := strconv.Atoi(args[1])
 		ts.Check(err)
@@ -78,7 +81,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		Type string
 		Data struct{ Message string }
 	}
-	_ = json.Unmarshal(body, &m) // what it is not, nobody awaits
+	_ = json.Unmarshal(body, &m) // another body matches no await
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	signed := "unsigned"

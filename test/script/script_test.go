@@ -23,7 +23,7 @@ const (
 	startPoll    = 20 * time.Millisecond
 )
 
-// build builds hatchd and hatch into dir, with the race detector when the
+// build builds hatchd, hatchd-fake and hatch into dir, with the race detector when the
 // tests themselves have it.
 func build(t *testing.T, dir string) {
 	t.Helper()
@@ -31,7 +31,7 @@ func build(t *testing.T, dir string) {
 	if raceDetector {
 		args = append(args, "-race")
 	}
-	args = append(args, "./cmd/hatchd", "./cmd/hatch")
+	args = append(args, "./cmd/hatchd", "./cmd/hatchd-fake", "./cmd/hatch")
 	cmd := exec.Command("go", args...)
 	cmd.Dir = filepath.Join("..", "..")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -50,6 +50,7 @@ func TestScripts(t *testing.T) {
 			"daemon":   daemonCommand,
 			"getenv":   getenvCommand,
 			"mode":     modeCommand,
+			"previous": previousCommand,
 			"receiver": receiverCommand,
 		},
 	})
@@ -58,13 +59,13 @@ func TestScripts(t *testing.T) {
 // daemonsKey finds a script's daemons among its values.
 type daemonsKey struct{}
 
-// daemons are the hatchd processes that a script has started.
+// daemons are the processes of hatchd-fake that a script has started.
 type daemons struct {
 	program string
 	running map[string]*daemon // by name
 }
 
-// daemon is one hatchd process.
+// daemon is one process of hatchd-fake.
 type daemon struct {
 	process *os.Process
 	exited  chan struct{} // closed once it is
@@ -84,18 +85,17 @@ func setup(env *testscript.Env, bin string) error {
 		return err
 	}
 	env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
-	env.Values[daemonsKey{}] = &daemons{program: filepath.Join(bin, "hatchd"), running: map[string]*daemon{}}
+	env.Values[daemonsKey{}] = &daemons{program: filepath.Join(bin, "hatchd-fake"), running: map[string]*daemon{}}
 	env.Values[receiverKey{}] = &receiver{status: http.StatusOK, arrived: make(chan struct{}, 1)}
 	env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 	env.Setenv("HATCH_CONFIG", config) // not the one this machine may have
 	env.Setenv("HATCH_DATA_DIR", filepath.Join(env.WorkDir, "data"))
 	env.Setenv("HATCH_HTTP_ADDR", "127.0.0.1:0")
-	env.Setenv("HATCH_VMM", "fake")
 	env.Setenv("HATCH_WARM", "manual")
 	return nil
 }
 
-// daemonCommand starts hatchd, waits until it is well and points hatch at it,
+// daemonCommand starts hatchd-fake, waits until it is well and points hatch at it,
 // or stops it:
 //
 //	daemon start NAME   (its output goes to NAME.out and NAME.log)
@@ -147,8 +147,9 @@ func (d *daemons) start(ts *testscript.TestScript, name string) {
 func environment(ts *testscript.TestScript) []string {
 	env := []string{"GORACE=halt_on_error=1", "PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR")}
 	for _, name := range []string{
-		"HATCH_CONFIG", "HATCH_DATA_DIR", "HATCH_HTTP_ADDR", "HATCH_VMM", "HATCH_API_KEY",
+		"HATCH_CONFIG", "HATCH_DATA_DIR", "HATCH_HTTP_ADDR", "HATCH_API_KEY",
 		"HATCH_BRIDGE_CIDR", "HATCH_DEFAULT_MEM_MIB", "HATCH_MEM_OVERCOMMIT", "HATCH_MAX_SNAPSHOTS_PER_VM", "HATCH_WARM", "HATCH_WEBHOOK_ALLOW_PRIVATE",
+		"HATCH_AUTOSTART",
 	} {
 		if value := ts.Getenv(name); value != "" {
 			env = append(env, name+"="+value)

@@ -1,8 +1,8 @@
-// Package account reads who is who in the guest, from its /etc/passwd and
+// Package account reads users and groups from the guest's /etc/passwd and
 // /etc/group: the accounts that processes run as and files belong to.
 //
-// It asks nobody else: an image need not have the library that would, and a
-// directory service may not be up yet. Start at [Find].
+// It parses the files itself instead of using NSS: an image need not have libc, and
+// a directory service may not be up yet. Start at [Find].
 package account
 
 import (
@@ -16,9 +16,9 @@ import (
 	"strings"
 )
 
-// Account is a user as processes need it.
+// Account holds what a process needs to run as a user.
 type Account struct {
-	Name   string // the number in digits for one without a name
+	Name   string // the UID in digits for a user without an entry
 	UID    uint32
 	GID    uint32
 	Groups []uint32 // supplementary
@@ -26,16 +26,16 @@ type Account struct {
 	Shell  string   // absolute
 }
 
-// Bounds of what is read, in bytes.
+// Limits of what is read, in bytes.
 const (
 	maxFile = 16 << 20
 	maxLine = 64 << 10
 )
 
-// Find returns the account that spec names, NAME or UID, optionally :GROUP; ""
-// is root. root is the directory whose /etc counts. A UID without an entry is
-// an account too, in the group of the same number; a group that is asked for
-// takes the place of all the user's own.
+// Find returns the account that spec names: NAME or UID, optionally with :GROUP; ""
+// means root. It reads the files in etc below the directory root. A UID without an
+// entry is an account, too, in the group of the same number. A group in spec replaces
+// all groups of the user.
 func Find(root, spec string) (Account, error) {
 	user, group, grouped := strings.Cut(spec, ":")
 	if user == "" {
@@ -53,7 +53,7 @@ func Find(root, spec string) (Account, error) {
 	return a, err
 }
 
-// FindGroup returns the number of the group, which is given by name or number.
+// FindGroup returns the GID of a group, which is given by name or GID.
 func FindGroup(root, group string) (uint32, error) {
 	gid, found := uint32(0), false
 	err := each(filepath.Join(root, "etc/group"), func(f []string) bool {
@@ -81,7 +81,7 @@ func findUser(root, user string) (Account, error) {
 		if !found {
 			a, found = Account{Name: user, UID: uid, GID: uid, Home: "/", Shell: "/bin/sh"}, true
 		}
-		if uid == 0 && a.Name == user { // an image without accounts
+		if uid == 0 && a.Name == user { // an image without /etc/passwd
 			a.Name = "root"
 		}
 	}
@@ -95,7 +95,7 @@ func findUser(root, user string) (Account, error) {
 	return a, err
 }
 
-// entry returns the first account of /etc/passwd that is wanted.
+// entry returns the first account of /etc/passwd that wanted accepts.
 func entry(root string, wanted func(fields []string) bool) (a Account, found bool, err error) {
 	err = each(filepath.Join(root, "etc/passwd"), func(f []string) bool {
 		if len(f) < 7 || !wanted(f) {
@@ -107,15 +107,15 @@ func entry(root string, wanted func(fields []string) bool) (a Account, found boo
 			return true
 		}
 		found = true
-		a = Account{Name: f[0], UID: uid, GID: gid, Home: orElse(f[5], "/"), Shell: orElse(f[6], "/bin/sh")}
+		a = Account{Name: f[0], UID: uid, GID: gid, Home: absoluteOr(f[5], "/"), Shell: absoluteOr(f[6], "/bin/sh")}
 		return false
 	})
 	return a, found, err
 }
 
-func orElse(path, other string) string {
+func absoluteOr(path, fallback string) string {
 	if !filepath.IsAbs(path) {
-		return other
+		return fallback
 	}
 	return path
 }
@@ -133,14 +133,14 @@ func groupsOf(root, name string) ([]uint32, error) {
 	return groups, err
 }
 
-// number reads a user's or group's. The highest one means "none" to Linux.
+// number parses a UID or GID. Linux uses the highest one for "unchanged".
 func number(s string) (uint32, bool) {
 	n, err := strconv.ParseUint(s, 10, 32)
 	return uint32(n), err == nil && n < 1<<32-1
 }
 
-// each calls do with the fields of each line until it returns false. A file
-// that is not there is an empty one.
+// each calls do with the fields of each line until do returns false. It treats a
+// missing file as an empty one.
 func each(path string, do func(fields []string) bool) error {
 	f, err := os.Open(path)
 	if os.IsNotExist(err) {

@@ -33,7 +33,7 @@ func image(t *testing.T, passwd, group string) string {
 	return root
 }
 
-func TestAccountsAreFound(t *testing.T) {
+func TestFind(t *testing.T) {
 	root := image(t, passwd, group)
 	app := Account{Name: "app", UID: 1000, GID: 1001, Groups: []uint32{10, 998}, Home: "/srv/app", Shell: "/bin/zsh"}
 	admin := Account{Name: "root", Groups: []uint32{10}, Home: "/root", Shell: "/bin/bash"}
@@ -54,7 +54,7 @@ func TestAccountsAreFound(t *testing.T) {
 	}
 }
 
-func TestUnknownOnesAreNamed(t *testing.T) {
+func TestErrorsNameTheUnknownUserOrGroup(t *testing.T) {
 	root := image(t, passwd, group)
 	for spec, named := range map[string]string{
 		"bob": `user "bob"`, "app:staff": `group "staff"`, "app:": `group ""`, ":wheel": `":wheel"`,

@@ -1,10 +1,10 @@
-// Package boot is the agent's first life, as /init of the initramfs: it loads
-// drivers, finds the disks, puts the root together, configures the network as
-// the kernel command line says, leaves the agent running, and hands over to
-// the image's own init, or stays PID 1 for an image that has none.
+// Package boot is hatch-agent as /init of the initramfs: it loads drivers, finds the
+// disks, assembles the root file system, configures the network from the kernel
+// command line, starts the agent, and executes the image's init, or stays PID 1 for an
+// image without one.
 //
-// It changes nothing of an image but the VM's own layer above it, and speaks
-// to no host: that is internal/agent. Start at [Run], whose steps are in order.
+// It writes only to the VM's own disk, not to the image, and does not communicate with
+// the host: internal/agent does. Start at [Run].
 package boot
 
 import (
@@ -17,20 +17,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/agent/uevent"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// newRoot is where the guest's root is put together, in the initramfs.
+// newRoot is where the guest's root is assembled, in the initramfs.
 const newRoot = "/newroot"
 
-// Patience with devices: an emulated guest on a busy host is slow.
+// Timeouts for devices: an emulated guest on a busy host is slow.
 const (
-	diskPatience = 60 * time.Second
-	nicPatience  = 10 * time.Second
+	diskTimeout = 60 * time.Second
+	nicTimeout  = 10 * time.Second
 )
 
-// Run boots the guest. It returns only when it cannot; PID 1 that ends makes
-// the kernel panic, which the host notices and tells. agentName is the name of
-// the program to leave running: argv[0] of a copy of this one.
+// Run boots the guest. It returns only an error: when PID 1 ends, the kernel panics,
+// and hatchd reports that. agentName is argv[0] with which this program runs again, as
+// the agent.
 func Run(log *slog.Logger, agentName string) error {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
@@ -71,15 +72,14 @@ func Run(log *slog.Logger, agentName string) error {
 	return supervise(log, agentName, agent, p.entrypoint)
 }
 
-// Mount mounts what a program needs to see the machine at all: /dev, /proc and
-// /sys of the initramfs.
+// Mount mounts /dev, /proc and /sys in the initramfs.
 func Mount() error {
-	var faults []error
+	var failed []error
 	for _, m := range []struct{ kind, target string }{
 		{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"},
 	} {
 		if err := os.MkdirAll(m.target, 0o755); err != nil {
-			faults = append(faults, err)
+			failed = append(failed, err)
 			continue
 		}
 		flags := uintptr(unix.MS_NOSUID)
@@ -87,23 +87,23 @@ func Mount() error {
 			flags |= unix.MS_NOEXEC | unix.MS_NODEV
 		}
 		if err := unix.Mount(m.kind, m.target, m.kind, flags, ""); err != nil {
-			faults = append(faults, fmt.Errorf("cannot mount %s: %w", m.target, err))
+			failed = append(failed, fmt.Errorf("cannot mount %s: %w", m.target, err))
 		}
 	}
-	return errors.Join(faults...)
+	return errors.Join(failed...)
 }
 
-// setUp does what a guest can start without: each failure is logged.
+// setUp runs the steps that a guest can boot without. It logs their errors.
 func setUp(log *slog.Logger, p params, devices *uevent.Listener) {
 	if p.hostname != "" {
 		if err := unix.Sethostname([]byte(p.hostname)); err != nil {
-			log.Error("cannot set the hostname", "err", err)
+			log.Error("cannot set the hostname", logkey.Error, err)
 		}
 	}
 	if err := configureNetwork(p.nic, devices); err != nil {
-		log.Error("cannot configure the network", "err", err)
+		log.Error("cannot configure the network", logkey.Error, err)
 	}
 	if err := writeFiles(newRoot, p); err != nil {
-		log.Error("cannot write into the root", "err", err)
+		log.Error("cannot write files into the root", logkey.Error, err)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestParamsOfTheKernelCommandLine(t *testing.T) {
+func TestParams(t *testing.T) {
 	p, err := parseParams("console=ttyS0 quiet hatch.mode=overlay hatch.rootfs=ext4 hatch.hostname=web-1 " +
 		"hatch.ip=172.16.0.10/24 hatch.gw=172.16.0.1 hatch.dns=172.16.0.1,172.16.0.2 hatch.mac=02:fc:00:00:00:0a\n")
 	if err != nil {
@@ -27,7 +27,7 @@ func TestParamsOfTheKernelCommandLine(t *testing.T) {
 	}
 }
 
-func TestWrongParamsAreNamed(t *testing.T) {
+func TestErrorsNameTheParam(t *testing.T) {
 	for cmdline, named := range map[string]string{
 		"": "hatch.mode",
 		"hatch.mode=copy hatch.mac=x hatch.ip=10.0.0.1/8":                                 "hatch.mac",
@@ -36,7 +36,7 @@ func TestWrongParamsAreNamed(t *testing.T) {
 		"hatch.mode=copy hatch.mac=02:fc:00:00:00:0a hatch.ip=10.0.0.1/8 hatch.dns=1.1.1": "hatch.dns",
 	} {
 		if _, err := parseParams(cmdline); err == nil || !strings.Contains(err.Error(), named) {
-			t.Errorf("%q: %v, want one that names %s", cmdline, err, named)
+			t.Errorf("%q: %v, want an error that names %s", cmdline, err, named)
 		}
 	}
 }
@@ -73,17 +73,17 @@ func tree(t *testing.T, files map[string]string) string {
 	return root
 }
 
-func TestFilesThatAnImageLacks(t *testing.T) {
-	p := params{hostname: "web-1", nic: &attachment{dns: []netip.Addr{netip.MustParseAddr("172.16.0.1")}}}
+func TestMissingFilesAreWritten(t *testing.T) {
+	p := params{hostname: "web-1", nic: &network{dns: []netip.Addr{netip.MustParseAddr("172.16.0.1")}}}
 	for name, c := range map[string]struct {
 		files              map[string]string
 		resolver, hostname string // wanted; "" for no such file
 	}{
-		"nothing there":       {map[string]string{"x": ""}, "nameserver 172.16.0.1\n", "web-1\n"},
-		"an empty resolver":   {map[string]string{"etc/resolv.conf": "# none\n"}, "nameserver 172.16.0.1\n", "web-1\n"},
-		"a resolver":          {map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1\n"}, "nameserver 192.0.2.1\n", "web-1\n"},
-		"a link of systemd's": {map[string]string{"etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf"}, "", "web-1\n"},
-		"cloud-init":          {map[string]string{"usr/bin/cloud-init": "", "etc/hostname": "image\n"}, "nameserver 172.16.0.1\n", "image\n"},
+		"no files":          {map[string]string{"x": ""}, "nameserver 172.16.0.1\n", "web-1\n"},
+		"an empty resolver": {map[string]string{"etc/resolv.conf": "# none\n"}, "nameserver 172.16.0.1\n", "web-1\n"},
+		"a resolver":        {map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1\n"}, "nameserver 192.0.2.1\n", "web-1\n"},
+		"systemd's link":    {map[string]string{"etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf"}, "", "web-1\n"},
+		"cloud-init":        {map[string]string{"usr/bin/cloud-init": "", "etc/hostname": "image\n"}, "nameserver 172.16.0.1\n", "image\n"},
 	} {
 		root := tree(t, c.files)
 		if err := writeFiles(root, p); err != nil {
@@ -98,7 +98,7 @@ func TestFilesThatAnImageLacks(t *testing.T) {
 }
 
 func TestLinksOutOfTheRootAreNotFollowed(t *testing.T) {
-	p := params{hostname: "web-1", nic: &attachment{dns: []netip.Addr{netip.MustParseAddr("172.16.0.1")}}}
+	p := params{hostname: "web-1", nic: &network{dns: []netip.Addr{netip.MustParseAddr("172.16.0.1")}}}
 	root := tree(t, map[string]string{"etc/hostname": "-> ../../outside", "etc/resolv.conf": "-> /etc/../../outside"})
 	if err := writeFiles(root, p); err != nil {
 		t.Error(err)
@@ -109,7 +109,7 @@ func TestLinksOutOfTheRootAreNotFollowed(t *testing.T) {
 	}
 	for _, path := range []string{filepath.Join(root, "../outside"), filepath.Join(root2, "../hostname")} {
 		if _, err := os.Lstat(path); err == nil {
-			t.Errorf("%s was made", path)
+			t.Errorf("%s was created", path)
 		}
 	}
 }
@@ -130,8 +130,8 @@ func TestDisksAreFoundBySerial(t *testing.T) {
 	}
 }
 
-// Firecracker's disks have serials of its own making, which say nothing.
-func TestDisksAreFoundByTheirOrder(t *testing.T) {
+// Firecracker makes up the serials of its disks, so that only the order identifies them.
+func TestDisksAreFoundByOrder(t *testing.T) {
 	root := tree(t, map[string]string{
 		"block/vda/serial": "654321", "block/vdb/serial": "654322\n", "block/vdc/serial": "", "block/sda/serial": "other",
 	})
@@ -144,7 +144,7 @@ func TestDisksAreFoundByTheirOrder(t *testing.T) {
 	}
 }
 
-func TestMountPointsAreNotLinks(t *testing.T) {
+func TestMountPointMustBeADirectory(t *testing.T) {
 	dir := tree(t, map[string]string{"dev": "-> /etc", "proc": "a file", "sys/x": ""})
 	root, err := os.OpenRoot(dir)
 	if err != nil {

@@ -7,17 +7,19 @@ import (
 	"github.com/hatchvm/hatch/internal/agent/uevent"
 )
 
-// Serials of the disks that a root is made of.
+// Serials of the disks that a root is assembled from.
 const (
 	serialBase = "hatch-root"
 	serialOwn  = "hatch-disk"
 )
 
-// disks are device files; base is "" in copy mode.
+// disks are the device files of the base image and the VM's own disk. base is "" in
+// mode copy.
 type disks struct {
 	base, own string
 }
 
+// missing returns the serial of a disk that the mode needs and d lacks, or "".
 func (d disks) missing(m mode) string {
 	if m == overlay && d.base == "" {
 		return serialBase
@@ -28,16 +30,16 @@ func (d disks) missing(m mode) string {
 	return ""
 }
 
-// findDisks waits until the disks that the mode needs are there. order has their
-// serials, where they have none of their own.
+// findDisks waits for the disks that the mode needs. order has the disks' serials if
+// the VMM could not set them.
 func findDisks(devices *uevent.Listener, m mode, order []string) (disks, error) {
 	var d disks
-	devices.Await(diskPatience, func() bool {
+	devices.Await(diskTimeout, func() bool {
 		d = scanDisks("/sys", "/dev", order)
 		return d.missing(m) == ""
 	})
 	if serial := d.missing(m); serial != "" {
-		return d, fmt.Errorf("no disk with the serial %s has appeared; is virtio_blk for this kernel in its modules?", serial)
+		return d, fmt.Errorf("no disk with the serial %s has appeared in %v; check that the initramfs has virtio_blk for this kernel", serial, diskTimeout)
 	}
 	return d, nil
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// entrypoint is the program for which the machine is there. It is on the kernel
-// command line, as JSON in base64 of the alphabet for URLs.
+// entrypoint is the one program that the VM runs instead of an init. The kernel
+// command line has it as JSON in URL-safe base64.
 type entrypoint struct {
 	Argv []string `json:"argv"`
 	Env  []string `json:"env"`  // NAME=VALUE
@@ -25,19 +25,19 @@ type entrypoint struct {
 func parseEntrypoint(text string) (*entrypoint, error) {
 	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(text, "="))
 	if err != nil {
-		return nil, errors.New("it is not base64")
+		return nil, errors.New("is not URL-safe base64")
 	}
 	e := &entrypoint{}
 	if err := json.Unmarshal(raw, e); err != nil {
-		return nil, fmt.Errorf("it is not understood: %w", err)
+		return nil, fmt.Errorf("is not a JSON object of an entrypoint: %w", err)
 	}
 	if len(e.Argv) == 0 {
-		return nil, errors.New("it has no argv")
+		return nil, errors.New("has no argv")
 	}
 	return e, nil
 }
 
-// start starts the program, with the console for its output.
+// start starts the program. Its output goes to the console.
 func (e *entrypoint) start() (pid int, err error) {
 	spec := wire.ProcessSpec{Argv: e.Argv, Env: map[string]string{}, Dir: e.Cwd, User: e.User}
 	for _, v := range e.Env {

@@ -8,26 +8,26 @@ import (
 	"strings"
 )
 
-// writeFiles gives the image what it lacks: a resolver, and its hostname when
-// no cloud-init will set it. Links are never followed out of the root, and a
-// link in the place of a file is the image's own arrangement: it stays.
+// writeFiles writes resolv.conf if the image's has no name server, and the hostname if
+// the image has no cloud-init to set it. It does not follow links out of the root, and
+// does not replace a link, which the image has on purpose.
 func writeFiles(dir string, p params) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	var faults []error
+	var failed []error
 	if p.nic != nil && len(p.nic.dns) > 0 {
-		faults = append(faults, writeResolver(root, p.nic))
+		failed = append(failed, writeResolver(root, p.nic))
 	}
 	if p.hostname != "" && !hasCloudInit(root) {
-		faults = append(faults, replaceFile(root, "etc/hostname", p.hostname+"\n"))
+		failed = append(failed, replaceFile(root, "etc/hostname", p.hostname+"\n"))
 	}
-	return errors.Join(faults...)
+	return errors.Join(failed...)
 }
 
-func writeResolver(root *os.Root, n *attachment) error {
+func writeResolver(root *os.Root, n *network) error {
 	const path = "etc/resolv.conf"
 	if has, err := root.ReadFile(path); err == nil && bytes.Contains(has, []byte("nameserver")) {
 		return nil
@@ -39,8 +39,8 @@ func writeResolver(root *os.Root, n *attachment) error {
 	return replaceFile(root, path, text.String())
 }
 
-// replaceFile writes a file of etc, unless there is something that is not a
-// plain file, or a file that says the same.
+// replaceFile writes a file in /etc. It leaves what is not a regular file, and a file
+// that has the same text.
 func replaceFile(root *os.Root, path, text string) error {
 	st, err := root.Lstat(path)
 	if err == nil && !st.Mode().IsRegular() {

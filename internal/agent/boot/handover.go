@@ -8,18 +8,20 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// inits are where images keep their init, the most usual first.
+// inits are the usual paths of an image's init, the most usual first.
 var inits = []string{"/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/etc/init", "/bin/init"}
 
-// environment is what an init starts with, as from the kernel.
+// environment returns the environment that an init starts with, as from the kernel.
 func environment() []string {
 	return []string{"HOME=/", "TERM=linux", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 }
 
-// startAgent starts this program again, named name, with root as its root. It
-// is found through /proc, because its file stays behind in the initramfs.
+// startAgent starts this program again, with name as argv[0] and root as its root. It
+// finds the program through /proc, because its file is in the initramfs.
 func startAgent(name, root string) (*os.Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -40,12 +42,12 @@ func startAgent(name, root string) (*os.Process, error) {
 	return agent, nil
 }
 
-// attachConsole makes the kernel's console standard input and output of what
-// comes next. A machine without one goes on without.
+// attachConsole makes the kernel's console the standard input and output of this
+// process, if there is a console.
 func attachConsole(log *slog.Logger) {
 	console, err := os.OpenFile("/dev/console", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
-		log.Debug("no console", "err", err)
+		log.Debug("no console", logkey.Error, err)
 		return
 	}
 	for fd := range 3 {
@@ -54,7 +56,8 @@ func attachConsole(log *slog.Logger) {
 	_ = console.Close()
 }
 
-// handOver becomes the image's init. It returns when there is none.
+// handOver executes the image's init in place of this process. It returns if the
+// image has none.
 func handOver(log *slog.Logger, wanted string) {
 	candidates := inits
 	if wanted != "" {
@@ -64,8 +67,8 @@ func handOver(log *slog.Logger, wanted string) {
 	for _, path := range candidates {
 		err := unix.Exec(path, append([]string{path}, os.Args[1:]...), environment())
 		if !os.IsNotExist(err) || path == wanted {
-			log.Error("cannot start an init", "path", path, "err", err)
+			log.Error("cannot start an init", "path", path, logkey.Error, err)
 		}
 	}
-	log.Info("the image has no init; the agent stays in its place")
+	log.Info("the image has no init; the agent stays PID 1")
 }

@@ -9,27 +9,28 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// moduleList names the initramfs's modules, one path a line, each after those
-// it depends on. The initramfs's builder writes it.
+// moduleList lists the initramfs's modules, one path per line, each after those that
+// it depends on. internal/guest/initramfs writes it.
 const moduleList = "etc/modules-order"
 
-// loadModules loads the modules listed below root and removes their files,
-// which hold memory. One that does not load is logged; whether the guest can do
-// without it shows when its device is missed.
+// loadModules loads the modules listed below root, and removes their files to free
+// memory. It logs errors: the guest may not need the module.
 func loadModules(log *slog.Logger, root string) {
 	list, err := os.ReadFile(filepath.Join(root, moduleList))
 	if err != nil {
 		if !errors.Is(err, os.ErrNotExist) {
-			log.Error("cannot read the list of modules", "err", err)
+			log.Error("cannot read the list of modules", logkey.Error, err)
 		}
 		return
 	}
 	for name := range strings.SplitSeq(strings.TrimSpace(string(list)), "\n") {
 		path := filepath.Join(root, name)
 		if err := loadModule(path); err != nil {
-			log.Error("cannot load a module", "module", filepath.Base(name), "err", err)
+			log.Error("cannot load a module", "module", filepath.Base(name), logkey.Error, err)
 		}
 		_ = os.Remove(path)
 	}
@@ -42,7 +43,7 @@ func loadModule(path string) error {
 	}
 	defer func() { _ = f.Close() }()
 	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("the kernel refuses it: %w", err)
+		return fmt.Errorf("the kernel refuses the module: %w", err)
 	}
 	return nil
 }

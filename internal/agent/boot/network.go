@@ -9,25 +9,25 @@ import (
 	"github.com/hatchvm/hatch/internal/agent/uevent"
 )
 
-// configureNetwork brings up loopback and, unless a is nil, the interface.
-func configureNetwork(a *attachment, devices *uevent.Listener) error {
+// configureNetwork sets up loopback and, unless n is nil, the network interface.
+func configureNetwork(n *network, devices *uevent.Listener) error {
 	lo, err := netlink.LinkByName("lo")
 	if err == nil {
 		err = netlink.LinkSetUp(lo)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot bring up loopback: %w", err)
+		return fmt.Errorf("cannot set up loopback: %w", err)
 	}
-	if a == nil {
+	if n == nil {
 		return nil
 	}
 	var link netlink.Link
-	found := devices.Await(nicPatience, func() bool {
-		link = nic.ByMAC(a.MAC)
+	found := devices.Await(nicTimeout, func() bool {
+		link = nic.ByMAC(n.MAC)
 		return link != nil
 	})
 	if !found {
-		return fmt.Errorf("no interface with the address %s has appeared", a.MAC)
+		return fmt.Errorf("no interface with the MAC %s has appeared in %v", n.MAC, nicTimeout)
 	}
-	return a.Apply(link)
+	return n.Apply(link)
 }

@@ -10,41 +10,40 @@ import (
 	"github.com/hatchvm/hatch/internal/agent/nic"
 )
 
-// mode says what the root is made of.
+// mode is how the root is assembled.
 type mode string
 
 const (
 	overlay  mode = "overlay" // a shared read-only base below the VM's own disk
 	ownCopy  mode = "copy"    // the VM's own disk holds a whole root
-	noFormat      = ""        // the file system is found by trying
+	noFormat      = ""        // the known formats are tried
 )
 
-// params is what the kernel command line says to the agent.
+// params are the agent's parameters on the kernel command line.
 type params struct {
 	mode     mode
-	format   string      // of the root file system
-	hostname string      // "" leaves it to the image
-	init     string      // "" looks for one
-	nic      *attachment // nil: no network
+	format   string   // of the root file system
+	hostname string   // "" means that of the image
+	init     string   // "" means the first of inits
+	nic      *network // nil means no network
 
-	entrypoint *entrypoint // nil: the image's init runs, or nothing
+	entrypoint *entrypoint // nil means the image's init
 
-	// disks are the disks' serials in their order, from a VMM that cannot give a
-	// disk a serial.
+	// disks are the disks' serials in their order, if the VMM cannot set serials.
 	disks []string
 }
 
-// attachment is what the network interface is configured to.
-type attachment struct {
-	nic.Place
-	dns []netip.Addr // of the resolver
+// network is the configuration of the network.
+type network struct {
+	nic.Config
+	dns []netip.Addr // name servers for resolv.conf
 }
 
-// parseParams reads a kernel command line. Words that are not ours are passed
-// over; of a word given twice the last one counts.
+// parseParams parses a kernel command line. It ignores the parameters of others. If a
+// parameter is given twice, the last one counts.
 func parseParams(cmdline string) (params, error) {
 	given := map[string]string{}
-	for _, word := range strings.Fields(cmdline) {
+	for word := range strings.FieldsSeq(cmdline) {
 		if key, value, ok := strings.Cut(word, "="); ok && strings.HasPrefix(key, "hatch.") {
 			given[strings.TrimPrefix(key, "hatch.")] = value
 		}
@@ -66,7 +65,7 @@ func parseParams(cmdline string) (params, error) {
 	return p, err
 }
 
-func parseNIC(given map[string]string) (*attachment, error) {
+func parseNIC(given map[string]string) (*network, error) {
 	mac, err := net.ParseMAC(given["mac"])
 	if err != nil {
 		return nil, fmt.Errorf("hatch.mac: %w", err)
@@ -75,7 +74,7 @@ func parseNIC(given map[string]string) (*attachment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hatch.ip: %w", err)
 	}
-	n := &attachment{Place: nic.Place{MAC: mac, Address: address}}
+	n := &network{Config: nic.Config{MAC: mac, Address: address}}
 	if gw := given["gw"]; gw != "" {
 		if n.Gateway, err = netip.ParseAddr(gw); err != nil {
 			return nil, fmt.Errorf("hatch.gw: %w", err)

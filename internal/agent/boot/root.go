@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where the parts of an overlay lie, in the initramfs; out of the guest's
-// sight once the root is switched.
+// Mount points of the overlay's parts, in the initramfs. The guest cannot see them once
+// the root has been switched.
 const (
 	baseDir = "/base"
 	diskDir = "/disk"
@@ -20,7 +20,7 @@ const (
 // knownFormats are tried in order when the command line names none.
 var knownFormats = []string{"ext4", "squashfs", "erofs", "xfs", "btrfs"}
 
-// assemble puts the root together at newRoot.
+// assemble mounts the root at newRoot.
 func assemble(log *slog.Logger, p params, d disks) error {
 	for _, dir := range []string{newRoot, baseDir, diskDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -28,8 +28,8 @@ func assemble(log *slog.Logger, p params, d disks) error {
 		}
 	}
 	if p.mode == ownCopy {
-		// The file system keeps its size, also on a larger disk: growing it is
-		// the image's own affair for now (growpart, resize2fs).
+		// The file system keeps its size on a larger disk: the image has to grow it
+		// (growpart, resize2fs).
 		return mountRoot(d.own, newRoot, p.format, 0)
 	}
 	if err := mountRoot(d.base, baseDir, p.format, unix.MS_RDONLY); err != nil {
@@ -45,26 +45,26 @@ func assemble(log *slog.Logger, p params, d disks) error {
 	return nil
 }
 
-// mountRoot mounts a device with the format, or the first known one that fits.
+// mountRoot mounts a device with the format, or with the first known one that works.
 func mountRoot(device, target, format string, flags uintptr) error {
 	formats := []string{format}
 	if format == noFormat {
 		formats = knownFormats
 	}
-	var faults []error
+	var failed []error
 	for _, f := range formats {
-		err := mountOne(device, target, f, flags)
+		err := mountAs(device, target, f, flags)
 		if err == nil {
 			return nil
 		}
-		faults = append(faults, err)
+		failed = append(failed, err)
 	}
-	return fmt.Errorf("cannot mount %s: %w", device, errors.Join(faults...))
+	return fmt.Errorf("cannot mount %s: %w", device, errors.Join(failed...))
 }
 
-// mountOne mounts a read-only device also when its journal was not written
-// back: what the journal holds is then not seen, and nothing is changed.
-func mountOne(device, target, format string, flags uintptr) error {
+// mountAs mounts a device with a format. If it cannot mount one read-only, it tries
+// without replay of the journal, which would write to the device.
+func mountAs(device, target, format string, flags uintptr) error {
 	err := unix.Mount(device, target, format, flags, "")
 	noReplay := map[string]string{"ext4": "noload", "xfs": "norecovery", "btrfs": "rescue=nologreplay"}[format]
 	if err != nil && flags&unix.MS_RDONLY != 0 && noReplay != "" {
@@ -76,8 +76,8 @@ func mountOne(device, target, format string, flags uintptr) error {
 	return nil
 }
 
-// mountOverlay lays the VM's disk over the base. The top directory of the
-// root looks as in the base.
+// mountOverlay mounts an overlay of the VM's disk over the base. It copies the mode of
+// the base's top directory.
 func mountOverlay() error {
 	upper, work := filepath.Join(diskDir, "upper"), filepath.Join(diskDir, "work")
 	for _, dir := range []string{upper, work} {
@@ -95,8 +95,8 @@ func mountOverlay() error {
 	return nil
 }
 
-// moveMounts takes /dev, /proc and /sys along into the new root and gives it a
-// /run. A root that has no such directories gets them in the VM's own layer.
+// moveMounts moves /dev, /proc and /sys into the new root, and mounts /run there. It
+// creates missing mount points on the VM's own disk.
 func moveMounts(log *slog.Logger) error {
 	root, err := os.OpenRoot(newRoot)
 	if err != nil {
@@ -119,19 +119,20 @@ func moveMounts(log *slog.Logger) error {
 	return nil
 }
 
-// mountPoint makes sure that name is a directory, not a link to elsewhere.
+// mountPoint creates the directory name unless it exists. It refuses a link, which
+// could lead out of the root.
 func mountPoint(root *os.Root, name string) error {
 	st, err := root.Lstat(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return root.Mkdir(name, 0o755)
 	}
 	if err == nil && !st.IsDir() {
-		err = fmt.Errorf("/%s in the image is no directory", name)
+		err = fmt.Errorf("/%s in the image is not a directory", name)
 	}
 	return err
 }
 
-// switchRoot makes newRoot the root of this process and of all to come.
+// switchRoot makes newRoot the root of this process and of its children.
 func switchRoot() error {
 	if err := unix.Chdir(newRoot); err != nil {
 		return fmt.Errorf("cannot enter the root: %w", err)

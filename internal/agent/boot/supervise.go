@@ -10,19 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/agent/halt"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// Pauses of a supervisor.
 const (
-	restartPause = time.Second            // between restarts of a child that keeps ending
-	endPause     = 300 * time.Millisecond // for word that the end was wanted
-	lastGrace    = 3 * time.Second        // for what an entrypoint leaves behind
+	// restartBackoff is the wait before a child that has ended is started again.
+	restartBackoff = time.Second
+	// powerOffDelay is the wait after the entrypoint's end for [halt.Announcement].
+	powerOffDelay = 300 * time.Millisecond
+	// gracePeriod is the time between SIGTERM and SIGKILL for processes that the
+	// entrypoint has left running.
+	gracePeriod = 3 * time.Second
 )
 
-// supervise is init for an image that has none, or that is there for one
-// program: it keeps the agent running, and that program or else a shell on the
-// console, passes on signals, and collects the processes that nobody else waits
-// for. It returns only on a fault.
+// supervise is the init of an image without one, or with an entrypoint: it keeps the
+// agent running, runs the entrypoint or else keeps a shell running on the console,
+// forwards signals, and reaps orphans. It returns only an error.
 func supervise(log *slog.Logger, agentName string, agent *os.Process, e *entrypoint) error {
 	s := newSupervisor(log)
 	s.agent = agent.Pid
@@ -33,7 +36,7 @@ func supervise(log *slog.Logger, agentName string, agent *os.Process, e *entrypo
 		}
 		return p.Pid, nil
 	}
-	s.powerOff = func() error { return halt.Machine(false, lastGrace) }
+	s.powerOff = func() error { return halt.Machine(false, gracePeriod) }
 	if e != nil {
 		s.startEntrypoint = e.start
 	} else {
@@ -42,26 +45,26 @@ func supervise(log *slog.Logger, agentName string, agent *os.Process, e *entrypo
 	return s.run()
 }
 
-// supervisor is PID 1 at work.
+// supervisor runs the children of PID 1.
 type supervisor struct {
 	log        *slog.Logger
 	agent      int // pid
 	startAgent func() (pid int, err error)
 	powerOff   func() error
 
-	// One of the two; their pid is main.
+	// One of the two is set. main is the pid of its child.
 	startEntrypoint func() (pid int, err error)
-	startShell      func() (pid int) // 0: there is none
+	startShell      func() (pid int) // returns 0 if it cannot start a shell
 	main            int
 
 	signals chan os.Signal
 	restart chan int      // pids of children to start again
-	ended   chan struct{} // the entrypoint has ended, a moment ago
-	halting bool          // somebody ends the machine
+	ended   chan struct{} // receives after powerOffDelay when the entrypoint has ended
+	halting bool          // the guest is being shut down
 }
 
-// newSupervisor returns one that catches signals already: what is ignored
-// instead, its children would ignore too.
+// newSupervisor returns a supervisor that catches signals. If PID 1 ignored them
+// instead, its children would inherit that.
 func newSupervisor(log *slog.Logger) *supervisor {
 	s := &supervisor{log: log, signals: make(chan os.Signal, 16), restart: make(chan int), ended: make(chan struct{})}
 	signal.Notify(s.signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2, halt.Announcement)
@@ -72,15 +75,19 @@ func (s *supervisor) run() error {
 	if err := s.startMain(); err != nil {
 		return err
 	}
-	s.reap() // what ended before the signal was awaited
+	s.reap() // children that ended before the supervisor caught SIGCHLD
 	for {
 		var err error
 		select {
-		case signal := <-s.signals:
-			s.handle(signal)
+		case sig := <-s.signals:
+			s.handle(sig)
 			s.reap()
 		case pid := <-s.restart:
-			err = s.startAgain(pid)
+			if pid == s.main {
+				err = s.startMain()
+			} else {
+				s.agent, err = s.startAgent()
+			}
 		case <-s.ended:
 			if !s.halting {
 				err = s.powerOff()
@@ -101,17 +108,9 @@ func (s *supervisor) startMain() (err error) {
 	return err
 }
 
-func (s *supervisor) startAgain(pid int) (err error) {
-	if pid == s.main {
-		return s.startMain()
-	}
-	s.agent, err = s.startAgent()
-	return err
-}
-
-// handle passes a signal on to the entrypoint. A shell needs none.
-func (s *supervisor) handle(signal os.Signal) {
-	number, _ := signal.(syscall.Signal)
+// handle forwards a signal to the entrypoint. A shell gets none.
+func (s *supervisor) handle(sig os.Signal) {
+	number, _ := sig.(syscall.Signal)
 	switch {
 	case number == unix.SIGCHLD:
 	case number == halt.Announcement:
@@ -121,8 +120,8 @@ func (s *supervisor) handle(signal os.Signal) {
 	}
 }
 
-// reap collects all children that have ended, and has what must run started
-// again.
+// reap reaps all children that have ended, and schedules the restart of the agent and
+// the shell, or the power-off after the entrypoint.
 func (s *supervisor) reap() {
 	for {
 		var status unix.WaitStatus
@@ -137,22 +136,22 @@ func (s *supervisor) reap() {
 		case pid == s.main && s.startEntrypoint != nil:
 			s.main = 0
 			s.log.Info("the entrypoint has ended", "code", status.ExitStatus(), "signal", status.Signal())
-			time.AfterFunc(endPause, func() { s.ended <- struct{}{} })
+			time.AfterFunc(powerOffDelay, func() { s.ended <- struct{}{} })
 		case pid == s.main || pid == s.agent:
-			time.AfterFunc(restartPause, func() { s.restart <- pid })
+			time.AfterFunc(restartBackoff, func() { s.restart <- pid })
 		}
 	}
 }
 
-// startShell starts a shell on the console in a session of its own, and
-// returns its pid, or 0 where there is no shell or no console.
+// startShell starts a shell on the console, in a session of its own, and returns its
+// pid, or 0 if the image has no shell or the guest no console.
 func startShell(log *slog.Logger) int {
 	shell, err := os.StartProcess("/bin/sh", []string{"-sh"}, &os.ProcAttr{
 		Dir: "/", Env: environment(), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
 		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0},
 	})
 	if err != nil {
-		log.Info("no shell on the console", "err", err)
+		log.Info("cannot start a shell on the console", logkey.Error, err)
 		return 0
 	}
 	return shell.Pid

@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// superviseVariable makes the test program PID 1 of its own descendants: what
-// it supervises is the shell line that the variable holds.
+// superviseVariable makes the test program the reaper of its descendants. It runs the
+// shell line in the variable as its entrypoint.
 const superviseVariable = "HATCH_TEST_SUPERVISE"
 
 func TestMain(m *testing.M) {
@@ -60,11 +60,11 @@ func superviseLine(line string) error {
 type supervised struct {
 	t     *testing.T
 	cmd   *exec.Cmd
-	stdin io.Closer // at whose end the agents end
+	stdin io.Closer // the agents end when it is closed
 	out   *bufio.Scanner
 	main  atomic.Int64 // pid of the entrypoint's group
 
-	agents int // so many have said that they run
+	agents int // starts of the agent
 }
 
 func superviseHere(t *testing.T, line string) *supervised {
@@ -98,7 +98,7 @@ func superviseHere(t *testing.T, line string) *supervised {
 	return s
 }
 
-// end leaves nothing.
+// end kills the supervisor and its children.
 func (s *supervised) end() {
 	_ = s.cmd.Process.Kill()
 	_ = s.stdin.Close()
@@ -107,7 +107,7 @@ func (s *supervised) end() {
 	}
 }
 
-// until reads lines up to one with the text, and returns that one.
+// until reads lines up to the first that contains text, and returns it.
 func (s *supervised) until(text string) string {
 	s.t.Helper()
 	var seen []string
@@ -124,7 +124,7 @@ func (s *supervised) until(text string) string {
 	return ""
 }
 
-func TestEndOfTheEntrypointEndsTheMachine(t *testing.T) {
+func TestEndOfTheEntrypointPowersOff(t *testing.T) {
 	s := superviseHere(t, `echo "$A in $PWD"; exit 3`)
 	s.until("of the image in /")
 	s.until("the entrypoint has ended")
@@ -133,7 +133,7 @@ func TestEndOfTheEntrypointEndsTheMachine(t *testing.T) {
 	}
 }
 
-func TestEntrypointThatCannotRunIsAFault(t *testing.T) {
+func TestEntrypointThatCannotRunIsAnError(t *testing.T) {
 	e := &entrypoint{Argv: []string{"no-such-command-here"}, User: strconv.Itoa(os.Geteuid())}
 	if _, err := e.start(); err == nil || !strings.Contains(err.Error(), "command not found") {
 		t.Errorf("got %v", err)
@@ -153,9 +153,9 @@ func TestSignalsAreForwarded(t *testing.T) {
 	}
 }
 
-// TestWantedEndIsNotThatOfTheMachine announces a halt before the entrypoint
-// ends.
-func TestWantedEndIsNotThatOfTheMachine(t *testing.T) {
+// TestAnnouncedEndDoesNotPowerOff announces a shutdown before the entrypoint ends:
+// the agent that announced it powers off.
+func TestAnnouncedEndDoesNotPowerOff(t *testing.T) {
 	s := superviseHere(t, `trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done`)
 	s.until("ready")
 	if err := s.cmd.Process.Signal(unix.SIGPWR); err != nil {
@@ -176,8 +176,8 @@ func TestWantedEndIsNotThatOfTheMachine(t *testing.T) {
 	}()
 	select {
 	case line := <-lines:
-		t.Errorf("it went on with %q", line)
-	case <-time.After(3 * endPause):
+		t.Errorf("the supervisor printed %q", line)
+	case <-time.After(3 * powerOffDelay):
 	}
 	s.end()
 	for range lines {
@@ -191,7 +191,7 @@ func TestAgentIsStartedAgainAndOrphansAreReaped(t *testing.T) {
 		s.until("agent")
 	}
 	if _, err := os.Stat("/proc/" + orphan); err == nil {
-		t.Errorf("the orphan %s is still there", orphan)
+		t.Errorf("the orphan %s was not reaped", orphan)
 	}
 }
 
@@ -208,7 +208,7 @@ func TestEntrypointOfTheKernelCommandLine(t *testing.T) {
 		}
 	}
 	if p, err := parseParams("hatch.mode=copy"); err != nil || p.entrypoint != nil {
-		t.Errorf("without one: %+v, %v", p, err)
+		t.Errorf("without an entrypoint: %+v, %v", p, err)
 	}
 	for _, bad := range []string{"%", encode([]byte("[]")), encode([]byte(`{"argv":[]}`)), encode([]byte(`{}`))} {
 		if _, err := parseParams("hatch.mode=copy hatch.entrypoint=" + bad); err == nil || !strings.Contains(err.Error(), "hatch.entrypoint") {
@@ -222,7 +222,7 @@ func FuzzEntrypoint(f *testing.F) {
 	f.Add("====")
 	f.Fuzz(func(t *testing.T, text string) {
 		if e, err := parseEntrypoint(text); err == nil && len(e.Argv) == 0 {
-			t.Error("an entrypoint without a program")
+			t.Error("an entrypoint without argv")
 		}
 	})
 }

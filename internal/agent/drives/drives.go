@@ -1,7 +1,7 @@
-// Package drives finds the guest's disks by what the host calls them: by their
-// serials, or by their order where a VMM cannot give a disk a serial of its own.
+// Package drives finds the guest's disks by the serials that the host gave them, or
+// by their order where a VMM cannot set a disk's serial.
 //
-// It opens none and mounts none. Start at [BySerial].
+// It neither opens nor mounts a disk. Start at [BySerial].
 package drives
 
 import (
@@ -12,7 +12,7 @@ import (
 )
 
 // BySerial returns the device files of the disks by serial. sys is /sys, dev is
-// /dev. order has the serials of virtio disks, where they have none of their own.
+// /dev. order has the serials of the virtio disks if the VMM could not set them.
 func BySerial(sys, dev string, order []string) map[string]string {
 	found := map[string]string{}
 	entries, err := os.ReadDir(filepath.Join(sys, "block"))
@@ -31,11 +31,11 @@ func BySerial(sys, dev string, order []string) map[string]string {
 	return found
 }
 
-// Order reads the serials in their order from a kernel command line: of a word
-// given twice the last one counts. None is nil.
+// Order returns the disks' serials in their order from a kernel command line, or nil
+// if it has none. The last one of several such parameters counts.
 func Order(cmdline string) []string {
 	var order []string
-	for _, word := range strings.Fields(cmdline) {
+	for word := range strings.FieldsSeq(cmdline) {
 		if list, ok := strings.CutPrefix(word, "hatch.disks="); ok && list != "" {
 			order = strings.Split(list, ",")
 		}
@@ -43,8 +43,8 @@ func Order(cmdline string) []string {
 	return order
 }
 
-// inOrder returns what the order says of a virtio disk, which Linux calls vda,
-// vdb and so on as it finds them; "" when it says nothing.
+// inOrder returns the serial of a virtio disk by its place in the order, or "". Linux
+// names such disks vda, vdb and so on, as it finds them.
 func inOrder(order []string, name string) string {
 	for i, serial := range order {
 		if name == "vd"+string(rune('a'+i)) {

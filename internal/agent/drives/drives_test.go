@@ -22,7 +22,7 @@ func sysfs(t *testing.T, serials map[string]string) string {
 	return sys
 }
 
-func TestDisksHaveTheirOwnSerials(t *testing.T) {
+func TestDisksAreFoundBySerial(t *testing.T) {
 	sys := sysfs(t, map[string]string{"vda": "hatch-disk", "vdb": "hatch-root\n", "vdc": "hatch-seed", "sr0": ""})
 	want := map[string]string{"hatch-disk": "/dev/vda", "hatch-root": "/dev/vdb", "hatch-seed": "/dev/vdc"}
 	if got := BySerial(sys, "/dev", nil); !maps.Equal(got, want) {
@@ -30,8 +30,8 @@ func TestDisksHaveTheirOwnSerials(t *testing.T) {
 	}
 }
 
-// Firecracker's disks have serials of its own making, which say nothing.
-func TestDisksHaveTheirOrder(t *testing.T) {
+// Firecracker makes up the serials of its disks, so that only the order identifies them.
+func TestDisksAreFoundByOrder(t *testing.T) {
 	sys := sysfs(t, map[string]string{"vda": "654321", "vdb": "654322\n", "vdc": "", "sda": "other"})
 	want := map[string]string{"hatch-disk": "/dev/vda", "hatch-seed": "/dev/vdb", "hatch-root": "/dev/vdc", "other": "/dev/sda"}
 	order := Order("quiet hatch.disks=x hatch.disks=hatch-disk,hatch-seed,hatch-root\n")
@@ -39,6 +39,6 @@ func TestDisksHaveTheirOrder(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 	if got := Order("quiet hatch.disks="); got != nil {
-		t.Errorf("no order is %v", got)
+		t.Errorf("an empty order is %v, want nil", got)
 	}
 }

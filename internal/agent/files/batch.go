@@ -6,18 +6,19 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// batch gathers changes to report them together: of several writes to a file
-// with nothing in between it keeps one, and it joins the two halves of a rename.
+// batch collects changes that are reported together. It reports successive writes to a
+// file once, and joins the two events of a rename.
 type batch struct {
 	changes []wire.FileChange
-	due     time.Time         // zero while it is empty
-	last    map[string]int    // the last change of a path
-	left    map[uint32]moving // by cookie: files that have left, and may arrive
+	due     time.Time            // when to report; zero while it is empty
+	last    map[string]int       // index of a path's last change
+	moved   map[uint32]movedFrom // by cookie: renames without their second event
 }
 
-// moving is the first half of a rename.
-type moving struct {
-	index int // of what it is as long as the other half is missing: a removal
+// movedFrom is the first event of a rename. It counts as a removal until the second one
+// arrives.
+type movedFrom struct {
+	index int // of the change
 	isDir bool
 	at    time.Time
 }
@@ -28,26 +29,27 @@ func (b *batch) add(c wire.FileChange) {
 		return
 	}
 	if len(b.changes) == 0 {
-		b.due = time.Now().Add(gather)
-		b.last, b.left = map[string]int{}, map[uint32]moving{}
+		b.due = time.Now().Add(batchInterval)
+		b.last, b.moved = map[string]int{}, map[uint32]movedFrom{}
 	}
 	b.last[path] = len(b.changes)
 	b.changes = append(b.changes, c)
 }
 
-// leave adds a file that has left its place.
-func (b *batch) leave(c wire.FileChange, cookie uint32, isDir bool) {
+// moveFrom adds the first event of a rename.
+func (b *batch) moveFrom(c wire.FileChange, cookie uint32, isDir bool) {
 	b.add(c)
-	b.left[cookie] = moving{index: len(b.changes) - 1, isDir: isDir, at: time.Now()}
+	b.moved[cookie] = movedFrom{index: len(b.changes) - 1, isDir: isDir, at: time.Now()}
 }
 
-// arrive makes a rename of what has left, and returns its old path.
-func (b *batch) arrive(path string, cookie uint32) (from string, ok bool) {
-	m, ok := b.left[cookie]
+// moveTo joins the second event of a rename with its first one, and returns the old
+// path.
+func (b *batch) moveTo(path string, cookie uint32) (from string, ok bool) {
+	m, ok := b.moved[cookie]
 	if !ok {
 		return "", false
 	}
-	delete(b.left, cookie)
+	delete(b.moved, cookie)
 	c := &b.changes[m.index]
 	from = string(c.Path)
 	c.Kind, c.From, c.Path = wire.ChangeRename, c.Path, []byte(path)
@@ -55,24 +57,25 @@ func (b *batch) arrive(path string, cookie uint32) (from string, ok bool) {
 	return from, true
 }
 
-// ready reports whether it is time to report. What has left a moment ago is
-// given another one to arrive.
+// ready reports whether the batch is to be reported. It waits longer if the second
+// event of a recent rename may still arrive.
 func (b *batch) ready(now time.Time) bool {
 	if len(b.changes) == 0 || len(b.changes) < maxBatch && now.Before(b.due) {
 		return false
 	}
-	for _, m := range b.left {
-		if again := m.at.Add(gather); len(b.changes) < maxBatch && now.Before(again) {
-			b.due = again
+	for _, m := range b.moved {
+		if due := m.at.Add(batchInterval); len(b.changes) < maxBatch && now.Before(due) {
+			b.due = due
 			return false
 		}
 	}
 	return true
 }
 
-// take empties the batch. away are directories that have left for elsewhere.
-func (b *batch) take() (changes []wire.FileChange, away []string) {
-	for _, m := range b.left {
+// flush empties the batch. away are directories that were renamed to a path that is
+// not watched.
+func (b *batch) flush() (changes []wire.FileChange, away []string) {
+	for _, m := range b.moved {
 		if m.isDir {
 			away = append(away, string(b.changes[m.index].Path))
 		}

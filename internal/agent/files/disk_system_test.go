@@ -14,13 +14,13 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// onSmallDisk runs do where only it sees a file system of 4 MiB, at the path
-// that it gets.
+// onSmallDisk runs do with the path of a file system of 4 MiB, in a mount namespace of
+// its own.
 func onSmallDisk(t *testing.T, do func(dir string)) {
 	t.Helper()
 	dir, done := t.TempDir(), make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+		runtime.LockOSThread() // never unlocked, so that the thread ends with its namespace
 		err := unix.Unshare(unix.CLONE_NEWNS)
 		if err == nil {
 			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
@@ -47,7 +47,7 @@ func TestFullDiskLeavesTheOldFile(t *testing.T) {
 		requireText(t, dir+"/f", "old")
 		requireNames(t, dir, "f")
 		archive := pack(t, file("small"), tar.Header{Typeflag: tar.TypeDir, Name: "d", Mode: 0o755})
-		archive.Truncate(1536) // without its end
+		archive.Truncate(1536) // without the end-of-archive blocks
 		last := tar.NewWriter(archive)
 		if err := last.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "large", Mode: 0o644, Size: int64(len(large))}); err != nil {
 			t.Error(err)
@@ -55,7 +55,7 @@ func TestFullDiskLeavesTheOldFile(t *testing.T) {
 		archive.Write(large)
 		requireRefusal(t, f.WriteTree(context.Background(), wire.WriteTreeArgs{Path: []byte(dir)}, archive), wire.CodeDiskFull)
 		requireNames(t, dir, "d", "f", "small")
-		if err := write(f, dir+"/g", "there is room again"); err != nil {
+		if err := write(f, dir+"/g", "the disk has space again"); err != nil {
 			t.Error(err)
 		}
 	})

@@ -1,10 +1,9 @@
-// Package files is the agent's work on the guest's files: it reads and writes
-// single ones of any size, lists directories, packs and unpacks trees as tar,
-// follows texts that grow, and watches for changes.
+// Package files reads and writes the guest's files for the host: files of any size,
+// directories, and trees as tar archives. It also follows and watches files.
 //
-// It works in constant memory, whatever the sizes, and as root: what the
-// guest's kernel allows root is allowed. It decides nothing about who may ask.
-// Start at [Files], which implements wire.FileHandler.
+// It needs constant memory for any size. It runs as root, with all permissions that the
+// guest's kernel gives root, and does not authorize requests. internal/guest/wire has
+// the protocol. Start at [Files].
 package files
 
 import (
@@ -19,10 +18,10 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// Files does what hatchd asks for. Its methods may be called from several
+// Files implements [wire.FileHandler]. Its methods may be called from several
 // goroutines at once.
 type Files struct {
-	root     string // whose /etc knows the names of users and groups
+	root     string // directory with etc/passwd and etc/group
 	partials partials
 }
 
@@ -31,28 +30,28 @@ func New(root string) *Files { return &Files{root: root} }
 
 var _ wire.FileHandler = (*Files)(nil)
 
-// checked returns a path as a string, if it can be one.
-func checked(path []byte) (string, error) {
+// validPath returns a path as a string, or refuses it.
+func validPath(path []byte) (string, error) {
 	if len(path) == 0 || path[0] != '/' || len(path) >= unix.PathMax || bytes.IndexByte(path, 0) >= 0 {
-		return "", wire.Refuse(wire.CodeInvalidPath, "a path begins with a slash and has less than %d bytes, none of them zero", unix.PathMax)
+		return "", wire.Refuse(wire.CodeInvalidPath, "a path must begin with a slash, be shorter than %d bytes and have no zero byte", unix.PathMax)
 	}
 	return string(path), nil
 }
 
 // StatFile implements wire.FileHandler.
 func (f *Files) StatFile(_ context.Context, args wire.PathArgs) (wire.FileInfo, error) {
-	path, err := checked(args.Path)
+	path, err := validPath(args.Path)
 	if err != nil {
 		return wire.FileInfo{}, err
 	}
 	return f.stat(path)
 }
 
-// stat describes the file itself, be it a link.
+// stat describes a file. It does not follow a link.
 func (f *Files) stat(path string) (wire.FileInfo, error) {
 	info, err := f.describer().at(unix.AT_FDCWD, path)
 	if err != nil {
-		return info, refusal(err)
+		return info, wireError(err)
 	}
 	info.Path = []byte(path)
 	return info, nil
@@ -60,7 +59,7 @@ func (f *Files) stat(path string) (wire.FileInfo, error) {
 
 // MakeDirectory implements wire.FileHandler.
 func (f *Files) MakeDirectory(_ context.Context, args wire.MakeDirectoryArgs) (wire.FileInfo, error) {
-	path, err := checked(args.Path)
+	path, err := validPath(args.Path)
 	if err != nil {
 		return wire.FileInfo{}, err
 	}
@@ -74,15 +73,15 @@ func (f *Files) MakeDirectory(_ context.Context, args wire.MakeDirectoryArgs) (w
 		err = makeDirectory(path, args.Mode&permissions, owner)
 	}
 	if err != nil {
-		return wire.FileInfo{}, refusal(err)
+		return wire.FileInfo{}, wireError(err)
 	}
 	return f.stat(path)
 }
 
-// parentMode is that of directories made on the way to what was asked for.
+// parentMode is the mode of new parent directories.
 const parentMode = 0o755
 
-// makeDirectories makes a directory and what is missing above it.
+// makeDirectories creates a directory and its missing parents.
 func makeDirectories(path string, mode uint32, owner ids) error {
 	if st, err := os.Stat(path); err == nil {
 		if st.IsDir() {
@@ -99,13 +98,13 @@ func makeDirectories(path string, mode uint32, owner ids) error {
 	}
 	err := makeDirectory(path, mode, owner)
 	if st, statErr := os.Stat(path); errors.Is(err, unix.EEXIST) && statErr == nil && st.IsDir() {
-		return nil // another was faster
+		return nil // another process created it meanwhile
 	}
 	return err
 }
 
-// makeDirectory makes one. It is nobody's to enter before it has its owner,
-// who need not be trusted with what happens meanwhile.
+// makeDirectory creates a directory. Only root can enter it until it has its owner and
+// mode.
 func makeDirectory(path string, mode uint32, owner ids) error {
 	if err := unix.Mkdir(path, 0o700); err != nil {
 		return err
@@ -115,12 +114,12 @@ func makeDirectory(path string, mode uint32, owner ids) error {
 		return err
 	}
 	defer func() { _ = dir.Close() }()
-	return settle(dir, mode, owner)
+	return setOwnerAndMode(dir, mode, owner)
 }
 
-// settle gives an open file its owner and then its mode, which a change of
-// owner may reduce.
-func settle(file *os.File, mode uint32, owner ids) error {
+// setOwnerAndMode sets the owner before the mode, because a change of the owner may
+// clear bits of the mode.
+func setOwnerAndMode(file *os.File, mode uint32, owner ids) error {
 	fd := int(file.Fd())
 	if err := unix.Fchown(fd, int(owner.user), int(owner.group)); err != nil {
 		return err
@@ -128,8 +127,8 @@ func settle(file *os.File, mode uint32, owner ids) error {
 	return unix.Fchmod(fd, mode)
 }
 
-// split parts a path behind its last slash; above never ends with one, unless
-// it is the root.
+// split splits a path at its last slash. above does not end with a slash, unless it is
+// the root.
 func split(path string) (above, name string) {
 	at := len(path) - 1
 	for path[at] != '/' {
@@ -144,35 +143,35 @@ func split(path string) (above, name string) {
 
 // RenameFile implements wire.FileHandler.
 func (f *Files) RenameFile(_ context.Context, args wire.RenameFileArgs) (wire.FileInfo, error) {
-	from, err := checked(args.From)
+	from, err := validPath(args.From)
 	if err != nil {
 		return wire.FileInfo{}, err
 	}
-	to, err := checked(args.To)
+	to, err := validPath(args.To)
 	if err != nil {
 		return wire.FileInfo{}, err
 	}
 	if err := unix.Rename(from, to); err != nil {
-		return wire.FileInfo{}, refusal(err)
+		return wire.FileInfo{}, wireError(err)
 	}
 	return f.stat(to)
 }
 
-// RemoveFile implements wire.FileHandler. A tree is removed to its end, also
-// when the host leaves meanwhile.
+// RemoveFile implements wire.FileHandler. The removal of a tree continues when hatchd
+// disconnects.
 func (f *Files) RemoveFile(_ context.Context, args wire.RemoveFileArgs) error {
-	path, err := checked(args.Path)
+	path, err := validPath(args.Path)
 	if err != nil {
 		return err
 	}
 	if _, err := os.Lstat(path); err != nil {
-		return refusal(err)
+		return wireError(err)
 	}
 	if !args.Recursive {
-		return refusal(os.Remove(path))
+		return wireError(os.Remove(path))
 	}
 	if _, name := split(path); name == "." || name == ".." || path == "/" {
-		return wire.Refuse(wire.CodeInvalidPath, "a tree is removed by its name")
+		return wire.Refuse(wire.CodeInvalidPath, "cannot remove a tree by a path that ends in . or .., nor the root directory")
 	}
-	return refusal(os.RemoveAll(path)) // follows no links
+	return wireError(os.RemoveAll(path)) // follows no links
 }

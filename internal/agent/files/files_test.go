@@ -91,12 +91,12 @@ func TestReplacedFileKeepsModeAndOwner(t *testing.T) {
 		t.Fatal(err)
 	}
 	if info, err := f.StatFile(t.Context(), wire.PathArgs{Path: []byte(dir + "/fresh")}); err != nil || info.Mode != newMode || info.UID != 0 || info.User == nil {
-		t.Errorf("a new one is %+v, %v", info, err)
+		t.Errorf("a new file is %+v, %v", info, err)
 	}
 	requireNames(t, dir, "f", "f.other", "fresh")
 }
 
-func TestLinksAreFollowedToWhatTheyName(t *testing.T) {
+func TestWriteFollowsLinks(t *testing.T) {
 	f, dir := New("/"), t.TempDir()
 	put(t, dir+"/data/real", "old")
 	for link, target := range map[string]string{
@@ -126,7 +126,7 @@ func TestLinksAreFollowedToWhatTheyName(t *testing.T) {
 	}
 }
 
-func TestParentsAreMadeForTheOwner(t *testing.T) {
+func TestParentsBelongToTheOwner(t *testing.T) {
 	f, dir := New("/"), t.TempDir()
 	owner := "5:6"
 	args := wire.WriteFileArgs{Path: []byte(dir + "/a/b/f"), Owner: &owner, Parents: true}
@@ -141,13 +141,13 @@ func TestParentsAreMadeForTheOwner(t *testing.T) {
 	}
 }
 
-// TestLeftoversOfAKilledAgentAreRemoved writes beside the partial files of
-// another agent, and of its own.
-func TestLeftoversOfAKilledAgentAreRemoved(t *testing.T) {
+// TestPartialFilesOfAKilledAgentAreRemoved writes files beside partial files of another
+// agent, and one of its own.
+func TestPartialFilesOfAKilledAgentAreRemoved(t *testing.T) {
 	f, dir := New("/"), t.TempDir()
 	put(t, dir+"/"+partialPrefix+"0", "half")
 	put(t, dir+"/"+partialPrefix+"77", "half")
-	put(t, dir+"/"+partialPrefix+"by-somebody", "whole")
+	put(t, dir+"/"+partialPrefix+"by-another", "whole")
 	slow, content := io.Pipe()
 	slowDone := make(chan error, 1)
 	go func() {
@@ -157,16 +157,16 @@ func TestLeftoversOfAKilledAgentAreRemoved(t *testing.T) {
 	if _, err := io.WriteString(content, "begun"); err != nil {
 		t.Fatal(err)
 	}
-	requireNames(t, dir, partialPrefix+"0", partialPrefix+"by-somebody")
+	requireNames(t, dir, partialPrefix+"0", partialPrefix+"by-another")
 	if err := write(f, dir+"/quick", "x"); err != nil {
 		t.Fatal(err)
 	}
-	requireNames(t, dir, partialPrefix+"0", partialPrefix+"by-somebody", "quick")
+	requireNames(t, dir, partialPrefix+"0", partialPrefix+"by-another", "quick")
 	if err := errors.Join(content.Close(), <-slowDone); err != nil {
 		t.Fatal(err)
 	}
 	requireText(t, dir+"/slow", "begun")
-	requireNames(t, dir, partialPrefix+"by-somebody", "quick", "slow")
+	requireNames(t, dir, partialPrefix+"by-another", "quick", "slow")
 }
 
 func TestNamesAreListedInPasses(t *testing.T) {
@@ -209,7 +209,7 @@ func TestUsersAndGroupsHaveNames(t *testing.T) {
 	}
 }
 
-func TestFileThatGetsShorterIsNotWhole(t *testing.T) {
+func TestFileThatGetsShorterIsAnError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
 	put(t, path, strings.Repeat("x", 1<<20))
 	args := wire.ReadFileArgs{Path: []byte(path), Length: -1}
@@ -217,7 +217,7 @@ func TestFileThatGetsShorterIsNotWhole(t *testing.T) {
 	requireRefusal(t, err, wire.CodeChanged)
 }
 
-func TestMadeUpFilesAreReadToTheirEnd(t *testing.T) {
+func TestGeneratedFilesAreReadToTheirEnd(t *testing.T) {
 	for _, path := range []string{"/proc/self/status", "/sys/kernel/mm/transparent_hugepage/enabled"} {
 		want, err := os.ReadFile(path)
 		if err != nil {

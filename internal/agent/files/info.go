@@ -17,10 +17,10 @@ import (
 // permissions are the bits of a mode that can be set.
 const permissions = 0o7777
 
-// ids are the numbers of an owner.
+// ids are the UID and GID of an owner.
 type ids struct{ user, group uint32 }
 
-// owner returns the numbers of who is named.
+// owner returns the ids of a named owner.
 func (f *Files) owner(name string) (ids, error) {
 	a, err := account.Find(f.root, name)
 	if err != nil {
@@ -29,7 +29,7 @@ func (f *Files) owner(name string) (ids, error) {
 	return ids{a.UID, a.GID}, nil
 }
 
-// describer describes files. It reads the names of users and groups once.
+// describer describes files, and caches the names of users and groups.
 type describer struct {
 	root          string
 	users, groups map[uint32]string
@@ -37,7 +37,8 @@ type describer struct {
 
 func (f *Files) describer() *describer { return &describer{root: f.root} }
 
-// at describes the file itself at a path below a directory; without its Path.
+// at describes the file at a path relative to a directory. It does not follow a link,
+// and does not set Path.
 func (d *describer) at(dir int, path string) (wire.FileInfo, error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dir, path, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -78,20 +79,21 @@ func kind(mode uint32) string {
 	}
 }
 
-// readLink returns what a link says.
+// readLink returns the target of a link.
 func readLink(dir int, path string) (string, error) {
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(dir, path, buf)
 	return string(buf[:max(0, n)]), err
 }
 
-// Bounds of what is read of names: bytes of a file, and of a name.
+// Limits of the names of users and groups, in bytes.
 const (
-	maxNames = 4 << 20
+	maxNames = 4 << 20 // of a file
 	maxName  = 64
 )
 
-// idNames reads the names in a file of /etc by number; the first one counts.
+// idNames returns the names in /etc/passwd or /etc/group by id. If several have the same
+// id, it returns the first.
 func idNames(root, file string) map[uint32]string {
 	names := map[uint32]string{}
 	f, err := os.Open(filepath.Join(root, "etc", file))

@@ -12,7 +12,7 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// inotify is one instance of the kernel's, with a buffer for its events.
+// inotify is an inotify instance, with a buffer for its events.
 type inotify struct {
 	file *os.File
 	fd   int
@@ -33,7 +33,7 @@ func newInotify() (*inotify, error) {
 func (n *inotify) close() { _ = n.file.Close() }
 
 var errTooManyWatches = wire.Refuse(wire.CodeTooManyWatches,
-	"the guest's kernel watches no more than so much (fs.inotify.max_user_watches and max_user_instances)")
+	"the guest has reached its limit of watches (fs.inotify.max_user_watches or max_user_instances)")
 
 func (n *inotify) add(path string, mask uint32) (int32, error) {
 	wd, err := unix.InotifyAddWatch(n.fd, path, mask)
@@ -45,13 +45,7 @@ func (n *inotify) add(path string, mask uint32) (int32, error) {
 
 func (n *inotify) remove(wd int32) { _, _ = unix.InotifyRmWatch(n.fd, uint32(wd)) }
 
-// pending reports whether there are events to be read.
-func (n *inotify) pending() bool {
-	size, err := unix.IoctlGetInt(n.fd, unix.TIOCINQ)
-	return err == nil && size > 0
-}
-
-// event is what the kernel tells.
+// event is one inotify event.
 type event struct {
 	wd     int32
 	mask   uint32
@@ -59,14 +53,14 @@ type event struct {
 	name   string // in the watched directory; "" for the directory itself
 }
 
-// wake ends a wait for events, now and from now on.
+// wake interrupts a read, and makes later ones fail.
 func (n *inotify) wake() { _ = n.file.SetReadDeadline(time.Unix(1, 0)) }
 
-// read waits for events until the deadline; the zero time means none.
+// read waits for events until the deadline; the zero time means no deadline.
 func (n *inotify) read(deadline time.Time, cancelled func() error) ([]event, error) {
 	_ = n.file.SetReadDeadline(deadline)
 	if err := cancelled(); err != nil {
-		return nil, err // a wake may have been undone just now
+		return nil, err // SetReadDeadline may have undone a wake
 	}
 	size, err := n.file.Read(n.buf)
 	if err != nil {
@@ -75,7 +69,7 @@ func (n *inotify) read(deadline time.Time, cancelled func() error) ([]event, err
 	return parseEvents(n.buf[:size]), nil
 }
 
-// parseEvents reads what the kernel wrote.
+// parseEvents parses the events that the kernel has written.
 func parseEvents(raw []byte) []event {
 	var events []event
 	for len(raw) >= unix.SizeofInotifyEvent {

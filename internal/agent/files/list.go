@@ -12,24 +12,23 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// ListFiles implements wire.FileHandler. Entries that vanish meanwhile are left
-// out; of one that the system does not describe, such as a mount that is broken,
-// there is the name.
+// ListFiles implements wire.FileHandler. It skips entries that are removed meanwhile,
+// and lists an entry that it cannot read, such as a broken mount, with its name only.
 func (f *Files) ListFiles(ctx context.Context, args wire.PathArgs, began func() error, each func(wire.FileInfo) error) error {
-	path, err := checked(args.Path)
+	path, err := validPath(args.Path)
 	if err != nil {
 		return err
 	}
 	dir, err := openDirectory(unix.AT_FDCWD, path, 0)
 	if err != nil {
-		return refusal(err)
+		return wireError(err)
 	}
 	defer func() { _ = dir.Close() }()
 	if err := began(); err != nil {
 		return err
 	}
 	describe := f.describer()
-	return refusal(eachName(dir, namesAtOnce, func(name string) error {
+	return wireError(eachName(dir, namesAtOnce, func(name string) error {
 		info, err := describe.at(int(dir.Fd()), name)
 		if errors.Is(err, unix.ENOENT) {
 			return ctx.Err()
@@ -50,12 +49,12 @@ func openDirectory(dir int, path string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// namesAtOnce is how many names of a directory are kept: a million entries are
-// sorted in 31 passes, in the memory for twice as many names.
+// namesAtOnce limits the names of a directory in memory to twice as many. A million
+// entries need 31 passes.
 const namesAtOnce = 32 << 10
 
-// eachName calls do for the names in a directory in their order. It reads the
-// directory once for each atOnce names: those that come next of all.
+// eachName calls do for the names in a directory, sorted. It reads the directory once
+// for every atOnce names.
 func eachName(dir *os.File, atOnce int, do func(name string) error) error {
 	last := ""
 	for {
@@ -75,8 +74,8 @@ func eachName(dir *os.File, atOnce int, do func(name string) error) error {
 	}
 }
 
-// namesAfter returns the first names in order behind last, at most so many, and
-// whether there are more.
+// namesAfter returns the first atMost names after last in sorted order, and whether the
+// directory has more.
 func namesAfter(dir *os.File, last string, atMost int) (names []string, more bool, err error) {
 	if _, err := dir.Seek(0, io.SeekStart); err != nil {
 		return nil, false, err
@@ -102,7 +101,7 @@ func namesAfter(dir *os.File, last string, atMost int) (names []string, more boo
 	return first(names, atMost), more, nil
 }
 
-// first sorts names and returns the first ones.
+// first sorts names, and returns the first atMost of them.
 func first(names []string, atMost int) []string {
 	slices.Sort(names)
 	return names[:min(len(names), atMost)]

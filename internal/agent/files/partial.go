@@ -10,29 +10,29 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// A content that is still coming stands in a file of such a name, with a number
-// behind it, beside the file that it will replace. Only an agent that was
-// killed leaves one; the next write in the same directory removes it.
+// partialPrefix and a number are the name of a partial file, in the directory of the
+// file that it will replace. Only a killed agent leaves one; the next write to the
+// directory removes it.
 const partialPrefix = ".hatch-partial-"
 
-// maxPartials is how many contents may be on their way into one directory: all
-// that an agent takes.
+// maxPartials limits the concurrent writes to one directory, to the number of requests
+// that an agent serves.
 const maxPartials = 256
 
-// maxSwept bounds the directories that are known to be without leftovers.
+// maxSwept limits the cache of swept directories.
 const maxSwept = 4096
 
-// partials knows the partial files of this agent. Any other is a leftover.
+// partials are the partial files of this agent. All others were left by a killed one.
 type partials struct {
 	mu    sync.Mutex
-	taken map[slot]bool
-	swept map[directory]bool // may be forgotten
+	used  map[slot]bool
+	swept map[directory]bool // a cache
 }
 
-// directory tells one from another, by whatever path it is reached.
+// directory identifies a directory, independent of its path.
 type directory struct{ device, inode uint64 }
 
-// slot is one name of a partial file.
+// slot is one possible name of a partial file.
 type slot struct {
 	directory
 	number int
@@ -44,11 +44,11 @@ func (s slot) name() string { return partialPrefix + strconv.Itoa(s.number) }
 type partial struct {
 	file *os.File
 	dir  int
-	name string // "" once it is in its place
+	name string // "" once it has been renamed
 	free func()
 }
 
-// create makes a partial file in dir, which must stay open as long.
+// create creates a partial file in dir, which must stay open until discard.
 func (p *partials) create(dir *os.File) (*partial, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
@@ -56,9 +56,14 @@ func (p *partials) create(dir *os.File) (*partial, error) {
 	}
 	d := directory{st.Dev, st.Ino}
 	p.sweep(dir, d)
-	s, ok := p.takeAny(d)
-	if !ok {
-		return nil, wire.Refuse(wire.CodeBusy, "too many files are being written in this directory")
+	s, number := slot{d, 0}, 0
+	for ; number < maxPartials; number++ {
+		if s.number = number; p.acquire(s) {
+			break
+		}
+	}
+	if number == maxPartials {
+		return nil, wire.Refuse(wire.CodeBusy, "%d files are being written in this directory; that is the limit", maxPartials)
 	}
 	fd, err := unix.Openat(int(dir.Fd()), s.name(), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -70,28 +75,21 @@ func (p *partials) create(dir *os.File) (*partial, error) {
 	}, nil
 }
 
-// sweep removes the leftovers of an earlier agent, once in each directory.
+// sweep removes the partial files of killed agents, once per directory.
 func (p *partials) sweep(dir *os.File, d directory) {
-	if p.knows(d) {
+	p.mu.Lock()
+	swept := p.swept[d]
+	p.mu.Unlock()
+	if swept {
 		return
 	}
 	for number := range maxPartials {
 		s := slot{d, number}
-		if p.take(s) {
+		if p.acquire(s) {
 			_ = unix.Unlinkat(int(dir.Fd()), s.name(), 0)
 			p.free(s)
 		}
 	}
-	p.learn(d)
-}
-
-func (p *partials) knows(d directory) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.swept[d]
-}
-
-func (p *partials) learn(d directory) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.swept == nil || len(p.swept) == maxSwept {
@@ -100,45 +98,28 @@ func (p *partials) learn(d directory) {
 	p.swept[d] = true
 }
 
-func (p *partials) takeAny(d directory) (slot, bool) {
-	for number := range maxPartials {
-		if s := (slot{d, number}); p.take(s) {
-			return s, true
-		}
-	}
-	return slot{}, false
-}
-
-// take reports whether the slot was free; it is the caller's then.
-func (p *partials) take(s slot) bool {
+// acquire acquires a slot, and reports whether that was free. If so, the caller must
+// free it.
+func (p *partials) acquire(s slot) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.taken[s] {
+	if p.used[s] {
 		return false
 	}
-	if p.taken == nil {
-		p.taken = map[slot]bool{}
+	if p.used == nil {
+		p.used = map[slot]bool{}
 	}
-	p.taken[s] = true
+	p.used[s] = true
 	return true
 }
 
 func (p *partials) free(s slot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.taken, s)
+	delete(p.used, s)
 }
 
-// moveTo puts the file into its place in the same directory.
-func (p *partial) moveTo(name string) error {
-	if err := unix.Renameat(p.dir, p.name, p.dir, name); err != nil {
-		return err
-	}
-	p.name = ""
-	return nil
-}
-
-// discard closes the file, and removes it unless it is in its place.
+// discard closes the file, and removes it unless it has been renamed.
 func (p *partial) discard() {
 	_ = p.file.Close()
 	if p.name != "" {

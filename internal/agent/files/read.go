@@ -12,21 +12,21 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// ReadFile implements wire.FileHandler. As much is sent as the file holds when
-// it is opened.
+// ReadFile implements wire.FileHandler. It sends as many bytes as the file has when it
+// is opened.
 func (f *Files) ReadFile(_ context.Context, args wire.ReadFileArgs, began func(wire.FileInfo) error, w wire.FileWriter) error {
-	path, err := checked(args.Path)
+	path, err := validPath(args.Path)
 	if err != nil {
 		return err
 	}
 	file, st, err := openRegular(path)
 	if err != nil {
-		return refusal(err)
+		return wireError(err)
 	}
 	defer func() { _ = file.Close() }()
 	info := f.describer().info(st)
 	info.Path = args.Path
-	if madeUp(int(file.Fd())) {
+	if isGenerated(int(file.Fd())) {
 		info.Size = wire.UnknownSize
 	}
 	if err := began(info); err != nil {
@@ -37,7 +37,7 @@ func (f *Files) ReadFile(_ context.Context, args wire.ReadFileArgs, began func(w
 
 func send(file *os.File, args wire.ReadFileArgs, size int64, w wire.FileWriter) error {
 	if _, err := file.Seek(args.Start(size), io.SeekStart); err != nil {
-		return refusal(err)
+		return wireError(err)
 	}
 	wanted := args.Expected(size)
 	content := io.Reader(file)
@@ -48,16 +48,16 @@ func send(file *os.File, args wire.ReadFileArgs, size int64, w wire.FileWriter) 
 	}
 	sent, err := w.ReadFrom(content)
 	if err != nil {
-		return refusal(err)
+		return wireError(err)
 	}
 	if wanted >= 0 && sent < wanted {
-		return wire.Refuse(wire.CodeChanged, "the file got shorter while it was read")
+		return wire.Refuse(wire.CodeChanged, "the file became shorter during the read")
 	}
 	return nil
 }
 
-// openRegular opens a regular file to read it, through links. Anything else is
-// not even touched: opening a device may do something.
+// openRegular opens a regular file for reading, and follows links. It does not open
+// other files: opening a device may have side effects.
 func openRegular(path string) (*os.File, *unix.Stat_t, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -79,11 +79,11 @@ func openRegular(path string) (*os.File, *unix.Stat_t, error) {
 	return file, &st, err
 }
 
-var errNotFile = wire.Refuse(wire.CodeNotFile, "it is a device, a pipe or a socket")
+var errNotFile = wire.Refuse(wire.CodeNotFile, "the file is a device, a pipe or a socket")
 
-// madeUpTypes are the file systems whose files are made up as they are read,
-// and say nothing of their size.
-var madeUpTypes = []int64{
+// generatedTypes are the file systems for which the kernel generates a file's content
+// during the read, so that the file's size is meaningless.
+var generatedTypes = []int64{
 	unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.DEBUGFS_MAGIC,
 	unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.SELINUX_MAGIC, unix.BPF_FS_MAGIC, unix.PSTOREFS_MAGIC,
 	unix.EFIVARFS_MAGIC, unix.BINFMTFS_MAGIC, unix.DEVPTS_SUPER_MAGIC, unix.NSFS_MAGIC, unix.AUTOFS_SUPER_MAGIC,
@@ -93,9 +93,9 @@ var madeUpTypes = []int64{
 	0x67596969, // rpc_pipefs
 }
 
-// madeUp reports whether an open file is on such a file system.
-func madeUp(fd int) bool {
+// isGenerated reports whether an open file is on such a file system.
+func isGenerated(fd int) bool {
 	var st unix.Statfs_t
 	err := unix.Fstatfs(fd, &st)
-	return err == nil && slices.Contains(madeUpTypes, st.Type)
+	return err == nil && slices.Contains(generatedTypes, st.Type)
 }

@@ -8,8 +8,7 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// codes are the words for what the system refuses. What is not here passes
-// with what the system says.
+// codes are the protocol's codes of system errors. All others have the code failed.
 var codes = map[unix.Errno]string{
 	unix.ENOENT:       wire.CodeNotFound,
 	unix.EEXIST:       wire.CodeExists,
@@ -30,8 +29,8 @@ var codes = map[unix.Errno]string{
 	unix.ETXTBSY:      wire.CodePermission,
 }
 
-// refusal is what the host is told about err.
-func refusal(err error) error {
+// wireError returns err with a code of the protocol.
+func wireError(err error) error {
 	var refused *wire.RemoteError
 	if err == nil || errors.As(err, &refused) {
 		return err

@@ -17,38 +17,38 @@ import (
 
 // TailFile implements wire.FileHandler.
 func (f *Files) TailFile(ctx context.Context, args wire.TailFileArgs, began func() error, w wire.FileWriter) error {
-	path, err := checked(args.Path)
+	path, err := validPath(args.Path)
 	if err != nil {
 		return err
 	}
 	file, st, err := openRegular(path)
 	if err != nil {
-		return refusal(err)
+		return wireError(err)
 	}
 	t := &follower{path: path, file: file, out: w}
 	defer t.close()
 	if args.Follow {
 		if err := t.listen(); err != nil {
-			return refusal(err)
+			return wireError(err)
 		}
 	}
 	if err := began(); err != nil {
 		return err
 	}
-	if !madeUp(int(file.Fd())) {
+	if !isGenerated(int(file.Fd())) {
 		if err := seekLines(file, st.Size, args.Lines); err != nil {
-			return refusal(err)
+			return wireError(err)
 		}
 	}
 	if args.Follow {
-		return refusal(t.follow(ctx))
+		return wireError(t.follow(ctx))
 	}
 	_, err = w.ReadFrom(file)
-	return refusal(err)
+	return wireError(err)
 }
 
-// seekLines puts the file's position at the beginning of its last lines. It
-// reads the file from behind.
+// seekLines seeks to the beginning of the file's last lines. It reads the file
+// backwards.
 func seekLines(file *os.File, size, lines int64) error {
 	at := size
 	if lines < 0 {
@@ -58,7 +58,7 @@ func seekLines(file *os.File, size, lines int64) error {
 	for at > 0 {
 		part := buf[:min(at, int64(len(buf)))]
 		if _, err := file.ReadAt(part, at-int64(len(part))); errors.Is(err, io.EOF) {
-			at = 0 // it has got shorter
+			at = 0 // the file was truncated meanwhile
 			break
 		} else if err != nil {
 			return err
@@ -73,15 +73,15 @@ func seekLines(file *os.File, size, lines int64) error {
 	return err
 }
 
-// lastLines returns where the last lines of a text begin, and how many there
-// are to be found in front of it; -1 when that was all. A line end at the end of
-// the whole text begins no line.
-func lastLines(text []byte, lines int64, whole bool) (from int, left int64) {
+// lastLines returns where the last lines of a part of a file begin, and how many more
+// to find before the part, or -1 if the part has all. atEnd means that the part ends the
+// file; then a line feed at its end begins no line.
+func lastLines(text []byte, lines int64, atEnd bool) (from int, left int64) {
 	if lines == 0 {
 		return len(text), -1
 	}
 	end := len(text)
-	if whole && text[end-1] == '\n' {
+	if atEnd && text[end-1] == '\n' {
 		end--
 	}
 	for {
@@ -96,13 +96,13 @@ func lastLines(text []byte, lines int64, whole bool) (from int, left int64) {
 	}
 }
 
-// follower follows a text that grows.
+// follower follows a file that grows.
 type follower struct {
 	path   string
 	file   *os.File
 	out    wire.FileWriter
 	events *inotify
-	watch  int32 // of the file
+	watch  int32 // watch descriptor of the file
 }
 
 func (t *follower) close() {
@@ -112,8 +112,8 @@ func (t *follower) close() {
 	}
 }
 
-// listen makes sure that what happens to the file from now on is heard of: in
-// itself, and at its path, where another one may come.
+// listen watches the file and the directories of its path, where another file may
+// replace it.
 func (t *follower) listen() error {
 	var err error
 	if t.events, err = newInotify(); err != nil {
@@ -138,7 +138,7 @@ func (t *follower) listenToFile() error {
 	return err
 }
 
-// follow sends what there is and what comes.
+// follow sends the rest of the file, and then all that is appended.
 func (t *follower) follow(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, t.events.wake)
 	defer stop()
@@ -146,11 +146,11 @@ func (t *follower) follow(ctx context.Context) error {
 		if err := t.send(); err != nil {
 			return err
 		}
-		again, err := t.next()
+		replaced, err := t.next()
 		if err != nil {
 			return err
 		}
-		if again {
+		if replaced {
 			continue
 		}
 		events, err := t.events.read(time.Time{}, ctx.Err)
@@ -159,14 +159,14 @@ func (t *follower) follow(ctx context.Context) error {
 		}
 		for _, e := range events {
 			if e.mask&(unix.IN_DELETE_SELF|unix.IN_MOVE_SELF) != 0 && e.wd != t.watch {
-				return wire.Refuse(wire.CodeNotFound, "the directory of the file is not there any more")
+				return wire.Refuse(wire.CodeNotFound, "the directory of the file was removed or renamed")
 			}
 		}
 	}
 }
 
-// send sends up to the end of the file. One that is shorter than what was sent
-// has been emptied, and begins anew.
+// send sends the file from its position to its end. If the file was truncated below the
+// position, send starts at the beginning.
 func (t *follower) send() error {
 	at, err := t.file.Seek(0, io.SeekCurrent)
 	if err != nil {
@@ -176,7 +176,7 @@ func (t *follower) send() error {
 	if err != nil {
 		return err
 	}
-	if st.Size() < at && !madeUp(int(t.file.Fd())) {
+	if st.Size() < at && !isGenerated(int(t.file.Fd())) {
 		if _, err := t.file.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
@@ -187,19 +187,19 @@ func (t *follower) send() error {
 	return t.out.Flush()
 }
 
-// next turns to the file that has taken the place of the present one, if one
-// has, and reports whether there may be more to send.
+// next opens another file that has replaced the current one at the path, and reports
+// whether there was one.
 func (t *follower) next() (bool, error) {
 	file, st, err := openRegular(t.path)
 	if err != nil {
-		return false, nil // it may come, or come back
+		return false, nil // a new file may appear later
 	}
-	var present unix.Stat_t
-	if err := unix.Fstat(int(t.file.Fd()), &present); err != nil || st.Dev == present.Dev && st.Ino == present.Ino {
+	var current unix.Stat_t
+	if err := unix.Fstat(int(t.file.Fd()), &current); err != nil || st.Dev == current.Dev && st.Ino == current.Ino {
 		_ = file.Close()
 		return false, err
 	}
-	if err := t.send(); err != nil { // what was written before it lost its place
+	if err := t.send(); err != nil { // bytes appended before it was replaced
 		_ = file.Close()
 		return false, err
 	}

@@ -58,12 +58,12 @@ func FuzzLastLines(f *testing.F) {
 			t.Errorf("%d of %q: %q, want %q", lines, text, got, want)
 		}
 		if left >= 0 && from != 0 {
-			t.Errorf("%d of %q: %d are left, at %d", lines, text, left, from)
+			t.Errorf("%d of %q: %d lines are left, at %d", lines, text, left, from)
 		}
 	})
 }
 
-// stream is a wire.FileWriter that tells what has been flushed.
+// stream is a wire.FileWriter that records flushed text.
 type stream struct {
 	buffer
 	mu   sync.Mutex
@@ -103,7 +103,7 @@ func (s *stream) await(t *testing.T, want string) {
 	}
 }
 
-// following follows a file until the test ends, or what the file was in does.
+// following follows a file until the test ends or the file's directory is removed.
 func following(t *testing.T, path string) (*stream, <-chan error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

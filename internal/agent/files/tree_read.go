@@ -13,41 +13,40 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// maxLinked bounds the files with several names that are remembered. Beyond
-// them, each name is packed as a file of its own.
+// maxLinked limits the hard-linked files that a packer remembers. It packs further ones
+// once per name.
 const maxLinked = 100_000
 
-// ReadTree implements wire.FileHandler. What changes meanwhile is packed as it
-// is found; devices, pipes and sockets are left out, and so is what lies in
-// file systems that are made up, such as /proc.
+// ReadTree implements wire.FileHandler. It does not pack devices, pipes, sockets, and
+// generated file systems such as /proc. Files may change during the read.
 func (f *Files) ReadTree(ctx context.Context, args wire.PathArgs, began func() error, w wire.FileWriter) error {
-	path, err := checked(args.Path)
+	path, err := validPath(args.Path)
 	if err != nil {
 		return err
 	}
 	above, name := split(path)
-	if name == "" { // the root, or a link to a directory that is meant
+	if name == "" { // the root, or a slash at the end, which follows a link
 		above, name = path, "."
 	}
 	dir, err := openDirectory(unix.AT_FDCWD, above, 0)
 	if err != nil {
-		return refusal(err)
+		return wireError(err)
 	}
 	defer func() { _ = dir.Close() }()
 	p := &packer{tar: tar.NewWriter(w), names: f.describer(), linked: map[inode]string{}, buf: make([]byte, copyBuffer)}
 	if err := unix.Fstatat(int(dir.Fd()), name, new(unix.Stat_t), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return refusal(err)
+		return wireError(err)
 	}
 	if err := began(); err != nil {
 		return err
 	}
 	if err := p.pack(ctx, int(dir.Fd()), name, archiveName(path)); err != nil {
-		return refusal(err)
+		return wireError(err)
 	}
 	return p.tar.Close()
 }
 
-// archiveName is what the names in the archive of path begin with.
+// archiveName returns the name of path in its archive, with which all names begin.
 func archiveName(path string) string {
 	for len(path) > 1 && path[len(path)-1] == '/' {
 		path = path[:len(path)-1]
@@ -64,11 +63,11 @@ type inode struct{ device, number uint64 }
 type packer struct {
 	tar    *tar.Writer
 	names  *describer
-	linked map[inode]string // names of files that have more than one
+	linked map[inode]string // first names of hard-linked files
 	buf    []byte
 }
 
-// pack packs the file at name in dir, and what is below it, as path.
+// pack packs the file at name in dir, and the files below it, as path.
 func (p *packer) pack(ctx context.Context, dir int, name, path string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -76,7 +75,7 @@ func (p *packer) pack(ctx context.Context, dir int, name, path string) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
-		return nil // it has vanished
+		return nil // it was removed
 	}
 	if err != nil {
 		return err
@@ -92,14 +91,14 @@ func (p *packer) pack(ctx context.Context, dir int, name, path string) error {
 	return err
 }
 
-// gone reports whether err says that a file is not what it was found to be.
-func gone(err error) bool {
+// removed reports whether err means that a file was removed or replaced meanwhile.
+func removed(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENXIO)
 }
 
 func (p *packer) directory(ctx context.Context, above int, name, path string) error {
 	dir, err := openDirectory(above, name, unix.O_NOFOLLOW)
-	if gone(err) {
+	if removed(err) {
 		return nil
 	}
 	if err != nil {
@@ -111,14 +110,14 @@ func (p *packer) directory(ctx context.Context, above int, name, path string) er
 		return err
 	}
 	header := p.header(&st, path+"/", tar.TypeDir)
-	if err := p.tar.WriteHeader(header); err != nil || madeUp(int(dir.Fd())) {
+	if err := p.tar.WriteHeader(header); err != nil || isGenerated(int(dir.Fd())) {
 		return err
 	}
 	err = eachName(dir, namesAtOnce, func(name string) error {
 		return p.pack(ctx, int(dir.Fd()), name, path+"/"+name)
 	})
 	if errors.Is(err, unix.ENOENT) {
-		return nil // removed while it was read
+		return nil // removed meanwhile
 	}
 	return err
 }
@@ -136,10 +135,10 @@ func (p *packer) symlink(dir int, name, path string, st *unix.Stat_t) error {
 	return p.tar.WriteHeader(header)
 }
 
-// file packs a regular file as long as it is when it is opened.
+// file packs a regular file, with the size that it has when it is opened.
 func (p *packer) file(dir int, name, path string) error {
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	if gone(err) {
+	if removed(err) {
 		return nil
 	}
 	if err != nil {
@@ -155,9 +154,14 @@ func (p *packer) file(dir int, name, path string) error {
 		return nil
 	}
 	header := p.header(&st, path, tar.TypeReg)
-	if first, linked := p.linkTo(&st, path); linked {
-		header.Typeflag, header.Linkname = tar.TypeLink, first
-		return p.tar.WriteHeader(header)
+	if id := (inode{st.Dev, st.Ino}); st.Nlink > 1 {
+		if first, packed := p.linked[id]; packed {
+			header.Typeflag, header.Linkname = tar.TypeLink, first
+			return p.tar.WriteHeader(header)
+		}
+		if len(p.linked) < maxLinked {
+			p.linked[id] = path
+		}
 	}
 	header.Size = st.Size
 	if err := p.tar.WriteHeader(header); err != nil {
@@ -166,20 +170,8 @@ func (p *packer) file(dir int, name, path string) error {
 	return copyExactly(p.tar, file, st.Size, p.buf)
 }
 
-// linkTo returns the name under which the same file is in the archive.
-func (p *packer) linkTo(st *unix.Stat_t, path string) (first string, linked bool) {
-	if st.Nlink < 2 {
-		return "", false
-	}
-	id := inode{st.Dev, st.Ino}
-	if first, linked = p.linked[id]; !linked && len(p.linked) < maxLinked {
-		p.linked[id] = path
-	}
-	return first, linked
-}
-
-// copyExactly copies size bytes. A file that has got shorter meanwhile ends in
-// zeros, as tar does it; one that has grown is cut.
+// copyExactly copies size bytes. Like tar, it pads a file that has become shorter with
+// zeros, and cuts one that has grown.
 func copyExactly(w io.Writer, file io.Reader, size int64, buf []byte) error {
 	n, err := io.CopyBuffer(w, io.LimitReader(file, size), buf)
 	for err == nil && n < size {
@@ -190,8 +182,8 @@ func copyExactly(w io.Writer, file io.Reader, size int64, buf []byte) error {
 	return err
 }
 
-// header describes a file. Names that are not UTF-8 go as they are: every tar
-// that is known takes them so.
+// header returns a file's header. It does not change names that are not UTF-8: all known
+// implementations of tar accept them.
 func (p *packer) header(st *unix.Stat_t, path string, kind byte) *tar.Header {
 	info := p.names.info(st)
 	return &tar.Header{

@@ -17,7 +17,7 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// pack makes an archive of entries; one of a regular file holds its own name.
+// pack returns an archive of entries. A regular file contains its own name.
 func pack(t *testing.T, entries ...tar.Header) *bytes.Buffer {
 	t.Helper()
 	var out bytes.Buffer
@@ -55,12 +55,12 @@ func hardlink(name, to string) tar.Header {
 	return tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: to}
 }
 
-// TestNothingIsWrittenOutside unpacks what means to, beside a file and a
-// directory that it must not reach.
-func TestNothingIsWrittenOutside(t *testing.T) {
+// TestUnpackWritesNothingOutside unpacks archives that try to change a file and a
+// directory beside the target directory.
+func TestUnpackWritesNothingOutside(t *testing.T) {
 	for name, c := range map[string]struct {
 		entries []tar.Header
-		prepare func(to string) error // in the directory, before
+		prepare func(to string) error // creates files before
 		refused bool
 	}{
 		"dots":                        {entries: []tar.Header{file("../outside/f")}, refused: true},
@@ -112,7 +112,7 @@ func TestNothingIsWrittenOutside(t *testing.T) {
 	}
 }
 
-func TestUnpackingKeepsToItsRules(t *testing.T) {
+func TestUnpackedFilesModesAndOwners(t *testing.T) {
 	f, to := New("/"), t.TempDir()
 	put(t, to+"/real/old", "old")
 	put(t, to+"/replaced", "a long text that is replaced")
@@ -139,7 +139,7 @@ func TestUnpackingKeepsToItsRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	requireOwner(t, to+"/set", 5, 6, 0o755)
-	requireOwner(t, to+"/deep/er", 0, 0, 0o755|os.ModeDir) // was there
+	requireOwner(t, to+"/deep/er", 0, 0, 0o755|os.ModeDir) // existed before
 }
 
 func requireOwner(t *testing.T, path string, uid, gid uint32, mode os.FileMode) {
@@ -153,7 +153,7 @@ func requireOwner(t *testing.T, path string, uid, gid uint32, mode os.FileMode) 
 	}
 }
 
-func TestArchiveThatBreaksLeavesNoHalfFile(t *testing.T) {
+func TestBrokenArchiveLeavesNoPartialFile(t *testing.T) {
 	to, gone := t.TempDir(), errors.New("gone")
 	whole := pack(t, file("first"), file(strings.Repeat("long/", 100)+"second")).Bytes()
 	err := New("/").WriteTree(t.Context(), wire.WriteTreeArgs{Path: []byte(to)}, io.MultiReader(bytes.NewReader(whole[:len(whole)-1600]), iotest.ErrReader(gone)))
@@ -162,12 +162,12 @@ func TestArchiveThatBreaksLeavesNoHalfFile(t *testing.T) {
 	}
 	requireText(t, to+"/first", "first")
 	if matches, err := filepath.Glob(to + "/" + strings.Repeat("*/", 100) + "*"); err != nil || matches != nil {
-		t.Errorf("there is %v, %v", matches, err)
+		t.Errorf("found %v, %v", matches, err)
 	}
 }
 
-// TestPackedTreeIsWhatTarUnpacks has the system's own tar take an archive.
-func TestPackedTreeIsWhatTarUnpacks(t *testing.T) {
+// TestTarUnpacksAPackedTree runs the system's tar.
+func TestTarUnpacksAPackedTree(t *testing.T) {
 	above := t.TempDir()
 	put(t, above+"/tree/not\xffutf8/"+strings.Repeat("long", 50), "text")
 	put(t, above+"/tree/plain", strings.Repeat("x", 100_000))
@@ -202,13 +202,13 @@ func TestArchiveNames(t *testing.T) {
 	}
 }
 
-// TestFilesThatChangeDoNotBreakAnArchive packs what others work on.
-func TestFilesThatChangeDoNotBreakAnArchive(t *testing.T) {
+// TestFilesMayChangeDuringAPack truncates and removes files meanwhile.
+func TestFilesMayChangeDuringAPack(t *testing.T) {
 	top := t.TempDir()
 	put(t, top+"/a/short", strings.Repeat("x", 300_000))
 	put(t, top+"/b/vanishes", "x")
 	put(t, top+"/c/last", "last")
-	w := &meddler{do: func() {
+	w := &hookedBuffer{do: func() {
 		if err := errors.Join(os.Truncate(top+"/a/short", 1000), os.RemoveAll(top+"/b")); err != nil {
 			t.Error(err)
 		}
@@ -226,13 +226,13 @@ func TestFilesThatChangeDoNotBreakAnArchive(t *testing.T) {
 	}
 }
 
-// meddler does something when the first content has come.
-type meddler struct {
+// hookedBuffer calls do after its first bytes.
+type hookedBuffer struct {
 	buffer
 	do func()
 }
 
-func (m *meddler) Write(p []byte) (int, error) {
+func (m *hookedBuffer) Write(p []byte) (int, error) {
 	if m.do != nil && m.Len() > 4096 {
 		m.do()
 		m.do = nil
@@ -251,12 +251,12 @@ func TestDirectoriesKeepTheirTimes(t *testing.T) {
 	}
 	for _, e := range entries {
 		if st, err := os.Stat(to + "/" + e.Name); err != nil || !st.ModTime().Equal(at) {
-			t.Errorf("%s is of %v, %v", e.Name, st.ModTime(), err)
+			t.Errorf("the time of %s is %v, %v", e.Name, st.ModTime(), err)
 		}
 	}
 }
 
-// FuzzUnpack unpacks anything: nothing may be written outside.
+// FuzzUnpack unpacks any bytes, which must not write outside the target directory.
 func FuzzUnpack(f *testing.F) {
 	var t testing.T
 	f.Add(pack(&t, symlink("l", "../outside"), file("l/f"), hardlink("h", "l")).Bytes())

@@ -16,11 +16,11 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// WriteTree implements wire.FileHandler. Everything is written through an
-// os.Root: no name and no link, be it the archive's or the guest's, leads out
-// of the directory. What was unpacked when something goes wrong stays.
+// WriteTree implements wire.FileHandler. It writes through an os.Root, so that no name
+// and no link of the archive or the guest leads out of the directory. After an error,
+// the files unpacked so far stay.
 func (f *Files) WriteTree(ctx context.Context, args wire.WriteTreeArgs, archive io.Reader) error {
-	to, err := checked(args.Path)
+	to, err := validPath(args.Path)
 	if err != nil {
 		return err
 	}
@@ -33,16 +33,16 @@ func (f *Files) WriteTree(ctx context.Context, args wire.WriteTreeArgs, archive 
 		u.owner = &owner
 	}
 	if err := makeDirectories(to, parentMode, u.ownerOr(ids{})); err != nil {
-		return refusal(err)
+		return wireError(err)
 	}
 	if u.root, err = os.OpenRoot(to); err != nil {
-		return refusal(err)
+		return wireError(err)
 	}
 	defer u.close()
 	content := &source{r: archive}
 	err = u.unpack(ctx, tar.NewReader(content))
 	if err == nil {
-		_, err = io.Copy(io.Discard, content) // up to the word that it is whole
+		_, err = io.Copy(io.Discard, content) // read to io.EOF: the transfer is complete
 	}
 	if err == nil {
 		err = u.setTimes("")
@@ -50,11 +50,14 @@ func (f *Files) WriteTree(ctx context.Context, args wire.WriteTreeArgs, archive 
 	if err == nil {
 		err = u.sync()
 	}
-	return content.blame(err)
+	if content.err != nil {
+		return content.err
+	}
+	return wireError(err)
 }
 
-// source is an archive as it comes; it tells what went wrong on the way from
-// what is wrong with the archive.
+// source is an archive from the host. It stores an error of the transfer, to tell it
+// from one of the archive.
 type source struct {
 	r   io.Reader
 	err error
@@ -68,36 +71,29 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (s *source) blame(err error) error {
-	if s.err != nil {
-		return s.err
-	}
-	return refusal(err)
-}
-
-// unpacker unpacks one archive. The root finds directories; within one, names
-// are taken as they are, and links not followed.
+// unpacker unpacks one archive. It opens directories through the root, and does not
+// follow links within a directory.
 type unpacker struct {
 	root    *os.Root
-	owner   *ids // nil: as the archive says
+	owner   *ids // nil means the owners in the archive
 	buf     []byte
-	dir     *os.File // that of the last entry, or nil
+	dir     *os.File // of the last entry, or nil
 	dirName string
 	times   []directoryTime
 }
 
-// directoryTime is when a directory changed last, to be set once nothing is put
-// into it any more.
+// directoryTime is the modification time of a directory, to be set after its last
+// entry.
 type directoryTime struct {
 	name string
 	at   time.Time
 }
 
-func (u *unpacker) ownerOr(other ids) ids {
+func (u *unpacker) ownerOr(fallback ids) ids {
 	if u.owner != nil {
 		return *u.owner
 	}
-	return other
+	return fallback
 }
 
 func (u *unpacker) unpack(ctx context.Context, archive *tar.Reader) error {
@@ -107,20 +103,20 @@ func (u *unpacker) unpack(ctx context.Context, archive *tar.Reader) error {
 			return nil
 		}
 		if err != nil {
-			return wire.Refuse(wire.CodeInvalidArchive, "the archive is not understood: %v", err)
+			return wire.Refuse(wire.CodeInvalidArchive, "cannot read the archive: %v", err)
 		}
 		name, err := entryName(header.Name)
 		if err != nil {
 			return err
 		}
 		if err := u.entry(name, header, archive); err != nil {
-			return u.fault(name, err)
+			return u.entryError(name, err)
 		}
 	}
 	return ctx.Err()
 }
 
-// entryName returns where an entry goes, below the directory.
+// entryName returns the path of an entry below the directory.
 func entryName(name string) (string, error) {
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." {
@@ -133,9 +129,9 @@ func entryName(name string) (string, error) {
 	return name, nil
 }
 
-// fault says which entry could not be unpacked. What os.Root itself refuses has
-// no number of the system's.
-func (u *unpacker) fault(name string, err error) error {
+// entryError adds the entry's name to an error. Errors of os.Root itself have no
+// errno.
+func (u *unpacker) entryError(name string, err error) error {
 	var refused *wire.RemoteError
 	var errno unix.Errno
 	switch {
@@ -144,7 +140,7 @@ func (u *unpacker) fault(name string, err error) error {
 	case !errors.As(err, &errno):
 		return wire.Refuse(wire.CodeInvalidArchive, "cannot unpack %q: %v", name, errors.Unwrap(err))
 	}
-	answer := refusal(errno)
+	answer := wireError(errno)
 	if errors.As(answer, &refused) {
 		return wire.Refuse(refused.Code, "cannot unpack %q: %s", name, refused.Message)
 	}
@@ -153,7 +149,7 @@ func (u *unpacker) fault(name string, err error) error {
 
 func (u *unpacker) entry(name string, header *tar.Header, content io.Reader) error {
 	if name == "." {
-		return nil // the directory itself stays as it is
+		return nil // the directory itself is not changed
 	}
 	if err := u.setTimes(name); err != nil {
 		return err
@@ -168,11 +164,11 @@ func (u *unpacker) entry(name string, header *tar.Header, content io.Reader) err
 	case tar.TypeLink:
 		return u.link(name, header)
 	default:
-		return nil // devices and pipes, and what tars add for themselves
+		return nil // devices, pipes, and extensions of tar
 	}
 }
 
-// parent opens the directory of an entry, and makes it when it is missing.
+// parent opens the directory of an entry. It creates missing ones.
 func (u *unpacker) parent(name string) (dir int, base string, err error) {
 	above, base := path.Split(name)
 	above = path.Clean("./" + above)
@@ -196,18 +192,18 @@ func (u *unpacker) parent(name string) (dir int, base string, err error) {
 	return int(opened.Fd()), base, nil
 }
 
-// makeMissing makes a directory that the archive does not describe.
+// makeMissing creates a directory that has no entry in the archive.
 func (u *unpacker) makeMissing(name string) error {
 	dir, base, err := u.parent(name)
 	if err != nil {
 		return err
 	}
-	made, err := u.mkdir(dir, base)
+	created, err := u.mkdir(dir, base)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = made.Close() }()
-	return settle(made, parentMode, u.ownerOr(ids{}))
+	defer func() { _ = created.Close() }()
+	return setOwnerAndMode(created, parentMode, u.ownerOr(ids{}))
 }
 
 func (u *unpacker) mkdir(dir int, base string) (*os.File, error) {
@@ -217,16 +213,16 @@ func (u *unpacker) mkdir(dir int, base string) (*os.File, error) {
 	return openDirectory(dir, base, unix.O_NOFOLLOW)
 }
 
-// directory makes one. One that is there gets mode and owner; a link to one
-// stays, with what it leads to.
+// directory creates a directory, or sets the mode and owner of an existing one. It does
+// not change a link to a directory, nor its target.
 func (u *unpacker) directory(name string, header *tar.Header) error {
 	dir, base, err := u.parent(name)
 	if err != nil {
 		return err
 	}
-	made, err := u.mkdir(dir, base)
+	opened, err := u.mkdir(dir, base)
 	if errors.Is(err, unix.EEXIST) {
-		made, err = openDirectory(dir, base, unix.O_NOFOLLOW)
+		opened, err = openDirectory(dir, base, unix.O_NOFOLLOW)
 		if st, statErr := u.root.Stat(name); err != nil && statErr == nil && st.IsDir() {
 			return nil
 		}
@@ -234,17 +230,17 @@ func (u *unpacker) directory(name string, header *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = made.Close() }()
-	if err := u.settle(made, header); err != nil {
+	defer func() { _ = opened.Close() }()
+	if err := u.setOwnerAndMode(opened, header); err != nil {
 		return err
 	}
 	u.times = append(u.times, directoryTime{name, header.ModTime})
 	return nil
 }
 
-// settle gives a file mode and owner. What a program may do by its setuid bit
-// is meant for the owner in the archive.
-func (u *unpacker) settle(file *os.File, header *tar.Header) error {
+// setOwnerAndMode clears the setuid and setgid bits if it sets another owner than the
+// archive's, for whom they are meant.
+func (u *unpacker) setOwnerAndMode(file *os.File, header *tar.Header) error {
 	owner, err := u.ownerOf(header)
 	if err != nil {
 		return err
@@ -253,21 +249,21 @@ func (u *unpacker) settle(file *os.File, header *tar.Header) error {
 	if u.owner != nil {
 		mode &^= unix.S_ISUID | unix.S_ISGID
 	}
-	return settle(file, mode, owner)
+	return setOwnerAndMode(file, mode, owner)
 }
 
 func (u *unpacker) ownerOf(header *tar.Header) (ids, error) {
 	if u.owner != nil {
 		return *u.owner, nil
 	}
-	const nobody = 1<<32 - 1 // to Linux, "as it is"
-	if header.Uid < 0 || header.Uid >= nobody || header.Gid < 0 || header.Gid >= nobody {
-		return ids{}, wire.Refuse(wire.CodeInvalidArchive, "the owner of %q is not one: %d:%d", header.Name, header.Uid, header.Gid)
+	const unchanged = 1<<32 - 1 // to Linux
+	if header.Uid < 0 || header.Uid >= unchanged || header.Gid < 0 || header.Gid >= unchanged {
+		return ids{}, wire.Refuse(wire.CodeInvalidArchive, "%q has an invalid owner: %d:%d", header.Name, header.Uid, header.Gid)
 	}
 	return ids{uint32(header.Uid), uint32(header.Gid)}, nil
 }
 
-// clear makes room for an entry that is no directory.
+// clear removes an existing file with the name of an entry that is not a directory.
 func (u *unpacker) clear(name string) (dir int, base string, err error) {
 	dir, base, err = u.parent(name)
 	if err != nil {
@@ -279,8 +275,8 @@ func (u *unpacker) clear(name string) (dir int, base string, err error) {
 	return dir, base, nil
 }
 
-// file writes one. It does not write into one that is there: that may be the
-// same as one elsewhere.
+// file writes a file. It does not write to an existing one, which may have hard links
+// elsewhere.
 func (u *unpacker) file(name string, header *tar.Header, content io.Reader) error {
 	dir, base, err := u.clear(name)
 	if err != nil {
@@ -293,7 +289,7 @@ func (u *unpacker) file(name string, header *tar.Header, content io.Reader) erro
 	file := os.NewFile(uintptr(fd), base)
 	err = writeContent(file, content, u.buf)
 	if err == nil {
-		err = u.settle(file, header)
+		err = u.setOwnerAndMode(file, header)
 	}
 	err = errors.Join(err, file.Close())
 	if err == nil {
@@ -323,7 +319,7 @@ func (u *unpacker) symlink(name string, header *tar.Header) error {
 	return setTime(dir, base, header.ModTime)
 }
 
-// link gives a file that is in the directory already another name.
+// link creates a hard link to a file below the directory.
 func (u *unpacker) link(name string, header *tar.Header) error {
 	target, err := entryName(header.Linkname)
 	if err != nil || target == name {
@@ -342,7 +338,7 @@ func (u *unpacker) link(name string, header *tar.Header) error {
 	return unix.Linkat(int(from.Fd()), of, dir, base, 0)
 }
 
-// setTimes sets those of the directories that name is not in.
+// setTimes sets the times of the directories that do not contain name.
 func (u *unpacker) setTimes(name string) error {
 	for len(u.times) > 0 {
 		last := u.times[len(u.times)-1]
@@ -366,7 +362,7 @@ func setTime(dir int, base string, at time.Time) error {
 	return unix.UtimesNanoAt(dir, base, times, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// sync brings everything to the disk: at once, and not file by file.
+// sync syncs the whole file system once, instead of each file.
 func (u *unpacker) sync() error {
 	dir, err := u.root.Open(".")
 	if err != nil {

@@ -12,40 +12,40 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// Bounds of one watch.
+// Limits of one watch.
 const (
-	maxWatches = 64 << 10              // directories
-	maxScanned = 64 << 10              // files of new directories that are remembered
-	maxBatch   = 512                   // changes that are reported together
-	gather     = 25 * time.Millisecond // for which changes are gathered
+	maxWatches    = 64 << 10              // directories
+	maxScanned    = 64 << 10              // files found in new directories
+	maxBatch      = 512                   // changes
+	batchInterval = 25 * time.Millisecond // between reports
 )
 
-// watchMask is what is heard of each directory.
+// watchMask are the watched events of each directory.
 const watchMask = unix.IN_CREATE | unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO |
 	unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR | unix.IN_EXCL_UNLINK
 
-// errOverflow says that the kernel has dropped events.
-var errOverflow = errors.New("events were lost")
+// errOverflow means that the kernel has dropped events.
+var errOverflow = errors.New("the kernel has dropped events")
 
-// WatchFiles implements wire.FileHandler. While a report waits for the host the
-// kernel queues events, and drops some in the end; what was lost is reported as
-// missed, once everything is watched anew.
+// WatchFiles implements wire.FileHandler. While a report waits for hatchd, the kernel
+// queues events. If it has to drop some, WatchFiles starts the watch again and reports
+// the change "missed".
 func (f *Files) WatchFiles(ctx context.Context, args wire.WatchFilesArgs, began func() error, report func([]wire.FileChange) error) error {
-	path, err := checked(args.Path)
+	path, err := validPath(args.Path)
 	if err != nil {
 		return err
 	}
 	for {
 		w, err := watch(ctx, path, args.Recursive)
 		if err != nil {
-			return refusal(err)
+			return wireError(err)
 		}
 		if err = began(); err == nil {
 			err = w.follow(ctx, report)
 		}
 		w.inotify.close()
 		if !errors.Is(err, errOverflow) {
-			return refusal(err)
+			return wireError(err)
 		}
 		began = func() error { return report([]wire.FileChange{change(wire.ChangeMissed, path)}) }
 	}
@@ -56,20 +56,20 @@ func change(kind, path string) wire.FileChange {
 	return wire.FileChange{Kind: kind, Path: []byte(path), Seconds: now.Unix(), Nanos: int64(now.Nanosecond())}
 }
 
-// watcher watches one path.
+// watcher watches a path.
 type watcher struct {
 	*inotify
-	top       string // the directory that is watched
+	top       string // the watched directory
 	topID     int32
-	only      string // the one file in it that counts; "" for all
+	only      string // the one file in it whose changes are reported; "" means all
 	recursive bool
 	dirs      map[int32]string // paths of the watched directories
-	scanned   map[string]bool  // found in new directories, and perhaps still to be heard of
+	scanned   map[string]bool  // files found in new directories, whose events may still arrive
 	batch     batch
 }
 
-// watch begins to watch a directory, or a file by way of its directory: so it
-// is seen, too, when the file is replaced.
+// watch starts to watch a directory, or the directory of a file, to notice when the
+// file is replaced.
 func watch(ctx context.Context, path string, recursive bool) (*watcher, error) {
 	for len(path) > 1 && path[len(path)-1] == '/' {
 		path = path[:len(path)-1]
@@ -100,18 +100,17 @@ func watch(ctx context.Context, path string, recursive bool) (*watcher, error) {
 	return w, nil
 }
 
-// scan watches the directories below one that is watched, and calls found for
-// each file there.
+// scan watches the directories below a watched one, and calls found for each file.
 func (w *watcher) scan(ctx context.Context, path string, flags int, found func(path string)) error {
 	dir, err := openDirectory(unix.AT_FDCWD, path, flags)
-	if gone(err) {
+	if removed(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer func() { _ = dir.Close() }()
-	if madeUp(int(dir.Fd())) {
+	if isGenerated(int(dir.Fd())) {
 		return nil
 	}
 	return eachName(dir, namesAtOnce, func(name string) error {
@@ -126,10 +125,10 @@ func (w *watcher) scan(ctx context.Context, path string, flags int, found func(p
 	})
 }
 
-// addTree watches a directory and all below it.
+// addTree watches a directory and those below it.
 func (w *watcher) addTree(ctx context.Context, path string, found func(path string)) error {
 	wd, err := w.add(path, watchMask|unix.IN_DONT_FOLLOW)
-	if gone(err) {
+	if removed(err) {
 		return ctx.Err()
 	}
 	if err != nil {
@@ -137,7 +136,7 @@ func (w *watcher) addTree(ctx context.Context, path string, found func(path stri
 	}
 	w.dirs[wd] = path
 	if len(w.dirs) > maxWatches {
-		return wire.Refuse(wire.CodeTooManyWatches, "there are more than %d directories", maxWatches)
+		return wire.Refuse(wire.CodeTooManyWatches, "the watched tree has more than %d directories", maxWatches)
 	}
 	return w.scan(ctx, path, unix.O_NOFOLLOW, found)
 }
@@ -149,7 +148,7 @@ func join(dir, name string) string {
 	return dir + "/" + name
 }
 
-// follow reports changes until ctx is done or the watch cannot go on.
+// follow reports changes until ctx is done or the watch fails.
 func (w *watcher) follow(ctx context.Context, report func([]wire.FileChange) error) error {
 	stop := context.AfterFunc(ctx, w.wake)
 	defer stop()
@@ -163,8 +162,8 @@ func (w *watcher) follow(ctx context.Context, report func([]wire.FileChange) err
 				err = w.handle(ctx, e)
 			}
 		}
-		if !w.pending() {
-			clear(w.scanned)
+		if size, err := unix.IoctlGetInt(w.fd, unix.TIOCINQ); err != nil || size <= 0 {
+			clear(w.scanned) // all events have been read
 		}
 		if err != nil || w.batch.ready(time.Now()) {
 			if reportErr := w.report(report); reportErr != nil {
@@ -177,12 +176,12 @@ func (w *watcher) follow(ctx context.Context, report func([]wire.FileChange) err
 	}
 }
 
-// report reports the batch. Directories that were moved away are not watched
-// any more.
+// report reports the batch, and removes the watches of directories that were renamed to
+// a path that is not watched.
 func (w *watcher) report(report func([]wire.FileChange) error) error {
-	changes, away := w.batch.take()
+	changes, away := w.batch.flush()
 	for _, path := range away {
-		w.forget(path)
+		w.unwatch(path)
 	}
 	if len(changes) == 0 {
 		return nil
@@ -190,7 +189,7 @@ func (w *watcher) report(report func([]wire.FileChange) error) error {
 	return report(changes)
 }
 
-// handle adds what an event tells to the batch.
+// handle adds the change of an event to the batch.
 func (w *watcher) handle(ctx context.Context, e event) error {
 	dir, known := w.dirs[e.wd]
 	switch {
@@ -210,8 +209,8 @@ func (w *watcher) handle(ctx context.Context, e event) error {
 	return w.handleEntry(ctx, e, join(dir, e.name))
 }
 
-// handleSelf handles what happens to a watched directory itself. Only of the
-// topmost it is news.
+// handleSelf handles an event of a watched directory itself. It ignores those of all but
+// the topmost, whose parents have the same event.
 func (w *watcher) handleSelf(e event) error {
 	path := w.top
 	if w.only != "" {
@@ -221,7 +220,7 @@ func (w *watcher) handleSelf(e event) error {
 	case e.wd != w.topID:
 	case e.mask&(unix.IN_IGNORED|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF) != 0:
 		w.batch.add(change(wire.ChangeRemove, path))
-		return wire.Refuse(wire.CodeNotFound, "what was watched is not there any more")
+		return wire.Refuse(wire.CodeNotFound, "the watched file was removed or renamed")
 	case e.mask&unix.IN_ATTRIB != 0 && w.only == "":
 		w.batch.add(change(wire.ChangeMode, path))
 	}
@@ -240,10 +239,14 @@ func (w *watcher) handleEntry(ctx context.Context, e event, path string) error {
 	case e.mask&unix.IN_ATTRIB != 0:
 		w.batch.add(change(wire.ChangeMode, path))
 	case e.mask&unix.IN_MOVED_FROM != 0:
-		w.batch.leave(change(wire.ChangeRemove, path), e.cookie, isDir)
+		w.batch.moveFrom(change(wire.ChangeRemove, path), e.cookie, isDir)
 	case e.mask&unix.IN_MOVED_TO != 0:
-		if from, ok := w.batch.arrive(path, e.cookie); ok {
-			w.renamed(from, path)
+		if from, ok := w.batch.moveTo(path, e.cookie); ok {
+			for wd, watched := range w.dirs {
+				if below, ok := strings.CutPrefix(watched, from); ok && (below == "" || below[0] == '/') {
+					w.dirs[wd] = path + below
+				}
+			}
 			return nil
 		}
 		return w.created(ctx, path, isDir)
@@ -251,8 +254,8 @@ func (w *watcher) handleEntry(ctx context.Context, e event, path string) error {
 	return nil
 }
 
-// created adds a new file. What is in a new directory already is new, too; what
-// comes into it later is heard of.
+// created adds a new file and, for a directory, the files that it contains already.
+// Later ones have events.
 func (w *watcher) created(ctx context.Context, path string, isDir bool) error {
 	if w.scanned[path] {
 		delete(w.scanned, path)
@@ -270,17 +273,8 @@ func (w *watcher) created(ctx context.Context, path string, isDir bool) error {
 	})
 }
 
-// renamed gives the watched directories at and below a path their new names.
-func (w *watcher) renamed(from, to string) {
-	for wd, path := range w.dirs {
-		if below, ok := strings.CutPrefix(path, from); ok && (below == "" || below[0] == '/') {
-			w.dirs[wd] = to + below
-		}
-	}
-}
-
-// forget ends the watches at and below a path.
-func (w *watcher) forget(from string) {
+// unwatch removes the watches at and below a path.
+func (w *watcher) unwatch(from string) {
 	for wd, path := range w.dirs {
 		if below, ok := strings.CutPrefix(path, from); ok && (below == "" || below[0] == '/') {
 			w.remove(wd)

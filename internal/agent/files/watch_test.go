@@ -17,15 +17,15 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// watched collects what a watch reports, as words with paths below its top.
+// watched collects the changes that a watch reports, as kinds with paths below its top.
 type watched struct {
 	top   string
 	ended chan error
 
 	mu   sync.Mutex
 	seen []string
-	more chan struct{} // closed and replaced when something is seen
-	hold chan struct{} // when not nil, reports wait for it
+	more chan struct{} // closed and replaced at each report
+	gate chan struct{} // reports wait for it unless it is nil
 }
 
 func startWatch(t *testing.T, top string, recursive bool) *watched {
@@ -48,10 +48,10 @@ func startWatch(t *testing.T, top string, recursive bool) *watched {
 
 func (w *watched) report(changes []wire.FileChange) error {
 	w.mu.Lock()
-	hold := w.hold
+	gate := w.gate
 	w.mu.Unlock()
-	if hold != nil {
-		<-hold
+	if gate != nil {
+		<-gate
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -67,8 +67,8 @@ func (w *watched) report(changes []wire.FileChange) error {
 	return nil
 }
 
-// take waits for the last one and returns all up to it.
-func (w *watched) take(t *testing.T, last string) []string {
+// until waits for a change, and returns all changes up to it.
+func (w *watched) until(t *testing.T, last string) []string {
 	t.Helper()
 	timeout := time.After(10 * time.Second)
 	for {
@@ -90,7 +90,7 @@ func (w *watched) take(t *testing.T, last string) []string {
 
 func (w *watched) require(t *testing.T, want ...string) {
 	t.Helper()
-	if got := w.take(t, want[len(want)-1]); !slices.Equal(got, want) {
+	if got := w.until(t, want[len(want)-1]); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -102,7 +102,7 @@ func mkdir(t *testing.T, path string) {
 	}
 }
 
-func TestWatchSeesWhatHappens(t *testing.T) {
+func TestWatchReportsChanges(t *testing.T) {
 	top, elsewhere := t.TempDir(), t.TempDir()
 	mkdir(t, top+"/sub")
 	w := startWatch(t, top, true)
@@ -130,7 +130,7 @@ func TestWatchSeesWhatHappens(t *testing.T) {
 	requireRefusal(t, <-w.ended, wire.CodeNotFound)
 }
 
-func TestWatchJoinsManyWrites(t *testing.T) {
+func TestWatchJoinsWrites(t *testing.T) {
 	top := t.TempDir()
 	put(t, top+"/f", "")
 	w := startWatch(t, top, false)
@@ -147,13 +147,13 @@ func TestWatchJoinsManyWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, top+"/end", "")
-	if got := w.take(t, "create /end"); len(got) > 200 || got[0] != "write /f" {
+	if got := w.until(t, "create /end"); len(got) > 200 || got[0] != "write /f" {
 		t.Errorf("%d changes: %.100q", len(got), got)
 	}
 }
 
-// TestWatchLosesNothingInNewDirectories makes trees as fast as it can.
-func TestWatchLosesNothingInNewDirectories(t *testing.T) {
+// TestWatchReportsAllFilesInNewDirectories creates trees as fast as it can.
+func TestWatchReportsAllFilesInNewDirectories(t *testing.T) {
 	top := t.TempDir()
 	w := startWatch(t, top, true)
 	want := map[string]int{}
@@ -169,7 +169,7 @@ func TestWatchLosesNothingInNewDirectories(t *testing.T) {
 	}
 	put(t, top+"/end", "")
 	got := map[string]int{}
-	for _, text := range w.take(t, "create /end") {
+	for _, text := range w.until(t, "create /end") {
 		got[text]++
 	}
 	for text, n := range want {
@@ -191,7 +191,7 @@ func TestWatchFollowsRenamedDirectories(t *testing.T) {
 	w.require(t, "write /z/b/f", "write /ab/f")
 	rename(t, top+"/z", elsewhere+"/z")
 	w.require(t, "remove /z")
-	add(t, elsewhere+"/z/b/f", "x") // not watched any more
+	add(t, elsewhere+"/z/b/f", "x") // no longer watched
 	rename(t, elsewhere+"/z", top+"/back")
 	w.require(t, "create /back", "create /back/b", "create /back/b/f")
 	add(t, top+"/back/b/f", "x")
@@ -217,14 +217,14 @@ func TestWatchOfAFileSurvivesItsReplacement(t *testing.T) {
 	w.require(t, "create ", "write ")
 }
 
-// TestWatchTellsOfLostEvents has a host that does not read, while more happens
-// than the kernel keeps.
-func TestWatchTellsOfLostEvents(t *testing.T) {
+// TestWatchReportsLostEvents blocks reports while the kernel's queue of events
+// overflows.
+func TestWatchReportsLostEvents(t *testing.T) {
 	top := t.TempDir()
 	w := startWatch(t, top, true)
-	hold := make(chan struct{})
+	gate := make(chan struct{})
 	w.mu.Lock()
-	w.hold = hold
+	w.gate = gate
 	w.mu.Unlock()
 	limit, err := os.ReadFile("/proc/sys/fs/inotify/max_queued_events")
 	if err != nil {
@@ -243,12 +243,12 @@ func TestWatchTellsOfLostEvents(t *testing.T) {
 	}
 	mkdir(t, top+"/late")
 	w.mu.Lock()
-	w.hold = nil
+	w.gate = nil
 	w.mu.Unlock()
-	close(hold)
-	w.take(t, "missed ")
+	close(gate)
+	w.until(t, "missed ")
 	put(t, top+"/late/f", "")
-	w.take(t, "create /late/f")
+	w.until(t, "create /late/f")
 }
 
 func TestWatchIsLimited(t *testing.T) {
@@ -275,7 +275,7 @@ func TestEventsAreParsed(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	if got := parseEvents(raw[:len(raw)-1]); got != nil {
-		t.Errorf("of half an event: %+v", got)
+		t.Errorf("from an incomplete event: %+v", got)
 	}
 }
 
@@ -293,7 +293,7 @@ func FuzzEvents(f *testing.F) {
 	})
 }
 
-func TestWatchEndsWithItsReader(t *testing.T) {
+func TestWatchEndsWhenAReportFails(t *testing.T) {
 	top := t.TempDir()
 	gone := errors.New("gone")
 	ended := make(chan error, 1)

@@ -12,13 +12,13 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// newMode is that of a new file.
+// newMode is the mode of a new file.
 const newMode = 0o644
 
-// WriteFile implements wire.FileHandler. The content goes to a file beside the
-// one at the path, and takes its place when all of it is on the disk.
+// WriteFile implements wire.FileHandler. It writes to a partial file in the same
+// directory, and renames it when the content is synced.
 func (f *Files) WriteFile(_ context.Context, args wire.WriteFileArgs, content io.Reader) (wire.FileInfo, error) {
-	path, err := checked(args.Path)
+	path, err := validPath(args.Path)
 	if err != nil {
 		return wire.FileInfo{}, err
 	}
@@ -28,33 +28,33 @@ func (f *Files) WriteFile(_ context.Context, args wire.WriteFileArgs, content io
 			return wire.FileInfo{}, err
 		}
 	}
-	p, err := findPlace(path, args.Parents, owner)
+	to, err := findDestination(path, args.Parents, owner)
 	if err != nil {
-		return wire.FileInfo{}, refusal(err)
+		return wire.FileInfo{}, wireError(err)
 	}
-	defer func() { _ = p.dir.Close() }()
+	defer func() { _ = to.dir.Close() }()
 	mode := uint32(newMode)
-	if p.old != nil {
-		mode = p.old.Mode
+	if to.old != nil {
+		mode = to.old.Mode
 		if args.Owner == nil {
-			owner = ids{p.old.Uid, p.old.Gid}
+			owner = ids{to.old.Uid, to.old.Gid}
 		}
 	}
 	if args.Mode != nil {
 		mode = *args.Mode
 	}
-	st, err := f.replace(p, mode&permissions, owner, content)
+	st, err := f.replace(to, mode&permissions, owner, content)
 	if err != nil {
-		return wire.FileInfo{}, refusal(err)
+		return wire.FileInfo{}, wireError(err)
 	}
 	info := f.describer().info(st)
 	info.Path = args.Path
 	return info, nil
 }
 
-// replace puts a file with this content into its place.
-func (f *Files) replace(p *place, mode uint32, owner ids, content io.Reader) (*unix.Stat_t, error) {
-	part, err := f.partials.create(p.dir)
+// replace replaces the file at a destination, and returns the new one's stat.
+func (f *Files) replace(to *destination, mode uint32, owner ids, content io.Reader) (*unix.Stat_t, error) {
+	part, err := f.partials.create(to.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func (f *Files) replace(p *place, mode uint32, owner ids, content io.Reader) (*u
 	if err := writeContent(part.file, content, nil); err != nil {
 		return nil, err
 	}
-	if err := settle(part.file, mode, owner); err != nil {
+	if err := setOwnerAndMode(part.file, mode, owner); err != nil {
 		return nil, err
 	}
 	if err := part.file.Sync(); err != nil {
@@ -72,25 +72,26 @@ func (f *Files) replace(p *place, mode uint32, owner ids, content io.Reader) (*u
 	if err := unix.Fstat(int(part.file.Fd()), &st); err != nil {
 		return nil, err
 	}
-	if err := part.moveTo(p.name); err != nil {
+	if err := unix.Renameat(part.dir, part.name, part.dir, to.name); err != nil {
 		return nil, err
 	}
-	return &st, p.dir.Sync()
+	part.name = ""
+	return &st, to.dir.Sync()
 }
 
-// place is a name in an open directory.
-type place struct {
+// destination is a name in an open directory.
+type destination struct {
 	dir  *os.File
 	name string
-	old  *unix.Stat_t // the file that is there; nil when there is none
+	old  *unix.Stat_t // of the existing file; nil if there is none
 }
 
-// maxLinks is how many links are followed, as the kernel does.
+// maxLinks is how many links are followed at most, as in the kernel.
 const maxLinks = 40
 
-// findPlace follows links as an editor would: the file that they name is
-// written, be it there or not. Missing directories are made for the owner.
-func findPlace(path string, parents bool, owner ids) (*place, error) {
+// findDestination follows links, even to a file that does not exist, as an editor does.
+// It creates missing parents for the owner.
+func findDestination(path string, parents bool, owner ids) (*destination, error) {
 	for range maxLinks {
 		above, name := split(path)
 		if name == "" || name == "." || name == ".." {
@@ -106,12 +107,12 @@ func findPlace(path string, parents bool, owner ids) (*place, error) {
 		if err != nil {
 			return nil, err
 		}
-		p, target, err := lookAt(dir, name)
+		to, target, err := lookUp(dir, name)
 		if err != nil || target == "" {
 			if err != nil {
 				_ = dir.Close()
 			}
-			return p, err
+			return to, err
 		}
 		_ = dir.Close()
 		if target[0] != '/' {
@@ -122,12 +123,12 @@ func findPlace(path string, parents bool, owner ids) (*place, error) {
 	return nil, unix.ELOOP
 }
 
-// lookAt returns the place, or what the link there says.
-func lookAt(dir *os.File, name string) (p *place, target string, err error) {
+// lookUp returns the destination, or the target of a link.
+func lookUp(dir *os.File, name string) (to *destination, target string, err error) {
 	var st unix.Stat_t
 	err = unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
-		return &place{dir: dir, name: name}, "", nil
+		return &destination{dir: dir, name: name}, "", nil
 	}
 	if err != nil {
 		return nil, "", err
@@ -139,15 +140,15 @@ func lookAt(dir *os.File, name string) (p *place, target string, err error) {
 	case wire.KindDirectory:
 		return nil, "", unix.EISDIR
 	case wire.KindFile:
-		return &place{dir: dir, name: name, old: &st}, "", nil
+		return &destination{dir: dir, name: name, old: &st}, "", nil
 	default:
 		return nil, "", errNotFile
 	}
 }
 
-// writeContent writes content at the beginning of an empty file. Long runs of
-// zeros become holes. A content that does not write itself takes buf, or a
-// buffer of its own when that is nil.
+// writeContent writes content to an empty file. Long runs of zeros become holes. If
+// content is not an io.WriterTo, it is copied through buf, or through a new buffer if buf
+// is nil.
 func writeContent(file *os.File, content io.Reader, buf []byte) error {
 	w := &sparse{file: file}
 	if _, err := io.CopyBuffer(w, content, buf); err != nil {
@@ -161,16 +162,16 @@ func writeContent(file *os.File, content io.Reader, buf []byte) error {
 
 const copyBuffer = 64 << 10 // bytes
 
-// sparse writes to a file what it gets, but for pieces of nothing but zeros.
+// sparse writes to a file, but skips blocks of zeros.
 type sparse struct {
 	file *os.File
-	end  int64 // of what was given
-	hole bool  // the file ends before that
+	end  int64 // offset after all writes
+	hole bool  // the file ends before end
 }
 
 var zeros [copyBuffer]byte
 
-// minHole is the least run of zeros that becomes a hole, in bytes.
+// minHole is the size of the smallest hole, in bytes.
 const minHole = 4 << 10
 
 func (s *sparse) Write(p []byte) (int, error) {

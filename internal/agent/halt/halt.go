@@ -1,8 +1,7 @@
-// Package halt ends the machine where no init of the image's own does it: all
-// processes are asked to end and then made to, the disks are written back, and
-// the kernel powers off or begins anew.
+// Package halt shuts the guest down where the image's init does not: it terminates and
+// then kills all processes, syncs the disks, and has the kernel power off or reboot.
 //
-// How an image's init is asked is internal/agent's. Start at [Machine].
+// internal/agent shuts down through an image's init. Start at [Machine].
 package halt
 
 import (
@@ -15,16 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Announcement is the signal that tells PID 1, if it is ours, that the machine
-// is being ended. An init of another's would take it for a failure of power.
+// Announcement is the signal that tells PID 1, if that is hatch-agent, that the guest
+// is being shut down. Other inits take it for a power failure.
 const Announcement = unix.SIGPWR
 
-// Machine ends all processes but PID 1 and this one, which get grace between
-// SIGTERM and SIGKILL, and then the machine. It returns only when it cannot.
+// Machine ends all processes but PID 1 and this one, and then powers off or reboots.
+// Processes have the time grace between SIGTERM and SIGKILL. It returns only if the
+// kernel refuses.
 func Machine(reboot bool, grace time.Duration) error {
-	alive := others()
+	running := openProcesses()
 	_ = unix.Kill(-1, unix.SIGTERM)
-	awaitEnd(alive, time.Now().Add(grace))
+	awaitEnd(running, time.Now().Add(grace))
 	_ = unix.Kill(-1, unix.SIGKILL)
 	unix.Sync()
 	command := unix.LINUX_REBOOT_CMD_POWER_OFF
@@ -34,9 +34,9 @@ func Machine(reboot bool, grace time.Duration) error {
 	return unix.Reboot(command)
 }
 
-// others opens a pidfd for each process that is not init, a kernel thread or
-// this one.
-func others() []int {
+// openProcesses opens a pidfd for each process except PID 1, kernel threads and this
+// one.
+func openProcesses() []int {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
@@ -57,7 +57,8 @@ func others() []int {
 	return fds
 }
 
-// awaitEnd returns when all processes have ended, or at the deadline.
+// awaitEnd waits until all processes have ended, or until the deadline, and closes
+// their pidfds.
 func awaitEnd(fds []int, deadline time.Time) {
 	for _, fd := range fds {
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}

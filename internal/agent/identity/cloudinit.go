@@ -16,6 +16,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/agent/drives"
 	"github.com/hatchvm/hatch/internal/guest/wire"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
 // seedSerial is the serial of the disk that cloud-init reads.
@@ -31,25 +32,25 @@ func HasCloudInit(root string) bool {
 	return false
 }
 
-// moveInstance lets the guest see the seed that its host has put in the place of
-// the original's, and has what cloud-init keeps agree with it.
-func (g *Guest) moveInstance(_ context.Context, as wire.Identity) error {
+// changeInstance has the guest read the new seed disk, with which the host has replaced
+// the original's, and changes cloud-init's files to match it.
+func (g *Guest) changeInstance(_ context.Context, as wire.Identity) error {
 	err := g.refreshSeed()
 	switch {
 	case !HasCloudInit(g.root):
-		return nil // and nobody reads the seed
+		return nil // no program reads the seed
 	case err != nil:
 		return err
 	case as.CloudInit:
-		return g.prepareCloudInit(keepKeys)
+		return g.prepareCloudInit(keepHostKeys)
 	}
-	if err := g.keepInstance(as.InstanceID); err != nil || !as.SSHKeys {
+	if err := g.renameInstance(as.InstanceID); err != nil || !as.SSHKeys {
 		return err
 	}
-	return g.prepareCloudInit(keepKeys + addKeys)
+	return g.prepareCloudInit(keepHostKeys + onlySSHKeys)
 }
 
-// refreshSeed drops what the kernel has read of the original's seed.
+// refreshSeed drops the kernel's cache of the seed disk, which is the original's.
 func (g *Guest) refreshSeed() error {
 	cmdline, err := os.ReadFile(g.path("proc/cmdline"))
 	if err != nil {
@@ -71,7 +72,7 @@ func (g *Guest) refreshSeed() error {
 	return g.kernel.dropCache(device)
 }
 
-// mountsOf returns where a device of /dev is mounted, the last mount first.
+// mountsOf returns the mount points of a device in /dev, the last mount first.
 func mountsOf(mounts, device string) []string {
 	var paths []string
 	for line := range strings.Lines(mounts) {
@@ -83,7 +84,7 @@ func mountsOf(mounts, device string) []string {
 	return paths
 }
 
-// dropCache drops what the kernel has in memory of a block device.
+// dropCache drops the kernel's cache of a block device.
 func dropCache(device string) (err error) {
 	f, err := os.Open(device)
 	if err != nil {
@@ -91,20 +92,20 @@ func dropCache(device string) (err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if err := unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0); err != nil {
-		return fmt.Errorf("cannot drop what is in memory of the seed disk: %w", err)
+		return fmt.Errorf("cannot drop the cache of the seed disk: %w", err)
 	}
 	return nil
 }
 
-// instanceForm is an instance id that can be a directory's name.
+// instanceForm matches an instance id that is valid as a directory's name.
 var instanceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
-// keepInstance makes what cloud-init did for the original what it did for the
-// new instance: at the next boot it does none of it again.
-func (g *Guest) keepInstance(id string) error {
+// renameInstance gives the records of what cloud-init has done for the original the new
+// instance's id, so that cloud-init does none of it again at the next boot.
+func (g *Guest) renameInstance(id string) error {
 	text, err := os.ReadFile(g.path("var/lib/cloud/data/instance-id"))
 	if absent(err) {
-		return nil // it has not run yet
+		return nil // cloud-init has not run yet
 	}
 	old := string(bytes.TrimSpace(text))
 	if err != nil || old == id || !instanceForm.MatchString(old) {
@@ -112,13 +113,13 @@ func (g *Guest) keepInstance(id string) error {
 	}
 	instances := g.path("var/lib/cloud/instances")
 	if err := os.Rename(filepath.Join(instances, old), filepath.Join(instances, id)); err != nil && !absent(err) {
-		return fmt.Errorf("cannot keep what cloud-init has done: %w", err)
+		return fmt.Errorf("cannot rename cloud-init's instance: %w", err)
 	}
 	link := g.path("var/lib/cloud/instance")
 	if err := errors.Join(remove(link), os.Symlink("/var/lib/cloud/instances/"+id, link)); err != nil {
-		return fmt.Errorf("cannot keep what cloud-init has done: %w", err)
+		return fmt.Errorf("cannot rename cloud-init's instance: %w", err)
 	}
-	for _, path := range []string{"run/cloud-init/.instance-id", "var/lib/cloud/data/instance-id"} { // the last one says that it is done
+	for _, path := range []string{"run/cloud-init/.instance-id", "var/lib/cloud/data/instance-id"} { // the last one marks the end, see above
 		if err := edit(g.path(path), func([]byte) []byte { return []byte(id + "\n") }); err != nil {
 			return err
 		}
@@ -126,53 +127,53 @@ func (g *Guest) keepInstance(id string) error {
 	return nil
 }
 
-// runtimeConfig is read by cloud-init until the next boot. The host keys are new
-// already; were they made once more, who has logged in meanwhile would be
-// warned.
 const (
+	// runtimeConfig is read by cloud-init until the next boot.
 	runtimeConfig = "run/cloud-init/cloud.cfg"
-	keepKeys      = "ssh_deletekeys: false\n"
-	// addKeys leaves one of its modules, which does its work also for an instance
-	// that has been served.
-	addKeys = "cloud_init_modules: [[ssh, always]]\ncloud_config_modules: []\ncloud_final_modules: []\n"
+	// keepHostKeys keeps the host keys, which are new already: if cloud-init replaced
+	// them, SSH would warn users who have logged in meanwhile.
+	keepHostKeys = "ssh_deletekeys: false\n"
+	// onlySSHKeys leaves one of cloud-init's modules, which adds SSH keys also to an
+	// instance that cloud-init has finished.
+	onlySSHKeys = "cloud_init_modules: [[ssh, always]]\ncloud_config_modules: []\ncloud_final_modules: []\n"
 )
 
-// prepareCloudInit takes back that cloud-init has ended, and for which instance:
-// while it finds that, it takes what it keeps for the seed's content. It will
-// work as config says.
+// prepareCloudInit removes the files that record cloud-init's end and its instance: as
+// long as they exist, cloud-init uses its cache instead of the seed. It adds config to
+// cloud-init's configuration.
 func (g *Guest) prepareCloudInit(config string) error {
-	var faults []error
+	var failed []error
 	for _, path := range []string{"result.json", "status.json", ".instance-id"} {
-		faults = append(faults, remove(g.path("run/cloud-init", path)))
+		failed = append(failed, remove(g.path("run/cloud-init", path)))
 	}
-	faults = append(faults, os.MkdirAll(g.path("run/cloud-init"), 0o755), g.setRuntimeConfig(config))
-	return errors.Join(faults...)
+	failed = append(failed, os.MkdirAll(g.path("run/cloud-init"), 0o755), g.setRuntimeConfig(config))
+	return errors.Join(failed...)
 }
 
-// setRuntimeConfig adds these lines to what the image has found at its boot, in
-// the place of those that were added when it was copied before.
+// setRuntimeConfig adds lines to the runtime configuration, which cloud-init has
+// written at boot. It replaces lines that it added when the original was a clone.
 func (g *Guest) setRuntimeConfig(lines string) error {
 	path := g.path(runtimeConfig)
 	text, err := os.ReadFile(path)
 	if err != nil && !absent(err) {
 		return err
 	}
-	found := strings.NewReplacer(keepKeys, "", addKeys, "").Replace(string(text))
+	found := strings.NewReplacer(keepHostKeys, "", onlySSHKeys, "").Replace(string(text))
 	if found != "" && !strings.HasSuffix(found, "\n") {
 		found += "\n"
 	}
 	return os.WriteFile(path, []byte(found+lines), 0o644)
 }
 
-// cloudInitStage is a part of cloud-init's work: units of systemd, of which an
-// image has some, or commands.
+// cloudInitStage is a part of cloud-init's work: as units of systemd, of which an
+// image has some, or as commands of cloud-init.
 type cloudInitStage struct {
 	units    []string
 	commands [][]string
 }
 
-// cloudInitStages are all of it. After the first one keys of the user's own may
-// be there for sshd.
+// cloudInitStages are all parts of cloud-init's work. The first one may install the
+// user's own host keys.
 var cloudInitStages = []cloudInitStage{
 	{
 		units:    []string{"cloud-init-main.service", "cloud-init-local.service", "cloud-init.service", "cloud-init-network.service"},
@@ -184,28 +185,28 @@ var cloudInitStages = []cloudInitStage{
 	},
 }
 
-// runCloudInit runs cloud-init for the instance that its seed names, as a boot
-// would, until it has ended. What it cannot even begin it leaves as an error in
-// cloud-init's own result.
+// runCloudInit runs cloud-init for the instance in the seed, as at a boot, and waits
+// for its end. If cloud-init cannot be started, it writes the error to cloud-init's
+// result.
 func (g *Guest) runCloudInit(ctx context.Context) {
-	keys := g.publicKeys()
+	keys := g.hostKeyDigest()
 	for _, stage := range cloudInitStages {
 		if err := g.runStage(ctx, stage); err != nil && ctx.Err() == nil {
-			g.log.Error("cloud-init failed for a copied guest", "err", err)
-			g.leaveResult(err)
+			g.log.Error("cannot run cloud-init for a clone", logkey.Error, err)
+			g.writeResult(err)
 			return
 		}
-		if now := g.publicKeys(); now != keys {
+		if now := g.hostKeyDigest(); now != keys {
 			keys = now
 			if err := g.reloadSSH(ctx); err != nil {
-				g.log.Error("sshd has not taken the keys of the user's own", "err", err)
+				g.log.Error("sshd has not loaded the user's own host keys", logkey.Error, err)
 			}
 		}
 	}
 }
 
-// runStage lets cloud-init take its time. A command that ends with a failure
-// has told so in cloud-init's own status.
+// runStage runs a part of cloud-init's work, without a timeout. A command that fails
+// has reported that in cloud-init's status.
 func (g *Guest) runStage(ctx context.Context, stage cloudInitStage) error {
 	if g.hasSystemd() {
 		args := []string{"restart"}
@@ -215,37 +216,37 @@ func (g *Guest) runStage(ctx context.Context, stage cloudInitStage) error {
 			}
 		}
 		if len(args) > 1 {
-			return g.ignoreTold(g.run(ctx, 0, g.program("systemctl"), args...))
+			return g.ignoreReported(g.run(ctx, 0, g.program("systemctl"), args...))
 		}
 	}
 	for _, command := range stage.commands {
-		if err := g.ignoreTold(g.run(ctx, 0, g.program("cloud-init"), command...)); err != nil {
+		if err := g.ignoreReported(g.run(ctx, 0, g.program("cloud-init"), command...)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// ignoreTold drops an error when cloud-init has begun, and tells of its errors
-// itself at its end.
-func (g *Guest) ignoreTold(err error) error {
+// ignoreReported drops an error if cloud-init has started: then it reports its errors
+// itself.
+func (g *Guest) ignoreReported(err error) error {
 	if _, statusErr := os.Stat(g.path("run/cloud-init/status.json")); statusErr == nil {
 		return nil
 	}
 	return err
 }
 
-// leaveResult says in cloud-init's place how it ended.
-func (g *Guest) leaveResult(err error) {
+// writeResult writes cloud-init's result, which cloud-init could not.
+func (g *Guest) writeResult(err error) {
 	result := map[string]any{"v1": map[string]any{"datasource": nil, "errors": []string{err.Error()}}}
 	text, _ := json.Marshal(result) // strings only
 	if err := os.WriteFile(g.path("run/cloud-init/result.json"), text, 0o644); err != nil {
-		g.log.Error("cannot tell that cloud-init failed", "err", err)
+		g.log.Error("cannot write cloud-init's result", logkey.Error, err)
 	}
 }
 
-// publicKeys is a digest of the host keys.
-func (g *Guest) publicKeys() [sha256.Size]byte {
+// hostKeyDigest returns a digest of the public host keys.
+func (g *Guest) hostKeyDigest() [sha256.Size]byte {
 	paths, _ := filepath.Glob(g.path("etc/ssh/ssh_host_*_key.pub")) // the pattern is well formed
 	sum := sha256.New()
 	for _, path := range paths {

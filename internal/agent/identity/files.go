@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFile bounds the files that are changed, in bytes.
+// maxFile limits the files that edit changes, in bytes.
 const maxFile = 1 << 20
 
-// edit replaces the content of a plain file by what change makes of it. No file,
-// and what is none, such as a link, is the image's own arrangement: it stays. A
-// file is written in place, for it may be a mount of its own.
+// edit replaces the content of a regular file with the result of change. It ignores a
+// missing file, and leaves what is not a regular file, such as a link, which the image
+// has on purpose. It writes in place, because the file may be a bind mount.
 func edit(path string, change func([]byte) []byte) error {
 	st, err := os.Lstat(path)
 	if absent(err) || err == nil && (!st.Mode().IsRegular() || st.Size() > maxFile) {
@@ -38,7 +38,7 @@ func edit(path string, change func([]byte) []byte) error {
 	return nil
 }
 
-// remove deletes a file. None there is no error.
+// remove removes a file. A missing file is no error.
 func remove(path string) error {
 	if err := os.Remove(path); !absent(err) {
 		return err
@@ -46,8 +46,7 @@ func remove(path string) error {
 	return nil
 }
 
-// absent reports whether there is no such file, because it or a directory on
-// the way to it is missing.
+// absent reports whether err means that a file or a directory in its path is missing.
 func absent(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)
 }

@@ -1,11 +1,9 @@
-// Package identity makes a guest that is a copy of another one itself: its own
-// place on the network, hostname, machine id, SSH host keys and cloud-init
-// instance instead of those that it was copied with.
+// Package identity gives a clone its own hostname, machine id, SSH host keys,
+// cloud-init instance and network addresses, in place of those of its original.
 //
-// The clock and the kernel's randomness come first and are internal/agent's; so
-// is what is spoken with the host. What an image lacks is passed over, and
-// what cannot be done says so in words for the host. Start at [Guest.Take],
-// whose steps are in order.
+// internal/agent sets the clock and the kernel's seed before, and communicates with
+// the host. Files and programs that an image lacks are skipped. Start at
+// [Guest.Reidentify], whose steps are in order.
 package identity
 
 import (
@@ -25,14 +23,14 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// Guest is the guest whose root is at a path.
+// Guest is a guest by its root directory.
 type Guest struct {
 	root   string
 	log    *slog.Logger
 	kernel kernel
 }
 
-// kernel is what cannot be had below another root.
+// kernel has the system calls, which tests replace.
 type kernel struct {
 	hostname    func() (string, error)
 	setHostname func(name string) error
@@ -41,7 +39,7 @@ type kernel struct {
 	hangUp      func(pid int) error
 }
 
-// New returns the guest that this process is in.
+// New returns the guest that this process runs in.
 func New(log *slog.Logger) *Guest {
 	return &Guest{root: "/", log: log, kernel: kernel{
 		hostname:    os.Hostname,
@@ -56,20 +54,21 @@ func (g *Guest) path(elements ...string) string {
 	return filepath.Join(append([]string{g.root}, elements...)...)
 }
 
-// Take makes the guest what as says, and returns who it is then. It may be
-// called again after a failure. The network comes late: with the original's MAC
-// and address nothing of the guest gets out, and once it has its own it is itself.
-func (g *Guest) Take(ctx context.Context, as wire.Identity) (wire.Self, error) {
+// Reidentify gives the guest the identity as, and returns the identity that it then
+// has. It may be called again after an error. It changes the network last: the host
+// drops packets with the original's MAC and address, so that the guest cannot send
+// before all else is its own.
+func (g *Guest) Reidentify(ctx context.Context, as wire.Identity) (wire.Self, error) {
 	for _, step := range []struct {
 		name string
 		do   func(context.Context, wire.Identity) error
 	}{
-		{"the hostname", g.rename},
+		{"the hostname", g.changeHostname},
 		{"the machine id", g.renewMachineID},
 		{"the SSH host keys", g.renewHostKeys},
-		{"the stored randomness", g.forgetRandomness},
-		{"cloud-init", g.moveInstance},
-		{"the network", g.moveNIC},
+		{"the stored random seeds", g.removeRandomSeeds},
+		{"cloud-init", g.changeInstance},
+		{"the network", g.replaceNIC},
 		{"the network services", g.restartNetworkServices},
 	} {
 		if err := step.do(ctx, as); err != nil {
@@ -79,39 +78,38 @@ func (g *Guest) Take(ctx context.Context, as wire.Identity) (wire.Self, error) {
 	return g.self(as)
 }
 
-// ownNIC returns the guest's interface, and its place by n, which the protocol
-// has checked already.
-func (g *Guest) ownNIC(n *wire.NIC) (nic.Place, netlink.Link, error) {
+// findNIC returns the guest's interface, and n as its configuration. internal/guest/wire
+// has validated n.
+func (g *Guest) findNIC(n *wire.NIC) (nic.Config, netlink.Link, error) {
 	mac, err := net.ParseMAC(n.MAC)
 	if err != nil {
-		return nic.Place{}, nil, err
+		return nic.Config{}, nil, err
 	}
-	link, err := nic.Own(g.path("sys"), mac)
-	return nic.Place{MAC: mac, Address: n.Address, Gateway: n.Gateway}, link, err
+	link, err := nic.Physical(g.path("sys"), mac)
+	return nic.Config{MAC: mac, Address: n.Address, Gateway: n.Gateway}, link, err
 }
 
-// moveNIC takes the original's MAC out of the files of the guest's network
-// services before the interface has another. What networkd has set up stays down
-// until networkd begins anew: it would drop, at a moment of its own, an address
-// that it has not set itself.
-func (g *Guest) moveNIC(_ context.Context, as wire.Identity) error {
+// replaceNIC replaces the original's MAC in the files of the guest's network services,
+// and then the interface's configuration. It leaves an interface of networkd down until
+// networkd is restarted: networkd would remove an address that it has not set.
+func (g *Guest) replaceNIC(_ context.Context, as wire.Identity) error {
 	if as.NIC == nil {
 		return nil
 	}
-	p, link, err := g.ownNIC(as.NIC)
+	config, link, err := g.findNIC(as.NIC)
 	if err != nil {
 		return err
 	}
-	if err := g.replaceMAC(link.Attrs().HardwareAddr, p.MAC); err != nil {
+	if err := g.replaceMAC(link.Attrs().HardwareAddr, config.MAC); err != nil {
 		return err
 	}
 	if g.hasNetworkd(link.Attrs().Index) {
-		return p.Leave(link)
+		return config.Reset(link)
 	}
-	return p.Move(link)
+	return config.Replace(link)
 }
 
-// self tells who the guest is: its interface and its files are asked, not as.
+// self reads the guest's identity from its interface and files, not from as.
 func (g *Guest) self(as wire.Identity) (wire.Self, error) {
 	name, err := g.kernel.hostname()
 	if err != nil {
@@ -121,7 +119,7 @@ func (g *Guest) self(as wire.Identity) (wire.Self, error) {
 	if as.NIC == nil {
 		return self, nil
 	}
-	_, link, err := g.ownNIC(as.NIC)
+	_, link, err := g.findNIC(as.NIC)
 	if err != nil {
 		return wire.Self{}, err
 	}
@@ -139,15 +137,15 @@ func (g *Guest) self(as wire.Identity) (wire.Self, error) {
 	return self, nil
 }
 
-// forgetRandomness drops what an init has put by for the next boot: the
+// removeRandomSeeds removes the seeds that an init has stored for the next boot: the
 // original has the same.
-func (g *Guest) forgetRandomness(context.Context, wire.Identity) error {
-	var faults []error
+func (g *Guest) removeRandomSeeds(context.Context, wire.Identity) error {
+	var failed []error
 	for _, path := range []string{
 		"var/lib/systemd/random-seed", "var/lib/urandom/random-seed", "var/lib/random-seed",
 		"var/lib/seedrng/seed.credit", "var/lib/seedrng/seed.no-credit",
 	} {
-		faults = append(faults, remove(g.path(path)))
+		failed = append(failed, remove(g.path(path)))
 	}
-	return errors.Join(faults...)
+	return errors.Join(failed...)
 }

@@ -18,19 +18,19 @@ import (
 
 const oldID = "0123456789abcdef0123456789abcdef"
 
-// original is a guest without a network whose root is a directory of the test,
-// and whose kernel is pretended.
+// original is a guest without a network whose root is a directory of the test, and
+// whose kernel is a fake.
 type original struct {
 	*Guest
 	name      string
 	dropped   []string // devices
 	unmounted []string
 	hungUp    []int
-	reopen    func() // what an sshd does that is told to read its keys
+	reopen    func() // what sshd does on SIGHUP
 }
 
-// newOriginal lays out the files; a name that ends in "*" is a program, a text
-// that begins with "-> " a link.
+// newOriginal creates the files. A name that ends in "*" is a program, a text that
+// begins with "-> " a link.
 func newOriginal(t *testing.T, files map[string]string) *original {
 	t.Helper()
 	o := &original{name: "web-1", reopen: func() {}}
@@ -80,16 +80,16 @@ func (o *original) read(name string) string {
 	return string(text)
 }
 
-func (o *original) take(t *testing.T, as wire.Identity) wire.Self {
+func (o *original) reidentify(t *testing.T, as wire.Identity) wire.Self {
 	t.Helper()
-	self, err := o.Take(t.Context(), as)
+	self, err := o.Reidentify(t.Context(), as)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return self
 }
 
-var someone = wire.Identity{InstanceID: "vm_copy", Hostname: "copy-2"}
+var cloneIdentity = wire.Identity{InstanceID: "vm_clone", Hostname: "clone-2"}
 
 func TestNames(t *testing.T) {
 	o := newOriginal(t, map[string]string{
@@ -98,11 +98,11 @@ func TestNames(t *testing.T) {
 		"etc/machine-id": oldID + "\n", "var/lib/dbus/machine-id": oldID + "\n",
 		"var/lib/systemd/random-seed": "seed", "run/log/journal/" + oldID + "/system.journal": "logged",
 	})
-	self := o.take(t, someone)
-	if self.Hostname != "copy-2" || o.read("etc/hostname") != "copy-2\n" {
+	self := o.reidentify(t, cloneIdentity)
+	if self.Hostname != "clone-2" || o.read("etc/hostname") != "clone-2\n" {
 		t.Errorf("it is called %q, and %q in its file", self.Hostname, o.read("etc/hostname"))
 	}
-	want := "127.0.0.1 localhost # web-1 is us\n127.0.1.1\tcopy-2.example copy-2\n10.0.0.9 web-10 myweb-1\n"
+	want := "127.0.0.1 localhost # web-1 is us\n127.0.1.1\tclone-2.example clone-2\n10.0.0.9 web-10 myweb-1\n"
 	if got := o.read("etc/hosts"); got != want {
 		t.Errorf("/etc/hosts is %q", got)
 	}
@@ -111,37 +111,37 @@ func TestNames(t *testing.T) {
 	}
 	for _, path := range []string{"etc/machine-id", "var/lib/dbus/machine-id"} {
 		if got := o.read(path); got != self.MachineID+"\n" {
-			t.Errorf("%s is %q, told was %q", path, got, self.MachineID)
+			t.Errorf("%s is %q, reported was %q", path, got, self.MachineID)
 		}
 	}
 	if got := o.read("run/log/journal/" + self.MachineID + "/system.journal"); got != "logged" {
 		t.Errorf("the journal is %q", got)
 	}
 	if _, err := os.Stat(o.path("var/lib/systemd/random-seed")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the stored randomness: %v", err)
+		t.Errorf("the stored seed: %v", err)
 	}
 }
 
-// TestImageOfNothing has none of the files and programs that a copy changes.
-func TestImageOfNothing(t *testing.T) {
+// TestImageWithoutFiles has none of the files and programs that a clone changes.
+func TestImageWithoutFiles(t *testing.T) {
 	o := newOriginal(t, map[string]string{"bin/busybox*": ""})
-	self := o.take(t, wire.Identity{InstanceID: "vm_copy", Hostname: "copy-2", CloudInit: true})
-	if self != (wire.Self{Hostname: "copy-2"}) || o.name != "copy-2" {
+	self := o.reidentify(t, wire.Identity{InstanceID: "vm_clone", Hostname: "clone-2", CloudInit: true})
+	if self != (wire.Self{Hostname: "clone-2"}) || o.name != "clone-2" {
 		t.Errorf("it is %+v, called %q", self, o.name)
 	}
 	for _, path := range []string{"etc", "run", "var"} {
 		if _, err := os.Stat(o.path(path)); err == nil {
-			t.Errorf("/%s was made", path)
+			t.Errorf("/%s was created", path)
 		}
 	}
 }
 
-func TestWhatIsNoPlainFileStays(t *testing.T) {
+func TestOtherFilesAreNotChanged(t *testing.T) {
 	o := newOriginal(t, map[string]string{
 		"etc/hostname": "-> ../elsewhere", "elsewhere": "web-1\n", "etc/machine-id": "uninitialized\n",
 		"var/lib/dbus/machine-id": "-> /etc/machine-id",
 	})
-	if self := o.take(t, someone); self.MachineID != "" || o.read("etc/machine-id") != "uninitialized\n" || o.read("elsewhere") != "web-1\n" {
+	if self := o.reidentify(t, cloneIdentity); self.MachineID != "" || o.read("etc/machine-id") != "uninitialized\n" || o.read("elsewhere") != "web-1\n" {
 		t.Errorf("it is %+v; %q, %q", self, o.read("etc/machine-id"), o.read("elsewhere"))
 	}
 }
@@ -175,7 +175,7 @@ const keygen = "#!/bin/sh\nwhile [ $# -gt 0 ]; do case $1 in -t) kind=$2;; -f) f
 	"[ $kind != broken ] || { echo 'no such kind'; exit 255; }\necho new $kind > $file; echo new $kind > $file.pub\n"
 
 func withKeys(kinds ...string) map[string]string {
-	files := map[string]string{"usr/bin/ssh-keygen*": keygen, "etc/ssh/sshd_config": "", "etc/ssh/ssh_host_rsa_key.pub": "of nobody"}
+	files := map[string]string{"usr/bin/ssh-keygen*": keygen, "etc/ssh/sshd_config": "", "etc/ssh/ssh_host_rsa_key.pub": "of the image"}
 	for _, kind := range kinds {
 		files["etc/ssh/ssh_host_"+kind+"_key"] = "old " + kind
 		files["etc/ssh/ssh_host_"+kind+"_key.pub"] = "old " + kind
@@ -183,7 +183,7 @@ func withKeys(kinds ...string) map[string]string {
 	return files
 }
 
-func TestHostKeysOfTheKindsThatWereThere(t *testing.T) {
+func TestHostKeysAreReplaced(t *testing.T) {
 	files := withKeys("ed25519", "ecdsa", "dsa")
 	files["proc/7/comm"], files["proc/7/cmdline"] = "sshd\n", "sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups\x00"
 	files["proc/7/fd/3"] = "-> socket:[10]"
@@ -194,7 +194,7 @@ func TestHostKeysOfTheKindsThatWereThere(t *testing.T) {
 		_ = os.Remove(o.path("proc/7/fd/3"))
 		o.write(t, "proc/7/fd/3", "-> socket:[11]")
 	}
-	o.take(t, someone)
+	o.reidentify(t, cloneIdentity)
 	for _, kind := range []string{"ed25519", "ecdsa"} {
 		for _, suffix := range []string{"", ".pub"} {
 			if got := o.read("etc/ssh/ssh_host_" + kind + "_key" + suffix); got != "new "+kind+"\n" {
@@ -207,14 +207,14 @@ func TestHostKeysOfTheKindsThatWereThere(t *testing.T) {
 		t.Errorf("there are %v, %v", entries, err)
 	}
 	if !slices.Equal(o.hungUp, []int{7}) {
-		t.Errorf("told to read the keys: %v", o.hungUp)
+		t.Errorf("SIGHUP was sent to %v", o.hungUp)
 	}
 }
 
-func TestHostKeysThatCannotBeMade(t *testing.T) {
+func TestHostKeysThatCannotBeReplaced(t *testing.T) {
 	o := newOriginal(t, withKeys("ed25519"))
 	o.write(t, "usr/local/bin/ssh-keygen*", "#!/bin/sh\necho the disk is full; exit 1\n")
-	_, err := o.Take(t.Context(), someone)
+	_, err := o.Reidentify(t.Context(), cloneIdentity)
 	if err == nil || !strings.Contains(err.Error(), "the SSH host keys: ssh-keygen -q -t ed25519") || !strings.HasSuffix(err.Error(), "the disk is full") {
 		t.Errorf("got %v", err)
 	}
@@ -226,22 +226,22 @@ func TestHostKeysThatCannotBeMade(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := o.Take(t.Context(), someone); err == nil || !strings.Contains(err.Error(), "no ssh-keygen") {
-		t.Errorf("without a program to make them: %v", err)
+	if _, err := o.Reidentify(t.Context(), cloneIdentity); err == nil || !strings.Contains(err.Error(), "no ssh-keygen") {
+		t.Errorf("without ssh-keygen: %v", err)
 	}
 }
 
-func TestSSHThatEndsIsTold(t *testing.T) {
+func TestEndOfSSHDIsReported(t *testing.T) {
 	files := withKeys("ed25519")
 	files["proc/7/comm"], files["proc/7/cmdline"] = "sshd\n", "sshd: [listener]"
 	o := newOriginal(t, files)
 	o.reopen = func() { _ = os.RemoveAll(o.path("proc/7")) }
-	if _, err := o.Take(t.Context(), someone); err == nil || !strings.Contains(err.Error(), "sshd ended") {
+	if _, err := o.Reidentify(t.Context(), cloneIdentity); err == nil || !strings.Contains(err.Error(), "sshd ended") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// provisioned is a guest whose cloud-init has served an instance.
+// provisioned returns a guest whose cloud-init has finished.
 func provisioned(t *testing.T) *original {
 	t.Helper()
 	return newOriginal(t, map[string]string{
@@ -259,39 +259,39 @@ func provisioned(t *testing.T) *original {
 	})
 }
 
-func TestInstanceThatIsKept(t *testing.T) {
+func TestInstanceIsRenamed(t *testing.T) {
 	o := provisioned(t)
-	o.take(t, someone)
-	o.take(t, someone) // a second time changes nothing more
-	if got := o.read("var/lib/cloud/data/instance-id") + o.read("run/cloud-init/.instance-id"); got != "vm_copy\nvm_copy\n" {
+	o.reidentify(t, cloneIdentity)
+	o.reidentify(t, cloneIdentity) // the second time changes nothing
+	if got := o.read("var/lib/cloud/data/instance-id") + o.read("run/cloud-init/.instance-id"); got != "vm_clone\nvm_clone\n" {
 		t.Errorf("the instance is %q", got)
 	}
-	if got := o.read("var/lib/cloud/instances/vm_copy/sem/runcmd"); got != "done" {
-		t.Errorf("of what was done is left: %q", got)
+	if got := o.read("var/lib/cloud/instances/vm_clone/sem/runcmd"); got != "done" {
+		t.Errorf("the record of runcmd is %q", got)
 	}
-	if got, err := os.Readlink(o.path("var/lib/cloud/instance")); got != "/var/lib/cloud/instances/vm_copy" {
-		t.Errorf("it points to %q, %v", got, err)
+	if got, err := os.Readlink(o.path("var/lib/cloud/instance")); got != "/var/lib/cloud/instances/vm_clone" {
+		t.Errorf("the link points to %q, %v", got, err)
 	}
 	if _, err := os.Stat(o.path("var/lib/cloud/instances/vm_web")); err == nil {
-		t.Error("the original's instance is still there")
+		t.Error("the original's instance was not renamed")
 	}
 	if got := o.read("run/cloud-init/result.json"); !strings.Contains(got, "errors") {
-		t.Errorf("its result is gone: %q", got)
+		t.Errorf("cloud-init's result is %q", got)
 	}
 	if !slices.Equal(o.unmounted[:2], []string{o.path("srv"), o.path("mnt/the seed")}) || o.dropped[0] != o.path("dev/vdb") {
 		t.Errorf("unmounted %v, dropped %v", o.unmounted, o.dropped)
 	}
 }
 
-func TestInstanceThatIsServedAnew(t *testing.T) {
+func TestCloudInitIsPrepared(t *testing.T) {
 	o := provisioned(t)
-	as := someone
+	as := cloneIdentity
 	as.CloudInit = true
-	o.take(t, as)
-	o.take(t, as)
+	o.reidentify(t, as)
+	o.reidentify(t, as)
 	for _, path := range []string{"result.json", "status.json", ".instance-id"} {
 		if _, err := os.Lstat(o.path("run/cloud-init", path)); err == nil {
-			t.Errorf("%s says still how it was", path)
+			t.Errorf("%s was not removed", path)
 		}
 	}
 	if got := o.read("run/cloud-init/cloud.cfg"); got != "datasource_list: [ NoCloud, None ]\nssh_deletekeys: false\n" {
@@ -305,42 +305,42 @@ func TestInstanceThatIsServedAnew(t *testing.T) {
 	}
 }
 
-func TestInstanceThatGetsKeys(t *testing.T) {
+func TestInstanceGetsSSHKeys(t *testing.T) {
 	o := provisioned(t)
-	as := someone
+	as := cloneIdentity
 	as.SSHKeys = true
-	o.take(t, as)
-	o.take(t, as)
+	o.reidentify(t, as)
+	o.reidentify(t, as)
 	const found = "datasource_list: [ NoCloud, None ]\n"
-	if got := o.read("run/cloud-init/cloud.cfg"); got != found+keepKeys+addKeys {
+	if got := o.read("run/cloud-init/cloud.cfg"); got != found+keepHostKeys+onlySSHKeys {
 		t.Errorf("its configuration is %q", got)
 	}
-	if got := o.read("var/lib/cloud/data/instance-id") + o.read("var/lib/cloud/instances/vm_copy/sem/runcmd"); got != "vm_copy\ndone" {
-		t.Errorf("what was done is not kept: %q", got)
+	if got := o.read("var/lib/cloud/data/instance-id") + o.read("var/lib/cloud/instances/vm_clone/sem/runcmd"); got != "vm_clone\ndone" {
+		t.Errorf("the instance and its record of runcmd are %q", got)
 	}
 	for _, path := range []string{"result.json", "status.json", ".instance-id"} {
 		if _, err := os.Lstat(o.path("run/cloud-init", path)); err == nil {
-			t.Errorf("%s says still how it was", path)
+			t.Errorf("%s was not removed", path)
 		}
 	}
-	as.SSHKeys, as.CloudInit = false, true // a copy of the copy
-	o.take(t, as)
-	if got := o.read("run/cloud-init/cloud.cfg"); got != found+keepKeys {
-		t.Errorf("then its configuration is %q", got)
+	as.SSHKeys, as.CloudInit = false, true // a clone of the clone
+	o.reidentify(t, as)
+	if got := o.read("run/cloud-init/cloud.cfg"); got != found+keepHostKeys {
+		t.Errorf("the configuration of the clone's clone is %q", got)
 	}
 }
 
-// TestSeedThatIsInUse fails only where somebody reads it.
+// TestSeedThatIsInUse is an error only for an image with cloud-init.
 func TestSeedThatIsInUse(t *testing.T) {
 	o := provisioned(t)
 	o.kernel.unmount = func(string) error { return errors.New("busy") }
-	if _, err := o.Take(t.Context(), someone); err == nil || !strings.Contains(err.Error(), "cannot unmount the seed disk from /srv: busy") {
+	if _, err := o.Reidentify(t.Context(), cloneIdentity); err == nil || !strings.Contains(err.Error(), "cannot unmount the seed disk from /srv: busy") {
 		t.Errorf("got %v", err)
 	}
 	if err := os.Remove(o.path("usr/bin/cloud-init")); err != nil {
 		t.Fatal(err)
 	}
-	o.take(t, someone)
+	o.reidentify(t, cloneIdentity)
 }
 
 // logging is a program that logs its arguments, and more.
@@ -348,18 +348,18 @@ func logging(log, more string) string {
 	return fmt.Sprintf("#!/bin/sh\necho $(basename $0) $@ >> %s\n%s\n", log, more)
 }
 
-func TestCloudInitIsRunByCommands(t *testing.T) {
+func TestCloudInitRunsByCommands(t *testing.T) {
 	o := provisioned(t)
 	log := o.path("log")
 	o.write(t, "usr/bin/cloud-init*", logging(log, "echo {} > "+o.path("run/cloud-init/status.json")+"; exit 1"))
-	o.Settle(t.Context(), wire.Identity{CloudInit: true})
+	o.Finish(t.Context(), wire.Identity{CloudInit: true})
 	want := "cloud-init init --local\ncloud-init init\ncloud-init modules --mode=config\ncloud-init modules --mode=final\n"
 	if got := o.read("log"); got != want {
-		t.Errorf("run was %q", got)
+		t.Errorf("the programs run were %q", got)
 	}
 }
 
-func TestCloudInitIsRunBySystemd(t *testing.T) {
+func TestCloudInitRunsBySystemd(t *testing.T) {
 	o := provisioned(t)
 	files := withKeys("ed25519")
 	files["proc/7/comm"], files["proc/7/cmdline"] = "sshd\n", "sshd: [listener]"
@@ -376,29 +376,29 @@ func TestCloudInitIsRunBySystemd(t *testing.T) {
 		_ = os.Remove(o.path("proc/7/fd/3"))
 		o.write(t, "proc/7/fd/3", "-> socket:[11]")
 	}
-	o.Settle(t.Context(), wire.Identity{CloudInit: true})
+	o.Finish(t.Context(), wire.Identity{CloudInit: true})
 	want := "systemctl try-restart systemd-journald.service\nsystemctl restart cloud-init-local.service cloud-init.service\nsystemctl restart cloud-config.service cloud-final.service\n"
 	if got := o.read("log"); got != want {
-		t.Errorf("run was %q", got)
+		t.Errorf("the programs run were %q", got)
 	}
 	if !slices.Equal(o.hungUp, []int{7}) {
-		t.Errorf("told to read the user's own host keys: %v", o.hungUp)
+		t.Errorf("SIGHUP was sent to %v", o.hungUp)
 	}
 }
 
-func TestCloudInitThatDoesNotBegin(t *testing.T) {
+func TestCloudInitThatCannotStart(t *testing.T) {
 	o := provisioned(t)
-	if err := o.prepareCloudInit(keepKeys); err != nil {
+	if err := o.prepareCloudInit(keepHostKeys); err != nil {
 		t.Fatal(err)
 	}
 	o.write(t, "usr/bin/cloud-init*", "#!/bin/sh\necho 'no python'; exit 127\n")
-	o.Settle(t.Context(), wire.Identity{CloudInit: true})
+	o.Finish(t.Context(), wire.Identity{CloudInit: true})
 	if got := o.read("run/cloud-init/result.json"); !strings.Contains(got, "cloud-init init --local failed: exit status 127: no python") {
 		t.Errorf("its result is %q", got)
 	}
 }
 
-func TestProgramsAreBounded(t *testing.T) {
+func TestProgramsAreLimited(t *testing.T) {
 	o := newOriginal(t, map[string]string{
 		"bin/slow*": "#!/bin/sh\nexec sleep 60\n", "bin/loud*": "#!/bin/sh\nyes | head -c 100000; echo the end; exit 3\n",
 		"bin/daemon*": "#!/bin/sh\nsleep 3 &\n",
@@ -409,14 +409,14 @@ func TestProgramsAreBounded(t *testing.T) {
 		t.Errorf("slow: %v", err)
 	}
 	err := o.run(t.Context(), 0, o.program("loud"))
-	if err == nil || len(err.Error()) > 2*maxWords || !strings.HasSuffix(err.Error(), "y the end") {
+	if err == nil || len(err.Error()) > 2*maxTail || !strings.HasSuffix(err.Error(), "y the end") {
 		t.Errorf("loud: %v", err)
 	}
 	if err := o.run(t.Context(), 0, o.program("daemon")); err != nil {
-		t.Errorf("one that leaves another running: %v", err)
+		t.Errorf("daemon: %v", err)
 	}
 	if got := o.program("none"); got != "" {
-		t.Errorf("no program is %q", got)
+		t.Errorf("a missing program is at %q", got)
 	}
 }
 

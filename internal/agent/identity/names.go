@@ -13,9 +13,9 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// rename gives the guest its hostname. The files come first: when it is done
-// again, the kernel still has the old one.
-func (g *Guest) rename(_ context.Context, as wire.Identity) error {
+// changeHostname changes the hostname. It changes the files first: after an error, the
+// next attempt reads the old hostname from the kernel.
+func (g *Guest) changeHostname(_ context.Context, as wire.Identity) error {
 	old, err := g.kernel.hostname()
 	if err != nil {
 		return err
@@ -30,11 +30,11 @@ func (g *Guest) rename(_ context.Context, as wire.Identity) error {
 	return g.kernel.setHostname(as.Hostname)
 }
 
-// hostWord is a name in a line of /etc/hosts.
+// hostWord matches a name or an address in a line of /etc/hosts.
 var hostWord = regexp.MustCompile(`[^\s#]+`)
 
-// renameHost renames a host in the text of /etc/hosts, with a domain and
-// without. The machine itself stays localhost to itself, and comments stay.
+// renameHost renames a host in the text of /etc/hosts, with a domain and without. It
+// does not rename localhost, and does not change comments.
 func renameHost(text []byte, old, name string) []byte {
 	if old == "" || old == "localhost" {
 		return text
@@ -56,15 +56,15 @@ func renameHost(text []byte, old, name string) []byte {
 	return out.Bytes()
 }
 
-// machineIDs are the files that have it: the second one while /etc cannot be
-// written to, the third one for D-Bus, where it is no link.
+// machineIDs are the files with the machine id: the second one exists while /etc is
+// read-only, the third one is D-Bus's, if it is no link.
 var machineIDs = []string{"etc/machine-id", "run/machine-id", "var/lib/dbus/machine-id"}
 
-// machineIDForm is what such a file says once a machine has an id.
+// machineIDForm matches such a file with a machine id, unlike "uninitialized".
 var machineIDForm = regexp.MustCompile(`^[0-9a-f]{32}\s*$`)
 
-// renewMachineID gives the guest a new machine id, where it has one. Programs
-// that have read the old one keep it.
+// renewMachineID replaces the machine id, if the guest has one. Programs that have read
+// the old one keep it.
 func (g *Guest) renewMachineID(context.Context, wire.Identity) error {
 	old, id := g.machineID(), newMachineID()
 	if err := g.moveJournal(old, id); err != nil {
@@ -83,25 +83,25 @@ func (g *Guest) renewMachineID(context.Context, wire.Identity) error {
 	return nil
 }
 
-// journals are where journald keeps a directory by the machine id, which is all
-// that its readers look at.
+// journals are the directories in which journald has one named after the machine id.
+// journalctl reads only that one.
 var journals = []string{"run/log/journal", "var/log/journal"}
 
-// moveJournal keeps what was logged before the guest became itself readable.
-// journald writes on into the files that it has open.
+// moveJournal renames the journal's directories, so that journalctl shows also what was
+// logged before. journald continues to write to its open files.
 func (g *Guest) moveJournal(old, id string) error {
 	if old == "" {
 		return nil
 	}
 	for _, dir := range journals {
 		if err := os.Rename(g.path(dir, old), g.path(dir, id)); err != nil && !absent(err) {
-			return fmt.Errorf("cannot keep the journal: %w", err)
+			return fmt.Errorf("cannot rename the journal's directory: %w", err)
 		}
 	}
 	return nil
 }
 
-// newMachineID returns a random id in the form that systemd gives its own.
+// newMachineID returns a random id, a UUID of version 4 as from systemd.
 func newMachineID() string {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails: it ends the program instead
@@ -110,7 +110,7 @@ func newMachineID() string {
 	return hex.EncodeToString(id)
 }
 
-// machineID returns the machine id, or "" in an image that has none.
+// machineID returns the machine id, or "" if the image has none.
 func (g *Guest) machineID() string {
 	text, err := os.ReadFile(g.path(machineIDs[0]))
 	if err != nil || !machineIDForm.Match(text) {

@@ -26,28 +26,28 @@ func (g *Guest) program(name string) string {
 	return ""
 }
 
-// maxWords bounds what is kept of a program's output, in bytes.
-const maxWords = 400
+// maxTail limits the log tail of a program, in bytes.
+const maxTail = 400
 
-// leaveTime is how long the output of a program that has ended may be held open
-// by what it has started.
-const leaveTime = time.Second
+// outputTimeout is how long children of a program that has ended may keep its output
+// open.
+const outputTimeout = time.Second
 
-// run runs a program and waits until it has ended, at most for limit; 0 means
-// that ctx alone bounds it. The error has the last of what it printed.
-func (g *Guest) run(ctx context.Context, limit time.Duration, path string, args ...string) error {
-	if limit > 0 {
+// run runs a program and waits for its end, at most for timeout; 0 means as long as
+// ctx allows. The error includes the program's log tail.
+func (g *Guest) run(ctx context.Context, timeout time.Duration, path string, args ...string) error {
+	if timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
+		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
 	var out tail
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = g.root, &out, &out, leaveTime
+	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = g.root, &out, &out, outputTimeout
 	cmd.Env = []string{"HOME=/root", "LANG=C", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	err := cmd.Start()
 	if err == nil {
-		unspare(cmd.Process.Pid)
+		resetOOMScore(cmd.Process.Pid)
 		err = cmd.Wait()
 	}
 	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
@@ -57,24 +57,25 @@ func (g *Guest) run(ctx context.Context, limit time.Duration, path string, args 
 	if cause := ctx.Err(); cause != nil {
 		return fmt.Errorf("%s did not end in time: %w", name, cause)
 	}
-	return fmt.Errorf("%s failed: %w: %s", name, err, out.words())
+	return fmt.Errorf("%s failed: %w: %s", name, err, out.String())
 }
 
-// unspare lets the kernel choose the process like any other when memory is
-// short; it would be spared as this one is.
-func unspare(pid int) {
+// resetOOMScore resets a child's score for the out-of-memory killer: it has inherited
+// the agent's, which protects it.
+func resetOOMScore(pid int) {
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("0"), 0)
 }
 
-// tail keeps the end of what is written to it.
+// tail is a writer that keeps the last maxTail bytes.
 type tail struct{ buf []byte }
 
 func (t *tail) Write(p []byte) (int, error) {
-	t.buf = append(t.buf, p[max(0, len(p)-maxWords):]...)
-	t.buf = t.buf[max(0, len(t.buf)-maxWords):]
+	t.buf = append(t.buf, p[max(0, len(p)-maxTail):]...)
+	t.buf = t.buf[max(0, len(t.buf)-maxTail):]
 	return len(p), nil
 }
 
-func (t *tail) words() string {
+// String returns the bytes as one line of valid UTF-8.
+func (t *tail) String() string {
 	return strings.ToValidUTF8(string(bytes.Join(bytes.Fields(t.buf), []byte(" "))), "")
 }

@@ -16,10 +16,11 @@ import (
 
 	"github.com/hatchvm/hatch/internal/agent/nic"
 	"github.com/hatchvm/hatch/internal/guest/wire"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// networkFiles are where an image's network services, and cloud-init for them,
-// name an interface by its MAC.
+// networkFiles are files in which an image's network services, or cloud-init for them,
+// identify an interface by its MAC.
 var networkFiles = []string{
 	"etc/systemd/network/*.network", "etc/systemd/network/*.link",
 	"run/systemd/network/*.network", "run/systemd/network/*.link",
@@ -29,8 +30,8 @@ var networkFiles = []string{
 	"etc/sysconfig/network-scripts/ifcfg-*", "etc/udev/rules.d/*net*.rules",
 }
 
-// replaceMAC takes a MAC out of the files of the guest's network services, in
-// whatever case it is written, and puts another in its place.
+// replaceMAC replaces a MAC in the files of the guest's network services, in lower and
+// upper case.
 func (g *Guest) replaceMAC(old, mac net.HardwareAddr) error {
 	if bytes.Equal(old, mac) {
 		return nil
@@ -54,15 +55,14 @@ func (g *Guest) replaceMAC(old, mac net.HardwareAddr) error {
 	return nil
 }
 
-// Bounds of the restart of network services.
 const (
-	serviceTime = 60 * time.Second
-	addressTime = 20 * time.Second // until DHCP has answered, on a busy host
-	addressLook = 20 * time.Millisecond
+	serviceTimeout  = 60 * time.Second
+	addressTimeout  = 20 * time.Second // for DHCP, on a busy host
+	addressInterval = 20 * time.Millisecond
 )
 
-// networkServices are those that may hold the original's lease, or its MAC. Only
-// what runs is restarted.
+// networkServices may have the original's DHCP lease or its MAC. Only those that run
+// are restarted.
 var networkServices = []string{"systemd-networkd.service", "NetworkManager.service", "networking.service", "dhcpcd.service"}
 
 // hasSystemd reports whether systemd is the guest's init.
@@ -71,7 +71,7 @@ func (g *Guest) hasSystemd() bool {
 	return err == nil && g.program("systemctl") != ""
 }
 
-// hasNetworkd reports whether networkd runs and has set up the interface.
+// hasNetworkd reports whether networkd runs and manages the interface.
 func (g *Guest) hasNetworkd(index int) bool {
 	if _, err := os.Lstat(g.path("run/systemd/units/invocation:systemd-networkd.service")); err != nil {
 		return false
@@ -80,8 +80,8 @@ func (g *Guest) hasNetworkd(index int) bool {
 	return err == nil && bytes.Contains(state, []byte("\nNETWORK_FILE="))
 }
 
-// restartNetworkServices has the guest's own DHCP client ask for the new lease,
-// and waits until the address is there.
+// restartNetworkServices restarts the guest's network services, so that a DHCP client
+// requests a new lease, and waits until the interface has its address.
 func (g *Guest) restartNetworkServices(ctx context.Context, as wire.Identity) error {
 	if as.NIC == nil || !g.hasSystemd() {
 		return nil
@@ -90,27 +90,27 @@ func (g *Guest) restartNetworkServices(ctx context.Context, as wire.Identity) er
 	if len(units) == 0 {
 		return nil
 	}
-	p, link, err := g.ownNIC(as.NIC)
+	config, link, err := g.findNIC(as.NIC)
 	if err != nil {
 		return err
 	}
-	lease, err := g.forgetLease(link.Attrs().Index)
+	lease, err := g.removeLease(link.Attrs().Index)
 	if err != nil {
 		return err
 	}
-	if err := g.run(ctx, serviceTime, g.program("systemctl"), append([]string{"try-restart"}, units...)...); err != nil {
+	if err := g.run(ctx, serviceTimeout, g.program("systemctl"), append([]string{"try-restart"}, units...)...); err != nil {
 		return err
 	}
-	if g.awaitAddress(ctx, link, p.Address, lease) {
+	if g.awaitAddress(ctx, link, config.Address, lease) {
 		return nil
 	}
-	g.log.Warn("the guest's own network service has not taken its address; it is set once more")
-	return p.Apply(link)
+	g.log.Warn("the guest's network service has not set its address; the agent sets it")
+	return config.Apply(link)
 }
 
-// forgetLease drops the file of networkd's lease, and returns where the new one
-// will be, or "" when networkd has none.
-func (g *Guest) forgetLease(index int) (path string, err error) {
+// removeLease removes the file of networkd's lease, and returns the path at which
+// networkd will write a new one, or "" if it had none.
+func (g *Guest) removeLease(index int) (path string, err error) {
 	path = g.path("run/systemd/netif/leases", strconv.Itoa(index))
 	err = os.Remove(path)
 	if absent(err) {
@@ -119,39 +119,39 @@ func (g *Guest) forgetLease(index int) (path string, err error) {
 	return path, err
 }
 
-// leased reports whether a file of networkd's says that it has the address.
+// leased reports whether a lease file of networkd has the address.
 func leased(path string, address netip.Addr) bool {
 	text, err := os.ReadFile(path)
 	return err == nil && slices.Contains(strings.Split(string(text), "\n"), "ADDRESS="+address.String())
 }
 
-// awaitAddress reports whether the interface has its address within the time for
-// it, from a lease where there is to be one.
+// awaitAddress waits until the interface has the address, and the file lease has it,
+// too, unless lease is "". It reports whether they do within addressTimeout.
 func (g *Guest) awaitAddress(ctx context.Context, link netlink.Link, address netip.Prefix, lease string) bool {
-	ctx, cancel := context.WithTimeout(ctx, addressTime)
+	ctx, cancel := context.WithTimeout(ctx, addressTimeout)
 	defer cancel()
-	look := time.NewTicker(addressLook)
-	defer look.Stop()
+	tick := time.NewTicker(addressInterval)
+	defer tick.Stop()
 	for {
 		has, err := nic.Addresses(link)
 		if err == nil && slices.Contains(has, address) && (lease == "" || leased(lease, address.Addr())) {
 			return true
 		}
 		select {
-		case <-look.C:
+		case <-tick.C:
 		case <-ctx.Done():
 			return false
 		}
 	}
 }
 
-// Settle does what can wait until the guest has confirmed: journald begins new
-// files, with the new machine id, and cloud-init runs if as says so.
-func (g *Guest) Settle(ctx context.Context, as wire.Identity) {
+// Finish does what can follow the guest's confirmation: it restarts journald, which
+// then writes new files with the new machine id, and runs cloud-init if as requires it.
+func (g *Guest) Finish(ctx context.Context, as wire.Identity) {
 	if g.hasSystemd() && g.machineID() != "" {
-		err := g.run(ctx, serviceTime, g.program("systemctl"), "try-restart", "systemd-journald.service")
+		err := g.run(ctx, serviceTimeout, g.program("systemctl"), "try-restart", "systemd-journald.service")
 		if err != nil && ctx.Err() == nil {
-			g.log.Error("journald keeps the original's machine id", "err", err)
+			g.log.Error("cannot restart journald; it keeps the original's machine id", logkey.Error, err)
 		}
 	}
 	if as.CloudInit || as.SSHKeys {
@@ -159,8 +159,8 @@ func (g *Guest) Settle(ctx context.Context, as wire.Identity) {
 	}
 }
 
-// hasUnit reports whether the image has a unit of systemd that is not masked, as
-// by a link to /dev/null in the place that counts first.
+// hasUnit reports whether the image has a unit of systemd that is not masked by a link
+// to /dev/null.
 func (g *Guest) hasUnit(name string) bool {
 	for _, dir := range []string{"etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system", "run/systemd/generator.late"} {
 		path := g.path(dir, name)

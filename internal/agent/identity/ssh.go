@@ -16,22 +16,21 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// Bounds of the making of keys: one of RSA takes an emulated guest long.
 const (
-	keyTime    = 90 * time.Second
-	reopenTime = 10 * time.Second // until sshd listens again
-	reopenLook = 10 * time.Millisecond
+	keygenTimeout  = 90 * time.Second // for an RSA key in an emulated guest
+	reloadTimeout  = 10 * time.Second // until sshd listens again
+	reloadInterval = 10 * time.Millisecond
 )
 
-// keyKinds are the kinds of keys that are made anew, where there was one, the
-// quick ones first. One of another kind is dropped.
+// keyKinds are the kinds of keys that are replaced, the fastest first. Keys of other
+// kinds are removed.
 var keyKinds = []string{"ed25519", "ecdsa", "rsa"}
 
-// keyFile is a private host key's.
+// keyFile matches the file name of a private host key.
 var keyFile = regexp.MustCompile(`^ssh_host_([a-z0-9]+)_key$`)
 
-// renewHostKeys makes host keys anew, and has the running sshd take them. A
-// guest that has none yet makes its own later.
+// renewHostKeys replaces the host keys, and has a running sshd load them. A guest
+// without host keys generates its own later.
 func (g *Guest) renewHostKeys(ctx context.Context, as wire.Identity) error {
 	kinds, err := g.hostKeyKinds()
 	if err != nil || len(kinds) == 0 {
@@ -39,7 +38,7 @@ func (g *Guest) renewHostKeys(ctx context.Context, as wire.Identity) error {
 	}
 	keygen := g.program("ssh-keygen")
 	if keygen == "" {
-		return errors.New("the image has host keys and no ssh-keygen to make others")
+		return errors.New("the image has host keys, but no ssh-keygen to replace them")
 	}
 	for _, kind := range keyKinds {
 		if !slices.Contains(kinds, kind) {
@@ -79,29 +78,29 @@ func (g *Guest) hostKeyKinds() ([]string, error) {
 	return kinds, nil
 }
 
-// renewHostKey makes a key beside the old one and puts it in its place: sshd
-// never finds none.
+// renewHostKey generates a key beside the old one and renames it, so that sshd always
+// finds a key.
 func (g *Guest) renewHostKey(ctx context.Context, keygen, kind, comment string) error {
 	key := g.hostKey(kind)
 	fresh := key + ".new"
 	if err := errors.Join(remove(fresh), remove(fresh+".pub")); err != nil {
 		return err
 	}
-	if err := g.run(ctx, keyTime, keygen, "-q", "-t", kind, "-N", "", "-C", comment, "-f", fresh); err != nil {
+	if err := g.run(ctx, keygenTimeout, keygen, "-q", "-t", kind, "-N", "", "-C", comment, "-f", fresh); err != nil {
 		return err
 	}
 	return errors.Join(os.Rename(fresh, key), os.Rename(fresh+".pub", key+".pub"))
 }
 
-// reloadSSH has each sshd that listens read its keys, and waits until it
-// listens again. Its open sessions go on.
+// reloadSSH has each listening sshd load its keys, and waits until it listens again.
+// Its open sessions continue.
 func (g *Guest) reloadSSH(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, reopenTime)
+	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
 	defer cancel()
 	for _, pid := range g.sshListeners() {
 		before := g.sockets(pid)
 		if err := g.kernel.hangUp(pid); err != nil {
-			return fmt.Errorf("cannot have sshd read its keys: %w", err)
+			return fmt.Errorf("cannot signal sshd to load its keys: %w", err)
 		}
 		if err := g.awaitListening(ctx, pid, before); err != nil {
 			return err
@@ -110,8 +109,8 @@ func (g *Guest) reloadSSH(ctx context.Context) error {
 	return nil
 }
 
-// sshListeners returns the pids of sshd's that wait for connections, which they
-// say in their titles.
+// sshListeners returns the pids of the sshd processes that accept connections. Their
+// process titles contain "[listener]".
 func (g *Guest) sshListeners() []int {
 	entries, err := os.ReadDir(g.path("proc"))
 	if err != nil {
@@ -153,23 +152,23 @@ func (g *Guest) sockets(pid int) []string {
 	return open
 }
 
-// awaitListening waits until an sshd that was told to begin anew has other
-// sockets than before, and as many. One that has ended is awaited no longer.
+// awaitListening waits until an sshd that got SIGHUP has as many sockets as before,
+// and other ones: it executes itself again. It returns an error if that sshd has ended.
 func (g *Guest) awaitListening(ctx context.Context, pid int, before []string) error {
-	look := time.NewTicker(reopenLook)
-	defer look.Stop()
+	tick := time.NewTicker(reloadInterval)
+	defer tick.Stop()
 	for {
 		if _, err := os.Stat(g.path("proc", strconv.Itoa(pid))); absent(err) {
-			return errors.New("sshd ended when it was to read its keys")
+			return errors.New("sshd ended when it was signalled to load its keys")
 		}
 		after := g.sockets(pid)
 		if len(after) >= len(before) && !slices.Equal(after, before) && g.listensForSSH(pid) {
 			return nil
 		}
 		select {
-		case <-look.C:
+		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("sshd does not listen again: %w", ctx.Err())
+			return fmt.Errorf("sshd does not listen again after loading its keys: %w", ctx.Err())
 		}
 	}
 }

@@ -1,10 +1,9 @@
-// Package nic configures the guest's one network interface through rtnetlink:
-// at boot, as the kernel command line says, and again when the guest is a copy
-// that has to leave its original's place on the network.
+// Package nic configures the guest's one network interface through rtnetlink: at
+// boot from the kernel command line, and again in a clone, which must not keep the
+// addresses of its original.
 //
-// What the guest's own network services do with the interface is theirs; which
-// of their files name it is internal/agent/identity's to know. Start at
-// [Place.Apply] and [Place.Move].
+// It does not know the guest's network services; internal/agent/identity changes their
+// files. Start at [Config.Apply] and [Config.Replace].
 package nic
 
 import (
@@ -21,65 +20,62 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Place is an interface's place on its network.
-type Place struct {
+// Config is the configuration of an interface.
+type Config struct {
 	MAC     net.HardwareAddr
 	Address netip.Prefix
-	Gateway netip.Addr // the zero value: no default route
+	Gateway netip.Addr // the zero value means no default route
 }
 
-// Apply gives the interface the address and the route, and brings it up.
-func (p Place) Apply(link netlink.Link) error {
-	if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: ipNet(p.Address)}); err != nil {
-		return fmt.Errorf("cannot set the address %s: %w", p.Address, err)
+// Apply adds the address and the route to the interface, and sets it up.
+func (c Config) Apply(link netlink.Link) error {
+	if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: ipNet(c.Address)}); err != nil {
+		return fmt.Errorf("cannot set the address %s: %w", c.Address, err)
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("cannot bring up %s: %w", link.Attrs().Name, err)
+		return fmt.Errorf("cannot set up %s: %w", link.Attrs().Name, err)
 	}
-	if !p.Gateway.IsValid() {
+	if !c.Gateway.IsValid() {
 		return nil
 	}
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: p.Gateway.AsSlice()}
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: c.Gateway.AsSlice()}
 	if err := netlink.RouteReplace(route); err != nil {
-		return fmt.Errorf("cannot set the route by %s: %w", p.Gateway, err)
+		return fmt.Errorf("cannot set the default route through %s: %w", c.Gateway, err)
 	}
 	return nil
 }
 
-// Move takes the interface from the place that it has to p.
-func (p Place) Move(link netlink.Link) error {
-	if err := p.Leave(link); err != nil {
+// applyAttempts limits how often Replace applies the configuration.
+const applyAttempts = 5
+
+// Replace replaces the interface's configuration. It applies the new one again if the
+// address is gone before the route is set: a network service that has seen the
+// interface go down removes addresses.
+func (c Config) Replace(link netlink.Link) error {
+	err := c.Reset(link)
+	if err != nil {
 		return err
 	}
-	return p.insist(link)
-}
-
-// Leave takes the interface out of the place that it has: it is down, without an
-// address, and has p's MAC. With the old addresses go the connections that were
-// made from them, and routes and neighbours with what was up.
-func (p Place) Leave(link netlink.Link) error {
-	name := link.Attrs().Name
-	if err := netlink.LinkSetDown(link); err != nil {
-		return fmt.Errorf("cannot take %s down: %w", name, err)
-	}
-	if err := netlink.LinkSetHardwareAddr(link, p.MAC); err != nil {
-		return fmt.Errorf("cannot give %s the MAC %s: %w", name, p.MAC, err)
-	}
-	return clearAddresses(link)
-}
-
-// insistTries bounds how often the place is taken.
-const insistTries = 5
-
-// insist applies p again when the address was gone before the route: a network
-// service that has seen the interface go down drops what it finds there.
-func (p Place) insist(link netlink.Link) (err error) {
-	for range insistTries {
-		if err = p.Apply(link); !errors.Is(err, unix.ENETUNREACH) {
-			return err
+	for range applyAttempts {
+		if err = c.Apply(link); !errors.Is(err, unix.ENETUNREACH) {
+			break
 		}
 	}
 	return err
+}
+
+// Reset sets the interface down, gives it c's MAC, and removes its addresses. The
+// kernel then drops the connections from these addresses, the routes and the
+// neighbours.
+func (c Config) Reset(link netlink.Link) error {
+	name := link.Attrs().Name
+	if err := netlink.LinkSetDown(link); err != nil {
+		return fmt.Errorf("cannot set down %s: %w", name, err)
+	}
+	if err := netlink.LinkSetHardwareAddr(link, c.MAC); err != nil {
+		return fmt.Errorf("cannot give %s the MAC %s: %w", name, c.MAC, err)
+	}
+	return clearAddresses(link)
 }
 
 func clearAddresses(link netlink.Link) error {
@@ -89,14 +85,14 @@ func clearAddresses(link netlink.Link) error {
 	}
 	for _, a := range addrs {
 		if err := netlink.AddrDel(link, &a); err != nil && !gone(link, a) {
-			return fmt.Errorf("cannot drop the address %s: %w", a.IPNet, err)
+			return fmt.Errorf("cannot remove the address %s: %w", a.IPNet, err)
 		}
 	}
 	return nil
 }
 
-// gone reports whether an address went by itself, as an IPv6 one does with its
-// interface, or a second one with the first.
+// gone reports whether the kernel has removed an address itself: an IPv6 one when its
+// interface is set down, or a secondary one with its primary.
 func gone(link netlink.Link, addr netlink.Addr) bool {
 	addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
@@ -110,7 +106,7 @@ func gone(link netlink.Link, addr netlink.Addr) bool {
 	return true
 }
 
-// Addresses returns those of the interface, without link-local ones.
+// Addresses returns the interface's addresses, except link-local ones.
 func Addresses(link netlink.Link) ([]netip.Prefix, error) {
 	addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
@@ -142,15 +138,14 @@ func ByMAC(mac net.HardwareAddr) netlink.Link {
 	return nil
 }
 
-// Own returns the interface of the machine itself, whatever its name and its
-// MAC: what else a guest may have, such as bridges and tunnels, has no device.
-// Of several devices it is the one with the MAC. sys is /sys.
-func Own(sys string, mac net.HardwareAddr) (netlink.Link, error) {
+// Physical returns the guest's interface that has a device, unlike bridges and
+// tunnels. If several have one, it returns the one with the MAC. sys is /sys.
+func Physical(sys string, mac net.HardwareAddr) (netlink.Link, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the interfaces: %w", err)
 	}
-	var own []netlink.Link
+	var found []netlink.Link
 	var names []string
 	for _, l := range links {
 		name := l.Attrs().Name
@@ -160,15 +155,15 @@ func Own(sys string, mac net.HardwareAddr) (netlink.Link, error) {
 		if bytes.Equal(l.Attrs().HardwareAddr, mac) {
 			return l, nil
 		}
-		own, names = append(own, l), append(names, name)
+		found, names = append(found, l), append(names, name)
 	}
-	switch len(own) {
+	switch len(found) {
 	case 0:
-		return nil, errors.New("there is no network interface")
+		return nil, errors.New("the guest has no network interface")
 	case 1:
-		return own[0], nil
+		return found[0], nil
 	default:
-		return nil, fmt.Errorf("there are several network interfaces (%s), and none has the MAC %s", strings.Join(names, ", "), mac)
+		return nil, fmt.Errorf("the guest has several network interfaces (%s), and none has the MAC %s", strings.Join(names, ", "), mac)
 	}
 }
 

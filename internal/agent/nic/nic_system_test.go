@@ -19,21 +19,21 @@ import (
 func TestMain(m *testing.M) { nettest.Main(m) }
 
 var (
-	oldPlace = Place{
+	oldConfig = Config{
 		MAC:     net.HardwareAddr{2, 0xfc, 0, 0, 0, 10},
 		Address: netip.MustParsePrefix("172.16.0.10/24"), Gateway: netip.MustParseAddr("172.16.0.1"),
 	}
-	newPlace = Place{
+	newConfig = Config{
 		MAC:     net.HardwareAddr{2, 0xfc, 0, 0, 0, 11},
 		Address: netip.MustParsePrefix("172.16.0.11/24"), Gateway: netip.MustParseAddr("172.16.0.2"),
 	}
 )
 
-// placed is an interface at the old place, with what a guest may have added.
-func placed(t *testing.T, name string) netlink.Link {
+// configured makes an interface with the old configuration.
+func configured(t *testing.T, name string) netlink.Link {
 	t.Helper()
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr = name, oldPlace.MAC
+	attrs.Name, attrs.HardwareAddr = name, oldConfig.MAC
 	link := &netlink.Veth{LinkAttrs: attrs, PeerName: "far-" + name}
 	if err := netlink.LinkAdd(link); err != nil {
 		t.Fatal(err)
@@ -46,13 +46,13 @@ func placed(t *testing.T, name string) netlink.Link {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := oldPlace.Apply(link); err != nil {
+	if err := oldConfig.Apply(link); err != nil {
 		t.Fatal(err)
 	}
 	return link
 }
 
-func look(t *testing.T, name string) (netlink.Link, []netip.Prefix, []string) {
+func inspect(t *testing.T, name string) (netlink.Link, []netip.Prefix, []string) {
 	t.Helper()
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -75,8 +75,8 @@ func look(t *testing.T, name string) (netlink.Link, []netip.Prefix, []string) {
 	return link, addresses, gateways
 }
 
-func TestMoveLeavesNothingOfTheOldPlace(t *testing.T) {
-	link := placed(t, "eth0")
+func TestReplaceRemovesTheOldConfig(t *testing.T) {
+	link := configured(t, "eth0")
 	for _, cidr := range []string{"172.16.0.77/24", "10.9.9.9/32", "2001:db8::10/64"} {
 		addr, err := netlink.ParseAddr(cidr)
 		if err != nil {
@@ -100,15 +100,15 @@ func TestMoveLeavesNothingOfTheOldPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	for range 2 { // the second time there is nothing left to do
-		if err := newPlace.Move(link); err != nil {
+	for range 2 { // the second time changes nothing
+		if err := newConfig.Replace(link); err != nil {
 			t.Fatal(err)
 		}
-		moved, addresses, gateways := look(t, "eth0")
-		if mac := moved.Attrs().HardwareAddr.String(); mac != newPlace.MAC.String() || moved.Attrs().Flags&net.FlagUp == 0 {
+		moved, addresses, gateways := inspect(t, "eth0")
+		if mac := moved.Attrs().HardwareAddr.String(); mac != newConfig.MAC.String() || moved.Attrs().Flags&net.FlagUp == 0 {
 			t.Errorf("it has the MAC %s, flags %s", mac, moved.Attrs().Flags)
 		}
-		if !slices.Equal(addresses, []netip.Prefix{newPlace.Address}) || !slices.Equal(gateways, []string{"172.16.0.2"}) {
+		if !slices.Equal(addresses, []netip.Prefix{newConfig.Address}) || !slices.Equal(gateways, []string{"172.16.0.2"}) {
 			t.Errorf("it has the addresses %v, gateways %v", addresses, gateways)
 		}
 		neighbours, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_V4)
@@ -118,9 +118,9 @@ func TestMoveLeavesNothingOfTheOldPlace(t *testing.T) {
 	}
 }
 
-// TestConnectionsStayBehind looks at both kinds of sockets: who listens on every
-// address goes on, and a connection from the old address does not.
-func TestConnectionsStayBehind(t *testing.T) {
+// TestReplaceEndsConnections has two sockets: a listener on every address continues,
+// and a connection from the old address does not.
+func TestReplaceEndsConnections(t *testing.T) {
 	peer := nettest.NewNamespace(t)
 	nettest.Wire(t, peer, "wire0", "172.16.0.10/24", "peer0", "172.16.0.1/24")
 	var there net.Listener
@@ -151,22 +151,22 @@ func TestConnectionsStayBehind(t *testing.T) {
 	}
 	seen := make(chan string, 16)
 	nettest.Sniff(t, peer, "peer0", func(frame []byte) {
-		for _, text := range []string{"before it moved", "after it moved"} {
+		for _, text := range []string{"before the change", "after the change"} {
 			if strings.Contains(string(frame), text) {
 				seen <- text
 			}
 		}
 	})
-	_, _ = out.Write([]byte("before it moved"))
-	if text := <-seen; text != "before it moved" {
+	_, _ = out.Write([]byte("before the change"))
+	if text := <-seen; text != "before the change" {
 		t.Fatalf("seen was %q", text)
 	}
-	p := newPlace
-	p.Gateway = netip.MustParseAddr("172.16.0.1")
-	if err := p.Move(link); err != nil {
+	c := newConfig
+	c.Gateway = netip.MustParseAddr("172.16.0.1")
+	if err := c.Replace(link); err != nil {
 		t.Fatal(err)
 	}
-	_, _ = out.Write([]byte("after it moved"))
+	_, _ = out.Write([]byte("after the change"))
 
 	var in net.Conn
 	peer.Do(t, func() (err error) {
@@ -175,37 +175,37 @@ func TestConnectionsStayBehind(t *testing.T) {
 	})
 	_ = in.Close()
 	for len(seen) > 0 {
-		if text := <-seen; text == "after it moved" {
-			t.Error("the old connection went on")
+		if text := <-seen; text == "after the change" {
+			t.Error("the old connection continued")
 		}
 	}
 }
 
-func TestOwnInterfaceIsTheOneWithADevice(t *testing.T) {
+func TestPhysicalInterfaceHasADevice(t *testing.T) {
 	sys := t.TempDir()
 	device := func(name string) {
 		if err := os.MkdirAll(filepath.Join(sys, "class/net", name, "device"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	placed(t, "br7")
-	if _, err := Own(sys, newPlace.MAC); err == nil || !strings.Contains(err.Error(), "no network interface") {
+	configured(t, "br7")
+	if _, err := Physical(sys, newConfig.MAC); err == nil || !strings.Contains(err.Error(), "no network interface") {
 		t.Errorf("without a device: %v", err)
 	}
-	placed(t, "ens3")
+	configured(t, "ens3")
 	device("ens3")
-	if link, err := Own(sys, newPlace.MAC); err != nil || link.Attrs().Name != "ens3" {
+	if link, err := Physical(sys, newConfig.MAC); err != nil || link.Attrs().Name != "ens3" {
 		t.Errorf("with one: %v, %v", link, err)
 	}
-	other := placed(t, "ens4")
+	other := configured(t, "ens4")
 	device("ens4")
-	if _, err := Own(sys, newPlace.MAC); err == nil || !strings.Contains(err.Error(), "ens3, ens4") {
+	if _, err := Physical(sys, newConfig.MAC); err == nil || !strings.Contains(err.Error(), "ens3, ens4") {
 		t.Errorf("with two: %v", err)
 	}
-	if err := netlink.LinkSetHardwareAddr(other, newPlace.MAC); err != nil {
+	if err := netlink.LinkSetHardwareAddr(other, newConfig.MAC); err != nil {
 		t.Fatal(err)
 	}
-	if link, err := Own(sys, newPlace.MAC); err != nil || link.Attrs().Name != "ens4" {
+	if link, err := Physical(sys, newConfig.MAC); err != nil || link.Attrs().Name != "ens4" {
 		t.Errorf("with two, one of which has the MAC: %v, %v", link, err)
 	}
 }

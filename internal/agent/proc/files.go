@@ -13,23 +13,23 @@ import (
 
 // files are both ends of a process's standard files.
 type files struct {
-	ours   started
-	theirs []int // descriptors of stdin, stdout, stderr, or of the terminal
+	agent started // has the agent's ends
+	child []int   // descriptors of stdin, stdout and stderr, or of the terminal
 }
 
-// open makes the files that a launch needs.
+// open opens the files of a launch.
 func (l *launch) open() (*files, error) {
 	f := &files{}
 	var err error
 	if l.spec.TTY != nil {
-		err = f.openTerminal(*l.spec.TTY, int(l.who.UID), l.spec.Stdin)
+		err = f.openTerminal(*l.spec.TTY, int(l.user.UID), l.spec.Stdin)
 	} else {
 		err = f.openPipes(l.spec.Stdin)
 	}
 	if err != nil {
 		f.closeChild()
-		f.closeOurs()
-		return nil, wire.Refuse(wire.CodeFailed, "the guest cannot give a process its files: %v", err)
+		f.closeAgent()
+		return nil, wire.Refuse(wire.CodeFailed, "the guest cannot open the files of a process: %v", err)
 	}
 	return f, nil
 }
@@ -40,28 +40,27 @@ func (f *files) openPipes(stdin bool) error {
 		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
 			return err
 		}
-		f.theirs = append(f.theirs, ends[0])
-		f.ours.stdin = pollable(ends[1], "stdin")
+		f.child = append(f.child, ends[0])
+		f.agent.stdin = pollable(ends[1], "stdin")
 	} else {
 		null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
-		f.theirs = append(f.theirs, null)
+		f.child = append(f.child, null)
 	}
 	for _, name := range []string{"stdout", "stderr"} {
 		var ends [2]int
 		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
 			return err
 		}
-		f.ours.outputs = append(f.ours.outputs, pollable(ends[0], name))
-		f.theirs = append(f.theirs, ends[1])
+		f.agent.outputs = append(f.agent.outputs, pollable(ends[0], name))
+		f.child = append(f.child, ends[1])
 	}
 	return nil
 }
 
-// pollable makes a file that can be waited for, with a deadline and without a
-// thread.
+// pollable returns a file that supports deadlines, and whose waits block no thread.
 func pollable(fd int, name string) *os.File {
 	_ = unix.SetNonblock(fd, true)
 	return os.NewFile(uintptr(fd), name)
@@ -72,48 +71,48 @@ func (f *files) openTerminal(size wire.Terminal, uid int, stdin bool) error {
 	if err != nil {
 		return err
 	}
-	f.theirs = []int{slave}
-	f.ours.terminal, f.ours.outputs = master, []*os.File{master}
+	f.child = []int{slave}
+	f.agent.terminal, f.agent.outputs = master, []*os.File{master}
 	if stdin {
-		f.ours.stdin = master
+		f.agent.stdin = master
 	}
-	_ = unix.Fchown(slave, uid, -1) // an agent without rights has given it already
+	_ = unix.Fchown(slave, uid, -1) // best effort: an unprivileged agent owns it already
 	return resize(master, size)
 }
 
-// child returns the descriptors for the process.
-func (f *files) child() []uintptr {
-	if len(f.theirs) == 1 {
-		fd := uintptr(f.theirs[0])
+// childFiles returns the descriptors for the process.
+func (f *files) childFiles() []uintptr {
+	if len(f.child) == 1 {
+		fd := uintptr(f.child[0])
 		return []uintptr{fd, fd, fd}
 	}
 	var fds []uintptr
-	for _, fd := range f.theirs {
+	for _, fd := range f.child {
 		fds = append(fds, uintptr(fd))
 	}
 	return fds
 }
 
 func (f *files) closeChild() {
-	for _, fd := range f.theirs {
+	for _, fd := range f.child {
 		_ = unix.Close(fd)
 	}
-	f.theirs = nil
+	f.child = nil
 }
 
-func (f *files) closeOurs() {
-	for _, file := range append(f.ours.outputs, f.ours.stdin) {
+func (f *files) closeAgent() {
+	for _, file := range append(f.agent.outputs, f.agent.stdin) {
 		if file != nil {
-			_ = file.Close() // a terminal's twice, which does no harm
+			_ = file.Close() // closes a terminal twice, without harm
 		}
 	}
 }
 
-// openPTY opens a terminal. In an image whose init has not mounted them there
-// are none yet.
+// openPTY opens a terminal. It mounts /dev/pts if the image's init has not.
 func openPTY() (master *os.File, slave int, err error) {
 	p, t, err := pty.Open()
-	if err != nil && !hasTerminals() {
+	var st unix.Statfs_t
+	if err != nil && (unix.Statfs("/dev/pts", &st) != nil || st.Type != unix.DEVPTS_SUPER_MAGIC) {
 		if err := mountTerminals(); err != nil {
 			return nil, 0, err
 		}
@@ -123,21 +122,16 @@ func openPTY() (master *os.File, slave int, err error) {
 		return nil, 0, fmt.Errorf("cannot open a terminal: %w", err)
 	}
 	defer func() { _, _ = p.Close(), t.Close() }()
-	ours, err := unix.FcntlInt(p.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	fd, err := unix.FcntlInt(p.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, 0, err
 	}
-	master = pollable(ours, "terminal")
+	master = pollable(fd, "terminal")
 	if slave, err = unix.FcntlInt(t.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
 		_ = master.Close()
 		return nil, 0, err
 	}
 	return master, slave, nil
-}
-
-func hasTerminals() bool {
-	var st unix.Statfs_t
-	return unix.Statfs("/dev/pts", &st) == nil && st.Type == unix.DEVPTS_SUPER_MAGIC
 }
 
 func mountTerminals() error {
@@ -150,7 +144,7 @@ func mountTerminals() error {
 	return nil
 }
 
-// resize sets a terminal's size, and keeps its file one with deadlines.
+// resize sets a terminal's size. The file stays pollable.
 func resize(terminal *os.File, size wire.Terminal) error {
 	raw, err := terminal.SyscallConn()
 	if err != nil {

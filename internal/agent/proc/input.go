@@ -9,42 +9,38 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-var errStdinClosed = wire.Refuse(wire.CodeStdinClosed, "the process reads no more from its stdin")
+var errStdinClosed = wire.Refuse(wire.CodeStdinClosed, "the stdin of the process is closed")
 
-// endOfInput is what ctrl-D types.
+// endOfInput is the byte that ctrl-D sends.
 const endOfInput = 4
 
-// input is the way to a process's stdin.
+// input writes to a process's stdin.
 type input struct {
-	turn     chan struct{} // held by the one who writes
+	lock     chan struct{} // held during a write
 	file     *os.File
 	terminal bool
 }
 
-func newInput(file *os.File, terminal bool) *input {
-	return &input{turn: make(chan struct{}, 1), file: file, terminal: terminal}
-}
-
-// write returns when the process's pipe or terminal has taken all of b, or ctx
-// is done, and how much it took.
+// write writes b to the process's pipe or terminal. It waits until all is written or
+// ctx is done, and returns the number of bytes written.
 func (in *input) write(ctx context.Context, b []byte) (int, error) {
 	select {
-	case in.turn <- struct{}{}:
-		defer func() { <-in.turn }()
+	case in.lock <- struct{}{}:
+		defer func() { <-in.lock }()
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
 	if err := in.file.SetWriteDeadline(time.Time{}); err != nil {
 		return 0, errStdinClosed
 	}
-	cut := make(chan struct{})
+	cancelled := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		defer close(cut)
+		defer close(cancelled)
 		_ = in.file.SetWriteDeadline(time.Now())
 	})
 	n, err := in.file.Write(b)
 	if !stop() {
-		<-cut // or it would meet the next one's write
+		<-cancelled // otherwise its deadline could interrupt the next write
 	}
 	switch {
 	case err == nil:
@@ -57,15 +53,15 @@ func (in *input) write(ctx context.Context, b []byte) (int, error) {
 	return n, errStdinClosed
 }
 
-// end closes stdin behind what was written.
+// end closes stdin after the bytes that were written.
 func (in *input) end(ctx context.Context) error {
 	if in.terminal {
 		_, err := in.write(ctx, []byte{endOfInput})
 		return err
 	}
 	select {
-	case in.turn <- struct{}{}:
-		defer func() { <-in.turn }()
+	case in.lock <- struct{}{}:
+		defer func() { <-in.lock }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -73,11 +69,4 @@ func (in *input) end(ctx context.Context) error {
 		return errStdinClosed
 	}
 	return nil
-}
-
-// processEnded ends a write under way. A terminal is closed with its output.
-func (in *input) processEnded() {
-	if !in.terminal {
-		_ = in.file.Close()
-	}
 }

@@ -3,6 +3,7 @@ package proc
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,26 +18,26 @@ import (
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// launch is a process about to be started.
+// launch is a process before its start.
 type launch struct {
-	spec   wire.ProcessSpec
-	who    account.Account
-	spared bool // the kernel kills the agent last when memory is short
+	spec     wire.ProcessSpec
+	user     account.Account
+	resetOOM bool // the agent's out-of-memory score is not the default
 
 	argv []string
 	env  map[string]string
 	dir  string
 }
 
-// cannotRun is a command that a shell would not run either.
+// cannotRun is the error of a command that a shell could not run.
 type cannotRun struct {
-	code int // as a shell's
+	code int // exit code that a shell would have
 	text string
 }
 
 func (c *cannotRun) Error() string { return c.text }
 
-// Command is what a spec comes to in this guest.
+// Command is a spec resolved in this guest.
 type Command struct {
 	Path       string
 	Argv, Env  []string
@@ -44,13 +45,13 @@ type Command struct {
 	Credential *syscall.Credential
 }
 
-// Resolve settles what is to be run for a spec, for one who runs it itself.
+// Resolve returns the command of a spec, for a caller that starts the process itself.
 func Resolve(spec wire.ProcessSpec) (*Command, error) {
-	who, err := account.Find("/", spec.User)
+	user, err := account.Find("/", spec.User)
 	if err != nil {
 		return nil, err
 	}
-	l := &launch{spec: spec, who: who}
+	l := &launch{spec: spec, user: user}
 	if err := l.check(); err != nil {
 		return nil, err
 	}
@@ -61,33 +62,32 @@ func Resolve(spec wire.ProcessSpec) (*Command, error) {
 	return &Command{Path: path, Argv: l.argv, Env: l.environ(), Dir: l.dir, Credential: l.credential()}, nil
 }
 
-// check looks at the spec and fills in what it leaves open.
+// check validates the spec and sets the fields of l that depend on it.
 func (l *launch) check() error {
 	l.argv = l.spec.Argv
 	if l.spec.Shell != "" {
 		l.argv = []string{"/bin/sh", "-c", l.spec.Shell}
 	}
 	if len(l.argv) == 0 || l.argv[0] == "" {
-		return wire.Refuse(wire.CodeInvalid, "there is no command to run")
+		return wire.Refuse(wire.CodeInvalid, "the spec has no command")
 	}
 	l.env = l.environment()
 	for name, value := range l.env {
 		if name == "" || strings.ContainsAny(name, "=\x00") || strings.Contains(value, "\x00") {
-			return wire.Refuse(wire.CodeInvalid, "%q cannot be an environment variable", name)
+			return wire.Refuse(wire.CodeInvalid, "%q is not a valid environment variable", name)
 		}
 	}
 	if slices.ContainsFunc(l.argv, func(s string) bool { return strings.Contains(s, "\x00") }) {
-		return wire.Refuse(wire.CodeInvalid, "the command has an argument with a zero byte")
+		return wire.Refuse(wire.CodeInvalid, "an argument of the command has a zero byte")
 	}
 	return l.findDir()
 }
 
-// findDir settles the working directory. A home that is missing is no fault of
-// the one who asks.
+// findDir sets the working directory. It replaces a missing home directory with /.
 func (l *launch) findDir() error {
 	l.dir = l.spec.Dir
 	if l.dir == "" {
-		if l.dir = l.who.Home; !isDir(l.dir) {
+		if l.dir = l.user.Home; !isDir(l.dir) {
 			l.dir = "/"
 		}
 		return nil
@@ -103,42 +103,41 @@ func isDir(path string) bool {
 	return err == nil && st.IsDir()
 }
 
-// environment is what a login would begin with, and what was asked for.
+// environment returns the variables of a login shell, and those of the spec.
 func (l *launch) environment() map[string]string {
 	env := map[string]string{
-		"HOME": l.who.Home, "USER": l.who.Name, "LOGNAME": l.who.Name, "SHELL": l.who.Shell, "PATH": defaultPath,
+		"HOME": l.user.Home, "USER": l.user.Name, "LOGNAME": l.user.Name, "SHELL": l.user.Shell, "PATH": defaultPath,
 	}
 	if l.spec.TTY != nil {
 		env["TERM"] = "xterm-256color"
 	}
-	for name, value := range l.spec.Env {
-		env[name] = value
-	}
+	maps.Copy(env, l.spec.Env)
 	return env
 }
 
-// told is the spec for people: without the environment, and cut.
-func (l *launch) told() wire.ProcessSpec {
+// description returns the spec for listings: without the environment, which may have
+// secrets, and cut to MaxCommand bytes.
+func (l *launch) description() wire.ProcessSpec {
 	s := l.spec
-	room := wire.MaxCommand
+	left := wire.MaxCommand
 	cut := func(text string) string {
-		text = text[:min(len(text), room)]
-		room -= len(text)
+		text = text[:min(len(text), left)]
+		left -= len(text)
 		return text
 	}
 	s.Env, s.Argv = nil, nil
 	s.Dir, s.User, s.Shell = cut(l.dir), cut(s.User), cut(s.Shell)
 	for _, arg := range l.spec.Argv {
-		if room == 0 {
+		if left == 0 {
 			break
 		}
 		s.Argv = append(s.Argv, cut(arg))
-		room = max(0, room-1)
+		left = max(0, left-1)
 	}
 	return s
 }
 
-// find returns the file to run, looked up as a shell does.
+// find returns the path of the command, looked up as in a shell.
 func (l *launch) find() (string, error) {
 	name := l.argv[0]
 	if strings.Contains(name, "/") {
@@ -165,19 +164,19 @@ func (l *launch) find() (string, error) {
 	return "", &cannotRun{127, name + ": command not found"}
 }
 
-// started is what a start leaves in the agent's hands.
+// started is a started process, with the agent's ends of its files.
 type started struct {
 	pid      int
-	pidfd    *os.File   // nil where the kernel has none
+	pidfd    *os.File   // nil if the kernel does not support it
 	outputs  []*os.File // stdout and stderr, or the terminal's
-	stdin    *os.File   // nil when it is empty
-	terminal *os.File   // nil without one
+	stdin    *os.File   // nil if it is empty
+	terminal *os.File   // nil if it has pipes
 }
 
-// start starts the process. The score with which the kernel looks for a victim
-// when memory is short goes from parent to child. The agent never lays its own
-// down, not even meanwhile: it would be the largest process of a small guest,
-// and starting others is what takes memory.
+// start starts the process. A child inherits the parent's score for the kernel's
+// out-of-memory killer, so it is reset after the start. The agent does not reset its
+// own before: it may be the largest process of a small guest, and starting a process
+// needs memory.
 func (l *launch) start() (*started, error) {
 	path, err := l.find()
 	if err != nil {
@@ -190,18 +189,18 @@ func (l *launch) start() (*started, error) {
 	defer files.closeChild()
 	pidfd := -1
 	attr := &syscall.ProcAttr{
-		Dir: l.dir, Files: files.child(), Env: l.environ(),
+		Dir: l.dir, Files: files.childFiles(), Env: l.environ(),
 		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: l.spec.TTY != nil, Credential: l.credential(), PidFD: &pidfd},
 	}
 	pid, _, err := syscall.StartProcess(path, l.argv, attr)
 	if err != nil {
-		files.closeOurs()
+		files.closeAgent()
 		return nil, l.explain(err)
 	}
-	if l.spared {
-		unspare(pid)
+	if l.resetOOM {
+		resetOOMScore(pid)
 	}
-	s := files.ours
+	s := files.agent
 	s.pid = pid
 	if pidfd >= 0 {
 		s.pidfd = pollable(pidfd, "pidfd")
@@ -209,7 +208,8 @@ func (l *launch) start() (*started, error) {
 	return &s, nil
 }
 
-// explain tells a command that cannot be run from a guest that cannot run one.
+// explain returns a cannotRun, or a refusal if the guest has too little memory or too
+// many processes.
 func (l *launch) explain(err error) error {
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM):
@@ -230,29 +230,23 @@ func (l *launch) environ() []string {
 	return env
 }
 
-// credential is nil for an agent without rights that starts a process as
-// itself.
+// credential returns nil for an unprivileged agent that starts a process as its own
+// user.
 func (l *launch) credential() *syscall.Credential {
-	if own := os.Geteuid(); own != 0 && uint32(own) == l.who.UID {
+	if own := os.Geteuid(); own != 0 && uint32(own) == l.user.UID {
 		return nil
 	}
-	return &syscall.Credential{Uid: l.who.UID, Gid: l.who.GID, Groups: l.who.Groups}
+	return &syscall.Credential{Uid: l.user.UID, Gid: l.user.GID, Groups: l.user.Groups}
 }
 
-// spared reports whether the agent has another score than the usual one.
-func spared() bool {
-	text, err := os.ReadFile("/proc/self/oom_score_adj")
-	return err == nil && strings.TrimSpace(string(text)) != "0"
-}
-
-// unspare gives a process that has just begun the usual score, and what it may
-// have started already. It is best effort: without rights there is nothing to
-// take back.
-func unspare(pid int) {
+// resetOOMScore resets the out-of-memory score of a process that has just started, and
+// of children that it may have started. It ignores errors: the score of an unprivileged
+// agent is the default.
+func resetOOMScore(pid int) {
 	dir := fmt.Sprintf("/proc/%d", pid)
 	_ = os.WriteFile(dir+"/oom_score_adj", []byte("0"), 0)
 	children, _ := os.ReadFile(fmt.Sprintf("%s/task/%d/children", dir, pid))
-	for _, child := range strings.Fields(string(children)) {
+	for child := range strings.FieldsSeq(string(children)) {
 		_ = os.WriteFile("/proc/"+child+"/oom_score_adj", []byte("0"), 0)
 	}
 }

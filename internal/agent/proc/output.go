@@ -7,25 +7,24 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// Bounds of kept output, in bytes.
+// Limits of output, in bytes.
 const (
-	maxKept  = 1 << 20  // of one process
-	maxAhead = 64 << 10 // a process may be ahead of its slowest reader by so much
+	maxKept  = 1 << 20  // memory of one process's output
+	maxAhead = 64 << 10 // how far a process may be ahead of its slowest reader
 	minChunk = 256
 	maxChunk = 16 << 10
-	overhead = 64 // of a chunk, beside its bytes
+	overhead = 64 // memory of a chunk, without its bytes
 )
 
-// output is the latest of what a process has written, in order. The table's
-// lock guards it.
+// output is the latest output of a process, in order. The table's mutex guards it.
 type output struct {
 	chunks []chunk
 	end    int64 // bytes written so far
-	kept   int64 // bytes of memory
+	kept   int64 // memory of the chunks, in bytes
 }
 
-// chunk is a piece of output on one channel. Bytes in it never change: readers
-// use them without a lock.
+// chunk is output of one stream. Its bytes never change, so that readers can use them
+// without the mutex.
 type chunk struct {
 	stderr bool
 	start  int64 // offset of its first byte
@@ -35,7 +34,7 @@ type chunk struct {
 func (c chunk) end() int64  { return c.start + int64(len(c.data)) }
 func (c chunk) cost() int64 { return int64(cap(c.data)) + overhead }
 
-// append adds bytes and returns how much memory that took.
+// append adds bytes, and returns the memory that it has allocated.
 func (o *output) append(stderr bool, data []byte) int64 {
 	before := o.kept
 	size := minChunk
@@ -43,8 +42,8 @@ func (o *output) append(stderr bool, data []byte) int64 {
 		if len(o.chunks) > 0 {
 			last := &o.chunks[len(o.chunks)-1]
 			size = min(2*cap(last.data), maxChunk)
-			if room := cap(last.data) - len(last.data); last.stderr == stderr && room > 0 {
-				n := min(room, len(data))
+			if free := cap(last.data) - len(last.data); last.stderr == stderr && free > 0 {
+				n := min(free, len(data))
 				last.data = append(last.data, data[:n]...)
 				o.end += int64(n)
 				data = data[n:]
@@ -59,7 +58,7 @@ func (o *output) append(stderr bool, data []byte) int64 {
 	return o.kept - before
 }
 
-// drop forgets the oldest chunk and returns how much memory that frees.
+// drop drops the oldest chunk, and returns the memory that it has freed.
 func (o *output) drop() int64 {
 	freed := o.chunks[0].cost()
 	o.chunks[0] = chunk{}
@@ -68,8 +67,8 @@ func (o *output) drop() int64 {
 	return freed
 }
 
-// read returns what is at offset at: bytes of one channel, or how many are
-// lost before the first that is kept. Neither means that there is nothing yet.
+// read returns the output at an offset: bytes of one stream, or how many bytes were
+// dropped. Neither means that the process has not written more.
 func (o *output) read(at int64) (stderr bool, data []byte, lost int64) {
 	i := sort.Search(len(o.chunks), func(i int) bool { return o.chunks[i].end() > at })
 	if i == len(o.chunks) {
@@ -82,8 +81,8 @@ func (o *output) read(at int64) (stderr bool, data []byte, lost int64) {
 	return c.stderr, c.data[at-c.start:], 0
 }
 
-// write keeps what the process has written. It waits for readers that are
-// behind, as a full pipe would.
+// write adds output of the process. It waits for readers that are maxAhead behind: then
+// the pipe fills up, and blocks the process.
 func (p *process) write(stderr bool, data []byte) {
 	t := p.table
 	t.mu.Lock()
@@ -91,7 +90,7 @@ func (p *process) write(stderr bool, data []byte) {
 	for p.out.end-p.slowest() >= maxAhead {
 		p.changed.Wait()
 	}
-	if p.forgotten() {
+	if p.unreadable() {
 		p.out.end += int64(len(data))
 		return
 	}
@@ -103,7 +102,7 @@ func (p *process) write(stderr bool, data []byte) {
 	p.changed.Broadcast()
 }
 
-// slowest is the offset up to which all attached readers have read.
+// slowest returns the offset of the slowest reader.
 func (p *process) slowest() int64 {
 	at := p.out.end
 	for r := range p.readers {
@@ -112,14 +111,15 @@ func (p *process) slowest() int64 {
 	return at
 }
 
-// shrink drops the oldest output of those that keep most, until all together
-// keep no more than they may. What an attached reader has still to read stays:
-// there is little of it, because its process waits.
+// shrink drops the oldest output of the process with the most, until the output of all
+// processes is within the limit. It keeps output that readers have not read yet, which
+// maxAhead limits.
 func (t *Table) shrink() {
 	for t.kept > t.limit {
 		var most *process
 		for _, p := range t.processes {
-			if (most == nil || p.out.kept > most.out.kept) && p.droppable() {
+			read := len(p.out.chunks) > 0 && p.out.chunks[0].end() <= p.slowest()
+			if read && (most == nil || p.out.kept > most.out.kept) {
 				most = p
 			}
 		}
@@ -128,11 +128,6 @@ func (t *Table) shrink() {
 		}
 		t.kept -= most.out.drop()
 	}
-}
-
-// droppable reports whether no attached reader needs the oldest chunk.
-func (p *process) droppable() bool {
-	return len(p.out.chunks) > 0 && p.out.chunks[0].end() <= p.slowest()
 }
 
 // reader implements [wire.ProcessAttachment].
@@ -146,7 +141,7 @@ func (r *reader) Next(ctx context.Context, idle func() error) (wire.ProcessChunk
 	p := r.p
 	p.table.mu.Lock()
 	defer p.table.mu.Unlock()
-	if c, ok := r.take(); ok {
+	if c, ok := r.poll(); ok {
 		return c, nil
 	}
 	p.table.mu.Unlock()
@@ -158,7 +153,7 @@ func (r *reader) Next(ctx context.Context, idle func() error) (wire.ProcessChunk
 	stop := context.AfterFunc(ctx, p.wake)
 	defer stop()
 	for ctx.Err() == nil {
-		if c, ok := r.take(); ok {
+		if c, ok := r.poll(); ok {
 			return c, nil
 		}
 		p.changed.Wait()
@@ -166,8 +161,8 @@ func (r *reader) Next(ctx context.Context, idle func() error) (wire.ProcessChunk
 	return wire.ProcessChunk{}, ctx.Err()
 }
 
-// take returns the next chunk if there is one.
-func (r *reader) take() (wire.ProcessChunk, bool) {
+// poll returns the next chunk, if any.
+func (r *reader) poll() (wire.ProcessChunk, bool) {
 	p := r.p
 	if r.at == p.out.end {
 		if !p.complete() {
@@ -188,6 +183,6 @@ func (r *reader) Close() {
 	defer t.mu.Unlock()
 	delete(r.p.readers, r)
 	r.p.changed.Broadcast()
-	r.p.settle()
+	r.p.free()
 	t.prune()
 }

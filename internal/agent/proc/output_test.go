@@ -45,10 +45,10 @@ func TestOutputIsKeptInOrder(t *testing.T) {
 		t.Errorf("%d bytes and %d lost, want %d", len(data), lost, first-10)
 	}
 	if kept -= o.drop(); kept != 0 || o.kept != 0 {
-		t.Errorf("nothing is kept in %d bytes, or %d", o.kept, kept)
+		t.Errorf("no output needs %d bytes, or %d", o.kept, kept)
 	}
 	if _, data, lost := o.read(3); data != nil || lost != o.end-3 {
-		t.Errorf("of nothing: %d bytes and %d lost", len(data), lost)
+		t.Errorf("without chunks: %d bytes and %d lost", len(data), lost)
 	}
 }
 
@@ -62,8 +62,8 @@ func TestSmallPiecesCostTheirChunks(t *testing.T) {
 	}
 }
 
-// TestNobodyReading lets a process write more than is kept.
-func TestNobodyReading(t *testing.T) {
+// TestOutputWithoutReaders has a process write more than maxKept.
+func TestOutputWithoutReaders(t *testing.T) {
 	table := newTable(t)
 	p, err := table.StartProcess(spec("head -c 3000000 /dev/zero; echo the end"))
 	if err != nil {
@@ -72,13 +72,13 @@ func TestNobodyReading(t *testing.T) {
 	id := p.Spec.ID
 	_, r, err := table.AttachProcess(id, 0)
 	for err == nil && !ended(table, id) {
-		r.Close() // while attached it would wait for us
+		r.Close() // with a reader, the process would wait
 		_, r, err = table.AttachProcess(id, 0)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := readAll(t, r) // what is kept, and what was in the pipe
+	got := readAll(t, r) // the kept output, and the rest of the pipe
 	r.Close()
 	if !strings.HasSuffix(got.stdout, "the end\n") || got.lost+int64(len(got.stdout)) != 3000008 || len(got.stdout) > maxKept+4*maxAhead || len(got.stdout) < maxKept/2 {
 		t.Errorf("%d bytes and %d lost", len(got.stdout), got.lost)
@@ -100,8 +100,8 @@ func ended(table *Table, id string) bool {
 	return err == nil && p.Exit != nil
 }
 
-// TestReadersGetEverything attaches several, one of them slow.
-func TestReadersGetEverything(t *testing.T) {
+// TestReadersGetAllOutput attaches several readers.
+func TestReadersGetAllOutput(t *testing.T) {
 	table := newTable(t)
 	s := spec("read go; head -c 5000000 /dev/zero; echo the end >&2")
 	s.Stdin = true
@@ -130,7 +130,7 @@ func TestReadersGetEverything(t *testing.T) {
 	}
 }
 
-func TestProcessWaitsForItsReaderUntilThatLeaves(t *testing.T) {
+func TestProcessWaitsForItsReaderUntilThatCloses(t *testing.T) {
 	table := newTable(t)
 	p, r, err := table.ExecProcess(spec("head -c 5000000 /dev/zero"))
 	if err != nil {
@@ -170,15 +170,15 @@ func TestProcessWaitsForItsReaderUntilThatLeaves(t *testing.T) {
 	}
 }
 
-// TestWhatIsThereComesHoweverLate reads a pipe for which the time is over, as
-// after a pause of the whole guest.
-func TestWhatIsThereComesHoweverLate(t *testing.T) {
+// TestAvailableOutputIsReadAfterItsDeadline reads a pipe whose deadline has passed, as
+// after a pause of the guest.
+func TestAvailableOutputIsReadAfterItsDeadline(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _, _ = r.Close(), w.Close() }()
-	const size = 60000 // of what a pipe holds, and more than one read brings
+	const size = 60000 // less than a pipe holds, and more than one read returns
 	if _, err := w.Write(make([]byte, size)); err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestWhatIsThereComesHoweverLate(t *testing.T) {
 			t.Fatal(err)
 		}
 		if want := map[bool]int{true: size}[wait == 0]; got != want {
-			t.Errorf("%d bytes came, of %d, with %v left", got, want, wait)
+			t.Errorf("read %d bytes of %d, with the timeout %v", got, want, wait)
 		}
 	}
 }
@@ -219,9 +219,8 @@ func TestNextEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// TestAllOutputTogetherIsBounded gives the table less room than its processes
-// fill.
-func TestAllOutputTogetherIsBounded(t *testing.T) {
+// TestOutputOfAllProcessesIsLimited has a lower limit than the output of its processes.
+func TestOutputOfAllProcessesIsLimited(t *testing.T) {
 	table := newTable(t)
 	table.limit = 2 << 20
 	var ids []string
@@ -247,11 +246,11 @@ func TestAllOutputTogetherIsBounded(t *testing.T) {
 		}
 	}
 	if table.kept != 0 {
-		t.Errorf("%d bytes are left of no process", table.kept)
+		t.Errorf("%d bytes are kept of removed processes", table.kept)
 	}
 }
 
-func TestEndedOnesAreForgottenRunningOnesAreNot(t *testing.T) {
+func TestOldEndedProcessesAreRemoved(t *testing.T) {
 	table := newTable(t)
 	running, err := table.StartProcess(spec("sleep 1000"))
 	if err != nil {
@@ -265,7 +264,7 @@ func TestEndedOnesAreForgottenRunningOnesAreNot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	readAll(t, other) // it has ended before all that follow
+	readAll(t, other) // it has ended before the processes below
 	other.Close()
 	second, _ := table.exec(t, spec("true"))
 	for range maxEnded {
@@ -281,18 +280,18 @@ func TestEndedOnesAreForgottenRunningOnesAreNot(t *testing.T) {
 	_, err = table.Process(second.Spec.ID)
 	requireCode(t, err, wire.CodeNoProcess)
 	if got := readAll(t, r); got.stdout != "read late\n" || got.exit == nil {
-		t.Errorf("one that is being read: %+v", got)
+		t.Errorf("a process with a reader: %+v", got)
 	}
 	r.Close()
 	_, err = table.Process(first.Spec.ID)
 	requireCode(t, err, wire.CodeNoProcess)
 	all := table.Processes()
 	if len(all) != maxEnded+1 || all[len(all)-1].Spec.ID != running.Spec.ID {
-		t.Errorf("%d are left, the oldest is %s", len(all), all[len(all)-1].Spec.ID)
+		t.Errorf("%d processes are left, the oldest is %s", len(all), all[len(all)-1].Spec.ID)
 	}
 }
 
-func TestRunningOnesAreBounded(t *testing.T) {
+func TestRunningProcessesAreLimited(t *testing.T) {
 	table := newTable(t)
 	table.running = maxRunning
 	_, err := table.StartProcess(spec("true"))
@@ -347,7 +346,7 @@ func TestManyExecsLeaveNothing(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	_ = table.Close() // waits for what the last ones hold
+	_ = table.Close() // waits for the goroutines of the last processes
 	if after := descriptors(t); after > before {
 		t.Errorf("%d descriptors became %d", before, after)
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -12,53 +11,48 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/guest/wire"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// process is one process, from its start until nobody wants to know of it any
-// more. The table's lock guards what is below changed.
+// process is one process, from its start until it is removed and its last reader has
+// closed. The table's mutex guards changed and the fields below it.
 type process struct {
 	table    *Table
-	spec     wire.ProcessSpec // as it is told
-	pid      int              // of the leader of its session and group; 0 when it never ran
-	begun    int64
-	in       *input   // nil: stdin is empty
-	terminal *os.File // nil: pipes
+	spec     wire.ProcessSpec // for descriptions
+	pid      int              // leader of its session and process group; 0 if it never ran
+	begun    int64            // as from now
+	in       *input           // nil if stdin is empty
+	terminal *os.File         // nil if it has pipes
 
 	changed  *sync.Cond
-	number   int64 // in the order of their starts
+	number   int64 // counts the table's starts
 	out      output
 	readers  map[*reader]struct{}
-	streams  []*os.File // of its output, which are still read
-	draining int        // of them, those from which output is still to come
+	streams  []*os.File // the agent's ends of its output
+	draining int        // number of streams whose output has not ended
 	timer    *time.Timer
 	timedOut bool
 	exit     *wire.ProcessExit // nil while it runs
 	removed  bool              // no longer in the table
 }
 
-func newProcess(t *Table, l *launch) *process {
-	return &process{
-		table: t, spec: l.told(), begun: now(), changed: sync.NewCond(&t.mu), readers: map[*reader]struct{}{},
-	}
-}
-
-// tell describes the process to the host.
-func (p *process) tell() wire.Process {
+// describe returns the process as the host sees it.
+func (p *process) describe() wire.Process {
 	return wire.Process{Spec: p.spec, PID: p.pid, StartedAt: p.begun, Exit: p.exit, Output: p.out.end}
 }
 
-// complete reports whether the process has ended and no output is to come.
+// complete reports whether the process and its output have ended.
 func (p *process) complete() bool { return p.exit != nil && p.draining == 0 }
 
-// forgotten reports whether nobody can read the output any more.
-func (p *process) forgotten() bool { return p.removed && len(p.readers) == 0 }
+// unreadable reports whether no reader can get the output any more.
+func (p *process) unreadable() bool { return p.removed && len(p.readers) == 0 }
 
-// run takes over what was started. The lock is held.
+// run starts the goroutines of a started process. The caller holds the mutex.
 func (p *process) run(l *launch, s *started) {
 	t := p.table
 	p.pid, p.terminal, p.streams, p.draining = s.pid, s.terminal, s.outputs, len(s.outputs)
 	if s.stdin != nil {
-		p.in = newInput(s.stdin, s.terminal != nil)
+		p.in = &input{lock: make(chan struct{}, 1), file: s.stdin, terminal: s.terminal != nil}
 	}
 	if l.spec.Timeout > 0 {
 		p.timer = time.AfterFunc(l.spec.Timeout, p.timeOut)
@@ -67,28 +61,27 @@ func (p *process) run(l *launch, s *started) {
 		t.work.Go(func() { p.pump(f, i == 1) })
 	}
 	t.work.Go(func() { p.await(s.pidfd) })
-	t.log.Debug("process started", "id", p.spec.ID, "pid", p.pid)
+	t.log.Debug("process started", "id", p.spec.ID, logkey.PID, p.pid)
 }
 
-// neverRan makes the process one that ended at once, as a shell tells of a
-// command that it cannot run. The error is for what is not the command's fault.
-// The lock is held.
+// neverRan ends the process with the message and exit code of a shell that cannot run a
+// command, if err is a cannotRun. Otherwise it returns err. The caller holds the mutex.
 func (p *process) neverRan(err error) error {
-	var fault *cannotRun
-	if !errors.As(err, &fault) {
+	var cannot *cannotRun
+	if !errors.As(err, &cannot) {
 		return err
 	}
-	text := fault.Error()
+	text := cannot.Error()
 	if p.spec.TTY != nil {
 		text += "\r"
 	}
 	p.table.kept += p.out.append(p.spec.TTY == nil, []byte(text+"\n"))
-	p.exit = &wire.ProcessExit{Code: fault.code, At: now()}
+	p.exit = &wire.ProcessExit{Code: cannot.code, At: now()}
 	return nil
 }
 
-// signal signals the process group. The lock is held, and the process has not
-// ended: its number cannot be another's.
+// signal signals the process group. The caller holds the mutex, and the process has not
+// been reaped: no other process has its pid.
 func (p *process) signal(s syscall.Signal) error { return unix.Kill(-p.pid, s) }
 
 func (p *process) timeOut() {
@@ -100,21 +93,21 @@ func (p *process) timeOut() {
 	}
 }
 
-// remove kills the process group, if it lives, and takes the process out of
-// the table. The lock is held.
+// remove kills the process group, if it runs, and removes the process from the table.
+// The caller holds the mutex.
 func (p *process) remove() {
 	if p.exit == nil {
 		_ = p.signal(unix.SIGKILL)
 	}
 	p.removed = true
 	delete(p.table.processes, p.spec.ID)
-	p.settle()
+	p.free()
 }
 
-// settle lets go of what a process that nobody can ask for any more holds. The
-// lock is held.
-func (p *process) settle() {
-	if !p.forgotten() {
+// free frees the output and files of a process whose output is unreadable. The caller
+// holds the mutex.
+func (p *process) free() {
+	if !p.unreadable() {
 		return
 	}
 	p.table.kept -= p.out.kept
@@ -126,15 +119,15 @@ func (p *process) settle() {
 	}
 }
 
-// wake lets all who wait for the process look again.
+// wake makes all goroutines that wait for a change check again.
 func (p *process) wake() {
 	p.table.mu.Lock()
 	defer p.table.mu.Unlock()
 	p.changed.Broadcast()
 }
 
-// await waits for the end of the process. pidfd is nil where the kernel has
-// none: then it takes a thread.
+// await waits for the end of the process and reaps it. If pidfd is nil, the wait blocks
+// a thread.
 func (p *process) await(pidfd *os.File) {
 	if pidfd == nil {
 		for errors.Is(unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
@@ -148,7 +141,7 @@ func (p *process) await(pidfd *os.File) {
 	}
 }
 
-// reap collects the process, and reports whether it has ended.
+// reap reaps the process, and reports whether it has ended.
 func (p *process) reap() bool {
 	t := p.table
 	t.mu.Lock()
@@ -165,28 +158,16 @@ func (p *process) reap() bool {
 	if p.timer != nil {
 		p.timer.Stop()
 	}
-	if p.in != nil {
-		p.in.processEnded()
+	if p.in != nil && !p.in.terminal { // pump closes a terminal
+		_ = p.in.file.Close() // interrupts a write
 	}
 	for _, f := range p.streams {
 		_ = f.SetReadDeadline(time.Now()) // see pump
 	}
-	p.settle()
+	p.free()
 	p.changed.Broadcast()
 	t.prune()
 	return true
-}
-
-// parseSignal reads a name with or without SIG.
-func parseSignal(name string) (syscall.Signal, error) {
-	if !strings.HasPrefix(name, "SIG") {
-		name = "SIG" + name
-	}
-	signal := unix.SignalNum(name)
-	if signal == 0 {
-		return 0, wire.Refuse(wire.CodeSignal, "there is no signal %q", name)
-	}
-	return signal, nil
 }
 
 func signalName(s syscall.Signal) string {

@@ -12,21 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds of what may still come of a process that has ended, from descendants
-// that hold its output open: time in which nothing comes, and bytes, which are
-// more than what a pipe holds.
+// Limits of the output that is read after a process has ended, while its descendants
+// keep its output open.
 const (
-	lastWait  = 250 * time.Millisecond
-	lastBytes = 1 << 20
+	lastTimeout = 250 * time.Millisecond // for further output
+	lastBytes   = 1 << 20                // more than a pipe holds
 )
 
-// buffers are lent while there is something to read, and not to those who wait.
+// buffers has read buffers. A goroutine has one only during a read, not while it waits.
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// pump keeps what comes from f, until nobody can write to it any more. Once the
-// process has ended, what is there already and comes in a moment is still
-// output; later bytes are thrown away, so that a descendant that outlives the
-// process does not find its output closed.
+// pump reads output from f until all its writers have closed it. After the end of the
+// process it keeps the rest of the pipe and further output within the limits above. It
+// reads and drops more, so that descendants do not get SIGPIPE.
 func (p *process) pump(f *os.File, stderr bool) {
 	defer func() { _ = f.Close() }()
 	raw, err := f.SyscallConn()
@@ -34,10 +32,10 @@ func (p *process) pump(f *os.File, stderr bool) {
 	for err == nil {
 		err = readOnce(raw, write)
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) { // by reap
-		err = readLast(f, raw, p.table.lastWait, write)
+	if errors.Is(err, os.ErrDeadlineExceeded) { // reap set the deadline
+		err = readLast(f, raw, p.table.lastTimeout, write)
 	}
-	p.drained()
+	p.streamEnded()
 	if err != nil || f.SetReadDeadline(time.Time{}) != nil {
 		return
 	}
@@ -46,22 +44,22 @@ func (p *process) pump(f *os.File, stderr bool) {
 	}
 }
 
-// readLast reads what is still to come of a process that has ended. The time
-// that write takes does not count. What is there already is read also when the
-// time is over: a guest may stand still between any two steps.
-func readLast(f *os.File, raw syscall.RawConn, wait time.Duration, write func([]byte)) error {
+// readLast reads the last output of a process that has ended, and waits for further
+// output at most for timeout, without the time in write. It reads the rest of the pipe
+// even after that: the guest may be paused at any time.
+func readLast(f *os.File, raw syscall.RawConn, timeout time.Duration, write func([]byte)) error {
 	bytes := 0
 	pass := func(b []byte) {
 		bytes += len(b)
 		write(b)
 	}
 	for bytes < lastBytes {
-		err := readNow(raw, pass)
+		err := readAvailable(raw, pass)
 		if errors.Is(err, unix.EAGAIN) {
-			if wait <= 0 {
+			if timeout <= 0 {
 				return nil
 			}
-			wait, err = readWithin(f, raw, wait, pass)
+			timeout, err = readWithin(f, raw, timeout, pass)
 		}
 		if err != nil {
 			return err
@@ -70,15 +68,14 @@ func readLast(f *os.File, raw syscall.RawConn, wait time.Duration, write func([]
 	return nil
 }
 
-// readWithin is readOnce with a bound on the wait, and returns what is left of
-// it.
-func readWithin(f *os.File, raw syscall.RawConn, wait time.Duration, pass func([]byte)) (left time.Duration, err error) {
+// readWithin is readOnce with a timeout, and returns the rest of the timeout.
+func readWithin(f *os.File, raw syscall.RawConn, timeout time.Duration, pass func([]byte)) (left time.Duration, err error) {
 	began := time.Now()
-	if err := f.SetReadDeadline(began.Add(wait)); err != nil {
+	if err := f.SetReadDeadline(began.Add(timeout)); err != nil {
 		return 0, err
 	}
 	err = readOnce(raw, func(b []byte) {
-		left = wait - time.Since(began)
+		left = timeout - time.Since(began)
 		pass(b)
 	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -87,33 +84,32 @@ func readWithin(f *os.File, raw syscall.RawConn, wait time.Duration, pass func([
 	return left, err
 }
 
-// readOnce waits until there is something to read, and passes it on.
+// readOnce waits for output and passes it on.
 func readOnce(raw syscall.RawConn, pass func([]byte)) error {
 	var got piece
 	err := raw.Read(func(fd uintptr) bool {
-		got = take(fd)
+		got = readPiece(fd)
 		return !errors.Is(got.err, unix.EAGAIN)
 	})
 	return got.pass(err, pass)
 }
 
-// readNow passes on what there is to read; nothing is unix.EAGAIN.
-func readNow(raw syscall.RawConn, pass func([]byte)) error {
+// readAvailable passes on available output. If there is none, it returns unix.EAGAIN.
+func readAvailable(raw syscall.RawConn, pass func([]byte)) error {
 	var got piece
-	err := raw.Control(func(fd uintptr) { got = take(fd) })
+	err := raw.Control(func(fd uintptr) { got = readPiece(fd) })
 	return got.pass(err, pass)
 }
 
-// piece is what one read has brought.
+// piece is the result of one read.
 type piece struct {
-	buf *[32 << 10]byte // nil without bytes
+	buf *[32 << 10]byte // nil if it has no bytes
 	n   int
 	err error
 }
 
-// take reads once. That the other end of a terminal is gone is an end like any
-// other.
-func take(fd uintptr) piece {
+// readPiece reads once. The error of a terminal whose other end is closed is io.EOF.
+func readPiece(fd uintptr) piece {
 	p := piece{buf: buffers.Get().(*[32 << 10]byte)}
 	for {
 		if p.n, p.err = unix.Read(int(fd), p.buf[:]); !errors.Is(p.err, unix.EINTR) {
@@ -130,7 +126,7 @@ func take(fd uintptr) piece {
 	return p
 }
 
-// pass passes the bytes on, unless getting them has failed with err.
+// pass passes the bytes to the function to, unless there was an error.
 func (p piece) pass(err error, to func([]byte)) error {
 	if p.buf != nil {
 		defer buffers.Put(p.buf)
@@ -142,13 +138,13 @@ func (p piece) pass(err error, to func([]byte)) error {
 	return nil
 }
 
-// drained says that one of the streams brings no more output.
-func (p *process) drained() {
+// streamEnded records that the output of one stream has ended.
+func (p *process) streamEnded() {
 	t := p.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.draining--
-	p.settle()
+	p.free()
 	p.changed.Broadcast()
 	t.prune()
 }

@@ -1,11 +1,10 @@
-// Package proc runs the processes that the host asks for, in the guest. A
-// process belongs to the agent, not to a session: it goes on when the host has
-// left, its latest output is kept, and it is found again by its id.
+// Package proc runs processes in the guest for the host. A process belongs to the
+// agent, not to a session: it continues after hatchd has disconnected, and the agent
+// keeps its id and latest output.
 //
-// What is kept is bounded, by number and in bytes. An attached reader gets all
-// output, and holds the process up while it is behind; with nobody attached
-// the oldest output goes. Start at [Table], which is what the protocol's
-// requests come to.
+// Processes and output are limited. An attached reader gets all output, and its process
+// waits while the reader is behind; without a reader the oldest output is dropped.
+// internal/guest/wire has the protocol. Start at [Table].
 package proc
 
 import (
@@ -13,7 +12,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,28 +24,28 @@ import (
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
-// Bounds of a table.
+// Limits of a table.
 const (
-	maxRunning = 1024
-	maxEnded   = 64 // without those that are still being read
+	maxRunning = 1024 // running processes
+	maxEnded   = 64   // ended processes without readers
 )
 
 // Table implements [wire.ProcessHandler].
 type Table struct {
-	log    *slog.Logger
-	root   string // whose accounts count
-	spared bool   // the kernel kills the agent last when memory is short; no process is
-	limit  int64  // bytes of output kept of all processes
+	log      *slog.Logger
+	root     string // directory with etc/passwd and etc/group
+	resetOOM bool   // the agent has an out-of-memory score that processes must not inherit
+	limit    int64  // of all output, in bytes
 
-	lastWait time.Duration // for output of a process that has ended; tests have more
+	lastTimeout time.Duration // tests set a longer one
 
-	starting sync.Mutex // held while a process is started, so that all are counted
+	starting sync.Mutex // held during a start, so that concurrent ones cannot exceed maxRunning
 
 	mu        sync.Mutex
 	processes map[string]*process
 	running   int
-	started   int64 // so many, ever
-	kept      int64 // bytes of output
+	started   int64 // number of all starts
+	kept      int64 // memory of all output, in bytes
 	closed    bool
 	work      sync.WaitGroup
 }
@@ -53,19 +54,23 @@ var _ wire.ProcessHandler = (*Table)(nil)
 
 // New returns an empty table.
 func New(log *slog.Logger) *Table {
-	return &Table{log: log, root: "/", spared: spared(), limit: outputLimit(), lastWait: lastWait, processes: map[string]*process{}}
-}
-
-// outputLimit is a small part of the guest's memory.
-func outputLimit() int64 {
+	limit := int64(minOutput)
 	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return 4 << 20
+	if err := unix.Sysinfo(&info); err == nil {
+		limit = min(max(int64(info.Totalram)*int64(info.Unit)/16, minOutput), maxOutput)
 	}
-	return min(max(int64(info.Totalram)*int64(info.Unit)/16, 4<<20), 64<<20)
+	score, err := os.ReadFile("/proc/self/oom_score_adj")
+	resetOOM := err == nil && strings.TrimSpace(string(score)) != "0"
+	return &Table{log: log, root: "/", resetOOM: resetOOM, limit: limit, lastTimeout: lastTimeout, processes: map[string]*process{}}
 }
 
-// Close kills all processes and waits until nothing is left of them.
+// Limits of Table.limit in bytes, which is a sixteenth of the guest's memory.
+const (
+	minOutput = 4 << 20
+	maxOutput = 64 << 20
+)
+
+// Close kills all processes and waits for their goroutines.
 func (t *Table) Close() error {
 	t.mu.Lock()
 	t.closed = true
@@ -85,7 +90,7 @@ func (t *Table) StartProcess(spec wire.ProcessSpec) (wire.Process, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return p.tell(), nil
+	return p.describe(), nil
 }
 
 // ExecProcess implements [wire.ProcessHandler].
@@ -97,10 +102,10 @@ func (t *Table) ExecProcess(spec wire.ProcessSpec) (wire.Process, wire.ProcessAt
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return p.tell(), r, nil
+	return p.describe(), r, nil
 }
 
-// start starts a process with a reader at its first byte, if there is one.
+// start starts a process, and attaches r at its first byte unless r is nil.
 func (t *Table) start(spec wire.ProcessSpec, r *reader) (*process, error) {
 	l, err := t.prepare(spec)
 	if err != nil {
@@ -108,10 +113,10 @@ func (t *Table) start(spec wire.ProcessSpec, r *reader) (*process, error) {
 	}
 	t.starting.Lock()
 	defer t.starting.Unlock()
-	if err := t.mayStart(spec.ID); err != nil {
+	if err := t.checkStart(spec.ID); err != nil {
 		return nil, err
 	}
-	p := newProcess(t, l)
+	p := &process{table: t, spec: l.description(), begun: now(), changed: sync.NewCond(&t.mu), readers: map[*reader]struct{}{}}
 	if r != nil {
 		r.p = p
 		p.readers[r] = struct{}{}
@@ -138,21 +143,22 @@ func (t *Table) start(spec wire.ProcessSpec, r *reader) (*process, error) {
 	return p, nil
 }
 
-func (t *Table) mayStart(id string) error {
+// checkStart refuses a start if the id is in use or too many processes run.
+func (t *Table) checkStart(id string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch _, taken := t.processes[id]; {
+	switch _, exists := t.processes[id]; {
 	case t.closed:
-		return wire.Refuse(wire.CodeFailed, "the agent is ending")
-	case taken:
-		return wire.Refuse(wire.CodeInvalid, "there is a process %s already", id)
+		return wire.Refuse(wire.CodeFailed, "the agent is shutting down")
+	case exists:
+		return wire.Refuse(wire.CodeInvalid, "a process %s exists already", id)
 	case t.running >= maxRunning:
-		return wire.Refuse(wire.CodeManyProcesses, "%d processes that were started from outside run in the guest; more may not", maxRunning)
+		return wire.Refuse(wire.CodeManyProcesses, "%d processes that the host has started are running in the guest; that is the limit", maxRunning)
 	}
 	return nil
 }
 
-// find returns a process. The lock is held.
+// find returns a process. The caller holds the mutex.
 func (t *Table) find(id string) (*process, error) {
 	p, ok := t.processes[id]
 	if !ok {
@@ -161,8 +167,8 @@ func (t *Table) find(id string) (*process, error) {
 	return p, nil
 }
 
-// living is find for what only a process that has not ended can do.
-func (t *Table) living(id string) (*process, error) {
+// findRunning returns a process that has not ended. The caller holds the mutex.
+func (t *Table) findRunning(id string) (*process, error) {
 	p, err := t.find(id)
 	if err == nil && p.exit != nil {
 		err = wire.Refuse(wire.CodeEnded, "process %s has ended", id)
@@ -178,7 +184,7 @@ func (t *Table) Process(id string) (wire.Process, error) {
 	if err != nil {
 		return wire.Process{}, err
 	}
-	return p.tell(), nil
+	return p.describe(), nil
 }
 
 // Processes implements [wire.ProcessHandler].
@@ -190,11 +196,11 @@ func (t *Table) Processes() []wire.Process {
 		all = append(all, p)
 	}
 	slices.SortFunc(all, func(a, b *process) int { return cmp.Compare(b.number, a.number) })
-	told := make([]wire.Process, 0, len(all))
+	list := make([]wire.Process, 0, len(all))
 	for _, p := range all {
-		told = append(told, p.tell())
+		list = append(list, p.describe())
 	}
-	return told
+	return list
 }
 
 // AttachProcess implements [wire.ProcessHandler].
@@ -206,22 +212,22 @@ func (t *Table) AttachProcess(id string, from int64) (wire.Process, wire.Process
 		return wire.Process{}, nil, err
 	}
 	if from < 0 || from > p.out.end {
-		return wire.Process{}, nil, wire.Refuse(wire.CodeOffset, "process %s has written %d bytes; there is no offset %d", id, p.out.end, from)
+		return wire.Process{}, nil, wire.Refuse(wire.CodeOffset, "process %s has written %d bytes; the offset %d is not among them", id, p.out.end, from)
 	}
 	r := &reader{p: p, at: from}
 	p.readers[r] = struct{}{}
-	return p.tell(), r, nil
+	return p.describe(), r, nil
 }
 
 // SignalProcess implements [wire.ProcessHandler].
 func (t *Table) SignalProcess(id, name string) error {
-	signal, err := parseSignal(name)
-	if err != nil {
-		return err
+	signal := unix.SignalNum("SIG" + strings.TrimPrefix(name, "SIG"))
+	if signal == 0 {
+		return wire.Refuse(wire.CodeSignal, "%q is not the name of a signal", name)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p, err := t.living(id)
+	p, err := t.findRunning(id)
 	if err != nil {
 		return err
 	}
@@ -234,7 +240,7 @@ func (t *Table) SignalProcess(id, name string) error {
 // ResizeProcess implements [wire.ProcessHandler].
 func (t *Table) ResizeProcess(id string, size wire.Terminal) error {
 	t.mu.Lock()
-	p, err := t.living(id)
+	p, err := t.findRunning(id)
 	t.mu.Unlock()
 	if err != nil {
 		return err
@@ -243,13 +249,13 @@ func (t *Table) ResizeProcess(id string, size wire.Terminal) error {
 		return wire.Refuse(wire.CodeNoTerminal, "process %s has no terminal", id)
 	}
 	if err := resize(p.terminal, size); err != nil {
-		return wire.Refuse(wire.CodeFailed, "cannot change the terminal of process %s: %v", id, err)
+		return wire.Refuse(wire.CodeFailed, "cannot resize the terminal of process %s: %v", id, err)
 	}
 	return nil
 }
 
-// RemoveProcess implements [wire.ProcessHandler]. Who is attached still gets
-// the end.
+// RemoveProcess implements [wire.ProcessHandler]. Attached readers still get all
+// output.
 func (t *Table) RemoveProcess(id string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -270,8 +276,8 @@ func (t *Table) WriteProcess(ctx context.Context, id string, b []byte) (int, err
 	return in.write(ctx, b)
 }
 
-// EndProcessStdin implements [wire.ProcessHandler]. What has ended already is
-// no fault.
+// EndProcessStdin implements [wire.ProcessHandler]. It is no error if stdin is closed
+// already.
 func (t *Table) EndProcessStdin(ctx context.Context, id string) error {
 	in, err := t.inputOf(id)
 	if err == nil {
@@ -296,8 +302,7 @@ func (t *Table) inputOf(id string) (*input, error) {
 	return p.in, nil
 }
 
-// prune forgets the oldest of too many processes that have ended. The lock is
-// held.
+// prune removes the oldest ended processes beyond maxEnded. The caller holds the mutex.
 func (t *Table) prune() {
 	var ended []*process
 	for _, p := range t.processes {
@@ -314,15 +319,15 @@ func (t *Table) prune() {
 	}
 }
 
-// prepare checks a spec as far as can be told before it runs.
+// prepare validates a spec before the start.
 func (t *Table) prepare(spec wire.ProcessSpec) (*launch, error) {
-	who, err := account.Find(t.root, spec.User)
+	user, err := account.Find(t.root, spec.User)
 	if err != nil {
 		return nil, wire.Refuse(wire.CodeUser, "%v", err)
 	}
-	l := &launch{spec: spec, who: who, spared: t.spared}
+	l := &launch{spec: spec, user: user, resetOOM: t.resetOOM}
 	return l, l.check()
 }
 
-// now is the guest's time on the wire.
+// now returns the guest's time as in the protocol.
 func now() int64 { return time.Now().UnixNano() }

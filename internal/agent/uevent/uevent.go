@@ -1,8 +1,7 @@
-// Package uevent waits for devices: it hears the kernel announce them and lets
-// the caller look again.
+// Package uevent waits for devices: it receives the kernel's uevents, and lets the
+// caller check again after each.
 //
-// It does not parse the announcements; sysfs tells what is there. Start at
-// [Listen].
+// It does not parse uevents: callers read sysfs. Start at [Listen].
 package uevent
 
 import (
@@ -13,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listener hears the kernel's announcements from the moment it was made.
+// Listener receives the kernel's uevents.
 type Listener struct {
 	fd int
 }
 
-// Listen begins to hear. Close it.
+// Listen opens a listener, which the caller must close.
 func Listen() (*Listener, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
@@ -34,29 +33,29 @@ func Listen() (*Listener, error) {
 // Close stops listening.
 func (l *Listener) Close() error { return unix.Close(l.fd) }
 
-// Await calls found now and after each announcement until it returns true, and
-// reports whether it did so within patience. A negative patience has no end.
-func (l *Listener) Await(patience time.Duration, found func() bool) bool {
-	deadline := time.Now().Add(patience)
+// Await calls found now and after each uevent until found returns true, and reports
+// whether it did so within timeout. A negative timeout means none.
+func (l *Listener) Await(timeout time.Duration, found func() bool) bool {
+	deadline := time.Now().Add(timeout)
 	for !found() {
 		left := -1
-		if patience >= 0 {
+		if timeout >= 0 {
 			left = max(0, int(time.Until(deadline).Milliseconds()))
 		}
-		if left == 0 || !l.hear(left) {
+		if left == 0 || !l.wait(left) {
 			return found()
 		}
 	}
 	return true
 }
 
-// hear waits for an announcement, drops all that have come, and reports
-// whether there was one. milliseconds < 0 waits without end.
-func (l *Listener) hear(milliseconds int) bool {
+// wait waits for a uevent, drops all that have arrived, and reports whether there was
+// one. Negative milliseconds mean no timeout.
+func (l *Listener) wait(milliseconds int) bool {
 	poll := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(poll, milliseconds)
 	if errors.Is(err, unix.EINTR) {
-		return true // look again; the caller knows how much time is left
+		return true // Await checks again, and knows how much time is left
 	}
 	if n == 0 || err != nil {
 		return false
@@ -64,7 +63,7 @@ func (l *Listener) hear(milliseconds int) bool {
 	buf := make([]byte, 8<<10)
 	for {
 		_, _, err := unix.Recvfrom(l.fd, buf, 0)
-		if err != nil && !errors.Is(err, unix.ENOBUFS) { // ENOBUFS: some were lost, so there were some
+		if err != nil && !errors.Is(err, unix.ENOBUFS) { // ENOBUFS: the kernel dropped uevents
 			return true
 		}
 	}

@@ -1,10 +1,8 @@
-// Package initramfs packs the archive that boots every image: hatch-agent as
-// /init, and those of the kernel's modules that the guest needs before it has
-// a root.
+// Package initramfs builds the initramfs that boots every image: hatch-agent as /init,
+// and the kernel modules that the guest needs before its root is mounted.
 //
-// It reads module directories only; kernels and root file systems are looked
-// into elsewhere. Module files are foreign bytes: each has a limit. Start at
-// [Build].
+// It reads module directories, not kernels or root file systems. Module files are
+// untrusted: their sizes are limited. Start at [Build].
 package initramfs
 
 import (
@@ -19,24 +17,23 @@ import (
 	"github.com/cavaliergopher/cpio"
 )
 
-// Source says what goes into an archive.
+// Source lists the contents of an archive.
 type Source struct {
 	AgentPath    string // the static hatch-agent
-	ModulesDir   string // content of /lib/modules/VERSION; "" when all drivers are built in
+	ModulesDir   string // like /lib/modules/VERSION; "" if all drivers are built in
 	RootfsFormat string // ext4, squashfs, erofs, xfs, btrfs
-	Overlay      bool   // the root is an overlay, not a private copy
+	Overlay      bool   // the root is an overlay, not the VM's own copy
 }
 
-// maxAgent bounds the agent, in bytes.
+// maxAgent limits the agent, in bytes.
 const maxAgent = 64 << 20
 
-// moduleList is read by internal/agent/boot.
+// moduleList is the path at which internal/agent/boot reads the list of modules.
 const moduleList = "etc/modules-order"
 
-// Build writes the archive, uncompressed: unpacking would cost an emulated
-// guest more than reading. The same source gives the same bytes. Required
-// drivers that are absent are not an error here, because a kernel may have
-// them built in without telling; see [Missing].
+// Build writes the archive. It does not compress it: decompressing takes an emulated
+// guest longer than reading. The same source gives the same bytes. A driver without a
+// module is no error: a kernel may have it built in without listing it.
 func Build(w io.Writer, s Source) error {
 	agent, err := readAgent(s.AgentPath)
 	if err != nil {
@@ -77,7 +74,7 @@ func readAgent(name string) ([]byte, error) {
 	return agent, nil
 }
 
-// archive keeps the first error.
+// archive writes a cpio archive, and stores the first error.
 type archive struct {
 	w     *cpio.Writer
 	inode int64
@@ -88,8 +85,8 @@ func (a *archive) addAll(agent []byte, modules []loaded) {
 	for _, dir := range []string{"dev", "proc", "sys", "etc", "lib", "lib/modules"} {
 		a.add(dir, cpio.TypeDir|0o755, nil)
 	}
-	// A plain file: a Go program that starts with standard input closed, for
-	// want of a console, insists on opening this. devtmpfs covers it later.
+	// A regular file until devtmpfs is mounted: a Go program that is started without
+	// standard input, because the guest has no console, must be able to open it.
 	a.add("dev/null", cpio.TypeReg|0o666, nil)
 	var list strings.Builder
 	for _, m := range modules {

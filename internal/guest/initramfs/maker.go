@@ -17,17 +17,16 @@ import (
 
 var _ image.Initramfs = (*Maker)(nil)
 
-// Maker keeps archives in a directory, each under a name that follows from
-// what is in it.
+// Maker caches archives in a directory, named by a digest of their source.
 type Maker struct {
 	dir, agent string
 
 	mu     sync.Mutex
-	making map[string]*sync.Mutex // by archive
+	making map[string]*sync.Mutex // by key of the archive
 }
 
-// NewMaker returns a maker that keeps archives in dir, with the agent that
-// lies at agentPath.
+// NewMaker returns a maker that caches archives in dir, with the agent at
+// agentPath.
 func NewMaker(dir, agentPath string) *Maker {
 	return &Maker{dir: dir, agent: agentPath, making: map[string]*sync.Mutex{}}
 }
@@ -40,9 +39,15 @@ func (m *Maker) Make(_ context.Context, b image.Boot) (string, error) {
 		return "", err
 	}
 	path := filepath.Join(m.dir, key+".cpio")
-	one := m.maker(key)
-	one.Lock() // held while the archive is written: others that want this very one wait for it
-	defer one.Unlock()
+	m.mu.Lock()
+	making := m.making[key]
+	if making == nil {
+		making = &sync.Mutex{}
+		m.making[key] = making
+	}
+	m.mu.Unlock()
+	making.Lock() // held during the write: calls for the same archive wait
+	defer making.Unlock()
 	if st, err := os.Stat(path); err == nil && st.Size() > 0 {
 		return path, nil
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -51,18 +56,8 @@ func (m *Maker) Make(_ context.Context, b image.Boot) (string, error) {
 	return path, write(path, src)
 }
 
-func (m *Maker) maker(key string) *sync.Mutex {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.making[key] == nil {
-		m.making[key] = &sync.Mutex{}
-	}
-	return m.making[key]
-}
-
-// key is a digest of what the archive depends on. Files are told apart as make
-// does, by path, size and time of change: reading them all would take longer
-// than a start may.
+// key returns a digest of the archive's sources. Like make, it identifies files by path,
+// size and modification time: reading them would delay each start.
 func (s Source) key() (string, error) {
 	sum := sha256.New()
 	_, _ = fmt.Fprintf(sum, "%s\n%t\n", s.RootfsFormat, s.Overlay)
@@ -73,10 +68,10 @@ func (s Source) key() (string, error) {
 	for _, path := range files {
 		st, err := os.Stat(path)
 		if errors.Is(err, fs.ErrNotExist) && filepath.Base(path) == "modules.dep" {
-			continue // not every directory has an index
+			continue // the directory has no output of depmod
 		}
 		if err != nil {
-			return "", fmt.Errorf("cannot read what the initramfs is made of: %w", err)
+			return "", fmt.Errorf("cannot read a source of the initramfs: %w", err)
 		}
 		_, _ = fmt.Fprintf(sum, "%s\n%d\n%d\n", path, st.Size(), st.ModTime().UnixNano())
 	}
@@ -85,9 +80,9 @@ func (s Source) key() (string, error) {
 
 func write(path string, src Source) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("cannot make the directory for initramfs archives: %w", err)
+		return fmt.Errorf("cannot create the directory of initramfs archives: %w", err)
 	}
-	// Every VMM may read it, through its descriptor: it holds no secret.
+	// Every VMM may read the file: it has no secrets.
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return fmt.Errorf("cannot write the initramfs: %w", err)

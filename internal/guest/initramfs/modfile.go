@@ -2,85 +2,43 @@ package initramfs
 
 import (
 	"bytes"
-	"compress/gzip"
 	"debug/elf"
 	"errors"
 	"fmt"
-	"io"
-	"path"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+	"github.com/hatchvm/hatch/internal/image/unpack"
 )
 
-// Bounds of one module, in bytes.
+// Limits of one module, in bytes.
 const (
 	maxModule  = 32 << 20
 	maxModinfo = 64 << 10
-	maxWindow  = 64 << 20 // of a decompressor
 )
 
-// format is how a module's file is compressed.
-type format int
-
-const (
-	unknown format = iota
-	plain
-	gzipped
-	xzipped
-	zstandard
-)
-
-func formatOf(file string) format {
-	return map[string]format{".ko": plain, ".gz": gzipped, ".xz": xzipped, ".zst": zstandard}[path.Ext(file)]
-}
-
-// read returns a module's content, decompressed.
+// read returns the decompressed content of a module.
 func (m *Modules) read(file string) ([]byte, error) {
 	f, err := m.root.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	return decompress(f, formatOf(file), maxModule)
-}
-
-// decompress takes and gives at most limit bytes.
-func decompress(r io.Reader, f format, limit int64) ([]byte, error) {
-	r = io.LimitReader(r, limit+1)
-	var err error
-	switch f {
-	case plain:
-	case gzipped:
-		r, err = gzip.NewReader(r)
-	case xzipped:
-		r, err = xz.ReaderConfig{DictCap: maxWindow}.NewReader(r)
-	case zstandard:
-		var d *zstd.Decoder
-		d, err = zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxWindow))
-		if err == nil {
-			defer d.Close()
-			r = d
-		}
-	default:
-		err = errors.New("unknown compression")
-	}
+	content, err := unpack.ReadAll(f, maxModule)
 	if err != nil {
-		return nil, fmt.Errorf("cannot decompress: %w", err)
+		return nil, fmt.Errorf("cannot read: %w", err)
 	}
-	content, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("cannot decompress: %w", err)
+	format := unpack.Detect(content)
+	if format == "" {
+		return content, nil
 	}
-	if int64(len(content)) > limit {
-		return nil, fmt.Errorf("larger than %d KiB", limit>>10)
+	if content, err = unpack.All(bytes.NewReader(content), format, maxModule); err != nil {
+		return nil, fmt.Errorf("cannot decompress (%s): %w", format, err)
 	}
 	return content, nil
 }
 
-// dependencies reads from a module's own description what must be loaded
-// before it, and what it wants after it. Names are canonical.
+// dependencies returns the modules that must be loaded before a module and after it, from
+// its .modinfo section. Names are canonical.
 func dependencies(module []byte) (before, after []string, err error) {
 	f, err := elf.NewFile(bytes.NewReader(module))
 	if err != nil {
@@ -88,7 +46,7 @@ func dependencies(module []byte) (before, after []string, err error) {
 	}
 	section := f.Section(".modinfo")
 	if section == nil || section.Size > maxModinfo || section.Type == elf.SHT_NOBITS || section.Flags&elf.SHF_COMPRESSED != 0 {
-		return nil, nil, errors.New("not a module: it has no description")
+		return nil, nil, errors.New("not a module: it has no .modinfo")
 	}
 	info, err := section.Data()
 	if err != nil {
@@ -98,13 +56,17 @@ func dependencies(module []byte) (before, after []string, err error) {
 	return before, after, nil
 }
 
-// parseModinfo reads KEY=VALUE strings, each ended by a zero byte.
+// parseModinfo parses KEY=VALUE strings that end with a zero byte.
 func parseModinfo(info string) (before, after []string) {
 	for entry := range strings.SplitSeq(info, "\x00") {
 		key, value, _ := strings.Cut(entry, "=")
 		switch key {
 		case "depends":
-			before = append(before, canonicals(strings.Split(value, ","))...)
+			for name := range strings.SplitSeq(value, ",") {
+				if name = strings.TrimSpace(name); name != "" {
+					before = append(before, canonical(name))
+				}
+			}
 		case "softdep":
 			pre, post := parseSoftdep(value)
 			before, after = append(before, pre...), append(after, post...)
@@ -113,10 +75,10 @@ func parseModinfo(info string) (before, after []string) {
 	return before, after
 }
 
-// parseSoftdep reads "pre: A B post: C".
+// parseSoftdep parses "pre: A B post: C".
 func parseSoftdep(value string) (pre, post []string) {
 	list := &pre
-	for _, word := range strings.Fields(value) {
+	for word := range strings.FieldsSeq(value) {
 		switch word {
 		case "pre:":
 			list = &pre
@@ -127,14 +89,4 @@ func parseSoftdep(value string) (pre, post []string) {
 		}
 	}
 	return pre, post
-}
-
-func canonicals(names []string) []string {
-	var kept []string
-	for _, name := range names {
-		if name = strings.TrimSpace(name); name != "" {
-			kept = append(kept, canonical(name))
-		}
-	}
-	return kept
 }

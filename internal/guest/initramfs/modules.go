@@ -1,36 +1,33 @@
 package initramfs
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path"
 	"slices"
 	"strings"
+
+	"github.com/hatchvm/hatch/internal/image/kernel"
 )
 
-// Bounds of a module directory.
+// Limits of a module directory and of an archive.
 const (
-	maxFiles       = 50_000
-	maxBuiltinFile = 4 << 20 // bytes of modules.builtin
-	maxLine        = 4 << 10
-	maxLoaded      = 256 // modules in one archive
-	maxArchive     = 128 << 20
+	maxFiles   = 50_000    // in the directory
+	maxLoaded  = 256       // modules in the archive
+	maxArchive = 128 << 20 // bytes of all modules in the archive
 )
 
-// Modules is an index of a kernel's module directory. Files are reached through
-// that directory only, whatever links it holds. Close it.
+// Modules is an index of a kernel's module directory. It follows no link out of that
+// directory. The caller must close it.
 type Modules struct {
 	root    *os.Root
 	files   map[string]string // by canonical name, path below root
 	builtin map[string]bool
 }
 
-// OpenModules indexes dir, the content of /lib/modules/VERSION. What depmod
-// would make need not be there: dependencies are read from the modules.
+// OpenModules indexes dir, a directory like /lib/modules/VERSION. It needs no output of
+// depmod: it reads dependencies from the modules.
 func OpenModules(dir string) (*Modules, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -47,22 +44,22 @@ func OpenModules(dir string) (*Modules, error) {
 	return m, nil
 }
 
-// Close lets go of the directory.
+// Close closes the directory.
 func (m *Modules) Close() error { return m.root.Close() }
 
-// Builtin reports whether the kernel has the module built in. A nil index knows
-// none.
+// Builtin reports whether the kernel has the module built in. It is false for a nil
+// index.
 func (m *Modules) Builtin(name string) bool { return m != nil && m.builtin[canonical(name)] }
 
-// Has reports whether the module is built in or there is a file of it.
+// Has reports whether the module is built in or has a file.
 func (m *Modules) Has(name string) bool {
 	return m.Builtin(name) || m != nil && m.files[canonical(name)] != ""
 }
 
-// canonical is the kernel's own spelling: file names may have dashes.
+// canonical returns the kernel's spelling: file names may have dashes.
 func canonical(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
-var errTooMany = errors.New("more files than a kernel has modules")
+var errTooMany = fmt.Errorf("the directory has more than %d files", maxFiles)
 
 func (m *Modules) index() error {
 	m.files = map[string]string{}
@@ -74,16 +71,14 @@ func (m *Modules) index() error {
 		if seen++; seen > maxFiles {
 			return errTooMany
 		}
-		name, _, isModule := strings.Cut(path.Base(file), ".ko")
-		if isModule && e.Type().IsRegular() && formatOf(file) != unknown && m.files[canonical(name)] == "" {
-			m.files[canonical(name)] = file
+		if name := kernel.ModuleName(file); name != "" && e.Type().IsRegular() && m.files[name] == "" {
+			m.files[name] = file
 		}
 		return nil
 	})
 }
 
 func (m *Modules) readBuiltin() error {
-	m.builtin = map[string]bool{}
 	f, err := m.root.Open("modules.builtin")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -92,28 +87,8 @@ func (m *Modules) readBuiltin() error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	names, err := parseBuiltin(f)
-	for _, name := range names {
-		m.builtin[name] = true
-	}
+	m.builtin, err = kernel.ParseBuiltin(f)
 	return err
-}
-
-// parseBuiltin reads a modules.builtin: a path per line.
-func parseBuiltin(r io.Reader) ([]string, error) {
-	lines := bufio.NewScanner(io.LimitReader(r, maxBuiltinFile))
-	lines.Buffer(nil, maxLine)
-	var names []string
-	for lines.Scan() {
-		name, _, ok := strings.Cut(path.Base(lines.Text()), ".ko")
-		if ok && name != "" {
-			names = append(names, canonical(name))
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("modules.builtin: %w", err)
-	}
-	return names, nil
 }
 
 // loaded is a module that goes into the archive.
@@ -122,8 +97,8 @@ type loaded struct {
 	content []byte
 }
 
-// resolve returns the files of the drivers and of all that they depend on,
-// each behind what it depends on. What is built in or absent is left out.
+// resolve returns the modules of the drivers and their dependencies, in the order in
+// which they must be loaded, without those that are built in or have no file.
 func (m *Modules) resolve(drivers []Driver) ([]loaded, error) {
 	r := resolver{modules: m, visited: map[string]bool{}}
 	for _, d := range drivers {
@@ -168,7 +143,7 @@ func (r *resolver) visit(name string) error {
 	}
 	r.size += len(content)
 	if len(r.order) == maxLoaded || r.size > maxArchive {
-		return errors.New("the modules needed for booting are too many or too large")
+		return fmt.Errorf("the guest needs more than %d modules, or more than %d MiB of them", maxLoaded, maxArchive>>20)
 	}
 	r.order = append(r.order, loaded{name, content})
 	return r.visitAll(after)

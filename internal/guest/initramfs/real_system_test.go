@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestRealKernelIsComplete packs the modules of the kernel that tests boot.
-func TestRealKernelIsComplete(t *testing.T) {
+// TestRealKernelHasAllDrivers packs the modules of the kernel that tests boot.
+func TestRealKernelHasAllDrivers(t *testing.T) {
 	dir := os.Getenv("HATCH_TEST_MODULES")
 	if dir == "" {
 		dir = filepath.Join("..", "..", "..", ".cache", "test", "modules")
@@ -24,16 +24,16 @@ func TestRealKernelIsComplete(t *testing.T) {
 		s.ModulesDir, s.RootfsFormat = dir, format
 		for _, d := range Required(format, true) {
 			if !d.Optional && !slices.ContainsFunc(d.Modules, open(t, dir).Has) {
-				t.Errorf("%s: there is nothing for %s", format, d.Name)
+				t.Errorf("%s: no module for %s", format, d.Name)
 			}
 		}
 		var b bytes.Buffer
 		if err := Build(&b, s); err != nil {
 			t.Errorf("%s: %v", format, err)
 		}
-		t.Logf("%s: %d KiB beside the agent", format, b.Len()>>10)
+		t.Logf("%s: %d KiB without the agent", format, b.Len()>>10)
 		if format == "ext4" && b.Len() > 4<<20 {
-			t.Errorf("the usual archive has %d KiB beside the agent", b.Len()>>10)
+			t.Errorf("the archive for ext4 has %d KiB without the agent", b.Len()>>10)
 		}
 	}
 }

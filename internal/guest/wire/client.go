@@ -15,21 +15,20 @@ import (
 // Client is hatchd's end of a session. Its methods may be called from several
 // goroutines at once.
 type Client struct {
-	session *yamux.Session
-	version int
-	times   times
-	places  chan struct{} // one for each open request
-	lasting chan struct{} // of those, the ones that may last
-	listing chan struct{} // and the ones whose answers may be large
+	session   *yamux.Session
+	version   int
+	times     times
+	slots     chan struct{} // has one element for each open request
+	longSlots chan struct{} // the same for requests that may stay open for long
+	listSlots chan struct{} // the same for lists of processes
 
 	mu      sync.Mutex
 	closed  bool
-	closing sync.WaitGroup // what spawn has begun
+	spawned sync.WaitGroup
 }
 
-// Connect waits, without end until ctx is done, for an agent to answer on conn,
-// and begins a session. conn is the session's from here on: it is closed with
-// it, and when Connect fails.
+// Connect waits until an agent answers on conn, or ctx is done, and starts a session.
+// The session owns conn and closes it. Connect closes conn if it fails.
 func Connect(ctx context.Context, conn net.Conn) (*Client, error) {
 	version, rest, err := greet(ctx, conn)
 	if err != nil {
@@ -39,15 +38,15 @@ func Connect(ctx context.Context, conn net.Conn) (*Client, error) {
 	session, err := yamux.Client(&buffered{Reader: newGuard(rest), conn: conn}, config(hostPing, hostTimeout))
 	if err != nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("cannot begin a session: %w", err)
+		return nil, fmt.Errorf("cannot start a session: %w", err)
 	}
 	return &Client{
-		session: session, version: version, times: usualTimes,
-		places: make(chan struct{}, maxRequests), lasting: make(chan struct{}, maxLasting), listing: make(chan struct{}, maxListing),
+		session: session, version: version, times: defaultTimes,
+		slots: make(chan struct{}, maxRequests), longSlots: make(chan struct{}, maxLong), listSlots: make(chan struct{}, maxLists),
 	}, nil
 }
 
-// Lost is closed when the session has ended, from whatever side.
+// Lost is closed when either end has ended the session.
 func (c *Client) Lost() <-chan struct{} { return c.session.CloseChan() }
 
 // IsLost reports whether the session has ended.
@@ -59,33 +58,32 @@ func (c *Client) Close() error {
 	c.closed = true
 	c.mu.Unlock()
 	err := c.session.Close()
-	c.closing.Wait()
+	c.spawned.Wait()
 	return err
 }
 
-// Hello asks who answers.
+// Hello asks for the agent's version and the guest's boot id.
 func (c *Client) Hello(ctx context.Context) (Hello, error) {
 	var h Hello
 	err := c.call(ctx, OpHello, nil, &h)
 	return h, err
 }
 
-// Status asks for the guest's present state.
+// Status asks for the guest's state.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var s Status
 	err := c.call(ctx, OpStatus, nil, &s)
 	return s, err
 }
 
-// Shutdown asks the guest to power off or reboot, and returns when it has
-// begun to.
+// Shutdown asks the guest to power off or reboot, and returns when the guest has started
+// to do so.
 func (c *Client) Shutdown(ctx context.Context, reboot bool) error {
 	return c.call(ctx, OpShutdown, ShutdownArgs{Reboot: reboot}, nil)
 }
 
-// Watch calls report with the guest's state now and after each change, in
-// order, until report fails, ctx is done or the session is lost. It returns why
-// it ended.
+// Watch calls report with the guest's state now and after each change, in order, until
+// report fails, ctx is done or the session is lost. It returns the cause of its end.
 func (c *Client) Watch(ctx context.Context, report func(Status) error) error {
 	return c.exchange(ctx, OpWatch, nil, func(stream io.Reader) error {
 		for {
@@ -100,20 +98,20 @@ func (c *Client) Watch(ctx context.Context, report func(Status) error) error {
 	})
 }
 
-// call is an exchange with one reply.
+// call makes a request that has one reply.
 func (c *Client) call(ctx context.Context, op Op, args, result any) error {
 	return c.exchange(ctx, op, args, func(stream io.Reader) error { return readResult(stream, result) })
 }
 
-// exchange begins a request and lets read take what comes. When ctx is done
-// the stream is cut off.
+// exchange makes a request and calls read with the stream of its replies. The stream
+// ends when ctx is done.
 func (c *Client) exchange(ctx context.Context, op Op, args any, read func(io.Reader) error) error {
 	stream, err := c.begin(ctx, op, args)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = stream.Close() }()
-	return stream.fault(read(stream))
+	return stream.explain(read(stream))
 }
 
 func readResult(r io.Reader, result any) error {
@@ -124,8 +122,8 @@ func readResult(r io.Reader, result any) error {
 	return reply.decodeResult(result)
 }
 
-// config sets the bounds of a yamux session: its windows are the smallest that
-// yamux knows, 256 KiB per stream.
+// config returns the limits of a yamux session. Its windows are the smallest that yamux
+// allows, 256 KiB per stream.
 func config(ping, timeout time.Duration) *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.AcceptBacklog = maxStreams
@@ -137,16 +135,16 @@ func config(ping, timeout time.Duration) *yamux.Config {
 	return c
 }
 
-// buffered puts a reader that already holds bytes in front of a connection. It
-// is written to by one goroutine: yamux's.
+// buffered is a connection whose reader may have buffered bytes. Only yamux's goroutine
+// writes to it.
 type buffered struct {
 	io.Reader
 	conn   io.WriteCloser
-	header []byte // of a frame whose body is still to come
+	header []byte // of a frame whose payload follows in the next Write
 }
 
-// Write writes a frame in one piece, which yamux does in two: each write to a
-// virtio-serial port interrupts the guest.
+// Write joins the header and the payload of a frame, which yamux writes one after
+// the other: each write to a virtio-serial port interrupts the guest.
 func (b *buffered) Write(p []byte) (int, error) {
 	if len(b.header) == 0 && len(p) == headerSize && p[1] == typeData && binary.BigEndian.Uint32(p[8:]) > 0 {
 		b.header = append(b.header, p...)
@@ -158,7 +156,7 @@ func (b *buffered) Write(p []byte) (int, error) {
 		whole = b.header
 	}
 	_, err := b.conn.Write(whole)
-	if b.header = b.header[:0]; cap(b.header) > maxGathered {
+	if b.header = b.header[:0]; cap(b.header) > maxBuffered {
 		b.header = nil
 	}
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// OpDial connects to a port on the guest's own loopback: DialArgs → nothing,
-// then the connection's bytes in frames, both ways, until both sides have ended
-// theirs. A stream that ends before that is a connection that broke.
+// OpDial connects to a port of the guest's loopback: DialArgs → nothing, then the
+// connection's bytes in frames in both directions, until both sides have sent dialEnd.
+// If the stream ends before, the connection is broken.
 const OpDial Op = "dial"
 
 // DialArgs are the arguments of OpDial.
@@ -21,18 +21,17 @@ type DialArgs struct {
 	Port int `json:"port"` // 1 to 65535, TCP
 }
 
-// CodeRefused answers OpDial: nobody listens on the port.
+// CodeRefused answers OpDial when no program listens on the port.
 const CodeRefused = "refused"
 
-// The frames of a dialled connection.
+// The frames of a connection.
 const (
 	dialData byte = 'd' // at least one byte
-	dialEnd  byte = 'e' // empty: no more will be sent
+	dialEnd  byte = 'e' // empty: this side sends no more
 )
 
-// Dial connects to a TCP port on the guest's loopback. ctx bounds the
-// connecting only. The reading and the writing side of the connection are for
-// one goroutine each.
+// Dial connects to a TCP port of the guest's loopback. ctx limits the connect only. One
+// goroutine may read from the connection and one may write to it.
 func (c *Client) Dial(ctx context.Context, port int) (DialConn, error) {
 	s, err := c.begin(ctx, OpDial, DialArgs{Port: port})
 	if err != nil {
@@ -44,15 +43,15 @@ func (c *Client) Dial(ctx context.Context, port int) (DialConn, error) {
 	}
 	if err != nil {
 		_ = s.Close()
-		return nil, s.fault(err)
+		return nil, s.explain(err)
 	}
-	return &dialled{Conn: s}, nil
+	return &framedConn{Conn: s}, nil
 }
 
-// DialHandler connects to ports of the guest. A Handler that is none does not
-// know the operation.
+// DialHandler connects to ports of the guest. A [Handler] that does not implement
+// it does not know the operation.
 type DialHandler interface {
-	// Dial connects to a TCP port of the guest's loopback. It refuses with
+	// Dial connects to a TCP port of the guest's loopback. Its errors come from
 	// [Refuse].
 	Dial(ctx context.Context, port int) (DialConn, error)
 }
@@ -60,8 +59,7 @@ type DialHandler interface {
 // maxPort is the highest TCP port.
 const maxPort = 65535
 
-// dial serves one connection until it has ended. It reports whether asked was
-// its to serve.
+// dial serves one connection until its end. It reports whether it served the request.
 func (r request) dial(ctx context.Context, asked Request) bool {
 	handler, ok := r.handler.(DialHandler)
 	if !ok || asked.Op != OpDial {
@@ -69,7 +67,7 @@ func (r request) dial(ctx context.Context, asked Request) bool {
 	}
 	var args DialArgs
 	if err := json.Unmarshal(asked.Args, &args); err != nil || args.Port < 1 || args.Port > maxPort {
-		sendError(r.stream, CodeInvalid, "the arguments of dial are not understood")
+		sendError(r.stream, CodeInvalid, "invalid arguments of dial")
 		return true
 	}
 	conn, err := handler.Dial(ctx, args.Port)
@@ -81,29 +79,29 @@ func (r request) dial(ctx context.Context, asked Request) bool {
 		_ = conn.Close()
 		return true
 	}
-	relay(&dialled{Conn: r.stream}, conn)
+	relay(&framedConn{Conn: r.stream}, conn)
 	return true
 }
 
-// dialled is one end of a dialled connection, on its stream.
-type dialled struct {
+// framedConn is one end of a dialled connection, over its stream.
+type framedConn struct {
 	net.Conn // the stream
 
 	header [frameStart]byte
-	have   int  // bytes of header
-	left   int  // bytes of the present frame still to come
-	ended  bool // the other side has said that it sends no more
+	have   int  // bytes of header read
+	left   int  // bytes left of the current frame
+	ended  bool // the other side has sent dialEnd
 
-	broken error // of a write that left half a frame, or of CloseWrite
+	writeErr error // returned by all later writes, after a partial frame or CloseWrite
 }
 
 var (
-	errDialFrame  = errors.New("a dialled connection sent what is no frame of it")
+	errDialFrame  = errors.New("invalid frame of a dialled connection")
 	errWriteEnded = errors.New("cannot write to a connection after its writing side was closed")
 )
 
-// Read implements net.Conn. After a deadline it can go on.
-func (d *dialled) Read(p []byte) (int, error) {
+// Read implements net.Conn. It may be called again after a deadline has passed.
+func (d *framedConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -117,17 +115,17 @@ func (d *dialled) Read(p []byte) (int, error) {
 	}
 	n, err := d.Conn.Read(p[:min(len(p), d.left)])
 	d.left -= n
-	return n, broke(err)
+	return n, endedEarly(err)
 }
 
-// nextFrame reads the start of the next frame. Empty ones are refused, so that
-// every frame is worth its way.
-func (d *dialled) nextFrame() error {
+// nextFrame reads the start of the next frame. It refuses frames without data: a hostile
+// agent could send any number of them.
+func (d *framedConn) nextFrame() error {
 	for d.have < frameStart {
 		n, err := d.Conn.Read(d.header[d.have:])
 		d.have += n
 		if err != nil && d.have < frameStart {
-			return broke(err)
+			return endedEarly(err)
 		}
 	}
 	d.have = 0
@@ -143,76 +141,76 @@ func (d *dialled) nextFrame() error {
 	return nil
 }
 
-// broke tells an end that was not announced from one that was.
-func broke(err error) error {
+// endedEarly replaces io.EOF with an error: the stream ended without dialEnd.
+func endedEarly(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err
 }
 
-// Write implements net.Conn. One that fails is the last.
-func (d *dialled) Write(p []byte) (written int, err error) {
-	for len(p) > 0 && d.broken == nil {
+// Write implements net.Conn. After an error all later writes fail.
+func (d *framedConn) Write(p []byte) (written int, err error) {
+	for len(p) > 0 && d.writeErr == nil {
 		n := min(len(p), MaxFrame)
-		if d.broken = writeFrame(d.Conn, dialData, p[:n]); d.broken == nil {
+		if d.writeErr = writeFrame(d.Conn, dialData, p[:n]); d.writeErr == nil {
 			written += n
 			p = p[n:]
 		}
 	}
-	return written, d.broken
+	return written, d.writeErr
 }
 
-// CloseWrite tells the other side that no more is sent; it may go on sending.
-func (d *dialled) CloseWrite() error {
-	if d.broken != nil {
-		return d.broken
+// CloseWrite ends this side's direction; the other side may still send.
+func (d *framedConn) CloseWrite() error {
+	if d.writeErr != nil {
+		return d.writeErr
 	}
 	err := writeFrame(d.Conn, dialEnd, nil)
-	d.broken = errWriteEnded
+	d.writeErr = errWriteEnded
 	return err
 }
 
-// Close implements net.Conn. The deadline ends a reading that waits: for yamux,
-// a stream may be read after it was closed.
-func (d *dialled) Close() error {
+// Close implements net.Conn. The deadline interrupts a Read of another goroutine: yamux
+// allows reads after a close.
+func (d *framedConn) Close() error {
 	_ = d.SetDeadline(time.Unix(1, 0))
 	return d.Conn.Close()
 }
 
-// DialConn is a connection whose sides end one by one.
+// DialConn is a connection that can be half-closed.
 type DialConn interface {
 	net.Conn
 	CloseWrite() error
 }
 
-// relay passes bytes between a dialled connection and the guest's own, until
-// both sides have ended or either broke. It closes both.
-func relay(d *dialled, own DialConn) {
-	cut := func() { _, _ = d.Close(), own.Close() }
-	defer cut()
+// relay copies between the host's connection and the guest's, until both
+// directions have ended or one has failed. It closes both.
+func relay(host *framedConn, guest DialConn) {
+	closeBoth := func() { _, _ = host.Close(), guest.Close() }
+	defer closeBoth()
 	var both sync.WaitGroup
-	pass := func(to, from DialConn) {
-		_, err := io.Copy(patient{to}, from)
+	copyTo := func(to, from DialConn) {
+		_, err := io.Copy(deadlineWriter{to}, from)
 		if err != nil || to.CloseWrite() != nil {
-			cut()
+			closeBoth()
 		}
 	}
-	both.Go(func() { pass(own, d) })
-	both.Go(func() { pass(d, own) })
+	both.Go(func() { copyTo(guest, host) })
+	both.Go(func() { copyTo(host, guest) })
 	both.Wait()
 }
 
-// stallLimit is how long one side may take nothing of what the other sends: a
-// program that never reads must not hold a connection that nobody has any more.
-const stallLimit = 10 * time.Minute
+// writeTimeout is how long one side may read nothing that the other sends: a program that
+// never reads must not keep an abandoned connection open.
+const writeTimeout = 10 * time.Minute
 
-// patient writes with a bound on each write.
-type patient struct{ net.Conn }
+// deadlineWriter limits each write to writeTimeout.
+type deadlineWriter struct{ net.Conn }
 
-func (p patient) Write(b []byte) (int, error) {
-	if err := p.SetWriteDeadline(time.Now().Add(stallLimit)); err != nil {
+func (w deadlineWriter) Write(b []byte) (int, error) {
+	if err := w.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return 0, err
 	}
-	return p.Conn.Write(b)
+	return w.Conn.Write(b)
 }

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// listen serves each connection to a port of this machine with serve, and
-// returns a way to dial it as an agent does.
+// listen serves each connection to a port of the test's host with serve, and returns a
+// function that dials it as an agent does.
 func listen(t *testing.T, serve func(*net.TCPConn)) func(int) (DialConn, error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -45,9 +45,9 @@ func listen(t *testing.T, serve func(*net.TCPConn)) func(int) (DialConn, error) 
 	}
 }
 
-func dial(t *testing.T, d *desk) DialConn {
+func dial(t *testing.T, d *fakeHandler) DialConn {
 	t.Helper()
-	c, _ := pair(t, d)
+	c, _ := connectTo(t, d)
 	conn, err := c.Dial(t.Context(), 80)
 	if err != nil {
 		t.Fatal(err)
@@ -56,9 +56,9 @@ func dial(t *testing.T, d *desk) DialConn {
 	return conn
 }
 
-// The guest's program answers when its input has ended, and not before.
+// TestDialledConnectionIsHalfClosed has a program that answers when its input has ended.
 func TestDialledConnectionIsHalfClosed(t *testing.T) {
-	d := newDesk()
+	d := newFakeHandler()
 	d.dial = listen(t, func(conn *net.TCPConn) {
 		all, _ := io.ReadAll(conn)
 		_, _ = conn.Write(all)
@@ -77,18 +77,18 @@ func TestDialledConnectionIsHalfClosed(t *testing.T) {
 	}
 	got, err := io.ReadAll(conn)
 	if err != nil || !bytes.Equal(got, sent) {
-		t.Errorf("%d bytes came back of %d, %v", len(got), len(sent), err)
+		t.Errorf("received %d bytes of %d, %v", len(got), len(sent), err)
 	}
 }
 
-// The guest's program has nothing to say, and still reads.
+// TestDialledConnectionIsHalfClosedByTheGuest has a program that sends nothing, but reads.
 func TestDialledConnectionIsHalfClosedByTheGuest(t *testing.T) {
-	heard := make(chan []byte, 1)
-	d := newDesk()
+	received := make(chan []byte, 1)
+	d := newFakeHandler()
 	d.dial = listen(t, func(conn *net.TCPConn) {
 		_ = conn.CloseWrite()
 		all, _ := io.ReadAll(conn)
-		heard <- all
+		received <- all
 	})
 	conn := dial(t, d)
 	if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
@@ -100,13 +100,13 @@ func TestDialledConnectionIsHalfClosedByTheGuest(t *testing.T) {
 	if err := conn.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-heard; string(got) != "late" {
-		t.Errorf("the guest heard %q", got)
+	if got := <-received; string(got) != "late" {
+		t.Errorf("the guest received %q", got)
 	}
 }
 
-func TestDialledConnectionThatBreaksIsNotTakenForAnEnd(t *testing.T) {
-	d := newDesk()
+func TestBrokenConnectionIsNotAnEnd(t *testing.T) {
+	d := newFakeHandler()
 	d.dial = listen(t, func(conn *net.TCPConn) {
 		_, _ = conn.Write([]byte("half an ans"))
 		_, _ = conn.Read(make([]byte, 1))
@@ -127,7 +127,7 @@ func TestDialledConnectionThatBreaksIsNotTakenForAnEnd(t *testing.T) {
 
 func TestCloseOfADialledConnectionReachesTheGuest(t *testing.T) {
 	ended := make(chan error, 1)
-	d := newDesk()
+	d := newFakeHandler()
 	d.dial = listen(t, func(conn *net.TCPConn) {
 		_, err := io.Copy(io.Discard, conn)
 		ended <- err
@@ -153,13 +153,13 @@ func within[T any](t *testing.T, what string, c <-chan T) T {
 	case v := <-c:
 		return v
 	case <-time.After(5 * time.Second):
-		t.Fatalf("not in time: %s", what)
+		t.Fatalf("not within 5 s: %s", what)
 		panic("unreachable")
 	}
 }
 
 func TestDialledConnectionHasDeadlines(t *testing.T) {
-	d := newDesk()
+	d := newFakeHandler()
 	d.dial = listen(t, func(conn *net.TCPConn) { _, _ = io.Copy(conn, conn) })
 	conn := dial(t, d)
 	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
@@ -181,21 +181,21 @@ func TestDialledConnectionHasDeadlines(t *testing.T) {
 	}
 }
 
-func TestDialThatFailsSaysWhy(t *testing.T) {
+func TestErrorsOfDialHaveCodes(t *testing.T) {
 	for _, c := range []struct {
 		port int
 		err  error
 		code string
 	}{
-		{80, &RemoteError{Code: CodeRefused, Message: "nobody"}, CodeRefused},
+		{80, &RemoteError{Code: CodeRefused, Message: "no program"}, CodeRefused},
 		{80, errors.New("no route"), CodeFailed},
 		{0, nil, CodeInvalid},
 		{65536, nil, CodeInvalid},
 		{-1, nil, CodeInvalid},
 	} {
-		d := newDesk()
+		d := newFakeHandler()
 		d.dial = func(int) (DialConn, error) { return nil, c.err }
-		client, _ := pair(t, d)
+		client, _ := connectTo(t, d)
 		_, err := client.Dial(t.Context(), c.port)
 		var refused *RemoteError
 		if !errors.As(err, &refused) || refused.Code != c.code {
@@ -206,12 +206,12 @@ func TestDialThatFailsSaysWhy(t *testing.T) {
 
 func TestDialEndsWithItsContext(t *testing.T) {
 	release := make(chan struct{})
-	d := newDesk()
+	d := newFakeHandler()
 	d.dial = func(int) (DialConn, error) {
 		<-release
 		return nil, os.ErrDeadlineExceeded
 	}
-	client, _ := pair(t, d)
+	client, _ := connectTo(t, d)
 	defer close(release)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
@@ -220,7 +220,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// streamOf is a stream that has these bytes and then ends.
+// streamOf is a stream that reads from a reader.
 type streamOf struct {
 	net.Conn
 	io.Reader
@@ -228,7 +228,7 @@ type streamOf struct {
 
 func (s streamOf) Read(p []byte) (int, error) { return s.Reader.Read(p) }
 
-func TestFramesThatNoAgentSendsBreakADialledConnection(t *testing.T) {
+func TestInvalidFramesBreakAConnection(t *testing.T) {
 	for name, sent := range map[string]string{
 		"an empty frame":        "d\x00\x00\x00\x00",
 		"a frame that is large": "d\x00\x01\x00\x00",
@@ -238,23 +238,22 @@ func TestFramesThatNoAgentSendsBreakADialledConnection(t *testing.T) {
 		"half a header":         "d\x00",
 		"nothing":               "",
 	} {
-		if got, err := io.ReadAll(&dialled{Conn: streamOf{Reader: bytes.NewReader([]byte(sent))}}); err == nil {
+		if got, err := io.ReadAll(&framedConn{Conn: streamOf{Reader: bytes.NewReader([]byte(sent))}}); err == nil {
 			t.Errorf("%s: %q, without an error", name, got)
 		}
 	}
 }
 
-// FuzzDialled reads what a hostile guest sends: what comes out was in it, and
-// it ends.
-func FuzzDialled(f *testing.F) {
+// FuzzFramedConn reads any bytes from a guest, at once and one by one.
+func FuzzFramedConn(f *testing.F) {
 	f.Add([]byte("d\x00\x00\x00\x01xe\x00\x00\x00\x00"))
 	f.Add([]byte("d\x00\x00\x80\x00"))
 	f.Fuzz(func(t *testing.T, sent []byte) {
-		whole, wholeErr := io.ReadAll(&dialled{Conn: streamOf{Reader: bytes.NewReader(sent)}})
+		whole, wholeErr := io.ReadAll(&framedConn{Conn: streamOf{Reader: bytes.NewReader(sent)}})
 		if len(whole) > len(sent) {
 			t.Errorf("%d bytes became %d", len(sent), len(whole))
 		}
-		piecewise, err := io.ReadAll(&dialled{Conn: streamOf{Reader: iotest.OneByteReader(bytes.NewReader(sent))}})
+		piecewise, err := io.ReadAll(&framedConn{Conn: streamOf{Reader: iotest.OneByteReader(bytes.NewReader(sent))}})
 		if !bytes.Equal(whole, piecewise) || !errors.Is(err, wholeErr) {
 			t.Errorf("read at once: %q, %v; byte by byte: %q, %v", whole, wholeErr, piecewise, err)
 		}

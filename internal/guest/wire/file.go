@@ -5,10 +5,9 @@ import (
 	"io"
 )
 
-// The operations on files. The reply says only that the operation is known;
-// then come frames, among them those that say that the agent is still at work,
-// until an end or an error. Where hatchd sends frames, too, it begins right
-// behind the request.
+// The operations on files. The reply only confirms that the agent knows the operation.
+// Frames follow up to fileEnd or fileError, with fileBusy while the agent works. If
+// hatchd sends frames, too, they follow its request at once.
 const (
 	OpReadFile      Op = "file.read"   // ReadFileArgs → FileInfo, data
 	OpWriteFile     Op = "file.write"  // WriteFileArgs, data → FileInfo at the end
@@ -25,16 +24,16 @@ const (
 
 // The frames of an operation on files.
 const (
-	fileBegan byte = 'a' // what was asked for is possible, and begins; JSON, or nothing
-	fileData  byte = 'd' // bytes of a content
-	fileZeros byte = 'z' // 8 bytes, big-endian: so many zero bytes of a content
+	fileBegan byte = 'a' // the operation is possible and has started; JSON, or nothing
+	fileData  byte = 'd' // bytes of the content
+	fileZeros byte = 'z' // 8 bytes, big-endian: number of zero bytes of the content
 	fileItem  byte = 'i' // JSON
-	fileBusy  byte = 'b' // still at work
-	fileEnd   byte = 'e' // that was all; JSON, or nothing
-	fileError byte = 'x' // Reply: it failed, and what came before is not all
+	fileBusy  byte = 'b' // the agent is still working
+	fileEnd   byte = 'e' // complete; JSON, or nothing
+	fileError byte = 'x' // Reply: the operation failed, and the content is incomplete
 )
 
-// Codes of what goes wrong with files.
+// Codes of errors about files.
 const (
 	CodeNotFound        = "not_found"
 	CodeExists          = "exists"
@@ -46,7 +45,7 @@ const (
 	CodePermission      = "permission"
 	CodeTooLarge        = "too_large"
 	CodeOtherFilesystem = "other_filesystem"
-	CodeChanged         = "changed" // the file got shorter while it was read
+	CodeChanged         = "changed" // the file became shorter during the read
 	CodeInvalidPath     = "invalid_path"
 	CodeInvalidOwner    = "invalid_owner"
 	CodeInvalidArchive  = "invalid_archive"
@@ -61,15 +60,15 @@ const (
 	KindOther     = "other"
 )
 
-// UnknownSize is the size of an open file that is made up as it is read.
+// UnknownSize is the size of a file whose content the kernel generates during the read.
 const UnknownSize = -1
 
 // FileInfo describes one file. Its bytes need not be UTF-8.
 type FileInfo struct {
-	Path    []byte `json:"path"` // in a listing: the name
+	Path    []byte `json:"path"` // in a listing only the name
 	Kind    string `json:"kind"`
 	Size    int64  `json:"size"` // bytes, or UnknownSize
-	Mode    uint32 `json:"mode"` // 07777
+	Mode    uint32 `json:"mode"` // at most 07777
 	UID     int64  `json:"uid"`
 	GID     int64  `json:"gid"`
 	User    []byte `json:"user,omitempty"`
@@ -84,14 +83,14 @@ type PathArgs struct {
 	Path []byte `json:"path"`
 }
 
-// ReadFileArgs are those of OpReadFile.
+// ReadFileArgs are the arguments of OpReadFile.
 type ReadFileArgs struct {
 	Path   []byte `json:"path"`
-	Offset int64  `json:"offset"` // negative: from the end
-	Length int64  `json:"length"` // negative: up to the end
+	Offset int64  `json:"offset"` // negative means from the end
+	Length int64  `json:"length"` // negative means up to the end
 }
 
-// WriteFileArgs are those of OpWriteFile.
+// WriteFileArgs are the arguments of OpWriteFile.
 type WriteFileArgs struct {
 	Path    []byte  `json:"path"`
 	Mode    *uint32 `json:"mode,omitempty"`
@@ -99,7 +98,7 @@ type WriteFileArgs struct {
 	Parents bool    `json:"parents,omitempty"`
 }
 
-// MakeDirectoryArgs are those of OpMakeDirectory.
+// MakeDirectoryArgs are the arguments of OpMakeDirectory.
 type MakeDirectoryArgs struct {
 	Path    []byte `json:"path"`
 	Mode    uint32 `json:"mode"`
@@ -107,34 +106,34 @@ type MakeDirectoryArgs struct {
 	Parents bool   `json:"parents,omitempty"`
 }
 
-// RenameFileArgs are those of OpRenameFile.
+// RenameFileArgs are the arguments of OpRenameFile.
 type RenameFileArgs struct {
 	From []byte `json:"from"`
 	To   []byte `json:"to"`
 }
 
-// RemoveFileArgs are those of OpRemoveFile.
+// RemoveFileArgs are the arguments of OpRemoveFile.
 type RemoveFileArgs struct {
 	Path      []byte `json:"path"`
 	Recursive bool   `json:"recursive,omitempty"`
 }
 
-// WriteTreeArgs are those of OpWriteTree.
+// WriteTreeArgs are the arguments of OpWriteTree.
 type WriteTreeArgs struct {
 	Path  []byte  `json:"path"`
 	Owner *string `json:"owner,omitempty"`
 }
 
-// WatchFilesArgs are those of OpWatchFiles.
+// WatchFilesArgs are the arguments of OpWatchFiles.
 type WatchFilesArgs struct {
 	Path      []byte `json:"path"`
 	Recursive bool   `json:"recursive,omitempty"`
 }
 
-// TailFileArgs are those of OpTailFile.
+// TailFileArgs are the arguments of OpTailFile.
 type TailFileArgs struct {
 	Path   []byte `json:"path"`
-	Lines  int64  `json:"lines"` // negative: all
+	Lines  int64  `json:"lines"` // negative means all
 	Follow bool   `json:"follow,omitempty"`
 }
 
@@ -157,32 +156,43 @@ type FileChange struct {
 	Nanos   int64  `json:"at_ns,omitempty"`
 }
 
-// FileHandler is what a [Handler] also implements when it serves files. An
-// error that is a [*RemoteError] passes with its code. Each method ends when
-// ctx does, which is when hatchd lets go. Where there is began, it is called
-// once, before anything is written or reported: what was asked for is possible.
+// FileHandler serves the operations on files. A [Handler] that does not implement it
+// does not know the operations. An error that is a [*RemoteError] is sent with its code.
+// The context of a method is cancelled when hatchd closes the stream. Methods call began
+// when the operation is known to be possible, before any output.
 type FileHandler interface {
-	StatFile(ctx context.Context, args PathArgs) (FileInfo, error)
-	MakeDirectory(ctx context.Context, args MakeDirectoryArgs) (FileInfo, error)
-	RenameFile(ctx context.Context, args RenameFileArgs) (FileInfo, error)
-	RemoveFile(ctx context.Context, args RemoveFileArgs) error
+	FileReader
+	FileChanger
+	FileFollower
+}
 
+// FileReader reads files and directories.
+type FileReader interface {
+	StatFile(ctx context.Context, args PathArgs) (FileInfo, error)
 	ReadFile(ctx context.Context, args ReadFileArgs, began func(FileInfo) error, w FileWriter) error
 	ListFiles(ctx context.Context, args PathArgs, began func() error, each func(FileInfo) error) error
 	ReadTree(ctx context.Context, args PathArgs, began func() error, w FileWriter) error
+}
 
-	// WriteFile and WriteTree read to the end of what comes, which is io.EOF
-	// only when it is whole.
+// FileChanger changes files and directories. Readers of content return io.EOF only if the
+// content is complete.
+type FileChanger interface {
+	MakeDirectory(ctx context.Context, args MakeDirectoryArgs) (FileInfo, error)
+	RenameFile(ctx context.Context, args RenameFileArgs) (FileInfo, error)
+	RemoveFile(ctx context.Context, args RemoveFileArgs) error
 	WriteFile(ctx context.Context, args WriteFileArgs, content io.Reader) (FileInfo, error)
 	WriteTree(ctx context.Context, args WriteTreeArgs, archive io.Reader) error
+}
 
-	// WatchFiles reports changes some at a time, which are sent at once.
+// FileFollower follows files as they change.
+type FileFollower interface {
+	// WatchFiles reports changes in batches. Each batch is sent immediately.
 	WatchFiles(ctx context.Context, args WatchFilesArgs, began func() error, report func([]FileChange) error) error
 	TailFile(ctx context.Context, args TailFileArgs, began func() error, w FileWriter) error
 }
 
-// FileWriter takes a content. It gathers full frames, also from a reader, and
-// sends less when it is flushed.
+// FileWriter sends content. It buffers data up to full frames; Flush sends a partial
+// one.
 type FileWriter interface {
 	io.Writer
 	io.ReaderFrom

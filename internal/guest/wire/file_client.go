@@ -13,11 +13,12 @@ import (
 // fileStream is a request about files.
 type fileStream struct {
 	*stream
-	frames frameReader
-	cut    atomic.Bool // given up by this end
+	frames  frameReader
+	aborted atomic.Bool
 }
 
-// beginFile sends a request and waits until the agent knows the operation.
+// beginFile sends a request and waits for its reply, which confirms that the agent knows
+// the operation.
 func (c *Client) beginFile(ctx context.Context, op Op, args any) (*fileStream, error) {
 	s, err := c.begin(ctx, op, args)
 	if err != nil {
@@ -25,28 +26,28 @@ func (c *Client) beginFile(ctx context.Context, op Op, args any) (*fileStream, e
 	}
 	if err := s.firstReply(nil); err != nil {
 		_ = s.Close()
-		return nil, s.fault(err)
+		return nil, s.explain(err)
 	}
 	return &fileStream{stream: s, frames: frameReader{r: s}}, nil
 }
 
-// openFile is beginFile for an operation that says when it begins, and puts
-// what comes with that into result.
+// openFile is beginFile for an operation with fileBegan, whose payload it decodes
+// into result.
 func (c *Client) openFile(ctx context.Context, op Op, args, result any) (*fileStream, error) {
 	s, err := c.beginFile(ctx, op, args)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.ending(fileBegan, result); err != nil {
+	if err := s.awaitFrame(fileBegan, result); err != nil {
 		_ = s.Close()
-		return nil, s.fault(err)
+		return nil, s.explain(err)
 	}
 	return s, nil
 }
 
-// next returns the next frame, which must come within wait; 0 means any time.
-func (s *fileStream) next(wait time.Duration) (kind byte, payload []byte, err error) {
-	if err := s.waitFor(wait); err != nil {
+// next returns the next frame. timeout limits the wait for it; 0 means no limit.
+func (s *fileStream) next(timeout time.Duration) (kind byte, payload []byte, err error) {
+	if err := s.setTimeout(timeout); err != nil {
 		return 0, nil, err
 	}
 	kind, payload, err = s.frames.next()
@@ -56,30 +57,30 @@ func (s *fileStream) next(wait time.Duration) (kind byte, payload []byte, err er
 	return kind, payload, err
 }
 
-// waitFor bounds what is read next. That nothing is waited for any more may
-// have been said just now.
-func (s *fileStream) waitFor(wait time.Duration) error {
+// setTimeout sets the deadline of the next read. That may replace a deadline that abort or
+// the context has just set, so it checks both.
+func (s *fileStream) setTimeout(timeout time.Duration) error {
 	var deadline time.Time
-	if wait > 0 {
-		deadline = time.Now().Add(wait)
+	if timeout > 0 {
+		deadline = time.Now().Add(timeout)
 	}
 	_ = s.SetReadDeadline(deadline)
-	if s.cut.Load() {
+	if s.aborted.Load() {
 		return ErrCut
 	}
 	return s.cause()
 }
 
-// giveUp makes every wait of the stream's end.
-func (s *fileStream) giveUp() {
-	s.cut.Store(true)
+// abort interrupts all reads and writes of the stream.
+func (s *fileStream) abort() {
+	s.aborted.Store(true)
 	_ = s.SetDeadline(time.Now())
 }
 
-// ending waits for the frame that ends the waiting, and decodes it.
-func (s *fileStream) ending(wanted byte, result any) error {
+// awaitFrame waits for a frame of the wanted kind, and decodes it.
+func (s *fileStream) awaitFrame(wanted byte, result any) error {
 	for {
-		kind, payload, err := s.next(s.patience)
+		kind, payload, err := s.next(s.timeout)
 		if err != nil {
 			return err
 		}
@@ -89,14 +90,14 @@ func (s *fileStream) ending(wanted byte, result any) error {
 	}
 }
 
-// StatFile asks for the file itself, be it a link.
+// StatFile describes a file. It does not follow a link.
 func (c *Client) StatFile(ctx context.Context, args PathArgs) (FileInfo, error) {
 	var info FileInfo
 	err := c.fileCall(ctx, OpStatFile, args, &info)
 	return info, err
 }
 
-// MakeDirectory makes a directory.
+// MakeDirectory creates a directory.
 func (c *Client) MakeDirectory(ctx context.Context, args MakeDirectoryArgs) (FileInfo, error) {
 	var info FileInfo
 	err := c.fileCall(ctx, OpMakeDirectory, args, &info)
@@ -115,29 +116,29 @@ func (c *Client) RemoveFile(ctx context.Context, args RemoveFileArgs) error {
 	return c.fileCall(ctx, OpRemoveFile, args, nil)
 }
 
-// fileCall is an operation without a content.
+// fileCall makes a request without content.
 func (c *Client) fileCall(ctx context.Context, op Op, args, result any) error {
 	s, err := c.beginFile(ctx, op, args)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = s.Close() }()
-	return s.fault(s.ending(fileEnd, result))
+	return s.explain(s.awaitFrame(fileEnd, result))
 }
 
-// ListFiles calls each for the entries of a directory, whose Path is the name.
-// An error of each is returned as a [*LocalError].
+// ListFiles calls each for the entries of a directory, whose Path is only the name. It
+// returns an error of each as a [*LocalError].
 func (c *Client) ListFiles(ctx context.Context, args PathArgs, each func(FileInfo) error) error {
 	s, err := c.openFile(ctx, OpListFiles, args, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = s.Close() }()
-	return s.fault(eachItem(s, s.patience, each))
+	return s.explain(eachItem(s, s.timeout, each))
 }
 
-// WatchFiles calls began, and then report for each change, until ctx is done or
-// report fails, which is returned as a [*LocalError].
+// WatchFiles calls began, and then report for each change, until ctx is done or report
+// fails. It returns an error of report as a [*LocalError].
 func (c *Client) WatchFiles(ctx context.Context, args WatchFilesArgs, began func(), report func(FileChange) error) error {
 	s, err := c.openFile(ctx, OpWatchFiles, args, nil)
 	if err != nil {
@@ -145,13 +146,13 @@ func (c *Client) WatchFiles(ctx context.Context, args WatchFilesArgs, began func
 	}
 	defer func() { _ = s.Close() }()
 	began()
-	return s.fault(eachItem(s, 0, report))
+	return s.explain(eachItem(s, 0, report))
 }
 
-// eachItem calls each for the items up to the end.
-func eachItem[T any](s *fileStream, wait time.Duration, each func(T) error) error {
+// eachItem calls each for every item up to the end. timeout limits the wait for each item.
+func eachItem[T any](s *fileStream, timeout time.Duration, each func(T) error) error {
 	for {
-		kind, payload, err := s.next(wait)
+		kind, payload, err := s.next(timeout)
 		switch {
 		case err != nil:
 			return err
@@ -170,19 +171,19 @@ func eachItem[T any](s *fileStream, wait time.Duration, each func(T) error) erro
 	}
 }
 
-// TailFile copies the end of a file to w, and what it grows by when asked to
-// follow. An error of w is returned as a [*LocalError].
+// TailFile copies the last lines of a file to w and, with Follow, all that is appended.
+// It returns an error of w as a [*LocalError].
 func (c *Client) TailFile(ctx context.Context, args TailFileArgs, w io.Writer) error {
 	s, err := c.openFile(ctx, OpTailFile, args, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = s.Close() }()
-	wait := s.patience
+	timeout := s.timeout
 	if args.Follow {
-		wait = 0
+		timeout = 0
 	}
-	_, err = s.content(wait, -1).WriteTo(w)
+	_, err = s.content(timeout, -1).WriteTo(w)
 	var local *LocalError
 	if errors.As(err, &local) || ctx.Err() == nil {
 		return err
@@ -190,31 +191,31 @@ func (c *Client) TailFile(ctx context.Context, args TailFileArgs, w io.Writer) e
 	return ctx.Err()
 }
 
-// FileContent is a content on its way from the guest.
+// FileContent reads content from the guest.
 type FileContent struct {
 	stream   *fileStream
 	receiver fileReceiver
 }
 
-// content returns what comes next on the stream. limit is how many bytes; -1
-// when that is not known.
-func (s *fileStream) content(wait time.Duration, limit int64) *FileContent {
-	next := func() (byte, []byte, error) { return s.next(wait) }
+// content returns the content that follows on the stream. Its length is limit bytes, or
+// unknown if limit is -1.
+func (s *fileStream) content(timeout time.Duration, limit int64) *FileContent {
+	next := func() (byte, []byte, error) { return s.next(timeout) }
 	return &FileContent{stream: s, receiver: fileReceiver{next: next, limit: limit}}
 }
 
-// ReadFile opens a file. As many bytes follow as were asked for and are there.
-// When ctx is done the content breaks.
+// ReadFile opens a file. The content is the part that args describe. Reads fail when ctx
+// is done.
 func (c *Client) ReadFile(ctx context.Context, args ReadFileArgs) (FileInfo, *FileContent, error) {
 	var info FileInfo
 	s, err := c.openFile(ctx, OpReadFile, args, &info)
 	if err != nil {
 		return info, nil, err
 	}
-	return info, s.content(s.patience, args.Expected(info.Size)), nil
+	return info, s.content(s.timeout, args.Expected(info.Size)), nil
 }
 
-// Start returns where the reading of a file of this size begins.
+// Start returns the offset at which the part of a file of this size begins.
 func (a ReadFileArgs) Start(size int64) int64 {
 	if a.Offset < 0 {
 		return max(0, size+a.Offset)
@@ -222,8 +223,8 @@ func (a ReadFileArgs) Start(size int64) int64 {
 	return a.Offset
 }
 
-// Expected returns how many bytes of a file of this size are asked for; -1 when that
-// is not known.
+// Expected returns the length of the part of a file of this size, or -1 if the size is
+// unknown.
 func (a ReadFileArgs) Expected(size int64) int64 {
 	if size < 0 {
 		return -1
@@ -235,13 +236,13 @@ func (a ReadFileArgs) Expected(size int64) int64 {
 	return left
 }
 
-// ReadTree opens a tar archive of a file or tree. When ctx is done it breaks.
+// ReadTree opens a tar archive of a file or tree. Reads fail when ctx is done.
 func (c *Client) ReadTree(ctx context.Context, args PathArgs) (*FileContent, error) {
 	s, err := c.openFile(ctx, OpReadTree, args, nil)
 	if err != nil {
 		return nil, err
 	}
-	return s.content(s.patience, -1), nil
+	return s.content(s.timeout, -1), nil
 }
 
 // Read implements [io.Reader].
@@ -250,38 +251,37 @@ func (c *FileContent) Read(p []byte) (int, error) {
 	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}
-	return n, c.stream.fault(err)
+	return n, c.stream.explain(err)
 }
 
-// WriteTo implements [io.WriterTo]. An error of w is returned as a
-// [*LocalError].
+// WriteTo implements [io.WriterTo]. It returns an error of w as a [*LocalError].
 func (c *FileContent) WriteTo(w io.Writer) (int64, error) {
 	n, err := c.receiver.WriteTo(w)
-	var local *LocalError
-	if errors.As(err, &local) {
+	if _, ok := errors.AsType[*LocalError](err); ok {
 		return n, err
 	}
-	return n, c.stream.fault(err)
+	return n, c.stream.explain(err)
 }
 
-// Close lets go of the content, also before its end.
+// Close implements [io.Closer]. It may be called before the end.
 func (c *FileContent) Close() error { return c.stream.Close() }
 
-// WriteFile sends content to a file. An error of content is returned as a
-// [*LocalError]; the file is as it was then.
+// WriteFile writes content to a file. It returns an error of content as a [*LocalError],
+// and then the old file stays.
 func (c *Client) WriteFile(ctx context.Context, args WriteFileArgs, content io.Reader) (FileInfo, error) {
 	var info FileInfo
 	err := c.send(ctx, OpWriteFile, args, content, &info)
 	return info, err
 }
 
-// WriteTree sends a tar archive to be unpacked. An error of archive is returned
-// as a [*LocalError].
+// WriteTree unpacks a tar archive in the guest. It returns an error of archive as a
+// [*LocalError].
 func (c *Client) WriteTree(ctx context.Context, args WriteTreeArgs, archive io.Reader) error {
 	return c.send(ctx, OpWriteTree, args, archive, nil)
 }
 
-// send sends content. The agent's word ends it, also before the content does.
+// send sends content. The agent may answer before the content is complete, which ends
+// the sending.
 func (c *Client) send(ctx context.Context, op Op, args any, content io.Reader, result any) error {
 	begun, err := c.begin(ctx, op, args)
 	if err != nil {
@@ -289,75 +289,71 @@ func (c *Client) send(ctx context.Context, op Op, args any, content io.Reader, r
 	}
 	s := &fileStream{stream: begun, frames: frameReader{r: begun}}
 	defer func() { _ = s.Close() }()
-	said := make(chan struct{})
-	var word error
+	answered := make(chan struct{})
+	var answerErr error
 	go func() {
-		defer close(said)
-		word = s.lastWord(result)
-		_ = s.SetWriteDeadline(time.Now()) // nothing more need be sent
+		defer close(answered)
+		answerErr = s.awaitAnswer(result)
+		_ = s.SetWriteDeadline(time.Now()) // interrupts the sending
 	}()
-	sendErr := s.sendAll(&untilSaid{content: content, said: said})
+	sender := &fileSender{w: s}
+	_, sendErr := sender.ReadFrom(&untilAnswered{content: content, answered: answered})
+	if sendErr == nil {
+		sendErr = sender.sendFrame(fileEnd, nil)
+	}
 	select {
-	case <-said:
+	case <-answered:
 	default:
 		if sendErr != nil {
-			s.giveUp()
+			s.abort()
 		}
 	}
-	<-said
-	return s.outcome(sendErr, word)
+	<-answered
+	return s.result(sendErr, answerErr)
 }
 
-// lastWord waits for what the agent says in the end.
-func (s *fileStream) lastWord(result any) error {
-	if err := s.waitFor(s.patience); err != nil {
+// awaitAnswer waits for the agent's answer to the content.
+func (s *fileStream) awaitAnswer(result any) error {
+	if err := s.setTimeout(s.timeout); err != nil {
 		return err
 	}
 	if err := readResult(s, nil); err != nil {
 		return err
 	}
-	return s.ending(fileEnd, result)
+	return s.awaitFrame(fileEnd, result)
 }
 
-func (s *fileStream) sendAll(content io.Reader) error {
-	sender := &fileSender{w: s}
-	if _, err := sender.ReadFrom(content); err != nil {
-		return err
-	}
-	return sender.say(fileEnd, nil)
-}
-
-// outcome is that of sending a content: what the agent has refused says more
-// than that it could not be sent.
-func (s *fileStream) outcome(sendErr, word error) error {
+// result returns the error of sending content. It prefers an error that the agent
+// answered to the error of the sending that this caused.
+func (s *fileStream) result(sendErr, answer error) error {
 	var refused *RemoteError
 	var local *LocalError
-	switch early := errors.Is(sendErr, errSaid); {
-	case sendErr == nil, errors.As(word, &refused):
-		return s.fault(word)
+	switch early := errors.Is(sendErr, errAnswered); {
+	case sendErr == nil, errors.As(answer, &refused):
+		return s.explain(answer)
 	case !early && errors.As(sendErr, &local):
 		return local
-	case word == nil:
-		return s.fault(errFileFrame) // it takes a part for the whole
+	case answer == nil:
+		return s.explain(errFileFrame) // the agent accepted incomplete content
 	case early:
-		return s.fault(word)
+		return s.explain(answer)
 	default:
-		return s.fault(sendErr)
+		return s.explain(sendErr)
 	}
 }
 
-var errSaid = errors.New("the agent has spoken")
+var errAnswered = errors.New("the agent has answered")
 
-// untilSaid is a content that ends with an error once the agent has spoken.
-type untilSaid struct {
-	content io.Reader
-	said    <-chan struct{}
+// untilAnswered reads content, and fails once the agent has answered.
+type untilAnswered struct {
+	content  io.Reader
+	answered <-chan struct{}
 }
 
-func (u *untilSaid) Read(p []byte) (int, error) {
+func (u *untilAnswered) Read(p []byte) (int, error) {
 	select {
-	case <-u.said:
-		return 0, errSaid
+	case <-u.answered:
+		return 0, errAnswered
 	default:
 		return u.content.Read(p)
 	}

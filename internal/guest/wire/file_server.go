@@ -13,8 +13,7 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// file serves an operation on files, and reports whether it is one that the
-// handler knows.
+// file serves the operations on files. It reports whether it served the request.
 func (r request) file(ctx context.Context, asked Request) bool {
 	h, ok := r.handler.(FileHandler)
 	if !ok {
@@ -23,7 +22,7 @@ func (r request) file(ctx context.Context, asked Request) bool {
 	switch asked.Op {
 	case OpReadFile:
 		serveFile(ctx, r, asked, func(ctx context.Context, args ReadFileArgs, f *fileReply) (any, error) {
-			return nil, h.ReadFile(ctx, args, func(info FileInfo) error { return f.say(fileBegan, info) }, f)
+			return nil, h.ReadFile(ctx, args, func(info FileInfo) error { return f.sendFrame(fileBegan, info) }, f)
 		})
 	case OpListFiles:
 		serveFile(ctx, r, asked, func(ctx context.Context, args PathArgs, f *fileReply) (any, error) {
@@ -35,11 +34,11 @@ func (r request) file(ctx context.Context, asked Request) bool {
 		})
 	case OpWatchFiles:
 		serveFile(ctx, r, asked, func(ctx context.Context, args WatchFilesArgs, f *fileReply) (any, error) {
-			return nil, h.WatchFiles(ctx, args, f.lasting, f.report)
+			return nil, h.WatchFiles(ctx, args, f.beganQuiet, f.report)
 		})
 	case OpTailFile:
 		serveFile(ctx, r, asked, func(ctx context.Context, args TailFileArgs, f *fileReply) (any, error) {
-			return nil, h.TailFile(ctx, args, f.lasting, f)
+			return nil, h.TailFile(ctx, args, f.beganQuiet, f)
 		})
 	default:
 		return r.changeFile(ctx, h, asked)
@@ -47,7 +46,8 @@ func (r request) file(ctx context.Context, asked Request) bool {
 	return true
 }
 
-// changeFile serves what changes files, or looks at one.
+// changeFile serves the operations that return no content. It reports whether it served
+// the request.
 func (r request) changeFile(ctx context.Context, h FileHandler, asked Request) bool {
 	switch asked.Op {
 	case OpStatFile:
@@ -67,11 +67,11 @@ func (r request) changeFile(ctx context.Context, h FileHandler, asked Request) b
 			return nil, h.RemoveFile(ctx, args)
 		})
 	case OpWriteFile:
-		takeFile(ctx, r, asked, func(ctx context.Context, args WriteFileArgs, content io.Reader) (any, error) {
+		receiveFile(ctx, r, asked, func(ctx context.Context, args WriteFileArgs, content io.Reader) (any, error) {
 			return orNil(h.WriteFile(ctx, args, content))
 		})
 	case OpWriteTree:
-		takeFile(ctx, r, asked, func(ctx context.Context, args WriteTreeArgs, archive io.Reader) (any, error) {
+		receiveFile(ctx, r, asked, func(ctx context.Context, args WriteTreeArgs, archive io.Reader) (any, error) {
 			return nil, h.WriteTree(ctx, args, archive)
 		})
 	default:
@@ -87,18 +87,18 @@ func orNil(info FileInfo, err error) (any, error) {
 	return info, nil
 }
 
-// fileReply is the agent's side of one operation.
+// fileReply sends the frames of one operation.
 type fileReply struct {
 	fileSender
-	stopBeat context.CancelFunc
+	stopBusy context.CancelFunc // ends the fileBusy frames
 }
 
-func (f *fileReply) began() error { return f.say(fileBegan, nil) }
+func (f *fileReply) began() error { return f.sendFrame(fileBegan, nil) }
 
-// lasting begins an operation that is silent while there is nothing to tell: an
-// idle guest sleeps.
-func (f *fileReply) lasting() error {
-	f.stopBeat()
+// beganQuiet is began for an operation that sends no fileBusy, which would keep an idle
+// guest from sleeping.
+func (f *fileReply) beganQuiet() error {
+	f.stopBusy()
 	return f.began()
 }
 
@@ -111,8 +111,8 @@ func (f *fileReply) report(changes []FileChange) error {
 	return f.Flush()
 }
 
-// serveFile serves an operation in which the host sends nothing more; when it
-// lets go the operation's context ends.
+// serveFile serves an operation for which hatchd sends only the request. When hatchd
+// closes the stream, the operation's context is cancelled.
 func serveFile[A any](ctx context.Context, r request, asked Request, do func(context.Context, A, *fileReply) (any, error)) {
 	ctx, cancel := context.WithCancel(ctx)
 	var watching sync.WaitGroup
@@ -126,59 +126,57 @@ func serveFile[A any](ctx context.Context, r request, asked Request, do func(con
 	watching.Wait()
 }
 
-// takeFile serves an operation that takes a content.
-func takeFile[A any](ctx context.Context, r request, asked Request, do func(context.Context, A, io.Reader) (any, error)) {
+// receiveFile serves an operation with content from hatchd.
+func receiveFile[A any](ctx context.Context, r request, asked Request, do func(context.Context, A, io.Reader) (any, error)) {
 	frames := frameReader{r: r.stream}
 	content := &fileReceiver{next: frames.next, limit: -1}
 	answerFile(ctx, r, asked, func(ctx context.Context, args A, _ *fileReply) (any, error) { return do(ctx, args, content) })
 }
 
-// answerFile does as asked and says how it went. Meanwhile it says that it is
-// at work.
+// answerFile calls do and sends its result. It sends fileBusy frames until then.
 func answerFile[A any](ctx context.Context, r request, asked Request, do func(context.Context, A, *fileReply) (any, error)) {
 	var args A
 	if err := json.Unmarshal(asked.Args, &args); err != nil {
-		sendError(r.stream, CodeInvalid, fmt.Sprintf("the arguments of %s are not understood", asked.Op))
+		sendError(r.stream, CodeInvalid, fmt.Sprintf("invalid arguments of %s", asked.Op))
 		return
 	}
-	beating, stopBeat := context.WithCancel(ctx)
-	f := &fileReply{fileSender: fileSender{w: &replied{stream: r.stream}}, stopBeat: stopBeat}
-	var beats sync.WaitGroup
-	beats.Go(func() { f.beat(beating, r.times.beat) })
+	working, stopBusy := context.WithCancel(ctx)
+	f := &fileReply{fileSender: fileSender{w: &replyWriter{stream: r.stream}}, stopBusy: stopBusy}
+	var sending sync.WaitGroup
+	sending.Go(func() { f.sendBusy(working, r.times.busy) })
 	result, err := do(ctx, args, f)
 	if err != nil {
-		_ = f.say(fileError, failed(err))
+		_ = f.sendFrame(fileError, errorReply(err))
 	} else {
-		_ = f.say(fileEnd, result)
+		_ = f.sendFrame(fileEnd, result)
 	}
-	stopBeat()
-	beats.Wait()
+	stopBusy()
+	sending.Wait()
 }
 
-// failed is the reply for an error.
-func failed(err error) Reply {
-	var refused *RemoteError
-	if errors.As(err, &refused) {
+// errorReply returns the reply for an error.
+func errorReply(err error) Reply {
+	if refused, ok := errors.AsType[*RemoteError](err); ok {
 		return Reply{Code: refused.Code, Error: refused.Message[:min(len(refused.Message), maxReason)]}
 	}
 	text := err.Error()
 	return Reply{Code: CodeFailed, Error: text[:min(len(text), maxReason)]}
 }
 
-// maxReason bounds the words for a failure, in bytes.
+// maxReason limits the message of an error, in bytes.
 const maxReason = 1 << 10
 
-// replied puts the reply in front of what is sent first, in one piece.
-type replied struct {
+// replyWriter sends the reply and the first frame in one write.
+type replyWriter struct {
 	stream *yamux.Stream
-	said   bool
+	sent   bool
 }
 
-func (w *replied) Write(p []byte) (int, error) {
-	if w.said {
+func (w *replyWriter) Write(p []byte) (int, error) {
+	if w.sent {
 		return w.stream.Write(p)
 	}
-	w.said = true
+	w.sent = true
 	var first bytes.Buffer
 	if err := sendResult(&first, nil); err != nil {
 		return 0, err

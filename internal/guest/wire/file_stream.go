@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// ErrCut says that the other end let go in the middle of a content.
-var ErrCut = errors.New("the content is cut short")
+// ErrCut means that the other end closed the stream before the end of the content.
+var ErrCut = errors.New("the content is incomplete")
 
 var (
-	errFileFrame = errors.New("a frame that does not belong here")
-	errTooMuch   = errors.New("more came than was announced")
+	errFileFrame = errors.New("unexpected frame of a file operation")
+	errTooMuch   = errors.New("the content is longer than announced")
 )
 
-// LocalError is an error of what a caller of this end handed in, such as a
-// content or a callback, as opposed to one of the other end.
+// LocalError is an error of a reader, writer or function that the caller passed, as
+// opposed to one of the other end.
 type LocalError struct{ Err error }
 
 func (e *LocalError) Error() string { return e.Err.Error() }
@@ -30,18 +30,18 @@ func (e *LocalError) Error() string { return e.Err.Error() }
 // Unwrap returns the caller's own error.
 func (e *LocalError) Unwrap() error { return e.Err }
 
-// fileSender sends the frames of one direction. Data is gathered into full
-// frames; a full frame of nothing but zeros is only counted.
+// fileSender sends the frames of one direction. It buffers data up to full frames, and
+// counts full frames of zeros instead of sending them.
 type fileSender struct {
-	mu    sync.Mutex // not held while a content is waited for
+	mu    sync.Mutex // not held during a Read from the content
 	w     io.Writer
 	items []byte // frames of items
-	zeros uint64 // bytes before those in frame
-	frame []byte // a frame of data, beginning with room for its start
+	zeros uint64 // zero bytes before those in frame
+	frame []byte // a frame of data that is being filled
 }
 
-// fileFrame is how much data a frame takes, in bytes: whole pages, and with all
-// headers no more than a virtio-serial port takes at once, 32 KiB.
+// fileFrame is the size of a full frame's data, in bytes. It is whole pages, and with all
+// headers below 32 KiB, which a virtio-serial port transfers at once.
 const fileFrame = 28 << 10
 
 var zeroFrame [fileFrame]byte
@@ -52,8 +52,8 @@ func (s *fileSender) Write(p []byte) (int, error) {
 	defer s.mu.Unlock()
 	written := 0
 	for written < len(p) {
-		n := copy(s.room(), p[written:])
-		if err := s.filled(n); err != nil {
+		n := copy(s.space(), p[written:])
+		if err := s.added(n); err != nil {
 			return written, err
 		}
 		written += n
@@ -61,14 +61,21 @@ func (s *fileSender) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// ReadFrom implements [io.ReaderFrom]: it reads into the frame itself. An error
-// of r is returned as a [*LocalError].
+// ReadFrom implements [io.ReaderFrom]. It reads directly into the frame, and returns an
+// error of r as a [*LocalError].
 func (s *fileSender) ReadFrom(r io.Reader) (int64, error) {
 	total := int64(0)
 	for {
-		n, readErr := s.readOnce(r)
+		// Only this goroutine uses the space: the other one sends fileBusy.
+		s.mu.Lock()
+		space := s.space()
+		s.mu.Unlock()
+		n, readErr := r.Read(space)
 		total += int64(n)
-		if err := s.fill(n); err != nil {
+		s.mu.Lock()
+		err := s.added(n)
+		s.mu.Unlock()
+		if err != nil {
 			return total, err
 		}
 		switch {
@@ -80,31 +87,16 @@ func (s *fileSender) ReadFrom(r io.Reader) (int64, error) {
 	}
 }
 
-// readOnce reads into the frame, which is the caller's alone: the only other
-// goroutine here says that the agent is busy.
-func (s *fileSender) readOnce(r io.Reader) (int, error) {
-	s.mu.Lock()
-	room := s.room()
-	s.mu.Unlock()
-	return r.Read(room)
-}
-
-func (s *fileSender) fill(n int) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.filled(n)
-}
-
-// room is what is left of the frame; it is never empty.
-func (s *fileSender) room() []byte {
+// space returns the unused part of the frame; it is never empty.
+func (s *fileSender) space() []byte {
 	if s.frame == nil {
 		s.frame = make([]byte, frameStart, frameStart+fileFrame)
 	}
 	return s.frame[len(s.frame):cap(s.frame)]
 }
 
-// filled takes n bytes that were put into room, and sends a full frame.
-func (s *fileSender) filled(n int) error {
+// added counts n bytes that were written into space, and sends the frame if it is full.
+func (s *fileSender) added(n int) error {
 	s.frame = s.frame[:len(s.frame)+n]
 	if len(s.frame) < cap(s.frame) {
 		return nil
@@ -117,7 +109,7 @@ func (s *fileSender) filled(n int) error {
 	return s.flush()
 }
 
-// Flush sends what was gathered.
+// Flush sends buffered items and data.
 func (s *fileSender) Flush() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,7 +139,7 @@ func (s *fileSender) flush() error {
 	return err
 }
 
-// item gathers one.
+// item buffers an item.
 func (s *fileSender) item(v any) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -161,8 +153,8 @@ func (s *fileSender) item(v any) error {
 	return s.flush()
 }
 
-// say sends what was gathered and then a frame with v, unless it is nil.
-func (s *fileSender) say(kind byte, v any) error {
+// sendFrame flushes, and then sends a frame with v as JSON, or empty if v is nil.
+func (s *fileSender) sendFrame(kind byte, v any) error {
 	var raw []byte
 	if v != nil {
 		var err error
@@ -178,42 +170,39 @@ func (s *fileSender) say(kind byte, v any) error {
 	return writeFrame(s.w, kind, raw)
 }
 
-// beat says now and then that the agent is at work, until ctx is done.
-func (s *fileSender) beat(ctx context.Context, every time.Duration) {
-	ticker := time.NewTicker(every)
+// sendBusy sends fileBusy at an interval, until ctx is done.
+func (s *fileSender) sendBusy(ctx context.Context, interval time.Duration) {
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			if err := s.busy(); err != nil {
-				return // whoever sends next finds out, too
-			}
+		}
+		s.mu.Lock()
+		err := writeFrame(s.w, fileBusy, nil)
+		s.mu.Unlock()
+		if err != nil {
+			return // the operation's next write fails, too
 		}
 	}
 }
 
-func (s *fileSender) busy() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return writeFrame(s.w, fileBusy, nil)
-}
-
-// maxZeros bounds the zero bytes that are counted before they are sent.
+// maxZeros limits the zero bytes of one frame.
 const maxZeros = 1 << 40
 
-// fileReceiver reads a content from frames.
+// fileReceiver reads content from frames.
 type fileReceiver struct {
 	next  func() (kind byte, payload []byte, err error)
-	rest  []byte // of the present frame
-	zeros uint64 // to be read before rest
-	limit int64  // bytes that may still come; negative: no limit
+	rest  []byte // unread part of the current frame
+	zeros uint64 // unread zero bytes before rest
+	limit int64  // bytes that may still follow; negative means no limit
 	err   error  // io.EOF after the end frame
 }
 
-// Read implements [io.Reader]. A content that is cut short ends with an error
-// that is not io.EOF.
+// Read implements [io.Reader]. At the end of incomplete content it returns an error other
+// than io.EOF.
 func (r *fileReceiver) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -232,8 +221,8 @@ func (r *fileReceiver) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo implements [io.WriterTo]: frames are passed on without a copy. An
-// error of w is returned as a [*LocalError].
+// WriteTo implements [io.WriterTo], without copying frames. It returns an error of w as a
+// [*LocalError].
 func (r *fileReceiver) WriteTo(w io.Writer) (int64, error) {
 	total := int64(0)
 	for {
@@ -259,7 +248,7 @@ func (r *fileReceiver) WriteTo(w io.Writer) (int64, error) {
 	}
 }
 
-// fill waits until there is something to read.
+// fill reads frames until bytes are available.
 func (r *fileReceiver) fill() error {
 	for r.zeros == 0 && len(r.rest) == 0 && r.err == nil {
 		kind, payload, err := r.next()
@@ -267,7 +256,7 @@ func (r *fileReceiver) fill() error {
 			err = ErrCut
 		}
 		if err == nil {
-			err = r.take(kind, payload)
+			err = r.accept(kind, payload)
 		}
 		r.err = err
 	}
@@ -277,7 +266,7 @@ func (r *fileReceiver) fill() error {
 	return r.err
 }
 
-func (r *fileReceiver) take(kind byte, payload []byte) error {
+func (r *fileReceiver) accept(kind byte, payload []byte) error {
 	switch kind {
 	case fileData:
 		r.rest = payload
@@ -304,7 +293,7 @@ func (r *fileReceiver) take(kind byte, payload []byte) error {
 	}
 }
 
-// count checks bytes that have come against the limit.
+// count counts received bytes against the limit.
 func (r *fileReceiver) count(n uint64) error {
 	switch {
 	case n > math.MaxInt64:
@@ -319,7 +308,8 @@ func (r *fileReceiver) count(n uint64) error {
 	return nil
 }
 
-// decodeFrame reads the wanted frame into result, and one of an error as that.
+// decodeFrame decodes a frame of the wanted kind into result. It returns the error in a
+// frame of the kind fileError.
 func decodeFrame(wanted, kind byte, payload []byte, result any) error {
 	switch {
 	case kind == fileError:

@@ -16,10 +16,10 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// shelf is a desk with files, which do what the test says.
-type shelf struct {
-	*desk
-	FileHandler // what the test does not say is not asked
+// fakeFiles is a fakeHandler with files, which the test controls.
+type fakeFiles struct {
+	*fakeHandler
+	FileHandler // nil: tests call no other operations
 
 	info  FileInfo
 	read  func(ctx context.Context, w FileWriter) error
@@ -29,11 +29,11 @@ type shelf struct {
 	stat  func(ctx context.Context) error
 }
 
-func (s *shelf) StatFile(ctx context.Context, _ PathArgs) (FileInfo, error) {
+func (s *fakeFiles) StatFile(ctx context.Context, _ PathArgs) (FileInfo, error) {
 	return s.info, s.stat(ctx)
 }
 
-func (s *shelf) ReadFile(ctx context.Context, _ ReadFileArgs, began func(FileInfo) error, w FileWriter) error {
+func (s *fakeFiles) ReadFile(ctx context.Context, _ ReadFileArgs, began func(FileInfo) error, w FileWriter) error {
 	if s.read == nil {
 		return Refuse(CodeNotFound, "there is none")
 	}
@@ -43,11 +43,11 @@ func (s *shelf) ReadFile(ctx context.Context, _ ReadFileArgs, began func(FileInf
 	return s.read(ctx, w)
 }
 
-func (s *shelf) WriteFile(_ context.Context, _ WriteFileArgs, content io.Reader) (FileInfo, error) {
+func (s *fakeFiles) WriteFile(_ context.Context, _ WriteFileArgs, content io.Reader) (FileInfo, error) {
 	return s.info, s.write(content)
 }
 
-func (s *shelf) ListFiles(_ context.Context, _ PathArgs, began func() error, each func(FileInfo) error) error {
+func (s *fakeFiles) ListFiles(_ context.Context, _ PathArgs, began func() error, each func(FileInfo) error) error {
 	err := began()
 	for _, i := range s.items {
 		err = errors.Join(err, each(i))
@@ -55,19 +55,19 @@ func (s *shelf) ListFiles(_ context.Context, _ PathArgs, began func() error, eac
 	return err
 }
 
-func (s *shelf) WatchFiles(ctx context.Context, _ WatchFilesArgs, began func() error, report func([]FileChange) error) error {
+func (s *fakeFiles) WatchFiles(ctx context.Context, _ WatchFilesArgs, began func() error, report func([]FileChange) error) error {
 	if err := began(); err != nil {
 		return err
 	}
 	return s.watch(ctx, report)
 }
 
-// shelved connects a client to a shelf. Both have little patience.
-func shelved(t *testing.T, s *shelf) *Client {
+// connectFiles connects a client to fake files, with short timeouts.
+func connectFiles(t *testing.T, s *fakeFiles) *Client {
 	t.Helper()
-	s.desk = newDesk()
-	c, leave := visit(t, s, times{patience: 2 * time.Second, stall: time.Second, beat: 10 * time.Millisecond})
-	t.Cleanup(leave)
+	s.fakeHandler = newFakeHandler()
+	c, disconnect := connect(t, s, times{answer: 2 * time.Second, stall: time.Second, busy: 10 * time.Millisecond})
+	t.Cleanup(disconnect)
 	return c
 }
 
@@ -85,20 +85,20 @@ func sends(parts ...string) func(context.Context, FileWriter) error {
 	}
 }
 
-func TestContentPassesWhole(t *testing.T) {
+func TestContentArrives(t *testing.T) {
 	noise := strings.Repeat("0123456789", 30_000)
 	hole := strings.Repeat("\x00", 10*fileFrame)
 	for name, text := range map[string]string{
 		"nothing": "", "a byte": "x", "noise": noise, "a frame": noise[:fileFrame], "a hole": hole,
 		"holes": "x" + hole + noise + hole + "y" + hole + hole[:99],
 	} {
-		s := &shelf{info: FileInfo{Size: int64(len(text))}, read: sends(text)}
-		var taken []byte
+		s := &fakeFiles{info: FileInfo{Size: int64(len(text))}, read: sends(text)}
+		var written []byte
 		s.write = func(content io.Reader) (err error) {
-			taken, err = io.ReadAll(content)
+			written, err = io.ReadAll(content)
 			return err
 		}
-		c := shelved(t, s)
+		c := connectFiles(t, s)
 		for _, read := range []func(*FileContent) ([]byte, error){
 			func(f *FileContent) ([]byte, error) { return io.ReadAll(f) },
 			func(f *FileContent) ([]byte, error) { return io.ReadAll(iotest.OneByteReader(io.LimitReader(f, 1000))) },
@@ -114,20 +114,19 @@ func TestContentPassesWhole(t *testing.T) {
 			}
 			got, err := read(content)
 			if err != nil || !strings.HasPrefix(text, string(got)) || len(got) < min(1000, len(text)) {
-				t.Errorf("%s: %d of %d bytes came, %v", name, len(got), len(text), err)
+				t.Errorf("%s: %d of %d bytes read, %v", name, len(got), len(text), err)
 			}
 			if err := content.Close(); err != nil {
 				t.Error(err)
 			}
 		}
-		if info, err := c.WriteFile(t.Context(), WriteFileArgs{}, strings.NewReader(text)); err != nil || !reflect.DeepEqual(info, s.info) || string(taken) != text {
-			t.Errorf("%s: %d of %d bytes went, %v", name, len(taken), len(text), err)
+		if info, err := c.WriteFile(t.Context(), WriteFileArgs{}, strings.NewReader(text)); err != nil || !reflect.DeepEqual(info, s.info) || string(written) != text {
+			t.Errorf("%s: %d of %d bytes written, %v", name, len(written), len(text), err)
 		}
 	}
 }
 
-// TestContentThatIsNotWholeEndsWithAnError has agents that fail, die and lie.
-func TestContentThatIsNotWholeEndsWithAnError(t *testing.T) {
+func TestIncompleteContentEndsWithAnError(t *testing.T) {
 	text := strings.Repeat("x", 100_000)
 	for name, c := range map[string]struct {
 		read func(context.Context, FileWriter) error
@@ -140,14 +139,13 @@ func TestContentThatIsNotWholeEndsWithAnError(t *testing.T) {
 		"it sends too much":   {sends(text, "x"), errTooMuch},
 		"it sends holes":      {sends(text[:99_999], strings.Repeat("\x00", 1<<20)), errTooMuch},
 	} {
-		client := shelved(t, &shelf{info: FileInfo{Size: 100_000}, read: c.read})
+		client := connectFiles(t, &fakeFiles{info: FileInfo{Size: 100_000}, read: c.read})
 		_, content, err := client.ReadFile(t.Context(), ReadFileArgs{Length: -1})
 		if err != nil {
 			t.Fatal(err)
 		}
 		n, err := io.Copy(io.Discard, content)
-		var refused *RemoteError
-		if errors.As(c.want, &refused) {
+		if refused, ok := errors.AsType[*RemoteError](c.want); ok {
 			var got *RemoteError
 			if !errors.As(err, &got) || *got != *refused {
 				t.Errorf("%s: %v", name, err)
@@ -159,8 +157,8 @@ func TestContentThatIsNotWholeEndsWithAnError(t *testing.T) {
 	}
 }
 
-func TestAgentThatDiesLeavesNoWholeContent(t *testing.T) {
-	c := shelved(t, &shelf{info: FileInfo{Size: UnknownSize}, read: func(ctx context.Context, w FileWriter) error {
+func TestContentOfALostSessionIsIncomplete(t *testing.T) {
+	c := connectFiles(t, &fakeFiles{info: FileInfo{Size: UnknownSize}, read: func(ctx context.Context, w FileWriter) error {
 		_ = sends("half")(ctx, w)
 		<-ctx.Done()
 		return ctx.Err()
@@ -180,7 +178,7 @@ func TestAgentThatDiesLeavesNoWholeContent(t *testing.T) {
 }
 
 func TestRefusalEndsAnUploadEarly(t *testing.T) {
-	c := shelved(t, &shelf{write: func(content io.Reader) error {
+	c := connectFiles(t, &fakeFiles{write: func(content io.Reader) error {
 		_, _ = io.ReadFull(content, make([]byte, 1000))
 		return Refuse(CodeDiskFull, "it is")
 	}})
@@ -191,8 +189,8 @@ func TestRefusalEndsAnUploadEarly(t *testing.T) {
 	}
 }
 
-func TestPartTakenForTheWholeIsAnError(t *testing.T) {
-	c := shelved(t, &shelf{write: func(content io.Reader) error {
+func TestAgentThatAcceptsAnIncompleteContentIsAnError(t *testing.T) {
+	c := connectFiles(t, &fakeFiles{write: func(content io.Reader) error {
 		_, err := io.ReadFull(content, make([]byte, 1000))
 		return err
 	}})
@@ -201,10 +199,10 @@ func TestPartTakenForTheWholeIsAnError(t *testing.T) {
 	}
 }
 
-func TestErrorsOfTheCallersComeBack(t *testing.T) {
+func TestErrorsOfTheCallerAreReturned(t *testing.T) {
 	own := errors.New("the caller's own")
 	cut := make(chan error, 1)
-	s := &shelf{
+	s := &fakeFiles{
 		info: FileInfo{Size: 4}, read: sends("text"), items: []FileInfo{{Kind: KindFile}},
 		write: func(content io.Reader) error {
 			_, err := io.ReadAll(content)
@@ -217,11 +215,11 @@ func TestErrorsOfTheCallersComeBack(t *testing.T) {
 			return ctx.Err()
 		},
 	}
-	c, ctx := shelved(t, s), t.Context()
+	c, ctx := connectFiles(t, s), t.Context()
 	_, err := c.WriteFile(ctx, WriteFileArgs{}, io.MultiReader(strings.NewReader("begun"), iotest.ErrReader(own)))
 	requireLocal(t, err, own)
 	if err := <-cut; !errors.Is(err, ErrCut) {
-		t.Errorf("the agent took it for whole: %v", err)
+		t.Errorf("the agent saw a complete content: %v", err)
 	}
 	requireLocal(t, c.ListFiles(ctx, PathArgs{}, func(FileInfo) error { return own }), own)
 	requireLocal(t, c.WatchFiles(ctx, WatchFilesArgs{}, func() {}, func(FileChange) error { return own }), own)
@@ -242,16 +240,16 @@ func requireLocal(t *testing.T, err, own error) {
 	}
 }
 
-// TestContentThatFailsAtOnceIsGivenUpAtOnce repeats what is a matter of which
-// goroutine is faster.
-func TestContentThatFailsAtOnceIsGivenUpAtOnce(t *testing.T) {
+// TestContentThatFailsAtOnceIsAborted repeats the upload, because the result depends on
+// which goroutine is faster.
+func TestContentThatFailsAtOnceIsAborted(t *testing.T) {
 	own := errors.New("the caller's own")
-	s := &shelf{desk: newDesk(), write: func(content io.Reader) error {
+	s := &fakeFiles{fakeHandler: newFakeHandler(), write: func(content io.Reader) error {
 		_, err := io.ReadAll(content)
 		return err
 	}}
-	c, leave := visit(t, s, times{patience: time.Minute, stall: time.Minute, beat: time.Minute})
-	defer leave()
+	c, disconnect := connect(t, s, times{answer: time.Minute, stall: time.Minute, busy: time.Minute})
+	defer disconnect()
 	began := time.Now()
 	for range 100 {
 		_, err := c.WriteFile(t.Context(), WriteFileArgs{}, iotest.ErrReader(own))
@@ -262,9 +260,9 @@ func TestContentThatFailsAtOnceIsGivenUpAtOnce(t *testing.T) {
 	}
 }
 
-func TestHostThatLeavesEndsTheWork(t *testing.T) {
+func TestCloseByTheHostEndsTheOperation(t *testing.T) {
 	ended := make(chan error, 2)
-	c := shelved(t, &shelf{
+	c := connectFiles(t, &fakeFiles{
 		info: FileInfo{Size: UnknownSize},
 		read: func(_ context.Context, w FileWriter) error {
 			_, err := w.ReadFrom(endless("x"))
@@ -283,21 +281,21 @@ func TestHostThatLeavesEndsTheWork(t *testing.T) {
 	}
 	_ = content.Close()
 	if err := <-ended; err == nil {
-		t.Error("the read ended without a reason")
+		t.Error("the read ended without an error")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	if err := c.WatchFiles(ctx, WatchFilesArgs{}, cancel, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("the watch ended with %v", err)
 	}
 	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("its work ended with %v", err)
+		t.Errorf("its operation ended with %v", err)
 	}
 }
 
-// TestPatienceIsWithTheSilent has an agent that is at work for longer than the
-// host waits, and one that says nothing.
-func TestPatienceIsWithTheSilent(t *testing.T) {
-	c := shelved(t, &shelf{stat: func(ctx context.Context) error {
+// TestOnlyASilentAgentTimesOut has an agent that works for longer than the timeout,
+// and one that sends nothing.
+func TestOnlyASilentAgentTimesOut(t *testing.T) {
+	c := connectFiles(t, &fakeFiles{stat: func(ctx context.Context) error {
 		select {
 		case <-time.After(300 * time.Millisecond):
 			return nil
@@ -305,9 +303,9 @@ func TestPatienceIsWithTheSilent(t *testing.T) {
 			return ctx.Err()
 		}
 	}})
-	c.times.patience = 100 * time.Millisecond
+	c.times.answer = 100 * time.Millisecond
 	if _, err := c.StatFile(t.Context(), PathArgs{}); err != nil {
-		t.Errorf("an agent at work: %v", err)
+		t.Errorf("an agent that works: %v", err)
 	}
 	host, guest := net.Pipe()
 	silent := make(chan error, 1)
@@ -322,7 +320,7 @@ func TestPatienceIsWithTheSilent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.times.patience = 50 * time.Millisecond
+	c.times.answer = 50 * time.Millisecond
 	if _, err := c.StatFile(t.Context(), PathArgs{}); !errors.Is(err, yamux.ErrTimeout) {
 		t.Errorf("a silent agent: %v", err)
 	}
@@ -331,8 +329,8 @@ func TestPatienceIsWithTheSilent(t *testing.T) {
 	}
 }
 
-func TestAgentWithoutFilesSaysSo(t *testing.T) {
-	c, _ := pair(t, newDesk())
+func TestFilesAreUnknownToAnOldAgent(t *testing.T) {
+	c, _ := connectTo(t, newFakeHandler())
 	_, err := c.StatFile(t.Context(), PathArgs{})
 	var refused *RemoteError
 	if !errors.As(err, &refused) || refused.Code != CodeUnknownOp {
@@ -340,7 +338,7 @@ func TestAgentWithoutFilesSaysSo(t *testing.T) {
 	}
 }
 
-// FuzzFileContent reads frames that a guest may send.
+// FuzzFileContent has a guest that sends any bytes as content.
 func FuzzFileContent(f *testing.F) {
 	zeros := func(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 	add := func(limit int64, frames ...[]byte) { f.Add(bytes.Join(frames, nil), limit) }
@@ -363,7 +361,7 @@ func FuzzFileContent(f *testing.F) {
 			t.Errorf("%d bytes of %d", n, limit)
 		}
 		if err == nil && limit >= 0 && n != limit {
-			t.Errorf("%d bytes are whole, of %d", n, limit)
+			t.Errorf("%d bytes are accepted as complete, of %d", n, limit)
 		}
 	})
 }

@@ -7,19 +7,19 @@ import (
 	"slices"
 )
 
-// What follows the reply of a streaming operation is frames: a kind (1 byte), a
-// length (4 bytes, big-endian), and so many bytes. Which kinds an operation has
-// stands with its messages.
+// Frames follow the reply of a streaming operation: a kind (1 byte), a length (4 bytes,
+// big-endian), and the payload. The kinds are defined beside the operations.
 const (
-	// MaxFrame bounds a frame's payload in bytes. It is small, so that a signal
-	// need not wait long behind data.
-	MaxFrame   = 32 << 10
+	// MaxFrame limits a frame's payload, in bytes. It is small, so that a signal does not
+	// queue long behind data.
+	MaxFrame = 32 << 10
+	// frameStart is the size of the kind and the length, in bytes.
 	frameStart = 5
 )
 
 var errFrameTooLarge = errors.New("frame exceeds its limit")
 
-// writeFrame writes one frame in one piece.
+// writeFrame writes a frame in one call.
 func writeFrame(w io.Writer, kind byte, payload []byte) error {
 	framed, err := appendFrame(nil, kind, payload)
 	if err != nil {
@@ -39,14 +39,14 @@ func appendFrame(to []byte, kind byte, payload []byte) ([]byte, error) {
 	return append(to, payload...), nil
 }
 
-// frameReader reads frames into one buffer of bounded size.
+// frameReader reads frames into one buffer of limited size.
 type frameReader struct {
 	r   io.Reader
 	buf []byte
 }
 
-// next returns the next frame; its payload is valid until the next call. At a
-// clean end between two frames the error is io.EOF.
+// next returns the next frame. The payload is valid until the next call. The error is
+// io.EOF if the stream ends between two frames.
 func (f *frameReader) next() (kind byte, payload []byte, err error) {
 	var start [frameStart]byte
 	if _, err := io.ReadFull(f.r, start[:]); err != nil {

@@ -5,21 +5,22 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
-// guard reads what a guest sends into a yamux session, and ends it on frames
-// that would make hatchd pile up work: a stream opened by the guest, or pings
-// (yamux answers each in a goroutine of its own) faster than any agent of ours
-// sends them. It changes nothing of what passes.
+// guard passes a guest's bytes to a yamux session, unchanged. It fails on frames that
+// would make hatchd queue unlimited work: streams opened by the guest, and pings faster
+// than hatch-agent sends them, each of which yamux answers in a goroutine of its own.
 type guard struct {
 	r       io.Reader
-	pings   Pace
+	pings   *rate.Limiter
 	header  [headerSize]byte
-	have    int    // bytes of header
-	payload uint32 // bytes of the current frame still to come
+	have    int    // bytes of header read
+	payload uint32 // bytes left of the current frame
 }
 
-// The parts of yamux's framing that the guard looks at.
+// Parts of yamux's framing.
 const (
 	headerSize = 12
 	typeData   = 0
@@ -28,10 +29,10 @@ const (
 	flagSYN    = 1
 )
 
-var errHostile = errors.New("the guest sent frames that no agent sends")
+var errHostile = errors.New("the guest sent yamux frames that hatch-agent does not send")
 
 func newGuard(r io.Reader) *guard {
-	return &guard{r: r, pings: Pace{Burst: 10, Every: time.Second}}
+	return &guard{r: r, pings: rate.NewLimiter(rate.Every(time.Second), 10)}
 }
 
 func (g *guard) Read(p []byte) (int, error) {
@@ -42,6 +43,7 @@ func (g *guard) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// inspect checks the headers of the frames in b.
 func (g *guard) inspect(b []byte) error {
 	for len(b) > 0 {
 		if g.payload > 0 {
@@ -50,21 +52,22 @@ func (g *guard) inspect(b []byte) error {
 			b = b[skip:]
 			continue
 		}
-		taken := copy(g.header[g.have:], b)
-		g.have += taken
-		b = b[taken:]
+		n := copy(g.header[g.have:], b)
+		g.have += n
+		b = b[n:]
 		if g.have < headerSize {
 			return nil
 		}
 		g.have = 0
-		if err := g.frame(); err != nil {
+		if err := g.checkHeader(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (g *guard) frame() error {
+// checkHeader refuses the frame of a complete header, or skips its payload.
+func (g *guard) checkHeader() error {
 	kind := g.header[1]
 	syn := binary.BigEndian.Uint16(g.header[2:])&flagSYN != 0
 	switch {
@@ -72,29 +75,10 @@ func (g *guard) frame() error {
 		return errHostile
 	case syn && kind != typePing:
 		return errHostile
-	case syn && g.pings.Take(time.Now()) > 0:
+	case syn && !g.pings.Allow():
 		return errHostile
 	case kind == typeData:
 		g.payload = binary.BigEndian.Uint32(g.header[8:])
 	}
 	return nil
-}
-
-// Pace spreads events: Burst (≥ 1) of them at once, then one per Every. It is
-// for one goroutine.
-type Pace struct {
-	Burst int
-	Every time.Duration
-
-	earliest time.Time // when the bucket was, or will be, full
-}
-
-// Take counts an event at now and returns how long it should have waited: 0
-// while within the pace. An event that has to wait is counted too.
-func (p *Pace) Take(now time.Time) time.Duration {
-	if p.earliest.Before(now) {
-		p.earliest = now
-	}
-	p.earliest = p.earliest.Add(p.Every)
-	return max(0, p.earliest.Sub(now)-time.Duration(p.Burst)*p.Every)
 }

@@ -12,18 +12,20 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/backoff"
 )
 
-// The handshake, line by line; N is a nonce of the host's own making:
+// The handshake, line by line; N is a nonce that the host chooses:
 //
-//	host   sync VERSION N    sent again until it is answered
+//	host   sync VERSION N    repeated until the agent answers
 //	agent  ack VERSION N     one for each sync
-//	host   start VERSION N   VERSION is the lower one: it is what will be spoken
+//	host   start VERSION N   VERSION is the lower one, which the session uses
 //	agent  go VERSION N
 //
-// Lines that do not fit are dropped: they are left over from an earlier
-// connection. After go, both ends speak yamux. Because nothing follows start
-// before go, no sync line can end up within the session.
+// Both ends drop other lines, which are the rest of an earlier connection. After go, both
+// speak yamux. The host sends nothing between start and go, so that no sync line becomes
+// part of the session.
 const (
 	magic     = "hatch-agent"
 	wordSync  = "sync"
@@ -33,15 +35,15 @@ const (
 )
 
 const (
-	lineLimit    = 4 << 10 // a longer line is not ours
-	discardLimit = 4 << 20 // more than any buffer on the way holds
+	lineLimit    = 4 << 10 // a longer line is not part of a handshake
+	discardLimit = 4 << 20 // larger than all buffers between host and agent
 )
 
-// Times between two sync lines. The wait as a whole has no end: a guest may
-// take its time to boot, or be paused.
+// Backoff between sync lines. Their number is not limited: a guest may boot slowly, or be
+// paused.
 const (
-	firstResend = time.Second
-	lastResend  = 5 * time.Second
+	minResend = time.Second
+	maxResend = 5 * time.Second
 )
 
 type handshakeLine struct {
@@ -50,12 +52,12 @@ type handshakeLine struct {
 	nonce   string
 }
 
-// String begins with a line end, which closes whatever half line went before.
+// String begins with a line feed, which ends the partial line of an earlier connection.
 func (l handshakeLine) String() string {
 	return fmt.Sprintf("\n%s %s %d %s\n", magic, l.word, l.version, l.nonce)
 }
 
-// parseLine reports whether the bytes are a line of the handshake.
+// parseLine parses a line of the handshake, and reports whether it is one.
 func parseLine(line []byte) (handshakeLine, bool) {
 	f := strings.Fields(string(line))
 	if len(f) != 4 || f[0] != magic || len(f[3]) != 2*nonceSize {
@@ -68,7 +70,7 @@ func parseLine(line []byte) (handshakeLine, bool) {
 	return handshakeLine{word: f[1], version: version, nonce: f[3]}, true
 }
 
-const nonceSize = 16
+const nonceSize = 16 // bytes
 
 func newNonce() string {
 	var b [nonceSize]byte
@@ -76,8 +78,7 @@ func newNonce() string {
 	return hex.EncodeToString(b[:])
 }
 
-// lineReader finds lines of the handshake in a stream that may begin with
-// anything.
+// lineReader finds lines of the handshake among other bytes.
 type lineReader struct {
 	buf       *bufio.Reader
 	discarded int
@@ -116,8 +117,8 @@ func (r *lineReader) await(word, nonce string) (handshakeLine, error) {
 	}
 }
 
-// greet is the host's side. It waits for an agent until ctx is done, and
-// returns a reader that begins right behind the agent's last line.
+// greet is the host's side of the handshake. It waits for an agent until ctx is done, and
+// returns a reader of the bytes after the agent's last line.
 func greet(ctx context.Context, conn net.Conn) (version int, rest *bufio.Reader, err error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
 	defer stop()
@@ -130,7 +131,7 @@ func greet(ctx context.Context, conn net.Conn) (version int, rest *bufio.Reader,
 	ack, err := lines.await(wordAck, nonce)
 	close(acked)
 	if err != nil {
-		_ = conn.SetWriteDeadline(time.Now()) // a write that still waits
+		_ = conn.SetWriteDeadline(time.Now()) // interrupts sendSyncs
 	}
 	if sendErr := <-sent; err == nil {
 		err = sendErr
@@ -148,11 +149,11 @@ func greet(ctx context.Context, conn net.Conn) (version int, rest *bufio.Reader,
 	return version, lines.buf, nil
 }
 
-// sendSyncs repeats the sync line until acked is closed. The first one may
-// meet an agent that is still in an earlier session and takes it for garbage.
+// sendSyncs repeats the sync line until acked is closed. An agent that is still
+// in an earlier session drops the first one.
 func sendSyncs(w io.Writer, nonce string, acked <-chan struct{}) error {
-	pause := firstResend
-	timer := time.NewTimer(pause)
+	resend := backoff.New(minResend, maxResend)
+	timer := time.NewTimer(resend.Next())
 	defer timer.Stop()
 	for {
 		if _, err := io.WriteString(w, handshakeLine{wordSync, Version, nonce}.String()); err != nil {
@@ -162,13 +163,13 @@ func sendSyncs(w io.Writer, nonce string, acked <-chan struct{}) error {
 		case <-acked:
 			return nil
 		case <-timer.C:
-			pause = min(2*pause, lastResend)
-			timer.Reset(pause)
+			timer.Reset(resend.Next())
 		}
 	}
 }
 
-// answer is the agent's side: it returns when a host has started a session.
+// answer is the agent's side of the handshake. It returns when a host has started a
+// session.
 func answer(conn io.ReadWriter) (version int, rest *bufio.Reader, err error) {
 	lines := &lineReader{buf: bufio.NewReaderSize(conn, lineLimit)}
 	nonce := ""

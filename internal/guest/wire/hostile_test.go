@@ -20,7 +20,7 @@ func frame(kind byte, flags uint16, stream, length uint32) []byte {
 	return binary.BigEndian.AppendUint32(b, length)
 }
 
-func TestGuardEndsWhatNoAgentSends(t *testing.T) {
+func TestGuardRefusesHostileFrames(t *testing.T) {
 	data := append(frame(typeData, 0, 1, 24), bytes.Repeat([]byte{0, 0, 0, 1}, 6)...) // a payload that looks like SYN
 	ping := frame(typePing, flagSYN, 0, 7)
 	for _, c := range []struct {
@@ -31,46 +31,33 @@ func TestGuardEndsWhatNoAgentSends(t *testing.T) {
 		{"data and ping answers", bytes.Repeat(append(data, frame(typePing, 2, 0, 7)...), 100), false},
 		{"some pings", bytes.Repeat(ping, 10), false},
 		{"a flood of pings", bytes.Repeat(ping, 12), true},
-		{"a stream of the guest's", frame(1, flagSYN, 2, 0), true},
+		{"a stream opened by the guest", frame(1, flagSYN, 2, 0), true},
 		{"the same with data", frame(typeData, flagSYN, 2, 0), true},
 		{"an unknown frame", frame(4, 0, 0, 0), true},
 	} {
 		for _, chunk := range []int{1, 7, 4096} {
 			g := newGuard(bytes.NewReader(c.bytes))
-			out, err := io.ReadAll(struct{ io.Reader }{&chunked{g, chunk}})
+			out, err := io.ReadAll(struct{ io.Reader }{&chunkReader{g, chunk}})
 			if hostile := errors.Is(err, errHostile); hostile != c.hostile {
 				t.Errorf("%s in pieces of %d: %v", c.name, chunk, err)
 			}
 			if !c.hostile && !bytes.Equal(out, c.bytes) {
-				t.Errorf("%s in pieces of %d: changed on the way", c.name, chunk)
+				t.Errorf("%s in pieces of %d: changed in transit", c.name, chunk)
 			}
 		}
 	}
 }
 
-type chunked struct {
+type chunkReader struct {
 	r    io.Reader
 	size int
 }
 
-func (c *chunked) Read(p []byte) (int, error) { return c.r.Read(p[:min(c.size, len(p))]) }
+func (c *chunkReader) Read(p []byte) (int, error) { return c.r.Read(p[:min(c.size, len(p))]) }
 
-func TestPace(t *testing.T) {
-	p := Pace{Burst: 2, Every: time.Second}
-	t0 := time.Unix(100, 0)
-	for i, want := range []time.Duration{0, 0, time.Second, 2 * time.Second} {
-		if got := p.Take(t0); got != want {
-			t.Errorf("event %d waits %v, want %v", i, got, want)
-		}
-	}
-	if got := p.Take(t0.Add(time.Hour)); got != 0 {
-		t.Errorf("after a rest an event waits %v", got)
-	}
-}
-
-func TestHandshakeGivesUpOnEndlessRubbish(t *testing.T) {
-	for name, rubbish := range map[string]string{"lines": "x\n", "no lines": "xxxx", "handshakes of others": handshakeLine{wordGo, 1, newNonce()}.String()} {
-		r := &lineReader{buf: bufio.NewReaderSize(endless(rubbish), lineLimit)}
+func TestHandshakeEndsOnEndlessGarbage(t *testing.T) {
+	for name, garbage := range map[string]string{"lines": "x\n", "no lines": "xxxx", "handshakes of others": handshakeLine{wordGo, 1, newNonce()}.String()} {
+		r := &lineReader{buf: bufio.NewReaderSize(endless(garbage), lineLimit)}
 		if _, err := r.await(wordAck, newNonce()); !errors.Is(err, errNoHandshake) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -87,7 +74,7 @@ func (e endless) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// hostileGuest shakes hands as an agent does, then sends what it is given.
+// hostileGuest completes the handshake, and then sends the test's bytes.
 func hostileGuest(conn net.Conn, sent []byte) {
 	defer func() { _ = conn.Close() }()
 	_, rest, err := answer(conn)
@@ -104,8 +91,8 @@ func hostileGuest(conn net.Conn, sent []byte) {
 	<-drained
 }
 
-// FuzzClient lets a guest send anything within a session: hatchd must neither
-// panic nor hang nor leak.
+// FuzzClient has a guest that sends any bytes in a session: hatchd must not panic, hang or
+// leak.
 func FuzzClient(f *testing.F) {
 	f.Add(frame(1, 2, 1, 0))
 	f.Add(append(frame(typeData, 2, 1, 6), "\x00\x00\x00\x02{}"...))
@@ -134,7 +121,7 @@ func FuzzClient(f *testing.F) {
 		_ = c.Close()
 		<-done
 		if ctx.Err() != nil {
-			t.Error("it took until the deadline")
+			t.Error("the client hung until its deadline")
 		}
 	})
 }
@@ -150,7 +137,7 @@ func FuzzHandshake(f *testing.F) {
 		}{strings.NewReader(given + handshakeLine{wordSync, 3, nonce}.String() + handshakeLine{wordStart, 1, nonce}.String() + "rest"), io.Discard}
 		version, rest, err := answer(rw)
 		if err != nil {
-			t.Fatalf("rubbish in front hides a handshake: %v", err)
+			t.Fatalf("bytes before the handshake break it: %v", err)
 		}
 		if left, _ := io.ReadAll(rest); version == 1 && !strings.HasSuffix(string(left), "rest") {
 			t.Errorf("bytes of the session are lost: %q", left)
@@ -165,7 +152,7 @@ func FuzzMessage(f *testing.F) {
 		var st Status
 		r := bytes.NewReader(raw)
 		if err := readResult(r, &st); err == nil && len(raw)-r.Len() > maxMessage+4 {
-			t.Error("read more than a message")
+			t.Error("readResult read more than a message")
 		}
 	})
 }

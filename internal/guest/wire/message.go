@@ -8,7 +8,7 @@ import (
 	"io"
 )
 
-// Op names what a request asks for.
+// Op is the name of an operation.
 type Op string
 
 // The operations of version 1.
@@ -19,8 +19,8 @@ const (
 	OpShutdown Op = "shutdown" // ShutdownArgs → nothing
 )
 
-// Request opens a stream. Fields may be added; a reader ignores those it does
-// not know. What follows the reply on the stream is the operation's own.
+// Request is the first message of a stream. Later versions may add fields; a reader
+// ignores fields that it does not know. Each operation defines what follows the reply.
 type Request struct {
 	Version int             `json:"version"`
 	Op      Op              `json:"op"`
@@ -30,22 +30,22 @@ type Request struct {
 // Reply answers a request.
 type Reply struct {
 	OK     bool            `json:"ok"`
-	Code   string          `json:"code,omitempty"`  // for programs, when not OK
-	Error  string          `json:"error,omitempty"` // in words, when not OK
+	Code   string          `json:"code,omitempty"`  // for programs, if not OK
+	Error  string          `json:"error,omitempty"` // for people, if not OK
 	Result json.RawMessage `json:"result,omitempty"`
 }
 
 // Codes of a Reply that is not OK.
 const (
-	CodeUnknownOp = "unknown_op" // this agent is too old for the operation
+	CodeUnknownOp = "unknown_op" // the agent is too old for the operation
 	CodeInvalid   = "invalid"    // the arguments are wrong
-	CodeFailed    = "failed"     // the guest could not do it
-	CodeBusy      = "busy"       // the agent serves as many requests as it can
+	CodeFailed    = "failed"     // the operation failed in the guest
+	CodeBusy      = "busy"       // the agent is serving its maximum number of requests
 )
 
-// lasts reports whether requests for o may stay open for long. Some places are
-// kept free of them, so that a guest can always be asked something.
-func (o Op) lasts() bool {
+// long reports whether requests for o may stay open for long. They cannot use all slots,
+// so that hatchd can always make short requests.
+func (o Op) long() bool {
 	switch o {
 	case OpExec, OpAttachProcess, OpDial,
 		OpReadFile, OpWriteFile, OpListFiles, OpReadTree, OpWriteTree, OpWatchFiles, OpTailFile:
@@ -55,7 +55,7 @@ func (o Op) lasts() bool {
 	}
 }
 
-// Hello tells who answers.
+// Hello describes the agent.
 type Hello struct {
 	Agent    string `json:"agent"`    // version of the program
 	Versions []int  `json:"versions"` // of the protocol
@@ -78,14 +78,14 @@ type CloudInit struct {
 const (
 	CloudInitAbsent   = "absent"
 	CloudInitDisabled = "disabled"
-	CloudInitRunning  = "running" // or about to run
+	CloudInitRunning  = "running" // running, or not yet started
 	CloudInitDone     = "done"
 	CloudInitError    = "error"
 )
 
-// Status is what an agent sees of its guest.
+// Status is a guest's state.
 type Status struct {
-	Addresses []Address `json:"addresses"` // without loopback and link-local ones
+	Addresses []Address `json:"addresses"` // except loopback and link-local ones
 	CloudInit CloudInit `json:"cloud_init"`
 }
 
@@ -103,14 +103,14 @@ func (e *RemoteError) Error() string {
 	return fmt.Sprintf("the agent answered %q: %q", e.Code, e.Message)
 }
 
-// Refuse returns what a Handler's method answers when it cannot do as asked.
+// Refuse returns an error for a [Handler] to return, which is sent with its code.
 func Refuse(code, format string, args ...any) *RemoteError {
 	return &RemoteError{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
 var errTooLarge = errors.New("message exceeds its limit")
 
-// writeMessage writes v as JSON behind its length: 4 bytes, big-endian.
+// writeMessage writes v as JSON, after its length: 4 bytes, big-endian.
 func writeMessage(w io.Writer, v any) error { return writeLimited(w, v, maxMessage) }
 
 func writeLimited(w io.Writer, v any, limit int) error {
@@ -148,7 +148,7 @@ func readLimited(r io.Reader, v any, limit uint32) error {
 	return nil
 }
 
-// decodeResult fills result from a reply, or returns its error.
+// decodeResult decodes the result of a reply, or returns the reply's error.
 func (r Reply) decodeResult(result any) error {
 	if !r.OK {
 		return &RemoteError{Code: r.Code, Message: r.Error}

@@ -14,7 +14,7 @@ const (
 	OpExec          Op = "process.exec"   // ProcessSpec → Process, then frames both ways, from the first byte of output
 	OpAttachProcess Op = "process.attach" // ProcessArgs → Process, then frames both ways
 	OpStartProcess  Op = "process.start"  // ProcessSpec → Process
-	OpProcesses     Op = "process.list"   // → nothing, then a frame for each, and one for the end
+	OpProcesses     Op = "process.list"   // → nothing, then a frame for each process, and frameEnd
 	OpProcess       Op = "process.get"    // ProcessArgs → Process
 	OpWriteProcess  Op = "process.write"  // ProcessArgs, then frames of stdin up to its end or a flush → nothing
 	OpSignalProcess Op = "process.signal" // ProcessArgs → nothing
@@ -22,7 +22,7 @@ const (
 	OpRemoveProcess Op = "process.remove" // ProcessArgs → nothing
 )
 
-// Codes of the refusals that are about processes.
+// Codes of errors about processes.
 const (
 	CodeNoProcess     = "process_not_found"
 	CodeManyProcesses = "too_many_processes"
@@ -39,10 +39,10 @@ const (
 const (
 	frameStdout  = 'o' // bytes
 	frameStderr  = 'e' // bytes
-	frameLost    = 'l' // number of bytes that are not kept any more, 8 bytes big-endian
+	frameLost    = 'l' // number of bytes of output that were dropped, 8 bytes big-endian
 	frameExit    = 'x' // ProcessExit
-	frameNoStdin = 'n' // nothing: the process reads no stdin any more
-	frameBeat    = 'b' // nothing, only to learn whether the host is there
+	frameNoStdin = 'n' // nothing: the stdin of the process is closed
+	frameBusy    = 'b' // nothing: the process does not read; the write fails if hatchd has closed the stream
 	frameProcess = 'p' // Process
 	frameEnd     = '.' // nothing: the list is complete
 )
@@ -50,17 +50,17 @@ const (
 // Frames from the host.
 const (
 	frameStdin      = 'i' // bytes
-	frameStdinEnd   = 'q' // nothing: stdin ends here
-	frameStdinFlush = 'f' // nothing: this write ends here, stdin does not
+	frameStdinEnd   = 'q' // nothing: stdin ends
+	frameStdinFlush = 'f' // nothing: this write ends, but not stdin
 )
 
-// Terminal is the size of one, in characters.
+// Terminal is the size of a terminal, in characters.
 type Terminal struct {
 	Rows uint16 `json:"rows"`
 	Cols uint16 `json:"cols"`
 }
 
-// ProcessSpec says what to run.
+// ProcessSpec describes a process to start.
 type ProcessSpec struct {
 	ID      string            `json:"id"` // chosen by the host; see ValidProcessID
 	Argv    []string          `json:"argv,omitempty"`
@@ -73,8 +73,8 @@ type ProcessSpec struct {
 	Timeout time.Duration     `json:"timeout_ns,omitempty"`
 }
 
-// Process is one process of the guest's. Its spec has no Env, and of the rest
-// no more than MaxCommand bytes: it is for people.
+// Process describes a process of the guest. Its spec is only for display: it has no Env,
+// and at most MaxCommand bytes.
 type Process struct {
 	Spec      ProcessSpec  `json:"spec"`
 	PID       int          `json:"pid"`
@@ -83,13 +83,13 @@ type Process struct {
 	Output    int64        `json:"output"` // bytes so far
 }
 
-// Bounds of what is told of processes.
+// Limits of descriptions.
 const (
 	MaxCommand   = 4 << 10 // bytes of all strings of a spec
 	MaxProcesses = 2048    // in one list
 )
 
-// ProcessExit tells how a process ended.
+// ProcessExit describes how a process ended.
 type ProcessExit struct {
 	Code     int    `json:"code"`
 	Signal   string `json:"signal,omitempty"`
@@ -105,8 +105,7 @@ type ProcessArgs struct {
 	Terminal *Terminal `json:"tty,omitempty"`    // OpResizeProcess
 }
 
-// ProcessChunk is what an attached reader gets: output (Data), a gap (Lost), or
-// the end (Exit).
+// ProcessChunk is output (Data), a number of dropped bytes (Lost), or the end (Exit).
 type ProcessChunk struct {
 	Stderr bool
 	Data   []byte
@@ -114,8 +113,7 @@ type ProcessChunk struct {
 	Exit   *ProcessExit
 }
 
-// ValidProcessID reports whether id is one of a process: exec_ and 12
-// lower-case letters and digits.
+// ValidProcessID reports whether id is exec_ and 12 lower-case letters and digits.
 func ValidProcessID(id string) bool {
 	const prefix, length = "exec_", 12
 	if len(id) != len(prefix)+length || id[:len(prefix)] != prefix {
@@ -129,17 +127,26 @@ func ValidProcessID(id string) bool {
 	return true
 }
 
-// ProcessHandler runs processes in the guest. A Handler that is none of these
-// does not know the operations. What it refuses it refuses with [Refuse].
+// ProcessHandler runs processes in the guest. A [Handler] that does not implement it does
+// not know the operations. Its errors come from [Refuse].
 type ProcessHandler interface {
+	ProcessStarter
+	ProcessController
+	Processes() []Process
+	Process(id string) (Process, error)
+}
+
+// ProcessStarter starts processes, and attaches to them.
+type ProcessStarter interface {
 	StartProcess(spec ProcessSpec) (Process, error)
 	ExecProcess(spec ProcessSpec) (Process, ProcessAttachment, error)
 	AttachProcess(id string, from int64) (Process, ProcessAttachment, error)
-	Processes() []Process
-	Process(id string) (Process, error)
+}
 
-	// WriteProcess waits until the process has taken p, or ctx is done, and
-	// returns how much it took.
+// ProcessController controls one process.
+type ProcessController interface {
+	// WriteProcess waits until the process has read p, or ctx is done, and returns
+	// how many bytes it read.
 	WriteProcess(ctx context.Context, id string, p []byte) (int, error)
 	EndProcessStdin(ctx context.Context, id string) error
 	SignalProcess(id, name string) error
@@ -149,15 +156,15 @@ type ProcessHandler interface {
 
 // ProcessAttachment is one reader of a process.
 type ProcessAttachment interface {
-	// Next waits for the next chunk until ctx is done; its data is at most
-	// MaxFrame bytes. Where it has to wait it runs idle first.
+	// Next waits for the next chunk until ctx is done. Its data has at most MaxFrame
+	// bytes. Next calls idle before it blocks.
 	Next(ctx context.Context, idle func() error) (ProcessChunk, error)
 	Close()
 }
 
-var errProcessFrame = errors.New("a frame that no agent sends")
+var errProcessFrame = errors.New("invalid frame of a process")
 
-// parseProcessFrame reads a chunk from a frame of the agent's.
+// parseProcessFrame returns the chunk in a frame from the agent.
 func parseProcessFrame(kind byte, payload []byte) (ProcessChunk, error) {
 	switch kind {
 	case frameStdout, frameStderr:
@@ -166,7 +173,14 @@ func parseProcessFrame(kind byte, payload []byte) (ProcessChunk, error) {
 		}
 		return ProcessChunk{Stderr: kind == frameStderr, Data: payload}, nil
 	case frameLost:
-		return parseLost(payload)
+		if len(payload) != 8 {
+			return ProcessChunk{}, errProcessFrame
+		}
+		lost := binary.BigEndian.Uint64(payload)
+		if lost == 0 || lost > math.MaxInt64 {
+			return ProcessChunk{}, errProcessFrame
+		}
+		return ProcessChunk{Lost: int64(lost)}, nil
 	case frameExit:
 		exit := &ProcessExit{}
 		if err := json.Unmarshal(payload, exit); err != nil {
@@ -178,18 +192,7 @@ func parseProcessFrame(kind byte, payload []byte) (ProcessChunk, error) {
 	}
 }
 
-func parseLost(payload []byte) (ProcessChunk, error) {
-	if len(payload) != 8 {
-		return ProcessChunk{}, errProcessFrame
-	}
-	lost := binary.BigEndian.Uint64(payload)
-	if lost == 0 || lost > math.MaxInt64 {
-		return ProcessChunk{}, errProcessFrame
-	}
-	return ProcessChunk{Lost: int64(lost)}, nil
-}
-
-// frame returns the chunk as a frame of the agent's.
+// frame returns the chunk as a frame from the agent.
 func (c ProcessChunk) frame() (kind byte, payload []byte, err error) {
 	switch {
 	case c.Exit != nil:

@@ -10,31 +10,30 @@ import (
 	"time"
 )
 
-// maxListed bounds a list of processes, in bytes.
+// maxListed limits a list of processes, in bytes.
 const maxListed = 8 << 20
 
-// ErrDetached says that the agent let go of a reader that took nothing for too
-// long. The process goes on.
-var ErrDetached = errors.New("the agent let go of a reader that was too slow")
+// ErrDetached means that the agent detached a reader that read nothing for too long. The
+// process continues.
+var ErrDetached = errors.New("the agent detached a reader that was too slow")
 
-var errNoStdin = Refuse(CodeStdinClosed, "the process reads no more from its stdin")
+var errNoStdin = Refuse(CodeStdinClosed, "the stdin of the process is closed")
 
-// ProcessStream is an attached reader, and writer, of a process. One goroutine
-// may read and one write.
+// ProcessStream is an attached reader of a process's output, and writer of its stdin. One
+// goroutine may read and one may write.
 type ProcessStream struct {
 	stream  *stream
 	frames  frameReader
-	noStdin atomic.Bool // the process reads no more
+	noStdin atomic.Bool // the stdin of the process is closed
 }
 
-// Exec starts a process and attaches to it. When ctx is done the stream
-// breaks.
+// Exec starts a process and attaches to it. The stream is closed when ctx is done.
 func (c *Client) Exec(ctx context.Context, spec ProcessSpec) (Process, *ProcessStream, error) {
 	return c.attach(ctx, OpExec, spec)
 }
 
-// AttachProcess attaches to a process at an offset of its output. When ctx is
-// done the stream breaks.
+// AttachProcess attaches to a process at an offset of its output. The stream is closed
+// when ctx is done.
 func (c *Client) AttachProcess(ctx context.Context, id string, from int64) (Process, *ProcessStream, error) {
 	return c.attach(ctx, OpAttachProcess, ProcessArgs{ID: id, From: from})
 }
@@ -47,19 +46,19 @@ func (c *Client) attach(ctx context.Context, op Op, args any) (Process, *Process
 	}
 	if err := s.firstReply(&p); err != nil {
 		_ = s.Close()
-		return p, nil, s.fault(err)
+		return p, nil, s.explain(err)
 	}
 	return p, &ProcessStream{stream: s, frames: frameReader{r: s}}, nil
 }
 
-// firstReply waits for the reply with patience.
+// firstReply waits for the reply, up to the stream's timeout.
 func (s *stream) firstReply(result any) error {
-	_ = s.SetReadDeadline(time.Now().Add(s.patience))
+	_ = s.SetReadDeadline(time.Now().Add(s.timeout))
 	if err := readResult(s, result); err != nil {
 		return err
 	}
 	_ = s.SetReadDeadline(time.Time{})
-	return s.cause() // its deadline may have been undone just now
+	return s.cause() // SetReadDeadline may have replaced the context's deadline
 }
 
 // Next waits for the next chunk, whose data is valid until the next call.
@@ -70,38 +69,38 @@ func (s *ProcessStream) Next() (ProcessChunk, error) {
 			err = ErrDetached
 		}
 		if err != nil {
-			return ProcessChunk{}, s.stream.fault(err)
+			return ProcessChunk{}, s.stream.explain(err)
 		}
 		switch kind {
-		case frameBeat:
+		case frameBusy:
 		case frameNoStdin:
 			s.noStdin.Store(true)
 		default:
 			chunk, err := parseProcessFrame(kind, payload)
-			return chunk, s.stream.fault(err)
+			return chunk, s.stream.explain(err)
 		}
 	}
 }
 
-// Write sends p to the process's stdin. That the process reads no more is
-// known once Next has come by it.
+// Write sends p to the process's stdin. It fails once Next has received that stdin is
+// closed.
 func (s *ProcessStream) Write(p []byte) (int, error) {
 	if s.noStdin.Load() {
 		return 0, errNoStdin
 	}
 	written, err := writeStdin(s.stream, p)
-	return written, s.stream.fault(err)
+	return written, s.stream.explain(err)
 }
 
-// CloseStdin ends stdin behind what was written.
+// CloseStdin ends stdin after the bytes that were written.
 func (s *ProcessStream) CloseStdin() error {
-	return s.stream.fault(writeFrame(s.stream, frameStdinEnd, nil))
+	return s.stream.explain(writeFrame(s.stream, frameStdinEnd, nil))
 }
 
-// Close lets go of the process.
+// Close detaches; the process continues.
 func (s *ProcessStream) Close() error { return s.stream.Close() }
 
-// writeStdin writes p as frames and returns how many bytes went.
+// writeStdin writes p as frames.
 func writeStdin(w io.Writer, p []byte) (written int, err error) {
 	for len(p) > 0 {
 		part := p[:min(len(p), MaxFrame)]
@@ -114,7 +113,7 @@ func writeStdin(w io.Writer, p []byte) (written int, err error) {
 	return written, nil
 }
 
-// StartProcess starts a process that nobody is attached to.
+// StartProcess starts a process without attaching to it.
 func (c *Client) StartProcess(ctx context.Context, spec ProcessSpec) (Process, error) {
 	var p Process
 	err := c.call(ctx, OpStartProcess, spec, &p)
@@ -128,7 +127,7 @@ func (c *Client) Process(ctx context.Context, id string) (Process, error) {
 	return p, err
 }
 
-// SignalProcess signals a process's group.
+// SignalProcess signals a process and its process group.
 func (c *Client) SignalProcess(ctx context.Context, id, name string) error {
 	return c.call(ctx, OpSignalProcess, ProcessArgs{ID: id, Signal: name}, nil)
 }
@@ -138,7 +137,7 @@ func (c *Client) ResizeProcess(ctx context.Context, id string, size Terminal) er
 	return c.call(ctx, OpResizeProcess, ProcessArgs{ID: id, Terminal: &size}, nil)
 }
 
-// RemoveProcess ends a process's group, if it lives, and forgets the process.
+// RemoveProcess kills a process and its process group, if it runs, and removes it.
 func (c *Client) RemoveProcess(ctx context.Context, id string) error {
 	return c.call(ctx, OpRemoveProcess, ProcessArgs{ID: id}, nil)
 }
@@ -164,7 +163,7 @@ func readProcesses(r io.Reader) ([]Process, error) {
 		kind, payload, err := frames.next()
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("the list is not complete: %w", err)
+			return nil, fmt.Errorf("the list of processes is incomplete: %w", err)
 		case kind == frameEnd:
 			return all, nil
 		case kind != frameProcess || len(all) == MaxProcesses:
@@ -178,8 +177,8 @@ func readProcesses(r io.Reader) ([]Process, error) {
 	}
 }
 
-// WriteProcess writes data to a process's stdin, ends it then if so asked, and
-// returns when the process has taken all of it.
+// WriteProcess writes data to a process's stdin, then closes it if end is set, and
+// returns when the process has read all of it.
 func (c *Client) WriteProcess(ctx context.Context, id string, data []byte, end bool) error {
 	s, err := c.begin(ctx, OpWriteProcess, ProcessArgs{ID: id})
 	if err != nil {
@@ -187,7 +186,7 @@ func (c *Client) WriteProcess(ctx context.Context, id string, data []byte, end b
 	}
 	defer func() { _ = s.Close() }()
 	if err := s.firstReply(nil); err != nil {
-		return s.fault(err)
+		return s.explain(err)
 	}
 	wrote := make(chan struct{})
 	go func() {
@@ -196,23 +195,23 @@ func (c *Client) WriteProcess(ctx context.Context, id string, data []byte, end b
 		if end {
 			last = frameStdinEnd
 		}
-		// What fails here ends what is awaited below.
+		// After an error the wait below fails, too.
 		if _, err := writeStdin(s, data); err == nil {
 			_ = writeFrame(s, last, nil)
 		}
 	}()
-	err = s.awaitTaken()
+	err = s.awaitWritten()
 	_ = s.SetWriteDeadline(time.Now())
 	<-wrote
-	return s.fault(err)
+	return s.explain(err)
 }
 
-// awaitTaken waits for the end of a write. An agent that waits for the process
-// says so again and again.
-func (s *stream) awaitTaken() error {
+// awaitWritten waits for the end of a write. While the process does not read, the agent
+// sends frameBusy.
+func (s *stream) awaitWritten() error {
 	frames := frameReader{r: s}
 	for {
-		_ = s.SetReadDeadline(time.Now().Add(s.patience))
+		_ = s.SetReadDeadline(time.Now().Add(s.timeout))
 		if err := s.cause(); err != nil {
 			return err
 		}
@@ -224,7 +223,7 @@ func (s *stream) awaitTaken() error {
 			return nil
 		case kind == frameNoStdin:
 			return errNoStdin
-		case kind != frameBeat:
+		case kind != frameBusy:
 			return errProcessFrame
 		}
 	}

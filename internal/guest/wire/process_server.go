@@ -10,8 +10,7 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// process serves an operation on processes, and reports whether it is one that
-// the handler knows.
+// process serves the operations on processes. It reports whether it served the request.
 func (r request) process(ctx context.Context, asked Request) bool {
 	h, ok := r.handler.(ProcessHandler)
 	if !ok {
@@ -33,12 +32,12 @@ func (r request) process(ctx context.Context, asked Request) bool {
 func (r request) startProcess(ctx context.Context, h ProcessHandler, asked Request) {
 	var spec ProcessSpec
 	if err := json.Unmarshal(asked.Args, &spec); err != nil || !ValidProcessID(spec.ID) {
-		sendError(r.stream, CodeInvalid, "what to run is not understood")
+		sendError(r.stream, CodeInvalid, "invalid process spec")
 		return
 	}
 	if asked.Op == OpExec {
 		p, reader, err := h.ExecProcess(spec)
-		r.attached(ctx, h, p, reader, err)
+		r.serveAttached(ctx, h, p, reader, err)
 		return
 	}
 	p, err := h.StartProcess(spec)
@@ -48,13 +47,13 @@ func (r request) startProcess(ctx context.Context, h ProcessHandler, asked Reque
 func (r request) oneProcess(ctx context.Context, h ProcessHandler, asked Request) {
 	var args ProcessArgs
 	if err := json.Unmarshal(asked.Args, &args); err != nil || asked.Op == OpResizeProcess && args.Terminal == nil {
-		sendError(r.stream, CodeInvalid, fmt.Sprintf("the arguments of %s are not understood", asked.Op))
+		sendError(r.stream, CodeInvalid, fmt.Sprintf("invalid arguments of %s", asked.Op))
 		return
 	}
 	switch asked.Op {
 	case OpAttachProcess:
 		p, reader, err := h.AttachProcess(args.ID, args.From)
-		r.attached(ctx, h, p, reader, err)
+		r.serveAttached(ctx, h, p, reader, err)
 	case OpProcess:
 		p, err := h.Process(args.ID)
 		r.answer(p, err)
@@ -89,7 +88,7 @@ func (r request) listProcesses(h ProcessHandler) {
 			err = out.add(frameProcess, raw)
 		}
 		if err != nil {
-			return // the host sees that the end is missing
+			return // hatchd notices that frameEnd is missing
 		}
 	}
 	if err := out.add(frameEnd, nil); err == nil {
@@ -97,9 +96,9 @@ func (r request) listProcesses(h ProcessHandler) {
 	}
 }
 
-// attached passes output to the host and stdin from it, until the process has
-// ended or one of the two has left.
-func (r request) attached(ctx context.Context, h ProcessHandler, p Process, reader ProcessAttachment, err error) {
+// serveAttached sends output to hatchd and receives stdin from it, until the process has
+// ended or hatchd has closed the stream.
+func (r request) serveAttached(ctx context.Context, h ProcessHandler, p Process, reader ProcessAttachment, err error) {
 	if err != nil {
 		sendFailure(r.stream, err)
 		return
@@ -109,21 +108,21 @@ func (r request) attached(ctx context.Context, h ProcessHandler, p Process, read
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	fed := make(chan struct{})
+	received := make(chan struct{})
 	go func() {
-		defer close(fed)
+		defer close(received)
 		defer cancel()
-		r.feed(ctx, h, p.Spec.ID)
+		r.receiveStdin(ctx, h, p.Spec.ID)
 	}()
-	r.give(ctx, reader)
+	r.sendOutput(ctx, reader)
 	cancel()
 	_ = r.stream.SetDeadline(time.Now())
-	<-fed
+	<-received
 	_ = r.stream.SetDeadline(time.Time{})
 }
 
-// give sends chunks as they come. Those that are there at once go together.
-func (r request) give(ctx context.Context, reader ProcessAttachment) {
+// sendOutput sends chunks. It sends those that are available at the same time together.
+func (r request) sendOutput(ctx context.Context, reader ProcessAttachment) {
 	out := frameBuffer{stream: r.stream, stall: r.times.stall}
 	for {
 		chunk, err := reader.Next(ctx, out.flush)
@@ -143,20 +142,20 @@ func (r request) give(ctx context.Context, reader ProcessAttachment) {
 	}
 }
 
-// feed passes frames of stdin to the process until the host leaves. Once the
-// process reads no more, what still comes is dropped.
-func (r request) feed(ctx context.Context, h ProcessHandler, id string) {
+// receiveStdin passes frames of stdin to the process until hatchd closes the stream. It
+// drops them once the stdin of the process is closed.
+func (r request) receiveStdin(ctx context.Context, h ProcessHandler, id string) {
 	frames := frameReader{r: r.stream}
-	told := false
+	refusalSent := false
 	for {
 		kind, payload, err := frames.next()
 		if err != nil {
 			return
 		}
 		var refused *RemoteError
-		err = r.take(ctx, h, id, kind, payload)
-		if errors.As(err, &refused) && !told {
-			told = true
+		err = r.applyFrame(ctx, h, id, kind, payload)
+		if errors.As(err, &refused) && !refusalSent {
+			refusalSent = true
 			err = writeFrame(r.stream, frameNoStdin, nil)
 		}
 		if err != nil && !errors.As(err, &refused) {
@@ -165,7 +164,7 @@ func (r request) feed(ctx context.Context, h ProcessHandler, id string) {
 	}
 }
 
-// writeProcess is a write to stdin by a host that is not attached.
+// writeProcess serves a write to stdin without an attached reader.
 func (r request) writeProcess(ctx context.Context, h ProcessHandler, id string) {
 	_, err := h.Process(id)
 	r.answer(nil, err)
@@ -176,7 +175,7 @@ func (r request) writeProcess(ctx context.Context, h ProcessHandler, id string) 
 		if kind, payload, err = frames.next(); err != nil {
 			return
 		}
-		if err = r.take(ctx, h, id, kind, payload); err != nil {
+		if err = r.applyFrame(ctx, h, id, kind, payload); err != nil {
 			_ = writeFrame(r.stream, frameNoStdin, nil)
 		} else if kind != frameStdin {
 			_ = writeFrame(r.stream, frameEnd, nil)
@@ -185,11 +184,11 @@ func (r request) writeProcess(ctx context.Context, h ProcessHandler, id string) 
 	}
 }
 
-// take does what one frame from the host says.
-func (r request) take(ctx context.Context, h ProcessHandler, id string, kind byte, payload []byte) error {
+// applyFrame handles a frame from hatchd.
+func (r request) applyFrame(ctx context.Context, h ProcessHandler, id string, kind byte, payload []byte) error {
 	switch kind {
 	case frameStdin:
-		return r.offer(ctx, h, id, payload)
+		return r.writeInput(ctx, h, id, payload)
 	case frameStdinEnd:
 		return h.EndProcessStdin(ctx, id)
 	case frameStdinFlush:
@@ -199,10 +198,10 @@ func (r request) take(ctx context.Context, h ProcessHandler, id string, kind byt
 	}
 }
 
-// offer waits until the process has taken p or the host has left.
-func (r request) offer(ctx context.Context, h ProcessHandler, id string, p []byte) error {
+// writeInput waits until the process has read p or hatchd has closed the stream.
+func (r request) writeInput(ctx context.Context, h ProcessHandler, id string, p []byte) error {
 	for {
-		waiting, cancel := context.WithTimeout(ctx, r.times.beat)
+		waiting, cancel := context.WithTimeout(ctx, r.times.busy)
 		n, err := h.WriteProcess(waiting, id, p)
 		cancel()
 		p = p[n:]
@@ -210,27 +209,27 @@ func (r request) offer(ctx context.Context, h ProcessHandler, id string, p []byt
 			return err
 		}
 		_ = r.stream.SetWriteDeadline(time.Now().Add(r.times.stall))
-		if err := writeFrame(r.stream, frameBeat, nil); err != nil {
+		if err := writeFrame(r.stream, frameBusy, nil); err != nil {
 			return err
 		}
 	}
 }
 
-// frameBuffer gathers frames and sends them in one piece.
+// frameBuffer buffers frames and sends them in one write.
 type frameBuffer struct {
 	stream *yamux.Stream
 	stall  time.Duration
 	buf    []byte
 }
 
-// Bounds of a frameBuffer in bytes: what it gathers, and what it holds on to.
+// Limits of a frameBuffer, in bytes.
 const (
-	maxGathered = 2 * MaxFrame
-	maxIdle     = 4 << 10
+	maxBuffered = 2 * MaxFrame
+	maxIdle     = 4 << 10 // capacity of an empty buffer
 )
 
 func (b *frameBuffer) add(kind byte, payload []byte) error {
-	if len(b.buf)+frameStart+len(payload) > maxGathered {
+	if len(b.buf)+frameStart+len(payload) > maxBuffered {
 		if err := b.flush(); err != nil {
 			return err
 		}
@@ -240,7 +239,7 @@ func (b *frameBuffer) add(kind byte, payload []byte) error {
 	return err
 }
 
-// flush sends what was gathered. A host that takes nothing for long ends it.
+// flush sends the buffer. It fails if hatchd reads nothing for too long.
 func (b *frameBuffer) flush() error {
 	if len(b.buf) == 0 {
 		return nil

@@ -17,9 +17,9 @@ import (
 
 const testID = "exec_abc123def456"
 
-// shop is a desk with one process, which does what the test says.
-type shop struct {
-	*desk
+// fakeProcesses is a fakeHandler with one process, which the test controls.
+type fakeProcesses struct {
+	*fakeHandler
 	next  func(ctx context.Context, idle func() error) (ProcessChunk, error)
 	write func(ctx context.Context, p []byte) (int, error)
 	list  []Process
@@ -27,11 +27,11 @@ type shop struct {
 	mu       sync.Mutex
 	stdin    bytes.Buffer
 	ended    bool          // stdin
-	detached chan struct{} // one for each reader that has left
+	detached chan struct{} // receives for each closed attachment
 }
 
-func newShop() *shop {
-	s := &shop{desk: newDesk(), detached: make(chan struct{}, 1024)}
+func newFakeProcesses() *fakeProcesses {
+	s := &fakeProcesses{fakeHandler: newFakeHandler(), detached: make(chan struct{}, 1024)}
 	s.next = func(ctx context.Context, idle func() error) (ProcessChunk, error) {
 		if err := idle(); err != nil {
 			return ProcessChunk{}, err
@@ -47,55 +47,55 @@ func newShop() *shop {
 	return s
 }
 
-type shopReader struct{ *shop }
+type fakeAttachment struct{ *fakeProcesses }
 
-func (s shopReader) Next(ctx context.Context, idle func() error) (ProcessChunk, error) {
+func (s fakeAttachment) Next(ctx context.Context, idle func() error) (ProcessChunk, error) {
 	return s.next(ctx, idle)
 }
-func (s shopReader) Close() { s.detached <- struct{}{} }
+func (s fakeAttachment) Close() { s.detached <- struct{}{} }
 
-func (s *shop) process(spec ProcessSpec) Process { return Process{Spec: spec, PID: 7} }
+func (s *fakeProcesses) process(spec ProcessSpec) Process { return Process{Spec: spec, PID: 7} }
 
-func (s *shop) StartProcess(spec ProcessSpec) (Process, error) { return s.process(spec), nil }
+func (s *fakeProcesses) StartProcess(spec ProcessSpec) (Process, error) { return s.process(spec), nil }
 
-func (s *shop) ExecProcess(spec ProcessSpec) (Process, ProcessAttachment, error) {
-	return s.process(spec), shopReader{s}, nil
+func (s *fakeProcesses) ExecProcess(spec ProcessSpec) (Process, ProcessAttachment, error) {
+	return s.process(spec), fakeAttachment{s}, nil
 }
 
-func (s *shop) AttachProcess(id string, _ int64) (Process, ProcessAttachment, error) {
-	return s.process(ProcessSpec{ID: id}), shopReader{s}, nil
+func (s *fakeProcesses) AttachProcess(id string, _ int64) (Process, ProcessAttachment, error) {
+	return s.process(ProcessSpec{ID: id}), fakeAttachment{s}, nil
 }
 
-func (s *shop) Processes() []Process { return s.list }
+func (s *fakeProcesses) Processes() []Process { return s.list }
 
-func (s *shop) Process(id string) (Process, error) {
+func (s *fakeProcesses) Process(id string) (Process, error) {
 	if id != testID {
 		return Process{}, Refuse(CodeNoProcess, "no process %s", id)
 	}
 	return s.process(ProcessSpec{ID: id}), nil
 }
 
-func (s *shop) WriteProcess(ctx context.Context, _ string, p []byte) (int, error) {
+func (s *fakeProcesses) WriteProcess(ctx context.Context, _ string, p []byte) (int, error) {
 	return s.write(ctx, p)
 }
 
-func (s *shop) EndProcessStdin(context.Context, string) error {
+func (s *fakeProcesses) EndProcessStdin(context.Context, string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
 	return nil
 }
 
-func (s *shop) SignalProcess(_, name string) error {
+func (s *fakeProcesses) SignalProcess(_, name string) error {
 	return Refuse(CodeSignal, "no signal %s", name)
 }
 
-func (s *shop) ResizeProcess(_ string, size Terminal) error {
+func (s *fakeProcesses) ResizeProcess(_ string, size Terminal) error {
 	return Refuse(CodeNoTerminal, "%d", size.Rows)
 }
-func (s *shop) RemoveProcess(string) error { return errors.New("stuck") }
+func (s *fakeProcesses) RemoveProcess(string) error { return errors.New("stuck") }
 
-func (s *shop) typed() (text string, ended bool) {
+func (s *fakeProcesses) typed() (text string, ended bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stdin.String(), s.ended
@@ -109,8 +109,8 @@ func chunks(given ...ProcessChunk) func(context.Context, func() error) (ProcessC
 	}
 }
 
-// visit connects a client to a handler until the test leaves.
-func visit(t *testing.T, h Handler, limits times) (*Client, func()) {
+// connect connects a client to a handler with these timeouts.
+func connect(t *testing.T, h Handler, limits times) (*Client, func()) {
 	t.Helper()
 	host, guest := net.Pipe()
 	served := make(chan struct{})
@@ -136,15 +136,15 @@ func requireRefusal(t *testing.T, err error, code string) {
 	t.Helper()
 	var refused *RemoteError
 	if !errors.As(err, &refused) || refused.Code != code {
-		t.Errorf("got %v, want a refusal with code %s", err, code)
+		t.Errorf("got %v, want an error with code %s", err, code)
 	}
 }
 
 func TestEachProcessOperationIsAnswered(t *testing.T) {
-	s := newShop()
+	s := newFakeProcesses()
 	s.list = []Process{{Spec: ProcessSpec{ID: testID, Argv: []string{"a"}}}, {PID: 3}}
-	c, leave := visit(t, s, usualTimes)
-	defer leave()
+	c, disconnect := connect(t, s, defaultTimes)
+	defer disconnect()
 	ctx := t.Context()
 	if p, err := c.StartProcess(ctx, ProcessSpec{ID: testID, Shell: "x"}); err != nil || p.PID != 7 || p.Spec.Shell != "x" {
 		t.Errorf("start: %+v, %v", p, err)
@@ -166,22 +166,22 @@ func TestEachProcessOperationIsAnswered(t *testing.T) {
 	requireRefusal(t, c.call(ctx, "process.fly", nil, nil), CodeUnknownOp)
 }
 
-func TestAgentWithoutProcessesSaysSo(t *testing.T) {
-	c, leave := visit(t, newDesk(), usualTimes)
-	defer leave()
+func TestProcessesAreUnknownToAnOldAgent(t *testing.T) {
+	c, disconnect := connect(t, newFakeHandler(), defaultTimes)
+	defer disconnect()
 	_, _, err := c.Exec(t.Context(), ProcessSpec{ID: testID})
 	requireRefusal(t, err, CodeUnknownOp)
 }
 
-func TestChunksPassInOrder(t *testing.T) {
-	s := newShop()
+func TestChunksArriveInOrder(t *testing.T) {
+	s := newFakeProcesses()
 	big := bytes.Repeat([]byte("x"), MaxFrame)
 	s.next = chunks(
 		ProcessChunk{Data: big}, ProcessChunk{Data: big}, ProcessChunk{Stderr: true, Data: []byte("e")},
 		ProcessChunk{Lost: 1 << 40}, ProcessChunk{Data: []byte("o")}, ProcessChunk{Exit: &ProcessExit{Code: 3, Signal: "S", TimedOut: true, At: 9}},
 	)
-	c, leave := visit(t, s, usualTimes)
-	defer leave()
+	c, disconnect := connect(t, s, defaultTimes)
+	defer disconnect()
 	p, stream, err := c.Exec(t.Context(), ProcessSpec{ID: testID})
 	if err != nil || p.PID != 7 {
 		t.Fatal(p, err)
@@ -214,31 +214,31 @@ func TestChunksPassInOrder(t *testing.T) {
 	}
 }
 
-func TestStdinPasses(t *testing.T) {
-	s := newShop()
-	c, leave := visit(t, s, usualTimes)
-	defer leave()
+func TestStdinArrives(t *testing.T) {
+	s := newFakeProcesses()
+	c, disconnect := connect(t, s, defaultTimes)
+	defer disconnect()
 	big := strings.Repeat("0123456789", 100<<10)
 	if err := c.WriteProcess(t.Context(), testID, []byte(big), false); err != nil {
 		t.Fatal(err)
 	}
 	if got, ended := s.typed(); got != big || ended {
-		t.Errorf("%d bytes passed, ended: %v", len(got), ended)
+		t.Errorf("%d bytes arrived, ended: %v", len(got), ended)
 	}
 	if err := c.WriteProcess(t.Context(), testID, nil, true); err != nil {
 		t.Fatal(err)
 	}
 	if _, ended := s.typed(); !ended {
-		t.Error("the end did not pass")
+		t.Error("the end did not arrive")
 	}
 	requireRefusal(t, c.WriteProcess(t.Context(), "exec_none", nil, true), CodeNoProcess)
 }
 
-func TestStdinThatIsReadNoMore(t *testing.T) {
-	s := newShop()
+func TestStdinThatIsClosed(t *testing.T) {
+	s := newFakeProcesses()
 	s.write = func(context.Context, []byte) (int, error) { return 0, errNoStdin }
-	c, leave := visit(t, s, usualTimes)
-	defer leave()
+	c, disconnect := connect(t, s, defaultTimes)
+	defer disconnect()
 	requireRefusal(t, c.WriteProcess(t.Context(), testID, make([]byte, 1<<20), false), CodeStdinClosed)
 	_, stream, err := c.Exec(t.Context(), ProcessSpec{ID: testID})
 	if err != nil {
@@ -247,9 +247,9 @@ func TestStdinThatIsReadNoMore(t *testing.T) {
 	if _, err := stream.Write([]byte("x")); err != nil {
 		t.Errorf("before it is known: %v", err)
 	}
-	told := make(chan struct{})
+	nextEnded := make(chan struct{})
 	go func() {
-		defer close(told)
+		defer close(nextEnded)
 		_, _ = stream.Next() // until it is closed below
 	}()
 	for err == nil {
@@ -257,21 +257,20 @@ func TestStdinThatIsReadNoMore(t *testing.T) {
 	}
 	requireRefusal(t, err, CodeStdinClosed)
 	_ = stream.Close()
-	<-told
+	<-nextEnded
 }
 
-// impatient is for tests that wait for the end of a wait.
-var impatient = times{patience: 400 * time.Millisecond, stall: 200 * time.Millisecond, beat: 50 * time.Millisecond}
+// shortTimes is for tests that await a timeout.
+var shortTimes = times{answer: 400 * time.Millisecond, stall: 200 * time.Millisecond, busy: 50 * time.Millisecond}
 
-// TestReaderThatTakesNothingIsLetGo lets a process write without end to a host
-// that does not read.
-func TestReaderThatTakesNothingIsLetGo(t *testing.T) {
-	s := newShop()
+// TestReaderThatReadsNothingIsDetached has a process that never stops writing.
+func TestReaderThatReadsNothingIsDetached(t *testing.T) {
+	s := newFakeProcesses()
 	s.next = func(context.Context, func() error) (ProcessChunk, error) {
 		return ProcessChunk{Data: make([]byte, MaxFrame)}, nil
 	}
-	c, leave := visit(t, s, impatient)
-	defer leave()
+	c, disconnect := connect(t, s, shortTimes)
+	defer disconnect()
 	_, stream, err := c.Exec(t.Context(), ProcessSpec{ID: testID})
 	if err != nil {
 		t.Fatal(err)
@@ -291,16 +290,16 @@ func untilDone(ctx context.Context, _ []byte) (int, error) {
 	return 0, ctx.Err()
 }
 
-// TestHostThatLeavesIsNoticed while its stdin waits for the process.
-func TestHostThatLeavesIsNoticed(t *testing.T) {
-	s := newShop()
-	offered := make(chan struct{}, 1024)
+// TestCloseByTheHostIsNoticed closes the stream while its stdin waits for the process.
+func TestCloseByTheHostIsNoticed(t *testing.T) {
+	s := newFakeProcesses()
+	writing := make(chan struct{}, 1024)
 	s.write = func(ctx context.Context, p []byte) (int, error) {
-		offered <- struct{}{}
+		writing <- struct{}{}
 		return untilDone(ctx, p)
 	}
-	c, leave := visit(t, s, impatient)
-	defer leave()
+	c, disconnect := connect(t, s, shortTimes)
+	defer disconnect()
 	_, stream, err := c.Exec(t.Context(), ProcessSpec{ID: testID})
 	if err != nil {
 		t.Fatal(err)
@@ -310,7 +309,7 @@ func TestHostThatLeavesIsNoticed(t *testing.T) {
 		_, err := stream.Write(make([]byte, 1<<20))
 		wrote <- err
 	}()
-	<-offered
+	<-writing
 	began := time.Now()
 	_ = stream.Close()
 	<-s.detached
@@ -318,34 +317,34 @@ func TestHostThatLeavesIsNoticed(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 	if err := <-wrote; err == nil {
-		t.Error("the write went well")
+		t.Error("the write succeeded")
 	}
 }
 
-// TestWriteMayWaitForTheProcess for longer than an agent may take to answer.
+// TestWriteMayWaitForTheProcess waits longer than an agent may take to answer.
 func TestWriteMayWaitForTheProcess(t *testing.T) {
-	s := newShop()
+	s := newFakeProcesses()
 	s.write = untilDone
-	c, leave := visit(t, s, impatient)
-	defer leave()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*impatient.patience)
+	c, disconnect := connect(t, s, shortTimes)
+	defer disconnect()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*shortTimes.answer)
 	defer cancel()
 	if err := c.WriteProcess(ctx, testID, make([]byte, 1<<20), false); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("it ended with %v", err)
 	}
 }
 
-// TestCloseEndsARead under way, also when the agent does not let go.
+// TestCloseEndsARead closes streams that the agent does not close.
 func TestCloseEndsARead(t *testing.T) {
-	s := newShop()
+	s := newFakeProcesses()
 	never := make(chan struct{})
 	s.next = func(_ context.Context, idle func() error) (ProcessChunk, error) {
 		_ = idle()
 		<-never
 		return ProcessChunk{}, errors.New("too late")
 	}
-	c, leave := visit(t, s, usualTimes)
-	defer leave()
+	c, disconnect := connect(t, s, defaultTimes)
+	defer disconnect()
 	defer close(never)
 	for range 20 {
 		_, stream, err := c.Exec(t.Context(), ProcessSpec{ID: testID})
@@ -366,8 +365,8 @@ func TestCloseEndsARead(t *testing.T) {
 }
 
 func TestAttachedStreamEndsWithItsContext(t *testing.T) {
-	c, leave := visit(t, newShop(), usualTimes)
-	defer leave()
+	c, disconnect := connect(t, newFakeProcesses(), defaultTimes)
+	defer disconnect()
 	ctx, cancel := context.WithCancel(t.Context())
 	_, stream, err := c.AttachProcess(ctx, testID, 0)
 	if err != nil {
@@ -380,14 +379,13 @@ func TestAttachedStreamEndsWithItsContext(t *testing.T) {
 	_ = stream.Close()
 }
 
-// TestRequestsAreBounded fills the session with attachments: what lasts has no
-// place any more, and a question still has.
-func TestRequestsAreBounded(t *testing.T) {
-	s := newShop()
-	c, leave := visit(t, s, usualTimes)
-	defer leave()
+// TestRequestsAreLimited uses all slots of attachments: other requests are still served.
+func TestRequestsAreLimited(t *testing.T) {
+	s := newFakeProcesses()
+	c, disconnect := connect(t, s, defaultTimes)
+	defer disconnect()
 	var streams []*ProcessStream
-	for range maxLasting {
+	for range maxLong {
 		_, stream, err := c.AttachProcess(t.Context(), testID, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -399,13 +397,13 @@ func TestRequestsAreBounded(t *testing.T) {
 		t.Errorf("one too many: %v", err)
 	}
 	if _, err := c.Process(t.Context(), testID); err != nil {
-		t.Errorf("a question: %v", err)
+		t.Errorf("another request: %v", err)
 	}
 	for _, stream := range streams {
 		_ = stream.Close()
 		<-s.detached
 	}
-	for errors.Is(err, ErrBusy) { // until it is seen that the agent let go
+	for errors.Is(err, ErrBusy) { // until the agent has closed its side
 		var stream *ProcessStream
 		if _, stream, err = c.AttachProcess(t.Context(), testID, 0); err == nil {
 			_ = stream.Close()
@@ -416,11 +414,11 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 }
 
-// TestQuestionsAreBounded too, so that none waits in the session.
-func TestQuestionsAreBounded(t *testing.T) {
-	s := slow{newShop(), make(chan struct{})}
-	c, leave := visit(t, s, usualTimes)
-	defer leave()
+// TestShortRequestsAreLimited uses all slots: a further request does not wait for one.
+func TestShortRequestsAreLimited(t *testing.T) {
+	s := blocked{newFakeProcesses(), make(chan struct{})}
+	c, disconnect := connect(t, s, defaultTimes)
+	defer disconnect()
 	answered := make(chan error, maxRequests)
 	for range maxRequests {
 		go func() {
@@ -428,7 +426,7 @@ func TestQuestionsAreBounded(t *testing.T) {
 			answered <- err
 		}()
 	}
-	for len(c.places) < maxRequests {
+	for len(c.slots) < maxRequests {
 		select {
 		case err := <-answered:
 			t.Fatal(err)
@@ -436,27 +434,26 @@ func TestQuestionsAreBounded(t *testing.T) {
 		}
 	}
 	if _, err := c.Hello(t.Context()); !errors.Is(err, ErrBusy) {
-		t.Errorf("one question too many: %v", err)
+		t.Errorf("one request too many: %v", err)
 	}
-	close(s.until)
+	close(s.release)
 	for range maxRequests {
 		requireRefusal(t, <-answered, CodeFailed)
 	}
 }
 
-// TestFewListsAtOnce asks for more lists than there are places for.
-func TestFewListsAtOnce(t *testing.T) {
-	s := slow{newShop(), make(chan struct{})}
-	c, leave := visit(t, s, usualTimes)
-	defer leave()
-	answered := make(chan error, maxListing)
-	for range maxListing {
+func TestConcurrentListsAreLimited(t *testing.T) {
+	s := blocked{newFakeProcesses(), make(chan struct{})}
+	c, disconnect := connect(t, s, defaultTimes)
+	defer disconnect()
+	answered := make(chan error, maxLists)
+	for range maxLists {
 		go func() {
 			_, err := c.Processes(t.Context())
 			answered <- err
 		}()
 	}
-	for len(c.listing) < maxListing {
+	for len(c.listSlots) < maxLists {
 		select {
 		case err := <-answered:
 			t.Fatal(err)
@@ -466,42 +463,41 @@ func TestFewListsAtOnce(t *testing.T) {
 	if _, err := c.Processes(t.Context()); !errors.Is(err, ErrBusy) {
 		t.Errorf("one list too many: %v", err)
 	}
-	close(s.until)
-	for range maxListing {
+	close(s.release)
+	for range maxLists {
 		if err := <-answered; err != nil {
 			t.Error(err)
 		}
 	}
 }
 
-// slow answers nothing about processes until it is let.
-type slow struct {
-	*shop
-	until chan struct{}
+// blocked answers no request about processes until it is released.
+type blocked struct {
+	*fakeProcesses
+	release chan struct{}
 }
 
-func (s slow) ExecProcess(ProcessSpec) (Process, ProcessAttachment, error) {
-	<-s.until
+func (s blocked) ExecProcess(ProcessSpec) (Process, ProcessAttachment, error) {
+	<-s.release
 	return Process{}, nil, errors.New("too late")
 }
 
-func (s slow) Processes() []Process {
-	<-s.until
+func (s blocked) Processes() []Process {
+	<-s.release
 	return nil
 }
 
-func (s slow) Process(string) (Process, error) {
-	<-s.until
+func (s blocked) Process(string) (Process, error) {
+	<-s.release
 	return Process{}, errors.New("too late")
 }
 
-// TestAgentThatDoesNotAnswerIsNotAwaited meets an agent that keeps the session
-// up, and says nothing else.
-func TestAgentThatDoesNotAnswerIsNotAwaited(t *testing.T) {
-	s := slow{newShop(), make(chan struct{})}
-	c, leave := visit(t, s, impatient)
-	defer leave()
-	defer close(s.until)
+// TestAgentThatDoesNotAnswerTimesOut has an agent that only keeps the session alive.
+func TestAgentThatDoesNotAnswerTimesOut(t *testing.T) {
+	s := blocked{newFakeProcesses(), make(chan struct{})}
+	c, disconnect := connect(t, s, shortTimes)
+	defer disconnect()
+	defer close(s.release)
 	if _, _, err := c.Exec(t.Context(), ProcessSpec{ID: testID}); !errors.Is(err, yamux.ErrTimeout) {
 		t.Errorf("exec: %v", err)
 	}
@@ -510,7 +506,7 @@ func TestAgentThatDoesNotAnswerIsNotAwaited(t *testing.T) {
 	}
 }
 
-func TestListsAreBounded(t *testing.T) {
+func TestListsAreLimited(t *testing.T) {
 	one, err := appendFrame(nil, frameProcess, []byte(`{}`))
 	if err != nil {
 		t.Fatal(err)
@@ -531,7 +527,7 @@ func TestProcessIDs(t *testing.T) {
 	}
 }
 
-// FuzzProcessStream lets a guest send anything on an attached stream.
+// FuzzProcessStream has a guest that sends any bytes on an attached stream.
 func FuzzProcessStream(f *testing.F) {
 	for _, c := range []ProcessChunk{{Data: []byte("x")}, {Stderr: true, Data: []byte("y")}, {Lost: 5}, {Exit: &ProcessExit{Code: 1}}} {
 		kind, payload, err := c.frame()
@@ -568,7 +564,7 @@ func FuzzProcessStream(f *testing.F) {
 	})
 }
 
-// FuzzProcessList lets a guest send anything as a list.
+// FuzzProcessList has a guest that sends any bytes as a list.
 func FuzzProcessList(f *testing.F) {
 	raw, err := json.Marshal(Process{Spec: ProcessSpec{ID: testID}})
 	if err != nil {

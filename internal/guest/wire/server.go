@@ -10,18 +10,18 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// Handler does in the guest what hatchd asks for. Its methods may be called
-// from several goroutines at once.
+// Handler serves hatchd's requests in the guest. Its methods may be called from several
+// goroutines at once.
 type Handler interface {
 	Hello() Hello
 	Status() Status
 
-	// Watch calls report with the state now and after each change, until ctx
-	// is done or report fails; it returns why it ended.
+	// Watch calls report with the state now and after each change, until ctx is done or
+	// report fails. It returns the cause of its end.
 	Watch(ctx context.Context, report func(Status) error) error
 
-	// Shutdown prepares to power off or reboot, and returns what begins it.
-	// begin runs once the answer is on its way.
+	// Shutdown prepares to power off or reboot. The caller calls begin once the answer
+	// has been sent.
 	Shutdown(ctx context.Context, args ShutdownArgs) (begin func(), err error)
 }
 
@@ -31,22 +31,22 @@ type Server struct {
 	times times
 }
 
-// Accept waits on conn for a host to begin a session. conn is the session's
-// from then on; when Accept fails it is still the caller's.
+// Accept waits for a host to start a session on conn. The session then owns conn. If
+// Accept fails, the caller still owns it.
 func Accept(conn io.ReadWriteCloser) (*Server, error) {
 	_, rest, err := answer(conn)
 	if err != nil {
-		return nil, fmt.Errorf("cannot answer a host: %w", err)
+		return nil, fmt.Errorf("the handshake with a host failed: %w", err)
 	}
-	return &Server{conn: &buffered{Reader: rest, conn: conn}, times: usualTimes}, nil
+	return &Server{conn: &buffered{Reader: rest, conn: conn}, times: defaultTimes}, nil
 }
 
-// Run serves requests until the session ends or ctx is done, and returns the
-// reason once none runs any more. conn is closed then.
+// Run serves requests until the session ends or ctx is done. It waits for the last
+// request, closes conn and returns the cause of the end.
 func (s *Server) Run(ctx context.Context, h Handler) error {
 	session, err := yamux.Server(s.conn, config(agentPing, agentTimeout))
 	if err != nil {
-		return fmt.Errorf("cannot begin a session: %w", err)
+		return fmt.Errorf("cannot start a session: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var requests sync.WaitGroup
@@ -66,21 +66,20 @@ func (s *Server) Run(ctx context.Context, h Handler) error {
 				defer func() { <-slots }()
 				request{handler: h, stream: stream, times: s.times}.serve(ctx)
 			default:
-				sendError(stream, CodeBusy, "the agent serves as many requests as it can")
+				sendError(stream, CodeBusy, "the agent is serving its maximum number of requests")
 			}
 		})
 	}
 }
 
-// request is one stream being served.
+// request is a stream that is being served.
 type request struct {
 	handler Handler
 	stream  *yamux.Stream
 	times   times
 }
 
-// serve handles the stream. Whatever goes wrong with the stream itself ends it;
-// there is nobody else to tell.
+// serve serves the request. An error of the stream ends only this request.
 func (r request) serve(ctx context.Context) {
 	var asked Request
 	if err := readLimited(r.stream, &asked, maxRequest); err != nil {
@@ -96,21 +95,21 @@ func (r request) serve(ctx context.Context) {
 	case OpShutdown:
 		r.shutdown(ctx, asked.Args)
 	default:
-		if r.process(ctx, asked) || r.usage(asked) || r.woken(asked) || r.recast(ctx, asked) || r.dial(ctx, asked) || r.file(ctx, asked) {
+		if r.process(ctx, asked) || r.usage(asked) || r.woken(asked) || r.reidentify(ctx, asked) || r.dial(ctx, asked) || r.file(ctx, asked) {
 			return
 		}
 		sendError(r.stream, CodeUnknownOp, fmt.Sprintf("this agent does not know %q", asked.Op))
 	}
 }
 
-// watch reports until the host closes the stream.
+// watch sends the state until hatchd closes the stream.
 func (r request) watch(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
-		_, _ = r.stream.Read(make([]byte, 1)) // the host sends nothing more
+		_, _ = r.stream.Read(make([]byte, 1)) // hatchd sends nothing more
 		cancel()
 	}()
 	_ = r.handler.Watch(ctx, func(st Status) error { return sendResult(r.stream, st) })
@@ -123,7 +122,7 @@ func (r request) shutdown(ctx context.Context, raw json.RawMessage) {
 	var args ShutdownArgs
 	if len(raw) > 0 {
 		if err := json.Unmarshal(raw, &args); err != nil {
-			sendError(r.stream, CodeInvalid, "the arguments of shutdown are not understood")
+			sendError(r.stream, CodeInvalid, "invalid arguments of shutdown")
 			return
 		}
 	}
@@ -144,8 +143,8 @@ func sendResult(w io.Writer, result any) error {
 	return writeMessage(w, Reply{OK: true, Result: raw})
 }
 
-// sendFailure answers with the error's own code, if it has one.
-func sendFailure(w io.Writer, err error) { _ = writeMessage(w, failed(err)) }
+// sendFailure sends an error with its own code, if it has one.
+func sendFailure(w io.Writer, err error) { _ = writeMessage(w, errorReply(err)) }
 
 func sendError(w io.Writer, code, message string) {
 	_ = writeMessage(w, Reply{Code: code, Error: message})

@@ -18,22 +18,22 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// desk is a Handler whose states the test sends.
-type desk struct {
+// fakeHandler is a Handler whose states the test sends.
+type fakeHandler struct {
 	states   chan Status
 	begun    chan ShutdownArgs
 	shutdown error
 	dial     func(port int) (DialConn, error)
 }
 
-func newDesk() *desk {
-	return &desk{states: make(chan Status, 16), begun: make(chan ShutdownArgs, 1)}
+func newFakeHandler() *fakeHandler {
+	return &fakeHandler{states: make(chan Status, 16), begun: make(chan ShutdownArgs, 1)}
 }
 
-func (d *desk) Hello() Hello   { return Hello{Agent: "v1", Versions: []int{1}, BootID: "b"} }
-func (d *desk) Status() Status { return Status{CloudInit: CloudInit{Status: CloudInitDone}} }
+func (d *fakeHandler) Hello() Hello   { return Hello{Agent: "v1", Versions: []int{1}, BootID: "b"} }
+func (d *fakeHandler) Status() Status { return Status{CloudInit: CloudInit{Status: CloudInitDone}} }
 
-func (d *desk) Watch(ctx context.Context, report func(Status) error) error {
+func (d *fakeHandler) Watch(ctx context.Context, report func(Status) error) error {
 	for {
 		select {
 		case st := <-d.states:
@@ -46,16 +46,18 @@ func (d *desk) Watch(ctx context.Context, report func(Status) error) error {
 	}
 }
 
-func (d *desk) Shutdown(_ context.Context, args ShutdownArgs) (func(), error) {
+func (d *fakeHandler) Shutdown(_ context.Context, args ShutdownArgs) (func(), error) {
 	return func() { d.begun <- args }, d.shutdown
 }
 
-func (d *desk) Usage() (Usage, error) { return Usage{UptimeMillis: 1, Load: [3]float64{0.5}}, nil }
+func (d *fakeHandler) Usage() (Usage, error) {
+	return Usage{UptimeMillis: 1, Load: [3]float64{0.5}}, nil
+}
 
-func (d *desk) Dial(_ context.Context, port int) (DialConn, error) { return d.dial(port) }
+func (d *fakeHandler) Dial(_ context.Context, port int) (DialConn, error) { return d.dial(port) }
 
-// pair connects a client to a desk, or to another handler.
-func pair(t *testing.T, d Handler) (*Client, <-chan error) {
+// connectTo connects a client to a handler.
+func connectTo(t *testing.T, d Handler) (*Client, <-chan error) {
 	t.Helper()
 	host, guest := net.Pipe()
 	served := make(chan error, 1)
@@ -75,8 +77,8 @@ func pair(t *testing.T, d Handler) (*Client, <-chan error) {
 }
 
 func TestEachOperationIsAnswered(t *testing.T) {
-	d := newDesk()
-	c, _ := pair(t, d)
+	d := newFakeHandler()
+	c, _ := connectTo(t, d)
 	ctx := t.Context()
 	if h, err := c.Hello(ctx); err != nil || !reflect.DeepEqual(h, d.Hello()) {
 		t.Errorf("hello: %+v, %v", h, err)
@@ -100,10 +102,10 @@ func TestEachOperationIsAnswered(t *testing.T) {
 	}
 }
 
-func TestShutdownThatFailsIsNotBegun(t *testing.T) {
-	d := newDesk()
-	d.shutdown = errors.New("the door is stuck")
-	c, _ := pair(t, d)
+func TestShutdownThatFailsDoesNotBegin(t *testing.T) {
+	d := newFakeHandler()
+	d.shutdown = errors.New("init is stuck")
+	c, _ := connectTo(t, d)
 	err := c.Shutdown(t.Context(), false)
 	var refused *RemoteError
 	if !errors.As(err, &refused) || refused.Code != CodeFailed || !strings.Contains(refused.Message, "stuck") {
@@ -115,8 +117,8 @@ func TestShutdownThatFailsIsNotBegun(t *testing.T) {
 }
 
 func TestWatchReportsInOrderUntilCancelled(t *testing.T) {
-	d := newDesk()
-	c, _ := pair(t, d)
+	d := newFakeHandler()
+	c, _ := connectTo(t, d)
 	states := []string{CloudInitRunning, CloudInitError, CloudInitDone}
 	for _, s := range states {
 		d.states <- Status{CloudInit: CloudInit{Status: s}}
@@ -138,12 +140,12 @@ func TestWatchReportsInOrderUntilCancelled(t *testing.T) {
 }
 
 func TestSessionEndsOnBothSides(t *testing.T) {
-	c, served := pair(t, newDesk())
+	c, served := connectTo(t, newFakeHandler())
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-served; err == nil {
-		t.Error("the agent's session ended without a reason")
+		t.Error("the agent's session ended without an error")
 	}
 	<-c.Lost()
 	if _, err := c.Hello(t.Context()); err == nil {
@@ -151,8 +153,7 @@ func TestSessionEndsOnBothSides(t *testing.T) {
 	}
 }
 
-// TestOldBytesAreDropped begins sessions in streams that still hold what an
-// earlier one left.
+// TestOldBytesAreDropped starts a session on a connection with bytes of an earlier one.
 func TestOldBytesAreDropped(t *testing.T) {
 	old := handshakeLine{wordAck, 1, newNonce()}.String() + handshakeLine{wordGo, 1, newNonce()}.String() +
 		"half a frame \x00\x01\x02" + strings.Repeat("x", 3*lineLimit)
@@ -160,7 +161,7 @@ func TestOldBytesAreDropped(t *testing.T) {
 	go func() {
 		_, _ = io.WriteString(guest, old)
 		if server, err := Accept(guest); err == nil {
-			_ = server.Run(context.Background(), newDesk())
+			_ = server.Run(context.Background(), newFakeHandler())
 		}
 	}()
 	c, err := Connect(t.Context(), host)
@@ -179,7 +180,7 @@ func TestSyncIsRepeatedUntilAnswered(t *testing.T) {
 		lost := make([]byte, len(handshakeLine{wordSync, Version, newNonce()}.String()))
 		_, _ = io.ReadFull(guest, lost)
 		if server, err := Accept(guest); err == nil {
-			_ = server.Run(context.Background(), newDesk())
+			_ = server.Run(context.Background(), newFakeHandler())
 		}
 	}()
 	c, err := Connect(t.Context(), host)
@@ -189,7 +190,7 @@ func TestSyncIsRepeatedUntilAnswered(t *testing.T) {
 	_ = c.Close()
 }
 
-func TestConnectWaitsOnlyAsLongAsItMay(t *testing.T) {
+func TestConnectEndsWithItsContext(t *testing.T) {
 	host, guest := net.Pipe()
 	defer func() { _ = guest.Close() }()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -199,7 +200,7 @@ func TestConnectWaitsOnlyAsLongAsItMay(t *testing.T) {
 	}
 }
 
-func TestNewerHostSpeaksTheAgentsVersion(t *testing.T) {
+func TestNewerHostUsesTheAgentsVersion(t *testing.T) {
 	host, guest := net.Pipe()
 	defer func() { _ = host.Close() }()
 	got := make(chan int, 1)
@@ -231,7 +232,7 @@ func TestNewerHostSpeaksTheAgentsVersion(t *testing.T) {
 	}
 }
 
-func TestMessagesAreBounded(t *testing.T) {
+func TestMessagesAreLimited(t *testing.T) {
 	var v any
 	if err := readMessage(strings.NewReader("\x00\x01\x00\x01"), &v); !errors.Is(err, errTooLarge) {
 		t.Errorf("a message of 64 KiB and a byte gave %v", err)
@@ -248,10 +249,10 @@ func TestMessagesAreBounded(t *testing.T) {
 	}
 }
 
-// A guest that is reset reads nothing more, and its port fills up: what is asked
-// of it ends in time all the same, whatever of the request has been read.
+// A guest that is reset stops reading, and its port fills up. A request must end in time
+// nevertheless, no matter how much of it the guest has read.
 func TestRequestsToAGuestThatReadsNothingEndInTime(t *testing.T) {
-	for _, read := range []int{0, headerSize} { // nothing, or that a stream is opened
+	for _, read := range []int{0, headerSize} { // nothing, or the opening of a stream
 		host, guest := net.Pipe()
 		stuck := make(chan error, 1)
 		go func() {
@@ -280,8 +281,8 @@ func TestRequestsToAGuestThatReadsNothingEndInTime(t *testing.T) {
 	}
 }
 
-// TestLargeRequestsToAGuestThatReadsNoneEndInTime asks for more than a stream's
-// window holds, with a context that nobody ends. The guest's session lives on.
+// TestLargeRequestsToAGuestThatReadsNoneEndInTime sends more than a stream's window, with
+// a context without a deadline, in a session that stays alive.
 func TestLargeRequestsToAGuestThatReadsNoneEndInTime(t *testing.T) {
 	host, guest := net.Pipe()
 	served := make(chan error, 1)
@@ -296,7 +297,7 @@ func TestLargeRequestsToAGuestThatReadsNoneEndInTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.times.patience = 100 * time.Millisecond
+	c.times.answer = 100 * time.Millisecond
 	asked := make(chan error, 1)
 	go func() {
 		_, _, err := c.Exec(context.Background(), ProcessSpec{ID: "exec_000000000000", Shell: strings.Repeat("x", 512<<10)})
@@ -308,14 +309,14 @@ func TestLargeRequestsToAGuestThatReadsNoneEndInTime(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	case <-time.After(20 * time.Second):
-		t.Error("it waits without end")
+		t.Error("the request does not end")
 	}
 	if err := errors.Join(c.Close(), <-served); err != nil {
 		t.Error(err)
 	}
 }
 
-// acceptOnly takes streams, and reads none, until the session ends.
+// acceptOnly accepts streams and reads none, until the session ends.
 func acceptOnly(s *Server) error {
 	session, err := yamux.Server(s.conn, config(agentPing, agentTimeout))
 	if err != nil {
@@ -327,8 +328,7 @@ func acceptOnly(s *Server) error {
 	return session.Close()
 }
 
-// TestFrameIsWrittenInOnePiece looks at the writes that a connection gets.
-func TestFrameIsWrittenInOnePiece(t *testing.T) {
+func TestFrameIsOneWrite(t *testing.T) {
 	var writes []string
 	b := &buffered{conn: nopCloser{writerFunc(func(p []byte) (int, error) {
 		writes = append(writes, string(p))

@@ -12,25 +12,24 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// ErrBusy says that a session has as many requests under way as it may.
-var ErrBusy = errors.New("too many requests to the agent are under way")
+// ErrBusy means that a session has its maximum number of open requests.
+var ErrBusy = errors.New("too many requests to the agent are open")
 
-// stream is one request of a client, from the first byte sent.
+// stream is one request of a client.
 type stream struct {
 	*yamux.Stream
-	op       Op
-	patience time.Duration
-	stop     func() bool  // lets go of the context
-	cause    func() error // why it was cut off
-	close    func()
+	op      Op
+	timeout time.Duration // until the first answer, and between frames
+	stop    func() bool   // stops watching the context
+	cause   func() error  // the context's error
+	close   func()
 
-	reading sync.Mutex // held by the one who reads
-	left    bool       // nobody else reads any more
+	reading sync.Mutex // held during a Read
+	closed  bool       // Read fails
 }
 
-// begin opens a stream and sends the request. It does not wait for a place:
-// the error is ErrBusy when there is none. When ctx is done, until Close, the
-// stream is cut off.
+// begin opens a stream and sends the request. It does not wait for a slot: the error is
+// ErrBusy if none is free. Once ctx is done, reads and writes fail.
 func (c *Client) begin(ctx context.Context, op Op, args any) (*stream, error) {
 	request := Request{Version: c.version, Op: op}
 	if args != nil {
@@ -46,17 +45,17 @@ func (c *Client) begin(ctx context.Context, op Op, args any) (*stream, error) {
 	}
 	if err := c.sendRequest(ctx, s, request); err != nil {
 		_ = s.Close()
-		return nil, s.fault(err)
+		return nil, s.explain(err)
 	}
 	return s, nil
 }
 
-// sendRequest sends it. A guest that reads nothing, as one that is reset,
-// makes yamux wait for longer than ctx may allow; and without end when the
-// request is larger than a stream's window.
+// sendRequest sends a request, and returns when ctx is done. When a guest reads nothing,
+// such as one that is being reset, yamux may wait longer than ctx allows, and forever if
+// the request is larger than a stream's window.
 func (c *Client) sendRequest(ctx context.Context, s *stream, r Request) error {
 	sent := make(chan error, 1)
-	_ = s.SetWriteDeadline(time.Now().Add(s.patience))
+	_ = s.SetWriteDeadline(time.Now().Add(s.timeout))
 	c.spawn(func() { sent <- writeLimited(s, r, maxRequest) })
 	select {
 	case err := <-sent:
@@ -64,17 +63,16 @@ func (c *Client) sendRequest(ctx context.Context, s *stream, r Request) error {
 			return err
 		}
 		_ = s.SetWriteDeadline(time.Time{})
-		return s.cause() // its deadline may have been undone just now
+		return s.cause() // SetWriteDeadline may have replaced the context's deadline
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// open takes a place and opens a stream. The session itself may make it wait
-// for an agent that acknowledges none; it gives up after the time that config
-// sets.
+// open acquires a slot and opens a stream. yamux waits for an agent that does not
+// acknowledge it up to the StreamOpenTimeout of its config.
 func (c *Client) open(ctx context.Context, op Op) (*stream, error) {
-	free, err := c.place(op)
+	free, err := c.acquireSlot(op)
 	if err != nil {
 		return nil, err
 	}
@@ -93,10 +91,10 @@ func (c *Client) open(ctx context.Context, op Op) (*stream, error) {
 			free()
 			return nil, o.err
 		}
-		s := &stream{Stream: o.stream, op: op, patience: c.times.patience, cause: ctx.Err}
+		s := &stream{Stream: o.stream, op: op, timeout: c.times.answer, cause: ctx.Err}
 		s.stop = context.AfterFunc(ctx, func() { _ = o.stream.SetDeadline(time.Now()) })
 		s.close = sync.OnceFunc(func() {
-			_ = s.SetDeadline(time.Now()) // ends what is under way
+			_ = s.SetDeadline(time.Now()) // interrupts a Read or Write
 			c.end(s, free)
 		})
 		return s, nil
@@ -112,42 +110,41 @@ func (c *Client) open(ctx context.Context, op Op) (*stream, error) {
 	}
 }
 
-// place takes one, and returns what gives it back.
-func (c *Client) place(op Op) (free func(), err error) {
-	taken := []chan struct{}{c.places}
+func (c *Client) acquireSlot(op Op) (free func(), err error) {
+	needed := []chan struct{}{c.slots}
 	switch {
-	case op.lasts():
-		taken = []chan struct{}{c.lasting, c.places}
+	case op.long():
+		needed = []chan struct{}{c.longSlots, c.slots}
 	case op == OpProcesses:
-		taken = []chan struct{}{c.listing, c.places}
+		needed = []chan struct{}{c.listSlots, c.slots}
 	}
-	for i, places := range taken {
+	for i, slots := range needed {
 		select {
-		case places <- struct{}{}:
+		case slots <- struct{}{}:
 		default:
-			for _, before := range taken[:i] {
-				<-before
+			for _, acquired := range needed[:i] {
+				<-acquired
 			}
 			return nil, ErrBusy
 		}
 	}
 	return func() {
-		for _, places := range taken {
-			<-places
+		for _, slots := range needed {
+			<-slots
 		}
 	}, nil
 }
 
-// end closes our side of a stream. The place is free once the agent has closed
-// its own, or was made to: until then it may fill the stream's window.
+// end closes hatchd's side of a stream. It frees the slot only when the agent has closed
+// its side, or yamux has done so: until then the agent may fill the stream's window.
 func (c *Client) end(s *stream, free func()) {
 	c.spawn(func() {
 		defer free()
 		_ = s.Stream.Close()
-		s.leave()
+		s.stopReading()
 		for {
 			_ = s.SetReadDeadline(time.Time{})
-			// The context may cut off the stream once more, meanwhile.
+			// The context may set a deadline again.
 			if _, err := io.Copy(io.Discard, s.Stream); !errors.Is(err, yamux.ErrTimeout) {
 				return
 			}
@@ -155,8 +152,8 @@ func (c *Client) end(s *stream, free func()) {
 	})
 }
 
-// spawn runs f, for which Close waits. In a client that is closed nothing
-// waits any more, and f runs at once.
+// spawn runs f in a goroutine that Close waits for. Once the client is closed, f
+// does not block and runs at once.
 func (c *Client) spawn(f func()) {
 	c.mu.Lock()
 	if c.closed {
@@ -164,42 +161,41 @@ func (c *Client) spawn(f func()) {
 		f()
 		return
 	}
-	c.closing.Add(1)
+	c.spawned.Add(1)
 	c.mu.Unlock()
 	go func() {
-		defer c.closing.Done()
+		defer c.spawned.Done()
 		f()
 	}()
 }
 
-// Read reads what the agent sends, until Close.
+// Read implements [io.Reader]. It fails after Close.
 func (s *stream) Read(p []byte) (int, error) {
 	s.reading.Lock()
 	defer s.reading.Unlock()
-	if s.left {
+	if s.closed {
 		return 0, yamux.ErrStreamClosed
 	}
 	return s.Stream.Read(p)
 }
 
-// leave waits for the end of a Read under way, which its deadline brings, and
-// lets none begin.
-func (s *stream) leave() {
+// stopReading waits for the end of a Read, which the deadline interrupts, and makes later
+// ones fail.
+func (s *stream) stopReading() {
 	s.reading.Lock()
 	defer s.reading.Unlock()
-	s.left = true
+	s.closed = true
 }
 
-// Close ends the request, and a Read or Write under way.
+// Close ends the request, and a Read or Write of another goroutine.
 func (s *stream) Close() error {
 	s.stop()
 	s.close()
 	return nil
 }
 
-// fault says what was asked for when err came, and prefers the context's word
-// for why.
-func (s *stream) fault(err error) error {
+// explain adds the operation to err. It replaces err with the context's error, if any.
+func (s *stream) explain(err error) error {
 	if err == nil {
 		return nil
 	}

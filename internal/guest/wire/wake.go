@@ -8,23 +8,23 @@ import (
 	"time"
 )
 
-// OpWoken tells the agent that its guest has slept: WokenArgs → nothing, once
-// the guest has set its clock and stirred its randomness. A guest that is a copy
-// is told OpRecast instead.
+// OpWoken informs the agent that its guest has slept: WokenArgs → nothing, once the guest
+// has set its clock and reseeded its random number generator. The agent of a clone gets
+// OpReidentify instead.
 const OpWoken Op = "woken"
 
-// maxSeed bounds the randomness that a host gives, in bytes.
+// maxSeed limits the seed, in bytes.
 const maxSeed = 512
 
 // WokenArgs are the arguments of OpWoken.
 type WokenArgs struct {
-	UnixNanos int64  `json:"unix_ns"` // the time now
-	Seed      []byte `json:"seed"`    // randomness that nobody else has
+	UnixNanos int64  `json:"unix_ns"` // the current time
+	Seed      []byte `json:"seed"`    // random bytes that only this guest gets
 }
 
 func (a WokenArgs) check() error {
 	if a.UnixNanos <= 0 {
-		return errors.New("unix_ns must be the time now")
+		return errors.New("unix_ns must be the current time, after 1970")
 	}
 	if len(a.Seed) > maxSeed {
 		return fmt.Errorf("seed must have at most %d bytes", maxSeed)
@@ -32,8 +32,8 @@ func (a WokenArgs) check() error {
 	return nil
 }
 
-// Woken tells the agent the time, and gives it randomness. An agent that is
-// too old to know is no error.
+// Woken sends the time and a seed to the agent. It ignores that an agent does not know the
+// operation.
 func (c *Client) Woken(ctx context.Context, seed []byte) error {
 	err := c.call(ctx, OpWoken, WokenArgs{UnixNanos: time.Now().UnixNano(), Seed: seed}, nil)
 	var answer *RemoteError
@@ -43,13 +43,13 @@ func (c *Client) Woken(ctx context.Context, seed []byte) error {
 	return err
 }
 
-// WokenHandler puts a guest right that has slept. A Handler that is none does
-// not know the operation.
+// WokenHandler sets the clock and seed of a guest that has slept. A [Handler] that does not
+// implement it does not know the operation.
 type WokenHandler interface {
 	Woken(now time.Time, seed []byte) error
 }
 
-// woken reports whether asked was its to serve.
+// woken serves OpWoken. It reports whether it served the request.
 func (r request) woken(asked Request) bool {
 	handler, ok := r.handler.(WokenHandler)
 	if !ok || asked.Op != OpWoken {
@@ -57,7 +57,7 @@ func (r request) woken(asked Request) bool {
 	}
 	var args WokenArgs
 	if err := json.Unmarshal(asked.Args, &args); err != nil || args.check() != nil {
-		sendError(r.stream, CodeInvalid, "the arguments of woken are not understood")
+		sendError(r.stream, CodeInvalid, "invalid arguments of woken")
 		return true
 	}
 	if err := handler.Woken(time.Unix(0, args.UnixNanos), args.Seed); err != nil {

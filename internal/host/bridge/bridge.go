@@ -1,9 +1,8 @@
 // Package bridge makes the Linux bridge of a network and the TAPs on it.
 //
 // Each TAP is a port that is isolated from its neighbours, learns nothing and
-// is flooded with broadcasts only; the bridge is told by static entries where
-// a guest is. Every setting is read back, and one that does not hold is an
-// error.
+// is flooded with broadcasts only; static entries tell the bridge where a guest
+// is. Every setting is read back, and a wrong value is an error.
 //
 // It writes no packet rules (internal/host/nft) and serves no addresses
 // (internal/host/dhcp). All calls act on the network namespace of the calling
@@ -25,7 +24,7 @@ import (
 // alias marks a bridge that this package made; [Bridge.Remove] removes no other.
 const alias = "made by hatchd"
 
-// DefaultMTU is what guests get on a host whose uplink can carry it.
+// DefaultMTU is the MTU of guests on a host whose uplink can carry it.
 const DefaultMTU = 1500
 
 // Bridge is one network's bridge. It holds no state: the kernel does. Its
@@ -49,7 +48,7 @@ func New(n network.Network, mtu int) *Bridge {
 func (b *Bridge) MAC() net.HardwareAddr { return b.net.MAC(b.net.Gateway) }
 
 // Ensure makes the bridge if it is missing, gives it the gateway's address,
-// turns on forwarding, and checks that all of it holds.
+// turns on forwarding, and checks the result.
 //
 // Errors: errs.Conflict with code bridge_name_taken or bridge_address_differs
 // when an interface of this name is not the bridge that the network needs.
@@ -72,7 +71,7 @@ func (b *Bridge) Ensure() error {
 	return b.Check()
 }
 
-// Check reads back what Ensure has set up.
+// Check reads back everything that Ensure sets.
 func (b *Bridge) Check() error {
 	link, err := b.find()
 	if err != nil {
@@ -108,8 +107,8 @@ func (b *Bridge) Check() error {
 	return nil
 }
 
-// Remove deletes the bridge if this package made it, and TAPs that are still
-// on it. What somebody else made is left alone.
+// Remove deletes the bridge if this package made it, and the TAPs on it. Interfaces
+// that another program made are left alone.
 func (b *Bridge) Remove() error {
 	link, err := b.find()
 	if err != nil || link == nil {
@@ -189,7 +188,7 @@ func (b *Bridge) refuseForeign(link netlink.Link) error {
 	}
 	for _, p := range ports {
 		if !b.ours(p) {
-			return errs.New(errs.Conflict, "bridge_has_foreign_ports", "bridge %s has the port %s, which is no VM's", name, p.Attrs().Name).
+			return errs.New(errs.Conflict, "bridge_has_foreign_ports", "bridge %s has the port %s, which belongs to no VM", name, p.Attrs().Name).
 				WithHint("set HATCH_BRIDGE_NAME to a name that is free, or take the port off: ip link set %s nomaster", p.Attrs().Name)
 		}
 	}
@@ -237,7 +236,7 @@ func (b *Bridge) hasGateway(link netlink.Link) (bool, error) {
 }
 
 func (b *Bridge) addresses(link netlink.Link) ([]netlink.Addr, error) {
-	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
+	addrs, err := List(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the addresses of %s: %w", b.net.Bridge, err)
 	}
@@ -247,7 +246,7 @@ func (b *Bridge) addresses(link netlink.Link) ([]netlink.Addr, error) {
 func (b *Bridge) gateway() *net.IPNet { return ipNet(b.net.Gateway, b.net.Prefix.Bits()) }
 
 func (b *Bridge) ports(link netlink.Link) ([]netlink.Link, error) {
-	all, err := dump(netlink.LinkList)
+	all, err := List(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list interfaces: %w", err)
 	}
@@ -265,11 +264,10 @@ func (b *Bridge) ours(link netlink.Link) bool {
 	return link.Type() == "tuntap" && link.Attrs().Group == b.net.PortGroup()
 }
 
-// dump reads a list from the kernel; one that changed while it was read is
-// read again.
-func dump[T any](list func() ([]T, error)) ([]T, error) {
-	const tries = 10
-	for range tries - 1 {
+// List reads a list from the kernel, again when it changed during the read.
+func List[T any](list func() ([]T, error)) ([]T, error) {
+	const attempts = 10
+	for range attempts - 1 {
 		items, err := list()
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return items, err

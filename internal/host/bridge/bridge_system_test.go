@@ -39,7 +39,7 @@ func ensured(t *testing.T) *Bridge {
 	return b
 }
 
-// add makes an interface that somebody else has made.
+// add makes an interface as another program would.
 func add(t *testing.T, link netlink.Link) netlink.Link {
 	t.Helper()
 	if err := netlink.LinkAdd(link); err != nil {
@@ -82,8 +82,7 @@ func openTAP(t *testing.T, name string) *os.File {
 }
 
 func codeOf(err error) string {
-	var e *errs.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*errs.Error](err); ok {
 		return e.Code
 	}
 	return ""
@@ -109,7 +108,7 @@ func TestEnsureUsesABridgeThatFits(t *testing.T) {
 		t.Fatal(err)
 	}
 	if link, err := b.find(); err != nil || link == nil {
-		t.Errorf("a bridge that was there before was removed (%v)", err)
+		t.Errorf("a bridge that existed before was removed (%v)", err)
 	}
 }
 
@@ -125,7 +124,7 @@ func TestEnsureRefusesWhatIsNotOurs(t *testing.T) {
 		"another mask": {func(t *testing.T) {
 			give(t, add(t, &netlink.Bridge{LinkAttrs: named("hatch0")}), "172.16.0.1/16")
 		}, "bridge_address_differs"},
-		"a port of somebody else": {func(t *testing.T) {
+		"a foreign port": {func(t *testing.T) {
 			br := add(t, &netlink.Bridge{LinkAttrs: named("hatch0")})
 			if err := netlink.LinkSetMaster(add(t, &netlink.Veth{LinkAttrs: named("eth9"), PeerName: "eth9p"}), br); err != nil {
 				t.Fatal(err)
@@ -170,10 +169,10 @@ func TestCheckNotices(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := b.Check(); err == nil {
-				t.Error("Check is content")
+				t.Error("Check passes")
 			}
 			if err := b.Ensure(); err != nil {
-				t.Errorf("Ensure does not mend it: %v", err)
+				t.Errorf("Ensure does not repair it: %v", err)
 			}
 		})
 	}
@@ -196,17 +195,17 @@ func TestTAPLivesAsLongAsItsFile(t *testing.T) {
 	}
 }
 
-func TestOpenTAPTakesNoForeignInterface(t *testing.T) {
+func TestOpenTAPRefusesForeignInterfaces(t *testing.T) {
 	add(t, &netlink.Veth{LinkAttrs: named("veth7"), PeerName: "veth7p"})
 	if _, err := OpenTAP("veth7"); codeOf(err) != "tap_in_use" {
 		t.Errorf("got %v, want tap_in_use", err)
 	}
 	if _, err := OpenTAP(strings.Repeat("x", 16)); err == nil {
-		t.Error("a name that is too long was taken")
+		t.Error("a name that is too long was accepted")
 	}
 }
 
-func TestJoinSetsWhatIsolationRestsOn(t *testing.T) {
+func TestJoinIsolatesThePort(t *testing.T) {
 	b := ensured(t)
 	p := testPort(b)
 	openTAP(t, p.TAP)
@@ -225,7 +224,6 @@ func TestJoinSetsWhatIsolationRestsOn(t *testing.T) {
 	}
 }
 
-// Each setting that Join makes is noticed when it does not hold.
 func TestVerifyNoticesEachSetting(t *testing.T) {
 	b := ensured(t)
 	p := testPort(b)
@@ -280,7 +278,7 @@ func TestVerifyNoticesEachSetting(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := b.verify(p, index, bridge); err == nil {
-				t.Error("it was not noticed")
+				t.Error("verify passes")
 			}
 		})
 	}
@@ -294,7 +292,7 @@ func TestJoinRefuses(t *testing.T) {
 	}
 	add(t, &netlink.Veth{LinkAttrs: named("veth7"), PeerName: "veth7p"})
 	if err := b.Join(Port{TAP: "veth7", MAC: p.MAC, Address: p.Address}); codeOf(err) != "tap_foreign" {
-		t.Errorf("no TAP but something else: %v", err)
+		t.Errorf("an interface that is no TAP: %v", err)
 	}
 	if err := b.Join(Port{TAP: p.TAP, MAC: b.MAC(), Address: p.Address}); codeOf(err) != "guest_mac_taken" {
 		t.Errorf("the host's own MAC: %v", err)
@@ -315,7 +313,7 @@ func TestJoinRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := netlink.LinkByName(p.TAP); err != nil {
-		t.Errorf("Leave took a TAP that was never ours: %v", err)
+		t.Errorf("Leave deleted a foreign TAP: %v", err)
 	}
 }
 

@@ -21,8 +21,8 @@ type Port struct {
 
 // Join puts an existing TAP on the bridge: isolated, without learning and
 // flooding, with IPv6 off and static entries for the guest, and up. All of it
-// is read back. Joining again is no error. After an error, the port may be
-// half made; [Bridge.Leave] undoes it.
+// is read back. Joining again is no error. After an error the port may be
+// incomplete; [Bridge.Leave] undoes it.
 //
 // Errors: errs.NotFound with code tap_missing, errs.Conflict with code
 // tap_foreign or guest_mac_taken.
@@ -48,8 +48,8 @@ func (b *Bridge) Join(p Port) error {
 	return b.verify(p, index, bridge)
 }
 
-// setUpPort writes everything; no frame passes before the port is up, and it
-// comes up last.
+// setUpPort writes all settings. No frame passes before the last one, which sets
+// the port up.
 func (b *Bridge) setUpPort(p Port, index, bridge int) error {
 	if err := enslave(index, bridge, b.net.PortGroup(), b.mtu); err != nil {
 		return fmt.Errorf("cannot put TAP %s on bridge %s: %w", p.TAP, b.net.Bridge, err)
@@ -66,7 +66,7 @@ func (b *Bridge) setUpPort(p Port, index, bridge int) error {
 		return fmt.Errorf("cannot tell bridge %s where %s is: %w", b.net.Bridge, p.MAC, err)
 	}
 	if err := netlink.NeighSet(p.neighbour(bridge)); err != nil {
-		return fmt.Errorf("cannot tie %s to %s: %w", p.Address, p.MAC, err)
+		return fmt.Errorf("cannot bind %s to %s: %w", p.Address, p.MAC, err)
 	}
 	if err := netlink.LinkSetUp(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: index}}); err != nil {
 		return fmt.Errorf("cannot bring up TAP %s: %w", p.TAP, err)
@@ -93,13 +93,13 @@ func (b *Bridge) verify(p Port, index, bridge int) error {
 		return fmt.Errorf("bridge %s does not know where %s is: %w", b.net.Bridge, p.MAC, err)
 	}
 	if err := checkNeighbour(bridge, p.Address, p.MAC); err != nil {
-		return fmt.Errorf("%s is not tied to %s: %w", p.Address, p.MAC, err)
+		return fmt.Errorf("%s is not bound to %s: %w", p.Address, p.MAC, err)
 	}
 	return nil
 }
 
-// Leave takes the guest's entries away, and the TAP if somebody still holds
-// it. Nothing there is no error; a TAP that is not ours is left alone.
+// Leave removes the guest's entries, and the TAP if a process still has it open.
+// Nothing to remove is no error; a TAP that is not ours is left alone.
 func (b *Bridge) Leave(p Port) error {
 	br, err := b.find()
 	if err != nil {
@@ -108,7 +108,7 @@ func (b *Bridge) Leave(p Port) error {
 	var failed error
 	if br != nil {
 		if err := netlink.NeighDel(p.neighbour(br.Attrs().Index)); err != nil && !gone(err) {
-			failed = fmt.Errorf("cannot untie %s: %w", p.Address, err)
+			failed = fmt.Errorf("cannot remove the neighbour entry of %s: %w", p.Address, err)
 		}
 	}
 	tap, err := netlink.LinkByName(p.TAP)
@@ -167,7 +167,7 @@ func isNotFound(err error) bool {
 	return errors.As(err, &notFound)
 }
 
-// gone tells whether err means that what should be deleted is not there.
+// gone reports whether err means that there was nothing to delete.
 func gone(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH)
 }

@@ -13,21 +13,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// portFlags are the settings of a bridge port that isolation rests on.
+// portFlags are the settings of a bridge port that isolate it.
 type portFlags struct {
 	isolated       bool // no frames to or from other isolated ports
-	learning       bool // take addresses from what comes in
-	unicastFlood   bool // get frames for unknown addresses
+	learning       bool // learn addresses from incoming frames
+	unicastFlood   bool // receive frames for unknown addresses
 	multicastFlood bool
 	broadcastFlood bool
-	hairpin        bool // get one's own frames back
+	hairpin        bool // receive its own frames
 	proxyARP       bool
 }
 
-// guestPort is what a guest's port must be. Broadcasts of the host reach it.
+// guestPort is how a guest's port must be set. Broadcasts of the host reach it.
 var guestPort = portFlags{isolated: true, broadcastFlood: true}
 
-// portState is everything that is read back of a port.
+// portState is the state of a port as the kernel reports it.
 type portState struct {
 	master int
 	group  uint32
@@ -56,7 +56,11 @@ func setPortFlags(index int, f portFlags) error {
 	req.AddData(msg)
 	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
 	for attr, on := range f.attributes() {
-		port.AddRtAttr(int(attr), []byte{octet(*on)})
+		value := []byte{0}
+		if *on {
+			value[0] = 1
+		}
+		port.AddRtAttr(int(attr), value)
 	}
 	req.AddData(port)
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
@@ -76,13 +80,6 @@ func (f *portFlags) attributes() map[uint16]*bool {
 	}
 }
 
-func octet(on bool) byte {
-	if on {
-		return 1
-	}
-	return 0
-}
-
 // readPort reads a port's state in one request.
 func readPort(index int) (portState, error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
@@ -94,7 +91,7 @@ func readPort(index int) (portState, error) {
 		return portState{}, err
 	}
 	if len(replies) != 1 || len(replies[0]) < unix.SizeofIfInfomsg {
-		return portState{}, fmt.Errorf("%d answers to a question about one interface", len(replies))
+		return portState{}, fmt.Errorf("%d replies to a request about one interface", len(replies))
 	}
 	return parsePort(replies[0])
 }
@@ -124,8 +121,8 @@ func parsePort(reply []byte) (portState, error) {
 	return s, nil
 }
 
-// parse reads the port's flags out of an interface's link info. A flag that
-// this kernel does not have is an error.
+// parse reads the port's flags from an interface's link info. A flag that this
+// kernel lacks is an error.
 func (f *portFlags) parse(linkInfo []byte) error {
 	data, err := child(linkInfo, nl.IFLA_INFO_SLAVE_DATA)
 	if err != nil {
@@ -194,7 +191,7 @@ func getNeighbour(of *netlink.Ndmsg, key *nl.RtAttr) (*netlink.Neigh, error) {
 		return nil, err
 	}
 	if len(replies) != 1 {
-		return nil, fmt.Errorf("%d answers to a question about one entry", len(replies))
+		return nil, fmt.Errorf("%d replies to a request about one entry", len(replies))
 	}
 	return netlink.NeighDeserialize(replies[0])
 }

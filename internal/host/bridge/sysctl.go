@@ -10,7 +10,7 @@ import (
 
 const procNet = "/proc/sys/net"
 
-// sysctl is one kernel setting below /proc/sys/net and the value it must have.
+// sysctl is a kernel setting below /proc/sys/net and the value it must have.
 type sysctl struct {
 	name  string // such as ipv4/ip_forward
 	value string
@@ -40,7 +40,7 @@ func noIPv6(iface string) []sysctl {
 	return []sysctl{{"ipv6/conf/" + iface + "/disable_ipv6", "1"}}
 }
 
-// apply writes the value unless it is there already, and reads it back.
+// apply sets the value unless it is set, and reads it back.
 func (s sysctl) apply() error {
 	if s.check() == nil {
 		return nil
@@ -64,6 +64,6 @@ func (s sysctl) check() error {
 
 func (s sysctl) path() string { return filepath.Join(procNet, s.name) }
 
-// String names the setting with slashes, which sysctl(8) takes too; an
-// interface's name may hold dots.
+// String names the setting with slashes, which sysctl(8) accepts too; the name of
+// an interface may contain dots.
 func (s sysctl) String() string { return "net/" + s.name }

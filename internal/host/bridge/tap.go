@@ -14,8 +14,8 @@ import (
 const iffTunExcl = 0x8000
 
 // OpenTAP makes a TAP of this name, in the form that VMMs expect: bare frames
-// behind a virtio-net header. It is not persistent: it lives as long as
-// somebody holds the file. It is down, and on no bridge.
+// behind a virtio-net header. It is not persistent: it lives as long as a process
+// has the file open. It is down, and on no bridge.
 //
 // Errors: errs.Conflict with code tap_in_use when an interface of this name exists.
 func OpenTAP(name string) (*os.File, error) {
@@ -27,8 +27,7 @@ func OpenTAP(name string) (*os.File, error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	// The file is made only now: a device must have its interface before the
-	// runtime's poller can watch it.
+	// The poller of the runtime can watch the device only once it has its interface.
 	return os.NewFile(uintptr(fd), "tap:"+name), nil
 }
 

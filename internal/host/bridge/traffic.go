@@ -8,8 +8,8 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// Traffic counts what went through a TAP since it was made, as the host sees
-// it: what the guest has sent was received here.
+// Traffic counts what went through a TAP since it was made, as the host sees it:
+// Rx is what the guest sent.
 type Traffic struct {
 	RxBytes, TxBytes     uint64
 	RxPackets, TxPackets uint64
@@ -29,7 +29,7 @@ func (b *Bridge) Traffic(tap string) (Traffic, error) {
 	}
 	n := link.Attrs().Statistics
 	if n == nil {
-		return Traffic{}, fmt.Errorf("the kernel does not tell the traffic of TAP %s", tap)
+		return Traffic{}, fmt.Errorf("the kernel reports no traffic of TAP %s", tap)
 	}
 	return Traffic{RxBytes: n.RxBytes, TxBytes: n.TxBytes, RxPackets: n.RxPackets, TxPackets: n.TxPackets}, nil
 }

@@ -1,9 +1,9 @@
-// Package capacity tells how much of the host VMs may take: its CPUs, its
-// memory and the file system of the data directory, each times the operator's
-// overcommit factor, less what the host keeps for itself.
+// Package capacity says how much of the host VMs may use: its CPUs, its memory
+// and the file system of the data directory, each times the operator's
+// overcommit factor, less the reserve of the host itself.
 //
-// It does not count what VMs have taken, each for itself and by sharing; the
-// store does, inside the transaction of a create. Start at [New].
+// It does not count what VMs use; the store does, inside the transaction of a
+// create. Start at [New].
 package capacity
 
 import (
@@ -15,15 +15,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/space"
 )
 
-// Overcommit are factors on what the host has; 1 means no overcommit.
+// Overcommit are factors on the host's sizes; 1 means no overcommit.
 type Overcommit struct {
 	Memory, Disk float64
 }
 
-// What the host keeps for itself.
+// Reserves of the host itself.
 const (
 	reserveMemMiB  = 256
 	reserveDiskMiB = 512
@@ -33,14 +33,16 @@ const (
 type Host struct {
 	dataDir string
 	memMiB  int64
+	bootID  string
 	over    Overcommit
 }
 
-// New reads the host's memory. dataDir is where VMs' disks lie.
-func New(dataDir string, over Overcommit) (*Host, error) {
+// New reads the size of the host's memory. dataDir is where VMs' disks lie; bootID
+// identifies this boot of the host.
+func New(dataDir, bootID string, over Overcommit) (*Host, error) {
 	f, err := os.Open("/proc/meminfo")
 	if err != nil {
-		return nil, fmt.Errorf("cannot tell the host's memory: %w", err)
+		return nil, fmt.Errorf("cannot read the size of the host's memory: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	lines := bufio.NewScanner(f)
@@ -50,11 +52,17 @@ func New(dataDir string, over Overcommit) (*Host, error) {
 			if _, err := fmt.Sscanf(lines.Text(), "MemTotal: %d kB", &kib); err != nil {
 				return nil, fmt.Errorf("cannot read MemTotal of /proc/meminfo: %w", err)
 			}
-			return &Host{dataDir: dataDir, memMiB: kib >> 10, over: over}, nil
+			return &Host{dataDir: dataDir, memMiB: kib >> 10, bootID: bootID, over: over}, nil
 		}
 	}
-	return nil, fmt.Errorf("cannot tell the host's memory: /proc/meminfo has no MemTotal")
+	return nil, fmt.Errorf("cannot read the size of the host's memory: /proc/meminfo has no MemTotal")
 }
+
+// BootID identifies this boot of the host.
+func (h *Host) BootID() string { return h.bootID }
+
+// IsFull reports whether err says that a file system is full.
+func (h *Host) IsFull(err error) bool { return space.IsFull(err) }
 
 // CPUs returns the number of CPUs this process may use.
 func (h *Host) CPUs() int { return runtime.NumCPU() }
@@ -64,20 +72,17 @@ func (h *Host) MemMiB() int64 {
 	return int64(float64(h.memMiB-reserveMemMiB) * h.over.Memory)
 }
 
-// DiskMiB returns the disk VMs' own disks may take in all. Disks are sparse,
-// so the sum may be above what is free.
-// Errors: errs.Exhausted when the file system itself is nearly full.
+// DiskMiB returns the size that VMs' disks may have in all. Disks are sparse, so
+// that their sum may exceed the free space.
+// Errors: errs.Exhausted when the file system is nearly full.
 func (h *Host) DiskMiB() (int64, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(h.dataDir, &fs); err != nil {
-		return 0, fmt.Errorf("cannot tell the size of the data directory's file system: %w", err)
+		return 0, fmt.Errorf("cannot read the size of the data directory's file system: %w", err)
+	}
+	if err := space.Require(h.dataDir, "a VM", 0, reserveDiskMiB<<20); err != nil {
+		return 0, err
 	}
 	total := int64(fs.Blocks) * fs.Bsize >> 20
-	free := int64(fs.Bavail) * fs.Bsize >> 20
-	if free < reserveDiskMiB {
-		return 0, errs.New(errs.Exhausted, "disk_full", "the host's disk has %d MiB left; %d are kept for the host itself", free, reserveDiskMiB).
-			WithHint("delete VMs or images, or give the data directory more room").
-			WithCause(errs.Shortage{Bytes: (reserveDiskMiB - free) << 20})
-	}
 	return int64(float64(total-reserveDiskMiB) * h.over.Disk), nil
 }

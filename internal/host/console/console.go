@@ -1,9 +1,9 @@
 // Package console reads VMs' serial consoles: into log files of bounded size,
-// into a scrollback in memory, and to whoever watches.
+// into a scrollback in memory, and to attached clients.
 //
-// It knows nothing of VMMs (it is handed a way to dial) nor of HTTP. What a
-// guest writes is kept as it is; whoever shows it must mind escape sequences.
-// Start at [Consoles]; hub.go is the life of one console.
+// It knows neither VMMs (its caller supplies a dial function) nor HTTP. It stores
+// a guest's output unchanged, escape sequences included. Start at [Consoles];
+// hub.go is the life of one console.
 package console
 
 import (
@@ -20,50 +20,50 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
 var _ vm.Consoles = (*Consoles)(nil)
 
-// Names of the log's files in a VM's directory; the second is the older half.
+// Names of the log files in a VM's directory; the second is the older half.
 const (
 	logName = "console.log"
 	oldName = "console.log.1"
 )
 
-// dialPatience bounds the dialling of a console.
-const dialPatience = 5 * time.Second
+const dialTimeout = 5 * time.Second
 
-// Consoles holds the consoles that are open.
+// Consoles are the open consoles of all VMs.
 type Consoles struct {
-	dir  func(vmID string) string
-	most int64 // bytes of one log file
-	log  *slog.Logger
+	dir      func(vmID string) string
+	maxBytes int64 // of one log file
+	log      *slog.Logger
 
 	mu   sync.Mutex
 	hubs map[string]*hub // by VM id
 }
 
-// New returns consoles that log into dir(vmID), in two files of up to most
-// bytes each.
-func New(dir func(vmID string) string, most int64, log *slog.Logger) *Consoles {
-	return &Consoles{dir: dir, most: most, log: log, hubs: map[string]*hub{}}
+// New returns consoles that log into dir(vmID), in two files of up to maxBytes
+// each.
+func New(dir func(vmID string) string, maxBytes int64, log *slog.Logger) *Consoles {
+	return &Consoles{dir: dir, maxBytes: maxBytes, log: log, hubs: map[string]*hub{}}
 }
 
-// Open implements vm.Consoles. A console that was open before is closed first.
+// Open implements vm.Consoles. It closes the VM's earlier console first.
 func (c *Consoles) Open(vmID string, dial func(ctx context.Context) (net.Conn, error)) error {
 	c.Close(vmID)
-	ctx, cancel := context.WithTimeout(context.Background(), dialPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
 	conn, err := dial(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot reach the console: %w", err)
 	}
-	file, err := openLog(c.dir(vmID), c.most)
+	file, err := openLog(c.dir(vmID), c.maxBytes)
 	if err != nil {
 		return errors.Join(err, conn.Close())
 	}
-	h := newHub(conn, file, c.log.With("vm", vmID))
+	h := newHub(conn, file, c.log.With(logkey.VM, vmID))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hubs[vmID] = h
@@ -94,11 +94,11 @@ func (c *Consoles) Log(ctx context.Context, vmID string, tail int, follow bool, 
 		return writeTail(w, storedLog(c.dir(vmID)), tail)
 	}
 	watch := h.subscribe()
-	if watch == nil { // ended just now
+	if watch == nil { // the console has just closed
 		return writeTail(w, storedLog(c.dir(vmID)), tail)
 	}
 	defer h.unsubscribe(watch)
-	if err := writeTail(w, watch.past, tail); err != nil || !follow {
+	if err := writeTail(w, watch.history, tail); err != nil || !follow {
 		return err
 	}
 	for {
@@ -122,41 +122,42 @@ func (c *Consoles) Attach(_ context.Context, vmID string, readOnly bool) (io.Rea
 	if h == nil {
 		return nil, errs.New(errs.Conflict, "console_closed", "the console of VM %s is not open", vmID).WithHint("start the VM first")
 	}
-	if !readOnly && !h.takeWriter() {
-		return nil, errs.New(errs.Conflict, "console_in_use", "somebody else is writing to the console of VM %s", vmID).
-			WithHint("attach read-only, or try again when they have left")
+	if !readOnly && !h.acquireWriter() {
+		return nil, errs.New(errs.Conflict, "console_in_use", "another client is writing to the console of VM %s", vmID).
+			WithHint("attach read-only, or try again when it has detached")
 	}
 	watch := h.subscribe()
 	if watch == nil {
 		if !readOnly {
-			h.giveWriter()
+			h.releaseWriter()
 		}
 		return nil, errs.New(errs.Conflict, "console_closed", "the console of VM %s is not open", vmID).WithHint("start the VM first")
 	}
-	watch.past.close()
-	return &session{hub: h, watch: watch, writes: !readOnly, rest: watch.scrollback}, nil
+	watch.history.close()
+	return &session{hub: h, watch: watch, writes: !readOnly, unread: watch.scrollback}, nil
 }
 
-// session is one person at a console.
+// session is one client attached to a console.
 type session struct {
 	hub    *hub
 	watch  *watcher
 	writes bool
-	rest   []byte // read already, but not by the person
+	unread []byte
 	once   sync.Once
 }
 
-// Read gives scrollback first, then what comes; io.EOF when the console closed.
+// Read returns the scrollback first, then new output; io.EOF when the console
+// closed.
 func (s *session) Read(p []byte) (int, error) {
-	if len(s.rest) == 0 {
+	if len(s.unread) == 0 {
 		text, ok := <-s.watch.live
 		if !ok {
 			return 0, io.EOF
 		}
-		s.rest = text
+		s.unread = text
 	}
-	n := copy(p, s.rest)
-	s.rest = s.rest[n:]
+	n := copy(p, s.unread)
+	s.unread = s.unread[n:]
 	return n, nil
 }
 
@@ -168,20 +169,20 @@ func (s *session) Write(p []byte) (int, error) {
 	return s.hub.write(p)
 }
 
-// Close leaves the console; a Read under way returns.
+// Close detaches; a Read in progress returns.
 func (s *session) Close() error {
 	s.once.Do(func() {
 		s.hub.unsubscribe(s.watch)
 		if s.writes {
-			s.hub.giveWriter()
+			s.hub.releaseWriter()
 		}
 	})
 	return nil
 }
 
-// storedLog returns the log of a console that is not open.
-func storedLog(dir string) past {
-	var p past
+// storedLog returns the log of a closed console.
+func storedLog(dir string) history {
+	var stored history
 	for _, name := range []string{oldName, logName} {
 		f, err := os.Open(filepath.Join(dir, name))
 		if err != nil {
@@ -191,9 +192,9 @@ func storedLog(dir string) past {
 		if st, err := f.Stat(); err == nil {
 			size = st.Size()
 		}
-		p.parts = append(p.parts, part{f, size})
+		stored.parts = append(stored.parts, part{f, size})
 	}
-	return p
+	return stored
 }
 
 func ignoreMissing(err error) error {

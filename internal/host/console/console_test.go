@@ -20,10 +20,10 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // open returns consoles with one open console, and the guest's end of it.
-func open(t *testing.T, most int64) (*Consoles, net.Conn) {
+func open(t *testing.T, maxBytes int64) (*Consoles, net.Conn) {
 	t.Helper()
 	dir := t.TempDir()
-	c := New(func(string) string { return dir }, most, slog.New(slog.DiscardHandler))
+	c := New(func(string) string { return dir }, maxBytes, slog.New(slog.DiscardHandler))
 	host, guest := net.Pipe()
 	err := c.Open("vm_a", func(context.Context) (net.Conn, error) { return host, nil })
 	if err != nil {
@@ -61,8 +61,8 @@ func TestTheLogOutlivesTheConsole(t *testing.T) {
 }
 
 func TestTheLogIsBounded(t *testing.T) {
-	const most = 4096
-	c, guest := open(t, most)
+	const maxBytes = 4096
+	c, guest := open(t, maxBytes)
 	line := strings.Repeat("x", 99) + "\n"
 	for range 500 {
 		say(t, guest, line)
@@ -71,16 +71,16 @@ func TestTheLogIsBounded(t *testing.T) {
 	c.Close("vm_a")
 	for _, name := range []string{logName, oldName} {
 		st, err := os.Stat(filepath.Join(c.dir(""), name))
-		if err != nil || st.Size() > most || st.Mode().Perm() != 0o600 {
+		if err != nil || st.Size() > maxBytes || st.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", name, st, err)
 		}
 	}
-	if got := logOf(t, c, -1); len(got) > 2*most || !strings.HasSuffix(got, "x\nthe end\n") {
+	if got := logOf(t, c, -1); len(got) > 2*maxBytes || !strings.HasSuffix(got, "x\nthe end\n") {
 		t.Errorf("the log has %d bytes and ends with %q", len(got), got[max(0, len(got)-20):])
 	}
 }
 
-func TestFollowersGetPastAndPresentWithoutGap(t *testing.T) {
+func TestFollowersGetHistoryAndNewOutputWithoutGap(t *testing.T) {
 	c, guest := open(t, 1<<20)
 	say(t, guest, "past\n")
 	reader, writer := io.Pipe()
@@ -115,9 +115,9 @@ func TestOneWriterManyReaders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, person := range []io.ReadWriteCloser{writer, reader} {
+	for _, client := range []io.ReadWriteCloser{writer, reader} {
 		text := make([]byte, len("login: "))
-		if _, err := io.ReadFull(person, text); err != nil || string(text) != "login: " {
+		if _, err := io.ReadFull(client, text); err != nil || string(text) != "login: " {
 			t.Errorf("scrollback: %q, %v", text, err)
 		}
 	}
@@ -136,19 +136,19 @@ func TestOneWriterManyReaders(t *testing.T) {
 	if got := <-typed; got != "root\n" {
 		t.Errorf("the guest read %q", got)
 	}
-	for _, person := range []io.Closer{writer, writer, reader} {
-		if err := person.Close(); err != nil {
+	for _, client := range []io.Closer{writer, writer, reader} {
+		if err := client.Close(); err != nil {
 			t.Error(err)
 		}
 	}
 	again, err := c.Attach(t.Context(), "vm_a", false)
 	if err != nil {
-		t.Fatalf("the place of the writer was not given back: %v", err)
+		t.Fatalf("the writer was not released: %v", err)
 	}
 	_ = again.Close()
 }
 
-func TestASlowWatcherHoldsNobodyUp(t *testing.T) {
+func TestASlowWatcherDelaysNoGuest(t *testing.T) {
 	c, guest := open(t, 1<<20)
 	slow, err := c.Attach(t.Context(), "vm_a", true)
 	if err != nil {
@@ -168,7 +168,7 @@ func TestASlowWatcherHoldsNobodyUp(t *testing.T) {
 	c.Close("vm_a")
 	seen, err := io.ReadAll(slow)
 	if err != nil || !bytes.Contains(seen, []byte("output was lost")) {
-		t.Errorf("a watcher that missed text was not told: %d bytes, %v", len(seen), err)
+		t.Errorf("no mark of lost output: %d bytes, %v", len(seen), err)
 	}
 }
 

@@ -6,20 +6,23 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
 const (
 	maxScrollback = 64 << 10 // bytes
-	chunkSize     = 16 << 10 // bytes read at once
-	watcherQueue  = 256      // chunks a watcher may be behind
-	writePatience = 5 * time.Second
+	chunkSize     = 16 << 10 // bytes of one read
+	watcherQueue  = 256      // chunks that a watcher may lag behind
+	writeTimeout  = 5 * time.Second
 )
 
-// lost is what a watcher that was too slow sees in place of what it missed.
-const lost = "\r\n[hatch: output was lost here]\r\n"
+// lostMark replaces the output that a slow watcher missed.
+const lostMark = "\r\n[hatch: output was lost here]\r\n"
 
-// hub is one open console. One goroutine reads the guest, one owns everything
-// else, so that a watcher's past and its live text fit together without a gap.
+// hub is one open console. One goroutine reads from the guest, another owns
+// everything else, so that there is no gap between a watcher's history and its
+// live output.
 type hub struct {
 	conn   net.Conn
 	log    *slog.Logger
@@ -28,15 +31,15 @@ type hub struct {
 	leaves chan *watcher
 	done   chan struct{} // closed when the hub has ended
 	work   sync.WaitGroup
-	writer chan struct{} // capacity 1: full while somebody may write
+	writer chan struct{} // capacity 1: full while a client may write
 }
 
-// watcher is somebody who follows a console.
+// watcher is one subscription to a console's output.
 type watcher struct {
-	past       past        // the log up to the moment of joining
+	history    history     // the log before the subscription
 	scrollback []byte      // its end
-	live       chan []byte // what came since; closed at the end
-	behind     bool        // has missed something; owned by the hub
+	live       chan []byte // the output since; closed at the end
+	behind     bool        // has missed output; owned by the hub
 }
 
 func newHub(conn net.Conn, file *logFile, log *slog.Logger) *hub {
@@ -55,7 +58,7 @@ func (h *hub) close() {
 	h.work.Wait()
 }
 
-// read hands over what the guest writes until the connection ends.
+// read passes the guest's output on until the connection ends.
 func (h *hub) read() {
 	defer close(h.chunks)
 	for {
@@ -80,7 +83,7 @@ func (h *hub) run(file *logFile) {
 			close(w.live)
 		}
 		if err := file.close(); err != nil {
-			h.log.Error("cannot close the console log", "err", err)
+			h.log.Error("cannot close the console log", logkey.Error, err)
 		}
 	}()
 	for {
@@ -90,19 +93,19 @@ func (h *hub) run(file *logFile) {
 				return
 			}
 			err := file.write(text)
-			if err != nil && !failing { // the guest sets the pace: say it once
-				h.log.Error("cannot write the console log", "err", err)
+			if err != nil && !failing { // once: the guest could fill hatchd's log
+				h.log.Error("cannot write the console log", logkey.Error, err)
 			}
 			failing = err != nil
 			scrollback = append(scrollback, text...)
 			scrollback = scrollback[max(0, len(scrollback)-maxScrollback):]
 			for w := range watchers {
-				w.give(text)
+				w.send(text)
 			}
-		case answer := <-h.joins:
-			w := &watcher{past: file.past(), scrollback: append([]byte(nil), scrollback...), live: make(chan []byte, watcherQueue)}
+		case reply := <-h.joins:
+			w := &watcher{history: file.history(), scrollback: append([]byte(nil), scrollback...), live: make(chan []byte, watcherQueue)}
 			watchers[w] = true
-			answer <- w
+			reply <- w
 		case w := <-h.leaves:
 			if watchers[w] {
 				delete(watchers, w)
@@ -112,11 +115,11 @@ func (h *hub) run(file *logFile) {
 	}
 }
 
-// give never blocks: a watcher that is too slow misses text and is told so.
-func (w *watcher) give(text []byte) {
+// send never blocks: a watcher that is too slow misses output and gets lostMark.
+func (w *watcher) send(text []byte) {
 	if w.behind {
 		select {
-		case w.live <- []byte(lost):
+		case w.live <- []byte(lostMark):
 			w.behind = false
 		default:
 			return
@@ -131,25 +134,25 @@ func (w *watcher) give(text []byte) {
 
 // subscribe returns a new watcher, or nil when the console has ended.
 func (h *hub) subscribe() *watcher {
-	answer := make(chan *watcher, 1)
+	reply := make(chan *watcher, 1)
 	select {
-	case h.joins <- answer:
-		return <-answer
+	case h.joins <- reply:
+		return <-reply
 	case <-h.done:
 		return nil
 	}
 }
 
-// unsubscribe ends a watcher. Doing it twice is no error.
+// unsubscribe ends a watcher. It may be called again.
 func (h *hub) unsubscribe(w *watcher) {
-	w.past.close()
+	w.history.close()
 	select {
 	case h.leaves <- w:
 	case <-h.done:
 	}
 }
 
-func (h *hub) takeWriter() bool {
+func (h *hub) acquireWriter() bool {
 	select {
 	case h.writer <- struct{}{}:
 		return true
@@ -158,12 +161,12 @@ func (h *hub) takeWriter() bool {
 	}
 }
 
-func (h *hub) giveWriter() { <-h.writer }
+func (h *hub) releaseWriter() { <-h.writer }
 
-// write types into the guest. A guest that does not read does not hold up the
-// person for long.
+// write types into the guest. It fails after writeTimeout when the guest does not
+// read.
 func (h *hub) write(p []byte) (int, error) {
-	if err := h.conn.SetWriteDeadline(time.Now().Add(writePatience)); err != nil {
+	if err := h.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return 0, errors.New("the console has closed")
 	}
 	return h.conn.Write(p)

@@ -12,13 +12,13 @@ import (
 // logFile is a log in two files of bounded size: when the newer is full it
 // becomes the older one.
 type logFile struct {
-	dir  string
-	most int64
-	file *os.File
-	size int64
+	dir      string
+	maxBytes int64 // of each file
+	file     *os.File
+	size     int64
 }
 
-func openLog(dir string, most int64) (*logFile, error) {
+func openLog(dir string, maxBytes int64) (*logFile, error) {
 	f, err := os.OpenFile(filepath.Join(dir, logName), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the console log: %w", err)
@@ -27,11 +27,11 @@ func openLog(dir string, most int64) (*logFile, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot open the console log: %w", err), f.Close())
 	}
-	return &logFile{dir: dir, most: most, file: f, size: st.Size()}, nil
+	return &logFile{dir: dir, maxBytes: maxBytes, file: f, size: st.Size()}, nil
 }
 
 func (l *logFile) write(text []byte) error {
-	if l.size+int64(len(text)) > l.most && l.size > 0 {
+	if l.size+int64(len(text)) > l.maxBytes && l.size > 0 {
 		if err := l.rotate(); err != nil {
 			return err
 		}
@@ -45,7 +45,7 @@ func (l *logFile) rotate() error {
 	if err := os.Rename(filepath.Join(l.dir, logName), filepath.Join(l.dir, oldName)); ignoreMissing(err) != nil {
 		return err
 	}
-	next, err := openLog(l.dir, l.most)
+	next, err := openLog(l.dir, l.maxBytes)
 	if err != nil {
 		return err
 	}
@@ -56,40 +56,40 @@ func (l *logFile) rotate() error {
 
 func (l *logFile) close() error { return l.file.Close() }
 
-// past opens the log as it is now, whatever is written to it later.
-func (l *logFile) past() past {
-	var p past
+// history opens the log as it is now; later output is not part of it.
+func (l *logFile) history() history {
+	var h history
 	if old, err := os.Open(filepath.Join(l.dir, oldName)); err == nil {
 		if st, err := old.Stat(); err == nil {
-			p.parts = append(p.parts, part{old, st.Size()})
+			h.parts = append(h.parts, part{old, st.Size()})
 		}
 	}
 	if now, err := os.Open(filepath.Join(l.dir, logName)); err == nil {
-		p.parts = append(p.parts, part{now, l.size})
+		h.parts = append(h.parts, part{now, l.size})
 	}
-	return p
+	return h
 }
 
-// past is a log up to one moment: files, each with the size it had.
-type past struct{ parts []part }
+// history is a log up to one moment: files, each with its size at that moment.
+type history struct{ parts []part }
 
 type part struct {
 	file *os.File
 	size int64
 }
 
-func (p past) close() {
-	for _, part := range p.parts {
+func (h history) close() {
+	for _, part := range h.parts {
 		_ = part.file.Close() // again after writeTail: harmless
 	}
 }
 
-// writeTail writes the last tail lines of p, or all of it when tail is
-// negative, and closes it. A line that was begun counts as one.
-func writeTail(w io.Writer, p past, tail int) error {
-	defer p.close()
+// writeTail writes the last tail lines of h, or all of them when tail is negative,
+// and closes h. An unfinished line counts as one.
+func writeTail(w io.Writer, h history, tail int) error {
+	defer h.close()
 	var text []byte // at most twice the size of a log file
-	for _, part := range p.parts {
+	for _, part := range h.parts {
 		more, err := io.ReadAll(io.NewSectionReader(part.file, 0, part.size))
 		if err != nil {
 			return fmt.Errorf("cannot read the console log: %w", err)

@@ -13,13 +13,13 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// wordsPause is how often a followed log of a VMM is looked at: it is written
-// elsewhere, and nothing tells when.
-const wordsPause = 200 * time.Millisecond
+// pollInterval is how often a followed log of a VMM, which other processes write,
+// is read.
+const pollInterval = 200 * time.Millisecond
 
 // VMMLog implements vm.Consoles. A VMM that printed nothing has an empty log.
-func (c *Consoles) VMMLog(ctx context.Context, vmID string, tail int, follow bool, w io.Writer) error {
-	h := c.hub(vmID) // before the file, so that what is followed is of this machine
+func (c *Consoles) VMMLog(ctx context.Context, vmID string, tail int, following bool, w io.Writer) error {
+	h := c.hub(vmID) // before the file, so that the file is of this machine
 	f, err := os.Open(filepath.Join(c.dir(vmID), vmm.LogName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -28,31 +28,31 @@ func (c *Consoles) VMMLog(ctx context.Context, vmID string, tail int, follow boo
 		return fmt.Errorf("cannot read the VMM's log: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	text, err := io.ReadAll(io.LimitReader(f, c.most))
+	text, err := io.ReadAll(io.LimitReader(f, c.maxBytes))
 	if err != nil {
 		return fmt.Errorf("cannot read the VMM's log: %w", err)
 	}
-	if _, err := w.Write(lastLines(text, tail)); err != nil || !follow || h == nil {
+	if _, err := w.Write(lastLines(text, tail)); err != nil || !following || h == nil {
 		return err
 	}
-	return followWords(ctx, f, h.done, w)
+	return follow(ctx, f, h.done, w)
 }
 
-// followWords copies what is appended to f until ctx is done, or for as long
-// after ended as its last words may take.
-func followWords(ctx context.Context, f io.Reader, ended <-chan struct{}, w io.Writer) error {
-	tick := time.NewTicker(wordsPause)
+// follow copies what is appended to f until ctx is done, and once more after ended
+// was closed: the VMM's last output may come late.
+func follow(ctx context.Context, f io.Reader, ended <-chan struct{}, w io.Writer) error {
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
-	for over := false; ; {
+	for last := false; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ended:
-			over, ended = true, nil
+			last, ended = true, nil
 			continue
 		case <-tick.C:
 		}
-		if _, err := io.Copy(w, f); err != nil || over {
+		if _, err := io.Copy(w, f); err != nil || last {
 			return err
 		}
 	}

@@ -42,7 +42,7 @@ func TestVMMLogOfAStoppedVM(t *testing.T) {
 	if got := read(-1, false); got != "one\ntwo\n" {
 		t.Errorf("all of it: %q", got)
 	}
-	if got := read(1, true); got != "two\n" { // and it ends, for nothing can come
+	if got := read(1, true); got != "two\n" { // and returns: there is no VMM
 		t.Errorf("the last line, followed: %q", got)
 	}
 }
@@ -66,9 +66,9 @@ func TestVMMLogIsFollowedUntilTheVMEnds(t *testing.T) {
 	expect("one\n")
 	vmmLog(t, c, "two\n")
 	expect("two\n")
-	vmmLog(t, c, "last words\n")
+	vmmLog(t, c, "last line\n")
 	c.Close("vm_a")
-	expect("last words\n")
+	expect("last line\n")
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

@@ -1,11 +1,11 @@
-// Package dhcp tells guests their addresses.
+// Package dhcp serves guests their addresses.
 //
-// It answers known MACs only, each with the one address that it was given by
-// the database; there is no range to draw from. Replies go to the guest's own
-// MAC, so that other guests never see them, whatever flags the request has.
+// It answers known MACs only, each with the address of its lease in the database;
+// it has no range of its own. Replies go to the guest's MAC, so that other guests
+// never see them, even when the request asks for a broadcast.
 //
-// It allots nothing (internal/store) and filters nothing (internal/host/nft).
-// Start at [Server]; reply.go has what is answered.
+// It makes no leases (internal/store) and filters no packets (internal/host/nft).
+// Start at [Server]; reply.go makes the replies.
 package dhcp
 
 import (
@@ -21,14 +21,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/network"
 )
 
-// DefaultLeaseTime is how long guests may keep an address before they ask
-// again. The address stays theirs in any case.
+// DefaultLeaseTime is how long guests keep an address before they renew. They
+// always get the same address again.
 const DefaultLeaseTime = 24 * time.Hour
 
-// Config says what guests are told.
+// Config is what replies contain for every guest.
 type Config struct {
 	Network   network.Network
 	MTU       int           // bytes; 0 leaves it to the guest
@@ -36,11 +37,11 @@ type Config struct {
 	Log       *slog.Logger
 }
 
-// Lease is what one guest is told.
+// Lease is what replies contain for one guest.
 type Lease struct {
 	MAC      net.HardwareAddr
 	Address  netip.Addr
-	Hostname string // "" tells none
+	Hostname string // "" sends none
 }
 
 // Server answers DHCP on one bridge. Its methods may be called from several
@@ -57,11 +58,11 @@ type Server struct {
 
 // conns are the sockets of a running server.
 type conns struct {
-	in  net.PacketConn // what guests send
-	out *frameSender   // straight to a guest's MAC
+	in  net.PacketConn // requests
+	out *frameSender   // replies
 }
 
-// New returns a server that does not listen yet.
+// New returns a server; it listens from Start on.
 func New(cfg Config) *Server {
 	if cfg.LeaseTime == 0 {
 		cfg.LeaseTime = DefaultLeaseTime
@@ -113,14 +114,14 @@ func (s *Server) Check() error {
 	return s.failed
 }
 
-// Set gives a guest its lease, in place of one that the MAC had.
+// Set adds a guest's lease, or replaces that of the same MAC.
 func (s *Server) Set(l Lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.leases[[6]byte(l.MAC)] = l
 }
 
-// Delete forgets a MAC's lease. Nothing there is no error.
+// Delete removes the lease of a MAC, if there is one.
 func (s *Server) Delete(mac net.HardwareAddr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,7 +138,7 @@ func (s *Server) lease(mac net.HardwareAddr) (Lease, bool) {
 	return l, ok
 }
 
-// serve answers one request after the other until the socket is closed.
+// serve answers requests until the socket is closed.
 func (s *Server) serve(c *conns, done chan struct{}) {
 	defer close(done)
 	buf := make([]byte, 1500)
@@ -155,13 +156,13 @@ func (s *Server) serve(c *conns, done chan struct{}) {
 			continue
 		}
 		if err := c.out.send(r); err != nil && !errors.Is(err, net.ErrClosed) {
-			s.cfg.Log.Warn("cannot answer a DHCP request", "mac", r.to.String(), "error", err)
+			s.cfg.Log.Warn("cannot answer a DHCP request", logkey.MAC, r.to.String(), logkey.Error, err)
 		}
 	}
 }
 
 func (s *Server) fail(c *conns, err error) {
-	s.cfg.Log.Error("DHCP stopped", "error", err)
+	s.cfg.Log.Error("DHCP stopped", logkey.Error, err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conns == c {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -17,8 +16,8 @@ const (
 	ttl       = 64
 )
 
-// frameSender sends IP packets from an interface straight to a MAC, which an
-// ordinary socket cannot do for a guest that has no address yet.
+// frameSender sends IP packets from an interface to a MAC; an ordinary socket
+// cannot reach a guest that has no address yet.
 type frameSender struct {
 	file  *os.File
 	index int
@@ -42,7 +41,9 @@ func (f *frameSender) send(r *reply) error {
 	if err != nil {
 		return err
 	}
-	to := &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_IP), Ifindex: f.index, Halen: 6}
+	var protocol [2]byte // in network order
+	binary.BigEndian.PutUint16(protocol[:], unix.ETH_P_IP)
+	to := &unix.SockaddrLinklayer{Protocol: binary.NativeEndian.Uint16(protocol[:]), Ifindex: f.index, Halen: 6}
 	copy(to.Addr[:], r.to)
 	raw, err := f.file.SyscallConn()
 	if err != nil {
@@ -80,20 +81,16 @@ func (r *reply) packet() ([]byte, error) {
 	binary.BigEndian.PutUint16(udp[2:], 68)
 	binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)))
 	copy(udp[udpHeader:], r.message)
-	binary.BigEndian.PutUint16(udp[6:], udpChecksum(r.from, r.address, udp))
-	return p, nil
-}
 
-// udpChecksum is the checksum over the pseudo header and the datagram; 0 would
-// mean none, and is written as its other form.
-func udpChecksum(from, to netip.Addr, udp []byte) uint16 {
-	pseudo := append(from.AsSlice(), to.AsSlice()...)
+	pseudo := append(r.from.AsSlice(), r.address.AsSlice()...)
 	pseudo = append(pseudo, 0, unix.IPPROTO_UDP)
 	pseudo = binary.BigEndian.AppendUint16(pseudo, uint16(len(udp)))
-	if sum := checksum(sum(0, pseudo), udp); sum != 0 {
-		return sum
+	total := checksum(sum(0, pseudo), udp)
+	if total == 0 { // which would mean: no checksum
+		total = 0xffff
 	}
-	return 0xffff
+	binary.BigEndian.PutUint16(udp[6:], total)
+	return p, nil
 }
 
 func checksum(start uint32, data []byte) uint16 {
@@ -104,7 +101,7 @@ func checksum(start uint32, data []byte) uint16 {
 	return ^uint16(total)
 }
 
-// sum adds up data in 16-bit words, an odd last byte filled up with zero.
+// sum adds data to total in 16-bit words; an odd last byte is padded with zero.
 func sum(total uint32, data []byte) uint32 {
 	for ; len(data) >= 2; data = data[2:] {
 		total += uint32(data[0])<<8 | uint32(data[1])
@@ -113,8 +110,4 @@ func sum(total uint32, data []byte) uint32 {
 		total += uint32(data[0]) << 8
 	}
 	return total
-}
-
-func networkOrder(v uint16) uint16 {
-	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
 }

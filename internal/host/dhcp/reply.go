@@ -8,7 +8,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 )
 
-// reply is a DHCP message on its way to one guest.
+// reply is a DHCP message for one guest.
 type reply struct {
 	to      net.HardwareAddr // the frame's destination
 	from    netip.Addr
@@ -16,18 +16,21 @@ type reply struct {
 	message []byte
 }
 
-// answer returns the reply to a packet, nil when it deserves none.
+// answer returns the reply to a packet, nil when it gets none.
 func (s *Server) answer(packet []byte) *reply {
 	req, err := dhcpv4.FromBytes(packet)
 	if err != nil || req.OpCode != dhcpv4.OpcodeBootRequest || req.HWType != iana.HWTypeEthernet {
 		return nil
 	}
 	if !req.GatewayIPAddr.IsUnspecified() {
-		return nil // a relay's; there is none on this network
+		return nil // from a relay; this network has none
 	}
 	lease, known := s.lease(req.ClientHWAddr)
-	if !known || !s.meant(req) {
+	if !known {
 		return nil
+	}
+	if id := req.ServerIdentifier(); id != nil && !id.Equal(s.gateway()) {
+		return nil // for another server
 	}
 	kind := responseTo(req, lease)
 	if kind == dhcpv4.MessageTypeNone {
@@ -43,13 +46,7 @@ func (s *Server) answer(packet []byte) *reply {
 	}
 }
 
-// meant tells whether the request is for this server or for any.
-func (s *Server) meant(req *dhcpv4.DHCPv4) bool {
-	id := req.ServerIdentifier()
-	return id == nil || id.Equal(s.gateway())
-}
-
-// responseTo says what kind of answer a request gets; None for no answer.
+// responseTo returns the type of the reply to a request; None for no reply.
 func responseTo(req *dhcpv4.DHCPv4, l Lease) dhcpv4.MessageType {
 	switch req.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
@@ -69,7 +66,7 @@ func responseTo(req *dhcpv4.DHCPv4, l Lease) dhcpv4.MessageType {
 	return dhcpv4.MessageTypeNone
 }
 
-// options are what the answer of this kind says.
+// options are the contents of a reply of this type.
 func (s *Server) options(req *dhcpv4.DHCPv4, l Lease, kind dhcpv4.MessageType) []dhcpv4.Modifier {
 	opts := []dhcpv4.Modifier{
 		dhcpv4.WithMessageType(kind),
@@ -94,7 +91,7 @@ func (s *Server) options(req *dhcpv4.DHCPv4, l Lease, kind dhcpv4.MessageType) [
 		opts = append(opts, dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionInterfaceMTU, mtu)))
 	}
 	if req.MessageType() == dhcpv4.MessageTypeInform {
-		return opts // who has an address already is told the rest only
+		return opts // the guest has an address and asks for the rest
 	}
 	return append(opts,
 		dhcpv4.WithYourIP(l.Address.AsSlice()),
@@ -102,9 +99,9 @@ func (s *Server) options(req *dhcpv4.DHCPv4, l Lease, kind dhcpv4.MessageType) [
 	)
 }
 
-// destination is the address on the packet. A guest that cannot take packets
-// for an address it does not have yet says so by the broadcast flag; the frame
-// goes to its MAC all the same.
+// destination is the packet's destination. A guest that cannot receive packets for
+// an address that it does not have yet sets the broadcast flag; the frame still
+// goes to its MAC.
 func destination(req *dhcpv4.DHCPv4, l Lease, kind dhcpv4.MessageType) netip.Addr {
 	if kind == dhcpv4.MessageTypeNak || req.IsBroadcast() {
 		return netip.AddrFrom4([4]byte{255, 255, 255, 255})

@@ -14,9 +14,9 @@ import (
 )
 
 var (
-	known    = net.HardwareAddr{2, 0xfc, 0, 0, 0, 10}
-	stranger = net.HardwareAddr{2, 0xfc, 0, 0, 0, 99}
-	its      = netip.MustParseAddr("172.16.0.10")
+	known   = net.HardwareAddr{2, 0xfc, 0, 0, 0, 10}
+	unknown = net.HardwareAddr{2, 0xfc, 0, 0, 0, 99}
+	its     = netip.MustParseAddr("172.16.0.10")
 )
 
 func testServer(t testing.TB) *Server {
@@ -47,7 +47,7 @@ func toServer(ip string) dhcpv4.Modifier {
 	return dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.ParseIP(ip)))
 }
 
-func TestWhoGetsWhichAnswer(t *testing.T) {
+func TestReplyTypes(t *testing.T) {
 	const none = dhcpv4.MessageTypeNone
 	reply := func(m *dhcpv4.DHCPv4) { m.OpCode = dhcpv4.OpcodeBootReply }
 	cases := map[string]struct {
@@ -61,7 +61,7 @@ func TestWhoGetsWhichAnswer(t *testing.T) {
 		"request of nothing":       {request(t, dhcpv4.MessageTypeRequest), dhcpv4.MessageTypeNak},
 		"inform":                   {request(t, dhcpv4.MessageTypeInform, dhcpv4.WithClientIP(its.AsSlice())), dhcpv4.MessageTypeAck},
 		"for another server":       {request(t, dhcpv4.MessageTypeRequest, asking("172.16.0.10"), toServer("172.16.0.2")), none},
-		"discover of a stranger":   {request(t, dhcpv4.MessageTypeDiscover, dhcpv4.WithHwAddr(stranger)), none},
+		"discover of an unknown":   {request(t, dhcpv4.MessageTypeDiscover, dhcpv4.WithHwAddr(unknown)), none},
 		"release":                  {request(t, dhcpv4.MessageTypeRelease), none},
 		"decline":                  {request(t, dhcpv4.MessageTypeDecline), none},
 		"an answer":                {request(t, dhcpv4.MessageTypeOffer), none},
@@ -92,19 +92,19 @@ func TestWhoGetsWhichAnswer(t *testing.T) {
 	}
 }
 
-func TestWhatAGuestIsTold(t *testing.T) {
+func TestReplyContents(t *testing.T) {
 	s := testServer(t)
 	m, err := dhcpv4.FromBytes(s.answer(request(t, dhcpv4.MessageTypeDiscover).ToBytes()).message)
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := []string{
+	options := []string{
 		m.YourIPAddr.String(), m.ServerIPAddr.String(), m.ServerIdentifier().String(),
 		net.IP(m.SubnetMask()).String(), m.BroadcastAddress().String(),
 		m.Router()[0].String(), m.DNS()[0].String(), m.HostName(), m.IPAddressLeaseTime(0).String(),
 	}
 	want := "172.16.0.10 172.16.0.1 172.16.0.1 255.255.255.0 172.16.0.255 172.16.0.1 172.16.0.1 web-1 1h0m0s"
-	if got := strings.Join(told, " "); got != want {
+	if got := strings.Join(options, " "); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	if mtu := m.Options.Get(dhcpv4.OptionInterfaceMTU); string(mtu) != "\x05\xdc" {
@@ -140,7 +140,7 @@ func TestDeletedLeaseGetsNoAnswer(t *testing.T) {
 	s.Delete(known)
 	s.Delete(known)
 	if r := s.answer(request(t, dhcpv4.MessageTypeDiscover).ToBytes()); r != nil {
-		t.Error("a guest that left is answered")
+		t.Error("a guest without a lease got a reply")
 	}
 }
 
@@ -173,17 +173,17 @@ func FuzzAnswer(f *testing.F) {
 			return
 		}
 		if r.to.String() != known.String() || r.address != its && r.address.String() != "255.255.255.255" {
-			t.Errorf("an answer to %s, %s", r.to, r.address)
+			t.Errorf("a reply to %s, %s", r.to, r.address)
 		}
 		m, err := dhcpv4.FromBytes(r.message)
 		if err != nil {
-			t.Fatalf("the answer cannot be read: %v", err)
+			t.Fatalf("the reply cannot be parsed: %v", err)
 		}
 		if ip, ok := netip.AddrFromSlice(m.YourIPAddr.To4()); ok && ip != its && !ip.IsUnspecified() {
 			t.Errorf("the guest is given %s", ip)
 		}
 		if len(r.message) > 1400 {
-			t.Errorf("the answer has %d bytes", len(r.message))
+			t.Errorf("the reply has %d bytes", len(r.message))
 		}
 	})
 }

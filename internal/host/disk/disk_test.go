@@ -15,6 +15,8 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -30,10 +32,12 @@ func newFiles(t *testing.T) *Files {
 
 func someVM() vm.VM {
 	return vm.VM{
-		ID: "vm_abc123def456", DiskMiB: 64, EnableNetwork: true,
-		Lease:   vm.Lease{MAC: net.HardwareAddr{2, 0xfc, 0, 0, 0, 10}},
-		Boot:    image.Boot{DiskMode: image.DiskOverlay, Rootfs: image.File{Path: "/base"}},
-		SSHKeys: []string{"ssh-ed25519 AAAA someone@somewhere"},
+		ID: "vm_abc123def456",
+		Spec: machine.Spec{
+			Hostname: "DB-1.example.com", DiskMiB: 64, EnableNetwork: true, SSHKeys: []string{"ssh-ed25519 AAAA someone@somewhere"},
+			Boot: image.Boot{DiskMode: image.DiskOverlay, Rootfs: image.File{Path: "/base"}},
+		},
+		Lease: network.Lease{MAC: net.HardwareAddr{2, 0xfc, 0, 0, 0, 10}},
 	}
 }
 
@@ -69,11 +73,11 @@ func TestProvisionMakesASparseDiskAndASeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := f.Disks(v, f.Disk(v.ID)); !errs.HasCode(err, "disk_missing") {
-		t.Errorf("got %v for a VM whose disk is gone", err)
+		t.Errorf("got %v for a VM without its disk", err)
 	}
 }
 
-func TestAllocatedIsWhatWasWritten(t *testing.T) {
+func TestAllocatedCountsWrittenBlocks(t *testing.T) {
 	f, v := newFiles(t), someVM()
 	if got, err := f.Allocated(v.ID); got != 0 || err != nil {
 		t.Errorf("without files: %d, %v", got, err)
@@ -130,11 +134,11 @@ func TestCopyModeMakesALargerPrivateCopy(t *testing.T) {
 	}
 }
 
-// TestSeedIsReadByAnotherTool reads the volume back with isoinfo, which shares
-// no code with what wrote it.
+// TestSeedIsReadByAnotherTool reads the volume back with isoinfo, which shares no
+// code with the writer.
 func TestSeedIsReadByAnotherTool(t *testing.T) {
 	f, v := newFiles(t), someVM()
-	user := make([]byte, vm.MaxUserData)
+	user := make([]byte, machine.MaxUserData)
 	_, _ = rand.Read(user)
 	v.UserData = string(user)
 	if err := os.Mkdir(f.Dir(v.ID), 0o700); err != nil {
@@ -155,10 +159,11 @@ func TestSeedIsReadByAnotherTool(t *testing.T) {
 		return out
 	}
 	if !bytes.Equal(read("user-data"), user) {
-		t.Error("user-data is not what was given, byte for byte")
+		t.Error("user-data differs from the request's")
 	}
 	for says, name := range map[string]string{
 		"instance-id: vm_abc123def456":                           "meta-data",
+		"local-hostname: DB-1.example.com":                       "meta-data",
 		"public-keys:\n    - ssh-ed25519 AAAA someone@somewhere": "meta-data",
 		"macaddress: 02:fc:00:00:00:0a":                          "network-config",
 	} {
@@ -168,15 +173,15 @@ func TestSeedIsReadByAnotherTool(t *testing.T) {
 	}
 }
 
-// TestSeedsAreOfOneSize writes the smallest and the largest seed in turn: a
-// copied guest finds another one below it that must not seem cut short.
+// TestSeedsAreOfOneSize writes the smallest and the largest seed in turn: the seed
+// of a clone must not seem truncated to its guest.
 func TestSeedsAreOfOneSize(t *testing.T) {
 	f, v := newFiles(t), someVM()
 	if err := os.Mkdir(f.Dir(v.ID), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	iso := filepath.Join(f.Dir(v.ID), seedName)
-	for _, user := range []int{0, vm.MaxUserData, 1} {
+	for _, user := range []int{0, machine.MaxUserData, 1} {
 		v.UserData = strings.Repeat("x", user)
 		if err := f.Seed(t.Context(), v); err != nil {
 			t.Fatal(err)
@@ -203,12 +208,12 @@ func TestSeedWithoutNetworkNamesNoInterface(t *testing.T) {
 	}
 }
 
-func TestFilesSetAsideAreKept(t *testing.T) {
+func TestSetAsideDeletesNothing(t *testing.T) {
 	f, v := newFiles(t), someVM()
 	if err := f.Provision(t.Context(), v); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second time there is nothing
+	for range 2 { // the second time there is no directory
 		if err := f.SetAside(v.ID); err != nil {
 			t.Fatal(err)
 		}
@@ -234,7 +239,7 @@ func TestOrphansAreOnlyDirectoriesOfVMs(t *testing.T) {
 		t.Errorf("got %v, %v", orphans, err)
 	}
 	if err := f.Remove("../vms"); err == nil {
-		t.Error("a path was taken for an id")
+		t.Error("a path was accepted as an id")
 	}
 }
 

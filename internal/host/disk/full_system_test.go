@@ -14,8 +14,8 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// mountSmall mounts a tmpfs of size bytes on dir, for this test alone: its
-// thread gets a mount namespace of its own, and ends with the test.
+// mountSmall mounts a tmpfs of size bytes on dir in a mount namespace of the test's
+// thread, which ends with the test.
 func mountSmall(t *testing.T, dir, size string) {
 	t.Helper()
 	runtime.LockOSThread() // for good
@@ -44,11 +44,11 @@ func entries(t *testing.T, dir string) []os.DirEntry {
 	return found
 }
 
-// TestFullHostDiskLeavesNothing has room for the disk's beginning only, then
-// for the disk but not for its seed.
+// TestFullHostDiskLeavesNothing has space for the start of the disk only, then for
+// the disk without the seed.
 func TestFullHostDiskLeavesNothing(t *testing.T) {
 	f, v := newFiles(t), someVM()
-	template, err := f.template(t.Context(), v.DiskMiB) // lies elsewhere
+	template, err := f.template(t.Context(), v.DiskMiB) // on another file system
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,8 +69,8 @@ func TestFullHostDiskLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestFullHostDiskMakesNoTemplate has no room for the formatted file system:
-// a half-made one must not be taken for a template later.
+// TestFullHostDiskMakesNoTemplate has no space for the formatted file system: an
+// incomplete one must not become a template.
 func TestFullHostDiskMakesNoTemplate(t *testing.T) {
 	f, v := newFiles(t), someVM()
 	if err := os.Mkdir(f.templates, 0o700); err != nil {
@@ -78,7 +78,7 @@ func TestFullHostDiskMakesNoTemplate(t *testing.T) {
 	}
 	mountSmall(t, f.templates, "64k")
 	if err := f.Provision(t.Context(), v); err == nil {
-		t.Error("a template was made where there is no room")
+		t.Error("a template was made without space for it")
 	}
 	for _, dir := range []string{f.templates, f.root} {
 		if left := entries(t, dir); len(left) > 0 {

@@ -9,14 +9,15 @@ import (
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
+	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
-	"gopkg.in/yaml.v3"
 
+	"github.com/hatchvm/hatch/internal/host/space"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// Seed writes the VM's NoCloud disk anew: an ISO 9660 volume named cidata, as
-// cloud-init's documentation of the NoCloud data source asks for.
+// Seed writes the VM's NoCloud disk, or replaces it: an ISO 9660 volume named
+// cidata, as cloud-init's NoCloud data source requires.
 func (f *Files) Seed(_ context.Context, v vm.VM) error {
 	files, err := seedFiles(v)
 	if err != nil {
@@ -25,7 +26,7 @@ func (f *Files) Seed(_ context.Context, v vm.VM) error {
 	path := filepath.Join(f.Dir(v.ID), seedName)
 	tmp := path + ".new"
 	if err := writeISO(tmp, files); err != nil {
-		return errors.Join(full(err), ignoreMissing(os.Remove(tmp)))
+		return errors.Join(space.Full(err), ignoreMissing(os.Remove(tmp)))
 	}
 	return os.Rename(tmp, path)
 }
@@ -37,9 +38,15 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// seedFiles returns the seed's content. The user's own text goes in byte for byte.
+// seedFiles returns the seed's content, with the user data byte for byte.
 func seedFiles(v vm.VM) (map[string][]byte, error) {
-	meta, err := yaml.Marshal(metaData(v))
+	// Values in meta-data are merged with the user's own configuration, which would
+	// replace those in vendor data.
+	meta, err := yaml.Marshal(struct {
+		InstanceID string   `yaml:"instance-id"`
+		Hostname   string   `yaml:"local-hostname"`
+		PublicKeys []string `yaml:"public-keys,omitempty"`
+	}{v.InstanceID(), v.Hostname(), v.SSHKeys})
 	if err != nil {
 		return nil, fmt.Errorf("cannot write meta-data: %w", err)
 	}
@@ -54,18 +61,8 @@ func seedFiles(v vm.VM) (map[string][]byte, error) {
 	return map[string][]byte{"meta-data": meta, "network-config": network, "user-data": user}, nil
 }
 
-// metaData is what Hatch itself adds. Keys that are in it are there beside those
-// of the user's own configuration, which would displace any in vendor data.
-func metaData(v vm.VM) any {
-	return struct {
-		InstanceID string   `yaml:"instance-id"`
-		Hostname   string   `yaml:"local-hostname"`
-		PublicKeys []string `yaml:"public-keys,omitempty"`
-	}{v.InstanceID(), v.Hostname(), v.SSHKeys}
-}
-
-// networkConfig is cloud-init's network configuration, version 2: the one NIC
-// is found by its MAC, called eth0, and asks hatchd's DHCP for its address.
+// networkConfig is cloud-init's network configuration, version 2: the NIC with the
+// VM's MAC is called eth0 and gets its address by DHCP.
 func networkConfig(v vm.VM) any {
 	type match struct {
 		MAC string `yaml:"macaddress"`
@@ -86,19 +83,18 @@ func networkConfig(v vm.VM) any {
 	}{2, ethernets}
 }
 
-// seedSize is the size of every seed, whatever is in it: a copied guest goes on
-// with the size that it has seen, and then reads a seed of its own. What is not
-// written takes no room. isoStructures is about what the volume's own structures
-// take. Both in bytes.
+// seedSize is the size of every seed in bytes: the guest of a clone knows the size
+// of the original's seed, and then reads the clone's. Holes take no space.
+// isoStructures is about the size of the volume's own structures in bytes.
 const (
 	seedSize      = 4 << 20
 	isoStructures = 64 << 10
 )
 
-// reserve takes the room for a file in advance: the library that writes it
-// does not tell a full disk from other faults.
-func reserve(file *os.File, size int64) error {
-	err := unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
+// reserve allocates a file's blocks in advance: the library that writes it hides
+// which error a full disk is.
+func reserve(f *os.File, size int64) error {
+	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
 	}
@@ -121,7 +117,7 @@ func writeISO(path string, files map[string][]byte) (err error) {
 	if err := reserve(out, size); err != nil {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
-	workspace, err := os.MkdirTemp(filepath.Dir(path), ".seed-") // 0700: it holds the user's secrets for a moment
+	workspace, err := os.MkdirTemp(filepath.Dir(path), ".seed-") // 0700: for a moment it contains the user's secrets
 	if err != nil {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
@@ -131,7 +127,12 @@ func writeISO(path string, files map[string][]byte) (err error) {
 		return fmt.Errorf("cannot make the seed disk: %w", err)
 	}
 	for name, content := range files {
-		if err := addFile(volume, name, content); err != nil {
+		f, err := volume.OpenFile(name, os.O_CREATE|os.O_RDWR)
+		if err == nil {
+			_, err = f.Write(content)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
 			return fmt.Errorf("cannot write %s to the seed disk: %w", name, err)
 		}
 	}
@@ -140,13 +141,4 @@ func writeISO(path string, files map[string][]byte) (err error) {
 		return fmt.Errorf("cannot finish the seed disk: %w", err)
 	}
 	return out.Truncate(seedSize)
-}
-
-func addFile(volume *iso9660.FileSystem, name string, content []byte) (err error) {
-	f, err := volume.OpenFile(name, os.O_CREATE|os.O_RDWR)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	return errors.Join(err, f.Close())
 }

@@ -12,18 +12,19 @@ import (
 	"sync"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/sparse"
 )
 
 // template returns an empty ext4 file system of this size with the directories
-// the overlay needs, made at the first use. Formatting takes tens of
-// milliseconds; copying what it wrote takes less than two.
+// that the overlay needs, made at the first use. Formatting takes tens of
+// milliseconds, copying less than two.
 //
-// The copies share a UUID. That does no harm: a VM never sees another's disk.
+// The copies share a UUID, which does no harm: a VM never sees another's disk.
 func (f *Files) template(ctx context.Context, mib int) (string, error) {
 	path := filepath.Join(f.templates, fmt.Sprintf("overlay-%dM.ext4", mib))
-	one := f.maker(mib)
-	one.Lock() // held while mke2fs runs: others that want this very size wait for it
-	defer one.Unlock()
+	making := f.lockOf(mib)
+	making.Lock() // held during mke2fs: other calls for this size wait
+	defer making.Unlock()
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -35,8 +36,8 @@ func (f *Files) template(ctx context.Context, mib int) (string, error) {
 	return path, format(ctx, path, mib)
 }
 
-// maker returns the lock for making the template of one size.
-func (f *Files) maker(mib int) *sync.Mutex {
+// lockOf returns the lock for making the template of this size.
+func (f *Files) lockOf(mib int) *sync.Mutex {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.making[mib] == nil {
@@ -45,7 +46,7 @@ func (f *Files) maker(mib int) *sync.Mutex {
 	return f.making[mib]
 }
 
-// format makes the file system beside path and moves it there when whole.
+// format makes the file system beside path and moves it there once it is complete.
 func format(ctx context.Context, path string, mib int) (err error) {
 	tmp := path + ".new"
 	content, err := os.MkdirTemp("", "hatch-overlay-")
@@ -58,12 +59,16 @@ func format(ctx context.Context, path string, mib int) (err error) {
 			return fmt.Errorf("cannot make a disk template: %w", err)
 		}
 	}
-	err = allHole(tmp, int64(mib)<<20)
+	file, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot make a disk template: %w", err)
+	}
+	err = errors.Join(file.Truncate(int64(mib)<<20), file.Close())
 	if err == nil {
 		err = mke2fs(ctx, tmp, content)
 	}
-	if err == nil {
-		err = flush(tmp)
+	if err == nil { // before the rename: a truncated template would damage every VM made from it
+		err = sparse.Sync(tmp)
 	}
 	if err != nil {
 		return errors.Join(err, ignoreMissing(os.Remove(tmp)))
@@ -71,26 +76,8 @@ func format(ctx context.Context, path string, mib int) (err error) {
 	return os.Rename(tmp, path)
 }
 
-// flush brings a file to the disk before it gets its name: a template that a
-// crash of the host has cut short would spoil every VM made from it.
-func flush(path string) error {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("cannot keep a disk template: %w", err)
-	}
-	return errors.Join(file.Sync(), file.Close())
-}
-
-func allHole(path string, size int64) error {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("cannot make a disk template: %w", err)
-	}
-	return errors.Join(file.Truncate(size), file.Close())
-}
-
-// mke2fs formats path. The root of the file system belongs to root whoever
-// formats it, and no block is kept for root: the disk is the guest's alone.
+// mke2fs formats path. Root owns the root directory, also when another user
+// formats it, and no blocks are reserved for root: the disk is the guest's alone.
 func mke2fs(ctx context.Context, path, content string) error {
 	cmd := exec.CommandContext(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-m", "0",
 		"-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0,nodiscard", "-d", content, path)

@@ -1,12 +1,11 @@
 // Package dns forwards guests' questions to the host's resolvers.
 //
-// It listens on the gateway's address, over UDP and TCP, and asks whom
-// resolv.conf names at that moment; a resolver on the host's loopback works,
-// since it is hatchd that asks. It answers the network's guests only, holds no
-// zone and no cache, and bounds what one guest and all of them may have under
-// way.
+// It listens on the gateway's address, over UDP and TCP, and asks the resolvers
+// that resolv.conf names at that moment; hatchd itself asks, so that a resolver
+// on the host's loopback works. It answers the network's guests only, has no zone
+// and no cache, and limits the questions in flight per guest and in all.
 //
-// Start at [Server]; forward.go asks, limit.go bounds.
+// Start at [Server]; forward.go asks, limit.go limits.
 package dns
 
 import (
@@ -24,9 +23,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds that keep one guest, and all of them, from taking the host.
+// Limits that keep guests from exhausting the host.
 const (
-	maxInFlight        = 1024             // questions under way
+	maxInFlight        = 1024             // questions
 	maxInFlightOfGuest = 64               // of one guest
 	maxConns           = 512              // TCP connections
 	maxConnsOfGuest    = 16               // of one guest
@@ -39,7 +38,7 @@ const (
 // DefaultResolvConf names the host's resolvers.
 const DefaultResolvConf = "/etc/resolv.conf"
 
-// Config says whom to answer and whom to ask.
+// Config says which clients to answer and which resolvers to ask.
 type Config struct {
 	Address    netip.AddrPort // to listen on: the gateway, port 53
 	Interface  string         // answers on this interface only; "" means any
@@ -68,7 +67,7 @@ type running struct {
 	failed error // why a listener stopped by itself
 }
 
-// New returns a server that does not listen yet.
+// New returns a server; it listens from Start on.
 func New(cfg Config) *Server {
 	if cfg.ResolvConf == "" {
 		cfg.ResolvConf = DefaultResolvConf
@@ -81,8 +80,6 @@ func New(cfg Config) *Server {
 }
 
 // Start listens until Close. Starting a running server is no error.
-//
-// Errors: when the address is in use, with what to look at.
 func (s *Server) Start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,8 +98,7 @@ func (s *Server) Start(ctx context.Context) error {
 	return nil
 }
 
-// Close stops listening, and waits until the questions under way are answered
-// or given up.
+// Close stops listening and waits for the questions in flight.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	r := s.running
@@ -125,8 +121,8 @@ func (s *Server) Check() error {
 	return r.check()
 }
 
-// Address returns where the server listens; with port 0 in Config, the port
-// that it got.
+// Address returns the address that the server listens on; the port differs from
+// Config's if that is 0.
 func (s *Server) Address() netip.AddrPort {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,7 +138,7 @@ func (s *Server) listen(ctx context.Context) (*running, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen for DNS on %s: %w", s.cfg.Address, err)
 	}
-	// TCP takes the port that UDP got, should none have been asked for.
+	// The same port as UDP, if the configured one is 0.
 	stream, err := listen.Listen(ctx, "tcp4", packets.LocalAddr().String())
 	if err != nil {
 		_ = packets.Close()
@@ -158,7 +154,7 @@ func (s *Server) listen(ctx context.Context) (*running, error) {
 	return r, r.start(s)
 }
 
-// start begins to serve, and returns once both listeners do.
+// start returns once both listeners serve.
 func (r *running) start(handler dns.Handler) error {
 	for _, srv := range []*dns.Server{r.udp, r.tcp} {
 		started := make(chan struct{})
@@ -182,7 +178,7 @@ func (r *running) start(handler dns.Handler) error {
 }
 
 func (r *running) close() {
-	// An error says that the listener has stopped already, which is as well.
+	// An error means that the listener has stopped already.
 	_ = r.udp.Shutdown()
 	_ = r.tcp.Shutdown()
 	_ = r.udp.PacketConn.Close()

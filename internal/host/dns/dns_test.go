@@ -70,8 +70,8 @@ func (r *resolver) log() string {
 	return strings.Join(r.asked, ", ")
 }
 
-// start starts a server that asks these resolvers. Tests give each resolver a
-// port of its own, which resolv.conf cannot; so they are put in place directly.
+// start starts a server that asks these resolvers. Each has a port of its own,
+// which resolv.conf cannot say, so they are set directly.
 func start(t *testing.T, resolvers ...string) *Server {
 	t.Helper()
 	return startFor(t, "127.0.0.0/8", resolvers...)
@@ -84,7 +84,7 @@ func startFor(t *testing.T, clients string, resolvers ...string) *Server {
 		Address: netip.MustParseAddrPort("127.0.0.1:0"), Clients: netip.MustParsePrefix(clients),
 		Log: slog.New(slog.DiscardHandler),
 	})
-	s.upstreams.resolvers, s.upstreams.looked = resolvers, time.Now().Add(time.Hour)
+	s.upstreams.resolvers, s.upstreams.checked = resolvers, time.Now().Add(time.Hour)
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -195,26 +195,26 @@ func TestStrangersGetNoAnswer(t *testing.T) {
 	}
 }
 
-func TestOneGuestCannotTakeAllPlaces(t *testing.T) {
+func TestOneGuestCannotUseUpTheLimit(t *testing.T) {
 	l := newLimit(3, 2)
 	a, b, c := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
 	for i, step := range []struct {
-		who  netip.Addr
-		want bool
+		guest netip.Addr
+		want  bool
 	}{{a, true}, {a, true}, {a, false}, {b, true}, {c, false}} {
-		if got := l.take(step.who); got != step.want {
+		if got := l.acquire(step.guest); got != step.want {
 			t.Errorf("step %d: got %v, want %v", i, got, step.want)
 		}
 	}
-	l.give(a)
-	if !l.take(c) {
-		t.Error("a place that was given back is not free")
+	l.release(a)
+	if !l.acquire(c) {
+		t.Error("a place that was released is not free")
 	}
-	for _, who := range []netip.Addr{a, b, c} {
-		l.give(who)
+	for _, guest := range []netip.Addr{a, b, c} {
+		l.release(guest)
 	}
-	if len(l.of) != 0 || l.all != 0 {
-		t.Errorf("left: %v, %d", l.of, l.all)
+	if len(l.byGuest) != 0 || l.all != 0 {
+		t.Errorf("left: %v, %d", l.byGuest, l.all)
 	}
 }
 
@@ -278,7 +278,7 @@ func TestResolvConfIsReadAgain(t *testing.T) {
 		t.Fatalf("got %q, %v", got, err)
 	}
 	write("nameserver 9.9.9.9\n")
-	u.looked = time.Now().Add(-time.Minute)
+	u.checked = time.Now().Add(-time.Minute)
 	if got, err := u.current(); err != nil || strings.Join(got, " ") != "9.9.9.9:53" {
 		t.Errorf("after a change: %q, %v", got, err)
 	}
@@ -287,7 +287,7 @@ func TestResolvConfIsReadAgain(t *testing.T) {
 func TestCheckAndRestart(t *testing.T) {
 	s := New(Config{Address: netip.MustParseAddrPort("127.0.0.1:0"), Clients: netip.MustParsePrefix("127.0.0.0/8"), Log: slog.New(slog.DiscardHandler)})
 	if s.Check() == nil {
-		t.Error("Check is content before Start")
+		t.Error("Check passes before Start")
 	}
 	for range 2 {
 		if err := s.Start(context.Background()); err != nil {
@@ -303,12 +303,12 @@ func TestCheckAndRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		if s.Check() == nil {
-			t.Error("Check is content after Close")
+			t.Error("Check passes after Close")
 		}
 	}
 }
 
-// Whatever a guest sends, the server answers or not, and goes on.
+// FuzzRefuse looks for questions that end the server.
 func FuzzRefuse(f *testing.F) {
 	seed, _ := question(dns.TypeA).Pack()
 	f.Add(seed)
@@ -320,6 +320,6 @@ func FuzzRefuse(f *testing.F) {
 		if code := refuse(m); code != dns.RcodeSuccess {
 			m = failure(m, code)
 		}
-		m.Truncate(udpRoom(m))
+		m.Truncate(maxAnswer(m))
 	})
 }

@@ -9,20 +9,25 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
 const (
 	answerTimeout   = 6 * time.Second // for all resolvers together
 	upstreamTimeout = 2 * time.Second // for one resolver
-	plainUDPAnswer  = 512             // bytes a guest takes without EDNS
-	maxUDPAnswer    = 1232            // bytes we send over UDP at most
+	plainUDPAnswer  = 512             // bytes that a client without EDNS accepts
+	maxUDPAnswer    = 1232            // bytes
 )
 
 // ServeDNS answers one question. It implements dns.Handler.
 func (s *Server) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
-	from := remoteAddress(w)
+	var from netip.Addr
+	if remote, err := netip.ParseAddrPort(w.RemoteAddr().String()); err == nil {
+		from = remote.Addr().Unmap()
+	}
 	if !s.cfg.Clients.Contains(from) {
-		_ = w.Close() // a stranger gets no answer: it may be forged to hit another
+		_ = w.Close() // no answer: a forged source address would send it to a victim
 		return
 	}
 	var answer *dns.Msg
@@ -32,13 +37,12 @@ func (s *Server) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
 		answer = s.forward(from, question)
 	}
 	if _, udp := w.LocalAddr().(*net.UDPAddr); udp {
-		answer.Truncate(udpRoom(question))
+		answer.Truncate(maxAnswer(question))
 	}
-	// A guest that is gone does not miss its answer.
-	_ = w.WriteMsg(answer)
+	_ = w.WriteMsg(answer) // an error: the guest is gone
 }
 
-// refuse returns the code of the refusal that a question deserves, or success.
+// refuse returns the code to refuse a question with, or success.
 func refuse(m *dns.Msg) int {
 	switch {
 	case m.Opcode != dns.OpcodeQuery:
@@ -56,21 +60,21 @@ func refuse(m *dns.Msg) int {
 }
 
 func (s *Server) forward(from netip.Addr, question *dns.Msg) *dns.Msg {
-	if !s.questions.take(from) {
+	if !s.questions.acquire(from) {
 		return failure(question, dns.RcodeServerFailure)
 	}
-	defer s.questions.give(from)
+	defer s.questions.release(from)
 	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 	defer cancel()
 	answer, err := s.ask(ctx, question)
 	if err != nil {
-		s.cfg.Log.Debug("cannot answer a DNS question", "from", from.String(), "error", err)
+		s.cfg.Log.Debug("cannot answer a DNS question", "from", from.String(), logkey.Error, err)
 		return failure(question, dns.RcodeServerFailure)
 	}
 	return answer
 }
 
-// ask asks one resolver after the other, and returns the first answer.
+// ask asks the resolvers in turn and returns the first answer.
 func (s *Server) ask(ctx context.Context, question *dns.Msg) (*dns.Msg, error) {
 	resolvers, err := s.upstreams.current()
 	if err != nil {
@@ -88,8 +92,8 @@ func (s *Server) ask(ctx context.Context, question *dns.Msg) (*dns.Msg, error) {
 	return nil, failed
 }
 
-// exchange asks one resolver under an id of its own: by UDP, and by TCP when
-// the answer does not fit.
+// exchange asks one resolver, with a new id: by UDP, then by TCP if the answer is
+// truncated.
 func exchange(ctx context.Context, resolver string, question *dns.Msg) (*dns.Msg, error) {
 	q := question.Copy()
 	q.Id = dns.Id()
@@ -99,7 +103,7 @@ func exchange(ctx context.Context, resolver string, question *dns.Msg) (*dns.Msg
 		if err != nil {
 			return nil, fmt.Errorf("cannot ask %s: %w", resolver, err)
 		}
-		if !answers(answer, q) {
+		if !answer.Response || len(answer.Question) != 1 || answer.Question[0] != q.Question[0] {
 			return nil, fmt.Errorf("%s answered another question", resolver)
 		}
 		if transport == "tcp" || !answer.Truncated {
@@ -109,10 +113,6 @@ func exchange(ctx context.Context, resolver string, question *dns.Msg) (*dns.Msg
 	return nil, errors.New("unreachable")
 }
 
-func answers(answer, question *dns.Msg) bool {
-	return answer.Response && len(answer.Question) == 1 && answer.Question[0] == question.Question[0]
-}
-
 func failure(question *dns.Msg, code int) *dns.Msg {
 	m := new(dns.Msg)
 	m.SetRcode(question, code)
@@ -120,19 +120,11 @@ func failure(question *dns.Msg, code int) *dns.Msg {
 	return m
 }
 
-// udpRoom returns how many bytes of answer the guest takes over UDP.
-func udpRoom(question *dns.Msg) int {
+// maxAnswer returns the size of the largest UDP answer that the guest accepts.
+func maxAnswer(question *dns.Msg) int {
 	opt := question.IsEdns0()
 	if opt == nil {
 		return plainUDPAnswer
 	}
 	return min(max(int(opt.UDPSize()), plainUDPAnswer), maxUDPAnswer)
-}
-
-func remoteAddress(w dns.ResponseWriter) netip.Addr {
-	from, err := netip.ParseAddrPort(w.RemoteAddr().String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	return from.Addr().Unmap()
 }

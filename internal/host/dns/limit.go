@@ -6,73 +6,73 @@ import (
 	"sync"
 )
 
-// limit counts what is under way, in all and per guest.
+// limit bounds how many questions or connections are open, in all and per guest.
 type limit struct {
-	most, mostOfOne int
+	max, maxPerGuest int
 
-	mu  sync.Mutex
-	all int
-	of  map[netip.Addr]int
+	mu      sync.Mutex
+	all     int
+	byGuest map[netip.Addr]int
 }
 
-func newLimit(most, mostOfOne int) *limit {
-	return &limit{most: most, mostOfOne: mostOfOne, of: map[netip.Addr]int{}}
+func newLimit(most, mostPerGuest int) *limit {
+	return &limit{max: most, maxPerGuest: mostPerGuest, byGuest: map[netip.Addr]int{}}
 }
 
-// take reports whether one more may begin; if so, give must follow.
-func (l *limit) take(who netip.Addr) bool {
+// acquire reports whether the guest may open one more; release undoes it.
+func (l *limit) acquire(guest netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.all >= l.most || l.of[who] >= l.mostOfOne {
+	if l.all >= l.max || l.byGuest[guest] >= l.maxPerGuest {
 		return false
 	}
 	l.all++
-	l.of[who]++
+	l.byGuest[guest]++
 	return true
 }
 
-func (l *limit) give(who netip.Addr) {
+func (l *limit) release(guest netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.all--
-	if l.of[who]--; l.of[who] == 0 {
-		delete(l.of, who)
+	if l.byGuest[guest]--; l.byGuest[guest] == 0 {
+		delete(l.byGuest, guest)
 	}
 }
 
-// limitedListener closes connections that are too many as soon as they come.
+// limitedListener closes connections above the limit as soon as it accepts them.
 type limitedListener struct {
 	net.Listener
 	limit *limit
 }
 
-func newLimitedListener(l net.Listener, most, mostOfOne int) *limitedListener {
-	return &limitedListener{Listener: l, limit: newLimit(most, mostOfOne)}
+func newLimitedListener(l net.Listener, most, mostPerGuest int) *limitedListener {
+	return &limitedListener{Listener: l, limit: newLimit(most, mostPerGuest)}
 }
 
-// Accept returns the next connection that is not too many.
+// Accept returns the next connection within the limit.
 func (l *limitedListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
-		who := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
-		if l.limit.take(who) {
-			return &limitedConn{Conn: conn, give: sync.OnceFunc(func() { l.limit.give(who) })}, nil
+		guest := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+		if l.limit.acquire(guest) {
+			return &limitedConn{Conn: conn, release: sync.OnceFunc(func() { l.limit.release(guest) })}, nil
 		}
 		_ = conn.Close()
 	}
 }
 
-// limitedConn gives its place back when it is closed.
+// limitedConn counts against the limit until it is closed.
 type limitedConn struct {
 	net.Conn
-	give func()
+	release func()
 }
 
 // Close closes the connection.
 func (c *limitedConn) Close() error {
-	defer c.give()
+	defer c.release()
 	return c.Conn.Close()
 }

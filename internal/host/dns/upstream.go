@@ -12,39 +12,39 @@ import (
 )
 
 const (
-	maxResolvers = 3               // as many as the C library asks
-	lookAgain    = 1 * time.Second // between looks at whether the file has changed
+	maxResolvers  = 3               // as many as the C library asks
+	checkInterval = 1 * time.Second // between checks whether the file has changed
 )
 
-// upstreams are the host's resolvers, read anew when resolv.conf changes.
+// upstreams are the host's resolvers, read again when resolv.conf changes.
 type upstreams struct {
 	path string
-	self netip.Addr // never asked: it would be asking ourselves
+	self netip.Addr // left out: this server
 
 	mu        sync.Mutex
-	looked    time.Time // when the file was last looked at
+	checked   time.Time // when the file was last checked
 	version   version
 	resolvers []string // host:port
 }
 
-// version tells one content of a file from another.
+// version distinguishes the contents of a file.
 type version struct {
 	changed time.Time
 	size    int64
 }
 
-// current returns the resolvers in the order they are to be asked.
+// current returns the resolvers in the order to ask them in.
 func (u *upstreams) current() ([]string, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !u.looked.IsZero() && time.Since(u.looked) < lookAgain {
+	if !u.checked.IsZero() && time.Since(u.checked) < checkInterval {
 		return u.resolvers, nil
 	}
 	info, err := os.Stat(u.path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot tell the host's resolvers: %w", err)
+		return nil, fmt.Errorf("cannot read the host's resolvers: %w", err)
 	}
-	u.looked = time.Now()
+	u.checked = time.Now()
 	v := version{info.ModTime(), info.Size()}
 	if v == u.version {
 		return u.resolvers, nil

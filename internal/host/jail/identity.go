@@ -10,8 +10,7 @@ import (
 	"strings"
 )
 
-// Identity is what makes a process that one and no other, on this boot of
-// this host.
+// Identity identifies a process on this boot of this host.
 type Identity struct {
 	PID       int
 	StartTime uint64 // field 22 of /proc/PID/stat, in clock ticks since boot
@@ -50,21 +49,21 @@ func procPath(pid int, name string) string {
 	return filepath.Join("/proc", strconv.Itoa(pid), name)
 }
 
-// exeOf returns the program a process runs. A package upgrade replaces the
-// file under a running process; it is the same program for us.
+// exeOf returns the program that a process runs, also when an upgrade has replaced
+// its file.
 func exeOf(pid int) (string, error) {
 	exe, err := os.Readlink(procPath(pid, "exe"))
 	return strings.TrimSuffix(exe, " (deleted)"), err
 }
 
-// Running is a process that Find found.
+// Running is a process found by Find.
 type Running struct {
 	Identity Identity
 	Args     []string // without the program's own name
 }
 
-// Find returns the live processes that run exe and whose arguments accept
-// says are ours. Processes that end meanwhile are left out.
+// Find returns the live processes that run exe and whose arguments accept accepts.
+// It leaves out processes that end during the search.
 func Find(exe string, accept func(args []string) bool) ([]Running, error) {
 	return find(func(pid int) bool {
 		got, err := exeOf(pid)
@@ -72,8 +71,8 @@ func Find(exe string, accept func(args []string) bool) ([]Running, error) {
 	}, accept)
 }
 
-// Runners returns the live processes that run exe, whatever their arguments, which
-// a process can take out of sight.
+// Runners returns the live processes that run exe, with any arguments: a process
+// can hide those.
 func Runners(exe string) ([]Identity, error) {
 	pids, err := processes()
 	if err != nil {
@@ -88,8 +87,8 @@ func Runners(exe string) ([]Identity, error) {
 	return found, nil
 }
 
-// FindFile is like Find, for processes that run the file at this path, however
-// it is called in their own view of the file system.
+// FindFile is Find for processes that run the file at this path, which may have
+// another name in their view of the file system.
 func FindFile(path string, accept func(args []string) bool) ([]Running, error) {
 	file, err := os.Stat(path)
 	if err != nil {
@@ -108,7 +107,10 @@ func find(runs func(pid int) bool, accept func(args []string) bool) ([]Running, 
 	}
 	var found []Running
 	for _, pid := range pids {
-		if r, ok := examine(pid, runs, accept); ok {
+		if !runs(pid) {
+			continue
+		}
+		if r, err := inspect(pid); err == nil && accept(r.Args) {
 			found = append(found, r)
 		}
 	}
@@ -128,17 +130,9 @@ func processes() (pids []int, err error) {
 	return pids, nil
 }
 
-func examine(pid int, runs func(int) bool, accept func([]string) bool) (Running, bool) {
-	if !runs(pid) {
-		return Running{}, false
-	}
-	r, err := look(pid)
-	return r, err == nil && accept(r.Args)
-}
-
-// look tells what a process is. One that has just begun to run a program, and one
-// that has ended, cannot be told.
-func look(pid int) (Running, error) {
+// inspect reads a process's identity and arguments. It fails for a process that has
+// only begun to execute its program, and for one that has ended.
+func inspect(pid int) (Running, error) {
 	line, err := os.ReadFile(procPath(pid, "cmdline"))
 	if err != nil {
 		return Running{}, err
@@ -150,8 +144,8 @@ func look(pid int) (Running, error) {
 	return Running{Identity: id, Args: strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")[1:]}, err
 }
 
-// HoldsFile reports whether the process has a descriptor whose /proc link is
-// one of links, such as "socket:[4711]".
+// HoldsFile reports whether the process has one of these files open. links are
+// /proc links such as "socket:[4711]".
 func HoldsFile(pid int, links map[string]bool) bool {
 	entries, err := os.ReadDir(procPath(pid, "fd"))
 	if err != nil {

@@ -1,26 +1,27 @@
 //go:build linux
 
-// Package jail starts VMM processes with as little power as they need, watches
-// them, and recognises them again after the daemon has restarted.
+// Package jail starts VMM processes with few privileges, watches them, and
+// recognises them after a restart of the daemon.
 //
 // A jailed process has its own user, no capabilities and no way to gain any
-// (a program that makes a jail of its own keeps those it needs for that), its
-// own IPC and UTS namespaces, one of the network unless it must open a TAP by
-// name, no core dumps, few file descriptors, and, where cgroups can be written,
-// limits of memory, CPU and tasks. Its end is noticed through a pidfd in Go's
-// poller, without polling.
+// (except those that a program needs to make a jail of its own), its own IPC and
+// UTS namespaces, its own network namespace unless it must open a TAP by name, no
+// core dumps, few file descriptors, and, where cgroups can be written, limits of
+// memory, CPU and tasks. A pidfd in Go's poller reports its end.
 //
-// It knows nothing of VMMs or guests: that is internal/vmm's. Start at
-// [Start], [Open] and [Proc].
+// It knows nothing of VMMs or guests (internal/vmm). Start at [Start], [Open] and
+// [Proc].
 package jail
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -40,20 +41,20 @@ type Process struct {
 	Stdin     *os.File // nil: /dev/null
 	Stdout    *os.File // nil: /dev/null
 	Stderr    *os.File // nil: /dev/null
-	OpenFiles int      // limit of file descriptors, ≥ 16; 0 when the program itself sets one
+	OpenFiles int      // limit of file descriptors, ≥ 16; 0 when the program sets one
 	Cgroup    *Cgroup  // nil: no cgroup
 
-	Capabilities []uintptr // that a program run as root keeps, because it makes a jail of its own; nil: none
-	OwnPIDs      bool      // a PID namespace of its own, in which it is the first
-	HostNetwork  bool      // the daemon's network namespace: it opens a TAP by name
+	Capabilities []uintptr // that a program run as root keeps to make a jail of its own; nil: none
+	OwnPIDs      bool      // in a new PID namespace
+	HostNetwork  bool      // in the daemon's network namespace, to open a TAP by name
 }
 
-// FirstFile is the descriptor that Process.Files[0] has in the process; the
-// others follow it.
+// FirstFile is the descriptor of Process.Files[0] in the process; the others
+// follow.
 const FirstFile = 3
 
-// Start starts the process in its jail. ctx is looked at before the start
-// only. On error no process and no cgroup is left.
+// Start starts the process in its jail. It checks ctx before the start only. On
+// error no process and no cgroup is left.
 func Start(ctx context.Context, p Process) (*Proc, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -74,10 +75,14 @@ func Start(ctx context.Context, p Process) (*Proc, error) {
 	}
 	notes := []string{note}
 	if child.unlimited != nil {
-		notes = append(notes, fmt.Sprintf("the cgroup's limits do not hold: %v", child.unlimited))
+		notes = append(notes, fmt.Sprintf("the cgroup's limits do not apply: %v", child.unlimited))
 	}
-	if err := limitFiles(child.pid, p.OpenFiles); err != nil {
-		notes = append(notes, fmt.Sprintf("no limit of open files: %v", err))
+	if p.OpenFiles != 0 {
+		limit := unix.Rlimit{Cur: uint64(p.OpenFiles), Max: uint64(p.OpenFiles)}
+		// For a process of another user this needs CAP_SYS_RESOURCE.
+		if err := unix.Prlimit(child.pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
+			notes = append(notes, fmt.Sprintf("no limit of open files: %v", err))
+		}
 	}
 	proc, err := adopted(child.pid, child.pidfd, group)
 	if err != nil {
@@ -95,26 +100,27 @@ type spawned struct {
 	err        error
 }
 
-// spawn forks and executes in a thread that has given up what the child must
-// not have, and that is where the child is to be.
+// spawn forks and executes in a thread that has dropped the child's privileges and
+// is in the child's cgroup.
 func spawn(p Process, g *group, null *os.File) (s spawned) {
-	apart(func() {
-		if s.err = renounce(p.Capabilities); s.err != nil {
+	onThread(func() {
+		if s.err = dropPrivileges(p.Capabilities); s.err != nil {
 			return
 		}
 		s.pidfd = -1
 		s.fork(p, g, null)
 	})
 	if s.err == nil && s.pidfd < 0 {
-		s.err = reapWithoutPidfd(s.pid)
+		_ = unix.Kill(s.pid, unix.SIGKILL)
+		_, _ = unix.Wait4(s.pid, nil, 0, nil)
+		s.err = errors.New("this kernel has no pidfd; Linux 5.10 or newer is needed")
 	}
 	return s
 }
 
-// apart calls do in a thread that ends afterwards, and returns then: none of what
-// it gave up is missing in the daemon. The main thread never ends, and is kept
-// from it.
-func apart(do func()) {
+// onThread calls do in a thread and waits for its end, so that the daemon keeps
+// what the thread drops. The main thread, which never ends, is not used.
+func onThread(do func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -123,21 +129,24 @@ func apart(do func()) {
 			do()
 			return // locked, which ends the thread
 		}
-		apart(do)
+		onThread(do)
 		runtime.UnlockOSThread()
 	}()
 	<-done
 }
 
-// fork forks and executes where the group is. A process that cannot be born there
-// runs without its limits, as it does where it has no group at all.
+// fork forks and executes in the group. A process that cannot start there runs
+// without its limits.
 func (s *spawned) fork(p Process, g *group, null *os.File) {
+	if s.err = closeOnExec(); s.err != nil {
+		return
+	}
 	how, argv := attributes(p, null, &s.pidfd), append([]string{p.Path}, p.Args...)
-	cradle, err := g.cradle()
+	dir, err := g.openUnified()
 	s.unlimited = errors.Join(g.enter(), err)
-	if cradle != nil {
-		defer func() { _ = cradle.Close() }()
-		how.Sys.UseCgroupFD, how.Sys.CgroupFD = true, int(cradle.Fd())
+	if dir != nil {
+		defer func() { _ = dir.Close() }()
+		how.Sys.UseCgroupFD, how.Sys.CgroupFD = true, int(dir.Fd())
 		if s.pid, s.unlimited = syscall.ForkExec(p.Path, argv, how); s.unlimited == nil {
 			return
 		}
@@ -146,10 +155,29 @@ func (s *spawned) fork(p Process, g *group, null *os.File) {
 	s.pid, s.err = syscall.ForkExec(p.Path, argv, how)
 }
 
-// renounce gives up, for this thread and its children: new privileges, all
-// capabilities that a program could have but those to keep, and files that
-// others may read.
-func renounce(keep []uintptr) error {
+// closeOnExec keeps the daemon's descriptors out of its children, also those that it
+// has inherited itself or that a library has opened without the flag.
+func closeOnExec() error {
+	const afterStderr = 3
+	err := unix.CloseRange(afterStderr, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	if err == nil {
+		return nil
+	}
+	entries, err := os.ReadDir("/proc/self/fd") // before Linux 5.11
+	if err != nil {
+		return fmt.Errorf("cannot list open descriptors: %w", err)
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= afterStderr {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+// dropPrivileges drops, for this thread and its children: new privileges, all
+// capabilities except those to keep, and files that other users may read.
+func dropPrivileges(keep []uintptr) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot forbid new privileges: %w", err)
 	}
@@ -163,7 +191,7 @@ func renounce(keep []uintptr) error {
 			}
 		}
 	}
-	if err := unix.Unshare(unix.CLONE_FS); err != nil { // the umask is now this thread's own
+	if err := unix.Unshare(unix.CLONE_FS); err != nil { // the umask is per process otherwise
 		return fmt.Errorf("cannot unshare the umask: %w", err)
 	}
 	unix.Umask(0o077)
@@ -180,7 +208,7 @@ func attributes(p Process, null *os.File, pidfd *int) *syscall.ProcAttr {
 		PidFD:      pidfd,
 		Cloneflags: unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 	}
-	if !p.HostNetwork { // TAPs and sockets that are passed as open files need none
+	if !p.HostNetwork { // TAPs and sockets passed as open files work in any
 		sys.Cloneflags |= unix.CLONE_NEWNET
 	}
 	if p.OwnPIDs {
@@ -206,26 +234,8 @@ func orNull(f, null *os.File) *os.File {
 	return f
 }
 
-// reapWithoutPidfd ends a child of a kernel that gives no pidfd (before 5.2).
-func reapWithoutPidfd(pid int) error {
-	_ = unix.Kill(pid, unix.SIGKILL)
-	_, _ = unix.Wait4(pid, nil, 0, nil)
-	return fmt.Errorf("this kernel has no pidfd; Linux 5.10 or newer is needed")
-}
-
-// limitFiles bounds a process's descriptors. For a process of another user the
-// daemon needs CAP_SYS_RESOURCE.
-func limitFiles(pid, openFiles int) error {
-	if openFiles == 0 {
-		return nil
-	}
-	limit := unix.Rlimit{Cur: uint64(openFiles), Max: uint64(openFiles)}
-	return unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil)
-}
-
-// forbidCoreDumps forbids the daemon's own core dumps, which would hold its
-// keys, and thereby those of the processes it starts, which would hold the
-// guests' memory.
+// forbidCoreDumps forbids core dumps of the daemon, which would contain its keys,
+// and of its children, which would contain guests' memory.
 func forbidCoreDumps() error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_CORE, &limit); err != nil {

@@ -178,7 +178,7 @@ func TestOpenTakesOverAfterClose(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	second, err := Open(first.Identity(), "")
+	second, err := Open(first.Identity(), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,13 +195,36 @@ func TestStartThatFailsLeavesNothing(t *testing.T) {
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Fatalf("error %v", err)
 	}
-	if left := findGroup(name); len(left.dirs) != 0 {
+	if left := Cgroups("").find(cgroupRoot, name); len(left.dirs) != 0 {
 		t.Errorf("left %v", left.dirs)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := Start(ctx, Process{Path: "/bin/true"}); !errors.Is(err, context.Canceled) {
-		t.Errorf("a start that nobody waits for: %v", err)
+		t.Errorf("with a cancelled context: %v", err)
+	}
+}
+
+// The daemon's own descriptors may lack close-on-exec, such as those that it inherited.
+func TestInheritedDescriptorsStayOut(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(secret, unix.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	p, out := jailShell(t, "ls -l /proc/$$/fd", nil)
+	defer func() { _ = p.Close() }()
+	said, err := io.ReadAll(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitExit(t, p)
+	if !strings.Contains(string(said), "pipe:") || strings.Contains(string(said), secret) {
+		t.Errorf("its descriptors are\n%s", said)
 	}
 }
 
@@ -217,12 +240,12 @@ func TestCgroupLimitsAndIsRemoved(t *testing.T) {
 	if strings.Contains(p.Note(), "cgroup") {
 		t.Fatalf("this host's cgroups cannot be used: %s", p.Note())
 	}
-	if len(findGroup(group.Name).dirs) == 0 {
+	if len(group.Parent.find(cgroupRoot, group.Name).dirs) == 0 {
 		t.Fatal("there is no cgroup")
 	}
 	want := []int{p.Identity().PID}
 	for late := time.After(20 * time.Second); ; { // the thread that made it may not have ended yet
-		members, err := Members(group.Name)
+		members, err := group.Parent.Members(group.Name)
 		if err == nil && slices.Equal(members, want) {
 			break
 		}
@@ -234,13 +257,44 @@ func TestCgroupLimitsAndIsRemoved(t *testing.T) {
 	}
 	_ = w.Close()
 	awaitExit(t, p)
-	if left := findGroup(group.Name); len(left.dirs) != 0 {
+	if left := group.Parent.find(cgroupRoot, group.Name); len(left.dirs) != 0 {
 		t.Errorf("left %v", left.dirs)
 	}
 }
 
 func TestProcessIsBornInItsCgroup(t *testing.T) {
-	group := &Cgroup{Name: fmt.Sprintf("jailtest-%d-born", os.Getpid()), MemBytes: 32 << 20, CPUs: 1, Tasks: 20}
+	requireBornIn(t, "", DefaultCgroups) // it also enables the controllers at the root
+	unit := Cgroups(fmt.Sprintf("/jailtest-%d.service", os.Getpid()))
+	requireBornIn(t, unit, DefaultCgroups) // it does not exist
+	for _, dir := range unitDirs(unit) {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := os.Remove(dir); err != nil {
+				t.Errorf("not empty: %v", err)
+			}
+		})
+	}
+	requireBornIn(t, unit, unit)
+}
+
+// unitDirs returns the directories that systemd would make for a unit.
+func unitDirs(unit Cgroups) (dirs []string) {
+	if isUnified(cgroupRoot) {
+		return []string{unit.Path(cgroupRoot)}
+	}
+	for controller := range v1Limits(Cgroup{}) {
+		dirs = append(dirs, unit.Path(filepath.Join(cgroupRoot, controller)))
+	}
+	return dirs
+}
+
+// requireBornIn starts a process that is to be in parent, and checks that it is in want
+// from the start.
+func requireBornIn(t *testing.T, parent, want Cgroups) {
+	t.Helper()
+	group := &Cgroup{Parent: parent, Name: fmt.Sprintf("jailtest-%d-born", os.Getpid()), MemBytes: 32 << 20, CPUs: 1, Tasks: 20}
 	p, out := jailShell(t, "exec cat /proc/self/cgroup", func(p *Process) { p.Cgroup = group })
 	defer func() { _ = p.Close() }()
 	said, err := io.ReadAll(out)
@@ -248,20 +302,19 @@ func TestProcessIsBornInItsCgroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitExit(t, p)
-	want := 3 // memory, pids, cpu
-	if isUnified(cgroupRoot) {
-		want = 1
+	if got, wanted := strings.Count(string(said), ":"+string(want)+"/"+group.Name+"\n"), len(unitDirs(want)); got != wanted {
+		t.Errorf("at first it is in %d directories of its group, want %d:\n%s", got, wanted, said)
 	}
-	if got := strings.Count(string(said), "/"+ourFolder+"/"+group.Name+"\n"); got != want {
-		t.Errorf("at first it is in %d directories of its group, want %d:\n%s", got, want, said)
+	if noted := strings.Contains(p.Note(), "does not exist"); noted != (want == DefaultCgroups && parent != "") {
+		t.Errorf("the note is %q", p.Note())
 	}
 	if own, err := os.ReadFile("/proc/self/cgroup"); err != nil || strings.Contains(string(own), group.Name) {
 		t.Errorf("the daemon is in it, too: %v\n%s", err, own)
 	}
 }
 
-// TestProcessIsBornInTheUnifiedHierarchy needs no controllers there, so that it
-// holds also where v1 has them all.
+// TestProcessIsBornInTheUnifiedHierarchy needs no controllers there: it works also
+// where v1 has them all.
 func TestProcessIsBornInTheUnifiedHierarchy(t *testing.T) {
 	root := cgroupRoot
 	if !isUnified(root) {
@@ -300,9 +353,9 @@ func TestProcessIsBornInTheUnifiedHierarchy(t *testing.T) {
 	}
 }
 
-// TestProcessThatCannotBeBornInItsCgroupRuns has a group whose directory is gone,
-// and one that clone refuses, as it does all of them on a kernel before 5.7 and
-// behind a filter of system calls.
+// TestProcessThatCannotBeBornInItsCgroupRuns has a group without its directory, and
+// one that clone refuses, as it does all groups on a kernel before 5.7 and behind a
+// filter of system calls.
 func TestProcessThatCannotBeBornInItsCgroupRuns(t *testing.T) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -316,7 +369,7 @@ func TestProcessThatCannotBeBornInItsCgroupRuns(t *testing.T) {
 			t.Fatalf("%s: it does not start: %v", name, child.err)
 		}
 		if child.unlimited == nil {
-			t.Errorf("%s: nobody says that it has no limits", name)
+			t.Errorf("%s: no note that it has no limits", name)
 		}
 		proc, err := adopted(child.pid, child.pidfd, nil)
 		if err != nil {

@@ -9,10 +9,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,14 +31,13 @@ func TestIdentityIsOfOneProcessOnly(t *testing.T) {
 	} {
 		id := self
 		change(&id)
-		if p, err := Open(id, ""); !errors.Is(err, ErrGone) {
+		if p, err := Open(id, "", ""); !errors.Is(err, ErrGone) {
 			t.Errorf("%s was opened: %v, %v", name, p, err)
 		}
 	}
 }
 
-// A process that is not our child is watched all the same: here one that the
-// shell leaves behind.
+// TestOpenWatchesAProcessThatIsNoChild opens a process that a shell left behind.
 func TestOpenWatchesAProcessThatIsNoChild(t *testing.T) {
 	end, hold, err := os.Pipe()
 	if err != nil {
@@ -55,14 +54,14 @@ func TestOpenWatchesAProcessThatIsNoChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := Open(id, "")
+	p, err := Open(id, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = p.Close() }()
 	select {
 	case <-p.Exited():
-		t.Fatal("it is said to be gone while it lives")
+		t.Fatal("Exited is closed while it lives")
 	default:
 	}
 	_ = hold.Close()
@@ -72,7 +71,7 @@ func TestOpenWatchesAProcessThatIsNoChild(t *testing.T) {
 		t.Fatal("its end was not noticed")
 	}
 	if st := p.Status(); st.Known || st.At.IsZero() {
-		t.Errorf("status %+v; nobody can know it", st)
+		t.Errorf("status %+v of a process that is no child", st)
 	}
 }
 
@@ -104,16 +103,16 @@ func TestFindSeesOnlyTheProgramAndArguments(t *testing.T) {
 		t.Error("this very process was not found")
 	}
 	if found, err := Find(self, func([]string) bool { return false }); err != nil || len(found) != 0 {
-		t.Errorf("found %v, %v though no arguments are ours", found, err)
+		t.Errorf("found %v, %v although accept refuses all", found, err)
 	}
 }
 
-// hider tells the test binary to take its arguments out of sight.
+// hider tells the test binary to hide its arguments.
 const hider = "HATCH_TEST_HIDE_ARGUMENTS"
 
 func TestRunnersSeesAProcessThatHidesItsArguments(t *testing.T) {
 	if os.Getenv(hider) != "" {
-		hideArguments(t)
+		hideArguments()
 		return
 	}
 	exe, err := exeOf(os.Getpid())
@@ -133,7 +132,7 @@ func TestRunnersSeesAProcessThatHidesItsArguments(t *testing.T) {
 	if _, err := out.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if line, err := os.ReadFile(procPath(cmd.Process.Pid, "cmdline")); err != nil || len(line) > 0 {
+	if line, err := os.ReadFile(procPath(cmd.Process.Pid, "cmdline")); err != nil || len(bytes.Trim(line, "\x00")) > 0 {
 		t.Fatalf("its arguments are %q, %v", line, err)
 	}
 	found, err := Runners(exe)
@@ -145,24 +144,13 @@ func TestRunnersSeesAProcessThatHidesItsArguments(t *testing.T) {
 	}
 }
 
-// hideArguments unmaps the page with the program's arguments, tells so on stdout,
-// and waits to be killed. From there on nothing may look at them or at the environment.
-func hideArguments(t *testing.T) {
-	stat, err := os.ReadFile("/proc/self/stat")
-	if err != nil {
-		t.Fatal(err)
+// hideArguments overwrites the program's arguments, which the kernel reads from its
+// memory when /proc/PID/cmdline is read. It reports it on stdout and waits to be killed.
+func hideArguments() {
+	for _, arg := range os.Args {
+		clear(unsafe.Slice(unsafe.StringData(arg), len(arg)))
 	}
-	const argStart = 48 - 3 // the name in parentheses is the second field
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	at, err := strconv.ParseUint(fields[argStart], 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	page := uint64(os.Getpagesize())
-	if _, _, errno := unix.RawSyscall(unix.SYS_MUNMAP, uintptr(at&^(page-1)), uintptr(page), 0); errno != 0 {
-		t.Fatal(errno)
-	}
-	_, _ = unix.Write(1, []byte("."))
+	_, _ = os.Stdout.WriteString(".")
 	for {
 		_ = unix.Pause()
 	}
@@ -181,33 +169,123 @@ func TestStatusInWords(t *testing.T) {
 	}
 }
 
-// A host without writable cgroups gets a note, not an error.
+// hierarchy makes a directory that looks like the unified hierarchy, with these
+// cgroups. Their control files are plain ones: a cgroup that is made has none.
+func hierarchy(t *testing.T, controllers string, cgroups ...Cgroups) (root string) {
+	t.Helper()
+	root = t.TempDir()
+	for _, c := range append(cgroups, "/") {
+		dir := c.Path(root)
+		err := errors.Join(os.MkdirAll(dir, 0o755),
+			os.WriteFile(filepath.Join(dir, "cgroup.controllers"), []byte(controllers), 0o600),
+			os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), nil, 0o600))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
 func TestCgroupsThatCannotBeWrittenAreNoted(t *testing.T) {
-	root := t.TempDir()
-	if err := os.WriteFile(filepath.Join(root, "cgroup.controllers"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	g := &group{}
-	if err := g.makeUnified(root, Cgroup{Name: "vm_a", MemBytes: 1, CPUs: 1, Tasks: 1}); err == nil {
-		t.Error("limits were set where no control files are")
-	}
-	g.remove()
-	if len(g.dirs) != 0 {
-		t.Errorf("kept %v without limits", g.dirs)
+	for controllers, want := range map[string]string{"cpu memory pids\n": "no such file", "cpu io memory\n": "does not have the controller pids"} {
+		root := hierarchy(t, controllers, DefaultCgroups)
+		g := &group{unified: true}
+		err := g.make(root, DefaultCgroups, "vm_a", v2Limits(Cgroup{MemBytes: 1, CPUs: 1, Tasks: 1}))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("limits without control files: %v, want %q", err, want)
+		}
+		if left, err := os.ReadDir(DefaultCgroups.Path(root)); err != nil || len(left) != 2 || len(g.dirs) != 0 {
+			t.Errorf("left %v, %v and kept %v without limits", left, err, g.dirs)
+		}
 	}
 }
 
-func TestLimitsInTheKernelsWords(t *testing.T) {
+// A unit's cgroup is systemd's: hatchd enables controllers there only, makes no cgroup
+// of a unit that is not started, and does not change its share.
+func TestCgroupsLieInThatOfAUnit(t *testing.T) {
+	root := hierarchy(t, "cpuset cpu io memory pids\n", UnitCgroups)
+	weight := filepath.Join(UnitCgroups.Path(root), "cpu.weight")
+	if err := os.WriteFile(weight, []byte("1000"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := &group{unified: true}
+	if err := g.make(root, UnitCgroups, "vm_a", nil); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]string{UnitCgroups.Path(root): "+memory +pids +cpu +io", root: ""} {
+		if got, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control")); err != nil || string(got) != want {
+			t.Errorf("%s enables %q, %v; want %q", dir, got, err, want)
+		}
+	}
+	if got, err := os.ReadFile(weight); err != nil || string(got) != "1000" {
+		t.Errorf("the unit's share is %q, %v", got, err)
+	}
+	if parent, missing := UnitCgroups.usable(root); parent != UnitCgroups || missing != "" {
+		t.Errorf("the unit's cgroup is not used: %s, %q", parent, missing)
+	}
+	if parent, missing := Cgroups("/system.slice/other.service").usable(root); parent != DefaultCgroups || !strings.Contains(missing, "other.service does not exist") {
+		t.Errorf("without its unit: %s, %q", parent, missing)
+	}
+	if parent, missing := Cgroups("").usable(root); parent != DefaultCgroups || missing != "" {
+		t.Errorf("hatchd's own: %s, %q", parent, missing)
+	}
+}
+
+// A VM's cgroup is found and removed whichever hatchd made it: one of before the unit,
+// one of the unit, or one started by hand.
+func TestCgroupsOfEarlierDaemonsAreFound(t *testing.T) {
+	const own Cgroups = "/vms"
+	for _, from := range []Cgroups{DefaultCgroups, UnitCgroups, own} {
+		for _, to := range []Cgroups{"", UnitCgroups, own} {
+			if from == own && to != own {
+				continue
+			}
+			root := hierarchy(t, "")
+			dir, other := filepath.Join(from.Path(root), "vm_a"), filepath.Join(from.Path(root), "other")
+			if err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(other, 0o755)); err != nil {
+				t.Fatal(err)
+			}
+			if g := to.find(root, "vm_a"); !slices.Equal(g.dirs, []string{dir}) || !g.unified {
+				t.Errorf("made in %s, a daemon of %q finds %+v", from, to, g)
+			}
+			if g := to.find(root, "vm_b"); len(g.dirs) != 0 {
+				t.Errorf("a VM without a cgroup has %v", g.dirs)
+			}
+			if err := to.sweep(root); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("made in %s, a daemon of %q does not remove it: %v", from, to, err)
+			}
+			if _, err := os.Stat(other); from != DefaultCgroups && err != nil {
+				t.Errorf("in %s, a daemon of %q removes another program's: %v", from, to, err)
+			}
+		}
+	}
+}
+
+func TestLimitsAreWrittenAsTheKernelReadsThem(t *testing.T) {
 	c := Cgroup{Name: "vm_a", MemBytes: 64 << 20, CPUs: 1.5, Tasks: 130}
-	want := []setting{{"memory.max", "67108864"}, {"memory.oom.group", "1"}, {"pids.max", "130"}, {"cpu.max", "150000 100000"}, {"cpu.weight", "150"}}
+	want := []setting{
+		{"memory.max", "67108864", false},
+		{"memory.swap.max", "0", true},
+		{"memory.oom.group", "1", false},
+		{"pids.max", "130", false},
+		{"cpu.max", "150000 100000", false},
+		{"cpu.weight", "150", false},
+	}
 	if got := v2Limits(c); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	want = []setting{{"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "150000"}, {"cpu.shares", "1536"}}
+	want = []setting{{"memory.limit_in_bytes", "67108864", false}, {"memory.memsw.limit_in_bytes", "67108864", true}}
+	if got := v1Limits(c)["memory"]; !slices.Equal(got, want) {
+		t.Errorf("v1: got %v, want %v", got, want)
+	}
+	want = []setting{{"cpu.cfs_period_us", "100000", false}, {"cpu.cfs_quota_us", "150000", false}, {"cpu.shares", "1536", false}}
 	if got := v1Limits(c)["cpu"]; !slices.Equal(got, want) {
 		t.Errorf("v1: got %v, want %v", got, want)
 	}
-	if got := v2Weight(4096); got != (setting{"cpu.weight", "10000"}) {
+	if got := v2Weight(4096); got != (setting{file: "cpu.weight", value: "10000"}) {
 		t.Errorf("the most is %v", got)
 	}
 	if n := oomKills("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"); n != 2 {

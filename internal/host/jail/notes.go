@@ -5,21 +5,23 @@ package jail
 import (
 	"log/slog"
 	"sync"
+
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// Notes logs which limits processes run without: once, and again when it
-// changes. The zero value is ready.
+// Notes logs how the limits of processes differ from those configured: once, and again
+// after a change. The zero value is ready.
 type Notes struct {
 	mu   sync.Mutex
 	last string
 }
 
-// Tell takes the [Proc.Note] of a process just started.
-func (n *Notes) Tell(log *slog.Logger, note string) {
+// Log logs the [Proc.Note] of a started process.
+func (n *Notes) Log(log *slog.Logger, note string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if note != "" && note != n.last {
-		log.Warn("machines run without some of their limits", "why", note)
+		log.Warn("machines are not limited as configured", logkey.Reason, note)
 	}
 	n.last = note
 }

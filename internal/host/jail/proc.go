@@ -14,19 +14,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrGone says that a process has ended, or is not the one that was meant.
+// ErrGone says that a process has ended, or that its pid is another process's now.
 var ErrGone = errors.New("the process is gone")
 
 // Status says how a process ended.
 type Status struct {
-	Known   bool           // false when it was not our child, and so nobody told us
+	Known   bool           // false for a process that was not our child
 	Code    int            // exit code, when Signal is 0
 	Signal  syscall.Signal // that ended it, or 0
-	OverMem bool           // the kernel killed it for going over its cgroup's memory
-	At      time.Time      // when it was noticed
+	OverMem bool           // the kernel killed it for exceeding its cgroup's memory
+	At      time.Time      // when this daemon noticed
 }
 
-// String says it in words, for an operator.
+// String describes the status for an operator.
 func (s Status) String() string {
 	switch {
 	case !s.Known:
@@ -52,26 +52,25 @@ type Proc struct {
 	status   Status // written before exited is closed
 }
 
-// Open takes over a process that is not started by this Proc, most often by
-// an earlier daemon. Everything in id must match the live process. name is
-// its cgroup's, as it was in Cgroup.Name, or "".
+// Open adopts a process, usually one that an earlier daemon started. Everything in
+// id must match the live process. name is its Cgroup.Name below cgroups, or "".
 //
-// Errors: ErrGone when there is no such process any more.
-func Open(id Identity, name string) (*Proc, error) {
+// Errors: ErrGone.
+func Open(id Identity, cgroups Cgroups, name string) (*Proc, error) {
 	pidfd, err := unix.PidfdOpen(id.PID, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrGone, err)
 	}
-	// The pidfd holds the process; what /proc says now is said of it, unless
-	// it has ended since, and then the start time differs.
+	// The pidfd pins the process: /proc describes it, or, if it has ended since,
+	// another start time.
 	if live, err := Identify(id.PID); err != nil || live != id {
 		_ = unix.Close(pidfd)
 		return nil, ErrGone
 	}
-	return adopted(id.PID, pidfd, findGroup(name))
+	return adopted(id.PID, pidfd, cgroups.find(cgroupRoot, name))
 }
 
-// adopted makes a Proc of a process and starts to watch it. It owns pidfd.
+// adopted makes a Proc and starts to watch the process. It owns pidfd.
 func adopted(pid, pidfd int, g *group) (*Proc, error) {
 	if err := unix.SetNonblock(pidfd, true); err != nil { // so that Go polls it
 		_ = unix.Close(pidfd)
@@ -80,7 +79,7 @@ func adopted(pid, pidfd int, g *group) (*Proc, error) {
 	p := &Proc{pidfd: os.NewFile(uintptr(pidfd), "pidfd"), group: g, exited: make(chan struct{})}
 	identity, err := Identify(pid)
 	if err != nil {
-		// Ended already, and a zombie or less: it is watched all the same.
+		// It has ended already; watch collects its status.
 		identity = Identity{PID: pid}
 	}
 	p.identity = identity
@@ -88,7 +87,7 @@ func adopted(pid, pidfd int, g *group) (*Proc, error) {
 	return p, nil
 }
 
-// watch waits for the process's end, and reaps it if it is our child.
+// watch waits for the end of the process and reaps it if it is our child.
 func (p *Proc) watch() {
 	conn, err := p.pidfd.SyscallConn()
 	if err != nil {
@@ -117,8 +116,8 @@ func readable(pidfd int) bool {
 	return err == nil && n == 1
 }
 
-// reap collects the status of an ended child. The first wait leaves it a
-// zombie, so that its pid cannot be another process's at the second.
+// reap collects the status of an ended child. The first wait keeps it a zombie, so
+// that no other process can have its pid at the second.
 func reap(pidfd, pid int) Status {
 	if err := unix.Waitid(unix.P_PIDFD, pidfd, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil {
 		return Status{} // ECHILD: an earlier daemon's child
@@ -133,20 +132,21 @@ func reap(pidfd, pid int) Status {
 	return Status{Known: true, Code: ws.ExitStatus()}
 }
 
-// Identity returns what the process is recognised by.
+// Identity identifies the process.
 func (p *Proc) Identity() Identity { return p.identity }
 
-// Note says which protection could not be had, and why; "" when all could.
+// Note names the limits that could not be set, and why, or the cgroup that is used instead
+// of the configured one; "" when all is as configured.
 func (p *Proc) Note() string { return p.note }
 
-// Exited is closed when the process is gone and its cgroup removed. It stays
-// open when Close comes first.
+// Exited is closed when the process has ended and its cgroup is removed. It stays
+// open after Close.
 func (p *Proc) Exited() <-chan struct{} { return p.exited }
 
 // Status says how the process ended. Precondition: Exited is closed.
 func (p *Proc) Status() Status { return p.status }
 
-// Kill ends the process at once and returns when it is gone, or when ctx is done.
+// Kill ends the process at once and returns when it has ended, or when ctx is done.
 func (p *Proc) Kill(ctx context.Context) error {
 	if err := p.signal(unix.SIGKILL); err != nil {
 		return err
@@ -159,7 +159,7 @@ func (p *Proc) Kill(ctx context.Context) error {
 	}
 }
 
-// signal sends a signal to the process; to one that is gone, none.
+// signal sends a signal to the process, unless it has ended.
 func (p *Proc) signal(sig unix.Signal) error {
 	conn, err := p.pidfd.SyscallConn()
 	if err != nil {

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Usage is what a process has used so far.
+// Usage is what a process has used since its start.
 type Usage struct {
 	StartedAt time.Time     // to the second
 	CPU       time.Duration // user and system time of all its threads, ended ones too
-	Resident  int64         // bytes of memory that it holds, shared ones included
+	Resident  int64         // bytes of resident memory, shared memory included
 }
 
-// Usage reads what the process has used. Errors: ErrGone.
+// Usage reads the process's usage. Errors: ErrGone.
 func (p *Proc) Usage() (Usage, error) {
 	cpu, err := cpuTime(p.identity.PID)
 	if err != nil {
@@ -38,8 +38,8 @@ func (p *Proc) Usage() (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	// That it is the same process now, it was before too: a pid's next process
-	// starts later.
+	// If the pid is the same process's now, it was so at the reads above: the pid's
+	// next process starts later.
 	if st.start != p.identity.StartTime || st.state == 'Z' || st.state == 'X' {
 		return Usage{}, ErrGone
 	}
@@ -47,10 +47,10 @@ func (p *Proc) Usage() (Usage, error) {
 	return Usage{StartedAt: started, CPU: cpu, Resident: resident * int64(os.Getpagesize())}, err
 }
 
-// cpuTime reads the process's own CPU clock, which knows nanoseconds where
-// /proc knows hundredths of a second.
+// cpuTime reads the CPU clock of the process, in nanoseconds; /proc has hundredths
+// of a second.
 func cpuTime(pid int) (time.Duration, error) {
-	const scheduled = 2 // CPUCLOCK_SCHED: what the scheduler has measured, of a whole process
+	const scheduled = 2 // CPUCLOCK_SCHED, of a whole process
 	var ts unix.Timespec
 	if err := unix.ClockGettime(int32(^pid)<<3|scheduled, &ts); err != nil {
 		return 0, err
@@ -58,7 +58,7 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-// residentPages reads /proc/PID/statm, which recent kernels keep exact; the same
+// residentPages reads /proc/PID/statm, which is exact on recent kernels; the same
 // field of stat lags behind.
 func residentPages(pid int) (int64, error) {
 	raw, err := os.ReadFile(procPath(pid, "statm"))
@@ -70,12 +70,12 @@ func residentPages(pid int) (int64, error) {
 	return resident, err
 }
 
-// ticks per second in /proc, on every architecture that we run on.
+// ticks is the number of ticks per second in /proc.
 const ticks = 100
 
-// startedAt turns ticks since the host's boot into a time. It reads no clock but
-// the kernel's own word for when that was: two clocks that are read one after
-// the other would now and then give another second.
+// startedAt turns ticks since the host's boot into a time. It uses the kernel's
+// time of the boot: the difference of two clocks, read one after the other, would
+// vary by a second.
 func startedAt(start uint64) (time.Time, error) {
 	raw, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -88,8 +88,8 @@ func startedAt(start uint64) (time.Time, error) {
 	return booted.Add(time.Duration(start) * (time.Second / ticks)).Round(time.Second), nil
 }
 
-// parseBootTime reads when the host was booted, to half a second: the kernel
-// leaves out what is less than one.
+// parseBootTime reads the time of the boot from /proc/stat, which has whole
+// seconds: the result is half a second off at most.
 func parseBootTime(raw []byte) (time.Time, error) {
 	for line := range bytes.Lines(raw) {
 		if text, ok := bytes.CutPrefix(line, []byte("btime ")); ok {
@@ -100,20 +100,28 @@ func parseBootTime(raw []byte) (time.Time, error) {
 			return time.Unix(seconds, 0).Add(time.Second / 2).UTC(), nil
 		}
 	}
-	return time.Time{}, errors.New("the kernel does not tell the time of the boot")
+	return time.Time{}, errors.New("/proc/stat has no time of the boot")
 }
 
-// procStat is what we read of /proc/PID/stat.
+// procStat is a part of /proc/PID/stat.
 type procStat struct {
-	state byte
-	start uint64 // in ticks since the host's boot
+	state  byte
+	kernel bool   // a thread of the kernel: it executes no program
+	start  uint64 // in ticks since the host's boot
 }
 
-// startTimeField counts from the state, which follows the name in parentheses.
-const startTimeField = 22 - 3
+// Fields of /proc/PID/stat, counted from the state, which follows the name in
+// parentheses.
+const (
+	flagsField     = 9 - 3
+	startTimeField = 22 - 3
+)
 
-// parseStat reads /proc/PID/stat. The second field, the process's name, may
-// hold anything, parentheses and spaces included.
+// kernelThread is PF_KTHREAD of linux/sched.h.
+const kernelThread = 0x00200000
+
+// parseStat reads /proc/PID/stat. The second field, the name of the process, may
+// contain any character, parentheses and spaces included.
 func parseStat(stat []byte) (procStat, error) {
 	end := bytes.LastIndexByte(stat, ')')
 	if end < 0 {
@@ -123,6 +131,10 @@ func parseStat(stat []byte) (procStat, error) {
 	if len(fields) <= startTimeField {
 		return procStat{}, errors.New("the process's stat file is too short")
 	}
+	flags, err := strconv.ParseUint(string(fields[flagsField]), 10, 64)
+	if err != nil {
+		return procStat{}, err
+	}
 	start, err := strconv.ParseUint(string(fields[startTimeField]), 10, 64)
-	return procStat{state: fields[0][0], start: start}, err
+	return procStat{state: fields[0][0], kernel: flags&kernelThread != 0, start: start}, err
 }

@@ -12,13 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestStatIsReadWhateverTheProcessIsCalled(t *testing.T) {
+func TestStatIsReadWithAnyProcessName(t *testing.T) {
 	const rest = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21"
 	for _, name := range []string{"(qemu)", "(a b)", "(a) 1 (b)", "(()"} {
 		got, err := parseStat([]byte("12 " + name + rest))
 		if want := (procStat{state: 'S', start: 4711}); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
+	}
+	kernel, err := parseStat([]byte("2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 30 0 0"))
+	if want := (procStat{state: 'S', kernel: true, start: 30}); err != nil || kernel != want {
+		t.Errorf("a thread of the kernel: %+v, %v", kernel, err)
 	}
 	for _, bad := range []string{"", "12 (x", "12 (x) S 1 2", "12 (x) S a b c d e f g h i j k l m n o p q r s"} {
 		if got, err := parseStat([]byte(bad)); err == nil {
@@ -32,7 +36,7 @@ func FuzzParseStat(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, stat []byte) { _, _ = parseStat(stat) })
 }
 
-// busyShell starts a shell that does nothing else than compute.
+// busyShell starts a shell that only computes.
 func busyShell(t *testing.T) *Proc {
 	t.Helper()
 	cmd := exec.Command("/bin/sh", "-c", "while :; do :; done")
@@ -43,7 +47,7 @@ func busyShell(t *testing.T) *Proc {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := Open(id, "")
+	p, err := Open(id, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,10 +72,10 @@ func TestUsageGrowsWithWhatAProcessDoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if off := first.StartedAt.Sub(before); off < -2*time.Second || off > 2*time.Second {
-		t.Errorf("it was started at %v, and said to be at %v", before, first.StartedAt)
+		t.Errorf("it was started at %v, and Usage says %v", before, first.StartedAt)
 	}
 	if first.Resident < int64(os.Getpagesize()) {
-		t.Errorf("it holds %d bytes", first.Resident)
+		t.Errorf("it has %d bytes of memory", first.Resident)
 	}
 	deadline := time.After(20 * time.Second)
 	look := time.NewTicker(20 * time.Millisecond)
@@ -93,14 +97,14 @@ func TestUsageGrowsWithWhatAProcessDoes(t *testing.T) {
 	}
 }
 
-func TestTheBootIsTheKernelsWord(t *testing.T) {
+func TestBootTime(t *testing.T) {
 	got, err := parseBootTime([]byte("cpu  1 2 3\nintr 5 btime 6\nbtime 1700000000\nprocesses 7\n"))
 	if want := time.Unix(1700000000, 5e8); err != nil || !got.Equal(want) {
 		t.Errorf("got %v, %v, want %v", got, err, want)
 	}
 	for _, wrong := range []string{"", "cpu 1\n", "btime x\n", "btime \n"} {
 		if got, err := parseBootTime([]byte(wrong)); err == nil {
-			t.Errorf("%q is taken for %v", wrong, got)
+			t.Errorf("%q is parsed as %v", wrong, got)
 		}
 	}
 	up, err := startedAt(0)
@@ -116,7 +120,7 @@ func TestTheBootIsTheKernelsWord(t *testing.T) {
 	}
 }
 
-func TestUsageOfAProcessThatIsGone(t *testing.T) {
+func TestUsageOfAnEndedProcess(t *testing.T) {
 	p := busyShell(t)
 	if err := p.Kill(t.Context()); err != nil {
 		t.Fatal(err)
@@ -126,6 +130,6 @@ func TestUsageOfAProcessThatIsGone(t *testing.T) {
 	}
 	other := &Proc{identity: Identity{PID: os.Getpid(), StartTime: 1}} // its pid is ours now
 	if got, err := other.Usage(); !errors.Is(err, ErrGone) {
-		t.Errorf("another process's usage is told: %+v, %v", got, err)
+		t.Errorf("got the usage of another process: %+v, %v", got, err)
 	}
 }

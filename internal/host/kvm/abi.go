@@ -3,7 +3,6 @@
 package kvm
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -49,7 +48,7 @@ type segment struct {
 	Rest     [10]byte
 }
 
-// specialRegisters is struct kvm_sregs; only CS is of interest here.
+// specialRegisters is struct kvm_sregs; only CS is used.
 type specialRegisters struct {
 	CS   segment
 	Rest [312 - 24]byte
@@ -64,28 +63,24 @@ const (
 	runHeader        = 64
 )
 
-func readExit(run []byte) guestExit {
-	return guestExit{
-		reason:   binary.LittleEndian.Uint32(run[runReason:]),
-		suberror: binary.LittleEndian.Uint32(run[runSuberror:]),
-		port:     binary.LittleEndian.Uint16(run[runPort:]),
-	}
-}
+// runTimeout bounds the guest's run. It needs a few microseconds, but up to 0.8 s
+// where KVM itself is emulated.
+const runTimeout = 5 * time.Second
 
-// patience is how long the guest may take; it needs a few microseconds.
-const patience = time.Second
+// createTries bounds how often the creation of a machine is begun.
+const createTries = 1000
 
-// enter runs the CPU until it exits, or until patience is over: then the
-// thread gets a signal that Go's runtime ignores, and KVM_RUN must return. It
-// also returns for the scheduler's own signals, and is then entered again.
+// enter runs the CPU until it exits, or for runTimeout: then the thread gets a
+// signal that Go's runtime ignores, which ends KVM_RUN. The scheduler's signals
+// end it too, and it is entered again.
 func enter(cpu int, run []byte) error {
-	runtime.LockOSThread() // a CPU belongs to the thread that runs it
+	runtime.LockOSThread() // KVM ties a CPU to the thread that runs it
 	defer runtime.UnlockOSThread()
 	thread, late, fired := unix.Gettid(), atomic.Bool{}, make(chan struct{})
-	timer := time.AfterFunc(patience, func() {
+	timer := time.AfterFunc(runTimeout, func() {
 		defer close(fired)
 		late.Store(true)
-		run[runImmediateExit] = 1 // for a signal that comes just before KVM_RUN
+		run[runImmediateExit] = 1 // for a signal just before KVM_RUN
 		_ = unix.Tgkill(unix.Getpid(), thread, unix.SIGURG)
 	})
 	defer func() {
@@ -97,7 +92,7 @@ func enter(cpu int, run []byte) error {
 		_, err := ioctl(cpu, kvmRun, 0)
 		switch {
 		case errors.Is(err, unix.EINTR) && late.Load():
-			return fmt.Errorf("a guest of four instructions does not end within %s", patience)
+			return fmt.Errorf("a guest of four instructions does not end within %s", runTimeout)
 		case !errors.Is(err, unix.EINTR):
 			return err
 		}

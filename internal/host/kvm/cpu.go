@@ -12,10 +12,10 @@ import (
 	"strings"
 )
 
-// CPU is a processor as far as a guest comes to rely on it.
+// CPU is what a guest relies on of a processor.
 type CPU struct {
 	Model    string
-	Features string // a digest of all
+	Features string // a digest
 }
 
 // String names both, for a guest that runs on the processor itself.
@@ -25,7 +25,7 @@ func (c CPU) String() string { return c.Model + ", features " + c.Features }
 func HostCPU() (CPU, error) {
 	f, err := os.Open("/proc/cpuinfo")
 	if err != nil {
-		return CPU{}, fmt.Errorf("cannot tell the host's processor: %w", err)
+		return CPU{}, fmt.Errorf("cannot read the host's processor: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	return ParseCPU(f)
@@ -41,7 +41,7 @@ func ParseCPU(info io.Reader) (CPU, error) {
 	}
 	model := facts["model name"]
 	if err := lines.Err(); err != nil || model == "" {
-		return CPU{}, errors.Join(errors.New("cannot tell the host's processor: /proc/cpuinfo names no model"), err)
+		return CPU{}, errors.Join(errors.New("cannot read the host's processor: /proc/cpuinfo names no model"), err)
 	}
 	features := sha256.Sum256([]byte(facts["stepping"] + " " + facts["flags"]))
 	return CPU{Model: model, Features: fmt.Sprintf("%x", features[:8])}, nil

@@ -1,14 +1,14 @@
 //go:build linux && amd64
 
-// Package kvm proves whether /dev/kvm runs guests with the processor's own
-// virtualisation. The device's existence proves nothing: on some hosts it is
-// there and only emulates, too slowly and too incompletely for a kernel.
+// Package kvm tests whether /dev/kvm runs guests with the processor's
+// virtualisation. That the device exists proves nothing: on some hosts it only
+// emulates, too slowly and too incompletely for a kernel.
 //
-// It starts no virtual machines for use; that is what the drivers below
-// internal/vmm do. Start at [Probe].
+// It starts no VMs; the drivers below internal/vmm do. Start at [Probe].
 package kvm
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,14 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Device is where the kernel offers KVM.
+// Device is the path of KVM.
 const Device = "/dev/kvm"
 
-// Result is what the probe found.
+// Result is the outcome of a probe.
 type Result struct {
 	Usable   bool
-	Emulates bool   // guests run all the same, one instruction after the other; no kernel gets far
-	Why      string // one sentence for doctor and the log, whatever the result
+	Emulates bool   // guests run, but by emulation of each instruction; no kernel gets far
+	Why      string // one sentence for doctor and the log; always set
 }
 
 // program is a real-mode guest: fninit; fldpi; out dx, al; hlt. Hardware runs
@@ -36,11 +36,11 @@ var program = []byte{0xdb, 0xe3, 0xd9, 0xeb, 0xba, portNumber, 0x00, 0xee, 0xf4}
 const (
 	portNumber  = 0x42
 	programBase = 0x1000
-	memorySize  = 0x2000 // two pages; the program lies in the second
+	memorySize  = 0x2000 // two pages; the program is in the second
 )
 
-// Probe runs the guest once and reports what happened, in about 3 ms. It
-// cannot hang: a signal ends a run that takes longer than a second.
+// Probe runs the guest once, which takes about 3 ms. It cannot hang: a signal ends
+// a run that takes longer than runTimeout.
 func Probe() Result {
 	device, err := os.OpenFile(Device, os.O_RDWR, 0)
 	switch {
@@ -52,7 +52,7 @@ func Probe() Result {
 	defer func() { _ = device.Close() }()
 	exit, err := runGuest(int(device.Fd()))
 	if err != nil {
-		return Result{Why: fmt.Sprintf("%s is there, but cannot run a guest: %v", Device, err)}
+		return Result{Why: fmt.Sprintf("%s exists, but cannot run a guest: %v", Device, err)}
 	}
 	return judge(exit)
 }
@@ -77,15 +77,15 @@ func judge(e guestExit) Result {
 	case e.reason == exitIO && e.port == portNumber:
 		return Result{Usable: true, Why: Device + " runs guests with the processor's virtualisation"}
 	case e.reason == exitInternalError && e.suberror == suberrorEmulation:
-		return Result{Emulates: true, Why: Device + " is there, but only emulates instructions: this host has no hardware virtualisation to give"}
+		return Result{Emulates: true, Why: Device + " exists, but only emulates instructions: this host has no hardware virtualisation"}
 	default:
-		return Result{Why: fmt.Sprintf("%s is there, but a test guest ended with exit reason %d instead of its port write", Device, e.reason)}
+		return Result{Why: fmt.Sprintf("%s exists, but a test guest ended with exit reason %d instead of its port write", Device, e.reason)}
 	}
 }
 
-// runGuest makes a machine of one CPU, runs the program and takes all down.
+// runGuest makes a machine with one CPU, runs the program and removes the machine.
 func runGuest(device int) (guestExit, error) {
-	machine, err := ioctl(device, kvmCreateVM, 0)
+	machine, err := createVM(device)
 	if err != nil {
 		return guestExit{}, fmt.Errorf("cannot create a machine: %w", err)
 	}
@@ -109,6 +109,18 @@ func runGuest(device int) (guestExit, error) {
 		return guestExit{}, fmt.Errorf("cannot set the CPU's registers: %w", err)
 	}
 	return runCPU(device, cpu)
+}
+
+// createVM makes a machine. KVM gives up when a signal arrives, as the scheduler's
+// do where a creation takes long.
+func createVM(device int) (machine int, err error) {
+	for range createTries {
+		machine, err = ioctl(device, kvmCreateVM, 0)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	return machine, err
 }
 
 // setRegisters points the CPU at the program, with flat real-mode segments.
@@ -142,5 +154,9 @@ func runCPU(device, cpu int) (guestExit, error) {
 	if err := enter(cpu, run); err != nil {
 		return guestExit{}, fmt.Errorf("cannot run the CPU: %w", err)
 	}
-	return readExit(run), nil
+	return guestExit{
+		reason:   binary.LittleEndian.Uint32(run[runReason:]),
+		suberror: binary.LittleEndian.Uint32(run[runSuberror:]),
+		port:     binary.LittleEndian.Uint16(run[runPort:]),
+	}, nil
 }

@@ -39,12 +39,12 @@ func TestOnlyThePortWriteProvesHardware(t *testing.T) {
 	}
 }
 
-// The probe must give an answer in words on every host, with or without KVM.
-func TestProbeAlwaysAnswers(t *testing.T) {
+// TestProbeAlwaysExplains runs on every host, with or without KVM.
+func TestProbeAlwaysExplains(t *testing.T) {
 	got := Probe()
 	t.Logf("%+v", got)
 	if !strings.Contains(got.Why, Device) {
-		t.Errorf("%+v does not speak of the device", got)
+		t.Errorf("%+v does not name the device", got)
 	}
 }
 

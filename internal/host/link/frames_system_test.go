@@ -46,7 +46,7 @@ func udp(from, to netip.AddrPort, payload string) []byte {
 	return append(p, payload...)
 }
 
-// arp is an ARP packet: 1 asks, 2 answers. mark makes its end recognisable.
+// arp is an ARP request (1) or reply (2). mark identifies it.
 func arp(op uint16, senderMAC net.HardwareAddr, senderIP, targetIP netip.Addr, mark string) []byte {
 	p := []byte{0, 1, 8, 0, 6, 4}
 	p = binary.BigEndian.AppendUint16(p, op)

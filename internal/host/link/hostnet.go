@@ -1,7 +1,6 @@
 package link
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,13 +11,12 @@ import (
 	"github.com/hatchvm/hatch/internal/network"
 )
 
-// leastMTU is what every IPv6-capable path carries; a smaller MTU of an uplink
-// is an accident that guests should not share.
-const leastMTU = 1280
+// minMTU is the smallest MTU of an IPv6-capable path; an uplink with a smaller one
+// is misconfigured, and guests ignore it.
+const minMTU = 1280
 
-// uplinkMTU returns the MTU for guests: 1500, or that of the interface with
-// the default route when it carries less. Then no packet of a guest is too
-// big for its way out.
+// uplinkMTU returns the MTU for guests: 1500, or that of the interface with the
+// default route if it is smaller, so that no packet of a guest is too big for it.
 func uplinkMTU() int {
 	mtu := bridge.DefaultMTU
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
@@ -26,35 +24,28 @@ func uplinkMTU() int {
 		return mtu
 	}
 	for _, r := range routes {
-		if !isDefault(r) {
-			continue
+		if r.Dst != nil {
+			if ones, _ := r.Dst.Mask.Size(); ones > 0 {
+				continue // not a default route
+			}
 		}
 		if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
 			mtu = min(mtu, link.Attrs().MTU)
 		}
 	}
-	return max(mtu, leastMTU)
+	return max(mtu, minMTU)
 }
 
-func isDefault(r netlink.Route) bool {
-	if r.Dst == nil {
-		return true
-	}
-	ones, _ := r.Dst.Mask.Size()
-	return ones == 0
-}
-
-// localNetworks returns the IPv4 networks that the host itself is on, but for
-// the guests' own, in order. Guests that reached them would be in the host's
-// neighbourhood, not on the internet.
+// localNetworks returns the IPv4 networks that the host is on, in order, without
+// the guests' network. Guests may not reach them: they are not the internet.
 func localNetworks(own network.Network) ([]netip.Prefix, error) {
-	addrs, err := hostAddresses()
+	addrs, err := bridge.List(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the host's addresses: %w", err)
 	}
 	var local []netip.Prefix
 	for _, a := range addrs {
-		// For a point-to-point link, the peer is the neighbour.
+		// On a point-to-point link the neighbour is the peer.
 		of := a.IPNet
 		if a.Peer != nil {
 			of = a.Peer
@@ -75,17 +66,4 @@ func localNetworks(own network.Network) ([]netip.Prefix, error) {
 		return a.Bits() - b.Bits()
 	})
 	return slices.Compact(local), nil
-}
-
-// hostAddresses lists the host's IPv4 addresses; a list that changed while it
-// was read is read again.
-func hostAddresses() ([]netlink.Addr, error) {
-	const tries = 10
-	for range tries - 1 {
-		addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return addrs, err
-		}
-	}
-	return netlink.AddrList(nil, netlink.FAMILY_V4)
 }

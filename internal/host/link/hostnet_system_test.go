@@ -19,7 +19,7 @@ func TestTheMTUFollowsTheUplink(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for of, want := range map[int]int{9000: 1500, 1450: 1450, 1000: leastMTU} {
+	for of, want := range map[int]int{9000: 1500, 1450: 1450, 1000: minMTU} {
 		if err := netlink.LinkSetMTU(up, of); err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,11 +19,11 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/bridge"
 	"github.com/hatchvm/hatch/internal/host/nft"
-	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/network"
 )
 
-// traces returns what the host still knows of a VM.
-func traces(t testing.TB, v vm.Link) []string {
+// traces returns the host's entries for a VM.
+func traces(t testing.TB, v network.Link) []string {
 	t.Helper()
 	var found []string
 	for _, look := range []string{"ip link show", "ip neigh show", "bridge fdb show", "nft list ruleset"} {
@@ -60,7 +61,7 @@ func TestDetachLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestDetachTakesATAPAwayThatIsHeld(t *testing.T) {
+func TestDetachDeletesAnOpenTAP(t *testing.T) {
 	l := setUp(t, Config{})
 	_, v := plug(t, l, 10)
 	if err := l.Detach(t.Context(), v); err != nil {
@@ -77,7 +78,7 @@ func TestReattachAfterARestart(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// What a restart may find: a port that somebody changed.
+	// What a restart may find: a port that another program changed.
 	tap, err := netlink.LinkByName(v.Tap)
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +88,7 @@ func TestReattachAfterARestart(t *testing.T) {
 	}
 
 	next := setUp(t, Config{})
-	if err := next.Setup(t.Context(), []vm.Link{v}); err != nil {
+	if err := next.Setup(t.Context(), []network.Link{v}); err != nil {
 		t.Fatal(err)
 	}
 	if err := next.Reattach(t.Context(), v); err != nil {
@@ -110,7 +111,7 @@ func TestReattachOfAMissingTAP(t *testing.T) {
 	}
 }
 
-func TestNetworkWorksWhileTheDaemonIsAway(t *testing.T) {
+func TestNetworkWorksWithoutTheDaemon(t *testing.T) {
 	world := internet(t)
 	l := setUp(t, Config{})
 	g, _ := plugAndConfigure(t, l, 10)
@@ -122,7 +123,7 @@ func TestNetworkWorksWhileTheDaemonIsAway(t *testing.T) {
 		t.Errorf("the internet is gone: %v", err)
 	}
 	if err := l.Check(); err == nil {
-		t.Error("Check says that all is well without DHCP and DNS")
+		t.Error("Check passes without DHCP and DNS")
 	}
 }
 
@@ -158,7 +159,7 @@ func TestAttachOfATakenTAP(t *testing.T) {
 	}
 }
 
-// failing makes one step of Attach fail, after it was done.
+// failing makes one step of Attach fail after its work.
 type failing struct {
 	ports
 	rules
@@ -205,7 +206,7 @@ func TestAFailedAttachLeavesNothing(t *testing.T) {
 				t.Errorf("left behind: %q", left)
 			}
 			if len(l.live) > 0 {
-				t.Errorf("remembered: %v", l.live)
+				t.Errorf("still in the list of live VMs: %v", l.live)
 			}
 		})
 	}
@@ -223,11 +224,11 @@ func TestAFailedReattachClosesTheTAP(t *testing.T) {
 		t.Errorf("the guest may still send: %s", out)
 	}
 	if _, err := net.InterfaceByName(v.Tap); err != nil {
-		t.Errorf("the TAP of a live VM was taken away: %v", err)
+		t.Errorf("the TAP of a live VM was deleted: %v", err)
 	}
 }
 
-func TestTheRulesAreMended(t *testing.T) {
+func TestTheRulesAreRepaired(t *testing.T) {
 	l := setUp(t, Config{WatchEvery: 10 * time.Millisecond})
 	g, v := plug(t, l, 10)
 	runNFT(t, "flush ruleset")
@@ -256,17 +257,17 @@ func TestANewNetworkOfTheHostIsClosedToGuests(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitNil(t, func() error {
-		for _, p := range l.knownLocal() {
-			if p == netip.MustParsePrefix("203.0.113.0/24") {
-				return nil
-			}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if slices.Contains(l.local, netip.MustParsePrefix("203.0.113.0/24")) {
+			return nil
 		}
-		return errors.New("the rules do not know the new network")
+		return errors.New("the rules lack the new network")
 	})
 	refuses(t, g, "203.0.113.9:80")
 }
 
-// awaitNil repeats check until it is content.
+// awaitNil repeats check until it passes.
 func awaitNil(t testing.TB, check func() error) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)

@@ -16,14 +16,13 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// rate is what the tests' guest may move in a second; atOnce, after a rest; in
-// bytes.
+// rate is the guest's limit in bytes per second; atOnce is its burst in bytes.
 const (
 	rate   = 64 << 10
 	atOnce = 2 * rate
 )
 
-func TestAGuestIsHeldToItsLimits(t *testing.T) {
+func TestLimitsApply(t *testing.T) {
 	l := setUp(t, Config{})
 	v := testLink(l.cfg.Network, 10)
 	v.In, v.Out = vmm.NetworkLimit{BytesPerSecond: rate}, vmm.NetworkLimit{BytesPerSecond: rate}
@@ -59,7 +58,7 @@ func TestAGuestIsHeldToItsLimits(t *testing.T) {
 	}
 }
 
-// received counts the bytes that an interface has handed to the host.
+// received counts the bytes that the host received from an interface.
 func received(t *testing.T, name string) uint64 {
 	t.Helper()
 	link, err := netlink.LinkByName(name)
@@ -69,8 +68,8 @@ func received(t *testing.T, name string) uint64 {
 	return link.Attrs().Statistics.RxBytes
 }
 
-// requireLimited checks that as much has passed as may at once, and no more than
-// may until now.
+// requireLimited checks that at least the burst has passed, and at most what the
+// limit allows until now.
 func requireLimited(t *testing.T, what string, passed uint64, began time.Time) {
 	t.Helper()
 	if most := atOnce + uint64(rate*(time.Since(began).Seconds()+1)); passed < rate || passed > most {

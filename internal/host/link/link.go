@@ -1,11 +1,11 @@
-// Package link gives VMs their place on the network: it composes bridge and
-// TAPs, packet rules, DHCP and DNS, and implements vm.Network with them.
+// Package link connects VMs to the network: it composes bridge and TAPs, packet
+// rules, DHCP and DNS, and implements network.Attacher with them.
 //
-// While it is set up it looks after the rules: when somebody else's reload has
-// flushed them, or the host has joined another network, it puts them right.
-// What must outlive the daemon (bridge, TAPs, rules) stays when it is closed.
+// While it is set up it watches the rules: it restores them when another program
+// has flushed them, and updates them when the host has joined another network.
+// Bridge, TAPs and rules outlive the daemon: they stay when it is closed.
 //
-// It allots no addresses (internal/store) and forwards no ports
+// It reserves no addresses (internal/store) and forwards no ports
 // (internal/server/sshgate). Start at [Links].
 package link
 
@@ -25,26 +25,24 @@ import (
 	"github.com/hatchvm/hatch/internal/host/dns"
 	"github.com/hatchvm/hatch/internal/host/nft"
 	"github.com/hatchvm/hatch/internal/network"
-	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// Links implements the place of VMs on the network.
-var _ vm.Network = (*Links)(nil)
+var _ network.Attacher = (*Links)(nil)
 
-// Config says what the network is.
+// Config describes the network.
 type Config struct {
 	Network network.Network
-	// AllowPrivate are private ranges that guests may reach all the same.
+	// AllowPrivate are private ranges that guests may reach.
 	AllowPrivate []netip.Prefix
 	Table        string        // of the packet rules; "" means nft.DefaultTable
 	MTU          int           // bytes; 0 means 1500, or the uplink's if that is less
 	LeaseTime    time.Duration // of DHCP; 0 means dhcp.DefaultLeaseTime
 	ResolvConf   string        // the host's resolvers; "" means dns.DefaultResolvConf
-	WatchEvery   time.Duration // between looks at the rules; 0 means 5 s
+	WatchEvery   time.Duration // between checks of the rules; 0 means 5 s
 	Log          *slog.Logger
 }
 
-const defaultWatch = 5 * time.Second
+const defaultWatchInterval = 5 * time.Second
 
 // Links connects VMs to one network. Its methods may be called from several
 // goroutines at once.
@@ -56,12 +54,12 @@ type Links struct {
 	dns    *dns.Server
 
 	mu    sync.Mutex
-	live  map[string]vm.Link // by TAP: attached, and not detached since
-	local []netip.Prefix     // networks of the host that the rules know
-	stop  context.CancelFunc // of the watch; nil while not set up
+	live  map[string]network.Link // by TAP: attached, and not detached since
+	local []netip.Prefix          // networks of the host in the rules
+	stop  context.CancelFunc      // of the watch; nil while not set up
 	watch sync.WaitGroup
-	// setup keeps the rules' replacement apart from single guests' changes:
-	// many change, one replaces.
+	// setup is held for writing to replace all rules, for reading to change
+	// those of one guest.
 	setup sync.RWMutex
 }
 
@@ -99,12 +97,12 @@ func New(cfg Config) *Links {
 		cfg.MTU = uplinkMTU()
 	}
 	if cfg.WatchEvery == 0 {
-		cfg.WatchEvery = defaultWatch
+		cfg.WatchEvery = defaultWatchInterval
 	}
 	n := cfg.Network
 	return &Links{
 		cfg:    cfg,
-		live:   map[string]vm.Link{},
+		live:   map[string]network.Link{},
 		bridge: bridge.New(n, cfg.MTU),
 		rules:  nft.New(nft.Config{Network: n, AllowPrivate: cfg.AllowPrivate, Table: cfg.Table}),
 		dhcp:   dhcp.New(dhcp.Config{Network: n, MTU: cfg.MTU, LeaseTime: cfg.LeaseTime, Log: cfg.Log}),
@@ -115,15 +113,15 @@ func New(cfg Config) *Links {
 	}
 }
 
-// Setup makes bridge and rules, with the rules for the VMs that live already
-// in force at once, and starts DHCP and DNS. It may be called again.
+// Setup makes bridge and rules, those of the live VMs included, and starts DHCP
+// and DNS. It may be called again.
 //
 // Errors: errs.Conflict when the bridge's name, its address or the tables of
-// the rules belong to somebody else.
-func (l *Links) Setup(ctx context.Context, live []vm.Link) error {
-	// The rules come first: they hold for interfaces that do not exist yet, and
-	// no frame shall pass without them.
-	if err := l.setRules(live); err != nil {
+// the rules are in use by another program.
+func (l *Links) Setup(ctx context.Context, live []network.Link) error {
+	// The rules come first: they apply to interfaces that do not exist yet, and
+	// no frame may pass without them.
+	if err := l.setRules(func() []network.Link { return live }); err != nil {
 		return err
 	}
 	if err := l.bridge.Ensure(); err != nil {
@@ -138,17 +136,23 @@ func (l *Links) Setup(ctx context.Context, live []vm.Link) error {
 	if err := l.dns.Start(ctx); err != nil {
 		return err
 	}
-	l.startWatch()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stop == nil {
+		watching, cancel := context.WithCancel(context.Background())
+		l.stop = cancel
+		l.watch.Go(func() { l.watchRules(watching) })
+	}
 	return nil
 }
 
-// Check reads back that bridge, rules and servers are as they must be.
+// Check reads back bridge and rules, and checks that the servers run.
 func (l *Links) Check() error {
 	return errors.Join(l.bridge.Check(), l.rules.Check(), l.dhcp.Check(), l.dns.Check())
 }
 
 // Close stops DHCP and DNS. Bridge, TAPs and rules stay, so that VMs keep
-// their network while the daemon is away.
+// their network without the daemon.
 func (l *Links) Close() error {
 	l.mu.Lock()
 	stop := l.stop
@@ -161,51 +165,63 @@ func (l *Links) Close() error {
 	return errors.Join(l.dhcp.Close(), l.dns.Close(), l.rules.Close())
 }
 
-// Teardown removes all that Setup made, TAPs of live VMs included: their
-// network ends. Nothing there is no error. Precondition: closed or never set up.
+// Teardown removes everything that Setup made, TAPs of live VMs included: their
+// network ends. Nothing to remove is no error. Precondition: closed or never set up.
 func (l *Links) Teardown() error {
-	// The bridge goes first: without it there is nothing the rules must guard.
+	// The bridge goes first: without it the rules protect nothing.
 	if err := l.bridge.Remove(); err != nil {
 		return err
 	}
 	return errors.Join(l.rules.Remove(), l.rules.Close())
 }
 
-// setRules puts the rules in force with exactly these VMs.
-func (l *Links) setRules(live []vm.Link) error {
+// setRules replaces all rules. list returns the live VMs; it is called while no
+// VM can be attached or detached.
+func (l *Links) setRules(list func() []network.Link) error {
 	local, err := localNetworks(l.cfg.Network)
 	if err != nil {
 		return err
 	}
 	l.setup.Lock()
 	defer l.setup.Unlock()
-	if err := l.rules.Setup(guests(live), local); err != nil {
+	live := list()
+	guests := make([]nft.Guest, 0, len(live))
+	for _, v := range live {
+		guests = append(guests, guest(v))
+	}
+	if err := l.rules.Setup(guests, local); err != nil {
 		return err
 	}
-	l.track(live, local)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.local = local
+	clear(l.live)
+	for _, v := range live {
+		l.live[v.Tap] = v
+	}
 	return nil
 }
 
-// Attach implements vm.Network.
-func (l *Links) Attach(ctx context.Context, v vm.Link) (*os.File, error) {
+// Attach implements network.Attacher.
+func (l *Links) Attach(ctx context.Context, v network.Link) (*os.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	// The TAP is claimed first: from here on, all that is undone is ours.
+	// The TAP comes first: everything undone after it is ours.
 	tap, err := bridge.OpenTAP(v.Tap)
 	if err != nil {
 		return nil, err
 	}
 	if err := l.connect(v); err != nil {
-		_ = tap.Close() // the TAP goes with it
+		_ = tap.Close() // which deletes the TAP
 		return nil, errors.Join(err, l.disconnect(v))
 	}
 	return tap, nil
 }
 
-// Reattach implements vm.Network. A VM that cannot be isolated gets nothing
-// out of its TAP until it is reattached or detached.
-func (l *Links) Reattach(ctx context.Context, v vm.Link) error {
+// Reattach implements network.Attacher. A VM that cannot be isolated can send
+// nothing until it is reattached or detached.
+func (l *Links) Reattach(ctx context.Context, v network.Link) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -216,11 +232,11 @@ func (l *Links) Reattach(ctx context.Context, v vm.Link) error {
 	return nil
 }
 
-// Detach implements vm.Network.
-func (l *Links) Detach(_ context.Context, v vm.Link) error { return l.disconnect(v) }
+// Detach implements network.Attacher.
+func (l *Links) Detach(_ context.Context, v network.Link) error { return l.disconnect(v) }
 
-// connect lets the VM's own addresses out before its port is up.
-func (l *Links) connect(v vm.Link) error {
+// connect allows the VM's addresses before its port is up.
+func (l *Links) connect(v network.Link) error {
 	l.dhcp.Set(lease(v))
 	if err := l.allow(v); err != nil {
 		return err
@@ -228,55 +244,39 @@ func (l *Links) connect(v vm.Link) error {
 	return l.bridge.Join(port(v))
 }
 
-// disconnect undoes all of connect, whatever part of it was done.
-func (l *Links) disconnect(v vm.Link) error {
+// disconnect undoes connect, also one that failed half-way.
+func (l *Links) disconnect(v network.Link) error {
 	left := l.bridge.Leave(port(v))
 	forbidden := l.forbid(v)
 	l.dhcp.Delete(v.MAC)
 	return errors.Join(left, forbidden)
 }
 
-func (l *Links) allow(v vm.Link) error {
+func (l *Links) allow(v network.Link) error {
 	l.setup.RLock()
 	defer l.setup.RUnlock()
-	l.remember(v)
+	l.mu.Lock()
+	l.live[v.Tap] = v
+	l.mu.Unlock()
 	return l.rules.Add(guest(v))
 }
 
-func (l *Links) forbid(v vm.Link) error {
+func (l *Links) forbid(v network.Link) error {
 	l.setup.RLock()
 	defer l.setup.RUnlock()
-	l.forget(v)
+	l.mu.Lock()
+	delete(l.live, v.Tap)
+	l.mu.Unlock()
 	return l.rules.Delete(guest(v))
 }
 
-func (l *Links) remember(v vm.Link) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.live[v.Tap] = v
-}
-
-func (l *Links) forget(v vm.Link) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.live, v.Tap)
-}
-
-func guests(live []vm.Link) []nft.Guest {
-	gs := make([]nft.Guest, 0, len(live))
-	for _, v := range live {
-		gs = append(gs, guest(v))
-	}
-	return gs
-}
-
-func guest(v vm.Link) nft.Guest {
+func guest(v network.Link) nft.Guest {
 	return nft.Guest{TAP: v.Tap, MAC: v.MAC, Address: v.Address, Limits: nft.Limits{In: v.In.BytesPerSecond, Out: v.Out.BytesPerSecond}}
 }
 
-func port(v vm.Link) bridge.Port { return bridge.Port{TAP: v.Tap, MAC: v.MAC, Address: v.Address} }
+func port(v network.Link) bridge.Port { return bridge.Port{TAP: v.Tap, MAC: v.MAC, Address: v.Address} }
 
-func lease(v vm.Link) dhcp.Lease {
+func lease(v network.Link) dhcp.Lease {
 	return dhcp.Lease{MAC: v.MAC, Address: v.Address, Hostname: v.Hostname}
 }
 

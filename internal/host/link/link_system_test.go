@@ -23,7 +23,6 @@ import (
 
 	"github.com/hatchvm/hatch/internal/host/nettest"
 	"github.com/hatchvm/hatch/internal/network"
-	"github.com/hatchvm/hatch/internal/vm"
 )
 
 const (
@@ -59,22 +58,22 @@ func setUp(t testing.TB, cfg Config) *Links {
 	return l
 }
 
-func testLink(n network.Network, host uint32) vm.Link {
+func testLink(n network.Network, host uint32) network.Link {
 	addr := n.At(host)
-	return vm.Link{
+	return network.Link{
 		VMID: fmt.Sprintf("vm_%d", host), Hostname: fmt.Sprintf("guest-%d", host),
 		Tap: fmt.Sprintf("htap%d", host), MAC: n.MAC(addr), Address: addr,
 	}
 }
 
 // plug attaches a guest; its stack has no address yet.
-func plug(t testing.TB, l *Links, host uint32) (*nettest.Guest, vm.Link) {
+func plug(t testing.TB, l *Links, host uint32) (*nettest.Guest, network.Link) {
 	t.Helper()
 	v := testLink(l.cfg.Network, host)
 	return plugAs(t, l, v), v
 }
 
-func plugAs(t testing.TB, l *Links, v vm.Link) *nettest.Guest {
+func plugAs(t testing.TB, l *Links, v network.Link) *nettest.Guest {
 	t.Helper()
 	tap, err := l.Attach(t.Context(), v)
 	if err != nil {
@@ -85,8 +84,8 @@ func plugAs(t testing.TB, l *Links, v vm.Link) *nettest.Guest {
 	return g
 }
 
-// isUp tells whether an interface passes packets; a bridge does so shortly
-// after it gets its first port.
+// isUp checks that an interface passes packets; a bridge does so shortly after it
+// gets its first port.
 func isUp(name string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -99,15 +98,14 @@ func isUp(name string) error {
 }
 
 // plugAndConfigure attaches a guest that has its address.
-func plugAndConfigure(t testing.TB, l *Links, host uint32) (*nettest.Guest, vm.Link) {
+func plugAndConfigure(t testing.TB, l *Links, host uint32) (*nettest.Guest, network.Link) {
 	t.Helper()
 	g, v := plug(t, l, host)
 	g.Configure(t, netip.PrefixFrom(v.Address, 24), l.cfg.Network.Gateway)
 	return g, v
 }
 
-// listen opens a TCP port here or, with ns, there, that answers with the
-// address of who calls.
+// listen opens a TCP port, in ns or here, that answers with the client's address.
 func listen(t testing.TB, ns *nettest.Namespace, address string) {
 	t.Helper()
 	var ln net.Listener
@@ -136,7 +134,7 @@ func listen(t testing.TB, ns *nettest.Namespace, address string) {
 	t.Cleanup(func() { _ = ln.Close(); served.Wait() })
 }
 
-// whoAmI calls a port that listen opened, and returns what it answers.
+// whoAmI returns the answer of a port that listen opened.
 func whoAmI(g *nettest.Guest, address string, timeout time.Duration) (string, error) {
 	conn, err := g.Dial("tcp", address, timeout)
 	if err != nil {
@@ -252,7 +250,7 @@ func TestGuestReachesTheInternetAndNothingElse(t *testing.T) {
 		t.Run("not "+addr, func(t *testing.T) {
 			world.Do(t, func() error { return addLoopbackAddress(addr) })
 			listen(t, world, addr+":80")
-			// The host itself can go there: it is the rules that stop the guest.
+			// The host can reach it: only the rules stop the guest.
 			conn, err := net.DialTimeout("tcp", addr+":80", soon)
 			if err != nil {
 				t.Fatalf("the test is broken: the host cannot reach %s: %v", addr, err)
@@ -265,7 +263,7 @@ func TestGuestReachesTheInternetAndNothingElse(t *testing.T) {
 		listen(t, world, "192.0.2.2:80")
 		refuses(t, g, "192.0.2.2:80")
 	})
-	t.Run("nobody outside calls a guest", func(t *testing.T) {
+	t.Run("no connection from outside to a guest", func(t *testing.T) {
 		listen(t, g.Namespace, v.Address.String()+":22")
 		world.Do(t, func() error {
 			return netlink.RouteReplace(&netlink.Route{
@@ -282,11 +280,11 @@ func TestGuestReachesTheInternetAndNothingElse(t *testing.T) {
 			return err
 		})
 		if err == nil {
-			t.Error("a guest was called from outside")
+			t.Error("a connection from outside reached a guest")
 		}
 		conn, err := net.DialTimeout("tcp", v.Address.String()+":22", soon)
 		if err != nil {
-			t.Fatalf("the host cannot call the guest: %v", err)
+			t.Fatalf("the host cannot reach the guest: %v", err)
 		}
 		_ = conn.Close()
 	})

@@ -29,7 +29,7 @@ func newMarks() *marks {
 	return &marks{seen: map[string]bool{}, news: make(chan struct{}, 1)}
 }
 
-// look notes every word of the form mark-… in a frame.
+// look records every word of the form mark-… in a frame.
 func (m *marks) look(frame []byte) {
 	_, rest, found := strings.Cut(string(frame), "mark-")
 	if !found {
@@ -59,7 +59,7 @@ func (m *marks) await(t testing.TB, word string) {
 		select {
 		case <-m.news:
 		case <-deadline:
-			t.Fatalf("mark %q did not come through", word)
+			t.Fatalf("mark %q did not arrive", word)
 		}
 	}
 }
@@ -111,7 +111,7 @@ func TestOnlyAGuestsOwnFramesPass(t *testing.T) {
 			p[4] = 8
 			return ethernet(broadcastMAC, v.MAC, etherARP, p)
 		}},
-		// What a copy of the other guest sends before it has become itself.
+		// What a clone of the other guest sends before it is reidentified.
 		{"arp-all-of-other", false, func(w string) []byte {
 			return ethernet(broadcastMAC, other.MAC, etherARP, arp(1, other.MAC, other.Address, gateway, mark(w)))
 		}},
@@ -140,7 +140,7 @@ func TestOnlyAGuestsOwnFramesPass(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			g.Inject(t, c.frame(c.name))
-			// Frames keep their order: once this one is there, the other would be.
+			// Frames keep their order: the other would have arrived before this one.
 			g.Inject(t, ethernet(gatewayMAC, v.MAC, etherIPv4, ip(v.Address, "after-"+c.name)))
 			onHost.await(t, "after-"+c.name)
 			if onHost.has(c.name) != c.passes {
@@ -150,8 +150,8 @@ func TestOnlyAGuestsOwnFramesPass(t *testing.T) {
 	}
 }
 
-// Frames for link-local multicast addresses skip the bridge's usual way, and
-// the host takes them as the TAP's own.
+// Frames for link-local multicast addresses skip the bridge's usual path, and the
+// host takes them as received by the TAP.
 func TestLinkLocalMulticastDoesNotReachTheHost(t *testing.T) {
 	l := setUp(t, Config{})
 	g, v := plug(t, l, 10)
@@ -163,7 +163,7 @@ func TestLinkLocalMulticastDoesNotReachTheHost(t *testing.T) {
 	frame := ethernet(net.HardwareAddr{0x01, 0x80, 0xc2, 0, 0, 0x0e}, v.MAC, etherIPv4,
 		udp(netip.AddrPortFrom(v.Address, 9), netip.AddrPortFrom(l.cfg.Network.Gateway, 9999), "from the guest"))
 	// received sends the frame, then one from the host itself, and reports
-	// whether the first one came.
+	// whether the first one arrived.
 	received := func() bool {
 		g.Inject(t, frame)
 		local, err := net.Dial("udp4", "127.0.0.1:9999")
@@ -190,7 +190,7 @@ func TestLinkLocalMulticastDoesNotReachTheHost(t *testing.T) {
 	if received() {
 		t.Fatal("the frame reached the host")
 	}
-	// Each of two rules stops it; without both, this test sees it.
+	// Control: each of two rules stops it; without both, it arrives.
 	runNFT(t, "flush chain bridge hatch input")
 	if received() {
 		t.Fatal("the frame reached the host past the bridge table")
@@ -212,12 +212,12 @@ func TestGuestsDoNotReachEachOther(t *testing.T) {
 	unicast := func(word string) []byte {
 		return ethernet(vb.MAC, va.MAC, etherIPv4, udp(from, toB, mark(word)))
 	}
-	everybody := netip.AddrPortFrom(l.cfg.Network.Broadcast(), 7)
+	all := netip.AddrPortFrom(l.cfg.Network.Broadcast(), 7)
 	group := netip.MustParseAddrPort("224.0.0.251:5353")
 	frames := map[string][]byte{
 		"unicast":   unicast("unicast"),
 		"unknown":   ethernet(net.HardwareAddr{2, 9, 9, 9, 9, 9}, va.MAC, etherIPv4, udp(from, toB, mark("unknown"))),
-		"broadcast": ethernet(broadcastMAC, va.MAC, etherIPv4, udp(from, everybody, mark("broadcast"))),
+		"broadcast": ethernet(broadcastMAC, va.MAC, etherIPv4, udp(from, all, mark("broadcast"))),
 		"multicast": ethernet(net.HardwareAddr{1, 0, 0x5e, 0, 0, 251}, va.MAC, etherIPv4, udp(from, group, mark("multicast"))),
 		"arp":       ethernet(broadcastMAC, va.MAC, etherARP, arp(1, va.MAC, va.Address, vb.Address, mark("arp"))),
 		"routed":    ethernet(l.cfg.Network.MAC(l.cfg.Network.Gateway), va.MAC, etherIPv4, udp(from, toB, mark("routed"))),
@@ -236,7 +236,7 @@ func TestGuestsDoNotReachEachOther(t *testing.T) {
 	a.Do(t, func() error { return neighbour(vb.Address, vb.MAC) })
 	refuses(t, a, vb.Address.String()+":22")
 
-	// Without isolation and the rule behind it, this test sees the frame.
+	// Control: without isolation and the rule behind it, the frame arrives.
 	tap, err := netlink.LinkByName(va.Tap)
 	if err != nil {
 		t.Fatal(err)
@@ -256,8 +256,8 @@ func TestGuestsDoNotReachEachOther(t *testing.T) {
 	atB.await(t, "open")
 }
 
-// letBridgedPacketsPass keeps bridged packets from the inet table, which on
-// some kernels sees them, too, and stops them.
+// letBridgedPacketsPass keeps bridged packets out of the inet table, which sees
+// and stops them on some kernels.
 func letBridgedPacketsPass(t testing.TB) {
 	t.Helper()
 	err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0)
@@ -279,7 +279,7 @@ func hostCalls(t testing.TB, to netip.AddrPort, word string) {
 	}
 }
 
-// neighbour tells a guest another guest's MAC, which ARP would not.
+// neighbour gives a guest the MAC of another one, which ARP would not.
 func neighbour(addr netip.Addr, mac net.HardwareAddr) error {
 	eth0, err := netlink.LinkByName("eth0")
 	if err != nil {

@@ -3,15 +3,15 @@ package link
 import (
 	"context"
 
-	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/network"
 )
 
-// Traffic implements vm.Network. What the host receives from a TAP is what the
-// guest behind it has sent.
-func (l *Links) Traffic(ctx context.Context, v vm.Link) (vm.Traffic, error) {
+// Traffic implements network.Attacher. The host receives what the guest sends, so
+// that Rx and Tx swap.
+func (l *Links) Traffic(ctx context.Context, v network.Link) (network.Traffic, error) {
 	if err := ctx.Err(); err != nil {
-		return vm.Traffic{}, err
+		return network.Traffic{}, err
 	}
 	n, err := l.bridge.Traffic(v.Tap)
-	return vm.Traffic{RxBytes: n.TxBytes, TxBytes: n.RxBytes, RxPackets: n.TxPackets, TxPackets: n.RxPackets}, err
+	return network.Traffic{RxBytes: n.TxBytes, TxBytes: n.RxBytes, RxPackets: n.TxPackets, TxPackets: n.RxPackets}, err
 }

@@ -11,10 +11,10 @@ import (
 	"testing"
 
 	"github.com/hatchvm/hatch/internal/errs"
-	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/network"
 )
 
-func trafficOf(t *testing.T, l *Links, v vm.Link) vm.Traffic {
+func trafficOf(t *testing.T, l *Links, v network.Link) network.Traffic {
 	t.Helper()
 	n, err := l.Traffic(t.Context(), v)
 	if err != nil {
@@ -58,8 +58,8 @@ func TestTrafficIsTheGuests(t *testing.T) {
 	awaitNil(t, func() error { return asIPSays(trafficOf(t, l, v), v) }) // the connection's last packets may be on their way
 }
 
-// asIPSays compares with what ip tells of the TAP, crosswise.
-func asIPSays(n vm.Traffic, v vm.Link) error {
+// asIPSays compares with the TAP's counters as ip shows them, Rx with Tx.
+func asIPSays(n network.Traffic, v network.Link) error {
 	out, err := exec.Command("ip", "-json", "-statistics", "link", "show", "dev", v.Tap).Output()
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func asIPSays(n vm.Traffic, v vm.Link) error {
 	return nil
 }
 
-func TestTrafficGoesOnAfterARestart(t *testing.T) {
+func TestTrafficCountsOnAfterARestart(t *testing.T) {
 	l := setUp(t, Config{})
 	_, v := plug(t, l, 10)
 	before := trafficOf(t, l, v)

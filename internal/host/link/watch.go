@@ -8,22 +8,12 @@ import (
 	"slices"
 	"time"
 
-	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/network"
 )
 
-// startWatch looks after the rules until Close. Starting again is no error.
-func (l *Links) startWatch() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.stop != nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	l.stop = cancel
-	l.watch.Go(func() { l.keepRules(ctx) })
-}
-
-func (l *Links) keepRules(ctx context.Context) {
+// watchRules repairs the rules until ctx is done.
+func (l *Links) watchRules(ctx context.Context) {
 	tick := time.NewTicker(l.cfg.WatchEvery)
 	defer tick.Stop()
 	for {
@@ -31,70 +21,45 @@ func (l *Links) keepRules(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if err := l.mend(); err != nil {
-				l.cfg.Log.Error("cannot mend the packet rules", "network", l.String(), "error", err)
+			if err := l.repair(); err != nil {
+				l.cfg.Log.Error("cannot repair the packet rules", logkey.Network, l.String(), logkey.Error, err)
 			}
 		}
 	}
 }
 
-// mend puts the rules in force again when they are not as they must be, and
-// tells them when the host is on other networks than before.
-func (l *Links) mend() error {
+// repair restores rules that another program changed, and updates them when the
+// host's networks have changed.
+func (l *Links) repair() error {
 	if broken := l.rules.Check(); broken != nil {
-		l.cfg.Log.Warn("the packet rules were changed by somebody else; putting them in force again", "network", l.String(), "found", broken.Error())
-		return l.renewRules()
+		l.cfg.Log.Warn("another program changed the packet rules; restoring them", logkey.Network, l.String(), "found", broken.Error())
+		return l.setRules(func() []network.Link {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return slices.Collect(maps.Values(l.live))
+		})
 	}
 	local, err := localNetworks(l.cfg.Network)
 	if err != nil {
 		return err
 	}
-	if slices.Equal(local, l.knownLocal()) {
+	l.mu.Lock()
+	same := slices.Equal(local, l.local)
+	l.mu.Unlock()
+	if same {
 		return nil
 	}
 	return l.setLocal(local)
-}
-
-// renewRules sets the rules up with the VMs that are live.
-func (l *Links) renewRules() error {
-	local, err := localNetworks(l.cfg.Network)
-	if err != nil {
-		return err
-	}
-	l.setup.Lock()
-	defer l.setup.Unlock()
-	l.mu.Lock()
-	live := slices.Collect(maps.Values(l.live))
-	l.local = local
-	l.mu.Unlock()
-	return l.rules.Setup(guests(live), local)
 }
 
 func (l *Links) setLocal(local []netip.Prefix) error {
 	l.setup.Lock()
 	defer l.setup.Unlock()
 	if err := l.rules.SetLocal(local); err != nil {
-		return fmt.Errorf("cannot keep guests from the host's networks: %w", err)
+		return fmt.Errorf("cannot block guests from the host's networks: %w", err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.local = local
 	return nil
-}
-
-func (l *Links) knownLocal() []netip.Prefix {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.local
-}
-
-// track replaces what is known of live VMs.
-func (l *Links) track(live []vm.Link, local []netip.Prefix) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.local = local
-	clear(l.live)
-	for _, v := range live {
-		l.live[v.Tap] = v
-	}
 }

@@ -21,18 +21,18 @@ import (
 const (
 	pageSize  = sparse.PageSize
 	chunkSize = sparse.ChunkSize // what is copied at a time
-	copiers   = 4                // how many chunks, at most
+	copiers   = 4                // chunks copied at a time, at most
 )
 
-// Copied says how much there was to copy, in bytes.
+// Copied is how much was copied, in bytes.
 type Copied struct {
-	Changed int64 // pages that the process has made its own
-	Written int64 // pages that hold something, changed or not
+	Changed int64 // pages that the process has changed
+	Written int64 // pages that are not all zeros
 }
 
-// CopyTo writes the memory to dst, which is as large, and in which no other
-// process may write meanwhile. What dst held is gone; pages of zeros become
-// holes. On error dst may hold anything.
+// CopyTo replaces the content of dst with the memory; pages of zeros become holes.
+// No other process may write to dst meanwhile. On error the content of dst is
+// undefined.
 func (m *Mapping) CopyTo(ctx context.Context, dst *os.File) (Copied, error) {
 	from, err := m.open()
 	if err != nil {
@@ -45,7 +45,7 @@ func (m *Mapping) CopyTo(ctx context.Context, dst *os.File) (Copied, error) {
 	c := copier{source: from, dst: dst, filled: make([]bool, (m.size+chunkSize-1)/chunkSize)}
 	filled, err := sparse.Filled(from.file, m.size)
 	if err != nil {
-		return Copied{}, fmt.Errorf("cannot find what the file holds: %w", err)
+		return Copied{}, fmt.Errorf("cannot find the data of the file: %w", err)
 	}
 	for _, i := range filled {
 		c.filled[i] = true
@@ -53,7 +53,7 @@ func (m *Mapping) CopyTo(ctx context.Context, dst *os.File) (Copied, error) {
 	return c.copyAll(ctx, m.chunks())
 }
 
-// span is a stretch of the file, within one part, and where the process has it.
+// span is a range of the file, within one part, and its address in the process.
 type span struct {
 	offset  int64
 	address uint64
@@ -72,16 +72,16 @@ func (m *Mapping) chunks() (all []span) {
 	return all
 }
 
-// source is what memory is read from.
+// source is the files that memory is read from.
 type source struct {
-	file  *os.File // what was mapped
+	file  *os.File // the mapped file
 	pages *os.File // /proc/PID/pagemap
 	mem   *os.File // /proc/PID/mem
 }
 
 func (m *Mapping) open() (s source, err error) {
 	first := m.parts[0]
-	for _, one := range []struct {
+	for _, open := range []struct {
 		to   **os.File
 		name string
 	}{
@@ -89,12 +89,12 @@ func (m *Mapping) open() (s source, err error) {
 		{&s.pages, "pagemap"},
 		{&s.mem, "mem"},
 	} {
-		f, openErr := os.Open(procPath(m.pid, one.name))
+		f, openErr := os.Open(procPath(m.pid, open.name))
 		if openErr != nil {
 			s.close()
 			return source{}, openErr
 		}
-		*one.to = f
+		*open.to = f
 	}
 	st, err := s.file.Stat()
 	if err == nil && (!st.Mode().IsRegular() || st.Size() != m.size) {
@@ -119,7 +119,7 @@ func (s source) close() {
 type copier struct {
 	source
 	dst              *os.File
-	filled           []bool // for each chunk of the file: is it more than a hole?
+	filled           []bool // for each chunk of the file: whether it has data
 	changed, written atomic.Int64
 }
 
@@ -143,8 +143,8 @@ func (c *copier) copyAll(ctx context.Context, chunks []span) (Copied, error) {
 	return Copied{Changed: c.changed.Load(), Written: c.written.Load()}, ctx.Err()
 }
 
-// copy puts a chunk together, from the file and from what the process has of
-// its own, and writes it but for pages of zeros.
+// copy assembles a chunk from the file and from the process's own pages, and
+// writes it without pages of zeros.
 func (c *copier) copy(s span, data []byte) error {
 	changed, err := c.changedPages(s)
 	if err != nil {
@@ -156,14 +156,14 @@ func (c *copier) copy(s span, data []byte) error {
 	}
 	if inFile {
 		if _, err := c.file.ReadAt(data, s.offset); err != nil {
-			return fmt.Errorf("cannot read what was mapped: %w", err)
+			return fmt.Errorf("cannot read the mapped file: %w", err)
 		}
 	} else {
 		clear(data)
 	}
 	for _, r := range changed {
 		if _, err := c.mem.ReadAt(data[r.begin:r.end], int64(s.address)+int64(r.begin)); err != nil {
-			return fmt.Errorf("cannot read what the process has changed: %w", err)
+			return fmt.Errorf("cannot read a changed page: %w", err)
 		}
 		c.changed.Add(int64(r.end - r.begin))
 	}
@@ -180,7 +180,7 @@ func (c *copier) write(offset int64, data []byte) error {
 	return nil
 }
 
-// What an entry of /proc/PID/pagemap tells of a page.
+// Flags of an entry of /proc/PID/pagemap.
 const (
 	pageIsFiles = 1 << 61 // it is the file's, or shared
 	pageSwapped = 1 << 62
@@ -188,15 +188,22 @@ const (
 	entrySize   = 8
 )
 
-// changedPages returns where in the span the process has pages of its own.
+// changedPages returns the runs of the span's pages that the process has changed.
 func (c *copier) changedPages(s span) (changed []run, err error) {
 	entries := make([]byte, s.length/pageSize*entrySize)
 	if _, err := io.ReadFull(io.NewSectionReader(c.pages, int64(s.address/pageSize*entrySize), int64(len(entries))), entries); err != nil {
-		return nil, fmt.Errorf("cannot find what the process has changed: %w", err)
+		return nil, fmt.Errorf("cannot find the changed pages: %w", err)
 	}
 	for page := range s.length / pageSize {
-		if entry := binary.NativeEndian.Uint64(entries[page*entrySize:]); isOwn(entry) {
-			changed = extend(changed, page*pageSize)
+		entry := binary.NativeEndian.Uint64(entries[page*entrySize:])
+		if !isOwn(entry) {
+			continue
+		}
+		at := page * pageSize
+		if last := len(changed) - 1; last >= 0 && changed[last].end == at {
+			changed[last].end += pageSize
+		} else {
+			changed = append(changed, run{at, at + pageSize})
 		}
 	}
 	return changed, nil
@@ -204,14 +211,5 @@ func (c *copier) changedPages(s span) (changed []run, err error) {
 
 func isOwn(entry uint64) bool { return entry&(pagePresent|pageSwapped) != 0 && entry&pageIsFiles == 0 }
 
-// run is a stretch of pages, as bytes from the begin of a chunk.
+// run is a run of pages; begin and end are offsets in a chunk, in bytes.
 type run struct{ begin, end int }
-
-// extend adds the page at this place, which comes after all that are there.
-func extend(runs []run, at int) []run {
-	if last := len(runs) - 1; last >= 0 && runs[last].end == at {
-		runs[last].end += pageSize
-		return runs
-	}
-	return append(runs, run{at, at + pageSize})
-}

@@ -17,8 +17,8 @@ import (
 
 const size = 8 << 20
 
-// newFile makes a memfd that is filled in its first MiB and in its fifth, and
-// maps it privately into this process.
+// newFile makes a memfd with data in its first and fifth MiB and maps it privately
+// into this process.
 func newFile(t *testing.T, name string) (f *os.File, mapped []byte) {
 	t.Helper()
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
@@ -43,7 +43,7 @@ func newFile(t *testing.T, name string) (f *os.File, mapped []byte) {
 	return f, mapped
 }
 
-// change writes where the file is filled and where it is not, and empties a page.
+// change writes to data and to holes of the mapping, and clears a page.
 func change(mapped []byte) {
 	copy(mapped[4096*3+17:], "changed in what is filled")
 	copy(mapped[2<<20:], "changed in a hole")
@@ -65,7 +65,7 @@ func newTarget(t *testing.T) *os.File {
 	return f
 }
 
-// requireCopied copies what this process has mapped, without filling holes of f.
+// requireCopied copies the mapping and checks that no holes of f were filled.
 func requireCopied(t *testing.T, f *os.File, mapped []byte) Copied {
 	t.Helper()
 	m, err := Find(os.Getpid(), f.Name(), size)
@@ -147,8 +147,7 @@ func blocks(t *testing.T, f *os.File) int64 {
 	return st.Blocks
 }
 
-// BenchmarkCopy copies from a file of this size, which is all filled, and of
-// which a fourth is changed.
+// BenchmarkCopy copies a file without holes, of which a fourth is changed.
 func BenchmarkCopy(b *testing.B) {
 	for _, mib := range []int{128, 1024} {
 		b.Run(fmt.Sprint(mib, "MiB"), func(b *testing.B) { benchmarkCopy(b, mib<<20) })

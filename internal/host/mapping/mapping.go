@@ -1,17 +1,14 @@
 //go:build linux
 
-// Package mapping reads the memory of another process that began as what a
-// shared, unchangeable file holds: what the process has changed of it is its
-// own, and all else still lies in the file. It is how a guest's memory is
-// saved that no file holds.
+// Package mapping reads memory of another process that is a private mapping of a
+// shared, immutable file: pages that the process has changed are its own, all
+// others are the file's. It saves the memory of guests that run on a base.
 //
-// The process may be hostile. What it can bring about is that its own memory
-// is not what it should be, or that reading it fails. It must stand still
-// while it is read, or what is read is of several moments.
+// The process may be hostile. It can make its own memory wrong, or reading it fail.
+// It must be stopped during the read, or the result mixes several moments.
 //
-// It never changes the process or the file, nor makes the kernel fill the
-// file's holes. The caller needs CAP_SYS_PTRACE and CAP_SYS_ADMIN. Start at
-// [Find].
+// The package never changes the process or the file, nor fills the file's holes.
+// The caller needs CAP_SYS_PTRACE and CAP_SYS_ADMIN. Start at [Find].
 package mapping
 
 import (
@@ -29,7 +26,7 @@ import (
 // ErrNone says that a process has no such mapping.
 var ErrNone = errors.New("the process has not mapped the file")
 
-// Mapping is a file as one process has mapped it, from its begin to its end.
+// Mapping is a process's mapping of a whole file.
 type Mapping struct {
 	pid   int
 	size  int64
@@ -42,20 +39,20 @@ type part struct {
 	offset     int64  // of begin, in the file
 }
 
-// Link is how a memfd of this name is called below /proc.
+// Link is the target of links below /proc to a memfd of this name.
 func Link(name string) string { return "/memfd:" + name + " (deleted)" }
 
-// Find looks for the memfd of this name and size in bytes, mapped privately and
-// whole. The process may have it in several parts. Errors: ErrNone.
+// Find looks for a private mapping of the whole memfd of this name and size in
+// bytes, in one or more parts. Errors: ErrNone.
 func Find(pid int, name string, size int64) (*Mapping, error) {
 	table, err := os.Open(procPath(pid, "maps"))
 	if err != nil {
-		return nil, fmt.Errorf("cannot look at the memory of process %d: %w", pid, err)
+		return nil, fmt.Errorf("cannot read the mappings of process %d: %w", pid, err)
 	}
 	defer func() { _ = table.Close() }()
 	parts, err := parseMaps(table, Link(name))
 	if err != nil {
-		return nil, fmt.Errorf("cannot look at the memory of process %d: %w", pid, err)
+		return nil, fmt.Errorf("cannot read the mappings of process %d: %w", pid, err)
 	}
 	if len(parts) == 0 {
 		return nil, ErrNone
@@ -66,7 +63,7 @@ func Find(pid int, name string, size int64) (*Mapping, error) {
 	return &Mapping{pid: pid, size: size, parts: parts}, nil
 }
 
-// maxMaps bounds the table that is read, in bytes; QEMU's has some 30 KiB.
+// maxMaps bounds the table of mappings, in bytes; QEMU's has some 30 KiB.
 const maxMaps = 8 << 20
 
 // parseMaps reads the private mappings of one path from /proc/PID/maps, whose
@@ -94,20 +91,20 @@ func parsePart(addresses, offset string) (part, error) {
 	end, endErr := strconv.ParseUint(last, 16, 64)
 	at, atErr := strconv.ParseInt(offset, 16, 64)
 	if err := errors.Join(beginErr, endErr, atErr); err != nil {
-		return part{}, fmt.Errorf("cannot read its table of mappings: %w", err)
+		return part{}, fmt.Errorf("cannot parse the table of mappings: %w", err)
 	}
 	if begin >= end || begin%pageSize != 0 || end%pageSize != 0 || at%pageSize != 0 {
-		return part{}, fmt.Errorf("cannot read its table of mappings: %s at %s is no part of a file", addresses, offset)
+		return part{}, fmt.Errorf("cannot parse the table of mappings: %s at %s is no part of a file", addresses, offset)
 	}
 	return part{begin: begin, end: end, offset: at}, nil
 }
 
-// checkWhole finds out whether the parts are a file of this size, each byte once.
+// checkWhole checks that the parts cover a file of this size, each byte once.
 func checkWhole(parts []part, size int64) error {
 	at := int64(0)
 	for _, p := range parts {
 		if p.offset != at || p.end-p.begin > uint64(size-at) {
-			return fmt.Errorf("the process has not mapped the file whole and once: at %d comes what lies at %d", at, p.offset)
+			return fmt.Errorf("the process has not mapped each byte of the file once: offset %d follows %d", p.offset, at)
 		}
 		at += int64(p.end - p.begin)
 	}

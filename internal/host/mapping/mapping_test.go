@@ -49,7 +49,7 @@ func TestAFileIsMappedWholeAndOnce(t *testing.T) {
 		"it is smaller":                  {whole, 0x28000},
 	} {
 		if err := checkWhole(c.parts, c.size); err == nil {
-			t.Errorf("%s: taken for whole", name)
+			t.Errorf("%s: accepted as whole", name)
 		}
 	}
 	if err := checkWhole(whole, 0x20000); err != nil {
@@ -88,7 +88,7 @@ func FuzzParseMaps(f *testing.F) {
 			sum += p.end - p.begin
 		}
 		if sum != uint64(size) {
-			t.Errorf("%d of %d bytes are taken for whole", sum, size)
+			t.Errorf("%d of %d bytes are accepted as whole", sum, size)
 		}
 	})
 }

@@ -1,12 +1,12 @@
 //go:build linux
 
-// Package memory keeps guests' memory: as files in a tmpfs of its own while
-// guests run, and on disk while they sleep.
+// Package memory stores guests' memory: as files in a tmpfs of its own while guests
+// run, and on disk while they sleep.
 //
-// A copy on disk is sparse and has checksums; it counts only when it is whole
-// and safe from a power cut. What a machine is beside its memory is the
-// driver's to save (internal/vmm), into the directory that [Keeper.Prepare]
-// makes. When to copy and when to let go is internal/vm's. Start at [Keeper].
+// A copy on disk is sparse and has checksums; it is valid only once it is complete
+// and durable. The driver saves everything else of a machine (internal/vmm), into
+// the directory that [Keeper.Prepare] makes. internal/vm decides when to copy and
+// when to release. Start at [Keeper].
 package memory
 
 import (
@@ -23,47 +23,48 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/space"
 	"github.com/hatchvm/hatch/internal/host/sparse"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
 var _ vm.Memories = (*Keeper)(nil)
 
-// savedDir is the directory within a VM's own for what is saved of it.
+// savedDir is the directory of the saved machine in a VM's directory.
 const savedDir = "sleep"
 
-// fresh ends the name of a file that is not whole yet.
+// fresh is the suffix of an incomplete file.
 const fresh = ".new"
 
-// gone ends the name of a directory that is being removed, before a number.
+// gone is the suffix of a directory that is being removed, before a number.
 const gone = ".gone."
 
-// ReserveBytes is what a sleep leaves free on the host's disk.
+// ReserveBytes is the space that a sleep leaves free on the host's disk.
 const ReserveBytes = 512 << 20
 
-// Keeper keeps the memory of the VMs of one data directory.
+// Keeper stores the memory of the VMs of one data directory.
 type Keeper struct {
 	ram     string                   // a tmpfs
-	vmDir   func(vmID string) string // VMs' own directories, on disk
+	vmDir   func(vmID string) string // VMs' directories, on disk
 	reserve int64                    // bytes
 
-	removing sync.WaitGroup // of what was forgotten
+	removing sync.WaitGroup // of forgotten directories
 }
 
-// Open returns the keeper of the memory in dir, after mounting a tmpfs there
-// if there is none yet. It is as large as the host's memory: what VMs may take
-// is decided elsewhere.
+// Open returns the keeper of the memory in dir, after mounting a tmpfs there if
+// there is none yet. It is as large as the host's memory: internal/host/capacity
+// limits what VMs may use.
 func Open(dir string, vmDir func(vmID string) string) (*Keeper, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the directory for guests' memory: %w", err)
 	}
-	dir, err := filepath.EvalSymlinks(dir) // as the kernel calls it
+	dir, err := filepath.EvalSymlinks(dir) // the kernel's name for it
 	if err != nil {
 		return nil, err
 	}
 	mounted, err := isMounted(dir)
 	if err != nil {
-		return nil, fmt.Errorf("cannot look at the directory for guests' memory: %w", err)
+		return nil, fmt.Errorf("cannot read the directory for guests' memory: %w", err)
 	}
 	if !mounted {
 		if err := mount(dir); err != nil {
@@ -73,8 +74,8 @@ func Open(dir string, vmDir func(vmID string) string) (*Keeper, error) {
 	return &Keeper{ram: dir, vmDir: vmDir, reserve: ReserveBytes}, nil
 }
 
-// In returns a keeper of memory in an ordinary directory, for machines that are
-// only pretended: nothing is mounted.
+// In returns a keeper of memory in an ordinary directory, for fake machines. It
+// mounts nothing.
 func In(dir string, vmDir func(vmID string) string) (*Keeper, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the directory for guests' memory: %w", err)
@@ -85,7 +86,7 @@ func In(dir string, vmDir func(vmID string) string) (*Keeper, error) {
 func mount(dir string) error {
 	var host unix.Sysinfo_t
 	if err := unix.Sysinfo(&host); err != nil {
-		return fmt.Errorf("cannot tell the host's memory: %w", err)
+		return fmt.Errorf("cannot read the size of the host's memory: %w", err)
 	}
 	options := fmt.Sprintf("mode=0700,size=%d", host.Totalram*uint64(host.Unit))
 	if err := unix.Mount("hatch", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
@@ -94,7 +95,7 @@ func mount(dir string) error {
 	return nil
 }
 
-// isMounted reports whether a file system begins at dir.
+// isMounted reports whether dir is a mount point.
 func isMounted(dir string) (bool, error) {
 	here, err := os.Stat(dir)
 	if err != nil {
@@ -107,15 +108,15 @@ func isMounted(dir string) (bool, error) {
 	return here.Sys().(*syscall.Stat_t).Dev != above.Sys().(*syscall.Stat_t).Dev, nil
 }
 
-// Unmount takes the tmpfs in dir away, unless a guest's memory is in it, or
-// with force all the same. None there is no error.
+// Unmount unmounts the tmpfs in dir, unless it contains a guest's memory and force
+// is not set. None there is no error.
 func Unmount(dir string, force bool) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot look at the directory for guests' memory: %w", err)
+		return fmt.Errorf("cannot read the directory for guests' memory: %w", err)
 	}
 	mounted, err := isMounted(dir)
 	if err != nil || !mounted || (len(entries) > 0 && !force) {
@@ -127,8 +128,8 @@ func Unmount(dir string, force bool) error {
 	return nil
 }
 
-// Close unmounts the tmpfs if nothing is in it. The memory of guests that run
-// or have just gone to sleep stays where it is.
+// Close unmounts the tmpfs if it is empty. The memory of guests that run, or that
+// sleep and are not durable yet, stays.
 func (k *Keeper) Close() error {
 	k.removing.Wait()
 	return Unmount(k.ram, false)
@@ -149,7 +150,7 @@ func (k *Keeper) Make(vmID string, mib, uid int) error {
 	return f.Close()
 }
 
-// newFile makes a file that is all hole, for one user.
+// newFile makes a file that is one hole and that uid owns.
 func newFile(path string, size int64, uid int) (*os.File, error) {
 	f, err := sparse.Create(path, size)
 	if err != nil || uid == 0 {
@@ -179,8 +180,8 @@ func (k *Keeper) Held() ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		if id, half := strings.CutSuffix(e.Name(), fresh); !half {
-			ids = append(ids, id)
+		if !strings.HasSuffix(e.Name(), fresh) {
+			ids = append(ids, e.Name())
 		}
 	}
 	return ids, nil
@@ -189,34 +190,18 @@ func (k *Keeper) Held() ([]string, error) {
 // Dir implements vm.Memories.
 func (k *Keeper) Dir(vmID string) string { return filepath.Join(k.vmDir(vmID), savedDir) }
 
-// Prepare implements vm.Memories. What an earlier save left is dropped.
+// Prepare implements vm.Memories. It removes what an earlier save left.
 func (k *Keeper) Prepare(vmID string, bytes int64) error {
 	if err := k.Forget(vmID); err != nil {
 		return err
 	}
-	free, err := freeBytes(k.vmDir(vmID))
-	if err != nil {
+	if err := space.Require(k.vmDir(vmID), "the memory of VM "+vmID, bytes, k.reserve); err != nil {
 		return err
 	}
-	if free < bytes+k.reserve {
-		return errs.New(errs.Exhausted, "disk_full",
-			"the host's disk has %d MiB left; the memory of VM %s needs %d of them, and %d are kept for the host itself",
-			free>>20, vmID, bytes>>20, k.reserve>>20).
-			WithHint("delete VMs or images, or give the data directory more room").
-			WithCause(errs.Shortage{Bytes: bytes + k.reserve - free})
-	}
 	if err := os.Mkdir(k.Dir(vmID), 0o700); err != nil {
-		return fmt.Errorf("cannot make the directory for what is saved: %w", err)
+		return fmt.Errorf("cannot make the directory for the saved machine: %w", err)
 	}
 	return nil
-}
-
-func freeBytes(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("cannot tell the free space of %s: %w", dir, err)
-	}
-	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // CanHold implements vm.Memories.
@@ -225,37 +210,34 @@ func (k *Keeper) CanHold(vmID string, bytes int64) error {
 	if err != nil {
 		return err
 	}
-	free, err := freeBytes(k.ram)
-	if err != nil {
+	free, err := space.Free(k.ram)
+	if err != nil || free >= bytes-used {
 		return err
 	}
-	if free < bytes-used {
-		return errs.New(errs.Exhausted, "memory_exhausted",
-			"the host's RAM for guests' memory has %d MiB left; that of VM %s needs about %d to be saved", free>>20, vmID, (bytes-used)>>20).
-			WithHint("stop or delete a VM")
-	}
-	return nil
+	return errs.New(errs.Exhausted, "memory_exhausted",
+		"the host's RAM for guests' memory has %d MiB left; saving that of VM %s needs about %d", free>>20, vmID, (bytes-used)>>20).
+		WithHint("stop or delete a VM")
 }
 
 // Used implements vm.Memories.
 func (k *Keeper) Used(vmID string) (bytes int64, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(k.Path(vmID), &st); err != nil {
-		return 0, errs.New(errs.Unsupported, "memory_not_shared", "the memory of VM %s cannot be kept: it was started without a file for it", vmID).
+		return 0, errs.New(errs.Unsupported, "memory_not_shared", "the memory of VM %s cannot be saved: the VM was started without a file for it", vmID).
 			WithHint("restart the VM").WithCause(err)
 	}
 	return st.Blocks * 512, nil
 }
 
-// Forget implements vm.Memories. A large file takes a file system its time to
-// remove, and nobody has to wait for it.
+// Forget implements vm.Memories. It removes large files, which takes long, in the
+// background.
 func (k *Keeper) Forget(vmID string) error {
 	forgotten := fmt.Sprintf("%s%s%d", k.Dir(vmID), gone, time.Now().UnixNano())
 	if err := os.Rename(k.Dir(vmID), forgotten); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot remove what was saved: %w", err)
+		return fmt.Errorf("cannot remove the saved machine: %w", err)
 	}
 	k.removing.Go(func() {
-		// What is left, also of a daemon that was killed here, goes now.
+		// Directories that an earlier daemon left are removed too.
 		all, _ := filepath.Glob(k.Dir(vmID) + gone + "*") // the pattern is well formed
 		for _, path := range all {
 			_ = os.RemoveAll(path)
@@ -264,19 +246,19 @@ func (k *Keeper) Forget(vmID string) error {
 	return nil
 }
 
-// TakeIn implements vm.Memories.
-func (k *Keeper) TakeIn(vmID, saved string) error {
+// Replace implements vm.Memories.
+func (k *Keeper) Replace(vmID, saved string) error {
 	if err := k.Forget(vmID); err != nil {
 		return err
 	}
 	if err := os.Rename(saved, k.Dir(vmID)); err != nil {
-		return fmt.Errorf("cannot put what was saved in its place: %w", err)
+		return fmt.Errorf("cannot move the saved machine: %w", err)
 	}
 	return nil
 }
 
-// Kept implements vm.Memories.
-func (k *Keeper) Kept(vmID string, durable bool) (memory, index string) {
+// Saved implements vm.Memories.
+func (k *Keeper) Saved(vmID string, durable bool) (memory, index string) {
 	if durable {
 		return filepath.Join(k.Dir(vmID), memoryName), filepath.Join(k.Dir(vmID), indexName)
 	}

@@ -21,7 +21,7 @@ import (
 
 const id = "vm_a"
 
-// newKeeper returns a keeper whose RAM is an ordinary directory.
+// newKeeper returns a keeper with an ordinary directory in place of RAM.
 func newKeeper(t *testing.T) *Keeper {
 	t.Helper()
 	disk := t.TempDir()
@@ -33,7 +33,7 @@ func newKeeper(t *testing.T) *Keeper {
 	return k
 }
 
-// asleep makes a memory of mib with something in it, and saves it.
+// asleep makes and saves a memory of mib with a few pages of data.
 func asleep(t *testing.T, k *Keeper, mib int) (content []byte) {
 	t.Helper()
 	if err := k.Make(id, mib, 0); err != nil {
@@ -72,7 +72,7 @@ func TestMemoryComesBackFromDisk(t *testing.T) {
 	k := newKeeper(t)
 	content := asleep(t, k, 16)
 	if !k.Has(id, false) || k.Has(id, true) {
-		t.Error("before it is durable, it is in RAM only")
+		t.Error("before it is durable it is not in RAM only")
 	}
 	size, err := k.Persist(t.Context(), id)
 	if err != nil {
@@ -85,9 +85,9 @@ func TestMemoryComesBackFromDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	if k.Has(id, false) || !k.Has(id, true) {
-		t.Error("once it is durable, it is on disk only")
+		t.Error("once it is durable it is not on disk only")
 	}
-	for range 2 { // it can be woken again from the same copy
+	for range 2 { // a second wake from the same copy
 		if err := k.Recall(t.Context(), id, true, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -96,12 +96,12 @@ func TestMemoryComesBackFromDisk(t *testing.T) {
 		}
 		var st unix.Stat_t
 		if err := unix.Stat(k.Path(id), &st); err != nil || st.Blocks*512 > 1<<20 {
-			t.Errorf("in RAM it takes %d bytes, %v", st.Blocks*512, err)
+			t.Errorf("it uses %d bytes of RAM, %v", st.Blocks*512, err)
 		}
 	}
 }
 
-func TestMemoryInRAMIsWokenAsItIs(t *testing.T) {
+func TestMemoryInRAMIsUsedUnchanged(t *testing.T) {
 	k := newKeeper(t)
 	content := asleep(t, k, 16)
 	if err := k.Recall(t.Context(), id, false, 0); err != nil {
@@ -114,7 +114,7 @@ func TestMemoryInRAMIsWokenAsItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := k.Recall(t.Context(), id, false, 0); !errs.HasCode(err, "saved_unusable") {
-		t.Errorf("memory that is gone: %v", err)
+		t.Errorf("without memory: %v", err)
 	}
 }
 
@@ -134,7 +134,7 @@ func TestDamagedMemoryIsRefused(t *testing.T) {
 	flip := func(at int) func([]byte) []byte {
 		return func(b []byte) []byte { b[at] ^= 0x10; return b }
 	}
-	for name, spoil := range map[string]func(*testing.T, *Keeper){
+	for name, damage := range map[string]func(*testing.T, *Keeper){
 		"a flipped bit":               change(memoryName, flip(100)),
 		"a flipped bit among zeros":   change(memoryName, flip(10*sparse.ChunkSize)),
 		"a flipped bit in the last":   change(memoryName, flip(16*sparse.ChunkSize-1)),
@@ -154,8 +154,8 @@ func TestDamagedMemoryIsRefused(t *testing.T) {
 			if _, err := k.Persist(t.Context(), id); err != nil {
 				t.Fatal(err)
 			}
-			spoil(t, k)
-			if name == "a checksum less" { // the last chunk holds something
+			damage(t, k)
+			if name == "a checksum less" { // the last chunk has data
 				change(indexName, func(b []byte) []byte { return append(b[:bytes.LastIndexByte(b, ',')], "]}"...) })(t, k)
 			}
 			if err := k.Recall(t.Context(), id, true, 0); !errs.HasCode(err, "saved_unusable") {
@@ -185,7 +185,7 @@ func TestACopyThatIsCutShortLeavesNothing(t *testing.T) {
 	}
 	entries, err := os.ReadDir(k.Dir(id))
 	if err != nil || len(entries) != 2 {
-		t.Errorf("left %v, %v; the machine's own two files are wanted", entries, err)
+		t.Errorf("left %v, %v; want the two files of the machine", entries, err)
 	}
 	if _, err := k.Persist(t.Context(), id); err != nil {
 		t.Errorf("the next one: %v", err)
@@ -195,7 +195,7 @@ func TestACopyThatIsCutShortLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestASleepNeedsRoomOnDisk(t *testing.T) {
+func TestASleepNeedsSpaceOnDisk(t *testing.T) {
 	k := newKeeper(t)
 	k.reserve = 1 << 60
 	if err := k.Make(id, 16, 0); err != nil {
@@ -216,24 +216,24 @@ func TestASleepNeedsRoomOnDisk(t *testing.T) {
 	}
 }
 
-func TestASaveNeedsRoomInRAM(t *testing.T) {
+func TestASaveNeedsSpaceInRAM(t *testing.T) {
 	k := newKeeper(t)
 	if err := k.CanHold(id, 4096); !errs.Is(err, errs.Unsupported) {
 		t.Errorf("a VM without a file in RAM: %v", err)
 	}
 	asleep(t, k, 16)
-	for bytes, fits := range map[int64]bool{0: true, 16 << 20: true, 1 << 60: false} {
-		if err := k.CanHold(id, bytes); (err == nil) != fits || (!fits && !errs.HasCode(err, "memory_exhausted")) {
-			t.Errorf("%d bytes: %v", bytes, err)
+	for size, fits := range map[int64]bool{0: true, 16 << 20: true, 1 << 60: false} {
+		if err := k.CanHold(id, size); (err == nil) != fits || (!fits && !errs.HasCode(err, "memory_exhausted")) {
+			t.Errorf("%d bytes: %v", size, err)
 		}
 	}
 }
 
-func TestWhatIsForgottenIsRemoved(t *testing.T) {
+func TestForgetRemoves(t *testing.T) {
 	k := newKeeper(t)
 	asleep(t, k, 16)
-	for range 2 { // once beside what is saved, once alone
-		if err := os.Mkdir(k.Dir(id)+gone+"1", 0o700); err != nil { // a daemon was killed at it
+	for range 2 { // once beside a saved machine, once alone
+		if err := os.Mkdir(k.Dir(id)+gone+"1", 0o700); err != nil { // of a daemon that was killed
 			t.Fatal(err)
 		}
 		if err := k.Forget(id); err != nil {
@@ -248,7 +248,7 @@ func TestWhatIsForgottenIsRemoved(t *testing.T) {
 	}
 }
 
-func TestHeldListsWholeFiles(t *testing.T) {
+func TestHeldListsCompleteFiles(t *testing.T) {
 	k := newKeeper(t)
 	if err := k.Make(id, 1, 0); err != nil {
 		t.Fatal(err)

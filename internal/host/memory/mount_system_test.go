@@ -13,8 +13,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// ownMounts gives this test's thread a mount namespace of its own; it ends
-// with the test.
+// ownMounts gives this test's thread a mount namespace, which ends with the test.
 func ownMounts(t *testing.T) {
 	t.Helper()
 	runtime.LockOSThread() // for good
@@ -72,7 +71,7 @@ func TestTheTmpfsStaysWhileItHoldsMemory(t *testing.T) {
 	}
 }
 
-func TestForceUnmountsAllTheSame(t *testing.T) {
+func TestForceUnmountsWithMemory(t *testing.T) {
 	ownMounts(t)
 	dir := filepath.Join(t.TempDir(), "memory")
 	k, err := Open(dir, func(string) string { return "" })
@@ -90,8 +89,7 @@ func TestForceUnmountsAllTheSame(t *testing.T) {
 	}
 }
 
-// A disk that becomes full under a copy keeps nothing of it; the memory is
-// still in RAM.
+// TestAFullDiskLeavesNothing fills the disk during a copy; the memory stays in RAM.
 func TestAFullDiskLeavesNothing(t *testing.T) {
 	ownMounts(t)
 	k := newKeeper(t)

@@ -9,14 +9,12 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/space"
 	"github.com/hatchvm/hatch/internal/host/sparse"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// Names of the files in a VM's directory for what is saved of it.
+// Names of files in the directory of the saved machine.
 const (
 	memoryName = "memory"
 	indexName  = "memory.json"
@@ -32,14 +30,11 @@ func (k *Keeper) Persist(ctx context.Context, vmID string) (bytes int64, err err
 		return bytes, nil
 	}
 	for _, name := range []string{memoryName, memoryName + fresh, indexName} {
-		if gone := os.Remove(filepath.Join(k.Dir(vmID), name)); !errors.Is(gone, os.ErrNotExist) {
-			err = errors.Join(err, gone)
+		if failed := os.Remove(filepath.Join(k.Dir(vmID), name)); !errors.Is(failed, os.ErrNotExist) {
+			err = errors.Join(err, failed)
 		}
 	}
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		err = errs.New(errs.Exhausted, "disk_full", "the host's disk is full").WithCause(err)
-	}
-	return 0, err
+	return 0, space.Full(err)
 }
 
 func (k *Keeper) persist(ctx context.Context, vmID string) (bytes int64, err error) {
@@ -74,7 +69,7 @@ func (k *Keeper) persist(ctx context.Context, vmID string) (bytes int64, err err
 	return sparse.Allocated(k.Dir(vmID))
 }
 
-// seal makes the copy count: all that belongs to it is safe first.
+// seal syncs all files of the copy, then makes it valid by its name.
 func (k *Keeper) seal(vmID string, x sparse.Index) error {
 	dir := k.Dir(vmID)
 	if err := x.Write(filepath.Join(dir, indexName)); err != nil {
@@ -100,7 +95,7 @@ func (k *Keeper) Recall(ctx context.Context, vmID string, durable bool, uid int)
 		}
 		return nil
 	}
-	if err := k.Release(vmID); err != nil { // of a wake that was cut short
+	if err := k.Release(vmID); err != nil { // of an interrupted wake
 		return err
 	}
 	if err := k.recall(ctx, vmID, uid); err != nil {
@@ -109,7 +104,7 @@ func (k *Keeper) Recall(ctx context.Context, vmID string, durable bool, uid int)
 	return os.Rename(k.Path(vmID)+fresh, k.Path(vmID))
 }
 
-// recall copies the memory from disk, and checks it on the way.
+// recall copies the memory from disk and checks it.
 func (k *Keeper) recall(ctx context.Context, vmID string, uid int) (err error) {
 	x, err := part.ReadIndex(filepath.Join(k.Dir(vmID), indexName))
 	if err != nil {
@@ -128,7 +123,7 @@ func (k *Keeper) recall(ctx context.Context, vmID string, uid int) (err error) {
 	return refused(part.CopyChecked(ctx, dst, src, x))
 }
 
-// refused says of a copy that cannot be used what that means for the VM.
+// refused turns the error for an unusable copy into vmm's.
 func refused(err error) error {
 	if why := (*sparse.Unusable)(nil); errors.As(err, &why) {
 		return vmm.Unusable("%s", why.Text).WithCause(err)
@@ -138,7 +133,7 @@ func refused(err error) error {
 
 // Has implements vm.Memories.
 func (k *Keeper) Has(vmID string, durable bool) bool {
-	memory, _ := k.Kept(vmID, durable)
+	memory, _ := k.Saved(vmID, durable)
 	_, err := os.Stat(memory)
 	return err == nil
 }

@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Place is what there is at the directory for guests' memory. Sizes are in bytes.
+// Place describes the directory for guests' memory. Sizes are in bytes.
 type Place struct {
-	Mounted bool // a file system begins there
-	Tmpfs   bool // and it is in RAM; else what it says of sizes is a disk's
+	Mounted bool // it is a mount point
+	Tmpfs   bool // of a tmpfs
 	Size    int64
 	Used    int64
 }
 
-// Look tells what there is in dir. Errors: fs.ErrNotExist.
+// Look describes dir. Errors: fs.ErrNotExist.
 func Look(dir string) (Place, error) {
 	dir, err := filepath.EvalSymlinks(dir)
 	if err != nil {
@@ -30,7 +30,7 @@ func Look(dir string) (Place, error) {
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return Place{}, fmt.Errorf("cannot tell the size of %s: %w", dir, err)
+		return Place{}, fmt.Errorf("cannot read the size of %s: %w", dir, err)
 	}
 	return Place{
 		Mounted: true, Tmpfs: st.Type == unix.TMPFS_MAGIC,
@@ -38,23 +38,21 @@ func Look(dir string) (Place, error) {
 	}, nil
 }
 
-// TryMount mounts a tmpfs on dir as Open does, where nobody else sees it: in a
-// mount namespace that ends with the thread that is in it.
+// TryMount mounts a tmpfs on dir as Open does, in a mount namespace that ends with
+// its thread: no other process sees it.
 func TryMount(dir string) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread must not be reused
-		done <- mountUnseen(dir)
+		err := unix.Unshare(unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err != nil {
+			done <- fmt.Errorf("cannot make a mount namespace: %w", err)
+			return
+		}
+		done <- mount(dir)
 	}()
 	return <-done
-}
-
-func mountUnseen(dir string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("cannot make a mount namespace: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("cannot keep mounts to a namespace: %w", err)
-	}
-	return mount(dir)
 }

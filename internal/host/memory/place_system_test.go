@@ -17,7 +17,7 @@ func TestLook(t *testing.T) {
 	root := t.TempDir()
 	dir := filepath.Join(root, "memory")
 	if _, err := Look(dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("nothing there: %v", err)
+		t.Errorf("a missing directory: %v", err)
 	}
 	k, err := Open(dir, func(id string) string { return filepath.Join(root, id) })
 	if err != nil {

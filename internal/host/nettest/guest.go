@@ -26,14 +26,14 @@ type Guest struct {
 	*Namespace
 	MAC net.HardwareAddr
 
-	tap  *os.File // the host's TAP: what a VMM would hold
-	nic  *os.File // the other side of the guest's eth0
+	tap  *os.File // the host's TAP, which a VMM would have
+	nic  *os.File // the TAP that is the guest's eth0
 	pump sync.WaitGroup
 	once sync.Once
 }
 
-// NewGuest plugs a guest with this MAC into tap, and unplugs it at the test's
-// end. It takes the file over.
+// NewGuest plugs a guest with this MAC into tap, which it owns from now on, and
+// unplugs it at the end of the test.
 func NewGuest(t testing.TB, tap *os.File, mac net.HardwareAddr) *Guest {
 	t.Helper()
 	g := &Guest{Namespace: NewNamespace(t), MAC: mac, tap: tap}
@@ -48,7 +48,7 @@ func NewGuest(t testing.TB, tap *os.File, mac net.HardwareAddr) *Guest {
 	return g
 }
 
-// Unplug ends the guest as the death of its VMM would.
+// Unplug disconnects the guest, as the end of its VMM does.
 func (g *Guest) Unplug() {
 	g.once.Do(func() {
 		_ = g.tap.Close()
@@ -57,14 +57,13 @@ func (g *Guest) Unplug() {
 	})
 }
 
-// packets hides what io.Copy would use to skip the copying loop.
+// packets hides the methods by which io.Copy would skip its loop.
 type packets struct{ f *os.File }
 
 // Read reads one frame.
 func (p packets) Read(b []byte) (int, error) { return p.f.Read(b) }
 
-// Write writes one frame; one that the other side does not take is lost, as on
-// a wire.
+// Write writes one frame; one that the other side refuses is lost, as on a wire.
 func (p packets) Write(b []byte) (int, error) {
 	if _, err := p.f.Write(b); errors.Is(err, os.ErrClosed) {
 		return 0, err
@@ -72,7 +71,7 @@ func (p packets) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Configure gives eth0 an address and a default route by hand.
+// Configure sets eth0's address and the default route without DHCP.
 func (g *Guest) Configure(t testing.TB, addr netip.Prefix, gateway netip.Addr) {
 	t.Helper()
 	g.Do(t, func() error {
@@ -95,7 +94,7 @@ func (g *Guest) SetMAC(t testing.TB, mac net.HardwareAddr) {
 	})
 }
 
-// Dial connects from within the guest.
+// Dial connects from the guest.
 func (g *Guest) Dial(network, address string, timeout time.Duration) (net.Conn, error) {
 	var conn net.Conn
 	err := g.Try(func() (err error) {
@@ -108,7 +107,7 @@ func (g *Guest) Dial(network, address string, timeout time.Duration) (net.Conn, 
 	return conn, err
 }
 
-// Inject sends a frame that the guest's own stack never would.
+// Inject sends a frame past the guest's network stack.
 func (g *Guest) Inject(t testing.TB, frame []byte) {
 	t.Helper()
 	if _, err := g.tap.Write(append(make([]byte, vnetHeader), frame...)); err != nil {
@@ -116,15 +115,15 @@ func (g *Guest) Inject(t testing.TB, frame []byte) {
 	}
 }
 
-// Sniff hands every frame that reaches the guest to see, until the test ends.
+// Sniff passes every frame that reaches the guest to see, until the test ends.
 // It returns once it listens.
 func (g *Guest) Sniff(t testing.TB, see func(frame []byte)) {
 	t.Helper()
 	Sniff(t, g.Namespace, "eth0", see)
 }
 
-// Sniff hands every frame that comes in by an interface of ns to see, until
-// the test ends. A nil ns is the test's own. It returns once it listens.
+// Sniff passes every frame that an interface of ns receives to see, until the
+// test ends. A nil ns is the test's own. It returns once it listens.
 func Sniff(t testing.TB, ns *Namespace, iface string, see func(frame []byte)) {
 	t.Helper()
 	var socket *os.File
@@ -172,7 +171,7 @@ func packetSocket(iface string) (*os.File, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("cannot listen on %s: %w", iface, err)
 	}
-	// What the interface itself sends is not what reached it.
+	// Only frames that reached the interface, not those that it sends.
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
 		_ = unix.Close(fd)
 		return nil, err
@@ -180,7 +179,7 @@ func packetSocket(iface string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "packet:"+iface), nil
 }
 
-// newNIC makes a TAP that stands for a guest's network card, and brings it up.
+// newNIC makes a TAP in the role of a guest's network card and sets it up.
 func newNIC(name string, mac net.HardwareAddr) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -193,7 +192,7 @@ func newNIC(name string, mac net.HardwareAddr) (*os.File, error) {
 	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("cannot make a guest's card: %w", err)
+		return nil, fmt.Errorf("cannot make a guest's interface: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "nic:"+name)
 	link, err := netlink.LinkByName(name)

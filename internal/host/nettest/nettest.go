@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package nettest lets tests send real packets without touching the host:
-// test binaries run in a network namespace of their own, and guests are
-// further namespaces that are wired to a TAP frame by frame, as a VMM would.
+// Package nettest lets tests send real packets without touching the host: a test
+// binary runs in a network namespace of its own, and a guest is another namespace
+// whose frames are copied from and to a TAP, as a VMM does.
 //
 // It is for tests only, and needs root. Start at [Main] and [NewGuest].
 package nettest
@@ -21,13 +21,13 @@ import (
 	"go.uber.org/goleak"
 )
 
-// inside marks the process that runs in its own namespace.
+// inside is set in the process that runs in the new namespace.
 const inside = "HATCH_TEST_IN_NETNS"
 
-// Main runs the tests of a package in a fresh network namespace, by starting
-// the test binary again, and fails when goroutines are left. It does not return.
+// Main runs the tests of a package in a new network namespace, by starting the test
+// binary again, and fails when goroutines are left. It does not return.
 func Main(m *testing.M) {
-	os.Exit(run(m)) //nolint:forbidigo // it stands for TestMain
+	os.Exit(run(m)) //nolint:forbidigo // TestMain calls it
 }
 
 func run(m *testing.M) int {
@@ -51,7 +51,7 @@ func runInside() int {
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	// The death signal is tied to the thread that starts the child.
+	// The death signal is sent when the thread that starts the child ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err := cmd.Run()
@@ -63,7 +63,7 @@ func runInside() int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// Namespace is a network namespace besides the test's own.
+// Namespace is another network namespace than the test's.
 type Namespace struct {
 	handle netns.NsHandle
 }
@@ -73,7 +73,7 @@ func NewNamespace(t testing.TB) *Namespace {
 	t.Helper()
 	ns := &Namespace{}
 	err := onThread(func() error {
-		handle, err := netns.New() // enters it, too
+		handle, err := netns.New() // and enters it
 		if err != nil {
 			return err
 		}
@@ -87,7 +87,7 @@ func NewNamespace(t testing.TB) *Namespace {
 	return ns
 }
 
-// Do runs f in the namespace. Sockets that f opens stay there.
+// Do runs f in the namespace. Sockets that f opens stay in it.
 func (ns *Namespace) Do(t testing.TB, f func() error) {
 	t.Helper()
 	if err := ns.Try(f); err != nil {
@@ -105,8 +105,8 @@ func (ns *Namespace) Try(f func() error) error {
 	})
 }
 
-// onThread runs f on a thread that ends afterwards, so that whatever namespace
-// f enters is left.
+// onThread runs f on a thread that ends afterwards, and with it the thread's stay
+// in the namespace that f enters.
 func onThread(f func() error) error {
 	result := make(chan error)
 	go func() {
@@ -116,8 +116,8 @@ func onThread(f func() error) error {
 	return <-result
 }
 
-// Wire joins the test's own namespace with ns by a pair of interfaces; both
-// get an address in CIDR form.
+// Wire connects the test's namespace and ns by a pair of interfaces with addresses in
+// CIDR form.
 func Wire(t testing.TB, ns *Namespace, here, hereCIDR, there, thereCIDR string) {
 	t.Helper()
 	attrs := netlink.NewLinkAttrs()
@@ -133,7 +133,7 @@ func Wire(t testing.TB, ns *Namespace, here, hereCIDR, there, thereCIDR string) 
 	ns.Do(t, func() error { return address(there, thereCIDR) })
 }
 
-// address gives an interface an address, and brings it up.
+// address sets an interface's address, and brings it up.
 func address(name, cidr string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {

@@ -9,11 +9,11 @@ import (
 // Names of the bridge table's sets.
 const (
 	setSenders  = "senders"  // TAP, MAC and address of each guest
-	setStations = "stations" // TAP and MAC of each guest, for who has no address yet
+	setStations = "stations" // TAP and MAC of each guest, for guests without an address yet
 )
 
-// bridge is the table against forged senders. TAPs are known by their
-// interface group, so that one whose guest is not in the sets passes nothing.
+// bridge is the table against forged senders. It matches TAPs by their interface
+// group, so that a TAP whose guest is not in the sets passes nothing.
 func (r *Rules) bridge() table {
 	group := r.cfg.Network.PortGroup()
 	first, filter := nftables.ChainPriority(-300), nftables.ChainPriority(-200)
@@ -36,7 +36,7 @@ func (r *Rules) bridge() table {
 			},
 			{
 				// Frames to these addresses skip the prerouting hook, and the
-				// bridge hands them to the host as the TAP's own.
+				// bridge passes them to the host as received by the TAP.
 				name: "input", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookInput, priority: filter,
 				rules: []rule{{"no link-local multicast", join(inGroup(group), toLinkLocal(), drop())}},
 			},
@@ -60,9 +60,9 @@ func (r *Rules) fromTAP() []rule {
 			loadSender(payloadARPSourceIP), in(setSenders),
 			loadStation(payloadARPSourceMAC), in(setStations), accept(),
 		)},
-		{"DHCP from who has no address yet", join(
+		{"DHCP from a guest without an address", join(
 			etherType(unix.ETH_P_IP), loadStation(payloadEtherSource), in(setStations),
-			fromNowhereToAll(), l4(unix.IPPROTO_UDP), ports(68, 67), accept(),
+			fromUnsetToBroadcast(), l4(unix.IPPROTO_UDP), ports(68, 67), accept(),
 		)},
 		{"nothing else", drop()},
 	}

@@ -12,7 +12,7 @@ import (
 
 const ifnameBytes = 16
 
-// ifname is an interface's name as the kernel compares it.
+// ifname is the name of an interface in the kernel's form.
 func ifname(name string) []byte {
 	b := make([]byte, ifnameBytes)
 	copy(b[:ifnameBytes-1], name)
@@ -38,10 +38,10 @@ func keys(guests []Guest, key func(Guest) []byte) []nftables.SetElement {
 	return es
 }
 
-// intervals makes the elements of an interval set: for each run of addresses
-// its first, and the first beyond it, if there is one.
+// intervals makes the elements of an interval set: for each range of addresses
+// the first one, and the first one after it, if there is one.
 func intervals(ps []netip.Prefix) []nftables.SetElement {
-	es := []nftables.SetElement{} // never nil: an empty set is checked to be empty
+	es := []nftables.SetElement{} // not nil: set.check shall find it empty
 	for _, s := range spans(ps) {
 		es = append(es, nftables.SetElement{Key: big32(s.first)})
 		if s.last != ^uint32(0) {
@@ -51,11 +51,11 @@ func intervals(ps []netip.Prefix) []nftables.SetElement {
 	return es
 }
 
-// span is a run of addresses, both ends included.
+// span is a range of addresses, both ends included.
 type span struct{ first, last uint32 }
 
-// spans orders IPv4 prefixes and merges those that overlap or touch. Others
-// than IPv4 are left out: guests have no IPv6.
+// spans sorts IPv4 prefixes and merges those that overlap or touch. It skips IPv6:
+// guests have none.
 func spans(ps []netip.Prefix) []span {
 	var all []span
 	for _, p := range ps {
@@ -80,11 +80,10 @@ func spans(ps []netip.Prefix) []span {
 
 func big32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
 
-// addElements adds in messages that are small enough: a list of elements is
-// at most 64 KiB.
+// addElements splits the elements over several messages: a list has at most 64 KiB.
 func addElements(conn *nftables.Conn, s *nftables.Set, es []nftables.SetElement) error {
-	const most = 500
-	for chunk := range slices.Chunk(es, most) {
+	const perMessage = 500
+	for chunk := range slices.Chunk(es, perMessage) {
 		if err := conn.SetAddElements(s, chunk); err != nil {
 			return fmt.Errorf("cannot fill set %s: %w", s.Name, err)
 		}

@@ -11,7 +11,7 @@ import (
 
 // Names of the inet table's sets.
 const (
-	setBridge  = "bridge"  // whose rules these are
+	setBridge  = "bridge"  // the bridge that the rules are for
 	setAllowed = "allowed" // private ranges that guests may reach
 	setRefused = "refused" // ranges that guests may not reach
 	setLocal   = "local"   // networks that the host is on
@@ -24,9 +24,8 @@ var refused = prefixes(
 	"224.0.0.0/4", "240.0.0.0/4",
 )
 
-// inet is the table that says what guests reach and what reaches them. Its
-// filters run before those of other tables; what they accept, others may
-// still drop.
+// inet is the table that says what guests may reach and what may reach them. Its
+// filters run before those of other tables, which may still drop what they accept.
 func (r *Rules) inet() table {
 	n := r.cfg.Network
 	early, srcNAT := nftables.ChainPriority(-10), *nftables.ChainPriorityNATSource
@@ -55,7 +54,7 @@ func (r *Rules) inet() table {
 					{"a TAP's frames come in by the bridge only", join(inGroup(n.PortGroup()), drop())},
 					{"guests to elsewhere", join(inBy(n.Bridge), jump("from_guest"))},
 					{"answers to guests", join(outBy(n.Bridge), ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
-					{"nobody calls guests from outside", join(outBy(n.Bridge), drop())},
+					{"no other packets to guests", join(outBy(n.Bridge), drop())},
 				},
 			},
 			{
@@ -82,15 +81,15 @@ func (r *Rules) toHost() []rule {
 	}
 }
 
-// fromGuest are the rules for packets from guests to elsewhere. They look at
-// every packet, so that a range that is closed later is closed at once.
+// fromGuest are the rules for packets from guests to elsewhere. They apply to
+// every packet, so that a change ends existing connections too.
 func (r *Rules) fromGuest() []rule {
 	n := r.cfg.Network
 	return []rule{
 		{"no IPv6", join(notIPv4(), drop())},
 		{"not to other guests", join(outBy(n.Bridge), drop())},
 		{"guests' own addresses only", join(sourceNot(n.Prefix), drop())},
-		{"what belongs to no connection", join(ctState(expr.CtStateBitINVALID), drop())},
+		{"packets of no connection", join(ctState(expr.CtStateBitINVALID), drop())},
 		{"private ranges the operator allows", join(destinationIn(setAllowed), accept())},
 		{"not private ranges", join(destinationIn(setRefused), drop())},
 		{"not the host's own networks", join(destinationIn(setLocal), drop())},

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The functions here are the words of a rule: each returns the expressions of
-// one condition or verdict, and a rule joins them. Registers: 1 is for whole
-// conditions; in the 16 registers of 4 bytes that overlap with it, a
-// concatenated key is TAP (16 bytes from 1), MAC (8 bytes), address.
+// The functions here build rules: each returns the expressions of one condition or
+// verdict, and a rule joins them. Conditions use register 1; a concatenated key
+// uses the registers of 4 bytes that overlap with it: TAP (16 bytes from register
+// 1), MAC (8 bytes), address.
 const (
 	reg      = unix.NFT_REG_1
 	regMAC   = unix.NFT_REG32_00 + 4
@@ -19,7 +19,7 @@ const (
 	macBytes = 6
 )
 
-// Places in a frame.
+// Fields of a frame.
 var (
 	payloadEtherDest    = expr.Payload{Base: expr.PayloadBaseLLHeader, Offset: 0, Len: macBytes}
 	payloadEtherSource  = expr.Payload{Base: expr.PayloadBaseLLHeader, Offset: 6, Len: macBytes}
@@ -27,7 +27,7 @@ var (
 	payloadIPv4Source   = expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4}
 	payloadIPv4Dest     = expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4}
 	payloadIPv4Both     = expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 8}
-	payloadARPHead      = expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 0, Len: 6}
+	payloadARPHeader    = expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 0, Len: 6}
 	payloadARPSourceMAC = expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: macBytes}
 	payloadARPSourceIP  = expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 14, Len: 4}
 	payloadPortDest     = expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
@@ -115,27 +115,27 @@ func destinationIn(set string) []expr.Any {
 	return join(ipv4(), []expr.Any{at(payloadIPv4Dest, reg)}, in(set))
 }
 
-// in matches what was loaded last against a set.
+// in matches the loaded value against a set.
 func in(set string) []expr.Any {
 	return []expr.Any{&expr.Lookup{SourceRegister: reg, SetName: set}}
 }
 
-// jumpBy goes to the chain that a map has for the interface's name, if any.
-func jumpBy(iface expr.MetaKey, places string) []expr.Any {
-	return []expr.Any{load(iface, reg), &expr.Lookup{SourceRegister: reg, SetName: places, IsDestRegSet: true}}
+// jumpBy jumps to the chain that a map has for the interface, if any.
+func jumpBy(iface expr.MetaKey, chains string) []expr.Any {
+	return []expr.Any{load(iface, reg), &expr.Lookup{SourceRegister: reg, SetName: chains, IsDestRegSet: true}}
 }
 
 func etherType(t uint16) []expr.Any {
 	return []expr.Any{at(payloadEtherType, reg), is(big16(t))}
 }
 
-// arpForEthernet matches ARP's fixed head: Ethernet, IPv4, and their lengths.
+// arpForEthernet matches ARP's fixed header: Ethernet, IPv4, and their lengths.
 func arpForEthernet() []expr.Any {
-	return []expr.Any{at(payloadARPHead, reg), is([]byte{0, 1, 8, 0, macBytes, 4})}
+	return []expr.Any{at(payloadARPHeader, reg), is([]byte{0, 1, 8, 0, macBytes, 4})}
 }
 
-// fromNowhereToAll matches 0.0.0.0 → 255.255.255.255.
-func fromNowhereToAll() []expr.Any {
+// fromUnsetToBroadcast matches 0.0.0.0 → 255.255.255.255.
+func fromUnsetToBroadcast() []expr.Any {
 	return []expr.Any{at(payloadIPv4Both, reg), is([]byte{0, 0, 0, 0, 255, 255, 255, 255})}
 }
 
@@ -148,12 +148,12 @@ func toLinkLocal() []expr.Any {
 	}
 }
 
-// loadSender loads a key of the set of senders; ip is where the address stands.
+// loadSender loads a key of the set of senders; ip is the field of the address.
 func loadSender(ip expr.Payload) []expr.Any {
 	return []expr.Any{load(expr.MetaKeyIIFNAME, reg), at(payloadEtherSource, regMAC), at(ip, regIP)}
 }
 
-// loadStation loads a key of the set of stations; mac is where the MAC stands.
+// loadStation loads a key of the set of stations; mac is the field of the MAC.
 func loadStation(mac expr.Payload) []expr.Any {
 	return []expr.Any{load(expr.MetaKeyIIFNAME, reg), at(mac, regMAC)}
 }
@@ -162,9 +162,9 @@ func load(key expr.MetaKey, register uint32) expr.Any {
 	return &expr.Meta{Key: key, Register: register}
 }
 
-func at(place expr.Payload, register uint32) expr.Any {
-	place.OperationType, place.DestRegister = expr.PayloadLoad, register
-	return &place
+func at(field expr.Payload, register uint32) expr.Any {
+	field.OperationType, field.DestRegister = expr.PayloadLoad, register
+	return &field
 }
 
 func is(data []byte) expr.Any {

@@ -1,14 +1,14 @@
-// Package nft keeps the packet rules of a network: what guests reach, what
-// reaches guests, and that only a guest's own MAC and address leave its TAP.
+// Package nft sets the packet rules of a network: what guests may reach, what may
+// reach guests, and that only a guest's own MAC and address leave its TAP.
 //
-// The rules live in two tables of ours alone, one of family inet and one of
-// family bridge. [Rules.Setup] replaces both in one transaction; guests are
-// elements of their sets, so that adding one costs the same however many there
-// are. What was written is read back.
+// The rules are in two tables of our own, one of family inet and one of family
+// bridge. [Rules.Setup] replaces both in one transaction; guests are elements of
+// their sets, so that adding one costs the same for any number of guests. Written
+// rules are read back.
 //
 // It makes no interfaces (internal/host/bridge). All calls act on the network
-// namespace of the calling thread. Start at [Rules]; inet.go and bridge.go show
-// the rules themselves.
+// namespace of the calling thread. Start at [Rules]; the rules are in inet.go and
+// bridge.go.
 package nft
 
 import (
@@ -27,16 +27,16 @@ import (
 // DefaultTable is the name of both tables.
 const DefaultTable = "hatch"
 
-// Config says what the rules are about.
+// Config describes the network that the rules are for.
 type Config struct {
 	Network network.Network
-	// AllowPrivate are private ranges that guests may reach all the same. The
-	// host itself and other guests stay out of reach.
+	// AllowPrivate are private ranges that guests may reach. The host itself and
+	// other guests stay unreachable.
 	AllowPrivate []netip.Prefix
 	Table        string // name of both tables; "" means DefaultTable
 }
 
-// Guest is what may pass one TAP.
+// Guest says what may pass one TAP.
 type Guest struct {
 	TAP     string
 	MAC     net.HardwareAddr
@@ -44,9 +44,9 @@ type Guest struct {
 	Limits  Limits
 }
 
-// Rules are one network's packet rules. It holds no state but a connection:
-// the kernel does. Add and Delete may be called from several goroutines at
-// once; Setup, SetLocal and Remove one at a time.
+// Rules are the packet rules of one network. The kernel holds all their state. Add
+// and Delete may be called from several goroutines at once; Setup, SetLocal and
+// Remove one at a time.
 type Rules struct {
 	cfg     Config
 	session session
@@ -60,18 +60,18 @@ func New(cfg Config) *Rules {
 	return &Rules{cfg: cfg}
 }
 
-// Setup puts the rules in force with exactly these guests, in place of what
-// the tables held before. local are the networks that the host is on.
+// Setup replaces all rules; exactly these guests are let through. local are the
+// networks that the host is on.
 //
-// Errors: errs.Conflict with code nft_table_taken when the tables guard
-// another bridge that exists.
+// Errors: errs.Conflict with code nft_table_taken when the tables are for another
+// bridge that exists.
 func (r *Rules) Setup(guests []Guest, local []netip.Prefix) error {
 	if err := r.refuseForeign(); err != nil {
 		return err
 	}
 	err := r.session.transact(func(conn *nftables.Conn) error { return r.replace(conn, guests, local) })
 	if err != nil {
-		return fmt.Errorf("cannot put the packet rules in force: %w", err)
+		return fmt.Errorf("cannot set the packet rules: %w", err)
 	}
 	if err := r.Check(); err != nil {
 		return err
@@ -97,18 +97,20 @@ func (r *Rules) replace(conn *nftables.Conn, guests []Guest, local []netip.Prefi
 }
 
 func (r *Rules) addGuests(conn *nftables.Conn, guests ...Guest) error {
-	faults := []error{
+	failed := []error{
 		addElements(conn, r.senders(), keys(guests, senderKey)),
 		addElements(conn, r.stations(), keys(guests, stationKey)),
 	}
 	for _, g := range guests {
-		faults = append(faults, addLimits(conn, r.limits(g)))
+		for _, l := range r.limits(g) {
+			failed = append(failed, l.add(conn))
+		}
 	}
-	return errors.Join(faults...)
+	return errors.Join(failed...)
 }
 
-// Add lets g's own MAC and address out of its TAP, and holds it to its limits.
-// Adding again is no error.
+// Add lets packets from g's MAC and address through, within its limits. Adding
+// again is no error.
 func (r *Rules) Add(g Guest) error {
 	err := r.session.transact(func(conn *nftables.Conn) error { return r.addGuests(conn, g) })
 	if err != nil {
@@ -117,15 +119,14 @@ func (r *Rules) Add(g Guest) error {
 	return r.verify(g)
 }
 
-// Delete takes back what Add has let out. Nothing there is no error.
+// Delete undoes Add. Nothing to delete is no error.
 func (r *Rules) Delete(g Guest) error {
 	parts := r.partsOf(g)
 	err := r.delete(g, parts...)
 	if !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	// The transaction has failed as a whole because a part is not there; others
-	// may be.
+	// A missing part failed the whole transaction; others may exist.
 	for _, part := range parts {
 		if err := r.delete(g, part); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
@@ -137,14 +138,14 @@ func (r *Rules) Delete(g Guest) error {
 // part adds the removal of a part of a guest's rules to a transaction.
 type part func(*nftables.Conn) error
 
-// partsOf lists them in the order in which they can go.
+// partsOf lists the parts in the order to delete them in.
 func (r *Rules) partsOf(g Guest) []part {
 	parts := []part{
 		deletion(r.senders(), senderKey(g)),
 		deletion(r.stations(), stationKey(g)),
 	}
 	for _, l := range r.limits(g) {
-		parts = append(parts, deletion(l.places, ifname(l.tap)), func(conn *nftables.Conn) error {
+		parts = append(parts, deletion(l.chains, ifname(l.tap)), func(conn *nftables.Conn) error {
 			conn.DelChain(l.chain())
 			return nil
 		})
@@ -170,20 +171,20 @@ func (r *Rules) SetLocal(local []netip.Prefix) error {
 	return nil
 }
 
-// Remove takes both tables away. Nothing there is no error.
+// Remove deletes both tables. Nothing to delete is no error.
 func (r *Rules) Remove() error {
 	if err := r.refuseForeign(); err != nil {
 		return err
 	}
 	err := r.session.transact(func(conn *nftables.Conn) error {
 		for _, t := range r.tables() {
-			conn.AddTable(t.table()) // so that the deletion finds one
+			conn.AddTable(t.table()) // a missing table would fail the deletion
 			conn.DelTable(t.table())
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("cannot take the packet rules away: %w", err)
+		return fmt.Errorf("cannot delete the packet rules: %w", err)
 	}
 	return nil
 }
@@ -207,16 +208,16 @@ func (r *Rules) delete(g Guest, parts ...part) error {
 	return nil
 }
 
-// refuseForeign returns an error when tables of this name guard the bridge of
-// somebody else.
+// refuseForeign returns an error when tables of this name are for another bridge
+// that exists.
 func (r *Rules) refuseForeign() error {
 	owner, exists, err := r.owner()
 	if err != nil || !exists || owner == r.cfg.Network.Bridge {
 		return err
 	}
 	if _, err := net.InterfaceByName(owner); owner != "" && err != nil {
-		return nil // left over from a bridge that is gone
+		return nil // of a deleted bridge
 	}
-	return errs.New(errs.Conflict, "nft_table_taken", "the nftables table %s guards another bridge (%q); it seems that another hatchd runs on this host", r.cfg.Table, owner).
+	return errs.New(errs.Conflict, "nft_table_taken", "the nftables table %s is for another bridge (%q); it seems that another hatchd runs on this host", r.cfg.Table, owner).
 		WithHint("stop the other hatchd, or, if there is none: nft delete table inet %s; nft delete table bridge %s", r.cfg.Table, r.cfg.Table)
 }

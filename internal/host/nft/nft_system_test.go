@@ -145,10 +145,10 @@ func TestCheckNotices(t *testing.T) {
 			}
 			nft(t, change)
 			if err := r.Check(); err == nil {
-				t.Error("Check is content")
+				t.Error("Check passes")
 			}
 			if err := r.Setup(nil, nil); err != nil {
-				t.Errorf("Setup does not mend it: %v", err)
+				t.Errorf("Setup does not repair it: %v", err)
 			}
 		})
 	}
@@ -177,12 +177,12 @@ func TestTablesOfAnotherAreLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := second.Setup(nil, nil); err != nil {
-		t.Errorf("tables of a bridge that is gone are not taken over: %v", err)
+		t.Errorf("tables of a deleted bridge are not replaced: %v", err)
 	}
 	nft(t, "flush ruleset")
 	nft(t, "add table inet hatch")
 	if err := first.Setup(nil, nil); errs.KindOf(err) != errs.Conflict {
-		t.Errorf("a stranger's table: %v, want Conflict", err)
+		t.Errorf("a foreign table: %v, want Conflict", err)
 	}
 }
 
@@ -202,7 +202,7 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// What the kernel holds reads like what was meant.
+// TestRulesReadWell compares the kernel's rules in nft's own words.
 func TestRulesReadWell(t *testing.T) {
 	r := testRules(t, "hatch0")
 	if err := r.Setup(nil, prefixes("192.0.2.0/24")); err != nil {

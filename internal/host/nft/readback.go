@@ -11,11 +11,18 @@ import (
 	"github.com/google/nftables/userdata"
 )
 
-// Check reads back that both tables have exactly the chains, rules and sets
-// that they should have. It does not look at single guests.
+// Check reads back that both tables have exactly the right chains, rules and sets.
+// It does not check guests.
 func (r *Rules) Check() error {
+	const attempts = 3 // a list that changes while the kernel sends it may be wrong
 	for _, t := range r.tables() {
-		if err := again(t.check); err != nil {
+		var err error
+		for range attempts {
+			if err = t.check(); err == nil {
+				break
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("the packet rules in table %s are not as they must be: %w", t, err)
 		}
 	}
@@ -27,19 +34,6 @@ func (r *Rules) Check() error {
 		return fmt.Errorf("the packet rules are for bridge %q instead of %q", owner, r.cfg.Network.Bridge)
 	}
 	return nil
-}
-
-// again repeats a reading that fails: a list that somebody else changes while
-// the kernel tells it may come out wrong.
-func again(read func() error) error {
-	const tries = 3
-	var err error
-	for range tries {
-		if err = read(); err == nil {
-			return nil
-		}
-	}
-	return err
 }
 
 func (t table) check() error {
@@ -58,8 +52,9 @@ func (t table) check() error {
 		}
 	}
 	for name := range byName {
-		if !t.has(name) && !isLimit(name) {
-			return fmt.Errorf("there is a chain %s, which is none of ours", name)
+		limit := strings.HasPrefix(name, mapSent+"-") || strings.HasPrefix(name, mapReceived+"-")
+		if !t.has(name) && !limit {
+			return fmt.Errorf("the chain %s is not ours", name)
 		}
 	}
 	for _, c := range t.chains {
@@ -85,7 +80,7 @@ func (c chain) check(conn *nftables.Conn, t *nftables.Table, got *nftables.Chain
 	}
 	want := c.kernel(t)
 	if !equal(got.Hooknum, want.Hooknum) || !equal(got.Priority, want.Priority) || got.Type != want.Type {
-		return errors.New("hangs at another hook")
+		return errors.New("has another hook")
 	}
 	if want.Policy != nil && !equal(got.Policy, want.Policy) {
 		return errors.New("has another policy")
@@ -106,7 +101,7 @@ func (c chain) check(conn *nftables.Conn, t *nftables.Table, got *nftables.Chain
 	return nil
 }
 
-// check looks for the elements that the set was made with.
+// check looks for the elements that the set must have.
 func (s set) check(conn *nftables.Conn) error {
 	got, err := conn.GetSetElements(s.set)
 	if err != nil {
@@ -116,20 +111,13 @@ func (s set) check(conn *nftables.Conn) error {
 		return fmt.Errorf("%d elements instead of %d", len(got), len(s.elements))
 	}
 	for _, want := range s.elements {
-		if !contains(got, want) {
+		if !slices.ContainsFunc(got, func(e nftables.SetElement) bool {
+			return bytes.Equal(e.Key, want.Key) && e.IntervalEnd == want.IntervalEnd
+		}) {
 			return fmt.Errorf("element %x is missing", want.Key)
 		}
 	}
 	return nil
-}
-
-func contains(es []nftables.SetElement, want nftables.SetElement) bool {
-	for _, e := range es {
-		if bytes.Equal(e.Key, want.Key) && e.IntervalEnd == want.IntervalEnd {
-			return true
-		}
-	}
-	return false
 }
 
 func equal[T comparable](a, b *T) bool {
@@ -139,8 +127,8 @@ func equal[T comparable](a, b *T) bool {
 	return *a == *b
 }
 
-// owner returns the bridge that the tables in force guard, "" when it cannot
-// be told, and whether there is such a table at all.
+// owner returns the bridge that the tables in the kernel are for, "" when it is
+// unknown, and whether there is a table of this name.
 func (r *Rules) owner() (bridge string, exists bool, err error) {
 	conn, err := dial()
 	if err != nil {
@@ -168,7 +156,7 @@ func (r *Rules) owner() (bridge string, exists bool, err error) {
 	return strings.TrimRight(string(es[0].Key), "\x00"), true, nil
 }
 
-// verify reads back g's elements, without reading those of others.
+// verify reads back g's elements only.
 func (r *Rules) verify(g Guest) error {
 	if err := r.session.has(r.senders(), senderKey(g)); err != nil {
 		return fmt.Errorf("the packet rules do not know TAP %s: %w", g.TAP, err)
@@ -177,7 +165,7 @@ func (r *Rules) verify(g Guest) error {
 		return fmt.Errorf("the packet rules do not know TAP %s: %w", g.TAP, err)
 	}
 	for _, l := range r.limits(g) {
-		if err := r.session.has(l.places, ifname(l.tap)); err != nil {
+		if err := r.session.has(l.chains, ifname(l.tap)); err != nil {
 			return fmt.Errorf("the packet rules do not limit TAP %s: %w", g.TAP, err)
 		}
 	}
@@ -186,7 +174,7 @@ func (r *Rules) verify(g Guest) error {
 
 // dial returns a connection for reading lists.
 func dial() (*nftables.Conn, error) {
-	conn, err := nftables.New(nftables.WithSockOptions(roomForSets))
+	conn, err := nftables.New(nftables.WithSockOptions(setBuffers))
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach nftables: %w", err)
 	}

@@ -10,23 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// session keeps two netlink sockets open. When one is closed, the kernel first
-// waits until what was deleted before is freed, which takes 10 to 30 ms; a
-// transaction on an open one takes 0.1 ms.
+// session keeps two netlink sockets open. Closing one makes the kernel wait for
+// earlier deletions, 10 to 30 ms; a transaction on an open one takes 0.1 ms.
 type session struct {
-	// mu is held over a conversation with the kernel, which has one
-	// transaction at a time anyway.
+	// mu is held during a request: the kernel allows one transaction at a time.
 	mu     sync.Mutex
 	writer *nftables.Conn // nil while closed
 	reader *netlink.Conn  // nil while closed
 }
 
-// transact collects one transaction and puts it in force.
+// transact builds one transaction and commits it.
 func (s *session) transact(build func(*nftables.Conn) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.writer == nil {
-		conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(roomForSets))
+		conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(setBuffers))
 		if err != nil {
 			return fmt.Errorf("cannot reach nftables: %w", err)
 		}
@@ -37,18 +35,17 @@ func (s *session) transact(build func(*nftables.Conn) error) error {
 		err = s.writer.Flush()
 	}
 	if err != nil {
-		// Answers may be left in the socket, and must not be taken for those
-		// of the next transaction.
+		// Unread replies in the socket must not answer the next transaction.
 		_ = s.writer.CloseLasting()
 		s.writer = nil
 	}
 	return err
 }
 
-// has asks the kernel for one element of a set; the library can only list
-// them all. An element that is not there is ENOENT.
+// has asks the kernel for one element of a set; the library can only list all of
+// them. A missing element is ENOENT.
 func (s *session) has(set *nftables.Set, key []byte) error {
-	question, err := elementQuestion(set, key)
+	request, err := elementRequest(set, key)
 	if err != nil {
 		return err
 	}
@@ -59,7 +56,7 @@ func (s *session) has(set *nftables.Set, key []byte) error {
 			return fmt.Errorf("cannot reach nftables: %w", err)
 		}
 	}
-	if _, err = s.reader.Execute(question); err != nil {
+	if _, err = s.reader.Execute(request); err != nil {
 		_ = s.reader.Close()
 		s.reader = nil
 	}
@@ -80,8 +77,8 @@ func (s *session) close() error {
 	return failed
 }
 
-// roomForSets lets the sets of thousands of guests pass in one transaction.
-func roomForSets(conn *netlink.Conn) error {
+// setBuffers makes the buffers large enough for the sets of thousands of guests.
+func setBuffers(conn *netlink.Conn) error {
 	const bytes = 8 << 20
 	if err := conn.SetWriteBuffer(bytes); err != nil {
 		return err
@@ -89,7 +86,7 @@ func roomForSets(conn *netlink.Conn) error {
 	return conn.SetReadBuffer(bytes)
 }
 
-func elementQuestion(s *nftables.Set, key []byte) (netlink.Message, error) {
+func elementRequest(s *nftables.Set, key []byte) (netlink.Message, error) {
 	attrs := netlink.NewAttributeEncoder()
 	attrs.String(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name)
 	attrs.String(unix.NFTA_SET_ELEM_LIST_SET, s.Name)

@@ -8,7 +8,7 @@ import (
 	"github.com/google/nftables/userdata"
 )
 
-// table is one nftables table as it should be.
+// table is the wanted content of an nftables table.
 type table struct {
 	family nftables.TableFamily
 	name   string
@@ -16,14 +16,14 @@ type table struct {
 	chains []chain
 }
 
-// set is a set and the elements that are known when its table is made.
+// set is a set and its elements; nil for those that are added later.
 type set struct {
 	set      *nftables.Set
 	elements []nftables.SetElement
 }
 
-// chain is a list of rules; one without a hook is only jumped to, and must
-// stand before those that jump.
+// chain is a list of rules. One without a hook is only jumped to, and must precede
+// the chains that jump to it.
 type chain struct {
 	name     string
 	kind     nftables.ChainType
@@ -32,8 +32,8 @@ type chain struct {
 	rules    []rule
 }
 
-// rule is a condition with a verdict. The comment is shown by nft, and tells
-// the rule when it is read back: it is unique in its chain.
+// rule is a condition with a verdict. The comment, which nft shows, identifies the
+// rule when it is read back: it is unique in its chain.
 type rule struct {
 	comment string
 	exprs   []expr.Any
@@ -53,10 +53,10 @@ func (t table) table() *nftables.Table {
 	return &nftables.Table{Family: t.family, Name: t.name}
 }
 
-// replace adds to conn's transaction all that puts t in place of what is there.
+// replace adds the replacement of the table to conn's transaction.
 func (t table) replace(conn *nftables.Conn) error {
 	kernel := t.table()
-	conn.AddTable(kernel) // so that the deletion finds one
+	conn.AddTable(kernel) // a missing table would fail the deletion
 	conn.DelTable(kernel)
 	conn.AddTable(kernel)
 	ids := map[string]uint32{}

@@ -14,20 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// epoch is the time every file of an image gets when it has no older one, and
-// the time of the file systems' making: 2026-01-01 00:00 UTC.
+// epoch is the modification time of newer files of an image, and the creation time
+// of its file system: 2026-01-01 00:00 UTC.
 const epoch = 1767225600
 
-// Fixed, since they would be random otherwise. All images share them; a VM
-// sees one image only.
+// Fixed, because they are random otherwise. All images share them; a VM sees one
+// image only.
 const (
 	uuid     = "68617463-682d-4726-8f6f-742d696d6167"
 	hashSeed = "2f0c7d3e-8a41-4b7e-9d53-68617463686d"
 )
 
-// makeExt4 turns a tree into an ext4 file system that depends on the tree
-// alone. The order of directory entries is the tree's; the times that mke2fs
-// takes from the moment are set afterwards.
+// makeExt4 makes an ext4 file system that depends on the tree only. The order of
+// directory entries is the tree's; times that mke2fs takes from the clock are set
+// afterwards.
 func (j *job) makeExt4(ctx context.Context, root, path string, mib int) error {
 	if err := clampTimes(root); err != nil {
 		return err
@@ -48,7 +48,7 @@ func (j *job) makeExt4(ctx context.Context, root, path string, mib int) error {
 	return j.setTimes(ctx, root, path)
 }
 
-// clampTimes gives every file of the tree that is newer than epoch that time.
+// clampTimes sets the time of every file that is newer than epoch to epoch.
 func clampTimes(root string) error {
 	limit := time.Unix(epoch, 0)
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -64,14 +64,14 @@ func clampTimes(root string) error {
 	})
 }
 
-// setTimes sets the times of access and change of every inode: mke2fs copies
-// them from the tree, where nobody can choose them.
+// setTimes sets the times of access and change of every inode: mke2fs copies them
+// from the tree, in which they cannot be set.
 func (j *job) setTimes(ctx context.Context, root, path string) error {
 	inodes, err := countInodes(root)
 	if err != nil {
 		return err
 	}
-	const firstFree = 11 // lost+found; the ones before are ext4's own
+	const firstFree = 11 // lost+found; ext4 uses the inodes before
 	script := filepath.Join(j.tmp, "times")
 	f, err := os.Create(script)
 	if err != nil {
@@ -109,5 +109,5 @@ func countInodes(root string) (int, error) {
 		seen[st.Ino] = true
 		return nil
 	})
-	return len(seen), err // the root itself stands in for lost+found
+	return len(seen), err // the root counts for lost+found
 }

@@ -11,14 +11,8 @@ import (
 	"strings"
 )
 
-// minimalText is all of the image that is not a package.
+// minimalText describes the image beside its packages, for the cache.
 const minimalText = `busybox-static as every command; busybox init; a shell on the serial console; version 1`
-
-// minimal is a userland of one program. It has no cloud-init and no sshd; the
-// agent gives it its address and its name.
-func minimal() recipe {
-	return recipe{text: minimalText + inittab, lay: layMinimal, mib: 16}
-}
 
 const inittab = `::sysinit:/bin/mkdir -p /dev/pts /tmp
 ::sysinit:/bin/mount -t devpts devpts /dev/pts
@@ -28,8 +22,8 @@ ttyS0::respawn:/bin/sh -l
 ::shutdown:/bin/umount -a -r
 `
 
-func layMinimal(ctx context.Context, j *job, k kernel, root string) error {
-	j.say("fetching busybox")
+func makeMinimal(ctx context.Context, j *job, k kernel, root string) error {
+	j.report("fetching busybox")
 	unpacked := filepath.Join(j.tmp, "busybox")
 	if err := k.apt.download(ctx, "busybox-static", unpacked); err != nil {
 		return err
@@ -39,8 +33,12 @@ func layMinimal(ctx context.Context, j *job, k kernel, root string) error {
 			return err
 		}
 	}
+	content, err := os.ReadFile(filepath.Join(unpacked, "bin/busybox"))
+	if err != nil {
+		return fmt.Errorf("cannot read busybox: %w", err)
+	}
 	program := filepath.Join(root, "bin/busybox")
-	if err := copyFile(filepath.Join(unpacked, "bin/busybox"), program, 0o755); err != nil {
+	if err := os.WriteFile(program, content, 0o755); err != nil {
 		return err
 	}
 	if err := linkCommands(ctx, program, root); err != nil {
@@ -57,7 +55,7 @@ func writeEtc(root string) error {
 		"etc/hosts":   "127.0.0.1 localhost\n",
 		"etc/profile": "export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n",
 	}
-	for _, name := range slices.Sorted(maps.Keys(files)) { // the order of making shows in the image
+	for _, name := range slices.Sorted(maps.Keys(files)) { // the image depends on the order
 		if err := os.WriteFile(filepath.Join(root, name), []byte(files[name]), 0o644); err != nil {
 			return err
 		}
@@ -65,13 +63,13 @@ func writeEtc(root string) error {
 	return os.Chmod(filepath.Join(root, "root"), 0o700)
 }
 
-// linkCommands makes a link for every command that busybox says it has.
+// linkCommands makes a link for every command of busybox.
 func linkCommands(ctx context.Context, program, root string) error {
 	out, err := exec.CommandContext(ctx, program, "--list-full").Output()
 	if err != nil {
 		return fmt.Errorf("cannot list busybox's commands: %w", err)
 	}
-	for _, name := range strings.Fields(string(out)) {
+	for name := range strings.FieldsSeq(string(out)) {
 		if name == "bin/busybox" || strings.Contains(name, "..") {
 			continue
 		}
@@ -84,12 +82,4 @@ func linkCommands(ctx context.Context, program, root string) error {
 		}
 	}
 	return nil
-}
-
-func copyFile(from, to string, mode os.FileMode) error {
-	content, err := os.ReadFile(from)
-	if err != nil {
-		return fmt.Errorf("cannot read %s of a package: %w", filepath.Base(from), err)
-	}
-	return os.WriteFile(to, content, mode)
 }

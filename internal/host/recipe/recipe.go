@@ -1,10 +1,11 @@
-// Package recipe makes images from Debian packages: `debian`, a whole system
-// with systemd, sshd and cloud-init, and `minimal`, a busybox userland that
-// boots in no time. Both get Debian's cloud kernel.
+// Package recipe makes images from Debian packages: `debian`, a whole system with
+// systemd, sshd and cloud-init, and `minimal`, a busybox userland that boots fast.
+// Both get Debian's cloud kernel.
 //
-// The package sources and keys are the host's own; no other place is asked.
-// The same package versions give the same root file system, bit by bit. It
-// registers nothing: internal/image does. Start at [Recipes.Build].
+// It uses the Debian mirrors and keys of the host, or the mirrors that its caller
+// names. The same package versions
+// give the same root file system, bit by bit. internal/image registers the result.
+// Start at [Recipes.Build].
 package recipe
 
 import (
@@ -28,15 +29,17 @@ import (
 
 var _ image.Builder = (*Recipes)(nil)
 
-// Recipes builds into one directory and keeps what it has built there.
+// Recipes builds into one directory, which is also its cache.
 type Recipes struct {
-	dir string
+	dir     string
+	mirrors []string // of Debian, and of its security archive; empty means the host's
 }
 
-// New returns recipes that build into dir, and removes what an earlier build
-// that was killed has left there.
-func New(dir string) (*Recipes, error) {
-	r := &Recipes{dir: dir}
+// New returns recipes that build into dir, and removes what killed builds left
+// there. The mirrors are URLs: of Debian's archive, and of its security archive;
+// without one, that of the host is used.
+func New(dir string, mirrors []string) (*Recipes, error) {
+	r := &Recipes{dir: dir, mirrors: mirrors}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the directory for images: %w", err)
 	}
@@ -46,26 +49,27 @@ func New(dir string) (*Recipes, error) {
 	}
 	for _, path := range left {
 		if err := errors.Join(removeScratch(path), os.RemoveAll(path)); err != nil {
-			return nil, fmt.Errorf("cannot remove what a killed build has left: %w", err)
+			return nil, fmt.Errorf("cannot remove the files of a killed build: %w", err)
 		}
 	}
 	return r, nil
 }
 
-// buildPrefix starts the name of the directory of a build under way.
+// buildPrefix starts the name of the directory of a build in progress.
 const buildPrefix = ".build-"
 
-// scratchPrefix starts the path of a directory where a tree is laid out before
-// it becomes a file system. It is in memory because there the order of
-// directory entries, and so the result, follows from the order of their making
-// alone. Its name cannot be foreseen: everybody may write to /dev/shm.
+// scratchPrefix starts the path of the directory in which a tree is made before it
+// becomes a file system. It is in memory, where the order of directory entries, and
+// so the result, depends on the order of their creation only. Its name is random:
+// every user may write to /dev/shm.
 const scratchPrefix = "/dev/shm/hatch-build-"
 
-// scratchNote is the file in a build's directory that names its scratch.
+// scratchNote is the file in a build's directory that contains the path of its
+// scratch directory.
 const scratchNote = "scratch"
 
-// makeScratch makes a build's scratch and notes its name, so that it is found
-// after a kill.
+// makeScratch makes a build's scratch directory and writes its path to a file, by
+// which it is removed after a kill.
 func makeScratch(tmp string) (string, error) {
 	scratch, err := os.MkdirTemp(filepath.Dir(scratchPrefix), filepath.Base(scratchPrefix))
 	if err != nil {
@@ -77,7 +81,7 @@ func makeScratch(tmp string) (string, error) {
 	return scratch, nil
 }
 
-// removeScratch removes the scratch that a build's directory names, if any.
+// removeScratch removes the scratch directory of a build, if there is one.
 func removeScratch(tmp string) error {
 	scratch, err := os.ReadFile(filepath.Join(tmp, scratchNote))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -92,52 +96,61 @@ func removeScratch(tmp string) error {
 	return nil
 }
 
-// job is one build under way.
+// job is one build in progress.
 type job struct {
 	tmp      string // on the file system of the result
 	scratch  string // in memory
 	progress io.Writer
+	mirrors  []string // of the recipes
 }
 
-func (j *job) say(format string, args ...any) {
+func (j *job) report(format string, args ...any) {
 	_, _ = fmt.Fprintf(j.progress, "== "+format+"\n", args...)
 }
 
-// recipe lays out a root file system below a directory.
+// recipe makes a root file system below a directory.
 type recipe struct {
-	text  string // what the result depends on, beside package versions
+	text  string // everything that the result depends on, except package versions
 	tools []tool
-	lay   func(ctx context.Context, j *job, k kernel, root string) error
+	make  func(ctx context.Context, j *job, k kernel, root string) error
 	mib   int // size of the file system
 }
 
-// tool is a program a recipe runs, and the Debian package that has it.
+// tool is a program that a recipe runs, and its Debian package.
 type tool struct{ program, pkg string }
 
 var commonTools = []tool{{"apt-get", "apt"}, {"dpkg-deb", "dpkg"}, {"depmod", "kmod"}, {"mke2fs", "e2fsprogs"}, {"debugfs", "e2fsprogs"}, {"tar", "tar"}}
 
-func recipes() map[string]recipe {
-	return map[string]recipe{"debian": debian(), "minimal": minimal()}
+var recipes = map[string]recipe{
+	// A whole Debian 12: systemd, sshd, cloud-init, and the kernel's modules.
+	"debian": {
+		text:  strings.Join(packages, " ") + strings.Join(unwanted, " ") + customize,
+		tools: []tool{{"mmdebstrap", "mmdebstrap"}},
+		make:  makeDebian, mib: 472,
+	},
+	// A userland of one program. It has no cloud-init and no sshd; the agent sets
+	// its address and its name.
+	"minimal": {text: minimalText + inittab, make: makeMinimal, mib: 16},
 }
 
-// Build implements image.Builder. Without force, the result of an earlier
-// build of the same recipe is returned, however old its packages are.
+// Build implements image.Builder. Without force it returns the result of an earlier
+// build of the same recipe, even with old packages.
 func (r *Recipes) Build(ctx context.Context, name string, force bool, progress io.Writer) (image.Built, error) {
-	rec, ok := recipes()[name]
+	rec, ok := recipes[name]
 	if !ok {
-		return image.Built{}, errs.InvalidField("recipe", "%q is no recipe; debian or minimal can be given", name)
+		return image.Built{}, errs.InvalidField("recipe", "%q is not a recipe: want debian or minimal", name)
 	}
 	if built, ok := r.cached(name, rec); ok && !force {
-		_, _ = fmt.Fprintln(progress, "== the cache has this image already; --force builds it anew")
+		_, _ = fmt.Fprintln(progress, "== the cache has this image already; --force builds it again")
 		return built, nil
 	}
-	if err := missing(append(commonTools, rec.tools...)); err != nil {
+	if err := requireTools(append(commonTools, rec.tools...)); err != nil {
 		return image.Built{}, err
 	}
 	return r.build(ctx, name, rec, progress)
 }
 
-func missing(tools []tool) error {
+func requireTools(tools []tool) error {
 	var programs, packages []string
 	for _, t := range tools {
 		if _, err := exec.LookPath(t.program); err != nil {
@@ -163,24 +176,24 @@ func (r *Recipes) build(ctx context.Context, name string, rec recipe, progress i
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 
-	j := &job{tmp: tmp, scratch: scratch, progress: progress}
+	j := &job{tmp: tmp, scratch: scratch, progress: progress, mirrors: r.mirrors}
 	k, err := j.fetchKernel(ctx)
 	if err != nil {
 		return built, err
 	}
 	root := filepath.Join(scratch, "root")
-	if err := rec.lay(ctx, j, k, root); err != nil {
+	if err := rec.make(ctx, j, k, root); err != nil {
 		return built, err
 	}
-	j.say("making the file system")
+	j.report("making the file system")
 	rootfs := filepath.Join(tmp, "rootfs.ext4")
 	if err := j.makeExt4(ctx, root, rootfs, rec.mib); err != nil {
 		return built, err
 	}
-	return r.keep(name, rec, k, rootfs, j)
+	return r.addToCache(name, rec, k, rootfs, j)
 }
 
-// entry is what the cache knows of a recipe's last result.
+// entry is the cache entry of a recipe.
 type entry struct {
 	Recipe                  string // digest of the recipe's text
 	Kernel, Rootfs, Modules string // relative to the images' directory
@@ -216,11 +229,16 @@ func (r *Recipes) paths(e entry) image.Built {
 	return image.Built{Kernel: filepath.Join(r.dir, e.Kernel), Rootfs: filepath.Join(r.dir, e.Rootfs), Modules: filepath.Join(r.dir, e.Modules)}
 }
 
-// keep moves the result to where its content says, and remembers it.
-func (r *Recipes) keep(name string, rec recipe, k kernel, rootfs string, j *job) (image.Built, error) {
+// addToCache moves the result to directories named after its content and writes the
+// cache entry.
+func (r *Recipes) addToCache(name string, rec recipe, k kernel, rootfs string, j *job) (image.Built, error) {
 	e := entry{Recipe: rec.digest()}
-	kernelDir, err := r.keepKernel(k)
+	kernelDigest, err := fileDigest(k.image)
 	if err != nil {
+		return image.Built{}, err
+	}
+	kernelDir := "kernel-" + k.version + "-" + kernelDigest[:16]
+	if err := moveInto(filepath.Join(r.dir, kernelDir), map[string]string{k.image: "vmlinuz", k.modules: "modules"}); err != nil {
 		return image.Built{}, err
 	}
 	e.Kernel, e.Modules = filepath.Join(kernelDir, "vmlinuz"), filepath.Join(kernelDir, "modules")
@@ -238,40 +256,30 @@ func (r *Recipes) keep(name string, rec recipe, k kernel, rootfs string, j *job)
 		return image.Built{}, err
 	}
 	if err := os.WriteFile(r.entryPath(name)+".new", text, 0o600); err != nil {
-		return image.Built{}, fmt.Errorf("cannot remember the image: %w", err)
+		return image.Built{}, fmt.Errorf("cannot write the image's cache entry: %w", err)
 	}
-	j.say("done: sha256:%s", digest)
+	j.report("done: sha256:%s", digest)
 	return r.paths(e), os.Rename(r.entryPath(name)+".new", r.entryPath(name))
 }
 
-// keepKernel moves kernel and modules into a directory named by the kernel's content.
-func (r *Recipes) keepKernel(k kernel) (string, error) {
-	digest, err := fileDigest(k.image)
-	if err != nil {
-		return "", err
-	}
-	dir := "kernel-" + k.version + "-" + digest[:16]
-	return dir, moveInto(filepath.Join(r.dir, dir), map[string]string{k.image: "vmlinuz", k.modules: "modules"})
-}
-
-// moveInto makes dir with the files moved into it, at once. A dir that is
-// there has the same content already: VMs may be using it.
+// moveInto moves the files into a new directory, which appears complete. An existing
+// dir has the same content, and VMs may use it.
 func moveInto(dir string, files map[string]string) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	half, err := os.MkdirTemp(filepath.Dir(dir), buildPrefix)
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), buildPrefix)
 	if err != nil {
-		return fmt.Errorf("cannot keep the image: %w", err)
+		return fmt.Errorf("cannot store the image: %w", err)
 	}
 	for from, name := range files {
-		if err := os.Rename(from, filepath.Join(half, name)); err != nil {
-			return errors.Join(fmt.Errorf("cannot keep the image: %w", err), os.RemoveAll(half))
+		if err := os.Rename(from, filepath.Join(tmp, name)); err != nil {
+			return errors.Join(fmt.Errorf("cannot store the image: %w", err), os.RemoveAll(tmp))
 		}
 	}
-	return os.Rename(half, dir)
+	return os.Rename(tmp, dir)
 }
 
 func fileDigest(path string) (string, error) {

@@ -10,11 +10,11 @@ import (
 	"testing"
 )
 
-// TestMinimalIsTheSameEachTime builds twice, in two places, and compares.
+// TestMinimalIsTheSameEachTime builds in two directories and compares.
 func TestMinimalIsTheSameEachTime(t *testing.T) {
 	var digests []string
 	for range 2 {
-		r, err := New(filepath.Join(t.TempDir(), "images"))
+		r, err := New(filepath.Join(t.TempDir(), "images"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +38,7 @@ func TestMinimalIsTheSameEachTime(t *testing.T) {
 		digests = append(digests, digest)
 		again, err := r.Build(t.Context(), "minimal", false, &progress)
 		if err != nil || !again.Cached || again.Rootfs != built.Rootfs {
-			t.Errorf("the cache did not answer: %+v, %v", again, err)
+			t.Errorf("it is not from the cache: %+v, %v", again, err)
 		}
 		left, err := filepath.Glob(filepath.Join(r.dir, buildPrefix+"*"))
 		if err != nil || len(left) > 0 {

@@ -51,7 +51,7 @@ func debianKernel(t *testing.T) (path, version string) {
 func TestDebiansKernel(t *testing.T) {
 	kernelPath, version := debianKernel(t)
 	modulesDir := asset(t, "HATCH_TEST_MODULES", "modules")
-	// Alone in its directory, the kernel has nothing beside it.
+	// The kernel is alone in its directory, without modules beside it.
 	alone := filepath.Join(t.TempDir(), "boot", "vmlinuz")
 	content, err := os.ReadFile(kernelPath)
 	if err != nil {
@@ -84,7 +84,7 @@ func TestDebiansKernel(t *testing.T) {
 	}
 }
 
-// requireSame compares modules, and all they depend on, with where they come from.
+// requireSame compares modules and their dependencies with their sources.
 func requireSame(t *testing.T, from, to string, names ...string) {
 	t.Helper()
 	mods, err := readModules(to)
@@ -93,7 +93,7 @@ func requireSame(t *testing.T, from, to string, names ...string) {
 	}
 	for _, name := range names {
 		if !mods.has(name) {
-			t.Errorf("%s, or what it depends on, is missing", name)
+			t.Errorf("%s, or a dependency of it, is missing", name)
 			continue
 		}
 		for _, file := range append([]string{mods.index[name].file}, mods.index[name].deps...) {
@@ -109,8 +109,8 @@ func requireSame(t *testing.T, from, to string, names ...string) {
 	}
 }
 
-// TestMarksAreTheDriversOwn compares what the search for texts says of Debian's
-// kernel with what its package says: ext4 is built in, the others are modules.
+// TestMarksAreTheDriversOwn compares the result of the search for texts in Debian's
+// kernel with its package: ext4 is built in, the others are modules.
 func TestMarksAreTheDriversOwn(t *testing.T) {
 	path, _ := debianKernel(t)
 	f, err := os.Open(path)

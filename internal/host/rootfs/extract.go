@@ -23,12 +23,12 @@ import (
 // maxExtracted bounds the modules of one root file system, in bytes.
 const maxExtracted = 256 << 20
 
-// stagePrefix starts the name of what is not complete yet.
+// stagePrefix starts the names of incomplete files and directories.
 const stagePrefix = ".new-"
 
-// extract takes the named modules, and those they depend on, out of the root
-// file system and returns the directory that keeps them; "" when the root file
-// system has no modules for this kernel.
+// extract copies the named modules, and those they depend on, from the root file
+// system to a directory, which it returns; "" when the root file system has no
+// modules for this kernel.
 func (i *Inspector) extract(ctx context.Context, t tree, version string, names []string) (string, error) {
 	if version == "" {
 		return "", nil
@@ -44,11 +44,11 @@ func (i *Inspector) extract(ctx context.Context, t tree, version string, names [
 	if err != nil {
 		return "", err
 	}
-	return i.keep(files)
+	return i.storeModules(files)
 }
 
-// readTreeModules returns the wanted files of a directory of modules by their
-// path in it, and an index of just those.
+// readTreeModules returns the named modules of a directory by their path in it,
+// with an index of these modules.
 func readTreeModules(ctx context.Context, t tree, dir string, names []string) (map[string][]byte, error) {
 	text, err := t.read(ctx, dir+"/modules.dep", maxIndex)
 	if err != nil {
@@ -59,18 +59,18 @@ func readTreeModules(ctx context.Context, t tree, dir string, names []string) (m
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	files := map[string][]byte{}
-	var room int64 = maxExtracted
+	var left int64 = maxExtracted
 	var dep strings.Builder
 	for _, file := range closure(all, names) {
-		content, err := t.read(ctx, dir+"/"+file, min(room, maxModule))
+		content, err := t.read(ctx, dir+"/"+file, min(left, maxModule))
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // missed later, if it is needed
+			continue // an error later, if it is needed
 		}
 		if err != nil {
 			return nil, err
 		}
 		files[file] = content
-		room -= int64(len(content))
+		left -= int64(len(content))
 		fmt.Fprintf(&dep, "%s: %s\n", file, strings.Join(all[kernel.ModuleName(file)].deps, " "))
 	}
 	files["modules.dep"] = []byte(dep.String())
@@ -100,9 +100,8 @@ func closure(all index, names []string) []string {
 	return slices.Sorted(maps.Keys(wanted))
 }
 
-// keep stores files in a directory named after their content. It appears
-// complete or not at all.
-func (i *Inspector) keep(files map[string][]byte) (string, error) {
+// storeModules stores files in a directory named after their content.
+func (i *Inspector) storeModules(files map[string][]byte) (string, error) {
 	names := slices.Sorted(maps.Keys(files))
 	digest := sha256.New()
 	for _, name := range names {
@@ -114,11 +113,12 @@ func (i *Inspector) keep(files map[string][]byte) (string, error) {
 		return final, nil
 	}
 	if err := i.store(names, files, final); err != nil {
-		return "", fmt.Errorf("cannot keep the modules of a root file system: %w", err)
+		return "", fmt.Errorf("cannot store the modules of a root file system: %w", err)
 	}
 	return final, nil
 }
 
+// store writes the files to a directory that gets its name once it is complete.
 func (i *Inspector) store(names []string, files map[string][]byte, final string) (err error) {
 	if err := i.removeStages(); err != nil {
 		return err
@@ -141,14 +141,19 @@ func (i *Inspector) store(names []string, files map[string][]byte, final string)
 			return err
 		}
 	}
-	if err := syncFiles(i.config.ModulesDir); err != nil {
+	d, err := os.Open(i.config.ModulesDir)
+	if err != nil {
+		return err
+	}
+	// All files first: after a crash the directory must not have empty ones.
+	if err := errors.Join(unix.Syncfs(int(d.Fd())), d.Close()); err != nil {
 		return err
 	}
 	return os.Rename(stage, final)
 }
 
-// removeStages removes what a hatchd that was killed has left. This inspector
-// has none of its own under way: it looks at one image at a time.
+// removeStages removes the incomplete directories of a killed hatchd. This
+// inspector has none: it inspects one image at a time.
 func (i *Inspector) removeStages() error {
 	if err := os.MkdirAll(i.config.ModulesDir, 0o700); err != nil {
 		return err
@@ -163,14 +168,4 @@ func (i *Inspector) removeStages() error {
 		}
 	}
 	return nil
-}
-
-// syncFiles puts everything on the directory's file system on disk, so that no
-// directory is in place whose files a crash has emptied.
-func syncFiles(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
 }

@@ -12,24 +12,25 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
 )
 
-// openRegular opens a file that a field of the request names: absolute, and a
-// regular file with something in it, or a link to one.
+// openRegular opens a file that a field of the request names: the absolute path of
+// a regular file that is not empty, or of a link to one.
 func openRegular(field, path string) (*os.File, error) {
 	switch {
 	case path == "":
 		return nil, errs.InvalidField(field, "the absolute path of a file on hatchd's host is needed")
 	case strings.ContainsRune(path, 0) || len(path) > 4096:
-		return nil, errs.InvalidField(field, "this is no path")
+		return nil, errs.InvalidField(field, "not a path")
 	case !filepath.IsAbs(path):
 		return nil, errs.InvalidField(field, "%q is not an absolute path", path).
 			WithHint("give the whole path of the file on hatchd's host, beginning with /")
 	}
-	// Asked before the open, which could wait at a pipe or wake a device.
+	// Before the open, which could wait at a pipe or wake a device.
 	st, err := os.Stat(path)
 	if err != nil {
 		return nil, cannotRead(field, path, err)
@@ -70,10 +71,10 @@ func cannotRead(field, path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
 		return errs.InvalidField(field, "there is no file %s on hatchd's host", path).
-			WithHint("the path is one of the host where hatchd runs; a link must lead to a file")
+			WithHint("the path must be of the host where hatchd runs; a link must lead to a file")
 	case errors.Is(err, fs.ErrPermission):
 		return errs.InvalidField(field, "hatchd may not read %s", path).
-			WithHint("hatchd runs as user %d; make the file and the directories above it readable for it", os.Geteuid())
+			WithHint("hatchd runs as user %d; make the file and the directories above readable for it", os.Geteuid())
 	case errors.Is(err, syscall.ELOOP):
 		return errs.InvalidField(field, "%s is a link that leads to itself", path)
 	case errors.Is(err, syscall.ENAMETOOLONG):
@@ -82,8 +83,8 @@ func cannotRead(field, path string, err error) error {
 	return errs.InvalidField(field, "%s cannot be read", path).WithCause(err)
 }
 
-// identify reads the whole file for its digest. A file that changes meanwhile
-// is refused.
+// identify reads the whole file for its digest. It refuses a file that changes
+// during the read.
 func identify(ctx context.Context, field, path string, f *os.File) (image.File, error) {
 	before, err := f.Stat()
 	if err != nil {
@@ -104,11 +105,37 @@ func identify(ctx context.Context, field, path string, f *os.File) (image.File, 
 		return image.File{}, errs.InvalidField(field, "%s was written to while it was read", path).
 			WithHint("wait until the file is complete, then try again")
 	}
-	file := image.File{Path: path, Digest: "sha256:" + hex.EncodeToString(digest.Sum(nil)), Size: after.Size(), ModTime: after.ModTime()}
-	if sys, ok := after.Sys().(*syscall.Stat_t); ok {
-		file.Inode = sys.Ino
-	}
+	file := identityOf(path, after)
+	file.Digest = "sha256:" + hex.EncodeToString(digest.Sum(nil))
 	return file, nil
+}
+
+// Stat identifies a file without its digest.
+func Stat(path string) (image.File, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return image.File{}, err
+	}
+	return identityOf(path, st), nil
+}
+
+func identityOf(path string, st fs.FileInfo) image.File {
+	f := image.File{Path: path, Size: st.Size(), ModTime: st.ModTime()}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		f.Inode = sys.Ino
+	}
+	return f
+}
+
+// Unchanged implements image.Inspector.
+func (*Inspector) Unchanged(f image.File) bool { return Unchanged(f) }
+
+// Unchanged reports whether the file on disk is still f, by size, inode and
+// modification time. Times are compared to the microsecond, as they are stored.
+func Unchanged(f image.File) bool {
+	now, err := Stat(f.Path)
+	return err == nil && now.Inode == f.Inode && now.Size == f.Size &&
+		now.ModTime.Truncate(time.Microsecond).Equal(f.ModTime.Truncate(time.Microsecond))
 }
 
 // copyContext copies r to w until ctx is done.

@@ -8,16 +8,17 @@ import (
 	"os"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/image/unpack"
 )
 
-// format is what can be said of a root file system by its superblock.
+// format is a format of root file systems.
 type format struct {
 	name     string
 	writable bool // the kernel can write to it
 	size     func(head []byte) uint64
 }
 
-// headSize covers the superblock of every format; btrfs has its own farthest in.
+// headSize covers the superblock of every format; that of btrfs is the last.
 const headSize = 68 << 10
 
 var formats = []struct {
@@ -54,7 +55,7 @@ func sizeBtrfs(head []byte) uint64 { return binary.LittleEndian.Uint64(head[0x10
 
 // readFormat recognises a root file system and refuses everything else.
 func readFormat(f *os.File) (format, error) {
-	head := make([]byte, headSize) // a shorter file is as if zeros followed
+	head := make([]byte, headSize) // zeros follow a shorter file
 	if _, err := f.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
 		return format{}, cannotRead("rootfs_path", f.Name(), err)
 	}
@@ -64,13 +65,13 @@ func readFormat(f *os.File) (format, error) {
 	}
 	form, ok := formatOf(head)
 	if !ok {
-		what, hint := strangerOf(head)
+		what, hint := otherFormatOf(head)
 		return format{}, errs.InvalidField("rootfs_path", "%s is %s; a file system is needed: ext4, squashfs, erofs, xfs or btrfs", f.Name(), what).
 			WithHint("%s", hint)
 	}
 	if want := form.size(head); want > uint64(st.Size()) {
-		return format{}, errs.InvalidField("rootfs_path", "%s is cut off: its %s file system has %d bytes, the file %d", f.Name(), form.name, want, st.Size()).
-			WithHint("copy the file again from where it came")
+		return format{}, errs.InvalidField("rootfs_path", "%s is truncated: its %s file system has %d bytes, the file %d", f.Name(), form.name, want, st.Size()).
+			WithHint("copy the file again from its source")
 	}
 	return form, nil
 }
@@ -89,13 +90,13 @@ func has(head []byte, at int, magic string) bool {
 }
 
 const (
-	hintPartition = "take the partition with the root file system out: `fdisk -l FILE` shows its START and COUNT of sectors, then " +
+	hintPartition = "extract the partition with the root file system: `fdisk -l FILE` shows its START and COUNT of sectors, then " +
 		"`dd if=FILE of=rootfs.img bs=512 skip=START count=COUNT`"
-	hintTree = "unpack it into a directory as root and make a file system of that: `mke2fs -t ext4 -d DIRECTORY rootfs.ext4 2G`"
+	hintTree = "unpack it into a directory as root and make a file system of the directory: `mke2fs -t ext4 -d DIRECTORY rootfs.ext4 2G`"
 )
 
-// strangers are files that people take for a root file system.
-var strangers = []struct {
+// otherFormats are files that users mistake for root file systems.
+var otherFormats = []struct {
 	at                int
 	magic, what, hint string
 }{
@@ -109,13 +110,8 @@ var strangers = []struct {
 	{4096, "EFI PART", "a disk image with a partition table (GPT)", hintPartition},
 	{257, "ustar", "a tar archive", hintTree},
 	{0, "070701", "a cpio archive", hintTree},
-	{0, "\x1f\x8b", "compressed with gzip", unpackWith("gunzip")},
-	{0, "\xfd7zXZ\x00", "compressed with xz", unpackWith("unxz")},
-	{0, "\x28\xb5\x2f\xfd", "compressed with zstd", unpackWith("unzstd")},
-	{0, "\x04\x22\x4d\x18", "compressed with lz4", unpackWith("unlz4")},
-	{0, "BZh", "compressed with bzip2", unpackWith("bunzip2")},
-	{0, "PK\x03\x04", "a zip archive", unpackWith("unzip")},
-	{0, "\x3a\xff\x26\xed", "an Android sparse image", "convert it with simg2img, and give what comes out"},
+	{0, "PK\x03\x04", "a zip archive", decompressWith("unzip")},
+	{0, "\x3a\xff\x26\xed", "an Android sparse image", "convert it with simg2img, and give the result"},
 	{0x8001, "CD001", "an ISO 9660 image", "an installation medium cannot be a root file system; give the file system of an installed system"},
 	{0, "LUKS\xba\xbe", "encrypted (LUKS)", "give a file system that is not encrypted"},
 	{512, "LABELONE", "an LVM volume", "give the file system in it, copied to a file"},
@@ -128,15 +124,23 @@ func convert(from string) string {
 	return fmt.Sprintf("convert it: `qemu-img convert -f %s -O raw FILE disk.img`; when that has partitions, %s", from, hintPartition)
 }
 
-func unpackWith(program string) string {
-	return fmt.Sprintf("decompress it with %s, and give what comes out if that is a file system", program)
+var decompressors = map[unpack.Format]string{
+	unpack.Gzip: "gunzip", unpack.Xz: "unxz", unpack.Zstd: "unzstd", unpack.Lz4: "unlz4",
+	unpack.Bzip2: "bunzip2", unpack.Lzma: "unlzma", unpack.Lzo: "lzop -d",
 }
 
-func strangerOf(head []byte) (what, hint string) {
-	for _, s := range strangers {
+func decompressWith(program string) string {
+	return fmt.Sprintf("decompress it with %s, and give the result if it is a file system", program)
+}
+
+func otherFormatOf(head []byte) (what, hint string) {
+	for _, s := range otherFormats {
 		if has(head, s.at, s.magic) {
 			return s.what, s.hint
 		}
+	}
+	if f := unpack.Detect(head); f != "" {
+		return "compressed with " + string(f), decompressWith(decompressors[f])
 	}
 	if has(head, 510, "\x55\xaa") {
 		if has(head, 54, "FAT") || has(head, 82, "FAT") {
@@ -144,5 +148,5 @@ func strangerOf(head []byte) (what, hint string) {
 		}
 		return "a disk image with a partition table (MBR)", hintPartition
 	}
-	return "no file system that is known", "`file -s FILE` may tell what it is; mke2fs -t ext4 -d DIRECTORY makes a file system of a directory"
+	return "no known file system", "`file -s FILE` may tell what it is; mke2fs -t ext4 -d DIRECTORY makes a file system of a directory"
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/hatchvm/hatch/internal/image"
 )
 
-func TestStrangersAreRefusedWithAHint(t *testing.T) {
+func TestOtherFormatsAreRefusedWithAHint(t *testing.T) {
 	kernel := write(t, t.TempDir(), "vmlinuz", bzImage(t, config(t, allOptions)))
 	at := func(offset int, magic string) []byte {
 		b := make([]byte, 40<<10)
@@ -27,7 +27,7 @@ func TestStrangersAreRefusedWithAHint(t *testing.T) {
 		"tar archive":               at(257, "ustar"),
 		"gunzip":                    at(0, "\x1f\x8b\x08"),
 		"ISO 9660":                  at(0x8001, "CD001"),
-		"no file system":            []byte("hello"),
+		"no known file system":      []byte("hello"),
 		"a Linux kernel":            bzImage(t, "x"),
 	} {
 		_, err := inspect(t, image.Registration{KernelPath: kernel, RootfsPath: write(t, t.TempDir(), "root", content)})
@@ -51,7 +51,7 @@ func TestFormatsAreRecognised(t *testing.T) {
 	}
 }
 
-func TestCutOffFileSystemsAreRefused(t *testing.T) {
+func TestTruncatedFileSystemsAreRefused(t *testing.T) {
 	kernel := write(t, t.TempDir(), "vmlinuz", bzImage(t, config(t, allOptions)))
 	tree := makeTree(t, version, false)
 	for _, path := range []string{makeExt4(t, tree), makeSquashfs(t, tree)} {
@@ -63,7 +63,7 @@ func TestCutOffFileSystemsAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = inspect(t, image.Registration{KernelPath: kernel, RootfsPath: path})
-		requireField(t, err, "rootfs_path", "cut off")
+		requireField(t, err, "rootfs_path", "truncated")
 	}
 }
 
@@ -91,10 +91,10 @@ func TestIndexThatLeadsOutIsRefused(t *testing.T) {
 		KernelPath: write(t, t.TempDir(), "vmlinuz", bzImage(t, config(t, bootOptions))), RootfsPath: makeExt4(t, tree),
 	}
 	_, err := inspect(t, r)
-	requireField(t, err, "rootfs_path", "no path of a module")
+	requireField(t, err, "rootfs_path", "not the path of a module")
 }
 
-func TestProgramsAreHeldBack(t *testing.T) {
+func TestProgramsAreLimited(t *testing.T) {
 	f, err := os.Open(write(t, t.TempDir(), "image", []byte("content")))
 	if err != nil {
 		t.Fatal(err)
@@ -105,11 +105,11 @@ func TestProgramsAreHeldBack(t *testing.T) {
 		t.Errorf("the image cannot be read: %q, %v", res.stdout, err)
 	}
 	if _, err := p("/bin/cat").run(t.Context(), 1<<20, "/dev/zero"); !errors.Is(err, errDamaged) {
-		t.Errorf("endless output is taken: %v", err)
+		t.Errorf("endless output is accepted: %v", err)
 	}
 	uid := os.Geteuid()
 	if uid == 0 {
-		uid = nobody
+		uid = unprivileged
 	}
 	if res, err := p("/usr/bin/id").run(t.Context(), 100, "-u"); err != nil || strings.TrimSpace(string(res.stdout)) != strconv.Itoa(uid) {
 		t.Errorf("the program runs as %q, %v", res.stdout, err)
@@ -159,7 +159,7 @@ func FuzzFormat(f *testing.F) {
 		}
 		if form, ok := formatOf(head); ok {
 			_ = form.size(head)
-		} else if what, hint := strangerOf(head); what == "" || hint == "" {
+		} else if what, hint := otherFormatOf(head); what == "" || hint == "" {
 			t.Error("no word about it")
 		}
 	})

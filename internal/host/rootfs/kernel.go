@@ -9,13 +9,13 @@ import (
 	"github.com/hatchvm/hatch/internal/image/kernel"
 )
 
-// kernelFacts is what the kernel's own file tells.
+// kernelFacts is what the kernel's file contains.
 type kernelFacts struct {
 	version string
 	witness kernel.Witness
 }
 
-// readKernel recognises the kernel and unpacks it to look inside.
+// readKernel recognises the kernel and decompresses it.
 func (i *Inspector) readKernel(f *os.File, path string) (kernelFacts, error) {
 	st, err := f.Stat()
 	if err != nil {
@@ -35,16 +35,15 @@ func (i *Inspector) readKernel(f *os.File, path string) (kernelFacts, error) {
 	vmlinux, err := k.Vmlinux()
 	if err != nil {
 		return kernelFacts{}, errs.InvalidField("kernel_path", "%s cannot be used: %v", path, err).
-			WithHint("copy the file again from where it came, or give the uncompressed vmlinux of the same kernel")
+			WithHint("copy the file again from its source, or give the uncompressed vmlinux of the same kernel")
 	}
 	facts := kernelFacts{version: k.Version, witness: kernel.Witness{Vmlinux: vmlinux}}
 	facts.witness.Config = configOf(vmlinux, path, k.Version)
 	return facts, nil
 }
 
-// configOf returns the configuration inside the kernel, else the one beside it
-// under the name that distributions give it. One that cannot be read is as
-// good as none: other witnesses tell then.
+// configOf returns the configuration inside the kernel, else the one beside it with
+// the name that distributions use; nil when there is none or it cannot be read.
 func configOf(vmlinux []byte, path, version string) kernel.Config {
 	if c, ok, err := kernel.EmbeddedConfig(vmlinux); err == nil && ok {
 		return c

@@ -11,7 +11,7 @@ import (
 	"github.com/hatchvm/hatch/internal/image/kernel"
 )
 
-// drivers is how an image gets its drivers.
+// drivers says how VMs of an image get their drivers.
 type drivers struct {
 	modulesPath string // "" when the kernel needs none
 	mode        image.DiskMode
@@ -21,24 +21,24 @@ type drivers struct {
 // that lacks a driver even with them.
 func (i *Inspector) findDrivers(ctx context.Context, r image.Registration, kern kernelFacts, t tree, n needs) (drivers, error) {
 	if missing := lacking(features, kern.hasFeature); len(missing) > 0 {
-		return drivers{}, missingDrivers(kern.version, missing, "(it cannot be one)")
+		return drivers{}, missingDrivers(kern.version, missing, "(it is never one)")
 	}
 	builtin := func(d kernel.Driver) bool { return kern.witness.Builtin(d) == kernel.Yes }
 	mode, missing := n.judge(builtin)
 	if r.ModulesPath == "" && mode == image.DiskOverlay && len(missing) == 0 {
 		return drivers{mode: mode}, nil
 	}
-	mods, looked, err := i.findModules(ctx, r, kern, t, n)
+	mods, searched, err := i.findModules(ctx, r, kern, t, n)
 	if err != nil {
 		return drivers{}, err
 	}
 	if mods.dir == "" {
 		if len(missing) > 0 {
-			return drivers{}, missingDrivers(kern.version, missing, looked)
+			return drivers{}, missingDrivers(kern.version, missing, searched)
 		}
 		return drivers{mode: mode}, nil
 	}
-	return kern.judgeWith(mods, looked, n)
+	return kern.judgeWith(mods, searched, n)
 }
 
 func (k kernelFacts) hasFeature(d kernel.Driver) bool {
@@ -46,7 +46,7 @@ func (k kernelFacts) hasFeature(d kernel.Driver) bool {
 }
 
 // judgeWith judges the kernel together with a directory of its modules.
-func (k kernelFacts) judgeWith(mods modules, looked string, n needs) (drivers, error) {
+func (k kernelFacts) judgeWith(mods modules, searched string, n needs) (drivers, error) {
 	witness := k.witness
 	witness.Modules = mods.builtin
 	loadable := witness.Config == nil || witness.Config["MODULES"] == "y"
@@ -55,15 +55,15 @@ func (k kernelFacts) judgeWith(mods modules, looked string, n needs) (drivers, e
 	}
 	mode, missing := n.judge(has)
 	if len(missing) > 0 {
-		return drivers{}, missingDrivers(k.version, missing, looked)
+		return drivers{}, missingDrivers(k.version, missing, searched)
 	}
 	return drivers{modulesPath: mods.dir, mode: mode}, nil
 }
 
-// findModules looks for the kernel's modules where they may be: where the
-// caller says, else beside the kernel, else in the root file system. looked
-// says where, for a message. The result has no directory when there are none.
-func (i *Inspector) findModules(ctx context.Context, r image.Registration, kern kernelFacts, t tree, n needs) (mods modules, looked string, err error) {
+// findModules looks for the kernel's modules: in modules_path if that is given,
+// else beside the kernel, else in the root file system. searched says where, for a
+// message. The result has no directory when there are none.
+func (i *Inspector) findModules(ctx context.Context, r image.Registration, kern kernelFacts, t tree, n needs) (mods modules, searched string, err error) {
 	names := n.names(nil)
 	if r.ModulesPath != "" {
 		mods, err = givenModules(r.ModulesPath, kern.version, names)
@@ -80,18 +80,18 @@ func (i *Inspector) findModules(ctx context.Context, r image.Registration, kern 
 	}
 	mods, err = readModules(dir)
 	if err == nil && !mods.fit(kern.version, names) {
-		return modules{}, "beside it or, for this very kernel, in the root file system", nil
+		return modules{}, "beside it or, for this kernel version, in the root file system", nil
 	}
 	return mods, "in the root file system", err
 }
 
-// fit reports whether the modules are for the kernel, as far as both tell.
+// fit reports whether the modules are for the kernel's version, if both are known.
 func (m modules) fit(version string, names []string) bool {
 	made, err := m.madeFor(names)
 	return err == nil && (made == "" || version == "" || made == version)
 }
 
-// besideKernel returns where modules may lie that belong to a kernel file.
+// besideKernel returns the directories near a kernel that may have its modules.
 func besideKernel(kernelPath, version string) []string {
 	dir := filepath.Dir(kernelPath)
 	dirs := []string{filepath.Join(dir, "modules")}
@@ -99,14 +99,14 @@ func besideKernel(kernelPath, version string) []string {
 		dirs = []string{
 			filepath.Join(dir, "modules", version), filepath.Join(dir, version), filepath.Join(dir, "modules"),
 			filepath.Join(dir, "lib", "modules", version),
-			filepath.Join(filepath.Dir(dir), "lib", "modules", version), // the kernel lies in /boot
+			filepath.Join(filepath.Dir(dir), "lib", "modules", version), // for a kernel in /boot
 		}
 	}
 	return dirs
 }
 
-// givenModules reads modules_path, which is the directory with the modules or
-// one that has it under the kernel's version.
+// givenModules reads modules_path: the directory of the modules, or one that
+// contains it under the kernel's version.
 func givenModules(dir, version string, names []string) (modules, error) {
 	const field = "modules_path"
 	if !filepath.IsAbs(dir) {

@@ -23,18 +23,18 @@ const (
 	maxModule  = 64 << 20 // bytes of a module, compressed or not
 )
 
-// module is a module's file and those of the modules it needs, relative to
-// the directory of modules.
+// module is the file of a module and those of its dependencies, relative to the
+// directory of modules.
 type module struct {
 	file string
 	deps []string
 }
 
-// index is what a directory of modules has, by the modules' names.
+// index is the modules of a directory by their names.
 type index map[string]module
 
-// parseDep reads modules.dep: FILE: FILE... a line. Files that would lead out
-// of the directory are an error.
+// parseDep reads modules.dep, whose lines are FILE: FILE... Paths that lead out of
+// the directory are an error.
 func parseDep(r io.Reader) (index, error) {
 	limited := &io.LimitedReader{R: r, N: maxIndex + 1}
 	lines := bufio.NewScanner(limited)
@@ -48,7 +48,7 @@ func parseDep(r io.Reader) (index, error) {
 		m := module{file: file, deps: strings.Fields(deps)}
 		for _, f := range append([]string{m.file}, m.deps...) {
 			if !isModulePath(f) {
-				return nil, fmt.Errorf("modules.dep names %.100q, which is no path of a module", f)
+				return nil, fmt.Errorf("modules.dep names %.100q, which is not the path of a module", f)
 			}
 		}
 		found[kernel.ModuleName(file)] = m
@@ -62,8 +62,8 @@ func parseDep(r io.Reader) (index, error) {
 	return found, nil
 }
 
-// isModulePath accepts paths that stay below the directory and that need no
-// quoting for the programs that read root file systems.
+// isModulePath accepts paths that stay below the directory and need no quoting for
+// the programs that read root file systems.
 func isModulePath(file string) bool {
 	ordinary := func(c rune) bool {
 		return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("._/+,@=-", c)
@@ -76,12 +76,12 @@ func isModulePath(file string) bool {
 type modules struct {
 	dir     string
 	index   index
-	builtin map[string]bool // nil when the directory does not tell
+	builtin map[string]bool // nil when unknown
 }
 
-// readModules reads a directory of modules. Without modules.dep, the modules'
-// files are looked for, and what they depend on stays unknown. Errors:
-// fs.ErrNotExist when the directory holds no modules, or is not there.
+// readModules reads a directory of modules. Without modules.dep it lists the files,
+// without their dependencies. Errors: fs.ErrNotExist when the directory is missing
+// or has no modules.
 func readModules(dir string) (modules, error) {
 	m := modules{dir: dir}
 	root, err := os.OpenRoot(dir)
@@ -124,7 +124,7 @@ func walkModules(tree fs.FS) (index, error) {
 			return err
 		}
 		if entries++; entries > maxModules {
-			return errors.New("the directory has too many files to be one of modules")
+			return errors.New("the directory has too many files for a directory of modules")
 		}
 		if d.Type().IsRegular() && isModulePath(file) {
 			found[kernel.ModuleName(file)] = module{file: file}
@@ -134,7 +134,7 @@ func walkModules(tree fs.FS) (index, error) {
 	return found, err
 }
 
-// has reports whether the module is there, with all that it depends on.
+// has reports whether the module exists with all its dependencies.
 func (m modules) has(name string) bool {
 	mod, ok := m.index[name]
 	if !ok {
@@ -148,8 +148,8 @@ func (m modules) has(name string) bool {
 	return true
 }
 
-// madeFor returns the kernel version that the first of the named modules that
-// is there was made for; "" when none tells.
+// madeFor returns the kernel version that the first existing one of the named
+// modules was built for; "" when it is unknown.
 func (m modules) madeFor(names []string) (string, error) {
 	for _, name := range names {
 		if !m.has(name) {

@@ -9,10 +9,10 @@ import (
 	"github.com/hatchvm/hatch/internal/image/kernel"
 )
 
-// need is a driver that a VM cannot do without, and what for.
+// need is a driver that a VM needs, and its purpose.
 type need struct {
-	driver kernel.Driver
-	words  string
+	driver  kernel.Driver
+	purpose string
 }
 
 // The drivers that every VM needs.
@@ -25,8 +25,8 @@ var common = []need{
 
 // The drivers of the overlay mode: without them a VM gets a copy of the root.
 var overlay = []need{
-	{kernel.Driver{Module: "overlay", Config: "OVERLAY_FS"}, "a root that VMs share and yet each may write to"},
-	{kernel.Driver{Module: "ext4", Config: "EXT4_FS"}, "the VM's own disk"},
+	{kernel.Driver{Module: "overlay", Config: "OVERLAY_FS"}, "a shared root that each VM can write to"},
+	{kernel.Driver{Module: "ext4", Config: "EXT4_FS"}, "the VM's disk"},
 }
 
 var isofs = need{kernel.Driver{Module: "isofs", Config: "ISO9660_FS"}, "the disk that cloud-init reads its data from"}
@@ -39,11 +39,11 @@ var rootDrivers = map[string]kernel.Driver{
 	"btrfs":    {Module: "btrfs", Config: "BTRFS_FS"},
 }
 
-// optional are modules that are used when they are there.
+// optional are modules that VMs use if they exist.
 var optional = []string{"virtio_rng"}
 
-// features are parts of the kernel that are never modules. They are only asked
-// of a configuration: nothing else tells.
+// features are parts of the kernel that are never modules. Only a configuration
+// shows whether a kernel has them.
 var features = []need{
 	{kernel.Driver{Config: "BLK_DEV_INITRD"}, "starting from an initramfs"},
 	{kernel.Driver{Config: "DEVTMPFS"}, "device files"},
@@ -51,7 +51,7 @@ var features = []need{
 	{kernel.Driver{Config: "SERIAL_8250_CONSOLE"}, "the serial console"},
 }
 
-// needs is what one image asks of its kernel.
+// needs is what an image requires of its kernel.
 type needs struct {
 	form format
 	all  []need // in either disk mode
@@ -66,7 +66,7 @@ func needsOf(form format, cloudInit bool) needs {
 	return n
 }
 
-// names returns the modules that are wanted, as far as they are modules.
+// names returns the names of all modules that VMs need or use.
 func (n needs) names(more []string) []string {
 	var names []string
 	for _, d := range append(append([]need{}, n.all...), overlay...) {
@@ -75,7 +75,7 @@ func (n needs) names(more []string) []string {
 	return append(append(names, optional...), more...)
 }
 
-// judge returns the disk mode and what is missing for it.
+// judge returns the disk mode and the drivers that are missing for it.
 func (n needs) judge(has func(kernel.Driver) bool) (image.DiskMode, []need) {
 	missing := lacking(n.all, has)
 	lacksOverlay := lacking(overlay, has)
@@ -98,22 +98,22 @@ func lacking(needs []need, has func(kernel.Driver) bool) []need {
 	return missing
 }
 
-// missingDrivers is the error for a kernel that no VM could boot with.
-func missingDrivers(version string, missing []need, looked string) error {
-	var words, options []string
+// missingDrivers is the error for a kernel without drivers that every VM needs.
+func missingDrivers(version string, missing []need, searched string) error {
+	var drivers, options []string
 	for _, m := range missing {
 		name := m.driver.Module
 		if name == "" {
 			name = "CONFIG_" + m.driver.Config
 		}
-		words = append(words, fmt.Sprintf("%s (%s)", name, m.words))
+		drivers = append(drivers, fmt.Sprintf("%s (%s)", name, m.purpose))
 		options = append(options, "CONFIG_"+m.driver.Config+"=y")
 	}
 	if version == "" {
 		version = "of unknown version"
 	}
 	return errs.InvalidField("kernel_path", "the kernel %s has no driver, neither built in nor as a module %s, for: %s",
-		version, looked, strings.Join(words, "; ")).
+		version, searched, strings.Join(drivers, "; ")).
 		WithHint("give the directory with this kernel's modules (such as /lib/modules/VERSION) as modules_path, put it beside the kernel as modules/VERSION, or give a kernel that is built with %s",
 			strings.Join(options, ", "))
 }

@@ -13,13 +13,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/sparse"
 )
 
-// nobody is the user and the group that the programs run as.
-const nobody = 65534
+// unprivileged is the user and the group that the programs run as.
+const unprivileged = 65534
 
-// imageArg is how a program opens the image: by its descriptor, so that it
-// needs no way to it through directories.
+// imageArg is the path by which a program opens the image: its descriptor, so that
+// the program needs no access to directories.
 const imageArg = "/proc/self/fd/3"
 
 // Bounds of one run of a program.
@@ -35,22 +38,24 @@ type program struct {
 	image *os.File
 }
 
-// openProgram finds the program and readies the image for it.
+// openProgram finds the program and makes the image readable for it.
 func (i *Inspector) openProgram(ctx context.Context, image *os.File, name, pkg, format string) (*program, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return nil, toolMissing(name, pkg, format)
+		return nil, errs.New(errs.Unsupported, "tool_missing",
+			"cannot read the root file system: %s, which reads %s, is not installed on the host", name, format).
+			WithHint("apt-get install %s", pkg)
 	}
-	readable, err := i.readableByNobody(ctx, image)
+	readable, err := i.makeReadable(ctx, image)
 	if err != nil {
-		return nil, fmt.Errorf("cannot ready the root file system to be read: %w", err)
+		return nil, fmt.Errorf("cannot make the root file system readable: %w", err)
 	}
 	return &program{path: path, image: readable}, nil
 }
 
 func (p *program) close() { _ = p.image.Close() }
 
-// result is what a program said.
+// result is the result of a program.
 type result struct {
 	stdout []byte
 	stderr string
@@ -62,21 +67,21 @@ type result struct {
 func (p *program) run(ctx context.Context, limit int64, args ...string) (result, error) {
 	ctx, cancel := context.WithTimeout(ctx, runTime)
 	defer cancel()
-	out, said := &bounded{limit: limit, strict: true}, &bounded{limit: maxStderr}
+	stdout, stderr := &bounded{limit: limit, strict: true}, &bounded{limit: maxStderr}
 	cmd := limited(ctx, p.path, args)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "DEBUGFS_PAGER=__none__"}
-	cmd.Stdout, cmd.Stderr = out, said
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.ExtraFiles = []*os.File{p.image}
 	cmd.WaitDelay = 5 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if os.Geteuid() == 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: unprivileged, Gid: unprivileged}
 	}
 	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {
-	case out.exceeded:
+	case stdout.exceeded:
 		return result{}, fmt.Errorf("%w: a file in it is larger than %d bytes", errDamaged, limit)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return result{}, fmt.Errorf("%w: reading it takes longer than %s", errDamaged, runTime)
@@ -85,11 +90,11 @@ func (p *program) run(ctx context.Context, limit int64, args ...string) (result,
 	case err != nil && !errors.As(err, &exit):
 		return result{}, fmt.Errorf("cannot run %s: %w", p.path, err)
 	}
-	return result{stdout: out.kept.Bytes(), stderr: said.kept.String(), code: cmd.ProcessState.ExitCode()}, nil
+	return result{stdout: stdout.kept.Bytes(), stderr: stderr.kept.String(), code: cmd.ProcessState.ExitCode()}, nil
 }
 
-// limited returns the command that starts a program with its limits: they are
-// set before it runs, and without a privilege that hatchd may not have.
+// limited returns the command that starts a program with limits. prlimit sets them
+// before the program runs; hatchd might lack the privilege to set them later.
 func limited(ctx context.Context, path string, args []string) *exec.Cmd {
 	limits := []string{
 		"--as=" + strconv.FormatInt(runMemory, 10), "--cpu=" + strconv.Itoa(int(runTime.Seconds())),
@@ -99,8 +104,8 @@ func limited(ctx context.Context, path string, args []string) *exec.Cmd {
 	return exec.CommandContext(ctx, "prlimit", append(limits, args...)...)
 }
 
-// bounded keeps the first limit bytes. Beyond, it drops the rest, or, when it
-// is strict, fails, which ends the program that writes.
+// bounded keeps the first limit bytes. It drops the rest or, when it is strict,
+// fails, which ends the writing program.
 type bounded struct {
 	kept             bytes.Buffer // not embedded: its ReadFrom knows no bound
 	limit            int64
@@ -108,22 +113,22 @@ type bounded struct {
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	room := b.limit - int64(b.kept.Len())
-	if int64(len(p)) <= room {
+	left := b.limit - int64(b.kept.Len())
+	if int64(len(p)) <= left {
 		return b.kept.Write(p)
 	}
 	b.exceeded = true
 	if b.strict {
 		return 0, io.ErrShortWrite
 	}
-	_, _ = b.kept.Write(p[:room]) // never fails
+	_, _ = b.kept.Write(p[:left]) // never fails
 	return len(p), nil
 }
 
-// readableByNobody returns a descriptor for the image that a process of nobody
-// can open again: of the file itself when everybody may read it, else of a
-// private copy without a name, which shares its blocks or at least its holes.
-func (i *Inspector) readableByNobody(ctx context.Context, f *os.File) (*os.File, error) {
+// makeReadable returns a descriptor of the image that an unprivileged process can
+// open again: of the file itself when all users may read it, else of a private copy
+// without a name, which shares its blocks or at least its holes.
+func (i *Inspector) makeReadable(ctx context.Context, f *os.File) (*os.File, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -140,36 +145,12 @@ func (i *Inspector) readableByNobody(ctx context.Context, f *os.File) (*os.File,
 	}
 	err = errors.Join(os.Remove(c.Name()), c.Chmod(0o444))
 	if err == nil && unix.IoctlFileClone(int(c.Fd()), int(f.Fd())) != nil {
-		err = copySparse(ctx, c, f, st.Size())
+		if err = c.Truncate(st.Size()); err == nil {
+			err = sparse.Part("root file system").Copy(ctx, c, f, st.Size())
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
-}
-
-// copySparse copies the parts of a file that hold data.
-func copySparse(ctx context.Context, to, from *os.File, size int64) error {
-	if err := to.Truncate(size); err != nil {
-		return err
-	}
-	for at := int64(0); at < size; {
-		start, err := unix.Seek(int(from.Fd()), at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			return nil // a hole up to the end
-		}
-		if err != nil {
-			return err
-		}
-		end, err := unix.Seek(int(from.Fd()), start, unix.SEEK_HOLE)
-		if err != nil {
-			return err
-		}
-		part := io.NewSectionReader(from, start, end-start)
-		if err := copyContext(ctx, io.NewOffsetWriter(to, start), part); err != nil {
-			return err
-		}
-		at = end
-	}
-	return nil
 }

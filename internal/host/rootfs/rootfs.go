@@ -1,13 +1,12 @@
-// Package rootfs looks into the files of an image when it is registered: is
-// the kernel one, which file system has the root, does the kernel have, built
-// in or as modules, every driver that a VM needs to boot from it.
+// Package rootfs inspects the files of an image when it is registered: whether the
+// kernel is one, the format of the root file system, and whether the kernel has,
+// built in or as modules, every driver that a VM needs to boot from it.
 //
-// It never mounts an image and never runs anything of it. Where it must read
-// files of a root file system, it runs debugfs or unsquashfs as the user
-// nobody, with bounded time and output, and takes what they print. Only ext4
-// and squashfs can be read so; of erofs, xfs and btrfs just the superblock is,
-// so that their modules must be given and cloud-init is not noticed in them.
-// Start at [Inspector.Inspect].
+// It neither mounts an image nor runs a program of it. To read files of a root file
+// system it runs debugfs or unsquashfs as an unprivileged user, with bounded time
+// and output. These read ext4 and squashfs; of erofs, xfs and btrfs it reads only
+// the superblock: their modules must be given, and cloud-init in them is not
+// detected. Start at [Inspector.Inspect].
 package rootfs
 
 import (
@@ -21,26 +20,26 @@ import (
 
 var _ image.Inspector = (*Inspector)(nil)
 
-// Config says how an [Inspector] works.
+// Config configures an [Inspector].
 type Config struct {
-	// ModulesDir is where modules that come out of root file systems are kept,
-	// each set in a directory named after its content. It is made when missing.
+	// ModulesDir is the directory for modules of root file systems, each set in a
+	// directory named after its content. It is made when missing.
 	ModulesDir string
 
-	// Modules names modules that are taken out of a root file system beside the
-	// needed ones, when they are there; with underscores.
+	// Modules names modules to extract from a root file system beside the needed
+	// ones, if it has them; with underscores.
 	Modules []string
 
 	// NeedsPVH refuses uncompressed kernels without the PVH entry point, for a
-	// VMM that starts uncompressed kernels by no other.
+	// VMM that has no other way to start them.
 	NeedsPVH bool
 }
 
-// Inspector implements image.Inspector. It looks at one image at a time, since
-// an unpacked kernel takes much memory.
+// Inspector implements image.Inspector. It inspects one image at a time: a
+// decompressed kernel needs much memory.
 type Inspector struct {
 	config Config
-	turn   chan struct{} // holds the token of whoever looks
+	turn   chan struct{} // capacity 1: full during an inspection
 }
 
 // New returns an inspector; it owns nothing that must be closed.
@@ -48,8 +47,8 @@ func New(config Config) *Inspector {
 	return &Inspector{config: config, turn: make(chan struct{}, 1)}
 }
 
-// Inspect implements image.Inspector. Errors beside its own: errs.Unsupported
-// when the program that reads this sort of root file system is not installed.
+// Inspect implements image.Inspector. Errors: also errs.Unsupported when the
+// program that reads this format is not installed.
 func (i *Inspector) Inspect(ctx context.Context, r image.Registration) (image.Facts, error) {
 	select {
 	case i.turn <- struct{}{}:
@@ -67,7 +66,7 @@ func (i *Inspector) Inspect(ctx context.Context, r image.Registration) (image.Fa
 		return image.Facts{}, err
 	}
 	defer func() { _ = rootFile.Close() }()
-	facts, err := i.look(ctx, r, kernelFile, rootFile)
+	facts, err := i.inspect(ctx, r, kernelFile, rootFile)
 	if err != nil {
 		return image.Facts{}, err
 	}
@@ -80,8 +79,8 @@ func (i *Inspector) Inspect(ctx context.Context, r image.Registration) (image.Fa
 	return facts, nil
 }
 
-// look finds out everything but the files' digests.
-func (i *Inspector) look(ctx context.Context, r image.Registration, kernelFile, rootFile *os.File) (image.Facts, error) {
+// inspect finds all facts except the files' identities.
+func (i *Inspector) inspect(ctx context.Context, r image.Registration, kernelFile, rootFile *os.File) (image.Facts, error) {
 	form, err := readFormat(rootFile)
 	if err != nil {
 		return image.Facts{}, err
@@ -98,7 +97,7 @@ func (i *Inspector) look(ctx context.Context, r image.Registration, kernelFile, 
 	cloud, err := t.hasCloudInit(ctx)
 	if errors.Is(err, errDamaged) {
 		return image.Facts{}, errs.InvalidField("rootfs_path", "%s cannot be used: %v", r.RootfsPath, err).
-			WithHint("check the file system (e2fsck -fn for ext4), or copy the file again from where it came")
+			WithHint("check the file system (e2fsck -fn for ext4), or copy the file again from its source")
 	}
 	if err != nil {
 		return image.Facts{}, err
@@ -111,11 +110,4 @@ func (i *Inspector) look(ctx context.Context, r image.Registration, kernelFile, 
 		KernelVersion: kern.version, ModulesPath: found.modulesPath,
 		RootfsFormat: form.name, DiskMode: found.mode, CloudInit: cloud,
 	}, nil
-}
-
-// toolMissing is the error for a program that the host lacks.
-func toolMissing(program, pkg, format string) error {
-	return errs.New(errs.Unsupported, "tool_missing",
-		"cannot look into the root file system: %s, which reads %s, is not installed on the host", program, format).
-		WithHint("apt-get install %s", pkg)
 }

@@ -39,7 +39,7 @@ func TestKernelWithEverythingBuiltInNeedsNoModules(t *testing.T) {
 		if facts.ModulesPath != "" || facts.DiskMode != image.DiskOverlay || facts.KernelVersion != version || facts.RootfsFormat != "ext4" || !facts.CloudInit {
 			t.Errorf("%s: got %+v", name, facts)
 		}
-		if !facts.Kernel.Unchanged() || !facts.Rootfs.Unchanged() || len(facts.Rootfs.Digest) != len("sha256:")+64 {
+		if !Unchanged(facts.Kernel) || !Unchanged(facts.Rootfs) || len(facts.Rootfs.Digest) != len("sha256:")+64 {
 			t.Errorf("%s: the files are not identified: %+v", name, facts)
 		}
 	}
@@ -65,7 +65,7 @@ func TestModulesComeOutOfTheRoot(t *testing.T) {
 		dirs = append(dirs, facts.ModulesPath)
 	}
 	if dirs[0] != dirs[1] {
-		t.Errorf("the same modules are kept more than once: %v", dirs)
+		t.Errorf("the same modules are stored more than once: %v", dirs)
 	}
 	requireModules(t, dirs[0])
 	requireModules(t, dirs[2]) // has squashfs too
@@ -88,7 +88,7 @@ func requireModules(t *testing.T, dir string) {
 		}
 	}
 	if mods.has("unrelated") {
-		t.Error("a module that nobody needs is kept")
+		t.Error("an unneeded module is stored")
 	}
 	file := "kernel/drivers/net/virtio_net.ko"
 	content, err := os.ReadFile(filepath.Join(dir, file))
@@ -155,7 +155,7 @@ func TestMissingDriversAreListed(t *testing.T) {
 	_, err := inspect(t, image.Registration{KernelPath: kernel, RootfsPath: makeExt4(t, makeTree(t, "", true))})
 	requireField(t, err, "kernel_path", "virtio_console (", "virtio_net (the network)", "isofs (", "CONFIG_VIRTIO_NET=y", "modules_path", version)
 	if strings.Contains(err.Error(), "virtio_blk") || strings.Contains(err.Error(), "overlay") {
-		t.Errorf("%v names a driver that is there or can be done without", err)
+		t.Errorf("%v names a driver that exists or is optional", err)
 	}
 	noInitramfs := strings.ReplaceAll(allOptions, "BLK_DEV_INITRD=y", "")
 	kernel = write(t, t.TempDir(), "vmlinuz", bzImage(t, config(t, noInitramfs)))
@@ -180,7 +180,7 @@ func TestWithoutOverlayfsTheRootIsCopied(t *testing.T) {
 		t.Errorf("got %+v, %v", facts, err)
 	}
 	_, err = inspect(t, image.Registration{KernelPath: kernel, RootfsPath: makeSquashfs(t, tree)})
-	requireField(t, err, "kernel_path", "overlay (a root that VMs share")
+	requireField(t, err, "kernel_path", "overlay (a shared root")
 }
 
 func TestConfigurationBesideTheKernelCounts(t *testing.T) {
@@ -205,7 +205,7 @@ func TestFilesThatAreNone(t *testing.T) {
 	for path, says := range map[string]string{
 		"": "is needed", "boot/vmlinuz": "not an absolute path", dir: "is a directory", dir + "/none": "there is no file",
 		good + "/x": "there is no file", empty: "is empty", pipe: "not a regular file", loop: "leads to itself",
-		dangling: "there is no file", "/dev/zero": "is a device", "/\x00": "no path", "/" + strings.Repeat("x", 300): "too long",
+		dangling: "there is no file", "/dev/zero": "is a device", "/\x00": "not a path", "/" + strings.Repeat("x", 300): "too long",
 	} {
 		_, err := inspect(t, image.Registration{KernelPath: path, RootfsPath: rootfs})
 		requireField(t, err, "kernel_path", says)
@@ -213,14 +213,14 @@ func TestFilesThatAreNone(t *testing.T) {
 		requireField(t, err, "rootfs_path", says)
 	}
 	facts, err := inspect(t, image.Registration{KernelPath: link, RootfsPath: rootfs})
-	if err != nil || facts.Kernel.Path != link || !facts.Kernel.Unchanged() {
+	if err != nil || facts.Kernel.Path != link || !Unchanged(facts.Kernel) {
 		t.Errorf("a link to a file is refused: %+v, %v", facts, err)
 	}
 	_, err = inspect(t, image.Registration{KernelPath: rootfs, RootfsPath: rootfs})
 	requireField(t, err, "kernel_path", "not a Linux kernel")
 }
 
-func TestPVHIsAskedForWhereItIsNeeded(t *testing.T) {
+func TestPVHIsRequiredWhereItIsNeeded(t *testing.T) {
 	bare := write(t, t.TempDir(), "vmlinux", elfFile("Linux version "+version+" (x)\x00"+config(t, allOptions)))
 	r := image.Registration{KernelPath: bare, RootfsPath: makeExt4(t, makeTree(t, "", false))}
 	if _, err := inspect(t, r); err != nil {
@@ -239,6 +239,6 @@ func TestInspectEndsWithItsContext(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := i.Inspect(t.Context(), r); err != nil {
-		t.Errorf("the inspector is of no use after that: %v", err)
+		t.Errorf("the inspector does not work afterwards: %v", err)
 	}
 }

@@ -10,8 +10,7 @@ import (
 	"strings"
 )
 
-// tree reads files of a root file system. Paths are those of systems whose
-// /lib may be a link to usr/lib.
+// tree reads files of a root file system, in which /lib may be a link to usr/lib.
 type tree interface {
 	// read returns a regular file of up to limit bytes. Errors: fs.ErrNotExist.
 	read(ctx context.Context, path string, limit int64) ([]byte, error)
@@ -19,19 +18,19 @@ type tree interface {
 	// hasCloudInit reports whether cloud-init is installed.
 	hasCloudInit(ctx context.Context) (bool, error)
 
-	// limits says, for a message, what this tree cannot tell; else "".
+	// limits says, for a message, what this tree cannot read; else "".
 	limits() string
 
 	close()
 }
 
-// cloudInit are the files that show that cloud-init is installed.
+// cloudInit are files of an installed cloud-init.
 var cloudInit = []string{
 	"/usr/bin/cloud-init", "/usr/lib/systemd/system/cloud-init.service", "/lib/systemd/system/cloud-init.service",
 }
 
-// openTree returns what can read the files of this format. It keeps a file of
-// its own open.
+// openTree returns the tree of a root file system in this format. It does not use
+// f after it returns.
 func (i *Inspector) openTree(ctx context.Context, format string, f *os.File) (tree, error) {
 	switch format {
 	case "ext4":
@@ -41,22 +40,20 @@ func (i *Inspector) openTree(ctx context.Context, format string, f *os.File) (tr
 		p, err := i.openProgram(ctx, f, "unsquashfs", "squashfs-tools", "squashfs")
 		return &squashTree{p}, err
 	}
-	return sealed{format}, nil
+	return opaqueTree{format}, nil
 }
 
-// sealed is a tree that nothing reads.
-type sealed struct{ format string }
+// opaqueTree is a tree in a format that no program reads.
+type opaqueTree struct{ format string }
 
-func (sealed) read(context.Context, string, int64) ([]byte, error) { return nil, fs.ErrNotExist }
-func (sealed) hasCloudInit(context.Context) (bool, error)          { return false, nil }
-func (sealed) close()                                              {}
+func (opaqueTree) read(context.Context, string, int64) ([]byte, error) { return nil, fs.ErrNotExist }
+func (opaqueTree) hasCloudInit(context.Context) (bool, error)          { return false, nil }
+func (opaqueTree) close()                                              {}
 
-func (s sealed) limits() string {
-	return " (hatchd does not look into " + s.format + ")"
-}
+func (t opaqueTree) limits() string { return " (hatchd does not read " + t.format + ")" }
 
-// extTree reads ext2, ext3 and ext4 with debugfs, whose exit status tells
-// nothing: what it says on standard error does.
+// extTree reads ext2, ext3 and ext4 with debugfs, which reports errors on standard
+// error and not by its exit status.
 type extTree struct{ *program }
 
 func (t *extTree) limits() string { return "" }
@@ -66,18 +63,18 @@ func (t *extTree) ask(ctx context.Context, command, path string, limit int64) ([
 	if err != nil {
 		return nil, err
 	}
-	said := strings.ToLower(res.stderr)
+	stderr := strings.ToLower(res.stderr)
 	switch {
-	case strings.Contains(said, "not found") || strings.Contains(said, "not a directory"):
+	case strings.Contains(stderr, "not found") || strings.Contains(stderr, "not a directory"):
 		return nil, fs.ErrNotExist
-	case res.code != 0 || complaint(said) != "":
-		return nil, damagedTree("ext4", complaint(said))
+	case res.code != 0 || firstError(stderr) != "":
+		return nil, damagedTree("ext4", firstError(stderr))
 	}
 	return res.stdout, nil
 }
 
-// complaint returns the first line that debugfs says beside its own name.
-func complaint(stderr string) string {
+// firstError returns the first line of debugfs's stderr that is not its version.
+func firstError(stderr string) string {
 	for line := range strings.Lines(stderr) {
 		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "debugfs 1.") {
 			return line
@@ -115,8 +112,8 @@ type squashTree struct{ *program }
 
 func (t *squashTree) limits() string { return "" }
 
-// read looks below /usr first: unsquashfs does not follow the link that /lib
-// is on merged systems.
+// read tries the path below /usr first: unsquashfs does not follow the link /lib of
+// merged systems.
 func (t *squashTree) read(ctx context.Context, path string, limit int64) ([]byte, error) {
 	content, err := t.cat(ctx, "usr"+path, limit)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -159,9 +156,9 @@ func (t *squashTree) hasCloudInit(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// damagedTree is what cannot be read though its superblock is right.
-func damagedTree(format, said string) error {
-	return fmt.Errorf("%w: %s: %.300s", errDamaged, format, strings.TrimSpace(said))
+// damagedTree is the error for a file system that a program cannot read.
+func damagedTree(format, stderr string) error {
+	return fmt.Errorf("%w: %s: %.300s", errDamaged, format, strings.TrimSpace(stderr))
 }
 
 var errDamaged = errors.New("the file system is damaged")

@@ -58,7 +58,7 @@ func bzImage(t *testing.T, content string) []byte {
 func config(t *testing.T, options string) string {
 	t.Helper()
 	var text strings.Builder
-	for _, option := range strings.Fields(options) {
+	for option := range strings.FieldsSeq(options) {
 		text.WriteString("CONFIG_" + option + "\n")
 	}
 	return "x\x00IKCFG_ST" + string(gzipped(t, []byte(text.String()))) + "IKCFG_ED"

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/hatchvm/hatch/internal/host/space"
 	"github.com/hatchvm/hatch/internal/host/sparse"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vmm"
@@ -20,35 +21,35 @@ import (
 // Capture implements snapshot.Files.
 func (f *Files) Capture(ctx context.Context, id string, from snapshot.Parts) error {
 	dir := f.Dir(id)
-	err := captureDisk(ctx, dir, from.Disk)
+	err := disk.Duplicate(ctx, from.Disk, filepath.Join(dir, diskName))
 	if err == nil {
 		err = captureMemory(ctx, dir, from)
 	}
 	return captured(dir, err)
 }
 
-// CapturePassing implements snapshot.Files.
-func (f *Files) CapturePassing(ctx context.Context, id string, from snapshot.Parts) error {
+// CaptureEphemeral implements snapshot.Files.
+func (f *Files) CaptureEphemeral(ctx context.Context, id string, from snapshot.Parts) error {
 	dir := f.Dir(id)
-	err := captureDisk(ctx, dir, from.Disk)
+	err := disk.Duplicate(ctx, from.Disk, filepath.Join(dir, diskName))
 	if err == nil {
-		err = f.keepPassing(ctx, id, from)
+		err = f.loadEphemeral(ctx, id, from)
 	}
 	return captured(dir, err)
 }
 
-// captured leaves nothing in dir of what failed.
+// captured removes the files of a failed capture from dir.
 func captured(dir string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if why := (*sparse.Unusable)(nil); errors.As(err, &why) { // there is no snapshot yet that could be
+	if why := (*sparse.Unusable)(nil); errors.As(err, &why) { // about the VM: there is no snapshot yet
 		err = vmm.Unusable("%s", why.Text).WithCause(err)
 	}
-	return errors.Join(full(err), discard(dir, memoryName, diskName))
+	return errors.Join(space.Full(err), discard(dir, memoryName, diskName))
 }
 
-// captureMemory leaves adding up for later: the guest stands.
+// captureMemory makes no checksums, which take long: the guest is paused.
 func captureMemory(ctx context.Context, dir string, from snapshot.Parts) (err error) {
 	src, err := openSource(from)
 	if err != nil {
@@ -63,8 +64,8 @@ func captureMemory(ctx context.Context, dir string, from snapshot.Parts) (err er
 	return src.copyTo(ctx, dst)
 }
 
-// source is the memory of a guest that stands. One that has checksums is copied
-// as they say or not at all: those that Seal makes would bless its damage.
+// source is the memory of a paused guest. Memory with checksums is compared with
+// them: Seal would make valid checksums of damaged memory.
 type source struct {
 	*os.File
 	size   int64
@@ -73,7 +74,7 @@ type source struct {
 
 func openSource(from snapshot.Parts) (source, error) {
 	if from.Index == "" {
-		src, size, err := open(from.Memory)
+		src, size, err := openFile(from.Memory)
 		if err != nil {
 			return source{}, fmt.Errorf("cannot read the guest's memory: %w", err)
 		}
@@ -87,13 +88,7 @@ func openSource(from snapshot.Parts) (source, error) {
 	return source{src, x.Size, func(ctx context.Context, dst *os.File) error { return memory.CopyChecked(ctx, dst, src, x) }}, err
 }
 
-func captureDisk(ctx context.Context, dir, from string) error {
-	return sparse.Duplicate(from, filepath.Join(dir, diskName), func(dst, src *os.File, size int64) error {
-		return disk.Copy(ctx, dst, src, size)
-	})
-}
-
-func open(path string) (f *os.File, size int64, err error) {
+func openFile(path string) (f *os.File, size int64, err error) {
 	if f, err = os.Open(path); err != nil {
 		return nil, 0, err
 	}
@@ -105,45 +100,42 @@ func open(path string) (f *os.File, size int64, err error) {
 }
 
 // Seal implements snapshot.Files.
-func (f *Files) Seal(ctx context.Context, id string) (sums snapshot.Sums, bytes int64, err error) {
-	dir := f.Dir(id)
-	err = addUp(ctx, memory, filepath.Join(dir, memoryName), filepath.Join(dir, memoryIndex))
-	if err == nil {
-		err = addUp(ctx, disk, filepath.Join(dir, diskName), filepath.Join(dir, diskIndex))
-	}
-	if err != nil {
-		return snapshot.Sums{}, 0, full(err)
-	}
-	for _, one := range []struct {
-		name string
-		into *string
-	}{{vmm.SavedDevices, &sums.Devices}, {memoryIndex, &sums.Memory}, {diskIndex, &sums.Disk}} {
-		if *one.into, err = digest(filepath.Join(dir, one.name)); err != nil {
-			return snapshot.Sums{}, 0, fmt.Errorf("cannot add up a snapshot: %w", err)
+func (f *Files) Seal(ctx context.Context, snap snapshot.Snapshot) (sums snapshot.Sums, bytes int64, err error) {
+	dir := f.Dir(snap.ID)
+	for _, p := range []part{memory, disk} {
+		if err := sum(ctx, p, filepath.Join(dir, p.name), filepath.Join(dir, p.index)); err != nil {
+			return snapshot.Sums{}, 0, space.Full(err)
 		}
 	}
+	parts, err := f.parts(snap.ID)
+	if err == nil {
+		err = f.writeManifest(snap, parts)
+	}
+	if err != nil {
+		return snapshot.Sums{}, 0, err
+	}
 	if err := f.sync(dir); err != nil {
-		return snapshot.Sums{}, 0, fmt.Errorf("cannot write a snapshot: %w", full(err))
+		return snapshot.Sums{}, 0, fmt.Errorf("cannot write a snapshot: %w", space.Full(err))
 	}
 	bytes, err = sparse.Allocated(dir)
-	return sums, bytes, err
+	return sumsOf(parts), bytes, err
 }
 
-// addUp writes the checksums of a part.
-func addUp(ctx context.Context, part sparse.Part, path, index string) error {
-	src, size, err := open(path)
+// sum writes the checksums of a part.
+func sum(ctx context.Context, p part, path, index string) error {
+	src, size, err := openFile(path)
 	if err != nil {
-		return fmt.Errorf("cannot add up %s: %w", part, err)
+		return fmt.Errorf("cannot read the %s: %w", p.Part, err)
 	}
 	defer func() { _ = src.Close() }()
-	x, err := part.Sum(ctx, src, size)
+	x, err := p.Sum(ctx, src, size)
 	if err != nil {
 		return err
 	}
 	return x.Write(index)
 }
 
-// sync makes a snapshot safe from a power cut.
+// sync makes a snapshot's files durable.
 func (f *Files) sync(dir string) error {
 	for _, name := range []string{memoryName, memoryIndex, diskName, diskIndex, vmm.SavedDevices, vmm.SavedManifest, "."} {
 		if err := sparse.Sync(filepath.Join(dir, name)); err != nil {
@@ -153,7 +145,7 @@ func (f *Files) sync(dir string) error {
 	return sparse.Sync(f.root)
 }
 
-// digest returns the sum of a file's content, as snapshot.Sums has it.
+// digest returns the digest of a file's content in the form of snapshot.Sums.
 func digest(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hatchvm/hatch/internal/host/sparse"
+	"github.com/hatchvm/hatch/internal/host/space"
 )
 
 // CopyDisk implements snapshot.Files.
@@ -17,43 +17,35 @@ func (f *Files) CopyDisk(ctx context.Context, id, to string) error {
 	if err := f.present(id, diskName); err != nil {
 		return refused(id, err)
 	}
-	return refused(id, sparse.Duplicate(f.path(id, diskName), to, func(dst, src *os.File, size int64) error {
-		if err := f.requireRoomFor(src); err != nil {
+	return refused(id, disk.DuplicateWith(f.path(id, diskName), to, func(dst, src *os.File, size int64) error {
+		if err := f.requireSpaceFor(src); err != nil {
 			return err
 		}
-		if !f.isPassing(id) {
-			return f.copyChecked(ctx, dst, id)
+		f.mu.Lock()
+		l := f.loaded[id]
+		ephemeral := l != nil && l.ephemeral
+		f.mu.Unlock()
+		if ephemeral { // it has no checksums
+			return disk.Copy(ctx, dst, src, size)
 		}
-		return disk.Copy(ctx, dst, src, size) // it is as young as its fork
+		return f.copyDiskChecked(ctx, dst, id)
 	}))
 }
 
-// requireRoomFor finds out whether the disk can take what a file takes once more.
-func (f *Files) requireRoomFor(src *os.File) error {
+// requireSpaceFor checks that the host's disk has space for a copy of src.
+func (f *Files) requireSpaceFor(src *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(src.Fd()), &st); err != nil {
 		return fmt.Errorf("cannot read a disk: %w", err)
 	}
-	return f.requireRoom("a copy of the disk in the snapshot", st.Blocks*512)
+	return space.Require(f.root, "a copy of the disk in the snapshot", st.Blocks*512, f.reserve)
 }
 
-func (f *Files) copyChecked(ctx context.Context, dst *os.File, id string) error {
-	x, src, err := f.openDisk(id)
+func (f *Files) copyDiskChecked(ctx context.Context, dst *os.File, id string) error {
+	x, src, err := f.open(id, disk)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = src.Close() }()
 	return disk.CopyChecked(ctx, dst, src, x)
-}
-
-// openDisk opens the disk of a snapshot that was sealed, to be checked.
-func (f *Files) openDisk(id string) (x sparse.Index, src *os.File, err error) {
-	if err := f.present(id, diskIndex, diskName); err != nil {
-		return sparse.Index{}, nil, err
-	}
-	if x, err = disk.ReadIndex(f.path(id, diskIndex)); err != nil {
-		return sparse.Index{}, nil, err
-	}
-	src, err = disk.Open(f.path(id, diskName), x)
-	return x, src, err
 }

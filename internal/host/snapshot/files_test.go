@@ -19,6 +19,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/sparse"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -40,7 +41,7 @@ func newFiles(t testing.TB) *Files {
 	return f
 }
 
-// guest is one that stands.
+// guest is a paused guest.
 type guest struct {
 	memory, disk     string // paths
 	inMemory, onDisk []byte
@@ -61,7 +62,7 @@ func newGuest(t testing.TB) guest {
 	return g
 }
 
-// patchy makes a file with a few pages of something, and else holes and zeros.
+// patchy makes a file with a few pages of data, holes and zeros.
 func patchy(t testing.TB, path string, mib int) []byte {
 	t.Helper()
 	f, err := sparse.Create(path, int64(mib)<<20)
@@ -80,7 +81,7 @@ func patchy(t testing.TB, path string, mib int) []byte {
 	return content
 }
 
-// prepared is a snapshot whose machine the driver has saved.
+// prepared makes a snapshot with a saved machine.
 func prepared(t testing.TB, f *Files) {
 	t.Helper()
 	noError(t, f.Prepare(id, 1<<20))
@@ -92,19 +93,27 @@ func sealedOf(t testing.TB, f *Files, g guest) snapshot.Sums {
 	t.Helper()
 	prepared(t, f)
 	noError(t, f.Capture(t.Context(), id, g.parts()))
-	sums, bytes, err := f.Seal(t.Context(), id)
+	sums, size, err := f.Seal(t.Context(), described())
 	noError(t, err)
-	// A disk that shares blocks has those of zeros, too.
-	if bytes < 8*4096 || bytes > 2<<20 {
-		t.Errorf("it takes %d bytes for 32 KiB of content", bytes)
+	// A disk that shares blocks includes those of zeros.
+	if size < 8*4096 || size > 2<<20 {
+		t.Errorf("it takes %d bytes for 32 KiB of content", size)
 	}
 	return sums
+}
+
+// described is the snapshot as its row has it before it is durable.
+func described() snapshot.Snapshot {
+	return snapshot.Snapshot{
+		ID: id, OwnerID: "acc_a", VMID: "vm_a", Kind: snapshot.Manual, CreatedAt: time.Unix(1700000000, 123000).UTC(),
+		VM: snapshot.Origin{InstanceID: "vm_a", Spec: machine.Spec{Hostname: "web", MemMiB: 16, UserData: "a secret"}},
+	}
 }
 
 func holds(t testing.TB, path string, want []byte) {
 	t.Helper()
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("%s holds something else: %d bytes, %v", filepath.Base(path), len(got), err)
+		t.Errorf("%s differs: %d bytes, %v", filepath.Base(path), len(got), err)
 	}
 }
 
@@ -141,6 +150,69 @@ func TestASnapshotIsWhatTheGuestWas(t *testing.T) {
 	noError(t, f.Verify(t.Context(), id, sums))
 }
 
+func readManifest(t *testing.T, f *Files) snapshot.Manifest {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(f.Dir(id), manifestName))
+	noError(t, err)
+	m, err := snapshot.ParseManifest(text)
+	noError(t, err)
+	return m
+}
+
+func TestASealedSnapshotDescribesItself(t *testing.T) {
+	f := newFiles(t)
+	sums := sealedOf(t, f, newGuest(t))
+	m := readManifest(t, f)
+	if m.ID != id || m.VM.Hostname != "web" || string(m.UserData) != "a secret" || sumsOf(m.Parts) != sums {
+		t.Errorf("got %+v", m)
+	}
+	sizes := map[string]int64{}
+	for _, p := range m.Parts {
+		st, err := os.Stat(filepath.Join(f.Dir(id), p.Name))
+		noError(t, err)
+		if st.Size() != p.Size {
+			t.Errorf("%s has %d bytes, and the manifest says %d", p.Name, st.Size(), p.Size)
+		}
+		sizes[p.Name] = p.Size
+	}
+	if len(sizes) != 6 || sizes[memoryName] != 16<<20 || sizes[diskName] != 8<<20 {
+		t.Errorf("the parts are %v", sizes)
+	}
+	if st, err := os.Stat(filepath.Join(f.Dir(id), manifestName)); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("its mode is %v, %v", st.Mode(), err)
+	}
+}
+
+// TestDescribeWritesAMissingManifest is for snapshots of an earlier hatchd.
+func TestDescribeWritesAMissingManifest(t *testing.T) {
+	f, snap := newFiles(t), described()
+	snap.Sums, snap.Durable = sealedOf(t, f, newGuest(t)), true
+	path := filepath.Join(f.Dir(id), manifestName)
+	want, err := os.ReadFile(path)
+	noError(t, err)
+	for what, damage := range map[string]func() error{
+		"complete": func() error { return nil },
+		"missing":  func() error { return os.Remove(path) },
+		"damaged":  func() error { return os.WriteFile(path, want[:len(want)/2], 0o600) },
+		"of another row": func() error {
+			return os.WriteFile(path, bytes.Replace(want, []byte(`"web"`), []byte(`"db"`), 1), 0o600)
+		},
+	} {
+		noError(t, damage())
+		noError(t, f.Verify(t.Context(), id, snap.Sums))
+		noError(t, f.Describe(snap))
+		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: the manifest is %s, %v", what, got, err)
+		}
+	}
+	noError(t, os.Remove(path))
+	noError(t, os.WriteFile(filepath.Join(f.Dir(id), vmm.SavedDevices), []byte("other"), 0o600))
+	refuses(t, "Describe", f.Describe(snap), "the state of its devices is damaged")
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a damaged snapshot got a manifest: %v", err)
+	}
+}
+
 func TestBaseCannotBeChanged(t *testing.T) {
 	f, g := newFiles(t), newGuest(t)
 	sealedOf(t, f, g)
@@ -150,7 +222,7 @@ func TestBaseCannotBeChanged(t *testing.T) {
 	isSealed(t, base, g)
 }
 
-// isSealed tries what another process could try that has got hold of a base.
+// isSealed tries what another process could do with a base.
 func isSealed(t *testing.T, base *os.File, g guest) {
 	t.Helper()
 	path := "/proc/self/fd/" + strconv.Itoa(int(base.Fd()))
@@ -193,66 +265,66 @@ func isSealed(t *testing.T, base *os.File, g guest) {
 	holds(t, path, g.inMemory)
 }
 
-func TestAPassingSnapshotKeepsItsMemoryInRAM(t *testing.T) {
+func TestTheMemoryOfAnEphemeralSnapshotIsInRAM(t *testing.T) {
 	f, g := newFiles(t), newGuest(t)
 	prepared(t, f)
-	noError(t, f.CapturePassing(t.Context(), id, g.parts()))
+	noError(t, f.CaptureEphemeral(t.Context(), id, g.parts()))
 	if _, err := os.Stat(filepath.Join(f.Dir(id), memoryName)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its memory is on disk: %v", err)
 	}
 	first, err := f.Base(t.Context(), id)
 	noError(t, err)
-	noError(t, first.Close()) // the keeper has its own
+	noError(t, first.Close()) // f has its own handle
 	second, err := f.Base(t.Context(), id)
 	noError(t, err)
 	to := filepath.Join(t.TempDir(), "disk.img")
 	noError(t, f.CopyDisk(t.Context(), id, to))
 	holds(t, to, g.onDisk)
 	noError(t, f.Remove(id))
-	isSealed(t, second, g) // whoever has it keeps it
+	isSealed(t, second, g) // an open handle stays valid
 	noError(t, second.Close())
 	if _, err := f.Base(t.Context(), id); !errs.HasCode(err, "snapshot_unusable") {
-		t.Errorf("the memory of a removed one: %v", err)
+		t.Errorf("the memory of a removed snapshot: %v", err)
 	}
 }
 
-func TestMemoryIsHeldAsLongAsAnybodyWantsIt(t *testing.T) {
+func TestMemoryStaysLoadedWhileItHasUsers(t *testing.T) {
 	f := newFiles(t)
 	sealedOf(t, f, newGuest(t))
 	counts := func(want ...int64) {
 		t.Helper()
 		var got []int64
-		for _, one := range f.Bases() {
-			got = append(got, one.Bytes)
+		for _, shared := range f.Bases() {
+			got = append(got, shared.Bytes)
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("held are %v bytes, want %v", got, want)
+			t.Errorf("%v bytes are loaded, want %v", got, want)
 		}
 	}
-	base := func() (inode uint64, bytes int64) {
+	base := func() (inode uint64, size int64) {
 		t.Helper()
 		file, err := f.Base(t.Context(), id)
 		noError(t, err)
-		one, err := vmm.SharedOf(file)
+		shared, err := vmm.SharedOf(file)
 		noError(t, errors.Join(err, file.Close()))
-		return one.Inode, one.Bytes
+		return shared.Inode, shared.Bytes
 	}
 	base()
 	counts()
-	first, second := f.HoldMemory(id, 7), f.HoldMemory(id, 5)
+	first, second := f.PinMemory(id, 7), f.PinMemory(id, 5)
 	counts(7)
-	inode, bytes := base()
+	inode, size := base()
 	if again, _ := base(); again != inode {
 		t.Error("it was read twice")
 	}
-	counts(bytes)
+	counts(size)
 	first()
-	first() // which counts once
-	counts(bytes)
+	first() // again, which changes nothing
+	counts(size)
 	second()
 	counts()
 
-	release := f.HoldMemory(id, 7)
+	release := f.PinMemory(id, 7)
 	base()
 	noError(t, f.Remove(id))
 	counts()
@@ -273,15 +345,14 @@ func TestLinkMemorySharesItsBlocks(t *testing.T) {
 		}
 	}
 	if err := f.LinkMemory(id, dir); !errors.Is(err, os.ErrExist) {
-		t.Errorf("over what is there: %v", err)
+		t.Errorf("over existing files: %v", err)
 	}
 	holds(t, filepath.Join(dir, memoryName), g.inMemory)
 	noError(t, os.RemoveAll(dir))
 	noError(t, f.Verify(t.Context(), id, sums))
 }
 
-// What a directory on another file system gets is a copy.
-func TestMemoryIsCopiedWhereItCannotBeLinked(t *testing.T) {
+func TestMemoryIsCopiedToAnotherFileSystem(t *testing.T) {
 	f, g := newFiles(t), newGuest(t)
 	sealedOf(t, f, g)
 	dir := t.TempDir()
@@ -298,10 +369,10 @@ func TestDamageIsFound(t *testing.T) {
 		return func(t *testing.T, dir string) {
 			file, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR, 0)
 			noError(t, err)
-			var one [1]byte
-			_, err = file.ReadAt(one[:], at)
+			var b [1]byte
+			_, err = file.ReadAt(b[:], at)
 			noError(t, err)
-			_, err = file.WriteAt([]byte{one[0] ^ 4}, at)
+			_, err = file.WriteAt([]byte{b[0] ^ 4}, at)
 			noError(t, errors.Join(err, file.Close()))
 		}
 	}
@@ -318,9 +389,9 @@ func TestDamageIsFound(t *testing.T) {
 	type use string
 	const base, copying, linking use = "Base", "CopyDisk", "LinkMemory"
 	for name, c := range map[string]struct {
-		spoil func(t *testing.T, dir string)
-		want  string
-		by    []use // what else finds out, beside Verify
+		damage func(t *testing.T, dir string)
+		want   string
+		by     []use // other calls beside Verify that notice it
 	}{
 		"memory flipped":           {flip(memoryName, 100), "its memory is damaged", []use{base}},
 		"memory flipped in a hole": {flip(memoryName, 2*sparse.ChunkSize), "its memory is damaged", []use{base}},
@@ -347,7 +418,7 @@ func TestDamageIsFound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFiles(t)
 			sums := sealedOf(t, f, newGuest(t))
-			c.spoil(t, f.Dir(id))
+			c.damage(t, f.Dir(id))
 			to := t.TempDir()
 			uses := map[use]func() error{
 				base:    func() error { _, err := f.Base(t.Context(), id); return err },
@@ -365,13 +436,13 @@ func TestDamageIsFound(t *testing.T) {
 	}
 }
 
-// copyPlainly is CopyDisk where blocks cannot be shared.
+// copyPlainly is CopyDisk without shared blocks.
 func copyPlainly(ctx context.Context, f *Files, to string) error {
 	dst, err := sparse.Create(to, 8<<20)
 	if err != nil {
 		return err
 	}
-	err = f.copyChecked(ctx, dst, id)
+	err = f.copyDiskChecked(ctx, dst, id)
 	return refused(id, errors.Join(err, dst.Close(), os.Remove(to)))
 }
 
@@ -385,34 +456,34 @@ func refuses(t *testing.T, who string, err error, want string) {
 }
 
 func captures(f *Files) map[string]func(context.Context, string, snapshot.Parts) error {
-	return map[string]func(context.Context, string, snapshot.Parts) error{"Capture": f.Capture, "CapturePassing": f.CapturePassing}
+	return map[string]func(context.Context, string, snapshot.Parts) error{"Capture": f.Capture, "CaptureEphemeral": f.CaptureEphemeral}
 }
 
-func TestMemoryWithChecksumsIsCopiedAsTheySay(t *testing.T) {
+func TestMemoryIsComparedWithItsChecksums(t *testing.T) {
 	f, g := newFiles(t), newGuest(t)
 	from := g.parts()
 	from.Index = filepath.Join(t.TempDir(), "memory.json")
-	noError(t, addUp(t.Context(), memory, g.memory, from.Index))
+	noError(t, sum(t.Context(), memory, g.memory, from.Index))
 	prepared(t, f)
 	noError(t, f.Capture(t.Context(), id, from))
 	holds(t, filepath.Join(f.Dir(id), memoryName), g.inMemory)
-	for what, spoil := range map[string]func(){
+	for what, damage := range map[string]func(){
 		"no checksums": func() { from.Index += ".gone" },
 		"a flipped bit": func() {
-			spoilt := slices.Clone(g.inMemory)
-			spoilt[len(spoilt)-1] ^= 1
-			noError(t, os.WriteFile(g.memory, spoilt, 0o600))
+			damaged := slices.Clone(g.inMemory)
+			damaged[len(damaged)-1] ^= 1
+			noError(t, os.WriteFile(g.memory, damaged, 0o600))
 		},
 	} {
-		spoil()
+		damage()
 		for name, capture := range captures(f) {
 			noError(t, f.Remove(id))
 			prepared(t, f)
 			if err := capture(t.Context(), id, from); !errs.HasCode(err, "saved_unusable") {
 				t.Errorf("%s: %s: %v", name, what, err)
 			}
-			if left := names(t, f.Dir(id)); !slices.Equal(left, []string{vmm.SavedDevices, vmm.SavedManifest}) || f.isPassing(id) {
-				t.Errorf("%s: %s: left are %v", name, what, left)
+			if left := names(t, f.Dir(id)); !slices.Equal(left, []string{vmm.SavedDevices, vmm.SavedManifest}) || len(f.Bases()) > 0 {
+				t.Errorf("%s: %s: left %v", name, what, left)
 			}
 		}
 		from.Index = strings.TrimSuffix(from.Index, ".gone")
@@ -432,7 +503,7 @@ func TestACaptureThatIsCutShortLeavesNothing(t *testing.T) {
 			t.Errorf("%s has left %v", name, left)
 		}
 	}
-	if f.isPassing(id) {
+	if len(f.Bases()) > 0 {
 		t.Error("memory is left in RAM")
 	}
 	noError(t, f.Capture(t.Context(), id, g.parts()))
@@ -449,7 +520,7 @@ func TestCopyDiskOverwritesNothing(t *testing.T) {
 	holds(t, to, []byte("precious"))
 }
 
-func TestASnapshotNeedsRoomOnDisk(t *testing.T) {
+func TestASnapshotNeedsSpaceOnDisk(t *testing.T) {
 	f := newFiles(t)
 	f.reserve = 1 << 60
 	if err := f.Prepare(id, 1); !errs.Is(err, errs.Exhausted) || !errs.HasCode(err, "disk_full") || errs.Missing(err) < 1<<59 {
@@ -458,11 +529,11 @@ func TestASnapshotNeedsRoomOnDisk(t *testing.T) {
 	src, err := os.Open(newGuest(t).disk)
 	noError(t, err)
 	defer func() { noError(t, src.Close()) }()
-	if err := f.requireRoomFor(src); !errs.HasCode(err, "disk_full") {
+	if err := f.requireSpaceFor(src); !errs.HasCode(err, "disk_full") {
 		t.Errorf("for a copy of a disk: %v", err)
 	}
 	f.reserve = 0
-	noError(t, f.requireRoomFor(src))
+	noError(t, f.requireSpaceFor(src))
 	if err := f.Prepare(id, 1<<60); !errs.HasCode(err, "disk_full") {
 		t.Errorf("got %v", err)
 	}
@@ -499,7 +570,7 @@ func TestOnlySnapshotsAreListedAndRemoved(t *testing.T) {
 	}
 }
 
-func TestWhatAnEarlierDaemonHasNotRemovedGoesAtTheStart(t *testing.T) {
+func TestOpenDeletesWhatAnEarlierDaemonWasRemoving(t *testing.T) {
 	root := t.TempDir()
 	half := filepath.Join(root, id+gone+"17")
 	noError(t, os.Mkdir(half, 0o700))

@@ -16,8 +16,7 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// ownMounts gives this test's thread a mount namespace of its own; it ends
-// with the test.
+// ownMounts gives this test's thread a mount namespace, which ends with the test.
 func ownMounts(t *testing.T) {
 	t.Helper()
 	runtime.LockOSThread() // for good
@@ -39,7 +38,7 @@ func isFull(t *testing.T, what string, err error) {
 	}
 }
 
-// fill writes so much that a small disk cannot take it.
+// fill writes more data than a small disk has space for.
 func fill(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
@@ -53,17 +52,17 @@ func fill(t *testing.T, path string) {
 	noError(t, err)
 }
 
-// A disk that becomes full under a capture keeps nothing of it, whether the
-// disk still fits or not.
+// TestAFullDiskKeepsNothingOfACapture fills the disk during a capture, before or
+// after the guest's disk is copied.
 func TestAFullDiskKeepsNothingOfACapture(t *testing.T) {
 	ownMounts(t)
-	for what, spoil := range map[string]func(g guest) string{
+	for what, large := range map[string]func(g guest) string{
 		"memory": func(g guest) string { return g.memory },
 		"disk":   func(g guest) string { return g.disk },
 	} {
 		f, g := newFiles(t), newGuest(t)
 		mountSmall(t, f.root, "512k")
-		fill(t, spoil(g))
+		fill(t, large(g))
 		noError(t, f.Prepare(id, 4096))
 		noError(t, os.WriteFile(filepath.Join(f.Dir(id), vmm.SavedDevices), nil, 0o600))
 		isFull(t, what, f.Capture(t.Context(), id, g.parts()))
@@ -73,7 +72,7 @@ func TestAFullDiskKeepsNothingOfACapture(t *testing.T) {
 	}
 }
 
-// Another file system takes copies: neither blocks nor names can be shared.
+// TestAnotherFileSystemGetsCopies copies: blocks and names cannot be shared.
 func TestAnotherFileSystemGetsCopies(t *testing.T) {
 	ownMounts(t)
 	f, g := newFiles(t), newGuest(t)
@@ -81,7 +80,7 @@ func TestAnotherFileSystemGetsCopies(t *testing.T) {
 	fill(t, g.memory)
 	prepared(t, f)
 	noError(t, f.Capture(t.Context(), id, g.parts()))
-	_, _, err := f.Seal(t.Context(), id)
+	_, _, err := f.Seal(t.Context(), described())
 	noError(t, err)
 	changed, err := os.Stat(g.disk)
 	noError(t, err)

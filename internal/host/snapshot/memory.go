@@ -17,54 +17,53 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// unchangeable are the seals of memory that many guests begin with: nobody
-// writes to it, resizes it, or takes the seals away.
-const unchangeable = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+// seals make the memory of a base immutable: no process can write to it, resize it
+// or change its seals.
+const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
-// HoldMemory implements snapshot.Files.
-func (f *Files) HoldMemory(id string, bytes int64) (release func()) {
+// loaded is the memory of a snapshot in RAM, from its first use on.
+type loaded struct {
+	users     int
+	base      *os.File   // nil until it is loaded
+	shared    vmm.Shared // an estimate until it is loaded
+	ephemeral bool       // its memory is nowhere else
+}
+
+// PinMemory implements snapshot.Files.
+func (f *Files) PinMemory(id string, bytes int64) (release func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	h := f.hold(id)
-	if h.base == nil {
-		h.takes.Bytes = max(h.takes.Bytes, bytes)
+	l := f.pin(id)
+	if l.base == nil {
+		l.shared.Bytes = max(l.shared.Bytes, bytes)
 	}
-	return sync.OnceFunc(func() { f.letGo(id, h) })
+	return sync.OnceFunc(func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if l.users--; l.users == 0 && f.loaded[id] == l {
+			f.unload(id)
+		}
+	})
 }
 
-// hold counts one who wants the memory in RAM. Precondition: mu is held.
-func (f *Files) hold(id string) *held {
-	h := f.held[id]
-	if h == nil {
-		h = &held{}
-		f.held[id] = h
+// pin adds a user of the memory. Precondition: mu is held.
+func (f *Files) pin(id string) *loaded {
+	l := f.loaded[id]
+	if l == nil {
+		l = &loaded{}
+		f.loaded[id] = l
 	}
-	h.users++
-	return h
+	l.users++
+	return l
 }
 
-func (f *Files) letGo(id string, h *held) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if h.users--; h.users == 0 && f.held[id] == h {
-		f.dropHeld(id)
+// unload frees the RAM of a snapshot's memory, whether it has users or not. Open
+// handles of the memory stay valid. Precondition: mu is held.
+func (f *Files) unload(id string) {
+	if l := f.loaded[id]; l != nil && l.base != nil {
+		_ = l.base.Close() // nothing is buffered
 	}
-}
-
-// drop gives the RAM back, whoever wants it.
-func (f *Files) drop(id string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.dropHeld(id)
-}
-
-// dropHeld is drop for whoever holds mu. What machines and others have got of it
-// they keep.
-func (f *Files) dropHeld(id string) {
-	if h := f.held[id]; h != nil && h.base != nil {
-		_ = h.base.Close() // memory has nothing to lose
-	}
-	delete(f.held, id)
+	delete(f.loaded, id)
 }
 
 // Bases implements snapshot.Files.
@@ -72,65 +71,64 @@ func (f *Files) Bases() []vmm.Shared {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var all []vmm.Shared
-	for _, h := range f.held {
-		all = append(all, h.takes)
+	for _, l := range f.loaded {
+		all = append(all, l.shared)
 	}
 	return all
 }
 
-// Base implements snapshot.Files. However many ask for memory that is held, it
-// is read once.
+// Base implements snapshot.Files. Concurrent calls for pinned memory read it once.
 func (f *Files) Base(ctx context.Context, id string) (*os.File, error) {
-	base, held, err := f.kept(id)
+	base, pinned, err := f.handle(id)
 	switch {
 	case base != nil || err != nil:
 		return base, err
-	case !held:
+	case !pinned:
 		return f.read(ctx, id)
 	}
 	_, err, _ = f.reading.Do(id, func() (any, error) {
 		base, err := f.read(ctx, id)
 		if err == nil {
-			err = f.keep(id, base)
+			err = f.load(id, base)
 		}
 		return nil, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if base, _, err = f.kept(id); base == nil && err == nil {
+	if base, _, err = f.handle(id); base == nil && err == nil {
 		err = fmt.Errorf("the memory of snapshot %s was dropped while it was read", id)
 	}
 	return base, err
 }
 
-// read brings memory into RAM.
+// read copies a snapshot's memory into RAM.
 func (f *Files) read(ctx context.Context, id string) (*os.File, error) {
-	x, src, err := f.openMemory(id)
+	x, src, err := f.open(id, memory)
 	if err != nil {
 		return nil, refused(id, err)
 	}
 	defer func() { _ = src.Close() }()
-	base, err := sealed(x.Size, func(dst *os.File) error { return memory.CopyChecked(ctx, dst, src, x) })
+	base, err := newBase(x.Size, func(dst *os.File) error { return memory.CopyChecked(ctx, dst, src, x) })
 	return base, refused(id, err)
 }
 
-// keep has base be what is held of a snapshot. When nobody wants it any more, or
-// another is there, it is closed.
-func (f *Files) keep(id string, base *os.File) error {
-	takes, err := vmm.SharedOf(base)
+// load makes base the loaded memory of a snapshot. It closes base when the memory
+// has no users any more, or is loaded already.
+func (f *Files) load(id string, base *os.File) error {
+	shared, err := vmm.SharedOf(base)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	h := f.held[id]
-	if err != nil || h == nil || h.base != nil {
+	l := f.loaded[id]
+	if err != nil || l == nil || l.base != nil {
 		return errors.Join(err, base.Close())
 	}
-	h.base, h.takes = base, takes
+	l.base, l.shared = base, shared
 	return nil
 }
 
-// sealed returns memory of this size as fill leaves it, which nobody can change.
-func sealed(size int64, fill func(dst *os.File) error) (*os.File, error) {
+// newBase returns immutable memory of this size, filled by fill.
+func newBase(size int64, fill func(dst *os.File) error) (*os.File, error) {
 	fd, err := unix.MemfdCreate(vmm.BaseName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make memory: %w", err)
@@ -141,7 +139,7 @@ func sealed(size int64, fill func(dst *os.File) error) (*os.File, error) {
 		err = fill(f)
 	}
 	if err == nil {
-		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unchangeable)
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -149,43 +147,35 @@ func sealed(size int64, fill func(dst *os.File) error) (*os.File, error) {
 	return f, nil
 }
 
-// keepPassing holds the memory of a snapshot that is never sealed until it is
-// removed.
-func (f *Files) keepPassing(ctx context.Context, id string, from snapshot.Parts) error {
+// loadEphemeral loads the memory of an ephemeral snapshot, until it is removed.
+func (f *Files) loadEphemeral(ctx context.Context, id string, from snapshot.Parts) error {
 	src, err := openSource(from)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = src.Close() }()
-	base, err := sealed(src.size, func(dst *os.File) error { return src.copyTo(ctx, dst) })
+	base, err := newBase(src.size, func(dst *os.File) error { return src.copyTo(ctx, dst) })
 	if err != nil {
 		return err
 	}
 	f.mu.Lock()
-	f.hold(id).passing = true
+	f.pin(id).ephemeral = true
 	f.mu.Unlock()
-	return f.keep(id, base)
+	return f.load(id, base)
 }
 
-func (f *Files) isPassing(id string) bool {
+// handle returns a handle of loaded memory, for the caller to close; nil when it
+// is not loaded.
+func (f *Files) handle(id string) (base *os.File, pinned bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	h := f.held[id]
-	return h != nil && h.passing
-}
-
-// kept returns what is held of a snapshot, for the caller to close: nil when it
-// is not there yet.
-func (f *Files) kept(id string) (base *os.File, held bool, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	h := f.held[id]
-	if h == nil || h.base == nil {
-		return nil, h != nil, nil
+	l := f.loaded[id]
+	if l == nil || l.base == nil {
+		return nil, l != nil, nil
 	}
-	fd, err := unix.FcntlInt(h.base.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	fd, err := unix.FcntlInt(l.base.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return nil, true, fmt.Errorf("cannot hand out memory: %w", err)
+		return nil, true, fmt.Errorf("cannot duplicate a handle of memory: %w", err)
 	}
 	return os.NewFile(uintptr(fd), vmm.BaseName), true, nil
 }
@@ -202,7 +192,7 @@ func (f *Files) LinkMemory(id, dir string) error {
 	return errors.Join(sparse.Sync(dir), sparse.Sync(filepath.Dir(dir)))
 }
 
-// linkMemory links the checksums first: memory counts once it is there.
+// linkMemory links the checksums first: memory is valid once it has its name.
 func (f *Files) linkMemory(id, dir string) error {
 	names := []string{memoryIndex, memoryName}
 	if err := f.present(id, names...); err != nil {
@@ -210,15 +200,15 @@ func (f *Files) linkMemory(id, dir string) error {
 	}
 	for i, name := range names {
 		if err := os.Link(f.path(id, name), filepath.Join(dir, name)); err != nil {
-			return errors.Join(fmt.Errorf("cannot share memory: %w", err), discard(dir, names[:i]...))
+			return errors.Join(fmt.Errorf("cannot link memory: %w", err), discard(dir, names[:i]...))
 		}
 	}
 	return nil
 }
 
-// copyMemory is for a directory that cannot have links.
+// copyMemory is for a directory on another file system.
 func (f *Files) copyMemory(id, dir string) error {
-	x, src, err := f.openMemory(id)
+	x, src, err := f.open(id, memory)
 	if err != nil {
 		return err
 	}
@@ -238,16 +228,4 @@ func (f *Files) copyMemory(id, dir string) error {
 		return errors.Join(err, discard(dir, memoryName, memoryIndex))
 	}
 	return nil
-}
-
-// openMemory opens the memory of a snapshot that was captured, to be checked.
-func (f *Files) openMemory(id string) (x sparse.Index, src *os.File, err error) {
-	if err := f.present(id, memoryIndex, memoryName); err != nil {
-		return sparse.Index{}, nil, err
-	}
-	if x, err = memory.ReadIndex(f.path(id, memoryIndex)); err != nil {
-		return sparse.Index{}, nil, err
-	}
-	src, err = memory.Open(f.path(id, memoryName), x)
-	return x, src, err
 }

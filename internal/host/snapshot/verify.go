@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/space"
 	"github.com/hatchvm/hatch/internal/host/sparse"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vmm"
@@ -22,62 +23,58 @@ func (f *Files) Verify(ctx context.Context, id string, sums snapshot.Sums) error
 	if err == nil {
 		err = f.checkSums(id, sums)
 	}
-	if err == nil {
-		err = f.checkManifest(id)
+	if err == nil { // what the driver will read, which no sum covers
+		if _, unreadable := vmm.ReadSaved(f.Dir(id)); unreadable != nil {
+			err = &sparse.Unusable{Text: "its manifest is damaged", Err: unreadable}
+		}
 	}
-	if err == nil {
-		err = f.checkMemory(ctx, id)
-	}
-	if err == nil {
-		err = f.checkDisk(ctx, id)
+	for _, p := range []part{memory, disk} {
+		if err == nil {
+			err = f.check(ctx, id, p)
+		}
 	}
 	return refused(id, err)
 }
 
-// checkSums compares the small files: with them, those of chunks are the right ones.
+// checkSums compares the small files; the checksums of chunks are among them.
 func (f *Files) checkSums(id string, sums snapshot.Sums) error {
-	for _, one := range []struct{ name, want string }{
+	for _, file := range []struct{ name, want string }{
 		{vmm.SavedDevices, sums.Devices}, {memoryIndex, sums.Memory}, {diskIndex, sums.Disk},
 	} {
-		got, err := digest(f.path(id, one.name))
+		got, err := digest(f.path(id, file.name))
 		if err != nil {
-			return &sparse.Unusable{Text: words[one.name].name + " cannot be read", Err: err}
+			return &sparse.Unusable{Text: called[file.name].name + " cannot be read", Err: err}
 		}
-		if got != one.want {
-			return is(one.name, "damaged")
+		if got != file.want {
+			return unusable(file.name, "damaged")
 		}
 	}
 	return nil
 }
 
-// checkManifest reads what the driver will read: the sums do not cover it.
-func (f *Files) checkManifest(id string) error {
-	if _, err := vmm.ReadSaved(f.Dir(id)); err != nil {
-		return &sparse.Unusable{Text: "its manifest is damaged", Err: err}
-	}
-	return nil
-}
-
-func (f *Files) checkMemory(ctx context.Context, id string) error {
-	x, src, err := f.openMemory(id)
+func (f *Files) check(ctx context.Context, id string, p part) error {
+	x, src, err := f.open(id, p)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = src.Close() }()
-	return memory.Check(ctx, src, x)
+	return p.Check(ctx, src, x)
 }
 
-func (f *Files) checkDisk(ctx context.Context, id string) error {
-	x, src, err := f.openDisk(id)
-	if err != nil {
-		return err
+// open opens a part of a sealed snapshot, to be compared with its checksums.
+func (f *Files) open(id string, p part) (x sparse.Index, src *os.File, err error) {
+	if err := f.present(id, p.index, p.name); err != nil {
+		return sparse.Index{}, nil, err
 	}
-	defer func() { _ = src.Close() }()
-	return disk.Check(ctx, src, x)
+	if x, err = p.ReadIndex(f.path(id, p.index)); err != nil {
+		return sparse.Index{}, nil, err
+	}
+	src, err = p.Open(f.path(id, p.name), x)
+	return x, src, err
 }
 
-// words are what errors call the files, with the verb that goes with them.
-var words = map[string]struct{ name, is string }{
+// called is what errors call the files, with the verb.
+var called = map[string]struct{ name, verb string }{
 	vmm.SavedManifest: {"its manifest", "is"},
 	vmm.SavedDevices:  {"the state of its devices", "is"},
 	memoryName:        {"its memory", "is"},
@@ -86,17 +83,17 @@ var words = map[string]struct{ name, is string }{
 	diskIndex:         {"the checksums of its disk", "are"},
 }
 
-func is(name, how string) *sparse.Unusable {
-	return &sparse.Unusable{Text: words[name].name + " " + words[name].is + " " + how}
+func unusable(name, how string) *sparse.Unusable {
+	return &sparse.Unusable{Text: called[name].name + " " + called[name].verb + " " + how}
 }
 
-// present finds out which of these files is missing.
+// present checks that these files exist.
 func (f *Files) present(id string, names ...string) error {
 	for _, name := range names {
 		if _, err := os.Stat(f.path(id, name)); errors.Is(err, fs.ErrNotExist) {
-			return is(name, "missing")
+			return unusable(name, "missing")
 		} else if err != nil {
-			return fmt.Errorf("cannot look at a snapshot: %w", err)
+			return fmt.Errorf("cannot read a snapshot: %w", err)
 		}
 	}
 	return nil
@@ -104,12 +101,12 @@ func (f *Files) present(id string, names ...string) error {
 
 func (f *Files) path(id, name string) string { return filepath.Join(f.Dir(id), name) }
 
-// refused turns what is wrong with a snapshot, or with the host's disk, into
-// words for whoever asked.
+// refused turns the errors for an unusable snapshot and for a full disk into those
+// for a client.
 func refused(id string, err error) error {
 	if why := (*sparse.Unusable)(nil); errors.As(err, &why) {
 		return errs.New(errs.Conflict, "snapshot_unusable", "snapshot %s cannot be used: %s", id, why.Text).
 			WithHint("delete it, and use another one").WithCause(err)
 	}
-	return full(err)
+	return space.Full(err)
 }

@@ -19,33 +19,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PageSize is what is left out when it is all zeros, in bytes.
+// PageSize is the unit in bytes of what copies leave out if it is all zeros.
 const PageSize = 4096
 
-// copiers is how many chunks are copied at a time: reading, adding up and
-// writing keep a processor busy.
+// copiers is how many chunks are copied at a time: reading, summing and writing
+// one keeps a processor busy.
 const copiers = 4
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Copy copies what src holds, which has size bytes, to dst, which is all hole
-// and as large.
+// Copy copies the content of src, which has size bytes, to dst, which is one hole
+// of the same size.
 func (p Part) Copy(ctx context.Context, dst, src *os.File, size int64) error {
 	_, err := p.transfer(ctx, src, size, dst.WriteAt, unsummed)
 	return err
 }
 
-// CopyAndSum is Copy that returns the checksums. They cost about a fifth more.
+// CopyAndSum is Copy that returns the checksums. It takes about a fifth longer.
 func (p Part) CopyAndSum(ctx context.Context, dst, src *os.File, size int64) (Index, error) {
 	return p.transfer(ctx, src, size, dst.WriteAt, checksum)
 }
 
 // Sum returns the checksums of src, which has size bytes.
 func (p Part) Sum(ctx context.Context, src *os.File, size int64) (Index, error) {
-	return p.transfer(ctx, src, size, nowhere, checksum)
+	return p.transfer(ctx, src, size, discard, checksum)
 }
 
-// Open opens a file that must be as large as x says. Errors: Unusable.
+// Open opens a file that must have the size of x. Errors: Unusable.
 func (p Part) Open(path string, x Index) (*os.File, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -61,21 +61,21 @@ func (p Part) Open(path string, x Index) (*os.File, error) {
 	return f, nil
 }
 
-// CopyChecked is Copy of what Open opened, and what must be as x says. On error
-// dst may hold anything. Errors: Unusable.
+// CopyChecked copies a file that Open opened and compares it with x. On error the
+// content of dst is undefined. Errors: Unusable.
 func (p Part) CopyChecked(ctx context.Context, dst, src *os.File, x Index) error {
 	return p.transferChecked(ctx, src, x, dst.WriteAt)
 }
 
-// Check reads what Open opened, and what must be as x says. Errors: Unusable.
+// Check reads a file that Open opened and compares it with x. Errors: Unusable.
 func (p Part) Check(ctx context.Context, src *os.File, x Index) error {
-	return p.transferChecked(ctx, src, x, nowhere)
+	return p.transferChecked(ctx, src, x, discard)
 }
 
-// writeAt is as that of io.WriterAt.
+// writeAt is the method of io.WriterAt.
 type writeAt func(data []byte, at int64) (int, error)
 
-func nowhere(data []byte, _ int64) (int, error) { return len(data), nil }
+func discard(data []byte, _ int64) (int, error) { return len(data), nil }
 
 func checksum(data []byte) int64 { return int64(crc32.Checksum(data, castagnoli)) }
 
@@ -89,11 +89,11 @@ func (p Part) transferChecked(ctx context.Context, src *os.File, x Index, write 
 	return err
 }
 
-// transfer hands what src holds to write, and returns what sum says of each chunk.
+// transfer passes the content of src to write and returns the sum of each chunk.
 func (p Part) transfer(ctx context.Context, src *os.File, size int64, write writeAt, sum func([]byte) int64) (Index, error) {
 	filled, err := Filled(src, size)
 	if err != nil {
-		return Index{}, fmt.Errorf("cannot find what %s holds: %w", p, err)
+		return Index{}, fmt.Errorf("cannot find the data of %s: %w", p, err)
 	}
 	x := newIndex(size)
 	buffers := sync.Pool{New: func() any { b := make([]byte, ChunkSize); return &b }}
@@ -118,8 +118,8 @@ func (p Part) transfer(ctx context.Context, src *os.File, size int64, write writ
 	return x, errors.Join(each.Wait(), ctx.Err())
 }
 
-// transferChunk reads data, and hands it on but for pages of zeros. It reports
-// whether there was nothing else.
+// transferChunk reads data and passes it on without pages of zeros. It reports
+// whether there were no other pages.
 func (p Part) transferChunk(src *os.File, at int64, data []byte, write writeAt) (empty bool, err error) {
 	if _, err := io.ReadFull(io.NewSectionReader(src, at, int64(len(data))), data); err != nil {
 		return false, fmt.Errorf("cannot read %s: %w", p, err)
@@ -134,12 +134,12 @@ func (p Part) transferChunk(src *os.File, at int64, data []byte, write writeAt) 
 	return empty, nil
 }
 
-// Filled lists the chunks in which a file of size bytes is not all hole.
+// Filled lists the chunks of a file of size bytes that are not holes.
 func Filled(f *os.File, size int64) (filled []int, err error) {
 	for at := int64(0); at < size; {
 		begin, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
-			break // only a hole is left
+			break // the rest is a hole
 		}
 		if err != nil {
 			return nil, err
@@ -158,7 +158,7 @@ func Filled(f *os.File, size int64) (filled []int, err error) {
 
 var zeroPage [PageSize]byte
 
-// Runs yields the begin and end of each run of pages that hold something.
+// Runs yields the begin and end of each run of pages that are not all zeros.
 func Runs(data []byte) iter.Seq2[int, int] {
 	return func(yield func(begin, end int) bool) {
 		begin := -1

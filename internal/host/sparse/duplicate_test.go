@@ -20,17 +20,14 @@ func TestDuplicate(t *testing.T) {
 	if err := os.Chtimes(from, then, then); err != nil {
 		t.Fatal(err)
 	}
-	whole := func(dst, src *os.File, size int64) error {
-		return Part("disk").Copy(t.Context(), dst, src, size)
-	}
-	for range 2 { // the second time it is there already
-		err := Duplicate(from, to, whole)
+	for range 2 { // the second time it exists
+		err := disk.Duplicate(t.Context(), from, to)
 		if err != nil && !errors.Is(err, os.ErrExist) {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(to)
 		if err != nil || string(got) != "content" {
-			t.Errorf("it holds %q, %v", got, err)
+			t.Errorf("got %q, %v", got, err)
 		}
 		if st, err := os.Stat(to); err != nil || !st.ModTime().Equal(then) {
 			t.Errorf("it was changed at %v, %v; want %v", st.ModTime(), err, then)
@@ -38,8 +35,8 @@ func TestDuplicate(t *testing.T) {
 	}
 }
 
-// In RAM no blocks can be shared.
 func TestADuplicateThatFailsLeavesNothing(t *testing.T) {
+	// In RAM no blocks can be shared.
 	dir, err := os.MkdirTemp("/dev/shm", "hatch-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +47,7 @@ func TestADuplicateThatFailsLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	fault := errors.New("injected")
-	if err := Duplicate(from, to, func(_, _ *os.File, _ int64) error { return fault }); !errors.Is(err, fault) {
+	if err := disk.DuplicateWith(from, to, func(_, _ *os.File, _ int64) error { return fault }); !errors.Is(err, fault) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Stat(to); !errors.Is(err, os.ErrNotExist) {

@@ -11,7 +11,7 @@ import (
 	"os"
 )
 
-// ChunkSize is how many bytes have one checksum.
+// ChunkSize is the size of the piece that a checksum is of, in bytes.
 const ChunkSize = 1 << 20
 
 const (
@@ -19,19 +19,19 @@ const (
 	maxIndex = 64 << 20 // bytes; enough for 4 TiB
 )
 
-// Index tells what a copy must hold.
+// Index is the checksums of a file.
 type Index struct {
 	Format int   `json:"format"`
 	Size   int64 `json:"size"` // of the file, in bytes
 	Chunk  int64 `json:"chunk"`
-	// Sums are the CRC-32C of each chunk; -1 for one that is all zeros.
+	// Sums are the CRC-32C of each chunk; -1 for a chunk of zeros.
 	Sums []int64 `json:"sums"`
 }
 
-// zeros stands for the checksum of a chunk that is all zeros.
+// zeros is the checksum of a chunk of zeros.
 const zeros = -1
 
-// newIndex returns that of a file of zeros.
+// newIndex returns the index of a file of zeros.
 func newIndex(size int64) Index {
 	x := Index{Format: format, Size: size, Chunk: ChunkSize, Sums: make([]int64, chunks(size))}
 	for i := range x.Sums {
@@ -42,7 +42,7 @@ func newIndex(size int64) Index {
 
 func chunks(size int64) int { return int((size + ChunkSize - 1) / ChunkSize) }
 
-// Write puts it into a file. Sync makes that safe from a power cut.
+// Write writes the index to a file, which the caller syncs.
 func (x Index) Write(path string) error {
 	text, err := json.Marshal(x)
 	if err != nil {
@@ -54,7 +54,7 @@ func (x Index) Write(path string) error {
 	return nil
 }
 
-// ReadIndex reads what Index.Write wrote. Errors: Unusable.
+// ReadIndex reads an index that Index.Write wrote. Errors: Unusable.
 func (p Part) ReadIndex(path string) (Index, error) {
 	f, err := os.Open(path)
 	if err != nil {

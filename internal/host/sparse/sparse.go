@@ -1,13 +1,12 @@
 //go:build linux
 
-// Package sparse copies large files of which little is filled, such as guests'
-// memory and disks, and tells later whether a copy is still what it was.
+// Package sparse copies large files that are mostly holes, such as guests' memory
+// and disks, and verifies copies later.
 //
-// A copy has holes where the file has them or holds pages of zeros, or it shares
-// blocks with the file. An [Index]
-// keeps a checksum of each chunk. It guards against disks and mishaps, not
-// against somebody who may write to the data directory. Where the files lie,
-// and when they are safe from a power cut, is the caller's to say.
+// A copy has holes where the file has holes or pages of zeros, or it shares blocks
+// with the file. An [Index] contains a checksum of each chunk. It protects against
+// disk errors and accidents, not against a process that may write to the data
+// directory. The caller says where the files are and when they are synced.
 // Start at [Part].
 package sparse
 
@@ -20,14 +19,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Part names what is copied in errors: "memory", "disk".
+// Part is what errors call a file: "memory", "disk".
 type Part string
 
-// Unusable says that a copy cannot be used: a part of it is missing, cut short
-// or damaged.
+// Unusable is the error for a copy that is missing, truncated or damaged.
 type Unusable struct {
 	Text string // for the owner, about "its" parts: "its memory is damaged"
-	Err  error  // for the log; nil where the text says all
+	Err  error  // for the log; may be nil
 }
 
 // Error returns the text and its cause.
@@ -45,7 +43,7 @@ func unusable(cause error, format string, args ...any) *Unusable {
 	return &Unusable{Text: fmt.Sprintf(format, args...), Err: cause}
 }
 
-// Create makes a new file of size bytes that is all hole, for its user alone.
+// Create makes a new file of size bytes, one hole, with mode 0600.
 func Create(path string, size int64) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -57,8 +55,8 @@ func Create(path string, size int64) (*os.File, error) {
 	return f, nil
 }
 
-// Sync makes what is at path safe from a power cut: a file's content, or a
-// directory's names. Nothing there is no error.
+// Sync makes a file's content, or a directory's names, durable. A missing path is
+// no error.
 func Sync(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -70,7 +68,7 @@ func Sync(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// Allocated returns how much the files of a directory take on disk, in bytes.
+// Allocated returns the disk space of the files of a directory, in bytes.
 func Allocated(dir string) (bytes int64, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

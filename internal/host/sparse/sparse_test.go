@@ -18,10 +18,10 @@ import (
 
 const disk = Part("disk")
 
-// size is not a multiple of what has one checksum, nor of a page.
+// size is not a multiple of a chunk or a page.
 const size = 8*ChunkSize + PageSize + 100
 
-// patchy makes a file with a few pages of something, some of zeros, and holes.
+// patchy makes a file with a few pages of data, some of zeros, and holes.
 func patchy(t *testing.T) (f *os.File, content []byte) {
 	t.Helper()
 	f, err := Create(filepath.Join(t.TempDir(), "patchy"), size)
@@ -75,7 +75,7 @@ func TestACopyHoldsTheSameAndNoZeros(t *testing.T) {
 	defer func() { _ = again.Close() }()
 	got, err := disk.CopyAndSum(t.Context(), again, src, size)
 	if err != nil || !slices.Equal(got.Sums, of.Sums) {
-		t.Errorf("on the way the checksums were %v instead of %v, %v", got.Sums, of.Sums, err)
+		t.Errorf("CopyAndSum returned the checksums %v instead of %v, %v", got.Sums, of.Sums, err)
 	}
 }
 
@@ -120,17 +120,17 @@ func TestACopyStopsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestAFileCutShortMeanwhileIsAnError(t *testing.T) {
+func TestAFileTruncatedDuringTheCopyIsAnError(t *testing.T) {
 	src, _ := patchy(t)
 	if err := src.Truncate(5*ChunkSize + 4*PageSize); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := disk.Sum(t.Context(), src, size); err == nil {
-		t.Error("read more than there is")
+		t.Error("read beyond the end")
 	}
 }
 
-func TestAnIndexComesBack(t *testing.T) {
+func TestIndexIsWrittenAndRead(t *testing.T) {
 	src, _ := patchy(t)
 	x, err := disk.Sum(t.Context(), src, size)
 	if err != nil {
@@ -178,7 +178,7 @@ func FuzzParseIndex(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		x, err := disk.ParseIndex(text)
 		if err == nil && (x.Size < 1 || len(x.Sums) != chunks(x.Size)) {
-			t.Errorf("took %+v", x)
+			t.Errorf("accepted %+v", x)
 		}
 		if err != nil && !errors.As(err, new(*Unusable)) {
 			t.Errorf("another error: %v", err)

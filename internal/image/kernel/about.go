@@ -4,16 +4,18 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"io"
+
+	"github.com/hatchvm/hatch/internal/image/unpack"
 )
 
-// maxNotes bounds the notes of an ELF file that are looked at, in bytes.
+// maxNotes bounds a segment of ELF notes, in bytes.
 const maxNotes = 1 << 20
 
 // notePVH is the type, under the name Xen, of the note with the PVH entry point.
 const notePVH = 18
 
-// PVH reports whether an ELF kernel has the PVH entry point, the only one by
-// which QEMU starts ELF files. A bzImage needs none; for it this is false.
+// PVH reports whether an ELF kernel has the PVH entry point, without which QEMU
+// cannot start it. It is false for a bzImage, which needs none.
 func (k *Kernel) PVH() bool {
 	if k.Format != ELF {
 		return false
@@ -26,7 +28,7 @@ func (k *Kernel) PVH() bool {
 		if p.Type != elf.PT_NOTE || p.Filesz > maxNotes {
 			continue
 		}
-		notes, err := readAll(p.Open(), maxNotes)
+		notes, err := unpack.ReadAll(p.Open(), maxNotes)
 		if err == nil && hasNote(notes, "Xen\x00", notePVH) {
 			return true
 		}
@@ -34,8 +36,8 @@ func (k *Kernel) PVH() bool {
 	return false
 }
 
-// hasNote walks through ELF notes: three words, a name, a value, each padded
-// to four bytes.
+// hasNote searches ELF notes: three words, a name and a value, each padded to four
+// bytes.
 func hasNote(notes []byte, name string, kind uint32) bool {
 	for len(notes) >= 12 {
 		nameSize := uint64(binary.LittleEndian.Uint32(notes))
@@ -57,11 +59,10 @@ func hasNote(notes []byte, name string, kind uint32) bool {
 	return false
 }
 
-// Hint says what a file that is no kernel seems to be, and what to give
-// instead.
+// Hint says what a file that is not a kernel seems to be, and what to give instead.
 func Hint(r io.ReaderAt) string {
 	head := make([]byte, 0x300)
-	n, _ := r.ReadAt(head, 0) // a short file is judged by what it has
+	n, _ := r.ReadAt(head, 0) // may be short
 	head = head[:n]
 	is := func(at int, magic string) bool {
 		return len(head) >= at+len(magic) && string(head[at:at+len(magic)]) == magic
@@ -72,13 +73,13 @@ func Hint(r io.ReaderAt) string {
 	case is(0, "MZ") && is(4, "zimg"):
 		return "this is a compressed EFI image; give the bzImage or the vmlinux of the same kernel"
 	case is(0, "MZ"):
-		return "this is an EFI program; if it is a unified kernel image, take the kernel out with objcopy -O binary --only-section=.linux FILE vmlinuz"
-	case is(0, "\x1f\x8b"), is(0, "\xfd7zXZ\x00"), is(0, "\x28\xb5\x2f\xfd"), is(0, "BZh"):
-		return "this is a compressed file; decompress it and give what comes out"
+		return "this is an EFI program; if it is a unified kernel image, extract the kernel with objcopy -O binary --only-section=.linux FILE vmlinuz"
+	case unpack.Detect(head) != "":
+		return "this is a compressed file; decompress it and give the result"
 	case is(0, "\x7fELF\x01"):
 		return "this is a 32-bit program; give a 64-bit kernel"
 	case is(257, "ustar"), is(0, "070701"):
-		return "this is an archive; give the kernel that is in it"
+		return "this is an archive; give the kernel in it"
 	}
 	return "give a file such as /boot/vmlinuz-VERSION, or the vmlinux of a kernel's build"
 }

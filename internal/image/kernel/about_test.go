@@ -92,7 +92,7 @@ func TestModuleVersion(t *testing.T) {
 		}
 	}
 	if got, err := ModuleVersion(vmlinux("no magic")); got != "" || err != nil {
-		t.Errorf("got %q, %v for a module that does not tell", got, err)
+		t.Errorf("got %q, %v for a module without a version", got, err)
 	}
 	for name, content := range map[string][]byte{
 		"a text": []byte("hello"), "damaged": gzipped(module)[:40], "too large": gzipped(make([]byte, MaxModule+1)),

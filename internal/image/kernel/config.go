@@ -3,25 +3,26 @@ package kernel
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/hatchvm/hatch/internal/image/unpack"
 )
 
-// Config is a kernel's build configuration: the options that are set, without
-// CONFIG_, and their values (y, m, a number or a text).
+// Config is a kernel's build configuration: the set options, without CONFIG_, and
+// their values (y, m, a number or a text).
 type Config map[string]string
 
-// Bounds of a configuration. Those of distributions have 300 KiB and lines of
-// a hundred bytes.
+// Bounds of a configuration. Distributions' have 300 KiB and lines of a hundred
+// bytes.
 const (
 	maxConfig     = 4 << 20
 	maxConfigLine = 64 << 10
 )
 
-// ParseConfig reads a configuration as lies in /boot/config-VERSION.
+// ParseConfig reads a configuration such as /boot/config-VERSION.
 func ParseConfig(r io.Reader) (Config, error) {
 	limited := &io.LimitedReader{R: r, N: maxConfig + 1}
 	c := Config{}
@@ -40,7 +41,7 @@ func ParseConfig(r io.Reader) (Config, error) {
 	case limited.N == 0:
 		return nil, fmt.Errorf("cannot read the kernel's configuration: it has more than %d MiB", maxConfig>>20)
 	case len(c) == 0:
-		return nil, errors.New("cannot read the kernel's configuration: no option in it is set")
+		return nil, errors.New("cannot read the kernel's configuration: it sets no option")
 	}
 	return c, nil
 }
@@ -59,8 +60,8 @@ func EmbeddedConfig(vmlinux []byte) (c Config, ok bool, err error) {
 		if !found {
 			return nil, false, nil
 		}
-		// The mark alone also occurs in code that looks for it.
-		if bytes.HasPrefix(after, []byte("\x1f\x8b")) {
+		// The mark also occurs in code that searches for it.
+		if unpack.Detect(after) == unpack.Gzip {
 			c, err := unpackConfig(after)
 			return c, err == nil, err
 		}
@@ -73,9 +74,9 @@ func unpackConfig(after []byte) (Config, error) {
 	if !found {
 		return nil, errors.New("cannot read the configuration in the kernel: it has no end")
 	}
-	z, err := gzip.NewReader(bytes.NewReader(packed))
+	text, err := unpack.All(bytes.NewReader(packed), unpack.Gzip, maxConfig)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the configuration in the kernel: %w", err)
 	}
-	return ParseConfig(z)
+	return ParseConfig(bytes.NewReader(text))
 }

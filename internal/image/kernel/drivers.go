@@ -9,38 +9,37 @@ import (
 	"strings"
 )
 
-// Driver names a part of the kernel, as the different witnesses know it.
+// Driver is a part of the kernel, with its names in the sources of a [Witness].
 type Driver struct {
 	Module string // as lsmod shows it: with underscores, such as virtio_blk
 	Config string // the option without CONFIG_, such as VIRTIO_BLK; "" when it has none
 }
 
-// Answer says whether a driver is in the kernel itself.
+// Answer says whether a driver is built into the kernel.
 type Answer int
 
 // The answers.
 const (
-	Unknown Answer = iota // no witness can tell
+	Unknown Answer = iota // no source says
 	Yes
 	No
 )
 
-// Witness tells what is built into a kernel. The zero Witness knows nothing.
-// The fields are asked in order: what the build wrote down is exact.
+// Witness is the sources that say which drivers a kernel has built in. The fields
+// are used in order; the first two are exact. The zero Witness says nothing.
 type Witness struct {
 	Config  Config          // nil when there is none
 	Modules map[string]bool // built-in modules by name, from modules.builtin; nil when there is none
-	Vmlinux []byte          // the bare kernel, to look for names in; nil when it was not unpacked
+	Vmlinux []byte          // the bare kernel, to search for names; nil when it was not decompressed
 }
 
 // Builtin says whether a driver is built in.
 //
-// With neither a configuration nor a list of built-in modules, it looks for the
-// driver's texts in the kernel: what it prints, or the name it registers under.
-// That is a guess both ways. A kernel that only mentions the name gives a wrong
-// Yes, whose guest then stops in the initramfs with a message; a driver under
-// another name gives a wrong No, which a modules directory or a configuration
-// beside the kernel overrules.
+// With neither a configuration nor a list of built-in modules, it searches the
+// kernel for the driver's texts: its messages, or its registered name. That is a
+// guess. A kernel that only mentions the name gives a wrong Yes: the guest stops in
+// the initramfs with a message. A driver with another name gives a wrong No; a
+// modules directory or a configuration beside the kernel corrects it.
 func (w Witness) Builtin(d Driver) Answer {
 	switch {
 	case w.Config != nil && d.Config != "":
@@ -60,8 +59,8 @@ func answer(yes bool) Answer {
 	return No
 }
 
-// marks are texts that only the driver itself brings into a kernel, where its
-// name alone would be found elsewhere, or nowhere.
+// marks are texts that occur in a kernel only with the driver, for drivers whose
+// names occur elsewhere too, or nowhere.
 var marks = map[string]string{
 	"overlay":     "overlayfs: ",
 	"ext4":        "EXT4-fs (",
@@ -70,12 +69,12 @@ var marks = map[string]string{
 	"xfs":         "XFS (",
 	"btrfs":       "BTRFS ",
 	"isofs":       "ISO 9660 Extensions",
-	"virtio_ring": "virtio\x00", // has no name of its own; it comes with the bus
+	"virtio_ring": "virtio\x00", // has no name; it is built with the bus
 }
 
-// mentions reports whether the kernel holds the driver's mark, else its name as
-// the end of a text. The beginning of a name cannot be asked for: linkers store
-// a text that is the end of another, such as tmpfs of devtmpfs, only once.
+// mentions reports whether the kernel contains the driver's mark or, without one,
+// its name at the end of a text. The start of the text may differ: linkers store a
+// text that ends another, such as tmpfs in devtmpfs, only once.
 func mentions(vmlinux []byte, module string) bool {
 	if mark, ok := marks[module]; ok {
 		return bytes.Contains(vmlinux, []byte(mark))
@@ -84,10 +83,10 @@ func mentions(vmlinux []byte, module string) bool {
 		bytes.Contains(vmlinux, []byte(strings.ReplaceAll(module, "_", "-")+"\x00"))
 }
 
-// maxModuleList bounds modules.builtin in bytes; those of distributions have 20 KiB.
+// maxModuleList bounds modules.builtin in bytes; distributions' have 20 KiB.
 const maxModuleList = 4 << 20
 
-// ParseBuiltin reads modules.builtin: one path of a module a line.
+// ParseBuiltin reads modules.builtin: the path of a module per line.
 func ParseBuiltin(r io.Reader) (map[string]bool, error) {
 	limited := &io.LimitedReader{R: r, N: maxModuleList + 1}
 	names := map[string]bool{}

@@ -1,10 +1,9 @@
-// Package kernel reads Linux kernel files for x86-64: what sort of file it is,
-// which version it holds, and which drivers are built in.
+// Package kernel reads Linux kernel files for x86-64: their format, version and
+// built-in drivers.
 //
-// It computes from bytes alone: no paths, no programs, nothing of the host. The
-// bytes are hostile; every size is bounded, and what cannot be understood is an
-// error in words for a person. It judges no kernel: what a guest needs is the
-// caller's knowledge. Start at [Read].
+// It reads bytes only: no paths, no programs, nothing of the host. The bytes are
+// hostile; every size is bounded, and errors are for the user. It does not know
+// what a guest needs: its caller does. Start at [Read].
 package kernel
 
 import (
@@ -17,7 +16,7 @@ import (
 	"strings"
 )
 
-// Format is the sort of a kernel file.
+// Format is the format of a kernel file.
 type Format string
 
 // The formats that a VMM can start.
@@ -32,13 +31,13 @@ const (
 	MaxVmlinux = 512 << 20
 )
 
-// ErrNoKernel is wrapped by the error for a file that is no kernel we know.
+// ErrNoKernel is wrapped by the error for a file that is not a known kernel.
 var ErrNoKernel = errors.New("not a Linux kernel for x86-64 (a bzImage or an ELF vmlinux)")
 
-// Kernel is a kernel file that was recognised.
+// Kernel is a recognised kernel file.
 type Kernel struct {
 	Format  Format
-	Version string // as uname -r; "" when the file does not tell
+	Version string // as uname -r; "" when unknown
 
 	file    io.ReaderAt
 	size    int64
@@ -71,11 +70,11 @@ func Read(r io.ReaderAt, size int64) (*Kernel, error) {
 	return nil, ErrNoKernel
 }
 
-// setupHeaderEnd is past the last field of the setup header that we read.
+// setupHeaderEnd is after the last used field of the setup header.
 const setupHeaderEnd = 0x250
 
-// Offsets in the setup header and the version of it that has the payload's
-// place or the flags, by the kernel's documentation of the x86 boot protocol.
+// Offsets in the setup header, and its first versions with the payload's offset and
+// with the flags, from the kernel's documentation of the x86 boot protocol.
 const (
 	atSetupSects    = 0x1F1
 	atProtocol      = 0x206
@@ -89,7 +88,7 @@ const (
 	sectorSize      = 512
 )
 
-// readSetup takes the version and the payload's place from the setup header.
+// readSetup reads the version and the payload's offset from the setup header.
 func (k *Kernel) readSetup(head []byte) error {
 	if v := binary.LittleEndian.Uint16(head[atProtocol:]); v < payloadProtocol {
 		return fmt.Errorf("the bzImage is too old: its boot protocol is %d.%02d, 2.08 (Linux 2.6.26) or later is needed", v>>8, v&0xFF)
@@ -99,14 +98,14 @@ func (k *Kernel) readSetup(head []byte) error {
 	}
 	sects := int64(head[atSetupSects])
 	if sects == 0 {
-		sects = 4 // what zero stands for, by the boot protocol
+		sects = 4 // which zero means in the boot protocol
 	}
 	k.payload = section{
 		offset: (sects+1)*sectorSize + int64(binary.LittleEndian.Uint32(head[atPayloadOffset:])),
 		length: int64(binary.LittleEndian.Uint32(head[atPayloadLength:])),
 	}
 	if k.payload.length < minPayload || k.payload.offset+k.payload.length > k.size {
-		return errors.New("the bzImage is truncated: its compressed kernel lies outside the file")
+		return errors.New("the bzImage is truncated: its compressed kernel is outside the file")
 	}
 	if at := int64(binary.LittleEndian.Uint16(head[atVersion:])); at != 0 {
 		k.Version = k.textAt(at + sectorSize)
@@ -120,11 +119,11 @@ const maxVersion = 64
 // textAt returns the first word of the text at an offset of the file.
 func (k *Kernel) textAt(offset int64) string {
 	text := make([]byte, maxVersion+1)
-	n, _ := k.file.ReadAt(text, offset) // a short read leaves what there is
+	n, _ := k.file.ReadAt(text, offset) // may be short
 	return versionIn(text[:n])
 }
 
-// versionIn returns the version that text begins with, or "".
+// versionIn returns the version at the start of text, or "".
 func versionIn(text []byte) string {
 	end := bytes.IndexFunc(text, func(c rune) bool { return !strings.ContainsRune(versionChars, c) })
 	if end <= 0 || end > maxVersion || text[0] < '0' || text[0] > '9' {
@@ -157,7 +156,7 @@ func (k *Kernel) readELF() error {
 // banner precedes the version in every Linux image.
 const banner = "Linux version "
 
-// findVersion looks through r for the first banner that a version follows.
+// findVersion searches r for the first banner with a version.
 func findVersion(r io.Reader) (string, error) {
 	const window = 1 << 20
 	buf := make([]byte, 0, window)
@@ -180,7 +179,7 @@ func findVersion(r io.Reader) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("cannot read the kernel: %w", err)
 		}
-		keep := len(banner) + maxVersion + 1 // a banner may lie across two windows
+		keep := len(banner) + maxVersion + 1 // a banner may be in two windows
 		buf = buf[:copy(buf, buf[len(buf)-keep:])]
 	}
 }

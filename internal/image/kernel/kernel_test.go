@@ -61,8 +61,8 @@ func gzipped(content []byte) []byte {
 	return out.Bytes()
 }
 
-// xzipped packs as the kernel's build does, with the filter for x86 code that
-// xz itself must do.
+// xzipped compresses as the kernel's build does, with the filter for x86 code, which
+// only the program xz has.
 func xzipped(t testing.TB, content []byte) []byte {
 	t.Helper()
 	cmd := exec.Command("xz", "--check=crc32", "--x86", "--lzma2=dict=1MiB")
@@ -74,7 +74,7 @@ func xzipped(t testing.TB, content []byte) []byte {
 	if !errors.Is(err, exec.ErrNotFound) {
 		t.Fatal(err)
 	}
-	var plain bytes.Buffer // where there is no xz: without the filter
+	var plain bytes.Buffer // without the program: without the filter
 	z, err := xz.NewWriter(&plain)
 	if err == nil {
 		_, err = z.Write(content)
@@ -89,7 +89,7 @@ func sized(packed, content []byte) []byte {
 	return binary.LittleEndian.AppendUint32(packed, uint32(len(content)))
 }
 
-func TestEveryCompressionIsUndone(t *testing.T) {
+func TestEveryCompressionIsDecompressed(t *testing.T) {
 	content := vmlinux(strings.Repeat("\xe8\x00\x01\x02\x00code and \x00 more code", 5000))
 	for name, payload := range everyCompression(t, content) {
 		k := read(t, bzImage(payload))
@@ -103,7 +103,7 @@ func TestEveryCompressionIsUndone(t *testing.T) {
 	}
 }
 
-// everyCompression packs a program in each way that kernels are packed.
+// everyCompression compresses a program in each format that kernels use.
 func everyCompression(t testing.TB, content []byte) map[string][]byte {
 	t.Helper()
 	var zst, lz bytes.Buffer
@@ -127,7 +127,7 @@ func everyCompression(t testing.TB, content []byte) map[string][]byte {
 	}
 }
 
-func TestWhatCannotBeUnpackedIsNamed(t *testing.T) {
+func TestErrorsOfDecompression(t *testing.T) {
 	packed := gzipped(vmlinux("x"))
 	wrongSize := sized(gzipped(vmlinux("y"))[:len(packed)-4], []byte("z"))
 	for says, payload := range map[string][]byte{
@@ -136,7 +136,7 @@ func TestWhatCannotBeUnpackedIsNamed(t *testing.T) {
 		"lzo":               append([]byte("\x89LZO"), make([]byte, 40)...),
 		"unknown way":       make([]byte, 40),
 		"cannot decompress": append([]byte("\x1f\x8b\x08"), make([]byte, 40)...),
-		"is no program":     gzipped([]byte("this is no ELF program at all")),
+		"is not a program":  gzipped([]byte("this is no ELF program at all")),
 		"checksum":          wrongSize,
 	} {
 		_, err := read(t, bzImage(payload)).Vmlinux()
@@ -176,7 +176,7 @@ func TestOtherFilesAreRefused(t *testing.T) {
 	}
 }
 
-// TestELFVersionAcrossWindows puts the banner where one window of reading ends.
+// TestELFVersionAcrossWindows puts the banner at the end of a window.
 func TestELFVersionAcrossWindows(t *testing.T) {
 	for _, at := range []int{100, 1<<20 - 70, 1<<20 - 20, 2 << 20} {
 		pad := strings.Repeat("Linux version %s\x00", at/len("Linux version %s\x00"))
@@ -208,11 +208,11 @@ func TestConfigIsBounded(t *testing.T) {
 		t.Error("a configuration without an end was read")
 	}
 	if _, err := ParseConfig(strings.NewReader("<html>\n")); err == nil {
-		t.Error("a page was taken for a configuration")
+		t.Error("a page was accepted as a configuration")
 	}
 }
 
-func TestBuiltinAsksTheBestWitness(t *testing.T) {
+func TestBuiltinUsesTheBestSource(t *testing.T) {
 	blk := Driver{Module: "virtio_blk", Config: "VIRTIO_BLK"}
 	names := vmlinux("x\x00virtio_blk\x00devtmpfs\x00virtio-mmio\x00 see overlay\x00 virtio_net and more")
 	for _, c := range []struct {
@@ -221,7 +221,7 @@ func TestBuiltinAsksTheBestWitness(t *testing.T) {
 		driver  Driver
 		want    Answer
 	}{
-		{"nobody", Witness{}, blk, Unknown},
+		{"no source", Witness{}, blk, Unknown},
 		{"the configuration", Witness{Config: Config{"VIRTIO_BLK": "y"}, Modules: map[string]bool{}}, blk, Yes},
 		{"a module in it", Witness{Config: Config{"VIRTIO_BLK": "m"}, Vmlinux: names}, blk, No},
 		{"the list", Witness{Modules: map[string]bool{"virtio_blk": true}}, blk, Yes},

@@ -2,30 +2,29 @@ package kernel
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+
+	"github.com/hatchvm/hatch/internal/image/unpack"
 )
 
-// MaxModule bounds an unpacked module, in bytes; few have more than 20 MiB.
+// MaxModule bounds a decompressed module, in bytes; few have more than 20 MiB.
 const MaxModule = 64 << 20
 
-// vermagic precedes, in every module, the version of the kernel it is for.
+// vermagic precedes the version of the kernel in each of its modules.
 const vermagic = "vermagic="
 
-// ModuleVersion returns the version of the kernel that a module is made for,
-// by the content of its file, which may be compressed; "" when it does not tell.
+// ModuleVersion returns the version of the kernel that a module was built for;
+// "" when it names none. The content may be compressed.
 func ModuleVersion(content []byte) (string, error) {
 	if !bytes.HasPrefix(content, []byte("\x7fELF")) {
-		c, err := compressionOf(content[:min(len(content), 8)])
-		if err != nil {
-			return "", fmt.Errorf("it is no kernel module: %w", err)
+		format := unpack.Detect(content)
+		if format == "" {
+			return "", errors.New("it is not a kernel module")
 		}
-		r, closeR, err := c.open(bytes.NewReader(content))
-		if err != nil {
-			return "", fmt.Errorf("cannot decompress the module (%s): %w", c.name, err)
-		}
-		defer closeR()
-		if content, err = readAll(r, MaxModule); err != nil {
-			return "", fmt.Errorf("cannot decompress the module (%s): %w", c.name, err)
+		var err error
+		if content, err = unpack.First(bytes.NewReader(content), format, MaxModule); err != nil {
+			return "", fmt.Errorf("cannot decompress the module (%s): %w", format, err)
 		}
 	}
 	_, after, found := bytes.Cut(content, []byte(vermagic))

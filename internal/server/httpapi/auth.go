@@ -1,18 +1,23 @@
 package httpapi
 
 import (
+	"context"
 	"net/http"
 	"strings"
 
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 )
 
-// authenticate lets callers with a key through, to unknown routes too, so that
-// nobody learns the routes without one.
+// authenticate refuses callers without a valid key, for unknown routes too, so that
+// only callers with a key learn which routes exist.
 func (d *door) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == healthPath {
+		if d.open[r.URL.Path] {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -25,14 +30,14 @@ func (d *door) authenticate(next http.Handler) http.Handler {
 	})
 }
 
-// admit notes whose key the request carries, for us and for the log of events.
+// admit authenticates the request, for the handlers and for the event log.
 func (d *door) admit(r *http.Request) error {
 	secret := presentedKey(r)
 	if secret == "" {
 		return errs.New(errs.Unauthenticated, "key_missing", "cannot serve this without an API key").
 			WithHint("send Authorization: Bearer YOUR_API_KEY")
 	}
-	principal, err := d.Access.Authenticate(r.Context(), secret)
+	principal, err := d.access.Authenticate(r.Context(), secret)
 	if err != nil {
 		return err
 	}
@@ -42,8 +47,28 @@ func (d *door) admit(r *http.Request) error {
 		Actor:     event.Actor{Kind: event.Key, ID: principal.KeyID, Name: principal.KeyName},
 		RequestID: c.requestID,
 	}
-	*r = *r.WithContext(event.WithCause(r.Context(), cause)) // in place: observe looks at r afterwards
+	*r = *r.WithContext(event.WithCause(r.Context(), cause)) // in place: observe reads r afterwards
 	return nil
+}
+
+// authorize refuses callers that lack the right that a route needs.
+func (d *door) authorize(needs access.Right) func(huma.Context, func(huma.Context)) {
+	return func(hc huma.Context, next func(huma.Context)) {
+		if err := checkRight(hc.Context(), needs); err != nil {
+			r, w := humago.Unwrap(hc)
+			d.writeProblem(w, r, err)
+			return
+		}
+		next(hc)
+	}
+}
+
+func checkRight(ctx context.Context, needs access.Right) error {
+	if callerOf(ctx).Rights.Include(needs) {
+		return nil
+	}
+	return errs.New(errs.Forbidden, "forbidden", "cannot do this with this API key: it lacks the right %q", needs).
+		WithHint("use a key with the right %q", needs)
 }
 
 // presentedKey returns the request's key, or "".
@@ -61,9 +86,9 @@ func presentedKey(r *http.Request) string {
 	return r.Header.Get("X-API-Key")
 }
 
-// challenge tells how to authenticate. A browser asks its user for a password
-// only where there is something to read: it would go on to send the password by
-// itself, and must not do so to routes that change anything.
+// challenge says how to authenticate. It offers Basic only for the documentation:
+// a browser sends a password again by itself, and must not do so to routes that
+// change anything.
 func challenge(w http.ResponseWriter, r *http.Request) {
 	w.Header().Add("WWW-Authenticate", `Bearer realm="hatch"`)
 	if isForReading(r.URL.Path) {

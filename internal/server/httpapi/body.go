@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -24,9 +25,9 @@ const (
 	bodyTimeout = 30 * time.Second
 )
 
-// readBody reads the whole body, bounded in size and time, before anything
-// acts on the request. Once it is read there is no deadline any more: an old
-// one would end a long wait. Uploads are read by who writes them.
+// readBody reads the whole body, bounded in size and time, before a handler runs.
+// Then it clears the deadline, which would end a long wait. Handlers read uploads
+// themselves.
 func (d *door) readBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := checkTarget(r.URL); err != nil {
@@ -50,8 +51,11 @@ func (d *door) readBody(next http.Handler) http.Handler {
 
 // body returns the request's body, which must be JSON, or empty.
 func (d *door) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength > maxBody { // before the client is asked to send it
+		return nil, bodyError(&http.MaxBytesError{Limit: maxBody})
+	}
 	control := http.NewResponseController(w)
-	// A connection that knows no deadlines is one of a test.
+	// Only connections of tests have no deadlines.
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	_ = control.SetReadDeadline(time.Time{})
@@ -70,13 +74,13 @@ func (d *door) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// upload is a body of any size, of which each piece is bounded in time.
+// upload is a body of any size, with a deadline for each read.
 type upload struct {
 	io.ReadCloser
 	control *http.ResponseController
 }
 
-// Read returns what comes within bodyTimeout. Its errors are for the client.
+// Read waits up to bodyTimeout. Its errors are for the client.
 func (u *upload) Read(p []byte) (int, error) {
 	_ = u.control.SetReadDeadline(time.Now().Add(bodyTimeout)) // as in body
 	n, err := u.ReadCloser.Read(p)
@@ -93,7 +97,7 @@ func bodyError(err error) error {
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return errs.New(errs.TooLarge, "body_too_large", "cannot take the body: it is larger than the limit of %d bytes", tooLarge.Limit)
+		return errs.New(errs.TooLarge, "body_too_large", "cannot accept the body: it is larger than the limit of %d bytes", tooLarge.Limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errs.New(errs.Invalid, "body_too_slow", "cannot read the body: it did not arrive within %s", bodyTimeout)
 	}
@@ -105,8 +109,8 @@ func sentAsJSON(r *http.Request) bool {
 	return err == nil && kind == "application/json"
 }
 
-// checkTarget refuses bytes that no id, name or label holds, and on which
-// databases differ. A path in a guest is bytes; what it may be its service says.
+// checkTarget refuses bytes that no id, name or label has, and that databases treat
+// differently. A path in a guest may be any bytes; its service checks it.
 func checkTarget(u *url.URL) error {
 	fine := plainText(u.Path)
 	for param := range strings.SplitSeq(u.RawQuery, "&") {
@@ -124,8 +128,8 @@ func plainText(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
-// jsonFormat is JSON as huma's own, but with decoding errors that name the
-// field. huma keeps an error's text only; the field travels in front of it.
+// jsonFormat is huma's JSON, with decoding errors that name the field. huma keeps
+// only the text of an error, so the field is a prefix of it.
 var jsonFormat = huma.Format{
 	Marshal: huma.DefaultJSONFormat.Marshal,
 	Unmarshal: func(data []byte, v any) error {
@@ -139,14 +143,14 @@ var jsonFormat = huma.Format{
 	},
 }
 
-// fieldMark stands between a field's name and what is wrong with it.
+// fieldMark separates a field's name from the error about it.
 const fieldMark = "\x00"
 
-// ownNames are fields whose own fields' names are the client's choice.
+// ownNames are fields whose keys the client chooses.
 var ownNames = map[string]bool{"labels": true, "env": true}
 
-// refuseUpperCase refuses fields such as "Mem_MiB", which encoding/json would
-// take for mem_mib, and which nobody has checked.
+// refuseUpperCase refuses fields such as "Mem_MiB", which encoding/json would decode
+// as mem_mib without the checks of the schema.
 func refuseUpperCase(within string, body any) error {
 	object, _ := body.(map[string]any)
 	for name, value := range object {
@@ -164,12 +168,12 @@ func refuseUpperCase(within string, body any) error {
 }
 
 func decodeError(err error) error {
-	var wrongType *json.UnmarshalTypeError
-	if errors.As(err, &wrongType) {
-		return fmt.Errorf("%s%sexpected %s, not %s", wrongType.Field, fieldMark, jsonName(wrongType), wrongType.Value)
+	if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		// Go names embedded structs, too; the names of JSON are lower case.
+		path := slices.DeleteFunc(strings.Split(wrongType.Field, "."), func(name string) bool { return name > "A" && name < "a" })
+		return fmt.Errorf("%s%sexpected %s, not %s", strings.Join(path, "."), fieldMark, jsonName(wrongType), wrongType.Value)
 	}
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Errorf("not valid JSON at byte %d: %w", syntax.Offset, err)
 	}
 	return errors.New("not valid JSON")

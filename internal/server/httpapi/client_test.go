@@ -12,7 +12,7 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// TestClient lets the public client speak to the door.
+// TestClient calls the API with the public client.
 func TestClient(t *testing.T) {
 	s := newServer(t)
 	c, err := client.New(s.URL, goodKey)
@@ -69,7 +69,7 @@ func TestClientConsole(t *testing.T) {
 	}
 }
 
-// TestClientFiles does with a guest's files what the client can.
+// TestClientFiles accesses a guest's files with the public client.
 func TestClientFiles(t *testing.T) {
 	s := newServer(t)
 	c, err := client.New(s.URL, goodKey)

@@ -10,24 +10,27 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-const consoleText = `The VM's serial console over a WebSocket, in binary messages both ways. What was printed lately comes first. ` +
-	`One caller at a time may write; with readonly any number may watch. A VM that sleeps is woken first.`
+const consoleText = `The VM's serial console over a WebSocket, in binary messages both ways. The latest output comes first. ` +
+	`One caller at a time may write; with readonly any number may watch. A sleeping VM is woken first.`
 
 type vmConsoleInput struct {
 	IDPath
 	ReadOnly bool `query:"readonly" doc:"Only watch."`
 }
 
-func (d *door) vmConsole(ctx context.Context, in *vmConsoleInput) (*huma.StreamResponse, error) {
-	if _, err := d.VMs.Get(ctx, owner(ctx), in.ID); err != nil {
+func (h *outputHandlers) console(ctx context.Context, in *vmConsoleInput) (*huma.StreamResponse, error) {
+	if _, err := h.vms.Get(ctx, scope(ctx), in.ID); err != nil {
 		return nil, err
 	}
-	return d.upgraded(func(w http.ResponseWriter, r *http.Request) error { return d.openConsole(w, r, in) }), nil
+	return h.upgraded(func(w http.ResponseWriter, r *http.Request) error { return h.openConsole(w, r, in) }), nil
 }
 
-// openConsole serves the console until a side ends.
-func (d *door) openConsole(w http.ResponseWriter, r *http.Request, in *vmConsoleInput) error {
-	console, err := d.VMs.Console(r.Context(), owner(r.Context()), in.ID, in.ReadOnly)
+// openConsole serves the console until either side closes.
+func (h *outputHandlers) openConsole(w http.ResponseWriter, r *http.Request, in *vmConsoleInput) error {
+	if err := checkUpgrade(r); err != nil {
+		return err
+	}
+	console, err := h.vms.Console(r.Context(), scope(r.Context()), in.ID, in.ReadOnly)
 	if err != nil {
 		return err
 	}
@@ -40,7 +43,8 @@ func (d *door) openConsole(w http.ResponseWriter, r *http.Request, in *vmConsole
 	return nil
 }
 
-// joinConsole copies both ways until either side ends, and then ends the other.
+// joinConsole copies in both directions until either side closes, and then closes the
+// other.
 func joinConsole(ctx context.Context, conn *websocket.Conn, console io.ReadWriteCloser, readOnly bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	client := websocket.NetConn(ctx, conn, websocket.MessageBinary)
@@ -49,8 +53,8 @@ func joinConsole(ctx context.Context, conn *websocket.Conn, console io.ReadWrite
 		input = io.Discard
 	}
 	var sides sync.WaitGroup
-	// Closing conn, not client: that would first cancel the read that waits
-	// for the answer to the close frame, and with it cut the connection.
+	// Close conn, not client: that would first cancel the read that waits for the
+	// answer to the close frame, which cuts the connection.
 	end := sync.OnceFunc(func() {
 		_ = console.Close()
 		_ = conn.Close(websocket.StatusNormalClosure, "")

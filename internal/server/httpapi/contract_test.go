@@ -38,7 +38,7 @@ func newContract(document []byte) (*contract, error) {
 	return c, nil
 }
 
-// check returns what is wrong with the answer to r.
+// check returns how the answer to r breaks the contract.
 func (c *contract) check(r *http.Request, status int, header http.Header, body []byte) error {
 	_, pattern := c.routes.Handler(r)
 	if pattern == "" {

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/hatchvm/hatch/internal/access"
 )
 
 const (
@@ -21,36 +23,38 @@ const (
 	yamlPath = "/openapi.yaml"
 )
 
-// isForReading reports whether path is one that people open in a browser.
+// isForReading reports whether path is documentation, which users open in a browser.
 func isForReading(path string) bool {
 	return path == docsPath || path == jsonPath || path == yamlPath
 }
 
-// serveDocs serves the description of the API, which is final now: as OpenAPI,
-// and as one plain page that needs no script and nothing from elsewhere.
+// serveDocs serves the finished description of the API: as OpenAPI, and as one plain
+// page without scripts and without resources of other sites.
 func (d *door) serveDocs(mux *http.ServeMux, doc *huma.OpenAPI) {
 	page, style := renderDocs(doc)
 	asJSON, asYAML := must(json.Marshal(doc)), must(doc.YAML())
-	mux.HandleFunc("GET "+docsPath, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Security-Policy",
-			"default-src 'none'; style-src '"+style+"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-		w.Header().Set("Referrer-Policy", "no-referrer")
-		serve(w, "text/html; charset=utf-8", page)
-	})
-	mux.HandleFunc("GET "+jsonPath, func(w http.ResponseWriter, _ *http.Request) {
-		serve(w, "application/openapi+json", asJSON)
-	})
-	mux.HandleFunc("GET "+yamlPath, func(w http.ResponseWriter, _ *http.Request) {
-		serve(w, "application/openapi+yaml", asYAML)
-	})
+	serve := func(path, kind string, body []byte) {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
+			if err := checkRight(r.Context(), access.Read); err != nil {
+				d.writeProblem(w, r, err)
+				return
+			}
+			h := w.Header()
+			h.Set("Content-Type", kind)
+			if path == docsPath {
+				h.Set("Content-Security-Policy",
+					"default-src 'none'; style-src '"+style+"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+				h.Set("Referrer-Policy", "no-referrer")
+			}
+			_, _ = w.Write(body) // an error means that the client has disconnected
+		})
+	}
+	serve(docsPath, "text/html; charset=utf-8", page)
+	serve(jsonPath, "application/openapi+json", asJSON)
+	serve(yamlPath, "application/openapi+yaml", asYAML)
 }
 
-func serve(w http.ResponseWriter, kind string, body []byte) {
-	w.Header().Set("Content-Type", kind)
-	_, _ = w.Write(body) // the client has gone: nobody to tell
-}
-
-// must is for what depends on this package's source only, and so on no input.
+// must is for results that depend only on this package's source, not on input.
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -64,7 +68,7 @@ var docsHTML string
 //go:embed docs.css
 var docsCSS string
 
-// docsView is what docs.html shows.
+// docsView is the data of docs.html.
 type docsView struct {
 	Title, Version, Description string
 	Style                       template.CSS
@@ -91,7 +95,7 @@ type docsAnswer struct {
 	Body                             docsType
 }
 
-// docsType is a type as text, and the schema that it leads to, if any.
+// docsType is a type as text, with the schema that it links to, if any.
 type docsType struct{ Text, Schema string }
 
 type docsField struct {
@@ -105,7 +109,8 @@ type docsSchema struct {
 	Fields []docsField
 }
 
-// renderDocs returns the page, and the hash that lets a browser apply its style.
+// renderDocs returns the page, and the hash that allows its style in the
+// Content-Security-Policy.
 func renderDocs(doc *huma.OpenAPI) (page []byte, style string) {
 	hash := sha256.Sum256([]byte(docsCSS))
 	view := docsView{

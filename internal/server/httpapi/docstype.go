@@ -7,7 +7,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// typeOf returns a schema's type in words.
+// typeOf describes a schema's type.
 func typeOf(s *huma.Schema) docsType {
 	switch {
 	case s == nil:
@@ -20,11 +20,11 @@ func typeOf(s *huma.Schema) docsType {
 		return docsType{Text: "array of " + of.Text, Schema: of.Schema}
 	}
 	if len(s.OneOf) > 0 {
-		words := make([]string, len(s.OneOf))
+		names := make([]string, len(s.OneOf))
 		for i, of := range s.OneOf {
-			words[i] = typeOf(of).Text
+			names[i] = typeOf(of).Text
 		}
-		return docsType{Text: strings.Join(words, " or ")}
+		return docsType{Text: strings.Join(names, " or ")}
 	}
 	if of, ok := s.AdditionalProperties.(*huma.Schema); ok {
 		return docsType{Text: "object of " + typeOf(of).Text}
@@ -38,39 +38,38 @@ func typeOf(s *huma.Schema) docsType {
 	return docsType{Text: s.Type}
 }
 
-// limitsOf returns what values a schema allows, its default and an example, in
-// words.
+// limitsOf describes the values that a schema allows, its default and an example.
 func limitsOf(s *huma.Schema) string {
 	if s == nil {
 		return ""
 	}
-	var said []string
-	say := func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+	var limits []string
+	add := func(format string, args ...any) { limits = append(limits, fmt.Sprintf(format, args...)) }
 	if len(s.Enum) > 0 {
-		say("one of %s", listOf(s.Enum))
+		add("one of %s", listOf(s.Enum))
 	}
 	if s.Minimum != nil {
-		say("at least %.0f", *s.Minimum)
+		add("at least %.0f", *s.Minimum)
 	}
 	if s.Maximum != nil {
-		say("at most %.0f", *s.Maximum)
+		add("at most %.0f", *s.Maximum)
 	}
 	if s.MaxLength != nil {
-		say("up to %d characters", *s.MaxLength)
+		add("up to %d characters", *s.MaxLength)
 	}
 	if s.Default != nil {
-		say("default %v", s.Default)
+		add("default %v", s.Default)
 	}
 	if len(s.Examples) > 0 {
-		say("such as %v", s.Examples[0])
+		add("such as %v", s.Examples[0])
 	}
-	return strings.Join(said, "; ")
+	return strings.Join(limits, "; ")
 }
 
 func listOf(values []any) string {
-	words := make([]string, len(values))
+	names := make([]string, len(values))
 	for i, v := range values {
-		words[i] = fmt.Sprint(v)
+		names[i] = fmt.Sprint(v)
 	}
-	return strings.Join(words, ", ")
+	return strings.Join(names, ", ")
 }

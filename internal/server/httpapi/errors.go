@@ -13,11 +13,12 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
 const problemType = "application/problem+json"
 
-// statusOf is the one table from kinds of errors to HTTP.
+// statusOf is the only table from kinds of errors to HTTP statuses.
 var statusOf = map[errs.Kind]int{
 	errs.Invalid:         http.StatusBadRequest,
 	errs.Unauthenticated: http.StatusUnauthorized,
@@ -46,20 +47,17 @@ func newProblem(ctx context.Context, status int, code, message string) *problem 
 	}}
 }
 
-// problemOf returns err as the client may see it. What the client may not see
-// goes to the log.
+// problemOf returns err as the client may see it, and logs an internal error.
 func (d *door) problemOf(ctx context.Context, err error) *problem {
-	var media *unsupportedMedia
-	if errors.As(err, &media) {
+	if media, ok := errors.AsType[*unsupportedMedia](err); ok {
 		return media.problem(ctx)
 	}
-	var invalid *invalidBody
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*invalidBody](err); ok {
 		return foundProblem(ctx, http.StatusBadRequest, invalid.Error(), invalid.found)
 	}
 	e := readable(err)
 	if e.Kind == errs.Internal {
-		d.Log.ErrorContext(ctx, "request failed", "request_id", callerOf(ctx).requestID, "err", err)
+		d.log.ErrorContext(ctx, "request failed", logkey.RequestID, callerOf(ctx).requestID, logkey.Error, err)
 	}
 	return worded(ctx, e)
 }
@@ -70,7 +68,7 @@ func worded(ctx context.Context, e *errs.Error) *problem {
 	return p
 }
 
-// readable returns err in words made for a client, ours if it has none.
+// readable returns err with a text for clients, a general one if it has none.
 func readable(err error) *errs.Error {
 	var e *errs.Error
 	switch {
@@ -84,7 +82,7 @@ func readable(err error) *errs.Error {
 }
 
 var errInternal = errs.New(errs.Internal, "internal", "cannot do this because of an internal error").
-	WithHint("hatchd's log says more under this request_id")
+	WithHint("hatchd's log has the cause under this request_id")
 
 // writeProblem answers with err, outside of huma.
 func (d *door) writeProblem(w http.ResponseWriter, r *http.Request, err error) {
@@ -94,13 +92,13 @@ func (d *door) writeProblem(w http.ResponseWriter, r *http.Request, err error) {
 func (p *problem) write(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", problemType)
 	w.WriteHeader(p.Status)
-	_ = json.NewEncoder(w).Encode(p) // the client has gone: nobody to tell
+	_ = json.NewEncoder(w).Encode(p) // an error means that the client has gone
 }
 
 // unsupportedMedia is the one error that only HTTP knows.
 type unsupportedMedia struct{}
 
-func (*unsupportedMedia) Error() string { return "cannot read the body: it is not sent as JSON" }
+func (*unsupportedMedia) Error() string { return "cannot read the body: its Content-Type is not JSON" }
 
 func (e *unsupportedMedia) problem(ctx context.Context) *problem {
 	p := newProblem(ctx, http.StatusUnsupportedMediaType, "unsupported_media_type", e.Error())
@@ -108,7 +106,7 @@ func (e *unsupportedMedia) problem(ctx context.Context) *problem {
 	return p
 }
 
-// asBadRequest makes huma answer 400 where it would 422.
+// asBadRequest makes huma answer 400 in place of 422.
 func asBadRequest(ctx huma.Context, next func(huma.Context)) { next(badRequest{ctx}) }
 
 // humaContext can be embedded: huma.Context has a method of its own name.
@@ -126,7 +124,7 @@ func plainStatus(status int) int {
 	return status
 }
 
-// asProblem puts the errors that huma itself finds into our form.
+// asProblem turns errors of huma's own checks into problems.
 func asProblem(ctx huma.Context, _ string, body any) (any, error) {
 	found, ok := body.(*huma.ErrorModel)
 	if !ok {
@@ -135,60 +133,58 @@ func asProblem(ctx huma.Context, _ string, body any) (any, error) {
 	return foundProblem(ctx.Context(), plainStatus(found.Status), found.Detail, found.Errors), nil
 }
 
-// foundProblem returns the faults that huma found as a problem.
+// foundProblem returns the errors of huma's checks as a problem.
 func foundProblem[E error](ctx context.Context, status int, detail string, found []E) *problem {
-	faults := make([]api.ProblemField, 0, len(found))
+	fields := make([]api.ProblemField, 0, len(found))
 	for _, err := range found {
-		var e *huma.ErrorDetail
-		if errors.As(err, &e) {
-			faults = append(faults, faultOf(e))
+		if e, ok := errors.AsType[*huma.ErrorDetail](err); ok {
+			fields = append(fields, problemField(e))
 		}
 	}
-	if len(faults) == 0 {
+	if len(fields) == 0 {
 		return newProblem(ctx, status, codeOf(status, ""), detail)
 	}
-	first := faults[0]
+	first := fields[0]
 	field := fieldOf(first.Location)
 	p := newProblem(ctx, status, codeOf(status, field), sentence(field, first.Message))
 	p.Field = field
-	if len(faults) > 1 {
-		p.Errors = faults
+	if len(fields) > 1 {
+		p.Errors = fields
 	}
 	return p
 }
 
-// invalidBody is what huma found wrong with something that is not a request's
-// body.
+// invalidBody has the errors of huma's checks of a WebSocket message.
 type invalidBody struct{ found []error }
 
-func (*invalidBody) Error() string { return "cannot take what was sent" }
+func (*invalidBody) Error() string { return "the message is not valid" }
 
 const unknownField = "unknown field"
 
-// faultOf rewords one fault of huma's. The value is left out: it may be a
-// secret, or the whole body.
-func faultOf(e *huma.ErrorDetail) api.ProblemField {
-	fault := api.ProblemField{Location: e.Location, Message: e.Message}
+// problemField rewords an error of huma's. It leaves out the value, which may be a
+// secret or the whole body.
+func problemField(e *huma.ErrorDetail) api.ProblemField {
+	field := api.ProblemField{Location: e.Location, Message: e.Message}
 	if name, message, marked := strings.Cut(e.Message, fieldMark); marked {
-		fault.Message = message
+		field.Message = message
 		if name != "" {
-			fault.Location = "body." + name
+			field.Location = "body." + name
 		}
 	}
 	if name, found := strings.CutPrefix(e.Message, "expected required property "); found {
 		name = strings.TrimSuffix(name, " to be present")
-		fault = api.ProblemField{Location: e.Location + "." + name, Message: "is required"}
+		field = api.ProblemField{Location: e.Location + "." + name, Message: "is required"}
 	}
 	if e.Message == "unexpected property" {
-		fault.Message = unknownField
+		field.Message = unknownField
 	}
 	if before, number, found := strings.Cut(e.Message, "= "); found {
-		fault.Message = before + "= " + plainNumber(number)
+		field.Message = before + "= " + plainNumber(number)
 	}
-	return fault
+	return field
 }
 
-// plainNumber writes 6.7108864e+07 as people do.
+// plainNumber writes 6.7108864e+07 without an exponent.
 func plainNumber(s string) string {
 	if n, err := strconv.ParseFloat(s, 64); err == nil {
 		return strconv.FormatFloat(n, 'f', -1, 64)
@@ -196,8 +192,8 @@ func plainNumber(s string) string {
 	return s
 }
 
-// fieldOf returns a location as the client wrote it: without where it was
-// sent, unless that is all there is.
+// fieldOf returns a location without its first part (body, query …), if it has more
+// than one.
 func fieldOf(location string) string {
 	_, field, found := strings.Cut(location, ".")
 	if !found {
@@ -213,8 +209,8 @@ func sentence(field, message string) string {
 	return field + ": " + message
 }
 
-// codeOf returns the code of an error that huma found: invalid_ and the
-// outermost field.
+// codeOf returns the code of an error of huma's checks: invalid_ and the outermost
+// field.
 func codeOf(status int, field string) string {
 	if status != http.StatusBadRequest {
 		return strings.ToLower(strings.ReplaceAll(http.StatusText(status), " ", "_"))
@@ -227,13 +223,12 @@ func codeOf(status int, field string) string {
 	return "invalid_" + name
 }
 
-// noRoute answers what no route matches: 405 where another method would, else
-// 404.
+// noRoute answers 405 if another method has a route, else 404.
 func (d *door) noRoute(mux *http.ServeMux) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		allowed := allowedMethods(mux, r)
 		if len(allowed) == 0 {
-			d.writeProblem(w, r, errs.New(errs.NotFound, "no_such_route", "there is nothing at %s", r.URL.Path).
+			d.writeProblem(w, r, errs.New(errs.NotFound, "no_such_route", "there is no route %s", r.URL.Path).
 				WithHint("GET /docs lists every route"))
 			return
 		}

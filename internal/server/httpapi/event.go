@@ -19,27 +19,33 @@ import (
 	"github.com/hatchvm/hatch/internal/event"
 )
 
-const eventsText = `What has happened, oldest first. The Link header leads to the next page.
+const eventsText = `Events, oldest first. The Link header leads to the next page.
 
-With ` + "`Accept: text/event-stream`" + ` it is a stream of server-sent events that begins with what comes, or after the event of ` +
-	"`Last-Event-ID`" + ` (or ` + "`after`" + `), and misses nothing: the id is the event's seq, the name its type, the data the event.`
+With ` + "`Accept: text/event-stream`" + ` it is a stream of server-sent events that begins with the next event, or after the event of ` +
+	"`Last-Event-ID`" + ` (or ` + "`after`" + `), without gaps: the id is the event's seq, the name its type, the data the event.`
 
-const vmEventsText = `What has happened to one VM, as GET /events has it. A deleted VM's events can be read as long as they are kept.`
+const vmEventsText = `The events of one VM, as GET /events returns them, also of a deleted VM.`
 
-// Events is the log of what has happened. [event.Service] is one.
+// Events reads the event log. [event.Service] implements it.
 type Events interface {
 	Page(ctx context.Context, f event.Filter) (page []event.Event, next int64, err error)
 	Follow(ctx context.Context, f event.Filter, send func(events []event.Event, through int64) error) error
 }
 
-// EventQuery says which events are wanted, and in which form. It is exported
-// for huma, which looks into no other embedded struct.
+type eventHandlers struct {
+	*door
+	events Events
+	vms    vmGetter
+}
+
+// EventQuery selects events and the form of the answer. It is exported for huma,
+// which ignores unexported embedded structs.
 type EventQuery struct {
-	Type        []string `query:"type,explode" nullable:"false" doc:"Only events of this type; vm.* stands for all that begin so. May be given several times."`
-	Since       string   `query:"since" maxLength:"64" doc:"Only events that are not older: an RFC 3339 time, or how long ago, such as 90m."`
-	After       string   `query:"after" maxLength:"20" doc:"Only events after the one with this seq. 0 for all that are kept."`
+	Type        []string `query:"type,explode" nullable:"false" doc:"Only events of this type; vm.* selects all with that prefix. May be given several times."`
+	Since       string   `query:"since" maxLength:"64" doc:"Only events of this time or later: an RFC 3339 time, or how long ago, such as 90m."`
+	After       string   `query:"after" maxLength:"20" doc:"Only events after the one with this seq. 0 for all."`
 	Limit       int      `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Events on a page."`
-	LastEventID string   `header:"Last-Event-ID" maxLength:"20" doc:"As after, which it wins over; browsers send it when they connect again."`
+	LastEventID string   `header:"Last-Event-ID" maxLength:"20" doc:"As after, which it overrides; browsers send it when they reconnect."`
 	Accept      string   `header:"Accept" doc:"text/event-stream for a stream."`
 }
 
@@ -48,13 +54,13 @@ type listEventsInput struct {
 	EventQuery
 }
 
-func (d *door) listEvents(ctx context.Context, in *listEventsInput) (*huma.StreamResponse, error) {
+func (h *eventHandlers) list(ctx context.Context, in *listEventsInput) (*huma.StreamResponse, error) {
 	f, err := in.filter(ctx)
 	if err != nil {
 		return nil, err
 	}
 	f.VMID = in.VM
-	return d.events(ctx, f, in.EventQuery, "/events", in.VM)
+	return h.respond(ctx, f, in.EventQuery, "/events", in.VM)
 }
 
 type vmEventsInput struct {
@@ -62,35 +68,35 @@ type vmEventsInput struct {
 	EventQuery
 }
 
-func (d *door) vmEvents(ctx context.Context, in *vmEventsInput) (*huma.StreamResponse, error) {
+func (h *eventHandlers) listOfVM(ctx context.Context, in *vmEventsInput) (*huma.StreamResponse, error) {
 	f, err := in.filter(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.knewVM(ctx, in.ID); err != nil {
+	if err := h.knewVM(ctx, in.ID); err != nil {
 		return nil, err
 	}
 	f.VMID = in.ID
-	return d.events(ctx, f, in.EventQuery, "/vms/"+url.PathEscape(in.ID)+"/events", "")
+	return h.respond(ctx, f, in.EventQuery, "/vms/"+url.PathEscape(in.ID)+"/events", "")
 }
 
-// knewVM returns an error when the caller has no such VM and there are no
-// events of one that it had.
-func (d *door) knewVM(ctx context.Context, id string) error {
-	_, missing := d.VMs.Get(ctx, owner(ctx), id)
+// knewVM returns an error if the caller has no such VM and the event log has no events
+// of a deleted one.
+func (h *eventHandlers) knewVM(ctx context.Context, id string) error {
+	_, missing := h.vms.Get(ctx, scope(ctx), id)
 	if !errs.Is(missing, errs.NotFound) {
 		return missing
 	}
-	page, _, err := d.Events.Page(ctx, event.Filter{OwnerID: owner(ctx), VMID: id, Limit: 1})
+	page, _, err := h.events.Page(ctx, event.Filter{Scope: scope(ctx), VMID: id, Limit: 1})
 	if err == nil && len(page) == 0 {
 		return missing
 	}
 	return err
 }
 
-// filter decodes what is wanted. The caller sees its own events only.
+// filter decodes the query, in the scope of the caller.
 func (q EventQuery) filter(ctx context.Context) (event.Filter, error) {
-	f := event.Filter{OwnerID: owner(ctx), Limit: q.Limit}
+	f := event.Filter{Scope: scope(ctx), Limit: q.Limit}
 	var err error
 	if f.Types, err = event.ParsePatterns("type", q.Type); err != nil {
 		return f, err
@@ -106,7 +112,7 @@ func (q EventQuery) filter(ctx context.Context) (event.Filter, error) {
 	case after != "":
 		f.After, err = strconv.ParseInt(after, 10, 64)
 		if err != nil || f.After < 0 {
-			return f, errs.InvalidField(field, "%q is no event's seq", errs.Brief(after)).WithCode("invalid_after")
+			return f, errs.InvalidField(field, "%q is not the seq of an event", errs.Brief(after)).WithCode("invalid_after")
 		}
 	case q.streamed() && f.Since.IsZero():
 		f.After = event.FromNow
@@ -131,16 +137,16 @@ func parseSince(s string) (time.Time, error) {
 // streamed reports whether the caller asks for server-sent events.
 func (q EventQuery) streamed() bool { return strings.Contains(q.Accept, eventStream) }
 
-// events answers with a stream, or with a page of those at path.
-func (d *door) events(ctx context.Context, f event.Filter, q EventQuery, path, vmID string) (*huma.StreamResponse, error) {
+// respond answers with a stream of events, or a page whose Link header leads to path.
+func (h *eventHandlers) respond(ctx context.Context, f event.Filter, q EventQuery, path, vmID string) (*huma.StreamResponse, error) {
 	if q.streamed() {
-		return d.eventStream(func(ctx context.Context, w io.Writer) error {
-			return d.Events.Follow(ctx, f, func(events []event.Event, through int64) error {
+		return h.eventStream(func(ctx context.Context, w io.Writer) error {
+			return h.events.Follow(ctx, f, func(events []event.Event, through int64) error {
 				return writeEvents(w, events, through)
 			})
 		}), nil
 	}
-	page, next, err := d.Events.Page(ctx, f)
+	page, next, err := h.events.Page(ctx, f)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +160,7 @@ func (d *door) events(ctx context.Context, f event.Filter, q EventQuery, path, v
 		if next != 0 {
 			w.Header().Set("Link", "<"+path+"?"+q.nextPage(next, vmID).Encode()+`>; rel="next"`)
 		}
-		_, _ = w.Write(append(text, '\n')) // the client has gone: nobody to tell
+		_, _ = w.Write(append(text, '\n')) // an error means that the client has disconnected
 	}}, nil
 }
 
@@ -172,9 +178,9 @@ func (q EventQuery) nextPage(after int64, vmID string) url.Values {
 	return v
 }
 
-// writeEvents writes server-sent events. Without any, it says how far the log
-// has been read: the client knows where to go on, and both sides see whether
-// the other is there.
+// writeEvents writes server-sent events. Without events, it writes how far the log has
+// been read: the client knows where to continue, and both sides detect a closed
+// connection.
 func writeEvents(w io.Writer, events []event.Event, through int64) error {
 	var b bytes.Buffer
 	if len(events) == 0 {
@@ -205,6 +211,6 @@ func shownEvent(e event.Event) api.Event {
 		Actor:     api.Actor{Kind: string(e.Actor.Kind), ID: e.Actor.ID, Name: e.Actor.Name},
 		RequestID: e.RequestID, At: utc(e.At),
 	}
-	_ = json.Unmarshal(e.Data, &out.Data) // written by us; what cannot be read is left out
+	_ = json.Unmarshal(e.Data, &out.Data) // we wrote it; invalid data is left out
 	return out
 }

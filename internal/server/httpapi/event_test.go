@@ -12,6 +12,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/client"
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -33,7 +34,7 @@ func TestEventPages(t *testing.T) {
 	if link != `</events?after=2&limit=2&since=2026-01-02T03%3A04%3A05Z&type=vm.%2A&type=webhook.%2A>; rel="next"` {
 		t.Errorf("the next page is %s", link)
 	}
-	if f := s.events.filter; f.OwnerID != goodAcc || len(f.Types) != 2 || !f.Since.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) || f.After != 0 {
+	if f := s.events.filter; f.Scope != access.Owner(goodAcc) || len(f.Types) != 2 || !f.Since.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) || f.After != 0 {
 		t.Errorf("asked for %+v", f)
 	}
 	s.call(t, "GET", "/events?since=90m&vm="+knownVM, "")
@@ -42,8 +43,8 @@ func TestEventPages(t *testing.T) {
 	}
 }
 
-// TestEventsOfAGoneVM reads what was, as long as there is something to read.
-func TestEventsOfAGoneVM(t *testing.T) {
+// TestEventsOfADeletedVM reads the events of a deleted VM until they are pruned.
+func TestEventsOfADeletedVM(t *testing.T) {
 	s := newServer(t)
 	s.events.log = []event.Event{sampleEvent(2, goneVM)}
 	wantStatus(t, s.call(t, "GET", "/vms/"+goneVM+"/events", ""), 200)
@@ -79,7 +80,7 @@ func TestEventStream(t *testing.T) {
 	s := newServer(t)
 	goOn, left := make(chan struct{}), make(chan error, 1)
 	s.events.follow = func(ctx context.Context, f event.Filter, send func([]event.Event, int64) error) error {
-		if f.After != 41 || f.OwnerID != goodAcc || f.VMID != knownVM {
+		if f.After != 41 || f.Scope != access.Owner(goodAcc) || f.VMID != knownVM {
 			t.Errorf("asked for %+v", f)
 		}
 		_ = send(nil, f.After)
@@ -167,7 +168,7 @@ func TestClientEvents(t *testing.T) {
 		}
 	}
 	if seen != 5 || opts.After != 4 {
-		t.Errorf("%d times heard; goes on after %d", seen, opts.After)
+		t.Errorf("%d events received; the stream continues after %d", seen, opts.After)
 	}
 	s.events.follow = func(_ context.Context, _ event.Filter, send func([]event.Event, int64) error) error {
 		return send(nil, 77)
@@ -175,7 +176,7 @@ func TestClientEvents(t *testing.T) {
 	opts = client.EventOptions{After: client.FromNow}
 	for _, err := range c.FollowEvents(t.Context(), &opts) {
 		if opts.After != 77 || !errors.Is(err, io.ErrUnexpectedEOF) {
-			t.Errorf("goes on after %d, %v", opts.After, err)
+			t.Errorf("the stream continues after %d, %v", opts.After, err)
 		}
 	}
 	for _, err := range c.FollowEvents(t.Context(), &client.EventOptions{VM: "vm_never0000000"}) {
@@ -185,7 +186,7 @@ func TestClientEvents(t *testing.T) {
 	}
 }
 
-// TestCausesTravel looks at what the service gets to know of a caller.
+// TestCausesTravel checks the cause that the service gets from a request.
 func TestCausesTravel(t *testing.T) {
 	s := newServer(t)
 	s.vms.start = func(ctx context.Context) (vm.VM, error) {

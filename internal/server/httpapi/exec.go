@@ -12,41 +12,46 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/process"
 )
 
-const runExecText = `Run a command in a running VM, with or without a network in it, and answer with its output and exit code. A VM that sleeps is woken first.
+const runExecText = `Run a command in a running VM, with or without a network, and return its output and exit code. A sleeping VM is woken first.
 
-A command that cannot be found or run is no error here: it exits with 127 or 126 and says why on stderr, as in a shell. When the caller leaves, the command and all it started are killed.
+A command that cannot be found or run is not an error here: it exits with 127 or 126 and a message on stderr, as in a shell. If the client disconnects, the command and its descendants are killed.
 
-With background the answer is 201 and the exec, at once; the command goes on whoever leaves.`
+With background the response is 201 with the exec and comes at once; the command continues if the client disconnects.`
 
-// Processes is what can be done with processes in guests. [process.Service] is
-// one.
+// Processes runs processes in guests. [process.Service] implements it.
 type Processes interface {
-	Reach(ctx context.Context, owner, vmID string) error
-	Run(ctx context.Context, owner, vmID string, r process.Run) (process.Result, error)
-	Start(ctx context.Context, owner, vmID string, spec process.Spec, input []byte) (process.Process, error)
-	Open(ctx context.Context, owner, vmID string, spec process.Spec) (process.Stream, error)
-	Attach(ctx context.Context, owner, vmID, id string, from int64) (process.Stream, error)
+	Run(ctx context.Context, scope access.Scope, vmID string, r process.Run) (process.Result, error)
+	Start(ctx context.Context, scope access.Scope, vmID string, spec process.Spec, input []byte) (process.Process, error)
+	Open(ctx context.Context, scope access.Scope, vmID string, spec func() (process.Spec, error)) (process.Stream, error)
+	Attach(ctx context.Context, scope access.Scope, vmID, id string, from int64) (process.Stream, error)
 	StartedProcesses
 }
 
-// StartedProcesses is what can be done with processes that nobody waits for.
+// StartedProcesses manages processes in the background.
 type StartedProcesses interface {
-	List(ctx context.Context, owner, vmID string) ([]process.Process, error)
-	Get(ctx context.Context, owner, vmID, id string) (process.Process, error)
-	Remove(ctx context.Context, owner, vmID, id string) error
-	Log(ctx context.Context, owner, vmID, id string, follow bool, w io.Writer) error
+	List(ctx context.Context, scope access.Scope, vmID string) ([]process.Process, error)
+	Get(ctx context.Context, scope access.Scope, vmID, id string) (process.Process, error)
+	Remove(ctx context.Context, scope access.Scope, vmID, id string) error
+	Log(ctx context.Context, scope access.Scope, vmID, id string, follow bool, began func(), w io.Writer) error
 	Steering
 }
 
-// Steering is what can be told to a process.
+// Steering controls a process.
 type Steering interface {
-	Signal(ctx context.Context, owner, vmID, id, signal string) error
-	WriteStdin(ctx context.Context, owner, vmID, id string, data []byte, end bool) error
-	Resize(ctx context.Context, owner, vmID, id string, size process.Size) error
+	Signal(ctx context.Context, scope access.Scope, vmID, id, signal string) error
+	WriteStdin(ctx context.Context, scope access.Scope, vmID, id string, data []byte, end bool) error
+	Resize(ctx context.Context, scope access.Scope, vmID, id string, size process.Size) error
+}
+
+// execHandlers serves the processes in VMs; exec_stream.go has their streams.
+type execHandlers struct {
+	*door
+	processes Processes
 }
 
 type runExecInput struct {
@@ -62,30 +67,30 @@ type runExecOutput struct {
 	Body     any
 }
 
-func (d *door) runExec(ctx context.Context, in *runExecInput) (*runExecOutput, error) {
+func (h *execHandlers) run(ctx context.Context, in *runExecInput) (*runExecOutput, error) {
 	spec, input, err := execSpec(in.Body)
 	if err != nil {
 		return nil, err
 	}
 	if in.Body.Background {
-		p, err := d.Processes.Start(ctx, owner(ctx), in.ID, spec, input)
+		p, err := h.processes.Start(ctx, scope(ctx), in.ID, spec, input)
 		if err != nil {
 			return nil, err
 		}
 		return &runExecOutput{Status: http.StatusCreated, Location: "/vms/" + in.ID + "/execs/" + p.ID, Body: shownExec(p)}, nil
 	}
 	if in.Body.StdinOpen {
-		return nil, errs.InvalidField("stdin_open", "nothing more can be written to a command that is waited for").
+		return nil, errs.InvalidField("stdin_open", "the request waits for the command, so no more input can be written to it").
 			WithHint("give all of it as stdin, or run it in the background or over a WebSocket")
 	}
-	result, err := d.Processes.Run(ctx, owner(ctx), in.ID, process.Run{Spec: spec, Input: input, MaxOutput: in.Body.MaxOutputBytes})
+	result, err := h.processes.Run(ctx, scope(ctx), in.ID, process.Run{Spec: spec, Input: input, MaxOutput: in.Body.MaxOutputBytes})
 	if err != nil {
 		return nil, err
 	}
 	return &runExecOutput{Status: http.StatusOK, Body: execResult(result, in.Body.OutputEncoding)}, nil
 }
 
-// execSpec decodes what to run, and what it reads first.
+// execSpec decodes a command and its first input.
 func execSpec(b api.RunExec) (process.Spec, []byte, error) {
 	input, err := decodeBytes("stdin", b.Stdin, b.StdinEncoding)
 	spec := process.Spec{
@@ -99,8 +104,7 @@ func execSpec(b api.RunExec) (process.Spec, []byte, error) {
 	return spec, input, err
 }
 
-// terminalSize is zero where a number is out of range, which the service
-// refuses.
+// terminalSize is zero if a number is out of range; the service refuses that.
 func terminalSize(s api.TerminalSize) process.Size {
 	if s.Rows != int(uint16(s.Rows)) || s.Cols != int(uint16(s.Cols)) { //nolint:gosec // that is the question
 		return process.Size{}
@@ -114,7 +118,7 @@ func decodeBytes(field, text, encoding string) ([]byte, error) {
 	}
 	b, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
-		return nil, errs.InvalidField(field, "it is not base64")
+		return nil, errs.InvalidField(field, "is not valid base64")
 	}
 	return b, nil
 }
@@ -127,7 +131,7 @@ func execResult(r process.Result, encoding string) api.ExecResult {
 	}
 }
 
-// encodeOutput never ends in a part of a letter that the limit cut.
+// encodeOutput leaves out a character that the limit cut.
 func encodeOutput(o process.Output, encoding string) string {
 	if encoding == api.EncodingBase64 {
 		return base64.StdEncoding.EncodeToString(o.Data)
@@ -144,7 +148,7 @@ func encodeOutput(o process.Output, encoding string) string {
 	return strings.ToValidUTF8(string(data), "\uFFFD")
 }
 
-// shownExec returns a process as its owner sees it.
+// shownExec returns a process as the API shows it.
 func shownExec(p process.Process) api.Exec {
 	out := api.Exec{
 		ID: p.ID, Command: api.Command{Argv: p.Spec.Argv, Shell: p.Spec.Shell}, User: p.Spec.User, Cwd: p.Spec.Dir,
@@ -163,8 +167,8 @@ type listExecsOutput struct {
 	Body []api.Exec `nullable:"false"`
 }
 
-func (d *door) listExecs(ctx context.Context, in *IDPath) (*listExecsOutput, error) {
-	processes, err := d.Processes.List(ctx, owner(ctx), in.ID)
+func (h *execHandlers) list(ctx context.Context, in *IDPath) (*listExecsOutput, error) {
+	processes, err := h.processes.List(ctx, scope(ctx), in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -181,16 +185,16 @@ type ExecPath struct {
 	ExecID string `path:"exec_id" doc:"The exec's ID."`
 }
 
-func (d *door) getExec(ctx context.Context, in *ExecPath) (*answer[api.Exec], error) {
-	p, err := d.Processes.Get(ctx, owner(ctx), in.ID, in.ExecID)
+func (h *execHandlers) get(ctx context.Context, in *ExecPath) (*answer[api.Exec], error) {
+	p, err := h.processes.Get(ctx, scope(ctx), in.ID, in.ExecID)
 	if err != nil {
 		return nil, err
 	}
 	return &answer[api.Exec]{Body: shownExec(p)}, nil
 }
 
-func (d *door) deleteExec(ctx context.Context, in *ExecPath) (*answer[api.Deleted], error) {
-	if err := d.Processes.Remove(ctx, owner(ctx), in.ID, in.ExecID); err != nil {
+func (h *execHandlers) delete(ctx context.Context, in *ExecPath) (*answer[api.Deleted], error) {
+	if err := h.processes.Remove(ctx, scope(ctx), in.ID, in.ExecID); err != nil {
 		return nil, err
 	}
 	return deleted(), nil
@@ -201,8 +205,8 @@ type signalExecInput struct {
 	Body api.SignalExec
 }
 
-func (d *door) signalExec(ctx context.Context, in *signalExecInput) (*answer[api.Done], error) {
-	return done(d.Processes.Signal(ctx, owner(ctx), in.ID, in.ExecID, in.Body.Signal))
+func (h *execHandlers) signal(ctx context.Context, in *signalExecInput) (*answer[api.Done], error) {
+	return done(h.processes.Signal(ctx, scope(ctx), in.ID, in.ExecID, in.Body.Signal))
 }
 
 type writeExecInput struct {
@@ -210,12 +214,12 @@ type writeExecInput struct {
 	Body api.ExecInput
 }
 
-func (d *door) writeExec(ctx context.Context, in *writeExecInput) (*answer[api.Done], error) {
+func (h *execHandlers) writeStdin(ctx context.Context, in *writeExecInput) (*answer[api.Done], error) {
 	data, err := decodeBytes("data", in.Body.Data, in.Body.Encoding)
 	if err != nil {
 		return nil, err
 	}
-	return done(d.Processes.WriteStdin(ctx, owner(ctx), in.ID, in.ExecID, data, in.Body.Close))
+	return done(h.processes.WriteStdin(ctx, scope(ctx), in.ID, in.ExecID, data, in.Body.Close))
 }
 
 type resizeExecInput struct {
@@ -223,11 +227,11 @@ type resizeExecInput struct {
 	Body api.TerminalSize
 }
 
-func (d *door) resizeExec(ctx context.Context, in *resizeExecInput) (*answer[api.Done], error) {
-	return done(d.Processes.Resize(ctx, owner(ctx), in.ID, in.ExecID, terminalSize(in.Body)))
+func (h *execHandlers) resize(ctx context.Context, in *resizeExecInput) (*answer[api.Done], error) {
+	return done(h.processes.Resize(ctx, scope(ctx), in.ID, in.ExecID, terminalSize(in.Body)))
 }
 
-// done answers a call that has nothing to tell.
+// done answers a call without a result.
 func done(err error) (*answer[api.Done], error) {
 	if err != nil {
 		return nil, err
@@ -237,18 +241,16 @@ func done(err error) (*answer[api.Done], error) {
 
 type execLogsInput struct {
 	ExecPath
-	Follow bool `query:"follow" doc:"Go on until the exec ends."`
+	Follow bool `query:"follow" doc:"Continue until the exec ends."`
 }
 
-func (d *door) execLogs(ctx context.Context, in *execLogsInput) (*huma.StreamResponse, error) {
-	if _, err := d.Processes.Get(ctx, owner(ctx), in.ID, in.ExecID); err != nil {
-		return nil, err
-	}
-	write := func(ctx context.Context, w io.Writer) error {
-		return d.Processes.Log(ctx, owner(ctx), in.ID, in.ExecID, in.Follow, w)
-	}
-	if in.Follow {
-		write = atOnce(write)
-	}
-	return d.textStream(in.Follow, write), nil
+func (h *execHandlers) logs(_ context.Context, in *execLogsInput) (*huma.StreamResponse, error) {
+	return h.textStream(in.Follow, func(ctx context.Context, w io.Writer) error {
+		began := func() {
+			if in.Follow { // the answer begins before there is output
+				_, _ = w.Write(nil)
+			}
+		}
+		return h.processes.Log(ctx, scope(ctx), in.ID, in.ExecID, in.Follow, began, w)
+	}), nil
 }

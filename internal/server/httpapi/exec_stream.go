@@ -18,84 +18,92 @@ import (
 	"github.com/hatchvm/hatch/internal/process"
 )
 
-const streamExecText = `Run a command in a running VM over a WebSocket. A VM that sleeps is woken first. The first message is text: the body of POST /vms/{id}/exec, with stdin_open when input follows.
+const streamExecText = `Run a command in a running VM over a WebSocket. A sleeping VM is woken first. The first message is text: the body of POST /vms/{id}/exec, with stdin_open if input follows.
 
-From then on a binary message is a channel (first byte: 0 stdin, 1 stdout, 2 stderr) and its bytes, and a text message is an ExecMessage: from the server started, output_lost, stdin_taken, stdin_closed, error and, last, exit; from the client resize, signal and close_stdin. An error does not end the exec; when the connection ends after one, it can be attached to again.
+After it, a binary message is a channel (first byte: 0 stdin, 1 stdout, 2 stderr) followed by its data, and a text message is an ExecMessage: started, output_lost, stdin_taken, stdin_closed, error and, last, exit from the server; resize, signal and close_stdin from the client. An error does not end the exec; if the connection is closed after one, the client can attach again.
 
-The command goes on when the connection ends, and GET /vms/{id}/execs/{exec_id}/attach joins it again. Its offset is that of started, and one more for each byte of stdout and stderr since (channels not counted), and the bytes of each output_lost.`
+The command continues to run when the connection ends; GET /vms/{id}/execs/{exec_id}/attach attaches to it again. The current offset is that of started, plus the bytes of stdout and stderr received since (without the channel bytes), plus the bytes of each output_lost.`
 
-const attachExecText = `Join an exec over a WebSocket, with the messages of GET /vms/{id}/exec but its first. Output comes from the offset on, as far as the guest keeps it, and what is not kept is told. Any number of callers may join. A VM that sleeps is not woken for it.`
+const attachExecText = `Attach to an exec over a WebSocket, with the messages of GET /vms/{id}/exec except its first. Output starts at ` + "`from`" + `; output_lost reports bytes that are no longer kept. Any number of clients may attach. A sleeping VM is not woken.`
 
-// Bounds of a streamed exec.
+// Limits of a streamed exec.
 const (
-	maxExecMessage    = 1 << 20 // bytes of a message from the client
-	firstMessageLimit = 30 * time.Second
-	goodbyeLimit      = 10 * time.Second // for the last words to a client that may be gone
+	maxExecMessage      = 1 << 20 // bytes of a message from the client
+	firstMessageTimeout = 30 * time.Second
+	finalTimeout        = 10 * time.Second // for the final messages to a client that may have disconnected
 )
 
-func (d *door) streamExec(ctx context.Context, in *IDPath) (*huma.StreamResponse, error) {
-	if err := d.Processes.Reach(ctx, owner(ctx), in.ID); err != nil {
-		return nil, err
-	}
-	return d.upgraded(func(w http.ResponseWriter, r *http.Request) error {
-		conn, err := websocket.Accept(w, r, nil)
-		if err != nil { // Accept has answered
-			return nil
+func (h *execHandlers) stream(_ context.Context, in *IDPath) (*huma.StreamResponse, error) {
+	return h.upgraded(func(w http.ResponseWriter, r *http.Request) error {
+		var conn *websocket.Conn
+		var first firstInput
+		answered := false                         // websocket.Accept has responded
+		ctx := context.WithoutCancel(r.Context()) // cancelling it would cut the connection without a close frame
+		stream, err := h.processes.Open(r.Context(), scope(ctx), in.ID, func() (spec process.Spec, err error) {
+			if err := checkUpgrade(r); err != nil {
+				return spec, err
+			}
+			answered = true
+			if conn, err = websocket.Accept(w, r, nil); err != nil {
+				return spec, err
+			}
+			conn.SetReadLimit(maxExecMessage)
+			spec, first, err = h.firstSpec(ctx, conn)
+			return spec, err
+		})
+		switch {
+		case err == nil:
+			s := &execStream{door: h.door, conn: conn, stream: stream, stdin: make(chan []byte, 1)}
+			s.serve(r.Context(), first)
+		case !answered:
+			return err
+		case conn != nil:
+			refuse(ctx, conn, h.problemOf(ctx, err))
 		}
-		conn.SetReadLimit(maxExecMessage)
-		ctx := context.WithoutCancel(r.Context()) // which would cut the connection, not end it
-		body, stream, err := d.begin(ctx, conn, in.ID)
-		if err != nil {
-			refuse(ctx, conn, d.problemOf(ctx, err))
-			return nil
-		}
-		s := &execStream{door: d, conn: conn, stream: stream, stdin: make(chan []byte, 1)}
-		s.serve(r.Context(), body)
 		return nil
 	}), nil
 }
 
-// begin reads the first message and starts what it asks for.
-func (d *door) begin(ctx context.Context, conn *websocket.Conn, vmID string) (firstInput, process.Stream, error) {
-	body, err := d.firstMessage(ctx, conn)
+// firstSpec reads the command and its initial input from the first message.
+func (h *execHandlers) firstSpec(ctx context.Context, conn *websocket.Conn) (process.Spec, firstInput, error) {
+	body, err := h.firstMessage(ctx, conn)
 	if err != nil {
-		return firstInput{}, nil, err
+		return process.Spec{}, firstInput{}, err
 	}
 	spec, input, err := execSpec(body)
 	if err != nil {
-		return firstInput{}, nil, err
+		return process.Spec{}, firstInput{}, err
 	}
 	if body.Background {
-		return firstInput{}, nil, errs.InvalidField("background", "it is for POST; what is started here goes on anyway")
+		return process.Spec{}, firstInput{}, errs.InvalidField("background", "is for POST only; a command started here continues to run in any case")
 	}
 	first := firstInput{data: input, end: !spec.Stdin && len(input) > 0}
 	spec.Stdin = spec.Stdin || first.end
-	stream, err := d.Processes.Open(ctx, owner(ctx), vmID, spec)
-	return first, stream, err
+	return spec, first, nil
 }
 
-// firstInput is what a command reads before anything the client sends later.
+// firstInput is the stdin of a command that the first message has.
 type firstInput struct {
 	data []byte
 	end  bool // stdin ends after data
 }
 
-func (d *door) firstMessage(ctx context.Context, conn *websocket.Conn) (api.RunExec, error) {
+func (h *execHandlers) firstMessage(ctx context.Context, conn *websocket.Conn) (api.RunExec, error) {
 	var body api.RunExec
-	ctx, cancel := context.WithTimeout(ctx, firstMessageLimit)
+	ctx, cancel := context.WithTimeout(ctx, firstMessageTimeout)
 	defer cancel()
 	kind, text, err := conn.Read(ctx)
 	if err != nil {
-		return body, errs.New(errs.Invalid, "first_message_missing", "the message that says what to run did not come").WithCause(err)
+		return body, errs.New(errs.Invalid, "first_message_missing", "the first message, with the command, did not arrive").WithCause(err)
 	}
 	if kind != websocket.MessageText {
-		return body, errs.New(errs.Invalid, "invalid_message", "the first message must be text: it says what to run")
+		return body, errs.New(errs.Invalid, "invalid_message", "the first message must be text: the command to run")
 	}
-	return body, d.decodeText(text, &body)
+	return body, h.decodeText(text, &body)
 }
 
-// decodeText decodes what came over a WebSocket as a body of the same type is
-// decoded, with the same checks.
+// decodeText decodes a WebSocket message with the checks of a request body of the same
+// type.
 func (d *door) decodeText(text []byte, into any) error {
 	var value any
 	if err := jsonFormat.Unmarshal(text, &value); err != nil {
@@ -113,11 +121,11 @@ func (d *door) decodeText(text []byte, into any) error {
 	return nil
 }
 
-// refuse tells why nothing was started, and closes.
+// refuse sends the error for which no command was started, and closes the connection.
 func refuse(ctx context.Context, conn *websocket.Conn, p *problem) {
-	ctx, cancel := context.WithTimeout(ctx, goodbyeLimit)
+	ctx, cancel := context.WithTimeout(ctx, finalTimeout)
 	defer cancel()
-	_ = conn.Write(ctx, websocket.MessageText, textOf(errorMessage(p))) // a client that has gone need not know
+	_ = conn.Write(ctx, websocket.MessageText, textOf(errorMessage(p))) // an error means that the client has disconnected
 	_ = conn.Close(websocket.StatusPolicyViolation, "")
 }
 
@@ -129,44 +137,45 @@ func textOf(m api.ExecMessage) []byte { return must(json.Marshal(m)) }
 
 type attachExecInput struct {
 	ExecPath
-	From int64 `query:"from" minimum:"0" doc:"The offset in its output to begin at; 0 is its beginning."`
+	From int64 `query:"from" minimum:"0" doc:"Offset in the output to start at; 0 is the beginning."`
 }
 
-func (d *door) attachExec(ctx context.Context, in *attachExecInput) (*huma.StreamResponse, error) {
-	if _, err := d.Processes.Get(ctx, owner(ctx), in.ID, in.ExecID); err != nil {
-		return nil, err
-	}
-	return d.upgraded(func(w http.ResponseWriter, r *http.Request) error {
-		stream, err := d.Processes.Attach(context.WithoutCancel(r.Context()), owner(r.Context()), in.ID, in.ExecID, in.From)
+func (h *execHandlers) attach(_ context.Context, in *attachExecInput) (*huma.StreamResponse, error) {
+	return h.upgraded(func(w http.ResponseWriter, r *http.Request) error {
+		stream, err := h.processes.Attach(context.WithoutCancel(r.Context()), scope(r.Context()), in.ID, in.ExecID, in.From)
 		if err != nil {
 			return err
 		}
+		defer func() { _ = stream.Close() }()
+		if err := checkUpgrade(r); err != nil {
+			return err
+		}
 		conn, err := websocket.Accept(w, r, nil)
-		if err != nil { // Accept has answered
-			_ = stream.Close()
+		if err != nil { // Accept has responded
 			return nil
 		}
 		conn.SetReadLimit(maxExecMessage)
-		s := &execStream{door: d, conn: conn, stream: stream, stdin: make(chan []byte, 1), offset: in.From}
+		s := &execStream{door: h.door, conn: conn, stream: stream, stdin: make(chan []byte, 1), offset: in.From}
 		s.serve(r.Context(), firstInput{})
 		return nil
 	}), nil
 }
 
-// execStream joins a WebSocket with a process.
+// execStream connects a WebSocket to a process.
 type execStream struct {
 	door   *door
 	conn   *websocket.Conn
 	stream process.Stream
-	offset int64 // where its output begins
-	// What comes for stdin, nil for its end. One message is on its way and one
-	// waits: a client that has no more than two under way is always heard.
-	stdin  chan []byte
-	behind atomic.Int32 // sides that wait for the client, or for the process
+	offset int64 // at which the output starts
+	// Data for stdin, nil for its end. One message is being written and one is
+	// queued: text messages of a client with at most two unconfirmed ones are
+	// never delayed.
+	stdin   chan []byte
+	blocked atomic.Int32 // number of goroutines that wait for the client or for the process
 }
 
-// serve goes on until a side ends. Nothing cancels a read of the client under
-// way before the close frame: that would cut the connection.
+// serve copies in both directions until either side ends. It does not cancel the
+// pending read from the client before the close frame: that would cut the connection.
 func (s *execStream) serve(request context.Context, first firstInput) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(request))
 	var once sync.Once
@@ -178,52 +187,53 @@ func (s *execStream) serve(request context.Context, first firstInput) {
 		})
 	}
 	stop := context.AfterFunc(request, func() { end(websocket.StatusGoingAway) })
-	var sides sync.WaitGroup
-	sides.Go(func() { end(s.output(ctx)) })
-	sides.Go(func() { end(s.input(ctx)) })
-	sides.Go(func() { s.feed(ctx, first) })
-	sides.Go(func() {
-		ping(ctx, s.conn, func() bool { return s.behind.Load() > 0 })
+	var goroutines sync.WaitGroup
+	goroutines.Go(func() { end(s.output(ctx)) })
+	goroutines.Go(func() { end(s.input(ctx)) })
+	goroutines.Go(func() { s.writeStdin(ctx, first) })
+	goroutines.Go(func() {
+		ping(ctx, s.conn, func() bool { return s.blocked.Load() > 0 })
 		end(websocket.StatusPolicyViolation)
 	})
-	sides.Wait()
+	goroutines.Wait()
 	stop()
 }
 
-// output passes on what the process says, and returns with what to close.
+// output sends the output of the process to the client, and returns the status to
+// close the connection with.
 func (s *execStream) output(ctx context.Context) websocket.StatusCode {
 	exec := shownExec(s.stream.Process())
-	err := s.say(ctx, api.ExecMessage{Type: api.ExecStarted, Exec: &exec, Offset: &s.offset})
+	err := s.send(ctx, api.ExecMessage{Type: api.ExecStarted, Exec: &exec, Offset: &s.offset})
 	var message []byte
 	for err == nil {
-		chunk, fault := s.stream.Next()
+		chunk, failure := s.stream.Next()
 		switch {
-		case fault != nil:
-			s.tell(ctx, fault)
+		case failure != nil:
+			s.sendError(ctx, failure)
 			return websocket.StatusTryAgainLater
 		case chunk.Exit != nil:
-			e := chunk.Exit // a client that has gone can attach again
-			_ = s.say(ctx, api.ExecMessage{Type: api.ExecEnded, ExitCode: &e.Code, Signal: e.Signal, TimedOut: e.TimedOut})
+			e := chunk.Exit // a client that has disconnected can attach again
+			_ = s.send(ctx, api.ExecMessage{Type: api.ExecEnded, ExitCode: &e.Code, Signal: e.Signal, TimedOut: e.TimedOut})
 			return websocket.StatusNormalClosure
 		case chunk.Lost > 0:
-			err = s.say(ctx, api.ExecMessage{Type: api.ExecOutputLost, Bytes: chunk.Lost})
+			err = s.send(ctx, api.ExecMessage{Type: api.ExecOutputLost, Bytes: chunk.Lost})
 		default:
 			message = append(append(message[:0], channelOf(chunk.Channel)), chunk.Data...)
 			err = s.write(ctx, websocket.MessageBinary, message)
 		}
 	}
-	return websocket.StatusNormalClosure // the client has gone
+	return websocket.StatusNormalClosure // the client has disconnected
 }
 
-// write waits for the client, who may be behind for as long as it likes: the
-// process waits, too, as for a pipe's reader.
+// write blocks until the client reads, without a timeout: the process blocks, too, as
+// if the reader of a pipe were slow.
 func (s *execStream) write(ctx context.Context, kind websocket.MessageType, message []byte) error {
-	s.behind.Add(1)
-	defer s.behind.Add(-1)
+	s.blocked.Add(1)
+	defer s.blocked.Add(-1)
 	return s.conn.Write(ctx, kind, message)
 }
 
-func (s *execStream) say(ctx context.Context, m api.ExecMessage) error {
+func (s *execStream) send(ctx context.Context, m api.ExecMessage) error {
 	return s.write(ctx, websocket.MessageText, textOf(m))
 }
 
@@ -234,14 +244,15 @@ func channelOf(c process.Channel) byte {
 	return api.ChannelStdout
 }
 
-// tell tells the client of an error.
-func (s *execStream) tell(ctx context.Context, err error) {
-	ctx, cancel := context.WithTimeout(ctx, goodbyeLimit)
+// sendError sends an error to the client.
+func (s *execStream) sendError(ctx context.Context, err error) {
+	ctx, cancel := context.WithTimeout(ctx, finalTimeout)
 	defer cancel()
-	_ = s.say(ctx, errorMessage(s.door.problemOf(ctx, err))) // as refuse
+	_ = s.send(ctx, errorMessage(s.door.problemOf(ctx, err))) // as in refuse
 }
 
-// input obeys the client until it leaves, or says what cannot be understood.
+// input handles messages of the client until it disconnects or sends an invalid one,
+// and returns the status to close the connection with.
 func (s *execStream) input(ctx context.Context) websocket.StatusCode {
 	for {
 		kind, message, err := s.conn.Read(ctx)
@@ -251,30 +262,31 @@ func (s *execStream) input(ctx context.Context) websocket.StatusCode {
 		var data []byte
 		switch {
 		case kind == websocket.MessageText:
-			end, err := s.obey(ctx, message)
+			end, err := s.handleText(ctx, message)
 			if err != nil {
-				s.tell(ctx, err)
+				s.sendError(ctx, err)
 				return websocket.StatusPolicyViolation
 			}
 			if !end {
 				continue
 			}
 		case len(message) == 0 || message[0] != api.ChannelStdin:
-			s.tell(ctx, errs.New(errs.Invalid, "invalid_message", "a binary message must begin with the byte 0, for stdin"))
+			s.sendError(ctx, errs.New(errs.Invalid, "invalid_message", "a binary message must begin with the byte 0, for stdin"))
 			return websocket.StatusPolicyViolation
 		default:
 			data = message[1:]
 		}
-		if !s.hand(ctx, data) {
+		if !s.queueStdin(ctx, data) {
 			return websocket.StatusNormalClosure
 		}
 	}
 }
 
-// hand gives data, nil for its end, to the side that writes to stdin.
-func (s *execStream) hand(ctx context.Context, data []byte) bool {
-	s.behind.Add(1)
-	defer s.behind.Add(-1)
+// queueStdin queues data for writeStdin, nil for the end of stdin. It returns false if
+// ctx is done.
+func (s *execStream) queueStdin(ctx context.Context, data []byte) bool {
+	s.blocked.Add(1)
+	defer s.blocked.Add(-1)
 	select {
 	case s.stdin <- data:
 		return true
@@ -283,9 +295,9 @@ func (s *execStream) hand(ctx context.Context, data []byte) bool {
 	}
 }
 
-// obey does what a text message says. What the process refuses is told, and
-// ends nothing. It returns whether stdin shall end.
-func (s *execStream) obey(ctx context.Context, text []byte) (endStdin bool, err error) {
+// handleText executes a text message. If the process refuses it, the client gets an
+// error message and the exec continues. endStdin reports whether stdin is to be closed.
+func (s *execStream) handleText(ctx context.Context, text []byte) (endStdin bool, err error) {
 	var m api.ExecMessage
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
@@ -300,17 +312,17 @@ func (s *execStream) obey(ctx context.Context, text []byte) (endStdin bool, err 
 	case api.ExecCloseStdin:
 		return true, nil
 	default:
-		return false, errs.New(errs.Invalid, "invalid_message", "%q is not a message of a client; resize, signal and close_stdin are", errs.Brief(m.Type))
+		return false, errs.New(errs.Invalid, "invalid_message", "%q is not a client message: want resize, signal or close_stdin", errs.Brief(m.Type))
 	}
 	if err != nil {
-		s.tell(ctx, err)
+		s.sendError(ctx, err)
 	}
 	return false, nil
 }
 
-// feed writes to the process what comes for it, and tells the client how far.
-func (s *execStream) feed(ctx context.Context, first firstInput) {
-	closed := !s.put(ctx, first.data)
+// writeStdin writes queued data to the process and confirms it to the client.
+func (s *execStream) writeStdin(ctx context.Context, first firstInput) {
+	closed := !s.writeChunk(ctx, first.data)
 	if first.end {
 		_ = s.stream.CloseStdin()
 	}
@@ -320,10 +332,10 @@ func (s *execStream) feed(ctx context.Context, first firstInput) {
 			switch {
 			case closed:
 			case data == nil:
-				_ = s.stream.CloseStdin() // of one that has ended; its end is told
-			case s.put(ctx, data):
+				_ = s.stream.CloseStdin() // fails only if the process has ended, which output reports
+			case s.writeChunk(ctx, data):
 				taken += int64(len(data))
-				_ = s.say(ctx, api.ExecMessage{Type: api.ExecStdinTaken, Bytes: taken})
+				_ = s.send(ctx, api.ExecMessage{Type: api.ExecStdinTaken, Bytes: taken})
 			default:
 				closed = true
 			}
@@ -333,15 +345,15 @@ func (s *execStream) feed(ctx context.Context, first firstInput) {
 	}
 }
 
-// put writes to stdin, and tells when it is closed. Any other failure ends the
-// output, too, which tells of it.
-func (s *execStream) put(ctx context.Context, data []byte) bool {
+// writeChunk writes to stdin and reports to the client if stdin is closed. Any other
+// failure also ends the output, which reports it.
+func (s *execStream) writeChunk(ctx context.Context, data []byte) bool {
 	if len(data) == 0 {
 		return true
 	}
 	_, err := s.stream.Write(data)
 	if errs.HasCode(err, "stdin_closed") {
-		_ = s.say(ctx, api.ExecMessage{Type: api.ExecStdinClosed})
+		_ = s.send(ctx, api.ExecMessage{Type: api.ExecStdinClosed})
 	}
 	return err == nil
 }

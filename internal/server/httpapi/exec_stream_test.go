@@ -103,7 +103,7 @@ func (c *execClient) await(kind string) api.ExecMessage {
 	}
 }
 
-// awaitOutput reads until the output since holds what is wanted.
+// awaitOutput reads until the output since the last call contains want.
 func (c *execClient) awaitOutput(want string) {
 	c.t.Helper()
 	var all string
@@ -116,7 +116,7 @@ func (c *execClient) awaitOutput(want string) {
 	}
 }
 
-// wantClosed reads what is left until the connection is closed so.
+// wantClosed reads until the connection is closed with the wanted status.
 func (c *execClient) wantClosed(status websocket.StatusCode) {
 	c.t.Helper()
 	for {
@@ -190,7 +190,7 @@ func TestStreamTerminal(t *testing.T) {
 	}
 }
 
-// TestSignalPassesStdin sends as much as a client may that has heard nothing,
+// TestSignalPassesStdin sends as much as a client may before an acknowledgement,
 // to a process that reads nothing, and then a signal.
 func TestSignalPassesStdin(t *testing.T) {
 	s := newServer(t)
@@ -256,7 +256,7 @@ func TestOutputLost(t *testing.T) {
 	}
 }
 
-// TestStreamOfALostGuest loses the guest; the client is told to come again.
+// TestStreamOfALostGuest loses the guest; the client gets the status "try again later".
 func TestStreamOfALostGuest(t *testing.T) {
 	s := newServer(t)
 	c := s.stream(t, `{"command":"sleep 60"}`)
@@ -408,25 +408,25 @@ func (b *badNetwork) serve() {
 	var pairs sync.WaitGroup
 	defer pairs.Wait()
 	for {
-		client, err := b.Accept()
+		conn, err := b.Accept()
 		if err != nil {
 			return
 		}
 		server, err := net.Dial("tcp", b.to)
 		if err != nil {
-			_ = client.Close()
+			_ = conn.Close()
 			continue
 		}
 		after := b.after
 		b.after *= 2
 		pairs.Go(func() {
-			defer client.Close()
+			defer conn.Close()
 			defer server.Close()
-			if n, _ := io.CopyN(client, server, after); n == after {
+			if n, _ := io.CopyN(conn, server, after); n == after {
 				b.cut.Add(1)
 			}
 		})
-		pairs.Go(func() { _, _ = io.Copy(server, client) })
+		pairs.Go(func() { _, _ = io.Copy(server, conn) })
 	}
 }
 
@@ -450,4 +450,36 @@ func FuzzStreamExec(f *testing.F) {
 		_ = c.Close(websocket.StatusNormalClosure, "")
 		s.call(t, "GET", "/vms/"+knownVM+"/execs", "") // it still answers, and as documented
 	})
+}
+
+// TestDisconnectedClientReleasesTheGuest leaves in the middle of an exec, before its
+// first message, and in the middle of a file.
+func TestDisconnectedClientReleasesTheGuest(t *testing.T) {
+	s := newServer(t)
+	c := s.stream(t, `{"command":"yes"}`)
+	if _, _, err := c.Read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.guest.uses.InUse(); n != 1 {
+		t.Errorf("during an exec the guest is in use %d times", n)
+	}
+	_ = c.CloseNow()
+	_ = s.stream(t, "").CloseNow()
+
+	s.guest.put(t, "/large", strings.Repeat("x", 16<<20))
+	resp, err := http.DefaultClient.Do(s.request(t, "GET", "/vms/"+knownVM+"/files?path=/large", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(resp.Body, make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	if s.guest.uses.InUse() == 0 {
+		t.Error("during a download the guest is not in use")
+	}
+	_ = resp.Body.Close()
+	requireNoUse(t, &s.guest.uses)
+	if n := s.guest.uses.Opened(); n != 3 {
+		t.Errorf("three requests opened the guest %d times", n)
+	}
 }

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/fake/guest"
 	"github.com/hatchvm/hatch/internal/process"
 )
 
@@ -21,26 +23,36 @@ const stoppedVM = "vm_stopped00000"
 // sleepingVM is a VM of goodAcc's that can be woken. Its guest is the known VM's.
 const sleepingVM = "vm_asleep000000"
 
-// oneGuest is a host on which the known VM runs.
-type oneGuest struct{ guest process.Guest }
-
-func (o oneGuest) ProcessGuest(ctx context.Context, owner, vmID string) (process.Guest, error) {
-	if owner == goodAcc && vmID == sleepingVM {
-		return o.guest, nil
+// requireNoUse waits until each use has been released, and only once.
+func requireNoUse(t testing.TB, uses *guest.Uses) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); uses.InUse() > 0 && time.Now().Before(deadline); {
+		<-tick.C
 	}
-	return o.AwakeProcessGuest(ctx, owner, vmID)
+	if err := uses.Check(); err != nil {
+		t.Error(err)
+	}
 }
 
-func (o oneGuest) AwakeProcessGuest(_ context.Context, owner, vmID string) (process.Guest, error) {
+// oneGuest is a host on which the known VM runs.
+type oneGuest struct {
+	guest process.Guest
+	uses  *guest.Uses
+}
+
+// Open implements process.Guests.
+func (o oneGuest) Open(_ context.Context, scope access.Scope, vmID string, mode process.Mode) (process.Guest, func(), error) {
 	switch {
-	case owner == goodAcc && vmID == knownVM:
-		return o.guest, nil
-	case owner == goodAcc && vmID == sleepingVM:
-		return nil, errs.New(errs.Conflict, "vm_not_running", "cannot look inside VM %s: it is snapshotted", vmID).WithHint("wake it first")
-	case owner == goodAcc && vmID == stoppedVM:
-		return nil, errs.New(errs.Conflict, "vm_not_running", "cannot work inside VM %s: it is stopped", vmID).WithHint("start it first")
+	case scope == access.Owner(goodAcc) && (vmID == knownVM || vmID == sleepingVM && mode == process.Wake):
+		return o.guest, o.uses.Begin(), nil
+	case scope == access.Owner(goodAcc) && vmID == sleepingVM:
+		return nil, nil, errs.New(errs.Conflict, "vm_not_running", "cannot look inside VM %s: it is snapshotted", vmID).WithHint("wake it first")
+	case scope == access.Owner(goodAcc) && vmID == stoppedVM:
+		return nil, nil, errs.New(errs.Conflict, "vm_not_running", "cannot work inside VM %s: it is stopped", vmID).WithHint("start it first")
 	}
-	return nil, errs.New(errs.NotFound, "vm_not_found", "there is no VM %q", vmID)
+	return nil, nil, errs.New(errs.NotFound, "vm_not_found", "there is no VM %q", vmID)
 }
 
 func (s *server) exec(t testing.TB, body string) api.ExecResult {
@@ -64,7 +76,7 @@ func TestRunExec(t *testing.T) {
 		`{"command":"cat","stdin":"aü€","max_output_bytes":6}`:                                  {Stdout: "aü€"},
 		`{"command":"cat","stdin":"aü€","max_output_bytes":2,"output_encoding":"base64"}`:       {Stdout: "YcM=", StdoutTruncated: true},
 		`{"command":"sleep 60","timeout_ms":10}`:                                                {ExitCode: 137, Signal: "SIGKILL", TimedOut: true},
-		`{"command":"env; pwd; whoami","env":{"A":"1"},"cwd":"/srv","user":"nobody"}`:           {Stdout: "A=1\n/srv\nnobody\n"},
+		`{"command":"env; pwd; whoami","env":{"A":"1"},"cwd":"/srv","user":"daemon"}`:           {Stdout: "A=1\n/srv\ndaemon\n"},
 		`{"command":"stty size","tty":{"rows":50,"cols":132}}`:                                  {Stdout: "50 132\r\n"},
 	} {
 		got := s.exec(t, body)
@@ -115,7 +127,7 @@ func TestBadExecs(t *testing.T) {
 	}
 }
 
-func TestExecWhereNothingRuns(t *testing.T) {
+func TestExecInAStoppedVM(t *testing.T) {
 	s := newServer(t)
 	reply := s.call(t, "POST", "/vms/"+stoppedVM+"/exec", `{"command":"true"}`)
 	wantStatus(t, reply, 409)
@@ -131,8 +143,8 @@ func TestExecWhereNothingRuns(t *testing.T) {
 	}
 }
 
-// TestRunExecEndsWithItsCaller leaves while the command runs.
-func TestRunExecEndsWithItsCaller(t *testing.T) {
+// TestRunExecEndsWithItsClient leaves while the command runs.
+func TestRunExecEndsWithItsClient(t *testing.T) {
 	s := newServer(t)
 	ctx, leave := context.WithCancel(t.Context())
 	ended := make(chan error)

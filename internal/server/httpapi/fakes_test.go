@@ -17,41 +17,45 @@ import (
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/file"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/process"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vm/lifecycle"
 	"github.com/hatchvm/hatch/internal/vmm"
 	"github.com/hatchvm/hatch/internal/warm"
 	"github.com/hatchvm/hatch/internal/webhook"
 )
 
 const (
-	goodKey  = "hk_good"
-	otherKey = "hk_other"
-	goodAcc  = "acc_good"
-	knownVM  = "vm_known0000000"
+	goodKey   = "hk_good"
+	otherKey  = "hk_other"
+	readerKey = "hk_reader" // of the good account
+	goodAcc   = "acc_good"
+	knownVM   = "vm_known0000000"
 )
 
 var began = time.Date(2026, 3, 6, 12, 0, 0, 123456789, time.FixedZone("CET", 3600))
 
-func ptr[T any](v T) *T { return &v }
-
 // sampleVM has every field set.
 func sampleVM(id string) vm.VM {
 	return vm.VM{
-		ID: id, OwnerID: goodAcc, Name: "web", Labels: map[string]string{"env": "test"},
-		ImageID: "img_default", TemplateID: "tpl_1", Intent: vm.WantRunning, State: vm.Running, StateReason: "all well",
+		ID: id, OwnerID: goodAcc, Name: "web",
+		Spec: machine.Spec{
+			ImageID: "img_default", TemplateID: "tpl_1", VCPUs: 2, MemMiB: 1024, DiskMiB: 2048, BootArgs: "quiet", EnableNetwork: true,
+			UserData: "#!/bin/sh\necho <hidden>", SSHKeys: []string{"ssh-ed25519 AAAA me"}, Labels: map[string]string{"env": "test"}, Driver: "fake",
+		},
+		Intent: vm.IntentRunning, State: vm.Running, StateReason: "all well",
 		Conditions: vm.Conditions{Agent: vm.Condition{Status: vm.True, Reason: "Connected", ChangedAt: began}},
-		VCPUs:      2, MemMiB: 1024, DiskMiB: 2048, BootArgs: "quiet", EnableNetwork: true,
-		Lease: vm.Lease{
+		Lease: network.Lease{
 			Address: netip.MustParseAddr("172.16.0.10"), MAC: net.HardwareAddr{0x02, 0xfc, 0, 0, 0, 0x0a},
 			Tap: "tap0", SSHPort: 16001, UID: 70001,
 		},
-		UserData: "#!/bin/sh\necho <hidden>", SSHKeys: []string{"ssh-ed25519 AAAA me"}, Driver: "fake",
 		Machine: &vmm.Handle{Socket: "/run/secret.sock"}, SnapshotID: "snap_1",
-		CreatedAt: began, UpdatedAt: began, StartedAt: ptr(began),
+		CreatedAt: began, UpdatedAt: began, StartedAt: new(began),
 	}
 }
 
@@ -62,7 +66,7 @@ type fakeVMs struct {
 	request vm.CreateRequest
 	filter  vm.Filter
 	taken   vm.SnapshotRequest
-	copies  vm.CopyRequest
+	cloned  vm.CloneRequest
 	from    string // the snapshot that was asked for
 	failed  []error
 	unfit   error
@@ -78,11 +82,11 @@ type fakeVMs struct {
 	metrics func(vm.VM) vm.Metrics
 }
 
-func (f *fakeVMs) note(verb, owner, id string) (vm.VM, error) {
+func (f *fakeVMs) note(verb string, scope access.Scope, id string) (vm.VM, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked = append(f.asked, verb)
-	if owner != goodAcc || id != knownVM {
+	if scope != access.Owner(goodAcc) || id != knownVM {
 		return vm.VM{}, errs.New(errs.NotFound, "vm_not_found", "there is no VM %q", id)
 	}
 	return sampleVM(id), nil
@@ -95,103 +99,107 @@ func (f *fakeVMs) Create(ctx context.Context, owner string, req vm.CreateRequest
 	if f.create != nil {
 		return f.create(ctx)
 	}
-	return f.note("create", owner, knownVM)
+	return f.note("create", access.Owner(owner), knownVM)
 }
 
-func (f *fakeVMs) List(_ context.Context, owner string, filter vm.Filter) ([]vm.VM, string, error) {
+func (f *fakeVMs) List(_ context.Context, scope access.Scope, filter vm.Filter) ([]vm.VM, string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.filter = filter
-	if owner != goodAcc {
+	if scope != access.Owner(goodAcc) {
 		return nil, "", nil
 	}
 	return f.all, f.next, nil
 }
 
-func (f *fakeVMs) Get(_ context.Context, owner, id string) (vm.VM, error) {
-	return f.note("get", owner, id)
+func (f *fakeVMs) Get(_ context.Context, scope access.Scope, id string) (vm.VM, error) {
+	return f.note("get", scope, id)
 }
 
-func (f *fakeVMs) Start(ctx context.Context, owner, id string) (vm.VM, error) {
+func (f *fakeVMs) Start(ctx context.Context, scope access.Scope, id string) (vm.VM, error) {
 	if f.start != nil {
 		return f.start(ctx)
 	}
-	return f.note("start", owner, id)
+	return f.note("start", scope, id)
 }
 
-func (f *fakeVMs) Stop(_ context.Context, owner, id string) (vm.VM, error) {
-	return f.note("stop", owner, id)
+func (f *fakeVMs) Stop(_ context.Context, scope access.Scope, id string) (vm.VM, error) {
+	return f.note("stop", scope, id)
 }
 
-func (f *fakeVMs) Restart(_ context.Context, owner, id string) (vm.VM, error) {
-	return f.note("restart", owner, id)
+func (f *fakeVMs) Restart(_ context.Context, scope access.Scope, id string) (vm.VM, error) {
+	return f.note("restart", scope, id)
 }
 
-func (f *fakeVMs) Sleep(ctx context.Context, owner, id string) (vm.VM, error) {
-	return f.Pause(ctx, owner, id)
+func (f *fakeVMs) AwaitDurable(_ context.Context, scope access.Scope, id string) (vm.VM, error) {
+	return f.note("await durable", scope, id)
 }
 
-func (f *fakeVMs) Wake(ctx context.Context, owner, id string) (vm.VM, error) {
-	return f.Start(ctx, owner, id)
+func (f *fakeVMs) Sleep(ctx context.Context, scope access.Scope, id string) (vm.VM, error) {
+	return f.Pause(ctx, scope, id)
 }
 
-func (f *fakeVMs) Snapshot(_ context.Context, owner, id string, req vm.SnapshotRequest) (snapshot.Snapshot, error) {
+func (f *fakeVMs) Wake(ctx context.Context, scope access.Scope, id string) (vm.VM, error) {
+	return f.Start(ctx, scope, id)
+}
+
+func (f *fakeVMs) Snapshot(_ context.Context, scope access.Scope, id string, req vm.SnapshotRequest) (snapshot.Snapshot, error) {
 	f.taken = req
-	_, err := f.note("snapshot", owner, id)
+	_, err := f.note("snapshot", scope, id)
 	return sampleSnapshot(), err
 }
 
-func (f *fakeVMs) Restore(ctx context.Context, owner, id, snapshotID string) (vm.VM, error) {
+func (f *fakeVMs) Restore(ctx context.Context, scope access.Scope, id, snapshotID string) (vm.VM, error) {
 	f.from = snapshotID
-	return f.Start(ctx, owner, id)
+	return f.Start(ctx, scope, id)
 }
 
-func (f *fakeVMs) Fork(_ context.Context, owner, id string, req vm.CopyRequest) (vm.Copies, error) {
-	f.copies = req
-	v, err := f.note("fork", owner, id)
-	return vm.Copies{VMs: []vm.VM{v}, Failed: f.failed}, err
+func (f *fakeVMs) Fork(_ context.Context, owner, id string, req vm.CloneRequest) (vm.Clones, error) {
+	f.cloned = req
+	v, err := f.note("fork", access.Owner(owner), id)
+	return vm.Clones{VMs: []vm.VM{v}, Failed: f.failed}, err
 }
 
-func (f *fakeVMs) CreateFrom(ctx context.Context, owner, snapshotID string, req vm.CopyRequest) (vm.Copies, error) {
+func (f *fakeVMs) CreateFrom(ctx context.Context, owner, snapshotID string, req vm.CloneRequest) (vm.Clones, error) {
 	f.from = snapshotID
 	return f.Fork(ctx, owner, knownVM, req)
 }
 
 func (f *fakeVMs) Fits(snapshot.Snapshot) error { return f.unfit }
 
-func (f *fakeVMs) Pause(_ context.Context, owner, id string) (vm.VM, error) {
-	return f.note("pause", owner, id)
+func (f *fakeVMs) Pause(_ context.Context, scope access.Scope, id string) (vm.VM, error) {
+	return f.note("pause", scope, id)
 }
 
-func (f *fakeVMs) Resume(_ context.Context, owner, id string) (vm.VM, error) {
-	return f.note("resume", owner, id)
+func (f *fakeVMs) Resume(_ context.Context, scope access.Scope, id string) (vm.VM, error) {
+	return f.note("resume", scope, id)
 }
 
-func (f *fakeVMs) Delete(_ context.Context, owner, id string) error {
-	_, err := f.note("delete", owner, id)
+func (f *fakeVMs) Delete(_ context.Context, scope access.Scope, id string) error {
+	_, err := f.note("delete", scope, id)
 	return err
 }
 
-func (f *fakeVMs) Wait(ctx context.Context, owner, id string, want vm.WaitFor) (vm.VM, error) {
+func (f *fakeVMs) Wait(ctx context.Context, scope access.Scope, id string, want vm.WaitFor) (vm.VM, error) {
 	f.mu.Lock()
 	f.want = want
 	f.mu.Unlock()
 	if f.wait != nil {
 		return f.wait(ctx)
 	}
-	return f.note("wait", owner, id)
+	return f.note("wait", scope, id)
 }
 
-func (f *fakeVMs) Metrics(_ context.Context, owner, id string) (vm.Metrics, error) {
-	v, err := f.note("metrics", owner, id)
+func (f *fakeVMs) Metrics(_ context.Context, scope access.Scope, id string) (vm.Metrics, error) {
+	v, err := f.note("metrics", scope, id)
 	if f.metrics != nil && err == nil {
 		return f.metrics(v), nil
 	}
 	return vm.Metrics{VM: v}, err
 }
 
-func (f *fakeVMs) Log(ctx context.Context, owner, id string, tail int, follow bool, w io.Writer) error {
-	if _, err := f.note("log", owner, id); err != nil {
+func (f *fakeVMs) Log(ctx context.Context, scope access.Scope, id string, tail int, follow bool, w io.Writer) error {
+	if _, err := f.note("log", scope, id); err != nil {
 		return err
 	}
 	if f.log != nil {
@@ -201,16 +209,16 @@ func (f *fakeVMs) Log(ctx context.Context, owner, id string, tail int, follow bo
 	return err
 }
 
-func (f *fakeVMs) VMMLog(_ context.Context, owner, id string, tail int, follow bool, w io.Writer) error {
-	if _, err := f.note("vmm log", owner, id); err != nil {
+func (f *fakeVMs) VMMLog(_ context.Context, scope access.Scope, id string, tail int, follow bool, w io.Writer) error {
+	if _, err := f.note("vmm log", scope, id); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(w, "qemu: %d lines, follow %v\n", tail, follow)
 	return err
 }
 
-func (f *fakeVMs) Console(_ context.Context, owner, id string, readOnly bool) (io.ReadWriteCloser, error) {
-	if _, err := f.note("console", owner, id); err != nil {
+func (f *fakeVMs) Console(_ context.Context, scope access.Scope, id string, readOnly bool) (io.ReadWriteCloser, error) {
+	if _, err := f.note("console", scope, id); err != nil {
 		return nil, err
 	}
 	return f.console(readOnly)
@@ -224,8 +232,8 @@ func (f *fakeVMs) askedFor(verb string) bool {
 
 func (f *fakeVMs) ShapeFor(_ context.Context, owner string, req vm.CreateRequest) (vm.Shape, error) {
 	f.request = req
-	_, err := f.note("shape", owner, knownVM)
-	return vm.Shape{ImageID: req.ImageID, VCPUs: 1, MemMiB: *first(req.MemMiB, ptr(512)), DiskMiB: 1024, Network: true}, err
+	_, err := f.note("shape", access.Owner(owner), knownVM)
+	return vm.Shape{Shape: machine.Shape{ImageID: req.ImageID, VCPUs: 1, MemMiB: *first(req.MemMiB, new(512)), DiskMiB: 1024, EnableNetwork: true}}, err
 }
 
 func first[T any](a, b *T) *T {
@@ -235,21 +243,21 @@ func first[T any](a, b *T) *T {
 	return b
 }
 
-// fakeWarm keeps whatever it is asked for, and one guest that could not be booted.
+// fakeWarm keeps every guest that a test asks for, and one that could not be booted.
 type fakeWarm struct {
-	kept      []warm.Guest
+	kept      []warm.Entry
 	forgotten []string
 	err       error // of Keep
 }
 
 func (f *fakeWarm) Keep(_ context.Context, shape vm.Shape) error {
-	f.kept = append(f.kept, warm.Guest{Shape: shape, State: warm.Building, At: began})
+	f.kept = append(f.kept, warm.Entry{Shape: shape, State: warm.Building, At: began})
 	return f.err
 }
 
-func (f *fakeWarm) List(_ context.Context, imageID string) ([]warm.Guest, error) {
-	failed := warm.Guest{Shape: vm.Shape{ImageID: imageID, MemMiB: 64}, State: warm.Failed, Reason: "it has panicked", At: began}
-	return append([]warm.Guest{failed}, f.kept...), nil
+func (f *fakeWarm) List(_ context.Context, imageID string) ([]warm.Entry, error) {
+	failed := warm.Entry{Shape: vm.Shape{Shape: machine.Shape{ImageID: imageID, MemMiB: 64}}, State: warm.Failed, Reason: "it has panicked", At: began}
+	return append([]warm.Entry{failed}, f.kept...), nil
 }
 
 func (f *fakeWarm) Forget(_ context.Context, imageID string) error {
@@ -279,19 +287,19 @@ func (f *fakeImages) Register(_ context.Context, _ string, r image.Registration)
 	return sampleImage(), nil
 }
 
-func (f *fakeImages) Get(_ context.Context, owner, id string) (image.Image, error) {
-	if owner != goodAcc || id != "img_default" {
+func (f *fakeImages) Get(_ context.Context, scope access.Scope, id string) (image.Image, error) {
+	if scope != access.Owner(goodAcc) || id != "img_default" {
 		return image.Image{}, errs.New(errs.NotFound, "image_not_found", "there is no image %q", id)
 	}
 	return sampleImage(), nil
 }
 
-func (f *fakeImages) List(context.Context, string) ([]image.Image, error) {
+func (f *fakeImages) List(context.Context, access.Scope) ([]image.Image, error) {
 	return []image.Image{sampleImage()}, nil
 }
 
-func (f *fakeImages) Delete(ctx context.Context, owner, id string, forget func(context.Context, string) error) error {
-	if _, err := f.Get(ctx, owner, id); err != nil {
+func (f *fakeImages) Delete(ctx context.Context, scope access.Scope, id string, forget func(context.Context, string) error) error {
+	if _, err := f.Get(ctx, scope, id); err != nil {
 		return err
 	}
 	return forget(ctx, id)
@@ -302,14 +310,14 @@ func (f *fakeImages) StartBuild(_ context.Context, _, recipe string, force bool)
 	return image.Build{ID: "bld_1", Recipe: recipe, State: "running", StartedAt: began}, nil
 }
 
-func (f *fakeImages) Build(_ context.Context, owner, id string) (image.Build, error) {
-	if owner != goodAcc || id != "bld_1" {
+func (f *fakeImages) Build(_ context.Context, scope access.Scope, id string) (image.Build, error) {
+	if scope != access.Owner(goodAcc) || id != "bld_1" {
 		return image.Build{}, errs.New(errs.NotFound, "build_not_found", "there is no build %q", id)
 	}
-	return image.Build{ID: id, Recipe: "debian", State: "done", ImageID: "img_default", StartedAt: began, FinishedAt: ptr(began)}, nil
+	return image.Build{ID: id, Recipe: "debian", State: "done", ImageID: "img_default", StartedAt: began, FinishedAt: new(began)}, nil
 }
 
-func (f *fakeImages) BuildLog(_ context.Context, _, _ string, _ bool, w io.Writer) error {
+func (f *fakeImages) BuildLog(_ context.Context, _ access.Scope, _ string, _ bool, w io.Writer) error {
 	_, err := io.WriteString(w, "unpacking\n")
 	return err
 }
@@ -319,8 +327,8 @@ type fakeTemplates struct{ made template.Template }
 
 func sampleTemplate() template.Template {
 	return template.Template{
-		ID: "tpl_1", OwnerID: goodAcc, Name: "small", Description: "few",
-		Defaults:  template.Defaults{MemMiB: ptr(256), UserData: ptr("hidden"), EnableNetwork: ptr(false)},
+		ID: "tpl_1", OwnerID: goodAcc, Name: "small",
+		Overrides: machine.Overrides{Description: new("few"), MemMiB: new(256), UserData: new("hidden"), EnableNetwork: new(false)},
 		CreatedAt: began, UpdatedAt: began,
 	}
 }
@@ -330,19 +338,19 @@ func (f *fakeTemplates) Create(_ context.Context, _ string, t template.Template)
 	return sampleTemplate(), nil
 }
 
-func (f *fakeTemplates) Template(_ context.Context, owner, id string) (template.Template, error) {
-	if owner != goodAcc || id != "tpl_1" {
+func (f *fakeTemplates) Template(_ context.Context, scope access.Scope, id string) (template.Template, error) {
+	if scope != access.Owner(goodAcc) || id != "tpl_1" {
 		return template.Template{}, errs.New(errs.NotFound, "template_not_found", "there is no template %q", id)
 	}
 	return sampleTemplate(), nil
 }
 
-func (f *fakeTemplates) List(context.Context, string) ([]template.Template, error) {
+func (f *fakeTemplates) List(context.Context, access.Scope) ([]template.Template, error) {
 	return []template.Template{sampleTemplate()}, nil
 }
 
-func (f *fakeTemplates) Delete(ctx context.Context, owner, id string) error {
-	_, err := f.Template(ctx, owner, id)
+func (f *fakeTemplates) Delete(ctx context.Context, scope access.Scope, id string) error {
+	_, err := f.Template(ctx, scope, id)
 	return err
 }
 
@@ -354,11 +362,11 @@ type fakeSnapshots struct {
 
 func sampleSnapshot() snapshot.Snapshot {
 	v := sampleVM(knownVM)
+	v.Spec.Hostname = v.Hostname()
 	return snapshot.Snapshot{
 		ID: "snap_1", OwnerID: goodAcc, VMID: knownVM, Name: "golden", Kind: snapshot.Manual, ParentID: "snap_0", Durable: true, Bytes: 4096,
 		VM: snapshot.Origin{
-			Hostname: v.Name, ImageID: v.ImageID, TemplateID: v.TemplateID, VCPUs: v.VCPUs, MemMiB: v.MemMiB, DiskMiB: v.DiskMiB,
-			BootArgs: v.BootArgs, Network: true, MAC: v.Lease.MAC, Address: v.Lease.Address, UserData: v.UserData, SSHKeys: v.SSHKeys,
+			Spec: v.Spec, MAC: v.Lease.MAC, Address: v.Lease.Address,
 		},
 		Machine:   snapshot.Machine{Driver: "qemu", Version: "7.2.9", Accel: "kvm", CPU: "Some CPU"},
 		Sums:      snapshot.Sums{Devices: "sha256:d", Memory: "sha256:m", Disk: "sha256:k"},
@@ -366,23 +374,23 @@ func sampleSnapshot() snapshot.Snapshot {
 	}
 }
 
-func (f *fakeSnapshots) Get(_ context.Context, owner, idOrName string) (snapshot.Snapshot, error) {
-	if owner != goodAcc || idOrName != "snap_1" && idOrName != "golden" {
+func (f *fakeSnapshots) Get(_ context.Context, scope access.Scope, idOrName string) (snapshot.Snapshot, error) {
+	if scope != access.Owner(goodAcc) || idOrName != "snap_1" && idOrName != "golden" {
 		return snapshot.Snapshot{}, errs.New(errs.NotFound, "snapshot_not_found", "there is no snapshot %q", idOrName)
 	}
 	return sampleSnapshot(), nil
 }
 
-func (f *fakeSnapshots) List(_ context.Context, owner string, filter snapshot.Filter) ([]snapshot.Snapshot, error) {
+func (f *fakeSnapshots) List(_ context.Context, scope access.Scope, filter snapshot.Filter) ([]snapshot.Snapshot, error) {
 	f.filter = filter
-	if f.none || owner != goodAcc || filter.VMID != "" && filter.VMID != knownVM {
+	if f.none || scope != access.Owner(goodAcc) || filter.VMID != "" && filter.VMID != knownVM {
 		return nil, nil
 	}
 	return []snapshot.Snapshot{sampleSnapshot()}, nil
 }
 
-func (f *fakeSnapshots) Delete(ctx context.Context, owner, idOrName string) error {
-	_, err := f.Get(ctx, owner, idOrName)
+func (f *fakeSnapshots) Delete(ctx context.Context, scope access.Scope, idOrName string) error {
+	_, err := f.Get(ctx, scope, idOrName)
 	return err
 }
 
@@ -407,7 +415,7 @@ func (f *fakeEvents) Page(_ context.Context, filter event.Filter) (page []event.
 	defer f.mu.Unlock()
 	f.filter = filter
 	for _, e := range f.log {
-		if e.OwnerID != filter.OwnerID || filter.VMID != "" && e.VMID != filter.VMID || e.Seq <= filter.After {
+		if !filter.Scope.Sees(e.OwnerID) || filter.VMID != "" && e.VMID != filter.VMID || e.Seq <= filter.After {
 			continue
 		}
 		if page = append(page, e); len(page) == filter.Limit {
@@ -438,7 +446,7 @@ func sampleWebhook() webhook.Webhook {
 func sampleDelivery() webhook.Delivery {
 	return webhook.Delivery{
 		ID: "dlv_1", WebhookID: "whk_1", EventID: "evt_1", EventSeq: 1, EventType: event.VMCreated, Body: []byte("hidden"),
-		State: webhook.Pending, Attempts: 2, StatusCode: 500, Error: "the receiver answered 500", NextTryAt: ptr(began), TriedAt: ptr(began), CreatedAt: began,
+		State: webhook.Pending, Attempts: 2, StatusCode: 500, Error: "the receiver answered 500", NextTryAt: new(began), TriedAt: new(began), CreatedAt: began,
 	}
 }
 
@@ -447,40 +455,40 @@ func (f *fakeWebhooks) Create(_ context.Context, _ string, w webhook.Webhook) (w
 	return sampleWebhook(), nil
 }
 
-func (f *fakeWebhooks) Get(_ context.Context, owner, id string) (webhook.Webhook, error) {
-	if owner != goodAcc || id != "whk_1" {
+func (f *fakeWebhooks) Get(_ context.Context, scope access.Scope, id string) (webhook.Webhook, error) {
+	if scope != access.Owner(goodAcc) || id != "whk_1" {
 		return webhook.Webhook{}, errs.New(errs.NotFound, "webhook_not_found", "there is no such webhook")
 	}
 	return sampleWebhook(), nil
 }
 
-func (f *fakeWebhooks) List(context.Context, string) ([]webhook.Webhook, error) {
+func (f *fakeWebhooks) List(context.Context, access.Scope) ([]webhook.Webhook, error) {
 	return []webhook.Webhook{sampleWebhook()}, nil
 }
 
-func (f *fakeWebhooks) Update(ctx context.Context, owner, id string, c webhook.Change) (webhook.Webhook, error) {
+func (f *fakeWebhooks) Update(ctx context.Context, scope access.Scope, id string, c webhook.Change) (webhook.Webhook, error) {
 	f.change = c
-	return f.Get(ctx, owner, id)
+	return f.Get(ctx, scope, id)
 }
 
-func (f *fakeWebhooks) Delete(ctx context.Context, owner, id string) error {
-	_, err := f.Get(ctx, owner, id)
+func (f *fakeWebhooks) Delete(ctx context.Context, scope access.Scope, id string) error {
+	_, err := f.Get(ctx, scope, id)
 	return err
 }
 
-func (f *fakeWebhooks) Test(ctx context.Context, owner, id string) (webhook.Delivery, error) {
-	_, err := f.Get(ctx, owner, id)
+func (f *fakeWebhooks) Test(ctx context.Context, scope access.Scope, id string) (webhook.Delivery, error) {
+	_, err := f.Get(ctx, scope, id)
 	return sampleDelivery(), err
 }
 
-func (f *fakeWebhooks) Deliveries(ctx context.Context, owner, id string, filter webhook.Filter) ([]webhook.Delivery, string, error) {
+func (f *fakeWebhooks) Deliveries(ctx context.Context, scope access.Scope, id string, filter webhook.Filter) ([]webhook.Delivery, string, error) {
 	f.filter = filter
-	_, err := f.Get(ctx, owner, id)
+	_, err := f.Get(ctx, scope, id)
 	return []webhook.Delivery{sampleDelivery()}, "cursor", err
 }
 
-func (f *fakeWebhooks) Retry(ctx context.Context, owner, id, deliveryID string) (webhook.Delivery, error) {
-	if _, err := f.Get(ctx, owner, id); err != nil || deliveryID != "dlv_1" {
+func (f *fakeWebhooks) Retry(ctx context.Context, scope access.Scope, id, deliveryID string) (webhook.Delivery, error) {
+	if _, err := f.Get(ctx, scope, id); err != nil || deliveryID != "dlv_1" {
 		return webhook.Delivery{}, errs.New(errs.NotFound, "delivery_not_found", "there is no such delivery")
 	}
 	return sampleDelivery(), nil
@@ -492,9 +500,11 @@ type fakeKeys struct{}
 func (fakeKeys) Authenticate(_ context.Context, secret string) (access.Principal, error) {
 	switch secret {
 	case goodKey:
-		return access.Principal{OwnerID: goodAcc, KeyID: "key_good", KeyName: "admin"}, nil
+		return access.Principal{OwnerID: goodAcc, KeyID: "key_good", KeyName: "admin", Rights: access.AllRights}, nil
 	case otherKey:
-		return access.Principal{OwnerID: "acc_other", KeyID: "key_other"}, nil
+		return access.Principal{OwnerID: "acc_other", KeyID: "key_other", Rights: access.AllRights}, nil
+	case readerKey:
+		return access.Principal{OwnerID: goodAcc, KeyID: "key_reader", Rights: access.Rights(access.Read)}, nil
 	case "hk_broken":
 		return access.Principal{}, fmt.Errorf("open /var/lib/hatch/hatch.db: no such file")
 	}
@@ -505,18 +515,19 @@ func (fakeKeys) CreateKey(_ context.Context, owner, name string) (access.Key, st
 	return access.Key{ID: "key_new", OwnerID: owner, Name: name, Hash: []byte("hash"), CreatedAt: began}, "hk_new", nil
 }
 
-func (fakeKeys) Keys(_ context.Context, owner string) ([]access.Key, error) {
-	return []access.Key{{ID: "key_good", OwnerID: owner, Name: "admin", Hash: []byte("hash"), CreatedAt: began, LastUsedAt: ptr(began)}}, nil
+func (fakeKeys) Keys(_ context.Context, scope access.Scope) ([]access.Key, error) {
+	owner, _ := scope.Owner()
+	return []access.Key{{ID: "key_good", OwnerID: owner, Name: "admin", Hash: []byte("hash"), CreatedAt: began, LastUsedAt: new(began)}}, nil
 }
 
-func (fakeKeys) DeleteKey(_ context.Context, _, id string) error {
+func (fakeKeys) DeleteKey(_ context.Context, _ access.Scope, id string) error {
 	if !strings.HasPrefix(id, "key_") {
 		return errs.New(errs.NotFound, "key_not_found", "there is no key %q", id)
 	}
 	return nil
 }
 
-// fakeHealth says what it is told to.
+// fakeHealth returns the set health.
 type fakeHealth struct{ status string }
 
 func (f *fakeHealth) report(context.Context) api.Health {
@@ -528,7 +539,7 @@ func (f *fakeHealth) report(context.Context) api.Health {
 
 // The services fit the door.
 var (
-	_ httpapi.Machines      = (*vm.Service)(nil)
+	_ httpapi.Machines      = (*lifecycle.Service)(nil)
 	_ httpapi.Files         = (*file.Service)(nil)
 	_ httpapi.Processes     = (*process.Service)(nil)
 	_ httpapi.Snapshots     = (*snapshot.Service)(nil)

@@ -17,36 +17,43 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/file"
 )
 
-const watchFilesText = `Server-sent events about a file or directory of a running VM, which is woken if it sleeps: what is created, written, removed, renamed and chmodded. ` +
-	`The data of each is a FileChange. The answer begins once no later change can be missed, and goes on until the caller leaves; ` +
+const watchFilesText = `Server-sent events about a file or directory of a running VM, which is woken if it sleeps: created, written, removed, renamed, chmodded. ` +
+	`The data of each is a FileChange. The answer begins once no later change can be missed, and ends when the client disconnects; ` +
 	`when the VM ends or the path is removed, the connection is cut.`
 
-// Files is what can be done with the files in VMs. [file.Service] is one.
+// Files accesses the files in VMs. [file.Service] implements it.
 type Files interface {
-	Stat(ctx context.Context, owner, vmID, path string) (file.Info, error)
-	List(ctx context.Context, owner, vmID, path string, each func(file.Info) error) error
-	MakeDirectory(ctx context.Context, owner, vmID string, spec file.DirectorySpec) (file.Info, error)
-	Rename(ctx context.Context, owner, vmID, from, to string) (file.Info, error)
-	Remove(ctx context.Context, owner, vmID, path string, recursive bool) error
-	Watch(ctx context.Context, owner, vmID, path string, recursive bool, began func(), report func(file.Change) error) error
-	CloudInitLog(ctx context.Context, owner, vmID string, lines int, follow bool, w io.Writer) error
+	Stat(ctx context.Context, scope access.Scope, vmID, path string) (file.Info, error)
+	List(ctx context.Context, scope access.Scope, vmID, path string, each func(file.Info) error) error
+	MakeDirectory(ctx context.Context, scope access.Scope, vmID string, spec file.DirectorySpec) (file.Info, error)
+	Rename(ctx context.Context, scope access.Scope, vmID, from, to string) (file.Info, error)
+	Remove(ctx context.Context, scope access.Scope, vmID, path string, recursive bool) error
+	Watch(ctx context.Context, scope access.Scope, vmID, path string, recursive bool, began func(), report func(file.Change) error) error
+	CloudInitLog(ctx context.Context, scope access.Scope, vmID string, lines int, follow bool, w io.Writer) error
 	Transfers
 }
 
-// Transfers moves the content of files.
+// Transfers copies the content of files.
 type Transfers interface {
-	Read(ctx context.Context, owner, vmID string, spec file.ReadSpec) (file.Info, io.ReadCloser, error)
-	Write(ctx context.Context, owner, vmID string, spec file.WriteSpec, content io.Reader) (file.Info, error)
-	ReadTree(ctx context.Context, owner, vmID, path string) (io.ReadCloser, error)
-	WriteTree(ctx context.Context, owner, vmID string, spec file.TreeSpec, archive io.Reader) error
+	Read(ctx context.Context, scope access.Scope, vmID string, spec file.ReadSpec) (file.Info, io.ReadCloser, error)
+	Write(ctx context.Context, scope access.Scope, vmID string, spec file.WriteSpec, content io.Reader) (file.Info, error)
+	ReadTree(ctx context.Context, scope access.Scope, vmID, path string) (io.ReadCloser, error)
+	WriteTree(ctx context.Context, scope access.Scope, vmID string, spec file.TreeSpec, archive io.Reader) error
 }
 
-// isOfFiles reports whether a request's path is one of the routes about files
-// in a VM.
+// fileHandlers serves the files in VMs; transfer.go has their content.
+type fileHandlers struct {
+	*door
+	files Files
+}
+
+// isOfFiles reports whether a request's path belongs to the routes about files in a
+// VM.
 func isOfFiles(requestPath string) bool {
 	rest, ofVMs := strings.CutPrefix(requestPath, "/vms/")
 	_, rest, _ = strings.Cut(rest, "/")
@@ -62,8 +69,8 @@ type FilePath struct {
 	Path string `query:"path" required:"true" doc:"Absolute, in the guest; any bytes, percent-encoded."`
 }
 
-func (d *door) statFile(ctx context.Context, in *FilePath) (*answer[api.File], error) {
-	return shownAs(d.Files.Stat(ctx, owner(ctx), in.ID, in.Path))
+func (h *fileHandlers) stat(ctx context.Context, in *FilePath) (*answer[api.File], error) {
+	return shownAs(h.files.Stat(ctx, scope(ctx), in.ID, in.Path))
 }
 
 // shownAs makes the answer about one file.
@@ -74,20 +81,20 @@ func shownAs(i file.Info, err error) (*answer[api.File], error) {
 	return &answer[api.File]{Body: shownFile(i)}, nil
 }
 
-// listFiles passes each entry on as it comes: a directory may be large.
-func (d *door) listFiles(ctx context.Context, in *FilePath) (*huma.StreamResponse, error) {
+// list streams the entries: a directory may be large.
+func (h *fileHandlers) list(ctx context.Context, in *FilePath) (*huma.StreamResponse, error) {
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
 		out := &textWriter{to: w, kind: "application/json"}
-		d.endStream(w, r, out, d.writeList(r.Context(), in, out))
+		h.endStream(w, r, out, h.writeList(r.Context(), in, out))
 	}}, nil
 }
 
-func (d *door) writeList(ctx context.Context, in *FilePath, w io.Writer) error {
+func (h *fileHandlers) writeList(ctx context.Context, in *FilePath, w io.Writer) error {
 	const batch = 32 << 10 // bytes
 	out := bufio.NewWriterSize(w, batch)
 	separator := "["
-	err := d.Files.List(ctx, owner(ctx), in.ID, in.Path, func(i file.Info) error {
+	err := h.files.List(ctx, scope(ctx), in.ID, in.Path, func(i file.Info) error {
 		entry, err := json.Marshal(shownFile(i))
 		if err != nil {
 			return fmt.Errorf("cannot encode a file: %w", err)
@@ -100,7 +107,7 @@ func (d *door) writeList(ctx context.Context, in *FilePath, w io.Writer) error {
 		return err
 	}
 	end := "]\n"
-	if separator == "[" { // there was none
+	if separator == "[" { // no entry
 		end = "[]\n"
 	}
 	if _, err := out.WriteString(end); err != nil {
@@ -114,7 +121,7 @@ type makeDirectoryInput struct {
 	Body api.MakeDirectory
 }
 
-func (d *door) makeDirectory(ctx context.Context, in *makeDirectoryInput) (*answer[api.File], error) {
+func (h *fileHandlers) makeDirectory(ctx context.Context, in *makeDirectoryInput) (*answer[api.File], error) {
 	p, err := givenPath("path", in.Body.Path, in.Body.PathEncoded)
 	if err != nil {
 		return nil, err
@@ -127,7 +134,7 @@ func (d *door) makeDirectory(ctx context.Context, in *makeDirectoryInput) (*answ
 	if mode != nil {
 		spec.Mode = *mode
 	}
-	return shownAs(d.Files.MakeDirectory(ctx, owner(ctx), in.ID, spec))
+	return shownAs(h.files.MakeDirectory(ctx, scope(ctx), in.ID, spec))
 }
 
 type renameFileInput struct {
@@ -135,7 +142,7 @@ type renameFileInput struct {
 	Body api.RenameFile
 }
 
-func (d *door) renameFile(ctx context.Context, in *renameFileInput) (*answer[api.File], error) {
+func (h *fileHandlers) rename(ctx context.Context, in *renameFileInput) (*answer[api.File], error) {
 	from, err := givenPath("from", in.Body.From, in.Body.FromEncoded)
 	if err != nil {
 		return nil, err
@@ -144,16 +151,16 @@ func (d *door) renameFile(ctx context.Context, in *renameFileInput) (*answer[api
 	if err != nil {
 		return nil, err
 	}
-	return shownAs(d.Files.Rename(ctx, owner(ctx), in.ID, from, to))
+	return shownAs(h.files.Rename(ctx, scope(ctx), in.ID, from, to))
 }
 
 type removeFileInput struct {
 	FilePath
-	Recursive bool `query:"recursive" doc:"A directory and all that is in it, too."`
+	Recursive bool `query:"recursive" doc:"A directory and everything in it, too."`
 }
 
-func (d *door) removeFile(ctx context.Context, in *removeFileInput) (*answer[api.Deleted], error) {
-	if err := d.Files.Remove(ctx, owner(ctx), in.ID, in.Path, in.Recursive); err != nil {
+func (h *fileHandlers) remove(ctx context.Context, in *removeFileInput) (*answer[api.Deleted], error) {
+	if err := h.files.Remove(ctx, scope(ctx), in.ID, in.Path, in.Recursive); err != nil {
 		return nil, err
 	}
 	return deleted(), nil
@@ -161,15 +168,15 @@ func (d *door) removeFile(ctx context.Context, in *removeFileInput) (*answer[api
 
 type watchFilesInput struct {
 	FilePath
-	Recursive bool `query:"recursive" doc:"All that is below a directory, too."`
+	Recursive bool `query:"recursive" doc:"Everything below a directory, too."`
 }
 
-// watchFiles begins its answer once no later change can be missed.
-func (d *door) watchFiles(_ context.Context, in *watchFilesInput) (*huma.StreamResponse, error) {
-	return d.eventStream(func(ctx context.Context, w io.Writer) error {
+// watch begins its answer once no later change can be missed.
+func (h *fileHandlers) watch(_ context.Context, in *watchFilesInput) (*huma.StreamResponse, error) {
+	return h.eventStream(func(ctx context.Context, w io.Writer) error {
 		return keptAlive(ctx, w, func(ctx context.Context, out *eventWriter) error {
-			began := func() { _ = out.begin() } // the client has gone: nobody to tell
-			return d.Files.Watch(ctx, owner(ctx), in.ID, in.Path, in.Recursive, began, func(c file.Change) error {
+			began := func() { _ = out.begin() } // an error means that the client has disconnected
+			return h.files.Watch(ctx, scope(ctx), in.ID, in.Path, in.Recursive, began, func(c file.Change) error {
 				text, err := json.Marshal(shownChange(c))
 				if err != nil {
 					return fmt.Errorf("cannot encode a change: %w", err)
@@ -180,7 +187,7 @@ func (d *door) watchFiles(_ context.Context, in *watchFilesInput) (*huma.StreamR
 	}), nil
 }
 
-// givenPath returns a path of a body, which can be given in two ways.
+// givenPath returns a path of a body, given as text or percent-encoded.
 func givenPath(field, plain, encoded string) (string, error) {
 	if encoded == "" {
 		return plain, nil
@@ -190,7 +197,7 @@ func givenPath(field, plain, encoded string) (string, error) {
 	}
 	p, err := url.PathUnescape(encoded)
 	if err != nil {
-		return "", errs.InvalidField(field+"_encoded", "it is not percent-encoded")
+		return "", errs.InvalidField(field+"_encoded", "is not percent-encoded")
 	}
 	return p, nil
 }
@@ -202,13 +209,13 @@ func parseMode(s string) (*uint32, error) {
 	}
 	n, err := strconv.ParseUint(s, 8, 16)
 	if err != nil {
-		return nil, errs.InvalidField("mode", "%q is no mode; octal digits can be given, such as 0644", errs.Brief(s))
+		return nil, errs.InvalidField("mode", "%q is not a mode: want octal digits, such as 0644", errs.Brief(s))
 	}
 	mode := uint32(n)
 	return &mode, nil
 }
 
-// shownFile returns a file as answers have it.
+// shownFile returns a file as the API shows it.
 func shownFile(i file.Info) api.File {
 	out := api.File{
 		Kind: string(i.Kind), Size: max(i.Size, 0), Mode: octal(i.Mode), UID: i.UID, GID: i.GID,
@@ -231,8 +238,8 @@ func octal(mode uint32) string { return fmt.Sprintf("%04o", mode) }
 
 func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
-// twoWays returns bytes as text and, where that says less, percent-encoded, so
-// that they can be put into a query and into a body.
+// twoWays returns bytes as text and, if they are not UTF-8, percent-encoded, for a
+// query or a body.
 func twoWays(s string) (text, encoded string) {
 	if utf8.ValidString(s) {
 		return s, ""

@@ -17,13 +17,15 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/fake/guest"
 	"github.com/hatchvm/hatch/internal/file"
-	"github.com/hatchvm/hatch/internal/file/filetest"
 )
 
-// fakeGuest is the guest of goodAcc's VM. Its files lie below dir.
+// fakeGuest is the guest of goodAcc's VM. Its files are below dir.
 type fakeGuest struct {
+	uses guest.Uses
 	file.Guest
 	dir string
 }
@@ -31,29 +33,24 @@ type fakeGuest struct {
 func openGuest(t testing.TB) *fakeGuest {
 	t.Helper()
 	dir := t.TempDir()
-	guest, err := filetest.Open(dir)
+	files, err := guest.OpenFiles(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = guest.Close() })
-	g := &fakeGuest{Guest: guest, dir: dir}
+	t.Cleanup(func() { _ = files.Close() })
+	g := &fakeGuest{Guest: files, dir: dir}
 	if err := os.Mkdir(filepath.Join(dir, "tmp"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return g
 }
 
-// FileGuest implements file.Guests.
-func (g *fakeGuest) FileGuest(ctx context.Context, owner, vmID string) (file.Guest, error) {
-	return g.AwakeFileGuest(ctx, owner, vmID)
-}
-
-// AwakeFileGuest implements file.Guests.
-func (g *fakeGuest) AwakeFileGuest(_ context.Context, owner, vmID string) (file.Guest, error) {
-	if owner != goodAcc || vmID != knownVM {
-		return nil, errs.New(errs.NotFound, "vm_not_found", "there is no VM %q", vmID)
+// Open implements file.Guests.
+func (g *fakeGuest) Open(_ context.Context, scope access.Scope, vmID string, _ file.Mode) (file.Guest, func(), error) {
+	if scope != access.Owner(goodAcc) || vmID != knownVM {
+		return nil, nil, errs.New(errs.NotFound, "vm_not_found", "there is no VM %q", vmID)
 	}
-	return g, nil
+	return g, g.uses.Begin(), nil
 }
 
 func (g *fakeGuest) put(t *testing.T, path, content string) {
@@ -327,8 +324,8 @@ func TestBrokenDownload(t *testing.T) {
 	}
 }
 
-// TestSizeNobodyKnows reads a file that is made up as it is read.
-func TestSizeNobodyKnows(t *testing.T) {
+// TestUnknownSize reads a file that is generated while it is read.
+func TestUnknownSize(t *testing.T) {
 	s := newServer(t)
 	s.guest.put(t, "meminfo", "MemTotal")
 	s.guest.Guest = sizeless{s.guest.Guest}
@@ -396,6 +393,6 @@ func TestWatchFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadAll(resp.Body); err == nil {
-		t.Error("a watch that cannot go on looks like one that has ended")
+		t.Error("a broken watch looks like one that has ended")
 	}
 }

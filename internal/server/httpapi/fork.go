@@ -2,35 +2,38 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
+	"maps"
+	"slices"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-const forkText = `Make new VMs that go on from where this one is, each with a hostname, an address and a MAC of its own. ` +
-	`Answers once they run as themselves. The VM goes on; its guest stands still while its memory and disk are copied once. ` +
-	`When some could not be made the answer says why; when not one could, that is the error. ` +
-	`They go on being made when the client leaves.`
+const forkText = `Clone a running or sleeping VM. Each clone gets its own hostname, address and MAC. ` +
+	`The response comes once all have confirmed their identity. The guest is paused while memory and disk are copied once. ` +
+	"`failed` lists clones that could not be created; if all fail, the request fails. Creation continues if the client disconnects."
 
 type forkInput struct {
 	IDPath
 	Body *api.ForkVM
 }
 
-func (d *door) forkVM(ctx context.Context, in *forkInput) (*created[api.Copies], error) {
+func (h *vmHandlers) fork(ctx context.Context, in *forkInput) (*created[api.Copies], error) {
 	body := api.ForkVM{}
 	if in.Body != nil {
 		body = *in.Body
 	}
-	made, err := d.VMs.Fork(ctx, owner(ctx), in.ID, vm.CopyRequest{
-		Count: countOf(body.Count), Name: body.Name, Labels: body.Labels,
-		UserData: body.UserData, SSHKeys: body.SSHAuthorizedKeys,
+	made, err := h.vms.Fork(ctx, owner(ctx), in.ID, vm.CloneRequest{
+		Count: countOf(body.Count), Name: body.Name,
+		Overrides: machine.Overrides{Labels: body.Labels, UserData: body.UserData, SSHKeys: body.SSHAuthorizedKeys},
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := api.Copies{VMs: wholeVMs(made.VMs), Failed: d.failures(ctx, made.Failed)}
+	out := api.Copies{VMs: wholeVMs(made.VMs), Failed: h.failures(ctx, made.Failed)}
 	return &created[api.Copies]{Location: "/vms/" + made.VMs[0].ID, Body: out}, nil
 }
 
@@ -41,8 +44,8 @@ func countOf(given *int) int {
 	return *given
 }
 
-// createFrom is createVM from a snapshot.
-func (d *door) createFrom(ctx context.Context, in *createVMInput) (*createVMOutput, error) {
+// createFrom creates VMs from a snapshot.
+func (h *vmHandlers) createFrom(ctx context.Context, in *createVMInput) (*createVMOutput, error) {
 	body := *in.Body
 	if err := refuseBesideSnapshot(body); err != nil {
 		return nil, err
@@ -51,9 +54,8 @@ func (d *door) createFrom(ctx context.Context, in *createVMInput) (*createVMOutp
 	if err != nil {
 		return nil, err
 	}
-	made, err := d.copiesOf(ctx, in.WaitInput, body.SnapshotID, vm.CopyRequest{
-		Count: countOf(body.Count), Name: body.Name, Labels: body.Labels,
-		UserData: body.UserData, SSHKeys: body.SSHAuthorizedKeys, Idempotency: key,
+	made, err := h.clonesOf(ctx, in.WaitInput, body.SnapshotID, vm.CloneRequest{
+		Count: countOf(body.Count), Name: body.Name, Overrides: overrides(body.MachineSpec), Idempotency: key,
 	})
 	if err != nil {
 		return nil, err
@@ -61,30 +63,30 @@ func (d *door) createFrom(ctx context.Context, in *createVMInput) (*createVMOutp
 	first := made.VMs[0]
 	out := &createVMOutput{Location: "/vms/" + first.ID, ServerTiming: serverTiming(first.Took), Body: api.CreatedVM{VM: wholeVM(first)}}
 	if body.Count != nil {
-		out.Body.VMs, out.Body.Failed = wholeVMs(made.VMs), d.failures(ctx, made.Failed)
+		out.Body.VMs, out.Body.Failed = wholeVMs(made.VMs), h.failures(ctx, made.Failed)
 	}
 	return out, nil
 }
 
-// copiesOf makes VMs of a snapshot and waits for them as the caller asked.
-func (d *door) copiesOf(ctx context.Context, in WaitInput, snapshotID string, req vm.CopyRequest) (vm.Copies, error) {
+// clonesOf clones VMs from a snapshot and waits for them as the request says.
+func (h *vmHandlers) clonesOf(ctx context.Context, in WaitInput, snapshotID string, req vm.CloneRequest) (vm.Clones, error) {
 	timeout, err := parseWaitTime("wait_timeout", in.WaitTimeout)
 	if err != nil {
-		return vm.Copies{}, err
+		return vm.Clones{}, err
 	}
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	made, err := d.VMs.CreateFrom(bounded, owner(ctx), snapshotID, req)
+	made, err := h.vms.CreateFrom(bounded, owner(ctx), snapshotID, req)
 	if err != nil || in.Wait != "ready" {
 		return made, err
 	}
 	for i, v := range made.VMs {
-		ready, err := d.whenReady(bounded, ctx, v)
+		ready, err := h.whenReady(bounded, ctx, v)
 		switch {
 		case err != nil && len(made.VMs) > 1:
-			continue // one that is gone again must not hide the others
+			continue // a VM that was deleted meanwhile must not fail the others
 		case err != nil:
-			return vm.Copies{}, err
+			return vm.Clones{}, err
 		}
 		ready.Took = v.Took
 		made.VMs[i] = ready
@@ -92,28 +94,28 @@ func (d *door) copiesOf(ctx context.Context, in WaitInput, snapshotID string, re
 	return made, nil
 }
 
-// refuseBesideSnapshot refuses what a VM has from the snapshot it is made of.
+// besideSnapshot lists the fields that are allowed with snapshot_id. All others come
+// from the snapshot.
+var besideSnapshot = []string{"snapshot_id", "count", "name", "description", "hostname", "labels", "user_data", "ssh_authorized_keys"}
+
 func refuseBesideSnapshot(body api.CreateVM) error {
-	for _, f := range []struct {
-		name  string
-		given bool
-	}{
-		{"image_id", body.ImageID != ""},
-		{"template_id", body.TemplateID != ""},
-		{"vcpu_count", body.VCPUCount != nil},
-		{"mem_mib", body.MemMiB != nil},
-		{"disk_mib", body.DiskMiB != nil},
-		{"boot_args", body.BootArgs != nil},
-		{"enable_network", body.EnableNetwork != nil},
-		{"guest_ip", body.GuestIP != ""},
-		{"guest_mac", body.GuestMAC != ""},
-		{"rate_limits", body.RateLimits != nil},
-		{"vmm", body.VMM != ""},
-	} {
-		if f.given {
-			return errs.InvalidField(f.name, "it comes with the snapshot").
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	var given map[string]json.RawMessage
+	if err := json.Unmarshal(text, &given); err != nil {
+		return err
+	}
+	for _, field := range slices.Sorted(maps.Keys(given)) {
+		if !slices.Contains(besideSnapshot, field) {
+			return errs.InvalidField(field, "is not allowed with snapshot_id: it comes from the snapshot").
 				WithHint("leave it out, or leave out snapshot_id")
 		}
+	}
+	if body.Hostname != nil && countOf(body.Count) > 1 {
+		return errs.InvalidField("hostname", "is allowed for one VM only; count is %d", *body.Count).
+			WithHint("give a name instead: -1, -2 and so on is added, and each is a hostname, too")
 	}
 	return nil
 }
@@ -126,12 +128,12 @@ func wholeVMs(made []vm.VM) []api.VM {
 	return out
 }
 
-// failures returns why some of what was asked for was not made, as the client
-// may see it.
-func (d *door) failures(ctx context.Context, faults []error) []api.Failure {
-	out := make([]api.Failure, len(faults))
-	for i, err := range faults {
-		p := d.problemOf(ctx, err)
+// failures returns the errors of VMs that could not be created, in the form for
+// clients.
+func (h *vmHandlers) failures(ctx context.Context, causes []error) []api.Failure {
+	out := make([]api.Failure, len(causes))
+	for i, err := range causes {
+		p := h.problemOf(ctx, err)
 		out[i] = api.Failure{Code: p.Code, Message: p.Problem.Error, Field: p.Field, Hint: p.Hint}
 	}
 	return out

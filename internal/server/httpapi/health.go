@@ -10,13 +10,17 @@ import (
 // healthPath is the only route that needs no key.
 const healthPath = "/healthz"
 
+type healthHandler struct {
+	health func(context.Context) api.Health
+}
+
 type healthOutput struct {
 	Status int
 	Body   api.Health
 }
 
-func (d *door) health(ctx context.Context, _ *struct{}) (*healthOutput, error) {
-	out := &healthOutput{Status: http.StatusOK, Body: d.Health(ctx)}
+func (h *healthHandler) get(ctx context.Context, _ *struct{}) (*healthOutput, error) {
+	out := &healthOutput{Status: http.StatusOK, Body: h.health(ctx)}
 	if out.Body.Status != "ok" {
 		out.Status = http.StatusServiceUnavailable
 	}

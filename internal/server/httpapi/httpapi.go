@@ -1,20 +1,22 @@
-// Package httpapi is the REST door: it decodes requests, asks who is calling,
-// hands over to the nouns, and encodes what comes back.
+// Package httpapi is the REST door: it authenticates callers, decodes requests,
+// calls the services and encodes their results.
 //
-// It decides nothing about VMs, images or keys, and it listens nowhere: [New]
-// makes a handler, and the daemon serves it. Each noun has one file here, of
-// the same name as everywhere else; routes.go is the table of all routes and
-// errors.go the only place where an error becomes a status.
+// It has no rules about VMs, images or keys, and it does not listen: [New] returns
+// a handler, and the daemon serves it. Each kind of object has one file here, of
+// the same name as elsewhere, with a type of handlers that gets only the services
+// it needs. routes.go is the table of all routes, with the right that
+// each needs; errors.go is the only place where an error becomes a status.
 //
 // The server that serves the handler should set ReadHeaderTimeout and
-// IdleTimeout, and neither ReadTimeout nor WriteTimeout: a wait takes up to ten
-// minutes and a followed log any time. The handler bounds the reading of bodies
-// and each single write by itself. Streams end when the server's BaseContext is
+// IdleTimeout, but neither ReadTimeout nor WriteTimeout: a wait takes up to ten
+// minutes and a followed log has no end. The handler itself sets deadlines for
+// bodies and for each write. Streams end when the server's BaseContext is
 // cancelled.
 package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
@@ -29,57 +31,64 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// Machines is what can be done with VMs. [vm.Service] is one.
+// Machines manages VMs. [lifecycle.Service] implements it.
 type Machines interface {
 	Create(ctx context.Context, owner string, req vm.CreateRequest) (vm.VM, error)
-	Get(ctx context.Context, owner, id string) (vm.VM, error)
-	List(ctx context.Context, owner string, f vm.Filter) (page []vm.VM, next string, err error)
-	Delete(ctx context.Context, owner, id string) error
-	Wait(ctx context.Context, owner, id string, want vm.WaitFor) (vm.VM, error)
-	Metrics(ctx context.Context, owner, id string) (vm.Metrics, error)
-	// ShapeFor is the shape of the VM that a request asks for.
+	vmGetter
+	List(ctx context.Context, scope access.Scope, f vm.Filter) (page []vm.VM, next string, err error)
+	Delete(ctx context.Context, scope access.Scope, id string) error
+	Wait(ctx context.Context, scope access.Scope, id string, want vm.WaitFor) (vm.VM, error)
+	Metrics(ctx context.Context, scope access.Scope, id string) (vm.Metrics, error)
+	// ShapeFor returns the shape of the VM that a request describes.
 	ShapeFor(ctx context.Context, owner string, req vm.CreateRequest) (vm.Shape, error)
 	Power
 	Copier
 	Screen
 }
 
-// Power changes whether a VM runs.
+type vmGetter interface {
+	Get(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
+}
+
+// Power starts, stops, pauses, sleeps and wakes VMs.
 type Power interface {
-	Start(ctx context.Context, owner, id string) (vm.VM, error)
-	Stop(ctx context.Context, owner, id string) (vm.VM, error)
-	Restart(ctx context.Context, owner, id string) (vm.VM, error)
-	Pause(ctx context.Context, owner, id string) (vm.VM, error)
-	Resume(ctx context.Context, owner, id string) (vm.VM, error)
-	Sleep(ctx context.Context, owner, id string) (vm.VM, error)
-	Wake(ctx context.Context, owner, id string) (vm.VM, error)
+	Start(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
+	Stop(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
+	Restart(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
+	Pause(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
+	Resume(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
+	Sleep(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
+	// AwaitDurable waits until the memory of a sleeping VM is on disk.
+	AwaitDurable(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
+	Wake(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
 }
 
-// Copier keeps what a VM is at one moment, and makes VMs that go on from there.
+// Copier takes snapshots of VMs, and restores and clones VMs from them.
 type Copier interface {
-	Snapshot(ctx context.Context, owner, id string, req vm.SnapshotRequest) (snapshot.Snapshot, error)
-	// Restore puts a VM back to a snapshot of it; "" is the newest.
-	Restore(ctx context.Context, owner, id, snapshotID string) (vm.VM, error)
-	Fork(ctx context.Context, owner, id string, req vm.CopyRequest) (vm.Copies, error)
-	CreateFrom(ctx context.Context, owner, snapshotID string, req vm.CopyRequest) (vm.Copies, error)
-	// Fits returns why VMs cannot go on from a snapshot here, or nil.
-	Fits(one snapshot.Snapshot) error
+	Snapshot(ctx context.Context, scope access.Scope, id string, req vm.SnapshotRequest) (snapshot.Snapshot, error)
+	// Restore restores a VM to a snapshot of it, "" for the newest.
+	Restore(ctx context.Context, scope access.Scope, id, snapshotID string) (vm.VM, error)
+	Fork(ctx context.Context, owner, id string, req vm.CloneRequest) (vm.Clones, error)
+	CreateFrom(ctx context.Context, owner, snapshotID string, req vm.CloneRequest) (vm.Clones, error)
+	// Fits returns why VMs cannot be restored to or cloned from a snapshot on this
+	// host, or nil.
+	Fits(snap snapshot.Snapshot) error
 }
 
-// Screen shows a VM's serial console, and what its VMM printed.
+// Screen reads a VM's serial console and the output of its VMM.
 type Screen interface {
-	VMMLog(ctx context.Context, owner, id string, tail int, follow bool, w io.Writer) error
-	Log(ctx context.Context, owner, id string, tail int, follow bool, w io.Writer) error
-	Console(ctx context.Context, owner, id string, readOnly bool) (io.ReadWriteCloser, error)
+	VMMLog(ctx context.Context, scope access.Scope, id string, tail int, follow bool, w io.Writer) error
+	Log(ctx context.Context, scope access.Scope, id string, tail int, follow bool, w io.Writer) error
+	Console(ctx context.Context, scope access.Scope, id string, readOnly bool) (io.ReadWriteCloser, error)
 }
 
-// Authenticator tells whose key a secret is.
+// Authenticator authenticates callers.
 type Authenticator interface {
 	// Authenticate returns the caller. Errors: errs.Unauthenticated.
 	Authenticate(ctx context.Context, secret string) (access.Principal, error)
 }
 
-// Config is what the door stands between. All fields are required.
+// Config has the services that the door serves. All fields are required.
 type Config struct {
 	VMs       Machines
 	Snapshots Snapshots
@@ -97,30 +106,58 @@ type Config struct {
 	Log       *slog.Logger
 }
 
-// door holds what handlers need.
+// door is what all handlers share: it authenticates callers and
+// writes answers, errors and streams.
 type door struct {
-	Config
-	schemas huma.Registry // of the OpenAPI document
+	access  Authenticator
+	log     *slog.Logger
+	schemas huma.Registry   // of the OpenAPI document
+	open    map[string]bool // paths that need no key
 }
 
 // New returns the handler of the whole API.
 func New(cfg Config) http.Handler {
-	d := &door{Config: cfg}
+	d, mux, doc := serveRoutes(cfg)
+	d.serveDocs(mux, doc)
+	mux.HandleFunc("/", d.noRoute(mux))
+	return d.linger(d.identify(d.observe(d.authenticate(d.readBody(mux)))))
+}
+
+// Document returns the OpenAPI document in JSON, as GET /openapi.json does.
+func Document(version string) ([]byte, error) {
+	_, _, doc := serveRoutes(Config{Version: version})
+	return json.Marshal(doc)
+}
+
+// serveRoutes serves the routes of the table, and describes them.
+func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 	mux := http.NewServeMux()
 	described := humago.New(mux, describe(cfg.Version))
 	described.UseMiddleware(asBadRequest)
-	d.schemas = described.OpenAPI().Components.Schemas
+	d := &door{access: cfg.Access, log: cfg.Log, schemas: described.OpenAPI().Components.Schemas, open: map[string]bool{}}
 	d.schemas.RegisterTypeAlias(reflect.TypeFor[api.Command](), reflect.TypeFor[commandSchema]())
-	for _, r := range d.routes() {
-		r.register(described, r.operation())
+	for _, noun := range []interface{ routes() []route }{
+		&vmHandlers{d, cfg.VMs, &encodedVMs{}},
+		&outputHandlers{d, cfg.VMs, cfg.Files},
+		&snapshotHandlers{d, cfg.Snapshots, cfg.VMs},
+		&execHandlers{d, cfg.Processes},
+		&fileHandlers{d, cfg.Files},
+		&eventHandlers{d, cfg.Events, cfg.VMs},
+		&webhookHandlers{d, cfg.Webhooks},
+		&imageHandlers{d, cfg.Images, cfg.Warm, cfg.VMs},
+		&templateHandlers{d, cfg.Templates},
+		&keyHandlers{d, cfg.Keys},
+		&healthHandler{cfg.Health},
+	} {
+		for _, r := range noun.routes() {
+			d.add(described, r)
+		}
 	}
 	tidySchemas(described.OpenAPI())
-	d.serveDocs(mux, described.OpenAPI())
-	mux.HandleFunc("/", d.noRoute(mux))
-	return d.identify(d.observe(d.authenticate(d.readBody(mux))))
+	return d, mux, described.OpenAPI()
 }
 
-// describe returns what the OpenAPI document says of the API as a whole.
+// describe returns the general part of the OpenAPI document.
 func describe(version string) huma.Config {
 	cfg := huma.DefaultConfig("Hatch", version)
 	cfg.Info.Description = "Self-hosted microVMs: create one and get a Linux machine with an address, an SSH port and your cloud-init."

@@ -8,34 +8,45 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// Images is what can be done with images. [image.Service] is one.
+// Images manages images. [image.Service] implements it.
 type Images interface {
 	Register(ctx context.Context, owner string, r image.Registration) (image.Image, error)
-	Get(ctx context.Context, owner, id string) (image.Image, error)
-	List(ctx context.Context, owner string) ([]image.Image, error)
-	// Delete calls forget, once nobody else uses the image, to end the use that
-	// hatchd itself makes of it.
-	Delete(ctx context.Context, owner, id string, forget func(ctx context.Context, id string) error) error
+	Get(ctx context.Context, scope access.Scope, id string) (image.Image, error)
+	List(ctx context.Context, scope access.Scope) ([]image.Image, error)
+	// Delete calls forget if no VM or snapshot of an owner uses the image, to end
+	// hatchd's own use of it.
+	Delete(ctx context.Context, scope access.Scope, id string, forget func(ctx context.Context, id string) error) error
 	Builds
 }
 
 // Builds makes images.
 type Builds interface {
 	StartBuild(ctx context.Context, owner, recipe string, force bool) (image.Build, error)
-	Build(ctx context.Context, owner, id string) (image.Build, error)
-	BuildLog(ctx context.Context, owner, id string, follow bool, w io.Writer) error
+	Build(ctx context.Context, scope access.Scope, id string) (image.Build, error)
+	BuildLog(ctx context.Context, scope access.Scope, id string, follow bool, w io.Writer) error
+}
+
+type imageHandlers struct {
+	*door
+	images Images
+	warm   Warm
+	vms    interface {
+		ShapeFor(ctx context.Context, owner string, req vm.CreateRequest) (vm.Shape, error)
+	}
 }
 
 type createImageInput struct {
 	Body api.CreateImage
 }
 
-func (d *door) createImage(ctx context.Context, in *createImageInput) (*created[api.Image], error) {
+func (h *imageHandlers) create(ctx context.Context, in *createImageInput) (*created[api.Image], error) {
 	b := in.Body
-	i, err := d.Images.Register(ctx, owner(ctx), image.Registration{
+	i, err := h.images.Register(ctx, owner(ctx), image.Registration{
 		ID: b.ID, Name: b.Name, KernelPath: b.KernelPath, RootfsPath: b.RootfsPath,
 		ModulesPath: b.ModulesPath, BootArgs: b.BootArgs,
 	})
@@ -49,8 +60,8 @@ type listImagesOutput struct {
 	Body []api.Image `nullable:"false"`
 }
 
-func (d *door) listImages(ctx context.Context, _ *struct{}) (*listImagesOutput, error) {
-	images, err := d.Images.List(ctx, owner(ctx))
+func (h *imageHandlers) list(ctx context.Context, _ *struct{}) (*listImagesOutput, error) {
+	images, err := h.images.List(ctx, scope(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -61,16 +72,16 @@ func (d *door) listImages(ctx context.Context, _ *struct{}) (*listImagesOutput, 
 	return out, nil
 }
 
-func (d *door) getImage(ctx context.Context, in *IDPath) (*answer[api.Image], error) {
-	i, err := d.Images.Get(ctx, owner(ctx), in.ID)
+func (h *imageHandlers) get(ctx context.Context, in *IDPath) (*answer[api.Image], error) {
+	i, err := h.images.Get(ctx, scope(ctx), in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return d.imageWithWarm(ctx, i, "")
+	return h.withWarm(ctx, i, "")
 }
 
-func (d *door) deleteImage(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
-	if err := d.Images.Delete(ctx, owner(ctx), in.ID, d.Warm.Forget); err != nil {
+func (h *imageHandlers) delete(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
+	if err := h.images.Delete(ctx, scope(ctx), in.ID, h.warm.Forget); err != nil {
 		return nil, err
 	}
 	return deleted(), nil
@@ -80,20 +91,20 @@ type startImageBuildInput struct {
 	Body *api.BuildImage
 }
 
-func (d *door) startImageBuild(ctx context.Context, in *startImageBuildInput) (*created[api.ImageBuild], error) {
+func (h *imageHandlers) startBuild(ctx context.Context, in *startImageBuildInput) (*created[api.ImageBuild], error) {
 	body := api.BuildImage{}
 	if in.Body != nil {
 		body = *in.Body
 	}
-	b, err := d.Images.StartBuild(ctx, owner(ctx), cmp.Or(body.Recipe, "debian"), body.Force)
+	b, err := h.images.StartBuild(ctx, owner(ctx), cmp.Or(body.Recipe, "debian"), body.Force)
 	if err != nil {
 		return nil, err
 	}
 	return &created[api.ImageBuild]{Location: "/images/builds/" + b.ID, Body: shownBuild(b)}, nil
 }
 
-func (d *door) getImageBuild(ctx context.Context, in *IDPath) (*answer[api.ImageBuild], error) {
-	b, err := d.Images.Build(ctx, owner(ctx), in.ID)
+func (h *imageHandlers) getBuild(ctx context.Context, in *IDPath) (*answer[api.ImageBuild], error) {
+	b, err := h.images.Build(ctx, scope(ctx), in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -102,23 +113,23 @@ func (d *door) getImageBuild(ctx context.Context, in *IDPath) (*answer[api.Image
 
 type imageBuildLogInput struct {
 	IDPath
-	Follow bool `query:"follow" doc:"Go on until the build ends."`
+	Follow bool `query:"follow" doc:"Continue until the build ends."`
 }
 
-func (d *door) imageBuildLog(ctx context.Context, in *imageBuildLogInput) (*huma.StreamResponse, error) {
-	if _, err := d.Images.Build(ctx, owner(ctx), in.ID); err != nil {
+func (h *imageHandlers) buildLog(ctx context.Context, in *imageBuildLogInput) (*huma.StreamResponse, error) {
+	if _, err := h.images.Build(ctx, scope(ctx), in.ID); err != nil {
 		return nil, err
 	}
 	write := func(ctx context.Context, w io.Writer) error {
-		return d.Images.BuildLog(ctx, owner(ctx), in.ID, in.Follow, w)
+		return h.images.BuildLog(ctx, scope(ctx), in.ID, in.Follow, w)
 	}
 	if in.Follow {
 		write = atOnce(write)
 	}
-	return d.textStream(in.Follow, write), nil
+	return h.textStream(in.Follow, write), nil
 }
 
-// wholeImage returns an image as its owner sees it alone.
+// wholeImage returns an image as answers about one image show it.
 func wholeImage(i image.Image) api.Image {
 	out := listedImage(i)
 	out.KernelPath, out.RootfsPath, out.ModulesPath = i.Kernel.Path, i.Rootfs.Path, i.ModulesPath

@@ -7,20 +7,25 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 )
 
-// Keys is what can be done with API keys. [access.Service] is one.
+// Keys manages API keys. [access.Service] implements it.
 type Keys interface {
-	// CreateKey returns the new key and its secret, which nobody sees again.
+	// CreateKey returns the new key and its secret, which no other call returns.
 	CreateKey(ctx context.Context, owner, name string) (key access.Key, secret string, err error)
-	Keys(ctx context.Context, owner string) ([]access.Key, error)
-	DeleteKey(ctx context.Context, owner, id string) error
+	Keys(ctx context.Context, scope access.Scope) ([]access.Key, error)
+	DeleteKey(ctx context.Context, scope access.Scope, id string) error
+}
+
+type keyHandlers struct {
+	*door
+	keys Keys
 }
 
 type createKeyInput struct {
 	Body api.CreateKey
 }
 
-func (d *door) createKey(ctx context.Context, in *createKeyInput) (*created[api.Key], error) {
-	key, secret, err := d.Keys.CreateKey(ctx, owner(ctx), in.Body.Name)
+func (h *keyHandlers) create(ctx context.Context, in *createKeyInput) (*created[api.Key], error) {
+	key, secret, err := h.keys.CreateKey(ctx, owner(ctx), in.Body.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -33,8 +38,8 @@ type listKeysOutput struct {
 	Body []api.Key `nullable:"false"`
 }
 
-func (d *door) listKeys(ctx context.Context, _ *struct{}) (*listKeysOutput, error) {
-	keys, err := d.Keys.Keys(ctx, owner(ctx))
+func (h *keyHandlers) list(ctx context.Context, _ *struct{}) (*listKeysOutput, error) {
+	keys, err := h.keys.Keys(ctx, scope(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -45,8 +50,8 @@ func (d *door) listKeys(ctx context.Context, _ *struct{}) (*listKeysOutput, erro
 	return out, nil
 }
 
-func (d *door) deleteKey(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
-	if err := d.Keys.DeleteKey(ctx, owner(ctx), in.ID); err != nil {
+func (h *keyHandlers) delete(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
+	if err := h.keys.DeleteKey(ctx, scope(ctx), in.ID); err != nil {
 		return nil, err
 	}
 	return deleted(), nil

@@ -46,7 +46,7 @@ func TestContentType(t *testing.T) {
 	wantStatus(t, s.send(t, r), 201)
 }
 
-// TestAccept asks for what the server cannot give; it gives JSON.
+// TestAccept requests types that the server does not have; it returns JSON.
 func TestAccept(t *testing.T) {
 	s := newServer(t)
 	for _, accept := range []string{"text/html", "application/cbor", "*/*", "application/json;q=0.1"} {
@@ -118,7 +118,7 @@ func TestPanic(t *testing.T) {
 		t.Errorf("answers %s", reply.body)
 	}
 	if log := s.log.String(); !strings.Contains(log, "at /var/lib/secret") || !strings.Contains(log, "TestPanic") {
-		t.Errorf("the log does not tell of the panic: %s", log)
+		t.Errorf("the log does not report the panic: %s", log)
 	}
 	s.vms.log = func(_ context.Context, _ int, _ bool, w io.Writer) error {
 		_, _ = io.WriteString(w, strings.Repeat("line\n", 10_000))
@@ -134,7 +134,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// TestBrokenAuthenticator does not tell a caller why.
+// TestBrokenAuthenticator expects that the caller does not learn the cause.
 func TestBrokenAuthenticator(t *testing.T) {
 	s := newServer(t)
 	r := s.request(t, "GET", "/vms", "")

@@ -32,7 +32,9 @@ func FuzzCreateVM(f *testing.F) {
 func BenchmarkListVMs(b *testing.B) {
 	s := newServer(b)
 	for i := range 1000 {
-		s.vms.all = append(s.vms.all, sampleVM(fmt.Sprintf("vm_%012d", i)))
+		v := sampleVM(fmt.Sprintf("vm_%012d", i))
+		v.Revision = 1
+		s.vms.all = append(s.vms.all, v)
 	}
 	s.contract = nil
 	took := make([]time.Duration, 0, b.N)

@@ -9,13 +9,13 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-const metricsText = `What a VM uses: CPU, memory, disks and network, whatever its state. ` +
-	`Counters count from counters_since and never go back while the VM runs. ` +
-	`What only the guest's agent knows is left out when it does not answer within two seconds; ` +
-	`its memory is then told as its kernel told a Firecracker last.`
+const metricsText = `What a VM uses in any state: CPU, memory, disks and network. ` +
+	`Counters start at counters_since and never decrease while the VM runs. ` +
+	`Values from the guest's agent are left out if it does not answer within two seconds; ` +
+	`its memory is then what its kernel last reported to Firecracker.`
 
-func (d *door) vmMetrics(ctx context.Context, in *IDPath) (*answer[api.Metrics], error) {
-	m, err := d.VMs.Metrics(ctx, owner(ctx), in.ID)
+func (h *vmHandlers) metrics(ctx context.Context, in *IDPath) (*answer[api.Metrics], error) {
+	m, err := h.vms.Metrics(ctx, scope(ctx), in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -46,5 +46,5 @@ func metrics(m vm.Metrics) api.Metrics {
 	return out
 }
 
-// hundredths rounds to what a measured number is worth.
+// hundredths rounds to two decimal places.
 func hundredths(f float64) float64 { return math.Round(100*f) / 100 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -13,10 +14,10 @@ func TestMetricsOnTheWire(t *testing.T) {
 	s := newServer(t)
 	s.vms.metrics = func(v vm.VM) vm.Metrics {
 		return vm.Metrics{
-			VM: v, CollectedAt: began, CountersSince: ptr(began), Uptime: 90*time.Second + 999*time.Millisecond,
+			VM: v, CollectedAt: began, CountersSince: new(began), Uptime: 90*time.Second + 999*time.Millisecond,
 			CPUTime: 1234567 * time.Nanosecond, CPUPercent: 99.12345, Resident: 1 << 30,
 			Block:   vmm.BlockCounters{ReadBytes: 1, WriteBytes: 2, ReadOps: 3, WriteOps: 4},
-			Traffic: vm.Traffic{RxBytes: 5, TxBytes: 6, RxPackets: 7, TxPackets: 8}, HostDisk: 9,
+			Traffic: network.Traffic{RxBytes: 5, TxBytes: 6, RxPackets: 7, TxPackets: 8}, HostDisk: 9,
 			Guest: &vm.GuestUsage{CPUBusy: time.Second, Load: [3]float64{0.25, 1, 2}, MemTotal: 20, MemUsed: 10, DiskTotal: 40, DiskUsed: 30},
 		}
 	}
@@ -35,11 +36,11 @@ func TestMetricsOnTheWire(t *testing.T) {
 	s.vms.metrics = func(v vm.VM) vm.Metrics { // whose agent does not answer
 		return vm.Metrics{VM: v, CollectedAt: began, GuestMemory: vmm.GuestMemory{Total: 20, Available: 15}}
 	}
-	var told struct{ Memory json.RawMessage }
-	if err := json.Unmarshal(s.call(t, "GET", "/vms/"+knownVM+"/metrics", "").body, &told); err != nil {
+	var got struct{ Memory json.RawMessage }
+	if err := json.Unmarshal(s.call(t, "GET", "/vms/"+knownVM+"/metrics", "").body, &got); err != nil {
 		t.Fatal(err)
 	}
-	requireSameJSON(t, string(told.Memory), `{"guest_used_bytes":5,"guest_total_bytes":20,"host_resident_bytes":0}`)
+	requireSameJSON(t, string(got.Memory), `{"guest_used_bytes":5,"guest_total_bytes":20,"host_resident_bytes":0}`)
 
 	s.vms.metrics = func(v vm.VM) vm.Metrics {
 		v.State = vm.Stopped

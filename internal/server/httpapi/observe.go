@@ -6,14 +6,16 @@ import (
 	"net/http"
 	"runtime/debug"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// writeTimeout is how long a client may refuse to take what is written.
+// writeTimeout bounds one write to a client.
 const writeTimeout = time.Minute
 
-// observe logs every request, and turns a panic into an answer. Of the request
-// itself only the method and the route's pattern are logged: paths, queries,
-// headers and bodies may hold secrets.
+// observe logs every request, and turns a panic into an answer. It logs only the
+// method and the route's pattern: paths, queries, headers and bodies may hold
+// secrets.
 func (d *door) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
@@ -26,31 +28,31 @@ func (d *door) observe(next http.Handler) http.Handler {
 
 func (d *door) logRequest(w *writer, r *http.Request, began time.Time) {
 	c := callerOf(r.Context())
-	d.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+	d.log.LogAttrs(r.Context(), slog.LevelInfo, "request",
 		slog.String("method", r.Method), slog.String("route", r.Pattern), slog.Int("status", w.status),
 		slog.Float64("ms", float64(time.Since(began).Microseconds())/1000),
-		slog.String("request_id", c.requestID), slog.String("key", c.KeyID))
+		slog.String(logkey.RequestID, c.requestID), slog.String("key", c.KeyID))
 }
 
-// recoverPanic answers 500, or cuts the connection when an answer has begun:
-// the client must not take half of one for the whole.
+// recoverPanic answers 500, or cuts the connection if an answer has begun: the client
+// must not take a part of it for the whole.
 func (d *door) recoverPanic(w *writer, r *http.Request) {
-	fault := recover()
-	if fault == nil {
+	cause := recover()
+	if cause == nil {
 		return
 	}
-	if fault == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
-		panic(fault)
+	if cause == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
+		panic(cause)
 	}
-	d.Log.ErrorContext(r.Context(), "panic", "request_id", callerOf(r.Context()).requestID,
-		"panic", fmt.Sprint(fault), "stack", string(debug.Stack()))
+	d.log.ErrorContext(r.Context(), "panic", logkey.RequestID, callerOf(r.Context()).requestID,
+		"panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
 	if w.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
 	worded(r.Context(), errInternal).write(w)
 }
 
-// writer notes the status, and bounds each write in time.
+// writer records the status, and sets a deadline for each write.
 type writer struct {
 	http.ResponseWriter
 	control *http.ResponseController
@@ -60,7 +62,7 @@ type writer struct {
 // Unwrap gives http.ResponseController the writer below.
 func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeader notes the status.
+// WriteHeader records the status.
 func (w *writer) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
@@ -78,5 +80,5 @@ func (w *writer) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// bound fails only on a connection that knows no deadlines; then there is none.
+// bound fails only on a connection without deadlines.
 func (w *writer) bound() { _ = w.control.SetWriteDeadline(time.Now().Add(writeTimeout)) }

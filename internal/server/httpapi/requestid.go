@@ -5,13 +5,12 @@ import (
 	"crypto/rand"
 	"net/http"
 	"regexp"
-	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 )
 
-// caller is what the door knows of one request, from its first to its last
-// layer. Only the goroutine that serves the request touches it.
+// caller is the request's id and its authenticated caller. Only the goroutine that
+// serves the request uses it.
 type caller struct {
 	requestID string
 	access.Principal
@@ -27,13 +26,16 @@ func callerOf(ctx context.Context) *caller {
 	return &caller{}
 }
 
-// owner returns the account whose objects the request is about.
+// owner returns the account that objects are created for.
 func owner(ctx context.Context) string { return callerOf(ctx).OwnerID }
+
+// scope returns which objects the caller may see.
+func scope(ctx context.Context) access.Scope { return callerOf(ctx).Scope() }
 
 var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// identify gives every request an id, the client's own when it is sane, and
-// every answer the headers that all answers have.
+// identify gives every request an id, the client's own if it is valid, and sets the
+// headers that all answers have.
 func (d *door) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := &caller{requestID: r.Header.Get("X-Request-Id")}
@@ -44,9 +46,6 @@ func (d *door) identify(next http.Handler) http.Handler {
 		h.Set("X-Request-Id", c.requestID)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cache-Control", "no-store")
-		if r.ContentLength != 0 { // until readBody has it: a refused body is drained, too
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
 	})
 }

@@ -202,6 +202,28 @@ func TestAuthentication(t *testing.T) {
 	}
 }
 
+// TestRights calls every route with a key that may only read.
+func TestRights(t *testing.T) {
+	s := newServer(t)
+	writingGets := []string{"GET /vms/{id}/console", "GET /vms/{id}/exec", "GET /vms/{id}/execs/{exec_id}/attach"} // they pass input on
+	for _, pattern := range append(documented(s), "GET /docs", "GET /openapi.json", "GET /openapi.yaml") {
+		method, path, _ := strings.Cut(pattern, " ")
+		r := s.request(t, method, strings.NewReplacer("{id}", knownVM, "{exec_id}", "exec_1").Replace(path), "")
+		r.Header.Set("Authorization", "Bearer "+readerKey)
+		reply := s.send(t, r)
+		refused := reply.StatusCode == http.StatusForbidden
+		if want := method != "GET" || slices.Contains(writingGets, pattern); refused != want {
+			t.Errorf("%s: status %d: %s", pattern, reply.StatusCode, reply.body)
+		}
+		if refused && (reply.problem(t).Code != "forbidden" || reply.problem(t).Hint == "") {
+			t.Errorf("%s: %s", pattern, reply.body)
+		}
+	}
+	if slices.Contains(s.vms.asked, "delete") {
+		t.Errorf("a reader had hatchd do %v", s.vms.asked)
+	}
+}
+
 // TestBasicOnlyWhereRead keeps browsers from asking for a password on routes
 // that change anything.
 func TestBasicOnlyWhereRead(t *testing.T) {

@@ -15,9 +15,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/fake/guest"
 	"github.com/hatchvm/hatch/internal/file"
 	"github.com/hatchvm/hatch/internal/process"
-	"github.com/hatchvm/hatch/internal/process/processtest"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 )
 
@@ -35,7 +35,7 @@ type server struct {
 	events    *fakeEvents
 	webhooks  *fakeWebhooks
 	guest     *fakeGuest
-	processes *processtest.Guest
+	processes *guest.ProcessTable
 	health    *fakeHealth
 	log       *lockedBuffer
 	contract  *contract
@@ -45,25 +45,36 @@ func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{
 		vms: &fakeVMs{}, snapshots: &fakeSnapshots{}, images: &fakeImages{}, warm: &fakeWarm{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{},
-		guest: openGuest(t), processes: processtest.New(), health: &fakeHealth{status: "ok"}, log: &lockedBuffer{},
+		guest: openGuest(t), processes: guest.NewProcessTable(), health: &fakeHealth{status: "ok"}, log: &lockedBuffer{},
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
 		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Warm: s.warm, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
-		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes}),
+		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes, &s.guest.uses}),
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)),
 	}))
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
 		s.Close()
 		s.processes.Close()
+		requireNoUse(t, &s.guest.uses)
 	})
-	resp := s.send(t, s.request(t, "GET", "/openapi.json", ""))
-	var err error
-	if s.contract, err = newContract(resp.body); err != nil {
-		t.Fatal(err)
+	contractOnce.Do(func() {
+		resp := s.send(t, s.request(t, "GET", "/openapi.json", ""))
+		contractOfAll, errContract = newContract(resp.body)
+	})
+	if errContract != nil {
+		t.Fatal(errContract)
 	}
+	s.contract = contractOfAll
 	return s
 }
+
+// All servers have the same document, and making it takes longer than most tests.
+var (
+	contractOnce  sync.Once
+	contractOfAll *contract
+	errContract   error
+)
 
 // reply is an answer, read to its end.
 type reply struct {

@@ -30,12 +30,12 @@ func TestSnapshotOnTheWire(t *testing.T) {
 		t.Errorf("a path of the host's is shown: %s", got)
 	}
 	s.vms.unfit = nil
-	if one := decode[api.Snapshot](t, s.call(t, "GET", "/snapshots/snap_1", "")); !one.Compatibility.Usable || one.Compatibility.Reason != "" {
-		t.Errorf("one that fits is shown as %+v", one.Compatibility)
+	if snap := decode[api.Snapshot](t, s.call(t, "GET", "/snapshots/snap_1", "")); !snap.Compatibility.Usable || snap.Compatibility.Reason != "" {
+		t.Errorf("one that fits is shown as %+v", snap.Compatibility)
 	}
 }
 
-func TestSnapshotIsTakenAsAsked(t *testing.T) {
+func TestSnapshotOptions(t *testing.T) {
 	s := newServer(t)
 	target := "/vms/" + knownVM + "/snapshot"
 	reply := s.call(t, "POST", target, `{"name":"n","stop":true,"automatic":true}`)
@@ -105,12 +105,12 @@ func TestFork(t *testing.T) {
 	if f := made.Failed[1]; f.Code != "internal" || strings.Contains(f.Message, "/dev") || !strings.Contains(s.log.String(), "/dev/secret") {
 		t.Errorf("an internal failure is shown as %+v", f)
 	}
-	if r := s.vms.copies; r.Count != 3 || r.Name != "c" || r.Labels["a"] != "b" || r.UserData == nil || *r.UserData != "" || !slices.Equal(r.SSHKeys, []string{"k"}) {
+	if r := s.vms.cloned; r.Count != 3 || r.Name != "c" || r.Labels["a"] != "b" || r.UserData == nil || *r.UserData != "" || !slices.Equal(r.SSHKeys, []string{"k"}) {
 		t.Errorf("asked for %+v", r)
 	}
 	s.vms.failed = nil
 	reply = s.call(t, "POST", "/vms/"+knownVM+"/fork", "")
-	if r := s.vms.copies; r.Count != 1 || r.UserData != nil || r.SSHKeys != nil || !strings.Contains(string(reply.body), `"failed":[]`) {
+	if r := s.vms.cloned; r.Count != 1 || r.UserData != nil || r.SSHKeys != nil || !strings.Contains(string(reply.body), `"failed":[]`) {
 		t.Errorf("without a body: asked for %+v, answered %s", r, reply.body)
 	}
 	for body, field := range map[string]string{`{"count":0}`: "count", `{"count":65}`: "count", `{"mem_mib":64}`: "mem_mib"} {
@@ -124,25 +124,25 @@ func TestCreateFromSnapshot(t *testing.T) {
 	s := newServer(t)
 	reply := s.call(t, "POST", "/vms", `{"snapshot_id":"golden","name":"n"}`)
 	wantStatus(t, reply, 201)
-	if s.vms.from != "golden" || s.vms.copies.Count != 1 || s.vms.copies.Name != "n" || strings.Contains(string(reply.body), `"vms"`) {
-		t.Errorf("asked for %+v of %q, answered %s", s.vms.copies, s.vms.from, reply.body)
+	if s.vms.from != "golden" || s.vms.cloned.Count != 1 || s.vms.cloned.Name != "n" || strings.Contains(string(reply.body), `"vms"`) {
+		t.Errorf("asked for %+v of %q, answered %s", s.vms.cloned, s.vms.from, reply.body)
 	}
 	s.vms.failed = []error{errs.New(errs.Exhausted, "no_memory", "the host is full")}
 	reply = s.call(t, "POST", "/vms?wait=ready", `{"snapshot_id":"golden","count":2}`)
 	wantStatus(t, reply, 201)
 	made := decode[api.CreatedVM](t, reply)
-	if made.ID != knownVM || len(made.VMs) != 1 || len(made.Failed) != 1 || !s.vms.want.Ready || s.vms.copies.Count != 2 {
+	if made.ID != knownVM || len(made.VMs) != 1 || len(made.Failed) != 1 || !s.vms.want.Ready || s.vms.cloned.Count != 2 {
 		t.Errorf("answered %+v", made)
 	}
 	r := s.request(t, "POST", "/vms", `{"snapshot_id":"golden"}`)
 	r.Header.Set("Idempotency-Key", "k")
-	if wantStatus(t, s.send(t, r), 201); s.vms.copies.Idempotency.Key != "k" || s.vms.copies.Idempotency.Hash == "" {
-		t.Errorf("the key is %+v", s.vms.copies.Idempotency)
+	if wantStatus(t, s.send(t, r), 201); s.vms.cloned.Idempotency.Key != "k" || s.vms.cloned.Idempotency.Hash == "" {
+		t.Errorf("the key is %+v", s.vms.cloned.Idempotency)
 	}
 }
 
-// TestComesWithTheSnapshot gives each field that cannot be given beside one.
-func TestComesWithTheSnapshot(t *testing.T) {
+// TestFieldsOfTheSnapshotAreRefused sends each field that is not allowed with snapshot_id.
+func TestFieldsOfTheSnapshotAreRefused(t *testing.T) {
 	s := newServer(t)
 	for field, value := range map[string]string{
 		"image_id": `"i"`, "template_id": `"t"`, "vcpu_count": "1", "mem_mib": "64", "disk_mib": "64", "boot_args": `""`,
@@ -150,7 +150,7 @@ func TestComesWithTheSnapshot(t *testing.T) {
 	} {
 		reply := s.call(t, "POST", "/vms", `{"snapshot_id":"golden","`+field+`":`+value+`}`)
 		wantStatus(t, reply, 400)
-		if p := reply.problem(t); p.Field != field || p.Code != "invalid_"+field || !strings.Contains(p.Error, "comes with the snapshot") {
+		if p := reply.problem(t); p.Field != field || p.Code != "invalid_"+field || !strings.Contains(p.Error, "comes from the snapshot") {
 			t.Errorf("%s: %+v", field, p)
 		}
 	}
@@ -159,12 +159,17 @@ func TestComesWithTheSnapshot(t *testing.T) {
 	if p := reply.problem(t); p.Code != "invalid_count" || !strings.Contains(p.Error, "snapshot_id") {
 		t.Errorf("count alone: %+v", p)
 	}
+	reply = s.call(t, "POST", "/vms", `{"snapshot_id":"golden","hostname":"db","count":2}`)
+	wantStatus(t, reply, 400)
+	if p := reply.problem(t); p.Code != "invalid_hostname" || p.Hint == "" {
+		t.Errorf("a hostname for two: %+v", p)
+	}
 	if s.vms.askedFor("fork") || s.vms.askedFor("create") {
 		t.Error("a VM was made")
 	}
 }
 
-// TestClientSnapshots lets the public client speak to the door.
+// TestClientSnapshots calls the routes of snapshots with the public client.
 func TestClientSnapshots(t *testing.T) {
 	s := newServer(t)
 	c, err := client.New(s.URL, goodKey)
@@ -172,8 +177,8 @@ func TestClientSnapshots(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := t.Context()
-	if one, err := c.CreateSnapshot(ctx, knownVM, api.CreateSnapshot{Name: "golden"}); err != nil || one.ID != "snap_1" || s.vms.taken.Name != "golden" {
-		t.Errorf("%+v, %v", one, err)
+	if snap, err := c.CreateSnapshot(ctx, knownVM, api.CreateSnapshot{Name: "golden"}); err != nil || snap.ID != "snap_1" || s.vms.taken.Name != "golden" {
+		t.Errorf("%+v, %v", snap, err)
 	}
 	if list, err := c.ListSnapshots(ctx, knownVM); err != nil || len(list) != 1 || s.snapshots.filter.VMID != knownVM {
 		t.Errorf("%+v, %v", list, err)
@@ -190,7 +195,7 @@ func TestClientSnapshots(t *testing.T) {
 	if v, err := c.RestoreVM(ctx, knownVM, ""); err != nil || v.ID != knownVM {
 		t.Errorf("%+v, %v", v, err)
 	}
-	if made, err := c.ForkVM(ctx, knownVM, api.ForkVM{Name: "c"}); err != nil || len(made.VMs) != 1 || s.vms.copies.Name != "c" {
+	if made, err := c.ForkVM(ctx, knownVM, api.ForkVM{Name: "c"}); err != nil || len(made.VMs) != 1 || s.vms.cloned.Name != "c" {
 		t.Errorf("%+v, %v", made, err)
 	}
 	if made, err := c.CreateVMs(ctx, api.CreateVM{SnapshotID: "golden"}, client.CreateOptions{}); err != nil || len(made.VMs) != 1 || s.vms.from != "golden" {

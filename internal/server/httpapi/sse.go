@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// keepAliveEvery is how often an idle stream of events shows that it is there,
-// to proxies and to itself.
-const keepAliveEvery = 15 * time.Second
+// keepAliveInterval is how often an idle stream sends a comment, so that proxies keep
+// the connection and hatchd notices a closed one.
+const keepAliveInterval = 15 * time.Second
 
 // eventWriter writes server-sent events without ids and names.
 type eventWriter struct {
@@ -20,23 +20,23 @@ type eventWriter struct {
 	begun bool
 }
 
-// keptAlive lets produce write events to w. While it writes none there are
-// comments, from its first word on.
+// keptAlive runs produce, which writes events to w. After its first write, it sends a
+// comment while produce is idle.
 func keptAlive(ctx context.Context, w io.Writer, produce func(context.Context, *eventWriter) error) error {
 	out := &eventWriter{to: w}
 	ctx, cancel := context.WithCancel(ctx)
-	var keeper sync.WaitGroup
-	keeper.Go(func() { out.keepAlive(ctx) })
-	defer keeper.Wait()
+	var keepAlive sync.WaitGroup
+	keepAlive.Go(func() { out.keepAlive(ctx) })
+	defer keepAlive.Wait()
 	defer cancel()
 	return produce(ctx, out)
 }
 
-// begin shows the client that events will follow.
+// begin starts the answer without an event.
 func (w *eventWriter) begin() error { return w.write([]byte(":\n\n"), true) }
 
-// send writes one event. Every line of data gets a field of its own, for a
-// line's end would end the field. Data is text in UTF-8.
+// send writes one event, with a field for each line of data, because the end of a
+// line ends a field. data is UTF-8.
 func (w *eventWriter) send(data string) error {
 	var b bytes.Buffer
 	for line := range strings.SplitSeq(lineEnds.Replace(data), "\n") {
@@ -46,23 +46,23 @@ func (w *eventWriter) send(data string) error {
 	return w.write(b.Bytes(), true)
 }
 
-// lineEnds makes all that ends a line of events one and the same.
+// lineEnds turns every line end of server-sent events into "\n".
 var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
 func (w *eventWriter) keepAlive(ctx context.Context) {
-	tick := time.NewTicker(keepAliveEvery)
+	tick := time.NewTicker(keepAliveInterval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			_ = w.write([]byte(":\n\n"), false) // the next event tells when the client has gone
+			_ = w.write([]byte(":\n\n"), false) // the next event reports a client that has disconnected
 		}
 	}
 }
 
-// write writes text; with first also when nothing has been written before.
+// write writes text; as the first output only with first.
 func (w *eventWriter) write(text []byte, first bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -14,8 +14,7 @@ const (
 	eventStream   = "text/event-stream"
 )
 
-// textStream answers with what write writes. With live, each write reaches the
-// client at once.
+// textStream answers with the output of write. With live, each write is flushed.
 func (d *door) textStream(live bool, write func(context.Context, io.Writer) error) *huma.StreamResponse {
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
@@ -24,7 +23,7 @@ func (d *door) textStream(live bool, write func(context.Context, io.Writer) erro
 	}}
 }
 
-// atOnce lets an answer begin before there is anything to say.
+// atOnce starts the answer before write has output.
 func atOnce(write func(context.Context, io.Writer) error) func(context.Context, io.Writer) error {
 	return func(ctx context.Context, w io.Writer) error {
 		if _, err := w.Write(nil); err != nil {
@@ -35,21 +34,21 @@ func atOnce(write func(context.Context, io.Writer) error) func(context.Context, 
 }
 
 // eventStream answers with the server-sent events that write writes. The answer
-// begins with the first of them: until then it can be an error.
+// begins with the first event: until then it can be an error.
 func (d *door) eventStream(write func(context.Context, io.Writer) error) *huma.StreamResponse {
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
-		w.Header().Set("X-Accel-Buffering", "no") // else nginx would hold it back
+		w.Header().Set("X-Accel-Buffering", "no") // else nginx would buffer it
 		out := &textWriter{to: w, kind: eventStream, live: true}
 		d.endStream(w, r, out, write(r.Context(), out))
 	}}
 }
 
-// endStream tells of err: in an answer while none has begun, else by cutting
-// the connection, for a client must not take part of a log for the whole.
+// endStream reports err: in an answer if none has begun, else by cutting the
+// connection, because the client must not take a part of a log for the whole.
 func (d *door) endStream(w http.ResponseWriter, r *http.Request, out *textWriter, err error) {
 	switch {
-	case err == nil || out.live && r.Context().Err() != nil: // all said, or nobody listens
+	case err == nil || out.live && r.Context().Err() != nil: // complete, or the client has disconnected
 		out.begin()
 	case !out.begun:
 		d.writeProblem(w, r, err)
@@ -58,13 +57,13 @@ func (d *door) endStream(w http.ResponseWriter, r *http.Request, out *textWriter
 	}
 }
 
-// cut ends an answer that cannot be given to its end.
+// cut ends an answer that cannot be completed.
 func (d *door) cut(r *http.Request, err error) {
-	_ = d.problemOf(r.Context(), err) // logs what is a fault of ours
+	_ = d.problemOf(r.Context(), err) // logs an internal error
 	panic(http.ErrAbortHandler)
 }
 
-// textWriter is an answer of text that begins with its first byte.
+// textWriter is an answer that begins with its first byte.
 type textWriter struct {
 	to    http.ResponseWriter
 	kind  string // Content-Type
@@ -90,5 +89,5 @@ func (w *textWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// flush fails only when the connection is gone, which the next write tells.
+// flush fails only if the connection is closed, which the next write reports.
 func (w *textWriter) flush() { _ = http.NewResponseController(w.to).Flush() }

@@ -198,7 +198,7 @@ func TestConsoleReadOnly(t *testing.T) {
 func TestConsoleRefusals(t *testing.T) {
 	s := newServer(t)
 	s.vms.console = func(bool) (io.ReadWriteCloser, error) {
-		return nil, errs.New(errs.Conflict, "console_taken", "somebody else writes")
+		return nil, errs.New(errs.Conflict, "console_taken", "another caller writes")
 	}
 	cases := []struct {
 		name   string

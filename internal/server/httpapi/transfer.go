@@ -16,15 +16,15 @@ import (
 )
 
 const readFileText = `The content of a file in a running VM, of any size; links are followed. Its mode and owner are in headers. ` +
-	`An answer that breaks off is cut: it never looks like a whole file.`
+	`If reading fails, the connection is cut, so that the response never looks complete.`
 
-const writeFileText = `Write a file in a running VM: the body is its content, of any size and type. The file is replaced in one step once all has come; ` +
-	`a request that breaks off leaves the old one. A link at the path stays, and what it leads to is replaced.`
+const writeFileText = `Write a file in a running VM: the body is its content, of any size and type. The file is replaced atomically after the whole body has arrived; ` +
+	`an incomplete request leaves the old file. If the path is a symbolic link, its target is replaced.`
 
-const readTreeText = `A file or tree of a running VM as a tar archive, whose names begin with the last part of the path. Links are kept as links.`
+const readTreeText = `A file or tree of a running VM as a tar archive, whose names begin with the last part of the path. Symbolic links are not followed.`
 
-const writeTreeText = `Unpack a tar archive, not compressed, below a directory of a running VM; the directory is made when it is missing. ` +
-	`Nothing is written outside of it. What was unpacked before a fault stays. The answer describes the directory.`
+const writeTreeText = `Unpack a tar archive, not compressed, below a directory of a running VM; a missing directory is created. ` +
+	`No file is written outside of it. Files that were unpacked before an error stay. The response describes the directory.`
 
 const (
 	bytesType = "application/octet-stream"
@@ -33,60 +33,60 @@ const (
 
 type readFileInput struct {
 	FilePath
-	Range       string `header:"Range" doc:"One range of bytes, as in bytes=0-1023 or bytes=-512; several at once are answered with the whole file."`
-	IfRange     string `header:"If-Range" doc:"The ETag that the range is of; the whole file is answered when it has changed."`
-	IfNoneMatch string `header:"If-None-Match" doc:"The ETag that is known already; the answer is 304 when it still holds."`
+	Range       string `header:"Range" doc:"One range of bytes, such as bytes=0-1023 or bytes=-512; for several ranges the whole file is returned."`
+	IfRange     string `header:"If-Range" doc:"The ETag that the range belongs to; if the file has changed, the whole file is returned."`
+	IfNoneMatch string `header:"If-None-Match" doc:"The ETag of the client's copy; the status is 304 if it is still current."`
 }
 
-func (d *door) readFile(_ context.Context, in *readFileInput) (*huma.StreamResponse, error) {
+func (h *fileHandlers) read(_ context.Context, in *readFileInput) (*huma.StreamResponse, error) {
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
-		d.sendFile(w, r, in)
+		h.sendFile(w, r, in)
 	}}, nil
 }
 
-// sendFile answers with a file, a part of it, or what there is to know of it.
-func (d *door) sendFile(w http.ResponseWriter, r *http.Request, in *readFileInput) {
+// sendFile answers with a file, a part of it, or only its headers.
+func (h *fileHandlers) sendFile(w http.ResponseWriter, r *http.Request, in *readFileInput) {
 	wanted, isPart := parseRange(in.Range)
 	if r.Method == http.MethodHead {
 		wanted, isPart = file.ReadSpec{Length: 0}, false
 	}
-	info, content, err := d.openFile(r.Context(), in, wanted)
+	info, content, err := h.openFile(r.Context(), in, wanted)
 	if err == nil && isPart && (in.IfRange != "" && in.IfRange != etag(info) || info.Size < 0) {
 		_ = content.Close() // nothing was read
 		isPart = false
-		info, content, err = d.openFile(r.Context(), in, whole)
+		info, content, err = h.openFile(r.Context(), in, whole)
 	}
 	if err != nil {
-		d.writeProblem(w, r, err)
+		h.writeProblem(w, r, err)
 		return
 	}
-	defer func() { _ = content.Close() }() // the answer says what went wrong
+	defer func() { _ = content.Close() }() // read errors cut the connection
 	describeFile(w.Header(), info)
 	switch {
 	case in.IfNoneMatch != "" && in.IfNoneMatch == etag(info):
 		w.WriteHeader(http.StatusNotModified)
 	case isPart:
-		d.sendPart(w, r, wanted, info, content)
+		h.sendPart(w, r, wanted, info, content)
 	default:
 		if info.Size >= 0 {
 			w.Header().Set("Content-Length", strconv.FormatInt(info.Size, 10))
 		}
 		if w.WriteHeader(http.StatusOK); r.Method != http.MethodHead {
-			d.sendContent(w, r, info.Size, content)
+			h.sendContent(w, r, info.Size, content)
 		}
 	}
 }
 
 var whole = file.ReadSpec{Length: -1}
 
-func (d *door) openFile(ctx context.Context, in *readFileInput, part file.ReadSpec) (file.Info, io.ReadCloser, error) {
+func (h *fileHandlers) openFile(ctx context.Context, in *readFileInput, part file.ReadSpec) (file.Info, io.ReadCloser, error) {
 	part.Path = in.Path
-	return d.Files.Read(ctx, owner(ctx), in.ID, part)
+	return h.files.Read(ctx, scope(ctx), in.ID, part)
 }
 
-// parseRange reads a Range header. What it does not understand is the whole
-// file, as HTTP asks for.
+// parseRange parses a Range header. An unknown form means the whole file, as HTTP
+// requires.
 func parseRange(s string) (part file.ReadSpec, ok bool) {
 	unit, value, _ := strings.Cut(s, "=")
 	first, last, found := strings.Cut(strings.TrimSpace(value), "-")
@@ -106,8 +106,8 @@ func parseRange(s string) (part file.ReadSpec, ok bool) {
 	return whole, false
 }
 
-// sendPart answers with the part of a file that was asked for.
-func (d *door) sendPart(w http.ResponseWriter, r *http.Request, part file.ReadSpec, info file.Info, content io.Reader) {
+// sendPart answers with the requested part of a file.
+func (h *fileHandlers) sendPart(w http.ResponseWriter, r *http.Request, part file.ReadSpec, info file.Info, content io.Reader) {
 	from := part.Offset
 	if from < 0 {
 		from = max(0, info.Size+from)
@@ -119,20 +119,19 @@ func (d *door) sendPart(w http.ResponseWriter, r *http.Request, part file.ReadSp
 	if length <= 0 {
 		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", info.Size))
 		p := newProblem(r.Context(), http.StatusRequestedRangeNotSatisfiable, "range_not_satisfiable",
-			fmt.Sprintf("Range: the file has %d bytes, none of which are asked for", info.Size))
+			fmt.Sprintf("Range: the range begins after the end of the file, which has %d bytes", info.Size))
 		p.write(w)
 		return
 	}
 	w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, from+length-1, info.Size))
 	w.Header().Set("Content-Length", strconv.FormatInt(length, 10))
 	w.WriteHeader(http.StatusPartialContent)
-	d.sendContent(w, r, length, content)
+	h.sendContent(w, r, length, content)
 }
 
-// sendContent sends size bytes, or all there are when it is negative. When they
-// do not all come the connection is cut: the client must not take a part for
-// the whole.
-func (d *door) sendContent(w http.ResponseWriter, r *http.Request, size int64, content io.Reader) {
+// sendContent sends size bytes, or all if size is negative. If the content ends early
+// it cuts the connection: the client must not take a part for the whole.
+func (h *fileHandlers) sendContent(w http.ResponseWriter, r *http.Request, size int64, content io.Reader) {
 	if size >= 0 {
 		content = io.LimitReader(content, size)
 	}
@@ -141,11 +140,11 @@ func (d *door) sendContent(w http.ResponseWriter, r *http.Request, size int64, c
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
-		d.cut(r, err)
+		h.cut(r, err)
 	}
 }
 
-// describeFile says in headers what is known of a file.
+// describeFile sets the headers about a file.
 func describeFile(h http.Header, i file.Info) {
 	h.Set("Content-Type", bytesType)
 	h.Set("Last-Modified", i.ModifiedAt.UTC().Format(http.TimeFormat))
@@ -158,11 +157,10 @@ func describeFile(h http.Header, i file.Info) {
 	}
 }
 
-// etag changes when the file does, as far as its time and size tell.
+// etag changes with the file's time or size.
 func etag(i file.Info) string { return fmt.Sprintf(`"%x-%x"`, i.ModifiedAt.UnixNano(), i.Size) }
 
-// Upload gives a handler the request's body as it comes. It is exported for
-// huma.
+// Upload streams the request's body to a handler. It is exported for huma.
 type Upload struct{ content io.Reader }
 
 // Resolve implements huma.Resolver.
@@ -173,18 +171,18 @@ func (u *Upload) Resolve(hc huma.Context) []error {
 
 type writeFileInput struct {
 	FilePath
-	Mode    string `query:"mode" maxLength:"5" doc:"In octal; that of the file it replaces, else 0644, when absent."`
-	Owner   string `query:"owner" maxLength:"160" doc:"NAME or UID, optionally :GROUP; that of the file it replaces, else root, when absent."`
-	Parents bool   `query:"parents" doc:"Make missing directories above it."`
+	Mode    string `query:"mode" maxLength:"5" doc:"In octal. By default that of the replaced file, else 0644."`
+	Owner   string `query:"owner" maxLength:"160" doc:"NAME or UID, optionally :GROUP. By default that of the replaced file, else root."`
+	Parents bool   `query:"parents" doc:"Create missing parent directories."`
 	Upload
 }
 
-func (d *door) writeFile(ctx context.Context, in *writeFileInput) (*answer[api.File], error) {
+func (h *fileHandlers) write(ctx context.Context, in *writeFileInput) (*answer[api.File], error) {
 	mode, err := parseMode(in.Mode)
 	if err != nil {
 		return nil, err
 	}
-	return shownAs(d.Files.Write(ctx, owner(ctx), in.ID, file.WriteSpec{
+	return shownAs(h.files.Write(ctx, scope(ctx), in.ID, file.WriteSpec{
 		Path: in.Path, Mode: mode, Owner: optionalOwner(in.Owner), Parents: in.Parents,
 	}, in.content))
 }
@@ -197,36 +195,36 @@ func optionalOwner(s string) *file.Owner {
 	return &o
 }
 
-func (d *door) readTree(_ context.Context, in *FilePath) (*huma.StreamResponse, error) {
+func (h *fileHandlers) readTree(_ context.Context, in *FilePath) (*huma.StreamResponse, error) {
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
-		d.sendTree(w, r, in)
+		h.sendTree(w, r, in)
 	}}, nil
 }
 
-func (d *door) sendTree(w http.ResponseWriter, r *http.Request, in *FilePath) {
-	archive, err := d.Files.ReadTree(r.Context(), owner(r.Context()), in.ID, in.Path)
+func (h *fileHandlers) sendTree(w http.ResponseWriter, r *http.Request, in *FilePath) {
+	archive, err := h.files.ReadTree(r.Context(), scope(r.Context()), in.ID, in.Path)
 	if err != nil {
-		d.writeProblem(w, r, err)
+		h.writeProblem(w, r, err)
 		return
 	}
-	defer func() { _ = archive.Close() }() // the answer says what went wrong
+	defer func() { _ = archive.Close() }() // read errors cut the connection
 	w.Header().Set("Content-Type", tarType)
 	if w.WriteHeader(http.StatusOK); r.Method != http.MethodHead {
-		d.sendContent(w, r, -1, archive)
+		h.sendContent(w, r, -1, archive)
 	}
 }
 
 type writeTreeInput struct {
 	FilePath
-	Owner string `query:"owner" maxLength:"160" doc:"NAME or UID, optionally :GROUP, of all that is unpacked; as the archive's numbers say when absent."`
+	Owner string `query:"owner" maxLength:"160" doc:"NAME or UID, optionally :GROUP, of all unpacked files. By default the numeric ids in the archive."`
 	Upload
 }
 
-func (d *door) writeTree(ctx context.Context, in *writeTreeInput) (*answer[api.File], error) {
+func (h *fileHandlers) writeTree(ctx context.Context, in *writeTreeInput) (*answer[api.File], error) {
 	spec := file.TreeSpec{Path: in.Path, Owner: optionalOwner(in.Owner)}
-	if err := d.Files.WriteTree(ctx, owner(ctx), in.ID, spec, in.content); err != nil {
+	if err := h.files.WriteTree(ctx, scope(ctx), in.ID, spec, in.content); err != nil {
 		return nil, err
 	}
-	return shownAs(d.Files.Stat(ctx, owner(ctx), in.ID, in.Path))
+	return shownAs(h.files.Stat(ctx, scope(ctx), in.ID, in.Path))
 }

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -22,9 +23,16 @@ const createText = `Create and start a new microVM. Every field is optional, and
 
 ` + waitText + `
 
-With snapshot_id the VM goes on from a snapshot in place of booting, and with count several do, each with a hostname, an address and a MAC of its own. The answer comes once they run as themselves. When wait_timeout passes before that, it is 503 with code still_working; they go on being made, and GET /vms shows them.
+With snapshot_id the VM is cloned from a snapshot instead of booted; with count, several are, each with its own hostname, address and MAC. The response comes once all have confirmed their identity. If wait_timeout passes first, the status is 503 with code still_working; creation continues, and GET /vms lists the VMs.
 
-With an Idempotency-Key the same request may be sent again: it returns the VM that the first one made.`
+With an Idempotency-Key the same request may be repeated: it returns the VM that the first request created.`
+
+// vmHandlers serves VMs and operations on them.
+type vmHandlers struct {
+	*door
+	vms     Machines
+	encoded *encodedVMs
+}
 
 type createVMInput struct {
 	WaitInput
@@ -38,17 +46,17 @@ type createVMOutput struct {
 	Body         api.CreatedVM
 }
 
-func (d *door) createVM(ctx context.Context, in *createVMInput) (*createVMOutput, error) {
+func (h *vmHandlers) create(ctx context.Context, in *createVMInput) (*createVMOutput, error) {
 	body := api.CreateVM{}
 	if in.Body != nil {
 		body = *in.Body
 	}
 	if body.SnapshotID != "" {
-		return d.createFrom(ctx, in)
+		return h.createFrom(ctx, in)
 	}
 	if body.Count != nil {
-		return nil, errs.InvalidField("count", "it goes with snapshot_id only").
-			WithHint("POST /vms once for each VM, or take a snapshot of one and make the others from it")
+		return nil, errs.InvalidField("count", "is only allowed with snapshot_id").
+			WithHint("POST /vms once for each VM, or take a snapshot of one and clone the others from it")
 	}
 	req, err := createRequest(body)
 	if err != nil {
@@ -58,8 +66,8 @@ func (d *door) createVM(ctx context.Context, in *createVMInput) (*createVMOutput
 		return nil, err
 	}
 	var took []vm.Step
-	v, err := d.untilWaited(ctx, in.WaitInput, func(ctx context.Context) (vm.VM, error) {
-		v, err := d.VMs.Create(ctx, owner(ctx), req)
+	v, err := h.untilWaited(ctx, in.WaitInput, func(ctx context.Context) (vm.VM, error) {
+		v, err := h.vms.Create(ctx, owner(ctx), req)
 		took = v.Took
 		return v, err
 	})
@@ -69,8 +77,8 @@ func (d *door) createVM(ctx context.Context, in *createVMInput) (*createVMOutput
 	return &createVMOutput{Location: "/vms/" + v.ID, ServerTiming: serverTiming(took), Body: api.CreatedVM{VM: wholeVM(v)}}, nil
 }
 
-// serverTiming says how long each step of a start took, as the Server-Timing
-// header has it. The machine step is the VMM's own start; the others are ours.
+// serverTiming returns a Server-Timing header with the duration of each step of a
+// start. The machine step is the VMM's start.
 func serverTiming(steps []vm.Step) string {
 	parts := make([]string, 0, len(steps))
 	for _, s := range steps {
@@ -79,16 +87,10 @@ func serverTiming(steps []vm.Step) string {
 	return strings.Join(parts, ", ")
 }
 
-// createRequest decodes the formats that JSON has no words for. What the
-// values mean is checked by the service.
+// createRequest decodes values that JSON has no types for. The service validates them.
 func createRequest(body api.CreateVM) (vm.CreateRequest, error) {
-	req := vm.CreateRequest{
-		ImageID: body.ImageID, TemplateID: body.TemplateID,
-		VCPUs: body.VCPUCount, MemMiB: body.MemMiB, DiskMiB: body.DiskMiB,
-		BootArgs: body.BootArgs, EnableNetwork: body.EnableNetwork, UserData: body.UserData,
-		Name: body.Name, Labels: body.Labels, SSHKeys: body.SSHAuthorizedKeys, Driver: body.VMM,
-		RateLimits: rateLimits(body.RateLimits),
-	}
+	req := vm.CreateRequest{Overrides: overrides(body.MachineSpec), TemplateID: body.TemplateID, Name: body.Name}
+	req.Driver = body.VMM
 	var err error
 	if req.Address, err = parseGuestIP(body.GuestIP); err != nil {
 		return req, err
@@ -119,22 +121,37 @@ func parseGuestMAC(s string) (net.HardwareAddr, error) {
 	return mac, nil
 }
 
-// idempotency ties key to the body as it was understood, so that the order of
-// fields and white space do not count.
+// idempotency returns key with a hash of the decoded body, so that the order of fields,
+// here or in the type, and white space do not matter.
 func idempotency(key string, body api.CreateVM) (vm.Idempotency, error) {
 	if key == "" {
 		return vm.Idempotency{}, nil
 	}
 	if len(key) > vm.MaxIdempotency || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return vm.Idempotency{}, errs.New(errs.Invalid, "invalid_idempotency_key",
-			"Idempotency-Key: 1 to %d visible ASCII characters can be given", vm.MaxIdempotency).WithField("Idempotency-Key")
+			"Idempotency-Key: want 1 to %d visible ASCII characters", vm.MaxIdempotency).WithField("Idempotency-Key")
 	}
-	canonical, err := json.Marshal(body)
+	canonical, err := sortedJSON(body)
 	if err != nil {
 		return vm.Idempotency{}, err
 	}
 	hash := sha256.Sum256(canonical)
 	return vm.Idempotency{Key: key, Hash: hex.EncodeToString(hash[:])}, nil
+}
+
+// sortedJSON encodes v with the fields of each object in the order of their names.
+func sortedJSON(v any) ([]byte, error) {
+	encoded, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(encoded))
+	decoder.UseNumber()
+	var plain any
+	if err := decoder.Decode(&plain); err != nil {
+		return nil, err
+	}
+	return json.Marshal(plain)
 }
 
 type listVMsInput struct {
@@ -151,35 +168,25 @@ type listVMsOutput struct {
 	Body        []byte // an array of VMs
 }
 
-func (d *door) listVMs(ctx context.Context, in *listVMsInput) (*listVMsOutput, error) {
+func (h *vmHandlers) list(ctx context.Context, in *listVMsInput) (*listVMsOutput, error) {
 	labels, err := parseLabels(in.Label)
 	if err != nil {
 		return nil, err
 	}
-	page, next, err := d.VMs.List(ctx, owner(ctx), vm.Filter{
+	page, next, err := h.vms.List(ctx, scope(ctx), vm.Filter{
 		State: vm.State(in.State), Name: in.Name, Labels: labels, Limit: in.Limit, After: in.After,
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := &listVMsOutput{ContentType: "application/json", Body: encodeList(page)}
+	out := &listVMsOutput{ContentType: "application/json"}
+	if out.Body, err = h.encoded.list(page); err != nil {
+		return nil, err
+	}
 	if next != "" {
 		out.Link = in.nextPage(next)
 	}
 	return out, nil
-}
-
-func encodeList(page []vm.VM) []byte {
-	const usual = 1024 // bytes of one VM
-	b := append(make([]byte, 0, len(page)*usual+4), '[')
-	for i := range page {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		v := listedVM(page[i])
-		b = appendVM(b, &v)
-	}
-	return append(b, "]\n"...)
 }
 
 func parseLabels(given []string) (map[string]string, error) {
@@ -193,14 +200,14 @@ func parseLabels(given []string) (map[string]string, error) {
 			return nil, errs.InvalidField("label", "%q is not KEY=VALUE", errs.Brief(s))
 		}
 		if earlier, twice := labels[key]; twice && earlier != value {
-			return nil, errs.InvalidField("label", "%q is asked to have two values", errs.Brief(key))
+			return nil, errs.InvalidField("label", "%q has two values", errs.Brief(key))
 		}
 		labels[key] = value
 	}
 	return labels, nil
 }
 
-// nextPage returns the Link header that leads on from the page.
+// nextPage returns the Link header to the next page.
 func (in *listVMsInput) nextPage(after string) string {
 	q := url.Values{"limit": {strconv.Itoa(in.Limit)}, "after": {after}}
 	if in.State != "" {
@@ -215,12 +222,12 @@ func (in *listVMsInput) nextPage(after string) string {
 	return "</vms?" + q.Encode() + `>; rel="next"`
 }
 
-func (d *door) getVM(ctx context.Context, in *IDPath) (*answer[api.VM], error) {
-	return shown(d.VMs.Get(ctx, owner(ctx), in.ID))
+func (h *vmHandlers) get(ctx context.Context, in *IDPath) (*answer[api.VM], error) {
+	return shown(h.vms.Get(ctx, scope(ctx), in.ID))
 }
 
-func (d *door) deleteVM(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
-	if err := d.VMs.Delete(ctx, owner(ctx), in.ID); err != nil {
+func (h *vmHandlers) delete(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
+	if err := h.vms.Delete(ctx, scope(ctx), in.ID); err != nil {
 		return nil, err
 	}
 	return deleted(), nil
@@ -231,35 +238,35 @@ type powerInput struct {
 	WaitInput
 }
 
-func (d *door) startVM(ctx context.Context, in *powerInput) (*answer[api.VM], error) {
-	return shown(d.untilWaited(ctx, in.WaitInput, func(ctx context.Context) (vm.VM, error) {
-		v, err := d.VMs.Start(ctx, owner(ctx), in.ID)
+func (h *vmHandlers) start(ctx context.Context, in *powerInput) (*answer[api.VM], error) {
+	return shown(h.untilWaited(ctx, in.WaitInput, func(ctx context.Context) (vm.VM, error) {
+		v, err := h.vms.Start(ctx, scope(ctx), in.ID)
 		v.ID = cmp.Or(v.ID, in.ID)
 		return v, err
 	}))
 }
 
-func (d *door) restartVM(ctx context.Context, in *powerInput) (*answer[api.VM], error) {
-	return shown(d.untilWaited(ctx, in.WaitInput, func(ctx context.Context) (vm.VM, error) {
-		v, err := d.VMs.Restart(ctx, owner(ctx), in.ID)
+func (h *vmHandlers) restart(ctx context.Context, in *powerInput) (*answer[api.VM], error) {
+	return shown(h.untilWaited(ctx, in.WaitInput, func(ctx context.Context) (vm.VM, error) {
+		v, err := h.vms.Restart(ctx, scope(ctx), in.ID)
 		v.ID = cmp.Or(v.ID, in.ID)
 		return v, err
 	}))
 }
 
-func (d *door) stopVM(ctx context.Context, in *IDPath) (*answer[api.VM], error) {
-	return shown(d.VMs.Stop(ctx, owner(ctx), in.ID))
+func (h *vmHandlers) stop(ctx context.Context, in *IDPath) (*answer[api.VM], error) {
+	return shown(h.vms.Stop(ctx, scope(ctx), in.ID))
 }
 
-func (d *door) pauseVM(ctx context.Context, in *IDPath) (*answer[api.VM], error) {
-	return shown(d.VMs.Pause(ctx, owner(ctx), in.ID))
+func (h *vmHandlers) pause(ctx context.Context, in *IDPath) (*answer[api.VM], error) {
+	return shown(h.vms.Pause(ctx, scope(ctx), in.ID))
 }
 
-func (d *door) resumeVM(ctx context.Context, in *IDPath) (*answer[api.VM], error) {
-	return shown(d.VMs.Resume(ctx, owner(ctx), in.ID))
+func (h *vmHandlers) resume(ctx context.Context, in *IDPath) (*answer[api.VM], error) {
+	return shown(h.vms.Resume(ctx, scope(ctx), in.ID))
 }
 
-// shown makes the answer about one VM.
+// shown returns the answer with one VM.
 func shown(v vm.VM, err error) (*answer[api.VM], error) {
 	if err != nil {
 		return nil, err

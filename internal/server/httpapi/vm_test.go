@@ -37,7 +37,7 @@ func TestCreateDecodesEveryField(t *testing.T) {
 	}
 }
 
-func TestCreateWithoutAnything(t *testing.T) {
+func TestCreateWithoutABody(t *testing.T) {
 	s := newServer(t)
 	for _, body := range []string{"", "{}", `{"vcpu_count":null,"labels":null,"guest_ip":""}`} {
 		wantStatus(t, s.call(t, "POST", "/vms", body), 201)
@@ -108,7 +108,7 @@ func TestBadCreate(t *testing.T) {
 	}
 }
 
-func TestEveryFaultIsTold(t *testing.T) {
+func TestAllErrorsAreReported(t *testing.T) {
 	s := newServer(t)
 	p := s.call(t, "POST", "/vms", `{"vcpu_count":0,"mem_mib":1,"user_data":5}`).problem(t)
 	if len(p.Errors) != 3 {
@@ -116,8 +116,8 @@ func TestEveryFaultIsTold(t *testing.T) {
 	}
 }
 
-// TestFaultsDoNotRepeatTheBody sends a secret next to a fault.
-func TestFaultsDoNotRepeatTheBody(t *testing.T) {
+// TestErrorsDoNotRepeatTheBody sends a secret together with an invalid field.
+func TestErrorsDoNotRepeatTheBody(t *testing.T) {
 	s := newServer(t)
 	for _, body := range []string{`{"user_data":"S3CRET","x":1,"y":2}`, `{"user_data":"S3CRET"} {`, `{"user_data":["S3CRET"]}`} {
 		if reply := s.call(t, "POST", "/vms", body); strings.Contains(string(reply.body), "S3CRET") {
@@ -193,7 +193,7 @@ func TestVisibility(t *testing.T) {
 func TestVMOnTheWire(t *testing.T) {
 	s := newServer(t)
 	got := string(s.call(t, "GET", "/vms/"+knownVM, "").body)
-	want := `{"id":"vm_known0000000","name":"web","image_id":"img_default","template_id":"tpl_1","state":"running","state_reason":"all well",` +
+	want := `{"id":"vm_known0000000","name":"web","hostname":"web","image_id":"img_default","template_id":"tpl_1","state":"running","state_reason":"all well",` +
 		`"conditions":[{"type":"network_ready","status":"unknown","changed_at":"2026-03-06T11:00:00.123Z"},` +
 		`{"type":"agent_ready","status":"true","reason":"Connected","changed_at":"2026-03-06T11:00:00.123Z"},` +
 		`{"type":"cloud_init_done","status":"unknown","changed_at":"2026-03-06T11:00:00.123Z"}],` +
@@ -284,7 +284,7 @@ func TestCreateWaits(t *testing.T) {
 // TestCreateIsNotLost lets the wait fail in each way that leaves a VM behind.
 func TestCreateIsNotLost(t *testing.T) {
 	s := newServer(t)
-	for _, code := range []string{"wait_timeout", "wait_hopeless"} {
+	for _, code := range []string{"wait_timeout", "wait_impossible"} {
 		s.vms.wait = func(ctx context.Context) (vm.VM, error) {
 			if _, bounded := ctx.Deadline(); !bounded {
 				t.Error("the wait has no bound")
@@ -359,7 +359,7 @@ func TestWaitFor(t *testing.T) {
 	}
 }
 
-// TestKinds asks for each kind of error, and one that is none.
+// TestKinds causes an error of each kind, and one without a kind.
 func TestKinds(t *testing.T) {
 	s := newServer(t)
 	for kind, status := range map[errs.Kind]int{

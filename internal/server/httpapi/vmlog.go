@@ -7,12 +7,14 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/hatchvm/hatch/internal/access"
 )
 
 const vmLogsText = `A VM's log as plain text: of its serial console, of the VMM that runs it, or of cloud-init in it. ` +
-	`The first two can be read of a VM that is stopped or sleeps, too. With follow it goes on until the caller leaves or the VM ends.
+	`The first two can also be read of a stopped or sleeping VM. With follow it continues until the client disconnects or the VM ends.
 
-With ` + "`Accept: text/event-stream`" + ` it is a stream of server-sent events, a line each.`
+With ` + "`Accept: text/event-stream`" + ` it is a stream of server-sent events, one per line.`
 
 // Values of source.
 const (
@@ -20,46 +22,58 @@ const (
 	fromCloudInit = "cloud-init"
 )
 
+// outputHandlers serves what VMs print.
+type outputHandlers struct {
+	*door
+	vms interface {
+		vmGetter
+		Screen
+	}
+	files interface {
+		CloudInitLog(ctx context.Context, scope access.Scope, vmID string, lines int, follow bool, w io.Writer) error
+	}
+}
+
 type vmLogsInput struct {
 	IDPath
 	Source string `query:"source" enum:"console,vmm,cloud-init" default:"console" doc:"Which log."`
 	Tail   int    `query:"tail" minimum:"0" maximum:"1000000" doc:"Lines from the end; 0 (default) for all."`
-	Follow bool   `query:"follow" doc:"Go on with what comes."`
+	Follow bool   `query:"follow" doc:"Continue with new lines."`
 	Accept string `header:"Accept" doc:"text/event-stream for a stream of events."`
 }
 
-func (d *door) vmLogs(ctx context.Context, in *vmLogsInput) (*huma.StreamResponse, error) {
-	if _, err := d.VMs.Get(ctx, owner(ctx), in.ID); err != nil {
+func (h *outputHandlers) logs(ctx context.Context, in *vmLogsInput) (*huma.StreamResponse, error) {
+	if _, err := h.vms.Get(ctx, scope(ctx), in.ID); err != nil {
 		return nil, err
 	}
-	write := d.vmLog(in)
-	if in.Follow && in.Source != fromCloudInit { // of which the guest has yet to say whether there is one
+	write := h.logWriter(in)
+	if in.Follow && in.Source != fromCloudInit { // the guest may have none
 		write = atOnce(write)
 	}
 	if strings.Contains(in.Accept, eventStream) {
-		return d.eventStream(asLines(write)), nil
+		return h.eventStream(asLines(write)), nil
 	}
-	return d.textStream(in.Follow, write), nil
+	return h.textStream(in.Follow, write), nil
 }
 
-// vmLog returns what writes the log that is asked for.
-func (d *door) vmLog(in *vmLogsInput) func(context.Context, io.Writer) error {
+// logWriter returns the function that writes the log of in.Source.
+func (h *outputHandlers) logWriter(in *vmLogsInput) func(context.Context, io.Writer) error {
 	tail := in.Tail
 	if tail == 0 {
-		tail = -1 // the services' word for all
+		tail = -1 // all, for the services
 	}
 	return func(ctx context.Context, w io.Writer) error {
 		switch in.Source {
 		case fromVMM:
-			return d.VMs.VMMLog(ctx, owner(ctx), in.ID, tail, in.Follow, w)
+			return h.vms.VMMLog(ctx, scope(ctx), in.ID, tail, in.Follow, w)
 		case fromCloudInit:
-			return d.Files.CloudInitLog(ctx, owner(ctx), in.ID, tail, in.Follow, w)
+			return h.files.CloudInitLog(ctx, scope(ctx), in.ID, tail, in.Follow, w)
 		}
-		return d.VMs.Log(ctx, owner(ctx), in.ID, tail, in.Follow, w)
+		return h.vms.Log(ctx, scope(ctx), in.ID, tail, in.Follow, w)
 	}
 }
 
-// asLines makes events of the lines that write writes.
+// asLines turns the lines that write writes into events.
 func asLines(write func(context.Context, io.Writer) error) func(context.Context, io.Writer) error {
 	return func(ctx context.Context, w io.Writer) error {
 		return keptAlive(ctx, w, func(ctx context.Context, out *eventWriter) error {
@@ -72,16 +86,16 @@ func asLines(write func(context.Context, io.Writer) error) func(context.Context,
 	}
 }
 
-// maxLine is the size of the events that a longer line is cut into, in bytes.
+// maxLine is the largest event in bytes; a longer line is split.
 const maxLine = 16 << 10
 
 // lineEvents is a writer that sends an event for each line.
 type lineEvents struct {
 	out  *eventWriter
-	line []byte // begun, up to maxLine
+	line []byte // incomplete, up to maxLine
 }
 
-// Write takes text in pieces of any size; none at all begins the stream.
+// Write accepts text in pieces of any size; an empty one begins the stream.
 func (l *lineEvents) Write(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, l.out.begin()
@@ -94,7 +108,7 @@ func (l *lineEvents) Write(p []byte) (int, error) {
 		end = min(end, maxLine-len(l.line))
 		l.line, rest = append(l.line, rest[:end]...), rest[end:]
 		if len(l.line) < maxLine && l.line[len(l.line)-1] != '\n' {
-			break // the rest of it is yet to come
+			break // the line is incomplete
 		}
 		if err := l.send(); err != nil {
 			return 0, err
@@ -103,7 +117,7 @@ func (l *lineEvents) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// end sends a line that did not end.
+// end sends an incomplete last line.
 func (l *lineEvents) end() error {
 	if len(l.line) == 0 {
 		return nil

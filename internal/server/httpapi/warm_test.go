@@ -8,7 +8,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-func TestAnImageIsKeptBooted(t *testing.T) {
+func TestWarmImage(t *testing.T) {
 	s := newServer(t)
 	body := `{"vcpu_count":2,"mem_mib":256,"disk_mib":128,"boot_args":"quiet","enable_network":false,"vmm":"qemu"}`
 	r := s.call(t, "POST", "/images/img_default/warm", body)
@@ -37,7 +37,7 @@ func TestAnImageIsKeptBooted(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotKeptBooted(t *testing.T) {
+func TestWarmImageRefusals(t *testing.T) {
 	s := newServer(t)
 	if r := s.call(t, "POST", "/images/img_other/warm", ""); r.StatusCode != 404 || r.problem(t).Code != "image_not_found" {
 		t.Errorf("an unknown image: %s", r.body)

@@ -7,40 +7,45 @@ import (
 	"strconv"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/webhook"
 )
 
-const createWebhookText = `Have events posted to a server from now on, signed as Standard Webhooks asks. The secret is in this answer and nowhere else.`
+const createWebhookText = `Post events to a URL from now on, signed as the Standard Webhooks specification says. Only this response contains the secret.`
 
-// Webhooks is what can be done with webhooks. [webhook.Service] is one.
+// Webhooks manages webhooks. [webhook.Service] implements it.
 type Webhooks interface {
-	// Create returns the webhook with its secret, which nobody sees again.
+	// Create returns the webhook with its secret, which no other call returns.
 	Create(ctx context.Context, owner string, w webhook.Webhook) (webhook.Webhook, error)
-	Get(ctx context.Context, owner, id string) (webhook.Webhook, error)
-	List(ctx context.Context, owner string) ([]webhook.Webhook, error)
-	Update(ctx context.Context, owner, id string, c webhook.Change) (webhook.Webhook, error)
-	Delete(ctx context.Context, owner, id string) error
-	Test(ctx context.Context, owner, id string) (webhook.Delivery, error)
-	Deliveries(ctx context.Context, owner, id string, f webhook.Filter) (page []webhook.Delivery, next string, err error)
-	Retry(ctx context.Context, owner, webhookID, deliveryID string) (webhook.Delivery, error)
+	Get(ctx context.Context, scope access.Scope, id string) (webhook.Webhook, error)
+	List(ctx context.Context, scope access.Scope) ([]webhook.Webhook, error)
+	Update(ctx context.Context, scope access.Scope, id string, c webhook.Change) (webhook.Webhook, error)
+	Delete(ctx context.Context, scope access.Scope, id string) error
+	Test(ctx context.Context, scope access.Scope, id string) (webhook.Delivery, error)
+	Deliveries(ctx context.Context, scope access.Scope, id string, f webhook.Filter) (page []webhook.Delivery, next string, err error)
+	Retry(ctx context.Context, scope access.Scope, webhookID, deliveryID string) (webhook.Delivery, error)
 }
 
-// EncodeEvent returns an event as the API shows it, for those who are told of
-// it by other ways than a request of theirs.
+type webhookHandlers struct {
+	*door
+	webhooks Webhooks
+}
+
+// EncodeEvent returns an event as the API shows it, for webhooks.
 func EncodeEvent(e event.Event) (json.RawMessage, error) { return json.Marshal(shownEvent(e)) }
 
 type createWebhookInput struct {
 	Body api.CreateWebhook
 }
 
-func (d *door) createWebhook(ctx context.Context, in *createWebhookInput) (*created[api.Webhook], error) {
+func (h *webhookHandlers) create(ctx context.Context, in *createWebhookInput) (*created[api.Webhook], error) {
 	b := in.Body
 	patterns, err := event.ParsePatterns("events", b.Events)
 	if err != nil {
 		return nil, err
 	}
-	made, err := d.Webhooks.Create(ctx, owner(ctx), webhook.Webhook{
+	made, err := h.webhooks.Create(ctx, owner(ctx), webhook.Webhook{
 		URL: b.URL, Events: patterns, Secret: b.Secret, Description: b.Description,
 		Enabled: b.Enabled == nil || *b.Enabled,
 	})
@@ -56,8 +61,8 @@ type listWebhooksOutput struct {
 	Body []api.Webhook `nullable:"false"`
 }
 
-func (d *door) listWebhooks(ctx context.Context, _ *struct{}) (*listWebhooksOutput, error) {
-	hooks, err := d.Webhooks.List(ctx, owner(ctx))
+func (h *webhookHandlers) list(ctx context.Context, _ *struct{}) (*listWebhooksOutput, error) {
+	hooks, err := h.webhooks.List(ctx, scope(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -68,8 +73,8 @@ func (d *door) listWebhooks(ctx context.Context, _ *struct{}) (*listWebhooksOutp
 	return out, nil
 }
 
-func (d *door) getWebhook(ctx context.Context, in *IDPath) (*answer[api.Webhook], error) {
-	return theWebhook(d.Webhooks.Get(ctx, owner(ctx), in.ID))
+func (h *webhookHandlers) get(ctx context.Context, in *IDPath) (*answer[api.Webhook], error) {
+	return theWebhook(h.webhooks.Get(ctx, scope(ctx), in.ID))
 }
 
 type updateWebhookInput struct {
@@ -77,7 +82,7 @@ type updateWebhookInput struct {
 	Body api.UpdateWebhook
 }
 
-func (d *door) updateWebhook(ctx context.Context, in *updateWebhookInput) (*answer[api.Webhook], error) {
+func (h *webhookHandlers) update(ctx context.Context, in *updateWebhookInput) (*answer[api.Webhook], error) {
 	b := in.Body
 	change := webhook.Change{URL: b.URL, Secret: b.Secret, Description: b.Description, Enabled: b.Enabled}
 	if b.Events != nil {
@@ -86,18 +91,18 @@ func (d *door) updateWebhook(ctx context.Context, in *updateWebhookInput) (*answ
 			return nil, err
 		}
 	}
-	return theWebhook(d.Webhooks.Update(ctx, owner(ctx), in.ID, change))
+	return theWebhook(h.webhooks.Update(ctx, scope(ctx), in.ID, change))
 }
 
-func (d *door) deleteWebhook(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
-	if err := d.Webhooks.Delete(ctx, owner(ctx), in.ID); err != nil {
+func (h *webhookHandlers) delete(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
+	if err := h.webhooks.Delete(ctx, scope(ctx), in.ID); err != nil {
 		return nil, err
 	}
 	return deleted(), nil
 }
 
-func (d *door) testWebhook(ctx context.Context, in *IDPath) (*answer[api.Delivery], error) {
-	return theDelivery(d.Webhooks.Test(ctx, owner(ctx), in.ID))
+func (h *webhookHandlers) test(ctx context.Context, in *IDPath) (*answer[api.Delivery], error) {
+	return theDelivery(h.webhooks.Test(ctx, scope(ctx), in.ID))
 }
 
 type listDeliveriesInput struct {
@@ -112,8 +117,8 @@ type listDeliveriesOutput struct {
 	Body []api.Delivery `nullable:"false"`
 }
 
-func (d *door) listDeliveries(ctx context.Context, in *listDeliveriesInput) (*listDeliveriesOutput, error) {
-	page, next, err := d.Webhooks.Deliveries(ctx, owner(ctx), in.ID, webhook.Filter{State: webhook.State(in.State), Limit: in.Limit, After: in.After})
+func (h *webhookHandlers) listDeliveries(ctx context.Context, in *listDeliveriesInput) (*listDeliveriesOutput, error) {
+	page, next, err := h.webhooks.Deliveries(ctx, scope(ctx), in.ID, webhook.Filter{State: webhook.State(in.State), Limit: in.Limit, After: in.After})
 	if err != nil {
 		return nil, err
 	}
@@ -136,8 +141,8 @@ type retryDeliveryInput struct {
 	DeliveryID string `path:"delivery_id" doc:"The delivery's ID."`
 }
 
-func (d *door) retryDelivery(ctx context.Context, in *retryDeliveryInput) (*answer[api.Delivery], error) {
-	return theDelivery(d.Webhooks.Retry(ctx, owner(ctx), in.ID, in.DeliveryID))
+func (h *webhookHandlers) retryDelivery(ctx context.Context, in *retryDeliveryInput) (*answer[api.Delivery], error) {
+	return theDelivery(h.webhooks.Retry(ctx, scope(ctx), in.ID, in.DeliveryID))
 }
 
 func theWebhook(w webhook.Webhook, err error) (*answer[api.Webhook], error) {
@@ -154,7 +159,7 @@ func theDelivery(d webhook.Delivery, err error) (*answer[api.Delivery], error) {
 	return &answer[api.Delivery]{Body: shownDelivery(d)}, nil
 }
 
-// shownWebhook leaves the secret out.
+// shownWebhook returns a webhook without its secret.
 func shownWebhook(w webhook.Webhook) api.Webhook {
 	out := api.Webhook{
 		ID: w.ID, URL: w.URL, Events: make([]string, len(w.Events)), Description: w.Description,

@@ -14,44 +14,40 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
-// pingEvery is how often an idle client must show that it is there.
-const pingEvery = 30 * time.Second
+// pingInterval is how often an idle client must answer a ping.
+const pingInterval = 30 * time.Second
 
-// upgraded answers with a WebSocket that serve accepts. Errors of serve come
-// before anything has been answered.
+// upgraded answers with a WebSocket that serve accepts. serve returns errors only
+// before that.
 func (d *door) upgraded(serve func(http.ResponseWriter, *http.Request) error) *huma.StreamResponse {
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
-		err := checkUpgrade(r)
-		if err == nil {
-			err = serve(w, r)
-		}
-		if err != nil {
+		if err := serve(w, r); err != nil {
 			d.writeProblem(w, r, err)
 		}
 	}}
 }
 
-// checkUpgrade refuses what is no WebSocket, and pages of other sites.
+// checkUpgrade refuses plain requests, and pages of other sites.
 func checkUpgrade(r *http.Request) error {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		return errs.New(errs.Invalid, "websocket_needed", "cannot open this: it is served over a WebSocket only")
+		return errs.New(errs.Invalid, "websocket_needed", "cannot serve this: it needs a WebSocket")
 	}
 	origin := r.Header.Get("Origin")
 	if origin == "" {
 		return nil // no browser
 	}
 	if u, err := url.Parse(origin); err != nil || !strings.EqualFold(u.Host, r.Host) {
-		return errs.New(errs.Forbidden, "foreign_origin", "cannot open this for a page of another site")
+		return errs.New(errs.Forbidden, "foreign_origin", "cannot serve this to a page of another site")
 	}
 	return nil
 }
 
-// ping returns once the client does not answer any more, or ctx is done. A
-// client that is behind need not answer: the answer stands in the queue, too.
-// TCP tells when such a one is gone.
+// ping returns when the client no longer answers, or ctx is done. A blocked client
+// need not answer: its answer may be queued behind other messages. TCP detects when
+// such a client has disconnected.
 func ping(ctx context.Context, conn *websocket.Conn, behind func() bool) {
-	tick := time.NewTicker(pingEvery)
+	tick := time.NewTicker(pingInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -62,7 +58,7 @@ func ping(ctx context.Context, conn *websocket.Conn, behind func() bool) {
 		if behind() {
 			continue
 		}
-		bounded, cancel := context.WithTimeout(ctx, pingEvery)
+		bounded, cancel := context.WithTimeout(ctx, pingInterval)
 		err := conn.Ping(bounded)
 		cancel()
 		if err != nil && !behind() {

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
 const (
@@ -53,7 +55,7 @@ func (f *forward) accept(ctx context.Context, l net.Listener) {
 			return
 		}
 		if err != nil {
-			f.cfg.Log.Warn("cannot accept an SSH connection", "vm", f.vmID, "error", err)
+			f.cfg.Log.Warn("cannot accept an SSH connection", logkey.VM, f.vmID, logkey.Error, err)
 			if !pause(ctx, acceptPause) {
 				return
 			}
@@ -68,14 +70,14 @@ func (f *forward) accept(ctx context.Context, l net.Listener) {
 func (f *forward) admit(ctx context.Context, client *net.TCPConn) {
 	from := client.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	if !allowed(f.cfg.Allowed, from) {
-		f.cfg.Log.Info("SSH refused: the client's address is not allowed", "vm", f.vmID, "client", from.String())
+		f.cfg.Log.Info("SSH refused: the client's address is not allowed", logkey.VM, f.vmID, logkey.Client, from.String())
 		_ = client.Close()
 		return
 	}
 	select {
 	case f.places <- struct{}{}:
 	default:
-		f.cfg.Log.Warn("SSH refused: too many connections", "vm", f.vmID, "client", from.String(), "most", cap(f.places))
+		f.cfg.Log.Warn("SSH refused: too many connections", logkey.VM, f.vmID, logkey.Client, from.String(), "most", cap(f.places))
 		_ = client.Close()
 		return
 	}
@@ -99,7 +101,7 @@ func (f *forward) serve(ctx context.Context, client *net.TCPConn) {
 	guest, err := f.reach(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
-			f.cfg.Log.Info("SSH refused: the guest does not answer", "vm", f.vmID, "error", err)
+			f.cfg.Log.Info("SSH refused: the guest does not answer", logkey.VM, f.vmID, logkey.Error, err)
 		}
 		return
 	}
@@ -110,33 +112,33 @@ func (f *forward) serve(ctx context.Context, client *net.TCPConn) {
 		_ = guest.Close()
 	})
 	defer stop()
-	join(client, &rousing{Conn: guest, rouse: func() error { return f.cfg.Rouse(ctx, f.vmID) }})
+	join(client, &wakingConn{Conn: guest, wake: func() error { return f.cfg.Wake(ctx, f.vmID) }})
 }
 
 // reach wakes the guest if it sleeps, and dials it.
 func (f *forward) reach(ctx context.Context) (net.Conn, error) {
-	if err := f.cfg.Rouse(ctx, f.vmID); err != nil {
+	if err := f.cfg.Wake(ctx, f.vmID); err != nil {
 		return nil, err
 	}
 	return f.dial(ctx)
 }
 
-// rousing is a connection to a guest that may fall asleep meanwhile: whoever
-// writes to it wakes the guest first.
-type rousing struct {
+// wakingConn is a connection to a guest that may fall asleep meanwhile: a Write
+// wakes the guest first.
+type wakingConn struct {
 	net.Conn
-	rouse func() error
+	wake func() error
 }
 
-func (r *rousing) Write(p []byte) (int, error) {
-	if err := r.rouse(); err != nil {
+func (r *wakingConn) Write(p []byte) (int, error) {
+	if err := r.wake(); err != nil {
 		return 0, err
 	}
 	return r.Conn.Write(p)
 }
 
-// CloseWrite passes an end on; it wakes nobody.
-func (r *rousing) CloseWrite() error {
+// CloseWrite passes an end on; it does not wake the guest.
+func (r *wakingConn) CloseWrite() error {
 	if half, ok := r.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
@@ -145,7 +147,7 @@ func (r *rousing) CloseWrite() error {
 
 // dial reaches the guest; one that refuses may be booting, and is tried again.
 func (f *forward) dial(ctx context.Context) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.cfg.Patience)
+	ctx, cancel := context.WithTimeout(ctx, f.cfg.Timeout)
 	defer cancel()
 	for wait := firstPause; ; wait = min(2*wait, longPause) {
 		conn, err := f.cfg.Dial(ctx, f.vmID, f.target)

@@ -18,33 +18,33 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
-	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/network"
 )
 
 // Gate keeps the listeners for VMs' SSH ports.
-var _ vm.Forwards = (*Gate)(nil)
+var _ network.Forwarder = (*Gate)(nil)
 
 const (
 	defaultMaxConns = 64
-	defaultPatience = 10 * time.Second
+	defaultTimeout  = 10 * time.Second
 )
 
 // Config says who may come in, and how guests are reached.
 type Config struct {
 	// Allowed are the networks that clients may come from. When all of them
-	// are loopback, the gate listens on loopback only; none lets nobody in.
+	// are loopback, the gate listens on loopback only; with none it refuses all.
 	Allowed []netip.Prefix
 	// Dial reaches a VM; nil dials target by TCP.
 	Dial func(ctx context.Context, vmID string, target netip.AddrPort) (net.Conn, error)
-	// Rouse wakes a VM that sleeps, and is quick about one that does not; nil
+	// Wake wakes a VM that sleeps, and is quick about one that does not; nil
 	// does nothing. A client is held meanwhile, and so is what it sends.
-	Rouse    func(ctx context.Context, vmID string) error
+	Wake     func(ctx context.Context, vmID string) error
 	MaxConns int           // per port; 0 means 64
-	Patience time.Duration // how long a guest that refuses is tried again; 0 means 10 s
+	Timeout  time.Duration // how long a guest that refuses is tried again; 0 means 10 s
 	Log      *slog.Logger
 }
 
-// Gate implements vm.Forwards. Its methods may be called from several
+// Gate implements network.Forwarder. Its methods may be called from several
 // goroutines at once.
 type Gate struct {
 	cfg Config
@@ -59,19 +59,19 @@ func New(cfg Config) *Gate {
 	if cfg.Dial == nil {
 		cfg.Dial = dialTCP
 	}
-	if cfg.Rouse == nil {
-		cfg.Rouse = func(context.Context, string) error { return nil }
+	if cfg.Wake == nil {
+		cfg.Wake = func(context.Context, string) error { return nil }
 	}
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = defaultMaxConns
 	}
-	if cfg.Patience == 0 {
-		cfg.Patience = defaultPatience
+	if cfg.Timeout == 0 {
+		cfg.Timeout = defaultTimeout
 	}
 	return &Gate{cfg: cfg, ports: map[int]*forward{}}
 }
 
-// Open implements vm.Forwards.
+// Open implements network.Forwarder.
 func (g *Gate) Open(vmID string, port int, target netip.AddrPort) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -92,7 +92,7 @@ func (g *Gate) Open(vmID string, port int, target netip.AddrPort) error {
 	return nil
 }
 
-// Close implements vm.Forwards. It returns when the port's connections have ended.
+// Close implements network.Forwarder. It returns when the port's connections have ended.
 func (g *Gate) Close(port int) {
 	g.mu.Lock()
 	f := g.ports[port]

@@ -144,7 +144,7 @@ func TestAStrangerIsClosedWithoutADial(t *testing.T) {
 		"another network": prefixes("198.51.100.0/24"),
 		"IPv6 only":       prefixes("2001:db8::/32"),
 		"another host":    prefixes("127.0.0.2/32"),
-		"nobody":          nil,
+		"no client":       nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, port := open(t, Config{Allowed: allowed, Dial: count}, netip.MustParseAddrPort("127.0.0.1:1"))
@@ -209,7 +209,7 @@ func TestABootingGuestIsTriedAgain(t *testing.T) {
 
 func TestADeadGuestIsGivenUp(t *testing.T) {
 	refused := func(context.Context, string, netip.AddrPort) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
-	_, port := open(t, Config{Allowed: loopback, Dial: refused, Patience: 50 * time.Millisecond}, netip.MustParseAddrPort("127.0.0.1:1"))
+	_, port := open(t, Config{Allowed: loopback, Dial: refused, Timeout: 50 * time.Millisecond}, netip.MustParseAddrPort("127.0.0.1:1"))
 	if !isClosed(call(t, port)) {
 		t.Error("not closed")
 	}
@@ -261,7 +261,7 @@ func TestCloseEndsADial(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	g, port := open(t, Config{Allowed: loopback, Dial: hang, Patience: time.Hour}, netip.MustParseAddrPort("127.0.0.1:1"))
+	g, port := open(t, Config{Allowed: loopback, Dial: hang, Timeout: time.Hour}, netip.MustParseAddrPort("127.0.0.1:1"))
 	c := call(t, port)
 	<-dialling
 	g.Close(port)

@@ -1,9 +1,9 @@
 -- Conventions
---   Times are microseconds since 1970 in UTC. JSON is TEXT, written and read by
---   Go only. Bytes that a client chose freely are BYTEA, because PostgreSQL's
---   TEXT cannot hold a NUL.
+--   Times are microseconds since 1970 in UTC. JSON is TEXT, which only Go writes
+--   and reads. Bytes from a client are BYTEA, because PostgreSQL's TEXT cannot
+--   contain a NUL.
 --   Every unique constraint is named table_column_column: internal/store
---   recognises violations by these names, and SQLite tells the columns only.
+--   recognises violations by these names, and SQLite reports only the columns.
 
 -- +goose Up
 CREATE TABLE accounts (
@@ -56,8 +56,8 @@ CREATE TABLE templates (
 CREATE UNIQUE INDEX templates_owner_id_name ON templates (owner_id, name);
 CREATE INDEX templates_newest ON templates (owner_id, created_at, id);
 
--- The lease columns (guest_ip to uid) are NULL while nothing is held. The
--- big column comes last, so that lists need not read past it.
+-- The lease columns (guest_ip to uid) are NULL while the VM has no lease. The
+-- largest column comes last, so that lists need not read past it.
 CREATE TABLE vms (
     id             TEXT    NOT NULL,
     owner_id       TEXT    NOT NULL REFERENCES accounts (id),
@@ -123,9 +123,9 @@ CREATE TABLE idempotency_keys (
 CREATE INDEX idempotency_keys_created_at ON idempotency_keys (created_at);
 CREATE INDEX idempotency_keys_vm_id ON idempotency_keys (vm_id);
 
--- One row. Whoever reserves something updates it first and thereby waits for
--- everybody else who does; that makes "the smallest free" and "the sum of all"
--- true until the commit, on PostgreSQL as on SQLite.
+-- One row. A transaction that reserves addresses or capacity updates it first and
+-- thereby waits for all others that do; so "the smallest free" and "the sum of
+-- all" stay true until the commit, on PostgreSQL as on SQLite.
 CREATE TABLE reservations (
     id   BIGINT NOT NULL,
     turn BIGINT NOT NULL,

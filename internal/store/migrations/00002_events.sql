@@ -1,6 +1,6 @@
 -- +goose Up
 
--- What has happened. Rows outlive what they tell of: nothing refers to a VM.
+-- The event log. Events outlive their VMs: no row references a VM.
 CREATE TABLE events (
     seq         BIGINT NOT NULL,
     id          TEXT   NOT NULL,
@@ -21,9 +21,9 @@ CREATE INDEX events_owner_id_seq ON events (owner_id, seq);
 CREATE INDEX events_vm_id_seq ON events (vm_id, seq);
 CREATE INDEX events_happened_at_seq ON events (happened_at, seq);
 
--- One row. Whoever appends events takes their numbers from it as the last thing
--- of the transaction, and thereby waits for everybody else who has: numbers are
--- in the order of commits, on PostgreSQL as on SQLite.
+-- One row. A transaction that appends events takes their numbers from it as its
+-- last step, and thereby waits for all others that have: numbers are in the order
+-- of commits, on PostgreSQL as on SQLite.
 CREATE TABLE event_log (
     id       BIGINT NOT NULL,
     last_seq BIGINT NOT NULL,

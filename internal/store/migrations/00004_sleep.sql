@@ -1,7 +1,7 @@
 -- +goose Up
 
--- How the memory of each sleeping VM is kept. A table of its own: a column
--- added to vms would come after the big one.
+-- Where the memory of each sleeping VM is stored. A table of its own, because a
+-- column added to vms would come after the largest one.
 CREATE TABLE vm_sleeps (
     vm_id    TEXT    NOT NULL REFERENCES vms (id) ON DELETE CASCADE,
     slept_at BIGINT  NOT NULL,

@@ -1,7 +1,7 @@
 -- +goose Up
 
--- What was kept of VMs. The VM may be gone, the image may not: nothing can be
--- made from the snapshot without it.
+-- Snapshots of VMs. The VM may have been deleted, but not the image: without it
+-- the snapshot cannot be restored or cloned.
 CREATE TABLE snapshots (
     id         TEXT    NOT NULL,
     owner_id   TEXT    NOT NULL REFERENCES accounts (id),

@@ -1,6 +1,6 @@
 -- +goose Up
 
--- What the VM's guest is a copy of that has not confirmed yet that it is itself; '' for none.
+-- The kind of clone that the VM is until its guest has confirmed its identity; '' otherwise.
 ALTER TABLE vms ADD COLUMN copying TEXT NOT NULL DEFAULT '';
 
 -- +goose Down

@@ -17,8 +17,8 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm/vmmtest/probe"
 )
 
-// driverCalled is a driver whose Firecracker is a link to a file of that name, as
-// the files of its releases have their version in it.
+// driverCalled returns a driver whose Firecracker is a link to a file of that name: the
+// file names of releases have the version in them.
 func (l *lab) driverCalled(t *testing.T, name string) *Driver {
 	t.Helper()
 	program, err := os.ReadFile(probe.Firecracker(t))
@@ -55,9 +55,9 @@ func TestMachinesOutliveAnUpdateOfFirecrackerUnderAnotherName(t *testing.T) {
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Nobody runs a second machine on the disks of the first.
+	// No second machine runs on the disks of the first.
 	if second, err := after.Start(t.Context(), s); !errs.HasCode(err, "machine_runs") {
-		t.Fatalf("a second start says %v, %v", second, err)
+		t.Fatalf("a second start: %v, %v; want machine_runs", second, err)
 	}
 	found, err := after.List(t.Context(), l.root)
 	if err != nil || len(found) != 1 || found[0].PID != h.PID || found[0].Socket != h.Socket {
@@ -79,14 +79,14 @@ func TestMachinesOutliveAnUpdateOfFirecrackerUnderAnotherName(t *testing.T) {
 		t.Errorf("ended %d machines", ended)
 	}
 	if left := leftovers(s); len(left) > 0 {
-		t.Errorf("it leaves %v", left)
+		t.Errorf("left: %v", left)
 	}
 	m, err = after.Start(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := m.Handle().Exe; got != "/firecracker-v1.13.0-x86_64" {
-		t.Errorf("it then runs %s", got)
+		t.Errorf("the new machine runs %s", got)
 	}
 	if err := m.Kill(t.Context()); err != nil {
 		t.Error(err)
@@ -96,25 +96,25 @@ func TestMachinesOutliveAnUpdateOfFirecrackerUnderAnotherName(t *testing.T) {
 	}
 }
 
-// A process in a machine's cgroup that never becomes Firecracker is waited for in
-// vain. The machine is listed, and not started a second time.
-func TestAProcessThatNeverBecomesFirecrackerHoldsUpNobody(t *testing.T) {
+// A process in a machine's cgroup that never executes Firecracker does not keep the
+// machine from being listed, but from being started again.
+func TestAProcessThatNeverExecutesFirecrackerDelaysNoList(t *testing.T) {
 	l := newLab(t, false)
 	s := l.spec(t)
 	m, _ := l.run(t, s)
 	h, d := m.Handle(), l.driver(t)
-	stranger := exec.Command("cat")
-	hold, err := stranger.StdinPipe()
+	pending := exec.Command("cat")
+	stdin, err := pending.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := stranger.Start(); err != nil {
+	if err := pending.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = hold.Close(); _ = stranger.Wait(); jail.Forget(s.ID) }()
-	joinCgroup(t, s.ID, stranger.Process.Pid)
-	if settled, err := d.awaitJailers(t.Context(), l.root, 20*time.Millisecond); settled || err != nil {
-		t.Errorf("settled: %v, %v", settled, err)
+	defer func() { _ = stdin.Close(); _ = pending.Wait(); jail.DefaultCgroups.Forget(s.ID) }()
+	joinCgroup(t, s.ID, pending.Process.Pid)
+	if done, err := d.awaitJailers(t.Context(), l.root, 20*time.Millisecond); done || err != nil {
+		t.Errorf("done: %v, %v", done, err)
 	}
 	found, err := d.machines(l.root)
 	if err != nil || len(found) != 1 || found[0].PID != h.PID {
@@ -124,7 +124,7 @@ func TestAProcessThatNeverBecomesFirecrackerHoldsUpNobody(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := d.Start(t.Context(), s); !errs.HasCode(err, "machine_runs") {
-		t.Errorf("a start beside the stranger says %v", err)
+		t.Errorf("a start while the process runs: %v, want machine_runs", err)
 	}
 }
 

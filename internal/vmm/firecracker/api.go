@@ -18,35 +18,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxAnswer bounds what is read of an answer, in bytes.
+// maxAnswer is the largest answer that is read, in bytes.
 const maxAnswer = 1 << 20
 
-// api speaks with one Firecracker over its socket, which lies in a folder that
-// the process could write to: the path is followed within it only.
+// api makes requests to one Firecracker over the socket in its root directory. The
+// process may be able to write there, so the socket's path is not followed to
+// anything outside.
 type api struct {
-	root   string // the folder
+	root   string
 	client *http.Client
 }
 
 func newAPI(root string) *api {
-	return &api{root: root, client: &http.Client{Transport: transport(root, true)}}
+	return &api{root: root, client: &http.Client{Transport: transport(root, false)}}
 }
 
-func transport(root string, once bool) *http.Transport {
+func transport(root string, keepAlive bool) *http.Transport {
 	return &http.Transport{
-		DisableKeepAlives: once, DisableCompression: true,
+		DisableKeepAlives: !keepAlive, DisableCompression: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialWithin(ctx, root, apiSocket) },
 	}
 }
 
-// lasting returns the same with one connection for all its requests, until end.
-func (a *api) lasting() (b *api, end func()) {
-	kept := transport(a.root, false)
-	return &api{root: a.root, client: &http.Client{Transport: kept}}, kept.CloseIdleConnections
+// withKeepAlive returns an api that makes all its requests over one connection, which
+// closeConn closes.
+func (a *api) withKeepAlive() (b *api, closeConn func()) {
+	t := transport(a.root, true)
+	return &api{root: a.root, client: &http.Client{Transport: t}}, t.CloseIdleConnections
 }
 
-// dialWithin connects to a socket in dir. What lies there must be a socket, and
-// no link to one elsewhere.
+// dialWithin connects to the socket of this name in dir, which must not be a symbolic
+// link.
 func dialWithin(ctx context.Context, dir, name string) (net.Conn, error) {
 	fd, err := openWithin(dir, name, unix.O_PATH, unix.S_IFSOCK)
 	if err != nil {
@@ -56,7 +58,8 @@ func dialWithin(ctx context.Context, dir, name string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "unix", filepath.Join("/proc/self/fd", strconv.Itoa(fd)))
 }
 
-// openWithin opens what is in dir by this name, if it is of that type and no link.
+// openWithin opens the file of this name in dir, if it has the type kind (S_IF…) and
+// is not a symbolic link.
 func openWithin(dir, name string, flags uint64, kind uint32) (fd int, err error) {
 	folder, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -71,7 +74,7 @@ func openWithin(dir, name string, flags uint64, kind uint32) (fd int, err error)
 	}
 	var st unix.Stat_t
 	if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT != kind {
-		err = fmt.Errorf("%s is something else than it should be", name)
+		err = fmt.Errorf("%s has the file type %#o instead of %#o", name, st.Mode&unix.S_IFMT, kind)
 	}
 	if err != nil {
 		_ = unix.Close(fd)
@@ -80,14 +83,14 @@ func openWithin(dir, name string, flags uint64, kind uint32) (fd int, err error)
 	return fd, nil
 }
 
-// refusal is an answer that says no.
+// refusal is an answer with an error status.
 type refusal struct {
-	status int
-	Fault  string `json:"fault_message"`
+	status  int
+	Message string `json:"fault_message"`
 }
 
 func (r *refusal) Error() string {
-	return fmt.Sprintf("Firecracker refuses (%d): %s", r.status, strings.TrimSpace(r.Fault))
+	return fmt.Sprintf("Firecracker refuses (%d): %s", r.status, strings.TrimSpace(r.Message))
 }
 
 // call makes one request. in and out may be nil.
@@ -115,9 +118,9 @@ func (a *api) call(ctx context.Context, method, path string, in, out any) error 
 		return fmt.Errorf("cannot read the answer to %s: %w", path, err)
 	}
 	if resp.StatusCode >= 300 {
-		no := &refusal{status: resp.StatusCode}
-		_ = json.Unmarshal(text, no) // an answer of another form has no words for us
-		return fmt.Errorf("cannot %s %s: %w", strings.ToLower(method), path, no)
+		refused := &refusal{status: resp.StatusCode}
+		_ = json.Unmarshal(text, refused) // an answer in another format has no message
+		return fmt.Errorf("cannot %s %s: %w", strings.ToLower(method), path, refused)
 	}
 	if out == nil {
 		return nil
@@ -136,7 +139,7 @@ func (a *api) action(ctx context.Context, kind string) error {
 	return a.put(ctx, "/actions", map[string]string{"action_type": kind})
 }
 
-// instance is what Firecracker tells of itself.
+// instance is the answer to GET /.
 type instance struct {
 	ID      string `json:"id"`
 	State   string `json:"state"`
@@ -155,15 +158,15 @@ func (a *api) instance(ctx context.Context) (instance, error) {
 	return i, err
 }
 
-// setState is "Paused" or "Resumed". That it is so already is no error.
+// setState pauses or resumes the CPUs; state is "Paused" or "Resumed". It is no error
+// if they are in that state already.
 func (a *api) setState(ctx context.Context, state string) error {
 	err := a.call(ctx, http.MethodPatch, "/vm", map[string]string{"state": state}, nil)
-	var no *refusal
-	if !errors.As(err, &no) {
+	if _, ok := errors.AsType[*refusal](err); !ok {
 		return err
 	}
-	now, askErr := a.instance(ctx)
-	if askErr == nil && (now.State == statePaused) == (state == statePaused) && now.State != stateNew {
+	now, instanceErr := a.instance(ctx)
+	if instanceErr == nil && (now.State == statePaused) == (state == statePaused) && now.State != stateNew {
 		return nil
 	}
 	return err

@@ -5,6 +5,7 @@ package firecracker
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -19,32 +20,33 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// pretended is a Firecracker that notes what it is asked and answers as told.
-type pretended struct {
+// fakeAPI serves Firecracker's API: it records requests and sends the answers of a
+// test.
+type fakeAPI struct {
 	root    string
 	answers map[string]answer // by method and path; others are answered with 204
-	flush   func()            // called when it is to tell its metrics
+	flush   func()            // called on FlushMetrics
 
-	mu    sync.Mutex
-	asked []asked
-	body  map[string]string // by path, the latest
+	mu       sync.Mutex
+	requests []request
+	body     map[string]string // of the last request, by path
 }
 
-// asked is one request.
-type asked struct{ method, path, body string }
+// request is one request to the API.
+type request struct{ method, path, body string }
 
 type answer struct {
 	status int
 	text   string
 }
 
-func pretend(t *testing.T, answers map[string]answer) *pretended {
+func newFakeAPI(t *testing.T, answers map[string]answer) *fakeAPI {
 	t.Helper()
 	root, err := os.MkdirTemp("", "fc") // t.TempDir's paths are too long for sockets
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &pretended{root: root, answers: answers, body: map[string]string{}}
+	p := &fakeAPI{root: root, answers: answers, body: map[string]string{}}
 	l, err := net.Listen("unix", filepath.Join(root, apiSocket))
 	if err != nil {
 		t.Fatal(err)
@@ -64,11 +66,11 @@ func pretend(t *testing.T, answers map[string]answer) *pretended {
 	return p
 }
 
-func (p *pretended) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	key := r.Method + " " + r.URL.Path
 	p.mu.Lock()
-	p.asked = append(p.asked, asked{r.Method, r.URL.Path, strings.TrimSpace(string(body))})
+	p.requests = append(p.requests, request{r.Method, r.URL.Path, strings.TrimSpace(string(body))})
 	p.body[r.URL.Path] = strings.TrimSpace(string(body))
 	p.mu.Unlock()
 	if p.flush != nil && strings.Contains(string(body), "FlushMetrics") {
@@ -82,8 +84,8 @@ func (p *pretended) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// The fields are those of Firecracker's own description of its API, 1.12 and on.
-func TestAMachineIsConfiguredInTheAPIsWords(t *testing.T) {
+// The fields are those of Firecracker's OpenAPI description since 1.12.
+func TestConfigureSendsTheSpec(t *testing.T) {
 	spec := vmm.Spec{
 		ID: "vm_1", Dir: "/d", VCPUs: 2, MemMiB: 256, Kernel: "/k", Initramfs: "/i", Cmdline: "quiet panic=5", Memory: "/m",
 		Disks: []vmm.Disk{{Serial: "hatch-root", ReadOnly: true}, {Serial: "hatch-disk"}},
@@ -93,68 +95,74 @@ func TestAMachineIsConfiguredInTheAPIsWords(t *testing.T) {
 		"/machine-config":          `{"vcpu_count":2,"mem_size_mib":256,"track_dirty_pages":true}`,
 		"/boot-source":             `{"kernel_image_path":"kernel","initrd_path":"initramfs","boot_args":"quiet panic=5 reboot=k pci=off hatch.disks=hatch-root,hatch-disk"}`,
 		"/drives/disk0":            `{"drive_id":"disk0","path_on_host":"disk0","is_read_only":true,"is_root_device":false}`,
-		"/drives/disk1":            `{"drive_id":"disk1","path_on_host":"disk1","is_read_only":false,"is_root_device":false}`,
+		"/drives/disk1":            `{"drive_id":"disk1","path_on_host":"disk1","is_read_only":false,"is_root_device":false,"cache_type":"Writeback"}`,
 		"/network-interfaces/net0": `{"iface_id":"net0","host_dev_name":"tap0","guest_mac":"02:00:00:00:00:01"}`,
 		"/vsock":                   `{"guest_cid":3,"uds_path":"vsock.sock"}`,
 		"/entropy":                 `{}`,
 	}
 	for v, free := range map[version]string{{1, 13, 2}: "", {1, 14, 0}: `,"free_page_reporting":true`} {
-		p := pretend(t, nil)
-		if err := configure(t.Context(), newAPI(p.root), v, spec, "tap0"); err != nil {
-			t.Fatal(err)
-		}
-		want["/balloon"] = `{"amount_mib":0,"deflate_on_oom":true,"stats_polling_interval_s":10` + free + `}`
-		if !reflect.DeepEqual(p.body, want) {
-			t.Errorf("%s was told %v,\nwant %v", v, p.body, want)
-		}
+		t.Run(fmt.Sprint(v), func(t *testing.T) {
+			p := newFakeAPI(t, nil)
+			if err := configure(t.Context(), newAPI(p.root), v, spec, "tap0"); err != nil {
+				t.Fatal(err)
+			}
+			want["/balloon"] = `{"amount_mib":0,"deflate_on_oom":true,"stats_polling_interval_s":10` + free + `}`
+			if !reflect.DeepEqual(p.body, want) {
+				t.Errorf("%s received %v,\nwant %v", v, p.body, want)
+			}
+		})
 	}
 }
 
-func TestASnapshotIsLoadedInTheWordsOfTheVersion(t *testing.T) {
-	for v, word := range map[version]string{{1, 12, 1}: "enable_diff_snapshots", {1, 15, 2}: "enable_diff_snapshots", {1, 16, 2}: "track_dirty_pages"} {
-		p := pretend(t, nil)
-		m := &machine{api: newAPI(p.root), version: v}
-		if err := m.load(t.Context(), m.api, vmm.Spec{NIC: &vmm.NIC{}}, "tap7"); err != nil {
-			t.Fatal(err)
-		}
-		want := `{"snapshot_path":"state","mem_backend":{"backend_type":"File","backend_path":"memory"},"` + word +
-			`":true,"resume_vm":false,"network_overrides":[{"iface_id":"net0","host_dev_name":"tap7"}]}`
-		if got := p.body["/snapshot/load"]; got != want {
-			t.Errorf("%s is told %s,\nwant %s", v, got, want)
-		}
+func TestLoadUsesTheFieldsOfTheVersion(t *testing.T) {
+	for v, field := range map[version]string{{1, 12, 1}: "enable_diff_snapshots", {1, 15, 2}: "enable_diff_snapshots", {1, 16, 2}: "track_dirty_pages"} {
+		t.Run(fmt.Sprint(v), func(t *testing.T) {
+			p := newFakeAPI(t, nil)
+			m := &machine{api: newAPI(p.root), version: v}
+			if err := m.load(t.Context(), m.api, vmm.Spec{NIC: &vmm.NIC{}}, "tap7"); err != nil {
+				t.Fatal(err)
+			}
+			want := `{"snapshot_path":"state","mem_backend":{"backend_type":"File","backend_path":"memory"},"` + field +
+				`":true,"resume_vm":false,"network_overrides":[{"iface_id":"net0","host_dev_name":"tap7"}]}`
+			if got := p.body["/snapshot/load"]; got != want {
+				t.Errorf("%s received %s,\nwant %s", v, got, want)
+			}
+		})
 	}
 }
 
-func TestARefusalIsToldInFirecrackersWords(t *testing.T) {
-	p := pretend(t, map[string]answer{"PUT /actions": {400, `{"fault_message":"The kernel is no ELF."}`}})
+func TestARefusalQuotesFirecrackersMessage(t *testing.T) {
+	p := newFakeAPI(t, map[string]answer{"PUT /actions": {400, `{"fault_message":"The kernel is no ELF."}`}})
 	err := newAPI(p.root).action(t.Context(), "InstanceStart")
-	var no *refusal
-	if !errors.As(err, &no) || no.status != 400 || !strings.Contains(err.Error(), "The kernel is no ELF.") {
+	var refused *refusal
+	if !errors.As(err, &refused) || refused.status != 400 || !strings.Contains(err.Error(), "The kernel is no ELF.") {
 		t.Errorf("the error is %v", err)
 	}
 }
 
-func TestPausingWhatIsPausedIsNoError(t *testing.T) {
+func TestPausingAPausedMachineIsNoError(t *testing.T) {
 	for state, ok := range map[string]bool{"Paused": true, "Running": false, "Not started": false} {
-		p := pretend(t, map[string]answer{
-			"PATCH /vm": {400, `{"fault_message":"no"}`}, "GET /": {200, `{"id":"x","state":"` + state + `","vmm_version":"1.12.1"}`},
+		t.Run(state, func(t *testing.T) {
+			p := newFakeAPI(t, map[string]answer{
+				"PATCH /vm": {400, `{"fault_message":"no"}`}, "GET /": {200, `{"id":"x","state":"` + state + `","vmm_version":"1.12.1"}`},
+			})
+			if err := newAPI(p.root).setState(t.Context(), "Paused"); (err == nil) != ok {
+				t.Errorf("pausing a machine in the state %q: %v", state, err)
+			}
 		})
-		if err := newAPI(p.root).setState(t.Context(), "Paused"); (err == nil) != ok {
-			t.Errorf("pausing one that is %s: %v", state, err)
-		}
 	}
 }
 
-// A process that a guest has taken over may answer anything.
-func TestAnAnswerThatIsTooLongIsCut(t *testing.T) {
-	p := pretend(t, map[string]answer{"GET /": {200, strings.Repeat(" ", maxAnswer+1) + `{"id":"x"}`}})
+// A process that a guest has compromised may send any answer.
+func TestAnAnswerThatIsTooLongIsAnError(t *testing.T) {
+	p := newFakeAPI(t, map[string]answer{"GET /": {200, strings.Repeat(" ", maxAnswer+1) + `{"id":"x"}`}})
 	if _, err := newAPI(p.root).instance(t.Context()); err == nil {
-		t.Error("it was read whole")
+		t.Error("the whole answer was read")
 	}
 }
 
-func TestASocketIsFollowedWithinItsFolderOnly(t *testing.T) {
-	p := pretend(t, nil)
+func TestDialFollowsNoLinkOutOfTheFolder(t *testing.T) {
+	p := newFakeAPI(t, nil)
 	dir := t.TempDir()
 	if err := os.Symlink(filepath.Join(p.root, apiSocket), filepath.Join(dir, apiSocket)); err != nil {
 		t.Fatal(err)
@@ -167,7 +175,7 @@ func TestASocketIsFollowedWithinItsFolderOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := dialWithin(t.Context(), dir, "file"); err == nil {
-		t.Error("a file was taken for a socket")
+		t.Error("a regular file was dialled")
 	}
 	conn, err := dialWithin(t.Context(), p.root, apiSocket)
 	if err != nil {
@@ -178,25 +186,27 @@ func TestASocketIsFollowedWithinItsFolderOnly(t *testing.T) {
 	}
 }
 
-func TestThePortIsAskedForAndNoByteTooMuchIsRead(t *testing.T) {
-	for said, ok := range map[string]bool{
+func TestConnectPortReadsOnlyItsAnswer(t *testing.T) {
+	for output, ok := range map[string]bool{
 		"OK 1073741824\nagent": true, "": false, "NO\nagent": false, strings.Repeat("O", 100): false,
 	} {
-		here, there := net.Pipe()
-		go func() {
-			_, _ = there.Read(make([]byte, 64))
-			_, _ = io.WriteString(there, said)
+		t.Run(output, func(t *testing.T) {
+			here, there := net.Pipe()
+			go func() {
+				_, _ = there.Read(make([]byte, 64))
+				_, _ = io.WriteString(there, output)
+				_ = there.Close()
+			}()
+			err := connectPort(here, AgentPort)
+			if (err == nil) != ok {
+				t.Errorf("%q: %v", output, err)
+			}
+			if rest, _ := io.ReadAll(here); ok && string(rest) != "agent" {
+				t.Errorf("the rest after the answer is %q", rest)
+			}
+			_ = here.Close()
 			_ = there.Close()
-		}()
-		err := askForPort(here, AgentPort)
-		if (err == nil) != ok {
-			t.Errorf("%q: %v", said, err)
-		}
-		if rest, _ := io.ReadAll(here); ok && string(rest) != "agent" {
-			t.Errorf("after the answer comes %q", rest)
-		}
-		_ = here.Close()
-		_ = there.Close()
+		})
 	}
 }
 
@@ -207,7 +217,7 @@ func FuzzMetrics(f *testing.F) {
 	f.Add([]byte(`{"block":[]}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		d := parseMetrics(line)
-		if max(d.ReadBytes, d.WriteBytes, d.ReadOps, d.WriteOps, d.MemoryTold, d.MemoryMissed) > maxDelta {
+		if max(d.ReadBytes, d.WriteBytes, d.ReadOps, d.WriteOps, d.MemoryReports, d.MemoryFailures) > maxDelta {
 			t.Errorf("%s counts as %+v", line, d)
 		}
 		if d != (counts{}) && !json.Valid(line) {

@@ -10,38 +10,33 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// balloonStats is what a guest has told through the balloon, in bytes. A guest
-// tells what it knows, and what it likes.
+// balloonStats are figures that a guest reported through the balloon, in bytes. They
+// may be incomplete or false.
 type balloonStats struct {
 	Total     uint64 `json:"total_memory"`
 	Available uint64 `json:"available_memory"`
 }
 
-// maxMemory is more than any guest has.
+// maxMemory is more than any guest has, in bytes.
 const maxMemory = 1 << 50
 
-// memory returns what was told, unless it makes no sense or is not whole.
-func (b balloonStats) memory() vmm.GuestMemory {
-	if b.Total > maxMemory || b.Available == 0 || b.Available > b.Total {
-		return vmm.GuestMemory{}
-	}
-	return vmm.GuestMemory{Total: int64(b.Total), Available: int64(b.Available)}
-}
-
-// guestMemory asks what the guest told last; only what counts.MemoryTold counts
-// is of this machine, and current: there may be older figures, from before the
-// machine was saved. A machine without a balloon, one that was saved before there
-// were any, refuses to say it.
+// guestMemory returns the figures that the guest reported last; the zero value if
+// they are impossible or incomplete. They are current only if counts.MemoryReports
+// has counted a report: Firecracker may still have figures from before the machine
+// was saved. It refuses the request for a machine that was saved by an earlier hatchd
+// and has no balloon.
 //
-// A Firecracker of before 1.14 understands nothing further once a guest's kernel
-// (Linux 6.12 and newer) has told something that it does not know, and goes on to
-// say the first figures for ever: that is MemoryMissed.
+// Linux 6.12 and newer report a figure that Firecracker before 1.14 does not know.
+// From then on that Firecracker parses no report of the guest, and returns the first
+// figures forever; counts.MemoryFailures counts those reports.
 func (a *api) guestMemory(ctx context.Context) (vmm.GuestMemory, error) {
-	var told balloonStats
-	err := a.call(ctx, http.MethodGet, "/balloon/statistics", nil, &told)
-	var no *refusal
-	if errors.As(err, &no) {
+	var stats balloonStats
+	err := a.call(ctx, http.MethodGet, "/balloon/statistics", nil, &stats)
+	if _, ok := errors.AsType[*refusal](err); ok {
 		return vmm.GuestMemory{}, nil
 	}
-	return told.memory(), err
+	if err != nil || stats.Total > maxMemory || stats.Available == 0 || stats.Available > stats.Total {
+		return vmm.GuestMemory{}, err
+	}
+	return vmm.GuestMemory{Total: int64(stats.Total), Available: int64(stats.Available)}, nil
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm/vmmtest"
 )
 
-// The probe uses 64 MiB, the upper half of them for what it keeps.
-func TestAGuestsMemoryIsToldAlsoOfOneThatWasWoken(t *testing.T) {
+// The probe uses 64 MiB, and the upper half of them for the data of the keep command.
+func TestAWokenGuestReportsItsMemoryToo(t *testing.T) {
 	l := newLab(t, false)
 	s := l.spec(t)
 	m, c := l.run(t, s)
@@ -49,28 +49,28 @@ func TestAGuestsMemoryIsToldAlsoOfOneThatWasWoken(t *testing.T) {
 	awaitMemory(t, woken, vmm.GuestMemory{Total: 64 << 20, Available: 24 << 20})
 }
 
-// Firecracker 1.12 keeps the first figures of a guest that tells one it does not
-// know, for ever: they are not passed on.
-func TestFiguresThatAreNoLongerTrueAreNotTold(t *testing.T) {
+// After a figure that it does not know Firecracker 1.12 returns the guest's first
+// figures forever: the driver does not report them.
+func TestStaleFiguresOfAGuestsMemoryAreNotReported(t *testing.T) {
 	l := newLab(t, false)
 	s := l.spec(t)
 	s.Cmdline += " probe.kills=0"
 	m, _ := l.run(t, s)
-	var told balloonStats
-	if err := m.(*machine).api.call(t.Context(), http.MethodGet, "/balloon/statistics", nil, &told); err != nil || told.Total != 64<<20 {
-		t.Fatalf("Firecracker tells %+v, %v", told, err)
+	var stats balloonStats
+	if err := m.(*machine).api.call(t.Context(), http.MethodGet, "/balloon/statistics", nil, &stats); err != nil || stats.Total != 64<<20 {
+		t.Fatalf("Firecracker returns %+v, %v", stats, err)
 	}
 	if st, err := m.Stats(t.Context()); err != nil || st.GuestMemory != (vmm.GuestMemory{}) {
-		t.Errorf("it tells %+v, %v", st.GuestMemory, err)
+		t.Errorf("the driver reports %+v, %v", st.GuestMemory, err)
 	}
 }
 
-// awaitMemory waits until a guest tells these figures, which it does when it is asked.
+// awaitMemory waits until a guest has reported these figures.
 func awaitMemory(t *testing.T, m vmm.Machine, want vmm.GuestMemory) {
 	t.Helper()
-	patience := time.After(time.Minute)
-	again := time.NewTicker(100 * time.Millisecond)
-	defer again.Stop()
+	timeout := time.After(time.Minute)
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
 	for {
 		st, err := m.Stats(t.Context())
 		if err != nil {
@@ -80,9 +80,9 @@ func awaitMemory(t *testing.T, m vmm.Machine, want vmm.GuestMemory) {
 			return
 		}
 		select {
-		case <-again.C:
-		case <-patience:
-			t.Fatalf("the guest tells %+v, not %+v", st.GuestMemory, want)
+		case <-ticker.C:
+		case <-timeout:
+			t.Fatalf("the guest reports %+v, want %+v", st.GuestMemory, want)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-func TestWhatAGuestTellsOfItsMemory(t *testing.T) {
+func TestImpossibleFiguresOfAGuestsMemoryAreIgnored(t *testing.T) {
 	for name, c := range map[string]struct {
 		answer answer
 		want   vmm.GuestMemory
@@ -20,13 +20,15 @@ func TestWhatAGuestTellsOfItsMemory(t *testing.T) {
 		"more than it has":          {answer{200, `{"total_memory":100,"available_memory":200}`}, vmm.GuestMemory{}},
 		"more than any machine has": {answer{200, `{"total_memory":18446744073709551615,"available_memory":1}`}, vmm.GuestMemory{}},
 	} {
-		p := pretend(t, map[string]answer{"GET /balloon/statistics": c.answer})
-		if got, err := newAPI(p.root).guestMemory(t.Context()); err != nil || got != c.want {
-			t.Errorf("%s: %+v, %v", name, got, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			p := newFakeAPI(t, map[string]answer{"GET /balloon/statistics": c.answer})
+			if got, err := newAPI(p.root).guestMemory(t.Context()); err != nil || got != c.want {
+				t.Errorf("%s: %+v, %v", name, got, err)
+			}
+		})
 	}
-	p := pretend(t, map[string]answer{"GET /balloon/statistics": {200, `{"total_memory":-1}`}})
+	p := newFakeAPI(t, map[string]answer{"GET /balloon/statistics": {200, `{"total_memory":-1}`}})
 	if got, err := newAPI(p.root).guestMemory(t.Context()); err == nil {
-		t.Errorf("a negative figure is taken for %+v", got)
+		t.Errorf("a negative figure was read as %+v", got)
 	}
 }

@@ -9,9 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -19,8 +19,8 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// Names in a machine's own root directory, which lies at
-// jail/firecracker/ID/root in its run directory, as the jailer wants it.
+// Names in the process's root directory, which is jail/firecracker/ID/root in the run
+// directory: the jailer fixes that path.
 const (
 	jailFolder    = "jail"
 	apiSocket     = "api.sock"
@@ -35,7 +35,7 @@ const (
 
 func diskFile(i int) string { return "disk" + strconv.Itoa(i) }
 
-// Names in the run directory, where the process cannot reach.
+// Names in the run directory, outside the process's root directory.
 const (
 	stdinPipe    = "console.in"
 	stdoutPipe   = "console.out"
@@ -49,9 +49,9 @@ func rootOf(dir, exe, id string) string {
 
 func (d *Driver) root(dir, id string) string { return rootOf(dir, d.binary, id) }
 
-// exeOf returns what /proc/PID/exe shows of a process with this root directory: the
-// jailer's copy of Firecracker, as seen in there. An earlier daemon's may have
-// another name than ours.
+// exeOf returns the target of /proc/PID/exe for a process with this root directory:
+// the path of the jailer's copy of Firecracker inside it. A process that an earlier
+// daemon started may have a copy with another name than ours.
 func (d *Driver) exeOf(root string) string {
 	if d.unjailed {
 		return d.binary
@@ -77,7 +77,7 @@ func rootsBelow(folder string) (roots []string) {
 	return roots
 }
 
-// entriesOf returns the paths of what is in a folder; nothing where there is none.
+// entriesOf returns the paths of the entries of a folder; none if it does not exist.
 func entriesOf(folder string) (paths []string) {
 	entries, _ := os.ReadDir(folder)
 	for _, e := range entries {
@@ -86,22 +86,26 @@ func entriesOf(folder string) (paths []string) {
 	return paths
 }
 
-// idOfRoot and dirOfRoot take a root directory's path apart.
+// idOfRoot and dirOfRoot return the VM's id and run directory of a root directory.
 func idOfRoot(path string) string { return idOfJail(filepath.Base(filepath.Dir(path))) }
 
 func dirOfRoot(path string) string {
 	return filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(path))))
 }
 
-// chroot is a machine's own root directory while it is furnished.
+// chroot is the root directory of a process that is being started.
 type chroot struct {
 	path     string
 	uid, gid int
+	mounts   []bindMount // of files that a hard link cannot add
 }
 
-// furnish makes the directory and puts the machine's files and pipes into it.
-// state is the file that a machine is woken from, "" to boot.
-func (c chroot) furnish(s vmm.Spec, state string) error {
+// bindMount shows the file at the path from at the path to.
+type bindMount struct{ from, to string }
+
+// populate makes the directory and adds the machine's files and pipes. state is the
+// file with the devices of the machine that is woken; "" to boot.
+func (c *chroot) populate(s vmm.Spec, state string) error {
 	if err := os.MkdirAll(c.path, 0o700); err != nil {
 		return err
 	}
@@ -111,55 +115,81 @@ func (c chroot) furnish(s vmm.Spec, state string) error {
 		}
 	}
 	if state == "" {
-		if err := c.bringKernel(s); err != nil {
+		if err := c.addKernel(s); err != nil {
 			return err
 		}
 	}
 	if s.Memory != "" {
-		if err := c.bringMemory(s, state); err != nil {
+		if err := c.addMemory(s, state); err != nil {
 			return err
 		}
 	}
 	for i, d := range s.Disks {
-		if err := c.bringDisk(diskFile(i), d); err != nil {
-			return fmt.Errorf("cannot bring in the disk %s: %w", d.Serial, err)
+		if err := c.addDisk(diskFile(i), d); err != nil {
+			return fmt.Errorf("cannot add the disk %s to the jail: %w", d.Serial, err)
+		}
+	}
+	if err := c.mount(); err != nil {
+		return fmt.Errorf("cannot mount files in the jail: %w", err)
+	}
+	return nil
+}
+
+// mount makes the bind mounts. The directory becomes a private mount first: where
+// the mount it lies in is shared, as systemd's are, a later unmount here would
+// otherwise reach the process's mount namespace. Hard links come before, since none
+// can be made from one mount to another.
+func (c *chroot) mount() error {
+	if len(c.mounts) == 0 {
+		return nil
+	}
+	if err := unix.Mount(c.path, c.path, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	if err := unix.Mount("", c.path, "", unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	for _, m := range c.mounts {
+		if err := unix.Mount(m.from, m.to, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("%s: %w", filepath.Base(m.to), err)
 		}
 	}
 	return nil
 }
 
-func (c chroot) bringKernel(s vmm.Spec) error {
-	if err := c.bring(kernelFile, s.Kernel); err != nil {
-		return fmt.Errorf("cannot bring in the kernel: %w", err)
+func (c *chroot) addKernel(s vmm.Spec) error {
+	if err := c.addFile(kernelFile, s.Kernel); err != nil {
+		return fmt.Errorf("cannot add the kernel to the jail: %w", err)
 	}
 	if s.Initramfs == "" {
 		return nil
 	}
-	if err := c.bring(initramfsFile, s.Initramfs); err != nil {
-		return fmt.Errorf("cannot bring in the initramfs: %w", err)
+	if err := c.addFile(initramfsFile, s.Initramfs); err != nil {
+		return fmt.Errorf("cannot add the initramfs to the jail: %w", err)
 	}
 	return nil
 }
 
-// bringMemory gives the process the files that it saves to and wakes from.
-func (c chroot) bringMemory(s vmm.Spec, state string) error {
+// addMemory adds the files for memory and devices, which the process writes when it is
+// saved and reads when it is woken.
+func (c *chroot) addMemory(s vmm.Spec, state string) error {
 	if err := checkMemory(s); err != nil {
 		return fmt.Errorf("cannot use the file for the guest's memory: %w", err)
 	}
 	if err := c.link(memoryFile, s.Memory); err != nil {
-		return fmt.Errorf("cannot bring in the guest's memory: %w", err)
+		return fmt.Errorf("cannot add the guest's memory to the jail: %w", err)
 	}
 	if state == "" {
 		state = os.DevNull
 	}
 	if err := c.copy(stateFile, state, 0o600); err != nil {
-		return fmt.Errorf("cannot bring in the machine's devices: %w", err)
+		return fmt.Errorf("cannot add the machine's devices to the jail: %w", err)
 	}
 	return nil
 }
 
-// pipe makes a named pipe outside, and gives the process another name for it.
-func (c chroot) pipe(outside, name string) error {
+// pipe makes a named pipe at the path outside, and links it into the directory.
+func (c *chroot) pipe(outside, name string) error {
 	if err := makePipe(outside); err != nil {
 		return err
 	}
@@ -179,15 +209,15 @@ func makePipe(path string) error {
 	return nil
 }
 
-// maxCopy is the largest file, in bytes, that is copied because the process may
-// not read it: a seed, or a kernel. A disk image is never copied.
+// maxCopy is the size, in bytes, of the largest file that is copied because the
+// process may not read it: a seed, or a kernel. A disk image is never copied.
 const maxCopy = 64 << 20
 
-// bringDisk makes a disk accessible: one that may be written becomes the
-// process's own, and one that may not stays as it is.
-func (c chroot) bringDisk(name string, d vmm.Disk) error {
+// addDisk adds a disk. It makes the process's user the owner of a writable disk, and
+// does not change a read-only one.
+func (c *chroot) addDisk(name string, d vmm.Disk) error {
 	if d.ReadOnly {
-		return c.bring(name, d.Path)
+		return c.addFile(name, d.Path)
 	}
 	if err := os.Chown(d.Path, c.uid, c.gid); err != nil {
 		return err
@@ -195,30 +225,31 @@ func (c chroot) bringDisk(name string, d vmm.Disk) error {
 	return c.link(name, d.Path)
 }
 
-// bring makes a file readable that the process must not write to.
-func (c chroot) bring(name, path string) error {
-	st, err := os.Stat(path)
-	if err != nil {
-		return err
+// addFile adds a file that the process may read and must not write: the file itself
+// if its owner and mode ensure that, else a copy.
+func (c *chroot) addFile(name, path string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	const otherR, anyW = 0o004, 0o222
-	owner := int(st.Sys().(*syscall.Stat_t).Uid)
+	const anyW = unix.S_IWUSR | unix.S_IWGRP | unix.S_IWOTH
+	isOwner := int(st.Uid) == c.uid
 	switch {
-	case !st.Mode().IsRegular():
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return errors.New("it is not a regular file")
-	case owner != c.uid && st.Mode().Perm()&otherR != 0, c.uid == 0, owner == c.uid && st.Mode().Perm()&anyW == 0:
+	case !isOwner && st.Mode&unix.S_IROTH != 0, c.uid == 0, isOwner && st.Mode&anyW == 0:
 		return c.link(name, path)
-	case st.Size() > maxCopy:
+	case st.Size > maxCopy:
 		return errs.New(errs.Unsupported, "file_unreadable", "the file may be read by its owner only, and is too large to be copied").
-			WithHint("make it readable for all: its folder still keeps others out").WithCause(fmt.Errorf("%s has mode %v", path, st.Mode()))
+			WithHint("make it readable for all users: the mode of its folder still keeps others out").
+			WithCause(fmt.Errorf("%s has mode %#o", path, st.Mode))
 	}
 	return c.copy(name, path, 0o400)
 }
 
-// link gives a file a name in the directory: a hard link, or where it lies on
-// another file system, a mount. The jailer takes mounts along into a mount
-// namespace of the process's own.
-func (c chroot) link(name, path string) error {
+// link adds a file as a hard link, or, if it is on another file system, has mount add
+// it. The jailer copies the mounts into the process's mount namespace.
+func (c *chroot) link(name, path string) error {
 	to := filepath.Join(c.path, name)
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -231,13 +262,11 @@ func (c chroot) link(name, path string) error {
 	if err := os.WriteFile(to, nil, 0o600); err != nil {
 		return err
 	}
-	if err := unix.Mount(target, to, "", unix.MS_BIND, ""); err != nil {
-		return err
-	}
-	return unix.Mount("", to, "", unix.MS_PRIVATE, "") // so that it can be taken away here and stay there
+	c.mounts = append(c.mounts, bindMount{target, to})
+	return nil
 }
 
-func (c chroot) copy(name, path string, mode os.FileMode) error {
+func (c *chroot) copy(name, path string, mode os.FileMode) error {
 	from, err := os.Open(path)
 	if err != nil {
 		return err
@@ -251,9 +280,9 @@ func (c chroot) copy(name, path string, mode os.FileMode) error {
 	return errors.Join(err, to.Chown(c.uid, c.gid), to.Close())
 }
 
-// seal takes the directories from the process: from here on it can neither make
-// nor remove a file. No instruction of the guest has been run before.
-func (c chroot) seal() error {
+// seal makes root the owner of the directories, so that the process can neither make
+// nor remove a file. The guest must not have run before.
+func (c *chroot) seal() error {
 	return filepath.WalkDir(c.path, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.IsDir() {
 			return err
@@ -265,30 +294,30 @@ func (c chroot) seal() error {
 	})
 }
 
-// clearOut removes everything that a start makes in a run directory. It is no
-// error when there is nothing.
-func clearOut(dir string) error {
-	var faults []error
+// cleanRunDir removes everything that a start makes in a run directory. It is no error
+// if there is nothing to remove.
+func cleanRunDir(dir string) error {
+	var failures []error
 	jails := filepath.Join(dir, jailFolder)
 	if err := unmountBelow(jails); err != nil {
-		return err // else what is mounted there would be removed
+		return err // else RemoveAll would remove the mounted files
 	}
-	faults = append(faults, os.RemoveAll(jails))
+	failures = append(failures, os.RemoveAll(jails))
 	for _, name := range []string{stdinPipe, stdoutPipe, logPipe + ".pipe", metricsPipe + ".pipe", tapFile, countersFile} {
-		faults = append(faults, ignoreMissing(os.Remove(filepath.Join(dir, name))))
+		failures = append(failures, ignoreMissing(os.Remove(filepath.Join(dir, name))))
 	}
-	return errors.Join(faults...)
+	return errors.Join(failures...)
 }
 
-// unmountBelow unmounts all that is mounted below dir.
+// unmountBelow unmounts all mounts below dir.
 func unmountBelow(dir string) error {
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return fmt.Errorf("cannot list mounts: %w", err)
 	}
-	for _, point := range mountsBelow(string(table), dir) {
+	for _, point := range slices.Backward(mountsBelow(string(table), dir)) { // a mount comes after the one that it is in
 		if err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-			return fmt.Errorf("cannot unmount what was brought into a jail: %w", err)
+			return fmt.Errorf("cannot unmount a file of a jail: %w", err)
 		}
 	}
 	return nil

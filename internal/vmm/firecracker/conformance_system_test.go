@@ -56,7 +56,8 @@ func (l *lab) driver(t testing.TB) *Driver {
 	return d
 }
 
-// spec returns a machine with two disks to read and one to write, and no network.
+// spec returns the spec of a machine with one writable and two read-only disks, and
+// without a network device.
 func (l *lab) spec(t testing.TB) vmm.Spec {
 	t.Helper()
 	n := l.last.Add(1)
@@ -83,7 +84,7 @@ func (l *lab) spec(t testing.TB) vmm.Spec {
 
 const memMiB = 128
 
-// newMemory makes the file that keeps a guest's memory.
+// newMemory makes the file for a guest's memory.
 func (l *lab) newMemory(t testing.TB, name string, uid int) string {
 	t.Helper()
 	path := filepath.Join(l.memory, name)
@@ -100,7 +101,7 @@ func (l *lab) newMemory(t testing.TB, name string, uid int) string {
 	return path
 }
 
-// newDisk makes a sparse disk that starts with its name.
+// newDisk makes a sparse disk that begins with its name.
 func newDisk(t testing.TB, dir, name string, mode os.FileMode) string {
 	t.Helper()
 	path := filepath.Join(dir, name+".img")
@@ -116,7 +117,7 @@ func newDisk(t testing.TB, dir, name string, mode os.FileMode) string {
 func (l *lab) harness() vmmtest.Harness {
 	return vmmtest.Harness{
 		Driver: func(t *testing.T) vmm.Driver { return l.driver(t) }, Spec: func(t *testing.T) vmm.Spec { return l.spec(t) }, Root: l.root,
-		Break: func(s *vmm.Spec) { s.Kernel = s.Disks[0].Path }, // Firecracker finds that it is no kernel
+		Break: func(s *vmm.Spec) { s.Kernel = s.Disks[0].Path }, // Firecracker refuses it: it is not a kernel
 		Crash: func(t *testing.T, h vmm.Handle) {
 			if err := unix.Kill(h.PID, unix.SIGKILL); err != nil {
 				t.Fatal(err)
@@ -128,8 +129,8 @@ func (l *lab) harness() vmmtest.Harness {
 	}
 }
 
-// leftovers looks for what a machine has: its process, files other than its
-// own, mounts and cgroups.
+// leftovers lists the machine's processes, mounts and cgroups that still exist, and
+// files that the driver made.
 func leftovers(s vmm.Spec) (left []string) {
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil {
@@ -172,7 +173,7 @@ func TestFirecrackerConforms(t *testing.T) {
 			before := openFilesOf(t)
 			vmmtest.Run(t, l.harness())
 			if after := openFilesOf(t); after > before {
-				t.Errorf("%d files are open, before the suite it were %d", after, before)
+				t.Errorf("%d files are open after the suite, and %d were before", after, before)
 			}
 		})
 	}

@@ -4,7 +4,6 @@ package firecracker
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -15,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The serial port is Firecracker's standard input and output: two named pipes
-// in the run directory. The process holds both ends of both, so that neither
-// ends when a daemon does.
+// The serial port is Firecracker's standard input and output: two named pipes in the
+// run directory. The process has both ends of both open, so that neither ends when a
+// daemon does.
 
-// openConsole makes the pipes and opens them as the process is to have them.
+// openConsole makes the pipes and opens them for the process.
 func openConsole(dir string) (stdin, stdout *os.File, err error) {
 	var files []*os.File
 	for _, name := range []string{stdinPipe, stdoutPipe} {
@@ -44,16 +43,16 @@ func closeAll(files []*os.File) {
 	}
 }
 
-// openPipe opens a pipe of ours for reading. It does not wait for a writer.
+// openPipe opens a named pipe for reading. It does not wait for a writer.
 func openPipe(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 }
 
-// tail is the end of what a guest wrote to its console.
+// tail is the end of a console's output.
 type tail struct {
 	mu   sync.Mutex
 	text []byte
-	more chan struct{} // closed with the next that comes; nil while nobody waits
+	more chan struct{} // closed by the next add; nil while no call waits
 }
 
 const maxTail = 2048 // bytes
@@ -71,7 +70,7 @@ func (t *tail) add(data []byte) {
 	}
 }
 
-// next is closed when more comes.
+// next returns a channel that is closed by the next output.
 func (t *tail) next() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -87,9 +86,8 @@ func (t *tail) String() string {
 	return string(t.text)
 }
 
-// ending is how a guest says that it ends. Firecracker has no device by which
-// it could tell: a guest asks for a reset, whatever it means by it. Linux says
-// what it means as its last words on the console.
+// ending is how a guest ended. Firecracker has no device that reports it: every guest
+// asks for a reset. But Linux prints the reason as its last console line.
 type ending string
 
 const (
@@ -99,19 +97,19 @@ const (
 	endPanic    ending = "panic"
 )
 
-// endingOf reads a guest's last words. After a panic Linux says that it will
-// reboot, too: so the panic counts.
+// endingOf finds the ending in the last lines of a console. After a panic Linux also
+// prints that it reboots: the panic has precedence.
 func endingOf(text string) (e ending, line string) {
 	for _, c := range []struct {
-		words string
-		end   ending
+		text string
+		end  ending
 	}{
 		{"Kernel panic - not syncing", endPanic},
 		{"reboot: Power down", endPowerOff},
 		{"reboot: System halted", endPowerOff},
 		{"reboot: Restarting system", endReset},
 	} {
-		if at := strings.LastIndex(text, c.words); at >= 0 {
+		if at := strings.LastIndex(text, c.text); at >= 0 {
 			line, _, _ = strings.Cut(text[at:], "\n")
 			return c.end, strings.TrimSpace(strings.ToValidUTF8(line, "?"))
 		}
@@ -121,13 +119,14 @@ func endingOf(text string) (e ending, line string) {
 
 // consoleConn is one connection to the console.
 type consoleConn struct {
-	out, in *os.File // what the guest says, and what it is told
-	heard   *tail
-	ended   chan struct{} // closed when all that the guest said was read, or nobody will read it
+	out, in *os.File // the guest's output and input
+	tail    *tail
+	ended   chan struct{} // closed when all output was read, or the connection was closed
 	once    sync.Once
 }
 
-func dialConsole(dir string, heard *tail) (*consoleConn, error) {
+// dialConsole connects to the console; t gets a copy of what the connection reads.
+func dialConsole(dir string, t *tail) (*consoleConn, error) {
 	out, err := openPipe(filepath.Join(dir, stdoutPipe))
 	if err != nil {
 		return nil, err
@@ -137,12 +136,12 @@ func dialConsole(dir string, heard *tail) (*consoleConn, error) {
 		_ = out.Close()
 		return nil, err
 	}
-	return &consoleConn{out: out, in: in, heard: heard, ended: make(chan struct{})}, nil
+	return &consoleConn{out: out, in: in, tail: t, ended: make(chan struct{})}, nil
 }
 
 func (c *consoleConn) Read(p []byte) (int, error) {
 	n, err := c.out.Read(p)
-	c.heard.add(p[:n])
+	c.tail.add(p[:n])
 	if err != nil {
 		c.end()
 	}
@@ -153,7 +152,7 @@ func (c *consoleConn) end() { c.once.Do(func() { close(c.ended) }) }
 
 func (c *consoleConn) Write(p []byte) (int, error) { return c.in.Write(p) }
 
-// Close ends the connection; a Read under way returns.
+// Close ends the connection; a Read in progress returns.
 func (c *consoleConn) Close() error {
 	c.end()
 	_ = c.in.Close()
@@ -177,15 +176,3 @@ type pipeAddr string
 
 func (pipeAddr) Network() string  { return "pipe" }
 func (a pipeAddr) String() string { return string(a) }
-
-// drain reads what a process that is gone has left in its console.
-func drain(out io.Reader, heard *tail) {
-	buf := make([]byte, 4096)
-	for {
-		n, err := out.Read(buf)
-		heard.add(buf[:n])
-		if err != nil {
-			return
-		}
-	}
-}

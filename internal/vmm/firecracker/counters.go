@@ -18,47 +18,48 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// maxMetrics bounds one line of metrics, in bytes; Firecracker's have some 10 KiB.
+// maxMetrics bounds one line of metrics, in bytes; Firecracker's lines have some
+// 10 KiB.
 const maxMetrics = 64 << 10
 
-// counters adds up what Firecracker tells through its metrics pipe: each line
-// holds what has been counted since the line before. The sums are kept in a
-// file, so that they go on under the next daemon.
+// counters sums Firecracker's metrics. Each line of the metrics pipe has what was
+// counted since the line before. The sums are stored in a file too, from which the
+// next daemon continues.
 type counters struct {
 	pipe   *os.File
 	path   string
 	reader sync.WaitGroup
 
-	mu   sync.Mutex
-	sum  counts
-	told chan struct{} // closed and made anew with each line
+	mu      sync.Mutex
+	sum     counts
+	updated chan struct{} // closed and replaced by each line
 }
 
-// counts are what Firecracker counts of a machine.
+// counts are Firecracker's counters of a machine.
 type counts struct {
 	vmm.BlockCounters
-	MemoryTold   uint64 // how often its guest has told of its memory
-	MemoryMissed uint64 // how much of that was not understood
+	MemoryReports  uint64 `json:"MemoryTold"`   // reports of the guest about its memory
+	MemoryFailures uint64 `json:"MemoryMissed"` // those of them that Firecracker could not parse
 }
 
-// countBlocks begins to listen, from the sums in dir on.
-func countBlocks(dir string) (*counters, error) {
-	// Open both ways, it does not end before the process has opened it.
+// newCounters starts to read the metrics of the machine in dir, and continues from the
+// sums there.
+func newCounters(dir string) (*counters, error) {
+	// It is open for writing too: else reading ends before the process has opened it.
 	pipe, err := os.OpenFile(filepath.Join(dir, metricsPipe+".pipe"), os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
-	c := &counters{pipe: pipe, path: filepath.Join(dir, countersFile), told: make(chan struct{})}
+	c := &counters{pipe: pipe, path: filepath.Join(dir, countersFile), updated: make(chan struct{})}
 	if text, err := os.ReadFile(c.path); err == nil {
-		_ = json.Unmarshal(text, &c.sum) // half a file: counting begins anew
+		_ = json.Unmarshal(text, &c.sum) // of a truncated file the sums are 0
 	}
-	c.reader.Go(c.listen)
+	c.reader.Go(c.read)
 	return c, nil
 }
 
-// listen takes in lines until close. Of one that is too long nothing is kept, and
-// what follows it is heard.
-func (c *counters) listen() {
+// read adds lines until close. A line that is too long counts as one without counters.
+func (c *counters) read() {
 	lines := bufio.NewReaderSize(c.pipe, maxMetrics)
 	for isTooLong := false; ; {
 		line, err := lines.ReadSlice('\n')
@@ -70,7 +71,7 @@ func (c *counters) listen() {
 			return
 		}
 		if isTooLong {
-			line = []byte("too long")
+			line = []byte("too long") // add ignores what is not JSON
 		}
 		isTooLong = false
 		if line = bytes.TrimSpace(line); len(line) > 0 {
@@ -79,7 +80,7 @@ func (c *counters) listen() {
 	}
 }
 
-// add takes in one line. One that cannot be read counts as one that tells nothing.
+// add adds the counters of one line; one that cannot be parsed has none.
 func (c *counters) add(line []byte) {
 	delta := parseMetrics(line)
 	c.mu.Lock()
@@ -87,23 +88,23 @@ func (c *counters) add(line []byte) {
 	c.sum.WriteBytes += delta.WriteBytes
 	c.sum.ReadOps += delta.ReadOps
 	c.sum.WriteOps += delta.WriteOps
-	c.sum.MemoryTold += delta.MemoryTold
-	c.sum.MemoryMissed += delta.MemoryMissed
+	c.sum.MemoryReports += delta.MemoryReports
+	c.sum.MemoryFailures += delta.MemoryFailures
 	text, err := json.Marshal(c.sum)
-	close(c.told)
-	c.told = make(chan struct{})
+	close(c.updated)
+	c.updated = make(chan struct{})
 	c.mu.Unlock()
 	if err == nil {
-		_ = os.WriteFile(c.path, text, 0o600) // a full disk costs the sums at the next daemon, not the machine
+		_ = os.WriteFile(c.path, text, 0o600) // on a full disk the next daemon misses these sums
 	}
 }
 
-// maxDelta is more than a disk can do between two lines; a process that tells
-// more tells nothing.
+// maxDelta is more than any counter can grow between two lines. parseMetrics ignores a
+// line with a greater number.
 const maxDelta = 1 << 50
 
 func parseMetrics(line []byte) (delta counts) {
-	var told struct {
+	var metrics struct {
 		Block struct {
 			ReadBytes  uint64 `json:"read_bytes"`
 			WriteBytes uint64 `json:"write_bytes"`
@@ -111,42 +112,42 @@ func parseMetrics(line []byte) (delta counts) {
 			WriteOps   uint64 `json:"write_count"`
 		} `json:"block"`
 		Balloon struct {
-			Told   uint64 `json:"stats_updates_count"`
-			Missed uint64 `json:"stats_update_fails"`
+			Reports  uint64 `json:"stats_updates_count"`
+			Failures uint64 `json:"stats_update_fails"`
 		} `json:"balloon"`
 	}
-	if err := json.Unmarshal(line, &told); err != nil {
+	if err := json.Unmarshal(line, &metrics); err != nil {
 		return delta
 	}
-	b, m := told.Block, told.Balloon
-	if max(b.ReadBytes, b.WriteBytes, b.ReadOps, b.WriteOps, m.Told, m.Missed) > maxDelta {
+	b, m := metrics.Block, metrics.Balloon
+	if max(b.ReadBytes, b.WriteBytes, b.ReadOps, b.WriteOps, m.Reports, m.Failures) > maxDelta {
 		return delta
 	}
 	return counts{
 		BlockCounters: vmm.BlockCounters{ReadBytes: b.ReadBytes, WriteBytes: b.WriteBytes, ReadOps: b.ReadOps, WriteOps: b.WriteOps},
-		MemoryTold:    m.Told, MemoryMissed: m.Missed,
+		MemoryReports: m.Reports, MemoryFailures: m.Failures,
 	}
 }
 
-// after returns the sums once a line has come that ask makes Firecracker write.
-func (c *counters) after(ctx context.Context, ask func() error) (counts, error) {
+// afterFlush returns the sums with the line that flush makes Firecracker write.
+func (c *counters) afterFlush(ctx context.Context, flush func() error) (counts, error) {
 	c.mu.Lock()
-	told := c.told
+	updated := c.updated
 	c.mu.Unlock()
-	if err := ask(); err != nil {
+	if err := flush(); err != nil {
 		return counts{}, err
 	}
 	select {
-	case <-told:
+	case <-updated:
 	case <-ctx.Done():
-		return counts{}, fmt.Errorf("no metrics come: %w", ctx.Err())
+		return counts{}, fmt.Errorf("cannot read the metrics of Firecracker: %w", ctx.Err())
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.sum, nil
 }
 
-// close stops listening.
+// close stops reading.
 func (c *counters) close() {
 	_ = c.pipe.Close()
 	c.reader.Wait()

@@ -5,8 +5,8 @@ package firecracker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,10 +22,10 @@ import (
 const someMetrics = `{"block":{"read_bytes":1,"write_bytes":20,"read_count":300,"write_count":4000},` +
 	`"balloon":{"stats_updates_count":50,"stats_update_fails":6}}`
 
-// talkative is a process's side of its pipes, and the machine that hears it.
-func talkative(t *testing.T) (m *machine, metrics, words *os.File) {
+// openMachine returns a machine whose pipes are in dir, and the process's ends of
+// them.
+func openMachine(t *testing.T, dir string) (m *machine, metrics, stderr *os.File) {
 	t.Helper()
-	dir := t.TempDir()
 	open := func(name string) *os.File {
 		path := filepath.Join(dir, name)
 		if err := makePipe(path); err != nil {
@@ -38,50 +38,53 @@ func talkative(t *testing.T) (m *machine, metrics, words *os.File) {
 		t.Cleanup(func() { _ = f.Close() })
 		return f
 	}
-	metrics, words = open(metricsPipe+".pipe"), open(logPipe+".pipe")
+	metrics, stderr = open(metricsPipe+".pipe"), open(logPipe+".pipe")
 	open(stdoutPipe)
-	m = &machine{handle: vmm.Handle{Dir: dir}, log: slog.New(slog.DiscardHandler)}
-	if err := m.listen(); err != nil {
-		t.Fatal(errors.Join(err, m.deafen()))
+	m = &machine{}
+	if err := m.openPipes(dir); err != nil {
+		t.Fatal(errors.Join(err, m.closePipes()))
 	}
 	t.Cleanup(func() {
-		if err := m.deafen(); err != nil {
+		if err := m.closePipes(); err != nil {
 			t.Error(err)
 		}
 	})
-	return m, metrics, words
+	return m, metrics, stderr
 }
 
-func TestMetricsGoOnAfterALineThatIsTooLong(t *testing.T) {
-	m, metrics, _ := talkative(t)
+func TestMetricsAreReadAfterALineThatIsTooLong(t *testing.T) {
+	m, metrics, _ := openMachine(t, t.TempDir())
 	for _, line := range []string{someMetrics, strings.Repeat("x", 5*maxMetrics), "[]", someMetrics} {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		_, err := m.blocks.after(ctx, func() error {
-			_, err := io.WriteString(metrics, line+"\n")
-			return err
+		t.Run(fmt.Sprint(len(line)), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			_, err := m.counters.afterFlush(ctx, func() error {
+				_, err := io.WriteString(metrics, line+"\n")
+				return err
+			})
+			cancel()
+			if err != nil {
+				t.Fatalf("after a line of %d bytes: %v", len(line), err)
+			}
 		})
-		cancel()
-		if err != nil {
-			t.Fatalf("after a line of %d bytes: %v", len(line), err)
-		}
 	}
 	want := counts{
 		BlockCounters: vmm.BlockCounters{ReadBytes: 2, WriteBytes: 40, ReadOps: 600, WriteOps: 8000},
-		MemoryTold:    100, MemoryMissed: 12,
+		MemoryReports: 100, MemoryFailures: 12,
 	}
-	m.blocks.mu.Lock()
-	defer m.blocks.mu.Unlock()
-	if m.blocks.sum != want {
-		t.Errorf("counted %+v, want %+v", m.blocks.sum, want)
+	m.counters.mu.Lock()
+	defer m.counters.mu.Unlock()
+	if m.counters.sum != want {
+		t.Errorf("counted %+v, want %+v", m.counters.sum, want)
 	}
 }
 
-// However much a process says, it takes no more of the host's disk.
-func TestWhatAProcessSaysIsKeptInBounds(t *testing.T) {
-	m, metrics, words := talkative(t)
+// A process cannot fill the host's disk with its output.
+func TestOutputIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	m, metrics, stderr := openMachine(t, dir)
 	line := strings.Repeat("w", 1023) + "\n"
-	for range 4 * jail.MaxWords / len(line) {
-		if _, err := io.WriteString(words, line); err != nil {
+	for range 4 * jail.MaxOutput / len(line) {
+		if _, err := io.WriteString(stderr, line); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -90,18 +93,20 @@ func TestWhatAProcessSaysIsKeptInBounds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := m.blocks.after(t.Context(), func() error {
+	if _, err := m.counters.afterFlush(t.Context(), func() error {
 		_, err := io.WriteString(metrics, someMetrics+"\n")
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
-	m.blocks.close()
-	m.said.Close()
-	for name, most := range map[string]int64{vmm.LogName: jail.MaxWords, countersFile: 1 << 10} {
-		st, err := os.Stat(filepath.Join(m.handle.Dir, name))
-		if err != nil || st.Size() == 0 || st.Size() > most {
-			t.Errorf("%s: %+v, %v; want no more than %d bytes, and some", name, st, err, most)
-		}
+	m.counters.close()
+	m.stderr.Close()
+	for name, most := range map[string]int64{vmm.LogName: jail.MaxOutput, countersFile: 1 << 10} {
+		t.Run(name, func(t *testing.T) {
+			st, err := os.Stat(filepath.Join(dir, name))
+			if err != nil || st.Size() == 0 || st.Size() > most {
+				t.Errorf("%s: %+v, %v; want no more than %d bytes, and some", name, st, err, most)
+			}
+		})
 	}
 }

@@ -15,15 +15,14 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// A daemon that is killed while it starts a machine can do nothing about it: the
-// next one must.
+// A daemon that is killed during a start cannot clean up: the next daemon must.
 
-// dieingDaemon tells the test binary to start the machine that is encoded in it,
-// and to go on until it is killed.
-const dieingDaemon = "HATCH_TEST_START_AND_DIE"
+// dyingDaemon is the environment variable that makes the test binary start the machine
+// encoded in it, and then wait to be killed.
+const dyingDaemon = "HATCH_TEST_START_AND_DIE"
 
-func TestADaemonThatDiesAmidAStartLeavesNothingForLong(t *testing.T) {
-	if spec := os.Getenv(dieingDaemon); spec != "" {
+func TestADaemonThatDiesDuringAStartLeavesNothingToTheNext(t *testing.T) {
+	if spec := os.Getenv(dyingDaemon); spec != "" {
 		startUntilKilled(t, spec)
 		return
 	}
@@ -31,11 +30,11 @@ func TestADaemonThatDiesAmidAStartLeavesNothingForLong(t *testing.T) {
 	alive := 0
 	for after := time.Duration(0); after < 40*time.Millisecond; after += time.Millisecond {
 		s := l.spec(t)
-		killAmidStart(t, s, after)
+		killDuringStart(t, s, after)
 		d := l.driver(t)
 		alive += endAll(t, d, l.root)
 		if left := leftovers(s); len(left) > 0 {
-			t.Errorf("killed after %v, it leaves %v", after, left)
+			t.Errorf("left by a daemon that was killed after %v: %v", after, left)
 		}
 		m, err := d.Start(t.Context(), s) // and it can be started
 		if err != nil {
@@ -50,7 +49,7 @@ func TestADaemonThatDiesAmidAStartLeavesNothingForLong(t *testing.T) {
 	}
 	t.Logf("%d of 40 machines were alive", alive)
 	if alive == 0 || alive == 40 {
-		t.Errorf("the times are badly chosen: %d of 40 machines were alive", alive)
+		t.Errorf("%d of 40 machines were alive: the test's delays do not end before and after a start", alive)
 	}
 }
 
@@ -69,15 +68,16 @@ func startUntilKilled(t *testing.T, encoded string) {
 	<-context.Background().Done()
 }
 
-// killAmidStart kills a daemon so long after it has begun to start a machine.
-func killAmidStart(t *testing.T, s vmm.Spec, after time.Duration) {
+// killDuringStart runs a daemon that starts a machine, and kills it the time after
+// later.
+func killDuringStart(t *testing.T, s vmm.Spec, after time.Duration) {
 	t.Helper()
 	encoded, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	daemon := exec.Command("/proc/self/exe", "-test.run", "^TestADaemonThatDiesAmidAStartLeavesNothingForLong$")
-	daemon.Env = append(os.Environ(), dieingDaemon+"="+string(encoded))
+	daemon := exec.Command("/proc/self/exe", "-test.run", "^TestADaemonThatDiesDuringAStartLeavesNothingToTheNext$")
+	daemon.Env = append(os.Environ(), dyingDaemon+"="+string(encoded))
 	out, err := daemon.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -95,8 +95,7 @@ func killAmidStart(t *testing.T, s vmm.Spec, after time.Duration) {
 	_ = daemon.Wait()
 }
 
-// endAll does what a daemon does with machines that have no row, and returns how
-// many there were.
+// endAll reaps all machines below root, and returns how many there were.
 func endAll(t *testing.T, d *Driver, root string) (ended int) {
 	t.Helper()
 	found, err := d.List(t.Context(), root)
@@ -106,7 +105,7 @@ func endAll(t *testing.T, d *Driver, root string) (ended int) {
 	for _, h := range found {
 		m, err := d.Adopt(t.Context(), h)
 		if errs.Is(err, errs.NotFound) {
-			continue // it had not been told yet what to run, and is ended by that
+			continue // it was not configured yet: Adopt has killed it
 		}
 		if err != nil {
 			t.Fatalf("a listed machine cannot be adopted: %v", err)

@@ -2,11 +2,11 @@
 
 // Package firecracker is the driver for Firecracker, started by its jailer.
 //
-// Each machine is one process that owns nothing but a folder: the jailer gives
-// it a root directory of its own with just its kernel and disks in it (chroot.go),
-// its own user, PID namespace and limits, and no capability. It is driven over its
-// API on a unix socket in there (api.go), outlives the daemon, and a later one
-// adopts it. What runs in the guest is no business of this package.
+// Each machine is one process. The jailer gives it a root directory that has only the
+// machine's files (chroot.go), a user, a PID namespace and limits of its own, and no
+// capability. The driver uses Firecracker's API on a Unix socket in that directory
+// (api.go). The process outlives the daemon, and a later daemon adopts it.
+// The package does not know what runs in the guest.
 // Start at [New], then [Driver.Start].
 package firecracker
 
@@ -21,13 +21,14 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/host/kvm"
+	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 // Name is the driver's name in handles and in the API.
 const Name = "firecracker"
 
-// accel is the only acceleration there is.
+// accel is Firecracker's only acceleration.
 const accel = "kvm"
 
 // AgentPort is the vsock port on which the agent in the guest listens.
@@ -37,14 +38,15 @@ const AgentPort = 1024
 type Config struct {
 	Binary  string // "" means firecracker on PATH
 	Jailer  string // "" means jailer on PATH
-	Kernels string // folder for kernels that were unpacked, on the run directories' file system
+	Kernels string // folder for uncompressed kernels, on the run directories' file system
+	Cgroups jail.Cgroups
 	Log     *slog.Logger
 
-	// Unjailed runs Firecracker without its jailer, as root without
-	// capabilities. For finding faults only.
+	// Unjailed runs Firecracker without its jailer, as root without capabilities. It is
+	// for debugging only.
 	Unjailed bool
 
-	// AnyKVM takes a /dev/kvm that only emulates, too. No Linux boots on it.
+	// AnyKVM accepts a /dev/kvm that only emulates, on which Linux does not boot.
 	AnyKVM bool
 }
 
@@ -53,25 +55,26 @@ type Driver struct {
 	binary   string // absolute, symbolic links resolved
 	jailer   string // "" when it runs unjailed
 	version  version
-	cpu      string // of the host, as guests may come to rely on it
+	cpu      string // what guests rely on of the host's processor
 	why      string
 	unjailed bool
 	kernels  kernels
+	cgroups  jail.Cgroups
 	log      *slog.Logger
 	notes    jail.Notes // of starts
 
 	mu       sync.Mutex
-	starting map[string]bool // run directories in which a start is under way
+	starting map[string]bool // run directories of starts in progress
 }
 
-// New looks at the host's Firecracker, jailer and KVM. It also removes cgroups
-// of machines that ended while no daemon watched.
+// New checks the host's Firecracker, jailer and KVM. It also removes cgroups of
+// machines that ended while no daemon ran.
 //
-// Errors: errs.Unsupported when a program is missing or too old, or when KVM is
-// not proven.
+// Errors: errs.Unsupported when a program is missing or too old, or when KVM does not
+// work.
 func New(ctx context.Context, cfg Config) (*Driver, error) {
 	d := &Driver{
-		unjailed: cfg.Unjailed, log: cfg.Log, starting: map[string]bool{},
+		unjailed: cfg.Unjailed, cgroups: cfg.Cgroups, log: cfg.Log, starting: map[string]bool{},
 		kernels: kernels{dir: cfg.Kernels, digests: map[kernelFileID]string{}},
 	}
 	var err error
@@ -93,14 +96,14 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	}
 	d.why = found.Why
 	if err := checkSave(d.version); err != nil {
-		d.log.Warn("this Firecracker is known to be faulty", "version", d.version.String(), "fault", err)
+		d.log.Warn("this release of Firecracker has a known bug", logkey.Version, d.version.String(), logkey.Error, err)
 	}
 	cpu, err := kvm.HostCPU()
 	if err != nil {
 		return nil, err
 	}
 	d.cpu = cpu.String()
-	return d, jail.Sweep()
+	return d, d.cgroups.Sweep()
 }
 
 func findProgram(name, standard string) (string, error) {
@@ -121,11 +124,11 @@ func findProgram(name, standard string) (string, error) {
 func askVersion(ctx context.Context, binary string) (version, error) {
 	out, err := exec.CommandContext(ctx, binary, "--version").Output()
 	if err != nil {
-		return version{}, errs.New(errs.Unsupported, "firecracker_unknown", "the Firecracker program does not tell its version").WithCause(err)
+		return version{}, errs.New(errs.Unsupported, "firecracker_unknown", "cannot get the version of Firecracker").WithCause(err)
 	}
 	found, ok := strings.CutPrefix(string(out), "Firecracker v")
 	if !ok {
-		return version{}, errs.New(errs.Unsupported, "firecracker_unknown", "%s is no Firecracker", binary)
+		return version{}, errs.New(errs.Unsupported, "firecracker_unknown", "%s is not Firecracker", binary)
 	}
 	return parseVersion(found)
 }
@@ -140,7 +143,7 @@ func (d *Driver) Info() vmm.Info {
 	}
 }
 
-// capabilities are those of all releases that can save machines.
+// capabilities are those of all releases that have no known bug.
 var capabilities = vmm.Capabilities{
 	Pause: true, PowerButton: true, Save: true, DiskLimits: true, NetworkLimits: true, MaxVCPUs: 32, EvenVCPUs: true,
 }

@@ -3,13 +3,15 @@
 package firecracker
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/jail"
@@ -21,40 +23,44 @@ func TestVersions(t *testing.T) {
 		"1.12.0": "1.12.0", "1.12.1\n\nmore": "1.12.1", "1.16.1": "1.16.1", "2.0.0-dev": "2.0.0",
 		"1.11.9": "", "0.25.2": "", "": "", "1.12": "", "one": "",
 	} {
-		v, err := parseVersion(text)
-		if want == "" {
-			if !errs.Is(err, errs.Unsupported) {
-				t.Errorf("%q is taken for %s (%v)", text, v, err)
+		t.Run(text, func(t *testing.T) {
+			v, err := parseVersion(text)
+			if want == "" {
+				if !errs.Is(err, errs.Unsupported) {
+					t.Errorf("%q is parsed as %s (%v)", text, v, err)
+				}
+				return
 			}
-			continue
-		}
-		if err != nil || v.String() != want {
-			t.Errorf("%q is %s, %v", text, v, err)
-		}
+			if err != nil || v.String() != want {
+				t.Errorf("%q is %s, %v", text, v, err)
+			}
+		})
 	}
 }
 
-func TestKnownFaultsOfVersions(t *testing.T) {
+func TestKnownBugsOfVersions(t *testing.T) {
 	for v, c := range map[version]struct {
 		saves bool
-		large string // how 4 GiB are written
+		large string // type of a snapshot of 4 GiB
 	}{
 		{1, 12, 1}: {true, snapshotFull}, {1, 14, 9}: {true, snapshotFull}, {1, 15, 0}: {true, snapshotDiff},
 		{1, 16, 0}: {false, snapshotDiff}, {1, 16, 1}: {false, snapshotDiff}, {1, 16, 2}: {true, snapshotDiff},
 	} {
-		if err := checkSave(v); (err == nil) != c.saves {
-			t.Errorf("%s: %v", v, err)
-		}
-		if got := snapshotType(v, 4096); got != c.large {
-			t.Errorf("%s writes 4 GiB as %s", v, got)
-		}
-		if got := snapshotType(v, 2048); got != snapshotDiff {
-			t.Errorf("%s writes 2 GiB as %s", v, got)
-		}
+		t.Run(fmt.Sprint(v), func(t *testing.T) {
+			if err := checkSave(v); (err == nil) != c.saves {
+				t.Errorf("%s: %v", v, err)
+			}
+			if got := snapshotType(v, 4096); got != c.large {
+				t.Errorf("%s writes 4 GiB as %s", v, got)
+			}
+			if got := snapshotType(v, 2048); got != snapshotDiff {
+				t.Errorf("%s writes 2 GiB as %s", v, got)
+			}
+		})
 	}
 }
 
-func TestSpecsThatCannotBeRun(t *testing.T) {
+func TestSpecsThatCannotRunAreRefused(t *testing.T) {
 	good := vmm.Spec{ID: "vm_1", Dir: "/d", VCPUs: 2, MemMiB: 128, Disks: []vmm.Disk{{Serial: "root"}}}
 	if err := checkSpec(good); err != nil {
 		t.Error(err)
@@ -70,21 +76,23 @@ func TestSpecsThatCannotBeRun(t *testing.T) {
 		"a serial with a comma":   func(s *vmm.Spec) { s.Disks = []vmm.Disk{{Serial: "a,b"}} },
 		"a serial that is absent": func(s *vmm.Spec) { s.Disks = []vmm.Disk{{}} },
 	} {
-		s := good
-		change(&s)
-		if err := checkSpec(s); !errs.Is(err, errs.Unsupported) {
-			t.Errorf("%s: %v", name, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			s := good
+			change(&s)
+			if err := checkSpec(s); !errs.Is(err, errs.Unsupported) {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
 	}
 }
 
-func TestJailIDsAndBack(t *testing.T) {
+func TestJailIDsAreConvertedBack(t *testing.T) {
 	if got := jailID("vm_a_1"); got != "vm-a-1" || idOfJail(got) != "vm_a_1" {
 		t.Errorf("vm_a_1 is %s, and back %s", got, idOfJail(got))
 	}
 }
 
-func TestTheEndThatAGuestAnnounces(t *testing.T) {
+func TestEndingIsReadFromTheConsole(t *testing.T) {
 	for text, want := range map[string]ending{
 		"": endNone, "login: ": endNone,
 		"[    9.1] reboot: Power down\r\n":                                                              endPowerOff,
@@ -93,48 +101,52 @@ func TestTheEndThatAGuestAnnounces(t *testing.T) {
 		"[    9.1] Kernel panic - not syncing: VFS\r\n[   9.2] Rebooting in 1 seconds..\r\n":            endPanic,
 		"[    9.1] Kernel panic - not syncing: VFS\r\n[   9.2] reboot: Restarting system, it says \r\n": endPanic,
 	} {
-		if got, line := endingOf(text); got != want || strings.ContainsAny(line, "\r\n") {
-			t.Errorf("%q is %q, and the line %q", text, got, line)
-		}
+		t.Run(text, func(t *testing.T) {
+			if got, line := endingOf(text); got != want || strings.ContainsAny(line, "\r\n") {
+				t.Errorf("%q is %q, and the line %q", text, got, line)
+			}
+		})
 	}
 }
 
 func TestCausesOfExits(t *testing.T) {
 	known := jail.Status{Known: true}
 	for name, c := range map[string]struct {
-		said            string
+		console         string
 		killed, pressed bool
 		status          jail.Status
 		want            vmm.ExitCause
 	}{
-		"a reset without a word":           {"", false, false, known, vmm.ExitReset},
+		"a reset without a message":        {"", false, false, known, vmm.ExitReset},
 		"a reset":                          {"reboot: Restarting system", false, false, known, vmm.ExitReset},
 		"a power-off":                      {"reboot: Power down", false, false, known, vmm.ExitShutdown},
 		"a reset after the power button":   {"reboot: Restarting system", false, true, known, vmm.ExitShutdown},
 		"a panic":                          {"Kernel panic - not syncing: x", false, false, known, vmm.ExitPanic},
 		"a crash":                          {"", false, false, jail.Status{Known: true, Code: 148}, vmm.ExitCrashed},
-		"a signal":                         {"reboot: Power down", false, false, jail.Status{Known: true, Signal: syscall.SIGSEGV}, vmm.ExitCrashed},
-		"killed by us":                     {"", true, false, jail.Status{Known: true, Signal: syscall.SIGKILL}, vmm.ExitKilled},
-		"killed by us as it ended already": {"reboot: Power down", true, false, known, vmm.ExitShutdown},
-		"not seen":                         {"", false, false, jail.Status{}, vmm.ExitUnknown},
-		"not seen, but heard":              {"reboot: Power down", false, false, jail.Status{}, vmm.ExitShutdown},
-		"not seen, after we killed it":     {"", true, false, jail.Status{}, vmm.ExitKilled},
+		"a signal":                         {"reboot: Power down", false, false, jail.Status{Known: true, Signal: unix.SIGSEGV}, vmm.ExitCrashed},
+		"a kill":                           {"", true, false, jail.Status{Known: true, Signal: unix.SIGKILL}, vmm.ExitKilled},
+		"a kill after a power-off":         {"reboot: Power down", true, false, known, vmm.ExitShutdown},
+		"an unknown status":                {"", false, false, jail.Status{}, vmm.ExitUnknown},
+		"an unknown status of a power-off": {"reboot: Power down", false, false, jail.Status{}, vmm.ExitShutdown},
+		"an unknown status after a kill":   {"", true, false, jail.Status{}, vmm.ExitKilled},
 	} {
-		m := &machine{killed: c.killed, pressed: c.pressed}
-		m.heard.add([]byte(c.said))
-		if got := m.judge(c.status); got.Cause != c.want {
-			t.Errorf("%s is told as %s (%s)", name, got.Cause, got.Detail)
-		}
+		t.Run(name, func(t *testing.T) {
+			m := &machine{pressed: c.pressed}
+			m.tail.add([]byte(c.console))
+			if got := m.cause(vmm.Exit{}, c.status, c.killed); got.Cause != c.want {
+				t.Errorf("%s has the cause %s (%s), want %s", name, got.Cause, got.Detail, c.want)
+			}
+		})
 	}
 }
 
 func TestTheTailOfAConsoleIsBounded(t *testing.T) {
-	var heard tail
+	var out tail
 	for range 1000 {
-		heard.add([]byte(strings.Repeat("x", 100)))
+		out.add([]byte(strings.Repeat("x", 100)))
 	}
-	heard.add([]byte("end"))
-	if got := heard.String(); len(got) != maxTail || !strings.HasSuffix(got, "xend") {
+	out.add([]byte("end"))
+	if got := out.String(); len(got) != maxTail || !strings.HasSuffix(got, "xend") {
 		t.Errorf("%d bytes are kept: …%s", len(got), got[len(got)-8:])
 	}
 }
@@ -148,24 +160,24 @@ func TestMountsBelowADirectory(t *testing.T) {
 	}
 }
 
-// What the process may not read as it is, it gets as a copy, if that is small;
-// what it may not write to stays that way.
-func TestFilesAreBroughtIn(t *testing.T) {
+// The jail gets a link to a file that its user may read and not write, else a copy, if
+// the file is small.
+func TestFilesAreAddedToTheJail(t *testing.T) {
 	dir := t.TempDir()
 	c := chroot{path: dir, uid: os.Geteuid() + 4711, gid: os.Getegid()}
 	mine := filepath.Join(t.TempDir(), "file")
 	inode := func(path string) uint64 {
 		t.Helper()
-		st, err := os.Stat(path)
-		if err != nil {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
 			t.Fatal(err)
 		}
-		return st.Sys().(*syscall.Stat_t).Ino
+		return st.Ino
 	}
 	if err := os.WriteFile(mine, []byte("text"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.bring("linked", mine); err != nil || inode(filepath.Join(dir, "linked")) != inode(mine) {
+	if err := c.addFile("linked", mine); err != nil || inode(filepath.Join(dir, "linked")) != inode(mine) {
 		t.Errorf("a readable file: %v", err)
 	}
 	if err := os.Chmod(mine, 0o600); err != nil {
@@ -174,44 +186,44 @@ func TestFilesAreBroughtIn(t *testing.T) {
 	if err := os.Truncate(mine, maxCopy+1); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.bring("large", mine); !errs.HasCode(err, "file_unreadable") {
+	if err := c.addFile("large", mine); !errs.HasCode(err, "file_unreadable") {
 		t.Errorf("a large file: %v", err)
 	}
-	if err := c.bring("folder", dir); err == nil {
-		t.Error("a folder was brought in")
+	if err := c.addFile("folder", dir); err == nil {
+		t.Error("a folder was added")
 	}
 }
 
-func TestTheConsoleIsHeardAndSpokenTo(t *testing.T) {
+func TestTheConsoleIsReadAndWritten(t *testing.T) {
 	dir := t.TempDir()
 	stdin, stdout, err := openConsole(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer closeAll([]*os.File{stdin, stdout})
-	if _, err := stdout.WriteString("before\n"); err != nil { // while nobody listens
+	if _, err := stdout.WriteString("before\n"); err != nil { // without a reader
 		t.Fatal(err)
 	}
-	var heard tail
-	c, err := dialConsole(dir, &heard)
+	var out tail
+	c, err := dialConsole(dir, &out)
 	if err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 16)
-	if n, err := c.Read(buf); err != nil || string(buf[:n]) != "before\n" || heard.String() != "before\n" {
-		t.Errorf("heard %q, %v", buf[:n], err)
+	if n, err := c.Read(buf); err != nil || string(buf[:n]) != "before\n" || out.String() != "before\n" {
+		t.Errorf("read %q, %v", buf[:n], err)
 	}
 	if _, err := c.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := stdin.Read(buf); err != nil || string(buf[:n]) != "hello" {
-		t.Errorf("told %q, %v", buf[:n], err)
+		t.Errorf("the process reads %q, %v", buf[:n], err)
 	}
 	if err := c.SetDeadline(time.Now().Add(-time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Read(buf); !os.IsTimeout(err) {
-		t.Errorf("after its deadline: %v", err)
+		t.Errorf("a read after the deadline: %v", err)
 	}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
@@ -219,6 +231,6 @@ func TestTheConsoleIsHeardAndSpokenTo(t *testing.T) {
 	select {
 	case <-c.ended:
 	default:
-		t.Error("a closed connection still reads")
+		t.Error("ended is open after Close")
 	}
 }

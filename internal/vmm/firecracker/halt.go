@@ -6,75 +6,75 @@ import (
 	"context"
 	"strings"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// A guest cannot switch its machine off: Firecracker has no device for that.
-// Linux that is told to, says so on the console and stands still for ever. Then
-// the process is ended for it.
+// A guest cannot power off: Firecracker has no device for that. Linux instead prints
+// a message on the console and halts its CPUs forever. The driver then kills the
+// process.
 //
-// What counts is that these are the last words, that nothing follows, and that
-// the guest does nothing any more: words alone are easily printed.
+// Any program in the guest can print that message, so the driver also checks that no
+// output follows it, and that the guest's CPUs do not run.
 const (
-	haltPause = 500 * time.Millisecond // between the words and the measuring, and for that
-	haltCPU   = 25 * time.Millisecond  // of the processor, in the same time
+	haltInterval = 500 * time.Millisecond // of silence before the CPU time is measured, and of the measurement
+	haltCPU      = 25 * time.Millisecond  // CPU time that a halted guest's process may use in haltInterval
 )
 
-// saysHalt reports whether a console ends with the words of a guest that has
-// halted.
-func saysHalt(text string) bool {
+// endsWithHalt reports whether a console's output ends with the message of a guest
+// that has halted.
+func endsWithHalt(text string) bool {
 	text = strings.TrimRight(text, "\r\n")
 	last := text[strings.LastIndexByte(text, '\n')+1:]
 	return strings.HasSuffix(last, "reboot: Power down") || strings.HasSuffix(last, "reboot: System halted")
 }
 
-// watchHalt ends the process of a guest that has halted.
+// watchHalt kills the process of a guest that has halted.
 func (m *machine) watchHalt() {
 	for {
-		more := m.heard.next()
-		if saysHalt(m.heard.String()) && m.standsStill() {
+		more := m.tail.next()
+		if endsWithHalt(m.tail.String()) && m.isHalted() {
 			m.mu.Lock()
 			m.halted = true
 			m.mu.Unlock()
-			m.endHalted()
+			ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+			if err := m.Proc.Kill(ctx); err != nil {
+				m.Log.Warn("cannot end a machine whose guest has halted", logkey.VM, m.Handle().ID, logkey.Error, err)
+			}
+			cancel()
 		}
 		select {
 		case <-more:
-		case <-m.exited:
+		case <-m.Exited():
 			return
-		case <-m.closed:
+		case <-m.Closed():
 			return
 		}
 	}
 }
 
-func (m *machine) endHalted() {
-	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
-	defer cancel()
-	if err := m.proc.Kill(ctx); err != nil {
-		m.log.Warn("cannot end a machine whose guest has halted", "vm", m.handle.ID, "err", err)
-	}
-}
-
-// standsStill reports whether the guest says and does nothing for a while.
-func (m *machine) standsStill() bool {
-	if !m.pauseQuietly() {
+// isHalted reports whether, for twice haltInterval, the guest prints nothing, and
+// uses no CPU time in the second half.
+func (m *machine) isHalted() bool {
+	if !m.staysSilent() {
 		return false
 	}
-	before, err := m.proc.Usage()
-	if err != nil || !m.pauseQuietly() {
+	before, err := m.Proc.Usage()
+	if err != nil || !m.staysSilent() {
 		return false
 	}
-	after, err := m.proc.Usage()
+	after, err := m.Proc.Usage()
 	return err == nil && after.CPU-before.CPU < haltCPU
 }
 
-// pauseQuietly waits, and reports whether nothing happened meanwhile.
-func (m *machine) pauseQuietly() bool {
+// staysSilent waits for haltInterval, and reports whether the halt message is still
+// the last output then.
+func (m *machine) staysSilent() bool {
 	select {
-	case <-time.After(haltPause):
-		return saysHalt(m.heard.String())
-	case <-m.exited:
-	case <-m.closed:
+	case <-time.After(haltInterval):
+		return endsWithHalt(m.tail.String())
+	case <-m.Exited():
+	case <-m.Closed():
 	}
 	return false
 }

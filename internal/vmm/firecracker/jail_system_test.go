@@ -36,7 +36,7 @@ func status(t *testing.T, path string) map[string]string {
 	return fields
 }
 
-func TestAJailedProcessHasNoPower(t *testing.T) {
+func TestAJailedProcessIsUnprivileged(t *testing.T) {
 	l := newLab(t, false)
 	s := l.spec(t)
 	m, _ := l.run(t, s)
@@ -52,41 +52,47 @@ func TestAJailedProcessHasNoPower(t *testing.T) {
 			"CapInh": none, "CapPrm": none, "CapEff": none, "CapAmb": none, "NoNewPrivs": "1", "Seccomp": "2", "Groups": "",
 			"Uid": strings.Join([]string{uid, uid, uid, uid}, " "), "Gid": strings.Join([]string{uid, uid, uid, uid}, " "),
 		} {
-			if got[name] != want {
-				t.Errorf("%s of thread %s is %q, want %q", name, got["Name"], got[name], want)
-			}
+			t.Run(got["Name"]+" "+name, func(t *testing.T) {
+				if got[name] != want {
+					t.Errorf("%s of thread %s is %q, want %q", name, got["Name"], got[name], want)
+				}
+			})
 		}
 	}
 	if got := strings.Fields(status(t, proc(pid, "status"))["NSpid"]); len(got) < 2 || got[len(got)-1] != "1" {
-		t.Errorf("its PIDs are %v: it has no namespace of its own", got)
+		t.Errorf("its PIDs are %v: it has no PID namespace of its own", got)
 	}
 	for _, kind := range []string{"pid", "mnt", "net", "ipc", "uts"} {
-		name := "ns/" + kind
-		theirs, err := os.Readlink(proc(pid, name))
-		if ours, _ := os.Readlink("/proc/self/" + name); err != nil || theirs == ours {
-			t.Errorf("its namespace %s is the host's (%v)", name, err)
-		}
+		t.Run(kind, func(t *testing.T) {
+			name := "ns/" + kind
+			theirs, err := os.Readlink(proc(pid, name))
+			if ours, _ := os.Readlink("/proc/self/" + name); err != nil || theirs == ours {
+				t.Errorf("its namespace %s is the host's (%v)", name, err)
+			}
+		})
 	}
 	limits, err := os.ReadFile(proc(pid, "limits"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]int64{"Max open files": openFiles, "Max core file size": 0, "Max file size": max(maxState, int64(s.MemMiB)<<20)} {
-		if !strings.Contains(string(limits), fmt.Sprintf("%-26s%d ", name, want)) {
-			t.Errorf("%s is not %d:\n%s", name, want, limits)
-		}
+		t.Run(name, func(t *testing.T) {
+			if !strings.Contains(string(limits), fmt.Sprintf("%-26s%d ", name, want)) {
+				t.Errorf("%s is not %d:\n%s", name, want, limits)
+			}
+		})
 	}
 }
 
-func TestAJailedProcessSeesItsOwnFilesOnly(t *testing.T) {
+func TestAJailedProcessSeesOnlyItsOwnFiles(t *testing.T) {
 	l := newLab(t, false)
 	s, other := l.spec(t), l.spec(t)
 	m, _ := l.run(t, s)
 	l.run(t, other)
 	pid := m.Handle().PID
 
-	// Its root directory is its own, and nothing else is mounted into its view
-	// but the file for its memory.
+	// Its root directory has only its own files, and its mount namespace has only the
+	// mount of the memory file besides.
 	want := []string{
 		"/", "/api.sock", "/dev", "/dev/kvm", "/dev/net", "/dev/net/tun", "/dev/urandom", "/dev/userfaultfd", "/disk0", "/disk1", "/disk2",
 		"/firecracker", "/firecracker.pid", "/kernel", "/log", "/memory", "/metrics", "/run", "/state", "/vsock.sock",
@@ -98,9 +104,11 @@ func TestAJailedProcessSeesItsOwnFilesOnly(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/kernel", "/disk0", "/memory"} {
-		if !slices.Contains(got, path) {
-			t.Errorf("it does not see %s: %v", path, got)
-		}
+		t.Run(path[1:], func(t *testing.T) {
+			if !slices.Contains(got, path) {
+				t.Errorf("it does not see %s: %v", path, got)
+			}
+		})
 	}
 	mounts, err := os.ReadFile(proc(pid, "mountinfo"))
 	if err != nil {
@@ -113,18 +121,24 @@ func TestAJailedProcessSeesItsOwnFilesOnly(t *testing.T) {
 	}
 	requireOwnDescriptors(t, pid, s, other)
 	requireSealed(t, pid, s)
-	for path, may := range map[string]bool{
-		s.Disks[0].Path: true, s.Disks[1].Path: true, s.Memory: true, proc(pid, "root/disk2"): true, // its own, and a copy of its seed
-		s.Disks[2].Path: false, other.Disks[1].Path: false, other.Disks[2].Path: false, other.Memory: false,
+	for name, c := range map[string]struct {
+		path string
+		may  bool
+	}{
+		"disk 0": {s.Disks[0].Path, true}, "disk 1": {s.Disks[1].Path, true}, "memory": {s.Memory, true},
+		"copy of the seed": {proc(pid, "root/disk2"), true}, "seed": {s.Disks[2].Path, false},
+		"disk of another": {other.Disks[1].Path, false}, "seed of another": {other.Disks[2].Path, false}, "memory of another": {other.Memory, false},
 	} {
-		if canRead(t, s.UID, path) != may {
-			t.Errorf("that its user can read %s is %v", path, !may)
-		}
+		t.Run(name, func(t *testing.T) {
+			if canRead(t, s.UID, c.path) != c.may {
+				t.Errorf("its user can read %s: %v, want %v", c.path, !c.may, c.may)
+			}
+		})
 	}
 }
 
-// canRead reports whether a user may read a file, whatever the directories above
-// it forbid.
+// canRead reports whether a user may read a file, regardless of the modes of its
+// directories.
 func canRead(t *testing.T, uid int, path string) bool {
 	t.Helper()
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
@@ -139,7 +153,7 @@ func canRead(t *testing.T, uid int, path string) bool {
 	return head.Run() == nil
 }
 
-// filesOf lists what a process sees.
+// filesOf lists the files below a process's root directory.
 func filesOf(t *testing.T, pid int) (files []string) {
 	t.Helper()
 	err := fs.WalkDir(os.DirFS(proc(pid, "root")), ".", func(path string, _ fs.DirEntry, err error) error {
@@ -152,17 +166,17 @@ func filesOf(t *testing.T, pid int) (files []string) {
 	return files
 }
 
-// inode is what a file is, whatever its name.
+// inode identifies a file regardless of its name.
 type inode struct{ dev, ino uint64 }
 
-func inodeOf(t *testing.T, path string) (i inode, mode os.FileMode) {
+// inodeOf also returns the type of the file, S_IF….
+func inodeOf(t *testing.T, path string) (i inode, kind uint32) {
 	t.Helper()
-	st, err := os.Stat(path)
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
 		t.Fatal(err)
 	}
-	sys := st.Sys().(*syscall.Stat_t)
-	return inode{sys.Dev, sys.Ino}, st.Mode()
+	return inode{st.Dev, st.Ino}, st.Mode & unix.S_IFMT
 }
 
 // inodesOf returns the files of a machine: those in its run directory, and its
@@ -184,55 +198,54 @@ func inodesOf(t *testing.T, s vmm.Spec) map[inode]bool {
 	return all
 }
 
-// requireOwnDescriptors checks that the process holds files of its own machine
-// only, and its disks among them.
+// requireOwnDescriptors checks that the process has its disks open, and no files of
+// other machines.
 func requireOwnDescriptors(t *testing.T, pid int, s, other vmm.Spec) {
 	t.Helper()
 	fds, err := filepath.Glob(proc(pid, "fd/*"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, others, held := inodesOf(t, s), inodesOf(t, other), map[inode]bool{}
+	own, others, open := inodesOf(t, s), inodesOf(t, other), map[inode]bool{}
 	for _, fd := range fds {
-		i, mode := inodeOf(t, fd)
-		held[i] = true
+		i, kind := inodeOf(t, fd)
+		open[i] = true
 		link, err := os.Readlink(fd)
 		if err != nil {
 			t.Fatal(err)
 		}
-		isFile := mode&os.ModeNamedPipe != 0 || mode.IsRegular() && !strings.HasPrefix(link, "anon_inode:")
+		isFile := kind == unix.S_IFIFO || kind == unix.S_IFREG && !strings.HasPrefix(link, "anon_inode:")
 		if (isFile || others[i]) && !own[i] {
-			t.Errorf("it holds %s, which is not its own", link)
+			t.Errorf("it has %s open, which is not its own", link)
 		}
 	}
 	for _, d := range s.Disks[:2] {
-		if i, _ := inodeOf(t, d.Path); !held[i] {
-			t.Errorf("it does not hold its disk %s", d.Serial)
+		if i, _ := inodeOf(t, d.Path); !open[i] {
+			t.Errorf("it does not have its disk %s open", d.Serial)
 		}
 	}
 }
 
-// requireSealed checks that the process can write to nothing but what it must,
-// and make nothing new.
+// requireSealed checks that the process can write only to the files that it needs to,
+// and cannot make new ones.
 func requireSealed(t *testing.T, pid int, s vmm.Spec) {
 	t.Helper()
 	writable := []string{"/disk1", "/memory", "/state", "/log", "/metrics", "/dev/kvm", "/dev/net/tun", "/dev/urandom", "/dev/userfaultfd", "/api.sock", "/vsock.sock"}
 	for _, path := range filesOf(t, pid) {
-		st, err := os.Lstat(proc(pid, "root") + path)
-		if err != nil {
+		var st unix.Stat_t
+		if err := unix.Lstat(proc(pid, "root")+path, &st); err != nil {
 			t.Fatal(err)
 		}
-		owner, mode := st.Sys().(*syscall.Stat_t).Uid, st.Mode().Perm()
-		may := mode&0o002 != 0 || int(owner) == s.UID && mode&0o200 != 0
+		may := st.Mode&unix.S_IWOTH != 0 || int(st.Uid) == s.UID && st.Mode&unix.S_IWUSR != 0
 		if may != slices.Contains(writable, path) {
-			t.Errorf("that it may write to %s is %v (owner %d, mode %v)", path, may, owner, st.Mode())
+			t.Errorf("it may write to %s: %v, want %v (owner %d, mode %#o)", path, may, !may, st.Uid, st.Mode)
 		}
 	}
 }
 
-// With a network it is in the host's network namespace, which VMs have in common,
-// and holds one TAP: its own.
-func TestAJailedProcessHoldsItsOwnTAPOnly(t *testing.T) {
+// A process of a machine with a network device is in the host's network namespace, and
+// has only its own TAP open.
+func TestAJailedProcessHasOnlyItsOwnTAP(t *testing.T) {
 	l := newLab(t, false)
 	var pids []int
 	names := []string{"hatchfc3", "hatchfc4"}
@@ -245,18 +258,20 @@ func TestAJailedProcessHoldsItsOwnTAPOnly(t *testing.T) {
 	}
 	for i, pid := range pids {
 		if got := tapsOf(t, pid); !slices.Equal(got, names[i:i+1]) {
-			t.Errorf("it holds the TAPs %v, want %s alone", got, names[i])
+			t.Errorf("it has the TAPs %v, want only %s", got, names[i])
 		}
 		for kind, ours := range map[string]bool{"net": true, "pid": false, "mnt": false, "ipc": false, "uts": false} {
-			theirs, err := os.Readlink(proc(pid, "ns/"+kind))
-			if mine, _ := os.Readlink("/proc/self/ns/" + kind); err != nil || (theirs == mine) != ours {
-				t.Errorf("that its namespace %s is the host's is %v (%v)", kind, theirs == mine, err)
-			}
+			t.Run(names[i]+" "+kind, func(t *testing.T) {
+				theirs, err := os.Readlink(proc(pid, "ns/"+kind))
+				if mine, _ := os.Readlink("/proc/self/ns/" + kind); err != nil || (theirs == mine) != ours {
+					t.Errorf("its namespace %s is the host's: %v, want %v (%v)", kind, theirs == mine, ours, err)
+				}
+			})
 		}
 	}
 }
 
-// tapsOf returns the TAPs that a process has attached to.
+// tapsOf returns the names of the TAPs that a process has open.
 func tapsOf(t *testing.T, pid int) (names []string) {
 	t.Helper()
 	fds, err := filepath.Glob(proc(pid, "fdinfo/*"))
@@ -271,14 +286,14 @@ func tapsOf(t *testing.T, pid int) (names []string) {
 	return names
 }
 
-func TestAJailedProcessIsHeldToItsCgroupsLimits(t *testing.T) {
+func TestAJailedProcessHasTheLimitsOfItsCgroup(t *testing.T) {
 	l := newLab(t, false)
 	s := l.spec(t)
 	m, _ := l.run(t, s)
-	if note := m.(*machine).proc.Note(); note != "" {
+	if note := m.(*machine).Proc.Note(); note != "" {
 		t.Fatalf("this host's cgroups cannot be used: %s", note)
 	}
-	const mem, tasks = (2*memMiB + overheadMiB) << 20, 1 + extraTasks // its memory is kept in a file
+	const mem, tasks = (2*memMiB + overheadMiB) << 20, 1 + extraTasks // a machine with a memory file
 	want := map[string]string{
 		"memory/hatch/%s/memory.limit_in_bytes": fmt.Sprint(mem), "pids/hatch/%s/pids.max": fmt.Sprint(tasks),
 		"cpu/hatch/%s/cpu.cfs_quota_us": "150000", "cpu/hatch/%s/cpu.cfs_period_us": "100000",
@@ -289,13 +304,15 @@ func TestAJailedProcessIsHeldToItsCgroupsLimits(t *testing.T) {
 		}
 	}
 	for form, value := range want {
-		path := filepath.Join("/sys/fs/cgroup", fmt.Sprintf(form, s.ID))
-		if got, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(got)) != value {
-			t.Errorf("%s is %q, %v, want %s", path, got, err, value)
-		}
-		members, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cgroup.procs"))
-		if err != nil || strings.TrimSpace(string(members)) != fmt.Sprint(m.Handle().PID) {
-			t.Errorf("in the cgroup of %s are %q, %v, want %d alone", path, members, err, m.Handle().PID)
-		}
+		t.Run(filepath.Base(form), func(t *testing.T) {
+			path := filepath.Join("/sys/fs/cgroup", fmt.Sprintf(form, s.ID))
+			if got, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(got)) != value {
+				t.Errorf("%s is %q, %v, want %s", path, got, err, value)
+			}
+			members, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cgroup.procs"))
+			if err != nil || strings.TrimSpace(string(members)) != fmt.Sprint(m.Handle().PID) {
+				t.Errorf("the cgroup of %s has the processes %q, %v, want only %d", path, members, err, m.Handle().PID)
+			}
+		})
 	}
 }

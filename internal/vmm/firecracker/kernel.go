@@ -18,28 +18,29 @@ import (
 	"github.com/hatchvm/hatch/internal/image/kernel"
 )
 
-// kernels keeps bare kernels: Firecracker takes an ELF program only, and what
-// distributions ship is a bzImage, in which it is compressed.
+// kernels is a cache of uncompressed kernels: Firecracker boots only an ELF file
+// (vmlinux), and distributions ship a bzImage, which has it compressed inside.
 type kernels struct {
-	dir string // one file for each kernel, by its digest
+	dir string // one file for each kernel, named by its digest
 
-	mu      sync.Mutex // held while a kernel is unpacked: once is enough
+	mu      sync.Mutex // held while a kernel is unpacked, so that each is unpacked once
 	digests map[kernelFileID]string
 }
 
-// unfinished begins the name of a file that is not whole yet.
+// unfinished is the prefix of the name of a file that is not complete yet.
 const unfinished = ".new."
 
-// kernelFileID stands for a file's content as long as nobody changes it.
+// kernelFileID identifies the content of a file that does not change.
 type kernelFileID struct {
 	path    string
 	size    int64
 	modTime time.Time
 }
 
-// bare returns the path of a kernel that Firecracker takes. A file that is no
-// bzImage is taken as it is: Firecracker will say what is wrong with it.
-func (k *kernels) bare(path string) (string, error) {
+// vmlinux returns the path of an uncompressed kernel that Firecracker boots. For a
+// file that is not a bzImage it returns path: Firecracker reports what is wrong with
+// it.
+func (k *kernels) vmlinux(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", fmt.Errorf("cannot open the kernel: %w", err)
@@ -51,7 +52,7 @@ func (k *kernels) bare(path string) (string, error) {
 	}
 	found, err := kernel.Read(f, st.Size())
 	if err != nil || found.Format != kernel.BzImage {
-		return path, nil //nolint:nilerr // for Firecracker to judge
+		return path, nil //nolint:nilerr // Firecracker reports it
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -59,12 +60,12 @@ func (k *kernels) bare(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	kept := filepath.Join(k.dir, digest+".elf")
+	cached := filepath.Join(k.dir, digest+".elf")
 	now := time.Now()
-	if err := os.Chtimes(kept, now, now); err == nil { // it is there, and was used last
-		return kept, nil
+	if err := os.Chtimes(cached, now, now); err == nil { // it exists; its time of use is now
+		return cached, nil
 	}
-	return kept, errors.Join(k.unpack(found, kept), k.prune())
+	return cached, errors.Join(k.unpack(found, cached), k.prune())
 }
 
 func (k *kernels) digest(f *os.File, id kernelFileID) (string, error) {
@@ -80,57 +81,57 @@ func (k *kernels) digest(f *os.File, id kernelFileID) (string, error) {
 	return d, nil
 }
 
-// unpack writes a bare kernel, whole or not at all. Everybody may read it.
+// unpack writes an uncompressed kernel, atomically and readable for all users.
 func (k *kernels) unpack(from *kernel.Kernel, to string) error {
 	program, err := from.Vmlinux()
 	if err != nil {
-		return fmt.Errorf("cannot take the kernel out of its file: %w", err)
+		return fmt.Errorf("cannot uncompress the kernel: %w", err)
 	}
 	if err := os.MkdirAll(k.dir, 0o700); err != nil {
-		return fmt.Errorf("cannot keep a bare kernel: %w", err)
+		return fmt.Errorf("cannot store the uncompressed kernel: %w", err)
 	}
-	fresh, err := os.CreateTemp(k.dir, unfinished)
+	f, err := os.CreateTemp(k.dir, unfinished)
 	if err != nil {
-		return fmt.Errorf("cannot keep a bare kernel: %w", err)
+		return fmt.Errorf("cannot store the uncompressed kernel: %w", err)
 	}
-	_, err = fresh.Write(program)
-	err = errors.Join(err, fresh.Chmod(0o444), fresh.Sync(), fresh.Close()) // before it has its name, or a power cut could leave it short
+	_, err = f.Write(program)
+	err = errors.Join(err, f.Chmod(0o444), f.Sync(), f.Close()) // sync before the rename: else a power cut could leave a short file
 	if err == nil {
-		err = os.Rename(fresh.Name(), to)
+		err = os.Rename(f.Name(), to)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("cannot keep a bare kernel: %w", err), ignoreMissing(os.Remove(fresh.Name())))
+		return errors.Join(fmt.Errorf("cannot store the uncompressed kernel: %w", err), ignoreMissing(os.Remove(f.Name())))
 	}
 	return nil
 }
 
-// maxKernels is how many bare kernels are kept, each of some 50 MiB. One that is
-// needed again is made again; machines that run have theirs.
+// maxKernels is how many uncompressed kernels are cached, each of some 50 MiB. Running
+// machines have links of their own.
 const maxKernels = 8
 
-// prune removes bare kernels but those that were used last, and what a daemon that
-// died has left half done.
+// prune removes all but the kernels that were used last, and unfinished files of a
+// daemon that died.
 func (k *kernels) prune() error {
 	entries, err := os.ReadDir(k.dir)
 	if err != nil {
-		return fmt.Errorf("cannot list the bare kernels: %w", err)
+		return fmt.Errorf("cannot list the uncompressed kernels: %w", err)
 	}
-	var kept []os.FileInfo
-	var faults []error
+	var cached []os.FileInfo
+	var failures []error
 	for _, e := range entries {
 		st, err := e.Info()
 		switch {
 		case err != nil:
-			faults = append(faults, err)
+			failures = append(failures, err)
 		case strings.HasPrefix(e.Name(), unfinished):
-			faults = append(faults, os.Remove(filepath.Join(k.dir, e.Name())))
+			failures = append(failures, os.Remove(filepath.Join(k.dir, e.Name())))
 		default:
-			kept = append(kept, st)
+			cached = append(cached, st)
 		}
 	}
-	slices.SortFunc(kept, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
-	for _, st := range kept[min(len(kept), maxKernels):] {
-		faults = append(faults, os.Remove(filepath.Join(k.dir, st.Name())))
+	slices.SortFunc(cached, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+	for _, st := range cached[min(len(cached), maxKernels):] {
+		failures = append(failures, os.Remove(filepath.Join(k.dir, st.Name())))
 	}
-	return errors.Join(faults...)
+	return errors.Join(failures...)
 }

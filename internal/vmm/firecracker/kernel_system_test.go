@@ -12,33 +12,33 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm/vmmtest/testguest"
 )
 
-// Debian's kernel cannot get far here without hardware, but Firecracker takes it
-// and lets it begin: its first line comes.
-func TestADistributionsKernelIsTaken(t *testing.T) {
+// Without hardware virtualisation Debian's kernel does not boot here, but Firecracker
+// loads and starts it: the kernel prints its first line.
+func TestADistributionsKernelIsStarted(t *testing.T) {
 	l := newLab(t, false)
 	d := l.driver(t)
 	s := l.spec(t)
 	s.Cmdline = "console=ttyS0 earlyprintk=serial,ttyS0,115200"
 	s.Kernel, s.Initramfs = testguest.Kernel(t), testguest.Build(t)
 	began := time.Now()
-	bare, err := d.kernels.bare(s.Kernel)
+	vmlinux, err := d.kernels.vmlinux(s.Kernel)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("unpacked in %v", time.Since(began).Round(time.Millisecond))
-	f, err := elf.Open(bare)
+	f, err := elf.Open(vmlinux)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Close(); err != nil {
 		t.Error(err)
 	}
-	if st, err := os.Stat(bare); err != nil || st.Mode().Perm() != 0o444 {
-		t.Errorf("the bare kernel is %+v, %v", st, err)
+	if st, err := os.Stat(vmlinux); err != nil || st.Mode().Perm() != 0o444 {
+		t.Errorf("the uncompressed kernel is %+v, %v", st, err)
 	}
 	began = time.Now()
-	if again, err := d.kernels.bare(s.Kernel); err != nil || again != bare {
-		t.Errorf("the second time it is %s, %v", again, err)
+	if again, err := d.kernels.vmlinux(s.Kernel); err != nil || again != vmlinux {
+		t.Errorf("the second time it is %s, %v; want %s", again, err, vmlinux)
 	}
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("the second time took %v", took)

@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-func TestBareKernelsThatWereUsedLastAreKept(t *testing.T) {
+func TestPruneKeepsTheKernelsThatWereUsedLast(t *testing.T) {
 	k := &kernels{dir: t.TempDir()}
 	begin := time.Now().Add(-time.Hour)
 	var want []string
 	for i := range maxKernels + 3 {
-		name := fmt.Sprintf("%x.elf", (7*i)%16) // in another order than the times
+		name := fmt.Sprintf("%x.elf", (7*i)%16) // not in the order of the times
 		path := filepath.Join(k.dir, name)
 		at := begin.Add(time.Duration(i) * time.Second)
 		if err := os.WriteFile(path, nil, 0o444); err != nil {

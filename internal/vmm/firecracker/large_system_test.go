@@ -12,9 +12,8 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm/vmmtest"
 )
 
-// A guest of more than 3 GiB has its memory on both sides of the gap for devices,
-// and releases before 1.15 must write all of it. Here it keeps something, is
-// woken, and still has it.
+// A guest of more than 3 GiB has memory on both sides of the gap for devices, for which
+// releases before 1.15 need full snapshots. The woken guest still has its data.
 func TestALargeGuestIsSavedAndWoken(t *testing.T) {
 	l := newLab(t, false)
 	s := l.spec(t)
@@ -36,7 +35,7 @@ func TestALargeGuestIsSavedAndWoken(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := m.(*machine).version
-	t.Logf("Firecracker %s wrote it (%s) in %v", v, snapshotType(v, s.MemMiB), time.Since(began).Round(time.Millisecond))
+	t.Logf("Firecracker %s wrote the snapshot (%s) in %v", v, snapshotType(v, s.MemMiB), time.Since(began).Round(time.Millisecond))
 	if err := m.Kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,7 @@ func limitsOfNetwork(l vmm.RateLimits) networkLimits {
 	return networkLimits{In: newRateLimiter(l.NetworkIn.BytesPerSecond, 0), Out: newRateLimiter(l.NetworkOut.BytesPerSecond, 0)}
 }
 
-// newRateLimiter returns nil where nothing is bounded.
+// newRateLimiter returns nil if neither is limited.
 func newRateLimiter(bytes, ops int64) *rateLimiter {
 	if bytes == 0 && ops == 0 {
 		return nil
@@ -61,18 +61,18 @@ func perSecond(n int64) *tokenBucket {
 	return &tokenBucket{Size: n, RefillMillis: 1000}
 }
 
-// limit sets the limits of a machine that was loaded, which may have been saved
+// setLimits sets the limits of a machine that was loaded: it may have been saved
 // without any.
-func limit(ctx context.Context, a *api, s vmm.Spec) error {
-	var faults []error
+func setLimits(ctx context.Context, a *api, s vmm.Spec) error {
+	var failures []error
 	if l := limitOfDrives(s.Limits); l != (driveLimit{}) {
 		for i := range s.Disks {
 			name := diskFile(i)
-			faults = append(faults, a.call(ctx, http.MethodPatch, "/drives/"+name, drivePatch{name, l}, nil))
+			failures = append(failures, a.call(ctx, http.MethodPatch, "/drives/"+name, drivePatch{name, l}, nil))
 		}
 	}
 	if l := limitsOfNetwork(s.Limits); s.NIC != nil && l != (networkLimits{}) {
-		faults = append(faults, a.call(ctx, http.MethodPatch, "/network-interfaces/"+networkID, networkPatch{networkID, l}, nil))
+		failures = append(failures, a.call(ctx, http.MethodPatch, "/network-interfaces/"+networkID, networkPatch{networkID, l}, nil))
 	}
-	return errors.Join(faults...)
+	return errors.Join(failures...)
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// config is what Firecracker tells of its machine, as far as it is asked for here.
+// config is the part of the answer to GET /vm/config that the tests read.
 type config struct {
 	Drives   []driveLimit    `json:"drives"`
 	Networks []networkLimits `json:"network-interfaces"`
@@ -32,7 +32,7 @@ func configOf(t *testing.T, m vmm.Machine) (c config) {
 	return c
 }
 
-// The metadata service is a way out of the guest that nobody has asked for.
+// A guest must not have access to Firecracker's metadata service.
 func TestAMachineHasNoMetadataService(t *testing.T) {
 	l := newLab(t, false)
 	s := l.spec(t)
@@ -44,7 +44,7 @@ func TestAMachineHasNoMetadataService(t *testing.T) {
 	}
 }
 
-// rate is what a limiter lets through in a second.
+// rate returns the bytes and operations per second that a limiter permits.
 func (l *rateLimiter) rate() (bytes, ops int64) {
 	if l == nil {
 		return 0, 0
@@ -58,18 +58,18 @@ func (l *rateLimiter) rate() (bytes, ops int64) {
 	return perSecond(l.Bytes), perSecond(l.Ops)
 }
 
-// limitsOf asks Firecracker for the limits of the network and of each disk, which
-// must be the same.
+// limitsOf asks Firecracker for the limits of the network and of each disk, and checks
+// that those of the disks are the same.
 func limitsOf(t *testing.T, m vmm.Machine) (all vmm.RateLimits) {
 	t.Helper()
 	c := configOf(t, m)
 	for i, d := range c.Drives {
-		var one vmm.DiskLimit
-		one.BytesPerSecond, one.OpsPerSecond = d.Both.rate()
-		if i > 0 && one != all.Disk {
-			t.Errorf("disk %d has the limits %+v, and those before it %+v", i, one, all.Disk)
+		var limit vmm.DiskLimit
+		limit.BytesPerSecond, limit.OpsPerSecond = d.Both.rate()
+		if i > 0 && limit != all.Disk {
+			t.Errorf("disk %d has the limits %+v, and the disks before it %+v", i, limit, all.Disk)
 		}
-		all.Disk = one
+		all.Disk = limit
 	}
 	for _, n := range c.Networks {
 		all.NetworkIn.BytesPerSecond, _ = n.In.rate()
@@ -78,9 +78,8 @@ func limitsOf(t *testing.T, m vmm.Machine) (all vmm.RateLimits) {
 	return all
 }
 
-// A guest that asks for more than it may have is made to wait: Firecracker
-// counts how often.
-func TestAGuestIsHeldToItsLimits(t *testing.T) {
+// Firecracker throttles a guest that exceeds its limits, and counts how often.
+func TestAGuestThatExceedsItsLimitsIsThrottled(t *testing.T) {
 	l := newLab(t, false)
 	s := l.spec(t)
 	s.Limits = vmm.RateLimits{
@@ -93,14 +92,14 @@ func TestAGuestIsHeldToItsLimits(t *testing.T) {
 	s.NIC = &vmm.NIC{MAC: mac, TAP: tap}
 	m, c := l.run(t, s)
 	if got := limitsOf(t, m); got != s.Limits {
-		t.Errorf("Firecracker holds the guest to %+v, want %+v", got, s.Limits)
+		t.Errorf("Firecracker has the limits %+v, want %+v", got, s.Limits)
 	}
 	c.Say("netup")
 	c.Expect("netup: ok")
 
 	c.Say("fill own 2")
 	c.Expect("fill: ok")
-	const frames = 30 // of 60 bytes each, where half a KiB or a whole one may pass at once
+	const frames = 30 // of 60 bytes each; the burst is 512 bytes out and 1 KiB in
 	for range frames {
 		c.Say("send " + hex.EncodeToString(frame(host, mac, "a frame of the guest's")))
 		c.Expect("send: ok")
@@ -114,19 +113,18 @@ func TestAGuestIsHeldToItsLimits(t *testing.T) {
 	for range frames {
 		c.Expect("frame " + hex.EncodeToString(in))
 	}
-	told := throttled(t, m, s)
-	if told.disk == 0 || told.in == 0 || told.out == 0 {
-		t.Errorf("the guest has asked for more than it may have, and was made to wait as often as this: %+v", told)
+	if got := throttlingsOf(t, m, s); got.disk == 0 || got.in == 0 || got.out == 0 {
+		t.Errorf("the guest exceeded all its limits, and was throttled %+v times", got)
 	}
 }
 
-// waits count how often a guest was made to wait.
-type waits struct{ disk, in, out int }
+// throttlings count how often a guest was throttled.
+type throttlings struct{ disk, in, out int }
 
-// throttled reads Firecracker's metrics in the driver's place.
-func throttled(t *testing.T, m vmm.Machine, s vmm.Spec) waits {
+// throttlingsOf reads Firecracker's metrics in the driver's place.
+func throttlingsOf(t *testing.T, m vmm.Machine, s vmm.Spec) throttlings {
 	t.Helper()
-	m.(*machine).blocks.close()
+	m.(*machine).counters.close()
 	pipe, err := openPipe(filepath.Join(s.Dir, metricsPipe+".pipe"))
 	if err != nil {
 		t.Fatal(err)
@@ -142,17 +140,17 @@ func throttled(t *testing.T, m vmm.Machine, s vmm.Spec) waits {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var told struct {
+	var metrics struct {
 		Block struct {
-			Waits int `json:"rate_limiter_throttled_events"`
+			Throttled int `json:"rate_limiter_throttled_events"`
 		} `json:"block"`
 		Net struct {
 			In  int `json:"rx_rate_limiter_throttled"`
 			Out int `json:"tx_rate_limiter_throttled"`
 		} `json:"net"`
 	}
-	if err := json.Unmarshal(line, &told); err != nil {
+	if err := json.Unmarshal(line, &metrics); err != nil {
 		t.Fatal(err)
 	}
-	return waits{told.Block.Waits, told.Net.In, told.Net.Out}
+	return throttlings{metrics.Block.Throttled, metrics.Net.In, metrics.Net.Out}
 }

@@ -37,7 +37,7 @@ func (l *lab) run(t *testing.T, s vmm.Spec) (vmm.Machine, *vmmtest.Console) {
 	return m, c
 }
 
-func TestWhatTheGuestWritesIsInTheHostsFile(t *testing.T) {
+func TestDisksAreWrittenUnlessReadOnly(t *testing.T) {
 	l := newLab(t, false)
 	s := l.spec(t)
 	_, c := l.run(t, s)
@@ -52,10 +52,12 @@ func TestWhatTheGuestWritesIsInTheHostsFile(t *testing.T) {
 	c.Say("write base FROM-THE-GUEST")
 	c.Expect("write: the device refuses")
 	for serial, want := range map[string]string{"own": "FROM-THE-GUEST", "base": "base", "seed": "seed"} {
-		got, err := os.ReadFile(filepath.Join(s.Dir, serial+".img"))
-		if err != nil || !bytes.HasPrefix(got, append([]byte(want), 0)) {
-			t.Errorf("the disk %s begins with %q, %v", serial, got[:min(len(got), 16)], err)
-		}
+		t.Run(serial, func(t *testing.T) {
+			got, err := os.ReadFile(filepath.Join(s.Dir, serial+".img"))
+			if err != nil || !bytes.HasPrefix(got, append([]byte(want), 0)) {
+				t.Errorf("the disk %s begins with %q, %v", serial, got[:min(len(got), 16)], err)
+			}
+		})
 	}
 }
 
@@ -90,16 +92,16 @@ func TestFramesPassTheTAPBothWays(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := net.InterfaceByName("hatchfc0"); err == nil {
-		t.Error("the TAP is still there")
+		t.Error("the TAP still exists")
 	}
 }
 
-// frame is a frame of a type that is for experiments.
+// frame returns an Ethernet frame of 60 bytes, of a type for experiments.
 func frame(to, from net.HardwareAddr, text string) []byte {
 	return append(append(append(append([]byte{}, to...), from...), 0x88, 0xb5), (text + strings.Repeat(".", 60-14-len(text)))...)
 }
 
-// newTAP makes a TAP in this namespace, and a socket that sees all its frames.
+// newTAP makes a TAP in this namespace, and a socket that receives all its frames.
 func newTAP(t *testing.T, name string) (tap *os.File, frames int) {
 	t.Helper()
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -114,7 +116,7 @@ func newTAP(t *testing.T, name string) (tap *os.File, frames int) {
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		t.Fatal(err)
 	}
-	const allKinds = 0x0300 // ETH_P_ALL, in the network's order
+	const allKinds = 0x0300 // ETH_P_ALL in network byte order
 	frames, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, allKinds)
 	if err != nil {
 		t.Fatal(err)
@@ -136,24 +138,24 @@ func newTAP(t *testing.T, name string) (tap *os.File, frames int) {
 
 func awaitFrame(t *testing.T, frames int, want []byte) {
 	t.Helper()
-	patience := unix.NsecToTimeval(int64(time.Minute))
-	if err := unix.SetsockoptTimeval(frames, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+	timeout := unix.NsecToTimeval(int64(time.Minute))
+	if err := unix.SetsockoptTimeval(frames, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		t.Fatal(err)
 	}
 	got := make([]byte, 2048)
 	for range 100 {
 		n, _, err := unix.Recvfrom(frames, got, 0)
 		if err != nil {
-			t.Fatalf("no frame of the guest: %v", err)
+			t.Fatalf("received no frame from the guest: %v", err)
 		}
 		if bytes.Equal(got[:n], want) {
 			return
 		}
 	}
-	t.Fatal("a hundred frames, and not that of the guest")
+	t.Fatal("received a hundred frames, and not the one of the guest")
 }
 
-func TestStatsAreThoseOfTheGuestsWork(t *testing.T) {
+func TestStatsCountTheGuestsWork(t *testing.T) {
 	l := newLab(t, false)
 	m, c := l.run(t, l.spec(t))
 	stats := func() vmm.Stats {
@@ -169,23 +171,23 @@ func TestStatsAreThoseOfTheGuestsWork(t *testing.T) {
 	c.Expect("fill: ok")
 	filled := stats()
 	if got := filled.Block.WriteBytes - before.Block.WriteBytes; got != 8<<20 {
-		t.Errorf("the guest has written %d bytes, and %d are counted", 8<<20, got)
+		t.Errorf("the guest wrote %d bytes; counted were %d", 8<<20, got)
 	}
 	if got := filled.Block.WriteOps - before.Block.WriteOps; got != 8<<20/(64<<10) {
 		t.Errorf("%d writes are counted", got)
 	}
 	if filled.Block.ReadBytes != before.Block.ReadBytes {
-		t.Errorf("it has read nothing, and %d bytes are counted", filled.Block.ReadBytes-before.Block.ReadBytes)
+		t.Errorf("the guest read nothing; counted were %d bytes", filled.Block.ReadBytes-before.Block.ReadBytes)
 	}
 	c.Say("burn 1000")
 	c.Expect("burn: ok")
 	if got := stats().CPUTime - filled.CPUTime; got < 50*time.Millisecond {
-		t.Errorf("a second of the guest's work is counted as %v", got)
+		t.Errorf("the guest computed for a second; counted was %v", got)
 	}
 }
 
-// What the guest says last is not lost, though the process is gone by then.
-func TestTheLastWordsOnTheConsoleAreHeard(t *testing.T) {
+// The driver reads the last output of the console after the exit of the process.
+func TestTheLastOutputOfTheConsoleIsRead(t *testing.T) {
 	l := newLab(t, false)
 	m, c := l.run(t, l.spec(t))
 	c.Say("panic")
@@ -196,12 +198,12 @@ func TestTheLastWordsOnTheConsoleAreHeard(t *testing.T) {
 	}
 }
 
-// Linux that powers off stands still: nothing else tells it to Firecracker.
-func TestAGuestThatHaltsIsEnded(t *testing.T) {
+// Linux that powers off prints a message and halts: Firecracker does not notice.
+func TestTheProcessOfAHaltedGuestIsKilled(t *testing.T) {
 	l := newLab(t, false)
 	s := l.spec(t)
 	m, c := l.run(t, s)
-	c.Say("echo reboot: Power down") // only words
+	c.Say("echo reboot: Power down") // prints the message only
 	c.Expect("echo: reboot: Power down")
 	c.Say("echo still here")
 	c.Expect("echo: still here")
@@ -209,14 +211,14 @@ func TestAGuestThatHaltsIsEnded(t *testing.T) {
 	c.Expect("echo: reboot: Power down")
 	select {
 	case <-m.Exited():
-		t.Fatal("it was ended for its words, though it still ran")
-	case <-time.After(3 * haltPause):
+		t.Fatal("the process was killed for the message, though the guest still ran")
+	case <-time.After(3 * haltInterval):
 	}
 	c.Say("halt")
 	select {
 	case <-m.Exited():
 	case <-time.After(time.Minute):
-		t.Fatal("it is not ended")
+		t.Fatal("the process is not killed")
 	}
 	if exit := m.Exit(); exit.Cause != vmm.ExitShutdown {
 		t.Errorf("the exit is %+v", exit)

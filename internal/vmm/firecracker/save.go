@@ -18,30 +18,30 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// saveLimit bounds the saving and the loading of a machine.
-const saveLimit = 2 * time.Minute
+// saveTimeout bounds a save.
+const saveTimeout = 2 * time.Minute
 
-// maxState bounds what a Firecracker writes of its devices, in bytes; it is
+// maxState bounds the state of the devices that Firecracker writes, in bytes; it has
 // some 100 KiB.
 const maxState = 64 << 20
 
-// Save implements vmm.Machine. Firecracker calls it a snapshot, and a
-// differential one if it has only what changed since the last: since the guest's
-// memory file was all zeros at the start, also the first is one.
+// Save implements vmm.Machine. It makes a snapshot of Firecracker's, if possible a
+// differential one, which has only the pages that changed since the last one. Since
+// the memory file is all zeros at the start, even the first can be differential.
 func (m *machine) Save(ctx context.Context, spec vmm.Spec, dir string) error {
-	ctx, cancel := context.WithTimeout(ctx, saveLimit)
+	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
 	defer cancel()
 	if err := m.checkSavable(ctx, spec); err != nil {
 		return err
 	}
 	m.saving.Lock()
 	defer m.saving.Unlock()
-	stood, err := m.Paused(ctx)
+	wasPaused, err := m.Paused(ctx)
 	if err != nil {
 		return err
 	}
 	if err := m.save(ctx, spec, dir); err != nil {
-		return errors.Join(err, m.unsave(ctx, dir, stood))
+		return errors.Join(err, m.undoSave(ctx, dir, wasPaused))
 	}
 	return nil
 }
@@ -54,7 +54,7 @@ func (m *machine) checkSavable(ctx context.Context, spec vmm.Spec) error {
 		return err
 	}
 	if spec.Memory == "" || !config.TrackDirty {
-		return vmm.NotShared(m.handle.ID)
+		return vmm.NotShared(m.Handle().ID)
 	}
 	return checkSave(m.version)
 }
@@ -66,23 +66,23 @@ func (m *machine) save(ctx context.Context, spec vmm.Spec, dir string) error {
 	m.mu.Lock()
 	m.saved = true
 	m.mu.Unlock()
-	shot := snapshot{Memory: memoryFile, State: stateFile, Type: snapshotType(m.version, spec.MemMiB)}
-	if err := m.api.put(ctx, "/snapshot/create", shot); err != nil {
+	snap := snapshot{Memory: memoryFile, State: stateFile, Type: snapshotType(m.version, spec.MemMiB)}
+	if err := m.api.put(ctx, "/snapshot/create", snap); err != nil {
 		return m.explain(err)
 	}
 	if err := fetchState(m.api.root, filepath.Join(dir, vmm.SavedDevices)); err != nil {
-		return fmt.Errorf("cannot keep the machine's devices: %w", err)
+		return fmt.Errorf("cannot save the machine's devices: %w", err)
 	}
 	s, err := vmm.NewSaved(spec, dir)
 	if err != nil {
 		return err
 	}
-	s.Driver, s.Version, s.Accel, s.CPU = Name, m.handle.Version, accel, m.hostCPU
+	s.Driver, s.Version, s.Accel, s.CPU = Name, m.Handle().Version, accel, m.hostCPU
 	return s.Write(dir)
 }
 
-// fetchState copies what the process wrote in its own folder to a file that it
-// cannot reach.
+// fetchState copies the state of the devices from the process's root directory to a
+// file that the process cannot reach.
 func fetchState(root, to string) error {
 	from, err := openWithin(root, stateFile, unix.O_RDONLY|unix.O_NONBLOCK, unix.S_IFREG)
 	if err != nil {
@@ -96,20 +96,21 @@ func fetchState(root, to string) error {
 	}
 	n, err := io.Copy(out, io.LimitReader(f, maxState+1))
 	if err == nil && n > maxState {
-		err = fmt.Errorf("they have more than %d MiB", maxState>>20)
+		err = fmt.Errorf("their state has more than %d MiB", maxState>>20)
 	}
 	return errors.Join(err, out.Close())
 }
 
-// unsave undoes a save that failed: files, and the guest goes on.
-func (m *machine) unsave(ctx context.Context, dir string, stood bool) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandLimit)
+// undoSave removes the files of a save that failed, and resumes the guest unless it
+// was paused before.
+func (m *machine) undoSave(ctx context.Context, dir string, wasPaused bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer cancel()
-	faults := []error{vmm.RemoveSaved(dir)}
-	if !stood {
-		faults = append(faults, m.Resume(ctx))
+	failures := []error{vmm.RemoveSaved(dir)}
+	if !wasPaused {
+		failures = append(failures, m.Resume(ctx))
 	}
-	return errors.Join(faults...)
+	return errors.Join(failures...)
 }
 
 // Wake implements vmm.Driver.
@@ -121,11 +122,11 @@ func (d *Driver) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machi
 		return nil, err
 	}
 	if spec.Base != nil {
-		if err := bringBase(ctx, spec); err != nil {
-			return nil, fmt.Errorf("cannot bring in what the guest's memory begins as: %w", err)
+		if err := copyBase(ctx, spec); err != nil {
+			return nil, fmt.Errorf("cannot copy the base to the guest's memory: %w", err)
 		}
 	}
-	return d.begin(ctx, spec, filepath.Join(dir, vmm.SavedDevices))
+	return d.startMachine(ctx, spec, filepath.Join(dir, vmm.SavedDevices))
 }
 
 // Check implements vmm.Driver.
@@ -140,7 +141,7 @@ func (d *Driver) Check(spec vmm.Spec, dir string) error {
 	return s.Check(vmm.Saved{Driver: Name, Version: d.version.String(), Accel: accel, CPU: d.cpu}, spec, dir)
 }
 
-// checkSaved refuses what cannot be woken here.
+// checkSaved is Check, and looks at the memory too.
 func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
 	if err := d.Check(spec, dir); err != nil {
 		return err
@@ -155,8 +156,8 @@ func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
 	return nil
 }
 
-// checkMemory looks at the file for the guest's memory. One of another size
-// would be written anew, or read past its end.
+// checkMemory checks the size of the file for the guest's memory: Firecracker would
+// replace a file of another size, or read past its end.
 func checkMemory(spec vmm.Spec) error {
 	return checkSize(func() (os.FileInfo, error) { return os.Stat(spec.Memory) }, spec)
 }
@@ -172,11 +173,11 @@ func checkSize(stat func() (os.FileInfo, error), spec vmm.Spec) error {
 	return nil
 }
 
-// bringBase copies the base into the file for the guest's memory, in which an
-// earlier wake that failed may have left something. The machine is like any
-// other then: it shares nothing.
-func bringBase(ctx context.Context, spec vmm.Spec) error {
-	src, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", spec.Base.Fd())) // with a position of its own
+// copyBase replaces the content of the file for the guest's memory with the base; an
+// earlier wake that failed may have written to the file. The machine shares no memory
+// then.
+func copyBase(ctx context.Context, spec vmm.Spec) error {
+	src, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", spec.Base.Fd())) // with an offset of its own
 	if err != nil {
 		return err
 	}
@@ -193,8 +194,9 @@ func bringBase(ctx context.Context, spec vmm.Spec) error {
 	return errors.Join(err, dst.Close())
 }
 
-// load lets a process just started read a machine. Its guest stands afterwards.
-func (m *machine) load(ctx context.Context, talk *api, spec vmm.Spec, tap string) error {
+// load makes a process that was just started read a saved machine. Its guest is paused
+// afterwards.
+func (m *machine) load(ctx context.Context, a *api, spec vmm.Spec, tap string) error {
 	in := snapshotLoad{State: stateFile, Memory: memoryBackend{Type: "File", Path: memoryFile}}
 	if m.version.Before(version{1, 16, 0}) {
 		in.TrackDirtyOld = true
@@ -204,10 +206,10 @@ func (m *machine) load(ctx context.Context, talk *api, spec vmm.Spec, tap string
 	if spec.NIC != nil {
 		in.Networks = []networkOverride{{ID: networkID, TAP: tap}}
 	}
-	if err := talk.put(ctx, "/snapshot/load", in); err != nil {
+	if err := a.put(ctx, "/snapshot/load", in); err != nil {
 		return err
 	}
-	return limit(ctx, talk, spec)
+	return setLimits(ctx, a, spec)
 }
 
 // Bodies of requests, as Firecracker's API description names their fields.
@@ -217,8 +219,8 @@ type (
 		State  string `json:"snapshot_path"`
 		Type   string `json:"snapshot_type"`
 	}
-	// The agent's socket has the same path in every jail, the one that was saved:
-	// so vsock_override, which 1.16 has beside these fields, is not needed.
+	// The agent's socket has the same path in every jail, so vsock_override, which
+	// Firecracker 1.16 has in addition to these fields, is not needed.
 	snapshotLoad struct {
 		State         string            `json:"snapshot_path"`
 		Memory        memoryBackend     `json:"mem_backend"`

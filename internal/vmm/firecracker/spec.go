@@ -15,10 +15,10 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// maxID is what the jailer takes, in bytes.
+// maxID is the length of the longest id that the jailer accepts, in bytes.
 const maxID = 64
 
-// checkSpec refuses what this driver cannot run.
+// checkSpec returns an error if this driver cannot run the spec.
 func checkSpec(s vmm.Spec) error {
 	unsupported := func(code, format string, args ...any) error {
 		return errs.New(errs.Unsupported, code, "cannot start %s: %s", s.ID, fmt.Sprintf(format, args...))
@@ -29,18 +29,18 @@ func checkSpec(s vmm.Spec) error {
 	case !filepath.IsAbs(s.Dir):
 		return unsupported("bad_dir", "its run directory is not an absolute path")
 	case s.VCPUs < 1 || s.MemMiB < 64:
-		return unsupported("too_small", "it needs a CPU and 64 MiB at least")
+		return unsupported("too_small", "it needs at least 1 CPU and 64 MiB of memory")
 	}
 	for _, d := range s.Disks {
 		if d.Serial == "" || len(d.Serial) > 20 || strings.ContainsAny(d.Serial, ", \t\n") {
-			return unsupported("bad_serial", "the disk serial %q cannot stand in a list", d.Serial)
+			return unsupported("bad_serial", "%q is not a valid disk serial: want 1 to 20 bytes without commas and white space", d.Serial)
 		}
 	}
 	return capabilities.VCPUs(Name, s.VCPUs)
 }
 
-// isID reports whether an id can be a jail's, which takes no underscores: jailID
-// writes hyphens for them, so that there may be none.
+// isID reports whether jailID and idOfJail can convert an id. The jailer accepts no
+// underscores, so jailID replaces them by hyphens; the id itself may have none.
 func isID(id string) bool {
 	if id == "" || len(id) > maxID {
 		return false
@@ -54,12 +54,12 @@ func jailID(id string) string { return strings.ReplaceAll(id, "_", "-") }
 
 func idOfJail(jid string) string { return strings.ReplaceAll(jid, "-", "_") }
 
-// arguments are Firecracker's own.
+// arguments returns Firecracker's arguments.
 func arguments() []string {
 	return []string{"--api-sock", apiSocket, "--log-path", logPipe, "--level", "Warn", "--metrics-path", metricsPipe}
 }
 
-// jailerArguments are those of the jailer, which ends by running Firecracker.
+// jailerArguments returns the arguments of the jailer, followed by Firecracker's.
 func (d *Driver) jailerArguments(s vmm.Spec) ([]string, error) {
 	largest, err := largestFile(s)
 	if err != nil {
@@ -73,9 +73,9 @@ func (d *Driver) jailerArguments(s vmm.Spec) ([]string, error) {
 	return append(own, arguments()...), nil
 }
 
-// largestFile is the size in bytes beyond which the process can let no file grow,
-// so that it cannot fill the host's disk: what it writes to are its disks, its
-// memory and its state, which have a size.
+// largestFile returns the limit of the size, in bytes, of every file that the process
+// writes, so that it cannot fill the host's disk. It is the size of the largest of
+// them: the disks, the memory and the state of the devices.
 func largestFile(s vmm.Spec) (int64, error) {
 	most := max(int64(s.MemMiB)<<20, maxState)
 	for _, d := range s.Disks {
@@ -84,36 +84,33 @@ func largestFile(s vmm.Spec) (int64, error) {
 		}
 		st, err := os.Stat(d.Path)
 		if err != nil {
-			return 0, fmt.Errorf("cannot look at the disk %s: %w", d.Serial, err)
+			return 0, fmt.Errorf("cannot stat the disk %s: %w", d.Serial, err)
 		}
 		most = max(most, st.Size())
 	}
 	return most, nil
 }
 
-// cmdline adds what only the driver knows: the disks' serials in their order,
-// since Firecracker's disks have none that we could choose.
+// cmdline adds the driver's kernel parameters, except those that the caller has set.
+// hatch.disks has the serials of the disks in their order: Firecracker's API cannot set
+// the serial of a disk.
 func cmdline(s vmm.Spec) string {
 	var serials []string
 	for _, d := range s.Disks {
 		serials = append(serials, d.Serial)
 	}
-	words := s.Cmdline
-	for _, w := range []string{"reboot=k", "panic=1", "pci=off", "hatch.disks=" + strings.Join(serials, ",")} {
-		if key, _, _ := strings.Cut(w, "="); !hasWord(s.Cmdline, key) {
-			words += " " + w
+	has := map[string]bool{}
+	for p := range strings.FieldsSeq(s.Cmdline) {
+		key, _, _ := strings.Cut(p, "=")
+		has[key] = true
+	}
+	all := []string{s.Cmdline}
+	for _, p := range []string{"reboot=k", "panic=1", "pci=off", "hatch.disks=" + strings.Join(serials, ",")} {
+		if key, _, _ := strings.Cut(p, "="); !has[key] {
+			all = append(all, p)
 		}
 	}
-	return strings.TrimSpace(words)
-}
-
-func hasWord(words, key string) bool {
-	for _, w := range strings.Fields(words) {
-		if k, _, _ := strings.Cut(w, "="); k == key {
-			return true
-		}
-	}
-	return false
+	return strings.TrimSpace(strings.Join(all, " "))
 }
 
 // Bodies of requests, as Firecracker's API description names their fields.
@@ -133,6 +130,7 @@ type (
 		Path       string `json:"path_on_host"`
 		IsReadOnly bool   `json:"is_read_only"`
 		IsRoot     bool   `json:"is_root_device"`
+		Cache      string `json:"cache_type,omitempty"`
 		driveLimit
 	}
 	networkInterface struct {
@@ -147,24 +145,23 @@ type (
 	}
 	entropy struct{}
 	balloon struct {
-		AmountMiB    int  `json:"amount_mib"`
-		DeflateOnOOM bool `json:"deflate_on_oom"`
-		AskEvery     int  `json:"stats_polling_interval_s"`
-		ReportsFree  bool `json:"free_page_reporting,omitempty"` // and these pages are given back to the host
+		AmountMiB     int  `json:"amount_mib"`
+		DeflateOnOOM  bool `json:"deflate_on_oom"`
+		StatsInterval int  `json:"stats_polling_interval_s"`
+		FreePages     bool `json:"free_page_reporting,omitempty"` // Firecracker returns these pages to the host
 	}
 )
 
 const networkID = "net0"
 
-// askMemoryEvery is how often a guest is asked for figures of its memory, in
-// seconds: each time its kernel has to wake up.
-const askMemoryEvery = 10
+// statsInterval is how often Firecracker asks a guest for the figures of its memory, in
+// seconds. Each time the guest's kernel has to wake up.
+const statsInterval = 10
 
-// guestCID may be the same for all: each has its own socket.
+// guestCID is the same for all guests: each has its own socket.
 const guestCID = 3
 
-// configure tells a Firecracker of version v that was just started what its
-// machine is.
+// configure sends the spec to a Firecracker of version v that was just started.
 func configure(ctx context.Context, a *api, v version, s vmm.Spec, tap string) error {
 	boot := bootSource{Kernel: kernelFile, Args: cmdline(s)}
 	if s.Initramfs != "" {
@@ -181,7 +178,7 @@ func configure(ctx context.Context, a *api, v version, s vmm.Spec, tap string) e
 	for i, d := range s.Disks {
 		name := diskFile(i)
 		requests = append(requests, request{"/drives/" + name, drive{
-			ID: name, Path: name, IsReadOnly: d.ReadOnly, driveLimit: limitOfDrives(s.Limits),
+			ID: name, Path: name, IsReadOnly: d.ReadOnly, Cache: cacheOf(d), driveLimit: limitOfDrives(s.Limits),
 		}})
 	}
 	if s.NIC != nil {
@@ -190,7 +187,7 @@ func configure(ctx context.Context, a *api, v version, s vmm.Spec, tap string) e
 		}})
 	}
 	requests = append(requests, request{"/vsock", vsock{CID: guestCID, Path: vsockSocket}}, request{"/entropy", entropy{}},
-		request{"/balloon", balloon{DeflateOnOOM: true, AskEvery: askMemoryEvery, ReportsFree: v.ReportsFreePages()}})
+		request{"/balloon", balloon{DeflateOnOOM: true, StatsInterval: statsInterval, FreePages: v.ReportsFreePages()}})
 	for _, r := range requests {
 		if err := a.put(ctx, r.path, r.body); err != nil {
 			return err
@@ -199,7 +196,17 @@ func configure(ctx context.Context, a *api, v version, s vmm.Spec, tap string) e
 	return nil
 }
 
-// What a process may use beyond its guest's memory.
+// cacheOf makes Firecracker write a disk to the host's when the guest flushes it.
+// Its default, Unsafe, leaves what a guest has synced in the host's page cache, which a
+// power cut loses.
+func cacheOf(d vmm.Disk) string {
+	if d.ReadOnly {
+		return ""
+	}
+	return "Writeback"
+}
+
+// What a Firecracker process may use in addition to its guest's memory and CPUs.
 const (
 	overheadMiB = 64  // Firecracker itself, and the kernel's memory for its files and pages
 	extraTasks  = 32  // its threads beside the guest's CPUs
@@ -207,14 +214,14 @@ const (
 	openFiles   = 256 // its disks, sockets and KVM's descriptors need some 40, each agent connection one
 )
 
-// limits says what a process may use. Of a guest whose memory is kept in a file
-// there are two copies while it is saved.
-func limits(s vmm.Spec) *jail.Cgroup {
+// limits returns the limits of the process. While a guest with a memory file is saved,
+// there are two copies of its memory.
+func (d *Driver) limits(s vmm.Spec) *jail.Cgroup {
 	mem := s.MemMiB
 	if s.Memory != "" {
 		mem *= 2
 	}
 	return &jail.Cgroup{
-		Name: s.ID, MemBytes: int64(mem+overheadMiB) << 20, CPUs: float64(s.VCPUs) + extraCPUs, Tasks: s.VCPUs + extraTasks,
+		Parent: d.cgroups, Name: s.ID, MemBytes: int64(mem+overheadMiB) << 20, CPUs: float64(s.VCPUs) + extraCPUs, Tasks: s.VCPUs + extraTasks,
 	}
 }

@@ -18,12 +18,12 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// startLimit bounds a start whose caller does not.
-const startLimit = 30 * time.Second
+// startTimeout bounds a start, if its context does not end before.
+const startTimeout = 30 * time.Second
 
-// jailerNeeds are the capabilities that the jailer uses up to the moment when
-// it becomes Firecracker's user.
-var jailerNeeds = []uintptr{
+// jailerCapabilities are the capabilities that the jailer uses until it changes to the
+// process's user.
+var jailerCapabilities = []uintptr{
 	unix.CAP_SYS_ADMIN, unix.CAP_SYS_CHROOT, unix.CAP_MKNOD, unix.CAP_CHOWN, unix.CAP_FOWNER, unix.CAP_DAC_OVERRIDE,
 	unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SYS_RESOURCE,
 }
@@ -36,57 +36,60 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
-	return d.begin(ctx, spec, "")
+	return d.startMachine(ctx, spec, "")
 }
 
-// begin boots a machine, or wakes the one whose devices are in the file state.
-func (d *Driver) begin(ctx context.Context, spec vmm.Spec, state string) (vmm.Machine, error) {
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
+// startMachine boots a machine, or wakes the one whose devices are in the file state.
+func (d *Driver) startMachine(ctx context.Context, spec vmm.Spec, state string) (vmm.Machine, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if !d.reserve(spec.Dir) {
-		return nil, errs.New(errs.Conflict, "machine_starts", "another start of this VM is under way")
+		return nil, errs.New(errs.Conflict, "machine_starts", "another start of this VM is in progress")
 	}
 	defer d.release(spec.Dir)
 	m, tap, err := d.launch(ctx, spec, state)
 	if err != nil {
 		return nil, err
 	}
-	talk, end := m.api.lasting()
-	defer end()
-	if err = d.ready(ctx, m, talk, spec, state, tap); err == nil && state == "" {
-		err = talk.action(ctx, "InstanceStart")
+	a, closeConn := m.api.withKeepAlive()
+	defer closeConn()
+	if err = d.prepare(ctx, m, a, spec, state, tap); err == nil && state == "" {
+		err = a.action(ctx, "InstanceStart")
 	}
 	if err != nil {
-		return nil, m.discard(err)
+		return nil, m.Discard(err)
 	}
 	return m, nil
 }
 
-// ready tells a process just started what its machine is, and returns when the
-// guest may run: nothing that the process does not need is in its reach, and all
-// limits hold.
-func (d *Driver) ready(ctx context.Context, m *machine, talk *api, spec vmm.Spec, state, tap string) error {
-	err := m.meet(ctx, d, talk)
+// prepare configures or loads the machine of a process that was just started. When it
+// returns the guest may run: the process has access only to what it needs, and all
+// limits are set.
+func (d *Driver) prepare(ctx context.Context, m *machine, a *api, spec vmm.Spec, state, tap string) error {
+	err := m.attach(ctx, d, a)
 	switch {
 	case err != nil:
+		return err
 	case state == "":
-		err = configure(ctx, talk, m.version, spec, tap)
+		err = configure(ctx, a, m.version, spec, tap)
 	default:
-		err = m.load(ctx, talk, spec, tap)
+		err = m.load(ctx, a, spec, tap)
 	}
-	if err == nil {
-		err = m.seal()
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		d.notes.Tell(d.log, m.proc.Note())
+	if err := (&chroot{path: m.api.root}).seal(); err != nil {
+		return fmt.Errorf("cannot seal the machine's root directory: %w", err)
 	}
-	return err
+	d.notes.Log(d.log, m.Proc.Note())
+	return nil
 }
 
-// reserve reports whether nobody else starts a machine in dir, or tidies there.
+// reserve reserves dir for a start or for removeLeftovers. It returns false if dir is
+// reserved already.
 func (d *Driver) reserve(dir string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -103,34 +106,34 @@ func (d *Driver) release(dir string) {
 	delete(d.starting, dir)
 }
 
-// launch starts a process that knows of no machine yet.
+// launch starts a process without a machine.
 func (d *Driver) launch(ctx context.Context, spec vmm.Spec, state string) (m *machine, tap string, err error) {
 	if err := d.checkUnused(spec); err != nil {
 		return nil, "", err
 	}
-	if err := errors.Join(endTAP(spec.Dir), clearOut(spec.Dir)); err != nil { // of a machine that ended unseen
+	if err := errors.Join(removeTAP(spec.Dir), cleanRunDir(spec.Dir)); err != nil { // of a machine that ended while no daemon ran
 		return nil, "", err
 	}
 	defer func() {
 		if err != nil && m == nil {
-			err = errors.Join(err, endTAP(spec.Dir), clearOut(spec.Dir))
+			err = errors.Join(err, removeTAP(spec.Dir), cleanRunDir(spec.Dir))
 		}
 	}()
 	if err := ignoreMissing(os.Remove(filepath.Join(spec.Dir, vmm.LogName))); err != nil {
 		return nil, "", err
 	}
 	if state == "" {
-		if spec.Kernel, err = d.kernels.bare(spec.Kernel); err != nil {
+		if spec.Kernel, err = d.kernels.vmlinux(spec.Kernel); err != nil {
 			return nil, "", err
 		}
 	}
-	room := chroot{path: d.root(spec.Dir, spec.ID), uid: spec.UID, gid: spec.GID}
-	if err := room.furnish(spec, state); err != nil {
+	root := chroot{path: d.root(spec.Dir, spec.ID), uid: spec.UID, gid: spec.GID}
+	if err := root.populate(spec, state); err != nil {
 		return nil, "", err
 	}
 	if spec.NIC != nil {
-		tap, err = lendTAP(spec.NIC.TAP, spec.UID, spec.Dir)
-		_ = spec.NIC.TAP.Close() // it has one holder at a time
+		tap, err = persistTAP(spec.NIC.TAP, spec.UID, spec.Dir)
+		_ = spec.NIC.TAP.Close() // Firecracker cannot attach to a TAP that is open
 		if err != nil {
 			return nil, "", err
 		}
@@ -139,14 +142,14 @@ func (d *Driver) launch(ctx context.Context, spec vmm.Spec, state string) (m *ma
 	return m, tap, err
 }
 
-// checkUnused refuses while a process may still use the VM's disks, whatever it runs.
+// checkUnused returns an error while any process may still use the VM's disks.
 func (d *Driver) checkUnused(spec vmm.Spec) error {
-	pids, err := jail.Members(spec.ID)
+	pids, err := d.cgroups.Members(spec.ID)
 	if err != nil {
 		return err
 	}
 	if len(pids) > 0 {
-		return errs.New(errs.Conflict, "machine_runs", "a process of an earlier start of this VM still lives").
+		return errs.New(errs.Conflict, "machine_runs", "a process of an earlier start of this VM still runs").
 			WithHint("end the processes %v on the host, then start the VM again", pids)
 	}
 	if slices.ContainsFunc(rootsIn(spec.Dir), d.runsIn) {
@@ -156,20 +159,20 @@ func (d *Driver) checkUnused(spec vmm.Spec) error {
 	return nil
 }
 
-// spawn starts the process and takes hold of it.
+// spawn starts the process.
 func (d *Driver) spawn(ctx context.Context, spec vmm.Spec) (*machine, error) {
 	stdin, stdout, err := openConsole(spec.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll([]*os.File{stdin, stdout})
-	words, err := os.OpenFile(filepath.Join(spec.Dir, logPipe+".pipe"), os.O_RDWR|unix.O_NONBLOCK, 0)
+	stderr, err := os.OpenFile(filepath.Join(spec.Dir, logPipe+".pipe"), os.O_RDWR|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = words.Close() }()
+	defer func() { _ = stderr.Close() }()
 	p := jail.Process{
-		Stdin: stdin, Stdout: stdout, Stderr: words, Cgroup: limits(spec),
+		Stdin: stdin, Stdout: stdout, Stderr: stderr, Cgroup: d.limits(spec),
 		HostNetwork: spec.NIC != nil, OwnPIDs: true,
 	}
 	root := d.root(spec.Dir, spec.ID)
@@ -177,7 +180,7 @@ func (d *Driver) spawn(ctx context.Context, spec vmm.Spec) (*machine, error) {
 		p.Path, p.Args, p.Dir = d.binary, append([]string{"--id", jailID(spec.ID)}, arguments()...), root
 		p.OpenFiles = openFiles
 	} else {
-		p.Path, p.Capabilities = d.jailer, jailerNeeds
+		p.Path, p.Capabilities = d.jailer, jailerCapabilities
 		if p.Args, err = d.jailerArguments(spec); err != nil {
 			return nil, err
 		}
@@ -193,80 +196,59 @@ func (d *Driver) spawn(ctx context.Context, spec vmm.Spec) (*machine, error) {
 	return m, nil
 }
 
-// meet waits for a process just started and notes what it is.
-func (m *machine) meet(ctx context.Context, d *Driver, talk *api) error {
+// attach waits until a process that was just started serves its API, and sets the
+// handle.
+func (m *machine) attach(ctx context.Context, d *Driver, a *api) error {
 	if err := m.awaitAPI(ctx); err != nil {
 		return err
 	}
-	if !d.unjailed { // it has what was mounted for it in a namespace of its own
-		if err := unmountBelow(filepath.Join(m.handle.Dir, jailFolder)); err != nil {
+	if !d.unjailed { // the process has the mounts in its own namespace
+		if err := unmountBelow(filepath.Join(m.Handle().Dir, jailFolder)); err != nil {
 			return err
 		}
 	}
-	return m.recognise(ctx, talk, d.exeOf(m.api.root))
+	return m.identify(ctx, a, d.exeOf(m.api.root))
 }
 
-func (m *machine) seal() error {
-	if err := (chroot{path: m.api.root}).seal(); err != nil {
-		return fmt.Errorf("cannot seal the machine's root directory: %w", err)
-	}
-	return nil
-}
+// apiPollInterval is how often awaitAPI tries to connect. A process serves its API some
+// 3 ms after its start.
+const apiPollInterval = 250 * time.Microsecond
 
-// lookAgain is how often a process just started is asked whether it answers,
-// which takes it some 3 ms.
-const lookAgain = 250 * time.Microsecond
-
-// awaitAPI returns once the process answers.
+// awaitAPI returns once the process accepts connections to its API.
 func (m *machine) awaitAPI(ctx context.Context) error {
-	again := time.NewTicker(lookAgain)
-	defer again.Stop()
+	ticker := time.NewTicker(apiPollInterval)
+	defer ticker.Stop()
 	for {
 		conn, err := dialWithin(ctx, m.api.root, apiSocket)
 		if err == nil {
 			return conn.Close()
 		}
 		select {
-		case <-again.C:
-		case <-m.exited:
-			return errors.New("the process ended at once: " + m.exit.Detail)
+		case <-ticker.C:
+		case <-m.Exited():
+			return errors.New("the process ended before it served its API: " + m.Exit().Detail)
 		case <-ctx.Done():
-			return fmt.Errorf("the process does not answer: %w", ctx.Err())
+			return fmt.Errorf("the process does not serve its API: %w", ctx.Err())
 		}
 	}
 }
 
-// recognise notes what a process that has become Firecracker is.
-func (m *machine) recognise(ctx context.Context, talk *api, exe string) error {
-	id, err := jail.Identify(m.proc.Identity().PID)
+// identify sets the handle and the version of a process that executes Firecracker.
+func (m *machine) identify(ctx context.Context, a *api, exe string) error {
+	id, err := jail.Identify(m.Proc.Identity().PID)
 	if err != nil {
 		return err
 	}
 	if id.Exe != exe {
 		return fmt.Errorf("the process runs %s instead of %s", id.Exe, exe)
 	}
-	i, err := talk.instance(ctx)
+	i, err := a.instance(ctx)
 	if err != nil {
 		return err
 	}
-	h := &m.handle
+	h := m.Handle()
 	h.PID, h.StartTime, h.BootID, h.Exe, h.Version = id.PID, id.StartTime, id.BootID, id.Exe, i.Version
+	m.SetHandle(h)
 	m.version, err = parseVersion(i.Version)
 	return err
-}
-
-// discard ends a machine whose start failed, and says why it did.
-func (m *machine) discard(cause error) error {
-	bounded, cancel := context.WithTimeout(context.Background(), startLimit)
-	defer cancel()
-	if err := m.Kill(bounded); err != nil {
-		cause = errors.Join(cause, err)
-	}
-	if err := m.Close(); err != nil {
-		cause = errors.Join(cause, err)
-	}
-	if last := m.lastWords(); last != "" {
-		cause = fmt.Errorf("%w; Firecracker said: %s", cause, last)
-	}
-	return errs.New(errs.Internal, "vmm_start_failed", "Firecracker would not start the VM").WithCause(cause)
 }

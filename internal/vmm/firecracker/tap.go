@@ -12,27 +12,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Firecracker takes a TAP by its name only. So the one that was handed to us is
-// made to last without a holder, given to the process's user, and let go of;
-// once the process is gone, it is made to end.
+// Firecracker can open a TAP only by its name. So the driver makes the TAP persistent,
+// sets the process's user as its owner and closes it; it removes the TAP once the
+// process has ended.
 
-// lendTAP prepares a TAP for the process's user and returns its name, which it
-// also writes down in dir. It does not close the file.
-func lendTAP(tap *os.File, uid int, dir string) (string, error) {
+// persistTAP makes a TAP persistent for the process's user and returns its name, which
+// it also writes to a file in dir. It does not close the TAP.
+func persistTAP(tap *os.File, uid int, dir string) (string, error) {
 	conn, err := tap.SyscallConn()
 	if err != nil {
 		return "", err
 	}
 	var name string
 	var failed error
-	err = conn.Control(func(fd uintptr) { name, failed = lend(int(fd), uid) })
+	err = conn.Control(func(fd uintptr) { name, failed = makePersistent(int(fd), uid) })
 	if err = errors.Join(err, failed); err != nil {
-		return "", fmt.Errorf("cannot hand over the TAP: %w", err)
+		return "", fmt.Errorf("cannot make the TAP persistent: %w", err)
 	}
 	return name, os.WriteFile(filepath.Join(dir, tapFile), []byte(name), 0o600)
 }
 
-func lend(fd, uid int) (string, error) {
+func makePersistent(fd, uid int) (string, error) {
 	req, err := unix.NewIfreq("any")
 	if err != nil {
 		return "", err
@@ -46,9 +46,8 @@ func lend(fd, uid int) (string, error) {
 	return req.Name(), unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1)
 }
 
-// endTAP ends the TAP whose name is written down in dir. One that somebody
-// holds is left alone.
-func endTAP(dir string) error {
+// removeTAP removes the TAP whose name is in dir, unless a process has it open.
+func removeTAP(dir string) error {
 	name, err := os.ReadFile(filepath.Join(dir, tapFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -66,7 +65,7 @@ func endTAP(dir string) error {
 		return err
 	}
 	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-	err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req) // makes one that ends with fd, if there is none
+	err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req) // if the TAP does not exist, this makes one that ends with fd
 	if errors.Is(err, unix.EBUSY) {
 		return nil
 	}
@@ -74,7 +73,7 @@ func endTAP(dir string) error {
 		err = unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot end the TAP %s: %w", name, err)
+		return fmt.Errorf("cannot remove the TAP %s: %w", name, err)
 	}
 	return nil
 }

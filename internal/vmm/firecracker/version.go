@@ -9,24 +9,26 @@ import (
 
 type version = release.Version
 
-// parseVersion reads a version with more behind it, of a release that can be used.
+// parseVersion reads the version at the beginning of text. Errors: errs.Unsupported
+// when it is too old.
 func parseVersion(text string) (version, error) {
 	v, ok := release.Find(text)
 	if !ok {
-		return version{}, errs.New(errs.Unsupported, "firecracker_unknown", "the Firecracker program does not tell its version")
+		return version{}, errs.New(errs.Unsupported, "firecracker_unknown", "Firecracker does not report a valid version")
 	}
 	if v.Before(release.Oldest) {
 		return version{}, errs.New(errs.Unsupported, "firecracker_too_old", "Firecracker %s is too old: %s or newer is needed", v, release.Oldest).
-			WithHint("install a newer release of Firecracker and its jailer")
+			WithHint("install Firecracker %s and its jailer", release.Recommended)
 	}
 	return v, nil
 }
 
-// checkSave refuses releases whose saved machines are of no use.
+// checkSave returns an error for releases with a bug that makes saved machines
+// unusable.
 func checkSave(v version) error {
 	if v.LosesVsock() {
-		return errs.New(errs.Unsupported, "firecracker_faulty", "VMs cannot be saved under Firecracker %s: nobody could reach the agent in a woken guest", v).
-			WithHint("install Firecracker 1.15, or 1.16.2 or newer")
+		return errs.New(errs.Unsupported, "firecracker_faulty", "VMs cannot be saved under Firecracker %s: the agent in a woken guest cannot be reached", v).
+			WithHint("install Firecracker %s and its jailer", release.Recommended)
 	}
 	return nil
 }
@@ -37,9 +39,9 @@ const (
 	snapshotDiff = "Diff"
 )
 
-// snapshotType says how to write a guest's memory.
+// snapshotType returns the type of a snapshot of a guest with memMiB of memory.
 func snapshotType(v version, memMiB int) string {
-	if v.SpoilsLargeDiffs() && memMiB > 3<<10 {
+	if v.CorruptsLargeDiffs() && memMiB > 3<<10 {
 		return snapshotFull
 	}
 	return snapshotDiff

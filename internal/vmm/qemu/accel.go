@@ -4,14 +4,14 @@ package qemu
 
 import (
 	"fmt"
-	"os"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/kvm"
 )
 
-// acceleration is how guest code is run.
+// acceleration is how QEMU executes guest code.
 type acceleration struct {
 	name   string // AccelKVM or AccelTCG
 	why    string
@@ -20,15 +20,15 @@ type acceleration struct {
 
 const kvmHint = "let the driver choose software emulation, or run Hatch where the processor's virtualisation is available"
 
-// chooseAccel decides once, when the driver is made. group says through which
-// group an unprivileged process may open the device.
+// chooseAccel returns the acceleration for want, one of the values of Config.Accel.
+// group returns the groups with which an unprivileged process may open /dev/kvm.
 func chooseAccel(want string, probe func() kvm.Result, group func() (groups []int, err error)) (acceleration, error) {
 	switch want {
 	case AccelTCG:
 		return acceleration{name: AccelTCG, why: "software emulation is configured"}, nil
 	case AccelKVM, AccelAuto, "":
 	default:
-		return acceleration{}, errs.New(errs.Invalid, "invalid_accel", "acceleration %q is unknown; auto, kvm and tcg are known", want)
+		return acceleration{}, errs.New(errs.Invalid, "invalid_accel", "%q is not an acceleration: want auto, kvm or tcg", want)
 	}
 	found := probe()
 	why := found.Why
@@ -45,18 +45,19 @@ func chooseAccel(want string, probe func() kvm.Result, group func() (groups []in
 	return acceleration{name: AccelTCG, why: why + "; guests run in software emulation"}, nil
 }
 
-// deviceGroup finds out how a process without privileges may open /dev/kvm.
+// deviceGroup returns the group that an unprivileged process needs to open
+// /dev/kvm; none if every user may open it.
 func deviceGroup() ([]int, error) {
-	st, err := os.Stat(kvm.Device)
-	if err != nil {
-		return nil, err
+	var st unix.Stat_t
+	if err := unix.Stat(kvm.Device, &st); err != nil {
+		return nil, fmt.Errorf("cannot stat %s: %w", kvm.Device, err)
 	}
 	const groupRW, otherRW = 0o060, 0o006
-	switch mode := st.Mode().Perm(); {
-	case mode&otherRW == otherRW:
+	switch {
+	case st.Mode&otherRW == otherRW:
 		return nil, nil
-	case mode&groupRW == groupRW:
-		return []int{int(st.Sys().(*syscall.Stat_t).Gid)}, nil
+	case st.Mode&groupRW == groupRW:
+		return []int{int(st.Gid)}, nil
 	}
 	return nil, fmt.Errorf("only root may open %s; chgrp kvm %s && chmod 660 %s lets VMM processes use it", kvm.Device, kvm.Device, kvm.Device)
 }

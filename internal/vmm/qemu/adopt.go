@@ -9,6 +9,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/vmm/process"
 )
 
 func handleOf(id, dir string, p jail.Identity, version string) vmm.Handle {
@@ -22,51 +23,51 @@ func handleOf(id, dir string, p jail.Identity, version string) vmm.Handle {
 // every version.
 func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
 	if h.Driver != Name || h.Socket != filepath.Join(h.Dir, qmpSocket) {
-		return nil, errGone(h.ID)
+		return nil, process.Gone(h.ID)
 	}
-	proc, err := jail.Open(jail.Identity{PID: h.PID, StartTime: h.StartTime, BootID: h.BootID, Exe: h.Exe}, h.ID)
-	if errors.Is(err, jail.ErrGone) {
-		return nil, errGone(h.ID)
-	}
+	proc, err := process.Open(h, d.cgroups)
 	if err != nil {
 		return nil, err
 	}
 	sockets, err := socketLinks()
 	if err == nil && !jail.HoldsFile(h.PID, sockets[h.Socket]) {
-		err = errGone(h.ID)
+		err = process.Gone(h.ID)
 	}
 	if err != nil {
 		return nil, errors.Join(err, proc.Close())
 	}
-	said, err := findWords(h.Dir, h.PID)
+	stderr, err := adoptStderr(h.Dir, h.PID)
 	if err != nil {
 		return nil, errors.Join(err, proc.Close())
 	}
-	m := d.newMachine(h, proc, said)
-	if err := m.recognise(ctx); err != nil {
+	m := d.newMachine(h, proc, stderr)
+	if err := m.checkVersion(ctx); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
 }
 
-// recognise makes the control connection, and compares or notes the version.
-func (m *machine) recognise(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+// checkVersion makes the control connection and compares QEMU's version with the
+// handle's, or sets it there if it is empty.
+func (m *machine) checkVersion(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	q, err := m.connect(ctx)
 	if err != nil {
 		return m.explain(err)
 	}
-	if m.handle.Version != "" && m.handle.Version != q.version {
-		return errGone(m.handle.ID)
+	if m.Handle().Version != "" && m.Handle().Version != q.version {
+		return process.Gone(m.Handle().ID)
 	}
-	m.handle.Version = q.version
+	h := m.Handle()
+	h.Version = q.version
+	m.SetHandle(h)
 	return nil
 }
 
-// List implements vmm.Driver. A process is ours if it runs our QEMU, carries
-// our marker with a directory below root, and holds the control socket that
-// lies there, where only root can make one.
+// List implements vmm.Driver. A process is ours if it runs our QEMU, has our marker
+// with a directory below root among its arguments, and has the control socket in
+// that directory open, where only root can make one.
 func (d *Driver) List(_ context.Context, root string) ([]vmm.Handle, error) {
 	found, err := jail.Find(d.binary, func(args []string) bool {
 		_, dir, ok := parseMarker(args)

@@ -17,25 +17,25 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm/vmmtest"
 )
 
-// requireSharing looks at machines that were woken from one base: what they
-// have not changed they have once, and none of them can change it.
+// requireSharing checks machines that were woken from one base: they share the pages
+// that they have not changed, and none of them can change the base.
 func requireSharing(t *testing.T, machines []vmm.Handle) {
 	t.Helper()
 	var all usage
 	for _, h := range machines {
-		one := usageOf(t, h.PID)
-		t.Logf("%d has %d MiB, of which %d MiB are its own; %d MiB when what is shared is parted", h.PID, one.rss>>10, one.own>>10, one.pss>>10)
-		all.rss, all.pss = all.rss+one.rss, all.pss+one.pss
-		requireUnchangeable(t, h.PID)
+		u := usageOf(t, h.PID)
+		t.Logf("process %d has an RSS of %d MiB, a PSS of %d MiB and %d MiB of private dirty memory", h.PID, u.rss>>10, u.pss>>10, u.dirty>>10)
+		all.rss, all.pss = all.rss+u.rss, all.pss+u.pss
+		requireImmutableBase(t, h.PID)
 	}
-	t.Logf("%d machines have %d MiB; without sharing it would be %d MiB", len(machines), all.pss>>10, all.rss>>10)
+	t.Logf("%d machines use %d MiB; without sharing it would be %d MiB", len(machines), all.pss>>10, all.rss>>10)
 	if all.pss > all.rss*3/4 {
 		t.Error("they share less than a fourth")
 	}
 }
 
-// usage is how much memory a process has, in KiB.
-type usage struct{ rss, pss, own int64 }
+// usage is the memory of a process, in KiB.
+type usage struct{ rss, pss, dirty int64 }
 
 func usageOf(t *testing.T, pid int) (u usage) {
 	t.Helper()
@@ -45,7 +45,7 @@ func usageOf(t *testing.T, pid int) (u usage) {
 	}
 	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(line, ":")
-		to, ok := map[string]*int64{"Rss": &u.rss, "Pss": &u.pss, "Private_Dirty": &u.own}[name]
+		to, ok := map[string]*int64{"Rss": &u.rss, "Pss": &u.pss, "Private_Dirty": &u.dirty}[name]
 		if !ok {
 			continue
 		}
@@ -56,9 +56,9 @@ func usageOf(t *testing.T, pid int) (u usage) {
 	return u
 }
 
-// requireUnchangeable tries all ways to change the base through the process's
-// own descriptors, as root.
-func requireUnchangeable(t *testing.T, pid int) {
+// requireImmutableBase tries all ways to change the base through the process's own
+// descriptors, as root.
+func requireImmutableBase(t *testing.T, pid int) {
 	t.Helper()
 	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 	if err != nil {
@@ -93,9 +93,11 @@ func requireSealed(t *testing.T, f *os.File) {
 		"cutting it": unix.Ftruncate(fd, 0), "making it larger": unix.Ftruncate(fd, 1<<40),
 		"a hole": unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 4096),
 	} {
-		if err == nil {
-			t.Errorf("%s is let through", way)
-		}
+		t.Run(way, func(t *testing.T) {
+			if err == nil {
+				t.Errorf("%s is possible", way)
+			}
+		})
 	}
 }
 
@@ -122,7 +124,7 @@ func TestABaseThatCouldBeChangedIsRefused(t *testing.T) {
 				_ = f.Close()
 			}
 			if err == nil || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("the error is %v, and should say %q", err, c.says)
+				t.Errorf("the error is %v, want one with %q", err, c.says)
 			}
 		})
 	}
@@ -144,7 +146,7 @@ func memfd(name string) func(t *testing.T) *os.File {
 	}
 }
 
-// baseOf makes a base of a saved machine's memory.
+// baseOf copies a saved machine's memory to a base.
 func baseOf(t *testing.T, s vmm.Spec) *os.File {
 	t.Helper()
 	content, err := os.ReadFile(s.Memory)
@@ -161,7 +163,7 @@ func baseOf(t *testing.T, s vmm.Spec) *os.File {
 	return f
 }
 
-// saveAndEnd saves a machine into a folder of its run directory.
+// saveAndEnd saves a machine into a directory of its run directory, and kills it.
 func saveAndEnd(t *testing.T, m vmm.Machine, s vmm.Spec) string {
 	t.Helper()
 	dir := filepath.Join(s.Dir, "saved")
@@ -177,7 +179,8 @@ func saveAndEnd(t *testing.T, m vmm.Machine, s vmm.Spec) string {
 	return dir
 }
 
-// forkOf wakes a machine that begins as another one was saved. It ends with the test.
+// forkOf wakes a machine from the base and the saved devices of another one. It is
+// killed at the end of the test.
 func (l *lab) forkOf(t *testing.T, s vmm.Spec, base *os.File, dir string) vmm.Machine {
 	t.Helper()
 	s.Base = base
@@ -207,9 +210,9 @@ func (l *lab) forkOf(t *testing.T, s vmm.Spec, base *os.File, dir string) vmm.Ma
 	return m
 }
 
-// A fork's address is its own for us from the start. Its guest goes on with the
-// one that it knows, until somebody tells it.
-func TestAForkMayHaveAnotherAddress(t *testing.T) {
+// A fork's spec has its own MAC from the start. Its guest keeps the MAC of the
+// original until the agent reidentifies it.
+func TestAForkMayHaveAnotherMAC(t *testing.T) {
 	l := newLab(t)
 	s, fork := l.spec(t), l.spec(t)
 	tap, _ := newTAP(t, "tap0")
@@ -232,13 +235,13 @@ func TestAForkMayHaveAnotherAddress(t *testing.T) {
 	awaitFrameFrom(t, frames, s.NIC.MAC)
 }
 
-// Neither a full disk nor full memory ends a guest that is to be saved.
-func TestASaveThatHasNoRoomLetsTheGuestGoOn(t *testing.T) {
+// Neither a full disk nor a full tmpfs ends a guest that is being saved.
+func TestTheGuestRunsOnAfterASaveWithoutSpace(t *testing.T) {
 	l := newLab(t)
 	s, fork := l.spec(t), l.spec(t)
 	m, c := l.run(t, s)
 	c.Expect("guest ready")
-	requireNoRoom(t, m, s, mountSmall(t, 16<<10), c)
+	requireNoSpace(t, m, s, mountSmall(t, 16<<10), c)
 
 	dir := saveAndEnd(t, m, s)
 	base := baseOf(t, s)
@@ -258,14 +261,16 @@ func TestASaveThatHasNoRoomLetsTheGuestGoOn(t *testing.T) {
 	if err := os.Mkdir(into, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	requireNoRoom(t, woken, fork, into, c)
+	requireNoSpace(t, woken, fork, into, c)
 }
 
-func requireNoRoom(t *testing.T, m vmm.Machine, s vmm.Spec, dir string, c *vmmtest.Console) {
+// requireNoSpace saves where there is not enough space, and checks that the guest
+// runs afterwards.
+func requireNoSpace(t *testing.T, m vmm.Machine, s vmm.Spec, dir string, c *vmmtest.Console) {
 	t.Helper()
 	err := m.Save(t.Context(), s, dir)
 	if err == nil {
-		t.Fatal("it is saved where there is no room")
+		t.Fatal("it was saved without enough space")
 	}
 	t.Logf("the error is %v", err)
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
@@ -274,11 +279,11 @@ func requireNoRoom(t *testing.T, m vmm.Machine, s vmm.Spec, dir string, c *vmmte
 	if paused, err := m.Paused(t.Context()); err != nil || paused {
 		t.Errorf("paused: %v, %v", paused, err)
 	}
-	c.Say("echo going on")
-	c.Expect("echo: going on")
+	c.Say("echo still running")
+	c.Expect("echo: still running")
 }
 
-// mountSmall mounts a tmpfs that holds so many bytes.
+// mountSmall mounts a tmpfs of size bytes.
 func mountSmall(t *testing.T, size int) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -11,8 +11,8 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// BenchmarkStart measures a start from the call to its return, to the first
-// byte on the serial console, and the kill after it.
+// BenchmarkStart measures the time from the call of Start to its return and to the
+// first byte on the serial console, and the time of a kill.
 func BenchmarkStart(b *testing.B) {
 	l := newLab(b)
 	d, err := New(b.Context(), Config{Log: slog.New(slog.DiscardHandler)})

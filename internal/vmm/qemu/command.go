@@ -14,10 +14,10 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// agentPort is the name under which the guest finds the agent's channel.
+// agentPort is the name of the virtio port of the agent's channel in the guest.
 const agentPort = "hatch.agent.0"
 
-// descriptors are the numbers that the process's open files have in it.
+// descriptors are the descriptor numbers, in the process, of the files passed to it.
 type descriptors struct {
 	qmp, console, agent int
 	kernel, initramfs   int
@@ -25,15 +25,15 @@ type descriptors struct {
 	memory, tap         int
 }
 
-// origin is where a guest comes from.
-type origin int
+// startMode is how a guest begins.
+type startMode int
 
 const (
-	boots origin = iota // its kernel
-	wakes               // what was saved of it: QEMU waits to be told from where
+	boot startMode = iota // at its kernel
+	wake                  // in a saved state: QEMU waits for the command that loads it
 )
 
-// checkSpec refuses what this driver cannot run.
+// checkSpec returns an error if this driver cannot run the spec.
 func checkSpec(s vmm.Spec) error {
 	switch {
 	case s.ID == "" || strings.ContainsAny(s.ID, "@/\x00"):
@@ -41,24 +41,24 @@ func checkSpec(s vmm.Spec) error {
 	case !filepath.IsAbs(s.Dir):
 		return errs.New(errs.Unsupported, "bad_dir", "cannot start %s: its run directory is not an absolute path", s.ID)
 	case s.VCPUs < 1 || s.MemMiB < 64:
-		return errs.New(errs.Unsupported, "too_small", "cannot start %s: it needs a CPU and 64 MiB at least", s.ID)
+		return errs.New(errs.Unsupported, "too_small", "cannot start %s: it needs at least 1 CPU and 64 MiB of memory", s.ID)
 	}
 	for _, d := range s.Disks {
 		if len(d.Serial) > 20 {
-			return errs.New(errs.Unsupported, "bad_serial", "cannot start %s: the disk serial %q has more than 20 bytes", s.ID, d.Serial)
+			return errs.New(errs.Unsupported, "bad_serial", "cannot start %s: the disk serial %q is %d bytes; the limit is 20", s.ID, d.Serial, len(d.Serial))
 		}
 	}
 	return capabilities.Limits(Name, s.Limits)
 }
 
-// arguments is QEMU's command line. It holds no secret: every user of the
-// host can read it.
-func arguments(s vmm.Spec, o origin, accel acceleration, tscKHz uint64, fd descriptors) []string {
+// arguments returns QEMU's command line. It has no secret: every user of the host
+// can read it.
+func arguments(s vmm.Spec, mode startMode, accel acceleration, tscKHz uint64, fd descriptors) []string {
 	args := []string{"-name", marker(s.ID, s.Dir), "-no-user-config", "-nodefaults", "-display", "none", "-S"}
 	args = append(args, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	args = append(args, machineArguments(s, accel)...)
 	args = append(args, memoryArguments(s, fd)...)
-	if o == wakes { // what is saved begins with no description of the machine: our manifest is one
+	if mode == wake { // the saved devices have no configuration section: the manifest replaces it
 		args = append(args, "-incoming", "defer", "-global", "migration.send-configuration=off")
 	}
 	args = append(args, "-kernel", fdPath(fd.kernel), "-initrd", fdPath(fd.initramfs), "-append", cmdline(s.Cmdline, accel, tscKHz))
@@ -70,12 +70,17 @@ func arguments(s vmm.Spec, o origin, accel acceleration, tscKHz uint64, fd descr
 		args = append(args, "-netdev", "tap,id=net0,vhost=off,fd="+strconv.Itoa(fd.tap),
 			"-device", device("virtio-net-device", "netdev", "net0", "mac", s.NIC.MAC.String()))
 	}
-	return append(args, balloonArguments()...)
+	// Through the balloon a guest reports free pages: QEMU punches holes for them in
+	// the file of the guest's memory. It does not free pages of a base, which other
+	// guests share; QEMU tries and fails each time (ignoredLines). The device is the
+	// last one, so that a machine that was saved without it has all others at the same
+	// addresses.
+	return append(args, "-device", mustJSON(map[string]any{"driver": "virtio-balloon-device", "free-page-reporting": true}))
 }
 
-// machineArguments keeps the old timer and interrupt controller: without them
-// kernels hang under TCG. A guest's reset restarts the guest in place; the
-// guest's panic, which it tells through pvpanic, ends the process.
+// machineArguments keeps the legacy timer and interrupt controller: without them
+// kernels hang under TCG. A reset by the guest reboots it in the same process; a
+// panic, which the guest reports through pvpanic, ends the process.
 func machineArguments(s vmm.Spec, accel acceleration) []string {
 	machine := "microvm,acpi=on,pic=on,pit=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off,dump-guest-core=off"
 	if s.Memory != "" {
@@ -95,12 +100,11 @@ func machineArguments(s vmm.Spec, accel acceleration) []string {
 	return append(args, "-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", codeBufferMiB), "-cpu", "max")
 }
 
-// memoryName is the name of the guest's memory within QEMU.
+// memoryName is QEMU's id of the guest's memory.
 const memoryName = "memory"
 
-// memoryArguments is all that says where the guest's memory lies. It is a
-// shared file, or what a file that nobody changes holds, with the guest's
-// changes in the process's own memory.
+// memoryArguments configures the guest's memory: anonymous, a shared mapping of a
+// file, or a private mapping of an immutable base.
 func memoryArguments(s vmm.Spec, fd descriptors) []string {
 	args := []string{"-m", strconv.Itoa(s.MemMiB)}
 	if s.Memory == "" {
@@ -112,31 +116,31 @@ func memoryArguments(s vmm.Spec, fd descriptors) []string {
 	}))
 }
 
-// cmdline adds what only the driver knows. A word that the caller has set stays.
+// cmdline adds the driver's kernel parameters, except those that the caller has set.
 //
-// Restart by triple fault: under TCG, Linux's way through ACPI fails now and
-// then, and its next one jumps into a firmware that was not reset, and hangs.
-func cmdline(words string, accel acceleration, tscKHz uint64) string {
+// reboot=t restarts by a triple fault: under TCG, Linux's restart through ACPI fails
+// at times, and its next method jumps into firmware that was not reset, and hangs.
+func cmdline(params string, accel acceleration, tscKHz uint64) string {
 	own := []string{"reboot=t"}
 	if accel.name == AccelTCG {
 		own = append(own, "tsc_early_khz="+strconv.FormatUint(tscKHz, 10), "tsc=reliable")
 	}
 	has := map[string]bool{}
-	for _, w := range strings.Fields(words) {
-		key, _, _ := strings.Cut(w, "=")
+	for p := range strings.FieldsSeq(params) {
+		key, _, _ := strings.Cut(p, "=")
 		has[key] = true
 	}
-	all := []string{words}
-	for _, w := range own {
-		if key, _, _ := strings.Cut(w, "="); !has[key] {
-			all = append(all, w)
+	all := []string{params}
+	for _, p := range own {
+		if key, _, _ := strings.Cut(p, "="); !has[key] {
+			all = append(all, p)
 		}
 	}
 	return strings.TrimSpace(strings.Join(all, " "))
 }
 
-// channelArguments connects QMP, the serial port and the agent's port to
-// sockets that listen already.
+// channelArguments connects QMP, the serial port and the agent's port to listening
+// sockets.
 func channelArguments(fd descriptors) []string {
 	listening := func(id string, fd int) string {
 		return fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", id, fd)
@@ -147,15 +151,6 @@ func channelArguments(fd descriptors) []string {
 		"-chardev", listening("agent", fd.agent), "-device", device("virtio-serial-device"),
 		"-device", device("virtserialport", "chardev", "agent", "name", agentPort),
 	}
-}
-
-// balloonArguments is the device by which a guest tells what it has freed: QEMU
-// makes it a hole in the file that is the guest's memory. What lies in a base is
-// not given back, since that is others', too; QEMU tries and fails each time.
-// The device comes last, so that a machine that was saved without it finds all
-// others where they were.
-func balloonArguments() []string {
-	return []string{"-device", mustJSON(map[string]any{"driver": "virtio-balloon-device", "free-page-reporting": true})}
 }
 
 func diskArguments(i int, d vmm.Disk, fd int, limit vmm.DiskLimit) []string {
@@ -175,11 +170,11 @@ func diskArguments(i int, d vmm.Disk, fd int, limit vmm.DiskLimit) []string {
 	return append(args, "-blockdev", mustJSON(backend), "-device", device("virtio-blk-device", "drive", node, "serial", d.Serial))
 }
 
-// limitName is the name within QEMU of what bounds a disk.
+// limitName is QEMU's id of the throttle group of a disk.
 func limitName(disk int) string { return "limit" + strconv.Itoa(disk) }
 
-// throttle is a limit in QEMU's words. The maximum is what may come at once; it
-// would be a tenth of a second's worth if it were not given.
+// throttle returns the limits of a throttle group. The values with -max allow a burst
+// of one second's worth; QEMU's default is a tenth of that.
 func throttle(l vmm.DiskLimit) map[string]any {
 	limits := map[string]any{}
 	if n := l.BytesPerSecond; n != 0 {
@@ -200,7 +195,8 @@ func device(driver string, pairs ...string) string {
 	return mustJSON(properties)
 }
 
-// mustJSON encodes maps of strings, bools and numbers, which cannot fail.
+// mustJSON encodes v, which has only maps, strings, bools and numbers: that cannot
+// fail.
 func mustJSON(v any) string {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -213,12 +209,12 @@ func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 const markerStart = "guest="
 
-// marker is the argument by which a machine's process is found again.
+// marker returns the argument that identifies the process of a machine to List.
 func marker(id, dir string) string {
 	return markerStart + strings.ReplaceAll(id+"@"+dir, ",", ",,")
 }
 
-// parseMarker is marker's inverse, on a whole command line.
+// parseMarker reads the marker from a whole command line.
 func parseMarker(args []string) (id, dir string, ok bool) {
 	if len(args) < 2 || args[0] != "-name" {
 		return "", "", false
@@ -231,7 +227,7 @@ func parseMarker(args []string) (id, dir string, ok bool) {
 	return id, dir, ok && id != "" && filepath.IsAbs(dir) && filepath.Clean(dir) == dir
 }
 
-// What a process may use beyond its guest's memory.
+// What a QEMU process may use in addition to its guest's memory and CPUs.
 const (
 	overheadMiB   = 128 // QEMU itself, device queues, the kernel's memory for its files and pages
 	codeBufferMiB = 256 // translated guest code, under TCG only
@@ -239,10 +235,10 @@ const (
 	extraCPUs     = 0.5 // device emulation, which runs beside the guest's CPUs
 )
 
-// limits counts the memory of a guest with a base twice: who first touches a
-// hole of the base, even to write, makes the kernel fill it beside the guest's
-// own copy.
-func limits(s vmm.Spec, accel acceleration) *jail.Cgroup {
+// limits returns the limits of the process. It counts the memory of a guest with a
+// base twice: the first access to a hole of the base, even a write, makes the host's
+// kernel allocate a page of the base in addition to the guest's copy.
+func limits(s vmm.Spec, accel acceleration, parent jail.Cgroups) *jail.Cgroup {
 	mem := int64(s.MemMiB + overheadMiB)
 	if s.Base != nil {
 		mem += int64(s.MemMiB)
@@ -250,5 +246,5 @@ func limits(s vmm.Spec, accel acceleration) *jail.Cgroup {
 	if accel.name == AccelTCG {
 		mem += codeBufferMiB
 	}
-	return &jail.Cgroup{Name: s.ID, MemBytes: mem << 20, CPUs: float64(s.VCPUs) + extraCPUs, Tasks: s.VCPUs + extraTasks}
+	return &jail.Cgroup{Parent: parent, Name: s.ID, MemBytes: mem << 20, CPUs: float64(s.VCPUs) + extraCPUs, Tasks: s.VCPUs + extraTasks}
 }

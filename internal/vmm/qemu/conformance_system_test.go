@@ -61,7 +61,8 @@ func newDriver(t *testing.T) vmm.Driver {
 	return d
 }
 
-// spec returns a machine with a disk to write, one to read, and no network.
+// spec returns the spec of a machine with one writable and two read-only disks, and
+// without a network device.
 func (l *lab) spec(t testing.TB) vmm.Spec {
 	t.Helper()
 	n := l.last.Add(1)
@@ -83,7 +84,7 @@ func (l *lab) spec(t testing.TB) vmm.Spec {
 	}
 }
 
-// newMemory makes the file that is a guest's memory.
+// newMemory makes the file of a guest's memory.
 func (l *lab) newMemory(t testing.TB, name string, uid int) string {
 	t.Helper()
 	path := filepath.Join(l.memory, name)
@@ -100,7 +101,7 @@ func (l *lab) newMemory(t testing.TB, name string, uid int) string {
 	return path
 }
 
-// newDisk makes a sparse disk that starts with its name, for root only.
+// newDisk makes a sparse disk that begins with its name. Only root may read it.
 func newDisk(t testing.TB, dir, name string) string {
 	t.Helper()
 	path := filepath.Join(dir, name+".img")
@@ -116,10 +117,10 @@ func newDisk(t testing.TB, dir, name string) string {
 func (l *lab) harness() vmmtest.Harness {
 	return vmmtest.Harness{
 		Driver: newDriver, Spec: func(t *testing.T) vmm.Spec { return l.spec(t) }, Root: l.root,
-		Break:     func(s *vmm.Spec) { s.Kernel = s.Initramfs }, // QEMU finds that it is no kernel
+		Break:     func(s *vmm.Spec) { s.Kernel = s.Initramfs }, // QEMU refuses it: it is not a kernel
 		Crash:     func(t *testing.T, h vmm.Handle) { killHard(t, h.PID) },
 		KeepMiB:   16,
-		Look:      requireSharing,
+		Inspect:   requireSharing,
 		Limits:    limitsOf,
 		Leftovers: leftovers,
 	}
@@ -132,11 +133,11 @@ func killHard(t *testing.T, pid int) {
 	}
 }
 
-// limitsOf asks QEMU for the limits of each disk, which must be the same.
+// limitsOf asks QEMU for the limits of each disk and checks that they are the same.
 func limitsOf(t *testing.T, m vmm.Machine) (all vmm.RateLimits) {
 	t.Helper()
 	for i := range 3 {
-		var told struct {
+		var group struct {
 			Bytes    int64 `json:"bps-total"`
 			BytesMax int64 `json:"bps-total-max"`
 			Ops      int64 `json:"iops-total"`
@@ -144,20 +145,20 @@ func limitsOf(t *testing.T, m vmm.Machine) (all vmm.RateLimits) {
 		}
 		err := m.(*machine).run(t.Context(), qmpCommand{name: "qom-get", args: map[string]any{
 			"path": "/objects/" + limitName(i), "property": "limits",
-		}}, &told)
+		}}, &group)
 		if err != nil && !strings.Contains(err.Error(), "not found") {
 			t.Fatal(err)
 		}
-		one := vmm.RateLimits{Disk: vmm.DiskLimit{BytesPerSecond: told.Bytes, OpsPerSecond: told.Ops}}
-		if i > 0 && one != all || told.BytesMax != told.Bytes || told.OpsMax != told.Ops {
-			t.Errorf("disk %d has the limits %+v, and those before it %+v", i, told, all)
+		limits := vmm.RateLimits{Disk: vmm.DiskLimit{BytesPerSecond: group.Bytes, OpsPerSecond: group.Ops}}
+		if i > 0 && limits != all || group.BytesMax != group.Bytes || group.OpsMax != group.Ops {
+			t.Errorf("disk %d has the limits %+v, and the disks before it %+v", i, group, all)
 		}
-		all = one
+		all = limits
 	}
 	return all
 }
 
-// leftovers looks for the machine's process, sockets and cgroups.
+// leftovers lists the machine's sockets, cgroups and processes that still exist.
 func leftovers(s vmm.Spec) (left []string) {
 	found, err := filepath.Glob(filepath.Join(s.Dir, "*.sock"))
 	if err != nil {
@@ -188,7 +189,7 @@ func TestQEMUConforms(t *testing.T) {
 	before := openFilesOf(t)
 	vmmtest.Run(t, l.harness())
 	if after := openFilesOf(t); after > before {
-		t.Errorf("%d files are open, before the suite it were %d", after, before)
+		t.Errorf("%d files are open after the suite, and %d were before", after, before)
 	}
 }
 

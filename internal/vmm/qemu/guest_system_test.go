@@ -19,7 +19,7 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm/vmmtest"
 )
 
-// run starts a machine that ends with the test.
+// run starts a machine that is killed at the end of the test.
 func (l *lab) run(t *testing.T, s vmm.Spec) (vmm.Machine, *vmmtest.Console) {
 	t.Helper()
 	m, err := newDriver(t).Start(t.Context(), s)
@@ -38,7 +38,7 @@ func (l *lab) run(t *testing.T, s vmm.Spec) (vmm.Machine, *vmmtest.Console) {
 	return m, vmmtest.DialConsole(t, m)
 }
 
-func TestTheProcessHasNoPowers(t *testing.T) {
+func TestTheProcessIsUnprivileged(t *testing.T) {
 	l := newLab(t)
 	s := l.spec(t)
 	m, _ := l.run(t, s)
@@ -50,18 +50,23 @@ func TestTheProcessHasNoPowers(t *testing.T) {
 		fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d", s.UID), fmt.Sprintf("Gid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d", s.GID),
 		"Groups:\t \n", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2",
 	} {
-		if !strings.Contains(string(status), want) {
-			t.Errorf("%q is missing in:\n%s", want, status)
-		}
+		name, _, _ := strings.Cut(want, ":")
+		t.Run(name, func(t *testing.T) {
+			if !strings.Contains(string(status), want) {
+				t.Errorf("%q is missing in:\n%s", want, status)
+			}
+		})
 	}
 	for _, name := range socketNames {
-		if st, err := os.Stat(filepath.Join(s.Dir, name)); err != nil || st.Mode().Perm() != 0o600 {
-			t.Errorf("%s: %v, %v", name, st, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			if st, err := os.Stat(filepath.Join(s.Dir, name)); err != nil || st.Mode().Perm() != 0o600 {
+				t.Errorf("%s: %v, %v", name, st, err)
+			}
+		})
 	}
 }
 
-func TestDisksAreWrittenAndProtected(t *testing.T) {
+func TestDisksAreWrittenUnlessReadOnly(t *testing.T) {
 	l := newLab(t)
 	s := l.spec(t)
 	_, c := l.run(t, s)
@@ -78,17 +83,19 @@ func TestDisksAreWrittenAndProtected(t *testing.T) {
 		c.Expect(step[1])
 	}
 	for i, want := range []string{"base\x00\x00\x00", "changed"} {
-		content, err := os.ReadFile(s.Disks[i].Path)
-		if err != nil || string(content[:7]) != want {
-			t.Errorf("the host sees %q, %v; want %q", content[:7], err, want)
-		}
+		t.Run(s.Disks[i].Serial, func(t *testing.T) {
+			content, err := os.ReadFile(s.Disks[i].Path)
+			if err != nil || string(content[:7]) != want {
+				t.Errorf("the disk file begins with %q, %v; want %q", content[:7], err, want)
+			}
+		})
 	}
 	c.Say("disks")
 	c.Expect("disks: base own seed")
 }
 
-// The TAP lives in a network namespace of the test's own; the VMM is in yet
-// another one, and has it as an open file only.
+// The TAP is in a network namespace of the test. The VMM is in another one, and has
+// the TAP only as an open file.
 func TestTheNICSendsFromItsMAC(t *testing.T) {
 	l := newLab(t)
 	s := l.spec(t)
@@ -107,11 +114,11 @@ func TestTheNICSendsFromItsMAC(t *testing.T) {
 	}
 }
 
-// newTAP makes a TAP in a namespace of its own, and a socket that sees all its
-// frames.
+// newTAP makes a TAP in a network namespace of its own, and a socket that receives
+// all its frames.
 func newTAP(t *testing.T, name string) (tap *os.File, frames int) {
 	t.Helper()
-	err := apart(func() (err error) {
+	err := inNewNamespace(func() (err error) {
 		tap, frames, err = openTAP(name)
 		return err
 	})
@@ -122,15 +129,15 @@ func newTAP(t *testing.T, name string) (tap *os.File, frames int) {
 	return tap, frames
 }
 
-// apart runs f in a network namespace of its own, on a thread that ends with it.
-// The process's first thread is left alone: it never ends, and its namespace is
-// what /proc/net shows.
-func apart(f func() error) error {
+// inNewNamespace runs f in a new network namespace, on a thread that ends with f. It
+// does not use the process's first thread, which never ends and whose namespace
+// /proc/net shows.
+func inNewNamespace(f func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // unlocked, it would be used again
+		runtime.LockOSThread() // never unlocked: else another goroutine would run on it
 		if unix.Gettid() == unix.Getpid() {
-			err := apart(f) // on another one, since this one is taken
+			err := inNewNamespace(f) // on another thread, since this one is locked
 			runtime.UnlockOSThread()
 			done <- err
 			return
@@ -169,43 +176,43 @@ func htons(n uint16) uint16 { return binary.BigEndian.Uint16(binary.NativeEndian
 
 func awaitFrameFrom(t *testing.T, frames int, mac net.HardwareAddr) {
 	t.Helper()
-	patience := unix.NsecToTimeval(int64(time.Minute))
-	if err := unix.SetsockoptTimeval(frames, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+	timeout := unix.NsecToTimeval(int64(time.Minute))
+	if err := unix.SetsockoptTimeval(frames, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		t.Fatal(err)
 	}
 	frame := make([]byte, 2048)
 	for range 100 {
 		n, _, err := unix.Recvfrom(frames, frame, 0)
 		if err != nil {
-			t.Fatalf("no frame of the guest: %v", err)
+			t.Fatalf("received no frame from the guest: %v", err)
 		}
 		if n >= 14 && net.HardwareAddr(frame[6:12]).String() == mac.String() {
 			return
 		}
 	}
-	t.Fatal("a hundred frames, and none of the guest")
+	t.Fatal("received a hundred frames, and none from the guest")
 }
 
-func TestAFailedStartTellsQEMUsLastWords(t *testing.T) {
+func TestAFailedStartQuotesQEMUsStderr(t *testing.T) {
 	l := newLab(t)
 	s := l.spec(t)
 	s.Kernel = s.Initramfs
 	_, err := newDriver(t).Start(t.Context(), s)
-	if err == nil || !strings.Contains(err.Error(), "QEMU said: ") || !strings.Contains(err.Error(), "kernel") {
+	if err == nil || !strings.Contains(err.Error(), "QEMU printed: ") || !strings.Contains(err.Error(), "kernel") {
 		t.Errorf("the error is %v", err)
 	}
-	if said, err := os.ReadFile(filepath.Join(s.Dir, vmm.LogName)); err != nil || len(said) == 0 {
-		t.Errorf("the VMM's log: %q, %v", said, err)
+	if text, err := os.ReadFile(filepath.Join(s.Dir, vmm.LogName)); err != nil || len(text) == 0 {
+		t.Errorf("the VMM's log: %q, %v", text, err)
 	}
 }
 
-// The guest is told how fast its counter runs, because on a busy host it
-// cannot find out.
-func TestTheGuestIsToldItsCounter(t *testing.T) {
+// The driver passes the frequency of the time stamp counter to the guest, which
+// cannot measure it on a busy host.
+func TestTheGuestUsesTheTSCUnderTCG(t *testing.T) {
 	l := newLab(t)
 	d := newDriver(t)
 	if d.Info().Accel != AccelTCG {
-		return // with KVM the guest has a clock of the host's
+		return // under KVM the guest has a paravirtual clock
 	}
 	s := l.spec(t)
 	s.Cmdline = "console=ttyS0"
@@ -214,9 +221,8 @@ func TestTheGuestIsToldItsCounter(t *testing.T) {
 	c.Expect("Switched to clocksource tsc")
 }
 
-// What a guest has written before it was saved is on its disk, and what it
-// still has in its memory goes there after it was woken.
-func TestDisksOutliveASave(t *testing.T) {
+// The disk has what the guest wrote before the save, and the woken guest writes to it.
+func TestAWokenGuestReadsAndWritesItsDisk(t *testing.T) {
 	l := newLab(t)
 	s := l.spec(t)
 	m, c := l.run(t, s)
@@ -250,23 +256,23 @@ func TestDisksOutliveASave(t *testing.T) {
 	}
 	content, err := os.ReadFile(s.Disks[1].Path)
 	if err != nil || string(content[:6]) != "later!" {
-		t.Errorf("the host sees %q, %v", content[:6], err)
+		t.Errorf("the disk file begins with %q, %v", content[:6], err)
 	}
 	if err := woken.Kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The guest has written since: what was saved is spent.
+	// The guest has written to its disk since, so it cannot be woken from dir again.
 	if m, err := d.Wake(t.Context(), s, dir); err == nil || !strings.Contains(err.Error(), "own was changed") {
 		if m != nil {
 			_ = m.Kill(t.Context())
 			_ = m.Close()
 		}
-		t.Errorf("woken once more: %v", err)
+		t.Errorf("a second wake: %v", err)
 	}
 }
 
-// QEMU itself refuses devices that the manifest vouches for and that are none.
-func TestQEMUsRefusalOfDevicesIsTold(t *testing.T) {
+// QEMU itself refuses a devices file that matches the manifest but is not its own.
+func TestInvalidDevicesAreAnErrorOfQEMU(t *testing.T) {
 	l := newLab(t)
 	s := l.spec(t)
 	dir := filepath.Join(s.Dir, "saved")
@@ -292,7 +298,7 @@ func TestQEMUsRefusalOfDevicesIsTold(t *testing.T) {
 		_ = m.Close()
 		t.Fatal("it was woken")
 	}
-	if !strings.Contains(err.Error(), "QEMU said: ") {
+	if !strings.Contains(err.Error(), "QEMU printed: ") {
 		t.Errorf("the error is %v", err)
 	}
 	if left := leftovers(s); len(left) > 0 {

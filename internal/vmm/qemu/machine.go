@@ -6,8 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net"
 	"path/filepath"
 	"sync"
@@ -15,74 +13,55 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/vmm/process"
 )
 
-// commandLimit bounds a control command whose caller does not.
-const commandLimit = 10 * time.Second
+// commandTimeout bounds one QMP command.
+const commandTimeout = 10 * time.Second
 
-// machine is the daemon's hold on one QEMU process.
+// machine is one QEMU process with its control connection.
 type machine struct {
-	handle  vmm.Handle
+	*process.Process
 	hostCPU string
-	proc    *jail.Proc
-	said    *jail.Words
-	log     *slog.Logger
-	work    sync.WaitGroup
-	exited  chan struct{}
-	closed  chan struct{}
-	exit    vmm.Exit // written before exited is closed
-	last    string   // QEMU's last words; written before exited is closed
+	stderr  *jail.Output
 
-	link chan *qmp // holds the one control connection, nil until it is made
-
-	saving sync.Mutex  // held while the machine is saved
-	moved  chan string // how a loading ended, as QEMU tells it; capacity 1
+	control  chan *qmp   // has the one control connection, nil until it is made
+	saving   sync.Mutex  // held while the machine is saved
+	migrated chan string // the status in which a migration ended; capacity 1
 
 	mu      sync.Mutex
-	conns   map[vmm.Channel]net.Conn
-	console net.Conn // connected before the guest ran, not yet asked for
+	console net.Conn // connected before the guest ran, for the first Dial
 	reason  string   // of the last SHUTDOWN event
-	killed  bool
-	hungUp  bool // no connection is made any more
-
-	closing  sync.Once
-	closeErr error
 }
 
-func (d *Driver) newMachine(h vmm.Handle, proc *jail.Proc, said *jail.Words) *machine {
+func (d *Driver) newMachine(h vmm.Handle, proc *jail.Proc, stderr *jail.Output) *machine {
 	m := &machine{
-		handle: h, hostCPU: d.cpu, proc: proc, said: said, log: d.log,
-		exited: make(chan struct{}), closed: make(chan struct{}),
-		link: make(chan *qmp, 1), moved: make(chan string, 1), conns: map[vmm.Channel]net.Conn{},
+		Process: process.New("QEMU", h, proc, d.log), hostCPU: d.cpu, stderr: stderr,
+		control: make(chan *qmp, 1), migrated: make(chan string, 1),
 	}
-	m.link <- nil
-	m.work.Go(m.watch)
+	m.control <- nil
+	connected := false // to QMP, until the process exited
+	m.Watch(process.Hooks{
+		Drain: func() string {
+			connected = m.drainControl()
+			return m.stderr.LastLine()
+		},
+		Cleanup: func() error { return removeSockets(h.Dir) },
+		Cause: func(exit vmm.Exit, status jail.Status, killed bool) vmm.Exit {
+			return m.cause(exit, status, killed, connected)
+		},
+		Release: m.release,
+	})
 	return m
 }
 
-// watch waits for the process's end, and then tells what it was.
-func (m *machine) watch() {
-	select {
-	case <-m.closed:
-		return
-	case <-m.proc.Exited():
-	}
-	connected := m.drainLink()
-	m.last = m.said.AtEnd()
-	m.hangUp()
-	if err := removeSockets(m.handle.Dir); err != nil {
-		m.log.Warn("cannot remove the sockets of a machine that is gone", "vm", m.handle.ID, "err", err)
-	}
-	m.exit = m.judge(m.proc.Status(), connected)
-	close(m.exited)
-}
-
-// drainLink waits until the last event of the control connection has been
-// taken in, and reports whether there was a connection up to the end.
-func (m *machine) drainLink() bool {
-	q := <-m.link
-	defer func() { m.link <- q }()
+// drainControl waits until the last event of the control connection is handled, and
+// reports whether there was a connection.
+func (m *machine) drainControl() bool {
+	q := <-m.control
+	defer func() { m.control <- q }()
 	if q == nil {
 		return false
 	}
@@ -91,14 +70,11 @@ func (m *machine) drainLink() bool {
 	return true
 }
 
-// judge tells the cause of the exit: what QEMU announced, else the status.
-func (m *machine) judge(st jail.Status, connected bool) vmm.Exit {
+// cause sets the cause of the exit from the reason in QEMU's SHUTDOWN event, else
+// from the status of the process.
+func (m *machine) cause(exit vmm.Exit, status jail.Status, killed, connected bool) vmm.Exit {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	exit := vmm.Exit{At: st.At, Detail: st.String()}
-	if m.last != "" {
-		exit.Detail += "; QEMU said: " + m.last
-	}
 	switch {
 	case m.reason == "guest-shutdown":
 		exit.Cause, exit.Detail = vmm.ExitShutdown, ""
@@ -106,12 +82,12 @@ func (m *machine) judge(st jail.Status, connected bool) vmm.Exit {
 		exit.Cause, exit.Detail = vmm.ExitReset, ""
 	case m.reason == "guest-panic":
 		exit.Cause, exit.Detail = vmm.ExitPanic, ""
-	case m.killed:
+	case killed:
 		exit.Cause, exit.Detail = vmm.ExitKilled, ""
-	case m.reason != "": // a signal or a command that was not ours
+	case m.reason != "": // a signal or a command of another process
 		exit.Cause = vmm.ExitCrashed
-		exit.Detail = "ended from outside (" + m.reason + "); " + exit.Detail
-	case st.Signal != 0 || st.Code != 0 || connected: // it goes by itself only with a word
+		exit.Detail = "ended by another process of the host (" + m.reason + "); " + exit.Detail
+	case status.Signal != 0 || status.Code != 0 || connected: // without the event that QEMU sends before an orderly exit
 		exit.Cause = vmm.ExitCrashed
 	default:
 		exit.Cause = vmm.ExitUnknown
@@ -119,35 +95,46 @@ func (m *machine) judge(st jail.Status, connected bool) vmm.Exit {
 	return exit
 }
 
-// observe takes in what QEMU tells unasked.
-func (m *machine) observe(e qmpEvent) {
+// release closes the control connection and stops the copying of stderr.
+func (m *machine) release() error {
+	q := <-m.control
+	if q != nil {
+		q.close()
+	}
+	m.control <- q
+	m.stderr.Close()
+	return nil
+}
+
+// handleEvent handles a QMP event.
+func (m *machine) handleEvent(e qmpEvent) {
 	switch e.Name {
 	case "SHUTDOWN":
-		m.observeShutdown(e.Data)
+		m.handleShutdown(e.Data)
 	case "MIGRATION":
-		m.observeMigration(e.Data)
+		m.handleMigration(e.Data)
 	default:
-		m.log.Debug("qemu event", "vm", m.handle.ID, "event", e.Name)
+		m.Log.Debug("qemu event", logkey.VM, m.Handle().ID, "event", e.Name)
 	}
 }
 
-func (m *machine) observeShutdown(data json.RawMessage) {
+func (m *machine) handleShutdown(data json.RawMessage) {
 	var why struct{ Reason string }
-	_ = json.Unmarshal(data, &why) // no reason is told as one that is not known
+	_ = json.Unmarshal(data, &why) // without a reason the cause is unknown
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.reason = why.Reason
 }
 
-// command runs a control command without arguments.
+// command runs a QMP command without arguments.
 func (m *machine) command(ctx context.Context, name string, out any) error {
 	return m.run(ctx, qmpCommand{name: name}, out)
 }
 
-// run runs a control command over the one connection, which is made again if
-// it was lost.
+// run runs a QMP command over the one connection, which it makes again if it was
+// lost.
 func (m *machine) run(ctx context.Context, command qmpCommand, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	q, err := m.connect(ctx)
 	if err == nil {
@@ -159,134 +146,81 @@ func (m *machine) run(ctx context.Context, command qmpCommand, out any) error {
 	return nil
 }
 
-// connect returns the control connection, after making it if there is none.
-func (m *machine) connect(ctx context.Context) (q *qmp, err error) {
+// connect returns the control connection, and makes it if there is none.
+func (m *machine) connect(ctx context.Context) (*qmp, error) {
+	var q *qmp
 	select {
-	case q = <-m.link:
-	case <-m.exited:
-		return nil, errGone(m.handle.ID)
+	case q = <-m.control:
+	case <-m.Exited():
+		return nil, process.Gone(m.Handle().ID)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	defer func() { m.link <- q }()
-	if m.isHungUp() {
-		return nil, errGone(m.handle.ID)
-	}
-	if q != nil && !q.ended() {
-		return q, nil
+	defer func() { m.control <- q }()
+	if m.ChannelsClosed() {
+		return nil, process.Gone(m.Handle().ID)
 	}
 	if q != nil {
-		q.close()
+		select {
+		case <-q.done:
+			q.close()
+		default:
+			return q, nil
+		}
 	}
-	fresh, err := dialQMP(ctx, m.handle.Socket, m.observe)
+	fresh, err := dialQMP(ctx, m.Handle().Socket, m.handleEvent)
 	if err != nil {
-		return nil, err
+		return nil, err // q stays: how the one before ended tells why QEMU did
 	}
 	q = fresh
 	return q, nil
 }
 
-func (q *qmp) ended() bool {
-	select {
-	case <-q.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// explain waits a moment for the exit that most lost connections are.
+// explain returns the error of a failed command. If the connection was lost, the
+// error says whether the machine has ended.
 func (m *machine) explain(err error) error {
-	if !errors.Is(err, errQMPClosed) && !isNetError(err) {
-		return err
+	var lost *net.OpError
+	if errors.Is(err, errQMPClosed) || errors.As(err, &lost) {
+		return m.Explain(err)
 	}
-	select {
-	case <-m.exited:
-		return errGone(m.handle.ID)
-	case <-time.After(time.Second):
-		return errs.New(errs.Unavailable, "vmm_silent", "the VMM of %s does not answer", m.handle.ID).WithCause(err)
-	}
-}
-
-func isNetError(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op)
-}
-
-func errGone(id string) error {
-	return errs.New(errs.NotFound, "machine_gone", "the machine of %s is gone", id)
-}
-
-// keepConsole holds a console connection for the first Dial.
-func (m *machine) keepConsole(conn net.Conn) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.console = conn
-	m.conns[vmm.ChannelConsole] = conn
+	return err
 }
 
 // Dial implements vmm.Machine.
 func (m *machine) Dial(ctx context.Context, ch vmm.Channel) (net.Conn, error) {
-	name, ok := channelSocket(ch)
+	name, ok := map[vmm.Channel]string{vmm.ChannelAgent: agentSocket, vmm.ChannelConsole: consoleSocket}[ch]
 	if !ok {
 		return nil, errs.New(errs.Unsupported, "no_channel", "cannot dial channel %q: QEMU machines do not have it", ch)
 	}
-	if conn, err := m.prepareDial(ch); conn != nil || err != nil {
-		return conn, err
+	if ch == vmm.ChannelConsole {
+		if conn := m.claimConsole(); conn != nil {
+			return conn, nil
+		}
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(m.handle.Dir, name))
+	if err := m.CloseConn(ch); err != nil {
+		return nil, err
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(m.Handle().Dir, name))
 	if err != nil {
 		return nil, m.explain(err)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.hungUp {
-		_ = conn.Close()
-		return nil, errGone(m.handle.ID)
+	if err := m.SetConn(ch, conn); err != nil {
+		return nil, err
 	}
-	if other := m.conns[ch]; other != nil {
-		_ = other.Close() // of a Dial at the same time
-	}
-	m.conns[ch] = conn
 	return conn, nil
 }
 
-// prepareDial ends the channel's connection, or hands out the one that waits.
-func (m *machine) prepareDial(ch vmm.Channel) (net.Conn, error) {
+// claimConsole returns, once, the console connection that attach made.
+func (m *machine) claimConsole() net.Conn {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.hungUp {
-		return nil, errGone(m.handle.ID)
+	conn := m.console
+	m.console = nil
+	if m.ChannelsClosed() {
+		return nil
 	}
-	if conn := m.console; ch == vmm.ChannelConsole && conn != nil {
-		m.console = nil
-		return conn, nil
-	}
-	if old := m.conns[ch]; old != nil {
-		_ = old.Close()
-		delete(m.conns, ch)
-	}
-	return nil, nil
+	return conn
 }
-
-// hangUp ends all channels and forbids new ones.
-func (m *machine) hangUp() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.hungUp = true
-	for _, c := range m.conns {
-		_ = c.Close()
-	}
-}
-
-func (m *machine) isHungUp() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.hungUp
-}
-
-// Handle implements vmm.Machine.
-func (m *machine) Handle() vmm.Handle { return m.handle }
 
 // Pause implements vmm.Machine.
 func (m *machine) Pause(ctx context.Context) error { return m.command(ctx, "stop", nil) }
@@ -304,60 +238,4 @@ func (m *machine) Paused(ctx context.Context) (bool, error) {
 // PowerButton implements vmm.Machine.
 func (m *machine) PowerButton(ctx context.Context) error {
 	return m.command(ctx, "system_powerdown", nil)
-}
-
-// Kill implements vmm.Machine.
-func (m *machine) Kill(ctx context.Context) error {
-	select {
-	case <-m.exited:
-		return nil
-	default:
-	}
-	m.mu.Lock()
-	m.killed = true
-	m.mu.Unlock()
-	if err := m.proc.Kill(ctx); err != nil {
-		return fmt.Errorf("cannot kill the VMM of %s: %w", m.handle.ID, err)
-	}
-	select {
-	case <-m.exited:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// Exited implements vmm.Machine.
-func (m *machine) Exited() <-chan struct{} { return m.exited }
-
-// Exit implements vmm.Machine.
-func (m *machine) Exit() vmm.Exit { return m.exit }
-
-// lastWords returns QEMU's last line, once it has ended.
-func (m *machine) lastWords() string {
-	select {
-	case <-m.exited:
-		return m.last
-	default:
-		return ""
-	}
-}
-
-// Close implements vmm.Machine.
-func (m *machine) Close() error {
-	m.closing.Do(func() { m.closeErr = m.letGo() })
-	return m.closeErr
-}
-
-func (m *machine) letGo() error {
-	m.hangUp()
-	close(m.closed)
-	q := <-m.link
-	if q != nil {
-		q.close()
-	}
-	m.link <- q
-	m.work.Wait()
-	m.said.Close()
-	return m.proc.Close()
 }

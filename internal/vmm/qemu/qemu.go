@@ -1,12 +1,12 @@
 //go:build linux && amd64
 
-// Package qemu is the driver for QEMU's microvm machine, with KVM where the
-// host proves to have it, and with software emulation (TCG) where not.
+// Package qemu is the driver for QEMU's microvm machine, with KVM where a probe of
+// the host proves that it works, else with software emulation (TCG).
 //
-// Each machine is one process in a jail (internal/host/jail) that owns no
-// path: its control socket, serial console, agent channel, disks, kernel and
-// TAP are handed to it as open files. It outlives the daemon, and a later one
-// adopts it. What runs in the guest is no business of this package.
+// Each machine is one jailed process (internal/host/jail) that opens no path: its
+// control socket, serial console, agent channel, disks, kernel and TAP are passed to
+// it as open files. The process outlives the daemon, and a later daemon adopts it.
+// The package does not know what runs in the guest.
 // Start at [New], then [Driver.Start].
 package qemu
 
@@ -31,16 +31,17 @@ const Name = "qemu"
 
 // Values of Config.Accel.
 const (
-	AccelAuto = "auto" // kvm if it is proven, else tcg
+	AccelAuto = "auto" // kvm if the probe proves it, else tcg
 	AccelKVM  = "kvm"
 	AccelTCG  = "tcg"
 )
 
 // Config says how the driver runs QEMU.
 type Config struct {
-	Binary string // "" means qemu-system-x86_64 on PATH
-	Accel  string // AccelAuto, AccelKVM or AccelTCG; "" means AccelAuto
-	Log    *slog.Logger
+	Binary  string // "" means qemu-system-x86_64 on PATH
+	Accel   string // AccelAuto, AccelKVM or AccelTCG; "" means AccelAuto
+	Cgroups jail.Cgroups
+	Log     *slog.Logger
 }
 
 // Driver runs machines with QEMU.
@@ -48,24 +49,25 @@ type Driver struct {
 	binary  string // absolute, symbolic links resolved: as /proc/PID/exe shows it
 	version string
 	accel   acceleration
-	cpu     string // of the host, as guests may come to rely on it
+	cpu     string // what guests rely on of the host's processor
 	tscKHz  func() uint64
+	cgroups jail.Cgroups
 	log     *slog.Logger
 	notes   jail.Notes // of starts
 }
 
-// New looks at the host's QEMU and acceleration. It also removes cgroups of
-// machines that ended while no daemon watched.
+// New checks the host's QEMU and KVM. It also removes cgroups of machines that ended
+// while no daemon ran.
 //
-// Errors: errs.Unsupported when QEMU is missing or too old, or when KVM is
-// demanded and not proven.
+// Errors: errs.Unsupported when QEMU is missing or too old, or when cfg demands KVM
+// and it does not work.
 func New(ctx context.Context, cfg Config) (*Driver, error) {
-	clock := startClock()
+	clock := readClock()
 	binary, err := findBinary(cfg.Binary)
 	if err != nil {
 		return nil, err
 	}
-	version, err := askVersion(ctx, binary)
+	version, err := readVersion(ctx, binary)
 	if err != nil {
 		return nil, err
 	}
@@ -73,14 +75,14 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := jail.Sweep(); err != nil {
+	if err := cfg.Cgroups.Sweep(); err != nil {
 		return nil, err
 	}
 	cpu, err := kvm.HostCPU()
 	if err != nil {
 		return nil, err
 	}
-	return &Driver{binary: binary, version: version, accel: accel, cpu: relied(cpu, accel), tscKHz: clock.kHz(), log: cfg.Log}, nil
+	return &Driver{binary: binary, version: version, accel: accel, cpu: cpuForGuests(cpu, accel), tscKHz: clock.kHz(), cgroups: cfg.Cgroups, log: cfg.Log}, nil
 }
 
 const (
@@ -102,25 +104,25 @@ func findBinary(name string) (string, error) {
 	return filepath.EvalSymlinks(path)
 }
 
-// minVersion is the oldest QEMU whose microvm machine does what is needed.
+// minVersion is the oldest QEMU whose microvm machine has all that the driver uses.
 var minVersion = [2]int{7, 2}
 
-func askVersion(ctx context.Context, binary string) (string, error) {
+func readVersion(ctx context.Context, binary string) (string, error) {
 	out, err := exec.CommandContext(ctx, binary, "--version").Output()
 	if err != nil {
-		return "", fmt.Errorf("cannot ask QEMU for its version: %w", err)
+		return "", fmt.Errorf("cannot get the version of QEMU: %w", err)
 	}
 	return parseVersion(string(out))
 }
 
-var versionForm = regexp.MustCompile(`^QEMU emulator version (\d+)\.(\d+)(\.\d+)*`)
+var versionPattern = regexp.MustCompile(`^QEMU emulator version (\d+)\.(\d+)(\.\d+)*`)
 
 func parseVersion(out string) (string, error) {
-	found := versionForm.FindStringSubmatch(out)
+	found := versionPattern.FindStringSubmatch(out)
 	if found == nil {
-		return "", errs.New(errs.Unsupported, "qemu_unknown", "the QEMU program does not tell its version").WithHint(installHint)
+		return "", errs.New(errs.Unsupported, "qemu_unknown", "cannot find a version in the output of QEMU's --version").WithHint(installHint)
 	}
-	major, _ := strconv.Atoi(found[1]) // digits; a number too large is none that exists
+	major, _ := strconv.Atoi(found[1]) // only digits; no release has a number that overflows
 	minor, _ := strconv.Atoi(found[2])
 	version := strings.TrimPrefix(found[0], "QEMU emulator version ")
 	if major < minVersion[0] || major == minVersion[0] && minor < minVersion[1] {

@@ -4,6 +4,7 @@ package qemu
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -28,14 +29,16 @@ func TestVersions(t *testing.T) {
 		"hello":                                                         "qemu_unknown",
 		"":                                                              "qemu_unknown",
 	} {
-		got, err := parseVersion(out)
-		if err != nil && !errs.HasCode(err, want) || err == nil && got != want {
-			t.Errorf("%q: %q, %v; want %s", out, got, err, want)
-		}
+		t.Run(out, func(t *testing.T) {
+			got, err := parseVersion(out)
+			if err != nil && !errs.HasCode(err, want) || err == nil && got != want {
+				t.Errorf("%q: %q, %v; want %s", out, got, err, want)
+			}
+		})
 	}
 }
 
-func TestMissingQEMUIsSaidWithAHint(t *testing.T) {
+func TestMissingQEMUIsAnErrorWithAHint(t *testing.T) {
 	_, err := New(t.Context(), Config{Binary: "no-such-qemu", Log: slog.New(slog.DiscardHandler)})
 	var e *errs.Error
 	if !errors.As(err, &e) || e.Kind != errs.Unsupported || !strings.Contains(e.Hint, "apt-get install") {
@@ -43,64 +46,70 @@ func TestMissingQEMUIsSaidWithAHint(t *testing.T) {
 	}
 }
 
-func TestAccelerationIsChosenByProof(t *testing.T) {
+func TestAccelerationFollowsTheProbe(t *testing.T) {
 	proven := func() kvm.Result { return kvm.Result{Usable: true, Why: "it runs"} }
 	refuted := func() kvm.Result { return kvm.Result{Why: "it only emulates"} }
-	open := func() ([]int, error) { return []int{107}, nil }
-	shut := func() ([]int, error) { return nil, errors.New("only root may open it") }
+	allowed := func() ([]int, error) { return []int{107}, nil }
+	denied := func() ([]int, error) { return nil, errors.New("only root may open it") }
 	for _, c := range []struct {
 		name, want string
 		probe      func() kvm.Result
 		group      func() ([]int, error)
 		accel, why string // accel "" means refused
 	}{
-		{"auto, proven", AccelAuto, proven, open, AccelKVM, "it runs"},
-		{"default, proven", "", proven, open, AccelKVM, "it runs"},
-		{"auto, refuted", AccelAuto, refuted, open, AccelTCG, "it only emulates"},
-		{"auto, no access", AccelAuto, proven, shut, AccelTCG, "only root"},
-		{"kvm, refuted", AccelKVM, refuted, open, "", "it only emulates"},
-		{"kvm, no access", AccelKVM, proven, shut, "", "only root"},
-		{"tcg, though proven", AccelTCG, proven, open, AccelTCG, "configured"},
-		{"unknown", "xen", proven, open, "", "xen"},
+		{"auto, proven", AccelAuto, proven, allowed, AccelKVM, "it runs"},
+		{"default, proven", "", proven, allowed, AccelKVM, "it runs"},
+		{"auto, refuted", AccelAuto, refuted, allowed, AccelTCG, "it only emulates"},
+		{"auto, no access", AccelAuto, proven, denied, AccelTCG, "only root"},
+		{"kvm, refuted", AccelKVM, refuted, allowed, "", "it only emulates"},
+		{"kvm, no access", AccelKVM, proven, denied, "", "only root"},
+		{"tcg, though proven", AccelTCG, proven, allowed, AccelTCG, "configured"},
+		{"unknown", "xen", proven, allowed, "", "xen"},
 	} {
-		got, err := chooseAccel(c.want, c.probe, c.group)
-		why := got.why
-		if err != nil {
-			why = err.Error()
-		}
-		if got.name != c.accel || (err != nil) != (c.accel == "") || !strings.Contains(why, c.why) {
-			t.Errorf("%s: %+v, %v", c.name, got, err)
-		}
-		if c.accel == AccelKVM && !slices.Equal(got.groups, []int{107}) {
-			t.Errorf("%s: groups %v", c.name, got.groups)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			got, err := chooseAccel(c.want, c.probe, c.group)
+			why := got.why
+			if err != nil {
+				why = err.Error()
+			}
+			if got.name != c.accel || (err != nil) != (c.accel == "") || !strings.Contains(why, c.why) {
+				t.Errorf("%s: %+v, %v", c.name, got, err)
+			}
+			if c.accel == AccelKVM && !slices.Equal(got.groups, []int{107}) {
+				t.Errorf("%s: groups %v", c.name, got.groups)
+			}
+		})
 	}
 }
 
-func TestCommandLineOnlyAddsWhatIsNotSet(t *testing.T) {
+func TestCommandLineKeepsTheCallersParameters(t *testing.T) {
 	tcg, hw := acceleration{name: AccelTCG}, acceleration{name: AccelKVM}
 	for _, c := range []struct {
-		words string
-		accel acceleration
-		want  string
+		params string
+		accel  acceleration
+		want   string
 	}{
 		{"console=ttyS0", tcg, "console=ttyS0 reboot=t tsc_early_khz=2600000 tsc=reliable"},
 		{"console=ttyS0", hw, "console=ttyS0 reboot=t"},
 		{"reboot=k tsc=unstable", tcg, "reboot=k tsc=unstable tsc_early_khz=2600000"},
 		{"", hw, "reboot=t"},
 	} {
-		if got := cmdline(c.words, c.accel, 2_600_000); got != c.want {
-			t.Errorf("%q: got %q, want %q", c.words, got, c.want)
-		}
+		t.Run(c.params, func(t *testing.T) {
+			if got := cmdline(c.params, c.accel, 2_600_000); got != c.want {
+				t.Errorf("%q: got %q, want %q", c.params, got, c.want)
+			}
+		})
 	}
 }
 
-func TestMarkerComesBack(t *testing.T) {
+func TestMarkerIsParsed(t *testing.T) {
 	for _, dir := range []string{"/var/lib/hatch/vms/vm_1", "/a,b/vm_1", "/a@b/,,/vm_1"} {
-		id, got, ok := parseMarker([]string{"-name", marker("vm_1", dir), "-S"})
-		if !ok || id != "vm_1" || got != dir {
-			t.Errorf("%s came back as %q, %q, %v", dir, id, got, ok)
-		}
+		t.Run(dir, func(t *testing.T) {
+			id, got, ok := parseMarker([]string{"-name", marker("vm_1", dir), "-S"})
+			if !ok || id != "vm_1" || got != dir {
+				t.Errorf("the marker of vm_1 in %s is parsed as %q in %q, %v", dir, id, got, ok)
+			}
+		})
 	}
 	for _, args := range [][]string{
 		nil,
@@ -112,9 +121,11 @@ func TestMarkerComesBack(t *testing.T) {
 		{"-S", "-name", "guest=vm_1@/x"},
 		{"-name", "vm_1@/x"},
 	} {
-		if id, dir, ok := parseMarker(args); ok {
-			t.Errorf("%v was taken for %s in %s", args, id, dir)
-		}
+		t.Run(fmt.Sprintf("%+v", args), func(t *testing.T) {
+			if id, dir, ok := parseMarker(args); ok {
+				t.Errorf("%v is parsed as %s in %s, want an error", args, id, dir)
+			}
+		})
 	}
 }
 
@@ -129,25 +140,27 @@ func TestSpecsThatCannotRunAreRefused(t *testing.T) {
 		"no memory":   func(s *vmm.Spec) { s.MemMiB = 63 },
 		"long serial": func(s *vmm.Spec) { s.Disks = []vmm.Disk{{Serial: strings.Repeat("x", 21)}} },
 	} {
-		s := good
-		change(&s)
-		if err := checkSpec(s); !errs.Is(err, errs.Unsupported) {
-			t.Errorf("%s: %v", name, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			s := good
+			change(&s)
+			if err := checkSpec(s); !errs.Is(err, errs.Unsupported) {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
 	}
 }
 
-func TestLimitsCoverGuestAndEmulator(t *testing.T) {
+func TestLimitsIncludeGuestAndEmulator(t *testing.T) {
 	s := vmm.Spec{ID: "vm_1", VCPUs: 2, MemMiB: 512}
-	if got, want := *limits(s, acceleration{name: AccelKVM}), (jail.Cgroup{Name: "vm_1", MemBytes: 640 << 20, CPUs: 2.5, Tasks: 130}); got != want {
+	if got, want := *limits(s, acceleration{name: AccelKVM}, "/vms"), (jail.Cgroup{Parent: "/vms", Name: "vm_1", MemBytes: 640 << 20, CPUs: 2.5, Tasks: 130}); got != want {
 		t.Errorf("kvm: %+v, want %+v", got, want)
 	}
-	if got := limits(s, acceleration{name: AccelTCG}).MemBytes; got != 896<<20 {
+	if got := limits(s, acceleration{name: AccelTCG}, "").MemBytes; got != 896<<20 {
 		t.Errorf("tcg: %d bytes", got)
 	}
 }
 
-func TestASocketPathTooLongIsSaidClearly(t *testing.T) {
+func TestASocketPathThatIsTooLongIsRefused(t *testing.T) {
 	_, err := listen("/"+strings.Repeat("x", 120), qmpSocket)
 	var e *errs.Error
 	if !errors.As(err, &e) || e.Code != "path_too_long" || e.Hint == "" {
@@ -174,7 +187,7 @@ func TestListenReplacesStaleSocketsOnly(t *testing.T) {
 	_ = served.Close()
 	again, err := listen(dir, qmpSocket)
 	if err != nil {
-		t.Fatalf("a stale socket is in the way: %v", err)
+		t.Fatalf("a stale socket was not replaced: %v", err)
 	}
 	links, err := socketLinks()
 	if err != nil || !jail.HoldsFile(os.Getpid(), links[filepath.Join(dir, qmpSocket)]) {
@@ -194,80 +207,82 @@ func TestSocketTable(t *testing.T) {
 	}
 }
 
-func TestWordsAreBounded(t *testing.T) {
+func TestTheLogOfStderrIsBounded(t *testing.T) {
 	dir := t.TempDir()
-	said, w, err := newWords(dir)
+	output, w, err := newStderr(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.WriteString(strings.Repeat("noise\n", jail.MaxWords/3) + "the last line\n"); err != nil {
+	if _, err := w.WriteString(strings.Repeat("noise\n", jail.MaxOutput/3) + "the last line\n"); err != nil {
 		t.Fatal(err)
 	}
 	_ = w.Close()
-	if got := said.AtEnd(); got != "the last line" {
-		t.Errorf("last words %q", got)
+	if got := output.LastLine(); got != "the last line" {
+		t.Errorf("the last line is %q", got)
 	}
-	said.Close()
-	if st, err := os.Stat(filepath.Join(dir, vmm.LogName)); err != nil || st.Size() != jail.MaxWords || st.Mode().Perm() != 0o600 {
+	output.Close()
+	if st, err := os.Stat(filepath.Join(dir, vmm.LogName)); err != nil || st.Size() != jail.MaxOutput || st.Mode().Perm() != 0o600 {
 		t.Errorf("the log: %+v, %v", st, err)
 	}
 }
 
-func TestWordsThatSayNothingAreLeftOut(t *testing.T) {
+func TestExpectedWarningsAreNotLogged(t *testing.T) {
 	dir := t.TempDir()
-	said, w, err := newWords(dir)
+	output, w, err := newStderr(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	const noise = "qemu-system-x86_64: ram_block_discard_range: Failed to fallocate memory:8400000 +400000 (-1)\n"
-	text := noise + "one\n" + strings.Repeat(noise, jail.MaxWords/len(noise)) + strings.Repeat("x", 5000) + "\ntwo" // no line's end at the end
+	text := noise + "one\n" + strings.Repeat(noise, jail.MaxOutput/len(noise)) + strings.Repeat("x", 5000) + "\ntwo" // without a line break at the end
 	if _, err := w.WriteString(text); err != nil {
 		t.Fatal(err)
 	}
 	_ = w.Close()
-	if got := said.AtEnd(); got != "two" {
-		t.Errorf("last words %q", got)
+	if got := output.LastLine(); got != "two" {
+		t.Errorf("the last line is %q", got)
 	}
-	said.Close()
+	output.Close()
 	if got, err := os.ReadFile(filepath.Join(dir, vmm.LogName)); err != nil || string(got) != "one\n"+strings.Repeat("x", 5000)+"\ntwo" {
 		t.Errorf("the log has %d bytes, %.100q, %v", len(got), got, err)
 	}
 }
 
-func TestTheCountersFrequencyIsSteady(t *testing.T) {
-	a, b := startClock().kHz()(), startClock().kHz()()
+func TestTwoMeasurementsOfTheTSCAgree(t *testing.T) {
+	a, b := readClock().kHz()(), readClock().kHz()()
 	if a < 100_000 || max(a, b)-min(a, b) > a/1000 {
 		t.Errorf("measured %d and %d kHz", a, b)
 	}
 }
 
-func TestFilesForTheProcessNeedNoAccess(t *testing.T) {
+func TestFilesThatTheUserMayNotReadAreCopied(t *testing.T) {
 	dir := t.TempDir()
 	for mode, copied := range map[os.FileMode]bool{0o600: os.Geteuid() != 12345, 0o644: false} {
-		path := filepath.Join(dir, mode.String())
-		if err := os.WriteFile(path, []byte("kernel"), mode); err != nil {
-			t.Fatal(err)
-		}
-		f, err := openForUser(path, 12345)
-		if err != nil {
-			t.Fatal(err)
-		}
-		link, err := os.Readlink(fdPath(int(f.Fd())))
-		if err != nil || strings.HasPrefix(link, "/memfd:") != copied {
-			t.Errorf("mode %s is handed over as %s, %v", mode, link, err)
-		}
-		content := make([]byte, 6)
-		if _, err := f.ReadAt(content, 0); err != nil || string(content) != "kernel" {
-			t.Errorf("content %q, %v", content, err)
-		}
-		_ = f.Close()
+		t.Run(fmt.Sprint(mode), func(t *testing.T) {
+			path := filepath.Join(dir, mode.String())
+			if err := os.WriteFile(path, []byte("kernel"), mode); err != nil {
+				t.Fatal(err)
+			}
+			f, err := openForUser(path, 12345)
+			if err != nil {
+				t.Fatal(err)
+			}
+			link, err := os.Readlink(fdPath(int(f.Fd())))
+			if err != nil || strings.HasPrefix(link, "/memfd:") != copied {
+				t.Errorf("a file with mode %s is passed as %s, %v", mode, link, err)
+			}
+			content := make([]byte, 6)
+			if _, err := f.ReadAt(content, 0); err != nil || string(content) != "kernel" {
+				t.Errorf("content %q, %v", content, err)
+			}
+			_ = f.Close()
+		})
 	}
 	if _, err := openForUser(dir, 0); err == nil {
-		t.Error("a directory was taken for a kernel")
+		t.Error("a directory was opened as a kernel")
 	}
 }
 
-func TestJudgeTellsTheCause(t *testing.T) {
+func TestCauseOfExit(t *testing.T) {
 	crash := jail.Status{Known: true, Signal: 9}
 	for _, c := range []struct {
 		name      string
@@ -282,20 +297,22 @@ func TestJudgeTellsTheCause(t *testing.T) {
 		{"guest panics", "guest-panic", false, jail.Status{Known: true}, true, vmm.ExitPanic},
 		{"guest resets", "guest-reset", false, jail.Status{Known: true}, true, vmm.ExitReset},
 		{"we kill", "", true, crash, true, vmm.ExitKilled},
-		{"somebody kills", "", false, crash, true, vmm.ExitCrashed},
-		{"somebody sends SIGTERM", "host-signal", false, jail.Status{Known: true}, true, vmm.ExitCrashed},
+		{"another process kills", "", false, crash, true, vmm.ExitCrashed},
+		{"another process sends SIGTERM", "host-signal", false, jail.Status{Known: true}, true, vmm.ExitCrashed},
 		{"it fails", "", false, jail.Status{Known: true, Code: 1}, false, vmm.ExitCrashed},
 		{"another daemon's child dies", "", false, jail.Status{}, true, vmm.ExitCrashed},
 		{"nothing is known", "", false, jail.Status{}, false, vmm.ExitUnknown},
 	} {
-		m := &machine{reason: c.reason, killed: c.killed}
-		if got := m.judge(c.status, c.connected); got.Cause != c.want {
-			t.Errorf("%s: %+v, want %s", c.name, got, c.want)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			m := &machine{reason: c.reason}
+			if got := m.cause(vmm.Exit{}, c.status, c.killed, c.connected); got.Cause != c.want {
+				t.Errorf("%+v, want %s", got, c.want)
+			}
+		})
 	}
 }
 
-// pipeQMP returns a QMP client and what plays QEMU.
+// pipeQMP returns a QMP client whose other end play serves, in QEMU's place.
 func pipeQMP(t *testing.T, play func(net.Conn)) (*qmp, error) {
 	t.Helper()
 	ours, theirs := net.Pipe()

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// qmp is one connection to QEMU's control socket. It is ready for commands
-// once dialQMP returns; after its end every command fails.
+// qmp is one connection to QEMU's control socket. It is ready for commands when
+// dialQMP returns; once it has ended every command fails.
 type qmp struct {
 	conn    net.Conn
 	version string
@@ -31,13 +31,13 @@ type qmp struct {
 	waiting map[uint64]chan qmpMessage
 }
 
-// qmpEvent is what QEMU tells unasked.
+// qmpEvent is an asynchronous message of QEMU.
 type qmpEvent struct {
 	Name string
 	Data json.RawMessage
 }
 
-// qmpMessage is any line that QEMU sends.
+// qmpMessage is any line that QEMU sends: a greeting, an event or a reply.
 type qmpMessage struct {
 	Greeting *struct {
 		Version struct {
@@ -52,18 +52,18 @@ type qmpMessage struct {
 }
 
 const (
-	// maxQMPLine bounds a line from QEMU, which a guest may have taken over.
+	// maxQMPLine bounds a line from QEMU, which a guest may have compromised, in bytes.
 	maxQMPLine = 1 << 20
-	// qmpWriteLimit bounds the wait for QEMU to read a command.
-	qmpWriteLimit = 10 * time.Second
+	// qmpWriteTimeout bounds the wait for QEMU to read a command.
+	qmpWriteTimeout = 10 * time.Second
 )
 
 var (
 	errQMPClosed = errors.New("QEMU's control connection has ended")
-	errQMPLine   = errors.New("QEMU's control connection sent what is no QMP")
+	errNotQMP    = errors.New("QEMU sent a line that is not QMP")
 )
 
-// dialQMP connects, reads the greeting and negotiates. ctx bounds all three.
+// dialQMP connects, reads the greeting and enters command mode. ctx bounds all three.
 func dialQMP(ctx context.Context, path string, onEvent func(qmpEvent)) (*qmp, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err != nil {
@@ -106,7 +106,7 @@ func readGreeting(lines *bufio.Scanner) (version string, err error) {
 		return "", err
 	}
 	if m.Greeting == nil {
-		return "", errQMPLine
+		return "", errNotQMP
 	}
 	v := m.Greeting.Version.QEMU
 	return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro), nil
@@ -115,12 +115,12 @@ func readGreeting(lines *bufio.Scanner) (version string, err error) {
 func parseQMP(line []byte) (qmpMessage, error) {
 	var m qmpMessage
 	if err := json.Unmarshal(bytes.TrimSpace(line), &m); err != nil {
-		return qmpMessage{}, errQMPLine
+		return qmpMessage{}, errNotQMP
 	}
 	return m, nil
 }
 
-// read deals out what QEMU says until the connection ends.
+// read passes on events and replies until the connection ends.
 func (q *qmp) read(lines *bufio.Scanner) {
 	defer close(q.done)
 	for lines.Scan() {
@@ -133,21 +133,22 @@ func (q *qmp) read(lines *bufio.Scanner) {
 			q.onEvent(qmpEvent{m.Event, m.Data})
 			continue
 		}
-		q.answer(m)
+		q.deliver(m)
 	}
 }
 
-func (q *qmp) answer(m qmpMessage) {
+// deliver passes a reply to the command that waits for it, if there is one.
+func (q *qmp) deliver(m qmpMessage) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if to, ok := q.waiting[m.ID]; ok {
 		delete(q.waiting, m.ID)
-		to <- m // has room for one
+		to <- m // does not block: its capacity is 1
 	}
 }
 
-// qmpCommand is a command with its arguments, nil for none, and a file that
-// goes with it, nil for none.
+// qmpCommand is a command with its arguments, nil for none, and a file that is
+// passed with it, nil for none.
 type qmpCommand struct {
 	name string
 	args map[string]any
@@ -177,14 +178,14 @@ func (q *qmp) send(command qmpCommand, id uint64) error {
 		message["arguments"] = command.args
 	}
 	line := []byte(mustJSON(message) + "\n")
-	_ = q.conn.SetWriteDeadline(time.Now().Add(qmpWriteLimit))
+	_ = q.conn.SetWriteDeadline(time.Now().Add(qmpWriteTimeout))
 	if command.file == nil {
 		_, err := q.conn.Write(line)
 		return err
 	}
 	socket, ok := q.conn.(*net.UnixConn)
 	if !ok {
-		return errors.New("no file can be sent over this connection")
+		return errors.New("a file can be sent only over a Unix socket")
 	}
 	_, _, err := socket.WriteMsgUnix(line, unix.UnixRights(int(command.file.Fd())), nil)
 	return err
@@ -218,7 +219,7 @@ func (q *qmp) forget(id uint64) {
 	delete(q.waiting, id)
 }
 
-// close hangs up and waits for the reader. QEMU goes on.
+// close closes the connection and waits for the reader. QEMU keeps running.
 func (q *qmp) close() {
 	_ = q.conn.Close()
 	q.reader.Wait()

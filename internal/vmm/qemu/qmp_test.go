@@ -8,17 +8,23 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"testing"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-const qmpHello = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, "capabilities": ["oob"]}}` + "\n"
+const qmpGreeting = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, "capabilities": ["oob"]}}` + "\n"
 
-// answering plays a QEMU that answers each command by what reply returns.
+// answering returns a fake QEMU that answers each command with what reply returns.
 func answering(reply func(command string, id uint64) string) func(net.Conn) {
 	return func(c net.Conn) {
-		_, _ = fmt.Fprint(c, qmpHello)
+		_, _ = fmt.Fprint(c, qmpGreeting)
 		lines := bufio.NewScanner(c)
 		for lines.Scan() {
 			var m struct {
@@ -35,7 +41,7 @@ func answering(reply func(command string, id uint64) string) func(net.Conn) {
 
 func ok(id uint64) string { return fmt.Sprintf(`{"return": {}, "id": %d}`+"\n", id) }
 
-func TestQMPFindsItsAnswersAmongOthers(t *testing.T) {
+func TestQMPMatchesRepliesToCommands(t *testing.T) {
 	q, err := pipeQMP(t, answering(func(command string, id uint64) string {
 		switch command {
 		case "query-status":
@@ -62,7 +68,7 @@ func TestQMPFindsItsAnswersAmongOthers(t *testing.T) {
 	}
 }
 
-func TestQMPGivesUpWithItsCaller(t *testing.T) {
+func TestQMPCommandEndsWithItsContext(t *testing.T) {
 	q, err := pipeQMP(t, answering(func(command string, id uint64) string {
 		if command == "qmp_capabilities" {
 			return ok(id)
@@ -83,17 +89,19 @@ func TestQMPGivesUpWithItsCaller(t *testing.T) {
 	}
 }
 
-func TestHostileQMPIsHungUpOn(t *testing.T) {
-	for name, says := range map[string]string{
+func TestInvalidQMPClosesTheConnection(t *testing.T) {
+	for name, output := range map[string]string{
 		"no JSON":         "hello\n",
 		"no greeting":     `{"event": "STOP"}` + "\n",
 		"an endless line": strings.Repeat("x", maxQMPLine+1),
 		"nothing":         "",
 	} {
-		if q, err := pipeQMP(t, func(c net.Conn) { _, _ = fmt.Fprint(c, says); _ = c.Close() }); err == nil {
-			q.close()
-			t.Errorf("%s was taken for QMP", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			if q, err := pipeQMP(t, func(c net.Conn) { _, _ = fmt.Fprint(c, output); _ = c.Close() }); err == nil {
+				q.close()
+				t.Errorf("%s was accepted as QMP", name)
+			}
+		})
 	}
 	q, err := pipeQMP(t, answering(func(command string, id uint64) string {
 		if command == "qmp_capabilities" {
@@ -111,7 +119,7 @@ func TestHostileQMPIsHungUpOn(t *testing.T) {
 }
 
 func FuzzParseQMP(f *testing.F) {
-	f.Add([]byte(qmpHello))
+	f.Add([]byte(qmpGreeting))
 	f.Add([]byte(`{"return": {}, "id": 1}`))
 	f.Add([]byte(`{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}`))
 	f.Fuzz(func(_ *testing.T, line []byte) {
@@ -120,11 +128,46 @@ func FuzzParseQMP(f *testing.F) {
 			return
 		}
 		_ = decodeReply("x", m, &struct{ Running bool }{})
-		(&machine{log: nil}).observeShutdown(m.Data)
+		(&machine{}).handleShutdown(m.Data)
 	})
 }
 
 func FuzzParseSocketTable(f *testing.F) {
 	f.Add("0: 2 0 1 1 1 12345 /run/a b\n")
 	f.Fuzz(func(_ *testing.T, table string) { parseSocketTable(table) })
+}
+
+// A command may come between the close of the channels and the release of the
+// machine: it leaves the control connection to the release, which closes it.
+func TestACommandOfAClosedMachineLosesNoConnection(t *testing.T) {
+	q, err := pipeQMP(t, answering(func(_ string, id uint64) string { return ok(id) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.close()
+	id, err := jail.Identify(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	proc, err := jail.Open(id, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stderr, w, err := newStderr(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	m := (&Driver{log: slog.New(slog.DiscardHandler)}).newMachine(vmm.Handle{ID: "vm_1"}, proc, stderr)
+	<-m.control
+	m.control <- q
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Pause(t.Context()); !errs.HasCode(err, "machine_gone") {
+		t.Errorf("a command of a closed machine: %v, want machine_gone", err)
+	}
+	if left := <-m.control; left != q {
+		t.Errorf("the machine has the connection %p, want %p", left, q)
+	}
 }

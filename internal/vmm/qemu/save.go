@@ -13,19 +13,20 @@ import (
 
 	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/host/mapping"
+	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/vmm/process"
 )
 
 const (
-	// saveLimit bounds the writing and the reading of a machine's devices, some
-	// 100 KiB.
-	saveLimit = 30 * time.Second
-	// copyRate bounds the copying of a guest's memory, in MiB per second: a disk
-	// that swaps is faster.
+	// saveTimeout bounds the write of a machine's devices, some 100 KiB.
+	saveTimeout = 30 * time.Second
+	// copyRate is the rate, in MiB per second, below which a copy of a guest's memory
+	// times out. Even a guest that is swapped out is copied faster.
 	copyRate = 32
 )
 
-// fileName is what QEMU is told to call a file that it is handed.
+// fileName is QEMU's name for the descriptor that readDevices passes to it.
 const fileName = "devices"
 
 // Save implements vmm.Machine.
@@ -36,26 +37,26 @@ func (m *machine) Save(ctx context.Context, spec vmm.Spec, dir string) error {
 	}
 	m.saving.Lock()
 	defer m.saving.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, saveLimit+time.Duration(spec.MemMiB/copyRate)*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, saveTimeout+time.Duration(spec.MemMiB/copyRate)*time.Second)
 	defer cancel()
-	stood, err := m.Paused(ctx)
+	wasPaused, err := m.Paused(ctx)
 	if err != nil {
 		return err
 	}
 	if err := m.save(ctx, spec, private, dir); err != nil {
-		return errors.Join(err, m.unsave(ctx, dir, stood))
+		return errors.Join(err, m.undoSave(ctx, dir, wasPaused))
 	}
 	return nil
 }
 
-// privateMemory returns what the machine has mapped of a base; nil when its
-// memory is the file already. The process itself shows which it is, also to a
-// daemon that adopted it.
+// privateMemory returns the machine's private mapping of a base; nil when spec.Memory
+// is its memory. It looks at the process, so that it works for an adopted machine
+// too.
 func (m *machine) privateMemory(ctx context.Context, spec vmm.Spec) (*mapping.Mapping, error) {
-	if spec.Memory != "" && jail.HoldsFile(m.handle.PID, map[string]bool{spec.Memory: true}) {
+	if spec.Memory != "" && jail.HoldsFile(m.Handle().PID, map[string]bool{spec.Memory: true}) {
 		return nil, nil
 	}
-	private, err := mapping.Find(m.handle.PID, vmm.BaseName, int64(spec.MemMiB)<<20)
+	private, err := mapping.Find(m.Handle().PID, vmm.BaseName, int64(spec.MemMiB)<<20)
 	if err == nil && spec.Memory != "" {
 		return private, nil
 	}
@@ -63,13 +64,13 @@ func (m *machine) privateMemory(ctx context.Context, spec vmm.Spec) (*mapping.Ma
 		return nil, gone
 	}
 	if err == nil || errors.Is(err, mapping.ErrNone) {
-		return nil, vmm.NotShared(m.handle.ID)
+		return nil, vmm.NotShared(m.Handle().ID)
 	}
 	return nil, err
 }
 
-// save writes the memory after the devices, which is when nothing changes it
-// any more.
+// save pauses the guest and writes the devices, the memory and the manifest. The
+// memory comes after the devices: until then QEMU may still change it.
 func (m *machine) save(ctx context.Context, spec vmm.Spec, private *mapping.Mapping, dir string) error {
 	if err := m.command(ctx, "stop", nil); err != nil {
 		return err
@@ -87,11 +88,11 @@ func (m *machine) save(ctx context.Context, spec vmm.Spec, private *mapping.Mapp
 			return fmt.Errorf("cannot save the machine's memory: %w", err)
 		}
 	}
-	return m.describe(ctx, spec, dir)
+	return m.writeManifest(ctx, spec, dir)
 }
 
-// writeDevices lets QEMU write all that it knows of the machine but for its
-// memory and its disks. It does so before it answers.
+// writeDevices makes QEMU write the state of all devices, without memory and disks.
+// QEMU answers when it has written it.
 func (m *machine) writeDevices(ctx context.Context, f *os.File) (err error) {
 	var set struct {
 		ID *int `json:"fdset-id"`
@@ -100,14 +101,14 @@ func (m *machine) writeDevices(ctx context.Context, f *os.File) (err error) {
 		return err
 	}
 	if set.ID == nil {
-		return errors.New("QEMU does not tell what it calls the file")
+		return errors.New("QEMU's answer to add-fd has no fdset-id")
 	}
 	defer func() {
 		remove := qmpCommand{name: "remove-fd", args: map[string]any{"fdset-id": *set.ID}}
 		err = errors.Join(err, m.run(context.WithoutCancel(ctx), remove, nil))
 	}()
 	return m.run(ctx, qmpCommand{name: "xen-save-devices-state", args: map[string]any{
-		"filename": fmt.Sprintf("/dev/fdset/%d", *set.ID), "live": false, // else it would let go of the disks
+		"filename": fmt.Sprintf("/dev/fdset/%d", *set.ID), "live": false, // else QEMU would release the disks
 	}}, nil)
 }
 
@@ -121,13 +122,13 @@ func (m *machine) writeMemory(ctx context.Context, spec vmm.Spec, private *mappi
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	m.log.Debug("memory copied", "vm", m.handle.ID, "changed", copied.Changed, "written", copied.Written, "took", time.Since(began))
+	m.Log.Debug("memory copied", logkey.VM, m.Handle().ID, "changed", copied.Changed, "written", copied.Written, logkey.Took, time.Since(began))
 	return nil
 }
 
-// describe writes the manifest of what has been saved. The acceleration is
-// asked for: an earlier daemon may have chosen another one.
-func (m *machine) describe(ctx context.Context, spec vmm.Spec, dir string) error {
+// writeManifest writes the manifest of the saved machine. It asks QEMU for the
+// acceleration: an earlier daemon may have chosen another one.
+func (m *machine) writeManifest(ctx context.Context, spec vmm.Spec, dir string) error {
 	s, err := vmm.NewSaved(spec, dir)
 	if err != nil {
 		return err
@@ -136,27 +137,28 @@ func (m *machine) describe(ctx context.Context, spec vmm.Spec, dir string) error
 	if err := m.command(ctx, "query-kvm", &kvm); err != nil {
 		return err
 	}
-	s.Driver, s.Version, s.Accel, s.CPU = Name, m.handle.Version, AccelTCG, m.hostCPU
+	s.Driver, s.Version, s.Accel, s.CPU = Name, m.Handle().Version, AccelTCG, m.hostCPU
 	if kvm.Enabled {
 		s.Accel = AccelKVM
 	}
 	return s.Write(dir)
 }
 
-// unsave undoes a save that failed: files, and the guest goes on.
-func (m *machine) unsave(ctx context.Context, dir string, stood bool) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandLimit)
+// undoSave removes the files of a save that failed, and resumes the guest unless it
+// was paused before.
+func (m *machine) undoSave(ctx context.Context, dir string, wasPaused bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer cancel()
-	faults := []error{vmm.RemoveSaved(dir)}
-	if !stood {
-		faults = append(faults, m.command(ctx, "cont", nil))
+	failures := []error{vmm.RemoveSaved(dir)}
+	if !wasPaused {
+		failures = append(failures, m.command(ctx, "cont", nil))
 	}
-	return errors.Join(faults...)
+	return errors.Join(failures...)
 }
 
-// read lets QEMU read its devices from the file, which it calls a migration,
-// and waits until it has.
-func (m *machine) read(ctx context.Context, f *os.File) error {
+// readDevices makes QEMU read the state of its devices from the file, as an incoming
+// migration, and waits for its end. The guest is paused afterwards.
+func (m *machine) readDevices(ctx context.Context, f *os.File) error {
 	for _, c := range []qmpCommand{
 		{name: "migrate-set-capabilities", args: map[string]any{"capabilities": []any{
 			map[string]any{"capability": "events", "state": true},
@@ -169,32 +171,33 @@ func (m *machine) read(ctx context.Context, f *os.File) error {
 		}
 	}
 	select {
-	case how := <-m.moved:
-		return m.judgeMove(ctx, how)
-	case <-m.exited:
-		return errGone(m.handle.ID)
+	case status := <-m.migrated:
+		return m.migrationError(ctx, status)
+	case <-m.Exited():
+		return process.Gone(m.Handle().ID)
 	case <-ctx.Done():
-		return fmt.Errorf("QEMU does not come to an end: %w", ctx.Err())
+		return fmt.Errorf("QEMU does not finish reading the devices: %w", ctx.Err())
 	}
 }
 
-// observeMigration keeps how a loading ended.
-func (m *machine) observeMigration(data json.RawMessage) {
+// handleMigration passes on the status in which a migration ended.
+func (m *machine) handleMigration(data json.RawMessage) {
 	var now struct{ Status string }
-	_ = json.Unmarshal(data, &now) // no status is none that counts
+	_ = json.Unmarshal(data, &now) // an event without a status is not the end
 	switch now.Status {
-	case moveDone, "failed", "cancelled":
+	case migrationCompleted, "failed", "cancelled":
 		select {
-		case m.moved <- now.Status:
+		case m.migrated <- now.Status:
 		default:
 		}
 	}
 }
 
-const moveDone = "completed"
+const migrationCompleted = "completed"
 
-func (m *machine) judgeMove(ctx context.Context, how string) error {
-	if how == moveDone {
+// migrationError returns nil if the status is that of a success, else QEMU's error.
+func (m *machine) migrationError(ctx context.Context, status string) error {
+	if status == migrationCompleted {
 		return nil
 	}
 	var why struct {
@@ -203,7 +206,7 @@ func (m *machine) judgeMove(ctx context.Context, how string) error {
 	if err := m.command(ctx, "query-migrate", &why); err != nil {
 		return err
 	}
-	return fmt.Errorf("QEMU says that it %s: %s", how, why.Desc)
+	return fmt.Errorf("QEMU cannot read the devices (%s): %s", status, why.Desc)
 }
 
 // Wake implements vmm.Driver.
@@ -219,16 +222,19 @@ func (d *Driver) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machi
 		return nil, fmt.Errorf("cannot read the machine's devices: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	m, err := d.launch(ctx, spec, wakes)
+	m, err := d.launch(ctx, spec, wake)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.load(ctx, f); err != nil {
-		return nil, m.discard(err)
+	if err = m.attach(ctx); err == nil {
+		err = m.readDevices(ctx, f)
 	}
-	d.notes.Tell(d.log, m.proc.Note())
+	if err != nil {
+		return nil, m.Discard(err)
+	}
+	d.notes.Log(d.log, m.Proc.Note())
 	return m, nil
 }
 
@@ -244,7 +250,7 @@ func (d *Driver) Check(spec vmm.Spec, dir string) error {
 	return s.Check(vmm.Saved{Driver: Name, Version: d.version, Accel: d.accel.name, CPU: d.cpu}, spec, dir)
 }
 
-// checkSaved refuses what cannot be woken here.
+// checkSaved is Check, and looks at the memory too.
 func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
 	if err := d.Check(spec, dir); err != nil {
 		return err
@@ -260,13 +266,4 @@ func (d *Driver) checkSaved(spec vmm.Spec, dir string) error {
 		return vmm.Unusable("its memory cannot be read").WithCause(err)
 	}
 	return nil
-}
-
-// load reads the devices of a machine just launched. The guest's CPUs still
-// stand afterwards.
-func (m *machine) load(ctx context.Context, f *os.File) error {
-	if err := m.meet(ctx); err != nil {
-		return err
-	}
-	return m.read(ctx, f)
 }

@@ -25,29 +25,28 @@ processor	: 1
 model name	: Another CPU
 `
 
-func TestTheProcessorIsWhatGuestsRelyOn(t *testing.T) {
+func TestGuestsRelyOnFeaturesUnderKVMAndOnTheModelUnderTCG(t *testing.T) {
 	read := func(info, accel string) string {
 		t.Helper()
 		cpu, err := kvm.ParseCPU(strings.NewReader(info))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return relied(cpu, acceleration{name: accel})
+		return cpuForGuests(cpu, acceleration{name: accel})
 	}
 	updated := strings.Replace(cpuinfo, "fpu vme", "fpu vme new", 1)
 	if got := read(cpuinfo, AccelTCG); got != "Some CPU @ 2.40GHz" || got != read(updated, AccelTCG) {
 		t.Errorf("under TCG it is %q", got)
 	}
 	if read(cpuinfo, AccelKVM) == read(updated, AccelKVM) {
-		t.Error("under KVM a new feature makes no difference")
+		t.Error("under KVM the description is the same with a new feature")
 	}
 	if _, err := kvm.ParseCPU(strings.NewReader("processor: 0\n")); err == nil {
-		t.Error("a processor without a name")
+		t.Error("a processor without a model name was parsed")
 	}
 }
 
-// A file that goes with a command arrives with it.
-func TestQMPSendsFiles(t *testing.T) {
+func TestQMPSendsAFileWithItsCommand(t *testing.T) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -96,17 +95,17 @@ func TestQMPSendsFiles(t *testing.T) {
 	_ = sent.Close()
 	text := make([]byte, 16)
 	if n, err := r.Read(text); string(text[:n]) != "hello" {
-		t.Errorf("%q, %v came through", text[:n], err)
+		t.Errorf("read %q, %v through the sent file", text[:n], err)
 	}
 }
 
-// A guest's first write to a hole of its base takes two pages: the base's, and
-// its own.
-func TestAGuestWithABaseMayUseItsMemoryTwice(t *testing.T) {
+// A guest's first write to a hole of its base allocates two pages: one of the base,
+// and the guest's copy.
+func TestLimitsOfAGuestWithABaseCountItsMemoryTwice(t *testing.T) {
 	s := vmm.Spec{ID: "vm_1", VCPUs: 1, MemMiB: 512}
-	alone := limits(s, acceleration{name: AccelKVM}).MemBytes
+	alone := limits(s, acceleration{name: AccelKVM}, "").MemBytes
 	s.Base = os.Stdin
-	if got, want := limits(s, acceleration{name: AccelKVM}).MemBytes, alone+512<<20; got != want {
+	if got, want := limits(s, acceleration{name: AccelKVM}, "").MemBytes, alone+512<<20; got != want {
 		t.Errorf("it is limited to %d bytes, want %d", got, want)
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/hatchvm/hatch/internal/errs"
-	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 // Names of a machine's sockets in its run directory.
@@ -24,17 +23,12 @@ const (
 
 var socketNames = []string{qmpSocket, consoleSocket, agentSocket}
 
-// maxSocketPath is the longest path that fits a socket's address.
+// maxSocketPath is the longest path of a Unix socket, in bytes.
 const maxSocketPath = 107
 
-func channelSocket(ch vmm.Channel) (string, bool) {
-	name, ok := map[vmm.Channel]string{vmm.ChannelAgent: agentSocket, vmm.ChannelConsole: consoleSocket}[ch]
-	return name, ok
-}
-
-// listen makes a socket in dir that only root may connect to, and returns it
-// listening, so that a connection can be made before QEMU is up. A stale one
-// is replaced; one that somebody serves is not.
+// listen makes a listening socket in dir that only root may connect to. Connections
+// can be made before QEMU accepts them. It replaces a stale socket, but not one that
+// a process serves.
 func listen(dir, name string) (*os.File, error) {
 	path := filepath.Join(dir, name)
 	if len(path) > maxSocketPath {
@@ -42,7 +36,7 @@ func listen(dir, name string) (*os.File, error) {
 			"the data directory's path is too long by %d bytes for the sockets of a VM", len(path)-maxSocketPath).
 			WithHint("set HATCH_DATA_DIR to a shorter path")
 	}
-	if conn, err := net.Dial("unix", path); err == nil {
+	if conn, err := net.Dial("unix", path); err == nil { //nolint:noctx // a Unix socket accepts or refuses at once
 		_ = conn.Close()
 		return nil, errs.New(errs.Conflict, "machine_runs", "another process serves the socket %s of this VM", name)
 	}
@@ -69,15 +63,15 @@ func removeSocket(path string) error {
 }
 
 func removeSockets(dir string) error {
-	var faults []error
+	var failures []error
 	for _, name := range socketNames {
-		faults = append(faults, removeSocket(filepath.Join(dir, name)))
+		failures = append(failures, removeSocket(filepath.Join(dir, name)))
 	}
-	return errors.Join(faults...)
+	return errors.Join(failures...)
 }
 
-// socketLinks maps the paths of all unix sockets of this network namespace to
-// how they look below /proc/PID/fd.
+// socketLinks maps the paths of all Unix sockets of this network namespace to the
+// targets that their links below /proc/PID/fd have.
 func socketLinks() (map[string]map[string]bool, error) {
 	table, err := os.ReadFile("/proc/net/unix")
 	if err != nil {
@@ -86,8 +80,8 @@ func socketLinks() (map[string]map[string]bool, error) {
 	return parseSocketTable(string(table)), nil
 }
 
-// parseSocketTable reads /proc/net/unix: the seventh column is the inode, the
-// eighth, which may hold spaces, the path.
+// parseSocketTable reads /proc/net/unix: the seventh column is the inode, the eighth
+// the path, which may contain spaces.
 func parseSocketTable(table string) map[string]map[string]bool {
 	links := map[string]map[string]bool{}
 	for line := range strings.Lines(table) {

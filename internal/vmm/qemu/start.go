@@ -10,21 +10,19 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/host/mapping"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
 const (
-	// startLimit bounds a start whose caller does not.
-	startLimit = 30 * time.Second
-	// openFiles is QEMU's limit: its disks, sockets and threads need some 40.
+	// startTimeout bounds a start, if its context does not end before.
+	startTimeout = 30 * time.Second
+	// openFiles limits QEMU's open files: its disks, sockets and threads need some 40.
 	openFiles = 256
 )
 
@@ -36,88 +34,77 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	m, err := d.launch(ctx, spec, boots)
+	m, err := d.launch(ctx, spec, boot)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.meet(ctx); err != nil {
-		return nil, m.discard(err)
+	if err := m.attach(ctx); err != nil {
+		return nil, m.Discard(err)
 	}
-	d.notes.Tell(d.log, m.proc.Note())
+	d.notes.Log(d.log, m.Proc.Note())
 	if err := m.command(ctx, "cont", nil); err != nil {
-		return nil, m.discard(err)
+		return nil, m.Discard(err)
 	}
 	return m, nil
 }
 
-// launch starts the process, with the guest's CPUs still standing.
-func (d *Driver) launch(ctx context.Context, spec vmm.Spec, o origin) (*machine, error) {
-	var in inventory
-	defer in.close()
-	fd, err := in.gather(spec)
+// launch starts the process with the guest's CPUs paused.
+func (d *Driver) launch(ctx context.Context, spec vmm.Spec, mode startMode) (*machine, error) {
+	var opened processFiles
+	defer opened.close()
+	fd, err := opened.openAll(spec)
 	if err != nil {
-		return nil, errors.Join(err, in.undo())
+		return nil, errors.Join(err, opened.undo())
 	}
-	said, stderr, err := newWords(spec.Dir)
+	output, stderr, err := newStderr(spec.Dir)
 	if err != nil {
-		return nil, errors.Join(err, in.undo())
+		return nil, errors.Join(err, opened.undo())
 	}
 	proc, err := jail.Start(ctx, jail.Process{
-		Path: d.binary, Args: arguments(spec, o, d.accel, d.tscKHz(), fd), UID: spec.UID, GID: spec.GID, Groups: d.accel.groups,
-		Files: in.files, Stderr: stderr, OpenFiles: openFiles, Cgroup: limits(spec, d.accel),
+		Path: d.binary, Args: arguments(spec, mode, d.accel, d.tscKHz(), fd), UID: spec.UID, GID: spec.GID, Groups: d.accel.groups,
+		Files: opened.files, Stderr: stderr, OpenFiles: openFiles, Cgroup: limits(spec, d.accel, d.cgroups),
 	})
 	_ = stderr.Close()
 	if err != nil {
-		said.Close()
-		return nil, errors.Join(err, in.undo())
+		output.Close()
+		return nil, errors.Join(err, opened.undo())
 	}
-	return d.newMachine(handleOf(spec.ID, spec.Dir, proc.Identity(), ""), proc, said), nil
+	return d.newMachine(handleOf(spec.ID, spec.Dir, proc.Identity(), ""), proc, output), nil
 }
 
-// meet connects to a machine just launched, to its console too, so that
-// nothing is lost of what the guest says first.
-func (m *machine) meet(ctx context.Context) error {
-	console, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(m.handle.Dir, consoleSocket))
+// attach connects to the console of a machine that was just launched, for the first
+// Dial, so that no output of the guest is lost. Then it connects to QMP.
+func (m *machine) attach(ctx context.Context) error {
+	console, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(m.Handle().Dir, consoleSocket))
 	if err != nil {
 		return err
 	}
-	m.keepConsole(console)
-	return m.recognise(ctx)
+	if err := m.SetConn(vmm.ChannelConsole, console); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.console = console
+	m.mu.Unlock()
+	return m.checkVersion(ctx)
 }
 
-// discard ends a machine whose start failed, and says why it did.
-func (m *machine) discard(cause error) error {
-	bounded, cancel := context.WithTimeout(context.Background(), startLimit)
-	defer cancel()
-	if err := m.Kill(bounded); err != nil {
-		cause = errors.Join(cause, err)
-	}
-	if err := m.Close(); err != nil {
-		cause = errors.Join(cause, err)
-	}
-	if last := m.lastWords(); last != "" {
-		cause = fmt.Errorf("%w; QEMU said: %s", cause, last)
-	}
-	return errs.New(errs.Internal, "vmm_start_failed", "QEMU would not start the VM").WithCause(cause)
-}
-
-// inventory is what is opened for a process and passed on to it.
-type inventory struct {
+// processFiles are the files that launch opens and passes to a process.
+type processFiles struct {
 	files []*os.File
-	dir   string // where sockets were made, "" before
+	dir   string // in which sockets were made; "" before
 }
 
-// gather opens everything that spec names.
-func (in *inventory) gather(spec vmm.Spec) (fd descriptors, err error) {
+// openAll opens all files that spec names, and makes the sockets.
+func (p *processFiles) openAll(spec vmm.Spec) (fd descriptors, err error) {
 	open := func(name string, f *os.File, openErr error) int {
 		if openErr != nil {
 			err = errors.Join(err, fmt.Errorf("cannot open %s: %w", name, openErr))
 			return -1
 		}
-		in.files = append(in.files, f)
-		return jail.FirstFile + len(in.files) - 1
+		p.files = append(p.files, f)
+		return jail.FirstFile + len(p.files) - 1
 	}
 	socket := func(name string) int {
 		f, listenErr := listen(spec.Dir, name)
@@ -129,9 +116,9 @@ func (in *inventory) gather(spec vmm.Spec) (fd descriptors, err error) {
 	}
 	fd.qmp = socket(qmpSocket)
 	if err != nil {
-		return fd, err // another machine may run here: its sockets are not ours to undo
+		return fd, err // another machine may run in this directory: undo must not remove its sockets
 	}
-	in.dir = spec.Dir
+	p.dir = spec.Dir
 	fd.console, fd.agent = socket(consoleSocket), socket(agentSocket)
 	f, openErr := openForUser(spec.Kernel, spec.UID)
 	fd.kernel = open("the kernel", f, openErr)
@@ -143,7 +130,7 @@ func (in *inventory) gather(spec vmm.Spec) (fd descriptors, err error) {
 	}
 	if spec.Base != nil {
 		f, openErr := openBase(spec)
-		fd.memory = open("what the guest's memory begins as", f, openErr)
+		fd.memory = open("the base of the guest's memory", f, openErr)
 	} else if spec.Memory != "" {
 		f, openErr := openMemory(spec)
 		fd.memory = open("the guest's memory", f, openErr)
@@ -156,18 +143,18 @@ func (in *inventory) gather(spec vmm.Spec) (fd descriptors, err error) {
 }
 
 // close closes the daemon's copies.
-func (in *inventory) close() {
-	for _, f := range in.files {
+func (p *processFiles) close() {
+	for _, f := range p.files {
 		_ = f.Close()
 	}
 }
 
-// undo removes what gather made in the run directory.
-func (in *inventory) undo() error {
-	if in.dir == "" {
+// undo removes the sockets that openAll made.
+func (p *processFiles) undo() error {
+	if p.dir == "" {
 		return nil
 	}
-	return removeSockets(in.dir)
+	return removeSockets(p.dir)
 }
 
 func openDisk(d vmm.Disk) (*os.File, error) {
@@ -177,8 +164,7 @@ func openDisk(d vmm.Disk) (*os.File, error) {
 	return os.OpenFile(d.Path, os.O_RDWR, 0)
 }
 
-// openMemory opens the file that is the guest's memory. One of another size
-// would be taken for broken memory, or be cut.
+// openMemory opens the file of the guest's memory.
 func openMemory(spec vmm.Spec) (*os.File, error) {
 	f, err := os.OpenFile(spec.Memory, os.O_RDWR, 0)
 	if err != nil {
@@ -190,6 +176,7 @@ func openMemory(spec vmm.Spec) (*os.File, error) {
 	return f, nil
 }
 
+// checkMemory returns an error if a file is not as large as the guest's memory.
 func checkMemory(f *os.File, spec vmm.Spec) error {
 	st, err := f.Stat()
 	if err != nil {
@@ -201,12 +188,12 @@ func checkMemory(f *os.File, spec vmm.Spec) error {
 	return nil
 }
 
-// baseSeals keep everybody from changing a file.
+// baseSeals make a memfd immutable.
 const baseSeals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
-// openBase opens the file that the guest's memory begins as once more, so that
-// the process shares no position in it with us. QEMU insists on opening it for
-// writing: that it cannot write is found out before.
+// openBase opens the base again, so that the process does not share our file offset.
+// QEMU needs it open for writing, so openBase first checks that the seals forbid
+// every change.
 func openBase(spec vmm.Spec) (*os.File, error) {
 	if err := checkMemory(spec.Base, spec); err != nil {
 		return nil, err
@@ -224,15 +211,15 @@ func openBase(spec vmm.Spec) (*os.File, error) {
 		return nil, err
 	}
 	if seals&baseSeals != baseSeals {
-		return nil, fmt.Errorf("it is not sealed against all changes, but %#x", seals)
+		return nil, fmt.Errorf("it is not sealed against all changes: its seals are %#x", seals)
 	}
 	return os.OpenFile(path, os.O_RDWR, 0)
 }
 
-// duplicate copies the descriptor, since Start closes the TAP by itself.
+// duplicate duplicates the descriptor, since Start closes the TAP itself.
 func duplicate(f *os.File) (*os.File, error) {
 	if f == nil {
-		return nil, errors.New("there is none")
+		return nil, errors.New("the spec has none")
 	}
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -241,26 +228,24 @@ func duplicate(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// openForUser opens a file that QEMU opens once more through /proc/self/fd:
-// no directory's mode matters there, but the file's own does. One that the
-// process's user may not read is handed over as a copy in memory.
+// openForUser opens a file that QEMU, as user uid, opens again through /proc/self/fd:
+// the modes of its directories do not matter then, but its own mode does. If the user
+// may not read it, openForUser returns a copy in memory.
 func openForUser(path string, uid int) (*os.File, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	st, err := f.Stat()
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		_ = f.Close()
-		return nil, err
+		return nil, fmt.Errorf("cannot stat %s: %w", path, err)
 	}
-	if !st.Mode().IsRegular() {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		_ = f.Close()
 		return nil, errors.New("it is not a regular file")
 	}
-	const otherR = 0o004
-	owner := int(st.Sys().(*syscall.Stat_t).Uid)
-	if uid == 0 || owner == uid || st.Mode().Perm()&otherR != 0 {
+	if uid == 0 || int(st.Uid) == uid || st.Mode&unix.S_IROTH != 0 {
 		return f, nil
 	}
 	defer func() { _ = f.Close() }()
@@ -270,7 +255,7 @@ func openForUser(path string, uid int) (*os.File, error) {
 func copyToMemory(f *os.File) (*os.File, error) {
 	fd, err := unix.MemfdCreate(filepath.Base(f.Name()), unix.MFD_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("cannot get a file in memory: %w", err)
+		return nil, fmt.Errorf("cannot make a memfd: %w", err)
 	}
 	c := os.NewFile(uintptr(fd), f.Name())
 	if _, err := io.Copy(c, f); err != nil {

@@ -4,9 +4,7 @@ package qemu
 
 import (
 	"context"
-	"errors"
 
-	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -16,17 +14,17 @@ func (m *machine) Stats(ctx context.Context) (vmm.Stats, error) {
 	if err := m.command(ctx, "query-blockstats", &disks); err != nil {
 		return vmm.Stats{}, err
 	}
-	used, err := m.proc.Usage()
-	if errors.Is(err, jail.ErrGone) {
-		return vmm.Stats{}, errGone(m.handle.ID)
+	stats, err := m.Usage()
+	for _, d := range disks {
+		stats.Block.ReadBytes += d.Stats.ReadBytes
+		stats.Block.WriteBytes += d.Stats.WriteBytes
+		stats.Block.ReadOps += d.Stats.ReadOps
+		stats.Block.WriteOps += d.Stats.WriteOps
 	}
-	if err != nil {
-		return vmm.Stats{}, err
-	}
-	return vmm.Stats{StartedAt: used.StartedAt, CPUTime: used.CPU, Resident: used.Resident, Block: sumBlocks(disks)}, nil
+	return stats, err
 }
 
-// blockStats is what QEMU tells of one disk.
+// blockStats are QEMU's counters of one disk.
 type blockStats struct {
 	Stats struct {
 		ReadBytes  uint64 `json:"rd_bytes"`
@@ -34,14 +32,4 @@ type blockStats struct {
 		ReadOps    uint64 `json:"rd_operations"`
 		WriteOps   uint64 `json:"wr_operations"`
 	}
-}
-
-func sumBlocks(disks []blockStats) (sum vmm.BlockCounters) {
-	for _, d := range disks {
-		sum.ReadBytes += d.Stats.ReadBytes
-		sum.WriteBytes += d.Stats.WriteBytes
-		sum.ReadOps += d.Stats.ReadOps
-		sum.WriteOps += d.Stats.WriteOps
-	}
-	return sum
 }

@@ -19,11 +19,11 @@ func statsOf(t *testing.T, m vmm.Machine) vmm.Stats {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%+v, told in %v", st, time.Since(began).Round(time.Microsecond))
+	t.Logf("%+v after %v", st, time.Since(began).Round(time.Microsecond))
 	return st
 }
 
-func TestStatsAreThoseOfTheGuestsWork(t *testing.T) {
+func TestStatsCountTheGuestsWork(t *testing.T) {
 	l := newLab(t)
 	m, c := l.run(t, l.spec(t))
 	c.Expect("guest ready")
@@ -33,26 +33,26 @@ func TestStatsAreThoseOfTheGuestsWork(t *testing.T) {
 	c.Expect("fill: ok")
 	filled := statsOf(t, m)
 	if got := filled.Block.WriteBytes - before.Block.WriteBytes; got != 8<<20 {
-		t.Errorf("the guest has written %d bytes, and %d are counted", 8<<20, got)
+		t.Errorf("the guest wrote %d bytes; counted were %d", 8<<20, got)
 	}
 	if filled.Block.WriteOps <= before.Block.WriteOps {
-		t.Error("it has written without an operation")
+		t.Error("the guest wrote, and no write operation was counted")
 	}
 	if filled.Block.ReadBytes != before.Block.ReadBytes {
-		t.Errorf("it has read nothing, and %d bytes are counted", filled.Block.ReadBytes-before.Block.ReadBytes)
+		t.Errorf("the guest read nothing; counted were %d bytes", filled.Block.ReadBytes-before.Block.ReadBytes)
 	}
 
 	c.Say("burn 1000")
 	c.Expect("burn: ok")
 	burnt := statsOf(t, m)
 	if got := burnt.CPUTime - filled.CPUTime; got < 300*time.Millisecond {
-		t.Errorf("a second of the guest's work is counted as %v", got)
+		t.Errorf("the guest computed for a second; counted was %v", got)
 	}
-	requireAsTheKernelSays(t, m, burnt)
+	requireKernelsCounters(t, m, burnt)
 }
 
-// requireAsTheKernelSays compares with what other programs read of the process.
-func requireAsTheKernelSays(t *testing.T, m vmm.Machine, st vmm.Stats) {
+// requireKernelsCounters compares the stats with the process's files in /proc.
+func requireKernelsCounters(t *testing.T, m vmm.Machine, st vmm.Stats) {
 	t.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.Handle().PID))
 	if err != nil {
@@ -68,7 +68,7 @@ func requireAsTheKernelSays(t *testing.T, m vmm.Machine, st vmm.Stats) {
 	}
 	kernel := time.Duration(user+system) * 10 * time.Millisecond
 	if off := kernel - st.CPUTime; off < -30*time.Millisecond || off > 500*time.Millisecond {
-		t.Errorf("the kernel counts %v, we %v", kernel, st.CPUTime)
+		t.Errorf("the kernel counts %v of CPU time, the driver %v", kernel, st.CPUTime)
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.Handle().PID))
 	if err != nil {
@@ -80,6 +80,6 @@ func requireAsTheKernelSays(t *testing.T, m vmm.Machine, st vmm.Stats) {
 		t.Fatal(err)
 	}
 	if off := kib<<10 - st.Resident; off < -8<<20 || off > 8<<20 {
-		t.Errorf("the kernel counts %d KiB of memory, we %d", kib, st.Resident>>10)
+		t.Errorf("the kernel counts %d KiB of memory, the driver %d", kib, st.Resident>>10)
 	}
 }

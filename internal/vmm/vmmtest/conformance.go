@@ -1,3 +1,9 @@
+// Package vmmtest is the conformance suite for drivers, which the fake driver passes
+// too, and the console through which tests command a guest.
+//
+// The suite commands its guest over the serial console, with the lines that guest.go
+// describes; a real driver boots the program of vmmtest/testguest or vmmtest/probe,
+// which execute them. It is for tests only. Start at [Run].
 package vmmtest
 
 import (
@@ -12,72 +18,71 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// Harness is a driver under the conformance suite, with what the suite cannot
-// know of it.
+// Harness is a driver under test, with the parts of the suite that differ between
+// drivers.
 type Harness struct {
-	// Driver returns a driver over this host. Each is as another daemon's: it
-	// knows nothing of the machines that another one started.
+	// Driver returns a new driver on this host. Each is like that of another daemon: it
+	// does not know the machines that another driver started.
 	Driver func(t *testing.T) vmm.Driver
 
-	// Spec returns what to start: a guest that obeys guest.go's lines, with
+	// Spec returns the spec of a new machine whose guest executes guest.go's lines, with
 	// its own id, an existing run directory below Root and a file for its memory.
 	Spec func(t *testing.T) vmm.Spec
 
-	// Root is the directory below which all run directories lie.
+	// Root is the directory with all run directories.
 	Root string
 
 	// Break makes the next start of the spec fail in the VMM.
 	Break func(spec *vmm.Spec)
 
-	// Crash ends the machine's VMM as a crash does.
+	// Crash ends the machine's VMM process with SIGKILL.
 	Crash func(t *testing.T, h vmm.Handle)
 
-	// KeepMiB is how much a guest is told to keep in its memory at a time, in
-	// MiB; it has room for four times that.
+	// KeepMiB is the size, in MiB, of the data that one keep command makes in a guest's
+	// memory. A guest has memory for four times that.
 	KeepMiB int
 
-	// Look looks at machines that were woken from one base and run; nil when
-	// there is nothing to see.
-	Look func(t *testing.T, machines []vmm.Handle)
+	// Inspect checks running machines that were woken from one base; nil if the driver
+	// has no such check.
+	Inspect func(t *testing.T, machines []vmm.Handle)
 
-	// Limits asks the VMM itself what it holds a guest to.
+	// Limits returns the limits that the VMM enforces for a machine.
 	Limits func(t *testing.T, m vmm.Machine) vmm.RateLimits
 
-	// Leftovers lists what of a machine that is gone is still on the host.
+	// Leftovers lists what an ended machine has left on the host.
 	Leftovers func(spec vmm.Spec) []string
 }
 
-// patience bounds every wait for an event. A test that has to wait this long
-// fails.
-const patience = 2 * time.Minute
+// timeout bounds every wait for an event. A test that waits this long fails.
+const timeout = 2 * time.Minute
 
-// conformance is one thing that every driver has to do.
+// conformance is a test of the suite.
 type conformance struct {
 	name string
 	test func(*testing.T, Harness)
 }
 
-// Run is what every driver has to do, whichever VMM it drives.
+// Run runs the suite: all that every driver must do, with any VMM.
 func Run(t *testing.T, h Harness) {
 	tests := []conformance{
 		{"a guest boots and answers on its console", testStart},
 		{"a guest that powers off ends its machine", testPowerOff},
-		{"a guest that reboots keeps its machine, or ends it and the cause is told", testReboot},
-		{"a guest that panics ends its machine, and the cause is told", testPanic},
-		{"a paused guest stands still and then goes on", testPause},
-		{"what a machine uses only grows, across adoption and reboot", testStats},
+		{"a guest that reboots keeps its machine, or ends it with the cause reset", testReboot},
+		{"a guest that panics ends its machine with the cause panic", testPanic},
+		{"a paused guest does not run, and continues after a resume", testPause},
+		{"counters never decrease, across adoption and reboot", testStats},
 		{"killing ends the machine at once", testKill},
 		{"the power button shuts the guest down", testPowerButton},
-		{"a guest may ignore the power button", testDeafGuest},
-		{"a crash of the VMM is told as such", testCrash},
+		{"a guest may ignore the power button", testIgnoredPowerButton},
+		{"a crash of the VMM is the cause of the exit", testCrash},
 		{"a start that fails leaves nothing", testFailedStart},
-		{"a start that nobody waits for leaves nothing", testCancelledStart},
+		{"a cancelled start leaves nothing", testCancelledStart},
 		{"the agent's channel reaches the guest", testAgentChannel},
 		{"a second dial ends the first", testSecondDial},
 		{"a machine outlives its daemon and is adopted by the next", testAdoption},
-		{"an adopted machine's end is noticed", testAdoptedEnd},
-		{"a machine that is not the one of the handle is not adopted", testForeignHandles},
-		{"the list shows machines below the root only", testList},
+		{"the exit of an adopted machine is observed", testAdoptedEnd},
+		{"a handle that does not match the process is not adopted", testForeignHandles},
+		{"the list has only machines below the root", testList},
 	}
 	tests = append(tests, limitTests...)
 	if h.Driver(t).Info().Capabilities.Save {
@@ -93,20 +98,20 @@ type started struct {
 	vmm.Machine
 	spec    vmm.Spec
 	console *Console
-	isLetGo bool
+	closed  bool
 }
 
-// letGo closes the machine as a daemon that ends does.
-func (m *started) letGo(t *testing.T) {
+// close closes the machine as a daemon does on shutdown.
+func (m *started) close(t *testing.T) {
 	t.Helper()
-	m.isLetGo = true
+	m.closed = true
 	if err := m.Close(); err != nil {
-		t.Fatalf("cannot let go: %v", err)
+		t.Fatalf("cannot close: %v", err)
 	}
 }
 
-// start starts a machine and connects its console. At the end of the test a
-// machine that was not let go is killed, and the host must be clean.
+// start starts a machine and connects its console. At the end of the test it kills
+// the machine, unless that was closed, and checks that nothing is left on the host.
 func start(t *testing.T, h Harness) (vmm.Driver, *started) {
 	t.Helper()
 	d, spec := h.Driver(t), h.Spec(t)
@@ -118,7 +123,7 @@ func start(t *testing.T, h Harness) (vmm.Driver, *started) {
 	t.Logf("start returned after %s", time.Since(began).Round(time.Millisecond))
 	s := &started{Machine: m, spec: spec}
 	t.Cleanup(func() {
-		if !s.isLetGo {
+		if !s.closed {
 			end(t, h, m, spec)
 		}
 	})
@@ -138,7 +143,7 @@ func boot(t *testing.T, h Harness) (vmm.Driver, *started) {
 
 func end(t *testing.T, h Harness, m vmm.Machine, spec vmm.Spec) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	if err := m.Kill(ctx); err != nil {
 		t.Errorf("cannot kill: %v", err)
@@ -156,31 +161,25 @@ func requireNothingLeft(t *testing.T, h Harness, spec vmm.Spec) {
 	}
 }
 
-func awaitExit(t *testing.T, m vmm.Machine) vmm.Exit {
+func requireExit(t *testing.T, m vmm.Machine, want vmm.ExitCause) vmm.Exit {
 	t.Helper()
 	select {
 	case <-m.Exited():
-		return m.Exit()
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		t.Fatal("the machine does not end")
-		return vmm.Exit{}
 	}
-}
-
-func requireExit(t *testing.T, m vmm.Machine, want vmm.ExitCause) vmm.Exit {
-	t.Helper()
-	exit := awaitExit(t, m)
+	exit := m.Exit()
 	if exit.Cause != want {
-		t.Errorf("the exit is told as %s (%s), want %s", exit.Cause, exit.Detail, want)
+		t.Errorf("the cause of the exit is %s (%s), want %s", exit.Cause, exit.Detail, want)
 	}
-	if exit.At.IsZero() || time.Since(exit.At) > patience {
-		t.Errorf("the exit is said to be at %v", exit.At)
+	if exit.At.IsZero() || time.Since(exit.At) > timeout {
+		t.Errorf("the time of the exit is %v", exit.At)
 	}
 	requireGone(t, m)
 	return exit
 }
 
-// requireGone checks what the contract says of a machine after its exit.
+// requireGone checks the contract of a machine after its exit.
 func requireGone(t *testing.T, m vmm.Machine) {
 	t.Helper()
 	ctx := t.Context()
@@ -212,7 +211,7 @@ func testStart(t *testing.T, h Harness) {
 	}
 	select {
 	case <-m.Exited():
-		t.Error("said to be gone while it runs")
+		t.Error("Exited is closed while the machine runs")
 	default:
 	}
 }
@@ -233,7 +232,7 @@ func testReboot(t *testing.T, h Harness) {
 		return
 	}
 	if second := m.console.Expect(greeting); second == first {
-		t.Errorf("greeted twice by the same boot: %s", first)
+		t.Errorf("the greeting after the reboot is that of the first boot: %s", first)
 	}
 	m.console.Say("echo again")
 	m.console.Expect("echo: again")
@@ -257,13 +256,13 @@ func testPause(t *testing.T, h Harness) {
 	if paused, err := m.Paused(t.Context()); err != nil || !paused {
 		t.Errorf("paused: %v, %v", paused, err)
 	}
-	last := m.console.untilSilent(10 * tickEvery)
+	last := m.console.awaitSilence(10 * tickEvery)
 	for range 2 {
 		if err := m.Resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	// The line that comes next is the next number: nothing was counted meanwhile.
+	// The next line has the next number: the guest did not count during the pause.
 	m.console.Expect(nextTick(t, last))
 	if paused, err := m.Paused(t.Context()); err != nil || paused {
 		t.Errorf("paused: %v, %v", paused, err)
@@ -296,10 +295,10 @@ func testPowerButton(t *testing.T, h Harness) {
 	requireExit(t, m, vmm.ExitShutdown)
 }
 
-func testDeafGuest(t *testing.T, h Harness) {
+func testIgnoredPowerButton(t *testing.T, h Harness) {
 	d, m := boot(t, h)
 	if !d.Info().Capabilities.PowerButton {
-		return // refused, as the test before has shown
+		return // refused: testPowerButton checks it
 	}
 	m.console.Say("deaf")
 	m.console.Expect("deaf: ok")
@@ -331,7 +330,7 @@ func testFailedStart(t *testing.T, h Harness) {
 	requireRefused(t, err, errs.Internal)
 	requireNothingLeft(t, h, spec)
 	if after := openDescriptors(t); after > before {
-		t.Errorf("%d descriptors are open, before it were %d", after, before)
+		t.Errorf("%d descriptors are open after the start, and %d were before", after, before)
 	}
 }
 

@@ -20,38 +20,38 @@ import (
 var baseTests = []conformance{
 	{"many guests wake from one base", testManyFromABase},
 	{"a guest from a base is saved, woken and saved again", testSaveFromABase},
-	{"a guest from a base is saved also by a daemon that adopted it", testSaveAdoptedFromABase},
-	{"a guest from a base may go on after a save, and is saved whole again", testGoOnFromABase},
-	{"a save of a guest from a base that fails lets it go on", testFailedSaveFromABase},
+	{"a guest from a base is saved by a daemon that adopted it", testSaveAdoptedFromABase},
+	{"a guest from a base is resumed after a save, and saved completely again", testResumeFromABase},
+	{"a guest from a base continues after a failed save", testFailedSaveFromABase},
 }
 
-// base is a saved guest whose memory is kept in a file that nobody can change.
+// base is a saved guest whose memory is in an immutable file.
 type base struct {
 	spec   vmm.Spec
-	dir    string // what was saved beside the memory
+	dir    string // with the saved machine
 	last   string // the guest's last line
 	memory *os.File
 	sum    [sha256.Size]byte
 }
 
-// makeBase saves a ticking guest that keeps "parent" in its memory.
+// makeBase saves a ticking guest that has the data of "parent" in its memory.
 func makeBase(t *testing.T, h Harness) base {
 	t.Helper()
 	_, m := boot(t, h)
 	m.keep(h, "parent")
 	m.console.Say("tick")
 	m.console.Expect("tick 3")
-	b := base{spec: m.spec, last: rest(t, m)}
-	m.isLetGo = true
+	b := base{spec: m.spec, last: pauseBetweenLines(t, m)}
+	m.closed = true
 	b.dir = save(t, m, m.spec)
 	b.memory = sealedCopy(t, m.spec.Memory)
 	b.sum = sumOf(t, b.memory)
-	t.Logf("the base has %d MiB, of which %s are filled", m.spec.MemMiB, filled(t, b.memory))
+	t.Logf("the base has %d MiB, of which %s are allocated", m.spec.MemMiB, allocated(t, b.memory))
 	return b
 }
 
-// fork wakes a machine with disks and a memory file of its own from the base,
-// and lets it go on.
+// fork wakes a machine with its own disks and memory file from the base, and resumes
+// it.
 func (b base) fork(t *testing.T, h Harness) *started {
 	t.Helper()
 	spec := h.Spec(t)
@@ -70,7 +70,7 @@ func (b base) fork(t *testing.T, h Harness) *started {
 	if shares(t, h) {
 		requireEmpty(t, spec.Memory)
 	}
-	requireGoesOn(t, m, b.last)
+	requireContinues(t, m, b.last)
 	m.requireKept("parent")
 	return m
 }
@@ -80,7 +80,7 @@ func (b base) requireUnchanged(t *testing.T) {
 	if sumOf(t, b.memory) != b.sum {
 		t.Error("the base has changed")
 	}
-	t.Logf("of the base %s are filled now", filled(t, b.memory))
+	t.Logf("%s of the base are allocated", allocated(t, b.memory))
 }
 
 func (m *started) keep(h Harness, word string) {
@@ -92,25 +92,25 @@ func (m *started) requireKept(words ...string) {
 	m.console.t.Helper()
 	m.console.Say("kept")
 	if got := strings.Fields(m.console.Expect("kept:")); strings.Join(got, " ") != strings.Join(words, " ") {
-		m.console.t.Errorf("the guest has %q in its memory, want %q", got, words)
+		m.console.t.Errorf("the guest has the data of %q in its memory, want %q", got, words)
 	}
 }
 
-// saveAndWake saves the machine, ends it, and wakes it from its own memory.
+// saveAndWake saves the machine, ends it, and wakes it from its memory file.
 func saveAndWake(t *testing.T, h Harness, m *started) *started {
 	t.Helper()
-	last := rest(t, m)
-	m.isLetGo = true
+	last := pauseBetweenLines(t, m)
+	m.closed = true
 	dir := save(t, m, m.spec)
 	requireNothingLeft(t, h, m.spec)
 	spec := m.spec
 	spec.Base = nil
-	t.Logf("its memory file has %s", filled(t, openFile(t, spec.Memory)))
+	t.Logf("%s of its memory file are allocated", allocated(t, openFile(t, spec.Memory)))
 	woken := wake(t, h, spec, dir)
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	requireGoesOn(t, woken, last)
+	requireContinues(t, woken, last)
 	return woken
 }
 
@@ -135,12 +135,12 @@ func testManyFromABase(t *testing.T, h Harness) {
 		m.console.Say("echo here")
 		m.console.Expect("echo: here")
 	}
-	if h.Look != nil {
+	if h.Inspect != nil {
 		var handles []vmm.Handle
 		for _, m := range forks {
 			handles = append(handles, m.Handle())
 		}
-		h.Look(t, handles)
+		h.Inspect(t, handles)
 	}
 	b.requireUnchanged(t)
 }
@@ -150,7 +150,7 @@ func testSaveFromABase(t *testing.T, h Harness) {
 	m := b.fork(t, h)
 	m.keep(h, "one")
 	if shares(t, h) {
-		fillWithRubbish(t, m.spec.Memory)
+		fillWithGarbage(t, m.spec.Memory)
 	}
 	m = saveAndWake(t, h, m)
 	m.requireKept("parent", "one")
@@ -158,24 +158,24 @@ func testSaveFromABase(t *testing.T, h Harness) {
 	m = saveAndWake(t, h, m)
 	m.requireKept("parent", "one", "two")
 	b.requireUnchanged(t)
-	b.fork(t, h) // and it is still good
+	b.fork(t, h) // the base can still be used
 }
 
 func testSaveAdoptedFromABase(t *testing.T, h Harness) {
 	b := makeBase(t, h)
 	m := b.fork(t, h)
 	m.keep(h, "one")
-	m.letGo(t)
-	next := adoptStarted(t, h, m)
+	m.close(t)
+	next := adoptWithConsole(t, h, m)
 	next.console.Expect("tick ")
 	saveAndWake(t, h, next).requireKept("parent", "one")
 }
 
-func testGoOnFromABase(t *testing.T, h Harness) {
+func testResumeFromABase(t *testing.T, h Harness) {
 	b := makeBase(t, h)
 	m := b.fork(t, h)
 	m.keep(h, "one")
-	last := rest(t, m)
+	last := pauseBetweenLines(t, m)
 	dir := savedDir(t, m.spec)
 	if err := m.Save(t.Context(), m.spec, dir); err != nil {
 		t.Fatal(err)
@@ -186,11 +186,11 @@ func testGoOnFromABase(t *testing.T, h Harness) {
 	if shares(t, h) {
 		empty(t, m.spec.Memory)
 	}
-	requireGoesOn(t, m, last)
+	requireContinues(t, m, last)
 	m.requireKept("parent", "one")
 	m.keep(h, "two")
-	m.letGo(t)
-	m = adoptStarted(t, h, m)
+	m.close(t)
+	m = adoptWithConsole(t, h, m)
 	m.keep(h, "three")
 	saveAndWake(t, h, m).requireKept("parent", "one", "two", "three")
 }
@@ -220,8 +220,9 @@ func testFailedSaveFromABase(t *testing.T, h Harness) {
 	saveAndWake(t, h, m).requireKept("parent", "one")
 }
 
-// adoptStarted lets the next daemon take over a machine that was let go.
-func adoptStarted(t *testing.T, h Harness, m *started) *started {
+// adoptWithConsole adopts a closed machine with another driver, and connects its
+// console.
+func adoptWithConsole(t *testing.T, h Harness, m *started) *started {
 	t.Helper()
 	next, err := h.Driver(t).Adopt(t.Context(), m.Handle())
 	if err != nil {
@@ -231,7 +232,7 @@ func adoptStarted(t *testing.T, h Harness, m *started) *started {
 	spec.Base = nil // a later daemon has none
 	s := &started{Machine: next, spec: spec}
 	t.Cleanup(func() {
-		if !s.isLetGo {
+		if !s.closed {
 			end(t, h, next, spec)
 		}
 	})
@@ -239,7 +240,7 @@ func adoptStarted(t *testing.T, h Harness, m *started) *started {
 	return s
 }
 
-// newMemfd returns a file in memory as a Spec.Base has to be, but for its seals.
+// newMemfd returns a memfd that would be a valid Spec.Base if it were sealed.
 func newMemfd(t *testing.T, size int64) *os.File {
 	t.Helper()
 	fd, err := unix.MemfdCreate(vmm.BaseName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
@@ -254,7 +255,7 @@ func newMemfd(t *testing.T, size int64) *os.File {
 	return f
 }
 
-// sealedCopy makes a Spec.Base of a memory file.
+// sealedCopy copies a memory file to a Spec.Base.
 func sealedCopy(t *testing.T, path string) *os.File {
 	t.Helper()
 	from := openFile(t, path)
@@ -271,7 +272,7 @@ func sealedCopy(t *testing.T, path string) *os.File {
 	return f
 }
 
-// copyData copies the pages that hold something.
+// copyData copies the pages that are not all zeros.
 func copyData(t *testing.T, to, from *os.File) {
 	t.Helper()
 	const pageSize = 4096
@@ -294,8 +295,8 @@ func copyData(t *testing.T, to, from *os.File) {
 	}
 }
 
-// copyContent makes a file hold what another holds, and leaves its owner and
-// its mode.
+// copyContent copies the content of a file to an existing file, whose owner and mode
+// stay.
 func copyContent(t *testing.T, to, from string) {
 	t.Helper()
 	in := openFile(t, from)
@@ -328,8 +329,8 @@ func sumOf(t *testing.T, f *os.File) (sum [sha256.Size]byte) {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// filled tells how much of a file is no hole.
-func filled(t *testing.T, f *os.File) string {
+// allocated returns, for the log, how much of a file is not a hole.
+func allocated(t *testing.T, f *os.File) string {
 	t.Helper()
 	return fmt.Sprintf("%d KiB", blocks(t, f)/2)
 }
@@ -346,10 +347,11 @@ func blocks(t *testing.T, f *os.File) int64 {
 func requireEmpty(t *testing.T, path string) {
 	t.Helper()
 	if got := blocks(t, openFile(t, path)); got != 0 {
-		t.Errorf("the memory file has %d blocks, and should be all hole", got)
+		t.Errorf("the memory file has %d allocated blocks, want none", got)
 	}
 }
 
+// empty makes a hole of the whole file.
 func empty(t *testing.T, path string) {
 	t.Helper()
 	st, err := os.Stat(path)
@@ -361,8 +363,8 @@ func empty(t *testing.T, path string) {
 	}
 }
 
-// fillWithRubbish writes where the guest has something, and where it has nothing.
-func fillWithRubbish(t *testing.T, path string) {
+// fillWithGarbage writes where the guest has something, and where it has nothing.
+func fillWithGarbage(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
@@ -373,9 +375,9 @@ func fillWithRubbish(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rubbish := bytes.Repeat([]byte("rubbish!"), 1<<14)
+	garbage := bytes.Repeat([]byte("garbage!"), 1<<14)
 	for at := int64(0); at < st.Size(); at += 8 << 20 {
-		if _, err := f.WriteAt(rubbish, at); err != nil {
+		if _, err := f.WriteAt(garbage, at); err != nil {
 			t.Fatal(err)
 		}
 	}

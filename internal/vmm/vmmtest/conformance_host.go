@@ -14,7 +14,7 @@ func testAgentChannel(t *testing.T, h Harness) {
 	agent.Say("hello")
 	agent.Expect(agentPrefix + "hello")
 	if _, err := m.Dial(t.Context(), "no such channel"); !errs.Is(err, errs.Unsupported) {
-		t.Errorf("dialling a channel that is none: %v", err)
+		t.Errorf("dialling a channel that does not exist: %v", err)
 	}
 }
 
@@ -34,7 +34,7 @@ func testSecondDial(t *testing.T, h Harness) {
 
 func testAdoption(t *testing.T, h Harness) {
 	_, m := boot(t, h)
-	m.letGo(t)
+	m.close(t)
 	m.console.expectEnd()
 	next := adopt(t, h, m)
 	c := DialConsole(t, next)
@@ -57,7 +57,7 @@ func testAdoption(t *testing.T, h Harness) {
 	requireNothingLeft(t, h, m.spec)
 }
 
-// adopt lets another driver take a closed machine over.
+// adopt adopts a closed machine with another driver.
 func adopt(t *testing.T, h Harness, m *started) vmm.Machine {
 	t.Helper()
 	next, err := h.Driver(t).Adopt(t.Context(), m.Handle())
@@ -66,7 +66,7 @@ func adopt(t *testing.T, h Harness, m *started) vmm.Machine {
 	}
 	t.Cleanup(func() { end(t, h, next, m.spec) })
 	if next.Handle() != m.Handle() {
-		t.Errorf("the handle has changed from %+v to %+v", m.Handle(), next.Handle())
+		t.Errorf("the adopted machine has the handle %+v, want %+v", next.Handle(), m.Handle())
 	}
 	return next
 }
@@ -86,7 +86,7 @@ func testAdoptedEnd(t *testing.T, h Harness) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, m := start(t, h)
-			m.letGo(t)
+			m.close(t)
 			next := adopt(t, h, m)
 			c.end(t, next)
 			requireExit(t, next, c.want)
@@ -97,7 +97,7 @@ func testAdoptedEnd(t *testing.T, h Harness) {
 
 func testForeignHandles(t *testing.T, h Harness) {
 	_, m := start(t, h)
-	m.letGo(t)
+	m.close(t)
 	for name, change := range map[string]func(*vmm.Handle){
 		"another start time": func(h *vmm.Handle) { h.StartTime++ },
 		"another pid":        func(h *vmm.Handle) { h.PID++ },
@@ -119,24 +119,23 @@ func testForeignHandles(t *testing.T, h Harness) {
 			_ = got.Close()
 		}
 	}
-	adopt(t, h, m) // and the right one is
+	adopt(t, h, m) // the unchanged handle is adopted
 }
 
 func testList(t *testing.T, h Harness) {
-	_, one := start(t, h)
-	_, two := start(t, h)
+	_, first := start(t, h)
+	_, second := start(t, h)
 	d := h.Driver(t)
-	requireListed(t, d, h.Root, one.Handle(), two.Handle())
+	requireListed(t, d, h.Root, first.Handle(), second.Handle())
 	requireListed(t, d, t.TempDir())
-	requireListed(t, d, one.spec.Dir) // a directory is not below itself
-	if err := one.Kill(t.Context()); err != nil {
+	requireListed(t, d, first.spec.Dir) // a directory is not below itself
+	if err := first.Kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	requireListed(t, d, h.Root, two.Handle())
+	requireListed(t, d, h.Root, second.Handle())
 }
 
-// requireListed checks that the list below root has these machines and that
-// what it has of them can be adopted.
+// requireListed checks that the list below root has exactly these machines.
 func requireListed(t *testing.T, d vmm.Driver, root string, want ...vmm.Handle) {
 	t.Helper()
 	got, err := d.List(t.Context(), root)
@@ -152,7 +151,7 @@ func requireListed(t *testing.T, d vmm.Driver, root string, want ...vmm.Handle) 
 	}
 	for _, w := range want {
 		l := byPID[w.PID]
-		l.Version = w.Version // a list need not tell it
+		l.Version = w.Version // a list may have none
 		if l != w {
 			t.Errorf("the list has %+v, want %+v", l, w)
 		}

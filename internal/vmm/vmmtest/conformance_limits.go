@@ -9,14 +9,14 @@ import (
 
 // limitTests are the conformance tests of Spec.Limits.
 var limitTests = []conformance{
-	{"a disk's limits are in force, also after a wake, or refused", testDiskLimits},
-	{"a guest that was saved without limits can be given some", testLimitsOnWake},
-	{"limits of the network are refused where they cannot be held", testNetworkLimits},
+	{"a disk's limits are enforced, also after a wake, or refused", testDiskLimits},
+	{"a guest that was saved without limits is woken with limits", testLimitsOnWake},
+	{"limits of the network are refused if the driver cannot enforce them", testNetworkLimits},
 }
 
 var diskLimits = vmm.RateLimits{Disk: vmm.DiskLimit{BytesPerSecond: 8 << 20, OpsPerSecond: 5000}}
 
-// limited is the harness whose machines have these limits.
+// limited returns the harness with these limits in its specs.
 func (h Harness) limited(l vmm.RateLimits) Harness {
 	spec := h.Spec
 	h.Spec = func(t *testing.T) vmm.Spec {
@@ -37,7 +37,7 @@ func testDiskLimits(t *testing.T, h Harness) {
 	_, m := boot(t, h)
 	requireLimits(t, h, m)
 	if can.Save {
-		m.isLetGo = true
+		m.closed = true
 		requireLimits(t, h, wake(t, h, m.spec, save(t, m, m.spec)))
 	}
 }
@@ -47,9 +47,9 @@ func testLimitsOnWake(t *testing.T, h Harness) {
 	_, m := boot(t, h)
 	requireLimits(t, h, m)
 	if !can.DiskLimits || !can.Save {
-		return // nothing to give, or nobody to give it to
+		return // the driver can set no limits, or cannot wake
 	}
-	m.isLetGo = true
+	m.closed = true
 	dir := save(t, m, m.spec)
 	m.spec.Limits = diskLimits
 	woken := wake(t, h, m.spec, dir)
@@ -63,17 +63,17 @@ func testLimitsOnWake(t *testing.T, h Harness) {
 
 func testNetworkLimits(t *testing.T, h Harness) {
 	if h.Driver(t).Info().Capabilities.NetworkLimits {
-		return // the driver's own tests show them: the suite's guest has no network
+		return // the driver's own tests check them: the suite's guest has no network
 	}
 	requireLimitsRefused(t, h, vmm.RateLimits{NetworkIn: vmm.NetworkLimit{BytesPerSecond: 1 << 20}})
 	requireLimitsRefused(t, h, vmm.RateLimits{NetworkOut: vmm.NetworkLimit{BytesPerSecond: 1 << 20}})
 }
 
-// requireLimits compares what the VMM says with what it was to be.
+// requireLimits checks that the VMM has the limits of the spec.
 func requireLimits(t *testing.T, h Harness, m *started) {
 	t.Helper()
 	if got := h.Limits(t, m.Machine); got != m.spec.Limits {
-		t.Errorf("the VMM holds the guest to %+v, want %+v", got, m.spec.Limits)
+		t.Errorf("the VMM has the limits %+v, want %+v", got, m.spec.Limits)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,14 +17,14 @@ import (
 
 // saveTests are the conformance tests of Save and Wake.
 var saveTests = []conformance{
-	{"a saved guest is woken where it stood, again and again", testWake},
-	{"a saved guest may go on instead", testSaveAndGoOn},
-	{"a guest that was saved is adopted and goes on", testAdoptSaved},
-	{"a woken machine that never ran leaves what was saved as it was", testWakeTwice},
-	{"a save that fails lets the guest go on", testFailedSave},
+	{"a saved guest is woken in the same state, several times", testWake},
+	{"a saved guest is resumed without a wake", testSaveAndResume},
+	{"a guest that was saved is adopted and resumed", testAdoptSaved},
+	{"a woken machine that never ran does not change the saved one", testWakeTwice},
+	{"a guest continues after a failed save", testFailedSave},
 	{"a machine without a file for its memory cannot be saved", testSaveWithoutMemory},
-	{"what was saved is refused when it does not fit", testUnusable},
-	{"a wake that nobody waits for leaves nothing", testCancelledWake},
+	{"a saved machine that does not match is refused", testUnusable},
+	{"a cancelled wake leaves nothing", testCancelledWake},
 	{"a machine that is gone cannot be saved", testSaveGone},
 }
 
@@ -36,7 +37,7 @@ func savedDir(t *testing.T, spec vmm.Spec) string {
 	return dir
 }
 
-// save saves the machine and ends it, and returns where it is saved.
+// save saves the machine and ends it. It returns the directory with the saved machine.
 func save(t *testing.T, m vmm.Machine, spec vmm.Spec) string {
 	t.Helper()
 	dir := savedDir(t, spec)
@@ -58,7 +59,8 @@ func save(t *testing.T, m vmm.Machine, spec vmm.Spec) string {
 	return dir
 }
 
-// wake wakes a saved machine; its guest stands. It is ended with the test.
+// wake wakes a saved machine, whose guest stays paused. At the end of the test it
+// kills the machine, unless that was closed.
 func wake(t *testing.T, h Harness, spec vmm.Spec, dir string) *started {
 	t.Helper()
 	began := time.Now()
@@ -69,47 +71,47 @@ func wake(t *testing.T, h Harness, spec vmm.Spec, dir string) *started {
 	t.Logf("wake returned after %s", time.Since(began).Round(time.Millisecond/10))
 	s := &started{Machine: m, spec: spec}
 	t.Cleanup(func() {
-		if !s.isLetGo {
+		if !s.closed {
 			end(t, h, m, spec)
 		}
 	})
 	if paused, err := m.Paused(t.Context()); err != nil || !paused {
-		t.Errorf("a guest that was just woken, paused: %v, %v", paused, err)
+		t.Errorf("after a wake, paused: %v, %v", paused, err)
 	}
 	s.console = DialConsole(t, m)
 	return s
 }
 
-// rest makes a ticking guest stand between two lines, since nobody puts halves
-// of one together across a wake, and returns its last line.
-func rest(t *testing.T, m *started) string {
+// pauseBetweenLines pauses a ticking guest between two lines, since a wake loses the
+// beginning of an incomplete line, and returns the guest's last line.
+func pauseBetweenLines(t *testing.T, m *started) string {
 	t.Helper()
 	for range 20 {
 		m.console.Expect("tick ")
 		if err := m.Pause(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		last := m.console.untilSilent(10 * tickEvery)
-		if !m.console.isAmidLine() {
+		last := m.console.awaitSilence(10 * tickEvery)
+		if !m.console.isInLine() {
 			return last
 		}
 		if err := m.Resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	t.Fatal("it always stands amid a line")
+	t.Fatal("every pause was within a line")
 	return ""
 }
 
-// requireGoesOn lets the guest go on and expects it to count on.
-func requireGoesOn(t *testing.T, m *started, last string) {
+// requireContinues resumes the guest and checks that it continues to count after last.
+func requireContinues(t *testing.T, m *started, last string) {
 	t.Helper()
 	if err := m.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	next := nextTick(t, last)
 	if rest := m.console.Expect("tick "); "tick "+rest != next {
-		t.Fatalf("after %q comes %q", last, "tick "+rest)
+		t.Fatalf("the line after %q is %q, want %q", last, "tick "+rest, next)
 	}
 }
 
@@ -119,12 +121,12 @@ func testWake(t *testing.T, h Harness) {
 	m.console.Expect("tick 3")
 	spec := m.spec
 	for range 5 {
-		last := rest(t, m)
-		m.isLetGo = true
+		last := pauseBetweenLines(t, m)
+		m.closed = true
 		dir := save(t, m, spec)
 		requireNothingLeft(t, h, spec)
 		m = wake(t, h, spec, dir)
-		requireGoesOn(t, m, last)
+		requireContinues(t, m, last)
 		agent := dialLines(t, m, vmm.ChannelAgent)
 		agent.Say("hello")
 		agent.Expect(agentPrefix + "hello")
@@ -139,57 +141,57 @@ func testWake(t *testing.T, h Harness) {
 	requireNothingLeft(t, h, spec)
 }
 
-func testSaveAndGoOn(t *testing.T, h Harness) {
+func testSaveAndResume(t *testing.T, h Harness) {
 	_, m := boot(t, h)
 	m.console.Say("tick")
 	m.console.Expect("tick 3")
 	for range 2 {
 		agent := dialLines(t, m, vmm.ChannelAgent)
-		agent.sayUntil("hello", agentPrefix+"hello")
-		last := rest(t, m)
+		agent.sayUntilAnswered("hello", agentPrefix+"hello")
+		last := pauseBetweenLines(t, m)
 		dir := savedDir(t, m.spec)
 		if err := m.Save(t.Context(), m.spec, dir); err != nil {
 			t.Fatal(err)
 		}
-		requireGoesOn(t, m, last)
+		requireContinues(t, m, last)
 		m.console.Say("echo still here")
 		m.console.Expect("echo: still here")
-		agent.requireNoSilence("still there", agentPrefix+"still there")
+		agent.requireAnswerOrEnd("still there", agentPrefix+"still there")
 		if err := os.RemoveAll(dir); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// The daemon may end between a save and what should follow it.
+// The daemon may end between a save and the next operation.
 func testAdoptSaved(t *testing.T, h Harness) {
 	_, m := boot(t, h)
 	m.console.Say("tick")
 	m.console.Expect("tick 3")
-	last := rest(t, m)
+	last := pauseBetweenLines(t, m)
 	if err := m.Save(t.Context(), m.spec, savedDir(t, m.spec)); err != nil {
 		t.Fatal(err)
 	}
-	m.letGo(t)
+	m.close(t)
 	next := &started{Machine: adopt(t, h, m), spec: m.spec}
 	if paused, err := next.Paused(t.Context()); err != nil || !paused {
 		t.Errorf("paused: %v, %v", paused, err)
 	}
 	next.console = DialConsole(t, next)
-	requireGoesOn(t, next, last)
+	requireContinues(t, next, last)
 }
 
 func testWakeTwice(t *testing.T, h Harness) {
 	_, m := boot(t, h)
 	m.console.Say("tick")
 	m.console.Expect("tick 3")
-	last := rest(t, m)
-	m.isLetGo = true
+	last := pauseBetweenLines(t, m)
+	m.closed = true
 	dir := save(t, m, m.spec)
 	before := contents(t, dir)
 	first := wake(t, h, m.spec, dir)
-	first.letGo(t)
-	// The next daemon finds a machine whose guest stands, and ends it.
+	first.close(t)
+	// The next daemon adopts a machine whose guest is paused, and kills it.
 	next := adopt(t, h, first)
 	if paused, err := next.Paused(t.Context()); err != nil || !paused {
 		t.Errorf("paused: %v, %v", paused, err)
@@ -199,7 +201,7 @@ func testWakeTwice(t *testing.T, h Harness) {
 	}
 	requireNothingLeft(t, h, m.spec)
 	requireSame(t, dir, before)
-	requireGoesOn(t, wake(t, h, m.spec, dir), last)
+	requireContinues(t, wake(t, h, m.spec, dir), last)
 }
 
 func testFailedSave(t *testing.T, h Harness) {
@@ -207,13 +209,13 @@ func testFailedSave(t *testing.T, h Harness) {
 	m.console.Say("tick")
 	m.console.Expect("tick 3")
 	if err := m.Save(t.Context(), m.spec, filepath.Join(m.spec.Dir, "no", "such")); err == nil {
-		t.Fatal("saved into a directory that is not there")
+		t.Fatal("saved into a directory that does not exist")
 	}
 	dir := savedDir(t, m.spec)
 	broken := m.spec
 	broken.Disks = append(broken.Disks, vmm.Disk{Serial: "missing", Path: filepath.Join(m.spec.Dir, "missing")})
 	if err := m.Save(t.Context(), broken, dir); err == nil { // fails last, in the manifest
-		t.Fatal("saved with a disk that is not there")
+		t.Fatal("saved with a disk that does not exist")
 	}
 	if left := contents(t, dir); len(left) > 0 {
 		t.Errorf("left: %v", left)
@@ -244,11 +246,11 @@ func testUnusable(t *testing.T, h Harness) {
 	_, m := boot(t, h)
 	m.console.Say("tick")
 	m.console.Expect("tick 3")
-	last := rest(t, m)
-	m.isLetGo = true
+	last := pauseBetweenLines(t, m)
+	m.closed = true
 	dir := save(t, m, m.spec)
 	d := h.Driver(t)
-	for name, c := range unusable(t, dir) {
+	for name, c := range unusableCases(t, dir) {
 		t.Run(name, func(t *testing.T) {
 			changed := filepath.Join(t.TempDir(), "saved")
 			if err := os.CopyFS(changed, os.DirFS(dir)); err != nil {
@@ -263,22 +265,22 @@ func testUnusable(t *testing.T, h Harness) {
 				t.Fatal("it was woken")
 			}
 			if !errs.HasCode(err, "saved_unusable") || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("the error is %v, and should say %q", err, c.says)
+				t.Errorf("the error is %v, want one with %q", err, c.says)
 			}
 			requireSame(t, changed, before)
 			requireNothingLeft(t, h, spec)
 		})
 	}
-	requireGoesOn(t, wake(t, h, m.spec, dir), last) // and untouched, it is
+	requireContinues(t, wake(t, h, m.spec, dir), last) // the unchanged one is woken
 }
 
-// spoiled is one way in which what was saved does not fit.
-type spoiled struct {
+// unusableCase is a change that makes a saved machine unusable.
+type unusableCase struct {
 	change func(dir string, spec *vmm.Spec)
 	says   string
 }
 
-func unusable(t *testing.T, dir string) map[string]spoiled {
+func unusableCases(t *testing.T, dir string) map[string]unusableCase {
 	t.Helper()
 	manifest := func(change func(*vmm.Saved)) func(string, *vmm.Spec) {
 		return func(to string, _ *vmm.Spec) {
@@ -307,7 +309,7 @@ func unusable(t *testing.T, dir string) map[string]spoiled {
 	spec := func(change func(*vmm.Spec)) func(string, *vmm.Spec) {
 		return func(_ string, s *vmm.Spec) { change(s) }
 	}
-	return map[string]spoiled{
+	return map[string]unusableCase{
 		"truncated devices":  {file(vmm.SavedDevices, func(b []byte) []byte { return b[:len(b)-1] }), "devices"},
 		"empty devices":      {file(vmm.SavedDevices, func([]byte) []byte { return nil }), "devices"},
 		"a flipped bit":      {file(vmm.SavedDevices, func(b []byte) []byte { b[len(b)/2] ^= 1; return b }), "damaged"},
@@ -330,7 +332,7 @@ func unusable(t *testing.T, dir string) map[string]spoiled {
 		"one disk more":   {spec(func(s *vmm.Spec) { s.Disks = append([]vmm.Disk{{Serial: "more"}}, s.Disks...) }), "disks"},
 		"a missing disk": {func(to string, s *vmm.Spec) {
 			missing := vmm.Disk{Serial: "missing", Path: filepath.Join(to, "missing")}
-			s.Disks = append(s.Disks[:len(s.Disks):len(s.Disks)], missing)
+			s.Disks = append(slices.Clip(s.Disks), missing)
 			manifest(func(saved *vmm.Saved) { saved.Disks = append(saved.Disks, vmm.SavedDisk{Serial: missing.Serial}) })(to, s)
 		}, "missing cannot be read"},
 	}
@@ -340,8 +342,8 @@ func testCancelledWake(t *testing.T, h Harness) {
 	_, m := boot(t, h)
 	m.console.Say("tick")
 	m.console.Expect("tick 3")
-	last := rest(t, m)
-	m.isLetGo = true
+	last := pauseBetweenLines(t, m)
+	m.closed = true
 	dir := save(t, m, m.spec)
 	before := openDescriptors(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -356,9 +358,9 @@ func testCancelledWake(t *testing.T, h Harness) {
 	}
 	requireNothingLeft(t, h, m.spec)
 	if after := openDescriptors(t); after > before {
-		t.Errorf("%d descriptors are open, before it were %d", after, before)
+		t.Errorf("%d descriptors are open after the wake, and %d were before", after, before)
 	}
-	requireGoesOn(t, wake(t, h, m.spec, dir), last)
+	requireContinues(t, wake(t, h, m.spec, dir), last)
 }
 
 func testSaveGone(t *testing.T, h Harness) {

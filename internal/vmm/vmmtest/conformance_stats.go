@@ -11,29 +11,29 @@ func testStats(t *testing.T, h Harness) {
 	before := time.Now()
 	_, m := boot(t, h)
 	first := statsOf(t, m)
-	if off := first.StartedAt.Sub(before); off < -2*time.Second || off > patience {
-		t.Errorf("started at %v, and said to be started at %v", before, first.StartedAt)
+	if off := first.StartedAt.Sub(before); off < -2*time.Second || off > timeout {
+		t.Errorf("the machine was started after %v, and StartedAt is %v", before, first.StartedAt)
 	}
 	if first.CPUTime <= 0 || first.Resident <= 0 {
-		t.Errorf("a guest has booted on nothing: %+v", first)
+		t.Errorf("a guest that has booted used no CPU or memory: %+v", first)
 	}
 	m.console.Say("tick")
 	m.console.Expect("tick 3")
 	second := statsOf(t, m)
 	if second.CPUTime <= first.CPUTime {
-		t.Errorf("a guest that works uses no CPU: %v, then %v", first.CPUTime, second.CPUTime)
+		t.Errorf("a ticking guest used no CPU: %v, then %v", first.CPUTime, second.CPUTime)
 	}
-	requireOnward(t, first, second)
+	requireMonotonic(t, first, second)
 
 	if err := m.Pause(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	paused := statsOf(t, m)
-	requireOnward(t, second, paused)
-	m.letGo(t)
+	requireMonotonic(t, second, paused)
+	m.close(t)
 	next := adopt(t, h, m)
 	adopted := statsOf(t, next)
-	requireOnward(t, paused, adopted)
+	requireMonotonic(t, paused, adopted)
 
 	if err := next.Resume(t.Context()); err != nil {
 		t.Fatal(err)
@@ -43,7 +43,7 @@ func testStats(t *testing.T, h Harness) {
 		c.Say("reboot")
 		c.Expect(greeting)
 	}
-	requireOnward(t, adopted, statsOf(t, next))
+	requireMonotonic(t, adopted, statsOf(t, next))
 }
 
 func statsOf(t *testing.T, m vmm.Machine) vmm.Stats {
@@ -55,15 +55,15 @@ func statsOf(t *testing.T, m vmm.Machine) vmm.Stats {
 	return st
 }
 
-// requireOnward checks that no counter went back and that they count from the
-// same moment.
-func requireOnward(t *testing.T, first, second vmm.Stats) {
+// requireMonotonic checks that no counter has decreased and that the start time is the
+// same.
+func requireMonotonic(t *testing.T, first, second vmm.Stats) {
 	t.Helper()
 	a, b := first.Block, second.Block
 	if second.CPUTime < first.CPUTime || b.ReadBytes < a.ReadBytes || b.WriteBytes < a.WriteBytes || b.ReadOps < a.ReadOps || b.WriteOps < a.WriteOps {
-		t.Errorf("a counter went back from %+v to %+v", first, second)
+		t.Errorf("a counter has decreased from %+v to %+v", first, second)
 	}
 	if !first.StartedAt.Equal(second.StartedAt) {
-		t.Errorf("the start has moved from %v to %v", first.StartedAt, second.StartedAt)
+		t.Errorf("StartedAt has changed from %v to %v", first.StartedAt, second.StartedAt)
 	}
 }

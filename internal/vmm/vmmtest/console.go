@@ -13,18 +13,18 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// Console speaks with a guest in lines.
+// Console sends lines to a guest and reads lines from it.
 type Console struct {
 	t     *testing.T
 	conn  net.Conn
 	lines chan string // closed when the connection ends
-	heard []string
+	seen  []string
 
 	mu   sync.Mutex
-	half []byte // of a line whose end has not come yet
+	half []byte // the beginning of a line that is not complete yet
 }
 
-// DialConsole connects to the machine's serial console until the test ends.
+// DialConsole connects to the machine's serial console until the end of the test.
 func DialConsole(t *testing.T, m vmm.Machine) *Console {
 	t.Helper()
 	return dialLines(t, m, vmm.ChannelConsole)
@@ -61,14 +61,14 @@ func (c *Console) read(began time.Time) {
 		if err != nil {
 			return
 		}
-		if line, whole := c.add(b); whole {
+		if line, complete := c.add(b); complete {
 			c.lines <- strings.TrimRight(line, "\r")
 		}
 	}
 }
 
-// add takes in a byte, and returns the line of which it is the end.
-func (c *Console) add(b byte) (line string, whole bool) {
+// add adds a byte, and returns the line that it completes.
+func (c *Console) add(b byte) (line string, complete bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if b != '\n' {
@@ -79,8 +79,8 @@ func (c *Console) add(b byte) (line string, whole bool) {
 	return line, true
 }
 
-// isAmidLine reports whether a line has begun and not ended yet.
-func (c *Console) isAmidLine() bool {
+// isInLine reports whether the output so far ends with an incomplete line.
+func (c *Console) isInLine() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.half) > 0
@@ -90,82 +90,82 @@ func (c *Console) isAmidLine() bool {
 func (c *Console) Say(line string) {
 	c.t.Helper()
 	if _, err := fmt.Fprintf(c.conn, "%s\n", line); err != nil {
-		c.t.Fatalf("cannot say %q: %v", line, err)
+		c.t.Fatalf("cannot send %q: %v", line, err)
 	}
 }
 
-// Expect waits for a line with prefix, wherever the kernel's own
-// words may have pushed it, and returns the rest of it.
+// Expect waits for a line that contains prefix, and returns the rest of it. Messages of
+// the guest's kernel may come before prefix.
 func (c *Console) Expect(prefix string) string {
 	c.t.Helper()
-	late := time.After(patience)
+	tooLate := time.After(timeout)
 	for {
 		select {
 		case line, ok := <-c.lines:
 			if !ok {
-				c.t.Fatalf("the connection ended before %q; heard:\n%s", prefix, strings.Join(c.heard, "\n"))
+				c.t.Fatalf("the connection ended before %q; output:\n%s", prefix, strings.Join(c.seen, "\n"))
 			}
-			c.heard = append(c.heard, line)
+			c.seen = append(c.seen, line)
 			if _, rest, found := strings.Cut(line, prefix); found {
 				return rest
 			}
-		case <-late:
-			c.t.Fatalf("no %q within %s; heard:\n%s", prefix, patience, strings.Join(c.heard, "\n"))
+		case <-tooLate:
+			c.t.Fatalf("no %q within %s; output:\n%s", prefix, timeout, strings.Join(c.seen, "\n"))
 		}
 	}
 }
 
-// sayUntil says a line until it is answered, as the agent's protocol does at the
-// beginning: what is said before the guest listens may be lost.
-func (c *Console) sayUntil(line, answer string) {
+// sayUntilAnswered sends a line every second until the guest answers it, as the agent's
+// protocol does at the beginning: a line may be lost before the guest listens.
+func (c *Console) sayUntilAnswered(line, answer string) {
 	c.t.Helper()
-	late := time.After(patience)
-	again := time.NewTicker(time.Second)
-	defer again.Stop()
+	tooLate := time.After(timeout)
+	retry := time.NewTicker(time.Second)
+	defer retry.Stop()
 	for {
 		c.Say(line)
 		for waits := true; waits; {
 			select {
-			case said, ok := <-c.lines:
+			case got, ok := <-c.lines:
 				if !ok {
 					c.t.Fatalf("the connection ended before %q", answer)
 				}
-				if strings.Contains(said, answer) {
+				if strings.Contains(got, answer) {
 					return
 				}
-			case <-again.C:
+			case <-retry.C:
 				waits = false
-			case <-late:
-				c.t.Fatalf("no %q within %s", answer, patience)
+			case <-tooLate:
+				c.t.Fatalf("no %q within %s", answer, timeout)
 			}
 		}
 	}
 }
 
-// requireNoSilence says a line to who may be gone: either it is answered, or the
-// connection ends.
-func (c *Console) requireNoSilence(line, answer string) {
+// requireAnswerOrEnd sends a line on a connection that may have ended, and checks that
+// either the guest answers or the connection ends.
+func (c *Console) requireAnswerOrEnd(line, answer string) {
 	c.t.Helper()
-	_, _ = fmt.Fprintf(c.conn, "%s\n", line) // it has ended
-	late := time.After(patience)
+	_, _ = fmt.Fprintf(c.conn, "%s\n", line) // fails if it has ended
+	tooLate := time.After(timeout)
 	for {
 		select {
-		case said, ok := <-c.lines:
-			if !ok || strings.Contains(said, answer) {
+		case got, ok := <-c.lines:
+			if !ok || strings.Contains(got, answer) {
 				return
 			}
-		case <-late:
-			c.t.Fatalf("%q is not answered within %s, and the connection does not end", line, patience)
+		case <-tooLate:
+			c.t.Fatalf("%q is not answered within %s, and the connection does not end", line, timeout)
 		}
 	}
 }
 
-// untilSilent returns the last line before a silence of that length; it may
-// have been expected already.
-func (c *Console) untilSilent(length time.Duration) string {
+// awaitSilence waits until no line comes for that length, and returns the last line,
+// which Expect may have read already.
+func (c *Console) awaitSilence(length time.Duration) string {
 	c.t.Helper()
-	last := c.heard[len(c.heard)-1]
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	last := c.seen[len(c.seen)-1]
+	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); {
 		select {
 		case line, ok := <-c.lines:
 			if !ok {
@@ -176,21 +176,21 @@ func (c *Console) untilSilent(length time.Duration) string {
 			return last
 		}
 	}
-	c.t.Fatal("it is never silent")
+	c.t.Fatal("the guest never stops printing")
 	return ""
 }
 
-// expectEnd waits for the other side to hang up.
+// expectEnd waits until the other side closes the connection.
 func (c *Console) expectEnd() {
 	c.t.Helper()
-	late := time.After(patience)
+	tooLate := time.After(timeout)
 	for {
 		select {
 		case _, ok := <-c.lines:
 			if !ok {
 				return
 			}
-		case <-late:
+		case <-tooLate:
 			c.t.Fatal("the connection does not end")
 		}
 	}
@@ -201,7 +201,7 @@ func nextTick(t *testing.T, line string) string {
 	t.Helper()
 	n, err := strconv.Atoi(strings.TrimPrefix(line, "tick "))
 	if err != nil {
-		t.Fatalf("%q is no tick", line)
+		t.Fatalf("%q is not a tick", line)
 	}
 	return fmt.Sprintf("tick %d", n+1)
 }

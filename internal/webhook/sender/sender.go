@@ -1,10 +1,10 @@
-// Package sender posts webhooks' messages over HTTP, to addresses of the
+// Package sender posts webhook messages over HTTP, to addresses on the public
 // internet only.
 //
-// The address is judged when it is dialled, after its name was looked up: a
-// name that leads elsewhere the second time gains nothing. It follows no
-// redirects, uses no proxy, and reads no more than a little of an answer. When
-// to send, and what, is the business of package webhook. Start at [New].
+// It checks the resolved address at dial time, so a host name that resolves
+// differently the second time (DNS rebinding) cannot evade the check. It follows
+// no redirects, uses no proxy, and reads only the first bytes of a response.
+// Package webhook decides when to send what. Start at [New].
 package sender
 
 import (
@@ -25,16 +25,16 @@ import (
 	"github.com/hatchvm/hatch/internal/webhook"
 )
 
-// Bounds on one request.
+// Limits of one request.
 const (
 	dialTimeout = 5 * time.Second
-	maxHeader   = 16 << 10 // bytes of an answer
-	maxRead     = 4 << 10  // bytes of an answer's body, which nobody looks at
+	maxHeader   = 16 << 10 // bytes of the response's header
+	maxRead     = 4 << 10  // bytes of the response's body, which hatchd discards
 )
 
-// Config says how to send.
+// Config has the settings of a sender.
 type Config struct {
-	AllowPrivate bool // addresses that are not of the internet, too
+	AllowPrivate bool // also send to this host and to private networks
 	Version      string
 	Resolver     *net.Resolver  // nil: the host's
 	RootCAs      *x509.CertPool // nil: the host's
@@ -67,7 +67,7 @@ func New(cfg Config) *Sender {
 	}
 }
 
-// Close ends the connections that are kept for the next message.
+// Close closes idle connections.
 func (s *Sender) Close() error {
 	s.client.CloseIdleConnections()
 	return nil
@@ -77,7 +77,7 @@ func (s *Sender) Close() error {
 func (s *Sender) Send(ctx context.Context, m webhook.Message) (webhook.Answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.URL, bytes.NewReader(m.Body))
 	if err != nil {
-		return webhook.Answer{}, errs.New(errs.Invalid, "invalid_url", "the address cannot be used").WithCause(err)
+		return webhook.Answer{}, errs.New(errs.Invalid, "invalid_url", "the URL cannot be used").WithCause(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", s.userAgent)
@@ -86,17 +86,17 @@ func (s *Sender) Send(ctx context.Context, m webhook.Message) (webhook.Answer, e
 	req.Header.Set("Webhook-Signature", m.Signature)
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return webhook.Answer{}, worded(err)
+		return webhook.Answer{}, publicError(err)
 	}
 	defer resp.Body.Close()
-	_, _ = io.CopyN(io.Discard, resp.Body, maxRead) // so that the connection can be used again
+	_, _ = io.CopyN(io.Discard, resp.Body, maxRead) // so that the connection can be reused
 	return webhook.Answer{StatusCode: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}, nil
 }
 
-var errPrivate = errors.New("not an address of the internet")
+var errPrivate = errors.New("not an address on the public internet")
 
-// refusePrivate returns what is called with the address itself, just before it
-// is dialled. own lists the host's addresses, each with its network.
+// refusePrivate returns a dialer control function, called with the resolved address
+// just before it is dialled. own lists the host's addresses, each with its network.
 func refusePrivate(own func() ([]net.Addr, error)) func(network, address string, _ syscall.RawConn) error {
 	return func(_, address string, _ syscall.RawConn) error {
 		to, err := netip.ParseAddrPort(address)
@@ -116,29 +116,29 @@ func refusePrivate(own func() ([]net.Addr, error)) func(network, address string,
 	}
 }
 
-// worded says what went wrong without what the owner need not know: which
-// address a name has here, or which resolver was asked.
-func worded(err error) error {
-	fault := func(code, text string) error { return errs.New(errs.Unavailable, code, "%s", text) }
+// publicError returns an error that the owner may read: it does not reveal which
+// address a name resolves to here, or which resolver was used.
+func publicError(err error) error {
+	unavailable := func(code, text string) error { return errs.New(errs.Unavailable, code, "%s", text) }
 	var noName *net.DNSError
 	var badCertificate *tls.CertificateVerificationError
 	var timedOut net.Error
 	switch {
 	case errors.Is(err, errPrivate):
-		return fault("private_address", "the receiver's address is of this host or of a private network, which only HATCH_WEBHOOK_ALLOW_PRIVATE=true allows")
+		return unavailable("private_address", "the receiver's address is on this host or in a private network, which only HATCH_WEBHOOK_ALLOW_PRIVATE=true allows")
 	case errors.As(err, &timedOut) && timedOut.Timeout():
-		return fault("timeout", "the receiver did not answer in time")
+		return unavailable("timeout", "the receiver did not answer in time")
 	case errors.As(err, &noName):
-		return fault("no_such_host", "the receiver's name cannot be resolved")
+		return unavailable("no_such_host", "the receiver's name cannot be resolved")
 	case errors.As(err, &badCertificate):
-		return fault("bad_certificate", "the receiver's certificate is not valid for its address, or not trusted")
+		return unavailable("bad_certificate", "the receiver's certificate is not valid for its host name, or not trusted")
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fault("connection_refused", "the receiver refuses connections")
+		return unavailable("connection_refused", "the receiver refuses connections")
 	}
-	return fault("unreachable", "the receiver cannot be reached, or broke the connection off")
+	return unavailable("unreachable", "the receiver cannot be reached, or closed the connection")
 }
 
-// retryAfter reads the header of that name; 0 when there is nothing to read.
+// retryAfter parses a Retry-After header; 0 if there is none or it is not valid.
 func retryAfter(header string) time.Duration {
 	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
 		return time.Duration(seconds) * time.Second

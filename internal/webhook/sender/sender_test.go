@@ -71,15 +71,15 @@ func TestPrivateAddressesAreNotDialled(t *testing.T) {
 		}
 	}
 	if calls.Load() != 0 {
-		t.Error("somebody was called")
+		t.Error("the receiver was called")
 	}
 	if _, err := send(t, Config{AllowPrivate: true, Resolver: resolver}, "http://example.com:"+port); err != nil || calls.Load() != 1 {
 		t.Errorf("where it is allowed: %v, %d calls", err, calls.Load())
 	}
 }
 
-// TestTheHostsOwnAddressesAreNotDialled has a host with an address of the
-// internet: what listens there may be closed to the internet all the same.
+// TestTheHostsOwnAddressesAreNotDialled has a host with a public address: its
+// listeners may still be closed to the internet.
 func TestTheHostsOwnAddressesAreNotDialled(t *testing.T) {
 	own := func() ([]net.Addr, error) {
 		return []net.Addr{&net.IPNet{IP: net.ParseIP("8.8.4.4"), Mask: net.CIDRMask(24, 32)}, &net.IPNet{IP: net.ParseIP("2600::7"), Mask: net.CIDRMask(64, 128)}}, nil
@@ -93,13 +93,12 @@ func TestTheHostsOwnAddressesAreNotDialled(t *testing.T) {
 	}
 	unknown := func() ([]net.Addr, error) { return nil, errors.New("netlink is away") }
 	if err := refusePrivate(unknown)("tcp", "8.8.4.5:443", nil); err == nil {
-		t.Error("dialled though nobody knows whose address it is")
+		t.Error("dialled although the host's addresses are unknown")
 	}
 }
 
-// TestANameThatLeadsElsewhereTheSecondTime looks innocent when it is asked for
-// first.
-func TestANameThatLeadsElsewhereTheSecondTime(t *testing.T) {
+// TestDNSRebinding uses a name that resolves to a public address only the first time.
+func TestDNSRebinding(t *testing.T) {
 	var calls atomic.Int32
 	r := receiver(t, func(http.ResponseWriter, *http.Request) { calls.Add(1) })
 	_, port, _ := net.SplitHostPort(strings.TrimPrefix(r.URL, "http://"))
@@ -116,7 +115,7 @@ func TestANameThatLeadsElsewhereTheSecondTime(t *testing.T) {
 }
 
 // nameServer answers each question for an address with the next of answers,
-// and goes on with the last.
+// and continues with the last.
 type nameServer struct {
 	answers [][]string
 	asked   atomic.Int32
@@ -162,7 +161,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
-// TestAnswersAreBounded gets an answer without end.
+// TestAnswersAreBounded gets an endless response.
 func TestAnswersAreBounded(t *testing.T) {
 	wrote := make(chan int64, 1)
 	r := receiver(t, func(w http.ResponseWriter, r *http.Request) {
@@ -181,7 +180,7 @@ type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
-func TestFaultsInWords(t *testing.T) {
+func TestPublicErrors(t *testing.T) {
 	closed := receiver(t, nil)
 	closed.Close()
 	unsafe := httptest.NewTLSServer(http.NotFoundHandler())
@@ -219,8 +218,8 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// TestAReceiverCanVerify does what the specification asks of receivers, with
-// nothing but the standard library.
+// TestAReceiverCanVerify verifies a message as the specification says, with the
+// standard library only.
 func TestAReceiverCanVerify(t *testing.T) {
 	key := []byte("0123456789abcdef01234567")
 	verified := make(chan bool, 1)

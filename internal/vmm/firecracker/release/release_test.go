@@ -7,9 +7,22 @@ func TestVersionsAreFound(t *testing.T) {
 		"1.12.0": "1.12.0", "1.12.1\n\nmore": "1.12.1", "2.0.0-dev": "2.0.0", "0.25.2": "0.25.2",
 		"": "", "1.12": "", "one": "", "v1.12.0": "",
 	} {
-		v, ok := Find(text)
-		if ok != (want != "") || ok && v.String() != want {
-			t.Errorf("%q is %s, %v", text, v, ok)
+		t.Run(text, func(t *testing.T) {
+			v, ok := Find(text)
+			if ok != (want != "") || ok && v.String() != want {
+				t.Errorf("%q is parsed as %s, %v; want %q", text, v, ok, want)
+			}
+		})
+	}
+}
+
+func TestTheRecommendedReleaseHasNoKnownBug(t *testing.T) {
+	if v := Recommended; v.LosesVsock() || v.CorruptsLargeDiffs() || !v.ReportsFreePages() || v.Before(Oldest) {
+		t.Errorf("%s has a known bug", v)
+	}
+	for _, v := range []Version{{1, 16, 0}, {1, 16, 1}} {
+		if !v.LosesVsock() {
+			t.Errorf("%s is said to keep its vsock", v)
 		}
 	}
 }
@@ -19,7 +32,7 @@ func TestVersionsAreInOrder(t *testing.T) {
 	for i, v := range inOrder {
 		for j, w := range inOrder {
 			if v.Before(w) != (i < j) {
-				t.Errorf("that %s is before %s is %v", v, w, v.Before(w))
+				t.Errorf("%s is before %s: %v, want %v", v, w, v.Before(w), i < j)
 			}
 		}
 	}

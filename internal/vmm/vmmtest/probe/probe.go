@@ -1,10 +1,10 @@
-// Package probe builds the guest that a Firecracker runs in tests on hosts
-// without hardware virtualisation: a program of a few KiB without an operating
-// system, in guest/, that obeys the conformance suite's lines, and that hatchd
-// meets as it meets an agent. It also says where the tests' Firecracker is.
+// Package probe builds the guest of Firecracker in tests on hosts without hardware
+// virtualisation: a program of a few KiB without an operating system, in guest/. It
+// executes the conformance suite's commands, and its agent is enough for hatchd. The
+// package also finds the tests' Firecracker.
 //
-// It is for tests that carry the build tag system. Start at [Build], and to
-// see what a VMM gives its guest, at guest/probe.c.
+// It is for tests with the build tag system. Start at [Build], and for the guest at
+// guest/probe.c.
 package probe
 
 import (
@@ -17,16 +17,16 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm/vmmtest/testguest"
 )
 
-// flags make gcc leave out what needs an operating system (a C library, a place
-// chosen at load time) or more of a processor than its integer instructions.
+// flags make gcc use no C library, no relocation at load time, and only the integer
+// instructions of the processor.
 var flags = []string{
 	"-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-static", "-fno-pic", "-no-pie",
 	"-mgeneral-regs-only", "-mno-red-zone", "-fcf-protection=none", "-fno-stack-protector", "-fno-tree-loop-distribute-patterns",
 	"-Wl,--build-id=none", "-Wl,--no-warn-rwx-segments",
 }
 
-// Build makes the guest in a directory of the test and returns its path: an
-// ELF program that is started as a kernel is.
+// Build compiles the guest in a directory of the test and returns its path: an ELF file
+// that a VMM boots like a kernel.
 func Build(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "probe")
@@ -36,7 +36,7 @@ func Build(t testing.TB) string {
 	return path
 }
 
-// Compile makes the guest from its source in a checkout.
+// Compile compiles the guest from its source in a checkout.
 func Compile(repository, to string) error {
 	source := filepath.Join(repository, "internal", "vmm", "vmmtest", "probe", "guest")
 	files, err := filepath.Glob(filepath.Join(source, "*.c"))

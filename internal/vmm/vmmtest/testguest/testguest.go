@@ -1,8 +1,8 @@
-// Package testguest builds the initramfs of the conformance suite's real
-// guest: the program in init/, compiled statically, and the kernel modules it
-// needs. It also says where the tests' kernel is.
+// Package testguest builds the initramfs of the conformance suite's Linux guest: the
+// program in init/, compiled statically, and the kernel modules that it needs. It also
+// finds the tests' kernel.
 //
-// It is for tests that carry the build tag system. Start at [Build].
+// It is for tests with the build tag system. Start at [Build].
 package testguest
 
 import (
@@ -11,14 +11,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/cavaliergopher/cpio"
 )
 
-// modules is in the order in which they must be loaded: virtio_ring before
-// virtio, and every module after those it needs.
+// modules are in the order in which they must be loaded: each comes after those that
+// it depends on.
 var modules = []string{
 	"virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "failover", "net_failover", "virtio_net",
 	"virtio_console", "button", "evdev", "pvpanic", "pvpanic-mmio",
@@ -44,14 +43,25 @@ func Asset(t testing.TB, variable, name string) string {
 	return path
 }
 
-// Repository returns the root of the checkout.
+// Repository returns the root of the checkout: the nearest directory with a go.mod at or
+// above the working directory, which go test sets. A test program that was compiled on
+// another machine finds the checkout in which it runs.
 func Repository(t testing.TB) string {
 	t.Helper()
-	_, file, _, ok := runtime.Caller(0)
-	if !ok {
-		t.Fatal("cannot tell where the source is")
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return filepath.Join(filepath.Dir(file), "..", "..", "..", "..")
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			t.Fatal("run the test in a checkout: no go.mod lies above the working directory")
+		}
+		dir = parent
+	}
 }
 
 // Build makes the initramfs in a directory of the test and returns its path.
@@ -72,7 +82,8 @@ func Build(t testing.TB) string {
 	return path
 }
 
-// pack writes the archive: /init, and /modules in the order of loading.
+// pack writes the archive: /init, and /modules, whose names sort in the order of
+// loading.
 func pack(path, program, moduleDir string) error {
 	out, err := os.Create(path)
 	if err != nil {

@@ -1,11 +1,11 @@
-/* The agent: what hatchd asks of a guest, as far as this one can answer. A
- * stream begins with lines. One that is none of the protocol's is answered with
- * "agent: " and the same line; a handshake makes the stream a session.
+/* The agent: the requests of hatchd that this guest can answer. A stream begins
+ * with lines. A line that is not of the protocol is answered with "agent: " and
+ * the same line; a handshake makes the stream a session.
  *
- * The protocol is internal/guest/wire. A session is frames of yamux: 12 bytes
- * that say what it is, and data. Only the host opens streams in it. Each stream
- * carries one request, JSON behind its length, and then the reply. This is no
- * JSON parser: it looks for words as hatchd writes them, without spaces. */
+ * The protocol is internal/guest/wire. A session consists of yamux frames: a
+ * header of 12 bytes, and data. Only the host opens streams in it. Each stream
+ * has one request, a length and JSON, and then the reply. This is not a JSON
+ * parser: it searches for keys as hatchd writes them, without spaces. */
 #include "machine.h"
 
 enum { LINE = 1024, REQUEST = 1024, REQUESTS = 8, FRAME_HEADER = 12, LENGTH = 4 };
@@ -13,7 +13,7 @@ enum frame_type { FRAME_DATA, FRAME_WINDOW, FRAME_PING };
 enum { FLAG_BEGIN = 1, FLAG_TAKEN = 2, FLAG_END = 4, FLAG_BROKEN = 8 };
 
 static struct session {
-	int speaks;      /* frames, no lines any more */
+	int speaks;      /* frames: the handshake is done */
 	u32 used;        /* bytes in line, or in header */
 	char line[LINE];
 	u8 header[FRAME_HEADER];
@@ -22,10 +22,10 @@ static struct session {
 		u32 id; /* of its stream; 0: not in use */
 		u32 used;
 		char text[LENGTH + REQUEST + 1];
-	} requests[REQUESTS], *filling; /* filling: whose data comes; 0: nobody's */
+	} requests[REQUESTS], *filling; /* filling: the request that the frame's data belongs to, or 0 */
 } sessions[VSOCK_STREAMS];
 
-/* What is about to be sent: room for a frame's header, then its data. */
+/* The next message: space for a frame's header, then its data. */
 static u8 out[4096];
 static u32 end;
 
@@ -53,7 +53,7 @@ static void write_big_endian(u8 *to, u32 n)
 
 static u32 read_big_endian(const u8 *from) { return from[0] << 24 | from[1] << 16 | from[2] << 8 | from[3]; }
 
-/* A message or a part of a stream is put behind its length. */
+/* A message, or a chunk of a stream, begins with its length. */
 static u32 open_length(void)
 {
 	end += LENGTH;
@@ -62,8 +62,8 @@ static u32 open_length(void)
 
 static void close_length(u32 from) { write_big_endian(out + from - LENGTH, end - from); }
 
-/* Sends a frame with the data that was put, if any. n is its length, or what
- * else its type means by that. */
+/* Sends a frame with the data that was put, if any. n is the length field of the
+ * header, whose meaning depends on the type. */
 static void send_frame(struct session *s, enum frame_type type, u16 flags, u32 id, u32 n)
 {
 	out[0] = 0;
@@ -80,8 +80,8 @@ static void send_data(struct session *s, struct request *r, int ends)
 	send_frame(s, FRAME_DATA, 0, r->id, end - FRAME_HEADER);
 	if (!ends)
 		return;
-	/* In a frame of its own: a host may take the end for all there is of the
-	 * frame, and miss the data in it. */
+	/* In a separate frame: a host may ignore the data of a frame that ends the
+	 * stream. */
 	send_frame(s, FRAME_WINDOW, FLAG_END, r->id, 0);
 	r->id = 0;
 }
@@ -93,8 +93,8 @@ static void put_message(const char *json)
 	close_length(from);
 }
 
-/* Who the guest is: what the command line says, until it is a copy and is told
- * otherwise. Nothing here needs it, so that knowing it is being it. */
+/* The guest's identity: that of the command line, until hatchd reidentifies a
+ * clone. It is only stored, since the guest does not use it. */
 static struct self { int is_known; char hostname[65], mac[18], address[44]; } self;
 
 static void read_string(const char *json, const char *key, char *to, u32 size)
@@ -106,7 +106,7 @@ static void read_string(const char *json, const char *key, char *to, u32 size)
 	to[n] = 0;
 }
 
-static void become(const char *args)
+static void reidentify(const char *args)
 {
 	read_string(args, "\"hostname\":\"", self.hostname, sizeof self.hostname);
 	read_string(args, "\"mac\":\"", self.mac, sizeof self.mac);
@@ -165,7 +165,7 @@ static void put_hello(void)
 	close_length(from);
 }
 
-/* What to run: a line for the shell, or arguments, which make one, too. */
+/* The command to run: a shell line, or arguments, which are joined to a line. */
 static void read_command(const char *args, char line[LINE])
 {
 	static const char between[] = "\",\"";
@@ -184,8 +184,8 @@ static void read_command(const char *args, char line[LINE])
 	line[n] = 0;
 }
 
-/* A process that obeys a line as the console would: the reply tells that it has
- * begun, and parts of a stream what it said and that it ended. */
+/* A process that executes a line like the console: the reply reports its start, and
+ * chunks of the stream its output and its exit. */
 static void put_process(const char *args)
 {
 	static char line[LINE], said[2048];
@@ -219,13 +219,13 @@ static void serve(struct session *s, struct request *r)
 		put_status();
 	} else if (starts_with(op, "watch\"")) {
 		put_status();
-		send_data(s, r, 0); /* and it stays open: nothing ever changes */
+		send_data(s, r, 0); /* the stream stays open: the status never changes */
 		return;
 	} else if (starts_with(op, "woken\"")) {
 		say("woken\r\n");
 		put_message("{\"ok\":true,\"result\":null}");
 	} else if (starts_with(op, "recast\"")) {
-		become(op);
+		reidentify(op);
 		say("recast\r\n");
 		put_self();
 	} else if (starts_with(op, "process.exec\"")) {
@@ -276,16 +276,16 @@ static void take_data(struct session *s, u8 byte)
 	struct request *r = s->filling;
 	s->left--;
 	if (!r || r->used == LENGTH + REQUEST)
-		return; /* what is too long is never answered */
+		return; /* a request that is too long is not answered */
 	r->text[r->used++] = byte;
 	r->text[r->used] = 0;
 	if (r->used > LENGTH && r->used == LENGTH + read_big_endian((u8 *)r->text))
 		serve(s, r);
 }
 
-/* A line of the handshake is WORD VERSION NONCE behind the protocol's name, and
- * answered with another word: sync with ack, and start, which begins the session,
- * with go. There is one version. */
+/* A line of the handshake is the protocol's name and WORD VERSION NONCE. The answer
+ * to sync is ack; the answer to start, which begins the session, is go. There is one
+ * version. */
 static void take_line(struct session *s)
 {
 	const char *word = after(s->line, "hatch-agent ");

@@ -1,5 +1,5 @@
-/* Disks: a request is a chain of three: what to do, the data, and one byte
- * into which the device writes how it went. */
+/* Disks: a request is a chain of three buffers: the operation, the data, and one byte
+ * into which the device writes the result. */
 #include "machine.h"
 
 enum { READ = 0, WRITE = 1, WENT_WELL = 0 };

@@ -1,6 +1,6 @@
-/* The time: channel 2 of the interval timer counts down from 65536 at
- * 1,193,182 Hz, over and over. It is the only clock here whose speed is known
- * without measuring. */
+/* The time: channel 2 of the interval timer counts down from 65536 at 1,193,182 Hz,
+ * again and again. It is the only clock whose frequency is known without a
+ * measurement. */
 #include "machine.h"
 
 enum { PORT_COUNTER = 0x42, PORT_MODE = 0x43, PORT_GATE = 0x61, HERTZ = 1193182 };
@@ -10,7 +10,7 @@ static u64 ticks;
 
 static u16 counter(void)
 {
-	out8(PORT_MODE, 0x80); /* hold channel 2's count, so that both bytes are of one moment */
+	out8(PORT_MODE, 0x80); /* latch channel 2's count, so that both bytes are of one moment */
 	u16 low = in8(PORT_COUNTER);
 	return low | in8(PORT_COUNTER) << 8;
 }

@@ -1,6 +1,6 @@
-/* The network device: bare Ethernet frames, each behind a header of 12 bytes
- * that is all zeros for those who want nothing of the device. Firecracker reads
- * a frame only while we offer room for 64 KiB, the largest that could come. */
+/* The network device: Ethernet frames, each after a header of 12 bytes, which is all
+ * zeros without offloads. Firecracker reads a frame only while the queue has buffers
+ * for 64 KiB, the largest possible frame. */
 #include "machine.h"
 
 enum { RX, TX, QUEUES, HEADER = 12, MOST = 2048, BUFFER = 16 << 10, BUFFERS = 8 };

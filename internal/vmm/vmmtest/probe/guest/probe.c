@@ -1,18 +1,16 @@
-/* The probe: a guest without an operating system, of a few KiB. It says and
- * obeys what internal/vmm/vmmtest/guest.go lists, so that a VMM can be tried on
- * a machine that runs a guest's instructions one by one, far too slowly and
- * too incompletely for Linux.
+/* The probe: a guest without an operating system, of a few KiB. It executes the
+ * commands of internal/vmm/vmmtest/guest.go, so that a VMM can be tested on a host
+ * that emulates the guest's instructions, too slowly and incompletely for Linux.
  *
- * It also speaks as much of the agent's protocol as hatchd needs to take it for a
- * guest that is ready (agent.c), and obeys "count" with a number that only grows,
- * and "who" with the name and the place on the network that it takes for its own.
+ * It implements as much of the agent's protocol as hatchd needs to consider the guest
+ * ready (agent.c). "count" answers with a number that only increases, "who" with the
+ * guest's hostname, address and MAC.
  *
- * It is also the shortest answer to what a VMM gives to its guest: this file is
- * the start and the commands, and each other file is one device.
+ * This file has the start and the commands; each other file has one device.
  *
- * How it begins: the VMM has put this program at the address it was linked to,
- * the command line into memory, and the processor into 64-bit mode, with a page
- * table that maps the first GiB to itself. Interrupts are off, and stay off. */
+ * At the start the VMM has loaded this program at the address that it was linked for,
+ * and the command line into memory. The processor is in 64-bit mode, with a page table
+ * that maps the first GiB to itself. Interrupts are off, and stay off. */
 #include "machine.h"
 
 void begin(void);
@@ -26,7 +24,7 @@ __attribute__((naked, section(".text.start"))) void _start(void)
 			 "1: hlt; jmp 1b" ::"i"(sizeof stack));
 }
 
-/* The devices' registers lie in the fourth GiB, which is not mapped yet. */
+/* The devices' registers are in the fourth GiB, which is not mapped at the start. */
 static void map_devices(void)
 {
 	enum { PRESENT = 1, WRITABLE = 2, HUGE = 0x80 };
@@ -68,7 +66,7 @@ static void find_devices(void)
 	}
 }
 
-/* A disk's name: the disks are listed on the command line, in their order. */
+/* The serials of the disks are on the command line, in the order of the disks. */
 static const char *disk_names(void) { return argument("hatch.disks="); }
 
 static int disk_named(const char *name)
@@ -85,17 +83,17 @@ static int disk_named(const char *name)
 	return -1;
 }
 
-/* How Linux ends under this VMM, whatever the reason: its last words tell which
- * it is, and then it asks the keyboard controller for a reset. */
+/* Ends as Linux does under this VMM: it prints a message for the reason, and then
+ * asks the keyboard controller for a reset. */
 void end_machine(enum ending why)
 {
 	enum { PORT_KEYBOARD_COMMAND = 0x64, COMMAND_RESET = 0xfe };
-	static const char *const last_words[] = {
+	static const char *const messages[] = {
 		[POWER_OFF] = "reboot: Power down", [REBOOT] = "reboot: Restarting system", [PANIC] = "Kernel panic - not syncing: asked to",
 	};
 	say_aside(0, 0);
 	say("\r\n[    0.000000] ");
-	say(last_words[why]);
+	say(messages[why]);
 	say("\r\n");
 	out8(PORT_KEYBOARD_COMMAND, COMMAND_RESET);
 }
@@ -107,12 +105,12 @@ static int was_button_pressed(void)
 	return in8(PORT_KEYBOARD_STATUS) & HAS_KEY && in8(PORT_KEY) == KEY_DELETE;
 }
 
-/* What Hatch takes a kernel for: every Linux has its version behind these words. */
+/* Hatch recognises a kernel by this banner, which every Linux has. */
 const char banner[] __attribute__((used)) = "Linux version 0.0-probe (a guest for tests)";
 
 u64 boot_number;
-static u64 rounds;           /* of the loop that never ends */
-static u64 ticks, next_tick; /* ticks: 0 while it does not tick */
+static u64 rounds;           /* of the main loop */
+static u64 ticks, next_tick; /* ticks: 0 until the command tick */
 static int is_deaf;
 
 static u8 buffer[64 << 10] __attribute__((aligned(4096)));
@@ -194,8 +192,8 @@ static void burn(u64 ms)
 	say("burn: ok\r\n");
 }
 
-/* What is kept lies above the program: a number in each page, which follows
- * from a word. */
+/* The data of keep is above the program: in each page a number computed from the
+ * word. */
 enum { PAGE = 4096, FIRST_KEPT = 32 << 20 };
 static struct keeping { char word[32]; u64 seed, begin, end; } keepings[16];
 static int keeping_count;
@@ -245,7 +243,7 @@ static void say_kept(void)
 	say("\r\n");
 }
 
-static void obey(const char *line)
+static void execute(const char *line)
 {
 	const char *words = after_word(line);
 	if (same_word(line, "echo")) {
@@ -305,7 +303,7 @@ static void obey(const char *line)
 u64 say_into(char *to, u64 size, const char *line)
 {
 	say_aside(to, size);
-	obey(line);
+	execute(line);
 	u64 said = said_aside();
 	say_aside(0, 0);
 	return said;
@@ -321,7 +319,7 @@ static void console_poll(void)
 	if (c == '\n' || c == '\r') {
 		line[used] = 0;
 		used = 0;
-		obey(line);
+		execute(line);
 	} else if (used < sizeof line - 1) {
 		line[used++] = c;
 	}

@@ -1,5 +1,5 @@
-/* The serial port: a 16550 at ports 0x3f8 to 0x3ff. The VMM's needs no set-up
- * and is always ready to send. */
+/* The serial port: a 16550 at ports 0x3f8 to 0x3ff. The VMM's needs no setup and is
+ * always ready to send. */
 #include "machine.h"
 
 enum { PORT_DATA = 0x3f8, PORT_STATUS = 0x3fd, STATUS_HAS_DATA = 1 };

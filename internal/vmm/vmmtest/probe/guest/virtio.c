@@ -1,8 +1,8 @@
 /* Virtio over memory-mapped registers, version 2 (OASIS Virtio 1.2, 4.2).
  *
- * A queue is memory that both sides see. We describe buffers in its table,
- * offer a chain of them by the index of its first, and write to the notify
- * register; the VMM does what the device does, and lists the chain as used. */
+ * A queue is memory that both sides share. The guest describes buffers in its table,
+ * offers a chain of them by the index of the first, and writes to the notify register.
+ * The VMM processes the chain and lists it as used. */
 #include "machine.h"
 
 enum {
@@ -28,8 +28,8 @@ static void set_address(u64 base, u32 at, volatile void *memory)
 	*reg(base, at + 4) = (u64)memory >> 32;
 }
 
-/* The device wants to be led to its readiness one step at a time. Of what all
- * devices can do we take one thing, number 32: that it is a modern one. */
+/* The steps of the initialisation are those of the specification. Of the general
+ * features the guest negotiates bit 32 only, VIRTIO_F_VERSION_1. */
 void device_start(u64 base, u32 features, struct queue *queues, int count)
 {
 	*reg(base, REG_STATUS) = 0; /* reset */
@@ -54,7 +54,7 @@ void device_start(u64 base, u32 features, struct queue *queues, int count)
 void queue_offer(u64 base, struct queue *q, int number, u16 first)
 {
 	q->offered.ring[q->offered.index % QUEUE_SIZE] = first;
-	barrier(); /* the VMM must not see the new index before what it stands for */
+	barrier(); /* the VMM must not see the new index before its entry */
 	q->offered.index++;
 	barrier();
 	*reg(base, REG_NOTIFY) = number;

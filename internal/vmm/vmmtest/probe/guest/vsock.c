@@ -1,9 +1,9 @@
-/* The agent's channel: streams between host and guest without a network. The
- * host connects to AGENT_PORT; what comes is agent.c's. Streams are told apart
- * by the host's port.
+/* The agent's channel: streams between host and guest without a network. The host
+ * connects to AGENT_PORT; agent.c handles the data. The host's port identifies a
+ * stream.
  *
- * Each side tells the other in every packet how much it can take: we always
- * can take more, and trust the host to read our few bytes. */
+ * Each packet has the sender's buffer space. The guest always has space, and assumes
+ * that the host reads its few bytes. */
 #include "machine.h"
 
 enum { RX, TX, EVENTS, QUEUES, BUFFERS = 8 };
@@ -74,8 +74,8 @@ static void take(struct stream *s, const u8 *data, u32 length)
 	send(s, s->port, ROOM_UPDATE, 0);
 }
 
-/* What belongs to no stream is left over from one that a reset has ended. To
- * refuse it would end a new one: the host's ports begin anew, too. */
+/* A packet without a stream is of one that a transport reset has ended. It is ignored:
+ * a RESET could end a new stream, since the host may use the port again. */
 static void handle(struct packet *p)
 {
 	struct stream *s = stream_of(p->from_port);
@@ -102,8 +102,8 @@ static void handle(struct packet *p)
 	}
 }
 
-/* The device tells one thing unasked: that all streams have ended, as when we
- * were saved to a file. */
+/* The device sends one event, the transport reset: all streams have ended, for example
+ * because the guest was saved to a file. */
 static void listen_for_reset(void)
 {
 	queues[EVENTS].table[0] = (struct descriptor){ (u64)&event, sizeof event, DESC_DEVICE_WRITES, 0 };
@@ -134,7 +134,7 @@ void vsock_poll(void)
 	if (!device)
 		return;
 	int came = queue_done(&queues[RX], &id, &unused);
-	/* Asked after that, since a reset comes before the packets that follow it. */
+	/* Read after the RX queue, since a reset precedes the packets that follow it. */
 	if (queue_done(&queues[EVENTS], &event_id, &unused)) {
 		forget_streams();
 		listen_for_reset();

@@ -1,8 +1,8 @@
 //go:build linux
 
-// Command init is the guest of the conformance suite: the only program of its
-// initramfs. It loads the modules it was packed with, greets on the serial
-// console and obeys the lines that vmmtest's guest.go describes.
+// Command init is the Linux guest of the conformance suite: the only program of its
+// initramfs. It loads the modules in the initramfs, prints a greeting on the serial
+// console and executes the commands that vmmtest's guest.go describes.
 //
 // It is not part of the product; package testguest builds and packs it.
 package main
@@ -24,7 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var deaf atomic.Bool // to the power button
+var deaf atomic.Bool // it ignores the power button
 
 func main() {
 	for _, fs := range []string{"proc", "sysfs", "devtmpfs"} {
@@ -34,17 +34,20 @@ func main() {
 	}
 	console, err := os.OpenFile("/dev/ttyS0", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		return // the kernel panics, and says so on its console
+		return // the kernel panics, since its init has ended
 	}
 	setRaw(console)
 	loadModules(console)
-	go watchPowerButton()
+	inputs, _ := filepath.Glob("/dev/input/event*")
+	for _, path := range inputs {
+		go watchPowerButton(path)
+	}
 	go serveAgent()
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	say(console, "guest ready %s", strings.TrimSpace(string(boot)))
 	lines := bufio.NewScanner(console)
 	for lines.Scan() {
-		obey(console, lines.Text())
+		execute(console, lines.Text())
 	}
 	say(console, "the console ended: %v", lines.Err())
 	select {}
@@ -54,7 +57,7 @@ func say(w io.Writer, format string, args ...any) {
 	_, _ = fmt.Fprintf(w, format+"\r\n", args...)
 }
 
-// setRaw keeps the terminal from echoing what it is told.
+// setRaw turns off the echo of the terminal, and keeps line mode.
 func setRaw(f *os.File) {
 	t, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	if err != nil {
@@ -85,7 +88,8 @@ func loadModule(path string) error {
 	return unix.FinitModule(int(f.Fd()), "", 0)
 }
 
-func obey(console io.Writer, line string) {
+// execute executes a command of guest.go.
+func execute(console io.Writer, line string) {
 	verb, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 	first, second, _ := strings.Cut(rest, " ")
 	switch verb {
@@ -127,7 +131,7 @@ func obey(console io.Writer, line string) {
 	}
 }
 
-// keeping is memory that was filled with what follows from a word.
+// keeping is memory with data computed from a word.
 type keeping struct {
 	word string
 	data []byte
@@ -151,7 +155,7 @@ func keep(word, count string) error {
 	return nil
 }
 
-// value is what belongs to a place: never 0, and different from place to place.
+// value returns the data at an offset: never 0, and different at each offset.
 func value(word string, at int) uint64 {
 	h := uint64(14695981039346656037)
 	for _, b := range []byte(word) {
@@ -251,7 +255,7 @@ func readDisk(serial, count string) (string, error) {
 	return string(data), err
 }
 
-// fillDisk writes whole MiBs past the page cache, so that the host sees just
+// fillDisk writes whole MiBs without the page cache, so that the device gets exactly
 // these bytes.
 func fillDisk(serial, count string) error {
 	dev, err := disk(serial)
@@ -326,15 +330,8 @@ const (
 	keyPower = 116
 )
 
-// watchPowerButton powers off when the button is pressed, as an init does.
-func watchPowerButton() {
-	paths, _ := filepath.Glob("/dev/input/event*")
-	for _, path := range paths {
-		go watchKeys(path)
-	}
-}
-
-func watchKeys(path string) {
+// watchPowerButton powers off when the input device reports a press of the button.
+func watchPowerButton(path string) {
 	f, err := os.Open(path)
 	if err != nil {
 		return
@@ -352,9 +349,9 @@ func watchKeys(path string) {
 	}
 }
 
-// serveAgent sends back each line that comes in on the agent's port. The port
-// stays open: closing it when a host hangs up would throw away what the next
-// host has said already.
+// serveAgent answers each line on the agent's port. The port stays open: if it were
+// closed when a host disconnects, the lines that the next host has sent already would
+// be lost.
 func serveAgent() {
 	f, err := os.OpenFile(agentPort(), os.O_RDWR, 0)
 	if err != nil {

@@ -1,0 +1,42 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+)
+
+// backoff is the wait between two attempts. It doubles from min to max.
+type backoff struct {
+	min, max time.Duration
+	next     time.Duration // 0 to begin with min
+}
+
+// wait waits, or returns the error of ctx.
+func (b *backoff) wait(ctx context.Context) error {
+	b.next = min(max(b.next, b.min), b.max)
+	timer := time.NewTimer(b.next)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		b.next *= 2
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// isFinal reports whether the server would refuse another attempt, too.
+func isFinal(err error) bool {
+	var e *Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch status := e.Status(); status {
+	case http.StatusTooManyRequests, 0: // 0: an error inside a WebSocket
+		return false
+	default:
+		return status < http.StatusInternalServerError || status == http.StatusNotImplemented
+	}
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+)
+
+const (
+	defaultURL     = "http://127.0.0.1:8080"
+	defaultDataDir = "/var/lib/hatch"
+	maxKeyFile     = 4 << 10 // bytes
+	keyHint        = "give a key in HATCH_API_KEY, --key-file or ~/.config/hatch/key; on the server itself, root can read it from the data directory's admin.key"
+)
+
+// connection is how to reach the server: its address and the API key.
+type connection struct {
+	getenv  func(name string) string
+	url     string // of --url
+	keyFile string // of --key-file
+}
+
+// address returns the URL of the API.
+func (c *connection) address() string {
+	return cmp.Or(c.url, c.getenv("HATCH_URL"), defaultURL)
+}
+
+func (c *connection) client() (*client.Client, error) {
+	key, err := c.key()
+	if err != nil {
+		return nil, err
+	}
+	return client.New(c.address(), key, client.WithUserAgent("hatch/"+programVersion()))
+}
+
+// openVM returns a client, and the VM that ref means, as [findVM] does.
+func (c *connection) openVM(ctx context.Context, ref string) (*client.Client, api.VM, error) {
+	server, err := c.client()
+	if err != nil {
+		return nil, api.VM{}, err
+	}
+	v, err := findVM(ctx, server, ref)
+	return server, v, err
+}
+
+// key returns the API key, "" for none: the server refuses the call if it needs
+// one.
+func (c *connection) key() (string, error) {
+	if c.keyFile != "" {
+		key, err := readKey(c.keyFile)
+		if err != nil {
+			return "", fmt.Errorf("cannot read the API key: %w", err)
+		}
+		return key, nil
+	}
+	if key := c.getenv("HATCH_API_KEY"); key != "" {
+		return strings.TrimSpace(key), nil
+	}
+	var files []string
+	if isLoopback(c.address()) { // the key of a server on this machine is sent to no other
+		files = append(files, filepath.Join(cmp.Or(c.getenv("HATCH_DATA_DIR"), defaultDataDir), "admin.key"))
+	}
+	if dir := userDir(c.getenv, "XDG_CONFIG_HOME", ".config"); dir != "" {
+		files = append(files, filepath.Join(dir, "hatch", "key"))
+	}
+	for _, path := range files {
+		key, err := readKey(path)
+		if err == nil {
+			return key, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+			return "", fmt.Errorf("cannot read the API key: %w", err)
+		}
+	}
+	return "", nil
+}
+
+// userDir returns a directory of the XDG convention, "" if HOME is not set.
+func userDir(getenv func(string) string, variable, below string) string {
+	if dir := getenv(variable); filepath.IsAbs(dir) {
+		return dir
+	}
+	if home := getenv("HOME"); home != "" {
+		return filepath.Join(home, below)
+	}
+	return ""
+}
+
+func readKey(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err != nil {
+		return "", err
+	}
+	key := strings.TrimSpace(string(text))
+	if key == "" || len(text) > maxKeyFile {
+		return "", fmt.Errorf("%s does not hold one API key", path)
+	}
+	return key, nil
+}
+
+// host returns the name or address of the machine that hatchd runs on.
+func (c *connection) host() (string, error) {
+	u, err := url.Parse(c.address())
+	if err != nil || u.Hostname() == "" {
+		return "", fmt.Errorf("cannot use %q as the server's address", c.address())
+	}
+	return u.Hostname(), nil
+}
+
+func isLoopback(server string) bool {
+	u, err := url.Parse(server)
+	if err != nil {
+		return false
+	}
+	if u.Hostname() == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	return err == nil && addr.Unmap().IsLoopback()
+}

@@ -1,0 +1,235 @@
+package cp
+
+import (
+	"archive/tar"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+)
+
+// unpacker writes files that a VM sent below one directory. The VM may be
+// hostile: root allows no path out of the directory, and entries that could do
+// harm there later are skipped.
+type unpacker struct {
+	root    *os.Root
+	keepAll bool     // owners, setuid bits and links out of the tree
+	skipped *Skipped // nil for single files
+	isNew   bool     // the directory itself is new, and gets the metadata of the archive
+
+	dirs []directory // get their metadata once all files are in them
+}
+
+// directory is a new directory and its final metadata.
+type directory struct {
+	name string
+	metadata
+}
+
+// below returns an unpacker for a directory in this one, created if missing.
+func (u *unpacker) below(name string) (*unpacker, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	err := u.root.Mkdir(name, 0o700)
+	isNew := err == nil
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	root, err := u.root.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	return &unpacker{root: root, keepAll: u.keepAll, skipped: u.skipped, isNew: isNew}, nil
+}
+
+// unpack writes an archive. The first element of each name is dropped.
+func (u *unpacker) unpack(archive io.Reader) error {
+	in := tar.NewReader(archive)
+	for {
+		header, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			_, err = io.Copy(io.Discard, archive) // the rest of the response may still fail
+			return errors.Join(err, u.finishDirs())
+		}
+		if err != nil {
+			return err
+		}
+		name, err := withoutFirst(header.Name)
+		if err != nil {
+			return err
+		}
+		if err := u.entry(name, header, in); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+}
+
+// withoutFirst drops the first element of a name in the archive; "." is left of
+// a single one. A name that leads out of the tree is an error: the VM is
+// hostile then, and so is the rest of the archive.
+func withoutFirst(name string) (string, error) {
+	if path.IsAbs(name) || strings.ContainsRune(name, 0) || slices.Contains(strings.Split(name, "/"), "..") {
+		return "", fmt.Errorf("the VM sent a name that leads out of the tree: %q", name)
+	}
+	_, rest, _ := strings.Cut(name, "/")
+	return path.Clean(rest), nil // "" becomes "."
+}
+
+func (u *unpacker) entry(name string, header *tar.Header, content io.Reader) error {
+	meta := metadata{mode: header.FileInfo().Mode(), uid: header.Uid, gid: header.Gid, modified: header.ModTime}
+	if name == "." && header.Typeflag != tar.TypeDir {
+		return errors.New("the VM sent something else than a directory")
+	}
+	switch header.Typeflag {
+	case tar.TypeDir:
+		return u.directory(name, meta)
+	case tar.TypeReg, tar.TypeGNUSparse:
+		return u.save(name, content, meta)
+	case tar.TypeSymlink:
+		if u.leadsOut(name, header.Linkname) {
+			u.skipped.add(name, "it is a link to "+header.Linkname+", out of the tree; -a keeps it")
+			return nil
+		}
+		return u.link(name, header.Linkname)
+	case tar.TypeLink:
+		old, err := withoutFirst(header.Linkname)
+		if err == nil {
+			err = u.removeFile(name)
+		}
+		if err == nil {
+			err = u.root.Link(old, name)
+		}
+		return err
+	case tar.TypeXGlobalHeader:
+		return nil
+	}
+	u.skipped.add(name, notCopied)
+	return nil
+}
+
+// directory creates a writable directory; finishDirs sets its metadata. An
+// existing one keeps its own.
+func (u *unpacker) directory(name string, meta metadata) error {
+	if name == "." {
+		if u.isNew {
+			u.dirs = append(u.dirs, directory{name, meta})
+		}
+		return nil
+	}
+	err := u.root.Mkdir(name, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		st, statErr := u.root.Stat(name)
+		if statErr != nil {
+			return statErr
+		}
+		if st.IsDir() {
+			return nil
+		}
+	}
+	if err == nil {
+		u.dirs = append(u.dirs, directory{name, meta})
+	}
+	return err
+}
+
+// save writes a temporary file and renames it once it is complete.
+func (u *unpacker) save(name string, content io.Reader, meta metadata) error {
+	temp := path.Join(path.Dir(name), ".hatch-cp-"+rand.Text()[:10])
+	f, err := u.root.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, content)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = u.setMetadata(temp, meta)
+	}
+	if err == nil {
+		err = u.root.Rename(temp, name)
+	}
+	if err != nil {
+		return errors.Join(err, u.root.Remove(temp))
+	}
+	return nil
+}
+
+// setMetadata sets owner, mode and time of a file or directory that the
+// unpacker created.
+func (u *unpacker) setMetadata(name string, meta metadata) error {
+	mode := meta.mode.Perm()
+	if u.keepAll {
+		if err := u.root.Lchown(name, meta.uid, meta.gid); err != nil {
+			return err
+		}
+		mode |= meta.mode & (fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
+	}
+	if err := u.root.Chmod(name, mode); err != nil {
+		return err
+	}
+	return u.root.Chtimes(name, meta.modified, meta.modified)
+}
+
+// finishDirs sets the metadata of new directories, the deepest first: writing
+// into a directory changes its time and needs its permission. A directory that a
+// later entry has replaced is skipped: it may be a link to a file of the user.
+func (u *unpacker) finishDirs() error {
+	for _, d := range slices.Backward(u.dirs) {
+		if st, err := u.root.Lstat(d.name); err == nil && !st.IsDir() {
+			continue
+		}
+		if err := u.setMetadata(d.name, d.metadata); err != nil {
+			return fmt.Errorf("%s: %w", d.name, err)
+		}
+	}
+	return nil
+}
+
+// leadsOut reports whether a link leads out of the directory, or could once
+// other links exist: the unpacker would not follow it, but a later command of
+// the user might.
+func (u *unpacker) leadsOut(name, target string) bool {
+	if u.keepAll {
+		return false
+	}
+	up, rest := 0, target
+	for strings.HasPrefix(rest+"/", "../") {
+		up++
+		rest = strings.TrimLeft(strings.TrimPrefix(rest, ".."), "/")
+	}
+	if path.IsAbs(target) || slices.Contains(strings.Split(rest, "/"), "..") {
+		return true
+	}
+	if up == 0 {
+		return false
+	}
+	if up > strings.Count(name, "/") {
+		return true
+	}
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) { // a link in between changes what .. means
+		if st, err := u.root.Lstat(dir); err != nil || !st.IsDir() {
+			return true
+		}
+	}
+	return false
+}
+
+// link creates a symlink in place of an existing file or link.
+func (u *unpacker) link(name, target string) error {
+	if err := u.removeFile(name); err != nil {
+		return err
+	}
+	return u.root.Symlink(target, name)
+}
+
+// removeFile removes a file, link or empty directory if there is one.
+func (u *unpacker) removeFile(name string) error {
+	if err := u.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,358 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+)
+
+// userLabel is the label of a VM with the user to log in as.
+const userLabel = "hatch.ssh.user"
+
+// sshFlags are the flags of a login.
+type sshFlags struct {
+	user, identity string
+	tty            bool
+}
+
+func (f *sshFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.user, "user", "l", "", "log in as this `user` (default: the label "+userLabel+", else root in img_minimal and debian elsewhere)")
+	cmd.Flags().StringVarP(&f.identity, "identity", "i", "", "private key `file`, for ssh")
+	cmd.Flags().BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal")
+}
+
+// sshCommands are hatch ssh and ssh-config.
+type sshCommands struct {
+	*printer
+	*connection
+}
+
+func (c sshCommands) ssh() *cobra.Command {
+	f := &sshFlags{}
+	cmd := &cobra.Command{
+		Use: "ssh [flags] VM [COMMAND...]", Short: "Log in to a VM, or run a command in it", Args: someArgs("VM"),
+		Long: `Log in to a VM, or run a command in it, with this machine's ssh, and exit with
+its code. A single argument is a line for the guest's shell; several are passed
+on unchanged.
+
+The VM's host key is accepted at the first login and stored for this VM alone,
+below ~/.local/state/hatch; hatch rm deletes it.`,
+		Example:           "  hatch ssh web\n  hatch ssh web -- journalctl -n 20\n  hatch ssh web 'ps aux | grep sshd'",
+		ValidArgsFunction: vmKind.complete(c.connection),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := sshUser(api.VM{}, f.user); err != nil {
+				return fmt.Errorf("cannot log in to %s: %w", args[0], err)
+			}
+			server, v, err := c.openVM(cmd.Context(), args[0])
+			if err != nil {
+				return fmt.Errorf("cannot log in to %s: %w", args[0], err)
+			}
+			return c.login(cmd.Context(), server, v, f, withoutDash(args[1:]))
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().SetInterspersed(false) // flags after the VM belong to the command
+	return cmd
+}
+
+// withoutDash drops an optional -- between VM and command.
+func withoutDash(command []string) []string {
+	if len(command) > 0 && command[0] == "--" {
+		return command[1:]
+	}
+	return command
+}
+
+// login runs the ssh of this machine and returns its exit code.
+func (c sshCommands) login(ctx context.Context, server *client.Client, v api.VM, f *sshFlags, command []string) error {
+	if err := checkReachable(v); err != nil {
+		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
+	}
+	args, err := c.sshArgs(v, f, command)
+	if err != nil {
+		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
+	}
+	program, err := findSSH()
+	if err != nil {
+		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
+	}
+	if err := c.awaitSSH(ctx, server, v); err != nil {
+		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
+	}
+	return passThrough(ctx, c.streams, program, args)
+}
+
+// check returns an error if no login can work on this machine.
+func (c sshCommands) check() error {
+	if _, err := findSSH(); err != nil {
+		return err
+	}
+	if _, err := c.host(); err != nil {
+		return err
+	}
+	_, err := knownHosts{c.env}.dir()
+	return err
+}
+
+func findSSH() (path string, err error) {
+	if path, err = exec.LookPath("ssh"); err != nil {
+		return "", hint(errors.New("ssh is not installed"), "apt-get install openssh-client")
+	}
+	return path, nil
+}
+
+// sshTimeout bounds the wait for the SSH server. A booted guest answers at once.
+const sshTimeout = time.Minute
+
+// awaitSSH waits until the guest's SSH server answers.
+func (c sshCommands) awaitSSH(ctx context.Context, server *client.Client, v api.VM) error {
+	end := c.progress("waiting for SSH in " + displayName(v))
+	_, err := server.WaitVM(ctx, v.ID, "ssh", sshTimeout)
+	end()
+	if client.IsTimeout(err) {
+		return hint(fmt.Errorf("no SSH server answered within %s", sshTimeout),
+			"hatch logs %s shows whether it is still booting; an image without an SSH server, such as minimal, has hatch console %s", displayName(v), displayName(v))
+	}
+	return err
+}
+
+// passThrough runs a program on the same streams and returns its exit code.
+func passThrough(ctx context.Context, s streams, program string, args []string) error {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.in, s.out, s.err
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.ExitCode() >= 0:
+		return exitFrom(exit.ExitCode())
+	case err != nil:
+		return fmt.Errorf("cannot run %s: %w", filepath.Base(program), err)
+	}
+	return nil
+}
+
+func exitFrom(code int) error {
+	if code == 0 {
+		return nil
+	}
+	return exitError(code)
+}
+
+func checkReachable(v api.VM) error {
+	switch {
+	case v.SSHPort == 0:
+		return hint(errors.New("it has no network"), "hatch console %s", displayName(v))
+	case v.State == api.StatePaused:
+		return hint(errors.New("it is paused"), "hatch resume %s", displayName(v))
+	case v.State == api.StateStopped, v.State == api.StateError:
+		return hint(fmt.Errorf("its state is %s", v.State), "hatch start %s", displayName(v))
+	}
+	return nil
+}
+
+var userForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
+
+// sshUser returns the user to log in as. The label comes from the VM's owner and
+// is checked before it becomes part of a command line.
+func sshUser(v api.VM, asked string) (string, error) {
+	user := cmp.Or(asked, v.Labels[userLabel])
+	if user == "" && v.ImageID == "img_minimal" {
+		user = "root"
+	}
+	if user == "" {
+		user = "debian"
+	}
+	if !userForm.MatchString(user) {
+		return "", fmt.Errorf("%q is not a valid user name", user)
+	}
+	return user, nil
+}
+
+func (c sshCommands) sshArgs(v api.VM, f *sshFlags, command []string) ([]string, error) {
+	user, err := sshUser(v, f.user)
+	if err != nil {
+		return nil, err
+	}
+	host, err := c.host()
+	if err != nil {
+		return nil, err
+	}
+	keyFile, err := knownHosts{c.env}.file(v.ID)
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"-p", strconv.Itoa(v.SSHPort), "-l", user}
+	for _, o := range sshOptions(v.ID, keyFile) {
+		args = append(args, "-o", o)
+	}
+	if f.identity != "" {
+		args = append(args, "-i", f.identity)
+	}
+	if f.tty {
+		args = append(args, "-t")
+	}
+	args = append(args, "--", host)
+	if len(command) == 1 { // a line for the guest's shell
+		return append(args, command...), nil
+	}
+	for _, word := range command {
+		args = append(args, quote(word))
+	}
+	return args, nil
+}
+
+// sshOptions separate a VM's host key from those of other VMs that have, or had,
+// the same address and port.
+func sshOptions(id, knownHostsFile string) []string {
+	return []string{
+		"HostKeyAlias=" + id,
+		"StrictHostKeyChecking=accept-new",
+		`UserKnownHostsFile="` + knownHostsFile + `"`,
+		"GlobalKnownHostsFile=/dev/null",
+		"CheckHostIP=no",
+		"ConnectTimeout=30",
+		"ServerAliveInterval=15",
+		"LogLevel=ERROR",
+	}
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
+
+// quote quotes a word for a shell.
+func quote(word string) string {
+	if plainWord.MatchString(word) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// knownHosts stores the SSH host key of each VM in a file.
+type knownHosts struct {
+	getenv func(string) string
+}
+
+func (k knownHosts) dir() (string, error) {
+	dir := userDir(k.getenv, "XDG_STATE_HOME", filepath.Join(".local", "state"))
+	if dir == "" {
+		return "", errors.New("there is no directory for its host key: HOME is not set")
+	}
+	if strings.ContainsAny(dir, "\"\n") {
+		return "", fmt.Errorf("ssh cannot use a file below %q", dir)
+	}
+	return filepath.Join(dir, "hatch", "known_hosts"), nil
+}
+
+// file returns the path for a VM's host key. Its directory exists.
+func (k knownHosts) file(id string) (string, error) {
+	dir, err := k.dir()
+	if err != nil {
+		return "", err
+	}
+	if !wholeVMID.MatchString(id) {
+		return "", fmt.Errorf("the server sent an invalid VM id: %q", id)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("cannot store its host key: %w", err)
+	}
+	return filepath.Join(dir, id), nil
+}
+
+// forget deletes the host key of a deleted VM, if there is one.
+func (k knownHosts) forget(id string) {
+	if dir, err := k.dir(); err == nil && wholeVMID.MatchString(id) {
+		_ = os.Remove(filepath.Join(dir, id))
+	}
+}
+
+func (c sshCommands) config() *cobra.Command {
+	var user string
+	cmd := &cobra.Command{
+		Use: "ssh-config [VM...]", Short: "Print ssh configuration for VMs, all by default",
+		Example:           "  hatch ssh-config > ~/.ssh/config.d/hatch",
+		ValidArgsFunction: vmKind.complete(c.connection),
+		RunE: func(cmd *cobra.Command, refs []string) error {
+			server, err := c.client()
+			if err != nil {
+				return err
+			}
+			vms, err := networkedVMs(cmd.Context(), server, refs)
+			if err != nil {
+				return fmt.Errorf("cannot print ssh configuration: %w", err)
+			}
+			return c.printConfig(vms, user)
+		},
+	}
+	cmd.Flags().StringVarP(&user, "user", "l", "", "log in as this `user`")
+	return cmd
+}
+
+// networkedVMs returns the VMs in refs, or all VMs with a network.
+func networkedVMs(ctx context.Context, server *client.Client, refs []string) ([]api.VM, error) {
+	all, err := allVMs(ctx, server, client.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var vms []api.VM
+	if len(refs) == 0 {
+		for _, v := range all {
+			if v.SSHPort != 0 {
+				vms = append(vms, v)
+			}
+		}
+		return vms, nil
+	}
+	for _, ref := range refs {
+		v, err := pickFrom(vmKind, ref, all)
+		if err != nil {
+			return nil, err
+		}
+		if v.SSHPort == 0 {
+			return nil, fmt.Errorf("%s has no network", displayName(v))
+		}
+		vms = append(vms, v)
+	}
+	return vms, nil
+}
+
+var hostAlias = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`)
+
+func (c sshCommands) printConfig(vms []api.VM, asUser string) error {
+	host, err := c.host()
+	if err != nil {
+		return err
+	}
+	for _, v := range vms {
+		user, err := sshUser(v, asUser)
+		if err != nil {
+			return fmt.Errorf("%s: %w", v.ID, err)
+		}
+		keyFile, err := knownHosts{c.env}.file(v.ID)
+		if err != nil {
+			return err
+		}
+		names := v.ID
+		if hostAlias.MatchString(v.Name) {
+			names = v.Name + " " + v.ID
+		}
+		fmt.Fprintf(c.out, "Host %s\n  HostName %s\n  Port %d\n  User %s\n", names, host, v.SSHPort, user)
+		for _, o := range sshOptions(v.ID, keyFile) {
+			fmt.Fprintf(c.out, "  %s\n", strings.Replace(o, "=", " ", 1))
+		}
+	}
+	return nil
+}

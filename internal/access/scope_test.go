@@ -1,0 +1,27 @@
+package access
+
+import "testing"
+
+func TestScope(t *testing.T) {
+	for name, c := range map[string]struct {
+		scope Scope
+		sees  []string
+		not   []string
+	}{
+		"zero":     {Scope{}, nil, []string{"", "acc_a"}},
+		"no owner": {Owner(""), nil, []string{"", "acc_a"}},
+		"owner":    {Owner("acc_a"), []string{"acc_a"}, []string{"", "acc_b"}},
+		"everyone": {Everyone, []string{"", "acc_a", "acc_b"}, nil},
+	} {
+		for _, id := range c.sees {
+			if !c.scope.Sees(id) {
+				t.Errorf("%s: does not see %q", name, id)
+			}
+		}
+		for _, id := range c.not {
+			if c.scope.Sees(id) {
+				t.Errorf("%s: sees %q", name, id)
+			}
+		}
+	}
+}

@@ -1,0 +1,103 @@
+// Package linux makes the daemon's real host: drivers, bridge and packet rules,
+// SSH ports, disks, guests' memory, consoles and agents.
+//
+// It puts adapters together and decides which drivers can be used here; what
+// each part does is in its own package below internal/host and internal/vmm.
+// It also undoes all of it for `hatchd clean`. Start at [Open].
+package linux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+
+	"github.com/hatchvm/hatch/internal/config"
+	"github.com/hatchvm/hatch/internal/daemon"
+	"github.com/hatchvm/hatch/internal/doctor"
+	"github.com/hatchvm/hatch/internal/guest"
+	"github.com/hatchvm/hatch/internal/guest/initramfs"
+	"github.com/hatchvm/hatch/internal/host/console"
+	"github.com/hatchvm/hatch/internal/host/disk"
+	"github.com/hatchvm/hatch/internal/host/link"
+	"github.com/hatchvm/hatch/internal/host/memory"
+	"github.com/hatchvm/hatch/internal/host/recipe"
+	"github.com/hatchvm/hatch/internal/host/rootfs"
+	"github.com/hatchvm/hatch/internal/host/snapshot"
+	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/server/sshgate"
+	"github.com/hatchvm/hatch/internal/vmm/firecracker"
+	"github.com/hatchvm/hatch/internal/vmm/qemu"
+)
+
+var _ daemon.OpenHost = Open
+
+// Open sets the network up, with the rules of live links in force from the
+// start, and makes everything else that touches the host.
+func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
+	cfg := env.Config
+	drivers, err := makeDrivers(ctx, cfg, cfg.VMM == firecracker.Name, env.Log)
+	if err != nil {
+		return nil, err
+	}
+	first := drivers[0].Info()
+	env.Log.Info("chose the default driver", logkey.VMM, first.Name, logkey.Version, first.Version, logkey.Reason, first.Why)
+	builder, err := recipe.New(env.Path("images"), cfg.DebianMirrors)
+	if err != nil {
+		return nil, err
+	}
+	links := link.New(link.Config{Network: cfg.Network, AllowPrivate: cfg.EgressAllowPrivate, Log: env.Log})
+	if err := links.Setup(ctx, env.LiveLinks); err != nil {
+		return nil, errors.Join(err, links.Close())
+	}
+	env.OnClose(links.Close)
+	gate := sshgate.New(sshgate.Config{Allowed: cfg.SSHAllowed, Wake: env.WakeOnDemand, Dial: env.DialSSH, Log: env.Log})
+	env.OnClose(func() error { gate.Shutdown(); return nil })
+	files := disk.New(env.Path(daemon.VMsDir), env.Path("templates"))
+	memories, err := memory.Open(env.Path(daemon.MemoryDir), files.Dir)
+	if err != nil {
+		return nil, err
+	}
+	env.OnClose(memories.Close)
+	snapshots, err := snapshot.Open(env.Path(daemon.SnapshotDir), snapshot.ReserveBytes)
+	if err != nil {
+		return nil, err
+	}
+	env.OnClose(snapshots.Close)
+	return &daemon.Host{
+		Drivers: drivers, Network: links, Forwards: gate, Files: files, Memories: memories, Snapshots: snapshots,
+		Guests:       guest.New(env.Log),
+		Consoles:     console.New(files.Dir, daemon.ConsoleLogBytes, env.Log),
+		Inspector:    rootfs.New(rootfs.Config{ModulesDir: env.Path("modules"), Modules: initramfs.ModuleNames(), NeedsPVH: first.Name == qemu.Name}),
+		Initramfs:    initramfs.NewMaker(env.Path("initramfs"), cfg.AgentPath),
+		Builder:      builder,
+		OwnUser:      true,
+		PortBusy:     portBusy,
+		CheckNetwork: links.Check, CheckVMM: func() error { return checkPrograms(cfg, drivers) },
+		CloseForwards: gate.Shutdown,
+		ShuttingDown: func(ctx context.Context) (bool, error) {
+			return managerStops(ctx, "/run/systemd/system", "systemctl")
+		},
+	}, nil
+}
+
+// portBusy reports whether another process listens on a port of this host.
+func portBusy(port int) bool {
+	l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+	if err != nil {
+		return true
+	}
+	return l.Close() != nil
+}
+
+// DoctorSettings returns what `hatchd doctor` examines the host for.
+func DoctorSettings(cfg config.Config) doctor.Settings {
+	return doctor.Settings{
+		DataDir: cfg.DataDir, MemoryDir: filepath.Join(cfg.DataDir, daemon.MemoryDir), DiskReserveMiB: memory.ReserveBytes >> 20,
+		HTTPAddr: cfg.HTTPAddr, BridgeName: cfg.Network.Bridge, Cgroup: cfg.Cgroup,
+		SSHPortMin: cfg.SSHPortMin, SSHPortMax: cfg.SSHPortMax,
+		Driver: cfg.VMM, QEMUBin: cfg.QEMUBin, FirecrackerBin: cfg.FirecrackerBin, JailerBin: cfg.JailerBin, AgentPath: cfg.AgentPath,
+		DefaultImage: filepath.Join(cfg.DataDir, "images", "debian.json"), DebianMirrors: cfg.DebianMirrors,
+	}
+}

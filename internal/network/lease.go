@@ -1,0 +1,36 @@
+package network
+
+import (
+	"net"
+	"net/netip"
+)
+
+// Lease is what a host has reserved for one VM. Every non-zero field is unique among
+// all leases of the host. The zero Lease reserves nothing; without a network only
+// UID is set.
+type Lease struct {
+	Address netip.Addr
+	MAC     net.HardwareAddr
+	Tap     string // interface name, ≤ 15 bytes
+	SSHPort int    // of the host
+	UID     int    // of the VMM process
+}
+
+// Pools are the ranges that leases come from. Both ends are included.
+type Pools struct {
+	Network        Network
+	SSHMin, SSHMax int // host ports
+	UIDMin, UIDMax int // user ids
+	TapPrefix      string
+
+	// SSHBusy reports that another process of the host listens on a port, which
+	// is passed over then; nil means that none does. It may be called inside the
+	// transaction and must be quick.
+	SSHBusy func(port int) bool
+}
+
+// Request is what a lease must contain. Invalid or nil values mean: any.
+type Request struct {
+	Address netip.Addr
+	MAC     net.HardwareAddr
+}

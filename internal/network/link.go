@@ -1,0 +1,58 @@
+package network
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Link is one VM's connection to its network: a TAP and its rules on the bridge.
+type Link struct {
+	VMID     string
+	Hostname string
+	Tap      string
+	MAC      net.HardwareAddr
+	Address  netip.Addr
+	In, Out  vmm.NetworkLimit // of what the guest receives and sends
+}
+
+// Traffic counts what went over a guest's network device, as the guest sees
+// it: Rx is what it received.
+type Traffic struct {
+	RxBytes, TxBytes     uint64
+	RxPackets, TxPackets uint64
+}
+
+// Attacher connects VMs to the network. All methods may be called again after a
+// failure.
+type Attacher interface {
+	// Attach makes the TAP, puts it on the bridge isolated from its neighbours,
+	// drops what does not come from the link's MAC and address, applies the rate
+	// limits, and serves the address by DHCP. The returned file is the TAP's; the
+	// TAP lives as long as a process has it open. On error nothing of the link is
+	// left.
+	Attach(ctx context.Context, l Link) (*os.File, error)
+
+	// Reattach does the same for a TAP that a live VMM has open.
+	Reattach(ctx context.Context, l Link) error
+
+	// Detach undoes Attach. Nothing to undo is no error.
+	Detach(ctx context.Context, l Link) error
+
+	// Traffic counts what went through the link since it was attached, also by
+	// an earlier daemon. Errors: errs.NotFound when nothing is attached.
+	Traffic(ctx context.Context, l Link) (Traffic, error)
+}
+
+// Forwarder owns the listeners on the host that lead to ports of guests.
+type Forwarder interface {
+	// Open listens on the port and forwards to the target. Opening an open port
+	// with the same target is no error. Errors: errs.Conflict with code
+	// ssh_port_in_use.
+	Open(vmID string, port int, target netip.AddrPort) error
+	// Close stops listening and ends the port's connections.
+	Close(port int)
+}

@@ -1,0 +1,268 @@
+// Package reach is the one road into guests: sessions with their agents and
+// connections to their ports. It wakes a sleeping VM on the way in and counts
+// what is in use, and why, until it is released.
+//
+// It decides nothing about idle VMs: a policy reads [Reach.Uses]. It knows no
+// protocol that is spoken over a session or a connection. Start at [Reach.Open];
+// [Reach.Dial] is for ports.
+package reach
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vm/live"
+)
+
+// Cause says what a VM is used for.
+type Cause string
+
+// The causes.
+const (
+	Exec    Cause = "exec"    // a process in the guest, or its streams
+	Files   Cause = "files"   // files of the guest
+	Console Cause = "console" // an attached serial console
+	SSH     Cause = "ssh"     // a connection through the VM's SSH port
+	Wait    Cause = "wait"    // a wait for something in the guest, and its probes
+)
+
+// Mode says what to do with a VM that sleeps.
+type Mode int
+
+const (
+	// Wake wakes a sleeping VM.
+	Wake Mode = iota
+	// NoWake leaves it asleep: the use fails with errs.Conflict.
+	NoWake
+)
+
+// Use is one use of a VM that has not been released.
+type Use struct {
+	Cause Cause
+	Since time.Time
+}
+
+// Locker waits for operations on VMs.
+type Locker interface {
+	// LockRecovered waits for startup recovery and for the VM's lock.
+	LockRecovered(ctx context.Context, id string) (unlock func(), err error)
+}
+
+// Waker wakes sleeping VMs.
+type Waker interface {
+	// WakeIfAsleep wakes the VM if it sleeps, after a sleep or a wake that is in
+	// progress.
+	WakeIfAsleep(ctx context.Context, id string) error
+}
+
+// Config is what a Reach needs. All fields are required.
+type Config struct {
+	Store vm.Reader
+	Live  *live.Registry
+	Locks Locker
+	Waker Waker
+	// DialNetwork connects to a guest's address.
+	DialNetwork func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+}
+
+// Reach leads into guests.
+type Reach struct {
+	cfg Config
+
+	mu   sync.Mutex
+	uses map[string]map[*Use]struct{} // by VM id; no empty sets
+}
+
+// New returns a Reach.
+func New(cfg Config) *Reach { return &Reach{cfg: cfg, uses: map[string]map[*Use]struct{}{}} }
+
+// Open returns the session with the agent of a VM in scope. The VM counts as used
+// for cause from the call, its wake included, until release is called. release may
+// be called more than once, and is nil after an error.
+//
+// Errors: errs.NotFound; errs.Conflict with code vm_not_running, also for a
+// sleeping VM with NoWake; errs.Unavailable with code starting_up or vm_busy;
+// with Wake, those of a wake.
+func (r *Reach) Open(ctx context.Context, scope access.Scope, id string, cause Cause, mode Mode) (_ vm.Session, release func(), err error) {
+	release = r.Hold(id, cause)
+	m, err := r.machine(ctx, scope, id, cause, mode)
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return m.Guest, release, nil
+}
+
+// Awake returns the VM after it was woken if it slept. After an error of the wake
+// it returns the VM as it was before, and the error.
+func (r *Reach) Awake(ctx context.Context, scope access.Scope, id string) (vm.VM, error) {
+	v, err := r.cfg.Store.VM(ctx, scope, id)
+	if err != nil || !v.Asleep() {
+		return v, err
+	}
+	if err := r.cfg.Waker.WakeIfAsleep(ctx, id); err != nil {
+		return v, err
+	}
+	return r.cfg.Store.VM(ctx, scope, id)
+}
+
+// machine returns the machine of a VM in scope that runs. A machine that this
+// hatchd does not hold yet is being adopted or connected by an operation, which is
+// waited for: adopting it here as well would hold it twice.
+func (r *Reach) machine(ctx context.Context, scope access.Scope, id string, cause Cause, mode Mode) (*live.Machine, error) {
+	read := r.cfg.Store.VM
+	if mode == Wake {
+		read = r.Awake
+	}
+	v, err := read(ctx, scope, id)
+	if err != nil {
+		return nil, err
+	}
+	if m, err := r.cfg.Live.Get(ctx, v, live.Held); m != nil || err != nil {
+		return m, err
+	}
+	verb := verbOf(cause, mode)
+	if v.Machine == nil {
+		return r.cfg.Live.Running(ctx, v, verb) // which says why it does not run
+	}
+	unlock, err := r.cfg.Locks.LockRecovered(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if v, err = r.cfg.Store.VM(ctx, scope, id); err != nil {
+		return nil, err
+	}
+	return r.cfg.Live.Running(ctx, v, verb)
+}
+
+// verbOf returns what cannot be done, for an error.
+func verbOf(cause Cause, mode Mode) string {
+	switch {
+	case cause == Console:
+		return "attach to the console of"
+	case mode == NoWake:
+		return "look inside"
+	default:
+		return "work inside"
+	}
+}
+
+// Uses returns the uses of a VM that have not been released, the oldest first.
+func (r *Reach) Uses(id string) []Use {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var uses []Use
+	for use := range r.uses[id] {
+		uses = append(uses, *use)
+	}
+	slices.SortFunc(uses, func(a, b Use) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Cause, b.Cause)) })
+	return uses
+}
+
+// Hold counts a use of a VM until release is called. Open and Dial do so by themselves;
+// it is for what leads into a guest and is neither a session nor a connection yet: a
+// wake, a wait. It has no scope: the caller has checked that the VM is in its own.
+func (r *Reach) Hold(id string, cause Cause) (release func()) {
+	use := &Use{Cause: cause, Since: time.Now()}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.uses[id] == nil {
+		r.uses[id] = map[*Use]struct{}{}
+	}
+	r.uses[id][use] = struct{}{}
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.uses[id], use)
+		if len(r.uses[id]) == 0 {
+			delete(r.uses, id)
+		}
+	}
+}
+
+// networkTimeout bounds an attempt by the network before the agent is tried.
+const networkTimeout = 2 * time.Second
+
+// Dial connects to a port of the guest of a VM in scope, and of nothing else: through
+// its network, or through its agent, which also reaches what listens on loopback. It
+// wakes no VM, so that a probe cannot; call Awake before. The VM counts as used for
+// cause until the connection is closed.
+//
+// Errors: errs.NotFound; errs.Unavailable with code port_closed; without a network
+// those of vm.Guest.Dial.
+func (r *Reach) Dial(ctx context.Context, scope access.Scope, id string, port int, cause Cause) (net.Conn, error) {
+	v, err := r.cfg.Store.VM(ctx, scope, id)
+	if err != nil {
+		return nil, err
+	}
+	if v.EnableNetwork {
+		bounded, cancel := context.WithTimeout(ctx, networkTimeout)
+		defer cancel()
+		if conn, err := r.DialNetwork(bounded, v.ID, netip.AddrPortFrom(v.Lease.Address, uint16(port)), cause); err == nil {
+			return conn, nil
+		}
+	}
+	release := r.Hold(v.ID, cause)
+	m, err := r.cfg.Live.Get(ctx, v, live.Held)
+	if m == nil || err != nil {
+		release()
+		return nil, PortClosed(port).WithCause(err)
+	}
+	conn, err := m.Guest.Dial(ctx, port)
+	if err != nil {
+		release()
+		if v.EnableNetwork || ctx.Err() != nil {
+			return nil, PortClosed(port).WithCause(err)
+		}
+		return nil, err
+	}
+	return &counted{conn, release}, nil
+}
+
+// DialNetwork connects to an address of the guest through its network only. It has no
+// scope: it is for callers that have checked theirs, and for a VM's SSH port, whose
+// clients have no account. The VM counts as used for cause until the connection is
+// closed.
+func (r *Reach) DialNetwork(ctx context.Context, id string, to netip.AddrPort, cause Cause) (net.Conn, error) {
+	release := r.Hold(id, cause)
+	conn, err := r.cfg.DialNetwork(ctx, to)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return &counted{conn, release}, nil
+}
+
+// PortClosed is the error of a port that accepts no connections.
+func PortClosed(port int) *errs.Error {
+	return errs.New(errs.Unavailable, "port_closed", "port %d accepts no connections", port)
+}
+
+// counted is a connection whose end ends a use.
+type counted struct {
+	net.Conn
+	release func()
+}
+
+// Close closes the connection and ends its use.
+func (c *counted) Close() error {
+	defer c.release()
+	return c.Conn.Close()
+}
+
+// CloseWrite ends the sending half; a connection that has none is closed.
+func (c *counted) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Close()
+}

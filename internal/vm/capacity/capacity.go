@@ -1,0 +1,212 @@
+// Package capacity decides whether VMs fit on the host, and what of hatchd's own
+// is evicted for an owner's VM.
+//
+// It counts nothing itself: the store sums what VMs take inside the transaction
+// that adds one, and internal/host/capacity reads what the host has. It is the
+// place for quotas. Start at [Service.EvictFor].
+package capacity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Host says what the host has.
+type Host interface {
+	// MemMiB returns the memory that all VMs may take together, overcommit included.
+	MemMiB() int64
+	// DiskMiB returns the disk that all VMs' disks may take together, overcommit included.
+	DiskMiB() (int64, error)
+}
+
+// Disks evicts snapshots.
+type Disks interface {
+	// Yield removes one of hatchd's own snapshots and reports whether it did, so
+	// that the missing bytes may be free; 0 means unknown.
+	Yield(ctx context.Context, missing int64) (yielded bool, err error)
+}
+
+// WarmPool evicts what the warm pool holds.
+type WarmPool interface {
+	// DropIdle frees base memory that no machine maps, and reports whether there
+	// was any. inUse holds the inodes of bases that machines map.
+	DropIdle(inUse map[uint64]bool) (dropped bool)
+	// EndBuild ends the build of a warm snapshot, and reports whether one ran.
+	EndBuild(ctx context.Context) (ended bool)
+}
+
+// Store counts what VMs take.
+type Store interface {
+	vm.Leaser
+	vm.MemoryCounter
+}
+
+// Config is what the service needs. All fields but Warm are required.
+type Config struct {
+	Store Store
+	Host  Host
+	Disks Disks
+	Warm  WarmPool            // nil: there is no warm pool
+	Bases func() []vmm.Shared // memory that hatchd holds for machines to map
+	Pools network.Pools
+	Log   *slog.Logger
+}
+
+// Service answers whether VMs fit.
+type Service struct {
+	cfg    Config
+	closed atomic.Bool
+}
+
+// New returns a service.
+func New(cfg Config) *Service { return &Service{cfg: cfg} }
+
+// Close lets no VM be created, started, woken or restored any more: the host is
+// shutting down. Errors from now on: errs.Unavailable with code host_shutting_down.
+func (s *Service) Close() { s.closed.Store(true) }
+
+func (s *Service) open() error {
+	if s.closed.Load() {
+		return errs.New(errs.Unavailable, "host_shutting_down", "cannot start VMs: the host is shutting down").
+			WithHint("try again once it has started")
+	}
+	return nil
+}
+
+// Reserve calls take with what all VMs may take of the host now; it evicts and
+// calls it again as EvictFor does. Errors: take's, and Close's.
+func (s *Service) Reserve(ctx context.Context, account string, take func(limit vm.Capacity) error) error {
+	if err := s.open(); err != nil {
+		return err
+	}
+	return s.EvictFor(ctx, account, func() error {
+		disk, err := s.cfg.Host.DiskMiB()
+		if err != nil {
+			return fmt.Errorf("cannot read the free disk space: %w", err)
+		}
+		limit := s.memoryLimit()
+		limit.DiskMiB = disk
+		return take(limit)
+	})
+}
+
+// memoryLimit is the limit for a VM whose disk exists already.
+func (s *Service) memoryLimit() vm.Capacity {
+	return vm.Capacity{MemMiB: s.cfg.Host.MemMiB(), Bases: s.cfg.Bases}
+}
+
+// LeaseToStart reserves what a VM without a machine needs to boot.
+// Errors: as vm.Leaser's, and Close's.
+func (s *Service) LeaseToStart(ctx context.Context, v vm.VM) (leased vm.VM, err error) {
+	err = s.Reserve(ctx, v.OwnerID, func(limit vm.Capacity) error {
+		leased, err = s.cfg.Store.LeaseVM(ctx, v.ID, s.poolsFor(v), limit)
+		return err
+	})
+	return leased, err
+}
+
+// LeaseToWake reserves what a sleeping VM needs to wake: its disk is counted
+// already. Errors: as vm.Leaser's, and Close's.
+func (s *Service) LeaseToWake(ctx context.Context, v vm.VM) (leased vm.VM, err error) {
+	if err := s.open(); err != nil {
+		return vm.VM{}, err
+	}
+	err = s.EvictFor(ctx, v.OwnerID, func() error {
+		leased, err = s.cfg.Store.LeaseVM(ctx, v.ID, s.poolsFor(v), s.memoryLimit())
+		return err
+	})
+	return leased, err
+}
+
+// poolsFor returns the pools for a VM's next lease. hatchd itself listens on a
+// sleeping VM's port, so that one is not busy.
+func (s *Service) poolsFor(v vm.VM) network.Pools {
+	pools := s.cfg.Pools
+	if v.Asleep() {
+		pools.SSHBusy = nil
+	}
+	return pools
+}
+
+// CheckMemory returns an error unless the VM's memory, counted already or not,
+// fits beside everything else. It evicts for it.
+// Errors: errs.Exhausted with code memory_exhausted, and Close's.
+func (s *Service) CheckMemory(ctx context.Context, v vm.VM) error {
+	if err := s.open(); err != nil {
+		return err
+	}
+	return s.EvictFor(ctx, v.OwnerID, func() error { return s.cfg.Store.CheckMemory(ctx, v, s.memoryLimit()) })
+}
+
+// CheckWarmMemory is CheckMemory for a VM that can boot instead of being cloned:
+// it evicts idle memory, but ends no build.
+func (s *Service) CheckWarmMemory(ctx context.Context, v vm.VM) error {
+	for {
+		err := s.cfg.Store.CheckMemory(ctx, v, s.memoryLimit())
+		if v.OwnerID == access.SystemID || !errors.Is(err, vm.ErrOwnInTheWay) {
+			return err
+		}
+		if dropped, dropErr := s.dropIdleMemory(ctx); !dropped {
+			return errors.Join(err, dropErr)
+		}
+	}
+}
+
+// EvictFor calls take, which reserves something on the host for an account. When
+// it does not fit, it evicts what hatchd keeps only to save time, piece by piece,
+// and calls take again. hatchd's own account evicts nothing.
+//
+// The order: for memory, idle bases of the warm pool, then a build in progress;
+// for disk, warm snapshots.
+func (s *Service) EvictFor(ctx context.Context, account string, take func() error) error {
+	for {
+		err := take()
+		if err == nil || account == access.SystemID || !s.evict(ctx, err) {
+			return err
+		}
+	}
+}
+
+// evict reports whether what was refused may fit now.
+func (s *Service) evict(ctx context.Context, refused error) (evicted bool) {
+	var err error
+	switch {
+	case errors.Is(refused, vm.ErrOwnInTheWay): // else eviction would not help
+		if errs.HasCode(refused, "memory_exhausted") {
+			evicted, err = s.dropIdleMemory(ctx)
+		}
+		evicted = evicted || (s.cfg.Warm != nil && s.cfg.Warm.EndBuild(ctx))
+	case errs.HasCode(refused, "disk_full"):
+		evicted, err = s.cfg.Disks.Yield(ctx, errs.Missing(refused))
+	}
+	if err != nil {
+		s.cfg.Log.Error("cannot evict to free capacity", "refused", refused, logkey.Error, err)
+	}
+	return evicted
+}
+
+// dropIdleMemory frees base memory of the warm pool that no machine maps.
+func (s *Service) dropIdleMemory(ctx context.Context) (dropped bool, err error) {
+	if s.cfg.Warm == nil {
+		return false, nil
+	}
+	shared, err := s.cfg.Store.SharedMemory(ctx)
+	if err != nil {
+		return false, err
+	}
+	inUse := map[uint64]bool{}
+	for _, base := range shared {
+		inUse[base.Inode] = true
+	}
+	return s.cfg.Warm.DropIdle(inUse), nil
+}

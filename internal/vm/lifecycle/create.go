@@ -1,0 +1,108 @@
+package lifecycle
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vm/clone"
+	"github.com/hatchvm/hatch/internal/vm/operation"
+)
+
+// Create makes and starts a VM, and returns it once it runs. When ctx ends
+// before that, the VM is returned as it was stored, with errs.Unavailable and
+// code still_working, and continues to start. A create that fails leaves a row in
+// state error with the reason, and nothing else.
+//
+// Errors: errs.Invalid names the field; errs.Conflict for what is taken;
+// errs.Exhausted when the host is full.
+func (s *Service) Create(ctx context.Context, account string, req vm.CreateRequest) (vm.VM, error) {
+	req.Idempotency.Lifetime = s.settings.KeyLifetime
+	if v, found, err := s.runner.Earlier(ctx, account, req.Idempotency); found || err != nil {
+		return v, err
+	}
+	v, err := s.resolve(ctx, account, req)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	return s.create(ctx, v, req, s.StartNew)
+}
+
+// create stores a resolved VM and starts it by start.
+func (s *Service) create(ctx context.Context, v vm.VM, req vm.CreateRequest, start operation.Func) (vm.VM, error) {
+	began := time.Now()
+	// The lock is taken before the row can be seen, so that no operation runs on
+	// a VM that is half made. The id is new: the lock is free.
+	unlock, err := s.runner.Lock(ctx, v.ID)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	var stored vm.VM
+	var created bool
+	want := network.Request{Address: req.Address, MAC: req.MAC}
+	// A client that leaves must not make it unclear whether the row was stored: then no
+	// operation would begin on it.
+	storing := context.WithoutCancel(ctx)
+	err = s.capacity.Reserve(storing, v.OwnerID, func(limit vm.Capacity) error {
+		stored, created, err = s.deps.Store.CreateVM(storing, v, want, s.settings.Pools, limit, req.Idempotency)
+		return err
+	})
+	if err != nil || !created {
+		unlock()
+		if err != nil {
+			return vm.VM{}, err
+		}
+		return s.runner.Await(ctx, access.Owner(v.OwnerID), stored.ID, operation.CreateEnded)
+	}
+	reserved := vm.Step{Name: "reserve", Took: time.Since(began)}
+	v, err = operation.Detach(ctx, s.runner, func(ctx context.Context) (vm.VM, error) {
+		defer unlock()
+		return s.runner.Record(ctx, stored, "create", start)
+	})
+	if errs.HasCode(err, "still_working") {
+		return stored, err // so that the caller learns its id
+	}
+	v.Took = append([]vm.Step{reserved}, v.Took...)
+	return v, err
+}
+
+// CreateOfShape makes a VM of hatchd's own account for the warm pool, by booting,
+// and returns it once it runs. With an error it returns its id: what a failed create
+// leaves can be deleted. Errors: as Create's.
+func (s *Service) CreateOfShape(ctx context.Context, shape vm.Shape) (vm.VM, error) {
+	draft := clone.OfShape(shape)
+	v, err := s.create(ctx, draft, vm.CreateRequest{}, s.power.Boot)
+	v.ID = draft.ID
+	return v, err
+}
+
+// Idle reports whether no VM is being created, started or woken, and no guest is on
+// its way to be ready. It also returns a channel that is closed at the next change of a
+// VM; a guest that does not become ready stops counting without one.
+func (s *Service) Idle(ctx context.Context) (idle bool, changed <-chan struct{}, err error) {
+	changed = s.runner.AnyChanged()
+	now := time.Now()
+	for _, state := range []vm.State{vm.Starting, vm.Running} {
+		var vms []vm.VM
+		if vms, _, err = s.deps.Store.VMs(ctx, access.Everyone, vm.Filter{State: state}); err != nil {
+			return false, changed, err
+		}
+		if slices.ContainsFunc(vms, func(v vm.VM) bool { return v.ComesUp(now) }) {
+			return false, changed, nil
+		}
+	}
+	return true, changed, nil
+}
+
+// ShapeFor returns the shape of the VM that a request asks for. Errors: Create's.
+func (s *Service) ShapeFor(ctx context.Context, account string, req vm.CreateRequest) (vm.Shape, error) {
+	v, err := s.resolve(ctx, account, req)
+	if err != nil {
+		return vm.Shape{}, err
+	}
+	return s.Shape(ctx, v)
+}

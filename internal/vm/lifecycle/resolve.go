@@ -1,0 +1,167 @@
+package lifecycle
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"regexp"
+	"slices"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/id"
+	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/template"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// resolve turns a request into a vm.VM that could be stored: template and
+// defaults filled in, everything checked that can be checked without
+// reserving anything.
+func (s *Service) resolve(ctx context.Context, account string, req vm.CreateRequest) (vm.VM, error) {
+	tpl, err := s.template(ctx, access.Owner(account), req.TemplateID)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	img, err := s.deps.Images.Image(ctx, access.Owner(account), cmp.Or(req.ImageID, tpl.ImageID, image.DefaultID))
+	if err != nil {
+		return vm.VM{}, imageError(err)
+	}
+	spec := machine.Merge(machine.Spec{
+		VCPUs: s.settings.VCPUs, MemMiB: s.settings.MemMiB, DiskMiB: s.settings.DiskMiB,
+		BootArgs: cmp.Or(img.BootArgs, s.settings.BootArgs), EnableNetwork: true,
+	}, tpl.Overrides, req.Overrides)
+	spec.ImageID, spec.Boot, spec.TemplateID = img.ID, img.Boot(), tpl.ID
+	if spec.Driver, err = s.driverFor(spec.Driver); err != nil {
+		return vm.VM{}, err
+	}
+	now := vm.Now()
+	v := vm.VM{
+		ID: id.New(vm.IDPrefix), OwnerID: account, Name: req.Name, Spec: spec,
+		Intent: vm.IntentRunning, State: vm.Starting, CreatedAt: now, UpdatedAt: now,
+	}
+	return v, s.check(v, req)
+}
+
+func (s *Service) template(ctx context.Context, scope access.Scope, id string) (template.Template, error) {
+	if id == "" {
+		return template.Template{}, nil
+	}
+	tpl, err := s.deps.Templates.Template(ctx, scope, id)
+	if errs.Is(err, errs.NotFound) {
+		return tpl, errs.InvalidField("template_id", "there is no template %q", id).
+			WithHint("GET /templates lists them").WithCause(err)
+	}
+	return tpl, err
+}
+
+// imageError turns "no such image" into an error of the request.
+func imageError(err error) error {
+	if e, ok := errs.As(err); ok && e.Kind == errs.NotFound {
+		return errs.New(errs.Invalid, "invalid_image_id", "image_id: %s", e.Message).
+			WithField("image_id").WithHint("%s", cmp.Or(e.Hint, "GET /images lists them; hatch image build makes the default one"))
+	}
+	return err
+}
+
+func (s *Service) driverFor(name string) (string, error) {
+	if name == "" || name == "auto" {
+		return s.settings.DefaultDriver, nil
+	}
+	if _, ok := s.deps.Drivers[name]; ok {
+		return name, nil
+	}
+	if name == "qemu" || name == "firecracker" {
+		return "", errs.New(errs.Unsupported, "vmm_unavailable", "vmm: %s cannot be used on this host", name).
+			WithField("vmm").WithHint("leave vmm out, or use %q", s.settings.DefaultDriver)
+	}
+	return "", errs.InvalidField("vmm", "%q is not a driver; auto, qemu or firecracker can be given", name)
+}
+
+// check refuses what is out of range. Nothing is clamped.
+func (s *Service) check(v vm.VM, req vm.CreateRequest) error {
+	if err := v.Spec.Check(machine.Host{CPUs: s.deps.Host.CPUs(), MemMiB: s.deps.Host.MemMiB()}); err != nil {
+		return err
+	}
+	for _, check := range []func(vm.VM, vm.CreateRequest) error{s.checkAddress, checkNetworkLimits, s.checkDriver, checkName, checkIdempotency} {
+		if err := check(v, req); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) checkAddress(v vm.VM, req vm.CreateRequest) error {
+	if !v.EnableNetwork {
+		if req.Address.IsValid() {
+			return errs.InvalidField("guest_ip", "cannot be given when enable_network is false")
+		}
+		if req.MAC != nil {
+			return errs.InvalidField("guest_mac", "cannot be given when enable_network is false")
+		}
+		return nil
+	}
+	if req.Address.IsValid() {
+		if why, ok := s.settings.Pools.Network.Usable(req.Address); !ok {
+			return errs.InvalidField("guest_ip", "%s; give a free address of %s", why, s.settings.Pools.Network.Prefix)
+		}
+	}
+	return s.checkMAC(req)
+}
+
+func (s *Service) checkMAC(req vm.CreateRequest) error {
+	bridge := s.settings.Pools.Network
+	switch {
+	case req.MAC == nil:
+		return nil
+	case len(req.MAC) != 6:
+		return errs.InvalidField("guest_mac", "%q is not a MAC address of six bytes, such as 02:FC:00:00:00:0A", req.MAC)
+	case req.MAC[0]&1 == 1:
+		return errs.InvalidField("guest_mac", "%s is a multicast address; the lowest bit of the first byte must be 0, as in 02:FC:00:00:00:0A", req.MAC)
+	case bytes.Equal(req.MAC, bridge.MAC(bridge.Gateway)):
+		return errs.InvalidField("guest_mac", "%s is the host's own on the bridge; give another, or none", req.MAC)
+	case slices.Max(req.MAC) == 0:
+		return errs.InvalidField("guest_mac", "%s is the all-zero address; use a unicast MAC such as 02:FC:00:00:00:0A", req.MAC)
+	}
+	return nil
+}
+
+// checkNetworkLimits refuses limits of a network that the vm.VM does not have. A
+// template's apply to its other VMs.
+func checkNetworkLimits(v vm.VM, req vm.CreateRequest) error {
+	if !v.EnableNetwork && req.RateLimits != nil && req.RateLimits.Network() {
+		return errs.InvalidField("rate_limits", "the network's cannot be given when enable_network is false")
+	}
+	return nil
+}
+
+// checkDriver refuses what the VM's driver cannot do. The start of the vm.VM
+// reports a driver that this host does not have.
+func (s *Service) checkDriver(v vm.VM, _ vm.CreateRequest) error {
+	d, ok := s.deps.Drivers[v.Driver]
+	if !ok {
+		return nil
+	}
+	can := d.Info().Capabilities
+	if err := can.VCPUs(v.Driver, v.VCPUs); err != nil {
+		return err
+	}
+	return can.Limits(v.Driver, s.engine.DriverLimits(v))
+}
+
+var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+func checkName(v vm.VM, _ vm.CreateRequest) error {
+	if v.Name != "" && !nameForm.MatchString(v.Name) {
+		return errs.InvalidField("name", "%q is not a hostname; up to 63 lower-case letters, digits and hyphens, with a letter or digit at both ends", v.Name)
+	}
+	return nil
+}
+
+func checkIdempotency(_ vm.VM, req vm.CreateRequest) error {
+	if len(req.Idempotency.Key) > vm.MaxIdempotency {
+		return errs.InvalidField("Idempotency-Key", "is %d bytes; the limit is %d", len(req.Idempotency.Key), vm.MaxIdempotency)
+	}
+	return nil
+}

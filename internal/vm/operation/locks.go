@@ -1,0 +1,93 @@
+package operation
+
+import (
+	"context"
+	"sync"
+)
+
+// locks hands out one lock per VM. An entry exists only while it has a holder
+// or a waiter.
+type locks struct {
+	mu sync.Mutex
+	by map[string]*lockEntry
+}
+
+type lockEntry struct {
+	token chan struct{} // capacity 1; full while held
+	users int           // holders and waiters, guarded by locks.mu
+}
+
+func newLocks() *locks { return &locks{by: map[string]*lockEntry{}} }
+
+// lock waits for id's lock until ctx is done.
+func (l *locks) lock(ctx context.Context, id string) (unlock func(), err error) {
+	l.mu.Lock()
+	e := l.by[id]
+	if e == nil {
+		e = &lockEntry{token: make(chan struct{}, 1)}
+		l.by[id] = e
+	}
+	e.users++
+	l.mu.Unlock()
+
+	select {
+	case e.token <- struct{}{}:
+		return func() { <-e.token; l.leave(id, e) }, nil
+	case <-ctx.Done():
+		l.leave(id, e)
+		return nil, ctx.Err()
+	}
+}
+
+func (l *locks) leave(id string, e *lockEntry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e.users--; e.users == 0 {
+		delete(l.by, id)
+	}
+}
+
+func (l *locks) inUse(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.by[id] != nil
+}
+
+// changes tells waiters that a VM has changed.
+type changes struct {
+	mu  sync.Mutex
+	by  map[string]chan struct{}
+	all chan struct{} // closed at a change of any VM
+}
+
+func newChanges() *changes {
+	return &changes{by: map[string]chan struct{}{}, all: make(chan struct{})}
+}
+
+func (c *changes) next(id string) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ch := c.by[id]
+	if ch == nil {
+		ch = make(chan struct{})
+		c.by[id] = ch
+	}
+	return ch
+}
+
+func (c *changes) nextOfAny() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all
+}
+
+func (c *changes) announce(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.all)
+	c.all = make(chan struct{})
+	if ch := c.by[id]; ch != nil {
+		close(ch)
+		delete(c.by, id)
+	}
+}

@@ -1,0 +1,361 @@
+// Package power changes whether a VM runs: start, stop, sleep, wake, pause,
+// resume and delete, and what follows when a machine ends without a request.
+//
+// Its functions are for callers that hold the VM's lock: operations of
+// lifecycle, clones, recovery. It makes no VMs. Start at [Service.Start]; the
+// steps of each transition are in internal/vm/transition.
+package power
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vm/capacity"
+	"github.com/hatchvm/hatch/internal/vm/live"
+	"github.com/hatchvm/hatch/internal/vm/operation"
+	"github.com/hatchvm/hatch/internal/vm/transition"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Store is what power needs of the database.
+type Store interface {
+	vm.Reader
+	vm.Updater
+	vm.Leaser
+}
+
+// Config is what the service needs. All fields are required.
+type Config struct {
+	Store       Store
+	Files       vm.Files
+	Memories    vm.Memories
+	Runner      *operation.Runner
+	Engine      *transition.Engine
+	Live        *live.Registry
+	Capacity    *capacity.Service
+	StopTimeout time.Duration // how long a stop waits for the guest before it kills
+	Log         *slog.Logger
+}
+
+// Service changes whether VMs run.
+type Service struct {
+	Config
+	persister *persister
+	wakes     *wakeFailures
+}
+
+// New returns a service. It handles the ends and reports of cfg.Live's machines,
+// and finishes restores for cfg.Runner.
+func New(cfg Config) *Service {
+	s := &Service{Config: cfg, persister: newPersister(), wakes: newWakeFailures()}
+	cfg.Live.Handle(live.Handlers{Exited: s.exited, Reported: s.reported}, cfg.Runner.Go, cfg.Runner.Closing())
+	cfg.Runner.OnRestoring(s.FinishRestore)
+	return s
+}
+
+// Close stops making memory durable; the next hatchd does it.
+func (s *Service) Close() { s.persister.close() }
+
+// FinishPersisting waits until the memory of all sleeping VMs is durable or could not
+// be saved, or ctx is done. From the first call on a copy that fails is not repeated,
+// but for one more attempt after a failure before: the host is shutting down.
+func (s *Service) FinishPersisting(ctx context.Context) { s.persister.finish(ctx) }
+
+// Start starts a VM without a machine. A running VM is returned as it is. A
+// sleeping one boots; its saved memory is lost.
+func (s *Service) Start(ctx context.Context, v vm.VM) (vm.VM, error) {
+	m, err := s.Live.Get(ctx, v, live.Adopt)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	if m != nil {
+		return v, notPaused(v, "start", "resume it")
+	}
+	asleep := v.Asleep()
+	if v, err = s.Capacity.LeaseToStart(ctx, v); err != nil {
+		return vm.VM{}, err
+	}
+	s.persister.stop(v.ID)
+	if v, err = s.Runner.Update(ctx, v.ID, vm.ToStarting); err != nil {
+		return vm.VM{}, err
+	}
+	if asleep {
+		s.Engine.DropMemory(v.ID)
+	}
+	return s.Boot(ctx, v)
+}
+
+// notPaused returns an error for a paused VM. Errors: errs.Conflict with code vm_paused.
+func notPaused(v vm.VM, verb, hint string) error {
+	if v.State == vm.Paused {
+		return errs.New(errs.Conflict, "vm_paused", "cannot %s VM %s: it is paused", verb, v.ID).WithHint("%s", hint)
+	}
+	return nil
+}
+
+// Boot starts the machine of a VM whose lease is whole. A failure is stored.
+func (s *Service) Boot(ctx context.Context, v vm.VM) (vm.VM, error) {
+	r, err := s.Engine.Boot(ctx, v, s.Runner.Update)
+	if err != nil {
+		return s.FailStart(ctx, r, err)
+	}
+	s.Live.Watch(v.ID, r.Live)
+	return r.VM, nil
+}
+
+// FailStart stores why a start failed, and returns what the owner is told. A VM
+// that never had a disk gives its lease back.
+func (s *Service) FailStart(ctx context.Context, r *transition.Run, cause error) (vm.VM, error) {
+	v, step := r.VM, transition.StepOf(cause)
+	if r.Fresh && !r.Stuck {
+		s.releaseLease(ctx, v.ID)
+	}
+	reason := fmt.Sprintf("cannot start the VM (%s): %s", step, errs.Public(cause))
+	if r.Stuck {
+		reason += "; its VMM could not be ended"
+	}
+	hasDisk := !r.Fresh || (r.Stuck && v.Unconfirmed == "")
+	if _, err := s.Runner.Update(ctx, v.ID, vm.ToFailed(reason, hasDisk, r.Left())); err != nil {
+		s.Log.Error("cannot store a failed start", logkey.VM, v.ID, logkey.Error, err)
+	}
+	s.Log.Warn("cannot start vm", logkey.VM, v.ID, logkey.Step, step, logkey.Error, cause)
+	return vm.VM{}, transition.Public(cause, errs.New(errs.Internal, "start_failed", "cannot start VM %s: the %s step failed", v.ID, step))
+}
+
+func (s *Service) releaseLease(ctx context.Context, id string) {
+	if err := s.Store.ReleaseVM(ctx, id); err != nil {
+		s.Log.Error("cannot release the lease of a failed create", logkey.VM, id, logkey.Error, err)
+	}
+}
+
+// AbandonStart cleans up a start that the end of hatchd cut short.
+func (s *Service) AbandonStart(ctx context.Context, v vm.VM) error {
+	if !v.Provisioned {
+		if err := s.Files.Remove(v.ID); err != nil {
+			return err
+		}
+		s.releaseLease(ctx, v.ID)
+	}
+	_, err := s.Runner.Update(ctx, v.ID, func(v *vm.VM) {
+		vm.ToCloning("")(v) // it can boot, now that the clone is gone
+		vm.ToFailed("hatchd ended while the VM was being started; start it again", v.Provisioned, nil)(v)
+	})
+	return err
+}
+
+// Stop asks the guest to shut down, waits for StopTimeout, then kills the VMM,
+// and returns when it is gone. A VM without a machine is stopped already; the
+// saved memory of a sleeping one is lost.
+func (s *Service) Stop(ctx context.Context, v vm.VM) (vm.VM, error) {
+	m, err := s.Live.Get(ctx, v, live.Adopt)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	if m == nil {
+		return s.stopWithoutMachine(ctx, v)
+	}
+	return s.stop(ctx, v, m, "stopped on request", s.Runner.Update)
+}
+
+// StopWithHost is Stop for a VM with a machine while the host shuts down: hatchd
+// starts the VM again when it starts. reason is what the row says.
+func (s *Service) StopWithHost(ctx context.Context, v vm.VM, reason string) (vm.VM, error) {
+	m, err := s.Live.Running(ctx, v, "stop")
+	if err != nil {
+		return vm.VM{}, err
+	}
+	return s.stop(ctx, v, m, reason, s.updateWithHost)
+}
+
+// updateWithHost stores a change that the shutdown of the host makes.
+func (s *Service) updateWithHost(ctx context.Context, id string, change func(*vm.VM)) (vm.VM, error) {
+	return s.Runner.Update(ctx, id, vm.DownWithHost(change))
+}
+
+func (s *Service) stop(ctx context.Context, v vm.VM, m *live.Machine, reason string, commit transition.Commit) (vm.VM, error) {
+	if _, err := commit(ctx, v.ID, vm.ToStopping); err != nil {
+		return vm.VM{}, err
+	}
+	killed, err := s.shutDown(ctx, m)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	s.Live.Drop(v.ID, m)
+	s.Engine.Teardown(ctx, v)
+	return commit(ctx, v.ID, vm.ToStopped(reason+killed))
+}
+
+func (s *Service) stopWithoutMachine(ctx context.Context, v vm.VM) (vm.VM, error) {
+	if v.State == vm.Stopped {
+		return s.leaveDown(ctx, v)
+	}
+	s.persister.stop(v.ID)
+	s.Engine.Teardown(ctx, v)
+	reason := ""
+	if v.Asleep() {
+		reason = "stopped while it slept; the content of its memory is lost"
+	}
+	return s.Runner.Update(ctx, v.ID, vm.ToStopped(reason))
+}
+
+// leaveDown returns a VM that is as the caller wants it, and stays so even if it
+// went down with the host.
+func (s *Service) leaveDown(ctx context.Context, v vm.VM) (vm.VM, error) {
+	if v.Autostart == vm.NoAutostart {
+		return v, nil
+	}
+	return s.Runner.Update(ctx, v.ID, vm.ToStaying(""))
+}
+
+// agentTimeout bounds the wait for an agent's answer before the power button
+// is tried.
+const agentTimeout = 3 * time.Second
+
+// shutDown ends a machine, by the guest itself if it reacts, else by a kill: killed
+// says so then.
+func (s *Service) shutDown(ctx context.Context, m *live.Machine) (killed string, err error) {
+	graceful, cancel := context.WithTimeout(ctx, s.StopTimeout)
+	defer cancel()
+	if err := m.Resume(graceful); err != nil { // a paused guest cannot react
+		s.Log.Debug("cannot resume before a stop", logkey.Error, err)
+	}
+	asked, cancelAsked := context.WithTimeout(graceful, agentTimeout)
+	defer cancelAsked()
+	if m.Guest.Shutdown(asked, false) != nil {
+		if err := m.PowerButton(graceful); err != nil {
+			s.Log.Debug("cannot press the power button", logkey.Error, err)
+		}
+	}
+	select {
+	case <-m.Exited():
+		return "", nil
+	case <-graceful.Done():
+	}
+	if err := s.Engine.End(context.WithoutCancel(ctx), m); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("; the guest did not shut down within %s and was killed", s.StopTimeout), nil
+}
+
+// ShutDownHeld ends the machine that this hatchd holds of a VM, if it does, as Stop
+// would, and stores nothing: for a host that shuts down without its database. The
+// next hatchd sees a VM that the host's end has cut off.
+func (s *Service) ShutDownHeld(ctx context.Context, id string) error {
+	m, err := s.Live.Get(ctx, vm.VM{ID: id}, live.Held)
+	if m == nil || err != nil || !s.Live.Remove(id, m) { // removed, because its watcher would store the end
+		return err
+	}
+	defer s.Live.Leave(id, m)
+	_, err = s.shutDown(ctx, m)
+	return err
+}
+
+// Restart stops a VM and starts it again. If the host begins to shut down in
+// between, a VM that was up starts when the host has started again.
+func (s *Service) Restart(ctx context.Context, v vm.VM) (vm.VM, error) {
+	stopped, err := s.Stop(ctx, v)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	started, err := s.Start(ctx, stopped)
+	if errs.HasCode(err, "host_shutting_down") && (v.State.Live() || v.Asleep() || v.Autostart != vm.NoAutostart) {
+		_, storeErr := s.Runner.Update(ctx, v.ID, vm.ToReturning("stopped for a restart, which the shutdown of the host cut short"))
+		return vm.VM{}, errors.Join(err, storeErr)
+	}
+	return started, err
+}
+
+// Pause halts the guest's CPUs. Pausing a paused VM is no error.
+func (s *Service) Pause(ctx context.Context, v vm.VM) (vm.VM, error) {
+	m, err := s.Live.Running(ctx, v, "pause")
+	if err != nil {
+		return vm.VM{}, err
+	}
+	if err := m.Pause(ctx); err != nil {
+		return vm.VM{}, fmt.Errorf("cannot pause the VM: %w", err)
+	}
+	return s.Runner.Update(ctx, v.ID, vm.ToPaused)
+}
+
+// Resume continues a paused guest. Resuming a running VM is no error.
+func (s *Service) Resume(ctx context.Context, v vm.VM) (vm.VM, error) {
+	m, err := s.Live.Running(ctx, v, "resume")
+	if err != nil {
+		return vm.VM{}, err
+	}
+	if err := m.Resume(ctx); err != nil {
+		return vm.VM{}, fmt.Errorf("cannot resume the VM: %w", err)
+	}
+	s.SetClock(v.ID, m)
+	return s.Runner.Update(ctx, v.ID, vm.ToResumed)
+}
+
+// clockTimeout bounds the wait for a guest to set its clock.
+const clockTimeout = 10 * time.Second
+
+// SetClock sets the clock of a guest whose CPUs were paused, in the background:
+// a guest whose agent does not answer continues all the same.
+func (s *Service) SetClock(id string, m *live.Machine) {
+	s.Runner.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), clockTimeout)
+		defer cancel()
+		if err := m.Guest.SetClock(ctx); err != nil {
+			s.Log.Debug("cannot set guest clock after resume", logkey.VM, id, logkey.Error, err)
+		}
+	})
+}
+
+// Delete ends the VM, in any phase, and removes everything of it.
+func (s *Service) Delete(ctx context.Context, v vm.VM) (vm.VM, error) {
+	if _, err := s.Runner.Update(ctx, v.ID, vm.ToDeleting); err != nil {
+		return vm.VM{}, err
+	}
+	if err := s.endForDelete(ctx, v); err != nil {
+		return vm.VM{}, err
+	}
+	s.persister.stop(v.ID)
+	s.Engine.Teardown(ctx, v)
+	if err := s.Files.Remove(v.ID); err != nil {
+		return vm.VM{}, fmt.Errorf("cannot remove the VM's files: %w", err)
+	}
+	return vm.VM{}, s.Forget(ctx, v.ID)
+}
+
+func (s *Service) endForDelete(ctx context.Context, v vm.VM) error {
+	if v.Unconfirmed != "" { // such a machine is not adopted
+		var h vmm.Handle
+		if v.Machine != nil {
+			h = *v.Machine
+		}
+		return s.Live.Kill(ctx, h)
+	}
+	m, err := s.Live.Get(ctx, v, live.Adopt)
+	if m == nil || err != nil {
+		return err
+	}
+	return s.endAndDrop(ctx, v.ID, m)
+}
+
+// endAndDrop kills the VM's machine and drops it.
+func (s *Service) endAndDrop(ctx context.Context, id string, m *live.Machine) error {
+	if err := s.Engine.End(ctx, m); err != nil {
+		return err
+	}
+	s.Live.Drop(id, m)
+	return nil
+}
+
+// Forget deletes the row of a VM of which nothing else is left.
+func (s *Service) Forget(ctx context.Context, id string) error {
+	err := s.Store.DeleteVM(ctx, id)
+	if err == nil {
+		s.Runner.Announce(id)
+	}
+	return err
+}

@@ -1,0 +1,173 @@
+package power
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vm/live"
+	"github.com/hatchvm/hatch/internal/vm/transition"
+)
+
+// Sleep saves a running VM's memory and ends its VMM, and returns once the VMM is
+// gone. The VM keeps its lease, and its SSH port stays open. A sleeping VM is
+// returned as it is. Making the memory durable continues in the background.
+//
+// Errors: errs.Conflict when the VM does not run, or with code vmm_replaced when it could
+// not be woken; errs.Exhausted with code
+// disk_full when the host's disk cannot take its memory; errs.Unsupported.
+// After an error the guest continues as before.
+func (s *Service) Sleep(ctx context.Context, v vm.VM) (vm.VM, error) {
+	if v.Asleep() {
+		return s.leaveDown(ctx, v)
+	}
+	m, err := s.CheckSleep(ctx, v)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	return s.sleep(ctx, v, m, s.Runner.Update)
+}
+
+// SleepWithHost is Sleep while the host shuts down, for a VM that runs or is paused:
+// hatchd wakes it when it starts again. A failed sleep may resume a paused guest.
+func (s *Service) SleepWithHost(ctx context.Context, v vm.VM) (vm.VM, error) {
+	m, err := s.Live.Running(ctx, v, "put to sleep")
+	if err == nil {
+		err = s.CheckCanSleep(v)
+	}
+	if err != nil {
+		return vm.VM{}, err
+	}
+	return s.sleep(ctx, v, m, s.updateWithHost)
+}
+
+func (s *Service) sleep(ctx context.Context, v vm.VM, m *live.Machine, commit transition.Commit) (vm.VM, error) {
+	r, err := s.Engine.Sleep(ctx, v, m, commit)
+	if err != nil {
+		s.Log.Warn("cannot put vm to sleep", logkey.VM, v.ID, logkey.Step, transition.StepOf(err), logkey.Error, err)
+		return vm.VM{}, err
+	}
+	// A process that does not end is killed at the next start of hatchd; until
+	// then the VM cannot be woken, and nothing is lost.
+	err = s.Engine.End(ctx, m)
+	s.Live.Drop(v.ID, m)
+	s.Engine.DetachLink(ctx, r.VM)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	s.persist(v)
+	return r.VM, nil
+}
+
+// CheckSleep returns the machine of a VM that can be put to sleep.
+// Errors: as Sleep's.
+func (s *Service) CheckSleep(ctx context.Context, v vm.VM) (*live.Machine, error) {
+	m, err := s.Live.Running(ctx, v, "put to sleep")
+	if err == nil {
+		err = notPaused(v, "put to sleep", "resume it first")
+	}
+	if err == nil {
+		err = s.CheckCanSleep(v)
+	}
+	return m, err
+}
+
+// CheckCanSleep returns an error for a VM whose VMM cannot save it, or could not wake
+// it. Errors: errs.Unsupported; errs.Conflict with code vmm_replaced.
+func (s *Service) CheckCanSleep(v vm.VM) error {
+	if !s.Engine.CanSleep(v) {
+		return errs.New(errs.Unsupported, "sleep_unsupported", "cannot put to sleep VM %s: %s cannot save guests here", v.ID, v.Driver).
+			WithHint("pause it, or stop it; hatch doctor says what is wrong with %s", v.Driver)
+	}
+	return s.Engine.CheckVersion("put to sleep", v)
+}
+
+// Wake continues a sleeping VM from its saved memory, and returns once its CPUs
+// run. A running VM is returned as it is.
+//
+// Errors: errs.Conflict with code vm_not_asleep when there is nothing to wake,
+// or saved_unusable when the saved state is missing, damaged or of another host
+// or version; errs.Exhausted. After an error the VM sleeps on, unless its VMM could not be
+// ended: then it has failed, and its saved memory no longer counts.
+func (s *Service) Wake(ctx context.Context, v vm.VM) (vm.VM, error) {
+	m, err := s.Live.Get(ctx, v, live.Adopt)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	if m != nil {
+		return v, notPaused(v, "wake", "resume it")
+	}
+	if !v.Asleep() {
+		return vm.VM{}, errs.New(errs.Conflict, "vm_not_asleep", "cannot wake VM %s: it is %s", v.ID, v.State).WithHint("start it")
+	}
+	if err := s.Engine.CheckVersion("wake", v); err != nil { // while the VM can still be left as it is
+		return vm.VM{}, err
+	}
+	slept := *v.Sleep
+	if v, err = s.Capacity.LeaseToWake(ctx, v); err != nil {
+		return vm.VM{}, err
+	}
+	s.persister.stop(v.ID)
+	r, err := s.Engine.Wake(ctx, v, s.Runner.Update)
+	switch {
+	case err == nil:
+		s.Live.Watch(v.ID, r.Live)
+		s.wakes.succeeded(v.ID)
+		return r.VM, nil
+	case r.Stuck || r.Lost:
+		return s.FailStart(ctx, r, err)
+	}
+	step := transition.StepOf(err)
+	s.Log.Warn("cannot wake vm", logkey.VM, v.ID, logkey.Step, step, logkey.Error, err)
+	reason := fmt.Sprintf("asleep; cannot wake the VM (%s): %s", step, errs.Public(err))
+	if err := s.SleepOn(ctx, v, slept, reason); err != nil {
+		s.Log.Error("cannot store that a vm still sleeps", logkey.VM, v.ID, logkey.Error, err)
+	}
+	return vm.VM{}, transition.Public(err, errs.New(errs.Internal, "wake_failed", "cannot wake VM %s: the %s step failed", v.ID, step))
+}
+
+// SleepOn stores that a VM still sleeps after a wake that did not happen, and
+// continues to make its memory durable.
+func (s *Service) SleepOn(ctx context.Context, v vm.VM, slept vm.Sleep, reason string) error {
+	_, err := s.Runner.Update(ctx, v.ID, vm.ToAsleepAgain(slept, reason))
+	if !slept.Durable {
+		s.persist(v)
+	}
+	return err
+}
+
+// StopPersisting leaves the memory of a sleeping VM where it is, as it is.
+func (s *Service) StopPersisting(id string) { s.persister.stop(id) }
+
+// Persist makes the memory of a sleeping VM durable in the background, unless it
+// is already. Precondition: the VM's lock is held.
+func (s *Service) Persist(v vm.VM) {
+	if v.Volatile() {
+		s.persist(v)
+	}
+}
+
+// FinishRestore puts the snapshot that is staged for a VM in place, after it has
+// ended the machine that the VM still has. It can be repeated when it was cut
+// short at any step.
+func (s *Service) FinishRestore(ctx context.Context, v vm.VM) (vm.VM, error) {
+	m, err := s.Live.Get(ctx, v, live.Adopt)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	if m != nil {
+		if err := s.endAndDrop(ctx, v.ID, m); err != nil {
+			return vm.VM{}, err
+		}
+		s.Engine.DetachLink(ctx, v)
+	}
+	if err := s.Memories.Release(v.ID); err != nil {
+		return vm.VM{}, err
+	}
+	if err := s.Files.CommitStaged(v.ID, s.Memories.Replace); err != nil {
+		return vm.VM{}, err
+	}
+	return s.Runner.Update(ctx, v.ID, vm.ToRestored)
+}

@@ -1,0 +1,141 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// Idempotency ties a create to a client's key. The zero value ties nothing.
+type Idempotency struct {
+	Key      string
+	Hash     string        // of the request's body
+	Lifetime time.Duration // how long the key is remembered; set by the service
+}
+
+// Capacity is what running and stopped VMs together may take of the host.
+// Zero means: no limit.
+type Capacity struct {
+	MemMiB  int64 // sum over VMs that are live, and what these and hatchd share
+	DiskMiB int64 // sum over all VMs
+
+	// Bases lists the memory that hatchd holds for machines to map; nil means
+	// none. It may be called inside the transaction and must be quick.
+	Bases func() []vmm.Shared
+}
+
+// ErrOwnInTheWay is the cause of memory_exhausted and disk_exhausted where there
+// would be room without hatchd's own VMs and without base memory that no machine maps.
+var ErrOwnInTheWay = errors.New("hatchd's own VMs and idle memory take the room")
+
+// Filter narrows a list. Zero fields do not narrow.
+type Filter struct {
+	State  State
+	Labels map[string]string
+	Name   string
+	Limit  int    // 1 to 1000; 0 means all
+	After  string // cursor, as VMs returned it with the page before; "" for the first page
+}
+
+// Store keeps VMs. Each reader of it takes the part it needs.
+type Store interface {
+	Creator
+	KeyReader
+	Leaser
+	MemoryCounter
+	Reader
+	Lister
+	Updater
+	EventAppender
+}
+
+// Creator adds VMs.
+type Creator interface {
+	// CreateVM inserts v with a lease from pools, in one transaction, and
+	// returns it as stored. When idem names a key that was used before with
+	// the same hash, it returns that earlier VM and created = false.
+	//
+	// Errors: errs.Conflict with code name_taken, guest_ip_taken,
+	// guest_mac_taken or idempotency_key_reused; errs.Exhausted with code
+	// addresses_exhausted, ssh_ports_exhausted, uids_exhausted,
+	// memory_exhausted or disk_exhausted.
+	CreateVM(ctx context.Context, v VM, want network.Request, pools network.Pools, limit Capacity, idem Idempotency) (stored VM, created bool, err error)
+
+	// CreateVMs inserts several VMs, any address for each: all of them or none.
+	// A key is for a single one. Errors: as CreateVM's.
+	CreateVMs(ctx context.Context, vms []VM, pools network.Pools, limit Capacity, idem Idempotency) (stored []VM, created bool, err error)
+}
+
+// KeyReader finds VMs by idempotency key.
+type KeyReader interface {
+	// VMByKey returns the VM that an earlier create of the account with this key
+	// has made, if there is one. Errors: errs.Conflict with code idempotency_key_reused.
+	VMByKey(ctx context.Context, account string, idem Idempotency) (v VM, found bool, err error)
+}
+
+// Leaser reserves and releases what a VM needs on the host.
+type Leaser interface {
+	// LeaseVM gives a VM whose lease was released a new one (the old address
+	// when it is free), sets its state to starting, so that its memory counts
+	// from now on, and returns the VM as stored. A whole lease is left alone, but
+	// for an SSH port that is busy now. Errors: as CreateVM's, and errs.NotFound.
+	LeaseVM(ctx context.Context, id string, pools network.Pools, limit Capacity) (VM, error)
+
+	// ReleaseVM empties the VM's lease.
+	ReleaseVM(ctx context.Context, id string) error
+}
+
+// MemoryCounter sums the memory that VMs take.
+type MemoryCounter interface {
+	// CheckMemory returns an error unless the memory of v, counted already or not,
+	// and everything else that counts are within the limit.
+	// Errors: errs.Exhausted with code memory_exhausted.
+	CheckMemory(ctx context.Context, v VM, limit Capacity) error
+
+	// SharedMemory lists what live machines share, each once.
+	SharedMemory(ctx context.Context) ([]vmm.Shared, error)
+}
+
+// Reader reads one VM.
+type Reader interface {
+	// VM returns one VM. Errors: errs.NotFound with code vm_not_found.
+	VM(ctx context.Context, scope access.Scope, id string) (VM, error)
+}
+
+// Lister reads many VMs.
+type Lister interface {
+	// VMs returns one page, newest first, and the cursor of the next page or "".
+	// UserData is left out. Errors: errs.Invalid with code invalid_after.
+	VMs(ctx context.Context, scope access.Scope, f Filter) (page []VM, next string, err error)
+
+	// AllVMs returns all VMs of this host, of every owner; for recovery at start-up only.
+	AllVMs(ctx context.Context) ([]VM, error)
+}
+
+// Updater changes and deletes VMs.
+type Updater interface {
+	// UpdateVM reads the VM, applies change to it and stores the result, in one
+	// transaction, so that concurrent updates of different fields both hold.
+	// Stored are Intent, State, StateReason, Conditions, Machine,
+	// Provisioned, Sleep, Unconfirmed, SnapshotID, Autostart and StartedAt; UpdatedAt
+	// is set.
+	// change may run more than once and must not have side effects.
+	// Errors: errs.NotFound.
+	UpdateVM(ctx context.Context, id string, change func(*VM)) (VM, error)
+
+	// DeleteVM removes the row, and with it the lease. No error if it is gone.
+	DeleteVM(ctx context.Context, id string) error
+}
+
+// EventAppender adds to the event log.
+type EventAppender interface {
+	// AppendEvents adds events that the methods above do not: they add
+	// [CreatedEvent], [Changes] and [DeletedEvent] themselves, in the same
+	// transaction. The cause is the context's.
+	AppendEvents(ctx context.Context, events ...event.Event) error
+}
