@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 GO ?= $(or $(shell command -v go),/usr/local/go/bin/go)
 export PATH := $(patsubst %/,%,$(dir $(GO))):$(PATH)
+export GOTEST ?= $(GO) test
 
 # The version that the programs print; "devel" outside a git checkout.
 VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
@@ -49,7 +50,7 @@ test: setup test-assets test-unit test-system test-e2e ## All tests, with real g
 
 .PHONY: test-unit
 test-unit: ## Unit and script tests with the race detector; no root, no QEMU
-	CGO_ENABLED=1 $(GO) test -race ./...
+	CGO_ENABLED=1 $(GOTEST) -race ./...
 
 .PHONY: test-system
 test-system: test-assets ## Tests that use Linux, QEMU and PostgreSQL; needs root
@@ -57,7 +58,7 @@ test-system: test-assets ## Tests that use Linux, QEMU and PostgreSQL; needs roo
 
 .PHONY: test-e2e
 test-e2e: test-assets build ## Real guests through the real API, in sandboxes; needs root
-	$(GO) test -tags system -count=1 -timeout 60m ./test/e2e
+	$(GOTEST) -tags system -count=1 -timeout 60m ./test/e2e
 
 .PHONY: test-kvm
 test-kvm: setup ## The same with Linux guests on Firecracker, on a host with KVM; needs root
