@@ -33,17 +33,12 @@ func (c *Command) UnmarshalJSON(b []byte) error {
 	return errors.New("a command is a string or an array of strings")
 }
 
-// Encodings of binary data in JSON.
-const (
-	EncodingUTF8   = "utf8"
-	EncodingBase64 = "base64"
-)
-
 // RunExec is the body of POST /vms/{id}/exec, and the first message to
 // GET /vms/{id}/exec.
 type RunExec struct {
 	Command        Command           `json:"command" doc:"A line for the guest's /bin/sh, or a program and its arguments."`
 	Env            map[string]string `json:"env,omitempty" doc:"Environment variables to add to the guest's defaults."`
+	Encoding       string            `json:"encoding,omitempty" enum:"utf8,base64" doc:"Encoding of each string of command, of each value of env, and of cwd. Defaults to utf8."`
 	Cwd            string            `json:"cwd,omitempty" maxLength:"4096" doc:"Absolute path of the working directory. Defaults to the user's home."`
 	User           string            `json:"user,omitempty" maxLength:"129" doc:"NAME or UID, optionally with :GROUP. Defaults to root." example:"root"`
 	Stdin          string            `json:"stdin,omitempty" doc:"Data for stdin, before any later input."`

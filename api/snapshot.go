@@ -76,6 +76,7 @@ type ForkVM struct {
 	Name              string            `json:"name,omitempty" maxLength:"63" doc:"Name and hostname; with several clones, -1, -2 and so on is added."`
 	Labels            map[string]string `json:"labels,omitempty" doc:"Labels, instead of those of the forked VM."`
 	UserData          *string           `json:"user_data,omitempty" doc:"New cloud-init user data: cloud-init runs again in the clones and applies it. Without it, the old user data is not applied again."`
+	UserDataEncoding  string            `json:"user_data_encoding,omitempty" enum:"utf8,base64" doc:"Encoding of user_data. Defaults to utf8."`
 	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys in authorized_keys form to add for the image's default user."`
 }
 

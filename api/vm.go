@@ -39,7 +39,8 @@ type MachineSpec struct {
 	DiskMiB           *int              `json:"disk_mib,omitempty" minimum:"64" maximum:"16777216" doc:"Size of the VM's own disk in MiB. Defaults to HATCH_DEFAULT_DISK_MIB."`
 	BootArgs          *string           `json:"boot_args,omitempty" maxLength:"1536" doc:"Kernel boot arguments. Defaults to the image's, else HATCH_DEFAULT_BOOT_ARGS."`
 	EnableNetwork     *bool             `json:"enable_network,omitempty" doc:"Whether to enable networking. Defaults to true. Without it the VM has no NIC and no SSH port."`
-	UserData          *string           `json:"user_data,omitempty" doc:"Cloud-init user data, passed to the guest byte for byte."`
+	UserData          *string           `json:"user_data,omitempty" doc:"Cloud-init user data, up to 1 MiB, passed to the guest byte for byte."`
+	UserDataEncoding  string            `json:"user_data_encoding,omitempty" enum:"utf8,base64" doc:"Encoding of user_data. Defaults to utf8; base64 is for bytes that are not UTF-8, such as gzip."`
 	Labels            map[string]string `json:"labels,omitempty" doc:"Labels to filter by. Those of a request are merged into those of the template."`
 	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys in authorized_keys form for the image's default user, in addition to those in user_data."`
 	RateLimits        *RateLimits       `json:"rate_limits,omitempty" doc:"Limits of disk and network throughput. Those of a request replace all of the template's."`
@@ -88,6 +89,7 @@ type VM struct {
 	Sleep             *Sleep            `json:"sleep,omitempty" doc:"Saved memory of a sleeping VM; absent if it does not sleep."`
 	SnapshotID        string            `json:"snapshot_id,omitempty" doc:"Snapshot that the VM was last restored to, cloned from, or saved as."`
 	UserData          string            `json:"user_data,omitempty" doc:"The cloud-init user data."`
+	UserDataEncoding  string            `json:"user_data_encoding,omitempty" enum:"utf8,base64" doc:"base64 if user_data is not UTF-8; otherwise absent."`
 	EnableNetwork     bool              `json:"enable_network" doc:"Whether networking is enabled."`
 	Labels            map[string]string `json:"labels,omitempty" doc:"Labels."`
 	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys given at create."`

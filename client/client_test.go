@@ -105,6 +105,22 @@ func TestRequests(t *testing.T) {
 			_, err := c.RunExec(ctx, "vm_1", api.RunExec{Command: api.Command{Argv: []string{"a", "b"}}, TimeoutMS: 5})
 			return err
 		},
+		`POST /vms/vm_1/exec {"command":["cm0=","6Q=="],"env":{"A":"Yg=="},"encoding":"base64"}`: func(ctx context.Context, c *client.Client) error {
+			_, err := c.RunExec(ctx, "vm_1", api.RunExec{Command: api.Command{Argv: []string{"rm", "\xe9"}}, Env: map[string]string{"A": "b"}})
+			return err
+		},
+		`POST /vms/vm_1/fork {"user_data":"H4s=","user_data_encoding":"base64"}`: func(ctx context.Context, c *client.Client) error {
+			_, err := c.ForkVM(ctx, "vm_1", api.ForkVM{UserData: new("\x1f\x8b")})
+			return err
+		},
+		`POST /vms {"user_data":"H4s=","user_data_encoding":"base64"}`: func(ctx context.Context, c *client.Client) error {
+			_, err := c.CreateVM(ctx, api.CreateVM{MachineSpec: api.MachineSpec{UserData: new("\x1f\x8b")}}, client.CreateOptions{})
+			return err
+		},
+		`POST /templates {"name":"a","user_data":"H4s=","user_data_encoding":"base64"}`: func(ctx context.Context, c *client.Client) error {
+			_, err := c.CreateTemplate(ctx, api.CreateTemplate{Name: "a", MachineSpec: api.MachineSpec{UserData: new("\x1f\x8b")}})
+			return err
+		},
 		`POST /vms/vm_1/exec {"command":"a","background":true}`: func(ctx context.Context, c *client.Client) error {
 			_, err := c.StartExec(ctx, "vm_1", api.RunExec{Command: api.Command{Shell: "a"}})
 			return err

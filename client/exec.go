@@ -20,7 +20,7 @@ func (c *Client) RunExec(ctx context.Context, vmID string, body api.RunExec) (ap
 	if err != nil {
 		return api.ExecResult{}, err
 	}
-	return post[api.ExecResult](ctx, c, path, body)
+	return post[api.ExecResult](ctx, c, path, encodeCommand(body))
 }
 
 // StartExec starts a command in the background and returns at once.
@@ -30,7 +30,7 @@ func (c *Client) StartExec(ctx context.Context, vmID string, body api.RunExec) (
 	if err != nil {
 		return api.Exec{}, err
 	}
-	return post[api.Exec](ctx, c, path, body)
+	return post[api.Exec](ctx, c, path, encodeCommand(body))
 }
 
 // ListExecs returns the commands that the guest keeps, newest first.

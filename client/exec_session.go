@@ -88,7 +88,7 @@ func (c *Client) OpenExec(ctx context.Context, vmID string, body api.RunExec) (*
 	if err != nil {
 		return nil, err
 	}
-	first, err := json.Marshal(body)
+	first, err := json.Marshal(encodeCommand(body))
 	if err == nil {
 		err = conn.Write(ctx, websocket.MessageText, first)
 	}

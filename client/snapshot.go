@@ -52,6 +52,7 @@ func (c *Client) RestoreVM(ctx context.Context, id, snapshot string) (api.VM, er
 // Failed lists clones that could not be created; if all fail, ForkVM returns an
 // error.
 func (c *Client) ForkVM(ctx context.Context, id string, body api.ForkVM) (api.Copies, error) {
+	body.UserData, body.UserDataEncoding = encodeUserData(body.UserData, body.UserDataEncoding)
 	return act[api.Copies](ctx, c, id, "fork", body)
 }
 

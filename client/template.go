@@ -11,6 +11,7 @@ const templates = "/templates"
 
 // CreateTemplate stores defaults for new VMs.
 func (c *Client) CreateTemplate(ctx context.Context, body api.CreateTemplate) (api.Template, error) {
+	body.UserData, body.UserDataEncoding = encodeUserData(body.UserData, body.UserDataEncoding)
 	return post[api.Template](ctx, c, templates, body)
 }
 

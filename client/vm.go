@@ -33,6 +33,7 @@ func (c *Client) CreateVM(ctx context.Context, body api.CreateVM, opts CreateOpt
 }
 
 func create[T any](ctx context.Context, c *Client, body api.CreateVM, opts CreateOptions) (T, error) {
+	body.UserData, body.UserDataEncoding = encodeUserData(body.UserData, body.UserDataEncoding)
 	req := call{method: http.MethodPost, path: vms, body: body, query: url.Values{}, header: http.Header{}}
 	setString(req.query, "wait", opts.Wait)
 	setDuration(req.query, "wait_timeout", opts.WaitTimeout)

@@ -65,7 +65,7 @@ func filterChains() ([]Chain, error) {
 			Family: family, Table: c.Table.Name, Name: c.Name,
 			Input:  *c.Hooknum == *nftables.ChainHookInput,
 			Drops:  c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop || endsInDrop(rules[c.Name]),
-			Admits: interfacesIn(rules),
+			Admits: interfacesIn(conn, rules),
 		})
 	}
 	return chains, nil
@@ -119,18 +119,45 @@ func endsInDrop(rules []*nftables.Rule) bool {
 	return drops
 }
 
-// interfacesIn returns the strings that rules compare with; names of interfaces are
-// among them.
-func interfacesIn(chains map[string][]*nftables.Rule) []string {
+// interfacesIn returns the strings that rules compare with, or look up in sets; names
+// of interfaces are among them.
+func interfacesIn(conn *nftables.Conn, chains map[string][]*nftables.Rule) []string {
 	var names []string
 	for _, rules := range chains {
 		for _, r := range rules {
 			for _, x := range r.Exprs {
-				if cmp, ok := x.(*expr.Cmp); ok && cmp.Op == expr.CmpOpEq {
-					names = append(names, strings.TrimRight(string(cmp.Data), "\x00"))
+				switch x := x.(type) {
+				case *expr.Cmp:
+					if x.Op == expr.CmpOpEq {
+						names = append(names, text(x.Data))
+					}
+				case *expr.Lookup:
+					if !x.Invert {
+						names = append(names, keysOf(conn, r.Table, x.SetName)...)
+					}
 				}
 			}
 		}
 	}
 	return names
 }
+
+// keysOf returns the keys of a set, or none if it cannot be read. Those of a map that
+// leads to a drop are among them.
+func keysOf(conn *nftables.Conn, table *nftables.Table, set string) []string {
+	s, err := conn.GetSetByName(table, set)
+	if err != nil {
+		return nil
+	}
+	elements, err := conn.GetSetElements(s)
+	if err != nil {
+		return nil
+	}
+	keys := make([]string, len(elements))
+	for i, e := range elements {
+		keys[i] = text(e.Key)
+	}
+	return keys
+}
+
+func text(b []byte) string { return strings.TrimRight(string(b), "\x00") }

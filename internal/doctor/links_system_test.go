@@ -25,6 +25,11 @@ table inet firewalld {
 	chain zones { iifname "hatch0" goto zone; }
 	chain filter_INPUT { type filter hook input priority 10; policy accept; jump zones; reject with icmpx admin-prohibited; }
 }
+table inet user {
+	set inside { type ifname; elements = { "hatch0" }; }
+	chain input { type filter hook input priority 0; policy drop; iifname { "lo", "hatch0" } accept; }
+	chain forward { type filter hook forward priority 0; policy drop; iifname @inside accept; }
+}
 table ip filter {
 	chain INPUT { type filter hook input priority 0; policy drop; }
 	chain FORWARD { type filter hook forward priority 0; policy accept; counter; }
@@ -34,11 +39,11 @@ table ip filter {
 		t.Fatalf("%v: %s", err, out)
 	}
 	chains, err := filterChains()
-	if err != nil || len(chains) != 3 {
+	if err != nil || len(chains) != 5 {
 		t.Fatalf("got %+v, %v", chains, err)
 	}
 	for _, c := range chains {
-		if c.Input != (c.Name != "FORWARD") || c.Drops != (c.Name != "FORWARD") || slices.Contains(c.Admits, "hatch0") != (c.Table == "firewalld") {
+		if c.Input != !strings.EqualFold(c.Name, "FORWARD") || c.Drops != (c.Name != "FORWARD") || slices.Contains(c.Admits, "hatch0") != (c.Table != "filter") {
 			t.Errorf("got %+v", c)
 		}
 	}

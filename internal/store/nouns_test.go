@@ -122,6 +122,7 @@ func TestTemplates(t *testing.T) {
 			CreatedAt: at, UpdatedAt: at,
 		}
 		b := template.Template{ID: "tpl_b", OwnerID: "acc_a", Name: "tpl_a", CreatedAt: at.Add(time.Second), UpdatedAt: at}
+		b.UserData = new("\x1f\x8b\xff") // not UTF-8
 		noError(t, s.InsertTemplate(ctx, a))
 		noError(t, s.InsertTemplate(ctx, b))
 		twin := a

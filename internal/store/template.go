@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/template"
 )
 
@@ -23,11 +25,33 @@ type templateRow struct {
 	Defaults    []byte `db:"defaults"`
 }
 
+// templateDefaults is the JSON of Defaults. User data that is not UTF-8 has a key of its
+// own, in base64.
+type templateDefaults struct {
+	machine.Overrides
+	UserDataBytes []byte `json:"user_data_bytes,omitempty"`
+}
+
+func defaultsOf(o machine.Overrides) templateDefaults {
+	d := templateDefaults{Overrides: o}
+	if o.UserData != nil && !utf8.ValidString(*o.UserData) {
+		d.UserData, d.UserDataBytes = nil, []byte(*o.UserData)
+	}
+	return d
+}
+
+func (d templateDefaults) overrides() machine.Overrides {
+	if d.UserDataBytes != nil {
+		d.UserData = new(string(d.UserDataBytes))
+	}
+	return d.Overrides
+}
+
 const selectTemplate = "SELECT id, owner_id, name, description, created_at, updated_at, defaults FROM templates"
 
 // InsertTemplate implements [template.Store].
 func (s *templateStore) InsertTemplate(ctx context.Context, t template.Template) error {
-	defaults, err := json.Marshal(t.Overrides)
+	defaults, err := json.Marshal(defaultsOf(t.Overrides))
 	if err != nil {
 		return fmt.Errorf("cannot store the template: %w", err)
 	}
@@ -102,9 +126,11 @@ func (r templateRow) template() (template.Template, error) {
 		ID: r.ID, OwnerID: r.OwnerID, Name: r.Name,
 		CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt),
 	}
-	if err := json.Unmarshal(r.Defaults, &t.Overrides); err != nil {
+	var stored templateDefaults
+	if err := json.Unmarshal(r.Defaults, &stored); err != nil {
 		return template.Template{}, fmt.Errorf("cannot read template %s: %w", r.ID, err)
 	}
+	t.Overrides = stored.overrides()
 	if t.Description == nil && r.Description != "" {
 		t.Description = &r.Description
 	}

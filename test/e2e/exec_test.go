@@ -123,6 +123,11 @@ func testRunExec(t *testing.T, g *execGuest) {
 		{"output and exit code", line("echo out; echo err >&2; exit 3"), "out\n", "err\n", 3},
 		{"arguments", argv("echo", "a  b", "$HOME", ""), "a  b $HOME \n", "", 0},
 		{"environment", api.RunExec{Command: api.Command{Shell: `echo "$A:$(pwd):$(id -un)"`}, Env: map[string]string{"A": "1 2"}, Cwd: "/tmp"}, "1 2:/tmp:root\n", "", 0},
+		{
+			"bytes that are no text", api.RunExec{
+				Command: api.Command{Argv: []string{"sh", "-c", `printf %s "$1$A$(pwd)" | od -An -tx1`, "sh", "\xe9"}}, Env: map[string]string{"A": "\xff"},
+			}, " e9 ff 2f 72 6f 6f 74\n", "", 0,
+		},
 		{"input", api.RunExec{Command: api.Command{Argv: []string{"cat"}}, Stdin: "in"}, "in", "", 0},
 		{"no input", argv("cat"), "", "", 0},
 		{"sigterm", line("kill -TERM $$"), "", "", 143},

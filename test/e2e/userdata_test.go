@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"compress/gzip"
 	"encoding/base64"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -74,7 +76,8 @@ func testMIME(t *testing.T, w *world) {
 	if err := w.warmDebian(); err != nil {
 		t.Fatal(err)
 	}
-	body := w.debian(mimeUserData)
+	packed := gzipped(t, mimeUserData) // bytes that are no text
+	body := w.debian(packed)
 	body.Name, body.ImageID = "gamma", warmImage
 	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
 	v = w.await(t, v.ID, "cloud-init", normalReply)
@@ -82,7 +85,23 @@ func testMIME(t *testing.T, w *world) {
 	if got := s.run(t, "cat /etc/from-mime-config /etc/from-mime-script"); got != "onetwo" {
 		t.Errorf("the parts wrote %q", got)
 	}
-	requireUserData(t, s, mimeUserData)
+	requireUserData(t, s, packed)
+	if v := w.get(t, v.ID); v.UserDataEncoding != api.EncodingBase64 || v.UserData != base64.StdEncoding.EncodeToString([]byte(packed)) {
+		t.Errorf("the API shows user data that was not sent: %q, %q", v.UserDataEncoding, v.UserData)
+	}
+}
+
+func gzipped(t *testing.T, text string) string {
+	t.Helper()
+	var packed strings.Builder
+	z := gzip.NewWriter(&packed)
+	if _, err := io.WriteString(z, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return packed.String()
 }
 
 // requireUserData compares the user data that cloud-init read with the one sent.

@@ -47,7 +47,7 @@ const (
 // so that hatchd can always make short requests.
 func (o Op) long() bool {
 	switch o {
-	case OpExec, OpAttachProcess, OpDial,
+	case OpExec, OpExecBytes, OpAttachProcess, OpDial,
 		OpReadFile, OpWriteFile, OpListFiles, OpReadTree, OpWriteTree, OpWatchFiles, OpTailFile:
 		return true
 	default:

@@ -15,6 +15,7 @@ func TestOperationNamesArePinned(t *testing.T) {
 		OpHello: "hello", OpStatus: "status", OpWatch: "watch", OpShutdown: "shutdown",
 		OpWoken: "woken", OpReidentify: "recast", OpUsage: "usage", OpDial: "dial",
 		OpExec: "process.exec", OpAttachProcess: "process.attach", OpStartProcess: "process.start",
+		OpExecBytes: "process.exec.bytes", OpStartBytes: "process.start.bytes",
 		OpProcesses: "process.list", OpProcess: "process.get", OpWriteProcess: "process.write",
 		OpSignalProcess: "process.signal", OpResizeProcess: "process.resize", OpRemoveProcess: "process.remove",
 		OpReadFile: "file.read", OpWriteFile: "file.write", OpStatFile: "file.stat", OpListFiles: "file.list",

@@ -6,20 +6,24 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"slices"
 	"time"
+	"unicode/utf8"
 )
 
 // The operations on processes.
 const (
-	OpExec          Op = "process.exec"   // ProcessSpec → Process, then frames both ways, from the first byte of output
-	OpAttachProcess Op = "process.attach" // ProcessArgs → Process, then frames both ways
-	OpStartProcess  Op = "process.start"  // ProcessSpec → Process
-	OpProcesses     Op = "process.list"   // → nothing, then a frame for each process, and frameEnd
-	OpProcess       Op = "process.get"    // ProcessArgs → Process
-	OpWriteProcess  Op = "process.write"  // ProcessArgs, then frames of stdin up to its end or a flush → nothing
-	OpSignalProcess Op = "process.signal" // ProcessArgs → nothing
-	OpResizeProcess Op = "process.resize" // ProcessArgs → nothing
-	OpRemoveProcess Op = "process.remove" // ProcessArgs → nothing
+	OpExec          Op = "process.exec"        // ProcessSpec → Process, then frames both ways, from the first byte of output
+	OpAttachProcess Op = "process.attach"      // ProcessArgs → Process, then frames both ways
+	OpStartProcess  Op = "process.start"       // ProcessSpec → Process
+	OpExecBytes     Op = "process.exec.bytes"  // as OpExec, with the strings of the spec's command in base64
+	OpStartBytes    Op = "process.start.bytes" // as OpStartProcess, likewise
+	OpProcesses     Op = "process.list"        // → nothing, then a frame for each process, and frameEnd
+	OpProcess       Op = "process.get"         // ProcessArgs → Process
+	OpWriteProcess  Op = "process.write"       // ProcessArgs, then frames of stdin up to its end or a flush → nothing
+	OpSignalProcess Op = "process.signal"      // ProcessArgs → nothing
+	OpResizeProcess Op = "process.resize"      // ProcessArgs → nothing
+	OpRemoveProcess Op = "process.remove"      // ProcessArgs → nothing
 )
 
 // Codes of errors about processes.
@@ -71,6 +75,50 @@ type ProcessSpec struct {
 	TTY     *Terminal         `json:"tty,omitempty"`
 	Stdin   bool              `json:"stdin,omitempty"`
 	Timeout time.Duration     `json:"timeout_ns,omitempty"`
+}
+
+// byteSpec is a [ProcessSpec] in a form that keeps strings of the command that are not
+// UTF-8, which JSON would change. Agents of earlier versions do not know it.
+type byteSpec struct {
+	ProcessSpec
+	Argv  [][]byte          `json:"argv,omitempty"`
+	Shell []byte            `json:"shell,omitempty"`
+	Env   map[string][]byte `json:"env,omitempty"`
+	Dir   []byte            `json:"dir,omitempty"`
+}
+
+func toBytes(s ProcessSpec) byteSpec {
+	b := byteSpec{ProcessSpec: s, Shell: []byte(s.Shell), Dir: []byte(s.Dir), Env: make(map[string][]byte, len(s.Env))}
+	for _, word := range s.Argv {
+		b.Argv = append(b.Argv, []byte(word))
+	}
+	for name, value := range s.Env {
+		b.Env[name] = []byte(value)
+	}
+	return b
+}
+
+func (b byteSpec) spec() ProcessSpec {
+	s := b.ProcessSpec
+	s.Argv, s.Shell, s.Dir, s.Env = nil, string(b.Shell), string(b.Dir), make(map[string]string, len(b.Env))
+	for _, word := range b.Argv {
+		s.Argv = append(s.Argv, string(word))
+	}
+	for name, value := range b.Env {
+		s.Env[name] = string(value)
+	}
+	return s
+}
+
+// isText reports whether JSON keeps all strings of the command.
+func (s ProcessSpec) isText() bool {
+	for _, value := range s.Env {
+		if !utf8.ValidString(value) {
+			return false
+		}
+	}
+	words := append(slices.Clone(s.Argv), s.Shell, s.Dir)
+	return !slices.ContainsFunc(words, func(word string) bool { return !utf8.ValidString(word) })
 }
 
 // Process describes a process of the guest. Its spec is only for display: it has no Env,

@@ -29,6 +29,9 @@ type ProcessStream struct {
 
 // Exec starts a process and attaches to it. The stream is closed when ctx is done.
 func (c *Client) Exec(ctx context.Context, spec ProcessSpec) (Process, *ProcessStream, error) {
+	if !spec.isText() {
+		return c.attach(ctx, OpExecBytes, toBytes(spec))
+	}
 	return c.attach(ctx, OpExec, spec)
 }
 
@@ -116,6 +119,10 @@ func writeStdin(w io.Writer, p []byte) (written int, err error) {
 // StartProcess starts a process without attaching to it.
 func (c *Client) StartProcess(ctx context.Context, spec ProcessSpec) (Process, error) {
 	var p Process
+	if !spec.isText() {
+		err := c.call(ctx, OpStartBytes, toBytes(spec), &p)
+		return p, err
+	}
 	err := c.call(ctx, OpStartProcess, spec, &p)
 	return p, err
 }

@@ -17,7 +17,7 @@ func (r request) process(ctx context.Context, asked Request) bool {
 		return false
 	}
 	switch asked.Op {
-	case OpExec, OpStartProcess:
+	case OpExec, OpExecBytes, OpStartProcess, OpStartBytes:
 		r.startProcess(ctx, h, asked)
 	case OpProcesses:
 		r.listProcesses(h)
@@ -30,18 +30,29 @@ func (r request) process(ctx context.Context, asked Request) bool {
 }
 
 func (r request) startProcess(ctx context.Context, h ProcessHandler, asked Request) {
-	var spec ProcessSpec
-	if err := json.Unmarshal(asked.Args, &spec); err != nil || !ValidProcessID(spec.ID) {
+	spec, err := decodeSpec(asked)
+	if err != nil || !ValidProcessID(spec.ID) {
 		sendError(r.stream, CodeInvalid, "invalid process spec")
 		return
 	}
-	if asked.Op == OpExec {
+	if asked.Op == OpExec || asked.Op == OpExecBytes {
 		p, reader, err := h.ExecProcess(spec)
 		r.serveAttached(ctx, h, p, reader, err)
 		return
 	}
 	p, err := h.StartProcess(spec)
 	r.answer(p, err)
+}
+
+func decodeSpec(asked Request) (ProcessSpec, error) {
+	if asked.Op == OpExecBytes || asked.Op == OpStartBytes {
+		var b byteSpec
+		err := json.Unmarshal(asked.Args, &b)
+		return b.spec(), err
+	}
+	var spec ProcessSpec
+	err := json.Unmarshal(asked.Args, &spec)
+	return spec, err
 }
 
 func (r request) oneProcess(ctx context.Context, h ProcessHandler, asked Request) {

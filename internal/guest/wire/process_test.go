@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -581,4 +582,41 @@ func FuzzProcessList(f *testing.F) {
 			t.Errorf("%d processes, %v", len(all), err)
 		}
 	})
+}
+
+// A command may have any bytes, which JSON would change.
+func TestCommandsOfAnyBytes(t *testing.T) {
+	spec := ProcessSpec{
+		ID: testID, Argv: []string{"rm", "caf\xe9.txt", ""}, Shell: "\xff", Dir: "/\xfe", User: "me", Stdin: true,
+		Env: map[string]string{"A": "\xe9", "B": "text"}, Timeout: time.Second,
+	}
+	if toBytes(spec).User != "me" || spec.isText() {
+		t.Error("the spec is taken for text")
+	}
+	encoded, err := json.Marshal(toBytes(spec))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, op := range []Op{OpExecBytes, OpStartBytes} {
+		if got, err := decodeSpec(Request{Op: op, Args: encoded}); err != nil || !reflect.DeepEqual(got, spec) {
+			t.Errorf("%s: %+v, %v; want %+v", op, got, err, spec)
+		}
+	}
+}
+
+func TestAnAgentGetsTheBytesOfACommand(t *testing.T) {
+	c, done := connect(t, newFakeProcesses(), defaultTimes)
+	defer done()
+	spec := ProcessSpec{ID: testID, Argv: []string{"rm", "caf\xe9.txt"}}
+	started, err := c.StartProcess(t.Context(), spec)
+	if err != nil || len(started.Spec.Argv) != 2 {
+		t.Errorf("a start gives %+v, %v", started, err)
+	}
+	executed, stream, err := c.Exec(t.Context(), spec)
+	if err != nil || len(executed.Spec.Argv) != 2 {
+		t.Fatalf("an exec gives %+v, %v", executed, err)
+	}
+	if err := stream.Close(); err != nil {
+		t.Error(err)
+	}
 }

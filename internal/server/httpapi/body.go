@@ -11,8 +11,10 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -133,6 +135,12 @@ func plainText(s string) bool {
 var jsonFormat = huma.Format{
 	Marshal: huma.DefaultJSONFormat.Marshal,
 	Unmarshal: func(data []byte, v any) error {
+		if !utf8.Valid(data) {
+			return errors.New("not valid UTF-8")
+		}
+		if at := loneSurrogate(data); at >= 0 {
+			return fmt.Errorf("not valid JSON at byte %d: half of a surrogate pair is no character", at)
+		}
 		if err := json.Unmarshal(data, v); err != nil {
 			return decodeError(err)
 		}
@@ -141,6 +149,41 @@ var jsonFormat = huma.Format{
 		}
 		return nil
 	},
+}
+
+// loneSurrogate returns where JSON has an escape such as \ud800 that is only half of a
+// character, or -1. encoding/json would silently change it.
+func loneSurrogate(data []byte) int {
+	for at := 0; at < len(data); at++ {
+		if data[at] != '\\' {
+			continue
+		}
+		first := escaped(data[at:])
+		if !utf16.IsSurrogate(first) {
+			at++ // the escaped byte, which may be a backslash
+			continue
+		}
+		if utf16.DecodeRune(first, escaped(data[min(at+escapeLength, len(data)):])) == utf8.RuneError {
+			return at
+		}
+		at += 2*escapeLength - 1
+	}
+	return -1
+}
+
+const escapeLength = len(`\u0000`)
+
+// escaped returns the UTF-16 code unit that data begins with, as \u and four
+// hexadecimal digits, or -1.
+func escaped(data []byte) rune {
+	if len(data) < escapeLength || data[0] != '\\' || data[1] != 'u' {
+		return -1
+	}
+	unit, err := strconv.ParseUint(string(data[2:escapeLength]), 16, 16)
+	if err != nil {
+		return -1
+	}
+	return rune(unit)
 }
 
 // fieldMark separates a field's name from the error about it.

@@ -93,15 +93,47 @@ func (h *execHandlers) run(ctx context.Context, in *runExecInput) (*runExecOutpu
 // execSpec decodes a command and its first input.
 func execSpec(b api.RunExec) (process.Spec, []byte, error) {
 	input, err := decodeBytes("stdin", b.Stdin, b.StdinEncoding)
-	spec := process.Spec{
-		Argv: b.Command.Argv, Shell: b.Command.Shell, Env: b.Env, Dir: b.Cwd, User: b.User,
-		Stdin: b.StdinOpen, Timeout: time.Duration(b.TimeoutMS) * time.Millisecond,
+	if err != nil {
+		return process.Spec{}, nil, err
 	}
+	spec, err := commandSpec(b)
+	spec.User, spec.Stdin, spec.Timeout = b.User, b.StdinOpen, time.Duration(b.TimeoutMS)*time.Millisecond
 	if b.TTY != nil {
 		size := terminalSize(*b.TTY)
 		spec.TTY = &size
 	}
 	return spec, input, err
+}
+
+// commandSpec decodes the fields that have b.Encoding.
+func commandSpec(b api.RunExec) (spec process.Spec, err error) {
+	if b.Encoding != api.EncodingBase64 {
+		return process.Spec{Argv: b.Command.Argv, Shell: b.Command.Shell, Env: b.Env, Dir: b.Cwd}, nil
+	}
+	if spec.Shell, err = decodeText("command", b.Command.Shell, b.Encoding); err != nil {
+		return spec, err
+	}
+	if spec.Dir, err = decodeText("cwd", b.Cwd, b.Encoding); err != nil {
+		return spec, err
+	}
+	spec.Argv = make([]string, len(b.Command.Argv))
+	for i, word := range b.Command.Argv {
+		if spec.Argv[i], err = decodeText("command", word, b.Encoding); err != nil {
+			return spec, err
+		}
+	}
+	spec.Env = make(map[string]string, len(b.Env))
+	for name, value := range b.Env {
+		if spec.Env[name], err = decodeText("env", value, b.Encoding); err != nil {
+			return spec, err
+		}
+	}
+	return spec, nil
+}
+
+func decodeText(field, text, encoding string) (string, error) {
+	data, err := decodeBytes(field, text, encoding)
+	return string(data), err
 }
 
 // terminalSize is zero if a number is out of range; the service refuses that.

@@ -253,3 +253,28 @@ func TestExecsOfASleepingVM(t *testing.T) {
 	wantStatus(t, s.call(t, "POST", path+"/execs/exec_fake00000002/signal", `{"signal":"KILL"}`), 200)
 	wantStatus(t, s.call(t, "DELETE", path+"/execs/exec_fake00000002", ""), 200)
 }
+
+// Arguments and the rest of a command may be any bytes.
+func TestCommandsOfAnyBytes(t *testing.T) {
+	s := newServer(t)
+	wantStatus(t, s.call(t, "POST", "/vms/"+knownVM+"/exec", `{"command":["ZWNobw==","Y2Fm6Q=="],"cwd":"L3RtcA==","env":{"A":"/w=="},"encoding":"base64"}`), 200)
+	reply := s.call(t, "POST", "/vms/"+knownVM+"/exec", `{"command":["ZWNobw==","Y2Fm6Q=="],"encoding":"base64","output_encoding":"base64"}`)
+	wantStatus(t, reply, 200)
+	if !strings.Contains(string(reply.body), `"stdout":"Y2Fm6Qo="`) {
+		t.Errorf("it is answered with %s", reply.body)
+	}
+	for body, field := range map[string]string{
+		`{"command":["!"],"encoding":"base64"}`:                    "command",
+		`{"command":"!","encoding":"base64"}`:                      "command",
+		`{"command":"bHM=","cwd":"!","encoding":"base64"}`:         "cwd",
+		`{"command":"bHM=","env":{"A":"!"},"encoding":"base64"}`:   "env",
+		`{"command":"bHM=","cwd":"bHM=","encoding":"base64"}`:      "cwd",
+		`{"command":["bHM=","YQBi"],"encoding":"base64"}`:          "command",
+		`{"command":"bHM=","encoding":"latin1","cwd":"","env":{}}`: "encoding",
+	} {
+		reply := s.call(t, "POST", "/vms/"+knownVM+"/exec", body)
+		if p := reply.problem(t); reply.StatusCode/100 != 4 || !strings.Contains(p.Detail, field+": ") {
+			t.Errorf("%s is answered with %d %+v", body, reply.StatusCode, p)
+		}
+	}
+}

@@ -26,9 +26,13 @@ func (h *vmHandlers) fork(ctx context.Context, in *forkInput) (*created[api.Copi
 	if in.Body != nil {
 		body = *in.Body
 	}
+	data, err := userData(body.UserData, body.UserDataEncoding)
+	if err != nil {
+		return nil, err
+	}
 	made, err := h.vms.Fork(ctx, owner(ctx), in.ID, vm.CloneRequest{
 		Count: countOf(body.Count), Name: body.Name,
-		Overrides: machine.Overrides{Labels: body.Labels, UserData: body.UserData, SSHKeys: body.SSHAuthorizedKeys},
+		Overrides: machine.Overrides{Labels: body.Labels, UserData: data, SSHKeys: body.SSHAuthorizedKeys},
 	})
 	if err != nil {
 		return nil, err
@@ -54,8 +58,12 @@ func (h *vmHandlers) createFrom(ctx context.Context, in *createVMInput) (*create
 	if err != nil {
 		return nil, err
 	}
+	given, err := overrides(body.MachineSpec)
+	if err != nil {
+		return nil, err
+	}
 	made, err := h.clonesOf(ctx, in.WaitInput, body.SnapshotID, vm.CloneRequest{
-		Count: countOf(body.Count), Name: body.Name, Overrides: overrides(body.MachineSpec), Idempotency: key,
+		Count: countOf(body.Count), Name: body.Name, Overrides: given, Idempotency: key,
 	})
 	if err != nil {
 		return nil, err
@@ -96,7 +104,7 @@ func (h *vmHandlers) clonesOf(ctx context.Context, in WaitInput, snapshotID stri
 
 // besideSnapshot lists the fields that are allowed with snapshot_id. All others come
 // from the snapshot.
-var besideSnapshot = []string{"snapshot_id", "count", "name", "description", "hostname", "labels", "user_data", "ssh_authorized_keys"}
+var besideSnapshot = []string{"snapshot_id", "count", "name", "description", "hostname", "labels", "user_data", "user_data_encoding", "ssh_authorized_keys"}
 
 func refuseBesideSnapshot(body api.CreateVM) error {
 	text, err := json.Marshal(body)

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -11,20 +12,37 @@ import (
 )
 
 // overrides decodes the spec fields of a request. The service validates the values.
-func overrides(in api.MachineSpec) machine.Overrides {
+func overrides(in api.MachineSpec) (machine.Overrides, error) {
+	data, err := userData(in.UserData, in.UserDataEncoding)
 	return machine.Overrides{
 		ImageID: in.ImageID, Description: in.Description, Hostname: in.Hostname, VCPUs: in.VCPUCount, MemMiB: in.MemMiB, DiskMiB: in.DiskMiB,
-		BootArgs: in.BootArgs, EnableNetwork: in.EnableNetwork, UserData: in.UserData,
+		BootArgs: in.BootArgs, EnableNetwork: in.EnableNetwork, UserData: data,
 		Labels: in.Labels, SSHKeys: in.SSHAuthorizedKeys, RateLimits: rateLimits(in.RateLimits),
+	}, err
+}
+
+// userData decodes user data, of which nil means not given.
+func userData(text *string, encoding string) (*string, error) {
+	if text == nil {
+		if encoding != "" {
+			return nil, errs.InvalidField("user_data_encoding", "is given without user_data")
+		}
+		return nil, nil
 	}
+	data, err := decodeText("user_data", *text, encoding)
+	return &data, err
 }
 
 // shownOverrides is the reverse of overrides, for templates.
 func shownOverrides(o machine.Overrides) api.MachineSpec {
 	out := api.MachineSpec{
 		ImageID: o.ImageID, Description: o.Description, Hostname: o.Hostname, VCPUCount: o.VCPUs, MemMiB: o.MemMiB, DiskMiB: o.DiskMiB,
-		BootArgs: o.BootArgs, EnableNetwork: o.EnableNetwork, UserData: o.UserData,
+		BootArgs: o.BootArgs, EnableNetwork: o.EnableNetwork,
 		Labels: o.Labels, SSHAuthorizedKeys: o.SSHKeys,
+	}
+	if o.UserData != nil {
+		text, encoding := api.EncodeText(*o.UserData)
+		out.UserData, out.UserDataEncoding = &text, encoding
 	}
 	if o.RateLimits != nil {
 		out.RateLimits = shownRateLimits(*o.RateLimits)
@@ -35,7 +53,8 @@ func shownOverrides(o machine.Overrides) api.MachineSpec {
 // wholeVM returns a VM as answers about one VM show it.
 func wholeVM(v vm.VM) api.VM {
 	out := listedVM(v)
-	out.UserData, out.BootArgs = v.UserData, v.BootArgs
+	out.UserData, out.UserDataEncoding = api.EncodeText(v.UserData)
+	out.BootArgs = v.BootArgs
 	if v.Machine != nil {
 		out.SocketPath = v.Machine.Socket
 	}

@@ -27,9 +27,11 @@ type createTemplateInput struct {
 }
 
 func (h *templateHandlers) create(ctx context.Context, in *createTemplateInput) (*created[api.Template], error) {
-	t, err := h.templates.Create(ctx, owner(ctx), template.Template{
-		Name: in.Body.Name, Overrides: overrides(in.Body.MachineSpec),
-	})
+	given, err := overrides(in.Body.MachineSpec)
+	if err != nil {
+		return nil, err
+	}
+	t, err := h.templates.Create(ctx, owner(ctx), template.Template{Name: in.Body.Name, Overrides: given})
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +50,7 @@ func (h *templateHandlers) list(ctx context.Context, _ *struct{}) (*listTemplate
 	out := &listTemplatesOutput{Body: make([]api.Template, len(templates))}
 	for i, t := range templates {
 		out.Body[i] = wholeTemplate(t)
-		out.Body[i].UserData = nil // it may hold secrets
+		out.Body[i].UserData, out.Body[i].UserDataEncoding = nil, "" // it may hold secrets
 	}
 	return out, nil
 }

@@ -89,9 +89,12 @@ func serverTiming(steps []vm.Step) string {
 
 // createRequest decodes values that JSON has no types for. The service validates them.
 func createRequest(body api.CreateVM) (vm.CreateRequest, error) {
-	req := vm.CreateRequest{Overrides: overrides(body.MachineSpec), TemplateID: body.TemplateID, Name: body.Name}
+	given, err := overrides(body.MachineSpec)
+	req := vm.CreateRequest{Overrides: given, TemplateID: body.TemplateID, Name: body.Name}
+	if err != nil {
+		return req, err
+	}
 	req.Driver = body.VMM
-	var err error
 	if req.Address, err = parseGuestIP(body.GuestIP); err != nil {
 		return req, err
 	}

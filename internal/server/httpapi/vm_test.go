@@ -388,3 +388,31 @@ func TestKinds(t *testing.T) {
 		t.Error("the log does not have the cause")
 	}
 }
+
+// User data may be any bytes, and is shown as what it is.
+func TestUserDataOfAnyBytes(t *testing.T) {
+	s := newServer(t)
+	wantStatus(t, s.call(t, "POST", "/vms", `{"user_data":"H4sI/w==","user_data_encoding":"base64"}`), 201)
+	if got := s.vms.request.UserData; got == nil || *got != "\x1f\x8b\x08\xff" {
+		t.Errorf("decoded as %q", *got)
+	}
+	for body, want := range map[string]string{
+		`{"user_data":"H4sI!","user_data_encoding":"base64"}`: "user_data: is not valid base64",
+		`{"user_data_encoding":"base64"}`:                     "user_data_encoding: is given without user_data",
+		`{"user_data":"a","user_data_encoding":"gzip"}`:       "user_data_encoding",
+		`{"user_data":"\ud800"}`:                              "half of a surrogate pair",
+		`{"user_data":"\\\udc00 "}`:                           "half of a surrogate pair",
+	} {
+		r := s.call(t, "POST", "/vms", body)
+		if r.StatusCode != 400 && r.StatusCode != 422 {
+			t.Errorf("%s is answered with %d", body, r.StatusCode)
+		}
+		if !strings.Contains(string(r.body), want) {
+			t.Errorf("%s is answered with %s, want %q in it", body, r.body, want)
+		}
+	}
+	wantStatus(t, s.call(t, "POST", "/vms", `{"user_data":"\ud83d\ude00 \\ud800"}`), 201)
+	if got := s.vms.request.UserData; *got != "😀 \\ud800" {
+		t.Errorf("decoded as %q", *got)
+	}
+}
