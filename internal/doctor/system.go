@@ -87,7 +87,7 @@ func canListen(ctx context.Context, addr string) error {
 
 // hatchdAnswers requests /healthz, which needs no key.
 func hatchdAnswers(ctx context.Context, addr string) bool {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/healthz", nil)
 	if err != nil {
