@@ -141,7 +141,7 @@ func (c imageCommands) addCommand() *cobra.Command {
 	var body api.CreateImage
 	cmd := &cobra.Command{
 		Use: "add --kernel FILE --rootfs FILE", Short: "Register a kernel and a root file system of the server's host", Args: noArgs,
-		Example: "  hatch image add --name mine --kernel /srv/vmlinux --rootfs /srv/root.ext4",
+		Example: "  hatch image add --name mine --kernel /srv/images/vmlinuz --rootfs /srv/images/root.ext4",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if body.KernelPath == "" || body.RootfsPath == "" {
 				return usage(cmd, "--kernel and --rootfs are required")

@@ -54,7 +54,7 @@ var siblings = map[string][]string{
 	"internal/host/capacity":     {"internal/host/space"},
 	"internal/host/disk":         {"internal/host/space", "internal/host/sparse"},
 	"internal/host/memory":       {"internal/host/space", "internal/host/sparse"},
-	"internal/host/rootfs":       {"internal/host/sparse"},
+	"internal/host/rootfs":       {"internal/host/owned", "internal/host/space", "internal/host/sparse"},
 	"internal/host/snapshot":     {"internal/host/space", "internal/host/sparse"},
 	"internal/store":             {"internal/store/migrations"},
 	"internal/vmm/qemu":          {"internal/vmm/process", "internal/host/jail", "internal/host/kvm", "internal/host/mapping"},

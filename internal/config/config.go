@@ -27,6 +27,7 @@ type Config struct {
 	DefaultMemMiB     int    // ≥ 64
 	DefaultDiskMiB    int    // ≥ 64
 	DefaultBootArgs   string
+	ImageDirs         []string // absolute and clean; clients may register the files in them; empty means none
 	DebianMirrors     []string // URLs: of Debian's archive, and of its security archive; empty means the host's
 
 	Network            network.Network

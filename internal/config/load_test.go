@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +90,26 @@ func TestCgroup(t *testing.T) {
 	}
 	for _, invalid := range []string{"/", "hatch", "/hatch/", "/a/../b", "/a//b", "/.", "/vm*", "/a b", "/" + strings.Repeat("a", 1024)} {
 		if all := loadErrors(t, Sources{Environ: []string{"HATCH_CGROUP=" + invalid}}); !strings.Contains(all.Error(), "absolute path of a cgroup") {
+			t.Errorf("%q: %v", invalid, all)
+		}
+	}
+}
+
+func TestImageDirs(t *testing.T) {
+	if c := load(t, Sources{}); c.ImageDirs != nil {
+		t.Errorf("by default it is %q", c.ImageDirs)
+	}
+	want := []string{"/srv/images", "/srv/more"}
+	for name, src := range map[string]Sources{
+		"variable": {Environ: []string{"HATCH_IMAGE_DIRS=/srv/images/: /srv/../srv/more"}},
+		"file":     {DefaultFile: write(t, "image_dirs: [/srv/images, /srv/more]\n")},
+	} {
+		if c := load(t, src); !slices.Equal(c.ImageDirs, want) {
+			t.Errorf("%s: it is %q", name, c.ImageDirs)
+		}
+	}
+	for _, invalid := range []string{"srv", "/srv:more", "~/images", strings.Repeat("/a:", 65)} {
+		if all := loadErrors(t, Sources{Environ: []string{"HATCH_IMAGE_DIRS=" + invalid}}); !strings.Contains(all.Error(), "director") {
 			t.Errorf("%q: %v", invalid, all)
 		}
 	}

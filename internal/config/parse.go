@@ -55,6 +55,28 @@ func absolute(field func(*Config) *string) func(*Config, string) error {
 	}
 }
 
+// maxDirectories limits a list of directories.
+const maxDirectories = 64
+
+// directories accepts a list separated by colons, or by commas as the file's lists are.
+func directories(field func(*Config) *[]string) func(*Config, string) error {
+	return func(c *Config, raw string) error {
+		var list []string
+		for part := range strings.FieldsFuncSeq(raw, func(r rune) bool { return r == ':' || r == ',' }) {
+			path := strings.TrimSpace(part)
+			if !filepath.IsAbs(path) || strings.ContainsRune(path, 0) {
+				return errors.New("must be absolute paths of directories, separated by colons, such as /srv/images:/srv/more")
+			}
+			list = append(list, filepath.Clean(path))
+		}
+		if len(list) > maxDirectories {
+			return fmt.Errorf("must be at most %d directories", maxDirectories)
+		}
+		*field(c) = list
+		return nil
+	}
+}
+
 // maxCgroup limits the path of a cgroup, in bytes.
 const maxCgroup = 1024
 

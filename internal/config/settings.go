@@ -97,6 +97,11 @@ var settings = []Setting{
 		set: bootArgs,
 	},
 	{
+		Name: "image_dirs", Env: "HATCH_IMAGE_DIRS",
+		Doc: "Directories whose files clients may register as images, separated by `:`. Only root may be able to write to them and to the directories above; none may be in the data directory, or the reverse. Default: none; images that `hatch image build` builds, and `img_default`, need none.",
+		set: directories(func(c *Config) *[]string { return &c.ImageDirs }),
+	},
+	{
 		Name: "debian_mirror", Env: "HATCH_DEBIAN_MIRROR",
 		Doc: "URL of the Debian mirror that `hatch image build` uses, and, after a comma, of one of its security archive. Default: the mirrors in the host's package sources.",
 		set: mirrors(func(c *Config) *[]string { return &c.DebianMirrors }),

@@ -108,7 +108,7 @@ func (s *Service) run(b *build, force bool) {
 	if err == nil {
 		err = s.replace(s.running, info.OwnerID, Registration{
 			ID: recipes[info.Recipe], Name: info.Recipe,
-			KernelPath: built.Kernel, RootfsPath: built.Rootfs, ModulesPath: built.Modules,
+			KernelPath: built.Kernel, RootfsPath: built.Rootfs, ModulesPath: built.Modules, Trusted: true,
 		})
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)

@@ -12,6 +12,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/id"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
 // Registration is a request to register files of the host.
@@ -21,6 +22,10 @@ type Registration struct {
 	KernelPath, RootfsPath string // absolute
 	ModulesPath            string // absolute; "" to search for them
 	BootArgs               string
+
+	// Trusted says that hatchd itself or its operator chose the paths. Those of clients
+	// must be in directories that the operator allows.
+	Trusted bool
 }
 
 // Service is what can be done with images.
@@ -63,6 +68,9 @@ func (s *Service) Register(ctx context.Context, owner string, r Registration) (I
 		return Image{}, err
 	}
 	i, err := s.examine(ctx, owner, r)
+	if e, ok := errs.As(err); ok && e.Err != nil {
+		s.log.Info("an image was refused", "field", e.Field, logkey.Reason, e.Err)
+	}
 	if err != nil {
 		return Image{}, err
 	}
@@ -174,7 +182,7 @@ func (s *Service) SetDefault(ctx context.Context, owner, kernel, rootfs string) 
 	if err != nil && !errs.Is(err, errs.NotFound) {
 		return err
 	}
-	return s.replace(ctx, owner, Registration{ID: DefaultID, KernelPath: kernel, RootfsPath: rootfs})
+	return s.replace(ctx, owner, Registration{ID: DefaultID, KernelPath: kernel, RootfsPath: rootfs, Trusted: true})
 }
 
 // replace registers an image under an id that may be in use; VMs of the old image

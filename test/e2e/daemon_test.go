@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -52,14 +53,47 @@ func onFirecracker(t *testing.T) []string {
 // startDaemon starts hatchd and waits until it serves.
 func (w *world) startDaemon(t *testing.T, env ...string) {
 	t.Helper()
-	w.daemon.Env = slices.Concat([]string{allowed}, w.driver, env)
+	images, err := w.imageDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.daemon.Env = slices.Concat([]string{allowed, "HATCH_IMAGE_DIRS=" + images}, w.driver, env)
 	if err := w.daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var err error
 	if w.client, err = w.daemon.Client(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// imageDir makes the directory that clients may register files from. It is on the file
+// system of the data directory.
+func (w *world) imageDir() (string, error) {
+	dir := w.daemon.DataDir + "-images"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(dir)
+}
+
+// share gives a file or a tree to imageDir under a name, as hard links if possible, and
+// returns its path there.
+func (w *world) share(ctx context.Context, path, name string) (string, error) {
+	dir, err := w.imageDir()
+	if err != nil {
+		return "", err
+	}
+	to := filepath.Join(dir, name)
+	if err := errors.Join(os.RemoveAll(to), os.MkdirAll(filepath.Dir(to), 0o755)); err != nil {
+		return "", err
+	}
+	if exec.CommandContext(ctx, "cp", "--archive", "--link", "--no-target-directory", path, to).Run() == nil {
+		return to, nil
+	}
+	if out, err := exec.CommandContext(ctx, "cp", "--archive", "--no-target-directory", path, to).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cannot copy %s: %w: %s", path, err, out)
+	}
+	return to, nil
 }
 
 // stopDaemon sends hatchd a signal and waits until it has ended.

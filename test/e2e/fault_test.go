@@ -148,9 +148,8 @@ func cover(t *testing.T, source, target, kind string, flags uintptr, options str
 // testMissingKernel removes an image's kernel after its registration.
 func (w *world) testMissingKernel(t *testing.T) {
 	before := w.traces(t)
-	kernel := filepath.Join(w.dir, "vmlinuz")
-	image := w.registerOwnKernel(t, kernel)
-	if err := os.Remove(kernel); err != nil {
+	image := w.registerOwnKernel(t, "missing")
+	if err := os.Remove(image.KernelPath); err != nil {
 		t.Fatal(err)
 	}
 	body := minimal()

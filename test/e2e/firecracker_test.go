@@ -96,10 +96,8 @@ func newProbeWorld(t *testing.T) *world {
 func (w *world) registerProbe(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
-	for _, parent := range []string{dir, filepath.Dir(dir)} {
-		if err := os.Chmod(parent, 0o755); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Chmod(filepath.Dir(w.daemon.DataDir), 0o755); err != nil { // hatchd's images are beside its data
+		t.Fatal(err)
 	}
 	root, modules := filepath.Join(dir, "root.ext4"), filepath.Join(dir, "modules")
 	if out, err := exec.Command("mkfs.ext4", "-q", "-O", "^has_journal", root, "8M").CombinedOutput(); err != nil {
@@ -118,7 +116,9 @@ func (w *world) registerProbe(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	image, err := w.client.CreateImage(t.Context(), api.CreateImage{KernelPath: probe.Build(t), RootfsPath: root, ModulesPath: modules})
+	image, err := w.client.CreateImage(t.Context(), api.CreateImage{
+		KernelPath: w.mustShare(t, probe.Build(t), "probe/kernel"), RootfsPath: w.mustShare(t, root, "probe/root.ext4"), ModulesPath: w.mustShare(t, modules, "probe/modules"),
+	})
 	if err != nil {
 		t.Fatalf("cannot register the probe: %v", err)
 	}

@@ -30,23 +30,27 @@ func assets(t *testing.T) (kernel, modules string) {
 	return kernel, modules
 }
 
-// registerOwnKernel registers a copy of the kernel with the minimal image's root.
-func (w *world) registerOwnKernel(t *testing.T, copyTo string) api.Image {
+// mustShare is share for a test.
+func (w *world) mustShare(t *testing.T, path, name string) string {
 	t.Helper()
-	kernel, modules := assets(t)
-	content, err := os.ReadFile(kernel)
+	shared, err := w.share(t.Context(), path, name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(copyTo, content, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	return shared
+}
+
+// registerOwnKernel registers the kernel, under a name, with the minimal image's root.
+func (w *world) registerOwnKernel(t *testing.T, name string) api.Image {
+	t.Helper()
+	kernel, modules := assets(t)
 	base, err := w.client.GetImage(t.Context(), minimalID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	image, err := w.client.CreateImage(t.Context(), api.CreateImage{
-		KernelPath: copyTo, RootfsPath: base.RootfsPath, ModulesPath: modules,
+		KernelPath: w.mustShare(t, kernel, name+"/vmlinuz"), RootfsPath: w.mustShare(t, base.RootfsPath, name+"/root"),
+		ModulesPath: w.mustShare(t, modules, name+"/modules"),
 	})
 	if err != nil {
 		t.Fatalf("cannot register a kernel with modules beside it: %v", err)
@@ -59,7 +63,7 @@ func (w *world) registerOwnKernel(t *testing.T, copyTo string) api.Image {
 // Debian has no kernel with built-in drivers; such kernels are tested where images
 // are inspected.
 func testOwnKernel(t *testing.T, w *world) {
-	image := w.registerOwnKernel(t, filepath.Join(w.dir, "own-vmlinuz"))
+	image := w.registerOwnKernel(t, "own")
 	body := minimal()
 	body.ImageID = image.ID
 	v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
@@ -69,14 +73,14 @@ func testOwnKernel(t *testing.T, w *world) {
 	w.delete(t, v.ID)
 
 	empty := t.TempDir()
-	w.requireRefused(t, image, empty, "modules.dep")
+	w.requireRefused(t, image, w.mustShare(t, empty, "empty"), "modules.dep")
 	few := t.TempDir()
 	for file, content := range map[string]string{"modules.dep": "kernel/fs/fat/fat.ko:\n", "modules.builtin": ""} {
 		if err := os.WriteFile(filepath.Join(few, file), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	w.requireRefused(t, image, few, "virtio")
+	w.requireRefused(t, image, w.mustShare(t, few, "few"), "virtio")
 }
 
 // requireRefused registers the image's kernel with unusable modules.

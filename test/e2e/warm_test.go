@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -150,9 +151,13 @@ func (w *world) copyImage(ctx context.Context, of, id string) (api.Image, error)
 	if err != nil {
 		return api.Image{}, err
 	}
-	return w.client.CreateImage(ctx, api.CreateImage{
-		ID: id, KernelPath: first.KernelPath, RootfsPath: first.RootfsPath, ModulesPath: first.ModulesPath, BootArgs: first.BootArgs,
-	})
+	body := api.CreateImage{ID: id, KernelPath: first.KernelPath, RootfsPath: first.RootfsPath, ModulesPath: first.ModulesPath, BootArgs: first.BootArgs}
+	for name, path := range map[string]*string{"kernel": &body.KernelPath, "root": &body.RootfsPath, "modules": &body.ModulesPath} {
+		if *path, err = w.share(ctx, *path, filepath.Join(id, name)); err != nil {
+			return api.Image{}, err
+		}
+	}
+	return w.client.CreateImage(ctx, body)
 }
 
 // warm makes a warm snapshot of an image.

@@ -47,6 +47,11 @@ func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	dirs, err := rootfs.OpenDirs(cfg.ImageDirs, cfg.DataDir) // before anything is changed
+	if err != nil {
+		return nil, err
+	}
+	env.OnClose(dirs.Close)
 	links := link.New(link.Config{Network: cfg.Network, AllowPrivate: cfg.EgressAllowPrivate, Log: env.Log})
 	if err := links.Setup(ctx, env.LiveLinks); err != nil {
 		return nil, errors.Join(err, links.Close())
@@ -67,9 +72,11 @@ func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 	env.OnClose(snapshots.Close)
 	return &daemon.Host{
 		Drivers: drivers, Network: links, Forwards: gate, Files: files, Memories: memories, Snapshots: snapshots,
-		Guests:       guest.New(env.Log),
-		Consoles:     console.New(files.Dir, daemon.ConsoleLogBytes, env.Log),
-		Inspector:    rootfs.New(rootfs.Config{ModulesDir: env.Path("modules"), Modules: initramfs.ModuleNames(), NeedsPVH: first.Name == qemu.Name}),
+		Guests:   guest.New(env.Log),
+		Consoles: console.New(files.Dir, daemon.ConsoleLogBytes, env.Log),
+		Inspector: rootfs.New(rootfs.Config{
+			ModulesDir: env.Path("modules"), Modules: initramfs.ModuleNames(), NeedsPVH: first.Name == qemu.Name, Reserve: snapshot.ReserveBytes, Dirs: dirs,
+		}),
 		Initramfs:    initramfs.NewMaker(env.Path("initramfs"), cfg.AgentPath),
 		Builder:      builder,
 		OwnUser:      true,

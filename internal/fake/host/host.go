@@ -41,6 +41,11 @@ func Open(_ context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 		return nil, err
 	}
 	env.OnClose(snapshots.Close)
+	dirs, err := rootfs.OpenDirs(env.Config.ImageDirs, env.Config.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	env.OnClose(dirs.Close)
 	links := &fake.Network{}
 	guests := &fake.Guests{Dir: files.Dir, Report: func(vmID string) *vm.GuestReport { return report(links, vmID) }}
 	healthy := func() error { return nil }
@@ -48,7 +53,7 @@ func Open(_ context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 		Drivers: []vmm.Driver{driver.New()}, Network: links, Forwards: &fake.Forwards{},
 		Files: files, Memories: memories, Snapshots: snapshots, Guests: guests,
 		Consoles:  console.New(files.Dir, daemon.ConsoleLogBytes, env.Log),
-		Inspector: rootfs.New(rootfs.Config{ModulesDir: env.Path("modules")}), Initramfs: fake.Initramfs{}, Builder: fake.Builder{},
+		Inspector: rootfs.New(rootfs.Config{ModulesDir: env.Path("modules"), Dirs: dirs}), Initramfs: fake.Initramfs{}, Builder: fake.Builder{},
 		CheckNetwork: healthy, CheckVMM: healthy,
 		DefaultImage:  func(owner string) (image.Image, error) { return fake.Image(owner, env.Path("fake")) },
 		CloseForwards: func() {},

@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/disk"
@@ -69,7 +68,7 @@ func (f *Files) Provision(ctx context.Context, v vm.VM) error {
 			if size < v.Boot.Rootfs.Size {
 				return errs.InvalidField("disk_mib", "%d is too small; the image's root file system has %d MiB", v.DiskMiB, v.Boot.Rootfs.Size>>20)
 			}
-			if err := part.Duplicate(ctx, v.Boot.Rootfs.Path, to); err != nil {
+			if err := f.copyRoot(ctx, v.Boot.Rootfs.Path, to); err != nil {
 				return err
 			}
 			return os.Truncate(to, size)
@@ -79,6 +78,25 @@ func (f *Files) Provision(ctx context.Context, v vm.VM) error {
 			return err
 		}
 		return part.Duplicate(ctx, from, to)
+	})
+}
+
+// reserveBytes is the space that the copy of an image's root leaves free on the host's
+// disk.
+const reserveBytes = 512 << 20
+
+// copyRoot copies an image's root to a VM's disk. Unless blocks can be shared, it
+// checks first that there is room for all of it.
+func (f *Files) copyRoot(ctx context.Context, from, to string) error {
+	return part.DuplicateWith(from, to, func(dst, src *os.File, size int64) error {
+		st, err := src.Stat()
+		if err != nil {
+			return fmt.Errorf("cannot read the image: %w", err)
+		}
+		if err := space.Require(f.root, "a copy of the image's root file system", space.Taken(st), reserveBytes); err != nil {
+			return err
+		}
+		return part.Copy(ctx, dst, src, size)
 	})
 }
 
@@ -200,7 +218,7 @@ func (f *Files) Allocated(vmID string) (int64, error) {
 		if err != nil {
 			return ignoreMissing(err) // deleted just now
 		}
-		sum += info.Sys().(*syscall.Stat_t).Blocks * 512 // on any file system
+		sum += space.Taken(info)
 		return nil
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/image"
 )
 
 // mountSmall mounts a tmpfs of size bytes on dir in a mount namespace of the test's
@@ -84,5 +85,24 @@ func TestFullHostDiskMakesNoTemplate(t *testing.T) {
 		if left := entries(t, dir); len(left) > 0 {
 			t.Errorf("%s: left behind: %v", filepath.Base(dir), left)
 		}
+	}
+}
+
+// TestRoomIsCheckedBeforeARootIsCopied has space for the copy, but not for what must
+// stay free.
+func TestRoomIsCheckedBeforeARootIsCopied(t *testing.T) {
+	f, v := newFiles(t), someVM()
+	root := filepath.Join(t.TempDir(), "root.ext4")
+	if err := os.WriteFile(root, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v.Boot.DiskMode, v.Boot.Rootfs.Path, v.Boot.Rootfs.Size = image.DiskCopy, root, 1<<20
+	mountSmall(t, f.root, "8m")
+	err := f.Provision(t.Context(), v)
+	if !errs.HasCode(err, "disk_full") || errs.Missing(err) == 0 {
+		t.Errorf("got %v", err)
+	}
+	if left := entries(t, f.root); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }

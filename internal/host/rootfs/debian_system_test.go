@@ -87,10 +87,7 @@ func TestDebiansKernel(t *testing.T) {
 // requireSame compares modules and their dependencies with their sources.
 func requireSame(t *testing.T, from, to string, names ...string) {
 	t.Helper()
-	mods, err := readModules(to)
-	if err != nil {
-		t.Fatal(err)
-	}
+	mods := readModules(t, to)
 	for _, name := range names {
 		if !mods.has(name) {
 			t.Errorf("%s, or a dependency of it, is missing", name)
@@ -118,14 +115,11 @@ func TestMarksAreTheDriversOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	facts, err := New(Config{ModulesDir: t.TempDir()}).readKernel(f, filepath.Join(t.TempDir(), "alone"))
+	facts, err := New(Config{ModulesDir: t.TempDir()}).readKernel(anywhere{}, f, filepath.Join(t.TempDir(), "alone"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	mods, err := readModules(asset(t, "HATCH_TEST_MODULES", "modules"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	mods := readModules(t, asset(t, "HATCH_TEST_MODULES", "modules"))
 	drivers := []kernel.Driver{isofs.driver}
 	for _, n := range append(append([]need{}, common...), overlay...) {
 		drivers = append(drivers, n.driver)

@@ -16,7 +16,7 @@ type kernelFacts struct {
 }
 
 // readKernel recognises the kernel and decompresses it.
-func (i *Inspector) readKernel(f *os.File, path string) (kernelFacts, error) {
+func (i *Inspector) readKernel(src source, f *os.File, path string) (kernelFacts, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return kernelFacts{}, cannotRead("kernel_path", path, err)
@@ -38,20 +38,20 @@ func (i *Inspector) readKernel(f *os.File, path string) (kernelFacts, error) {
 			WithHint("copy the file again from its source, or give the uncompressed vmlinux of the same kernel")
 	}
 	facts := kernelFacts{version: k.Version, witness: kernel.Witness{Vmlinux: vmlinux}}
-	facts.witness.Config = configOf(vmlinux, path, k.Version)
+	facts.witness.Config = configOf(src, vmlinux, path, k.Version)
 	return facts, nil
 }
 
 // configOf returns the configuration inside the kernel, else the one beside it with
 // the name that distributions use; nil when there is none or it cannot be read.
-func configOf(vmlinux []byte, path, version string) kernel.Config {
+func configOf(src source, vmlinux []byte, path, version string) kernel.Config {
 	if c, ok, err := kernel.EmbeddedConfig(vmlinux); err == nil && ok {
 		return c
 	}
 	if version == "" {
 		return nil
 	}
-	f, err := openRegular("kernel_path", filepath.Join(filepath.Dir(path), "config-"+version))
+	f, err := src.file("kernel_path", filepath.Join(filepath.Dir(path), "config-"+version))
 	if err != nil {
 		return nil
 	}

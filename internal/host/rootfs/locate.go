@@ -19,7 +19,7 @@ type drivers struct {
 
 // findDrivers finds the modules that the kernel needs, and refuses a kernel
 // that lacks a driver even with them.
-func (i *Inspector) findDrivers(ctx context.Context, r image.Registration, kern kernelFacts, t tree, n needs) (drivers, error) {
+func (i *Inspector) findDrivers(ctx context.Context, src source, r image.Registration, kern kernelFacts, t tree, n needs) (drivers, error) {
 	if missing := lacking(features, kern.hasFeature); len(missing) > 0 {
 		return drivers{}, missingDrivers(kern.version, missing, "(it is never one)")
 	}
@@ -28,10 +28,11 @@ func (i *Inspector) findDrivers(ctx context.Context, r image.Registration, kern 
 	if r.ModulesPath == "" && mode == image.DiskOverlay && len(missing) == 0 {
 		return drivers{mode: mode}, nil
 	}
-	mods, searched, err := i.findModules(ctx, r, kern, t, n)
+	mods, searched, err := i.findModules(ctx, src, r, kern, t, n)
 	if err != nil {
 		return drivers{}, err
 	}
+	defer mods.close()
 	if mods.dir == "" {
 		if len(missing) > 0 {
 			return drivers{}, missingDrivers(kern.version, missing, searched)
@@ -62,24 +63,27 @@ func (k kernelFacts) judgeWith(mods modules, searched string, n needs) (drivers,
 
 // findModules looks for the kernel's modules: in modules_path if that is given,
 // else beside the kernel, else in the root file system. searched says where, for a
-// message. The result has no directory when there are none.
-func (i *Inspector) findModules(ctx context.Context, r image.Registration, kern kernelFacts, t tree, n needs) (mods modules, searched string, err error) {
+// message. The result has no directory when there are none; else close it.
+func (i *Inspector) findModules(ctx context.Context, src source, r image.Registration, kern kernelFacts, t tree, n needs) (mods modules, searched string, err error) {
 	names := n.names(nil)
 	if r.ModulesPath != "" {
-		mods, err = givenModules(r.ModulesPath, kern.version, names)
+		mods, err = givenModules(src, r.ModulesPath, kern.version, names)
 		return mods, "in modules_path", err
 	}
 	for _, dir := range besideKernel(r.KernelPath, kern.version) {
-		if mods, err = readModules(dir); err == nil && mods.fit(kern.version, names) {
+		mods, err := openModules(src, dir)
+		if err == nil && mods.fit(kern.version, names) {
 			return mods, "beside it", nil
 		}
+		mods.close()
 	}
 	dir, err := i.extract(ctx, t, kern.version, n.names(i.config.Modules))
 	if err != nil || dir == "" {
 		return modules{}, "beside it or in the root file system" + t.limits(), err
 	}
-	mods, err = readModules(dir)
+	mods, err = openModules(anywhere{}, dir) // hatchd's own copy
 	if err == nil && !mods.fit(kern.version, names) {
+		mods.close()
 		return modules{}, "beside it or, for this kernel version, in the root file system", nil
 	}
 	return mods, "in the root file system", err
@@ -107,7 +111,7 @@ func besideKernel(kernelPath, version string) []string {
 
 // givenModules reads modules_path: the directory of the modules, or one that
 // contains it under the kernel's version.
-func givenModules(dir, version string, names []string) (modules, error) {
+func givenModules(src source, dir, version string, names []string) (modules, error) {
 	const field = "modules_path"
 	if !filepath.IsAbs(dir) {
 		return modules{}, errs.InvalidField(field, "%q is not an absolute path", dir)
@@ -116,8 +120,15 @@ func givenModules(dir, version string, names []string) (modules, error) {
 	if version != "" {
 		dirs = []string{filepath.Join(dir, version), filepath.Join(dir, "lib", "modules", version), dir}
 	}
+	if a, ok := src.(allowed); ok { // before a message can tell more
+		root, err := a.dir(dir)
+		if err != nil {
+			return modules{}, refuse(field, dir, err)
+		}
+		_ = root.Close()
+	}
 	for _, d := range dirs {
-		mods, err := readModules(d)
+		mods, err := openModules(src, d)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -125,7 +136,11 @@ func givenModules(dir, version string, names []string) (modules, error) {
 			return modules{}, errs.InvalidField(field, "the modules in %s cannot be read", dir).WithCause(err).
 				WithHint("give a directory such as /lib/modules/VERSION, with modules.dep in it, that hatchd may read")
 		}
-		return mods, mods.checkVersion(dir, version, names)
+		if err := mods.checkVersion(dir, version, names); err != nil {
+			mods.close()
+			return modules{}, err
+		}
+		return mods, nil
 	}
 	return modules{}, errs.InvalidField(field, "there are no kernel modules in %s", dir).
 		WithHint("give a directory such as /lib/modules/VERSION, with modules.dep in it")

@@ -72,36 +72,50 @@ func isModulePath(file string) bool {
 		!strings.ContainsFunc(file, func(c rune) bool { return !ordinary(c) })
 }
 
-// modules is a directory of modules on the host.
+// modules is a directory of modules on the host. No link leads out of it.
 type modules struct {
 	dir     string
+	root    *os.Root // nil when there are none
 	index   index
 	builtin map[string]bool // nil when unknown
 }
 
-// readModules reads a directory of modules. Without modules.dep it lists the files,
-// without their dependencies. Errors: fs.ErrNotExist when the directory is missing
-// or has no modules.
-func readModules(dir string) (modules, error) {
-	m := modules{dir: dir}
-	root, err := os.OpenRoot(dir)
+// openModules reads a directory of modules; close them. Without modules.dep it lists
+// the files, without their dependencies. Errors: fs.ErrNotExist when the directory is
+// missing or has no modules.
+func openModules(src source, dir string) (modules, error) {
+	root, err := src.dir(dir)
 	if err != nil {
-		return m, err
+		return modules{}, err
 	}
-	defer func() { _ = root.Close() }()
-	if m.index, err = readIndex(root); err != nil {
-		return m, err
+	m := modules{dir: dir, root: root}
+	if err := m.read(); err != nil {
+		m.close()
+		return modules{}, err
 	}
-	if f, err := root.Open("modules.builtin"); err == nil {
+	return m, nil
+}
+
+func (m *modules) close() {
+	if m.root != nil {
+		_ = m.root.Close()
+	}
+}
+
+func (m *modules) read() (err error) {
+	if m.index, err = readIndex(m.root); err != nil {
+		return err
+	}
+	if f, err := m.root.Open("modules.builtin"); err == nil {
 		defer func() { _ = f.Close() }()
 		if m.builtin, err = kernel.ParseBuiltin(f); err != nil {
-			return m, err
+			return err
 		}
 	}
 	if len(m.index) == 0 && m.builtin == nil {
-		return m, fmt.Errorf("the directory has no modules: %w", fs.ErrNotExist)
+		return fmt.Errorf("the directory has no modules: %w", fs.ErrNotExist)
 	}
-	return m, nil
+	return nil
 }
 
 func readIndex(root *os.Root) (index, error) {
@@ -141,7 +155,7 @@ func (m modules) has(name string) bool {
 		return false
 	}
 	for _, file := range append([]string{mod.file}, mod.deps...) {
-		if st, err := os.Stat(filepath.Join(m.dir, file)); err != nil || !st.Mode().IsRegular() || st.Size() == 0 {
+		if st, err := m.root.Stat(file); err != nil || !st.Mode().IsRegular() || st.Size() == 0 {
 			return false
 		}
 	}
@@ -155,7 +169,7 @@ func (m modules) madeFor(names []string) (string, error) {
 		if !m.has(name) {
 			continue
 		}
-		f, err := os.Open(filepath.Join(m.dir, m.index[name].file))
+		f, err := m.root.Open(m.index[name].file)
 		if err != nil {
 			return "", err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/host/space"
 	"github.com/hatchvm/hatch/internal/host/sparse"
 )
 
@@ -47,6 +49,9 @@ func (i *Inspector) openProgram(ctx context.Context, image *os.File, name, pkg, 
 			WithHint("apt-get install %s", pkg)
 	}
 	readable, err := i.makeReadable(ctx, image)
+	if errs.Is(err, errs.Exhausted) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the root file system readable: %w", err)
 	}
@@ -127,7 +132,8 @@ func (b *bounded) Write(p []byte) (int, error) {
 
 // makeReadable returns a descriptor of the image that an unprivileged process can
 // open again: of the file itself when all users may read it, else of a private copy
-// without a name, which shares its blocks or at least its holes.
+// without a name, which shares its blocks or at least its holes. Errors:
+// errs.Exhausted when the data directory has no room for the copy.
 func (i *Inspector) makeReadable(ctx context.Context, f *os.File) (*os.File, error) {
 	st, err := f.Stat()
 	if err != nil {
@@ -145,12 +151,21 @@ func (i *Inspector) makeReadable(ctx context.Context, f *os.File) (*os.File, err
 	}
 	err = errors.Join(os.Remove(c.Name()), c.Chmod(0o444))
 	if err == nil && unix.IoctlFileClone(int(c.Fd()), int(f.Fd())) != nil {
-		if err = c.Truncate(st.Size()); err == nil {
-			err = sparse.Part("root file system").Copy(ctx, c, f, st.Size())
-		}
+		err = i.fill(ctx, c, f, st)
 	}
 	if err != nil {
-		return nil, errors.Join(err, c.Close())
+		return nil, errors.Join(space.Full(err), c.Close())
 	}
 	return c, nil
+}
+
+// fill copies a file to an empty one of the data directory, if there is room for it.
+func (i *Inspector) fill(ctx context.Context, to, from *os.File, st fs.FileInfo) error {
+	if err := space.Require(i.config.ModulesDir, "a copy of the root file system", space.Taken(st), i.config.Reserve); err != nil {
+		return err
+	}
+	if err := to.Truncate(st.Size()); err != nil {
+		return err
+	}
+	return sparse.Part("root file system").Copy(ctx, to, from, st.Size())
 }

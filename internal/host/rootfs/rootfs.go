@@ -33,6 +33,12 @@ type Config struct {
 	// NeedsPVH refuses uncompressed kernels without the PVH entry point, for a
 	// VMM that has no other way to start them.
 	NeedsPVH bool
+
+	// Reserve is how many bytes of the data directory's file system copies leave free.
+	Reserve int64
+
+	// Dirs are the directories of files that clients may register; nil for none.
+	Dirs *Dirs
 }
 
 // Inspector implements image.Inspector. It inspects one image at a time: a
@@ -44,6 +50,9 @@ type Inspector struct {
 
 // New returns an inspector; it owns nothing that must be closed.
 func New(config Config) *Inspector {
+	if config.Dirs == nil {
+		config.Dirs = &Dirs{}
+	}
 	return &Inspector{config: config, turn: make(chan struct{}, 1)}
 }
 
@@ -56,17 +65,18 @@ func (i *Inspector) Inspect(ctx context.Context, r image.Registration) (image.Fa
 	case <-ctx.Done():
 		return image.Facts{}, ctx.Err()
 	}
-	kernelFile, err := openRegular("kernel_path", r.KernelPath)
+	src := i.sourceOf(r)
+	kernelFile, err := src.file("kernel_path", r.KernelPath)
 	if err != nil {
 		return image.Facts{}, err
 	}
 	defer func() { _ = kernelFile.Close() }()
-	rootFile, err := openRegular("rootfs_path", r.RootfsPath)
+	rootFile, err := src.file("rootfs_path", r.RootfsPath)
 	if err != nil {
 		return image.Facts{}, err
 	}
 	defer func() { _ = rootFile.Close() }()
-	facts, err := i.inspect(ctx, r, kernelFile, rootFile)
+	facts, err := i.inspect(ctx, src, r, kernelFile, rootFile)
 	if err != nil {
 		return image.Facts{}, err
 	}
@@ -80,12 +90,12 @@ func (i *Inspector) Inspect(ctx context.Context, r image.Registration) (image.Fa
 }
 
 // inspect finds all facts except the files' identities.
-func (i *Inspector) inspect(ctx context.Context, r image.Registration, kernelFile, rootFile *os.File) (image.Facts, error) {
+func (i *Inspector) inspect(ctx context.Context, src source, r image.Registration, kernelFile, rootFile *os.File) (image.Facts, error) {
 	form, err := readFormat(rootFile)
 	if err != nil {
 		return image.Facts{}, err
 	}
-	kern, err := i.readKernel(kernelFile, r.KernelPath)
+	kern, err := i.readKernel(src, kernelFile, r.KernelPath)
 	if err != nil {
 		return image.Facts{}, err
 	}
@@ -102,7 +112,7 @@ func (i *Inspector) inspect(ctx context.Context, r image.Registration, kernelFil
 	if err != nil {
 		return image.Facts{}, err
 	}
-	found, err := i.findDrivers(ctx, r, kern, t, needsOf(form, cloud))
+	found, err := i.findDrivers(ctx, src, r, kern, t, needsOf(form, cloud))
 	if err != nil {
 		return image.Facts{}, err
 	}

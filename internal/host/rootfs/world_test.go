@@ -158,7 +158,19 @@ func newInspector(t *testing.T) *Inspector {
 	return New(Config{ModulesDir: filepath.Join(t.TempDir(), "modules")})
 }
 
+// inspect inspects the operator's own files.
 func inspect(t *testing.T, r image.Registration) (image.Facts, error) {
 	t.Helper()
+	r.Trusted = true
 	return newInspector(t).Inspect(t.Context(), r)
+}
+
+func readModules(t *testing.T, dir string) modules {
+	t.Helper()
+	mods, err := openModules(anywhere{}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(mods.close)
+	return mods
 }

@@ -10,6 +10,8 @@ package space
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -38,6 +40,14 @@ func Require(dir, what string, bytes, reserve int64) error {
 	return errs.New(errs.Exhausted, "disk_full",
 		"the host's disk has %d MiB left; %s needs about %d, and %d are reserved for the host", free>>20, what, bytes>>20, reserve>>20).
 		WithHint(hint).WithCause(errs.Shortage{Bytes: bytes + reserve - free})
+}
+
+// Taken returns the disk space that a file takes, in bytes: its holes take none.
+func Taken(st fs.FileInfo) int64 {
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		return sys.Blocks * 512 // on any file system
+	}
+	return st.Size()
 }
 
 // IsFull reports whether err says that a file system, or a quota of it, is full.
