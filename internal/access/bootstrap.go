@@ -1,6 +1,7 @@
 package access
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/id"
+	"github.com/hatchvm/hatch/internal/logkey"
 )
 
 // KeyFile is the file in the data directory that holds the first key, for the
@@ -80,6 +82,9 @@ func checkPreset(preset string) error {
 // other order, a crash in between would leave a key whose secret is lost.
 func (s *Service) makeFirst(ctx context.Context, path string) (string, error) {
 	secret := newSecret()
+	if err := s.setKeyFileAside(path); err != nil {
+		return "", err
+	}
 	if err := writeKeyFile(path, secret); err != nil {
 		return "", err
 	}
@@ -90,10 +95,14 @@ func (s *Service) makeFirst(ctx context.Context, path string) (string, error) {
 }
 
 // usePreset stores the preset key, and writes it to the file unless the file holds a
-// valid key.
+// valid key. A key in the file that is unknown here is set aside first.
 func (s *Service) usePreset(ctx context.Context, path, preset string) error {
+	inFile, err := s.keyInFile(ctx, path)
+	if err != nil {
+		return err
+	}
 	sum := sha256.Sum256([]byte(preset))
-	_, err := s.store.KeyByHash(ctx, sum[:])
+	_, err = s.store.KeyByHash(ctx, sum[:])
 	switch {
 	case errs.Is(err, errs.NotFound):
 		if err := s.store.ReplaceKey(ctx, newKey(presetID, AdminID, presetName, preset)); err != nil {
@@ -103,35 +112,67 @@ func (s *Service) usePreset(ctx context.Context, path, preset string) error {
 	case err != nil:
 		return fmt.Errorf("cannot look up the key of HATCH_API_KEY: %w", err)
 	}
-	works, err := s.keyFileWorks(ctx, path)
-	if err != nil || works {
-		return err
+	switch {
+	case inFile.ID == "":
+		if err := s.setKeyFileAside(path); err != nil {
+			return err
+		}
+	case inFile.ID != presetID || bytes.Equal(inFile.Hash, sum[:]):
+		return nil
 	}
 	return writeKeyFile(path, preset)
 }
 
-// keyFileWorks reports whether the file holds a valid key.
-func (s *Service) keyFileWorks(ctx context.Context, path string) (bool, error) {
+// keyInFile returns the key that the file holds; the zero key if there is no file, or
+// the key is unknown.
+func (s *Service) keyInFile(ctx context.Context, path string) (Key, error) {
+	hash, err := keyFileHash(path)
+	if err != nil || hash == nil {
+		return Key{}, err
+	}
+	k, err := s.store.KeyByHash(ctx, hash)
+	if errs.Is(err, errs.NotFound) {
+		return Key{}, nil
+	}
+	return k, err
+}
+
+// KeyFileHash returns the hash of the key in the KeyFile of dataDir, nil if there is no
+// such file.
+func KeyFileHash(dataDir string) ([]byte, error) { return keyFileHash(filepath.Join(dataDir, KeyFile)) }
+
+func keyFileHash(path string) ([]byte, error) {
 	secret, err := readKeyFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	sum := sha256.Sum256([]byte(secret))
-	_, err = s.store.KeyByHash(ctx, sum[:])
-	if errs.Is(err, errs.NotFound) {
-		return false, nil
+	return sum[:], nil
+}
+
+// setKeyFileAside gives an existing file another name, with the time: its key may be
+// that of another database. A missing one is no error.
+func (s *Service) setKeyFileAside(path string) error {
+	aside := path + "." + time.Now().UTC().Format("20060102T150405.000000000")
+	err := os.Rename(path, aside)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return err == nil, err
+	if err != nil {
+		return fmt.Errorf("cannot keep the admin key of another database: %w", err)
+	}
+	s.log.Warn("the admin key's file held a key that this database does not have; it was renamed", logkey.File, path, "to", aside)
+	return nil
 }
 
 // checkKeyFile logs a warning if the file is missing.
 func (s *Service) checkKeyFile(path string) error {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		s.log.Warn("the admin key's file is missing; the key itself is still valid. "+
-			"To get another key, run hatch key create, or start hatchd with HATCH_API_KEY set", "file", path)
+			"To get another key, run hatch key create, or start hatchd with HATCH_API_KEY set", logkey.File, path)
 	} else if err != nil {
 		return fmt.Errorf("cannot read the admin key's file: %w", err)
 	}

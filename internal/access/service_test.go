@@ -2,6 +2,7 @@ package access
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io/fs"
 	"log/slog"
@@ -174,15 +175,30 @@ func TestLostFileIsNotWrittenAgain(t *testing.T) {
 	}
 }
 
-func TestFirstKeyOfACrashedStartIsReplaced(t *testing.T) {
+// TestForeignKeyFileIsKept: it may be of another database, or of a start that ended too
+// early.
+func TestForeignKeyFileIsKept(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, KeyFile), []byte("hatch_never_stored\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := start(t, newMemory())
-	key, created := mustBootstrap(t, s, dir, "")
-	if text, _ := os.ReadFile(filepath.Join(dir, KeyFile)); !created || strings.TrimSpace(string(text)) != key {
-		t.Errorf("file %q, key %q", text, key)
+	for round, preset := range []string{"", "a-preset-key-of-old"} {
+		s := start(t, newMemory())
+		key, created := mustBootstrap(t, s, dir, preset)
+		want := cmp.Or(preset, key)
+		if text, err := readKeyFile(filepath.Join(dir, KeyFile)); created != (preset == "") || err != nil || text != want {
+			t.Errorf("file %q, key %q: %v", text, key, err)
+		}
+		aside, err := filepath.Glob(filepath.Join(dir, KeyFile+".*"))
+		if err != nil || len(aside) != round+1 {
+			t.Fatalf("set aside: %v, %v", aside, err)
+		}
+		if st, err := os.Stat(aside[0]); err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("%v, %v", st.Mode(), err)
+		}
+		if text, err := readKeyFile(aside[0]); err != nil || text != "hatch_never_stored" {
+			t.Errorf("kept %q, %v", text, err)
+		}
 	}
 }
 
@@ -213,6 +229,9 @@ func TestPreset(t *testing.T) {
 	fileHas(second)
 	mustBootstrap(t, s, dir, "") // without a preset nothing changes
 	mustAuthenticate(t, s, second)
+	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
+		t.Errorf("a preset that another replaced was kept: %v", entries)
+	}
 }
 
 func TestPresetKeepsAValidFile(t *testing.T) {

@@ -132,31 +132,49 @@ func (p *parts) openStore(ctx context.Context) error {
 		return err
 	}
 	p.onClose(lock.Close)
-	host, err := store.HostID(p.cfg.DataDir)
+	dir, err := p.directory()
 	if err != nil {
 		return err
 	}
-	if p.store, err = store.Open(ctx, p.cfg.DatabaseURL, host); err != nil {
+	if p.store, err = store.OpenFor(ctx, p.cfg.DatabaseURL, dir); err != nil {
 		return err
 	}
 	p.onClose(p.store.Close)
-	return p.checkDatabase(ctx)
+	return p.checkDatabase(ctx, len(dir.VMs))
+}
+
+// directory describes the data directory for the database.
+func (p *parts) directory() (dir store.Directory, err error) {
+	if dir.HostID, err = store.HostID(p.cfg.DataDir); err != nil {
+		return dir, err
+	}
+	if dir.KeyHash, err = access.KeyFileHash(p.cfg.DataDir); err != nil {
+		return dir, err
+	}
+	for name, ids := range map[string]struct {
+		prefix string
+		into   *[]string
+	}{VMsDir: {vm.IDPrefix, &dir.VMs}, SnapshotDir: {snapshot.IDPrefix, &dir.Snapshots}} {
+		found, err := filepath.Glob(filepath.Join(p.cfg.DataDir, name, ids.prefix+"*"))
+		if err != nil {
+			return dir, err
+		}
+		for _, path := range found {
+			*ids.into = append(*ids.into, filepath.Base(path))
+		}
+	}
+	return dir, nil
 }
 
 // checkDatabase refuses a database without VMs of this host if the data directory
-// has VMs' disks: it is new or belongs to another directory, or host-id does, and
-// every disk would be treated as an orphan.
-func (p *parts) checkDatabase(ctx context.Context) error {
+// has VMs' disks: it is old, and every disk would be treated as an orphan.
+func (p *parts) checkDatabase(ctx context.Context, disks int) error {
 	vms, err := p.store.AllVMs(ctx)
-	if err != nil || len(vms) > 0 {
+	if err != nil || len(vms) > 0 || disks == 0 {
 		return err
 	}
-	disks, err := filepath.Glob(filepath.Join(p.vmRoot, vm.IDPrefix+"*"))
-	if err != nil || len(disks) == 0 {
-		return err
-	}
-	return fmt.Errorf("cannot use this database: it knows no VMs, but %s holds the files of %d; set HATCH_DATABASE_URL to the one that goes with this directory, restore its file host-id, or move %s away",
-		p.cfg.DataDir, len(disks), p.vmRoot)
+	return fmt.Errorf("cannot use this database: it knows no VMs, but %s holds the files of %d; set HATCH_DATABASE_URL to the one that goes with this directory, or move %s away",
+		p.cfg.DataDir, disks, p.vmRoot)
 }
 
 // openHost opens the host with the links of live VMs.

@@ -23,6 +23,7 @@ const (
 	RetryIn   = "retry_in"   // a time.Duration until the next attempt
 	PID       = "pid"        // of a process on the host
 	Bytes     = "bytes"      // a size
+	File      = "file"       // a path on the host
 	Client    = "client"     // the address of a client
 	Hostname  = "hostname"   // of a guest
 	MAC       = "mac"        // of a guest

@@ -82,6 +82,10 @@ type Reader interface {
 	// exists or not.
 	Dir(id string) string
 
+	// Present checks that all files exist and are not empty, without reading them.
+	// Errors: as Verify's.
+	Present(id string) error
+
 	// Verify reads all of it and compares it with sums. Errors: errs.Conflict
 	// with code snapshot_unusable that says which part is missing, cut or damaged.
 	Verify(ctx context.Context, id string, sums Sums) error
@@ -117,6 +121,14 @@ type Directories interface {
 	// Remove deletes the directory and the memory in RAM. A missing one is no
 	// error. The disk space may be free a little later.
 	Remove(id string) error
+
+	// Disown marks the files as those of a snapshot that is deleted: when hatchd ends
+	// before Remove, SetAside removes them at the next start.
+	Disown(id string) error
+
+	// SetAside moves the directory of a sealed snapshot out of the way, without
+	// deleting it, and reports that. It removes one that is not sealed, or disowned.
+	SetAside(id string) (kept bool, err error)
 
 	// Flush returns once the disk space of removed directories is free.
 	Flush()

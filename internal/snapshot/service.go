@@ -79,9 +79,13 @@ func (s *Service) Delete(ctx context.Context, scope access.Scope, idOrName strin
 	return s.remove(ctx, snap.ID)
 }
 
-// remove deletes the row first: files without a row are removed at the next
-// start, but a row without files would promise a snapshot that cannot be used.
+// remove disowns the files and deletes the row first: such files without a row are
+// removed at the next start, but a row without files would promise a snapshot that
+// cannot be used.
 func (s *Service) remove(ctx context.Context, id string) error {
+	if err := s.files.Disown(id); err != nil {
+		return err
+	}
 	if err := s.store.DeleteSnapshot(ctx, id); err != nil {
 		return err
 	}
@@ -215,6 +219,7 @@ func (s *Service) Abandon(ctx context.Context, snap Snapshot) {
 
 // Reconcile removes unfinished snapshots of an earlier hatchd, and automatic
 // snapshots that are too old. It writes missing manifests: hatchd did not always.
+// Sealed files without a row are set aside: the database may be an old copy.
 func (s *Service) Reconcile(ctx context.Context) error {
 	all, err := s.store.HostSnapshots(ctx)
 	if err != nil {
@@ -223,23 +228,41 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	var failures []error
 	known := map[string]bool{}
 	for _, snap := range all {
-		known[snap.ID] = true
-		if !snap.Durable {
-			s.log.Warn("removing an unfinished snapshot", logkey.Snapshot, snap.ID)
-			failures = append(failures, s.remove(ctx, snap.ID))
-		} else if err := s.files.Describe(snap); err != nil {
-			s.log.Warn("cannot write the manifest of a snapshot", logkey.Snapshot, snap.ID, logkey.Error, err)
+		known[snap.ID] = snap.Durable
+		if snap.Durable {
+			if err := s.files.Describe(snap); err != nil {
+				s.log.Warn("cannot write the manifest of a snapshot", logkey.Snapshot, snap.ID, logkey.Error, err)
+			}
+			continue
 		}
+		s.log.Warn("removing an unfinished snapshot", logkey.Snapshot, snap.ID)
+		if err := s.setAside(snap.ID); err != nil {
+			failures = append(failures, err)
+			continue
+		}
+		failures = append(failures, s.store.DeleteSnapshot(ctx, snap.ID))
 	}
 	ids, err := s.files.List()
 	failures = append(failures, err)
 	for _, id := range ids {
 		if !known[id] {
-			s.log.Warn("removing files that have no snapshot", logkey.Snapshot, id)
-			failures = append(failures, s.files.Remove(id))
+			failures = append(failures, s.setAside(id))
 		}
 	}
 	return errors.Join(append(failures, s.Prune(ctx))...)
+}
+
+// setAside sets files without a durable row aside, or removes them if they are
+// incomplete.
+func (s *Service) setAside(id string) error {
+	kept, err := s.files.SetAside(id)
+	switch {
+	case err != nil:
+		return fmt.Errorf("cannot set the files of snapshot %s aside: %w", id, err)
+	case kept:
+		s.log.Warn("set the files of a snapshot aside that the database does not have", logkey.Snapshot, id)
+	}
+	return nil
 }
 
 // nameForm keeps names apart from ids and usable in a path.

@@ -511,6 +511,76 @@ func TestReconcileRemovesUnfinishedSnapshots(t *testing.T) {
 	w.take(draft(snapshot.Manual, "half")) // its name is free again
 }
 
+// TestReconcileKeepsFilesThatTheDatabaseDoesNotHave has the database of before two
+// snapshots were finished.
+func TestReconcileKeepsFilesThatTheDatabaseDoesNotHave(t *testing.T) {
+	w := newWorld(t, ample)
+	whole := w.take(draft(snapshot.Manual, "whole"))
+	lost, unsealed := w.take(draft(snapshot.Manual, "lost")), w.take(draft(snapshot.Manual, "unsealed"))
+	w.ok(w.store.DeleteSnapshot(t.Context(), lost.ID))
+	w.ok(w.store.DeleteSnapshot(t.Context(), unsealed.ID))
+	unsealed.Durable = false
+	w.ok(w.store.InsertSnapshot(t.Context(), unsealed))
+	for range 2 {
+		w.restart(ample)
+		w.ok(w.Reconcile(t.Context()))
+		w.left(whole)
+	}
+	for _, snap := range []snapshot.Snapshot{lost, unsealed} {
+		aside, err := filepath.Glob(filepath.Join(filepath.Dir(w.root), "lost", snap.ID+"-*"))
+		if err != nil || len(aside) != 1 {
+			t.Fatalf("%s: set aside: %v, %v", snap.Name, aside, err)
+		}
+		w.ok(os.Rename(aside[0], w.files.Dir(snap.ID)))
+		w.ok(w.files.Verify(t.Context(), snap.ID, snap.Sums))
+	}
+}
+
+// TestDeletedFilesAreRemovedAtTheNextStart: the files of a snapshot that was deleted are
+// not set aside when hatchd ended before it removed them.
+func TestDeletedFilesAreRemovedAtTheNextStart(t *testing.T) {
+	w := newWorld(t, ample)
+	snap := w.take(draft(snapshot.Manual, ""))
+	w.Service = snapshot.New(w.store, stuckFiles{w.files}, ample, slog.New(slog.DiscardHandler))
+	if err := w.Delete(t.Context(), access.Owner(owner), snap.ID); !errors.Is(err, errStuck) {
+		t.Fatalf("got %v", err)
+	}
+	w.restart(ample)
+	w.ok(w.Reconcile(t.Context()))
+	w.left()
+	if aside, err := filepath.Glob(filepath.Join(filepath.Dir(w.root), "lost", "*")); err != nil || len(aside) > 0 {
+		t.Errorf("set aside: %v, %v", aside, err)
+	}
+}
+
+// TestDeleteThatFailsLeavesTheSnapshotWhole has no database for the moment.
+func TestDeleteThatFailsLeavesTheSnapshotWhole(t *testing.T) {
+	w := newWorld(t, ample)
+	snap := w.take(draft(snapshot.Manual, ""))
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := w.store.DeleteSnapshot(ended, snap.ID); err == nil {
+		t.Fatal("the row was deleted")
+	}
+	w.ok(w.files.Disown(snap.ID)) // and then the row was not deleted
+	for range 2 {
+		w.restart(ample)
+		w.ok(w.Reconcile(t.Context()))
+		w.left(snap)
+	}
+	w.ok(w.files.Verify(t.Context(), snap.ID, snap.Sums))
+	if kept, err := w.files.SetAside(snap.ID); err != nil || !kept {
+		t.Errorf("it is not sealed again: %v, %v", kept, err)
+	}
+}
+
+var errStuck = errors.New("the files cannot be removed")
+
+// stuckFiles removes nothing.
+type stuckFiles struct{ snapshot.Files }
+
+func (stuckFiles) Remove(string) error { return errStuck }
+
 func TestReconcilePrunesToo(t *testing.T) {
 	w := newWorld(t, ample)
 	w.take(draft(snapshot.Automatic, ""))

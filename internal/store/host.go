@@ -60,8 +60,8 @@ func writeHostID(path, host string) error {
 	return nil
 }
 
-// claimRows assigns rows without a host id, from versions before hosts had ids, to
-// this host. An SQLite database belongs to one host, so there all rows are assigned:
+// claimRows stores that this host uses the database, and assigns rows without a host id,
+// from versions before hosts had ids, to it. An SQLite database belongs to one host, so there all rows are assigned:
 // it may have been restored beside a new host-id.
 func (s *database) claimRows(ctx context.Context) error {
 	unclaimed, args := "host_id = ''", []any{s.host}
@@ -69,6 +69,9 @@ func (s *database) claimRows(ctx context.Context) error {
 		unclaimed, args = "host_id <> ?", append(args, s.host)
 	}
 	return s.write(ctx, func(tx *tx) error {
+		if _, err := tx.exec(ctx, "INSERT INTO hosts (id) VALUES (?) ON CONFLICT (id) DO NOTHING", s.host); err != nil {
+			return fmt.Errorf("cannot store which host uses the database: %w", err)
+		}
 		for _, table := range []string{"vms", "snapshots"} {
 			if _, err := tx.exec(ctx, "UPDATE "+table+" SET host_id = ? WHERE "+unclaimed, args...); err != nil {
 				return fmt.Errorf("cannot store which host has VMs and snapshots: %w", err)

@@ -63,7 +63,7 @@ func TestVMsSurviveTheStepToSpecs(t *testing.T) {
 			anImage(t, s)
 			insertOld(t, s)
 			before := oldColumns(t, s)
-			noError(t, s.prepare(t.Context()))
+			noError(t, s.prepare(t.Context(), Directory{HostID: testHost}))
 			for _, want := range oldVMs() {
 				got, err := s.VM(t.Context(), access.Owner("acc_a"), want.ID)
 				noError(t, err)

@@ -67,6 +67,11 @@ type (
 // anything else is the path of an SQLite file, which is created if missing. host is
 // the id of this host. Open fails if another hatchd uses the PostgreSQL database.
 func Open(ctx context.Context, dsn, host string) (*Store, error) {
+	return OpenFor(ctx, dsn, Directory{HostID: host})
+}
+
+// OpenFor is Open for a data directory. It refuses a database that does not go with it.
+func OpenFor(ctx context.Context, dsn string, dir Directory) (*Store, error) {
 	open := openSQLite
 	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
 		open = openPostgres
@@ -75,8 +80,8 @@ func Open(ctx context.Context, dsn, host string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.host = host
-	if err := db.prepare(ctx); err != nil {
+	db.host = dir.HostID
+	if err := db.prepare(ctx, dir); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return newStore(db), nil
@@ -151,13 +156,16 @@ func openPostgres(dsn string) (*database, error) {
 }
 
 // prepare locks the database before it changes the schema under another hatchd.
-func (s *database) prepare(ctx context.Context) error {
+func (s *database) prepare(ctx context.Context, dir Directory) error {
 	if s.lock != nil {
 		if err := s.lock.hold(ctx, lockTimeout); err != nil {
 			return err
 		}
 	}
 	if err := s.migrate(ctx); err != nil {
+		return err
+	}
+	if err := s.checkDirectory(ctx, dir); err != nil {
 		return err
 	}
 	return s.claimRows(ctx)

@@ -125,6 +125,39 @@ func (f *Files) Remove(id string) error {
 	return nil
 }
 
+// Disown implements snapshot.Files: files without the manifest are not sealed.
+func (f *Files) Disown(id string) error {
+	if !isID(id) {
+		return fmt.Errorf("cannot remove a snapshot: %q is not a snapshot id", id)
+	}
+	err := os.Remove(f.path(id, manifestName))
+	if err == nil {
+		err = sparse.Sync(f.Dir(id))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove the manifest of a snapshot: %w", err)
+	}
+	return nil
+}
+
+// SetAside implements snapshot.Files. It moves the directory to lost/ beside the root,
+// under a name with the time.
+func (f *Files) SetAside(id string) (kept bool, err error) {
+	if !isID(id) {
+		return false, fmt.Errorf("cannot set a snapshot aside: %q is not a snapshot id", id)
+	}
+	if _, err := os.Stat(f.path(id, manifestName)); errors.Is(err, fs.ErrNotExist) {
+		return false, f.Remove(id)
+	} else if err != nil {
+		return false, fmt.Errorf("cannot read a snapshot: %w", err)
+	}
+	lost := filepath.Join(filepath.Dir(f.root), "lost")
+	if err := os.MkdirAll(lost, 0o700); err != nil {
+		return false, fmt.Errorf("cannot make the directory for lost files: %w", err)
+	}
+	return true, os.Rename(f.Dir(id), filepath.Join(lost, id+"-"+time.Now().UTC().Format("20060102T150405.000")))
+}
+
 // Flush implements snapshot.Files: it deletes removed directories. What cannot be
 // deleted is tried again by the next call.
 func (f *Files) Flush() {

@@ -509,6 +509,29 @@ func TestACaptureThatIsCutShortLeavesNothing(t *testing.T) {
 	noError(t, f.Capture(t.Context(), id, g.parts()))
 }
 
+// TestPresentFindsWhatIsGone reads no file, but finds each that is missing or empty.
+func TestPresentFindsWhatIsGone(t *testing.T) {
+	for _, name := range sealed {
+		for how, spoil := range map[string]func(path string) error{
+			"missing": os.Remove,
+			"damaged": func(path string) error { return os.Truncate(path, 0) },
+		} {
+			f := newFiles(t)
+			sealedOf(t, f, newGuest(t))
+			noError(t, f.Present(id))
+			noError(t, spoil(f.path(id, name)))
+			err := f.Present(id)
+			if !errs.HasCode(err, "snapshot_unusable") || !strings.Contains(err.Error(), called[name].name) || !strings.Contains(err.Error(), how) {
+				t.Errorf("%s is %s: got %v", name, how, err)
+			}
+		}
+	}
+	f := newFiles(t)
+	if err := f.Present(id); !errs.HasCode(err, "snapshot_unusable") {
+		t.Errorf("without a directory: got %v", err)
+	}
+}
+
 func TestCopyDiskOverwritesNothing(t *testing.T) {
 	f, g := newFiles(t), newGuest(t)
 	sealedOf(t, f, g)

@@ -24,7 +24,7 @@ func (f *Files) Describe(snap snapshot.Snapshot) error {
 	if f.describes(snap) {
 		return nil
 	}
-	err := f.present(snap.ID, vmm.SavedManifest, vmm.SavedDevices, memoryName, memoryIndex, diskName, diskIndex)
+	err := f.present(snap.ID, sealed...)
 	if err == nil {
 		err = f.checkSums(snap.ID, snap.Sums)
 	}

@@ -17,9 +17,15 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
+// sealed are the files of a snapshot that Seal has completed, but for its manifest.
+var sealed = []string{vmm.SavedManifest, vmm.SavedDevices, memoryName, memoryIndex, diskName, diskIndex}
+
+// Present implements snapshot.Files.
+func (f *Files) Present(id string) error { return refused(id, f.present(id, sealed...)) }
+
 // Verify implements snapshot.Files.
 func (f *Files) Verify(ctx context.Context, id string, sums snapshot.Sums) error {
-	err := f.present(id, vmm.SavedManifest, vmm.SavedDevices, memoryName, memoryIndex, diskName, diskIndex)
+	err := f.present(id, sealed...)
 	if err == nil {
 		err = f.checkSums(id, sums)
 	}
@@ -87,13 +93,17 @@ func unusable(name, how string) *sparse.Unusable {
 	return &sparse.Unusable{Text: called[name].name + " " + called[name].verb + " " + how}
 }
 
-// present checks that these files exist.
+// present checks that these files exist, and have a content.
 func (f *Files) present(id string, names ...string) error {
 	for _, name := range names {
-		if _, err := os.Stat(f.path(id, name)); errors.Is(err, fs.ErrNotExist) {
+		st, err := os.Stat(f.path(id, name))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			return unusable(name, "missing")
-		} else if err != nil {
+		case err != nil:
 			return fmt.Errorf("cannot read a snapshot: %w", err)
+		case !st.Mode().IsRegular() || st.Size() == 0:
+			return unusable(name, "damaged")
 		}
 	}
 	return nil

@@ -107,7 +107,8 @@ func (s *Service) machineOf(v vm.VM) snapshot.Machine {
 }
 
 // Fits returns why a snapshot's machine cannot be woken on this host as it is
-// now, or nil. Errors: errs.Conflict with code snapshot_unusable.
+// now, or nil. It does not read the files of a durable one, but checks that they
+// exist. Errors: errs.Conflict with code snapshot_unusable.
 func (s *Service) Fits(snap snapshot.Snapshot) error {
 	here := s.machineHere(snap.Machine.Driver)
 	if snap.Machine.Version != here.Version {
@@ -124,7 +125,10 @@ func (s *Service) Fits(snap snapshot.Snapshot) error {
 	if !s.Engine.BootFiles.Unchanged(snap.VM.Boot) {
 		return snapshot.Unusable(snap, "its kernel or root file system has changed")
 	}
-	return nil
+	if !snap.Durable { // not all of its files exist yet, and an ephemeral one has fewer
+		return nil
+	}
+	return s.SnapshotFiles.Present(snap.ID)
 }
 
 // verify reads all of a snapshot and compares it with its checksums.
