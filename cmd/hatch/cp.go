@@ -29,8 +29,8 @@ With -, a single file is its content, and a tree a tar archive: stdin is unpacke
 if DST is a directory in the VM, and written to the file DST otherwise.
 
 Copied files belong to root in the VM, and to you on this machine. A VM is not
-trusted: nothing is written outside DST and devices are skipped; setuid bits and
-links out of the tree are dropped unless -a is given. If the transfer of a file
+trusted: nothing is written outside DST, nor more than what the VM sends; devices
+are skipped; setuid bits and links out of the tree are dropped unless -a is given. If the transfer of a file
 breaks, the old file is kept.`,
 		Example: "  hatch cp web:/var/log/syslog .\n  hatch cp -a ./site/. web:/srv/www\n  echo hello | hatch cp - web:/etc/motd\n  hatch cp web:/etc - | tar t",
 		Args: func(cmd *cobra.Command, args []string) error {

@@ -22,7 +22,36 @@ type unpacker struct {
 	skipped *Skipped // nil for single files
 	isNew   bool     // the directory itself is new, and gets the metadata of the archive
 
-	dirs []directory // get their metadata once all files are in them
+	dirs   []directory // get their metadata once all files are in them
+	volume volume
+}
+
+// volume compares what an archive had with what was made of it, in bytes. The agent
+// sends files as they are; in a sparse file, a few bytes stand for any number of zeros,
+// which would fill this machine's disk.
+type volume struct{ received, written int64 }
+
+var errExpands = errors.New("the VM sent a sparse file, which would take more space on this machine than what was sent; nothing of it is kept")
+
+// in counts what r has.
+func (v *volume) in(r io.Reader) io.Reader { return counter{r, &v.received, nil} }
+
+// out counts the content of a file, and fails once there is more than was received.
+func (v *volume) out(r io.Reader) io.Reader { return counter{r, &v.written, &v.received} }
+
+type counter struct {
+	r     io.Reader
+	count *int64
+	limit *int64 // nil: none
+}
+
+// Read implements io.Reader.
+func (c counter) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	if *c.count += int64(n); c.limit != nil && *c.count > *c.limit {
+		return 0, errExpands
+	}
+	return n, err
 }
 
 // directory is a new directory and its final metadata.
@@ -50,7 +79,7 @@ func (u *unpacker) below(name string) (*unpacker, error) {
 
 // unpack writes an archive. The first element of each name is dropped.
 func (u *unpacker) unpack(archive io.Reader) error {
-	in := tar.NewReader(archive)
+	in := tar.NewReader(u.volume.in(archive))
 	for {
 		header, err := in.Next()
 		if errors.Is(err, io.EOF) {
@@ -90,7 +119,7 @@ func (u *unpacker) entry(name string, header *tar.Header, content io.Reader) err
 	case tar.TypeDir:
 		return u.directory(name, meta)
 	case tar.TypeReg, tar.TypeGNUSparse:
-		return u.save(name, content, meta)
+		return u.save(name, u.volume.out(content), meta)
 	case tar.TypeSymlink:
 		if u.leadsOut(name, header.Linkname) {
 			u.skipped.add(name, "it is a link to "+header.Linkname+", out of the tree; -a keeps it")
