@@ -52,7 +52,7 @@ var settings = []Setting{
 	},
 	{
 		Name: "data_dir", Env: "HATCH_DATA_DIR", Default: "/var/lib/hatch",
-		Doc: "Directory of hatchd's data: database, images, VMs' disks, the admin key. One hatchd per directory.",
+		Doc: "Directory of hatchd's data: database, images, VMs' disks, the admin key. One hatchd per directory. No other user may be able to write to it, or to replace it.",
 		set: directory(func(c *Config) *string { return &c.DataDir }),
 	},
 	{

@@ -23,6 +23,7 @@ import (
 	"github.com/hatchvm/hatch/internal/host/capacity"
 	"github.com/hatchvm/hatch/internal/host/httpprobe"
 	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/host/owned"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/process"
@@ -126,6 +127,9 @@ func (p *parts) close() error {
 func (p *parts) openStore(ctx context.Context) error {
 	if err := os.MkdirAll(p.vmRoot, 0o700); err != nil {
 		return fmt.Errorf("cannot make HATCH_DATA_DIR %s: %w", p.cfg.DataDir, err)
+	}
+	if err := owned.Check(p.cfg.DataDir); err != nil { // before anything in it is believed
+		return fmt.Errorf("cannot use HATCH_DATA_DIR %s: %w", p.cfg.DataDir, err)
 	}
 	lock, err := store.LockDir(p.cfg.DataDir)
 	if err != nil {
