@@ -145,8 +145,8 @@ func (s *Service) boot(ctx context.Context, vms VMs, shape vm.Shape) error {
 	return err
 }
 
-// removeStale removes snapshots that no new VM would be cloned from, because
-// image, kernel, agent or VMM have changed, and then the oldest beyond maxSnapshots.
+// removeStale removes snapshots that no new VM would be cloned from, because files are
+// gone, or image, kernel, agent or VMM have changed, and then the oldest beyond maxSnapshots.
 func (s *Service) removeStale(ctx context.Context, vms VMs) {
 	ready, err := s.ready(ctx)
 	if err != nil {
@@ -157,13 +157,14 @@ func (s *Service) removeStale(ctx context.Context, vms VMs) {
 	var current []snapshot.Snapshot
 	for _, snap := range ready {
 		shape := vm.ShapeOf(snap)
-		if seen[shape.Key()] || s.hasFailed(shape) || !vms.IsCurrent(ctx, shape) {
-			s.log.Info("removing an outdated or failed warm snapshot", logkey.Snapshot, snap.ID, logkey.Image, shape.ImageID)
+		gone := errs.HasCode(s.files.Present(snap.ID), "snapshot_unusable")
+		if gone || seen[shape.Key()] || s.hasFailed(shape) || !vms.IsCurrent(ctx, shape) {
+			s.log.Info("removing an outdated or damaged warm snapshot", logkey.Snapshot, snap.ID, logkey.Image, shape.ImageID)
 			s.remove(ctx, snap.ID)
 		} else {
 			current = append(current, snap)
 		}
-		seen[shape.Key()] = true
+		seen[shape.Key()] = seen[shape.Key()] || !gone
 	}
 	for len(current) > maxSnapshots {
 		current = s.removeSurplus(ctx, current)

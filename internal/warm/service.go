@@ -307,7 +307,7 @@ func (s *Service) next(idle bool) (shape vm.Shape, ok bool) {
 	return first.shape, true
 }
 
-// List returns the entries of an image.
+// List returns the entries of an image, without snapshots whose files are gone.
 func (s *Service) List(ctx context.Context, imageID string) ([]Entry, error) {
 	builds := s.buildsOf(imageID) // before what is ready: a build that ends now is in at least one of them
 	ready, err := s.ready(ctx)
@@ -316,7 +316,7 @@ func (s *Service) List(ctx context.Context, imageID string) ([]Entry, error) {
 	}
 	var all []Entry
 	for _, snap := range ready {
-		if snap.VM.ImageID == imageID && !s.hasFailed(vm.ShapeOf(snap)) {
+		if snap.VM.ImageID == imageID && !s.hasFailed(vm.ShapeOf(snap)) && s.files.Present(snap.ID) == nil {
 			all = append(all, Entry{Shape: vm.ShapeOf(snap), State: Ready, SnapshotID: snap.ID, Bytes: snap.Bytes, At: snap.CreatedAt})
 		}
 	}

@@ -3,6 +3,8 @@ package warm
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -213,6 +215,24 @@ func TestDamagedSnapshotIsRemoved(t *testing.T) {
 	w.Missed(t.Context(), shape(64))
 	w.buildAll(t)
 	w.requireFind(t, shape(64), true)
+}
+
+// TestLostFilesAreNotReady: what is listed as ready has its files.
+func TestLostFilesAreNotReady(t *testing.T) {
+	w := newWorld(t, Manual)
+	if err := w.Keep(t.Context(), shape(64)); err != nil {
+		t.Fatal(err)
+	}
+	w.buildAll(t)
+	snap := w.requireStates(t, Ready)[0].SnapshotID
+	if err := os.Remove(filepath.Join(w.files.Dir(snap), "memory")); err != nil {
+		t.Fatal(err)
+	}
+	w.requireStates(t)
+	w.removeStale(t.Context(), w.vms)
+	if files, err := w.files.List(); err != nil || len(files) != 0 {
+		t.Errorf("left behind: %v, %v", files, err)
+	}
 }
 
 func TestSpoiledSnapshotIsRemovedAndBacksOff(t *testing.T) {

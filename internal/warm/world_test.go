@@ -188,8 +188,8 @@ func (f *fakeVMs) SnapshotWarm(ctx context.Context, id string) (snapshot.Snapsho
 	}
 	part := filepath.Join(f.dir, "part")
 	err = errors.Join(os.WriteFile(part, []byte("a guest's memory"), 0o600),
-		os.WriteFile(filepath.Join(f.files.Dir(snap.ID), vmm.SavedDevices), nil, 0o600),
-		os.WriteFile(filepath.Join(f.files.Dir(snap.ID), vmm.SavedManifest), nil, 0o600),
+		os.WriteFile(filepath.Join(f.files.Dir(snap.ID), vmm.SavedDevices), []byte("registers"), 0o600),
+		os.WriteFile(filepath.Join(f.files.Dir(snap.ID), vmm.SavedManifest), []byte("{}"), 0o600),
 		f.files.Capture(ctx, snap.ID, snapshot.Parts{Memory: part, Disk: part}))
 	if err != nil {
 		return snapshot.Snapshot{}, err
