@@ -49,7 +49,7 @@ var layers = []layer{
 // siblings are the permitted imports between adapters: of one that combines several,
 // or of a part of another.
 var siblings = map[string][]string{
-	"internal/doctor":            {"internal/host/kvm", "internal/host/memory", "internal/host/space", "internal/vmm/firecracker/release"},
+	"internal/doctor":            {"internal/host/kvm", "internal/host/memory", "internal/host/owned", "internal/host/space", "internal/vmm/firecracker/release"},
 	"internal/host/link":         {"internal/host/bridge", "internal/host/dhcp", "internal/host/dns", "internal/host/nft"},
 	"internal/host/capacity":     {"internal/host/space"},
 	"internal/host/disk":         {"internal/host/space", "internal/host/sparse"},

@@ -2,6 +2,8 @@ package doctor
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -13,6 +15,22 @@ const (
 	minDiskMiB  = 2 << 10
 	goodDiskMiB = 10 << 10
 )
+
+// dataDir checks what hatchd refuses to start with.
+func (e examiner) dataDir(context.Context) Check {
+	const name = "data_dir"
+	if _, err := e.Stat(e.DataDir); err != nil {
+		return pass(name, "%s does not exist yet", e.DataDir)
+	}
+	err := e.Owned(e.DataDir)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return warn(name, "cannot check who can change %s", e.DataDir).hint("run hatch doctor as root")
+	case err != nil:
+		return fail(name, "%v", err).hint("hatchd does not start with a data directory that other users can change or replace")
+	}
+	return pass(name, "only root can change %s", e.DataDir)
+}
 
 func (e examiner) disk(context.Context) Check {
 	const name = "disk"

@@ -65,7 +65,7 @@ func Run(ctx context.Context, sys System, settings Settings) []Check {
 		e.kvm, e.qemu, e.firecracker,
 		e.tun, e.links, e.nftables, e.forwarding, e.firewall,
 		e.httpPort, e.sshPorts,
-		e.cgroups, e.memory, e.guestMemory, e.swap, e.disk, e.sleep, e.reflink,
+		e.cgroups, e.memory, e.guestMemory, e.swap, e.dataDir, e.disk, e.sleep, e.reflink,
 		e.agent, e.buildTools, e.image, e.service,
 	}
 	found := make([]Check, 0, len(checks))

@@ -63,6 +63,7 @@ func goodHost() System {
 		Answers:      func(context.Context, string) bool { return false },
 		CreateLinks:  func() error { return nil },
 		Chains:       func() ([]Chain, error) { return nil, nil },
+		Owned:        func(string) error { return nil },
 		FreeMiB:      func(string) (int64, error) { return 50 << 10, nil },
 		Reflink:      func(string) (bool, error) { return true, nil },
 		MemoryPlace:  placed(memory.Place{Mounted: true, Tmpfs: true, Size: 8 << 30, Used: 512 << 20}),
@@ -84,7 +85,7 @@ func settings() Settings {
 
 func TestAGoodHostPassesEverything(t *testing.T) {
 	checks := Run(t.Context(), goodHost(), settings())
-	if len(checks) != 23 || !Healthy(checks) {
+	if len(checks) != 24 || !Healthy(checks) {
 		t.Errorf("%d checks, healthy: %v", len(checks), Healthy(checks))
 	}
 	seen := map[string]bool{}
@@ -305,6 +306,20 @@ func TestWhatIsMissing(t *testing.T) {
 			sys:   host(func(s *System) { s.FreeMiB = func(string) (int64, error) { return 512, nil } }),
 			check: "sleep", status: Warn, message: "no VM can be put to sleep: 512 MiB are free", hint: "delete",
 		},
+		"a data directory that others can write to": {
+			sys:   host(func(s *System) { s.Owned = func(dir string) error { return errors.New("others write to " + dir) } }),
+			check: "data_dir", status: Fail, message: "others write to /var/lib/hatch", hint: "does not start",
+		},
+		"a data directory that cannot be read": {
+			sys:   host(func(s *System) { s.Owned = func(string) error { return &fs.PathError{Err: syscall.EACCES} } }),
+			check: "data_dir", status: Warn, message: "/var/lib/hatch", hint: "as root",
+		},
+		"no data directory yet": {
+			sys: host(func(s *System) {
+				s.Stat, s.Owned = gone("/var/lib/hatch"), func(string) error { return syscall.ENOENT }
+			}),
+			check: "data_dir", status: Pass, message: "does not exist yet",
+		},
 		"a full disk": {
 			sys:   host(func(s *System) { s.FreeMiB = func(string) (int64, error) { return 100, nil } }),
 			check: "disk", status: Fail, message: "100 MiB are free for /var/lib/hatch", hint: "HATCH_DATA_DIR",
@@ -404,6 +419,7 @@ func TestFailedChecksSayWhatToDo(t *testing.T) {
 		Answers:      func(context.Context, string) bool { return false },
 		CreateLinks:  func() error { return syscall.EPERM },
 		Chains:       func() ([]Chain, error) { return nil, syscall.EPERM },
+		Owned:        func(string) error { return syscall.EPERM },
 		FreeMiB:      func(string) (int64, error) { return 0, nil },
 		Reflink:      func(string) (bool, error) { return false, nil },
 		MemoryPlace:  placed(memory.Place{}),

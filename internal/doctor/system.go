@@ -18,6 +18,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/host/kvm"
 	"github.com/hatchvm/hatch/internal/host/memory"
+	"github.com/hatchvm/hatch/internal/host/owned"
 	"github.com/hatchvm/hatch/internal/host/recipe"
 	"github.com/hatchvm/hatch/internal/host/space"
 )
@@ -36,6 +37,7 @@ type System struct {
 	Answers      func(ctx context.Context, addr string) bool  // whether a hatchd answers there
 	CreateLinks  func() error                                 // a bridge and a TAP, in a network namespace that is dropped
 	Chains       func() ([]Chain, error)
+	Owned        func(dir string) error // whether other users can change or replace it
 	FreeMiB      func(dir string) (int64, error)
 	Reflink      func(dir string) (bool, error)
 	MemoryPlace  func(dir string) (memory.Place, error)
@@ -66,6 +68,7 @@ func Local() System {
 		Answers:      hatchdAnswers,
 		CreateLinks:  createLinks,
 		Chains:       filterChains,
+		Owned:        owned.Check,
 		FreeMiB:      func(dir string) (int64, error) { free, err := space.Free(dir); return free >> 20, err },
 		Reflink:      canReflink,
 		MemoryPlace:  memory.Look,
