@@ -81,6 +81,12 @@ type HostEnv struct {
 // Path returns the path of a name in the data directory.
 func (e HostEnv) Path(name string) string { return filepath.Join(e.Config.DataDir, name) }
 
+// PrivateDirs returns the directories of the data directory whose files are never used
+// as images.
+func (e HostEnv) PrivateDirs() []string {
+	return []string{e.Path(VMsDir), e.Path(MemoryDir), e.Path(SnapshotDir), e.Path("lost")}
+}
+
 // OpenHost makes a host's parts. What it has registered with OnClose is closed
 // by the caller, on error too.
 type OpenHost func(ctx context.Context, env HostEnv) (*Host, error)

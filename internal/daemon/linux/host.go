@@ -75,7 +75,8 @@ func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 		Guests:   guest.New(env.Log),
 		Consoles: console.New(files.Dir, daemon.ConsoleLogBytes, env.Log),
 		Inspector: rootfs.New(rootfs.Config{
-			ModulesDir: env.Path("modules"), Modules: initramfs.ModuleNames(), NeedsPVH: first.Name == qemu.Name, Reserve: snapshot.ReserveBytes, Dirs: dirs,
+			ModulesDir: env.Path("modules"), Modules: initramfs.ModuleNames(), NeedsPVH: first.Name == qemu.Name, Reserve: snapshot.ReserveBytes,
+			Private: env.PrivateDirs(), Dirs: dirs,
 		}),
 		Initramfs:    initramfs.NewMaker(env.Path("initramfs"), cfg.AgentPath),
 		Builder:      builder,

@@ -53,7 +53,7 @@ func Open(_ context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 		Drivers: []vmm.Driver{driver.New()}, Network: links, Forwards: &fake.Forwards{},
 		Files: files, Memories: memories, Snapshots: snapshots, Guests: guests,
 		Consoles:  console.New(files.Dir, daemon.ConsoleLogBytes, env.Log),
-		Inspector: rootfs.New(rootfs.Config{ModulesDir: env.Path("modules"), Dirs: dirs}), Initramfs: fake.Initramfs{}, Builder: fake.Builder{},
+		Inspector: rootfs.New(rootfs.Config{ModulesDir: env.Path("modules"), Private: env.PrivateDirs(), Dirs: dirs}), Initramfs: fake.Initramfs{}, Builder: fake.Builder{},
 		CheckNetwork: healthy, CheckVMM: healthy,
 		DefaultImage:  func(owner string) (image.Image, error) { return fake.Image(owner, env.Path("fake")) },
 		CloseForwards: func() {},

@@ -198,3 +198,24 @@ func TestDirectoriesThatCannotBeAllowed(t *testing.T) {
 		}
 	}
 }
+
+// TestImagesOfPrivateFilesAreNotUsed has images that were registered before their paths
+// were refused.
+func TestImagesOfPrivateFilesAreNotUsed(t *testing.T) {
+	p := newPlace(t)
+	disk, plain := write(t, p.data, "vms/vm_a/disk.img", []byte("secret")), write(t, p.data, "images/a/root.ext4", []byte("built"))
+	link := filepath.Join(p.elsewhere, "link")
+	if err := os.Symlink(disk, link); err != nil {
+		t.Fatal(err)
+	}
+	i := New(Config{Private: []string{filepath.Join(p.data, "vms"), filepath.Join(p.data, "none")}})
+	for path, want := range map[string]bool{disk: false, link: false, plain: true} {
+		f, err := Stat(path)
+		if err != nil || !Unchanged(f) {
+			t.Fatal(err)
+		}
+		if got := i.Unchanged(f); got != want {
+			t.Errorf("%s: got %v", path, got)
+		}
+	}
+}

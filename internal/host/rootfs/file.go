@@ -127,8 +127,23 @@ func identityOf(path string, st fs.FileInfo) image.File {
 	return f
 }
 
-// Unchanged implements image.Inspector.
-func (*Inspector) Unchanged(f image.File) bool { return Unchanged(f) }
+// Unchanged implements image.Inspector. It is false for a file below a private directory,
+// which an image may name that was registered before such paths were refused.
+func (i *Inspector) Unchanged(f image.File) bool {
+	if !Unchanged(f) {
+		return false
+	}
+	real, err := filepath.EvalSymlinks(f.Path)
+	if err != nil {
+		return false
+	}
+	for _, dir := range i.config.Private {
+		if resolved, err := filepath.EvalSymlinks(dir); err == nil && within(real, resolved) {
+			return false
+		}
+	}
+	return true
+}
 
 // Unchanged reports whether the file on disk is still f, by size, inode and
 // modification time. Times are compared to the microsecond, as they are stored.

@@ -37,6 +37,10 @@ type Config struct {
 	// Reserve is how many bytes of the data directory's file system copies leave free.
 	Reserve int64
 
+	// Private are directories, such as that of VMs' disks, whose files are never used as
+	// images. They need not exist.
+	Private []string
+
 	// Dirs are the directories of files that clients may register; nil for none.
 	Dirs *Dirs
 }
