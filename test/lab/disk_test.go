@@ -17,7 +17,7 @@ func TestFileSystems(t *testing.T) {
 	}
 	for fileSystem, reflink := range map[string]string{"btrfs": "pass", "ext4": "warn"} {
 		t.Run(fileSystem, func(t *testing.T) {
-			w := newWorld(t, fileSystem, "minimal")
+			w := newWorld(t, Debian12, fileSystem, "minimal")
 			empty := w.traces(t)
 			if c := w.doctor(t)["reflink"]; c.Status != reflink {
 				t.Errorf("reflink: %s: %s", c.Status, c.Message)

@@ -22,14 +22,17 @@ import (
 	"github.com/hatchvm/hatch/test/sandbox"
 )
 
-// suite is the release of Debian that the host runs.
-const suite = "bookworm"
+// The releases of Debian that a host can run.
+const (
+	Debian12 = "bookworm"
+	Debian13 = "trixie"
+)
 
 // packages of the host: what the product needs, and what its users have beside it.
 var packages = []string{
 	"systemd-sysv", "udev", "dbus", "openssh-server", "kmod", "procps", "curl", "ca-certificates",
 	"qemu-system-x86", "nftables", "iproute2", "e2fsprogs", "mmdebstrap", "squashfs-tools", "openssh-client",
-	"xfsprogs", "btrfs-progs", "python3-minimal", "firewalld", "ufw",
+	"xfsprogs", "btrfs-progs", "python3-minimal", "apparmor", "firewalld", "ufw", "iptables", "docker.io",
 }
 
 // customize runs on the installed system before it is packed.
@@ -54,15 +57,15 @@ type Image struct {
 	dir string // with the files above
 }
 
-// BuildImage makes the host's disk below dir, or takes it from there if it was made
-// of the same things before. The kernel and its modules are those of
-// scripts/test-assets in the directory assets.
-func BuildImage(ctx context.Context, dir, assets string) (*Image, error) {
+// BuildImage makes the disk of a host that runs the release of Debian below dir, or
+// takes it from there if it was made of the same things before. The kernel and its
+// modules are those of scripts/test-assets in the directory assets.
+func BuildImage(ctx context.Context, release, dir, assets string) (*Image, error) {
 	version, err := os.ReadFile(filepath.Join(assets, "version"))
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the host's kernel; fetch it with make test-assets: %w", err)
 	}
-	parts := strings.Join(append([]string{suite, customize, initScript, string(version)}, packages...), "\n")
+	parts := strings.Join(append([]string{release, customize, initScript, string(version)}, packages...), "\n")
 	sum := sha256.Sum256([]byte(parts))
 	im := &Image{dir: filepath.Join(dir, "host-"+hex.EncodeToString(sum[:6]))}
 	if _, err := os.Stat(im.dir); err == nil {
@@ -76,14 +79,14 @@ func BuildImage(ctx context.Context, dir, assets string) (*Image, error) {
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	if err := build(ctx, tmp, assets, strings.TrimSpace(string(version))); err != nil {
+	if err := build(ctx, release, tmp, assets, strings.TrimSpace(string(version))); err != nil {
 		return nil, fmt.Errorf("cannot build the host's image: %w", err)
 	}
 	return im, os.Rename(tmp, im.dir)
 }
 
 // build fills a directory with the files of an image.
-func build(ctx context.Context, dir, assets, version string) error {
+func build(ctx context.Context, release, dir, assets, version string) error {
 	modules, err := filepath.EvalSymlinks(filepath.Join(assets, "modules"))
 	if err != nil {
 		return err
@@ -92,7 +95,7 @@ func build(ctx context.Context, dir, assets, version string) error {
 	if err := errors.Join(makeKey(dir), os.WriteFile(hook, []byte(customize), 0o700)); err != nil {
 		return err
 	}
-	args := append(slim("minbase"), "--include="+strings.Join(packages, ","), "--customize-hook="+hook, suite, root)
+	args := append(slim("minbase"), "--include="+strings.Join(packages, ","), "--customize-hook="+hook, release, root)
 	if err := run(ctx, "mmdebstrap", args...); err != nil {
 		return err
 	}

@@ -122,7 +122,7 @@ func TestPowerCuts(t *testing.T) {
 	if testing.Short() {
 		t.Skip("fifty boots of a host; make test-lab runs them")
 	}
-	w := newWorld(t, "xfs", "minimal")
+	w := newWorld(t, Debian12, "xfs", "minimal")
 	empty := w.traces(t)
 	for _, op := range operations {
 		lasts := w.measure(t, op)

@@ -16,23 +16,37 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
+// productTests are what users do on any host.
+var productTests = []struct {
+	name string
+	run  func(*testing.T, *world)
+}{
+	{"the doctor finds nothing wrong", testDoctor},
+	{"a life on firecracker", func(t *testing.T, w *world) { testLife(t, w, "auto", "firecracker") }},
+	{"a life on qemu", func(t *testing.T, w *world) { testLife(t, w, "qemu", "qemu") }},
+	{"limits hold", testLimits},
+	{"hatchd restarts under its VMs", testRestarts},
+	{"the host restarts", testHostRestart},
+	{"the power is cut", testPowerCut},
+}
+
 // TestProduct installs Hatch on a host with systemd, and uses it there: guests on
 // Firecracker and on QEMU, both with KVM.
-func TestProduct(t *testing.T) {
-	w := newWorld(t, "xfs", "minimal")
+func TestProduct(t *testing.T) { testProduct(t, Debian12) }
+
+// TestDebian13 is TestProduct with the newer Debian's systemd, QEMU and nftables, and
+// the kernel of the other hosts.
+func TestDebian13(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a host of its own; make test-lab runs it")
+	}
+	testProduct(t, Debian13)
+}
+
+func testProduct(t *testing.T, release string) {
+	w := newWorld(t, release, "xfs", "minimal")
 	empty := w.traces(t)
-	for _, test := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
-		{"the doctor finds nothing wrong", testDoctor},
-		{"a life on firecracker", func(t *testing.T, w *world) { testLife(t, w, "auto", "firecracker") }},
-		{"a life on qemu", func(t *testing.T, w *world) { testLife(t, w, "qemu", "qemu") }},
-		{"limits hold", testLimits},
-		{"hatchd restarts under its VMs", testRestarts},
-		{"the host restarts", testHostRestart},
-		{"the power is cut", testPowerCut},
-	} {
+	for _, test := range productTests {
 		t.Run(test.name, func(t *testing.T) {
 			test.run(t, w)
 			w.requireTraces(t, empty)

@@ -17,7 +17,7 @@ func TestSuite(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the suite takes an hour where hosts are emulated; make test-lab runs it")
 	}
-	w := newWorld(t, "xfs", "minimal", "debian")
+	w := newWorld(t, Debian12, "xfs", "minimal", "debian")
 	w.run(t, "systemctl stop hatchd")
 	w.run(t, "cp --archive /media/cargo/hatch /srv/ && mkdir -p /srv/hatch/.cache/e2e && cp --archive /media/cargo/images /srv/hatch/.cache/e2e/")
 	for name := range strings.FieldsSeq(*suiteTests) {

@@ -37,13 +37,13 @@ type world struct {
 	client *client.Client
 }
 
-// newWorld boots a host, and installs Hatch in it with the images of recipes. The data
-// directory is on the given file system.
-func newWorld(t *testing.T, fileSystem string, recipes ...string) *world {
+// newWorld boots a host with a release of Debian, and installs Hatch in it with the
+// images of recipes. The data directory is on the given file system.
+func newWorld(t *testing.T, release, fileSystem string, recipes ...string) *world {
 	t.Helper()
 	began := time.Now()
 	cache := filepath.Join(repository(t), ".cache", "lab")
-	im, err := BuildImage(t.Context(), cache, filepath.Join(repository(t), ".cache", "test"))
+	im, err := BuildImage(t.Context(), release, cache, filepath.Join(repository(t), ".cache", "test"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,11 +250,11 @@ func (w *world) bootID(t *testing.T, id string) string {
 }
 
 // check is one of hatchd doctor's.
-type check struct{ Name, Status, Message string }
+type check struct{ Name, Status, Message, Fix string }
 
 func (w *world) doctor(t *testing.T) map[string]check {
 	t.Helper()
-	out, _ := w.host.Run(t.Context(), "hatchd doctor -o json", nil) // it exits with 1 after a failed check
+	out, _ := w.host.Run(t.Context(), "hatchd doctor -o json 2>/dev/null", nil) // it exits with 1 after a failed check
 	var checks []check
 	if err := json.Unmarshal([]byte(out), &checks); err != nil {
 		t.Fatalf("the doctor's report: %v\n%s", err, out)
