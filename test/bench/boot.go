@@ -20,7 +20,6 @@ const (
 	benchMem   = 128
 	benchDisk  = 256
 	benchLimit = 2 * time.Minute
-	keptImages = ".cache/e2e/images"
 )
 
 // boots are the times of creates and of a bare QEMU, in turn.
@@ -41,7 +40,7 @@ func measureBoots(out io.Writer, d *sandbox.Daemon) error {
 	if err != nil {
 		return err
 	}
-	if _, err := d.BuildImage(context.Background(), c, "minimal", keptImages); err != nil {
+	if _, err := d.BuildImage(context.Background(), c, "minimal"); err != nil {
 		return err
 	}
 	image, err := c.GetImage(context.Background(), benchImage)

@@ -63,8 +63,12 @@ func measure(out io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
+	data, err := sandbox.PrivateDir(filepath.Join(root, ".cache", "e2e"))
+	if err != nil {
+		return err
+	}
 	real := &sandbox.Daemon{
-		Program: filepath.Join(root, "bin", "hatchd"), DataDir: filepath.Join(root, ".cache", "e2e", "bench"),
+		Program: filepath.Join(root, "bin", "hatchd"), DataDir: filepath.Join(data, "bench"),
 		LogFile: filepath.Join(dir, "hatchd.log"), Port: 8080,
 	}
 	for _, part := range parts {

@@ -69,7 +69,7 @@ func withMinimal(ctx context.Context, d *sandbox.Daemon) (*client.Client, error)
 	if err != nil {
 		return nil, err
 	}
-	_, err = d.BuildImage(ctx, c, "minimal", keptImages)
+	_, err = d.BuildImage(ctx, c, "minimal")
 	return c, err
 }
 

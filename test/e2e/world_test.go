@@ -58,10 +58,14 @@ type world struct {
 // the images of recipes.
 func newWorld(t *testing.T, name string, recipes ...string) *world {
 	t.Helper()
+	data, err := sandbox.PrivateDir(filepath.Join(repository(), ".cache", "e2e"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := &world{dir: t.TempDir(), guests: map[string]*guest{}}
 	w.daemon = &sandbox.Daemon{
 		Program: filepath.Join(repository(), "bin", "hatchd"),
-		DataDir: filepath.Join(repository(), ".cache", "e2e", name),
+		DataDir: filepath.Join(data, name),
 		LogFile: filepath.Join(w.dir, "hatchd.log"), Port: apiPort,
 	}
 	w.driver = chosenDriver(t)
@@ -116,10 +120,9 @@ func (w *world) makeKey(t *testing.T) {
 // buildImages builds images, or takes them from an earlier run.
 func (w *world) buildImages(t *testing.T, recipes []string) {
 	t.Helper()
-	kept := filepath.Join(repository(), ".cache", "e2e", "images")
 	for _, recipe := range recipes {
 		began := time.Now()
-		build, err := w.daemon.BuildImage(t.Context(), w.client, recipe, kept)
+		build, err := w.daemon.BuildImage(t.Context(), w.client, recipe)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -95,9 +95,12 @@ func repository(t *testing.T) string {
 func buildImages(t *testing.T, recipes []string) string {
 	t.Helper()
 	began := time.Now()
-	kept := filepath.Join(repository(t), ".cache", "e2e", "images")
+	data, err := sandbox.PrivateDir(filepath.Join(repository(t), ".cache", "e2e"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	d := &sandbox.Daemon{
-		Program: filepath.Join(repository(t), "bin", "hatchd"), DataDir: filepath.Join(repository(t), ".cache", "e2e", "lab"),
+		Program: filepath.Join(repository(t), "bin", "hatchd"), DataDir: filepath.Join(data, "lab"),
 		LogFile: filepath.Join(t.TempDir(), "hatchd.log"), Port: apiPort, Env: []string{"HATCH_VMM=qemu"},
 	}
 	if err := d.Reset(); err != nil {
@@ -111,7 +114,7 @@ func buildImages(t *testing.T, recipes []string) string {
 		t.Fatal(err)
 	}
 	for _, recipe := range recipes {
-		if _, err := d.BuildImage(t.Context(), c, recipe, kept); err != nil {
+		if _, err := d.BuildImage(t.Context(), c, recipe); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -119,7 +122,7 @@ func buildImages(t *testing.T, recipes []string) string {
 		t.Fatal(err)
 	}
 	took(t, "the guests' images are built or found", began)
-	return kept
+	return d.KeptImages()
 }
 
 // boot boots the host.

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hatchvm/hatch/client"
 )
 
@@ -47,6 +49,20 @@ func (d *Daemon) Environ() []string {
 		"HATCH_WARM=manual", "HATCH_DATA_DIR=" + d.DataDir, "HATCH_URL=" + d.URL(), fmt.Sprintf("HATCH_HTTP_ADDR=0.0.0.0:%d", d.Port),
 		"http_proxy=http://" + ProxyAddr, "https_proxy=http://" + ProxyAddr,
 	}, d.Env...)
+}
+
+// PrivateDir makes dir and shows it below /run, and returns that path, which lasts as
+// long as the sandbox: only root can change what is above it, as hatchd demands of a
+// data directory, while a checkout may lie in the directory of another user.
+func PrivateDir(dir string) (string, error) {
+	at := filepath.Join("/run", filepath.Base(dir))
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chown(dir, 0, 0), os.MkdirAll(at, 0o755)); err != nil {
+		return "", err
+	}
+	if err := unix.Mount(dir, at, "", unix.MS_BIND, ""); err != nil {
+		return "", fmt.Errorf("cannot show %s at %s: %w", dir, at, err)
+	}
+	return at, nil
 }
 
 // Reset makes an empty data directory.

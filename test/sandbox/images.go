@@ -23,12 +23,16 @@ const buildLimit = 30 * time.Minute
 // stateLimit is for the state of a build whose log has ended.
 const stateLimit = 15 * time.Second
 
-// BuildImage builds the image of a recipe, or takes it from the directory kept,
-// where images stay for later runs and for other sandboxes. Only one sandbox
-// builds at a time. The directory must be on the file system of DataDir.
-func (d *Daemon) BuildImage(ctx context.Context, c *client.Client, recipe, kept string) (api.ImageBuild, error) {
+// KeptImages is the directory, beside DataDir, where images stay for later runs and for
+// other sandboxes.
+func (d *Daemon) KeptImages() string { return filepath.Join(filepath.Dir(d.DataDir), "images") }
+
+// BuildImage builds the image of a recipe, or takes it from KeptImages. Only one sandbox
+// builds at a time.
+func (d *Daemon) BuildImage(ctx context.Context, c *client.Client, recipe string) (api.ImageBuild, error) {
 	ctx, cancel := context.WithTimeout(ctx, buildLimit)
 	defer cancel()
+	kept := d.KeptImages()
 	unlock, err := lock(kept)
 	if err != nil {
 		return api.ImageBuild{}, err
