@@ -22,8 +22,13 @@ import (
 
 // Clean removes what hatchd has put on this host: VMMs that are provably
 // hatchd's, bridge and packet rules; with purge the data directory too. It
-// fails while a hatchd runs.
+// fails while a hatchd runs, also one with another data directory.
 func Clean(ctx context.Context, cfg config.Config, purge bool, log *slog.Logger) error {
+	claim, err := link.ClaimHost(link.RunDir, cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = claim.Close() }()
 	lock, err := store.LockDir(cfg.DataDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return link.New(link.Config{Network: cfg.Network, Log: log}).Teardown()

@@ -33,10 +33,17 @@ import (
 
 var _ daemon.OpenHost = Open
 
-// Open sets the network up, with the rules of live links in force from the
-// start, and makes everything else that touches the host.
+// Open claims the host, sets the network up, with the rules of live links in force
+// from the start, and makes everything else that touches the host.
+//
+// Errors: errs.Conflict with code host_in_use when another hatchd uses this host.
 func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 	cfg := env.Config
+	claim, err := link.ClaimHost(link.RunDir, cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	env.OnClose(claim.Close)
 	drivers, err := makeDrivers(ctx, cfg, cfg.VMM == firecracker.Name, env.Log)
 	if err != nil {
 		return nil, err
@@ -52,7 +59,9 @@ func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 		return nil, err
 	}
 	env.OnClose(dirs.Close)
-	links := link.New(link.Config{Network: cfg.Network, AllowPrivate: cfg.EgressAllowPrivate, Log: env.Log})
+	links := link.New(link.Config{
+		Network: cfg.Network, AllowPrivate: cfg.EgressAllowPrivate, Log: env.Log,
+	})
 	if err := links.Setup(ctx, env.LiveLinks); err != nil {
 		return nil, errors.Join(err, links.Close())
 	}
