@@ -29,7 +29,7 @@ func (p *parts) health(version string) func(context.Context) api.Health {
 		}
 		add("database", p.store.Ping(ctx), "the database does not answer; hatchd's log says why")
 		add("vmm", p.host.CheckVMM(), "a program that runs VMs is gone; install qemu-system-x86, or Firecracker and its jailer")
-		add("network", p.host.CheckNetwork(), "the bridge, its packet rules, DHCP or DNS are not as they must be; hatchd's log says what; restart hatchd to put them right")
+		add("network", p.host.CheckNetwork(), "the bridge, its packet rules, DHCP or DNS are not as they must be; hatchd's log says what; it tries to restore them every few seconds")
 		_, err := p.images.Image(ctx, access.Owner(access.AdminID), image.DefaultID)
 		add("image", err, "there is no usable default image; build one with: hatch image build")
 		return h

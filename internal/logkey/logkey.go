@@ -28,4 +28,5 @@ const (
 	Hostname  = "hostname"   // of a guest
 	MAC       = "mac"        // of a guest
 	Network   = "network"    // the prefix of a network
+	Found     = "found"      // what differs from what must be
 )

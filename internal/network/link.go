@@ -17,6 +17,9 @@ type Link struct {
 	MAC      net.HardwareAddr
 	Address  netip.Addr
 	In, Out  vmm.NetworkLimit // of what the guest receives and sends
+	// Asleep says that the guest's memory is saved, and with it its connections, which
+	// go on once it is woken.
+	Asleep bool
 }
 
 // Traffic counts what went over a guest's network device, as the guest sees
@@ -39,7 +42,8 @@ type Attacher interface {
 	// Reattach does the same for a TAP that a live VMM has open.
 	Reattach(ctx context.Context, l Link) error
 
-	// Detach undoes Attach. Nothing to undo is no error.
+	// Detach undoes Attach, and ends the connections of a VM that is not asleep: no
+	// packet of them reaches the next VM with the address. Nothing to undo is no error.
 	Detach(ctx context.Context, l Link) error
 
 	// Traffic counts what went through the link since it was attached, also by

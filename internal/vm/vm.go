@@ -136,7 +136,7 @@ const IDPrefix = "vm_"
 func (v VM) Link() network.Link {
 	return network.Link{
 		VMID: v.ID, Hostname: v.Hostname(), Tap: v.Lease.Tap, MAC: v.Lease.MAC, Address: v.Lease.Address,
-		In: v.RateLimits.NetworkIn, Out: v.RateLimits.NetworkOut,
+		In: v.RateLimits.NetworkIn, Out: v.RateLimits.NetworkOut, Asleep: v.Asleep(),
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strconv"
 
 	"github.com/hatchvm/hatch/internal/config"
 	"github.com/hatchvm/hatch/internal/daemon"
@@ -60,7 +61,7 @@ func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 	}
 	env.OnClose(dirs.Close)
 	links := link.New(link.Config{
-		Network: cfg.Network, AllowPrivate: cfg.EgressAllowPrivate, Log: env.Log,
+		Network: cfg.Network, AllowPrivate: cfg.EgressAllowPrivate, APIPort: apiPort(cfg.HTTPAddr), Log: env.Log,
 	})
 	if err := links.Setup(ctx, env.LiveLinks); err != nil {
 		return nil, errors.Join(err, links.Close())
@@ -97,6 +98,19 @@ func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 			return managerStops(ctx, "/run/systemd/system", "systemctl")
 		},
 	}, nil
+}
+
+// apiPort returns the port of an address, 0 if it is not known before hatchd listens.
+func apiPort(addr string) uint16 {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return 0
+	}
+	return uint16(n)
 }
 
 // portBusy reports whether another process listens on a port of this host.

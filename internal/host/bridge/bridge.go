@@ -22,7 +22,11 @@ import (
 )
 
 // alias marks a bridge that this package made; [Bridge.Remove] removes no other.
-const alias = "made by hatchd"
+// aliasForwarding is the alias if the host did not forward packets before.
+const (
+	alias           = "made by hatchd"
+	aliasForwarding = "made by hatchd, which turned forwarding on"
+)
 
 // DefaultMTU is the MTU of guests on a host whose uplink can carry it.
 const DefaultMTU = 1500
@@ -71,6 +75,19 @@ func (b *Bridge) Ensure() error {
 	return b.Check()
 }
 
+// Routes reports whether the host forwarded packets before the bridge was made: then
+// it is a router for other programs too.
+func (b *Bridge) Routes() (bool, error) {
+	if b.forwarding().check() != nil {
+		return false, nil
+	}
+	link, err := b.find()
+	if err != nil || link == nil {
+		return true, err
+	}
+	return link.Attrs().Alias != aliasForwarding, nil
+}
+
 // Check reads back everything that Ensure sets.
 func (b *Bridge) Check() error {
 	link, err := b.find()
@@ -107,14 +124,15 @@ func (b *Bridge) Check() error {
 	return nil
 }
 
-// Remove deletes the bridge if this package made it, and the TAPs on it. Interfaces
-// that another program made are left alone.
+// Remove deletes the bridge if this package made it, and the TAPs on it, and turns
+// forwarding off if Ensure turned it on. Interfaces that another program made are left
+// alone.
 func (b *Bridge) Remove() error {
 	link, err := b.find()
 	if err != nil || link == nil {
 		return err
 	}
-	if link.Type() != "bridge" || link.Attrs().Alias != alias {
+	if link.Type() != "bridge" || link.Attrs().Alias != alias && link.Attrs().Alias != aliasForwarding {
 		return nil
 	}
 	ports, err := b.ports(link)
@@ -131,6 +149,9 @@ func (b *Bridge) Remove() error {
 	}
 	if err := netlink.LinkDel(link); err != nil && !gone(err) {
 		return fmt.Errorf("cannot delete bridge %s: %w", b.net.Bridge, err)
+	}
+	if link.Attrs().Alias == aliasForwarding {
+		return sysctl{b.forwarding().name, "0"}.apply()
 	}
 	return nil
 }
@@ -161,6 +182,7 @@ func (b *Bridge) create() (netlink.Link, error) {
 	if err := netlink.LinkSetAlias(link, alias); err != nil {
 		return nil, fmt.Errorf("cannot mark bridge %s: %w", b.net.Bridge, err)
 	}
+	link.Attrs().Alias = alias
 	return link, nil
 }
 
@@ -202,6 +224,9 @@ func (b *Bridge) configure(link netlink.Link) error {
 	if err := netlink.LinkSetMTU(link, b.mtu); err != nil {
 		return fmt.Errorf("cannot set the MTU of bridge %s: %w", b.net.Bridge, err)
 	}
+	if err := b.turnForwardingOn(link); err != nil {
+		return err
+	}
 	for _, s := range b.sysctls() {
 		if err := s.apply(); err != nil {
 			return err
@@ -220,6 +245,20 @@ func (b *Bridge) configure(link netlink.Link) error {
 		return fmt.Errorf("cannot bring up bridge %s: %w", b.net.Bridge, err)
 	}
 	return nil
+}
+
+// turnForwardingOn lets the host pass guests' packets on. It first marks the bridge
+// if forwarding was off, unless another program made the bridge.
+func (b *Bridge) turnForwardingOn(link netlink.Link) error {
+	if b.forwarding().check() == nil {
+		return nil
+	}
+	if link.Attrs().Alias == alias {
+		if err := netlink.LinkSetAlias(link, aliasForwarding); err != nil {
+			return fmt.Errorf("cannot mark bridge %s: %w", b.net.Bridge, err)
+		}
+	}
+	return b.forwarding().apply()
 }
 
 func (b *Bridge) hasGateway(link netlink.Link) (bool, error) {

@@ -98,6 +98,25 @@ func (b *Bridge) verify(p Port, index, bridge int) error {
 	return nil
 }
 
+// CheckPort reads back everything that Join sets.
+//
+// Errors: errs.NotFound with code tap_missing when the TAP does not exist, as when its
+// VMM has ended; errs.Conflict with code tap_foreign.
+func (b *Bridge) CheckPort(p Port) error {
+	br, err := b.find()
+	if err != nil {
+		return err
+	}
+	if br == nil {
+		return fmt.Errorf("bridge %s is missing", b.net.Bridge)
+	}
+	tap, err := b.tap(p.TAP, br)
+	if err != nil {
+		return err
+	}
+	return b.verify(p, tap.Attrs().Index, br.Attrs().Index)
+}
+
 // Leave removes the guest's entries, and the TAP if a process still has it open.
 // Nothing to remove is no error; a TAP that is not ours is left alone.
 func (b *Bridge) Leave(p Port) error {

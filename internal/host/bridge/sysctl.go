@@ -20,7 +20,7 @@ type sysctl struct {
 func (b *Bridge) sysctls() []sysctl {
 	conf := "ipv4/conf/" + b.net.Bridge + "/"
 	settings := []sysctl{
-		{"ipv4/ip_forward", "1"},
+		b.forwarding(),
 		// Guests learn the gateway's hardware address and no other of the host's.
 		{conf + "arp_ignore", "1"},
 		{conf + "proxy_arp", "0"},
@@ -31,6 +31,9 @@ func (b *Bridge) sysctls() []sysctl {
 	}
 	return append(settings, noIPv6(b.net.Bridge)...)
 }
+
+// forwarding is the setting by which the host passes packets on, for all interfaces.
+func (b *Bridge) forwarding() sysctl { return sysctl{"ipv4/ip_forward", "1"} }
 
 // noIPv6 turns IPv6 off on an interface. A kernel without IPv6 needs nothing.
 func noIPv6(iface string) []sysctl {

@@ -46,6 +46,13 @@ func udp(from, to netip.AddrPort, payload string) []byte {
 	return append(p, payload...)
 }
 
+// bootp is what a DHCP message begins with: zeros, and the client's MAC.
+func bootp(chaddr net.HardwareAddr, rest string) string {
+	fixed := make([]byte, 236)
+	copy(fixed[28:], chaddr)
+	return string(fixed) + rest
+}
+
 // arp is an ARP request (1) or reply (2). mark identifies it.
 func arp(op uint16, senderMAC net.HardwareAddr, senderIP, targetIP netip.Addr, mark string) []byte {
 	p := []byte{0, 1, 8, 0, 6, 4}

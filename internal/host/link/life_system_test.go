@@ -188,14 +188,15 @@ func (f failingPorts) Remove() error { return f.ports.Remove() }
 
 type failingRules struct{ *failing }
 
-func (f failingRules) Check() error  { return f.rules.Check() }
-func (f failingRules) Remove() error { return f.rules.Remove() }
+func (f failingRules) Check(s nft.State) error { return f.rules.Check(s) }
+func (f failingRules) Remove() error           { return f.rules.Remove() }
 
 func TestAFailedAttachLeavesNothing(t *testing.T) {
 	broken := errors.New("injected")
 	for name, f := range map[string]failing{"rules": {added: broken}, "port": {joined: broken}} {
 		t.Run(name, func(t *testing.T) {
 			l := setUp(t, Config{})
+			stopWatching(l) // it uses the parts
 			f.ports, f.rules = l.bridge, l.rules
 			l.bridge, l.rules = failingPorts{&f}, failingRules{&f}
 			v := testLink(l.cfg.Network, 10)
@@ -215,6 +216,7 @@ func TestAFailedAttachLeavesNothing(t *testing.T) {
 func TestAFailedReattachClosesTheTAP(t *testing.T) {
 	l := setUp(t, Config{})
 	_, v := plug(t, l, 10)
+	stopWatching(l) // it uses the parts
 	f := &failing{ports: l.bridge, rules: l.rules, joined: errors.New("injected")}
 	l.bridge = failingPorts{f}
 	if err := l.Reattach(t.Context(), v); !errors.Is(err, f.joined) {
@@ -228,13 +230,85 @@ func TestAFailedReattachClosesTheTAP(t *testing.T) {
 	}
 }
 
-func TestTheRulesAreRepaired(t *testing.T) {
+// What another program changes is repaired as soon as the kernel reports it, without
+// waiting for the next round of the watch.
+func TestChangesOfOthersAreRepaired(t *testing.T) {
+	ip := func(args ...string) func(testing.TB) {
+		return func(t testing.TB) {
+			if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+				t.Fatalf("%s: %v: %s", args, err, out)
+			}
+		}
+	}
+	cases := map[string]func(testing.TB){
+		"all rules":               ip("nft", "flush", "ruleset"),
+		"one rule":                ip("nft", "flush", "chain", "bridge", "hatch", "forward"),
+		"a guest is shut out":     ip("nft", "flush", "set", "bridge", "hatch", "senders"),
+		"a stranger is let in":    ip("nft", "add", "element", "bridge", "hatch", "stations", `{ "htap99" . 02:fc:00:00:00:63 }`),
+		"a port isolated no more": ip("bridge", "link", "set", "dev", "htap10", "isolated", "off"),
+		"a port that learns":      ip("bridge", "link", "set", "dev", "htap10", "learning", "on"),
+		"a port off the bridge":   ip("ip", "link", "set", "htap10", "nomaster"),
+		"a port down":             ip("ip", "link", "set", "htap10", "down"),
+		"the gateway's address":   ip("ip", "address", "flush", "dev", "hatch0"),
+		"the bridge":              ip("ip", "link", "delete", "hatch0"),
+	}
+	for name, change := range cases {
+		t.Run(name, func(t *testing.T) {
+			l := setUp(t, Config{WatchEvery: time.Hour})
+			g, v := plug(t, l, 10)
+			change(t)
+			awaitNil(t, l.Check)
+			awaitNil(t, func() error { return isUp(l.cfg.Network.Bridge) })
+			if lease := requestLease(t, g); lease.ACK.YourIPAddr.String() != v.Address.String() {
+				t.Errorf("got %s, want %s", lease.ACK.YourIPAddr, v.Address)
+			}
+		})
+	}
+}
+
+// The kernel does not report all changes.
+func TestTheWatchLooksByItselfToo(t *testing.T) {
 	l := setUp(t, Config{WatchEvery: 10 * time.Millisecond})
-	g, v := plug(t, l, 10)
-	runNFT(t, "flush ruleset")
-	awaitNil(t, l.Check)
-	if lease := requestLease(t, g); lease.ACK.YourIPAddr.String() != v.Address.String() {
-		t.Errorf("got %s, want %s", lease.ACK.YourIPAddr, v.Address)
+	_, v := plug(t, l, 10)
+	for _, args := range [][]string{
+		{"bridge", "fdb", "del", v.MAC.String(), "dev", v.Tap, "master"},
+		{"ip", "neigh", "del", v.Address.String(), "dev", l.cfg.Network.Bridge},
+	} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", args, err, out)
+		}
+		awaitNil(t, l.Check)
+	}
+}
+
+func TestCheckFailsWhileTheNetworkIsBroken(t *testing.T) {
+	l := setUp(t, Config{})
+	_, v := plug(t, l, 10)
+	stopWatching(l)
+	tap, err := netlink.LinkByName(v.Tap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetIsolated(tap, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Check(); err == nil {
+		t.Error("Check passes with a port that is not isolated")
+	}
+	f := &failing{ports: l.bridge, rules: l.rules, joined: errors.New("injected")}
+	l.bridge = failingPorts{f}
+	l.repairAndRemember()
+	if err := l.Check(); !errors.Is(err, f.joined) {
+		t.Errorf("after a failed repair: %v, want the injected error", err)
+	}
+	f.joined = nil
+	l.repairAndRemember()
+	if err := l.Check(); err == nil {
+		return
+	}
+	l.repairAndRemember() // the failed one has joined the port
+	if err := l.Check(); err != nil {
+		t.Errorf("after a repair: %v", err)
 	}
 }
 

@@ -1,8 +1,9 @@
 // Package link connects VMs to the network: it composes bridge and TAPs, packet
 // rules, DHCP and DNS, and implements network.Attacher with them.
 //
-// While it is set up it watches the rules: it restores them when another program
-// has flushed them, and updates them when the host has joined another network.
+// While it is set up it watches bridge, ports and rules: it restores what another
+// program has changed, as soon as the kernel reports the change, and updates the rules
+// when the host has joined another network.
 // Bridge, TAPs and rules outlive the daemon: they stay when it is closed.
 //
 // It reserves no addresses (internal/store) and forwards no ports
@@ -24,6 +25,7 @@ import (
 	"github.com/hatchvm/hatch/internal/host/dhcp"
 	"github.com/hatchvm/hatch/internal/host/dns"
 	"github.com/hatchvm/hatch/internal/host/nft"
+	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/network"
 )
 
@@ -38,7 +40,9 @@ type Config struct {
 	MTU          int           // bytes; 0 means 1500, or the uplink's if that is less
 	LeaseTime    time.Duration // of DHCP; 0 means dhcp.DefaultLeaseTime
 	ResolvConf   string        // the host's resolvers; "" means dns.DefaultResolvConf
-	WatchEvery   time.Duration // between checks of the rules; 0 means 5 s
+	WatchEvery   time.Duration // between checks of rules and ports; 0 means 5 s
+	Flows        int           // connections of a guest at a time; 0 means a share of the host's table
+	APIPort      uint16        // of hatchd, not tracked on loopback; 0 means none
 	Log          *slog.Logger
 }
 
@@ -53,29 +57,36 @@ type Links struct {
 	dhcp   leases
 	dns    *dns.Server
 
-	mu    sync.Mutex
-	live  map[string]network.Link // by TAP: attached, and not detached since
-	local []netip.Prefix          // networks of the host in the rules
-	stop  context.CancelFunc      // of the watch; nil while not set up
-	watch sync.WaitGroup
-	// setup is held for writing to replace all rules, for reading to change
-	// those of one guest.
+	mu     sync.Mutex
+	live   map[string]network.Link // by TAP: attached, and not detached since
+	joined map[string]bool         // by TAP: on the bridge, put there by this process
+	local  []netip.Prefix          // networks of the host in the rules
+	routes bool                    // the host forwarded packets before
+	broken error                   // why the watch could not repair the network
+	served int                     // index of the bridge that DHCP and DNS listen on
+	stop   context.CancelFunc      // of the watch; nil while not set up
+	watch  sync.WaitGroup
+	// setup is held for writing to replace all rules or to repair a port, for reading
+	// to connect or disconnect one guest.
 	setup sync.RWMutex
 }
 
 // ports, rules and leases are what Attach composes; tests make them fail.
 type ports interface {
 	Ensure() error
+	Routes() (bool, error)
 	Check() error
 	Remove() error
 	Join(bridge.Port) error
+	CheckPort(bridge.Port) error
 	Leave(bridge.Port) error
 	Traffic(tap string) (bridge.Traffic, error)
 }
 
 type rules interface {
-	Setup([]nft.Guest, []netip.Prefix) error
-	Check() error
+	Setup(nft.State) error
+	ForgetsEarly() bool
+	Check(nft.State) error
 	Remove() error
 	SetLocal([]netip.Prefix) error
 	Add(nft.Guest) error
@@ -103,8 +114,12 @@ func New(cfg Config) *Links {
 	return &Links{
 		cfg:    cfg,
 		live:   map[string]network.Link{},
+		joined: map[string]bool{},
 		bridge: bridge.New(n, cfg.MTU),
-		rules:  nft.New(nft.Config{Network: n, AllowPrivate: cfg.AllowPrivate, Table: cfg.Table}),
+		rules: nft.New(nft.Config{
+			Network: n, AllowPrivate: cfg.AllowPrivate, Table: cfg.Table, Flows: cfg.Flows, APIPort: cfg.APIPort,
+		}),
+		routes: true,
 		dhcp:   dhcp.New(dhcp.Config{Network: n, MTU: cfg.MTU, LeaseTime: cfg.LeaseTime, Log: cfg.Log}),
 		dns: dns.New(dns.Config{
 			Address: netip.AddrPortFrom(n.Gateway, 53), Interface: n.Bridge,
@@ -124,31 +139,64 @@ func (l *Links) Setup(ctx context.Context, live []network.Link) error {
 	if err := l.setRules(func() []network.Link { return live }); err != nil {
 		return err
 	}
+	if !l.rules.ForgetsEarly() {
+		l.cfg.Log.Warn("this kernel cannot forget guests' connections early (CONFIG_NF_CONNTRACK_TIMEOUT); they are only limited in number", logkey.Network, l.String())
+	}
 	if err := l.bridge.Ensure(); err != nil {
 		return err
 	}
 	for _, v := range live {
 		l.dhcp.Set(lease(v))
 	}
-	if err := l.dhcp.Start(ctx); err != nil {
-		return err
-	}
-	if err := l.dns.Start(ctx); err != nil {
+	if err := l.startServers(ctx); err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stop == nil {
-		watching, cancel := context.WithCancel(context.Background())
-		l.stop = cancel
-		l.watch.Go(func() { l.watchRules(watching) })
+		if err := l.startWatch(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// Check reads back bridge and rules, and checks that the servers run.
+// Check reads back bridge, ports and rules, and checks that the servers run.
 func (l *Links) Check() error {
-	return errors.Join(l.bridge.Check(), l.rules.Check(), l.dhcp.Check(), l.dns.Check())
+	l.mu.Lock()
+	broken := l.broken
+	l.mu.Unlock()
+	return errors.Join(broken, l.bridge.Check(), l.checkRules(), l.checkPorts(), l.checkServers())
+}
+
+// startServers starts DHCP and DNS unless they run. They listen on the interface that
+// has the bridge's name now.
+func (l *Links) startServers(ctx context.Context) error {
+	bridge, err := net.InterfaceByName(l.cfg.Network.Bridge)
+	if err != nil {
+		return fmt.Errorf("cannot look up %s: %w", l.cfg.Network.Bridge, err)
+	}
+	if err := errors.Join(l.dhcp.Start(ctx), l.dns.Start(ctx)); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.served = bridge.Index
+	return nil
+}
+
+func (l *Links) checkServers() error {
+	bridge, err := net.InterfaceByName(l.cfg.Network.Bridge)
+	if err != nil {
+		return fmt.Errorf("cannot look up %s: %w", l.cfg.Network.Bridge, err)
+	}
+	l.mu.Lock()
+	served := l.served
+	l.mu.Unlock()
+	if served != bridge.Index {
+		return fmt.Errorf("DHCP and DNS are not served on %s", l.cfg.Network.Bridge)
+	}
+	return errors.Join(l.dhcp.Check(), l.dns.Check())
 }
 
 // Close stops DHCP and DNS. Bridge, TAPs and rules stay, so that VMs keep
@@ -184,12 +232,16 @@ func (l *Links) setRules(list func() []network.Link) error {
 	}
 	l.setup.Lock()
 	defer l.setup.Unlock()
-	live := list()
-	guests := make([]nft.Guest, 0, len(live))
-	for _, v := range live {
-		guests = append(guests, guest(v))
+	routes, err := l.bridge.Routes()
+	if err != nil {
+		return err
 	}
-	if err := l.rules.Setup(guests, local); err != nil {
+	live := list()
+	l.mu.Lock()
+	l.routes = l.routes && routes // a deleted bridge no longer says that it was off
+	routes = l.routes
+	l.mu.Unlock()
+	if err := l.rules.Setup(state(live, local, routes)); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -207,6 +259,7 @@ func (l *Links) Attach(ctx context.Context, v network.Link) (*os.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	l.endConnections(v) // of an earlier VM with this address that hatchd did not see end
 	// The TAP comes first: everything undone after it is ours.
 	tap, err := bridge.OpenTAP(v.Tap)
 	if err != nil {
@@ -226,6 +279,8 @@ func (l *Links) Reattach(ctx context.Context, v network.Link) error {
 		return err
 	}
 	if err := l.connect(v); err != nil {
+		l.setup.RLock()
+		defer l.setup.RUnlock()
 		l.dhcp.Delete(v.MAC)
 		return errors.Join(err, l.forbid(v))
 	}
@@ -233,41 +288,68 @@ func (l *Links) Reattach(ctx context.Context, v network.Link) error {
 }
 
 // Detach implements network.Attacher.
-func (l *Links) Detach(_ context.Context, v network.Link) error { return l.disconnect(v) }
+func (l *Links) Detach(_ context.Context, v network.Link) error {
+	err := l.disconnect(v)
+	l.endConnections(v)
+	return err
+}
+
+// endConnections ends the connections of a VM, unless they go on when it wakes. A
+// failure does not stop VMs: addresses stay out of use for some time.
+func (l *Links) endConnections(v network.Link) {
+	if v.Asleep {
+		return
+	}
+	if err := endConnections(v.Address); err != nil {
+		l.cfg.Log.Warn("connections of a vm may outlive it", logkey.VM, v.VMID, logkey.Error, err)
+	}
+}
 
 // connect allows the VM's addresses before its port is up.
 func (l *Links) connect(v network.Link) error {
+	l.setup.RLock()
+	defer l.setup.RUnlock()
 	l.dhcp.Set(lease(v))
-	if err := l.allow(v); err != nil {
+	l.mu.Lock()
+	l.live[v.Tap] = v
+	l.mu.Unlock()
+	if err := l.rules.Add(guest(v)); err != nil {
 		return err
 	}
-	return l.bridge.Join(port(v))
+	if err := l.bridge.Join(port(v)); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.joined[v.Tap] = true
+	return nil
 }
 
 // disconnect undoes connect, also one that failed half-way.
 func (l *Links) disconnect(v network.Link) error {
+	l.setup.RLock()
+	defer l.setup.RUnlock()
 	left := l.bridge.Leave(port(v))
 	forbidden := l.forbid(v)
 	l.dhcp.Delete(v.MAC)
 	return errors.Join(left, forbidden)
 }
 
-func (l *Links) allow(v network.Link) error {
-	l.setup.RLock()
-	defer l.setup.RUnlock()
-	l.mu.Lock()
-	l.live[v.Tap] = v
-	l.mu.Unlock()
-	return l.rules.Add(guest(v))
-}
-
+// forbid drops what comes from the VM. Precondition: setup is held.
 func (l *Links) forbid(v network.Link) error {
-	l.setup.RLock()
-	defer l.setup.RUnlock()
 	l.mu.Lock()
 	delete(l.live, v.Tap)
+	delete(l.joined, v.Tap)
 	l.mu.Unlock()
 	return l.rules.Delete(guest(v))
+}
+
+func state(live []network.Link, local []netip.Prefix, routes bool) nft.State {
+	guests := make([]nft.Guest, 0, len(live))
+	for _, v := range live {
+		guests = append(guests, guest(v))
+	}
+	return nft.State{Guests: guests, Local: local, NoRouting: !routes}
 }
 
 func guest(v network.Link) nft.Guest {

@@ -58,6 +58,15 @@ func setUp(t testing.TB, cfg Config) *Links {
 	return l
 }
 
+// stopWatching lets a test break what the network would repair.
+func stopWatching(l *Links) {
+	l.mu.Lock()
+	stop := l.stop
+	l.mu.Unlock()
+	stop()
+	l.watch.Wait()
+}
+
 func testLink(n network.Network, host uint32) network.Link {
 	addr := n.At(host)
 	return network.Link{

@@ -79,7 +79,10 @@ func TestOnlyAGuestsOwnFramesPass(t *testing.T) {
 		return udp(netip.AddrPortFrom(from, 40000), netip.AddrPortFrom(gateway, 53), mark(word))
 	}
 	dhcp := func(word string) []byte {
-		return udp(netip.AddrPortFrom(nowhere, 68), netip.AddrPortFrom(everywhere, 67), mark(word))
+		return udp(netip.AddrPortFrom(nowhere, 68), netip.AddrPortFrom(everywhere, 67), bootp(v.MAC, mark(word)))
+	}
+	renewal := func(to netip.Addr, chaddr net.HardwareAddr, word string) []byte {
+		return ethernet(gatewayMAC, v.MAC, etherIPv4, udp(netip.AddrPortFrom(v.Address, 68), netip.AddrPortFrom(to, 67), bootp(chaddr, mark(word))))
 	}
 	stranger := net.HardwareAddr{0x02, 1, 2, 3, 4, 5}
 	cases := []struct {
@@ -117,6 +120,17 @@ func TestOnlyAGuestsOwnFramesPass(t *testing.T) {
 		}},
 		{"dhcp-of-other", false, func(w string) []byte { return ethernet(broadcastMAC, other.MAC, etherIPv4, dhcp(w)) }},
 		{"dhcp-from-stranger", false, func(w string) []byte { return ethernet(broadcastMAC, stranger, etherIPv4, dhcp(w)) }},
+		{"dhcp-renewal", true, func(w string) []byte { return renewal(gateway, v.MAC, w) }},
+		{"dhcp-rebinding", true, func(w string) []byte { return renewal(everywhere, v.MAC, w) }},
+		// The server would reply to the other guest.
+		{"dhcp-chaddr-of-other", false, func(w string) []byte {
+			return ethernet(broadcastMAC, v.MAC, etherIPv4, udp(netip.AddrPortFrom(nowhere, 68), netip.AddrPortFrom(everywhere, 67), bootp(other.MAC, mark(w))))
+		}},
+		{"dhcp-renewal-chaddr-of-other", false, func(w string) []byte { return renewal(gateway, other.MAC, w) }},
+		{"dhcp-to-another-address", false, func(w string) []byte { return renewal(netip.MustParseAddr("198.51.100.1"), v.MAC, w) }},
+		{"dhcp-without-chaddr", false, func(w string) []byte {
+			return ethernet(broadcastMAC, v.MAC, etherIPv4, udp(netip.AddrPortFrom(nowhere, 68), netip.AddrPortFrom(everywhere, 67), mark(w)))
+		}},
 		{"dhcp-server", false, func(w string) []byte {
 			return ethernet(broadcastMAC, v.MAC, etherIPv4, udp(netip.AddrPortFrom(nowhere, 67), netip.AddrPortFrom(everywhere, 68), mark(w)))
 		}},
@@ -191,6 +205,7 @@ func TestLinkLocalMulticastDoesNotReachTheHost(t *testing.T) {
 		t.Fatal("the frame reached the host")
 	}
 	// Control: each of two rules stops it; without both, it arrives.
+	stopWatching(l)
 	runNFT(t, "flush chain bridge hatch input")
 	if received() {
 		t.Fatal("the frame reached the host past the bridge table")
@@ -237,6 +252,7 @@ func TestGuestsDoNotReachEachOther(t *testing.T) {
 	refuses(t, a, vb.Address.String()+":22")
 
 	// Control: without isolation and the rule behind it, the frame arrives.
+	stopWatching(l)
 	tap, err := netlink.LinkByName(va.Tap)
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,9 @@
 package nft
 
 import (
+	"net/netip"
+	"time"
+
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -8,20 +11,35 @@ import (
 
 // Names of the bridge table's sets.
 const (
-	setSenders  = "senders"  // TAP, MAC and address of each guest
-	setStations = "stations" // TAP and MAC of each guest, for guests without an address yet
+	setSenders  = "senders"   // TAP, MAC and address of each guest
+	setStations = "stations"  // TAP and MAC of each guest, for guests without an address yet
+	setDHCPRate = "dhcp_rate" // requests of each TAP
+)
+
+// A guest asks for its address a few times in a minute, also when its network fails.
+const (
+	dhcpRate   = 5  // requests per second of a TAP
+	dhcpBurst  = 20 // requests
+	dhcpForget = time.Minute
 )
 
 // bridge is the table against forged senders. It matches TAPs by their interface
 // group, so that a TAP whose guest is not in the sets passes nothing.
-func (r *Rules) bridge() table {
+func (r *Rules) bridge(s State) table {
 	group := r.cfg.Network.PortGroup()
 	first, filter := nftables.ChainPriority(-300), nftables.ChainPriority(-200)
 	return table{
 		family: nftables.TableFamilyBridge,
 		name:   r.cfg.Table,
-		sets:   []set{{r.senders(), nil}, {r.stations(), nil}, {r.sent(), nil}, {r.received(), nil}},
+		sets: []set{
+			{set: r.senders(), elements: keys(s.Guests, senderKey)},
+			{set: r.stations(), elements: keys(s.Guests, stationKey)},
+			{set: r.sent(), late: r.limited(s.Guests, mapSent)},
+			{set: r.received(), late: r.limited(s.Guests, mapReceived)},
+			{set: r.dhcpRate()},
+		},
 		chains: []chain{
+			{name: "dhcp", rules: r.ofDHCP()},
 			{name: "guest", rules: r.fromTAP()},
 			{
 				name: "prerouting", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPrerouting, priority: first,
@@ -52,6 +70,8 @@ func (r *Rules) bridge() table {
 // has another EtherType and matches none.
 func (r *Rules) fromTAP() []rule {
 	return []rule{
+		// All requests: those of a guest with its address, too.
+		{"DHCP", join(etherType(unix.ETH_P_IP), l4(unix.IPPROTO_UDP), port(67), jump("dhcp"))},
 		{"IPv4 from the guest's own MAC and address", join(
 			etherType(unix.ETH_P_IP), loadSender(payloadIPv4Source), in(setSenders), accept(),
 		)},
@@ -60,11 +80,33 @@ func (r *Rules) fromTAP() []rule {
 			loadSender(payloadARPSourceIP), in(setSenders),
 			loadStation(payloadARPSourceMAC), in(setStations), accept(),
 		)},
-		{"DHCP from a guest without an address", join(
-			etherType(unix.ETH_P_IP), loadStation(payloadEtherSource), in(setStations),
-			fromUnsetToBroadcast(), l4(unix.IPPROTO_UDP), ports(68, 67), accept(),
-		)},
 		{"nothing else", drop()},
+	}
+}
+
+// ofDHCP are the rules for DHCP requests. The server replies to the hardware address
+// in the request, which must therefore be that of the TAP. A fragment that is too
+// short to have it matches none.
+func (r *Rules) ofDHCP() []rule {
+	own := join(loadStation(payloadDHCPHardware), in(setStations))
+	fromAddress := join(loadSender(payloadIPv4Source), in(setSenders), own)
+	return []rule{
+		{"no more requests than a TAP's rate", join([]expr.Any{load(expr.MetaKeyIIFNAME, reg)}, overRate(setDHCPRate, dhcpRate, dhcpBurst, dhcpForget), drop())},
+		{"from a guest without an address", join(
+			loadStation(payloadEtherSource), in(setStations), own, fromUnsetToBroadcast(), ports(68, 67), accept(),
+		)},
+		{"to the gateway", join(fromAddress, destinationIs(r.cfg.Network.Gateway), accept())},
+		{"to every server", join(fromAddress, destinationIs(broadcast), accept())},
+		{"nothing else", drop()},
+	}
+}
+
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+func (r *Rules) dhcpRate() *nftables.Set {
+	return &nftables.Set{
+		Table: r.bridgeTable(), Name: setDHCPRate, KeyType: nftables.TypeIFName,
+		Dynamic: true, HasTimeout: true, Size: maxElements,
 	}
 }
 

@@ -26,19 +26,22 @@ var refused = prefixes(
 
 // inet is the table that says what guests may reach and what may reach them. Its
 // filters run before those of other tables, which may still drop what they accept.
-func (r *Rules) inet() table {
+func (r *Rules) inet(s State) table {
 	n := r.cfg.Network
 	early, srcNAT := nftables.ChainPriority(-10), *nftables.ChainPriorityNATSource
 	return table{
 		family: nftables.TableFamilyINet,
 		name:   r.cfg.Table,
 		sets: []set{
-			{r.bridgeSet(), []nftables.SetElement{{Key: ifname(n.Bridge)}}},
-			{r.intervalSet(setAllowed), intervals(r.cfg.AllowPrivate)},
-			{r.intervalSet(setRefused), intervals(refused)},
-			{r.localSet(), nil},
+			{set: r.bridgeSet(), elements: []nftables.SetElement{{Key: ifname(n.Bridge)}}},
+			{set: r.intervalSet(setAllowed), elements: intervals(r.cfg.AllowPrivate)},
+			{set: r.intervalSet(setRefused), elements: intervals(refused)},
+			{set: r.localSet(), elements: intervals(s.Local)},
+			{set: r.flows()},
 		},
-		chains: []chain{
+		objects: r.timeoutObjects(),
+		chains: append(r.untracked(), []chain{
+			{name: "flows", rules: r.ofFlows()},
 			{name: "to_host", rules: r.toHost()},
 			{name: "from_guest", rules: r.fromGuest()},
 			{
@@ -50,12 +53,7 @@ func (r *Rules) inet() table {
 			},
 			{
 				name: "forward", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookForward, priority: early,
-				rules: []rule{
-					{"a TAP's frames come in by the bridge only", join(inGroup(n.PortGroup()), drop())},
-					{"guests to elsewhere", join(inBy(n.Bridge), jump("from_guest"))},
-					{"answers to guests", join(outBy(n.Bridge), ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
-					{"no other packets to guests", join(outBy(n.Bridge), drop())},
-				},
+				rules: r.forwarded(s),
 			},
 			{
 				name: "postrouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: srcNAT,
@@ -63,9 +61,39 @@ func (r *Rules) inet() table {
 					{"guests go out under the host's address", join(source(n.Prefix), notOutBy(n.Bridge), masquerade())},
 				},
 			},
-		},
+		}...),
 	}
 }
+
+func (r *Rules) timeoutObjects() []*nftables.NamedObj {
+	if r.noTimeouts.Load() {
+		return nil
+	}
+	var objects []*nftables.NamedObj
+	for _, t := range timeouts {
+		objects = append(objects, t.object(r.inetTable()))
+	}
+	return objects
+}
+
+// forwarded are the rules for packets that the host passes on.
+func (r *Rules) forwarded(s State) []rule {
+	n := r.cfg.Network
+	rules := []rule{
+		{"a TAP's frames come in by the bridge only", join(inGroup(n.PortGroup()), drop())},
+		{"guests to elsewhere", join(inBy(n.Bridge), jump("from_guest"))},
+		{"answers to guests", join(outBy(n.Bridge), ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
+		{"no other packets to guests", join(outBy(n.Bridge), drop())},
+	}
+	if s.NoRouting {
+		rules = append(rules, rule{noRouting, join(ipv4(), drop())})
+	}
+	return rules
+}
+
+// noRouting is the rule without which forwarding, which guests need, would make a
+// router between its own networks of a host that was none.
+const noRouting = "the host is no router between its other networks"
 
 // toHost are the rules for packets from guests to the host itself.
 func (r *Rules) toHost() []rule {
@@ -75,6 +103,7 @@ func (r *Rules) toHost() []rule {
 		{"DHCP", join(l4(unix.IPPROTO_UDP), port(67), accept())},
 		{"guests' own addresses only", join(sourceNot(n.Prefix), drop())},
 		{"answers to the host", join(ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
+		{"the guest's share of the host's connections", jump("flows")},
 		{"DNS", join(destination(n.Gateway), l4(unix.IPPROTO_UDP), port(53), accept())},
 		{"DNS over TCP", join(destination(n.Gateway), l4(unix.IPPROTO_TCP), port(53), accept())},
 		{"nothing else of the host", drop()},
@@ -90,6 +119,7 @@ func (r *Rules) fromGuest() []rule {
 		{"not to other guests", join(outBy(n.Bridge), drop())},
 		{"guests' own addresses only", join(sourceNot(n.Prefix), drop())},
 		{"packets of no connection", join(ctState(expr.CtStateBitINVALID), drop())},
+		{"the guest's share of the host's connections", jump("flows")},
 		{"private ranges the operator allows", join(destinationIn(setAllowed), accept())},
 		{"not private ranges", join(destinationIn(setRefused), drop())},
 		{"not the host's own networks", join(destinationIn(setLocal), drop())},

@@ -5,7 +5,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 )
 
 // Names of the bridge table's maps from limited TAPs to the chains that limit them.
@@ -40,26 +39,39 @@ func (r *Rules) limits(g Guest) []limit {
 	return found
 }
 
-func (l limit) chain() *nftables.Chain {
-	return &nftables.Chain{Table: l.chains.Table, Name: l.chains.Name + "-" + l.tap}
+// chain is what drops the packets above the limit.
+func (l limit) chain() chain {
+	over := &expr.Limit{Type: expr.LimitTypePktBytes, Rate: uint64(l.rate), Unit: expr.LimitTimeSecond, Over: true, Burst: minBurst}
+	return chain{name: l.chains.Name + "-" + l.tap, rules: []rule{{"no more than its limit", join([]expr.Any{over}, drop())}}}
+}
+
+// entry leads to the chain.
+func (l limit) entry() nftables.SetElement {
+	return nftables.SetElement{Key: ifname(l.tap), VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: l.chain().name}}
 }
 
 // add sets the limit, or replaces an earlier one of the TAP.
 func (l limit) add(conn *nftables.Conn) error {
-	chain := conn.AddChain(l.chain())
-	conn.FlushChain(chain)
-	conn.AddRule(&nftables.Rule{
-		Table: chain.Table, Chain: chain,
-		Exprs: join([]expr.Any{&expr.Limit{
-			Type: expr.LimitTypePktBytes, Rate: uint64(l.rate), Unit: expr.LimitTimeSecond, Over: true, Burst: minBurst,
-		}}, drop()),
-		UserData: userdata.AppendString(nil, userdata.TypeComment, "no more than its limit"),
-	})
-	entry := nftables.SetElement{Key: ifname(l.tap), VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: chain.Name}}
-	if err := conn.SetAddElements(l.chains, []nftables.SetElement{entry}); err != nil {
+	c := l.chain()
+	conn.FlushChain(conn.AddChain(c.kernel(l.chains.Table)))
+	c.add(conn, l.chains.Table, nil)
+	if err := conn.SetAddElements(l.chains, []nftables.SetElement{l.entry()}); err != nil {
 		return fmt.Errorf("cannot fill map %s: %w", l.chains.Name, err)
 	}
 	return nil
+}
+
+// limited lists the entries of one of the maps.
+func (r *Rules) limited(guests []Guest, name string) []nftables.SetElement {
+	entries := []nftables.SetElement{} // not nil: set.check shall find it empty
+	for _, g := range guests {
+		for _, l := range r.limits(g) {
+			if l.chains.Name == name {
+				entries = append(entries, l.entry())
+			}
+		}
+	}
+	return entries
 }
 
 func (r *Rules) sent() *nftables.Set     { return r.limitMap(mapSent) }

@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -14,7 +15,7 @@ import (
 // 1), MAC (8 bytes), address.
 const (
 	reg      = unix.NFT_REG_1
-	regMAC   = unix.NFT_REG32_00 + 4
+	regMAC   = unix.NFT_REG_2
 	regIP    = unix.NFT_REG32_00 + 6
 	macBytes = 6
 )
@@ -30,8 +31,10 @@ var (
 	payloadARPHeader    = expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 0, Len: 6}
 	payloadARPSourceMAC = expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: macBytes}
 	payloadARPSourceIP  = expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 14, Len: 4}
+	payloadPortSource   = expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2}
 	payloadPortDest     = expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
 	payloadPorts        = expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 4}
+	payloadDHCPHardware = expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 8 + 28, Len: macBytes} // chaddr
 )
 
 func join(parts ...[]expr.Any) []expr.Any {
@@ -45,6 +48,8 @@ func join(parts ...[]expr.Any) []expr.Any {
 func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
 
 func drop() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
+
+func notrack() []expr.Any { return []expr.Any{&expr.Notrack{}} }
 
 func masquerade() []expr.Any { return []expr.Any{&expr.Masq{}} }
 
@@ -85,6 +90,11 @@ func port(number uint16) []expr.Any {
 	return []expr.Any{at(payloadPortDest, reg), is(big16(number))}
 }
 
+// sourcePort matches the source port, after l4.
+func sourcePort(number uint16) []expr.Any {
+	return []expr.Any{at(payloadPortSource, reg), is(big16(number))}
+}
+
 // ports matches source and destination port, after l4.
 func ports(source, destination uint16) []expr.Any {
 	return []expr.Any{at(payloadPorts, reg), is(append(big16(source), big16(destination)...))}
@@ -107,7 +117,12 @@ func sourceNot(p netip.Prefix) []expr.Any {
 }
 
 func destination(a netip.Addr) []expr.Any {
-	return join(ipv4(), []expr.Any{at(payloadIPv4Dest, reg), is(a.AsSlice())})
+	return join(ipv4(), destinationIs(a))
+}
+
+// destinationIs matches the destination of a packet that is known to be IPv4.
+func destinationIs(a netip.Addr) []expr.Any {
+	return []expr.Any{at(payloadIPv4Dest, reg), is(a.AsSlice())}
 }
 
 // destinationIn matches the destination address against a set.
@@ -118,6 +133,23 @@ func destinationIn(set string) []expr.Any {
 // in matches the loaded value against a set.
 func in(set string) []expr.Any {
 	return []expr.Any{&expr.Lookup{SourceRegister: reg, SetName: set}}
+}
+
+// overCount counts connections by the loaded value, and matches those above limit.
+func overCount(set string, limit int) []expr.Any {
+	return []expr.Any{&expr.Dynset{
+		SrcRegKey: reg, SetName: set, Operation: unix.NFT_DYNSET_OP_ADD,
+		Exprs: []expr.Any{&expr.Connlimit{Count: uint32(limit), Flags: expr.NFT_CONNLIMIT_F_INV}},
+	}}
+}
+
+// overRate counts packets by the loaded value, and matches those above a rate per
+// second. A value that was not seen for the time that forget says begins anew.
+func overRate(set string, perSecond uint64, burst uint32, forget time.Duration) []expr.Any {
+	return []expr.Any{&expr.Dynset{
+		SrcRegKey: reg, SetName: set, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: forget,
+		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: perSecond, Unit: expr.LimitTimeSecond, Over: true, Burst: burst}},
+	}}
 }
 
 // jumpBy jumps to the chain that a map has for the interface, if any.

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -34,6 +35,21 @@ type Config struct {
 	// other guests stay unreachable.
 	AllowPrivate []netip.Prefix
 	Table        string // name of both tables; "" means DefaultTable
+	// Flows is how many connections each guest may have at a time; 0 means a share of
+	// the host's table.
+	Flows int
+	// APIPort is the TCP port whose connections on loopback are not tracked; 0 means
+	// none.
+	APIPort uint16
+}
+
+// State is what the rules depend on beside their configuration.
+type State struct {
+	Guests []Guest        // exactly these are let through
+	Local  []netip.Prefix // networks that the host is on
+	// NoRouting drops IPv4 packets that the host would pass between networks of which
+	// none is the guests'.
+	NoRouting bool
 }
 
 // Guest says what may pass one TAP.
@@ -48,8 +64,9 @@ type Guest struct {
 // and Delete may be called from several goroutines at once; Setup, SetLocal and
 // Remove one at a time.
 type Rules struct {
-	cfg     Config
-	session session
+	cfg        Config
+	session    session
+	noTimeouts atomic.Bool // the kernel has no timeouts for guests' connections only
 }
 
 // New returns the rules for cfg, whether they are in force or not.
@@ -57,50 +74,58 @@ func New(cfg Config) *Rules {
 	if cfg.Table == "" {
 		cfg.Table = DefaultTable
 	}
+	if cfg.Flows == 0 {
+		cfg.Flows = defaultFlows(cfg.Network)
+	}
 	return &Rules{cfg: cfg}
 }
 
-// Setup replaces all rules; exactly these guests are let through. local are the
-// networks that the host is on.
+// Setup replaces all rules by those for s.
 //
 // Errors: errs.Conflict with code nft_table_taken when the tables are for another
 // bridge that exists.
-func (r *Rules) Setup(guests []Guest, local []netip.Prefix) error {
+func (r *Rules) Setup(s State) error {
 	if err := r.refuseForeign(); err != nil {
 		return err
 	}
-	err := r.session.transact(func(conn *nftables.Conn) error { return r.replace(conn, guests, local) })
+	err := r.session.transact(func(conn *nftables.Conn) error { return r.replace(conn, s) })
+	if unsupported(err) && !r.noTimeouts.Swap(true) {
+		err = r.session.transact(func(conn *nftables.Conn) error { return r.replace(conn, s) })
+	}
 	if err != nil {
 		return fmt.Errorf("cannot set the packet rules: %w", err)
 	}
-	if err := r.Check(); err != nil {
-		return err
-	}
-	for _, g := range guests {
-		if err := r.verify(g); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.Check(s)
 }
 
-func (r *Rules) replace(conn *nftables.Conn, guests []Guest, local []netip.Prefix) error {
-	for _, t := range r.tables() {
+// unsupported reports whether err may mean that the kernel lacks a feature.
+func unsupported(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
+}
+
+// ForgetsEarly reports whether this kernel can forget guests' connections earlier than
+// others; it is known after Setup.
+func (r *Rules) ForgetsEarly() bool { return !r.noTimeouts.Load() }
+
+func (r *Rules) replace(conn *nftables.Conn, s State) error {
+	for _, t := range r.tables(s) {
 		if err := t.replace(conn); err != nil {
 			return fmt.Errorf("table %s: %w", t, err)
 		}
 	}
-	return errors.Join(
-		r.addGuests(conn, guests...),
-		addElements(conn, r.localSet(), intervals(local)),
-	)
+	return r.addLimits(conn, s.Guests)
 }
 
 func (r *Rules) addGuests(conn *nftables.Conn, guests ...Guest) error {
-	failed := []error{
+	return errors.Join(
 		addElements(conn, r.senders(), keys(guests, senderKey)),
 		addElements(conn, r.stations(), keys(guests, stationKey)),
-	}
+		r.addLimits(conn, guests),
+	)
+}
+
+func (r *Rules) addLimits(conn *nftables.Conn, guests []Guest) error {
+	var failed []error
 	for _, g := range guests {
 		for _, l := range r.limits(g) {
 			failed = append(failed, l.add(conn))
@@ -146,7 +171,7 @@ func (r *Rules) partsOf(g Guest) []part {
 	}
 	for _, l := range r.limits(g) {
 		parts = append(parts, deletion(l.chains, ifname(l.tap)), func(conn *nftables.Conn) error {
-			conn.DelChain(l.chain())
+			conn.DelChain(l.chain().kernel(l.chains.Table))
 			return nil
 		})
 	}
@@ -177,7 +202,7 @@ func (r *Rules) Remove() error {
 		return err
 	}
 	err := r.session.transact(func(conn *nftables.Conn) error {
-		for _, t := range r.tables() {
+		for _, t := range r.tables(State{}) {
 			conn.AddTable(t.table()) // a missing table would fail the deletion
 			conn.DelTable(t.table())
 		}

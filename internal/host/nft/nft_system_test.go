@@ -55,11 +55,11 @@ func TestSetupWithManyGuests(t *testing.T) {
 		guests = append(guests, testGuest(r, 10+host))
 	}
 	for range 2 { // twice: in place of what is there
-		if err := r.Setup(guests, prefixes("192.0.2.0/24")); err != nil {
+		if err := r.Setup(State{Guests: guests, Local: prefixes("192.0.2.0/24")}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := r.Setup(guests[:1], nil); err != nil {
+	if err := r.Setup(State{Guests: guests[:1]}); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.verify(guests[1]); !errors.Is(err, unix.ENOENT) {
@@ -69,7 +69,7 @@ func TestSetupWithManyGuests(t *testing.T) {
 
 func TestAddAndDelete(t *testing.T) {
 	r := testRules(t, "hatch0")
-	if err := r.Setup(nil, nil); err != nil {
+	if err := r.Setup(State{}); err != nil {
 		t.Fatal(err)
 	}
 	g := testGuest(r, 10)
@@ -96,7 +96,7 @@ func TestLimitsAreReplacedAndDeleted(t *testing.T) {
 	r := testRules(t, "hatch0")
 	g := testGuest(r, 10)
 	g.Limits = Limits{In: 10_000_000_000, Out: 1 << 20}
-	if err := r.Setup([]Guest{g}, nil); err != nil {
+	if err := r.Setup(State{Guests: []Guest{g}}); err != nil {
 		t.Fatal(err)
 	}
 	g.Limits.Out = 2 << 20
@@ -105,7 +105,7 @@ func TestLimitsAreReplacedAndDeleted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := r.Check(); err != nil {
+	if err := r.Check(State{Guests: []Guest{g}}); err != nil {
 		t.Error(err)
 	}
 	const want = "limit rate over 2 mbytes/second burst 64 kbytes drop"
@@ -135,22 +135,55 @@ func TestCheckNotices(t *testing.T) {
 		"chain more":       "add chain inet hatch extra",
 		"range taken away": "delete element inet hatch refused { 169.254.0.0/16 }",
 		"range let in":     "add element inet hatch allowed { 169.254.0.0/16 }",
+		"guest let in":     `add element bridge hatch senders { "htap99" . 02:fc:00:00:00:63 . 10.128.0.99 }`,
+		"guest shut out":   "flush set bridge hatch senders",
+		"limit gone":       "flush chain bridge hatch limits_out-htap10",
+		"limit not used":   "flush map bridge hatch limits_out",
+		"network let in":   "flush set inet hatch local",
 		"policy":           "add chain inet hatch input { policy drop; }",
 	}
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
 			r := testRules(t, "hatch0")
-			if err := r.Setup(nil, nil); err != nil {
+			g := testGuest(r, 10)
+			g.Limits.Out = 1 << 20
+			want := State{Guests: []Guest{g}, Local: prefixes("192.0.2.0/24")}
+			if err := r.Setup(want); err != nil {
 				t.Fatal(err)
 			}
 			nft(t, change)
-			if err := r.Check(); err == nil {
+			if err := r.Check(want); err == nil {
 				t.Error("Check passes")
 			}
-			if err := r.Setup(nil, nil); err != nil {
+			if err := r.Setup(want); err != nil {
 				t.Errorf("Setup does not repair it: %v", err)
 			}
 		})
+	}
+}
+
+// A rule may keep its comment and do something else.
+func TestCheckNoticesAnotherRuleWithTheSameComment(t *testing.T) {
+	r := testRules(t, "hatch0")
+	if err := r.Setup(State{}); err != nil {
+		t.Fatal(err)
+	}
+	nft(t, "flush chain bridge hatch forward")
+	nft(t, fmt.Sprintf(`add rule bridge hatch forward iifgroup %d accept comment "never from port to port"`, r.cfg.Network.PortGroup()))
+	if err := r.Check(State{}); err == nil {
+		t.Error("Check passes with a rule that accepts what must be dropped")
+	}
+}
+
+// A kernel that lacks timeouts for some connections gets the rules without them.
+func TestRulesWithoutTimeouts(t *testing.T) {
+	r := testRules(t, "hatch0")
+	r.noTimeouts.Store(true)
+	if err := r.Setup(State{}); err != nil {
+		t.Fatal(err)
+	}
+	if rules := nft(t, "list ruleset"); strings.Contains(rules, "ct timeout") || !strings.Contains(rules, "ct count over") || r.ForgetsEarly() {
+		t.Errorf("the rules are %s", rules)
 	}
 }
 
@@ -162,26 +195,26 @@ func TestTablesOfAnotherAreLeftAlone(t *testing.T) {
 	if err := netlink.LinkAdd(bridge); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.Setup(nil, nil); err != nil {
+	if err := first.Setup(State{}); err != nil {
 		t.Fatal(err)
 	}
-	for name, err := range map[string]error{"Setup": second.Setup(nil, nil), "Remove": second.Remove()} {
+	for name, err := range map[string]error{"Setup": second.Setup(State{}), "Remove": second.Remove()} {
 		if errs.KindOf(err) != errs.Conflict {
 			t.Errorf("%s: %v, want Conflict", name, err)
 		}
 	}
-	if err := first.Check(); err != nil {
+	if err := first.Check(State{}); err != nil {
 		t.Error(err)
 	}
 	if err := netlink.LinkDel(bridge); err != nil {
 		t.Fatal(err)
 	}
-	if err := second.Setup(nil, nil); err != nil {
+	if err := second.Setup(State{}); err != nil {
 		t.Errorf("tables of a deleted bridge are not replaced: %v", err)
 	}
 	nft(t, "flush ruleset")
 	nft(t, "add table inet hatch")
-	if err := first.Setup(nil, nil); errs.KindOf(err) != errs.Conflict {
+	if err := first.Setup(State{}); errs.KindOf(err) != errs.Conflict {
 		t.Errorf("a foreign table: %v, want Conflict", err)
 	}
 }
@@ -189,7 +222,7 @@ func TestTablesOfAnotherAreLeftAlone(t *testing.T) {
 func TestRemove(t *testing.T) {
 	r := testRules(t, "hatch0")
 	nft(t, "add table inet mine")
-	if err := r.Setup([]Guest{testGuest(r, 10)}, nil); err != nil {
+	if err := r.Setup(State{Guests: []Guest{testGuest(r, 10)}}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -205,7 +238,7 @@ func TestRemove(t *testing.T) {
 // TestRulesReadWell compares the kernel's rules in nft's own words.
 func TestRulesReadWell(t *testing.T) {
 	r := testRules(t, "hatch0")
-	if err := r.Setup(nil, prefixes("192.0.2.0/24")); err != nil {
+	if err := r.Setup(State{Local: prefixes("192.0.2.0/24")}); err != nil {
 		t.Fatal(err)
 	}
 	rules := nft(t, "list ruleset")
@@ -226,7 +259,7 @@ func TestRulesReadWell(t *testing.T) {
 
 func TestSetLocalReplaces(t *testing.T) {
 	r := testRules(t, "hatch0")
-	if err := r.Setup(nil, prefixes("192.0.2.0/24")); err != nil {
+	if err := r.Setup(State{Local: prefixes("192.0.2.0/24")}); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.SetLocal(prefixes("203.0.113.0/24")); err != nil {

@@ -8,14 +8,21 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 )
 
-// Check reads back that both tables have exactly the right chains, rules and sets.
-// It does not check guests.
-func (r *Rules) Check() error {
+// Check reads back that both tables have exactly the chains, rules and elements for s.
+func (r *Rules) Check(s State) error {
 	const attempts = 3 // a list that changes while the kernel sends it may be wrong
-	for _, t := range r.tables() {
+	for _, t := range r.tables(s) {
+		if t.family == nftables.TableFamilyBridge {
+			for _, g := range s.Guests {
+				for _, l := range r.limits(g) {
+					t.chains = append(t.chains, l.chain())
+				}
+			}
+		}
 		var err error
 		for range attempts {
 			if err = t.check(); err == nil {
@@ -52,8 +59,7 @@ func (t table) check() error {
 		}
 	}
 	for name := range byName {
-		limit := strings.HasPrefix(name, mapSent+"-") || strings.HasPrefix(name, mapReceived+"-")
-		if !t.has(name) && !limit {
+		if !t.has(name) {
 			return fmt.Errorf("the chain %s is not ours", name)
 		}
 	}
@@ -94,30 +100,70 @@ func (c chain) check(conn *nftables.Conn, t *nftables.Table, got *nftables.Chain
 	}
 	for i, r := range rules {
 		comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
-		if comment != c.rules[i].comment || len(r.Exprs) != len(c.rules[i].exprs) {
+		if comment != c.rules[i].comment || !sameExprs(t.Family, r.Exprs, c.rules[i].exprs) {
 			return fmt.Errorf("rule %d is not %q", i+1, c.rules[i].comment)
 		}
 	}
 	return nil
 }
 
-// check looks for the elements that the set must have.
+// sameExprs compares the expressions of two rules.
+func sameExprs(family nftables.TableFamily, got, want []expr.Any) bool {
+	return slices.EqualFunc(got, want, func(a, b expr.Any) bool {
+		one, errOne := expr.Marshal(byte(family), withoutSetID(a))
+		other, errOther := expr.Marshal(byte(family), withoutSetID(b))
+		return errOne == nil && errOther == nil && bytes.Equal(one, other)
+	})
+}
+
+// withoutSetID returns e without the number of its set, which holds during a
+// transaction only.
+func withoutSetID(e expr.Any) expr.Any {
+	switch e := e.(type) {
+	case *expr.Lookup:
+		named := *e
+		named.SetID = 0
+		return &named
+	case *expr.Dynset:
+		named := *e
+		named.SetID = 0
+		return &named
+	}
+	return e
+}
+
+// check reads back that the set has exactly its elements.
 func (s set) check(conn *nftables.Conn) error {
 	got, err := conn.GetSetElements(s.set)
 	if err != nil {
 		return fmt.Errorf("cannot read: %w", err)
 	}
-	if s.elements != nil && len(got) != len(s.elements) {
-		return fmt.Errorf("%d elements instead of %d", len(got), len(s.elements))
+	if s.elements == nil && s.late == nil {
+		return nil // packets fill it
 	}
-	for _, want := range s.elements {
-		if !slices.ContainsFunc(got, func(e nftables.SetElement) bool {
-			return bytes.Equal(e.Key, want.Key) && e.IntervalEnd == want.IntervalEnd
-		}) {
-			return fmt.Errorf("element %x is missing", want.Key)
-		}
+	missing := map[string]bool{}
+	for _, want := range slices.Concat(s.elements, s.late) {
+		missing[elementName(want)] = true
+	}
+	if len(got) != len(missing) {
+		return fmt.Errorf("%d elements instead of %d", len(got), len(missing))
+	}
+	for _, e := range got {
+		delete(missing, elementName(e))
+	}
+	for name := range missing {
+		return fmt.Errorf("element %s is missing", name)
 	}
 	return nil
+}
+
+// elementName tells elements of one set apart.
+func elementName(e nftables.SetElement) string {
+	name := fmt.Sprintf("%x", e.Key)
+	if e.IntervalEnd {
+		name += " (end)"
+	}
+	return name
 }
 
 func equal[T comparable](a, b *T) bool {

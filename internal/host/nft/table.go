@@ -13,13 +13,16 @@ type table struct {
 	family nftables.TableFamily
 	name   string
 	sets   []set
-	chains []chain
+	// objects are what rules refer to beside sets.
+	objects []*nftables.NamedObj
+	chains  []chain
 }
 
-// set is a set and its elements; nil for those that are added later.
+// set is a set and its elements. Both lists are nil for a set that packets fill.
 type set struct {
 	set      *nftables.Set
 	elements []nftables.SetElement
+	late     []nftables.SetElement // added once the chains exist that they lead to
 }
 
 // chain is a list of rules. One without a hook is only jumped to, and must precede
@@ -39,7 +42,7 @@ type rule struct {
 	exprs   []expr.Any
 }
 
-func (r *Rules) tables() []table { return []table{r.inet(), r.bridge()} }
+func (r *Rules) tables(s State) []table { return []table{r.inet(s), r.bridge(s)} }
 
 // String names the table as nft does.
 func (t table) String() string {
@@ -69,6 +72,9 @@ func (t table) replace(conn *nftables.Conn) error {
 		}
 		ids[s.set.Name] = s.set.ID
 	}
+	for _, o := range t.objects {
+		conn.AddObj(o)
+	}
 	for _, c := range t.chains {
 		c.add(conn, kernel, ids)
 	}
@@ -80,8 +86,11 @@ func (c chain) add(conn *nftables.Conn, t *nftables.Table, ids map[string]uint32
 	kernel := conn.AddChain(c.kernel(t))
 	for _, r := range c.rules {
 		for _, e := range r.exprs {
-			if lookup, ok := e.(*expr.Lookup); ok {
-				lookup.SetID = ids[lookup.SetName]
+			switch e := e.(type) {
+			case *expr.Lookup:
+				e.SetID = ids[e.SetName]
+			case *expr.Dynset:
+				e.SetID = ids[e.SetName]
 			}
 		}
 		conn.AddRule(&nftables.Rule{

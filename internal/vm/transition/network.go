@@ -29,11 +29,16 @@ func (e *Engine) detach(ctx context.Context, r *Run) {
 }
 
 // DetachLink takes a VM off its network. A VM that is not attached is no error.
-func (e *Engine) DetachLink(ctx context.Context, v vm.VM) {
+func (e *Engine) DetachLink(ctx context.Context, v vm.VM) { e.detachLink(ctx, v, v.Asleep()) }
+
+// detachLink is DetachLink; asleep says that the VM's connections go on later.
+func (e *Engine) detachLink(ctx context.Context, v vm.VM, asleep bool) {
 	if !v.EnableNetwork || !v.Lease.Address.IsValid() {
 		return
 	}
-	if err := e.Network.Detach(ctx, v.Link()); err != nil {
+	link := v.Link()
+	link.Asleep = asleep
+	if err := e.Network.Detach(ctx, link); err != nil {
 		e.Log.Error("cannot detach a vm from its network", logkey.VM, v.ID, logkey.Error, err)
 	}
 }
@@ -55,10 +60,11 @@ func (e *Engine) closeForward(_ context.Context, r *Run) {
 	}
 }
 
-// Teardown closes the VM's SSH port, detaches its link and drops its memory.
+// Teardown closes the VM's SSH port, detaches its link and drops its memory, so that
+// the connections of a sleeping VM end, too.
 // What is reserved for the VM stays reserved. Precondition: no machine of it lives.
 func (e *Engine) Teardown(ctx context.Context, v vm.VM) {
 	e.closeForward(ctx, &Run{VM: v})
-	e.DetachLink(ctx, v)
+	e.detachLink(ctx, v, false)
 	e.DropMemory(v.ID)
 }
