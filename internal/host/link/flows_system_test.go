@@ -89,7 +89,12 @@ func TestGuestsConnectionsAreForgottenEarly(t *testing.T) {
 		t.Fatal("this kernel has no timeouts for some connections only: use one with CONFIG_NF_CONNTRACK_TIMEOUT")
 	}
 	g, v := plugAndConfigure(t, l, 10)
-	listen(t, world, "198.51.100.1:80")
+	var server net.Listener // the kernel accepts, so that the connection stays open
+	world.Do(t, func() (err error) {
+		server, err = net.Listen("tcp", "198.51.100.1:80")
+		return err
+	})
+	defer server.Close()
 	conn, err := g.Dial("tcp", "198.51.100.1:80", soon)
 	if err != nil {
 		t.Fatal(err)

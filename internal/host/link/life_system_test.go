@@ -42,7 +42,9 @@ func traces(t testing.TB, v network.Link) []string {
 
 func TestDetachLeavesNothing(t *testing.T) {
 	l := setUp(t, Config{})
-	g, v := plug(t, l, 10)
+	g, v := plugAndConfigure(t, l, 10)
+	requestLease(t, g) // which is counted
+	floodFrom(t, g, v, netip.AddrPortFrom(l.cfg.Network.Gateway, 53), 1)
 	if len(traces(t, v)) < 4 {
 		t.Fatalf("the test is broken: an attached VM shows only %q", traces(t, v))
 	}

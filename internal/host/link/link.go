@@ -353,7 +353,10 @@ func state(live []network.Link, local []netip.Prefix, routes bool) nft.State {
 }
 
 func guest(v network.Link) nft.Guest {
-	return nft.Guest{TAP: v.Tap, MAC: v.MAC, Address: v.Address, Limits: nft.Limits{In: v.In.BytesPerSecond, Out: v.Out.BytesPerSecond}}
+	return nft.Guest{
+		TAP: v.Tap, MAC: v.MAC, Address: v.Address, Asleep: v.Asleep,
+		Limits: nft.Limits{In: v.In.BytesPerSecond, Out: v.Out.BytesPerSecond},
+	}
 }
 
 func port(v network.Link) bridge.Port { return bridge.Port{TAP: v.Tap, MAC: v.MAC, Address: v.Address} }

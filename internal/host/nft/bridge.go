@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -105,7 +106,7 @@ var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 func (r *Rules) dhcpRate() *nftables.Set {
 	return &nftables.Set{
-		Table: r.bridgeTable(), Name: setDHCPRate, KeyType: nftables.TypeIFName,
+		Table: r.bridgeTable(), Name: setDHCPRate, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian,
 		Dynamic: true, HasTimeout: true, Size: maxElements,
 	}
 }

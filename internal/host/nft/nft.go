@@ -58,6 +58,8 @@ type Guest struct {
 	MAC     net.HardwareAddr
 	Address netip.Addr
 	Limits  Limits
+	// Asleep says that its connections stay once it is deleted, and go on being counted.
+	Asleep bool
 }
 
 // Rules are the packet rules of one network. The kernel holds all their state. Add
@@ -168,6 +170,10 @@ func (r *Rules) partsOf(g Guest) []part {
 	parts := []part{
 		deletion(r.senders(), senderKey(g)),
 		deletion(r.stations(), stationKey(g)),
+		forgetting(r.dhcpRate(), ifname(g.TAP)),
+	}
+	if !g.Asleep {
+		parts = append(parts, forgetting(r.flows(), g.Address.AsSlice()))
 	}
 	for _, l := range r.limits(g) {
 		parts = append(parts, deletion(l.chains, ifname(l.tap)), func(conn *nftables.Conn) error {
@@ -181,6 +187,15 @@ func (r *Rules) partsOf(g Guest) []part {
 func deletion(s *nftables.Set, key []byte) part {
 	return func(conn *nftables.Conn) error {
 		return conn.SetDeleteElements(s, []nftables.SetElement{{Key: key}})
+	}
+}
+
+// forgetting deletes what packets may have added to a set. It adds it first: a missing
+// element would fail the deletion.
+func forgetting(s *nftables.Set, key []byte) part {
+	element := []nftables.SetElement{{Key: key}}
+	return func(conn *nftables.Conn) error {
+		return errors.Join(conn.SetAddElements(s, element), conn.SetDeleteElements(s, element))
 	}
 }
 
