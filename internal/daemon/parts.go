@@ -44,6 +44,10 @@ import (
 // tapPrefix starts the name of every TAP that hatchd makes.
 const tapPrefix = "htap"
 
+// leaseCoolDown is how long addresses and SSH ports of deleted VMs stay out of use:
+// long enough for clients outside to notice that the VM is gone.
+const leaseCoolDown = 5 * time.Minute
+
 // idempotencyLifetime is how long an Idempotency-Key is remembered.
 const idempotencyLifetime = 24 * time.Hour
 
@@ -270,7 +274,7 @@ func (p *parts) makeVMs(templates *template.Service) error {
 		Pools: network.Pools{
 			Network: p.cfg.Network, SSHMin: p.cfg.SSHPortMin, SSHMax: p.cfg.SSHPortMax,
 			UIDMin: p.cfg.UIDMin, UIDMax: p.cfg.UIDMax,
-			TapPrefix: tapPrefix, SSHBusy: h.PortBusy,
+			TapPrefix: tapPrefix, CoolDown: leaseCoolDown, SSHBusy: h.PortBusy,
 		},
 		KeyLifetime: idempotencyLifetime,
 		HostPower: hostpower.Settings{

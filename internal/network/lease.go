@@ -3,6 +3,7 @@ package network
 import (
 	"net"
 	"net/netip"
+	"time"
 )
 
 // Lease is what a host has reserved for one VM. Every non-zero field is unique among
@@ -22,6 +23,11 @@ type Pools struct {
 	SSHMin, SSHMax int // host ports
 	UIDMin, UIDMax int // user ids
 	TapPrefix      string
+
+	// CoolDown is how long an address or SSH port stays out of use after its release; 0
+	// means not at all. If nothing else is free, what was released first is used after
+	// all. The owner of the former VM may request its address at once.
+	CoolDown time.Duration
 
 	// SSHBusy reports that another process of the host listens on a port, which
 	// is passed over then; nil means that none does. It may be called inside the

@@ -139,6 +139,9 @@ func (s *vmStore) LeaseVM(ctx context.Context, id string, pools network.Pools, l
 // renewLease stores that the VM is starting, with a complete lease. It replaces an
 // SSH port that another program uses by now.
 func (t *tx) renewLease(ctx context.Context, row vmRow, v vm.VM, pools network.Pools) error {
+	if err := t.forgetReleased(ctx, pools); err != nil {
+		return err
+	}
 	if whole(v) && v.EnableNetwork && pools.SSHBusy != nil && pools.SSHBusy(v.Lease.SSHPort) {
 		port, err := t.sshPort(ctx, pools)
 		if err != nil {
@@ -171,7 +174,17 @@ func (t *tx) renewLease(ctx context.Context, row vmRow, v vm.VM, pools network.P
 // first at the next lease of the VM.
 func (s *vmStore) ReleaseVM(ctx context.Context, id string) error {
 	return s.write(ctx, func(tx *tx) error {
-		_, err := tx.exec(ctx, `UPDATE vms SET
+		v, err := oneVM(ctx, tx, access.Everyone, id)
+		if errs.Is(err, errs.NotFound) {
+			return nil
+		}
+		if err == nil {
+			err = tx.release(ctx, v)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = tx.exec(ctx, `UPDATE vms SET
 			last_guest_ip = COALESCE(guest_ip, last_guest_ip), last_guest_mac = COALESCE(guest_mac, last_guest_mac),
 			guest_ip = NULL, guest_mac = NULL, tap_number = NULL, tap_name = NULL, ssh_port = NULL, uid = NULL,
 			updated_at = ?, revision = revision + 1
@@ -281,6 +294,9 @@ func (t *tx) deleteVM(ctx context.Context, id string) error {
 	}
 	if n, err := t.exec(ctx, "DELETE FROM vms WHERE id = ?", id); n == 0 || err != nil {
 		return err // a concurrent call has deleted it, and appended the event
+	}
+	if err := t.release(ctx, v); err != nil {
+		return err
 	}
 	return t.appendEvents(ctx, []event.Event{vm.DeletedEvent(v)})
 }

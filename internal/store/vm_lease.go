@@ -25,6 +25,9 @@ func whole(v vm.VM) bool {
 // has locked the reservations.
 func (t *tx) lease(ctx context.Context, v vm.VM, want network.Request, pools network.Pools) (network.Lease, sql.Null[int64], error) {
 	none := sql.Null[int64]{}
+	if err := t.forgetReleased(ctx, pools); err != nil {
+		return network.Lease{}, none, err
+	}
 	uid, err := t.take(ctx, "uid", pools.UIDMin, pools.UIDMax, "uids_exhausted", "user id")
 	if err != nil || !v.EnableNetwork {
 		return network.Lease{UID: uid}, none, err
@@ -37,7 +40,7 @@ func (t *tx) lease(ctx context.Context, v vm.VM, want network.Request, pools net
 	if err != nil {
 		return network.Lease{}, none, err
 	}
-	address, mac, err := t.address(ctx, want, pools.Network)
+	address, mac, err := t.address(ctx, v.OwnerID, want, pools)
 	if err != nil {
 		return network.Lease{}, none, err
 	}
@@ -46,28 +49,28 @@ func (t *tx) lease(ctx context.Context, v vm.VM, want network.Request, pools net
 		sql.Null[int64]{V: int64(tap), Valid: true}, nil
 }
 
-// sshPort returns the smallest port that neither a VM nor another program uses.
+// sshPort returns a port that neither a VM nor another program uses.
 func (t *tx) sshPort(ctx context.Context, pools network.Pools) (int, error) {
-	for low := pools.SSHMin; ; low++ {
-		port, err := t.take(ctx, "ssh_port", low, pools.SSHMax, "ssh_ports_exhausted", "SSH port")
-		if err != nil || pools.SSHBusy == nil || !pools.SSHBusy(port) {
-			return port, err
-		}
-		low = port
+	free := func(port int64) (bool, error) { return pools.SSHBusy == nil || !pools.SSHBusy(int(port)), nil }
+	port, found, err := t.choose(ctx, columnSSHPort, int64(pools.SSHMin), int64(pools.SSHMax), free)
+	if err == nil && !found {
+		err = exhausted("ssh_ports_exhausted", "SSH port", pools.SSHMax)
 	}
+	return int(port), err
 }
 
 // take returns the smallest number from low to high that no VM has in column.
 func (t *tx) take(ctx context.Context, column string, low, high int, code, what string) (int, error) {
 	n, found, err := t.firstFree(ctx, column, int64(low), int64(high))
-	if err != nil {
-		return 0, err
+	if err == nil && !found {
+		err = exhausted(code, what, high)
 	}
-	if !found {
-		return 0, errs.New(errs.Exhausted, code, "cannot reserve: no %s up to %d is free", what, high).
-			WithHint("delete VMs that are no longer needed, or widen the range in the configuration")
-	}
-	return int(n), nil
+	return int(n), err
+}
+
+func exhausted(code, what string, high int) error {
+	return errs.New(errs.Exhausted, code, "cannot reserve: no %s up to %d is free", what, high).
+		WithHint("delete VMs that are no longer needed, or widen the range in the configuration")
 }
 
 // firstFree walks the column's index from low up to the first gap, so its cost
@@ -98,7 +101,7 @@ func (t *tx) taken(ctx context.Context, column string, value any) (bool, error) 
 }
 
 // address chooses an address and its MAC.
-func (t *tx) address(ctx context.Context, want network.Request, n network.Network) (netip.Addr, net.HardwareAddr, error) {
+func (t *tx) address(ctx context.Context, owner string, want network.Request, pools network.Pools) (netip.Addr, net.HardwareAddr, error) {
 	if want.MAC != nil {
 		taken, err := t.taken(ctx, "guest_mac", want.MAC.String())
 		if err != nil {
@@ -109,12 +112,13 @@ func (t *tx) address(ctx context.Context, want network.Request, n network.Networ
 		}
 	}
 	if want.Address.IsValid() {
-		return t.wantedAddress(ctx, want, n)
+		return t.wantedAddress(ctx, owner, want, pools)
 	}
-	return t.anyAddress(ctx, want.MAC, n)
+	return t.anyAddress(ctx, want.MAC, pools.Network)
 }
 
-func (t *tx) wantedAddress(ctx context.Context, want network.Request, n network.Network) (netip.Addr, net.HardwareAddr, error) {
+func (t *tx) wantedAddress(ctx context.Context, owner string, want network.Request, pools network.Pools) (netip.Addr, net.HardwareAddr, error) {
+	n := pools.Network
 	why, usable := n.Usable(want.Address)
 	if !usable {
 		return netip.Addr{}, nil, errs.InvalidField("guest_ip", "%s; want a free address of %s", why, n.Prefix)
@@ -126,6 +130,9 @@ func (t *tx) wantedAddress(ctx context.Context, want network.Request, n network.
 	if taken {
 		return netip.Addr{}, nil, errs.New(errs.Conflict, "guest_ip_taken", "guest_ip: %s is taken by another VM", want.Address).
 			WithField("guest_ip").WithHint("give a free address of %s, or leave guest_ip out", n.Prefix)
+	}
+	if err := t.checkReleased(ctx, addressNumber(want.Address), owner, pools); err != nil {
+		return netip.Addr{}, nil, err
 	}
 	if want.MAC != nil {
 		return want.Address, want.MAC, nil
@@ -145,38 +152,31 @@ func macTaken(mac net.HardwareAddr, why string) error {
 		WithField("guest_mac").WithHint("give another guest_mac, or leave guest_ip and guest_mac out")
 }
 
-// anyAddress returns the smallest free address. It skips addresses whose MAC another
-// VM requested explicitly.
+// anyAddress returns a free address. It skips addresses whose MAC another VM requested
+// explicitly.
 func (t *tx) anyAddress(ctx context.Context, mac net.HardwareAddr, n network.Network) (netip.Addr, net.HardwareAddr, error) {
 	first, last := n.Hosts()
-	high := addressNumber(n.At(last))
-	for low := addressNumber(n.At(first)); low <= high; low++ {
-		number, found, err := t.firstFree(ctx, "guest_ip", low, high)
-		if err != nil {
-			return netip.Addr{}, nil, err
-		}
-		if !found {
-			break
-		}
-		low = number
+	free := func(number int64) (bool, error) {
 		address := addressOf(number)
-		if _, usable := n.Usable(address); !usable {
-			continue
+		if _, usable := n.Usable(address); !usable || mac != nil {
+			return usable, nil
 		}
-		if mac != nil {
-			return address, mac, nil
-		}
-		derived := n.MAC(address)
-		taken, err := t.taken(ctx, "guest_mac", derived.String())
-		if err != nil {
-			return netip.Addr{}, nil, err
-		}
-		if !taken {
-			return address, derived, nil
-		}
+		taken, err := t.taken(ctx, "guest_mac", n.MAC(address).String())
+		return !taken, err
 	}
-	return netip.Addr{}, nil, errs.New(errs.Exhausted, "addresses_exhausted", "cannot reserve an address: all of %s are taken", n.Prefix).
-		WithHint("delete VMs that are no longer needed, or set HATCH_BRIDGE_CIDR to a larger network")
+	number, found, err := t.choose(ctx, columnAddress, addressNumber(n.At(first)), addressNumber(n.At(last)), free)
+	if err != nil {
+		return netip.Addr{}, nil, err
+	}
+	if !found {
+		return netip.Addr{}, nil, errs.New(errs.Exhausted, "addresses_exhausted", "cannot reserve an address: all of %s are taken", n.Prefix).
+			WithHint("delete VMs that are no longer needed, or set HATCH_BRIDGE_CIDR to a larger network")
+	}
+	address := addressOf(number)
+	if mac == nil {
+		mac = n.MAC(address)
+	}
+	return address, mac, nil
 }
 
 // formerLease returns the parts of the VM's former lease that are still free.
@@ -195,11 +195,11 @@ func (t *tx) formerLease(ctx context.Context, row vmRow, pools network.Pools) (n
 	if mac != nil {
 		want.MAC = mac
 	}
-	return t.dropTaken(ctx, want, pools.Network)
+	return t.dropTaken(ctx, row.OwnerID, want, pools)
 }
 
 // dropTaken removes the parts of want that another VM has by now.
-func (t *tx) dropTaken(ctx context.Context, want network.Request, n network.Network) (network.Request, error) {
+func (t *tx) dropTaken(ctx context.Context, owner string, want network.Request, pools network.Pools) (network.Request, error) {
 	if want.MAC != nil {
 		taken, err := t.taken(ctx, "guest_mac", want.MAC.String())
 		if err != nil {
@@ -212,7 +212,7 @@ func (t *tx) dropTaken(ctx context.Context, want network.Request, n network.Netw
 	if !want.Address.IsValid() {
 		return want, nil
 	}
-	_, _, err := t.wantedAddress(ctx, want, n)
+	_, _, err := t.wantedAddress(ctx, owner, want, pools)
 	if errs.Is(err, errs.Conflict) {
 		want.Address, err = netip.Addr{}, nil
 	}

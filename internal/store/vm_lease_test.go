@@ -445,3 +445,125 @@ func TestConcurrentCreatesWithOneKey(t *testing.T) {
 		}
 	})
 }
+
+// coolingPools are pools of few addresses and ports, which stay out of use for long.
+func coolingPools(t testing.TB, cidr string, size int) network.Pools {
+	t.Helper()
+	p := poolsOf(t, cidr, size)
+	p.CoolDown = time.Hour
+	return p
+}
+
+func leaseOf(t testing.TB, s *Store, id string, want network.Request, p network.Pools) network.Lease {
+	t.Helper()
+	v, _, err := s.CreateVM(t.Context(), newVM(id), want, p, vm.Capacity{}, vm.Idempotency{})
+	noError(t, err)
+	return v.Lease
+}
+
+func TestReleasedAddressesAndPortsCoolDown(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		p := coolingPools(t, "10.9.0.1/29", 9)
+		first := leaseOf(t, s, "vm_a", network.Request{}, p)
+		leaseOf(t, s, "vm_b", network.Request{}, p)
+		noError(t, s.DeleteVM(t.Context(), "vm_a"))
+		next := leaseOf(t, s, "vm_c", network.Request{}, p)
+		if next.Address != addr("10.9.0.4") || next.SSHPort != 16002 || next.UID != first.UID || next.Tap != first.Tap {
+			t.Errorf("lease %+v after %+v was released", next, first)
+		}
+		noError(t, s.ReleaseVM(t.Context(), "vm_c"))
+		next = leaseOf(t, s, "vm_d", network.Request{}, p)
+		if next.Address != addr("10.9.0.5") || next.SSHPort != 16003 {
+			t.Errorf("lease %+v after a failed create", next)
+		}
+
+		p.CoolDown = 0 // as if the time had passed
+		next = leaseOf(t, s, "vm_e", network.Request{}, p)
+		if next.Address != first.Address || next.SSHPort != first.SSHPort {
+			t.Errorf("lease %+v once the time has passed, want that of %+v", next, first)
+		}
+		if n := count(t, s, "released"); n != 0 {
+			t.Errorf("%d old releases are left", n)
+		}
+	})
+}
+
+func TestWhenAllIsCoolingTheOldestIsUsed(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		p := coolingPools(t, "10.9.0.1/29", 4) // five of each
+		for i := range 5 {
+			leaseOf(t, s, fmt.Sprintf("vm_%d", i), network.Request{}, p)
+		}
+		for at, id := range []string{"vm_3", "vm_1", "vm_2"} {
+			noError(t, s.DeleteVM(t.Context(), id))
+			s.mustExec(t, "UPDATE released SET released_at = ? WHERE released_at > ?", micros(time.Now().Add(time.Minute*time.Duration(at-10))), micros(time.Now().Add(-time.Minute)))
+		}
+		var got []string
+		for i := range 3 {
+			l := leaseOf(t, s, fmt.Sprintf("vm_n%d", i), network.Request{}, p)
+			got = append(got, fmt.Sprint(l.Address, ":", l.SSHPort))
+		}
+		if all := strings.Join(got, " "); all != "10.9.0.5:16003 10.9.0.3:16001 10.9.0.4:16002" {
+			t.Errorf("given: %s", all)
+		}
+		_, _, err := s.CreateVM(t.Context(), newVM("vm_x"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+		hasCode(t, err, errs.Exhausted, "uids_exhausted")
+		p.UIDMax++
+		_, _, err = s.CreateVM(t.Context(), newVM("vm_x"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+		hasCode(t, err, errs.Exhausted, "ssh_ports_exhausted")
+		p.SSHMax++
+		_, _, err = s.CreateVM(t.Context(), newVM("vm_x"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+		hasCode(t, err, errs.Exhausted, "addresses_exhausted")
+	})
+}
+
+// What another program listens on, or whose MAC another VM has, is not used, however
+// few are left.
+func TestCoolingValuesAreChecked(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		p := coolingPools(t, "10.9.0.1/30", 0) // one of each
+		p.UIDMax += 2
+		leaseOf(t, s, "vm_a", network.Request{}, p)
+		noError(t, s.DeleteVM(t.Context(), "vm_a"))
+		p.SSHBusy = func(int) bool { return true }
+		_, _, err := s.CreateVM(t.Context(), newVM("vm_b"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+		hasCode(t, err, errs.Exhausted, "ssh_ports_exhausted")
+	})
+}
+
+func TestARequestedAddressCoolsDownForOthers(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		account(t, s, "acc_b")
+		p := coolingPools(t, "10.9.0.1/29", 9)
+		want := network.Request{Address: addr("10.9.0.5")}
+		leaseOf(t, s, "vm_a", want, p)
+		noError(t, s.DeleteVM(t.Context(), "vm_a"))
+		other := newVM("vm_b")
+		other.OwnerID, other.Name = "acc_b", ""
+		_, _, err := s.CreateVM(t.Context(), other, want, p, vm.Capacity{}, vm.Idempotency{})
+		hasCode(t, err, errs.Conflict, "guest_ip_taken")
+		if l := leaseOf(t, s, "vm_c", want, p); l.Address != want.Address { // the same owner
+			t.Errorf("lease %+v", l)
+		}
+	})
+}
+
+// A VM whose create failed gets its former address back.
+func TestAVMGetsItsOwnAddressBackWhileItCools(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		anImage(t, s)
+		p := coolingPools(t, "10.9.0.1/29", 9)
+		before := leaseOf(t, s, "vm_a", network.Request{}, p)
+		noError(t, s.ReleaseVM(t.Context(), "vm_a"))
+		noError(t, s.ReleaseVM(t.Context(), "vm_none"))
+		again, err := s.LeaseVM(t.Context(), "vm_a", p, vm.Capacity{})
+		noError(t, err)
+		if again.Lease.Address != before.Address || again.Lease.SSHPort == before.SSHPort {
+			t.Errorf("lease %+v, had %+v", again.Lease, before)
+		}
+	})
+}
