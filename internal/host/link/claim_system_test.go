@@ -57,7 +57,7 @@ func TestAClaimEndsWithItsProcess(t *testing.T) {
 		if _, err := ClaimHost(dir, "/var/lib/killed"); err != nil {
 			t.Fatal(err)
 		}
-		fmt.Println("\nclaimed")
+		fmt.Fprintln(os.Stdout, "\nclaimed")
 		_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // until it is killed
 		return
 	}

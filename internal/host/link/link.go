@@ -172,7 +172,7 @@ func (l *Links) Check() error {
 // startServers starts DHCP and DNS unless they run. They listen on the interface that
 // has the bridge's name now.
 func (l *Links) startServers(ctx context.Context) error {
-	bridge, err := net.InterfaceByName(l.cfg.Network.Bridge)
+	listensOn, err := net.InterfaceByName(l.cfg.Network.Bridge)
 	if err != nil {
 		return fmt.Errorf("cannot look up %s: %w", l.cfg.Network.Bridge, err)
 	}
@@ -181,19 +181,19 @@ func (l *Links) startServers(ctx context.Context) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.served = bridge.Index
+	l.served = listensOn.Index
 	return nil
 }
 
 func (l *Links) checkServers() error {
-	bridge, err := net.InterfaceByName(l.cfg.Network.Bridge)
+	listensOn, err := net.InterfaceByName(l.cfg.Network.Bridge)
 	if err != nil {
 		return fmt.Errorf("cannot look up %s: %w", l.cfg.Network.Bridge, err)
 	}
 	l.mu.Lock()
 	served := l.served
 	l.mu.Unlock()
-	if served != bridge.Index {
+	if served != listensOn.Index {
 		return fmt.Errorf("DHCP and DNS are not served on %s", l.cfg.Network.Bridge)
 	}
 	return errors.Join(l.dhcp.Check(), l.dns.Check())
