@@ -3,9 +3,9 @@
 // It listens on the gateway's address, over UDP and TCP, and asks the resolvers
 // that resolv.conf names at that moment; hatchd itself asks, so that a resolver
 // on the host's loopback works. It answers the network's guests only, has no zone
-// and no cache, and limits the questions in flight per guest and in all.
+// and no cache, and limits the questions in flight and their rate, per guest and in all.
 //
-// Start at [Server]; forward.go asks, limit.go limits.
+// Start at [Server]; forward.go asks, limit.go and rate.go limit.
 package dns
 
 import (
@@ -53,6 +53,7 @@ type Server struct {
 	cfg       Config
 	upstreams *upstreams
 	questions *limit
+	rates     *rates
 
 	mu      sync.Mutex
 	running *running // nil while not started
@@ -76,6 +77,7 @@ func New(cfg Config) *Server {
 		cfg:       cfg,
 		upstreams: &upstreams{path: cfg.ResolvConf, self: cfg.Address.Addr()},
 		questions: newLimit(maxInFlight, maxInFlightOfGuest),
+		rates:     newRates(),
 	}
 }
 

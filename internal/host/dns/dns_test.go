@@ -218,6 +218,36 @@ func TestOneGuestCannotUseUpTheLimit(t *testing.T) {
 	}
 }
 
+// However fast the resolver answers, a guest cannot make hatchd ask without end.
+func TestQuestionsHaveARate(t *testing.T) {
+	up := startResolver(t, 1)
+	s := start(t, up.address.String())
+	const flood = 4 * maxBurstGuest
+	began := time.Now()
+	for range flood {
+		s.forward(netip.MustParseAddr("127.0.0.1"), question(dns.TypeA))
+	}
+	most := maxBurstGuest + int(maxRateOfGuest*(time.Since(began).Seconds()+1))
+	if asked := strings.Count(up.log(), "example.com."); asked < maxBurstGuest || asked > most {
+		t.Errorf("the resolver was asked %d times for %d questions, want %d to %d", asked, flood, maxBurstGuest, most)
+	}
+	if m := s.forward(netip.MustParseAddr("127.0.0.2"), question(dns.TypeA)); m.Rcode != dns.RcodeSuccess {
+		t.Errorf("another guest got %s", dns.RcodeToString[m.Rcode])
+	}
+}
+
+func TestIdleGuestsRatesAreDropped(t *testing.T) {
+	r := newRates()
+	guest := netip.MustParseAddr("10.1.0.0")
+	for range 3 * manyGuests {
+		guest = guest.Next()
+		r.of(guest)
+	}
+	if n := len(r.byGuest); n > manyGuests {
+		t.Errorf("%d rates are kept, want at most %d", n, manyGuests)
+	}
+}
+
 func TestTooManyTCPConnectionsAreClosed(t *testing.T) {
 	inner, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

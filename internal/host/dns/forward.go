@@ -60,7 +60,7 @@ func refuse(m *dns.Msg) int {
 }
 
 func (s *Server) forward(from netip.Addr, question *dns.Msg) *dns.Msg {
-	if !s.questions.acquire(from) {
+	if !s.rates.allow(from) || !s.questions.acquire(from) {
 		return failure(question, dns.RcodeServerFailure)
 	}
 	defer s.questions.release(from)
