@@ -14,12 +14,12 @@ import (
 	"github.com/hatchvm/hatch/internal/network"
 )
 
-// repairInterval is the least time between two checks, however often the kernel
-// reports a change.
-const repairInterval = 20 * time.Millisecond
-
-// repairShare is how many times longer than a check the watch waits for the next one.
-const repairShare = 9
+// The watch waits after each check for as long as it took, within these bounds, however
+// often the kernel reports a change.
+const (
+	minInterval = 20 * time.Millisecond
+	maxInterval = 250 * time.Millisecond
+)
 
 // startWatch begins to watch the network, until Close. Precondition: mu is held.
 func (l *Links) startWatch() error {
@@ -53,7 +53,7 @@ func (l *Links) watchNetwork(ctx context.Context, changed <-chan struct{}) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(max(repairInterval, repairShare*time.Since(began))):
+		case <-time.After(min(max(time.Since(began), minInterval), maxInterval)):
 		}
 	}
 }
