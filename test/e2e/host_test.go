@@ -147,7 +147,7 @@ func (w *world) jails(t *testing.T) (found []string) {
 func (w *world) requireTraces(t *testing.T, before traces) {
 	t.Helper()
 	var more, gone []string
-	err := sandbox.Poll(2*time.Second, func() (bool, error) {
+	err := sandbox.Poll(normalReply, func() (bool, error) {
 		now := w.traces(t)
 		more, gone = minus(now, before), lost(before, now)
 		return len(more) == 0 && len(gone) == 0, nil
