@@ -5,6 +5,8 @@ package link
 import (
 	"net"
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -66,6 +68,38 @@ func TestTheHostDoesNotBecomeARouter(t *testing.T) {
 	runNFT(t, "flush chain inet hatch forward")
 	if err := connect(); err != nil {
 		t.Fatalf("the test is broken: without the rule, too: %v", err)
+	}
+}
+
+// Docker and libvirt route for their bridges, and may start after hatchd.
+func TestTheBridgesOfOthersAreRouted(t *testing.T) {
+	setForwarding(t, "0")
+	a, b := nettest.NewNamespace(t), nettest.NewNamespace(t)
+	nettest.Wire(t, a, "office0", "203.0.113.1/28", "eth0", "203.0.113.2/28")
+	a.Do(t, func() error { return netlink.RouteReplace(&netlink.Route{Gw: net.ParseIP("203.0.113.1")}) })
+	setUp(t, Config{})
+	nettest.Wire(t, b, "container0", "203.0.113.33/28", "eth0", "203.0.113.34/28")
+	b.Do(t, func() error { return netlink.RouteReplace(&netlink.Route{Gw: net.ParseIP("203.0.113.33")}) })
+	for _, command := range []string{
+		"link add containers type bridge", "addr flush dev container0", "addr add 203.0.113.33/28 dev containers",
+		"link set container0 master containers", "link set containers up",
+	} {
+		if out, err := exec.Command("ip", strings.Fields(command)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v: %s", command, err, out)
+		}
+	}
+	listen(t, a, "203.0.113.2:80")
+	listen(t, b, "203.0.113.34:80")
+	for from, to := range map[*nettest.Namespace]string{b: "203.0.113.2:80", a: "203.0.113.34:80"} {
+		if err := from.Try(func() error {
+			conn, err := net.DialTimeout("tcp", to, soon)
+			if err == nil {
+				_ = conn.Close()
+			}
+			return err
+		}); err != nil {
+			t.Errorf("%s is not reached: %v", to, err)
+		}
 	}
 }
 

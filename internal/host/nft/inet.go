@@ -86,13 +86,15 @@ func (r *Rules) forwarded(s State) []rule {
 		{"no other packets to guests", join(outBy(n.Bridge), drop())},
 	}
 	if s.NoRouting {
-		rules = append(rules, rule{noRouting, join(ipv4(), drop())})
+		rules = append(rules, rule{noRouting, join(ipv4(), notOfBridge(metaInKind), notOfBridge(metaOutKind), drop())})
 	}
 	return rules
 }
 
 // noRouting is the rule without which forwarding, which guests need, would make a
-// router between its own networks of a host that was none.
+// router between its own networks of a host that was none. Bridges are left out: they
+// are those of containers and of other VMs, whose programs route for them. Docker, for
+// one, finds forwarding switched on if it starts after hatchd.
 const noRouting = "the host is no router between its other networks"
 
 // toHost are the rules for packets from guests to the host itself.

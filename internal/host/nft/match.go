@@ -69,6 +69,18 @@ func notOutBy(iface string) []expr.Any {
 	return []expr.Any{load(expr.MetaKeyOIFNAME, reg), isNot(ifname(iface))}
 }
 
+// Keys that the library does not have, from the kernel's enum nft_meta_keys: the kind
+// of the interface, as ip link shows it, which 16 bytes hold like a name.
+const (
+	metaInKind  expr.MetaKey = 26
+	metaOutKind expr.MetaKey = 27
+)
+
+// notOfBridge matches packets whose interface is no bridge.
+func notOfBridge(kind expr.MetaKey) []expr.Any {
+	return []expr.Any{load(kind, reg), isNot(ifname("bridge"))}
+}
+
 func inGroup(group uint32) []expr.Any {
 	return []expr.Any{load(expr.MetaKeyIIFGROUP, reg), is(native32(group))}
 }
