@@ -3,11 +3,13 @@
 // Package jail starts VMM processes with few privileges, watches them, and
 // recognises them after a restart of the daemon.
 //
-// A jailed process has its own user, no capabilities and no way to gain any
-// (except those that a program needs to make a jail of its own), its own IPC and
-// UTS namespaces, its own network namespace unless it must open a TAP by name, no
+// A jailed process has its own user, no capabilities, no way to gain any, its own IPC
+// and UTS namespaces, its own network namespace unless it must open a TAP by name, no
 // core dumps, few file descriptors, and, where cgroups can be written, limits of
-// memory, CPU and tasks. A pidfd in Go's poller reports its end.
+// memory, CPU and tasks. Unless it makes a jail of its own (for which it keeps
+// capabilities), it also has its own PID namespace, a limit of the size of files, a
+// read-only root directory with its program ([Root]) and a filter of system calls.
+// A pidfd in Go's poller reports its end.
 //
 // It knows nothing of VMMs or guests (internal/vmm). Start at [Start], [Open] and
 // [Proc].
@@ -42,7 +44,10 @@ type Process struct {
 	Stdout    *os.File // nil: /dev/null
 	Stderr    *os.File // nil: /dev/null
 	OpenFiles int      // limit of file descriptors, ≥ 16; 0 when the program sets one
+	FileSize  int64    // limit to which it can grow a file, in bytes; 0 when the program sets one
 	Cgroup    *Cgroup  // nil: no cgroup
+	Root      *Root    // nil: the host's, for a program that makes a root directory of its own
+	Filtered  bool     // without the system calls that no VMM needs, and not for programs with child processes of their own
 
 	Capabilities []uintptr // that a program run as root keeps to make a jail of its own; nil: none
 	OwnPIDs      bool      // in a new PID namespace
@@ -77,13 +82,6 @@ func Start(ctx context.Context, p Process) (*Proc, error) {
 	if child.unlimited != nil {
 		notes = append(notes, fmt.Sprintf("the cgroup's limits do not apply: %v", child.unlimited))
 	}
-	if p.OpenFiles != 0 {
-		limit := unix.Rlimit{Cur: uint64(p.OpenFiles), Max: uint64(p.OpenFiles)}
-		// For a process of another user this needs CAP_SYS_RESOURCE.
-		if err := unix.Prlimit(child.pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
-			notes = append(notes, fmt.Sprintf("no limit of open files: %v", err))
-		}
-	}
 	proc, err := adopted(child.pid, child.pidfd, group)
 	if err != nil {
 		group.remove()
@@ -100,20 +98,22 @@ type spawned struct {
 	err        error
 }
 
-// spawn forks and executes in a thread that has dropped the child's privileges and
-// is in the child's cgroup.
+// spawn forks and executes in a thread that has dropped the child's privileges, is in
+// the child's cgroup and has its root directory.
 func spawn(p Process, g *group, null *os.File) (s spawned) {
+	s.pidfd = -1
 	onThread(func() {
-		if s.err = dropPrivileges(p.Capabilities); s.err != nil {
-			return
+		if s.err = s.fork(p, g, null); s.err == nil {
+			s.err = limit(s.pid, p)
 		}
-		s.pidfd = -1
-		s.fork(p, g, null)
 	})
 	if s.err == nil && s.pidfd < 0 {
+		s.err = errors.New("this kernel has no pidfd; Linux 5.10 or newer is needed")
+	}
+	if s.err != nil && s.pid > 0 {
 		_ = unix.Kill(s.pid, unix.SIGKILL)
 		_, _ = unix.Wait4(s.pid, nil, 0, nil)
-		s.err = errors.New("this kernel has no pidfd; Linux 5.10 or newer is needed")
+		_ = unix.Close(s.pidfd)
 	}
 	return s
 }
@@ -137,22 +137,73 @@ func onThread(do func()) {
 
 // fork forks and executes in the group. A process that cannot start there runs
 // without its limits.
-func (s *spawned) fork(p Process, g *group, null *os.File) {
-	if s.err = closeOnExec(); s.err != nil {
-		return
+func (s *spawned) fork(p Process, g *group, null *os.File) error {
+	if err := closeOnExec(); err != nil {
+		return err
 	}
-	how, argv := attributes(p, null, &s.pidfd), append([]string{p.Path}, p.Args...)
 	dir, err := g.openUnified()
 	s.unlimited = errors.Join(g.enter(), err)
 	if dir != nil {
 		defer func() { _ = dir.Close() }()
+	}
+	if err := confine(p); err != nil {
+		return err
+	}
+	how, argv := attributes(p, null, &s.pidfd), append([]string{p.Path}, p.Args...)
+	if dir != nil {
 		how.Sys.UseCgroupFD, how.Sys.CgroupFD = true, int(dir.Fd())
 		if s.pid, s.unlimited = syscall.ForkExec(p.Path, argv, how); s.unlimited == nil {
-			return
+			return nil
 		}
 		how.Sys.UseCgroupFD = false
 	}
-	s.pid, s.err = syscall.ForkExec(p.Path, argv, how)
+	s.pid, err = syscall.ForkExec(p.Path, argv, how)
+	return err
+}
+
+// confine takes from this thread and its children what the process must not have.
+func confine(p Process) error {
+	if p.Root != nil {
+		if err := p.Root.enter(); err != nil {
+			return err
+		}
+	}
+	if err := dropPrivileges(p.Capabilities); err != nil {
+		return err
+	}
+	if !p.Filtered {
+		return nil
+	}
+	return filterCalls()
+}
+
+// limit sets limits of a process that was just started, for good. The thread becomes
+// the process's user: to limit another user's process takes CAP_SYS_RESOURCE, which
+// hatchd may lack.
+func limit(pid int, p Process) error {
+	if p.UID != 0 || p.GID != 0 {
+		gid, uid := uintptr(p.GID), uintptr(p.UID)
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
+			return fmt.Errorf("cannot become the process's group: %w", errno)
+		}
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); errno != 0 {
+			return fmt.Errorf("cannot become the process's user: %w", errno)
+		}
+	}
+	for resource, most := range map[int]int64{unix.RLIMIT_NOFILE: int64(p.OpenFiles), unix.RLIMIT_FSIZE: p.FileSize} {
+		if most == 0 {
+			continue
+		}
+		var old unix.Rlimit
+		if err := unix.Prlimit(pid, resource, nil, &old); err != nil {
+			return fmt.Errorf("cannot read a limit of the process: %w", err)
+		}
+		lower := min(uint64(most), old.Max)
+		if err := unix.Prlimit(pid, resource, &unix.Rlimit{Cur: lower, Max: lower}, nil); err != nil {
+			return fmt.Errorf("cannot limit the process: %w", err)
+		}
+	}
+	return nil
 }
 
 // closeOnExec keeps the daemon's descriptors out of its children, also those that it
