@@ -156,10 +156,11 @@ func channelArguments(fd descriptors) []string {
 func diskArguments(i int, d vmm.Disk, fd int, limit vmm.DiskLimit) []string {
 	set, node := i+1, "disk"+strconv.Itoa(i)
 	args := []string{"-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, set)}
-	backend := map[string]any{
-		"driver": "raw", "read-only": d.ReadOnly, "discard": "unmap",
-		"file": map[string]any{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", set), "read-only": d.ReadOnly, "discard": "unmap"},
+	file := map[string]any{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", set), "read-only": d.ReadOnly, "discard": "unmap"}
+	if d.ReadOnly { // other machines have it, too, and the lock of a compromised one would keep them from it
+		file["locking"] = "off"
 	}
+	backend := map[string]any{"driver": "raw", "read-only": d.ReadOnly, "discard": "unmap", "file": file}
 	if limit != (vmm.DiskLimit{}) {
 		args = append(args, "-object", mustJSON(map[string]any{"qom-type": "throttle-group", "id": limitName(i), "limits": throttle(limit)}))
 		backend = map[string]any{

@@ -3,16 +3,15 @@
 // Package qemu is the driver for QEMU's microvm machine, with KVM where a probe of
 // the host proves that it works, else with software emulation (TCG).
 //
-// Each machine is one jailed process (internal/host/jail) that opens no path: its
-// control socket, serial console, agent channel, disks, kernel and TAP are passed to
-// it as open files. The process outlives the daemon, and a later daemon adopts it.
+// Each machine is one jailed process (internal/host/jail) that opens no path of a
+// machine: its control socket, serial console, agent channel, disks, kernel, memory and
+// TAP are passed to it as open files. Its root directory has QEMU and little else. The process outlives the daemon, and a later daemon adopts it.
 // The package does not know what runs in the guest.
 // Start at [New], then [Driver.Start].
 package qemu
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os/exec"
 	"path/filepath"
@@ -59,8 +58,8 @@ type Driver struct {
 // New checks the host's QEMU and KVM. It also removes cgroups of machines that ended
 // while no daemon ran.
 //
-// Errors: errs.Unsupported when QEMU is missing or too old, or when cfg demands KVM
-// and it does not work.
+// Errors: errs.Unsupported when QEMU is missing, too old or does not run in a jail, or
+// when cfg demands KVM and it does not work.
 func New(ctx context.Context, cfg Config) (*Driver, error) {
 	clock := readClock()
 	binary, err := findBinary(cfg.Binary)
@@ -107,12 +106,14 @@ func findBinary(name string) (string, error) {
 // minVersion is the oldest QEMU whose microvm machine has all that the driver uses.
 var minVersion = [2]int{7, 2}
 
+// readVersion asks QEMU in a jail, in which its libraries must be found.
 func readVersion(ctx context.Context, binary string) (string, error) {
-	out, err := exec.CommandContext(ctx, binary, "--version").Output()
+	out, err := jail.Try(ctx, binary, "--version")
 	if err != nil {
-		return "", fmt.Errorf("cannot get the version of QEMU: %w", err)
+		return "", errs.New(errs.Unsupported, "jail_unusable", "QEMU does not run in a jail on this host").
+			WithHint("hatch doctor says what the host lacks").WithCause(err)
 	}
-	return parseVersion(string(out))
+	return parseVersion(out)
 }
 
 var versionPattern = regexp.MustCompile(`^QEMU emulator version (\d+)\.(\d+)(\.\d+)*`)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/host/kvm"
 	"github.com/hatchvm/hatch/internal/host/mapping"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -62,16 +63,53 @@ func (d *Driver) launch(ctx context.Context, spec vmm.Spec, mode startMode) (*ma
 	if err != nil {
 		return nil, errors.Join(err, opened.undo())
 	}
-	proc, err := jail.Start(ctx, jail.Process{
-		Path: d.binary, Args: arguments(spec, mode, d.accel, d.tscKHz(), fd), UID: spec.UID, GID: spec.GID, Groups: d.accel.groups,
-		Files: opened.files, Stderr: stderr, OpenFiles: openFiles, Cgroup: limits(spec, d.accel, d.cgroups),
-	})
+	p := jailed(d.binary, d.accel)
+	p.Args, p.UID, p.GID, p.Groups = arguments(spec, mode, d.accel, d.tscKHz(), fd), spec.UID, spec.GID, d.accel.groups
+	p.Files, p.Stderr, p.Cgroup = opened.files, stderr, limits(spec, d.accel, d.cgroups)
+	var proc *jail.Proc
+	if p.FileSize, err = largestFile(opened.files); err == nil {
+		proc, err = jail.Start(ctx, p)
+	}
 	_ = stderr.Close()
 	if err != nil {
 		output.Close()
 		return nil, errors.Join(err, opened.undo())
 	}
 	return d.newMachine(handleOf(spec.ID, spec.Dir, proc.Identity(), ""), proc, output), nil
+}
+
+// jailed returns a process that runs QEMU in its jail, without arguments. Its root
+// directory has no file of a machine: those are passed to it open.
+func jailed(binary string, accel acceleration) jail.Process {
+	devices := []string{"/dev/null", "/dev/urandom"}
+	if accel.name == AccelKVM {
+		devices = append(devices, kvm.Device)
+	}
+	return jail.Process{
+		Path: binary, OpenFiles: openFiles, OwnPIDs: true, Filtered: true,
+		Root: &jail.Root{Programs: jail.Programs(binary), Devices: devices},
+	}
+}
+
+// largestFile returns how large a process may make a file, in bytes. QEMU writes disks
+// and memory, which keep their sizes, and the devices of a saved machine.
+func largestFile(files []*os.File) (int64, error) {
+	const devices, step = 64 << 20, 1 << 20 // QEMU completes the last sector of a disk
+	largest := int64(devices)
+	for _, f := range files {
+		st, err := f.Stat()
+		if err != nil {
+			return 0, err
+		}
+		mode, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+		if err != nil {
+			return 0, err
+		}
+		if st.Mode().IsRegular() && mode&unix.O_ACCMODE != unix.O_RDONLY {
+			largest = max(largest, (st.Size()+step-1)/step*step)
+		}
+	}
+	return largest, nil
 }
 
 // attach connects to the console of a machine that was just launched, for the first
