@@ -135,6 +135,25 @@ func (e examiner) qemu(ctx context.Context) Check {
 	return pass(name, "QEMU %s.%s", v[1], v[2])
 }
 
+// jail tries the jail in which QEMU runs. Firecracker's jailer makes its own.
+func (e examiner) jail(ctx context.Context) Check {
+	const name = "jail"
+	path, err := e.LookPath(e.QEMUBin)
+	if e.Driver == "firecracker" || err != nil {
+		return pass(name, "not tried, since QEMU is not used")
+	}
+	err = e.TryInJail(ctx, path, "--version")
+	if err == nil {
+		return pass(name, "QEMU runs without access to the host's files, processes and sockets")
+	}
+	c := fail(name, "QEMU does not run in a jail, where it has no access to the host's files, processes and sockets: %v", err)
+	if _, lack := e.firecrackerVersion(ctx); e.Driver == "auto" && lack == "" {
+		c.Status = Warn
+	}
+	return c.hint("use Linux 5.10 or newer with seccomp, namespaces and tmpfs; in a container, let hatchd mount file systems; " +
+		"install QEMU from a package, so that its libraries are in /usr or in a store of packages")
+}
+
 // cgroups never fails: without them VMs run without limits. VMs' cgroups may lie in
 // one of a unit of systemd, or in one that hatchd makes itself.
 func (e examiner) cgroups(context.Context) Check {

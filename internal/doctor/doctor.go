@@ -62,7 +62,7 @@ func Run(ctx context.Context, sys System, settings Settings) []Check {
 	e := examiner{sys, settings}
 	checks := []func(context.Context) Check{
 		e.privileges, e.kernel,
-		e.kvm, e.qemu, e.firecracker,
+		e.kvm, e.qemu, e.jail, e.firecracker,
 		e.tun, e.links, e.nftables, e.forwarding, e.firewall,
 		e.httpPort, e.sshPorts,
 		e.cgroups, e.memory, e.guestMemory, e.swap, e.dataDir, e.disk, e.sleep, e.reflink,

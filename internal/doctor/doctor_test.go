@@ -58,6 +58,7 @@ func goodHost() System {
 			}
 			return "QEMU emulator version 7.2.19 (Debian 1:7.2+dfsg-7)\n", nil
 		},
+		TryInJail:    func(context.Context, string, ...string) error { return nil },
 		ProbeKVM:     func() kvm.Result { return kvm.Result{Usable: true, Why: ""} },
 		Listen:       func(context.Context, string) error { return nil },
 		Answers:      func(context.Context, string) bool { return false },
@@ -176,6 +177,19 @@ func TestWhatIsMissing(t *testing.T) {
 			sys: host(func(s *System) {
 				s.Command = func(context.Context, string, ...string) (string, error) { return "QEMU emulator version 7.1.0", nil }
 			}), check: "qemu", status: Fail, message: "QEMU 7.1 is too old", fix: "qemu-system-x86",
+		},
+		"no jail": {
+			sys: host(func(s *System) {
+				s.TryInJail = func(context.Context, string, ...string) error {
+					return errors.New("cannot make a mount namespace: operation not permitted")
+				}
+				s.LookPath = without("jailer")
+			}), check: "jail", status: Fail, message: "cannot make a mount namespace: operation not permitted", hint: "in a container",
+		},
+		"no jail, and Firecracker": {
+			sys: host(func(s *System) {
+				s.TryInJail = func(context.Context, string, ...string) error { return syscall.EPERM }
+			}), check: "jail", status: Warn, message: "operation not permitted", hint: "in a container",
 		},
 		"no tun": {
 			sys: host(func(s *System) { s.OpenDevice = func(string) error { return syscall.ENOENT } }), check: "tun", status: Fail,

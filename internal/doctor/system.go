@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/host/kvm"
 	"github.com/hatchvm/hatch/internal/host/memory"
 	"github.com/hatchvm/hatch/internal/host/owned"
@@ -32,6 +33,7 @@ type System struct {
 	OpenDevice   func(path string) error
 	LookPath     func(program string) (string, error)
 	Command      func(ctx context.Context, program string, args ...string) (output string, err error) // stdout and stderr
+	TryInJail    func(ctx context.Context, program string, args ...string) error
 	ProbeKVM     func() kvm.Result
 	Listen       func(ctx context.Context, addr string) error // listens there and closes
 	Answers      func(ctx context.Context, addr string) bool  // whether a hatchd answers there
@@ -62,6 +64,10 @@ func Local() System {
 		Command: func(ctx context.Context, program string, args ...string) (string, error) {
 			out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 			return string(out), err
+		},
+		TryInJail: func(ctx context.Context, program string, args ...string) error {
+			_, err := jail.Try(ctx, program, args...)
+			return err
 		},
 		ProbeKVM:     kvm.Probe,
 		Listen:       canListen,
