@@ -77,6 +77,8 @@ func filter() ([]bpf.RawInstruction, error) {
 		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: x32, SkipTrue: 1},
 		kill,
 	}
+	// The call that VMMs make most comes first.
+	program = append(program, examine(unix.SYS_IOCTL, offsetSecond, append(answer(refusedControls, refuse), allow))...)
 	program = append(program, answer(fatal, kill)...)
 	program = append(program, answer(refused, refuse)...)
 	program = append(program, examine(unix.SYS_CLONE, offsetFirst, []bpf.Instruction{
@@ -84,7 +86,6 @@ func filter() ([]bpf.RawInstruction, error) {
 		refuse,
 		allow,
 	})...)
-	program = append(program, examine(unix.SYS_IOCTL, offsetSecond, append(answer(refusedControls, refuse), allow))...)
 	program = append(program, examine(unix.SYS_FALLOCATE, offsetSecond, append(answer(allowedAllocations, allow), unsupported))...)
 	return bpf.Assemble(append(program, allow))
 }
