@@ -177,9 +177,9 @@ func confine(p Process) error {
 	return filterCalls()
 }
 
-// limit sets limits of a process that was just started, for good. The thread becomes
-// the process's user: to limit another user's process takes CAP_SYS_RESOURCE, which
-// hatchd may lack.
+// limit sets limits of a process that was just started, for good: it may run without
+// them until Start returns. The thread becomes the process's user: to limit another
+// user's process takes CAP_SYS_RESOURCE, which hatchd may lack.
 func limit(pid int, p Process) error {
 	if p.UID != 0 || p.GID != 0 {
 		gid, uid := uintptr(p.GID), uintptr(p.UID)

@@ -44,6 +44,20 @@ func jailShell(t *testing.T, script string, change func(*Process)) (*Proc, *os.F
 	return proc, r
 }
 
+// awaitedStdin returns a stdin for a script that begins with "read x", and what lets the
+// script go on: after Start, which sets the limits of a process that runs already.
+func awaitedStdin(t *testing.T) (stdin *os.File, begin func()) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, func() {
+		_ = r.Close()
+		_ = w.Close()
+	}
+}
+
 func awaitExit(t *testing.T, p *Proc) Status {
 	t.Helper()
 	select {
@@ -56,9 +70,11 @@ func awaitExit(t *testing.T, p *Proc) Status {
 }
 
 func TestJailedProcessHasNothingItDoesNotNeed(t *testing.T) {
-	p, out := jailShell(t, `id -u; id -g; id -G; umask; cat /proc/self/status; cat /proc/self/limits; ls /sys/class/net /proc/self/fd; `+
-		`cut -d' ' -f6 /proc/self/stat; for n in net ipc uts; do readlink /proc/self/ns/$n; done; pwd; env`, nil)
+	stdin, begin := awaitedStdin(t)
+	p, out := jailShell(t, `read x; id -u; id -g; id -G; umask; cat /proc/self/status; cat /proc/self/limits; ls /sys/class/net /proc/self/fd; `+
+		`cut -d' ' -f6 /proc/self/stat; for n in net ipc uts; do readlink /proc/self/ns/$n; done; pwd; env`, func(p *Process) { p.Stdin = stdin })
 	defer func() { _ = p.Close() }()
+	begin()
 	said, err := io.ReadAll(out)
 	if err != nil {
 		t.Fatal(err)

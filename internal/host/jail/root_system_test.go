@@ -111,18 +111,14 @@ func TestFilesGrowToTheLimitOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = file.Close() }()
-	begin, begun, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	stdin, begin := awaitedStdin(t)
 	const limit = 1 << 20
 	p, _ := jailShell(t, "read x; head -c 3000000 /dev/zero >&3", func(p *Process) {
 		confined(t)(p)
-		p.Stdin, p.Files, p.FileSize = begin, []*os.File{file}, limit
+		p.Stdin, p.Files, p.FileSize = stdin, []*os.File{file}, limit
 	})
 	defer func() { _ = p.Close() }()
-	_ = begin.Close()
-	_ = begun.Close() // Start has returned: the limit is set
+	begin()
 	awaitExit(t, p)
 	if st, err := file.Stat(); err != nil || st.Size() != limit {
 		t.Errorf("it has %d bytes, %v; the limit is %d", st.Size(), err, limit)
