@@ -86,7 +86,7 @@ func settings() Settings {
 
 func TestAGoodHostPassesEverything(t *testing.T) {
 	checks := Run(t.Context(), goodHost(), settings())
-	if len(checks) != 24 || !Healthy(checks) {
+	if len(checks) != 25 || !Healthy(checks) {
 		t.Errorf("%d checks, healthy: %v", len(checks), Healthy(checks))
 	}
 	seen := map[string]bool{}
