@@ -24,6 +24,10 @@ const (
 	maxSecret  = 512 // bytes; longer ones are refused without a lookup
 )
 
+// lookupsAtOnce bounds the lookups of keys that did not authenticate before: wrong keys,
+// which anyone can send, must leave connections to the database for other work.
+const lookupsAtOnce = 4
+
 // maxKnown bounds the keys that are cached in memory.
 const maxKnown = 4096
 
@@ -41,6 +45,8 @@ type Service struct {
 	stop    context.CancelFunc
 	stopped chan struct{}
 
+	lookups chan struct{} // capacity lookupsAtOnce
+
 	mu      sync.Mutex
 	known   map[digest]Key       // keys that authenticated before
 	changes uint64               // incremented when a key stops being valid
@@ -55,7 +61,8 @@ func newService(store Store, log *slog.Logger, every time.Duration) *Service {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Service{
 		store: store, log: log, stop: stop, stopped: make(chan struct{}),
-		known: map[digest]Key{}, used: map[string]time.Time{},
+		lookups: make(chan struct{}, lookupsAtOnce),
+		known:   map[digest]Key{}, used: map[string]time.Time{},
 	}
 	go s.touchLoop(ctx, every)
 	return s
@@ -92,8 +99,28 @@ func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, e
 	if subtle.ConstantTimeCompare(k.Hash, sum[:]) != 1 {
 		return Principal{}, errUnknownKey
 	}
+	return s.principal(k), nil
+}
+
+// Known authenticates a caller whose key has authenticated before, from memory. Any
+// other key may be valid, too.
+func (s *Service) Known(secret string) (caller Principal, known bool) {
+	if len(secret) > maxSecret {
+		return Principal{}, false
+	}
+	s.mu.Lock()
+	k, known := s.known[sha256.Sum256([]byte(secret))]
+	s.mu.Unlock()
+	if !known {
+		return Principal{}, false
+	}
+	return s.principal(k), true
+}
+
+// principal returns the caller that a key authenticates, and notes its use.
+func (s *Service) principal(k Key) Principal {
 	s.touch(k.ID)
-	return Principal{OwnerID: k.OwnerID, KeyID: k.ID, KeyName: k.Name, Rights: AllRights}, nil
+	return Principal{OwnerID: k.OwnerID, KeyID: k.ID, KeyName: k.Name, Rights: AllRights}
 }
 
 // lookUp returns the key with this hash, from memory if it was used before.
@@ -105,7 +132,13 @@ func (s *Service) lookUp(ctx context.Context, sum digest) (Key, error) {
 	if ok {
 		return k, nil
 	}
+	select {
+	case s.lookups <- struct{}{}:
+	case <-ctx.Done():
+		return Key{}, ctx.Err()
+	}
 	k, err := s.store.KeyByHash(ctx, sum[:])
+	<-s.lookups
 	if err != nil {
 		return Key{}, err
 	}

@@ -20,10 +20,11 @@ type layer struct {
 var layers = []layer{
 	{"hatchd", []string{"cmd/hatchd"}, []string{"daemon", "tools", "config", "words"}},
 	{"hatchd-fake", []string{"cmd/hatchd-fake"}, []string{"daemon", "fake hosts", "config"}},
-	{"daemon", []string{"internal/daemon/..."}, []string{"daemon", "doors", "adapters", "tools", "nouns", "contracts", "config", "words", "wire types", "internal/guest/wire"}},
+	{"daemon", []string{"internal/daemon/..."}, []string{"daemon", "doors", "admission", "adapters", "tools", "nouns", "contracts", "config", "words", "wire types", "internal/guest/wire"}},
 	{"fake hosts", []string{"internal/fake/host"}, []string{"daemon", "fakes", "adapters", "nouns", "contracts", "words"}},
 	{"tools", []string{"internal/doctor"}, []string{"adapters", "words"}},
-	{"doors", []string{"internal/server/..."}, []string{"nouns", "contracts", "words", "wire types"}},
+	{"admission", []string{"internal/server/admission"}, []string{"words"}},
+	{"doors", []string{"internal/server/..."}, []string{"admission", "nouns", "contracts", "words", "wire types"}},
 	{"adapters", []string{"internal/host/...", "internal/vmm/process", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/vmm/firecracker/release", "internal/store", "internal/guest", "internal/guest/initramfs", "internal/webhook/sender"}, []string{"nouns", "contracts", "words", "internal/guest/wire"}},
 	{"stores for tests", []string{"internal/store/storetest"}, []string{"internal/store"}},
 	{"migrations", []string{"internal/store/migrations"}, nil},

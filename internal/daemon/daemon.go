@@ -12,12 +12,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/hatchvm/hatch/internal/config"
 	"github.com/hatchvm/hatch/internal/logkey"
@@ -34,27 +32,23 @@ type Options struct {
 // Run serves until ctx is done. VMs go on running when it returns, unless the host
 // shuts down.
 func Run(ctx context.Context, cfg config.Config, opt Options) (err error) {
+	if err := limitMemory(cfg); err != nil {
+		return err
+	}
 	p, err := assemble(ctx, cfg, opt)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
 
-	listener, err := net.Listen("tcp", cfg.HTTPAddr)
+	listener, err := p.listen()
 	if err != nil {
-		return fmt.Errorf("cannot listen on HATCH_HTTP_ADDR %s: %w", cfg.HTTPAddr, err)
+		return err
 	}
 	if err := publishAddr(cfg.DataDir, listener.Addr().String()); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	server := &http.Server{
-		Handler:           p.handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		// No WriteTimeout: waits and log streams are long and bound themselves.
-		ErrorLog:    slog.NewLogLogger(opt.Log.Handler(), slog.LevelWarn),
-		BaseContext: func(net.Listener) context.Context { return p.streams },
-	}
+	server := p.server()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	opt.Log.Info("hatchd is serving", "addr", listener.Addr().String(), logkey.VMM, p.info.Name, "accel", p.info.Accel, logkey.Reason, p.info.Why, logkey.Version, opt.Version)

@@ -31,6 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type world struct {
 	dir          string
 	shuttingDown func(context.Context) (bool, error)
+	settings     []string
 	defaultImage func() // called when the default image is made; nil: nothing
 	*client.Client
 	end func() error // ends the daemon as a signal does, and waits for it
@@ -40,9 +41,9 @@ const key = "a-key-of-this-test-only"
 
 func (w *world) start(t *testing.T) {
 	t.Helper()
-	cfg, err := config.Load(config.Sources{Executable: "/hatchd", Environ: []string{
+	cfg, err := config.Load(config.Sources{Executable: "/hatchd", Environ: append([]string{
 		"HATCH_DATA_DIR=" + w.dir, "HATCH_HTTP_ADDR=127.0.0.1:0", "HATCH_API_KEY=" + key, "HATCH_WARM=off", "HATCH_DEFAULT_MEM_MIB=64",
-	}})
+	}, w.settings...)})
 	if err != nil {
 		t.Fatal(err)
 	}

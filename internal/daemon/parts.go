@@ -28,6 +28,7 @@ import (
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/process"
 	"github.com/hatchvm/hatch/internal/reach"
+	"github.com/hatchvm/hatch/internal/server/admission"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/store"
@@ -65,6 +66,7 @@ type parts struct {
 	snapshots *snapshot.Service
 	warm      *warm.Service
 	handler   http.Handler
+	lines     *admission.Log // of the log, that clients without a key cause
 
 	streams    context.Context // of requests; done when streams must end
 	endStreams context.CancelFunc
@@ -75,6 +77,8 @@ type parts struct {
 // assemble makes every part. On error it closes the parts made so far.
 func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, err error) {
 	p := &parts{cfg: cfg, log: opt.Log, vmRoot: filepath.Join(cfg.DataDir, VMsDir)}
+	p.lines = admission.NewLog(p.log)
+	p.onClose(func() error { p.lines.Close(); return nil })
 	p.streams, p.endStreams = context.WithCancel(context.WithoutCancel(ctx))
 	p.onClose(func() error { p.endStreams(); return nil })
 	defer func() {
@@ -110,7 +114,8 @@ func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, er
 	p.handler = httpapi.New(httpapi.Config{
 		VMs: p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
 		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}),
-		Health: p.health(opt.Version), Version: opt.Version, Log: p.log,
+		Health: p.health(opt.Version), Version: opt.Version, Log: p.log, Lines: p.lines,
+		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2)},
 	})
 	return p, nil
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Kind classifies errors by what the client can do about them.
@@ -51,6 +52,10 @@ type Error struct {
 	Message string
 	Hint    string // what to do, or ""
 	Err     error
+
+	// RetryAfter is how long a client should wait before it sends a TooMany or
+	// Unavailable request again; 0 means a moment.
+	RetryAfter time.Duration
 }
 
 // New returns an error of kind with a stable code and a formatted message.
@@ -92,6 +97,13 @@ func (e *Error) WithHint(format string, args ...any) *Error {
 func (e *Error) WithCause(err error) *Error {
 	c := *e
 	c.Err = err
+	return &c
+}
+
+// WithRetryAfter returns a copy of e that says when to try again.
+func (e *Error) WithRetryAfter(wait time.Duration) *Error {
+	c := *e
+	c.RetryAfter = wait
 	return &c
 }
 

@@ -40,9 +40,18 @@ type Host struct {
 // New reads the size of the host's memory. dataDir is where VMs' disks lie; bootID
 // identifies this boot of the host.
 func New(dataDir, bootID string, over Overcommit) (*Host, error) {
+	memMiB, err := hostMemMiB()
+	if err != nil {
+		return nil, err
+	}
+	return &Host{dataDir: dataDir, memMiB: memMiB, bootID: bootID, over: over}, nil
+}
+
+// hostMemMiB returns the size of the host's memory.
+func hostMemMiB() (int64, error) {
 	f, err := os.Open("/proc/meminfo")
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the size of the host's memory: %w", err)
+		return 0, fmt.Errorf("cannot read the size of the host's memory: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	lines := bufio.NewScanner(f)
@@ -50,12 +59,12 @@ func New(dataDir, bootID string, over Overcommit) (*Host, error) {
 		var kib int64
 		if strings.HasPrefix(lines.Text(), "MemTotal:") {
 			if _, err := fmt.Sscanf(lines.Text(), "MemTotal: %d kB", &kib); err != nil {
-				return nil, fmt.Errorf("cannot read MemTotal of /proc/meminfo: %w", err)
+				return 0, fmt.Errorf("cannot read MemTotal of /proc/meminfo: %w", err)
 			}
-			return &Host{dataDir: dataDir, memMiB: kib >> 10, bootID: bootID, over: over}, nil
+			return kib >> 10, nil
 		}
 	}
-	return nil, fmt.Errorf("cannot read the size of the host's memory: /proc/meminfo has no MemTotal")
+	return 0, fmt.Errorf("cannot read the size of the host's memory: /proc/meminfo has no MemTotal")
 }
 
 // BootID identifies this boot of the host.

@@ -3,7 +3,9 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -11,6 +13,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
 // authenticate refuses callers without a valid key, for unknown routes too, so that
@@ -22,7 +25,9 @@ func (d *door) authenticate(next http.Handler) http.Handler {
 			return
 		}
 		if err := d.admit(r); err != nil {
-			challenge(w, r)
+			if errs.Is(err, errs.Unauthenticated) {
+				challenge(w, r)
+			}
 			d.writeProblem(w, r, err)
 			return
 		}
@@ -37,7 +42,7 @@ func (d *door) admit(r *http.Request) error {
 		return errs.New(errs.Unauthenticated, "key_missing", "cannot serve this without an API key").
 			WithHint("send Authorization: Bearer YOUR_API_KEY")
 	}
-	principal, err := d.access.Authenticate(r.Context(), secret)
+	principal, err := d.checkKey(r, secret)
 	if err != nil {
 		return err
 	}
@@ -49,6 +54,63 @@ func (d *door) admit(r *http.Request) error {
 	}
 	*r = *r.WithContext(event.WithCause(r.Context(), cause)) // in place: observe reads r afterwards
 	return nil
+}
+
+// checkKey authenticates a caller by its key, and bounds how often one client tries
+// wrong keys.
+//
+// A key that has authenticated before is always accepted, so that a client that tries
+// keys locks out no other at the same address: keys are too long to be guessed, what
+// must be bounded is the work. A client of the network that has used up its tries gets
+// no lookup: its answer is the same for every key. All clients of a reverse proxy on
+// this host are one client, so there any key is looked up.
+func (d *door) checkKey(r *http.Request, secret string) (access.Principal, error) {
+	if caller, known := d.access.Known(secret); known {
+		return caller, nil
+	}
+	client := clientOf(r)
+	if client != admission.Local {
+		if wait := d.tries.Wait(client); wait > 0 {
+			return access.Principal{}, tooManyTries(wait)
+		}
+	}
+	caller, err := d.access.Authenticate(r.Context(), secret)
+	if errs.Is(err, errs.Unauthenticated) {
+		if wait := d.tries.Failed(client); wait > 0 {
+			return access.Principal{}, tooManyTries(wait)
+		}
+	}
+	return caller, err
+}
+
+func clientOf(r *http.Request) admission.Client {
+	addr, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil { // not of IP
+		return admission.Local
+	}
+	return admission.ClientAt(addr.Addr())
+}
+
+func tooManyTries(wait time.Duration) error {
+	return errs.New(errs.TooMany, "too_many_tries", "cannot check this API key: too many wrong keys came from this client").
+		WithHint("wait before the next try; check the key").WithRetryAfter(wait)
+}
+
+// share bounds the requests of one account that are in progress, so that they cannot
+// take all connections: a stream or a wait may last long.
+func (d *door) share(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if account := owner(r.Context()); account != "" {
+			free, short := d.requests.Take(account, 1)
+			if short != admission.Enough {
+				d.writeProblem(w, r, errs.New(errs.TooMany, "too_many_requests", "cannot serve this: the account has too many requests in progress").
+					WithHint("end streams and waits that are not needed"))
+				return
+			}
+			defer free()
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // authorize refuses callers that lack the right that a route needs.

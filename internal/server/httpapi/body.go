@@ -20,42 +20,78 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
 const (
 	maxBody     = 2 << 20 // bytes
 	bodyTimeout = 30 * time.Second
+	// minProgress is how many bytes of an upload must arrive within bodyTimeout.
+	minProgress = 4 << 10
 )
 
 // readBody reads the whole body, bounded in size and time, before a handler runs.
 // Then it clears the deadline, which would end a long wait. Handlers read uploads
-// themselves.
-func (d *door) readBody(next http.Handler) http.Handler {
+// themselves. Only routes that take a body get one: nothing is read for others.
+func (d *door) readBody(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := checkTarget(r.URL); err != nil {
 			d.writeProblem(w, r, err)
 			return
 		}
-		if isUpload(r) {
-			r.Body = &upload{ReadCloser: r.Body, control: http.NewResponseController(w)}
-		} else if r.ContentLength != 0 {
-			body, err := d.body(w, r)
+		_, pattern := mux.Handler(r)
+		switch {
+		case r.ContentLength == 0 || pattern == "/": // none, or no route that reads it
+		case !d.bodied[pattern]:
+			d.writeProblem(w, r, errs.New(errs.Invalid, "body_not_accepted", "cannot accept a body: %s takes none", pattern).
+				WithHint("send the request without a body"))
+			return
+		case isUpload(r):
+			r.Body = &upload{ReadCloser: r.Body, control: http.NewResponseController(w), left: bodyTimeout}
+		default:
+			free, err := d.bufferBody(w, r)
 			if err != nil {
 				d.writeProblem(w, r, err)
 				return
 			}
-			r.Body = io.NopCloser(bytes.NewReader(body))
-			r.Header.Set("Content-Type", "application/json") // in the one spelling that huma knows
+			defer free()
 		}
-		next.ServeHTTP(w, r)
+		mux.ServeHTTP(w, r)
 	})
+}
+
+// bufferBody replaces the request's body by one in memory. The caller must call free
+// when the request has ended.
+func (d *door) bufferBody(w http.ResponseWriter, r *http.Request) (free func(), err error) {
+	if r.ContentLength > maxBody { // before the client is asked to send it
+		return nil, bodyError(&http.MaxBytesError{Limit: maxBody})
+	}
+	size := r.ContentLength
+	if size < 0 { // the client does not tell
+		size = maxBody
+	}
+	free, short := d.bodies.Take(owner(r.Context()), size)
+	switch short {
+	case admission.OfOwn:
+		return nil, errs.New(errs.TooMany, "too_many_bodies", "cannot read the body: the account's requests in progress have too large bodies").
+			WithHint("send fewer at a time, and the length of each")
+	case admission.OfShared:
+		return nil, errs.New(errs.Unavailable, "server_busy", "cannot read the body: all requests in progress have too large bodies").
+			WithHint("try again")
+	case admission.Enough:
+	}
+	body, err := d.body(w, r)
+	if err != nil {
+		free()
+		return nil, err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.Header.Set("Content-Type", "application/json") // in the one spelling that huma knows
+	return free, nil
 }
 
 // body returns the request's body, which must be JSON, or empty.
 func (d *door) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if r.ContentLength > maxBody { // before the client is asked to send it
-		return nil, bodyError(&http.MaxBytesError{Limit: maxBody})
-	}
 	control := http.NewResponseController(w)
 	// Only connections of tests have no deadlines.
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
@@ -76,16 +112,25 @@ func (d *door) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// upload is a body of any size, with a deadline for each read.
+// upload is a body of any size. Its client must send minProgress at least in each
+// bodyTimeout of the time that reads wait for it.
 type upload struct {
 	io.ReadCloser
 	control *http.ResponseController
+	left    time.Duration // to wait until minProgress has arrived
+	arrived int           // bytes, of minProgress
 }
 
-// Read waits up to bodyTimeout. Its errors are for the client.
+// Read waits until the client sends more, or has been too slow. Its errors are for the
+// client.
 func (u *upload) Read(p []byte) (int, error) {
-	_ = u.control.SetReadDeadline(time.Now().Add(bodyTimeout)) // as in body
+	began := time.Now()
+	_ = u.control.SetReadDeadline(began.Add(u.left)) // as in body
 	n, err := u.ReadCloser.Read(p)
+	u.left -= time.Since(began)
+	if u.arrived += n; u.arrived >= minProgress {
+		u.left, u.arrived = bodyTimeout, 0
+	}
 	switch {
 	case errors.Is(err, io.EOF):
 		_ = u.control.SetReadDeadline(time.Time{})
@@ -101,7 +146,7 @@ func bodyError(err error) error {
 	case errors.As(err, &tooLarge):
 		return errs.New(errs.TooLarge, "body_too_large", "cannot accept the body: it is larger than the limit of %d bytes", tooLarge.Limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return errs.New(errs.Invalid, "body_too_slow", "cannot read the body: it did not arrive within %s", bodyTimeout)
+		return errs.New(errs.Invalid, "body_too_slow", "cannot read the body: it arrived too slowly, or not within %s", bodyTimeout)
 	}
 	return errs.New(errs.Invalid, "body_cut_short", "cannot read the body: it ended early").WithCause(err)
 }

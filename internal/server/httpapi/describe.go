@@ -43,6 +43,14 @@ func (d *door) add(described huma.API, r route) {
 		d.open[r.path] = true
 	}
 	r.register(d, described, op)
+	if operationOf(described.OpenAPI().Paths[r.path], r.method).RequestBody != nil {
+		d.bodied[r.method+" "+r.path] = true
+	}
+}
+
+// operationOf returns the operation of a path that a method has.
+func operationOf(path *huma.PathItem, method string) *huma.Operation {
+	return map[string]*huma.Operation{get: path.Get, post: path.Post, put: path.Put, patch: path.Patch, del: path.Delete}[method]
 }
 
 func jsonResponse(description, contentType, schema string) *huma.Response {

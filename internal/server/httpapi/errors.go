@@ -5,9 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -34,14 +37,25 @@ var statusOf = map[errs.Kind]int{
 }
 
 // problem is an api.Problem that huma can write.
-type problem struct{ api.Problem }
+type problem struct {
+	api.Problem
+	retryAfter time.Duration // 0 if a retry does not help
+}
 
 func (p *problem) Error() string           { return p.Problem.Error }
 func (p *problem) GetStatus() int          { return p.Status }
 func (*problem) ContentType(string) string { return problemType }
 
+// GetHeaders implements huma.HeadersError.
+func (p *problem) GetHeaders() http.Header {
+	if p.retryAfter == 0 {
+		return nil
+	}
+	return http.Header{"Retry-After": {strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds())))}}
+}
+
 func newProblem(ctx context.Context, status int, code, message string) *problem {
-	return &problem{api.Problem{
+	return &problem{Problem: api.Problem{
 		Title: http.StatusText(status), Status: status, Detail: message,
 		Error: message, Code: code, RequestID: callerOf(ctx).requestID,
 	}}
@@ -62,9 +76,15 @@ func (d *door) problemOf(ctx context.Context, err error) *problem {
 	return worded(ctx, e)
 }
 
+// defaultRetryAfter is what clients are told that are refused only for now.
+const defaultRetryAfter = 2 * time.Second
+
 func worded(ctx context.Context, e *errs.Error) *problem {
 	p := newProblem(ctx, statusOf[e.Kind], cmp.Or(e.Code, e.Kind.String()), e.Message)
 	p.Field, p.Hint = e.Field, e.Hint
+	if e.Kind == errs.TooMany || e.Kind == errs.Unavailable {
+		p.retryAfter = cmp.Or(e.RetryAfter, defaultRetryAfter)
+	}
 	return p
 }
 
@@ -91,6 +111,7 @@ func (d *door) writeProblem(w http.ResponseWriter, r *http.Request, err error) {
 
 func (p *problem) write(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", problemType)
+	maps.Copy(w.Header(), p.GetHeaders())
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p) // an error means that the client has gone
 }

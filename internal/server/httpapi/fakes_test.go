@@ -497,6 +497,15 @@ func (f *fakeWebhooks) Retry(ctx context.Context, scope access.Scope, id, delive
 // fakeKeys is both keyring and authenticator.
 type fakeKeys struct{}
 
+// Known knows the good key; all others are looked up.
+func (k fakeKeys) Known(secret string) (access.Principal, bool) {
+	if secret != goodKey {
+		return access.Principal{}, false
+	}
+	caller, err := k.Authenticate(context.Background(), secret)
+	return caller, err == nil
+}
+
 func (fakeKeys) Authenticate(_ context.Context, secret string) (access.Principal, error) {
 	switch secret {
 	case goodKey:

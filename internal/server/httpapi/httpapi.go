@@ -7,18 +7,20 @@
 // it needs. routes.go is the table of all routes, with the right that
 // each needs; errors.go is the only place where an error becomes a status.
 //
-// The server that serves the handler should set ReadHeaderTimeout and
-// IdleTimeout, but neither ReadTimeout nor WriteTimeout: a wait takes up to ten
+// The server that serves the handler should set ReadHeaderTimeout, MaxHeaderBytes
+// and IdleTimeout, and limit its connections (internal/server/admission), but set neither ReadTimeout nor WriteTimeout: a wait takes up to ten
 // minutes and a followed log has no end. The handler itself sets deadlines for
 // bodies and for each write. Streams end when the server's BaseContext is
 // cancelled.
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"reflect"
 
@@ -27,6 +29,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/server/admission"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
 )
@@ -86,9 +89,13 @@ type Screen interface {
 type Authenticator interface {
 	// Authenticate returns the caller. Errors: errs.Unauthenticated.
 	Authenticate(ctx context.Context, secret string) (access.Principal, error)
+	// Known authenticates a caller whose key has authenticated before, without the
+	// database.
+	Known(secret string) (caller access.Principal, known bool)
 }
 
-// Config has the services that the door serves. All fields are required.
+// Config has the services that the door serves. All fields are required but those that
+// say what their zero value means.
 type Config struct {
 	VMs       Machines
 	Snapshots Snapshots
@@ -104,15 +111,37 @@ type Config struct {
 	Health    func(ctx context.Context) api.Health
 	Version   string // of hatchd
 	Log       *slog.Logger
+
+	Limits Limits
+	// Lines writes the lines of the log that clients without a key cause; nil: to Log.
+	Lines *admission.Log
 }
+
+// Limits bound what callers use at a time. 0 means the default.
+type Limits struct {
+	BodyBytes          int64 // of all bodies that hatchd holds; an account may have half
+	RequestsPerAccount int64 // in progress, streams and waits among them
+}
+
+// The default limits.
+const (
+	defaultBodyBytes          = 32 << 20
+	defaultRequestsPerAccount = 512
+)
 
 // door is what all handlers share: it authenticates callers and
 // writes answers, errors and streams.
 type door struct {
 	access  Authenticator
 	log     *slog.Logger
+	lines   *admission.Log  // those that clients without a key cause
 	schemas huma.Registry   // of the OpenAPI document
 	open    map[string]bool // paths that need no key
+	bodied  map[string]bool // patterns of routes that take a body
+
+	tries    *admission.Tries  // of keys
+	requests *admission.Shares // in progress
+	bodies   *admission.Shares // bytes
 }
 
 // New returns the handler of the whole API.
@@ -120,7 +149,7 @@ func New(cfg Config) http.Handler {
 	d, mux, doc := serveRoutes(cfg)
 	d.serveDocs(mux, doc)
 	mux.HandleFunc("/", d.noRoute(mux))
-	return d.linger(d.identify(d.observe(d.authenticate(d.readBody(mux)))))
+	return d.linger(d.identify(d.observe(d.authenticate(d.share(d.readBody(mux))))))
 }
 
 // Document returns the OpenAPI document in JSON, as GET /openapi.json does.
@@ -134,7 +163,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 	mux := http.NewServeMux()
 	described := humago.New(mux, describe(cfg.Version))
 	described.UseMiddleware(asBadRequest)
-	d := &door{access: cfg.Access, log: cfg.Log, schemas: described.OpenAPI().Components.Schemas, open: map[string]bool{}}
+	d := newDoor(cfg, described.OpenAPI().Components.Schemas)
 	d.schemas.RegisterTypeAlias(reflect.TypeFor[api.Command](), reflect.TypeFor[commandSchema]())
 	for _, noun := range []interface{ routes() []route }{
 		&vmHandlers{d, cfg.VMs, &encodedVMs{}},
@@ -155,6 +184,20 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 	}
 	tidySchemas(described.OpenAPI())
 	return d, mux, described.OpenAPI()
+}
+
+func newDoor(cfg Config, schemas huma.Registry) *door {
+	bytes := cmp.Or(cfg.Limits.BodyBytes, defaultBodyBytes)
+	requests := cmp.Or(cfg.Limits.RequestsPerAccount, defaultRequestsPerAccount)
+	if cfg.Lines == nil {
+		cfg.Lines = admission.NewLog(cfg.Log)
+	}
+	return &door{
+		access: cfg.Access, log: cfg.Log, lines: cfg.Lines, schemas: schemas, open: map[string]bool{}, bodied: map[string]bool{},
+		tries:    admission.NewTries(),
+		requests: admission.NewShares(math.MaxInt64, requests), // connections bound them in all
+		bodies:   admission.NewShares(bytes, max(bytes/2, maxBody)),
+	}
 }
 
 // describe returns the general part of the OpenAPI document.

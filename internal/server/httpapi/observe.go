@@ -28,10 +28,16 @@ func (d *door) observe(next http.Handler) http.Handler {
 
 func (d *door) logRequest(w *writer, r *http.Request, began time.Time) {
 	c := callerOf(r.Context())
-	d.log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+	attrs := []slog.Attr{
 		slog.String("method", r.Method), slog.String("route", r.Pattern), slog.Int("status", w.status),
 		slog.Float64("ms", float64(time.Since(began).Microseconds())/1000),
-		slog.String(logkey.RequestID, c.requestID), slog.String("key", c.KeyID))
+		slog.String(logkey.RequestID, c.requestID), slog.String("key", c.KeyID),
+	}
+	if c.KeyID == "" {
+		d.lines.Write(slog.LevelInfo, "request", append(attrs, slog.String(logkey.Client, clientOf(r).String()))...)
+		return
+	}
+	d.log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
 }
 
 // recoverPanic answers 500, or cuts the connection if an answer has begun: the client

@@ -43,6 +43,11 @@ type server struct {
 
 func newServer(t testing.TB) *server {
 	t.Helper()
+	return newLimitedServer(t, httpapi.Limits{})
+}
+
+func newLimitedServer(t testing.TB, limits httpapi.Limits) *server {
+	t.Helper()
 	s := &server{
 		vms: &fakeVMs{}, snapshots: &fakeSnapshots{}, images: &fakeImages{}, warm: &fakeWarm{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{},
 		guest: openGuest(t), processes: guest.NewProcessTable(), health: &fakeHealth{status: "ok"}, log: &lockedBuffer{},
@@ -50,7 +55,7 @@ func newServer(t testing.TB) *server {
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
 		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Warm: s.warm, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
 		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes, &s.guest.uses}),
-		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)),
+		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)), Limits: limits,
 	}))
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()

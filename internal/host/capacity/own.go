@@ -1,0 +1,59 @@
+package capacity
+
+import (
+	"bytes"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// The memory of hatchd itself in MiB: an eighth of the host's, in this range.
+const (
+	minOwnMiB = 256
+	maxOwnMiB = 4096
+)
+
+// OwnLimit returns how much memory, in bytes, hatchd itself should stay within on this
+// host: a small part of the host's memory, which is for VMs, and less than its cgroup
+// allows, because the kernel ends what exceeds that.
+func OwnLimit() (int64, error) {
+	memMiB, err := hostMemMiB()
+	if err != nil {
+		return 0, err
+	}
+	self, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil { // a kernel without cgroups
+		return ownLimit(memMiB, math.MaxInt64), nil
+	}
+	return ownLimit(memMiB, cgroupLimit("/sys/fs/cgroup", self)), nil
+}
+
+// ownLimit returns the limit in bytes; cgroup is in bytes, too.
+func ownLimit(memMiB, cgroup int64) int64 {
+	return min(min(max(memMiB/8, minOwnMiB), maxOwnMiB)<<20, cgroup/10*9)
+}
+
+// cgroupLimit returns the lowest memory limit, in bytes, of a process's cgroup and
+// those above it. self is the content of its file /proc/self/cgroup, and mount is where
+// the hierarchy of cgroups v2 is mounted. Without a limit it returns math.MaxInt64.
+func cgroupLimit(mount string, self []byte) int64 {
+	limit := int64(math.MaxInt64)
+	for line := range bytes.Lines(self) {
+		path, ok := strings.CutPrefix(strings.TrimSpace(string(line)), "0::")
+		if !ok {
+			continue
+		}
+		for dir := filepath.Clean("/" + path); ; dir = filepath.Dir(dir) {
+			text, err := os.ReadFile(filepath.Join(mount, dir, "memory.max"))
+			if n, parseErr := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && parseErr == nil {
+				limit = min(limit, n)
+			} // else "max", or the root, which has no such file
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	return limit
+}

@@ -1,0 +1,44 @@
+package capacity
+
+import (
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestOwnLimitIsAPartOfTheHostsMemory(t *testing.T) {
+	for _, c := range []struct{ memMiB, cgroup, want int64 }{
+		{1024, math.MaxInt64, 256 << 20},
+		{8192, math.MaxInt64, 1024 << 20},
+		{1 << 20, math.MaxInt64, 4096 << 20},
+		{8192, 100 << 20, 90 << 20},
+	} {
+		if got := ownLimit(c.memMiB, c.cgroup); got/10 != c.want/10 {
+			t.Errorf("%d MiB in a cgroup of %d bytes: %d, want %d", c.memMiB, c.cgroup, got, c.want)
+		}
+	}
+}
+
+func TestTheLowestLimitOfAllCgroupsCounts(t *testing.T) {
+	mount := t.TempDir()
+	leaf := filepath.Join(mount, "system.slice", "hatchd.service")
+	if err := os.MkdirAll(leaf, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for dir, text := range map[string]string{leaf: "max\n", filepath.Dir(leaf): "1048576\n", mount: "2097152\n"} {
+		if err := os.WriteFile(filepath.Join(dir, "memory.max"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for self, want := range map[string]int64{
+		"0::/system.slice/hatchd.service\n": 1 << 20,
+		"0::/\n":                            2 << 20,
+		"4:memory:/system.slice\n":          math.MaxInt64, // of cgroups v1
+		"":                                  math.MaxInt64,
+	} {
+		if got := cgroupLimit(mount, []byte(self)); got != want {
+			t.Errorf("%q: %d, want %d", self, got, want)
+		}
+	}
+}

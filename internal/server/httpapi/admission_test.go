@@ -1,0 +1,218 @@
+package httpapi_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/hatchvm/hatch/internal/server/httpapi"
+)
+
+// The body is never sent: an answer shows that it is not waited for.
+func TestRoutesWithoutABodyReadNone(t *testing.T) {
+	s := newServer(t)
+	for _, line := range []string{
+		"GET /healthz", "GET /vms", "GET /docs", "GET /vms/" + knownVM + "/console", "DELETE /vms/" + knownVM, "POST /vms/" + knownVM + "/stop",
+	} {
+		for name, more := range map[string]string{"a length": "", "chunks": "Transfer-Encoding: chunked\r\n"} {
+			t.Run(line+" "+name, func(t *testing.T) {
+				c := s.dialRaw(t)
+				length := "Content-Length: 1000000\r\n"
+				if more != "" {
+					length = more
+				}
+				if _, err := fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %s\r\n%s\r\n", line, goodKey, length); err != nil {
+					t.Fatal(err)
+				}
+				c.requireProblem(t, http.StatusBadRequest, "body_not_accepted")
+			})
+		}
+	}
+}
+
+func TestAnUnknownRouteDoesNotReadABody(t *testing.T) {
+	s := newServer(t)
+	c := s.dialRaw(t)
+	c.begin(t, "POST /nothing", goodKey, 1000, "", "{")
+	c.requireProblem(t, http.StatusNotFound, "no_such_route")
+}
+
+// requireProblem reads one answer.
+func (c *rawClient) requireProblem(t *testing.T, status int, code string) {
+	t.Helper()
+	resp, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		t.Fatalf("there is no answer: %v", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != status || !strings.Contains(string(body), `"code":"`+code+`"`) {
+		t.Errorf("the answer is %s %s, %v; want %d %s", resp.Status, body, err, status, code)
+	}
+	if mayRetry := status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable; mayRetry != (resp.Header.Get("Retry-After") != "") {
+		t.Errorf("%d has Retry-After %q", status, resp.Header.Get("Retry-After"))
+	}
+}
+
+// holdBody begins a request, and returns once the server reads its body.
+func (s *server) holdBody(t *testing.T, key string, size int) *rawClient {
+	t.Helper()
+	c := s.dialRaw(t)
+	c.begin(t, "POST /vms", key, size, "Expect: 100-continue\r\n", "")
+	resp, err := http.ReadResponse(c.in, nil)
+	if err != nil || resp.StatusCode != http.StatusContinue {
+		t.Fatalf("the server does not read the body: %v, %v", resp, err)
+	}
+	_ = resp.Body.Close()
+	return c
+}
+
+func TestBodiesInProgressAreBounded(t *testing.T) {
+	const mib = 1 << 20
+	s := newLimitedServer(t, httpapi.Limits{BodyBytes: 3 * mib}) // 2 MiB for an account, the most of one body
+	first := s.holdBody(t, goodKey, 3*mib/2)
+
+	own := s.dialRaw(t)
+	own.begin(t, "POST /vms", goodKey, mib, "", "{")
+	own.requireProblem(t, http.StatusTooManyRequests, "too_many_bodies")
+	shared := s.dialRaw(t)
+	shared.begin(t, "POST /vms", otherKey, 2*mib, "", "{")
+	shared.requireProblem(t, http.StatusServiceUnavailable, "server_busy")
+	wantStatus(t, s.call(t, "POST", "/vms", `{}`), 201) // for which there is enough
+
+	body := []byte(strings.Repeat("x", 3*mib/2))
+	if _, err := first.Write(body); err != nil {
+		t.Fatal(err)
+	}
+	first.requireProblem(t, http.StatusBadRequest, "invalid_body")
+	s.holdBody(t, otherKey, 2*mib)
+}
+
+// A body of which the client does not tell the length counts as the longest.
+func TestBodiesOfUnknownLengthCount(t *testing.T) {
+	s := newLimitedServer(t, httpapi.Limits{BodyBytes: 3 << 20})
+	s.holdBody(t, goodKey, 1)
+	c := s.dialRaw(t)
+	if _, err := fmt.Fprintf(c, "POST /vms HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %s\r\nTransfer-Encoding: chunked\r\n\r\n", goodKey); err != nil {
+		t.Fatal(err)
+	}
+	c.requireProblem(t, http.StatusTooManyRequests, "too_many_bodies")
+}
+
+func TestOneAccountCannotTakeAllRequests(t *testing.T) {
+	s := newLimitedServer(t, httpapi.Limits{RequestsPerAccount: 1})
+	began := make(chan struct{})
+	s.vms.log = func(ctx context.Context, _ int, _ bool, _ io.Writer) error {
+		close(began)
+		<-ctx.Done()
+		return nil
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if resp, err := http.DefaultClient.Do(s.request(t, "GET", "/vms/"+knownVM+"/logs?follow=true", "").WithContext(ctx)); err == nil {
+			<-ctx.Done()
+			_ = resp.Body.Close()
+		}
+	}()
+	<-began
+	reply := s.call(t, "GET", "/vms", "")
+	wantStatus(t, reply, http.StatusTooManyRequests)
+	if p := reply.problem(t); p.Code != "too_many_requests" || reply.Header.Get("Retry-After") == "" {
+		t.Errorf("%s, Retry-After %q", reply.body, reply.Header.Get("Retry-After"))
+	}
+	other := s.request(t, "GET", "/vms", "")
+	other.Header.Set("Authorization", "Bearer "+otherKey)
+	wantStatus(t, s.send(t, other), http.StatusOK)
+	cancel()
+	<-ended
+}
+
+// tryKey calls a route from an address with a key.
+func (s *server) tryKey(from, key string) *http.Response {
+	r := httptest.NewRequest("GET", "/vms", nil)
+	r.RemoteAddr = from
+	r.Header.Set("Authorization", "Bearer "+key)
+	w := httptest.NewRecorder()
+	s.Config.Handler.ServeHTTP(w, r)
+	return w.Result()
+}
+
+// exhaust tries wrong keys until the answer is 429. A try is added each some time, so
+// their number is not exact.
+func (s *server) exhaust(t *testing.T, try func() *http.Response) {
+	t.Helper()
+	for range 10_000 {
+		resp := try()
+		_ = resp.Body.Close()
+		switch resp.StatusCode {
+		case http.StatusUnauthorized:
+		case http.StatusTooManyRequests:
+			if resp.Header.Get("Retry-After") == "" || resp.Header.Get("WWW-Authenticate") != "" {
+				t.Errorf("the headers are %v", resp.Header)
+			}
+			return
+		default:
+			t.Fatalf("a wrong key gets %s", resp.Status)
+		}
+	}
+	t.Fatal("any number of keys can be tried")
+}
+
+func TestTriesOfKeysAreLimitedPerClient(t *testing.T) {
+	s := newServer(t)
+	const attacker, sameClient, other = "[2001:db8::1]:1000", "[2001:db8::2]:2000", "[2001:db8:0:1::1]:1000"
+	s.exhaust(t, func() *http.Response { return s.tryKey(attacker, "hk_wrong") })
+	for _, c := range []struct {
+		from, key string
+		status    int
+	}{
+		{sameClient, "hk_wrong", 429},
+		{sameClient, otherKey, 429}, // the answer does not tell whether a key is valid
+		{sameClient, goodKey, 200},  // it has authenticated before
+		{other, otherKey, 200},
+		{other, "hk_wrong", 401},
+	} {
+		if got := s.tryKey(c.from, c.key).StatusCode; got != c.status {
+			t.Errorf("%s with %s gets %d, want %d", c.from, c.key, got, c.status)
+		}
+	}
+}
+
+// All clients of a reverse proxy come from loopback: one that tries keys locks out none.
+func TestTriesOfKeysThroughAProxy(t *testing.T) {
+	s := newServer(t)
+	s.contract = nil
+	call := func(key string) *http.Response {
+		r := s.request(t, "GET", "/vms", "")
+		r.Header.Set("Authorization", "Bearer "+key)
+		return s.send(t, r).Response
+	}
+	s.exhaust(t, func() *http.Response { return call("hk_wrong") })
+	for _, key := range []string{goodKey, otherKey} {
+		if got := call(key).StatusCode; got != http.StatusOK {
+			t.Errorf("%s gets %d", key, got)
+		}
+	}
+	if lines := strings.Count(s.log.String(), `"msg":"request"`); lines > 40 {
+		t.Errorf("the log has %d lines", lines)
+	}
+}
+
+// Anyone can send requests without a key.
+func TestRequestsWithoutAKeyFillNoLog(t *testing.T) {
+	s := newServer(t)
+	s.contract = nil
+	for range 100 {
+		s.call(t, "GET", "/healthz", "")
+	}
+	if lines := strings.Count(s.log.String(), "\n"); lines > 40 {
+		t.Errorf("the log has %d lines", lines)
+	}
+}
