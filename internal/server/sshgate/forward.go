@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
 const (
@@ -21,20 +23,21 @@ const (
 
 // forward is one VM's port.
 type forward struct {
-	cfg       Config
+	gate      *Gate
+	cfg       Config // of the gate
 	vmID      string
 	target    netip.AddrPort
 	listeners []net.Listener
-	places    chan struct{}      // one for each connection that is under way
+	places    *admission.Places
 	cancel    context.CancelFunc // ends dials and connections
 	done      sync.WaitGroup
 }
 
-func newForward(cfg Config, vmID string, target netip.AddrPort, listeners []net.Listener) *forward {
+func newForward(g *Gate, vmID string, target netip.AddrPort, listeners []net.Listener) *forward {
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &forward{
-		cfg: cfg, vmID: vmID, target: target, listeners: listeners,
-		places: make(chan struct{}, cfg.MaxConns), cancel: cancel,
+		gate: g, cfg: g.cfg, vmID: vmID, target: target, listeners: listeners, cancel: cancel,
+		places: admission.NewPlaces(admission.PlaceLimits{Total: g.cfg.MaxConns, PerClient: max(1, g.cfg.MaxConns/2)}),
 	}
 	for _, l := range listeners {
 		f.done.Go(func() { f.accept(ctx, l) })
@@ -55,7 +58,7 @@ func (f *forward) accept(ctx context.Context, l net.Listener) {
 			return
 		}
 		if err != nil {
-			f.cfg.Log.Warn("cannot accept an SSH connection", logkey.VM, f.vmID, logkey.Error, err)
+			f.gate.lines.Write(slog.LevelWarn, "cannot accept an SSH connection", slog.String(logkey.VM, f.vmID), slog.Any(logkey.Error, err))
 			if !pause(ctx, acceptPause) {
 				return
 			}
@@ -65,26 +68,46 @@ func (f *forward) accept(ctx context.Context, l net.Listener) {
 	}
 }
 
-// admit serves the client if it may come in and there is room; else it is
+// admit serves the client if it may come in and there is a place for it; else it is
 // closed at once.
-func (f *forward) admit(ctx context.Context, client *net.TCPConn) {
-	from := client.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+func (f *forward) admit(ctx context.Context, conn *net.TCPConn) {
+	from := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+	client := admission.ClientAt(from)
 	if !allowed(f.cfg.Allowed, from) {
-		f.cfg.Log.Info("SSH refused: the client's address is not allowed", logkey.VM, f.vmID, logkey.Client, from.String())
-		_ = client.Close()
+		f.gate.lines.Refused("SSH refused: the client's address is not allowed", client, slog.String(logkey.VM, f.vmID))
+		_ = conn.Close()
 		return
 	}
-	select {
-	case f.places <- struct{}{}:
-	default:
-		f.cfg.Log.Warn("SSH refused: too many connections", logkey.VM, f.vmID, logkey.Client, from.String(), "most", cap(f.places))
-		_ = client.Close()
+	places, waiting, ok := f.take(client)
+	if !ok {
+		f.gate.lines.Refused("SSH refused: too many connections", client, slog.String(logkey.VM, f.vmID))
+		_ = conn.Close()
 		return
 	}
 	f.done.Go(func() {
-		defer func() { <-f.places }()
-		f.serve(ctx, client)
+		defer places()
+		f.serve(ctx, conn, waiting)
 	})
+}
+
+// take takes the places of a connection. waiting frees the one that it needs only until
+// the guest is reached, places frees all.
+func (f *forward) take(client admission.Client) (places, waiting func(), ok bool) {
+	var taken []func()
+	places = func() {
+		for _, free := range taken {
+			free()
+		}
+	}
+	for _, from := range []*admission.Places{f.places, f.gate.open, f.gate.waiting} {
+		free, ok := from.Take(client)
+		if !ok {
+			places()
+			return nil, nil, false
+		}
+		taken, waiting = append(taken, free), free
+	}
+	return places, waiting, true
 }
 
 func allowed(prefixes []netip.Prefix, from netip.Addr) bool {
@@ -96,12 +119,14 @@ func allowed(prefixes []netip.Prefix, from netip.Addr) bool {
 	return false
 }
 
-func (f *forward) serve(ctx context.Context, client *net.TCPConn) {
+// serve connects the client with the guest. It calls reached once the guest is reached.
+func (f *forward) serve(ctx context.Context, client *net.TCPConn, reached func()) {
 	defer client.Close()
 	guest, err := f.reach(ctx)
+	reached()
 	if err != nil {
 		if ctx.Err() == nil {
-			f.cfg.Log.Info("SSH refused: the guest does not answer", logkey.VM, f.vmID, logkey.Error, err)
+			f.gate.lines.Write(slog.LevelInfo, "SSH refused: the guest does not answer", slog.String(logkey.VM, f.vmID), slog.Any(logkey.Error, err))
 		}
 		return
 	}

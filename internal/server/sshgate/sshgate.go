@@ -19,6 +19,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
 // Gate keeps the listeners for VMs' SSH ports.
@@ -27,6 +28,13 @@ var _ network.Forwarder = (*Gate)(nil)
 const (
 	defaultMaxConns = 64
 	defaultTimeout  = 10 * time.Second
+)
+
+// Connections to all ports together: open ones, and those for which a guest is being
+// woken or dialled, which cost most and need no login. No client gets all of them.
+var (
+	openLimits    = admission.PlaceLimits{Total: 4096, PerClient: 512}
+	waitingLimits = admission.PlaceLimits{Total: 256, PerClient: 32}
 )
 
 // Config says who may come in, and how guests are reached.
@@ -39,7 +47,7 @@ type Config struct {
 	// Wake wakes a VM that sleeps, and is quick about one that does not; nil
 	// does nothing. A client is held meanwhile, and so is what it sends.
 	Wake     func(ctx context.Context, vmID string) error
-	MaxConns int           // per port; 0 means 64
+	MaxConns int           // per port; 0 means 64; one client gets half at most
 	Timeout  time.Duration // how long a guest that refuses is tried again; 0 means 10 s
 	Log      *slog.Logger
 }
@@ -47,7 +55,10 @@ type Config struct {
 // Gate implements network.Forwarder. Its methods may be called from several
 // goroutines at once.
 type Gate struct {
-	cfg Config
+	cfg     Config
+	open    *admission.Places // of all ports
+	waiting *admission.Places // until the guest is reached
+	lines   *admission.Log
 
 	mu     sync.Mutex
 	ports  map[int]*forward
@@ -68,7 +79,10 @@ func New(cfg Config) *Gate {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultTimeout
 	}
-	return &Gate{cfg: cfg, ports: map[int]*forward{}}
+	return &Gate{
+		cfg: cfg, open: admission.NewPlaces(openLimits), waiting: admission.NewPlaces(waitingLimits),
+		lines: admission.NewLog(cfg.Log), ports: map[int]*forward{},
+	}
 }
 
 // Open implements network.Forwarder.
@@ -88,7 +102,7 @@ func (g *Gate) Open(vmID string, port int, target netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	g.ports[port] = newForward(g.cfg, vmID, target, listeners)
+	g.ports[port] = newForward(g, vmID, target, listeners)
 	return nil
 }
 
@@ -114,6 +128,7 @@ func (g *Gate) Shutdown() {
 		all.Go(f.close)
 	}
 	all.Wait()
+	g.lines.Close()
 }
 
 // listen opens the port on all addresses that clients may come to.

@@ -41,19 +41,25 @@ func open(t *testing.T, cfg Config, target netip.AddrPort) (*Gate, int) {
 	t.Helper()
 	cfg.Log = slog.New(slog.DiscardHandler)
 	g := New(cfg)
+	return g, openPort(t, g, target)
+}
+
+// openPort opens a free port of a gate, which is shut down at the end of the test.
+func openPort(t *testing.T, g *Gate, target netip.AddrPort) int {
+	t.Helper()
 	t.Cleanup(g.Shutdown)
 	for range 20 {
 		port := freePort(t)
 		err := g.Open("vm_a", port, target)
 		if err == nil {
-			return g, port
+			return port
 		}
 		if errs.KindOf(err) != errs.Conflict {
 			t.Fatal(err)
 		}
 	}
 	t.Fatal("no free port")
-	return nil, 0
+	return 0
 }
 
 func freePort(t *testing.T) int {
