@@ -1,20 +1,35 @@
 package console
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"net"
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/hatchvm/hatch/internal/logkey"
 )
 
 const (
 	maxScrollback = 64 << 10 // bytes
-	chunkSize     = 16 << 10 // bytes of one read
-	watcherQueue  = 256      // chunks that a watcher may lag behind
+	chunkSize     = 32 << 10 // bytes of one read
+	watcherQueue  = 128      // chunks that a watcher may lag behind
 	writeTimeout  = 5 * time.Second
+)
+
+// How fast a console is read. A guest that writes without end would else take hatchd
+// a good part of a CPU, because it arrives in pieces of few bytes. Between two reads
+// more comes together; what does not fit into the buffer between, QEMU makes the guest
+// wait for, and Firecracker drops. A burst is as much as a guest prints when it boots.
+const (
+	readsPerSecond = 200
+	readsBurst     = 500
+	bytesPerSecond = 1 << 20
+	bytesBurst     = 4 << 20
 )
 
 // lostMark replaces the output that a slow watcher missed.
@@ -25,6 +40,7 @@ const lostMark = "\r\n[hatch: output was lost here]\r\n"
 // live output.
 type hub struct {
 	conn   net.Conn
+	cancel context.CancelFunc // ends a wait of the reader
 	log    *slog.Logger
 	chunks chan []byte
 	joins  chan chan *watcher
@@ -43,11 +59,12 @@ type watcher struct {
 }
 
 func newHub(conn net.Conn, file *logFile, log *slog.Logger) *hub {
+	ctx, cancel := context.WithCancel(context.Background())
 	h := &hub{
-		conn: conn, log: log, chunks: make(chan []byte), joins: make(chan chan *watcher),
+		conn: conn, cancel: cancel, log: log, chunks: make(chan []byte), joins: make(chan chan *watcher),
 		leaves: make(chan *watcher), done: make(chan struct{}), writer: make(chan struct{}, 1),
 	}
-	h.work.Go(h.read)
+	h.work.Go(func() { h.read(ctx) })
 	h.work.Go(func() { h.run(file) })
 	return h
 }
@@ -55,21 +72,27 @@ func newHub(conn net.Conn, file *logFile, log *slog.Logger) *hub {
 // close ends the hub and waits for it.
 func (h *hub) close() {
 	_ = h.conn.Close()
+	h.cancel()
 	h.work.Wait()
 }
 
 // read passes the guest's output on until the connection ends.
-func (h *hub) read() {
+func (h *hub) read(ctx context.Context) {
 	defer close(h.chunks)
+	reads := rate.NewLimiter(readsPerSecond, readsBurst)
+	amount := rate.NewLimiter(bytesPerSecond, bytesBurst)
+	buf := make([]byte, chunkSize)
 	for {
-		buf := make([]byte, chunkSize)
 		n, err := h.conn.Read(buf)
 		if n > 0 {
-			h.chunks <- buf[:n]
+			h.chunks <- bytes.Clone(buf[:n])
 		}
 		if err != nil {
 			return
 		}
+		// A wait ends early only when the console closes, and then so does the next read.
+		_ = reads.Wait(ctx)
+		_ = amount.WaitN(ctx, n)
 	}
 }
 
