@@ -42,6 +42,10 @@ var kindNames = map[Kind]string{
 // code of their own, in the API.
 func (k Kind) String() string { return kindNames[k] }
 
+// DatabaseUnavailable is the code of an Unavailable error whose cause is that the
+// database does not answer. Whether a change was stored is not known then.
+const DatabaseUnavailable = "database_unavailable"
+
 // Error is an error for a client. Message says what could not be done and why,
 // without a path or a secret of the host; Err, when set, is the cause for the log
 // and is never sent to a client.

@@ -51,6 +51,8 @@ func TestMain(m *testing.M) {
 // postgres is a temporary server that listens on a unix socket only.
 type postgres struct {
 	dir  string
+	bin  string // the directory of its programs
+	as   *syscall.Credential
 	cmd  *exec.Cmd
 	made atomic.Int64 // databases so far
 }
@@ -69,7 +71,7 @@ func startPostgres() (*postgres, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &postgres{dir: dir}
+	p := &postgres{dir: dir, bin: bin, as: as}
 	if err := errors.Join(os.Chmod(dir, 0o711), os.Chown(dir, int(as.Uid), int(as.Gid))); err != nil {
 		return nil, err
 	}
@@ -78,17 +80,17 @@ func startPostgres() (*postgres, error) {
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
 	}
-	return p, p.start(bin, as)
+	return p, p.start()
 }
 
 func (p *postgres) data() string { return filepath.Join(p.dir, "data") }
 
 // start returns once the server accepts connections.
-func (p *postgres) start(bin string, as *syscall.Credential) error {
-	p.cmd = exec.Command(filepath.Join(bin, "postgres"), "-D", p.data(), "-k", p.dir,
+func (p *postgres) start() error {
+	p.cmd = exec.Command(filepath.Join(p.bin, "postgres"), "-D", p.data(), "-k", p.dir,
 		"-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200")
 	// SIGQUIT ends it at once, should this test die first.
-	p.cmd.Dir, p.cmd.SysProcAttr = p.dir, &syscall.SysProcAttr{Credential: as, Pdeathsig: syscall.SIGQUIT}
+	p.cmd.Dir, p.cmd.SysProcAttr = p.dir, &syscall.SysProcAttr{Credential: p.as, Pdeathsig: syscall.SIGQUIT}
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		return err
@@ -104,6 +106,13 @@ func (p *postgres) start(bin string, as *syscall.Credential) error {
 		}
 	}
 	return errors.Join(errors.New("it ended before it was ready"), p.cmd.Wait())
+}
+
+// stop ends the server with its connections, as a restart of it does. start starts it
+// again.
+func (p *postgres) stop() error {
+	err := p.cmd.Process.Signal(syscall.SIGINT)
+	return errors.Join(err, p.cmd.Wait())
 }
 
 func (p *postgres) end() error {

@@ -82,7 +82,8 @@ func lostRace(err error) bool {
 		return true
 	}
 	var lite *sqlite.Error
-	if errors.As(err, &lite) && lite.Code()&0xff == sqlite3.SQLITE_BUSY {
+	// Not SQLITE_BUSY itself: another process has the lock, and was waited for.
+	if errors.As(err, &lite) && lite.Code()&0xff == sqlite3.SQLITE_BUSY && lite.Code() != sqlite3.SQLITE_BUSY {
 		return true
 	}
 	return slices.Contains(leaseConstraints, violated(err))

@@ -20,7 +20,7 @@ func (s *database) write(ctx context.Context, do func(tx *tx) error) error {
 	var err error
 	for range maxAttempts {
 		if err = s.writeOnce(ctx, do); !lostRace(err) || ctx.Err() != nil {
-			return err
+			return public(err)
 		}
 	}
 	return errs.New(errs.Unavailable, "database_busy", "cannot store this: the database is too busy").
@@ -55,10 +55,10 @@ func (s *database) read(ctx context.Context, do func(q querier) error) error {
 	}
 	begun, err := s.reads.BeginTxx(ctx, options)
 	if err != nil {
-		return fmt.Errorf("cannot begin to read: %w", err)
+		return public(fmt.Errorf("cannot begin to read: %w", err))
 	}
 	defer func() { _ = begun.Rollback() }() // there is nothing to commit
-	return do(begun)
+	return public(do(begun))
 }
 
 // tx is a write transaction whose queries use "?" as placeholder on both databases.
@@ -99,11 +99,11 @@ func get(ctx context.Context, q querier, dest any, query string, args ...any) (f
 	if isNoRows(err) {
 		return false, nil
 	}
-	return err == nil, err
+	return err == nil, public(err)
 }
 
 func selectAll(ctx context.Context, q querier, dest any, query string, args ...any) error {
-	return q.SelectContext(ctx, dest, q.Rebind(query), args...)
+	return public(q.SelectContext(ctx, dest, q.Rebind(query), args...))
 }
 
 // optional returns a nullable value: the zero value becomes NULL.
