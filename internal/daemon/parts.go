@@ -52,6 +52,10 @@ const leaseCoolDown = 5 * time.Minute
 // idempotencyLifetime is how long an Idempotency-Key is remembered.
 const idempotencyLifetime = 24 * time.Hour
 
+// bootTime is how long a guest that boots keeps others from starting at most: one with
+// hardware virtualization is up by then.
+const bootTime = 15 * time.Second
+
 // parts is everything a running daemon is made of.
 type parts struct {
 	cfg       config.Config
@@ -275,7 +279,7 @@ func (p *parts) makeVMs(templates *template.Service) error {
 	}, lifecycle.Settings{
 		DefaultDriver: p.info.Name,
 		VCPUs:         p.cfg.DefaultVCPU, MemMiB: p.cfg.DefaultMemMiB, DiskMiB: p.cfg.DefaultDiskMiB,
-		BootArgs: p.cfg.DefaultBootArgs, StopTimeout: p.cfg.StopTimeout, OwnUser: h.OwnUser,
+		BootArgs: p.cfg.DefaultBootArgs, StopTimeout: p.cfg.StopTimeout, BootTime: bootTime, OwnUser: h.OwnUser,
 		Pools: network.Pools{
 			Network: p.cfg.Network, SSHMin: p.cfg.SSHPortMin, SSHMax: p.cfg.SSHPortMax,
 			UIDMin: p.cfg.UIDMin, UIDMax: p.cfg.UIDMax,

@@ -13,8 +13,8 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// A server that is away is no bug of hatchd: whatever is asked of the store, clients are
-// told to try again, and once the server is back, all works.
+// A server that is away is no bug of hatchd: clients are told to try again, and once the
+// server is back, all works.
 func TestAServerThatIsAway(t *testing.T) {
 	server, err := startPostgres()
 	if err != nil {

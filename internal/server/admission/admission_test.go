@@ -196,7 +196,7 @@ func TestTriesComeBackWithTime(t *testing.T) {
 		if tries.Failed(client) == 0 || tries.Wait(at("192.0.2.2")) != 0 {
 			t.Error("the limit is not that of the client")
 		}
-		time.Sleep(triesInterval + time.Millisecond)
+		<-time.After(triesInterval + time.Millisecond)
 		if wait := tries.Wait(client); wait != 0 {
 			t.Errorf("later it must wait %s", wait)
 		}
@@ -253,7 +253,7 @@ func TestALogCountsWhatItLeavesOut(t *testing.T) {
 		if n := strings.Count(log.String(), "\n"); n != linesPerWindow+1 {
 			t.Errorf("there are %d lines", n)
 		}
-		time.Sleep(logWindow + time.Second)
+		<-time.After(logWindow + time.Second)
 		synctest.Wait()
 		if want := fmt.Sprintf("more=%d", 1000-linesPerWindow); strings.Count(log.String(), "more=") != 1 || !strings.Contains(log.String(), want) {
 			t.Errorf("%s is not in the log: %s", want, log.String())

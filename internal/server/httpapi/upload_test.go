@@ -35,7 +35,7 @@ type slowClient struct {
 }
 
 func (c *slowClient) Read(p []byte) (int, error) {
-	time.Sleep(c.every)
+	<-time.After(c.every)
 	if time.Now().After(*c.until) {
 		return 0, os.ErrDeadlineExceeded
 	}
@@ -89,7 +89,7 @@ func TestAnUploadMayWaitForTheGuest(t *testing.T) {
 			if _, err := u.Read(make([]byte, 1)); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(time.Hour)
+			<-time.After(time.Hour)
 		}
 	})
 }

@@ -75,7 +75,8 @@ func New(cfg Config) *Service { return &Service{cfg: cfg} }
 // shutting down. Errors from now on: errs.Unavailable with code host_shutting_down.
 func (s *Service) Close() { s.closed.Store(true) }
 
-func (s *Service) open() error {
+// CheckOpen returns an error after Close: that of all starts.
+func (s *Service) CheckOpen() error {
 	if s.closed.Load() {
 		return errs.New(errs.Unavailable, "host_shutting_down", "cannot start VMs: the host is shutting down").
 			WithHint("try again once it has started")
@@ -86,7 +87,7 @@ func (s *Service) open() error {
 // Reserve calls take with what all VMs may take of the host now; it evicts and
 // calls it again as EvictFor does. Errors: take's, and Close's.
 func (s *Service) Reserve(ctx context.Context, account string, take func(limit vm.Capacity) error) error {
-	if err := s.open(); err != nil {
+	if err := s.CheckOpen(); err != nil {
 		return err
 	}
 	return s.EvictFor(ctx, account, func() error {
@@ -118,7 +119,7 @@ func (s *Service) LeaseToStart(ctx context.Context, v vm.VM) (leased vm.VM, err 
 // LeaseToWake reserves what a sleeping VM needs to wake: its disk is counted
 // already. Errors: as vm.Leaser's, and Close's.
 func (s *Service) LeaseToWake(ctx context.Context, v vm.VM) (leased vm.VM, err error) {
-	if err := s.open(); err != nil {
+	if err := s.CheckOpen(); err != nil {
 		return vm.VM{}, err
 	}
 	err = s.EvictFor(ctx, v.OwnerID, func() error {
@@ -142,7 +143,7 @@ func (s *Service) poolsFor(v vm.VM) network.Pools {
 // fits beside everything else. It evicts for it.
 // Errors: errs.Exhausted with code memory_exhausted, and Close's.
 func (s *Service) CheckMemory(ctx context.Context, v vm.VM) error {
-	if err := s.open(); err != nil {
+	if err := s.CheckOpen(); err != nil {
 		return err
 	}
 	return s.EvictFor(ctx, v.OwnerID, func() error { return s.cfg.Store.CheckMemory(ctx, v, s.memoryLimit()) })

@@ -61,7 +61,7 @@ const (
 type Service struct {
 	Config
 
-	// Lock order: never acquire a clone slot while holding a read slot.
+	// Lock order: a clone slot, then the slot of a start, then a read slot.
 	cloneSlots *operation.Slots
 	readSlots  *operation.Slots
 }

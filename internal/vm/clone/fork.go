@@ -207,8 +207,14 @@ func (s *Service) clone(ctx context.Context, v vm.VM, from transition.Source) (v
 	})
 }
 
-// transition runs the steps of a clone and watches its machine.
+// transition runs the steps of a clone, when the host has CPUs for another start, and
+// watches its machine.
 func (s *Service) transition(ctx context.Context, v vm.VM, from transition.Source) (*transition.Run, error) {
+	release, err := s.Power.AcquireStart(ctx, v.OwnerID)
+	if err != nil {
+		return &transition.Run{VM: v, Fresh: true}, err
+	}
+	defer release()
 	r, err := s.Engine.Clone(ctx, v, from, s.Runner.Update)
 	if err == nil {
 		s.Live.Watch(v.ID, r.Live)

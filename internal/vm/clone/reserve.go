@@ -3,6 +3,7 @@ package clone
 import (
 	"context"
 
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/id"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -41,6 +42,9 @@ func (s *Service) reserve(ctx context.Context, snap snapshot.Snapshot, memory in
 		return err
 	})
 	switch {
+	case errs.HasCode(err, errs.DatabaseUnavailable):
+		s.Power.ForgetUnstored(idsOf(drafts), r.free)
+		return reservation{}, err
 	case err != nil:
 		r.free()
 		return reservation{}, err
@@ -49,6 +53,14 @@ func (s *Service) reserve(ctx context.Context, snap snapshot.Snapshot, memory in
 		return reservation{earlier: r.vms[0].ID}, nil
 	}
 	return r, nil
+}
+
+func idsOf(vms []vm.VM) []string {
+	ids := make([]string, len(vms))
+	for i, v := range vms {
+		ids[i] = v.ID
+	}
+	return ids
 }
 
 // free gives back locks and memory.

@@ -19,7 +19,7 @@ import (
 // state error with the reason, and nothing else.
 //
 // Errors: errs.Invalid names the field; errs.Conflict for what is taken;
-// errs.Exhausted when the host is full.
+// errs.Exhausted when the host is full; errs.Unavailable with code too_many_starts.
 func (s *Service) Create(ctx context.Context, account string, req vm.CreateRequest) (vm.VM, error) {
 	req.Idempotency.Lifetime = s.settings.KeyLifetime
 	if v, found, err := s.runner.Earlier(ctx, account, req.Idempotency); found || err != nil {
@@ -35,12 +35,18 @@ func (s *Service) Create(ctx context.Context, account string, req vm.CreateReque
 // create stores a resolved VM and starts it by start.
 func (s *Service) create(ctx context.Context, v vm.VM, req vm.CreateRequest, start operation.Func) (vm.VM, error) {
 	began := time.Now()
+	leave, err := s.power.Queue(v.OwnerID)
+	if err != nil {
+		return vm.VM{}, err
+	}
 	// The lock is taken before the row can be seen, so that no operation runs on
 	// a VM that is half made. The id is new: the lock is free.
 	unlock, err := s.runner.Lock(ctx, v.ID)
 	if err != nil {
+		leave()
 		return vm.VM{}, err
 	}
+	end := func() { unlock(); leave() }
 	var stored vm.VM
 	var created bool
 	want := network.Request{Address: req.Address, MAC: req.MAC}
@@ -51,8 +57,12 @@ func (s *Service) create(ctx context.Context, v vm.VM, req vm.CreateRequest, sta
 		stored, created, err = s.deps.Store.CreateVM(storing, v, want, s.settings.Pools, limit, req.Idempotency)
 		return err
 	})
+	if errs.HasCode(err, errs.DatabaseUnavailable) {
+		s.power.ForgetUnstored([]string{v.ID}, end)
+		return vm.VM{}, err
+	}
 	if err != nil || !created {
-		unlock()
+		end()
 		if err != nil {
 			return vm.VM{}, err
 		}
@@ -60,7 +70,7 @@ func (s *Service) create(ctx context.Context, v vm.VM, req vm.CreateRequest, sta
 	}
 	reserved := vm.Step{Name: "reserve", Took: time.Since(began)}
 	v, err = operation.Detach(ctx, s.runner, func(ctx context.Context) (vm.VM, error) {
-		defer unlock()
+		defer end()
 		return s.runner.Record(ctx, stored, "create", start)
 	})
 	if errs.HasCode(err, "still_working") {

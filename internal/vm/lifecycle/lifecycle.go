@@ -104,6 +104,7 @@ type Settings struct {
 	Pools         network.Pools
 	KeyLifetime   time.Duration // how long an idempotency key is remembered
 	StopTimeout   time.Duration // how long a stop waits for the guest before it kills
+	BootTime      time.Duration // how long a booting guest may keep others from starting; 0: not at all
 	OwnUser       bool          // run each VMM under the lease's UID; off for the fake driver
 
 	HostPower hostpower.Settings
@@ -151,7 +152,7 @@ func New(deps Deps, settings Settings) *Service {
 	})
 	s.power = power.New(power.Config{
 		Store: deps.Store, Files: deps.Files, Memories: deps.Memories, Runner: s.runner, Engine: s.engine, Live: s.live,
-		Capacity: s.capacity, StopTimeout: settings.StopTimeout, Log: deps.Log,
+		Capacity: s.capacity, StopTimeout: settings.StopTimeout, CPUs: deps.Host.CPUs(), BootTime: settings.BootTime, Log: deps.Log,
 	})
 	s.Service = clone.New(clone.Config{
 		Store: deps.Store, Runner: s.runner, Engine: s.engine, Live: s.live, Power: s.power, Capacity: s.capacity,
@@ -183,7 +184,10 @@ func (s *Service) Recover(ctx context.Context, root string) error {
 
 // RefuseStarts lets no VM be created, started or woken any more: the host is
 // shutting down. Errors from now on: errs.Unavailable with code host_shutting_down.
-func (s *Service) RefuseStarts() { s.capacity.Close() }
+func (s *Service) RefuseStarts() {
+	s.capacity.Close()
+	s.power.CloseStarts()
+}
 
 // Down puts VMs to sleep, or stops them, for the shutdown of the host; see
 // hostpower.Service.Down. Precondition: RefuseStarts was called.

@@ -232,6 +232,19 @@ func (s faultyStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM
 	return s.Store.UpdateVM(ctx, id, change)
 }
 
+// CreateVM can fail after it has stored the VM, as if the connection broke.
+func (s faultyStore) CreateVM(ctx context.Context, v vm.VM, want network.Request, pools network.Pools, limit vm.Capacity, idem vm.Idempotency) (vm.VM, bool, error) {
+	stored, created, err := s.Store.CreateVM(ctx, v, want, pools, limit, idem)
+	return stored, created, errors.Join(err, s.calls.Begin("VMCreated"))
+}
+
+func (s faultyStore) DeleteVM(ctx context.Context, id string) error {
+	if err := s.calls.Begin("DeleteVM"); err != nil {
+		return err
+	}
+	return s.Store.DeleteVM(ctx, id)
+}
+
 func (s faultyStore) AllVMs(ctx context.Context) ([]vm.VM, error) {
 	if err := s.calls.Begin("AllVMs"); err != nil {
 		return nil, err

@@ -208,10 +208,14 @@ func await[T any](ctx context.Context, done <-chan outcome[T]) (T, error) {
 	}
 }
 
-// Update changes the stored VM and wakes all callers of Await for it. A change
-// that leaves the table of phases is logged: it is a bug of ours.
+// Update changes the stored VM and wakes all callers of Await for it. While the
+// database does not answer, it tries again: see Insist. A change that leaves the table of phases is logged: it is a bug of ours.
 func (r *Runner) Update(ctx context.Context, id string, change func(*vm.VM)) (vm.VM, error) {
-	v, err := r.store.UpdateVM(ctx, id, change)
+	var v vm.VM
+	err := r.Insist(ctx, func() (err error) {
+		v, err = r.store.UpdateVM(ctx, id, change)
+		return err
+	})
 	if err != nil {
 		return v, err
 	}

@@ -40,6 +40,8 @@ type Config struct {
 	Live        *live.Registry
 	Capacity    *capacity.Service
 	StopTimeout time.Duration // how long a stop waits for the guest before it kills
+	CPUs        int           // of the host
+	BootTime    time.Duration // how long a booting guest counts as a start in progress, unless it is up before
 	Log         *slog.Logger
 }
 
@@ -48,12 +50,13 @@ type Service struct {
 	Config
 	persister *persister
 	wakes     *wakeFailures
+	starts    *starts
 }
 
 // New returns a service. It handles the ends and reports of cfg.Live's machines,
 // and finishes restores for cfg.Runner.
 func New(cfg Config) *Service {
-	s := &Service{Config: cfg, persister: newPersister(), wakes: newWakeFailures()}
+	s := &Service{Config: cfg, persister: newPersister(), wakes: newWakeFailures(), starts: newStarts(cfg.CPUs)}
 	cfg.Live.Handle(live.Handlers{Exited: s.exited, Reported: s.reported}, cfg.Runner.Go, cfg.Runner.Closing())
 	cfg.Runner.OnRestoring(s.FinishRestore)
 	return s
@@ -68,7 +71,8 @@ func (s *Service) Close() { s.persister.close() }
 func (s *Service) FinishPersisting(ctx context.Context) { s.persister.finish(ctx) }
 
 // Start starts a VM without a machine. A running VM is returned as it is. A
-// sleeping one boots; its saved memory is lost.
+// sleeping one boots; its saved memory is lost. It waits until the host has CPUs for
+// another boot. Errors: among others, as Queue's and AcquireStart's.
 func (s *Service) Start(ctx context.Context, v vm.VM) (vm.VM, error) {
 	m, err := s.Live.Get(ctx, v, live.Adopt)
 	if err != nil {
@@ -77,18 +81,46 @@ func (s *Service) Start(ctx context.Context, v vm.VM) (vm.VM, error) {
 	if m != nil {
 		return v, notPaused(v, "start", "resume it")
 	}
-	asleep := v.Asleep()
-	if v, err = s.Capacity.LeaseToStart(ctx, v); err != nil {
+	leave, err := s.Queue(v.OwnerID)
+	if err != nil {
 		return vm.VM{}, err
+	}
+	defer leave()
+	release, err := s.AcquireStart(ctx, v.OwnerID)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	after, m, err := s.start(ctx, v)
+	if err != nil {
+		release()
+		return after, err
+	}
+	s.releaseWhenUp(v.ID, m, release)
+	return after, nil
+}
+
+// start starts a VM that may start now.
+func (s *Service) start(ctx context.Context, v vm.VM) (vm.VM, *live.Machine, error) {
+	asleep := v.Asleep()
+	// It stores that the VM starts, and so does the next step: see Insist.
+	err := s.Runner.Insist(ctx, func() error {
+		leased, err := s.Capacity.LeaseToStart(ctx, v)
+		if err == nil {
+			v = leased
+		}
+		return err
+	})
+	if err != nil {
+		return vm.VM{}, nil, err
 	}
 	s.persister.stop(v.ID)
 	if v, err = s.Runner.Update(ctx, v.ID, vm.ToStarting); err != nil {
-		return vm.VM{}, err
+		return vm.VM{}, nil, err
 	}
 	if asleep {
 		s.Engine.DropMemory(v.ID)
 	}
-	return s.Boot(ctx, v)
+	return s.boot(ctx, v)
 }
 
 // notPaused returns an error for a paused VM. Errors: errs.Conflict with code vm_paused.
@@ -99,14 +131,31 @@ func notPaused(v vm.VM, verb, hint string) error {
 	return nil
 }
 
-// Boot starts the machine of a VM whose lease is whole. A failure is stored.
+// Boot starts the machine of a VM whose lease is whole, when the host has CPUs for
+// another boot. A failure is stored.
 func (s *Service) Boot(ctx context.Context, v vm.VM) (vm.VM, error) {
+	release, err := s.AcquireStart(ctx, v.OwnerID)
+	if err != nil {
+		notBegun := &transition.Run{VM: v, Fresh: !v.Provisioned}
+		return s.FailStart(ctx, notBegun, &transition.StepError{Step: queueStep, Err: err})
+	}
+	after, m, err := s.boot(ctx, v)
+	if err != nil {
+		release()
+		return after, err
+	}
+	s.releaseWhenUp(v.ID, m, release)
+	return after, nil
+}
+
+func (s *Service) boot(ctx context.Context, v vm.VM) (vm.VM, *live.Machine, error) {
 	r, err := s.Engine.Boot(ctx, v, s.Runner.Update)
 	if err != nil {
-		return s.FailStart(ctx, r, err)
+		v, err = s.FailStart(ctx, r, err)
+		return v, nil, err
 	}
 	s.Live.Watch(v.ID, r.Live)
-	return r.VM, nil
+	return r.VM, r.Live, nil
 }
 
 // FailStart stores why a start failed, and returns what the owner is told. A VM
@@ -129,7 +178,7 @@ func (s *Service) FailStart(ctx context.Context, r *transition.Run, cause error)
 }
 
 func (s *Service) releaseLease(ctx context.Context, id string) {
-	if err := s.Store.ReleaseVM(ctx, id); err != nil {
+	if err := s.Runner.Insist(ctx, func() error { return s.Store.ReleaseVM(ctx, id) }); err != nil {
 		s.Log.Error("cannot release the lease of a failed create", logkey.VM, id, logkey.Error, err)
 	}
 }
@@ -353,9 +402,31 @@ func (s *Service) endAndDrop(ctx context.Context, id string, m *live.Machine) er
 
 // Forget deletes the row of a VM of which nothing else is left.
 func (s *Service) Forget(ctx context.Context, id string) error {
-	err := s.Store.DeleteVM(ctx, id)
+	again := false
+	err := s.Runner.Insist(ctx, func() error {
+		err := s.Store.DeleteVM(ctx, id)
+		if again && errs.Is(err, errs.NotFound) { // the attempt before has deleted it
+			err = nil
+		}
+		again = true
+		return err
+	})
 	if err == nil {
 		s.Runner.Announce(id)
 	}
 	return err
+}
+
+// ForgetUnstored deletes, in the background, rows of VMs if they were stored although the
+// database broke off: their create has failed for its caller, and no operation would
+// begin on them. The caller holds their locks until done is called.
+func (s *Service) ForgetUnstored(ids []string, done func()) {
+	s.Runner.Go(func() {
+		defer done()
+		for _, id := range ids {
+			if err := s.Forget(context.Background(), id); err != nil && !errs.Is(err, errs.NotFound) {
+				s.Log.Error("cannot delete the row of a failed create", logkey.VM, id, logkey.Error, err)
+			}
+		}
+	})
 }

@@ -90,7 +90,8 @@ func (s *Service) CheckCanSleep(v vm.VM) error {
 // Errors: errs.Conflict with code vm_not_asleep when there is nothing to wake,
 // or saved_unusable when the saved state is missing, damaged or of another host
 // or version; errs.Exhausted. After an error the VM sleeps on, unless its VMM could not be
-// ended: then it has failed, and its saved memory no longer counts.
+// ended: then it has failed, and its saved memory no longer counts. Also Queue's and
+// AcquireStart's.
 func (s *Service) Wake(ctx context.Context, v vm.VM) (vm.VM, error) {
 	m, err := s.Live.Get(ctx, v, live.Adopt)
 	if err != nil {
@@ -105,8 +106,25 @@ func (s *Service) Wake(ctx context.Context, v vm.VM) (vm.VM, error) {
 	if err := s.Engine.CheckVersion("wake", v); err != nil { // while the VM can still be left as it is
 		return vm.VM{}, err
 	}
+	leave, err := s.Queue(v.OwnerID)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	defer leave()
+	release, err := s.AcquireStart(ctx, v.OwnerID)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	defer release()
 	slept := *v.Sleep
-	if v, err = s.Capacity.LeaseToWake(ctx, v); err != nil {
+	err = s.Runner.Insist(ctx, func() error { // as in start
+		leased, err := s.Capacity.LeaseToWake(ctx, v)
+		if err == nil {
+			v = leased
+		}
+		return err
+	})
+	if err != nil {
 		return vm.VM{}, err
 	}
 	s.persister.stop(v.ID)

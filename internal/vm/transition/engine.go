@@ -265,11 +265,18 @@ func (e *Engine) End(ctx context.Context, m vmm.Machine) error {
 	return nil
 }
 
+// busyRetryAfter is how long to wait after a step that took too long.
+const busyRetryAfter = 30 * time.Second
+
 // Public returns what a user is told of a step's error: its own text if it has
-// one, else fallback.
+// one, that the host is too busy if the step took too long, else fallback.
 func Public(err error, fallback *errs.Error) error {
 	if e, ok := errs.As(err); ok {
 		return e
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errs.New(errs.Unavailable, "host_busy", "%s in time", fallback.Message).
+			WithHint("try again when the host has less to do").WithRetryAfter(busyRetryAfter).WithCause(err)
 	}
 	return fallback.WithCause(err)
 }

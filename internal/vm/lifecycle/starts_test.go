@@ -1,0 +1,85 @@
+package lifecycle_test
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+// The fake host has 4 CPUs.
+const startsOfOne = 8
+
+// All creates that are sent at once succeed, and few start at a time.
+func TestStartsAtOnceAreBounded(t *testing.T) {
+	w := newWorld(t)
+	w.memMiB = 64 << 10
+	const creates = 40
+	var now, most atomic.Int32
+	begun := make(chan struct{}, creates)
+	proceed := make(chan struct{})
+	w.calls.Before("Start", func() {
+		n := now.Add(1)
+		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		}
+		begun <- struct{}{}
+		<-proceed
+		now.Add(-1)
+	})
+	var all sync.WaitGroup
+	failures := make([]error, creates)
+	for i := range creates {
+		all.Go(func() { _, failures[i] = w.Create(t.Context(), owner, vm.CreateRequest{Name: fmt.Sprint("vm-", i)}) })
+	}
+	for range startsOfOne { // one after the other could not all be there at once
+		<-begun
+	}
+	close(proceed)
+	all.Wait()
+	for _, err := range failures {
+		if err != nil {
+			t.Errorf("a create fails: %v", err)
+		}
+	}
+	if got := most.Load(); got != startsOfOne {
+		t.Errorf("%d started at a time, want %d", got, startsOfOne)
+	}
+}
+
+// A request that could only wait very long is refused, and leaves nothing; other
+// accounts and VMs that wait already are not affected.
+func TestTooManyStartsAreRefused(t *testing.T) {
+	w := newWorld(t)
+	var leave []func()
+	for {
+		free, err := w.QueueStart(owner)
+		if err != nil {
+			if !errs.HasCode(err, "too_many_starts") || errs.KindOf(err) != errs.Unavailable {
+				t.Errorf("got %v", err)
+			}
+			break
+		}
+		if leave = append(leave, free); len(leave) > 10_000 {
+			t.Fatal("any number of starts can wait")
+		}
+	}
+	if _, err := w.Create(t.Context(), owner, vm.CreateRequest{}); !errs.HasCode(err, "too_many_starts") {
+		t.Errorf("a create gets %v", err)
+	}
+	if vms, _, err := w.List(t.Context(), access.Owner(owner), vm.Filter{}); err != nil || len(vms) > 0 {
+		t.Errorf("it left %v, %v", vms, err)
+	}
+	if free, err := w.QueueStart("acc_other"); err != nil {
+		t.Errorf("another account gets %v", err)
+	} else {
+		free()
+	}
+	for _, free := range leave {
+		free()
+	}
+	mustCreate(t, w, vm.CreateRequest{})
+}

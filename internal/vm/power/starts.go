@@ -1,0 +1,120 @@
+package power
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vm/live"
+	"github.com/hatchvm/hatch/internal/vm/operation"
+)
+
+// How many VMs start at a time, and may wait for it. A VMM must answer in time while
+// the guests before it boot, which takes all CPUs there are; so the CPUs bound the
+// boots in progress.
+const (
+	startsPerCPU      = 2
+	minStarts         = 4
+	maxQueued         = 256 // among them those that start
+	maxQueuedOfOne    = 192 // account
+	queuedRetryAfter  = 10 * time.Second
+	startsForOthers   = 1       // slots that one account leaves free
+	queueStep         = "queue" // its name in reasons
+	codeTooManyStarts = "too_many_starts"
+)
+
+// starts bounds the starts, wakes and clones in progress.
+type starts struct {
+	slots *operation.Slots
+	close func() // lets none begin any more
+
+	mu     sync.Mutex
+	queued map[string]int // by account
+	all    int
+}
+
+func newStarts(cpus int) *starts {
+	total := max(minStarts, startsPerCPU*cpus)
+	closing := make(chan struct{})
+	return &starts{
+		slots: operation.NewSlots(total+startsForOthers, total, closing),
+		close: sync.OnceFunc(func() { close(closing) }), queued: map[string]int{},
+	}
+}
+
+// Queue admits a start, before anything is stored for it. The caller must call leave
+// when the start has ended.
+// Errors: errs.Unavailable with code too_many_starts.
+func (s *Service) Queue(account string) (leave func(), err error) {
+	q := s.starts
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.all >= maxQueued || q.queued[account] >= maxQueuedOfOne {
+		return nil, errs.New(errs.Unavailable, codeTooManyStarts, "cannot start a VM: too many VMs wait to start").
+			WithHint("try again later, with fewer requests at a time").WithRetryAfter(queuedRetryAfter)
+	}
+	q.add(account, 1)
+	return sync.OnceFunc(func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.add(account, -1)
+	}), nil
+}
+
+func (q *starts) add(account string, n int) {
+	q.all += n
+	if q.queued[account] += n; q.queued[account] == 0 {
+		delete(q.queued, account)
+	}
+}
+
+// AcquireStart waits until another VM of the account may start. The caller must call
+// release once the CPUs are not needed any more.
+// Errors: errs.Unavailable with code host_shutting_down; ctx's.
+func (s *Service) AcquireStart(ctx context.Context, account string) (release func(), err error) {
+	release, err = s.starts.slots.Acquire(ctx, account)
+	if err == nil {
+		return release, nil
+	}
+	if closed := s.Capacity.CheckOpen(); closed != nil {
+		return nil, closed
+	}
+	return nil, fmt.Errorf("cannot start the VM: %w", err)
+}
+
+// CloseStarts ends the wait of all starts that have not begun, for good.
+func (s *Service) CloseStarts() { s.starts.close() }
+
+// releaseWhenUp calls release, in the background, once the guest of a VM that was just
+// booted needs its CPUs less.
+func (s *Service) releaseWhenUp(id string, m *live.Machine, release func()) {
+	if s.BootTime == 0 {
+		release()
+		return
+	}
+	s.Runner.Go(func() {
+		defer release()
+		ctx, cancel := context.WithTimeout(context.Background(), s.BootTime)
+		defer cancel()
+		for {
+			changed := s.Runner.Changed(id)
+			v, err := s.Store.VM(ctx, access.Everyone, id)
+			if err != nil || v.State != vm.Running || v.Conditions.Agent.Status == vm.True || v.Conditions.Agent.Status == vm.False {
+				return
+			}
+			select {
+			case <-changed:
+			case <-m.Exited():
+				return
+			case <-s.Runner.Closing():
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
