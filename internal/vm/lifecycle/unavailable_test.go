@@ -38,7 +38,8 @@ func TestOutcomesAreStoredOnceTheDatabaseAnswers(t *testing.T) {
 			}, vm.Running,
 		},
 		"start": {
-			stopped, []string{"LeaseVM", "UpdateVM"},
+			stopped,
+			[]string{"LeaseVM", "UpdateVM"},
 			func(t *testing.T, w *world, id string) (vm.VM, error) {
 				return w.Start(t.Context(), access.Owner(owner), id)
 			}, vm.Running,
