@@ -34,6 +34,14 @@ func TestRoutesWithoutABodyReadNone(t *testing.T) {
 	}
 }
 
+// Many clients send an empty object with every POST.
+func TestRoutesWithoutABodyTakeAnEmptyOne(t *testing.T) {
+	s := newServer(t)
+	for body, status := range map[string]int{"{}": 200, " {}\n": 200, "null": 200, "  ": 200, "{": 400, "[]": 400, `{"a":1}`: 400, strings.Repeat(" ", 17): 400} {
+		wantStatus(t, s.call(t, "POST", "/vms/"+knownVM+"/pause", body), status)
+	}
+}
+
 func TestAnUnknownRouteDoesNotReadABody(t *testing.T) {
 	s := newServer(t)
 	c := s.dialRaw(t)

@@ -28,6 +28,9 @@ const (
 	bodyTimeout = 30 * time.Second
 	// minProgress is how many bytes of an upload must arrive within bodyTimeout.
 	minProgress = 4 << 10
+	// maxNoBody is how many bytes a client may send where no body is taken: many send {}
+	// with every POST.
+	maxNoBody = 16
 )
 
 // readBody reads the whole body, bounded in size and time, before a handler runs.
@@ -43,9 +46,12 @@ func (d *door) readBody(mux *http.ServeMux) http.Handler {
 		switch {
 		case r.ContentLength == 0 || pattern == "/": // none, or no route that reads it
 		case !d.bodied[pattern]:
-			d.writeProblem(w, r, errs.New(errs.Invalid, "body_not_accepted", "cannot accept a body: %s takes none", pattern).
-				WithHint("send the request without a body"))
-			return
+			if !saysNothing(w, r) {
+				d.writeProblem(w, r, errs.New(errs.Invalid, "body_not_accepted", "cannot accept a body: %s takes none", pattern).
+					WithHint("send the request without a body"))
+				return
+			}
+			r.Body, r.ContentLength = http.NoBody, 0
 		case isUpload(r):
 			r.Body = &upload{ReadCloser: r.Body, control: http.NewResponseController(w), left: bodyTimeout}
 		default:
@@ -58,6 +64,20 @@ func (d *door) readBody(mux *http.ServeMux) http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// saysNothing reports whether the body is an empty object, null or white space, and
+// reads no body that is too long for that.
+func saysNothing(w http.ResponseWriter, r *http.Request) bool {
+	if r.ContentLength < 0 || r.ContentLength > maxNoBody {
+		return false
+	}
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // as in body
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxNoBody))
+	_ = control.SetReadDeadline(time.Time{})
+	text := string(bytes.TrimSpace(body))
+	return err == nil && (text == "" || text == "{}" || text == "null")
 }
 
 // bufferBody replaces the request's body by one in memory. The caller must call free
