@@ -160,7 +160,9 @@ type Driver interface {
 	Wake(ctx context.Context, spec Spec, dir string) (Machine, error)
 
 	// Adopt returns the machine of h, which an earlier daemon started. Every field
-	// of h must match the live process.
+	// of h must match the live process. A process whose VMM does not answer is
+	// adopted, too, after a few seconds: it can be killed, Health waits until it
+	// answers, and its Version is not compared.
 	//
 	// Errors: errs.NotFound when the process is gone, is another one, or has no
 	// machine because its daemon ended during the start; such a process is killed.
@@ -177,6 +179,7 @@ type Driver interface {
 type Machine interface {
 	Process
 	CPUs
+	Reporter
 
 	// Dial opens a byte stream to the guest. One connection per channel at a
 	// time: a second Dial ends the first.
@@ -206,6 +209,19 @@ type Machine interface {
 	//
 	// Errors: errs.Unsupported when it was started without Memory.
 	Save(ctx context.Context, spec Spec, dir string) error
+}
+
+// Reporter is a VMM that says how its guest is.
+type Reporter interface {
+	// Health asks the VMM. It waits for the answer until ctx is done, however long
+	// that is: one call at a time is enough to see that a VMM hangs, and when it has
+	// recovered. Errors: errs.NotFound after the exit; any other if the VMM does not
+	// answer.
+	Health(ctx context.Context) (Health, error)
+
+	// HealthChanged has a value after the VMM has reported something that Health may
+	// show. A driver whose VMM reports nothing never sends.
+	HealthChanged() <-chan struct{}
 }
 
 // CPUs are the virtual CPUs of a machine, all together.

@@ -42,7 +42,11 @@ func TestDriverConforms(t *testing.T) {
 		Break:   func(*vmm.Spec) { fake.Calls.Fail("Start", 1, errs.New(errs.Internal, "injected", "injected")) },
 		KeepMiB: 4,
 		Crash:   func(_ *testing.T, h vmm.Handle) { fake.Crash(h.ID) },
-		Limits:  func(_ *testing.T, m vmm.Machine) vmm.RateLimits { return fake.Limits(m.Handle().ID) },
+		Hang: func(_ *testing.T, h vmm.Handle) func() {
+			fake.Hang(h.ID)
+			return func() { fake.Unhang(h.ID) }
+		},
+		Limits: func(_ *testing.T, m vmm.Machine) vmm.RateLimits { return fake.Limits(m.Handle().ID) },
 		Leftovers: func(spec vmm.Spec) []string {
 			if g := fake.host.guest(spec.ID); g != nil && !g.gone() {
 				return []string{"the machine"}

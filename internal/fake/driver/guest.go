@@ -34,12 +34,21 @@ type guest struct {
 	deaf    bool
 	exit    vmm.Exit
 	exited  chan struct{}
+
+	answers chan struct{} // closed while the VMM answers
+	halt    vmm.Halt      // of a guest whose CPUs do not run though it was not paused
+	full    bool          // a resumed guest stands still again, for the same reason
+	errors  uint64        // of its disks
+	changed chan struct{} // capacity 1
 }
 
 func newGuest(h vmm.Handle, isDeaf func() bool) *guest {
 	running := make(chan struct{})
 	close(running)
-	return &guest{handle: h, startedAt: time.Now(), isDeaf: isDeaf, running: running, boots: 1, exited: make(chan struct{})}
+	return &guest{
+		handle: h, startedAt: time.Now(), isDeaf: isDeaf, running: running, boots: 1, exited: make(chan struct{}),
+		answers: running, changed: make(chan struct{}, 1),
+	}
 }
 
 func (g *guest) gone() bool {

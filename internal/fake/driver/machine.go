@@ -113,22 +113,41 @@ func (m *machine) check() error {
 }
 
 // Pause implements vmm.Machine.
-func (m *machine) Pause(context.Context) error {
+func (m *machine) Pause(ctx context.Context) error {
+	if err := m.guest.awaitVMM(ctx); err != nil {
+		return err
+	}
 	m.guest.setPaused(true)
 	return m.check()
 }
 
 // Resume implements vmm.Machine.
-func (m *machine) Resume(context.Context) error {
-	if err := m.driver.Calls.Begin("Resume"); err != nil {
+func (m *machine) Resume(ctx context.Context) error {
+	if err := errors.Join(m.driver.Calls.Begin("Resume"), m.guest.awaitVMM(ctx)); err != nil {
 		return err
 	}
-	m.guest.setPaused(false)
+	m.guest.resume()
 	return m.check()
 }
 
 // Paused implements vmm.Machine.
-func (m *machine) Paused(context.Context) (bool, error) { return m.guest.paused(), m.check() }
+func (m *machine) Paused(ctx context.Context) (bool, error) {
+	if err := m.guest.awaitVMM(ctx); err != nil {
+		return false, err
+	}
+	return m.guest.paused(), m.check()
+}
+
+// Health implements vmm.Reporter.
+func (m *machine) Health(ctx context.Context) (vmm.Health, error) {
+	if err := m.guest.awaitVMM(ctx); err != nil {
+		return vmm.Health{}, err
+	}
+	return m.guest.health(), m.check()
+}
+
+// HealthChanged implements vmm.Reporter.
+func (m *machine) HealthChanged() <-chan struct{} { return m.guest.changed }
 
 // Stats implements vmm.Machine. Usage grows with time.
 func (m *machine) Stats(context.Context) (vmm.Stats, error) {
@@ -150,8 +169,8 @@ func (m *machine) Stats(context.Context) (vmm.Stats, error) {
 }
 
 // PowerButton implements vmm.Machine.
-func (m *machine) PowerButton(context.Context) error {
-	if err := errors.Join(m.check(), m.driver.Calls.Begin("PowerButton")); err != nil {
+func (m *machine) PowerButton(ctx context.Context) error {
+	if err := errors.Join(m.guest.awaitVMM(ctx), m.check(), m.driver.Calls.Begin("PowerButton")); err != nil {
 		return err
 	}
 	m.guest.pressPowerButton()

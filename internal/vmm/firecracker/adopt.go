@@ -40,7 +40,12 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.checkIdentity(ctx); err != nil {
+	err = m.checkIdentity(ctx)
+	if process.IsSilent(err) { // the release that the handle names is all that is known of it
+		m.version, _ = parseVersion(h.Version)
+		err = nil
+	}
+	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
@@ -49,7 +54,7 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
 // checkIdentity checks that the process of the handle serves the API socket. It
 // compares Firecracker's version with the handle's, or sets it there if it is empty.
 func (m *machine) checkIdentity(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	ctx, cancel := context.WithTimeout(ctx, process.AdoptTimeout)
 	defer cancel()
 	if err := m.awaitAPI(ctx); err != nil { // it may just have been started
 		return m.explain(err)

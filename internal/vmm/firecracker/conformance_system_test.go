@@ -123,6 +123,7 @@ func (l *lab) harness() vmmtest.Harness {
 				t.Fatal(err)
 			}
 		},
+		Hang:      func(t *testing.T, h vmm.Handle) func() { return vmmtest.Suspend(t, h.PID) },
 		KeepMiB:   4,
 		Limits:    limitsOf,
 		Leftovers: leftovers,

@@ -40,6 +40,7 @@ type counts struct {
 	vmm.BlockCounters
 	MemoryReports  uint64 `json:"MemoryTold"`   // reports of the guest about its memory
 	MemoryFailures uint64 `json:"MemoryMissed"` // those of them that Firecracker could not parse
+	DiskErrors     uint64 // requests to disks that were answered with an error
 }
 
 // newCounters starts to read the metrics of the machine in dir, and continues from the
@@ -90,6 +91,7 @@ func (c *counters) add(line []byte) {
 	c.sum.WriteOps += delta.WriteOps
 	c.sum.MemoryReports += delta.MemoryReports
 	c.sum.MemoryFailures += delta.MemoryFailures
+	c.sum.DiskErrors += delta.DiskErrors
 	text, err := json.Marshal(c.sum)
 	close(c.updated)
 	c.updated = make(chan struct{})
@@ -110,6 +112,7 @@ func parseMetrics(line []byte) (delta counts) {
 			WriteBytes uint64 `json:"write_bytes"`
 			ReadOps    uint64 `json:"read_count"`
 			WriteOps   uint64 `json:"write_count"`
+			Errors     uint64 `json:"invalid_reqs_count"`
 		} `json:"block"`
 		Balloon struct {
 			Reports  uint64 `json:"stats_updates_count"`
@@ -120,13 +123,20 @@ func parseMetrics(line []byte) (delta counts) {
 		return delta
 	}
 	b, m := metrics.Block, metrics.Balloon
-	if max(b.ReadBytes, b.WriteBytes, b.ReadOps, b.WriteOps, m.Reports, m.Failures) > maxDelta {
+	if max(b.ReadBytes, b.WriteBytes, b.ReadOps, b.WriteOps, b.Errors, m.Reports, m.Failures) > maxDelta {
 		return delta
 	}
 	return counts{
 		BlockCounters: vmm.BlockCounters{ReadBytes: b.ReadBytes, WriteBytes: b.WriteBytes, ReadOps: b.ReadOps, WriteOps: b.WriteOps},
-		MemoryReports: m.Reports, MemoryFailures: m.Failures,
+		MemoryReports: m.Reports, MemoryFailures: m.Failures, DiskErrors: b.Errors,
 	}
+}
+
+// diskErrors returns the sum of DiskErrors. Firecracker writes a line each minute.
+func (c *counters) diskErrors() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sum.DiskErrors
 }
 
 // afterFlush returns the sums with the line that flush makes Firecracker write.

@@ -202,6 +202,20 @@ func (m *machine) Paused(ctx context.Context) (is bool, err error) {
 	return is, err
 }
 
+// Health implements vmm.Reporter. Firecracker reports nothing by itself, and does not
+// halt a guest whose disk fails: the guest gets the error.
+func (m *machine) Health(ctx context.Context) (vmm.Health, error) {
+	i, err := m.api.instance(ctx)
+	if err != nil {
+		return vmm.Health{}, m.explain(err)
+	}
+	health := vmm.Health{DiskErrors: m.counters.diskErrors()}
+	if i.State == statePaused || i.State == stateNew {
+		health.Halt = vmm.HaltPaused
+	}
+	return health, nil
+}
+
 // PowerButton implements vmm.Machine. It presses Ctrl+Alt+Del, on which Linux
 // restarts; since a reset ends the process, that counts as a power-off.
 func (m *machine) PowerButton(ctx context.Context) error {

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/logkey"
@@ -57,8 +59,9 @@ type Process struct {
 	work     sync.WaitGroup
 	exited   chan struct{}
 	closed   chan struct{}
-	exit     vmm.Exit // written before exited is closed
-	lastLine string   // of stderr; written before exited is closed
+	changed  chan struct{} // see HealthChanged; capacity 1
+	exit     vmm.Exit      // written before exited is closed
+	lastLine string        // of stderr; written before exited is closed
 
 	mu     sync.Mutex
 	handle vmm.Handle
@@ -76,7 +79,7 @@ type Process struct {
 func New(program string, h vmm.Handle, proc *jail.Proc, log *slog.Logger) *Process {
 	return &Process{
 		Proc: proc, Log: log, program: program, handle: h,
-		exited: make(chan struct{}), closed: make(chan struct{}), conns: map[vmm.Channel]net.Conn{},
+		exited: make(chan struct{}), closed: make(chan struct{}), changed: make(chan struct{}, 1), conns: map[vmm.Channel]net.Conn{},
 	}
 }
 
@@ -169,6 +172,17 @@ func (p *Process) Exited() <-chan struct{} { return p.exited }
 // Exit implements vmm.Process.
 func (p *Process) Exit() vmm.Exit { return p.exit }
 
+// HealthChanged implements vmm.Reporter.
+func (p *Process) HealthChanged() <-chan struct{} { return p.changed }
+
+// ReportHealth says that vmm.Reporter.Health may have changed. It never blocks.
+func (p *Process) ReportHealth() {
+	select {
+	case p.changed <- struct{}{}:
+	default: // nothing has asked since the report before
+	}
+}
+
 // Closed is closed by Close.
 func (p *Process) Closed() <-chan struct{} { return p.closed }
 
@@ -197,6 +211,15 @@ func (p *Process) Discard(cause error) error {
 	default: // Kill failed
 	}
 	return errs.New(errs.Internal, "vmm_start_failed", "%s did not start the VM", p.program).WithCause(err)
+}
+
+// AdoptTimeout bounds the wait for a VMM's first answer to a daemon that adopts it.
+const AdoptTimeout = 3 * time.Second
+
+// IsSilent reports whether a request failed because the VMM has not answered, or
+// has not accepted a connection: it hangs, or is slow.
+func IsSilent(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, unix.EAGAIN) || errs.HasCode(err, "vmm_silent")
 }
 
 // exitGrace is how long a VMM whose connection was lost may take to exit.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/vmm"
@@ -41,7 +42,8 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
 		return nil, errors.Join(err, proc.Close())
 	}
 	m := d.newMachine(h, proc, stderr)
-	if err := m.checkVersion(ctx); err != nil {
+	err = m.checkVersion(ctx, process.AdoptTimeout)
+	if err != nil && !process.IsSilent(err) {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
@@ -49,19 +51,16 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
 
 // checkVersion makes the control connection and compares QEMU's version with the
 // handle's, or sets it there if it is empty.
-func (m *machine) checkVersion(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+func (m *machine) checkVersion(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	q, err := m.connect(ctx)
 	if err != nil {
 		return m.explain(err)
 	}
-	if m.Handle().Version != "" && m.Handle().Version != q.version {
+	if m.Handle().Version != q.version {
 		return process.Gone(m.Handle().ID)
 	}
-	h := m.Handle()
-	h.Version = q.version
-	m.SetHandle(h)
 	return nil
 }
 

@@ -168,7 +168,10 @@ func diskArguments(i int, d vmm.Disk, fd int, limit vmm.DiskLimit) []string {
 		}
 	}
 	backend["node-name"] = node
-	return append(args, "-blockdev", mustJSON(backend), "-device", device("virtio-blk-device", "drive", node, "serial", d.Serial))
+	// A guest whose write finds no space on the host stands still, and the write is
+	// repeated when it is resumed; of any other error it is told.
+	return append(args, "-blockdev", mustJSON(backend),
+		"-device", device("virtio-blk-device", "drive", node, "serial", d.Serial, "werror", "enospc", "rerror", "report"))
 }
 
 // limitName is QEMU's id of the throttle group of a disk.

@@ -119,6 +119,7 @@ func (l *lab) harness() vmmtest.Harness {
 		Driver: newDriver, Spec: func(t *testing.T) vmm.Spec { return l.spec(t) }, Root: l.root,
 		Break:     func(s *vmm.Spec) { s.Kernel = s.Initramfs }, // QEMU refuses it: it is not a kernel
 		Crash:     func(t *testing.T, h vmm.Handle) { killHard(t, h.PID) },
+		Hang:      func(t *testing.T, h vmm.Handle) func() { return vmmtest.Suspend(t, h.PID) },
 		KeepMiB:   16,
 		Inspect:   requireSharing,
 		Limits:    limitsOf,

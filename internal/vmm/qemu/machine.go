@@ -4,7 +4,6 @@ package qemu
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/jail"
-	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/vmm"
 	"github.com/hatchvm/hatch/internal/vmm/process"
 )
@@ -31,9 +29,10 @@ type machine struct {
 	saving   sync.Mutex  // held while the machine is saved
 	migrated chan string // the status in which a migration ended; capacity 1
 
-	mu      sync.Mutex
-	console net.Conn // connected before the guest ran, for the first Dial
-	reason  string   // of the last SHUTDOWN event
+	mu         sync.Mutex
+	console    net.Conn // connected before the guest ran, for the first Dial
+	reason     string   // of the last SHUTDOWN event
+	diskErrors uint64   // that the guest was told
 }
 
 func (d *Driver) newMachine(h vmm.Handle, proc *jail.Proc, stderr *jail.Output) *machine {
@@ -106,36 +105,21 @@ func (m *machine) release() error {
 	return nil
 }
 
-// handleEvent handles a QMP event.
-func (m *machine) handleEvent(e qmpEvent) {
-	switch e.Name {
-	case "SHUTDOWN":
-		m.handleShutdown(e.Data)
-	case "MIGRATION":
-		m.handleMigration(e.Data)
-	default:
-		m.Log.Debug("qemu event", logkey.VM, m.Handle().ID, "event", e.Name)
-	}
-}
-
-func (m *machine) handleShutdown(data json.RawMessage) {
-	var why struct{ Reason string }
-	_ = json.Unmarshal(data, &why) // without a reason the cause is unknown
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.reason = why.Reason
-}
-
 // command runs a QMP command without arguments.
 func (m *machine) command(ctx context.Context, name string, out any) error {
 	return m.run(ctx, qmpCommand{name: name}, out)
 }
 
-// run runs a QMP command over the one connection, which it makes again if it was
-// lost.
+// run runs a QMP command within commandTimeout.
 func (m *machine) run(ctx context.Context, command qmpCommand, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
+	return m.ask(ctx, command, out)
+}
+
+// ask runs a QMP command over the one connection, which it makes again if it was
+// lost. Only ctx bounds the wait for the answer.
+func (m *machine) ask(ctx context.Context, command qmpCommand, out any) error {
 	q, err := m.connect(ctx)
 	if err == nil {
 		err = q.do(ctx, command, out)
@@ -173,7 +157,16 @@ func (m *machine) connect(ctx context.Context) (*qmp, error) {
 		return nil, err // q stays: how the one before ended tells why QEMU did
 	}
 	q = fresh
+	m.learnVersion(q.version)
 	return q, nil
+}
+
+// learnVersion sets QEMU's version in a handle that has none.
+func (m *machine) learnVersion(version string) {
+	if h := m.Handle(); h.Version == "" {
+		h.Version = version
+		m.SetHandle(h)
+	}
 }
 
 // explain returns the error of a failed command. If the connection was lost, the

@@ -125,7 +125,7 @@ func (m *machine) attach(ctx context.Context) error {
 	m.mu.Lock()
 	m.console = console
 	m.mu.Unlock()
-	return m.checkVersion(ctx)
+	return m.checkVersion(ctx, commandTimeout)
 }
 
 // processFiles are the files that launch opens and passes to a process.

@@ -38,6 +38,10 @@ type Harness struct {
 	// Crash ends the machine's VMM process with SIGKILL.
 	Crash func(t *testing.T, h vmm.Handle)
 
+	// Hang stops the machine's VMM process, so that it answers nothing; unhang lets it go
+	// on.
+	Hang func(t *testing.T, h vmm.Handle) (unhang func())
+
 	// KeepMiB is the size, in MiB, of the data that one keep command makes in a guest's
 	// memory. A guest has memory for four times that.
 	KeepMiB int
@@ -83,6 +87,9 @@ func Run(t *testing.T, h Harness) {
 		{"the exit of an adopted machine is observed", testAdoptedEnd},
 		{"a handle that does not match the process is not adopted", testForeignHandles},
 		{"the list has only machines below the root", testList},
+		{"health says whether the CPUs run", testHealth},
+		{"health waits for a VMM that hangs", testHang},
+		{"a VMM that hangs is adopted, and can be killed", testAdoptedHang},
 	}
 	tests = append(tests, limitTests...)
 	if h.Driver(t).Info().Capabilities.Save {
