@@ -17,6 +17,7 @@ const (
 const (
 	ConditionNetworkReady = "network_ready"
 	ConditionAgentReady   = "agent_ready"
+	ConditionVMMHealthy   = "vmm_healthy"
 	ConditionCloudInit    = "cloud_init_done"
 )
 
@@ -128,7 +129,7 @@ type Sleep struct {
 
 // Condition is one condition of a guest.
 type Condition struct {
-	Type      string    `json:"type" enum:"network_ready,agent_ready,cloud_init_done" doc:"Type of the condition."`
+	Type      string    `json:"type" enum:"network_ready,agent_ready,vmm_healthy,cloud_init_done" doc:"Type of the condition."`
 	Status    string    `json:"status" enum:"true,false,unknown" doc:"Whether the condition is true."`
 	Reason    string    `json:"reason,omitempty" doc:"Why, as a stable word."`
 	Message   string    `json:"message,omitempty" doc:"Why, as text for people."`

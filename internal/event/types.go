@@ -40,7 +40,7 @@ func Types() []About {
 	return []About{
 		{VMCreated, "A VM was created and is starting.", "`image_id`, `template_id`, `vcpu_count`, `mem_mib`, `disk_mib`, `vmm`"},
 		{VMStateChanged, "The state of a VM, or its reason, changed.", "`from`, `to`: states; `reason`: a sentence"},
-		{VMConditionChanged, "A condition of a guest changed.", "`condition`: `network_ready`, `agent_ready` or `cloud_init_done`; `from`, `to`: `true`, `false` or `unknown`; `reason`: one word; `message`: a sentence"},
+		{VMConditionChanged, "A condition of a guest changed.", "`condition`: `network_ready`, `agent_ready`, `vmm_healthy` or `cloud_init_done`; `from`, `to`: `true`, `false` or `unknown`; `reason`: one word; `message`: a sentence"},
 		{VMOperation, "An operation on a VM has ended: of a client, or of `hatchd`, as when the host goes down and when it has started again.", "`operation`: `create`, `start`, `stop`, `restart`, `pause`, `resume`, `sleep`, `wake`, `snapshot`, `restore`, `fork`, `delete` or `reboot` (by the guest); `outcome`: `succeeded` or `failed`; `duration_ms`; `error`, `code`: why it failed"},
 		{VMRebooted, "A guest rebooted without a restart of its VMM: its agent reported a new boot id.", "–"},
 		{VMDeleted, "A VM was deleted, with its disk and its reservations.", "–"},

@@ -24,10 +24,11 @@ type Condition struct {
 	ChangedAt time.Time `json:"changed_at"`
 }
 
-// Conditions are all facts known of a guest.
+// Conditions are all facts known of a guest and its machine.
 type Conditions struct {
 	Network   Condition `json:"network"`    // the guest has its address; reason Disabled without a network
 	Agent     Condition `json:"agent"`      // hatch-agent answers
+	VMM       Condition `json:"vmm"`        // the VMM answers, and nothing but a request has halted the guest; see ToChecked
 	CloudInit Condition `json:"cloud_init"` // cloud-init has ended; reasons Running, Done, Failed, Absent, Disabled
 }
 

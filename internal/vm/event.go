@@ -72,6 +72,9 @@ func Changes(before, after VM) []event.Event {
 			events = append(events, after.About(conditionEvent(c.name, c.before, c.after, c.holds)))
 		}
 	}
+	if b.VMM.differs(a.VMM) && (a.VMM.Status == False || (b.VMM.Status == False && a.VMM.Status == True)) {
+		events = append(events, after.About(conditionEvent("vmm_healthy", b.VMM, a.VMM, "the VMM answers, and the guest runs")))
+	}
 	return events
 }
 

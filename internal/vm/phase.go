@@ -221,6 +221,9 @@ func ToAdopted(h vmm.Handle, paused bool, now time.Time) func(*VM) {
 			v.Intent = IntentRunning
 		}
 		v.Autostart = NoAutostart
+		if v.Conditions.VMM.Status == "" { // of a hatchd that did not ask
+			v.Conditions.VMM = healthy(now)
+		}
 		if paused {
 			v.State = Paused
 		}
@@ -272,6 +275,7 @@ func ToAsleep(s Sleep) func(*VM) {
 		v.State, v.StateReason, v.Intent = Snapshotted, "asleep on request", IntentAsleep
 		v.Machine, v.Sleep, v.Autostart = nil, &s, NoAutostart
 		v.Conditions.Agent = v.Conditions.Agent.Moved(False, "Asleep", "the VM sleeps", s.At)
+		v.Conditions.VMM = Condition{}
 	}
 }
 
@@ -316,6 +320,7 @@ func ToAwake(h vmm.Handle, now time.Time) func(*VM) {
 		v.State, v.StateReason, v.Intent = Running, "", IntentRunning
 		v.Machine, v.Sleep, v.Autostart, v.StartedAt = &h, nil, NoAutostart, &now
 		v.Conditions.Agent = v.Conditions.Agent.Moved(Unknown, ReasonWaking, "", now)
+		v.Conditions.VMM = healthy(now)
 	}
 }
 
@@ -327,6 +332,7 @@ func ToRestoring(snapshotID string, bytes int64, now time.Time) func(*VM) {
 		v.SnapshotID, v.Provisioned, v.Autostart = snapshotID, true, NoAutostart
 		v.Sleep = &Sleep{At: now, Durable: true, Bytes: bytes, Staged: true}
 		v.Conditions.Agent = v.Conditions.Agent.Moved(False, "Asleep", "the VM sleeps", now)
+		v.Conditions.VMM = Condition{}
 	}
 }
 
@@ -347,7 +353,7 @@ func ToDeleting(v *VM) { v.Intent, v.Autostart = IntentDeleted, NoAutostart }
 // bootConditions is what is known of a guest that has just begun to boot.
 func bootConditions(v *VM, now time.Time) Conditions {
 	booting := Condition{Status: Unknown, Reason: "Booting", ChangedAt: now}
-	c := Conditions{Network: booting, Agent: booting, CloudInit: booting}
+	c := Conditions{Network: booting, Agent: booting, VMM: healthy(now), CloudInit: booting}
 	if !v.EnableNetwork {
 		c.Network = Condition{Status: False, Reason: "Disabled", Message: "the VM has no network", ChangedAt: now}
 	}

@@ -196,6 +196,7 @@ func TestVMOnTheWire(t *testing.T) {
 	want := `{"id":"vm_known0000000","name":"web","hostname":"web","image_id":"img_default","template_id":"tpl_1","state":"running","state_reason":"all well",` +
 		`"conditions":[{"type":"network_ready","status":"unknown","changed_at":"2026-03-06T11:00:00.123Z"},` +
 		`{"type":"agent_ready","status":"true","reason":"Connected","changed_at":"2026-03-06T11:00:00.123Z"},` +
+		`{"type":"vmm_healthy","status":"unknown","changed_at":"2026-03-06T11:00:00.123Z"},` +
 		`{"type":"cloud_init_done","status":"unknown","changed_at":"2026-03-06T11:00:00.123Z"}],` +
 		`"vcpu_count":2,"mem_mib":1024,"disk_mib":2048,"boot_args":"quiet","guest_ip":"172.16.0.10","guest_mac":"02:FC:00:00:00:0A",` +
 		`"tap_name":"tap0","ssh_port":16001,"socket_path":"/run/secret.sock","snapshot_id":"snap_1","user_data":"#!/bin/sh\necho <hidden>","enable_network":true,` +

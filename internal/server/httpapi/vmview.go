@@ -11,6 +11,7 @@ func conditions(v vm.VM) []api.Condition {
 	return []api.Condition{
 		condition(api.ConditionNetworkReady, v.Conditions.Network, v.UpdatedAt),
 		condition(api.ConditionAgentReady, v.Conditions.Agent, v.UpdatedAt),
+		condition(api.ConditionVMMHealthy, v.Conditions.VMM, v.UpdatedAt),
 		condition(api.ConditionCloudInit, v.Conditions.CloudInit, v.UpdatedAt),
 	}
 }

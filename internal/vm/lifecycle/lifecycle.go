@@ -7,6 +7,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -66,7 +67,7 @@ type Warm interface {
 	capacity.WarmPool
 }
 
-// Deps are what the service works with. All are required but Warm and Dial.
+// Deps are what the service works with. All are required but Warm, HasRoom and Dial.
 type Deps struct {
 	Store     vm.Store
 	Images    Images
@@ -82,6 +83,10 @@ type Deps struct {
 	Snapshots     *snapshot.Service
 	SnapshotFiles snapshot.Files
 	Warm          Warm // nil: every new VM boots
+
+	// HasRoom reports whether guests that stand still, because the host's disk was full,
+	// may write again.
+	HasRoom func() bool
 
 	Drivers map[string]vmm.Driver // by Info().Name
 	Log     *slog.Logger
@@ -106,6 +111,8 @@ type Settings struct {
 	StopTimeout   time.Duration // how long a stop waits for the guest before it kills
 	BootTime      time.Duration // how long a booting guest may keep others from starting; 0: not at all
 	OwnUser       bool          // run each VMM under the lease's UID; off for the fake driver
+
+	Heartbeat live.Heartbeat // the zero value: live.DefaultHeartbeat
 
 	HostPower hostpower.Settings
 }
@@ -136,10 +143,14 @@ func New(deps Deps, settings Settings) *Service {
 			return (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", to.String())
 		}
 	}
+	if deps.HasRoom == nil {
+		deps.HasRoom = func() bool { return true }
+	}
 	s := &Service{deps: deps, settings: settings}
 	s.runner = operation.New(deps.Store, deps.Log)
 	s.live = live.New(live.Config{
 		Drivers: deps.Drivers, Guests: deps.Guests, Consoles: deps.Consoles, BootID: deps.Host.BootID, Log: deps.Log,
+		Heartbeat: cmp.Or(settings.Heartbeat, live.DefaultHeartbeat),
 	})
 	s.capacity = capacity.New(capacity.Config{
 		Store: deps.Store, Host: deps.Host, Disks: deps.Snapshots, Warm: deps.Warm,
@@ -152,7 +163,8 @@ func New(deps Deps, settings Settings) *Service {
 	})
 	s.power = power.New(power.Config{
 		Store: deps.Store, Files: deps.Files, Memories: deps.Memories, Runner: s.runner, Engine: s.engine, Live: s.live,
-		Capacity: s.capacity, StopTimeout: settings.StopTimeout, CPUs: deps.Host.CPUs(), BootTime: settings.BootTime, Log: deps.Log,
+		Capacity: s.capacity, StopTimeout: settings.StopTimeout, CPUs: deps.Host.CPUs(), BootTime: settings.BootTime, HasRoom: deps.HasRoom,
+		Log: deps.Log,
 	})
 	s.Service = clone.New(clone.Config{
 		Store: deps.Store, Runner: s.runner, Engine: s.engine, Live: s.live, Power: s.power, Capacity: s.capacity,

@@ -32,6 +32,7 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vm/hostpower"
 	"github.com/hatchvm/hatch/internal/vm/lifecycle"
+	"github.com/hatchvm/hatch/internal/vm/live"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -57,6 +58,8 @@ type world struct {
 	warm          lifecycle.Warm // nil: every VM boots
 	holdPersist   chan struct{}  // memory becomes durable once it is closed; nil: at once
 	hostPower     hostpower.Settings
+	heartbeat     live.Heartbeat // the zero value: the default one
+	hasRoom       func() bool    // on the host's disk, for guests that stand still; nil: yes
 	bootID        string // of the host; "": the real one
 
 	dial   func(ctx context.Context, to netip.AddrPort) (net.Conn, error) // to guests' addresses; nil: none answers
@@ -166,7 +169,7 @@ func (w *world) open(t *testing.T) {
 		Forwards: w.forwards, Files: w.files, Memories: faultyMemories{w.memories, w}, Guests: w.guests, Consoles: w.consoles,
 		Snapshots: w.snapshots, SnapshotFiles: faultySnapshots{w.snapshotFiles, w.calls}, Warm: w.warm,
 		Host: host{w}, Drivers: w.drivers(), Log: slog.New(slog.DiscardHandler),
-		PageStatus: httpprobe.Status, Dial: w.dial,
+		PageStatus: httpprobe.Status, Dial: w.dial, HasRoom: w.hasRoom,
 	}, lifecycle.Settings{
 		DefaultDriver: w.driverName, VCPUs: 1, MemMiB: 512, DiskMiB: 1024, BootArgs: "console=ttyS0",
 		StopTimeout: 200 * time.Millisecond,
@@ -174,7 +177,7 @@ func (w *world) open(t *testing.T) {
 			Network: bridged, SSHMin: 16000, SSHMax: 16099, UIDMin: 900000, UIDMax: 900099,
 			TapPrefix: "htap",
 		},
-		KeyLifetime: time.Hour, HostPower: w.hostPower,
+		KeyLifetime: time.Hour, HostPower: w.hostPower, Heartbeat: w.heartbeat,
 	})
 }
 

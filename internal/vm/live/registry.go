@@ -15,6 +15,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/logkey"
@@ -30,7 +31,11 @@ type Machine struct {
 
 	reports chan *vm.GuestReport // the newest unread report; capacity 1
 	watched bool                 // guarded by Registry.mu
+	silent  atomic.Bool
 }
+
+// Silent reports whether the VMM has not answered hatchd's last request in time.
+func (m *Machine) Silent() bool { return m.silent.Load() }
 
 // Registry holds machines by VM id.
 type Registry struct {
@@ -39,6 +44,8 @@ type Registry struct {
 	consoles vm.ConsoleReader
 	bootID   func() string // of the host
 	log      *slog.Logger
+
+	heartbeat Heartbeat
 
 	handlers Handlers // these three are set by Handle
 	start    func(watch func())
@@ -55,13 +62,16 @@ type Config struct {
 	Consoles vm.ConsoleReader
 	BootID   func() string // changes when the host is restarted
 	Log      *slog.Logger
+
+	Heartbeat Heartbeat
 }
 
 // New returns an empty registry.
 func New(cfg Config) *Registry {
 	return &Registry{
 		drivers: cfg.Drivers, guests: cfg.Guests, consoles: cfg.Consoles, bootID: cfg.BootID, log: cfg.Log,
-		machines: map[string]*Machine{},
+		heartbeat: cfg.Heartbeat,
+		machines:  map[string]*Machine{},
 	}
 }
 
@@ -124,6 +134,9 @@ func (r *Registry) held(id string) *Machine {
 	defer r.mu.Unlock()
 	return r.machines[id]
 }
+
+// Current returns the machine that this hatchd holds of the VM, or nil.
+func (r *Registry) Current(id string) *Machine { return r.held(id) }
 
 // Holds reports whether this hatchd holds a machine of the VM.
 func (r *Registry) Holds(id string) bool { return r.held(id) != nil }

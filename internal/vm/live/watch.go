@@ -9,7 +9,8 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// Handlers are called for the machines of a registry, one at a time for each.
+// Handlers are called for the machines of a registry: Exited and Reported one at a time
+// for each, and Checked beside them.
 type Handlers struct {
 	// Exited is called once, when the machine has ended.
 	Exited func(ctx context.Context, id string, m *Machine)
@@ -18,6 +19,10 @@ type Handlers struct {
 	// report before. After an error it is called again with the newest report: the
 	// session does not repeat one.
 	Reported func(ctx context.Context, id string, r *vm.GuestReport, rebooted bool) error
+	// Checked is called with how the machine is, when that has changed, after an error,
+	// and again and again while the CPUs stand still. It may put right what contradicts
+	// the row only if mayRetry.
+	Checked func(ctx context.Context, id string, m *Machine, h vm.Health, mayRetry bool) error
 }
 
 // Handle sets what is done when machines end and guests report. It starts
@@ -36,6 +41,7 @@ func (r *Registry) Watch(id string, m *Machine) {
 	r.mu.Unlock()
 	if !watched {
 		r.start(func() { r.watch(id, m) })
+		r.start(func() { r.watchHealth(id, m) })
 	}
 }
 

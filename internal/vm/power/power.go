@@ -42,6 +42,7 @@ type Config struct {
 	StopTimeout time.Duration // how long a stop waits for the guest before it kills
 	CPUs        int           // of the host
 	BootTime    time.Duration // how long a booting guest counts as a start in progress, unless it is up before
+	HasRoom     func() bool   // reports whether guests whose disk was full may write again
 	Log         *slog.Logger
 }
 
@@ -57,7 +58,7 @@ type Service struct {
 // and finishes restores for cfg.Runner.
 func New(cfg Config) *Service {
 	s := &Service{Config: cfg, persister: newPersister(), wakes: newWakeFailures(), starts: newStarts(cfg.CPUs)}
-	cfg.Live.Handle(live.Handlers{Exited: s.exited, Reported: s.reported}, cfg.Runner.Go, cfg.Runner.Closing())
+	cfg.Live.Handle(live.Handlers{Exited: s.exited, Reported: s.reported, Checked: s.checked}, cfg.Runner.Go, cfg.Runner.Closing())
 	cfg.Runner.OnRestoring(s.FinishRestore)
 	return s
 }
@@ -269,6 +270,9 @@ const agentTimeout = 3 * time.Second
 // shutDown ends a machine, by the guest itself if it reacts, else by a kill: killed
 // says so then.
 func (s *Service) shutDown(ctx context.Context, m *live.Machine) (killed string, err error) {
+	if m.Silent() {
+		return "; its VMM did not answer and was killed", s.Engine.End(context.WithoutCancel(ctx), m)
+	}
 	graceful, cancel := context.WithTimeout(ctx, s.StopTimeout)
 	defer cancel()
 	if err := m.Resume(graceful); err != nil { // a paused guest cannot react

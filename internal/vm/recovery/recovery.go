@@ -6,10 +6,12 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -94,7 +96,7 @@ func (s *Service) reconcileAll(ctx context.Context, root string) (interrupted []
 
 // atOnce bounds how many VMs are recovered at a time: a VMM that does not
 // answer must not delay all others.
-const atOnce = 8
+const atOnce = 16
 
 func (s *Service) reconcileEach(ctx context.Context, vms []vm.VM, handles map[string]vmm.Handle, unlisted map[string]error) []error {
 	failures := make([]error, len(vms))
@@ -182,15 +184,10 @@ func ignoreNotFound(err error) error {
 // rejoin puts back what hangs on an adopted machine: watcher, link, forward, row.
 func (s *Service) rejoin(ctx context.Context, v vm.VM, m *live.Machine, h vmm.Handle) error {
 	defer s.Live.Watch(v.ID, m) // a report is dropped before the row says that the VM runs
-	paused, err := m.Paused(ctx)
-	if err != nil {
-		return fmt.Errorf("cannot ask the machine whether it is paused: %w", err)
-	}
-	if paused && v.State != vm.Paused { // hatchd ended before the guest's first instruction
-		if err := m.Resume(ctx); err != nil {
-			return fmt.Errorf("cannot resume the guest: %w", err)
-		}
-		paused = false
+	paused, err := s.resumeIfUnasked(ctx, v, m)
+	if err != nil { // the heartbeat continues this
+		s.Log.Warn("the VMM of an adopted VM does not answer", logkey.VM, v.ID, logkey.PID, h.PID, logkey.Error, err)
+		paused = v.State == vm.Paused
 	}
 	failures := []error{s.Engine.EmptyMemory(v)} // what a save that was cut short has filled
 	if v.EnableNetwork {
@@ -198,10 +195,27 @@ func (s *Service) rejoin(ctx context.Context, v vm.VM, m *live.Machine, h vmm.Ha
 	}
 	if v.Machine != nil {
 		h.Base = v.Machine.Base
+		h.Version = cmp.Or(h.Version, v.Machine.Version)
 	}
 	_, err = s.Runner.Update(ctx, v.ID, vm.ToAdopted(h, paused, vm.Now()))
 	s.Log.Info("vm adopted", logkey.VM, v.ID, logkey.PID, h.PID)
 	return errors.Join(append(failures, err)...)
+}
+
+// answerTimeout is how long a VMM may take to answer while others wait for the end of
+// the recovery.
+const answerTimeout = 3 * time.Second
+
+// resumeIfUnasked lets the guest run, unless it is paused on request: hatchd may have
+// ended before the guest's first instruction. It reports whether the guest is paused.
+func (s *Service) resumeIfUnasked(ctx context.Context, v vm.VM, m *live.Machine) (paused bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	paused, err = m.Paused(ctx)
+	if err != nil || !paused || v.State == vm.Paused {
+		return paused, err
+	}
+	return false, m.Resume(ctx)
 }
 
 // explainGone stores why a VM that should have a machine has none. One that the
