@@ -18,6 +18,7 @@ import (
 	"sync"
 
 	"github.com/hatchvm/hatch/internal/config"
+	"github.com/hatchvm/hatch/internal/host/space"
 	"github.com/hatchvm/hatch/internal/logkey"
 )
 
@@ -35,8 +36,9 @@ func Run(ctx context.Context, cfg config.Config, opt Options) (err error) {
 	if err := limitMemory(cfg); err != nil {
 		return err
 	}
-	p, err := assemble(ctx, cfg, opt)
-	if err != nil {
+	var p *parts
+	reserve := space.NewReserve(cfg.DataDir, opt.Log)
+	if err := reserve.Do(func() error { p, err = assemble(ctx, cfg, opt, reserve); return err }); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
@@ -45,7 +47,7 @@ func Run(ctx context.Context, cfg config.Config, opt Options) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := publishAddr(cfg.DataDir, listener.Addr().String()); err != nil {
+	if err := reserve.Do(func() error { return publishAddr(cfg.DataDir, listener.Addr().String()) }); err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	server := p.server()
@@ -89,6 +91,7 @@ func publishAddr(dataDir, addr string) error {
 func (p *parts) startBackground(ctx context.Context) <-chan struct{} {
 	done := make(chan struct{})
 	var work sync.WaitGroup
+	work.Go(func() { p.reserve.Run(ctx) })
 	work.Go(func() { p.snapshots.Run(ctx) })
 	work.Go(func() {
 		if err := p.vms.Recover(ctx, p.vmRoot); err != nil {

@@ -79,7 +79,7 @@ func connect(t *testing.T, dir string, ended <-chan error) *client.Client {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		select {
 		case err := <-ended:
 			t.Fatalf("the daemon has ended: %v", err)

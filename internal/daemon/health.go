@@ -28,6 +28,7 @@ func (p *parts) health(version string) func(context.Context) api.Health {
 			h.Parts = append(h.Parts, part)
 		}
 		add("database", p.store.Ping(ctx), "the database does not answer; hatchd's log says why")
+		add("disk", p.reserve.Check(), "the disk of the data directory is full, so that VMs that write to it stand still; delete snapshots, VMs or images, or give it more room")
 		add("vmm", p.host.CheckVMM(), "a program that runs VMs is gone; install qemu-system-x86, or Firecracker and its jailer")
 		add("network", p.host.CheckNetwork(), "the bridge, its packet rules, DHCP or DNS are not as they must be; hatchd's log says what; it tries to restore them every few seconds")
 		_, err := p.images.Image(ctx, access.Owner(access.AdminID), image.DefaultID)

@@ -24,6 +24,7 @@ import (
 	"github.com/hatchvm/hatch/internal/host/httpprobe"
 	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/host/owned"
+	"github.com/hatchvm/hatch/internal/host/space"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/process"
@@ -60,6 +61,7 @@ const bootTime = 15 * time.Second
 type parts struct {
 	cfg       config.Config
 	log       *slog.Logger
+	reserve   *space.Reserve
 	vmRoot    string   // run directories of VMs
 	info      vmm.Info // of the default driver
 	store     *store.Store
@@ -79,8 +81,8 @@ type parts struct {
 }
 
 // assemble makes every part. On error it closes the parts made so far.
-func assemble(ctx context.Context, cfg config.Config, opt Options) (_ *parts, err error) {
-	p := &parts{cfg: cfg, log: opt.Log, vmRoot: filepath.Join(cfg.DataDir, VMsDir)}
+func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *space.Reserve) (_ *parts, err error) {
+	p := &parts{cfg: cfg, log: opt.Log, reserve: reserve, vmRoot: filepath.Join(cfg.DataDir, VMsDir)}
 	p.lines = admission.NewLog(p.log)
 	p.onClose(func() error { p.lines.Close(); return nil })
 	p.streams, p.endStreams = context.WithCancel(context.WithoutCancel(ctx))
@@ -157,6 +159,7 @@ func (p *parts) openStore(ctx context.Context) error {
 		return err
 	}
 	p.onClose(p.store.Close)
+	p.store.OnFull(p.reserve.Release)
 	return p.checkDatabase(ctx, len(dir.VMs))
 }
 
@@ -275,7 +278,7 @@ func (p *parts) makeVMs(templates *template.Service) error {
 		Store: p.store, Images: p.images, Templates: templates,
 		Network: h.Network, Forwards: h.Forwards, Files: h.Files, Memories: h.Memories, Guests: h.Guests, Consoles: h.Consoles,
 		Snapshots: p.snapshots, SnapshotFiles: h.Snapshots, Warm: p.warm,
-		Host: limits, Drivers: drivers, Log: p.log, PageStatus: httpprobe.Status,
+		Host: limits, Drivers: drivers, Log: p.log, HasRoom: p.reserve.HasRoom, PageStatus: httpprobe.Status,
 	}, lifecycle.Settings{
 		DefaultDriver: p.info.Name,
 		VCPUs:         p.cfg.DefaultVCPU, MemMiB: p.cfg.DefaultMemMiB, DiskMiB: p.cfg.DefaultDiskMiB,

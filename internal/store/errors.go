@@ -5,11 +5,14 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/hatchvm/hatch/internal/errs"
 )
 
 // PostgreSQL's error codes that are handled here.
@@ -18,6 +21,7 @@ const (
 	pgForeignKeyViolation = "23503"
 	pgSerialization       = "40001"
 	pgDeadlock            = "40P01"
+	pgDiskFull            = "53100"
 )
 
 func isNoRows(err error) bool { return errors.Is(err, sql.ErrNoRows) }
@@ -87,6 +91,27 @@ func lostRace(err error) bool {
 		return true
 	}
 	return slices.Contains(leaseConstraints, violated(err))
+}
+
+// isFull reports whether err says that the disk of the database is full.
+func isFull(err error) bool {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pg.Code == pgDiskFull
+	}
+	if lite, ok := errors.AsType[*sqlite.Error](err); ok {
+		return lite.Code()&0xff == sqlite3.SQLITE_FULL || lite.Code() == sqlite3.SQLITE_IOERR_SHMSIZE
+	}
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// full returns errs.Exhausted with code disk_full, which also says ENOSPC, for an error
+// that isFull, and any other as it is.
+func full(err error) error {
+	if !isFull(err) {
+		return err
+	}
+	return errs.New(errs.Exhausted, "disk_full", "cannot store this: the disk of the database is full").
+		WithHint("delete snapshots, VMs or images, or give it more room").WithCause(errors.Join(err, syscall.ENOSPC))
 }
 
 // storable reports whether the database can store all of the texts: PostgreSQL

@@ -47,6 +47,8 @@ type database struct {
 	host    string        // id of the host that this hatchd runs on
 	lock    *databaseLock // nil on SQLite, whose data directory is locked
 	added   *bell         // rings when events are appended to the log
+
+	makeRoom func() bool // see OnFull
 }
 
 type (
@@ -62,10 +64,19 @@ type (
 	webhookStore struct{ *database }
 )
 
+// OnFull has makeRoom called when the disk of an SQLite database is full. The
+// transaction is repeated while it returns true. Call it before any write.
+func (s *database) OnFull(makeRoom func() bool) {
+	if s.dialect == goose.DialectSQLite3 { // a PostgreSQL server has its own disk
+		s.makeRoom = makeRoom
+	}
+}
+
 // Open opens the database that dsn names and brings its schema up to date.
 // A dsn that starts with postgres:// or postgresql:// is a PostgreSQL server;
 // anything else is the path of an SQLite file, which is created if missing. host is
 // the id of this host. Open fails if another hatchd uses the PostgreSQL database.
+// Errors: errs.Exhausted with code disk_full.
 func Open(ctx context.Context, dsn, host string) (*Store, error) {
 	return OpenFor(ctx, dsn, Directory{HostID: host})
 }
@@ -82,7 +93,7 @@ func OpenFor(ctx context.Context, dsn string, dir Directory) (*Store, error) {
 	}
 	db.host = dir.HostID
 	if err := db.prepare(ctx, dir); err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(full(err), db.Close())
 	}
 	return newStore(db), nil
 }

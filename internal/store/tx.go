@@ -19,12 +19,23 @@ const maxAttempts = 5
 func (s *database) write(ctx context.Context, do func(tx *tx) error) error {
 	var err error
 	for range maxAttempts {
-		if err = s.writeOnce(ctx, do); !lostRace(err) || ctx.Err() != nil {
-			return public(err)
+		if err = s.writeWithRoom(ctx, do); !lostRace(err) || ctx.Err() != nil {
+			return public(full(err))
 		}
 	}
 	return errs.New(errs.Unavailable, "database_busy", "cannot store this: the database is too busy").
 		WithHint("try again").WithCause(err)
+}
+
+// writeWithRoom repeats a transaction that finds the disk full, as long as room is
+// made for it.
+func (s *database) writeWithRoom(ctx context.Context, do func(tx *tx) error) error {
+	for {
+		err := s.writeOnce(ctx, do)
+		if s.makeRoom == nil || !isFull(err) || ctx.Err() != nil || !s.makeRoom() {
+			return err
+		}
+	}
 }
 
 func (s *database) writeOnce(ctx context.Context, do func(tx *tx) error) error {

@@ -49,6 +49,8 @@ func TestRealGuests(t *testing.T) {
 func TestMinimalGuests(t *testing.T) {
 	newWorld(t, "minimal", "minimal").runAll(t, []test{
 		{"the vmm is killed", testVMMKilled},
+		{"a vmm hangs", testHungVMM},
+		{"a guest fills the host's disk", testFullDisk},
 		{"a long pause does not put the clock back", testLongPause},
 		{"delete leaves nothing", testDelete},
 		{"events tell what a guest does", testEvents},

@@ -1,10 +1,11 @@
 //go:build linux
 
-// Package space says how much room the host's file systems have, and turns a full
-// one into an error for the caller of the API.
+// Package space says how much room the host's file systems have, turns a full one into
+// an error for the caller of the API, and keeps a reserve for hatchd itself.
 //
 // It counts nothing that VMs use (internal/store) and knows no limits of the
-// operator (internal/host/capacity). Start at [Require] and [Full].
+// operator (internal/host/capacity). Start at [Require], [Full]
+// and [Reserve].
 package space
 
 import (

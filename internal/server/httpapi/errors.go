@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -94,12 +95,17 @@ func readable(err error) *errs.Error {
 	switch {
 	case errors.As(err, &e):
 		return e
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return errDiskFull
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return errs.New(errs.Unavailable, "request_ended", "the request ended before its work did").
 			WithHint("try again, or wait longer")
 	}
 	return errInternal
 }
+
+var errDiskFull = errs.New(errs.Exhausted, "disk_full", "the host's disk is full").
+	WithHint("delete snapshots, VMs or images, or give the data directory more room")
 
 var errInternal = errs.New(errs.Internal, "internal", "cannot do this because of an internal error").
 	WithHint("hatchd's log has the cause under this request_id")

@@ -7,8 +7,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/hatchvm/hatch/api"
@@ -329,6 +331,21 @@ func TestStartIsLate(t *testing.T) {
 	wantStatus(t, reply, 503)
 	if p := reply.problem(t); p.Code != "request_ended" {
 		t.Errorf("%+v", p)
+	}
+}
+
+// TestAFullHostIs507 fails as a file of the host does that no room is left for.
+func TestAFullHostIs507(t *testing.T) {
+	s := newServer(t)
+	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+		s.vms.start = func(context.Context) (vm.VM, error) {
+			return vm.VM{}, &os.PathError{Op: "write", Path: "/secret/place", Err: full}
+		}
+		reply := s.call(t, "POST", "/vms/"+knownVM+"/start", "")
+		wantStatus(t, reply, 507)
+		if p := reply.problem(t); p.Code != "disk_full" || strings.Contains(p.Error, "secret") {
+			t.Errorf("%v: %+v", full, p)
+		}
 	}
 }
 

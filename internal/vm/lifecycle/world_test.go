@@ -60,7 +60,7 @@ type world struct {
 	hostPower     hostpower.Settings
 	heartbeat     live.Heartbeat // the zero value: the default one
 	hasRoom       func() bool    // on the host's disk, for guests that stand still; nil: yes
-	bootID        string // of the host; "": the real one
+	bootID        string         // of the host; "": the real one
 
 	dial   func(ctx context.Context, to netip.AddrPort) (net.Conn, error) // to guests' addresses; nil: none answers
 	second *driver.Driver                                                 // another driver, "mute"; nil: there is one only
