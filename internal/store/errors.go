@@ -3,6 +3,8 @@ package store
 import (
 	"database/sql"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -95,13 +97,28 @@ func lostRace(err error) bool {
 
 // isFull reports whether err says that the disk of the database is full.
 func isFull(err error) bool {
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return pg.Code == pgDiskFull
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == pgDiskFull {
+		return true
 	}
-	if lite, ok := errors.AsType[*sqlite.Error](err); ok {
-		return lite.Code()&0xff == sqlite3.SQLITE_FULL || lite.Code() == sqlite3.SQLITE_IOERR_SHMSIZE
+	if lite, ok := errors.AsType[*sqlite.Error](err); ok && (lite.Code()&0xff == sqlite3.SQLITE_FULL || lite.Code() == sqlite3.SQLITE_IOERR_SHMSIZE) {
+		return true
 	}
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// explainOpen adds to an error of SQLite that no file can be made in the directory of
+// the database, if that is so: SQLite itself does not say why it cannot make those that
+// go with the database.
+func explainOpen(err error, path string) error {
+	lite, ok := errors.AsType[*sqlite.Error](err)
+	if !ok || lite.Code()&0xff != sqlite3.SQLITE_CANTOPEN {
+		return err
+	}
+	f, probeErr := os.CreateTemp(filepath.Dir(path), "probe-*")
+	if probeErr != nil {
+		return errors.Join(err, probeErr)
+	}
+	return errors.Join(err, f.Close(), os.Remove(f.Name()))
 }
 
 // full returns errs.Exhausted with code disk_full, which also says ENOSPC, for an error

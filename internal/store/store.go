@@ -93,7 +93,7 @@ func OpenFor(ctx context.Context, dsn string, dir Directory) (*Store, error) {
 	}
 	db.host = dir.HostID
 	if err := db.prepare(ctx, dir); err != nil {
-		return nil, errors.Join(full(err), db.Close())
+		return nil, errors.Join(full(explainOpen(err, dsn)), db.Close())
 	}
 	return newStore(db), nil
 }

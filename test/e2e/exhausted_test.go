@@ -66,9 +66,8 @@ func testFullDisk(t *testing.T, w *world) {
 	w.resizeDisk(t, roomyDisk<<20)
 	w.awaitMachine(t, writer.ID, "Answering")
 	w.requireBig(t, writer)
-	if err := sandbox.Poll(noticed, func() (bool, error) { return w.diskHealth(t) == "ok", nil }); err != nil {
-		t.Errorf("the disk has room again, and its health is %s", w.diskHealth(t))
-	}
+	w.awaitDiskOK(t)
+	w.requireLifeWithoutInodes(t)
 
 	w.resizeDisk(t, w.usedDisk(t)+leftFree<<20)
 	w.writeBig(t, writer)
@@ -76,6 +75,51 @@ func testFullDisk(t *testing.T, w *world) {
 	w.fillRest(t)
 	w.stop(t, writer.ID)
 	w.delete(t, writer.ID)
+}
+
+// requireLifeWithoutInodes takes all inodes of the disk: nothing is created then, but
+// VMs are stopped and deleted and hatchd starts.
+func (w *world) requireLifeWithoutInodes(t *testing.T) {
+	t.Helper()
+	v := w.create(t, minimal(), client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+	free := w.fillInodes(t)
+	w.requireDiskHealth(t, "degraded")
+	if refused, err := w.client.CreateVM(t.Context(), minimal(), client.CreateOptions{}); !client.IsExhausted(err) {
+		t.Errorf("a VM is created without inodes: %s, %v", refused.ID, err)
+	}
+	w.stopDaemon(t, syscall.SIGTERM)
+	freeMore := w.fillInodes(t) // those of files that hatchd removes at its end
+	w.startDaemon(t)
+	w.stop(t, v.ID)
+	w.delete(t, v.ID)
+	freeMore()
+	free()
+	w.awaitDiskOK(t)
+}
+
+// fillInodes takes all inodes that are left of the disk.
+func (w *world) fillInodes(t *testing.T) (free func()) {
+	t.Helper()
+	var st unix.Statfs_t
+	err := unix.Statfs(w.daemon.DataDir, &st)
+	if err == nil {
+		err = unix.Mount("", w.daemon.DataDir, "", unix.MS_REMOUNT, fmt.Sprintf("nr_inodes=%d", st.Files-st.Ffree))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := unix.Mount("", w.daemon.DataDir, "", unix.MS_REMOUNT, "nr_inodes=100000"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func (w *world) awaitDiskOK(t *testing.T) {
+	t.Helper()
+	if err := sandbox.Poll(noticed, func() (bool, error) { return w.diskHealth(t) == "ok", nil }); err != nil {
+		t.Errorf("the disk has room again, and its health is %s", w.diskHealth(t))
+	}
 }
 
 // moveToSmallDisk restarts hatchd on an empty data directory on a disk of its own, with

@@ -4,8 +4,7 @@
 // an error for the caller of the API, and keeps a reserve for hatchd itself.
 //
 // It counts nothing that VMs use (internal/store) and knows no limits of the
-// operator (internal/host/capacity). Start at [Require], [Full]
-// and [Reserve].
+// operator (internal/host/capacity). Start at [Require], [Full] and [Reserve].
 package space
 
 import (

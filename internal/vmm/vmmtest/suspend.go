@@ -23,7 +23,9 @@ func Suspend(t *testing.T, pid int) (resume func()) {
 	}
 	resume = func() { _ = unix.Kill(pid, unix.SIGCONT) }
 	t.Cleanup(resume)
-	for deadline := time.Now().Add(timeout); !stands(pid); time.Sleep(time.Millisecond) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(timeout); !stands(pid); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("process %d does not stop", pid)
 		}
