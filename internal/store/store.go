@@ -193,8 +193,8 @@ func (s *database) Close() error {
 	return errors.Join(s.reads.Close(), s.writes.Close())
 }
 
-// Ping returns an error if the database does not answer, or if this hatchd has lost
-// the lock on it.
+// Ping returns an error if the database does not answer or cannot be written to,
+// because another process has locked it, or if this hatchd has lost the lock on it.
 func (s *database) Ping(ctx context.Context) error {
 	var one int
 	if err := s.reads.GetContext(ctx, &one, "SELECT 1"); err != nil {
@@ -203,7 +203,11 @@ func (s *database) Ping(ctx context.Context) error {
 	if s.lock != nil { // the server may have been restarted
 		return s.lock.hold(ctx, 0)
 	}
-	return nil
+	begun, err := s.writes.BeginTxx(ctx, nil) // takes the write lock of SQLite
+	if err != nil {
+		return fmt.Errorf("the database cannot be written to: %w", err)
+	}
+	return begun.Rollback()
 }
 
 func (s *database) migrator() (*goose.Provider, error) {
