@@ -32,26 +32,15 @@ type templateDefaults struct {
 	UserDataBytes []byte `json:"user_data_bytes,omitempty"`
 }
 
-func defaultsOf(o machine.Overrides) templateDefaults {
-	d := templateDefaults{Overrides: o}
-	if o.UserData != nil && !utf8.ValidString(*o.UserData) {
-		d.UserData, d.UserDataBytes = nil, []byte(*o.UserData)
-	}
-	return d
-}
-
-func (d templateDefaults) overrides() machine.Overrides {
-	if d.UserDataBytes != nil {
-		d.UserData = new(string(d.UserDataBytes))
-	}
-	return d.Overrides
-}
-
 const selectTemplate = "SELECT id, owner_id, name, description, created_at, updated_at, defaults FROM templates"
 
 // InsertTemplate implements [template.Store].
 func (s *templateStore) InsertTemplate(ctx context.Context, t template.Template) error {
-	defaults, err := json.Marshal(defaultsOf(t.Overrides))
+	stored := templateDefaults{Overrides: t.Overrides}
+	if data := t.UserData; data != nil && !utf8.ValidString(*data) {
+		stored.UserData, stored.UserDataBytes = nil, []byte(*data)
+	}
+	defaults, err := json.Marshal(stored)
 	if err != nil {
 		return fmt.Errorf("cannot store the template: %w", err)
 	}
@@ -130,7 +119,10 @@ func (r templateRow) template() (template.Template, error) {
 	if err := json.Unmarshal(r.Defaults, &stored); err != nil {
 		return template.Template{}, fmt.Errorf("cannot read template %s: %w", r.ID, err)
 	}
-	t.Overrides = stored.overrides()
+	if stored.UserDataBytes != nil {
+		stored.UserData = new(string(stored.UserDataBytes))
+	}
+	t.Overrides = stored.Overrides
 	if t.Description == nil && r.Description != "" {
 		t.Description = &r.Description
 	}

@@ -28,9 +28,9 @@ const (
 	bodyTimeout = 30 * time.Second
 	// minProgress is how many bytes of an upload must arrive within bodyTimeout.
 	minProgress = 4 << 10
-	// maxNoBody is how many bytes a client may send where no body is taken: many send {}
+	// maxEmptyBody is how many bytes a client may send where no body is taken: many send {}
 	// with every POST.
-	maxNoBody = 16
+	maxEmptyBody = 16
 )
 
 // readBody reads the whole body, bounded in size and time, before a handler runs.
@@ -51,7 +51,7 @@ func (d *door) readBody(mux *http.ServeMux) http.Handler {
 					WithHint("send the request without a body"))
 				return
 			}
-			r.Body, r.ContentLength = http.NoBody, 0
+			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(nil)), 0
 		case isUpload(r):
 			r.Body = &upload{ReadCloser: r.Body, control: http.NewResponseController(w), left: bodyTimeout}
 		default:
@@ -69,12 +69,12 @@ func (d *door) readBody(mux *http.ServeMux) http.Handler {
 // saysNothing reports whether the body is an empty object, null or white space, and
 // reads no body that is too long for that.
 func saysNothing(w http.ResponseWriter, r *http.Request) bool {
-	if r.ContentLength < 0 || r.ContentLength > maxNoBody {
+	if r.ContentLength < 0 || r.ContentLength > maxEmptyBody {
 		return false
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // as in body
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxNoBody))
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxEmptyBody))
 	_ = control.SetReadDeadline(time.Time{})
 	text := string(bytes.TrimSpace(body))
 	return err == nil && (text == "" || text == "{}" || text == "null")
