@@ -176,7 +176,13 @@ func (d *Driver) Adopt(_ context.Context, h vmm.Handle) (vmm.Machine, error) {
 		return nil, err
 	}
 	g := d.host.guest(h.ID)
-	if g == nil || g.handle != h || g.gone() {
+	if g == nil || g.gone() {
+		return nil, errNoMachine(h.ID)
+	}
+	if h.Version == "" { // as List gives it
+		h.Version = g.handle.Version
+	}
+	if g.handle != h {
 		return nil, errNoMachine(h.ID)
 	}
 	return newMachine(g, d), nil
@@ -196,7 +202,9 @@ func (d *Driver) List(_ context.Context, root string) ([]vmm.Handle, error) {
 	var found []vmm.Handle
 	for _, g := range d.host.guests {
 		if rel, err := filepath.Rel(root, g.handle.Dir); err == nil && rel != "." && filepath.IsLocal(rel) && !g.gone() {
-			found = append(found, g.handle)
+			h := g.handle
+			h.Version = "" // as a process alone does not tell it
+			found = append(found, h)
 		}
 	}
 	slices.SortFunc(found, func(a, b vmm.Handle) int { return a.PID - b.PID })

@@ -305,6 +305,10 @@ func TestAVMOfAnotherVersionIsNotPutToSleep(t *testing.T) {
 	requireVersions(t, err, "vmm_replaced", "cannot fork VM "+v.ID+": it runs on version 1.0 of fake", "2.0 is installed")
 	_, err = w.Snapshot(t.Context(), access.Owner(owner), v.ID, vm.SnapshotRequest{Stop: true})
 	requireVersions(t, err, "vmm_replaced", "1.0", "2.0")
+	w.shut(t)
+	w.serve(t) // which adopts it
+	_, err = w.Sleep(t.Context(), access.Owner(owner), v.ID)
+	requireVersions(t, err, "vmm_replaced", "1.0", "2.0")
 	if !w.calls.Withdraw("Save") {
 		t.Error("it was saved")
 	}
