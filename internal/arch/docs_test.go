@@ -3,6 +3,7 @@ package arch
 import (
 	"flag"
 	"fmt"
+	"go/ast"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -124,5 +125,32 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	})
 	if pages < 5 {
 		t.Fatalf("%d pages found", pages)
+	}
+}
+
+// TestPromisesHaveTheirTests looks for the tests that SECURITY.md names.
+func TestPromisesHaveTheirTests(t *testing.T) {
+	text, err := os.ReadFile("../../SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exist := map[string]bool{}
+	for _, p := range packages(t) {
+		for _, f := range p.files {
+			for _, d := range f.ast.Decls {
+				if fn, ok := d.(*ast.FuncDecl); ok {
+					exist[fn.Name.Name] = true
+				}
+			}
+		}
+	}
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`").FindAllStringSubmatch(string(text), -1)
+	if len(named) == 0 {
+		t.Error("no promise names a test")
+	}
+	for _, name := range named {
+		if !exist[name[1]] {
+			t.Errorf("there is no test %s", name[1])
+		}
 	}
 }
