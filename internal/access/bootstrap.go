@@ -108,7 +108,7 @@ func (s *Service) usePreset(ctx context.Context, path, preset string) error {
 		if err := s.store.ReplaceKey(ctx, newKey(presetID, AdminID, presetName, preset)); err != nil {
 			return fmt.Errorf("cannot store the key of HATCH_API_KEY: %w", err)
 		}
-		s.forgetKnown()
+		s.forget(presetID)
 	case err != nil:
 		return fmt.Errorf("cannot look up the key of HATCH_API_KEY: %w", err)
 	}

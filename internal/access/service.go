@@ -146,19 +146,23 @@ func (s *Service) lookUp(ctx context.Context, sum digest) (Key, error) {
 	defer s.mu.Unlock()
 	if s.changes == before { // else it may have been deleted since we read it
 		if len(s.known) >= maxKnown {
-			clear(s.known)
+			for some := range s.known { // any one
+				delete(s.known, some)
+				break
+			}
 		}
 		s.known[sum] = k
 	}
 	return k, nil
 }
 
-// forgetKnown drops all cached keys.
-func (s *Service) forgetKnown() {
+// forget drops a key that is no longer valid from the cache. The others stay: at an
+// address whose tries are used up only they are accepted.
+func (s *Service) forget(keyID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.changes++
-	clear(s.known)
+	maps.DeleteFunc(s.known, func(_ digest, k Key) bool { return k.ID == keyID })
 }
 
 // CreateKey creates a key and returns its secret, which is not stored.
@@ -208,7 +212,7 @@ func (s *Service) DeleteKey(ctx context.Context, scope Scope, id string) error {
 	if err := s.store.DeleteKey(ctx, scope, id); err != nil {
 		return err
 	}
-	s.forgetKnown()
+	s.forget(id)
 	return nil
 }
 

@@ -140,8 +140,8 @@ systemctl start nftables`,
 	},
 	{
 		name: "Docker",
-		// Docker drops what is forwarded only if it switched forwarding on itself.
-		start: "sysctl -qw net.ipv4.ip_forward=0 && systemctl start docker",
+		// Docker sets this policy if it, and not hatchd, switches forwarding on.
+		start: "systemctl start docker && iptables -P FORWARD DROP",
 		admit: "iptables -I DOCKER-USER -i hatch0 -j ACCEPT && iptables -I DOCKER-USER -o hatch0 -j ACCEPT",
 		again: "systemctl restart docker",
 		stop: "systemctl stop docker.socket docker containerd && ip link delete docker0" +

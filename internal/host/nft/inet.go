@@ -86,7 +86,10 @@ func (r *Rules) forwarded(s State) []rule {
 		{"no other packets to guests", join(outBy(n.Bridge), drop())},
 	}
 	if s.NoRouting {
-		rules = append(rules, rule{noRouting, join(ipv4(), notOfBridge(metaInKind), notOfBridge(metaOutKind), drop())})
+		rules = append(rules,
+			rule{"from the bridges of others", join(ofBridge(metaInKind), accept())},
+			rule{"to the bridges of others", join(ofBridge(metaOutKind), accept())},
+			rule{noRouting, join(ipv4(), drop())})
 	}
 	return rules
 }

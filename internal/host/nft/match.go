@@ -76,9 +76,10 @@ const (
 	metaOutKind expr.MetaKey = 27
 )
 
-// notOfBridge matches packets whose interface is no bridge.
-func notOfBridge(kind expr.MetaKey) []expr.Any {
-	return []expr.Any{load(kind, reg), isNot(ifname("bridge"))}
+// ofBridge matches packets whose interface is a bridge. Network cards have no kind: a
+// rule that loads it does not apply to them.
+func ofBridge(kind expr.MetaKey) []expr.Any {
+	return []expr.Any{load(kind, reg), is(ifname("bridge"))}
 }
 
 func inGroup(group uint32) []expr.Any {

@@ -37,7 +37,11 @@ func Check(dir string) error {
 		if !e.IsDir() {
 			continue
 		}
-		err := checkMode(filepath.Join(dir, e.Name()), byOthers)
+		path := filepath.Join(dir, e.Name())
+		err := checkOwner(path)
+		if err == nil {
+			err = checkMode(path, byOthers)
+		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // removed just now
 			return err
 		}

@@ -105,6 +105,13 @@ func (d *door) bufferBody(w http.ResponseWriter, r *http.Request) (free func(), 
 		free()
 		return nil, err
 	}
+	if r.ContentLength < 0 { // it is known now
+		free()
+		if free, short = d.bodies.Take(owner(r.Context()), int64(len(body))); short != admission.Enough {
+			return nil, errs.New(errs.Unavailable, "server_busy", "cannot read the body: all requests in progress have too large bodies").
+				WithHint("try again")
+		}
+	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	r.Header.Set("Content-Type", "application/json") // in the one spelling that huma knows
 	return free, nil

@@ -34,7 +34,7 @@ const (
 // woken or dialled, which cost most and need no login. No client gets all of them.
 var (
 	openLimits    = admission.PlaceLimits{Total: 4096, PerClient: 512}
-	waitingLimits = admission.PlaceLimits{Total: 256, PerClient: 32}
+	waitingLimits = admission.PlaceLimits{Total: 512, PerClient: 128}
 )
 
 // Config says who may come in, and how guests are reached.
