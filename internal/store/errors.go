@@ -121,14 +121,17 @@ func explainOpen(err error, path string) error {
 	return errors.Join(err, f.Close(), os.Remove(f.Name()))
 }
 
-// full returns errs.Exhausted with code disk_full, which also says ENOSPC, for an error
-// that isFull, and any other as it is.
+// full returns errs.Exhausted with code disk_full for an error that isFull, and any
+// other as it is. If the disk is this host's, the error also says ENOSPC.
 func full(err error) error {
 	if !isFull(err) {
 		return err
 	}
+	if _, remote := errors.AsType[*pgconn.PgError](err); !remote {
+		err = errors.Join(err, syscall.ENOSPC)
+	}
 	return errs.New(errs.Exhausted, "disk_full", "cannot store this: the disk of the database is full").
-		WithHint("delete snapshots, VMs or images, or give it more room").WithCause(errors.Join(err, syscall.ENOSPC))
+		WithHint("delete snapshots, VMs or images, or give it more room").WithCause(err)
 }
 
 // storable reports whether the database can store all of the texts: PostgreSQL

@@ -32,7 +32,7 @@ func (s *database) write(ctx context.Context, do func(tx *tx) error) error {
 func (s *database) writeWithRoom(ctx context.Context, do func(tx *tx) error) error {
 	for {
 		err := s.writeOnce(ctx, do)
-		if s.makeRoom == nil || !isFull(err) || ctx.Err() != nil || !s.makeRoom() {
+		if s.makeRoom == nil || s.lock != nil || !isFull(err) || ctx.Err() != nil || !s.makeRoom() {
 			return err
 		}
 	}

@@ -69,7 +69,7 @@ func (s *Service) takeAsleep(ctx context.Context, v vm.VM, draft snapshot.Snapsh
 	}
 	taken, err := s.finish(ctx, asleep, snap, func(ctx context.Context, snap snapshot.Snapshot) error { return s.captureAsleep(ctx, asleep, snap) })
 	if err != nil {
-		_, wakeErr := s.Power.Wake(ctx, asleep)
+		_, wakeErr := s.Power.WakeAgain(ctx, asleep)
 		err = errors.Join(err, wakeErr)
 	}
 	return taken, err

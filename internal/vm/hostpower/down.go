@@ -178,5 +178,5 @@ func (d *descent) operate(ctx context.Context, id, name string, do operation.Fun
 // for a moment. That of a VMM that has failed to save its guest is not.
 func mayPass(err error) bool {
 	_, known := errs.As(err)
-	return !known && transition.StepOf(err) != "save"
+	return errs.HasCode(err, errs.DatabaseUnavailable) || !known && transition.StepOf(err) != "save"
 }

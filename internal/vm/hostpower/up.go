@@ -62,9 +62,9 @@ func (s *Service) leaveDown(ctx context.Context, down []vm.VM) error {
 // bringBack wakes or starts one VM, unless a request has decided otherwise. The
 // row says why that failed.
 func (s *Service) bringBack(ctx context.Context, v vm.VM) {
-	name, start := "start", s.Power.Start
+	name, start := "start", s.Power.StartAgain
 	if v.Asleep() {
-		name, start = "wake", s.Power.Wake
+		name, start = "wake", s.Power.WakeAgain
 	}
 	_, err := s.Runner.Run(ctx, operation.Op{
 		Scope: access.Everyone, VMID: v.ID, Name: name,

@@ -388,11 +388,11 @@ func TestThereIsTimeToStopWhatCannotSleepInTime(t *testing.T) {
 
 // A database that is away for a moment costs no VM its memory.
 func TestADatabaseThatComesBackDuringTheShutdown(t *testing.T) {
-	for _, call := range []string{"AllVMs", "UpdateVM"} {
+	for _, call := range []string{"AllVMs", "UpdateVM", "VM"} {
 		t.Run(call, func(t *testing.T) {
 			w := newWorld(t)
 			v := mustCreate(t, w, vm.CreateRequest{})
-			w.calls.FailNext(call)
+			w.calls.Fail(call, 1, errs.New(errs.Unavailable, errs.DatabaseUnavailable, "injected: the database does not answer"))
 			w.takeDown(t)
 			requireDown(t, get(t, w, v.ID), vm.Snapshotted, vm.AutostartRunning, "for the shutdown of the host")
 		})

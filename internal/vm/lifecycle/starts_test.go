@@ -54,6 +54,7 @@ func TestStartsAtOnceAreBounded(t *testing.T) {
 // accounts and VMs that wait already are not affected.
 func TestTooManyStartsAreRefused(t *testing.T) {
 	w := newWorld(t)
+	up := mustCreate(t, w, vm.CreateRequest{})
 	var leave []func()
 	for {
 		free, err := w.QueueStart(owner)
@@ -70,9 +71,17 @@ func TestTooManyStartsAreRefused(t *testing.T) {
 	if _, err := w.Create(t.Context(), owner, vm.CreateRequest{}); !errs.HasCode(err, "too_many_starts") {
 		t.Errorf("a create gets %v", err)
 	}
-	if vms, _, err := w.List(t.Context(), access.Owner(owner), vm.Filter{}); err != nil || len(vms) > 0 {
+	if vms, _, err := w.List(t.Context(), access.Owner(owner), vm.Filter{}); err != nil || len(vms) != 1 {
 		t.Errorf("it left %v, %v", vms, err)
 	}
+	if _, err := w.Restart(t.Context(), access.Owner(owner), up.ID); !errs.HasCode(err, "too_many_starts") {
+		t.Errorf("a restart gets %v", err)
+	}
+	if now := get(t, w, up.ID); now.State != vm.Running {
+		t.Errorf("a restart that was refused leaves the VM %s", now.State)
+	}
+	w.driver.Reset(up.ID)
+	w.awaitState(t, up.ID, vm.Running)
 	if free, err := w.QueueStart("acc_other"); err != nil {
 		t.Errorf("another account gets %v", err)
 	} else {

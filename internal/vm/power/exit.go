@@ -38,10 +38,14 @@ func (s *Service) exited(ctx context.Context, id string, m *live.Machine) {
 	s.Engine.Teardown(ctx, v)
 	s.Log.Info("vm ended", logkey.VM, id, "cause", exit.Cause, "detail", exit.Detail)
 	if exit.Cause == vmm.ExitReset && v.Intent == vm.IntentRunning {
-		if _, err := s.Runner.Record(ctx, v, "reboot", s.Boot); err != nil {
+		reboot := func(ctx context.Context, v vm.VM) (vm.VM, error) { // its CPUs are its own already: it need not wait
+			v, _, err := s.boot(ctx, v)
+			return v, err
+		}
+		if _, err := s.Runner.Record(ctx, v, "reboot", reboot); err != nil {
 			s.Log.Warn("cannot start a guest that rebooted", logkey.VM, id, logkey.Error, err)
 		}
-		return // Boot has stored what became of the VM, and whether a process is left
+		return // boot has stored what became of the VM, and whether a process is left
 	}
 	if _, err := s.Runner.Update(ctx, id, vm.ToEnded(afterExit(exit))); err != nil {
 		s.Log.Error("cannot store that a vm ended", logkey.VM, id, logkey.Error, err)

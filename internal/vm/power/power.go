@@ -75,6 +75,15 @@ func (s *Service) FinishPersisting(ctx context.Context) { s.persister.finish(ctx
 // sleeping one boots; its saved memory is lost. It waits until the host has CPUs for
 // another boot. Errors: among others, as Queue's and AcquireStart's.
 func (s *Service) Start(ctx context.Context, v vm.VM) (vm.VM, error) {
+	return s.startQueued(ctx, v, s.Queue)
+}
+
+// StartAgain is Start for a VM that was up before: it may wait however many others do.
+func (s *Service) StartAgain(ctx context.Context, v vm.VM) (vm.VM, error) {
+	return s.startQueued(ctx, v, unbounded)
+}
+
+func (s *Service) startQueued(ctx context.Context, v vm.VM, queue admit) (vm.VM, error) {
 	m, err := s.Live.Get(ctx, v, live.Adopt)
 	if err != nil {
 		return vm.VM{}, err
@@ -82,7 +91,7 @@ func (s *Service) Start(ctx context.Context, v vm.VM) (vm.VM, error) {
 	if m != nil {
 		return v, notPaused(v, "start", "resume it")
 	}
-	leave, err := s.Queue(v.OwnerID)
+	leave, err := queue(v.OwnerID)
 	if err != nil {
 		return vm.VM{}, err
 	}
@@ -312,11 +321,16 @@ func (s *Service) ShutDownHeld(ctx context.Context, id string) error {
 // Restart stops a VM and starts it again. If the host begins to shut down in
 // between, a VM that was up starts when the host has started again.
 func (s *Service) Restart(ctx context.Context, v vm.VM) (vm.VM, error) {
+	leave, err := s.Queue(v.OwnerID) // before it is stopped
+	if err != nil {
+		return vm.VM{}, err
+	}
+	defer leave()
 	stopped, err := s.Stop(ctx, v)
 	if err != nil {
 		return vm.VM{}, err
 	}
-	started, err := s.Start(ctx, stopped)
+	started, err := s.StartAgain(ctx, stopped)
 	if errs.HasCode(err, "host_shutting_down") && (v.State.Live() || v.Asleep() || v.Autostart != vm.NoAutostart) {
 		_, storeErr := s.Runner.Update(ctx, v.ID, vm.ToReturning("stopped for a restart, which the shutdown of the host cut short"))
 		return vm.VM{}, errors.Join(err, storeErr)

@@ -93,6 +93,15 @@ func (s *Service) CheckCanSleep(v vm.VM) error {
 // ended: then it has failed, and its saved memory no longer counts. Also Queue's and
 // AcquireStart's.
 func (s *Service) Wake(ctx context.Context, v vm.VM) (vm.VM, error) {
+	return s.wakeQueued(ctx, v, s.Queue)
+}
+
+// WakeAgain is Wake for a VM that was awake before, as StartAgain.
+func (s *Service) WakeAgain(ctx context.Context, v vm.VM) (vm.VM, error) {
+	return s.wakeQueued(ctx, v, unbounded)
+}
+
+func (s *Service) wakeQueued(ctx context.Context, v vm.VM, queue admit) (vm.VM, error) {
 	m, err := s.Live.Get(ctx, v, live.Adopt)
 	if err != nil {
 		return vm.VM{}, err
@@ -106,7 +115,7 @@ func (s *Service) Wake(ctx context.Context, v vm.VM) (vm.VM, error) {
 	if err := s.Engine.CheckVersion("wake", v); err != nil { // while the VM can still be left as it is
 		return vm.VM{}, err
 	}
-	leave, err := s.Queue(v.OwnerID)
+	leave, err := queue(v.OwnerID)
 	if err != nil {
 		return vm.VM{}, err
 	}

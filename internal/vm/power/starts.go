@@ -46,6 +46,12 @@ func newStarts(cpus int) *starts {
 	}
 }
 
+// admit lets a start of an account wait for its turn, until leave is called.
+type admit func(account string) (leave func(), err error)
+
+// unbounded admits any number.
+func unbounded(string) (leave func(), err error) { return func() {}, nil }
+
 // Queue admits a start, before anything is stored for it. The caller must call leave
 // when the start has ended.
 // Errors: errs.Unavailable with code too_many_starts.
