@@ -47,11 +47,11 @@ func ClaimHost(runDir, dataDir string) (*Claim, error) {
 	if err := os.MkdirAll(runDir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot claim the host's network: %w", err)
 	}
-	namespace, err := networkNamespace()
-	if err != nil {
-		return nil, err
+	var namespace unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &namespace); err != nil {
+		return nil, fmt.Errorf("cannot tell the network namespace: %w", err)
 	}
-	path := filepath.Join(runDir, fmt.Sprintf("network-%d.lock", namespace))
+	path := filepath.Join(runDir, fmt.Sprintf("network-%d.lock", namespace.Ino))
 	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
 	defer cancel()
 	for {
@@ -114,13 +114,4 @@ func claimant(path string) string {
 		return ""
 	}
 	return fmt.Sprintf(" (process %s, data directory %q)", pid, dataDir)
-}
-
-// networkNamespace returns the number of the calling thread's network namespace.
-func networkNamespace() (uint64, error) {
-	var stat unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &stat); err != nil {
-		return 0, fmt.Errorf("cannot tell the network namespace: %w", err)
-	}
-	return stat.Ino, nil
 }

@@ -26,7 +26,14 @@ const byOthers = 0o022
 // is, and for the group that hatchd runs with. dir is absolute; links on the way to it
 // are followed, and the directories with the links are checked, too.
 func Check(dir string) error {
-	if err := checkOwn(dir); err != nil {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return fmt.Errorf("cannot read the directory: %w", err)
+	}
+	if err := checkOwner(real); err != nil {
+		return err
+	}
+	if err := checkMode(real, byOthers); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(dir)
@@ -86,18 +93,6 @@ func checkWay(path string) error {
 		}
 	}
 	return nil
-}
-
-// checkOwn checks the owner and the mode of a directory that is hatchd's alone.
-func checkOwn(dir string) error {
-	real, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return fmt.Errorf("cannot read the directory: %w", err)
-	}
-	if err := checkOwner(real); err != nil {
-		return err
-	}
-	return checkMode(real, byOthers)
 }
 
 // checkOwner checks the owner of an entry, of a link itself: in a sticky directory the

@@ -130,7 +130,7 @@ func (d *door) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if len(body) == 0 {
 		return nil, nil
 	}
-	if !sentAsJSON(r) {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return nil, &unsupportedMedia{}
 	}
 	if !utf8.Valid(body) {
@@ -176,11 +176,6 @@ func bodyError(err error) error {
 		return errs.New(errs.Invalid, "body_too_slow", "cannot read the body: it arrived too slowly, or not within %s", bodyTimeout)
 	}
 	return errs.New(errs.Invalid, "body_cut_short", "cannot read the body: it ended early").WithCause(err)
-}
-
-func sentAsJSON(r *http.Request) bool {
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	return err == nil && kind == "application/json"
 }
 
 // checkTarget refuses bytes that no id, name or label has, and that databases treat
