@@ -95,7 +95,7 @@ func (r *Registry) awaitBeat(m *Machine) bool {
 	interval := r.heartbeat.Interval
 	due := time.NewTimer(interval - interval/4 + rand.N(interval/2))
 	defer due.Stop()
-	for {
+	for reported := false; ; {
 		select {
 		case <-r.closing:
 			return false
@@ -104,7 +104,10 @@ func (r *Registry) awaitBeat(m *Machine) bool {
 		case <-due.C:
 			return true
 		case <-m.HealthChanged():
-			due.Reset(r.heartbeat.Gap)
+			if !reported { // once: else reports without end would postpone the request
+				due.Reset(r.heartbeat.Gap)
+			}
+			reported = true
 		}
 	}
 }

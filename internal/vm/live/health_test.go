@@ -1,0 +1,60 @@
+package live
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/vmm"
+)
+
+// fakeMachine is a machine without a process. Its health comes from answers.
+type fakeMachine struct {
+	vmm.Machine
+	changed chan struct{}
+	exited  chan struct{}
+	answers chan healthAnswer
+}
+
+func newFakeMachine() *fakeMachine {
+	return &fakeMachine{changed: make(chan struct{}), exited: make(chan struct{}), answers: make(chan healthAnswer)}
+}
+
+func (m *fakeMachine) HealthChanged() <-chan struct{} { return m.changed }
+
+func (m *fakeMachine) Exited() <-chan struct{} { return m.exited }
+
+func (m *fakeMachine) Health(ctx context.Context) (vmm.Health, error) {
+	select {
+	case a := <-m.answers:
+		return a.health, a.err
+	case <-ctx.Done():
+		return vmm.Health{}, ctx.Err()
+	}
+}
+
+func (m *fakeMachine) Close() error { return nil }
+
+func TestReportsWithoutEndDoNotPostponeTheRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Config{Heartbeat: Heartbeat{Interval: time.Hour, Gap: time.Second}})
+		fake := newFakeMachine()
+		due := make(chan bool)
+		go func() { due <- r.awaitBeat(&Machine{Machine: fake}) }()
+		defer close(fake.exited)
+		for range 10 {
+			select {
+			case fake.changed <- struct{}{}:
+				time.Sleep(time.Second * 2 / 3)
+			case ok := <-due:
+				if !ok {
+					t.Error("watching is over")
+				}
+				return
+			}
+		}
+		t.Error("a guest that reports all the time is not asked")
+		go func() { <-due }()
+	})
+}
