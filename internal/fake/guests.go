@@ -29,7 +29,7 @@ func noAgent() error {
 	return errs.New(errs.Unavailable, "agent_unavailable", "the fake guest has no agent")
 }
 
-// Guests makes sessions with guests that need no agent. Calls: Reidentify.
+// Guests makes sessions with guests that need no agent. Calls: Reidentify, Shutdown.
 type Guests struct {
 	Calls *Calls
 
@@ -156,7 +156,12 @@ func (g *Guest) Confirmed(context.Context) error {
 }
 
 // Shutdown implements vm.Guest.
-func (g *Guest) Shutdown(context.Context, bool) error { return noAgent() }
+func (g *Guest) Shutdown(context.Context, bool) error {
+	if err := g.guests.Calls.Begin("Shutdown"); err != nil {
+		return err
+	}
+	return noAgent()
+}
 
 // SetClock implements vm.Guest.
 func (g *Guest) SetClock(context.Context) error {

@@ -1,5 +1,13 @@
 package vmm
 
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"github.com/hatchvm/hatch/internal/errs"
+)
+
 // Halt says why the CPUs of a machine stand still.
 type Halt string
 
@@ -20,4 +28,10 @@ type Health struct {
 	// DiskErrors is how many errors of its disks the guest was told, as far as this
 	// daemon has heard; a guest that stands still was not told.
 	DiskErrors uint64
+}
+
+// IsSilent reports whether a request failed because the VMM has not answered, or
+// has not accepted a connection: it hangs, or is slow. A refusal is an answer.
+func IsSilent(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.EAGAIN) || errs.HasCode(err, "vmm_silent")
 }

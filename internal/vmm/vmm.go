@@ -215,8 +215,8 @@ type Machine interface {
 type Reporter interface {
 	// Health asks the VMM. It waits for the answer until ctx is done, however long
 	// that is: one call at a time is enough to see that a VMM hangs, and when it has
-	// recovered. Errors: errs.NotFound after the exit; any other if the VMM does not
-	// answer.
+	// recovered. Errors: errs.NotFound after the exit; one for IsSilent if the VMM
+	// does not answer; any other does not say whether it would.
 	Health(ctx context.Context) (Health, error)
 
 	// HealthChanged has a value after the VMM has reported something that Health may

@@ -139,6 +139,10 @@ func TestAVMMThatHangsCanBeStoppedAndDeleted(t *testing.T) {
 			if err != nil || stopped.State != vm.Stopped || stopped.Conditions != (vm.Conditions{}) {
 				t.Errorf("after the stop it is %s (%s), %+v: %v", stopped.State, stopped.StateReason, stopped.Conditions, err)
 			}
+			if w.calls.Count("Shutdown") != 1 || w.calls.Count("PowerButton") != 0 {
+				t.Errorf("its agent was asked %d times, its VMM %d times; want the agent alone, once",
+					w.calls.Count("Shutdown"), w.calls.Count("PowerButton"))
+			}
 		},
 		"deleted": func(t *testing.T, w *world, v vm.VM) {
 			t.Helper()

@@ -26,7 +26,7 @@ var DefaultHeartbeat = Heartbeat{Interval: 10 * time.Second, Limit: 12 * time.Se
 // diskCalm is how long after the last error of a disk it counts as well again.
 const diskCalm = 5 * time.Minute
 
-// maxMisses is how many requests in a row must fail before a VMM counts as silent.
+// maxMisses is how many requests in a row must get no answer before a VMM counts as silent.
 const maxMisses = 2
 
 // pulse is what the heartbeat of one machine remembers.
@@ -35,7 +35,7 @@ type pulse struct {
 	id string
 
 	handled    *vm.Health // the last one that was handled; nil for none
-	misses     int        // requests in a row that have failed
+	misses     int        // requests that were not answered since the last answer
 	diskErrors uint64
 	failedAt   time.Time // of the last error of a disk
 
@@ -112,9 +112,12 @@ func (r *Registry) awaitBeat(m *Machine) bool {
 	}
 }
 
-// add returns what an answer says; ok is false for a first failure, which may be that
-// of a machine that ends.
+// add returns what an answer says; ok is false if it says nothing, and for a first
+// request without an answer, which may be that of a machine that ends.
 func (p *pulse) add(a healthAnswer) (h vm.Health, ok bool) {
+	if a.err != nil && !vmm.IsSilent(a.err) {
+		return vm.Health{}, false
+	}
 	if a.err != nil {
 		p.misses++
 		return vm.Health{Silent: true}, p.misses >= maxMisses

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/logkey"
@@ -31,11 +32,23 @@ type Machine struct {
 
 	reports chan *vm.GuestReport // the newest unread report; capacity 1
 	watched bool                 // guarded by Registry.mu
-	silent  atomic.Bool
+	silent  atomic.Bool          // it has not answered the last request in time
 }
 
-// Silent reports whether the VMM has not answered hatchd's last request in time.
-func (m *Machine) Silent() bool { return m.silent.Load() }
+// answerTimeout is how long a VMM that counts as silent is given for one more answer.
+const answerTimeout = 2 * time.Second
+
+// Silent reports whether the VMM has not answered hatchd's last request in time, and
+// does not answer another one now.
+func (m *Machine) Silent(ctx context.Context) bool {
+	if !m.silent.Load() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	_, err := m.Health(ctx)
+	return vmm.IsSilent(err)
+}
 
 // Registry holds machines by VM id.
 type Registry struct {

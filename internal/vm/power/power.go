@@ -277,19 +277,22 @@ func (s *Service) leaveDown(ctx context.Context, v vm.VM) (vm.VM, error) {
 const agentTimeout = 3 * time.Second
 
 // shutDown ends a machine, by the guest itself if it reacts, else by a kill: killed
-// says so then.
+// says so then. The guest of a silent VMM may still run, and its agent be reached.
 func (s *Service) shutDown(ctx context.Context, m *live.Machine) (killed string, err error) {
-	if m.Silent() {
-		return "; its VMM did not answer and was killed", s.Engine.End(context.WithoutCancel(ctx), m)
-	}
+	silent := m.Silent(ctx)
 	graceful, cancel := context.WithTimeout(ctx, s.StopTimeout)
 	defer cancel()
-	if err := m.Resume(graceful); err != nil { // a paused guest cannot react
-		s.Log.Debug("cannot resume before a stop", logkey.Error, err)
+	if !silent {
+		if err := m.Resume(graceful); err != nil { // a paused guest cannot react
+			s.Log.Debug("cannot resume before a stop", logkey.Error, err)
+		}
 	}
 	asked, cancelAsked := context.WithTimeout(graceful, agentTimeout)
 	defer cancelAsked()
 	if m.Guest.Shutdown(asked, false) != nil {
+		if silent {
+			return "; neither its VMM nor its agent answered, and it was killed", s.Engine.End(context.WithoutCancel(ctx), m)
+		}
 		if err := m.PowerButton(graceful); err != nil {
 			s.Log.Debug("cannot press the power button", logkey.Error, err)
 		}

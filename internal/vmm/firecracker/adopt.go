@@ -41,7 +41,7 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
 		return nil, err
 	}
 	err = m.checkIdentity(ctx)
-	if process.IsSilent(err) { // the release that the handle names is all that is known of it
+	if vmm.IsSilent(err) { // the release that the handle names is all that is known of it
 		m.version, _ = parseVersion(h.Version)
 		err = nil
 	}

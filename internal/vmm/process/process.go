@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -216,19 +217,14 @@ func (p *Process) Discard(cause error) error {
 // AdoptTimeout bounds the wait for a VMM's first answer to a daemon that adopts it.
 const AdoptTimeout = 3 * time.Second
 
-// IsSilent reports whether a request failed because the VMM has not answered, or
-// has not accepted a connection: it hangs, or is slow.
-func IsSilent(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, unix.EAGAIN) || errs.HasCode(err, "vmm_silent")
-}
-
 // exitGrace is how long a VMM whose connection was lost may take to exit.
 const exitGrace = time.Second
 
 // Explain returns the error of a request to the VMM that failed with err. A lost
 // connection usually means that the process is about to exit, so Explain waits for
 // that for up to exitGrace. Errors: errs.NotFound after the exit; else err, if it is
-// for users already; else errs.Unavailable with code vmm_silent.
+// for users already, or says that this daemon has no files or memory left; else
+// errs.Unavailable with code vmm_silent.
 func (p *Process) Explain(err error) error {
 	select {
 	case <-p.exited:
@@ -237,6 +233,10 @@ func (p *Process) Explain(err error) error {
 	}
 	if _, ok := errors.AsType[*errs.Error](err); ok {
 		return err
+	}
+	lacks := func(errno unix.Errno) bool { return errors.Is(err, errno) }
+	if slices.ContainsFunc([]unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS}, lacks) {
+		return err // the VMM was not asked
 	}
 	return errs.New(errs.Unavailable, "vmm_silent", "the VMM of %s does not answer", p.Handle().ID).WithCause(err)
 }

@@ -334,6 +334,9 @@ func TestExplainSaysWhetherTheMachineIsGone(t *testing.T) {
 	if err := p.Explain(lost); !errs.HasCode(err, "vmm_silent") || !errs.Is(err, errs.Unavailable) || !errors.Is(err, lost) {
 		t.Errorf("of a running process: %v, want vmm_silent", err)
 	}
+	if err := p.Explain(unix.EMFILE); !errors.Is(err, unix.EMFILE) || vmm.IsSilent(err) {
+		t.Errorf("an error of the daemon's own became %v", err)
+	}
 	if err := p.Explain(forUsers); !errors.Is(err, forUsers) || errs.HasCode(err, "vmm_silent") {
 		t.Errorf("an error for users becomes %v", err)
 	}

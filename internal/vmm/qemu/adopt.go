@@ -43,7 +43,7 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
 	}
 	m := d.newMachine(h, proc, stderr)
 	err = m.checkVersion(ctx, process.AdoptTimeout)
-	if err != nil && !process.IsSilent(err) {
+	if err != nil && !vmm.IsSilent(err) {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
