@@ -162,7 +162,7 @@ type Driver interface {
 	// Adopt returns the machine of h, which an earlier daemon started. Every field
 	// of h must match the live process. A process whose VMM does not answer is
 	// adopted, too, after a few seconds: it can be killed, Health waits until it
-	// answers, and its Version is not compared.
+	// answers, and only then its identity and Version are compared.
 	//
 	// Errors: errs.NotFound when the process is gone, is another one, or has no
 	// machine because its daemon ended during the start; such a process is killed.

@@ -40,12 +40,14 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = m.checkIdentity(ctx)
-	if vmm.IsSilent(err) { // the release that the handle names is all that is known of it
-		m.version, _ = parseVersion(h.Version)
-		err = nil
+	ctx, cancel := context.WithTimeout(ctx, process.AdoptTimeout)
+	defer cancel()
+	if err = m.awaitAPI(ctx); err != nil { // it may just have been started
+		err = m.explain(err)
+	} else {
+		err = m.checkIdentity(ctx)
 	}
-	if err != nil {
+	if err != nil && !vmm.IsSilent(err) { // Health and Save check the identity of a silent one
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
@@ -54,11 +56,6 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
 // checkIdentity checks that the process of the handle serves the API socket. It
 // compares Firecracker's version with the handle's, or sets it there if it is empty.
 func (m *machine) checkIdentity(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, process.AdoptTimeout)
-	defer cancel()
-	if err := m.awaitAPI(ctx); err != nil { // it may just have been started
-		return m.explain(err)
-	}
 	conn, err := dialWithin(ctx, m.api.root, apiSocket)
 	if err != nil {
 		return m.explain(err)
@@ -77,14 +74,18 @@ func (m *machine) checkIdentity(ctx context.Context) error {
 	if m.Handle().Version != "" && m.Handle().Version != i.Version {
 		return process.Gone(m.Handle().ID)
 	}
+	v, err := parseVersion(i.Version)
+	if err != nil {
+		return err
+	}
 	if i.State == stateNew { // the daemon that started it ended before it configured the machine
 		return errors.Join(process.Gone(m.Handle().ID), m.Kill(ctx))
 	}
 	h := m.Handle()
 	h.Version = i.Version
 	m.SetHandle(h)
-	m.version, err = parseVersion(i.Version)
-	return err
+	m.version.Store(&v)
+	return nil
 }
 
 // peerPID returns the process that listens at the other end of a connection.

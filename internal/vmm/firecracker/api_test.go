@@ -3,6 +3,7 @@
 package firecracker
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vmm"
+	"github.com/hatchvm/hatch/internal/vmm/process"
 )
 
 // fakeAPI serves Firecracker's API: it records requests and sends the answers of a
@@ -114,11 +117,44 @@ func TestConfigureSendsTheSpec(t *testing.T) {
 	}
 }
 
+// A machine whose Firecracker did not answer Adopt has no version yet.
+func TestTheFirstAnswerTellsTheVersionOfAnAdoptedMachine(t *testing.T) {
+	for name, ask := range map[string]func(context.Context, *machine) error{
+		"health": func(ctx context.Context, m *machine) error {
+			_, err := m.Health(ctx)
+			return err
+		},
+		"save": func(ctx context.Context, m *machine) error { return m.checkSavable(ctx, vmm.Spec{Memory: "/m"}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newFakeAPI(t, map[string]answer{
+				"GET /machine-config": {http.StatusOK, `{"track_dirty_pages":true}`},
+				"GET /":               {http.StatusServiceUnavailable, ""},
+			})
+			h := vmm.Handle{ID: "vm_1", PID: os.Getpid()}
+			m := &machine{Process: process.New("Firecracker", h, nil, nil), api: newAPI(p.root), counters: &counters{}}
+			if err := ask(t.Context(), m); err == nil || m.Handle().Version != "" {
+				t.Errorf("without an answer the version is %q, %v", m.Handle().Version, err)
+			}
+			p.answers["GET /"] = answer{http.StatusOK, `{"state":"Running","vmm_version":"1.16.2"}`}
+			if err := ask(t.Context(), m); err != nil || m.Handle().Version != "1.16.2" {
+				t.Errorf("after an answer the version is %q, %v", m.Handle().Version, err)
+			}
+			m.SetHandle(vmm.Handle{ID: "vm_1", PID: os.Getpid(), Version: "1.16.1"})
+			m.version.Store(nil)
+			if err := ask(t.Context(), m); !errs.Is(err, errs.NotFound) {
+				t.Errorf("another version than the handle's: %v, want not found", err)
+			}
+		})
+	}
+}
+
 func TestLoadUsesTheFieldsOfTheVersion(t *testing.T) {
 	for v, field := range map[version]string{{1, 12, 1}: "enable_diff_snapshots", {1, 15, 2}: "enable_diff_snapshots", {1, 16, 2}: "track_dirty_pages"} {
 		t.Run(fmt.Sprint(v), func(t *testing.T) {
 			p := newFakeAPI(t, nil)
-			m := &machine{api: newAPI(p.root), version: v}
+			m := &machine{api: newAPI(p.root)}
+			m.version.Store(&v)
 			if err := m.load(t.Context(), m.api, vmm.Spec{NIC: &vmm.NIC{}}, "tap7"); err != nil {
 				t.Fatal(err)
 			}

@@ -34,7 +34,7 @@ func TestALargeGuestIsSavedAndWoken(t *testing.T) {
 	if err := m.Save(t.Context(), s, dir); err != nil {
 		t.Fatal(err)
 	}
-	v := m.(*machine).version
+	v := *m.(*machine).version.Load()
 	t.Logf("Firecracker %s wrote the snapshot (%s) in %v", v, snapshotType(v, s.MemMiB), time.Since(began).Round(time.Millisecond))
 	if err := m.Kill(t.Context()); err != nil {
 		t.Fatal(err)

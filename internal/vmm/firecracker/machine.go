@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/host/jail"
@@ -22,7 +23,7 @@ const commandTimeout = 10 * time.Second
 // machine is one Firecracker process with its API.
 type machine struct {
 	*process.Process
-	version version
+	version atomic.Pointer[version] // nil until checkIdentity or identify has compared it
 	hostCPU string
 	api     *api
 	stderr  *jail.Output
@@ -205,6 +206,11 @@ func (m *machine) Paused(ctx context.Context) (is bool, err error) {
 // Health implements vmm.Reporter. Firecracker reports nothing by itself, and does not
 // halt a guest whose disk fails: the guest gets the error.
 func (m *machine) Health(ctx context.Context) (vmm.Health, error) {
+	if m.version.Load() == nil { // it did not answer Adopt
+		if err := m.checkIdentity(ctx); err != nil {
+			return vmm.Health{}, err
+		}
+	}
 	i, err := m.api.instance(ctx)
 	if err != nil {
 		return vmm.Health{}, m.explain(err)

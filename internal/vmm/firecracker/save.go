@@ -49,6 +49,11 @@ func (m *machine) Save(ctx context.Context, spec vmm.Spec, dir string) error {
 func (m *machine) checkSavable(ctx context.Context, spec vmm.Spec) error {
 	var config machineConfig
 	if err := m.command(ctx, func(ctx context.Context) error {
+		if m.version.Load() == nil { // it did not answer Adopt
+			if err := m.checkIdentity(ctx); err != nil {
+				return err
+			}
+		}
 		return m.api.call(ctx, http.MethodGet, "/machine-config", nil, &config)
 	}); err != nil {
 		return err
@@ -56,7 +61,7 @@ func (m *machine) checkSavable(ctx context.Context, spec vmm.Spec) error {
 	if spec.Memory == "" || !config.TrackDirty {
 		return vmm.NotShared(m.Handle().ID)
 	}
-	return checkSave(m.version)
+	return checkSave(*m.version.Load())
 }
 
 func (m *machine) save(ctx context.Context, spec vmm.Spec, dir string) error {
@@ -66,7 +71,7 @@ func (m *machine) save(ctx context.Context, spec vmm.Spec, dir string) error {
 	m.mu.Lock()
 	m.saved = true
 	m.mu.Unlock()
-	snap := snapshot{Memory: memoryFile, State: stateFile, Type: snapshotType(m.version, spec.MemMiB)}
+	snap := snapshot{Memory: memoryFile, State: stateFile, Type: snapshotType(*m.version.Load(), spec.MemMiB)}
 	if err := m.api.put(ctx, "/snapshot/create", snap); err != nil {
 		return m.explain(err)
 	}
@@ -198,7 +203,7 @@ func copyBase(ctx context.Context, spec vmm.Spec) error {
 // afterwards.
 func (m *machine) load(ctx context.Context, a *api, spec vmm.Spec, tap string) error {
 	in := snapshotLoad{State: stateFile, Memory: memoryBackend{Type: "File", Path: memoryFile}}
-	if m.version.Before(version{1, 16, 0}) {
+	if m.version.Load().Before(version{1, 16, 0}) {
 		in.TrackDirtyOld = true
 	} else {
 		in.TrackDirty = true

@@ -234,9 +234,11 @@ func newFakeMachine(t *testing.T, p *fakeAPI, v version) *machine {
 		}
 	})
 	p.flush = func() { _, _ = io.WriteString(blocks.pipe, `{"balloon":{"stats_updates_count":1}}`+"\n") }
-	return &machine{
-		Process: process.New("Firecracker", vmm.Handle{}, proc, nil), api: newAPI(p.root), version: v, counters: blocks,
+	m := &machine{
+		Process: process.New("Firecracker", vmm.Handle{}, proc, nil), api: newAPI(p.root), counters: blocks,
 	}
+	m.version.Store(&v)
+	return m
 }
 
 func TestRequestsMatchTheAPIsDescriptions(t *testing.T) {

@@ -74,7 +74,7 @@ func (d *Driver) prepare(ctx context.Context, m *machine, a *api, spec vmm.Spec,
 	case err != nil:
 		return err
 	case state == "":
-		err = configure(ctx, a, m.version, spec, tap)
+		err = configure(ctx, a, *m.version.Load(), spec, tap)
 	default:
 		err = m.load(ctx, a, spec, tap)
 	}
@@ -246,9 +246,13 @@ func (m *machine) identify(ctx context.Context, a *api, exe string) error {
 	if err != nil {
 		return err
 	}
+	v, err := parseVersion(i.Version)
+	if err != nil {
+		return err
+	}
 	h := m.Handle()
 	h.PID, h.StartTime, h.BootID, h.Exe, h.Version = id.PID, id.StartTime, id.BootID, id.Exe, i.Version
 	m.SetHandle(h)
-	m.version, err = parseVersion(i.Version)
-	return err
+	m.version.Store(&v)
+	return nil
 }
