@@ -30,6 +30,8 @@ type counters struct {
 	path   string
 	reader sync.WaitGroup
 
+	earlier uint64 // sum.DiskErrors that earlier daemons have heard of
+
 	mu      sync.Mutex
 	sum     counts
 	updated chan struct{} // closed and replaced by each line
@@ -55,6 +57,7 @@ func newCounters(dir string) (*counters, error) {
 	if text, err := os.ReadFile(c.path); err == nil {
 		_ = json.Unmarshal(text, &c.sum) // of a truncated file the sums are 0
 	}
+	c.earlier = c.sum.DiskErrors
 	c.reader.Go(c.read)
 	return c, nil
 }
@@ -132,11 +135,11 @@ func parseMetrics(line []byte) (delta counts) {
 	}
 }
 
-// diskErrors returns the sum of DiskErrors. Firecracker writes a line each minute.
+// diskErrors returns the sum of DiskErrors since this daemon reads. Firecracker writes a line each minute.
 func (c *counters) diskErrors() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.sum.DiskErrors
+	return c.sum.DiskErrors - c.earlier
 }
 
 // afterFlush returns the sums with the line that flush makes Firecracker write.

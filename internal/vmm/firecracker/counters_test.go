@@ -78,6 +78,19 @@ func TestMetricsAreReadAfterALineThatIsTooLong(t *testing.T) {
 	}
 }
 
+func TestErrorsOfDisksAreNoNewsToTheNextDaemon(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, countersFile), []byte(`{"DiskErrors":7}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, _, _ := openMachine(t, dir)
+	before := m.counters.diskErrors()
+	m.counters.add([]byte(`{"block":{"invalid_reqs_count":2}}`))
+	if after := m.counters.diskErrors(); before != 0 || after != 2 {
+		t.Errorf("there are %d errors, then %d; want 0, then 2", before, after)
+	}
+}
+
 // A process cannot fill the host's disk with its output.
 func TestOutputIsBounded(t *testing.T) {
 	dir := t.TempDir()
