@@ -67,24 +67,41 @@ type healthAnswer struct {
 	err    error
 }
 
+// limitSteps is in how many steps the limit is waited for.
+const limitSteps = 4
+
 // awaitHealth handles the answer to one request, and before it that there is none
-// within the limit. It returns false when watching is over.
+// within the limit. A step does not count that took far too long, since hatchd was
+// frozen and the VMM perhaps too, nor one while an operation is in progress, which may
+// block the VMM. awaitHealth returns false when watching is over.
 func (r *Registry) awaitHealth(ctx context.Context, p *pulse, answer <-chan healthAnswer) bool {
-	limit := time.NewTimer(r.heartbeat.Limit)
-	defer limit.Stop()
-	for {
+	step := r.heartbeat.Limit / limitSteps
+	timer, began := time.NewTimer(step), time.Now()
+	defer timer.Stop()
+	for waited := 0; ; {
 		select {
 		case <-r.closing:
 			return false
 		case <-p.Exited():
 			return false
 		case a := <-answer:
+			if a.err != nil && r.handlers.Busy(p.id) {
+				return true
+			}
 			if h, ok := p.add(a); ok {
 				r.handle(ctx, p, h)
 			}
 			return true
-		case <-limit.C:
-			r.handle(ctx, p, vm.Health{Silent: true})
+		case <-timer.C:
+			late := time.Since(began) > 2*step
+			timer.Reset(step)
+			began = time.Now()
+			if late || r.handlers.Busy(p.id) {
+				continue
+			}
+			if waited++; waited >= limitSteps && len(answer) == 0 {
+				r.handle(ctx, p, vm.Health{Silent: true})
+			}
 		}
 	}
 }

@@ -8,7 +8,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/backoff"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -101,5 +103,57 @@ func TestOnlyRequestsWithoutAnAnswerCountAsMissed(t *testing.T) {
 		if h, ok := p.add(healthAnswer{err: c.err}); ok != c.told || h.Silent != errors.Is(c.err, silent) {
 			t.Errorf("answer %d, %v: %+v, %t; want %t", i, c.err, h, ok, c.told)
 		}
+	}
+}
+
+// silence waits for the answer to a request that gets none, and returns how long it took
+// until that was told. busy is called for each step.
+func silence(t *testing.T, busy func(asked int) bool) (told time.Duration) {
+	t.Helper()
+	asked := 0
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Config{Heartbeat: Heartbeat{Limit: 8 * time.Second}})
+		m := &Machine{Machine: newFakeMachine()}
+		r.machines["vm_1"] = m
+		closing, began := make(chan struct{}), time.Now()
+		r.Handle(Handlers{
+			Checked: func(_ context.Context, _ string, _ *Machine, h vm.Health, _ bool) error {
+				if h.Silent && told == 0 {
+					told = time.Since(began)
+					close(closing)
+				}
+				return nil
+			},
+			Busy: func(string) bool {
+				asked++
+				return busy(asked)
+			},
+		}, nil, closing)
+		p := &pulse{Machine: m, id: "vm_1", retries: backoff.New(time.Second, time.Second)}
+		if r.awaitHealth(t.Context(), p, make(chan healthAnswer)) {
+			t.Error("there was an answer")
+		}
+	})
+	return told
+}
+
+func TestSilenceDuringAnOperationDoesNotCount(t *testing.T) {
+	told := silence(t, func(asked int) bool { return asked <= 100 })
+	if want := 208 * time.Second; told != want {
+		t.Errorf("the silence is told after %s, want %s", told, want)
+	}
+}
+
+// TestAFreezeOfTheHostDoesNotCount lets hatchd stand still for an hour, just after it
+// has begun to wait.
+func TestAFreezeOfTheHostDoesNotCount(t *testing.T) {
+	told := silence(t, func(asked int) bool {
+		if asked == 1 {
+			time.Sleep(time.Hour)
+		}
+		return false
+	})
+	if want := 2*time.Second + time.Hour + 6*time.Second; told != want {
+		t.Errorf("the silence is told after %s, want %s", told, want)
 	}
 }

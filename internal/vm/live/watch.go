@@ -23,6 +23,9 @@ type Handlers struct {
 	// and again and again while the CPUs stand still. It may put right what contradicts
 	// the row only if mayRetry.
 	Checked func(ctx context.Context, id string, m *Machine, h vm.Health, mayRetry bool) error
+	// Busy reports whether an operation on the VM is in progress. Its VMM does not
+	// count as silent then.
+	Busy func(id string) bool
 }
 
 // Handle sets what is done when machines end and guests report. It starts

@@ -58,7 +58,7 @@ type Service struct {
 // and finishes restores for cfg.Runner.
 func New(cfg Config) *Service {
 	s := &Service{Config: cfg, persister: newPersister(), wakes: newWakeFailures(), starts: newStarts(cfg.CPUs)}
-	cfg.Live.Handle(live.Handlers{Exited: s.exited, Reported: s.reported, Checked: s.checked}, cfg.Runner.Go, cfg.Runner.Closing())
+	cfg.Live.Handle(live.Handlers{Exited: s.exited, Reported: s.reported, Checked: s.checked, Busy: cfg.Runner.Locked}, cfg.Runner.Go, cfg.Runner.Closing())
 	cfg.Runner.OnRestoring(s.FinishRestore)
 	return s
 }
