@@ -43,7 +43,7 @@ type pulse struct {
 	retryAt time.Time
 }
 
-// watchHealth asks a machine for its health until it ends or closing is closed.
+// watchHealth asks a machine for its health until it ends or is dropped, or closing is closed.
 func (r *Registry) watchHealth(id string, m *Machine) {
 	p := &pulse{Machine: m, id: id, retries: backoff.New(r.heartbeat.Gap, r.heartbeat.Interval)}
 	ctx, cancel := context.WithCancel(event.By(context.Background(), event.Daemon))
@@ -84,6 +84,8 @@ func (r *Registry) awaitHealth(ctx context.Context, p *pulse, answer <-chan heal
 			return false
 		case <-p.Exited():
 			return false
+		case <-p.dropped:
+			return false
 		case a := <-answer:
 			if a.err != nil && r.handlers.Busy(p.id) {
 				return true
@@ -117,6 +119,8 @@ func (r *Registry) awaitBeat(m *Machine) bool {
 		case <-r.closing:
 			return false
 		case <-m.Exited():
+			return false
+		case <-m.dropped:
 			return false
 		case <-due.C:
 			return true

@@ -157,3 +157,16 @@ func TestAFreezeOfTheHostDoesNotCount(t *testing.T) {
 		t.Errorf("the silence is told after %s, want %s", told, want)
 	}
 }
+
+// TestADroppedMachineIsNotWatched drops a machine whose process does not end.
+func TestADroppedMachineIsNotWatched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Config{Heartbeat: DefaultHeartbeat})
+		r.Handle(Handlers{}, func(watch func()) { go watch() }, make(chan struct{}))
+		m := &Machine{Machine: newFakeMachine(), dropped: make(chan struct{})}
+		r.machines["vm_1"] = m
+		r.Watch("vm_1", m)
+		synctest.Wait()
+		r.Remove("vm_1", m)
+	}) // which waits for the watchers
+}

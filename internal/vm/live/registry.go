@@ -32,6 +32,7 @@ type Machine struct {
 
 	reports chan *vm.GuestReport // the newest unread report; capacity 1
 	watched bool                 // guarded by Registry.mu
+	dropped chan struct{}        // closed when the registry forgets the machine; its watchers end
 	silent  atomic.Bool          // it has not answered the last request in time
 }
 
@@ -164,7 +165,7 @@ func (r *Registry) Join(id string, m vmm.Machine, connect Connect) (*Machine, er
 	if err := r.consoles.Open(id, console); err != nil {
 		return nil, fmt.Errorf("cannot open the console: %w", err)
 	}
-	joined := &Machine{Machine: m, reports: make(chan *vm.GuestReport, 1)}
+	joined := &Machine{Machine: m, reports: make(chan *vm.GuestReport, 1), dropped: make(chan struct{})}
 	agent := func(ctx context.Context) (net.Conn, error) { return m.Dial(ctx, vmm.ChannelAgent) }
 	joined.Guest = connect(id, agent, joined.observe)
 	r.mu.Lock()
@@ -181,6 +182,7 @@ func (r *Registry) Remove(id string, m *Machine) bool {
 		return false
 	}
 	delete(r.machines, id)
+	close(m.dropped)
 	return true
 }
 
@@ -210,6 +212,7 @@ func (r *Registry) Close() {
 	r.machines = map[string]*Machine{}
 	r.mu.Unlock()
 	for id, m := range machines {
+		close(m.dropped)
 		r.Leave(id, m)
 	}
 }

@@ -35,7 +35,7 @@ func (r *Registry) Handle(h Handlers, start func(watch func()), closing <-chan s
 	r.handlers, r.start, r.closing = h, start, closing
 }
 
-// Watch follows a machine until it ends or the registry's closing is closed.
+// Watch follows a machine until it ends or is dropped, or the registry's closing is closed.
 // Watching a machine twice is no error.
 func (r *Registry) Watch(id string, m *Machine) {
 	r.mu.Lock()
@@ -58,6 +58,8 @@ func (r *Registry) watch(id string, m *Machine) {
 	for {
 		select {
 		case <-r.closing:
+			return
+		case <-m.dropped:
 			return
 		case <-m.Exited():
 			r.handlers.Exited(event.By(context.Background(), actorOf(m.Exit().Cause)), id, m)
