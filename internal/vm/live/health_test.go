@@ -51,7 +51,7 @@ func TestReportsWithoutEndDoNotPostponeTheRequest(t *testing.T) {
 		for range 10 {
 			select {
 			case fake.changed <- struct{}{}:
-				time.Sleep(time.Second * 2 / 3)
+				<-time.After(time.Second * 2 / 3)
 			case ok := <-due:
 				if !ok {
 					t.Error("watching is over")
@@ -149,7 +149,7 @@ func TestSilenceDuringAnOperationDoesNotCount(t *testing.T) {
 func TestAFreezeOfTheHostDoesNotCount(t *testing.T) {
 	told := silence(t, func(asked int) bool {
 		if asked == 1 {
-			time.Sleep(time.Hour)
+			<-time.After(time.Hour)
 		}
 		return false
 	})
