@@ -200,7 +200,7 @@ func admit(t *testing.T, w *world, f firewall) {
 // foreignRules returns the rules that are not Hatch's.
 func foreignRules(t *testing.T, w *world) string {
 	t.Helper()
-	return w.run(t, "nft list tables | grep -v ' hatch$' | while read -r _ family table; do nft -s list table $family $table; done")
+	return w.run(t, "nft list tables | grep -v ' hatch$' | while read -r _ family table; do nft -s list table $family $table; done 2>/dev/null") // it warns of iptables' own
 }
 
 // requireNetwork checks that a guest reaches the internet and resolves names, and that

@@ -78,11 +78,6 @@ func (s *Service) Start(ctx context.Context, v vm.VM) (vm.VM, error) {
 	return s.startQueued(ctx, v, s.Queue)
 }
 
-// StartAgain is Start for a VM that was up before: it may wait however many others do.
-func (s *Service) StartAgain(ctx context.Context, v vm.VM) (vm.VM, error) {
-	return s.startQueued(ctx, v, unbounded)
-}
-
 func (s *Service) startQueued(ctx context.Context, v vm.VM, queue admit) (vm.VM, error) {
 	m, err := s.Live.Get(ctx, v, live.Adopt)
 	if err != nil {

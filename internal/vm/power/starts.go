@@ -52,6 +52,11 @@ type admit func(account string) (leave func(), err error)
 // unbounded admits any number.
 func unbounded(string) (leave func(), err error) { return func() {}, nil }
 
+// StartAgain is Start for a VM that was up before: it may wait however many others do.
+func (s *Service) StartAgain(ctx context.Context, v vm.VM) (vm.VM, error) {
+	return s.startQueued(ctx, v, unbounded)
+}
+
 // Queue admits a start, before anything is stored for it. The caller must call leave
 // when the start has ended.
 // Errors: errs.Unavailable with code too_many_starts.
