@@ -208,8 +208,8 @@ func TestWhatIsMissing(t *testing.T) {
 			check: "nftables", status: Fail, message: "does not respond", fix: "modprobe nf_tables",
 		},
 		"no forwarding": {
-			sys: withFile("/proc/sys/net/ipv4/ip_forward", "0\n"), check: "ip_forward", status: Warn,
-			message: "off", fix: "sysctl -w net.ipv4.ip_forward=1",
+			sys: withFile("/proc/sys/net/ipv4/ip_forward", "0\n"), check: "ip_forward", status: Pass,
+			message: "off; hatchd switches it on",
 		},
 		"a foreign firewall": {
 			sys: host(func(s *System) { s.Chains = func() ([]Chain, error) { return []Chain{drop}, nil } }), check: "firewall", status: Warn,

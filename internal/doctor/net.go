@@ -40,7 +40,8 @@ func (e examiner) nftables(context.Context) Check {
 	return pass(name, "nftables responds")
 }
 
-// forwarding never fails: hatchd enables it with its network.
+// forwarding never fails: hatchd enables it with its network. To enable it before would
+// make a router of the host, which hatchd then leaves as it is.
 func (e examiner) forwarding(context.Context) Check {
 	const name, key = "ip_forward", "net.ipv4.ip_forward"
 	value, err := e.ReadFile("/proc/sys/net/ipv4/ip_forward")
@@ -48,8 +49,7 @@ func (e examiner) forwarding(context.Context) Check {
 		return warn(name, "cannot read %s: %v", key, err)
 	}
 	if strings.TrimSpace(string(value)) != "1" {
-		return warn(name, "IPv4 forwarding is off, so guests cannot reach the internet until it is on").
-			fix("sysctl -w %[1]s=1 && echo %[1]s=1 > /etc/sysctl.d/60-hatch.conf", key)
+		return pass(name, "IPv4 forwarding is off; hatchd switches it on, for its own bridge only")
 	}
 	return pass(name, "IPv4 forwarding is on")
 }
