@@ -57,7 +57,7 @@ func Find(root, spec string) (Account, error) {
 func FindGroup(root, group string) (uint32, error) {
 	gid, found := uint32(0), false
 	err := each(filepath.Join(root, "etc/group"), func(f []string) bool {
-		if len(f) >= 3 && f[0] == group {
+		if len(f) >= 3 && f[0] != "" && f[0] == group {
 			gid, found = number(f[2])
 		}
 		return !found
@@ -95,10 +95,10 @@ func findUser(root, user string) (Account, error) {
 	return a, err
 }
 
-// entry returns the first account of /etc/passwd that wanted accepts.
+// entry returns the first account of /etc/passwd that has a name and that wanted accepts.
 func entry(root string, wanted func(fields []string) bool) (a Account, found bool, err error) {
 	err = each(filepath.Join(root, "etc/passwd"), func(f []string) bool {
-		if len(f) < 7 || !wanted(f) {
+		if len(f) < 7 || f[0] == "" || !wanted(f) {
 			return true
 		}
 		uid, ok := number(f[2])

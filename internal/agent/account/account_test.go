@@ -75,6 +75,8 @@ func TestImageWithoutAccountsHasRoot(t *testing.T) {
 func FuzzFind(f *testing.F) {
 	f.Add(passwd, group, "app:wheel")
 	f.Add("a:::::::", "a:::a", "a")
+	f.Add("::0:0:tr/:oot:", group, "") // an entry without a name
+	f.Add(passwd, ":x:5:", "app:")
 	f.Fuzz(func(t *testing.T, passwd, group, spec string) {
 		a, err := Find(image(t, passwd, group), spec)
 		if err == nil && (!filepath.IsAbs(a.Home) || !filepath.IsAbs(a.Shell) || a.Name == "") {
