@@ -160,7 +160,7 @@ func TestTheListenerRefusesWhatHasNoPlace(t *testing.T) {
 
 func TestShares(t *testing.T) {
 	s := NewShares(100, 60)
-	free, short := s.Take("a", 60)
+	keep, short := s.Take("a", 60)
 	if short != Enough {
 		t.Fatal("nothing is free")
 	}
@@ -173,8 +173,13 @@ func TestShares(t *testing.T) {
 			t.Errorf("%d for %s: %v, want %v", c.n, c.account, got, c.want)
 		}
 	}
-	free()
-	free()
+	keep(10)
+	keep(30)
+	if s.used != 50 || s.by["a"] != 10 {
+		t.Errorf("used %d, by %v after a part is free", s.used, s.by)
+	}
+	keep(0)
+	keep(0)
 	if s.used != 40 || len(s.by) != 1 {
 		t.Errorf("used %d, by %v", s.used, s.by)
 	}

@@ -27,9 +27,10 @@ const (
 	OfShared                 // all accounts together use too much
 )
 
-// Take takes n, which is not negative. The caller must call free afterwards, unless
-// there is a shortage. free may be called again.
-func (s *Shares) Take(account string, n int64) (free func(), short Shortage) {
+// Take takes n, which is not negative. Unless there is a shortage, the caller must call
+// keep(0) afterwards, and may call it with what it still needs before. keep may be called
+// again; it never takes more.
+func (s *Shares) Take(account string, n int64) (keep func(left int64), short Shortage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -39,11 +40,13 @@ func (s *Shares) Take(account string, n int64) (free func(), short Shortage) {
 		return nil, OfShared
 	}
 	s.addLocked(account, n)
-	return sync.OnceFunc(func() {
+	return func(left int64) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.addLocked(account, -n)
-	}), Enough
+		left = min(left, n)
+		s.addLocked(account, left-n)
+		n = left
+	}, Enough
 }
 
 func (s *Shares) addLocked(account string, n int64) {

@@ -101,13 +101,13 @@ func tooManyTries(wait time.Duration) error {
 func (d *door) share(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if account := owner(r.Context()); account != "" {
-			free, short := d.requests.Take(account, 1)
+			keep, short := d.requests.Take(account, 1)
 			if short != admission.Enough {
 				d.writeProblem(w, r, errs.New(errs.TooMany, "too_many_requests", "cannot serve this: the account has too many requests in progress").
 					WithHint("end streams and waits that are not needed"))
 				return
 			}
-			defer free()
+			defer keep(0)
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -90,7 +90,7 @@ func (d *door) bufferBody(w http.ResponseWriter, r *http.Request) (free func(), 
 	if size < 0 { // the client does not tell
 		size = maxBody
 	}
-	free, short := d.bodies.Take(owner(r.Context()), size)
+	keep, short := d.bodies.Take(owner(r.Context()), size)
 	switch short {
 	case admission.OfOwn:
 		return nil, errs.New(errs.TooMany, "too_many_bodies", "cannot read the body: the account's requests in progress have too large bodies").
@@ -101,20 +101,13 @@ func (d *door) bufferBody(w http.ResponseWriter, r *http.Request) (free func(), 
 	case admission.Enough:
 	}
 	body, err := d.body(w, r)
+	keep(int64(len(body))) // nothing, after an error
 	if err != nil {
-		free()
 		return nil, err
-	}
-	if r.ContentLength < 0 { // it is known now
-		free()
-		if free, short = d.bodies.Take(owner(r.Context()), int64(len(body))); short != admission.Enough {
-			return nil, errs.New(errs.Unavailable, "server_busy", "cannot read the body: all requests in progress have too large bodies").
-				WithHint("try again")
-		}
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	r.Header.Set("Content-Type", "application/json") // in the one spelling that huma knows
-	return free, nil
+	return func() { keep(0) }, nil
 }
 
 // body returns the request's body, which must be JSON, or empty.
