@@ -47,12 +47,17 @@ func (a *fakeAgent) dial(context.Context) (net.Conn, error) {
 // answer serves the next connection until cut is called.
 func (a *fakeAgent) answer(t *testing.T) (cut func()) {
 	t.Helper()
-	conn := <-a.conns
+	return serveNext(a.conns, a)
+}
+
+// serveNext serves the next connection with an agent until cut is called.
+func serveNext(conns <-chan net.Conn, agent wire.Handler) (cut func()) {
+	conn := <-conns
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		if server, err := wire.Accept(conn); err == nil {
-			_ = server.Run(context.Background(), a)
+			_ = server.Run(context.Background(), agent)
 		}
 	}()
 	return func() {

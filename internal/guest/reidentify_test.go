@@ -49,18 +49,7 @@ func (a *cloneAgent) Reidentify(ctx context.Context, now time.Time, seed []byte,
 // serve serves the next connection until cut is called.
 func (a *cloneAgent) serve(t *testing.T) (cut func()) {
 	t.Helper()
-	conn := <-a.conns
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if server, err := wire.Accept(conn); err == nil {
-			_ = server.Run(context.Background(), a)
-		}
-	}()
-	return func() {
-		_ = conn.Close()
-		<-done
-	}
+	return serveNext(a.conns, a)
 }
 
 func reidentify(t *testing.T, as vm.Identity) (*cloneAgent, vm.Session, <-chan *vm.GuestReport) {
