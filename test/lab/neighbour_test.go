@@ -20,27 +20,16 @@ func TestNeighbours(t *testing.T) {
 	}
 	w := newWorld(t, Debian12, "xfs", "minimal")
 	openInternet(t, w)
-	empty := w.traces(t)
+	var tests []hostTest
 	for _, f := range firewalls {
-		t.Run(f.name, func(t *testing.T) {
-			testFirewall(t, w, f)
-			w.requireTraces(t, empty)
-		})
+		tests = append(tests, hostTest{f.name, func(t *testing.T, w *world) { testFirewall(t, w, f) }})
 	}
-	for _, test := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
-		{"IPv6 on the host", testIPv6},
-		{"swap and AppArmor on", testSwap},
-		{"the clock jumps", testClockJumps},
-		{"QEMU is upgraded", testUpgrade},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			test.run(t, w)
-			w.requireTraces(t, empty)
-		})
-	}
+	w.runAll(t, append(tests,
+		hostTest{"IPv6 on the host", testIPv6},
+		hostTest{"swap and AppArmor on", testSwap},
+		hostTest{"the clock jumps", testClockJumps},
+		hostTest{"QEMU is upgraded", testUpgrade},
+	))
 }
 
 // The internet that a host of the lab reaches: a namespace of it.

@@ -17,10 +17,7 @@ import (
 )
 
 // productTests are what users do on any host.
-var productTests = []struct {
-	name string
-	run  func(*testing.T, *world)
-}{
+var productTests = []hostTest{
 	{"the doctor finds nothing wrong", testDoctor},
 	{"a life on firecracker", func(t *testing.T, w *world) { testLife(t, w, "auto", "firecracker") }},
 	{"a life on qemu", func(t *testing.T, w *world) { testLife(t, w, "qemu", "qemu") }},
@@ -44,14 +41,7 @@ func TestDebian13(t *testing.T) {
 }
 
 func testProduct(t *testing.T, release string) {
-	w := newWorld(t, release, "xfs", "minimal")
-	empty := w.traces(t)
-	for _, test := range productTests {
-		t.Run(test.name, func(t *testing.T) {
-			test.run(t, w)
-			w.requireTraces(t, empty)
-		})
-	}
+	newWorld(t, release, "xfs", "minimal").runAll(t, productTests)
 }
 
 func testDoctor(t *testing.T, w *world) {

@@ -282,6 +282,23 @@ func (w *world) traces(t *testing.T) string {
 		ls /var/lib/hatch/vms | grep -v gone; true`)
 }
 
+// hostTest is one of several that share a host.
+type hostTest struct {
+	name string
+	run  func(*testing.T, *world)
+}
+
+// runAll runs tests, and checks that nothing is left of each on the host.
+func (w *world) runAll(t *testing.T, tests []hostTest) {
+	empty := w.traces(t)
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			test.run(t, w)
+			w.requireTraces(t, empty)
+		})
+	}
+}
+
 // requireTraces checks that the host is as it was before. It waits for removals in the
 // background, and for the end of a build of the warm pool.
 func (w *world) requireTraces(t *testing.T, before string) {
