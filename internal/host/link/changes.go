@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 
 	"github.com/mdlayher/netlink"
@@ -70,7 +69,7 @@ func (c *changes) read(conn *netlink.Conn, family int) {
 }
 
 // byAnother reports whether another process has changed rules. The last report of
-// each transaction names the process.
+// each transaction names the thread.
 func byAnother(messages []netlink.Message) bool {
 	const generation = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 	const family = 4 // bytes before the attributes
@@ -78,18 +77,9 @@ func byAnother(messages []netlink.Message) bool {
 		if m.Header.Type != generation || len(m.Data) < family {
 			continue
 		}
-		attrs, err := netlink.NewAttributeDecoder(m.Data[family:])
-		if err != nil {
-			return true
-		}
-		attrs.ByteOrder = binary.BigEndian
-		process := uint32(0)
-		for attrs.Next() {
-			if attrs.Type() == unix.NFTA_GEN_PROC_PID {
-				process = attrs.Uint32()
-			}
-		}
-		if attrs.Err() != nil || process != uint32(os.Getpid()) {
+		// The attribute is named after a process, and names a thread.
+		thread := attribute(m.Data[family:], unix.NFTA_GEN_PROC_PID)
+		if len(thread) < 4 || unix.Access(fmt.Sprintf("/proc/self/task/%d", binary.BigEndian.Uint32(thread)), unix.F_OK) != nil {
 			return true
 		}
 	}

@@ -13,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	mdlayher "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/host/nettest"
@@ -37,7 +39,10 @@ func flows(t testing.TB, match func(*netlink.ConntrackFlow) bool) []*netlink.Con
 
 func flowsOf(t testing.TB, addr netip.Addr) []*netlink.ConntrackFlow {
 	t.Helper()
-	return flows(t, ofAddress(addr.AsSlice()).MatchConntrackFlow)
+	is := net.IP(addr.AsSlice()).Equal
+	return flows(t, func(f *netlink.ConntrackFlow) bool {
+		return is(f.Forward.SrcIP) || is(f.Forward.DstIP) || is(f.Reverse.SrcIP) || is(f.Reverse.DstIP)
+	})
 }
 
 // floodFrom sends datagrams from many ports of a guest, each of which begins a
@@ -225,6 +230,37 @@ func TestConnectionsOfAnUnseenVMEnd(t *testing.T) {
 	udpLeft := slices.DeleteFunc(flowsOf(t, v.Address), func(f *netlink.ConntrackFlow) bool { return f.Forward.DstPort != worldPort })
 	if len(udpLeft) > 0 {
 		t.Errorf("connections are left: %v", udpLeft)
+	}
+}
+
+// A host may have hundreds of thousands of connections: the kernel sends those of one
+// address only, and only if it may have any.
+func TestTheKernelSelectsConnections(t *testing.T) {
+	world := internet(t)
+	l := setUp(t, Config{})
+	g, v := plugAndConfigure(t, l, 10)
+	other, o := plugAndConfigure(t, l, 11)
+	datagramFrom(t, world, g)
+	floodFrom(t, other, o, netip.MustParseAddrPort("198.51.100.1:9"), 50)
+	conn, err := mdlayher.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	sent := []mdlayher.Message{}
+	for _, s := range sides {
+		selected, err := s.selection(v.Address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := conn.Execute(ofConnections(nl.IPCTNL_MSG_CT_GET, mdlayher.Dump, selected))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent = append(sent, found...)
+	}
+	if own := len(flowsOf(t, v.Address)); own == 0 || len(sent) < own || len(sent) > 2*own {
+		t.Errorf("the kernel sent %d entries for the %d of the guest", len(sent), own)
 	}
 }
 

@@ -8,13 +8,16 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	mdlayher "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/host/bridge"
@@ -265,6 +268,57 @@ func TestChangesOfOthersAreRepaired(t *testing.T) {
 				t.Errorf("got %s, want %s", lease.ACK.YourIPAddr, v.Address)
 			}
 		})
+	}
+}
+
+// What hatchd changes is no reason to read all rules back. The kernel names the thread.
+func TestOwnChangesOfRulesAreToldFromOthers(t *testing.T) {
+	l := setUp(t, Config{})
+	conn, err := mdlayher.Dial(unix.NETLINK_NETFILTER, nil)
+	if err == nil {
+		err = conn.JoinGroup(unix.NFNLGRP_NFTABLES)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	foreign := func() bool { // reads the reports of one change
+		for {
+			messages, err := conn.Receive()
+			if err != nil {
+				t.Fatal(err)
+			}
+			const generation = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
+			if byAnother(messages) {
+				return true
+			}
+			if slices.ContainsFunc(messages, func(m mdlayher.Message) bool { return m.Header.Type == generation }) {
+				return false
+			}
+		}
+	}
+	var threads sync.WaitGroup
+	defer threads.Wait()
+	release := make(chan struct{})
+	defer close(release)
+	for _, local := range []string{"192.0.2.0/24", "198.51.100.0/24"} {
+		changed := make(chan error)
+		threads.Go(func() { // of two threads at the same time, one is not the process's first
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			changed <- l.rules.SetLocal([]netip.Prefix{netip.MustParsePrefix(local)})
+			<-release
+		})
+		if err := <-changed; err != nil {
+			t.Fatal(err)
+		}
+		if foreign() {
+			t.Error("a change of hatchd's counts as one of another program")
+		}
+	}
+	runNFT(t, "add table inet another")
+	if !foreign() {
+		t.Error("a change of another program counts as one of hatchd's")
 	}
 }
 

@@ -60,6 +60,7 @@ type Links struct {
 	mu     sync.Mutex
 	live   map[string]network.Link // by TAP: attached, and not detached since
 	joined map[string]bool         // by TAP: on the bridge, put there by this process
+	unused map[netip.Addr]bool     // without a VM since their connections were ended
 	local  []netip.Prefix          // networks of the host in the rules
 	routes bool                    // the host forwarded packets before
 	broken error                   // why the watch could not repair the network
@@ -115,6 +116,7 @@ func New(cfg Config) *Links {
 		cfg:    cfg,
 		live:   map[string]network.Link{},
 		joined: map[string]bool{},
+		unused: map[netip.Addr]bool{},
 		bridge: bridge.New(n, cfg.MTU),
 		rules: nft.New(nft.Config{
 			Network: n, AllowPrivate: cfg.AllowPrivate, Table: cfg.Table, Flows: cfg.Flows, APIPort: cfg.APIPort,
@@ -294,15 +296,23 @@ func (l *Links) Detach(_ context.Context, v network.Link) error {
 	return err
 }
 
-// endConnections ends the connections of a VM, unless they go on when it wakes. A
-// failure does not stop VMs: addresses stay out of use for some time.
+// endConnections ends the connections of a VM, unless they go on when it wakes, or were
+// ended already: the kernel goes through those of the whole host. A failure does not
+// stop VMs: addresses stay out of use for some time.
 func (l *Links) endConnections(v network.Link) {
-	if v.Asleep {
+	l.mu.Lock()
+	unused := l.unused[v.Address]
+	l.mu.Unlock()
+	if v.Asleep || unused {
 		return
 	}
 	if err := endConnections(v.Address); err != nil {
 		l.cfg.Log.Warn("connections of a vm may outlive it", logkey.VM, v.VMID, logkey.Error, err)
+		return
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.unused[v.Address] = true
 }
 
 // connect allows the VM's addresses before its port is up.
@@ -312,6 +322,7 @@ func (l *Links) connect(v network.Link) error {
 	l.dhcp.Set(lease(v))
 	l.mu.Lock()
 	l.live[v.Tap] = v
+	delete(l.unused, v.Address)
 	l.mu.Unlock()
 	if err := l.rules.Add(guest(v)); err != nil {
 		return err
