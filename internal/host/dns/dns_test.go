@@ -236,6 +236,22 @@ func TestQuestionsHaveARate(t *testing.T) {
 	}
 }
 
+// However many guests ask as often as they may, one that asks little is answered.
+func TestManyGuestsCannotUseUpTheRate(t *testing.T) {
+	r := newRates()
+	guest := netip.MustParseAddr("10.1.0.0")
+	for range 30 {
+		guest = guest.Next()
+		for asked := 0; asked < maxBurstGuest && r.allow(guest); asked++ {
+		}
+	}
+	for i := range littleAtOnce {
+		if !r.allow(netip.MustParseAddr("10.2.0.0")) {
+			t.Fatalf("a guest that asks little is refused after %d questions", i)
+		}
+	}
+}
+
 func TestIdleGuestsRatesAreDropped(t *testing.T) {
 	r := newRates()
 	guest := netip.MustParseAddr("10.1.0.0")

@@ -11,10 +11,16 @@ import (
 // for up to two minutes, however soon it is answered. A full table takes the host off
 // the network, so that questions have a rate, too.
 const (
-	maxRate        = 600  // questions per second
-	maxBurst       = 1200 // questions
-	maxRateOfGuest = 40
+	maxRateOfGuest = 40 // questions per second
 	maxBurstGuest  = 200
+	// All guests share the first rate. The second is for guests that ask little, so that
+	// many guests together cannot keep others from asking.
+	sharedRate   = 400
+	sharedBurst  = 600
+	littleRate   = 200
+	littleBurst  = 600
+	littleOfOne  = 1 // question per second, on average
+	littleAtOnce = 10
 )
 
 // manyGuests is how many guests' rates are kept before those that are idle are dropped.
@@ -22,31 +28,40 @@ const manyGuests = 1024
 
 // rates bounds how often questions are asked, in all and per guest.
 type rates struct {
-	all *rate.Limiter
+	shared, little *rate.Limiter
 
 	mu      sync.Mutex
-	byGuest map[netip.Addr]*rate.Limiter
+	byGuest map[netip.Addr]guestRates
 }
 
+// guestRates are those of one guest: all that it may ask, and the part that counts as
+// little.
+type guestRates struct{ all, little *rate.Limiter }
+
 func newRates() *rates {
-	return &rates{all: rate.NewLimiter(maxRate, maxBurst), byGuest: map[netip.Addr]*rate.Limiter{}}
+	return &rates{
+		shared: rate.NewLimiter(sharedRate, sharedBurst), little: rate.NewLimiter(littleRate, littleBurst),
+		byGuest: map[netip.Addr]guestRates{},
+	}
 }
 
 // allow reports whether the guest may ask now. A guest above its own rate takes nothing
 // of the others'.
-func (r *rates) allow(guest netip.Addr) bool { return r.of(guest).Allow() && r.all.Allow() }
+func (r *rates) allow(guest netip.Addr) bool {
+	own := r.of(guest)
+	return own.all.Allow() && (own.little.Allow() && r.little.Allow() || r.shared.Allow())
+}
 
-func (r *rates) of(guest netip.Addr) *rate.Limiter {
+func (r *rates) of(guest netip.Addr) guestRates {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	own := r.byGuest[guest]
-	if own != nil {
+	if own, ok := r.byGuest[guest]; ok {
 		return own
 	}
 	if len(r.byGuest) >= manyGuests {
 		r.dropIdle()
 	}
-	own = rate.NewLimiter(maxRateOfGuest, maxBurstGuest)
+	own := guestRates{rate.NewLimiter(maxRateOfGuest, maxBurstGuest), rate.NewLimiter(littleOfOne, littleAtOnce)}
 	r.byGuest[guest] = own
 	return own
 }
@@ -55,7 +70,7 @@ func (r *rates) of(guest netip.Addr) *rate.Limiter {
 // new. Precondition: mu is held.
 func (r *rates) dropIdle() {
 	for guest, own := range r.byGuest {
-		if own.Tokens() >= maxBurstGuest {
+		if own.all.Tokens() >= maxBurstGuest && own.little.Tokens() >= littleAtOnce {
 			delete(r.byGuest, guest)
 		}
 	}
