@@ -35,6 +35,29 @@ func withStory(f *fakeServer) *fakeServer {
 	return f
 }
 
+// TestWhyTellsWhatCloudInitHasNotDone has a VM that runs, and whose user data was not
+// applied, or not all of it.
+func TestWhyTellsWhatCloudInitHasNotDone(t *testing.T) {
+	for _, c := range []struct {
+		userData, status, reason, message string
+		want                              string
+	}{
+		{"x", api.StatusTrue, "Done", "", "web is running, and all is well."},
+		{"", api.StatusFalse, "Absent", "the image has no cloud-init", "web is running, and all is well."},
+		{"x", api.StatusFalse, "Absent", "the image has no cloud-init; user_data was not applied", "web is running, but the image has no cloud-init; user_data was not applied. See its console: hatch logs web"},
+		{"x", api.StatusFalse, "Failed", "cloud-init failed: line 3", "web is running, but cloud-init failed: line 3. See cloud-init's log: hatch logs --source cloud-init web"},
+		{"x", api.StatusTrue, "Degraded", "cloud-init is done, with warnings: odd", "web is running, but cloud-init is done, with warnings: odd. See cloud-init's log: hatch logs --source cloud-init web"},
+	} {
+		f := withStory(newFake(t))
+		f.vms[0].UserData = c.userData
+		f.vms[0].Conditions = append(f.vms[0].Conditions, api.Condition{Type: api.ConditionCloudInit, Status: c.status, Reason: c.reason, Message: c.message})
+		s := newSession(t, f)
+		if s.hatch("why", "web"); !strings.HasSuffix(s.stdout.String(), "\n"+c.want+"\n") {
+			t.Errorf("%s: %s", c.reason, &s.stdout)
+		}
+	}
+}
+
 func TestEvents(t *testing.T) {
 	f := withStory(newFake(t))
 	for name, args := range map[string]string{

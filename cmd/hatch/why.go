@@ -150,8 +150,16 @@ func (c eventCommands) verdict(found named, v api.VM, left []api.Snapshot) strin
 // unmetConditions completes the sentence about a running VM.
 func unmetConditions(v api.VM) string {
 	var unmet []string
+	see := "See its console: hatch logs "
 	for _, cond := range v.Conditions {
-		if cond.Status == api.StatusTrue || cond.Reason == "Disabled" || cond.Reason == "Absent" {
+		lacks := cond.Reason == "Disabled" || cond.Reason == "Absent" // on purpose, unless it was to do something
+		if cond.Type == api.ConditionCloudInit {
+			lacks = lacks && v.UserData == ""
+			if cond.Reason == "Failed" || cond.Reason == "Degraded" {
+				see = "See cloud-init's log: hatch logs --source cloud-init "
+			}
+		}
+		if lacks || cond.Status == api.StatusTrue && cond.Message == "" {
 			continue
 		}
 		unmet = append(unmet, clean(cmp.Or(cond.Message, cond.Type+" is "+cond.Status)))
@@ -159,5 +167,5 @@ func unmetConditions(v api.VM) string {
 	if len(unmet) == 0 {
 		return ", and all is well."
 	}
-	return ", but " + strings.Join(unmet, "; ") + ". See its console: hatch logs " + displayName(v)
+	return ", but " + strings.Join(unmet, "; ") + ". " + see + displayName(v)
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,7 +64,7 @@ func cloudInit(root string) wire.CloudInit {
 	if err != nil {
 		return wire.CloudInit{Status: wire.CloudInitError, Errors: []string{"cannot read cloud-init's result: " + err.Error()}}
 	}
-	return parseResult(raw)
+	return withComplaints(parseResult(raw), root)
 }
 
 // parseResult reads cloud-init's result.json.
@@ -82,8 +81,8 @@ func parseResult(raw []byte) wire.CloudInit {
 		return wire.CloudInit{Status: wire.CloudInitDone}
 	}
 	c := wire.CloudInit{Status: wire.CloudInitError}
-	for _, e := range result.V1.Errors[:min(maxErrors, len(result.V1.Errors))] {
-		c.Errors = append(c.Errors, strings.ToValidUTF8(e[:min(maxErrorText, len(e))], ""))
+	for _, e := range result.V1.Errors {
+		c.Errors = addText(c.Errors, e)
 	}
 	return c
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -221,16 +222,17 @@ func TestReportsAreMadePrintable(t *testing.T) {
 	}
 	for range 20 {
 		bad.CloudInit.Errors = append(bad.CloudInit.Errors, strings.Repeat("ä\n\x00", 200))
+		bad.CloudInit.Warnings = append(bad.CloudInit.Warnings, strings.Repeat("\x1bü", 10))
 	}
 	a.states <- bad
 	r := <-reports
 	if !reflect.DeepEqual(r.Addresses, []netip.Addr{netip.MustParseAddr("172.16.0.10")}) {
 		t.Errorf("addresses %v", r.Addresses)
 	}
-	if r.CloudInit.Status != "error" || len(r.CloudInit.Errors) != 8 {
-		t.Errorf("cloud-init %q with %d errors", r.CloudInit.Status, len(r.CloudInit.Errors))
+	if r.CloudInit.Status != "error" || len(r.CloudInit.Errors) != 8 || len(r.CloudInit.Warnings) != 8 {
+		t.Errorf("cloud-init %q with %d errors and %d warnings", r.CloudInit.Status, len(r.CloudInit.Errors), len(r.CloudInit.Warnings))
 	}
-	for _, s := range append(r.CloudInit.Errors, r.AgentVersion) {
+	for _, s := range slices.Concat(r.CloudInit.Errors, r.CloudInit.Warnings, []string{r.AgentVersion}) {
 		if len(s) > 512 || !utf8.ValidString(s) || strings.ContainsAny(s, "\x00\x1b\n\a") {
 			t.Errorf("not printable: %q", s)
 		}

@@ -57,6 +57,9 @@ func cloudInit(given wire.CloudInit) vm.CloudInit {
 		}
 		c.Errors = append(c.Errors, printable(e, maxErrorText))
 	}
+	for _, w := range given.Warnings[:min(maxErrors, len(given.Warnings))] {
+		c.Warnings = append(c.Warnings, printable(w, maxErrorText))
+	}
 	return c
 }
 

@@ -29,7 +29,7 @@ type Conditions struct {
 	Network   Condition `json:"network"`    // the guest has its address; reason Disabled without a network
 	Agent     Condition `json:"agent"`      // hatch-agent answers
 	VMM       Condition `json:"vmm"`        // the VMM answers, and nothing but a request has halted the guest; see ToChecked
-	CloudInit Condition `json:"cloud_init"` // cloud-init has ended; reasons Running, Done, Failed, Absent, Disabled
+	CloudInit Condition `json:"cloud_init"` // cloud-init has ended; reasons Running, Done, Degraded (with warnings), Failed, Absent, Disabled
 }
 
 // Ready reports whether the guest is up: the agent answers, the network is
@@ -110,6 +110,9 @@ func (c Condition) movedBy(ci CloudInit, hasUserData bool, now time.Time) Condit
 	case "running":
 		return c.Moved(False, "Running", "cloud-init is running", now)
 	case "done":
+		if len(ci.Warnings) > 0 {
+			return c.Moved(True, "Degraded", "cloud-init is done, with warnings: "+strings.Join(ci.Warnings, "; "), now)
+		}
 		return c.Moved(True, "Done", "", now)
 	case "error":
 		return c.Moved(False, "Failed", "cloud-init failed: "+strings.Join(ci.Errors, "; "), now)

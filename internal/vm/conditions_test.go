@@ -30,6 +30,8 @@ func TestConditionsFollowReports(t *testing.T) {
 		{"agent up, no address", &GuestReport{CloudInit: CloudInit{Status: "running"}}, false, True, "NoAddress", "Running", true},
 		{"address set", &GuestReport{Addresses: []netip.Addr{addr}, CloudInit: CloudInit{Status: "running"}}, false, True, "AddressSet", "Running", true},
 		{"cloud-init done", &GuestReport{Addresses: []netip.Addr{addr}, CloudInit: CloudInit{Status: "done"}}, true, True, "AddressSet", "Done", false},
+		{"cloud-init done, but", &GuestReport{Addresses: []netip.Addr{addr}, CloudInit: CloudInit{Status: "done", Warnings: []string{"odd"}}}, true, True, "AddressSet", "Degraded", true},
+		{"cloud-init done anew", &GuestReport{Addresses: []netip.Addr{addr}, CloudInit: CloudInit{Status: "done"}}, true, True, "AddressSet", "Done", false},
 		{"session lost", nil, false, False, "AddressSet", "Done", false},
 		{"cloud-init failed", &GuestReport{Addresses: []netip.Addr{addr}, CloudInit: CloudInit{Status: "error", Errors: []string{"boom"}}}, true, True, "AddressSet", "Failed", true},
 		{"no cloud-init at all", &GuestReport{Addresses: []netip.Addr{addr}, CloudInit: CloudInit{Status: "absent"}}, true, True, "AddressSet", "Absent", true},

@@ -103,7 +103,7 @@ func conditionEvent(name string, from, to Condition, holds string) event.Event {
 	message := to.Message
 	switch {
 	case status == True:
-		message = holds
+		message = cmp.Or(message, holds)
 	case message == "":
 		message = name + " is " + string(status)
 	}

@@ -21,8 +21,9 @@ type GuestReport struct {
 
 // CloudInit is cloud-init's state in a guest.
 type CloudInit struct {
-	Status string   // absent, disabled, running, done, error
-	Errors []string // as cloud-init printed them, bounded
+	Status   string   // absent, disabled, running, done, error
+	Errors   []string // as cloud-init printed them, bounded
+	Warnings []string // the same, of a cloud-init that has ended
 }
 
 // GuestUsage is what an agent reports of its guest's resources. Sizes are in bytes.

@@ -71,7 +71,7 @@ func (w WaitFor) Met(v VM) (bool, error) {
 	case w.CloudInit:
 		if ci.Status == False && ci.Reason != "Running" {
 			return false, errs.New(errs.Conflict, "cloud_init_not_done", "cloud-init of VM %s will not be done: %s", v.ID, ci.Message).
-				WithHint("look at its console log")
+				WithHint("hatch logs --source cloud-init shows its log")
 		}
 		return ci.Status == True, nil
 	}

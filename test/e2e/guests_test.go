@@ -39,6 +39,7 @@ func TestRealGuests(t *testing.T) {
 		{"hatchd is stopped and adopts", testAdoptAfterStop},
 		{"stop and start keep the disk", testStopStart},
 		{"mime user data is applied", testMIME},
+		{"user data that cannot be read is told", testUnreadUserData},
 		{"a debian guest is kept booted", testWarmDebian},
 		{"the guest powers itself off", testPoweroff},
 	})

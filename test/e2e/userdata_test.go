@@ -41,7 +41,7 @@ func testCloudConfig(t *testing.T, w *world) {
 	began := time.Now()
 	v := w.shared(t, alpha)
 	took(t, "a Debian guest that boots, beside a warm one", began)
-	if c := condition(v, api.ConditionCloudInit); c.Status != api.StatusTrue {
+	if c := condition(v, api.ConditionCloudInit); c.Status != api.StatusTrue || c.Reason != "Done" {
 		t.Errorf("cloud-init is %s: %s %s", c.Status, c.Reason, c.Message)
 	}
 	s := w.login(t, v)
@@ -88,6 +88,35 @@ func testMIME(t *testing.T, w *world) {
 	requireUserData(t, s, packed)
 	if v := w.get(t, v.ID); v.UserDataEncoding != api.EncodingBase64 || v.UserData != base64.StdEncoding.EncodeToString([]byte(packed)) {
 		t.Errorf("the API shows user data that was not sent: %q, %q", v.UserDataEncoding, v.UserData)
+	}
+}
+
+// testUnreadUserData has what cloud-init 22.4 counts as done: it only logs a warning.
+func testUnreadUserData(t *testing.T, w *world) {
+	if err := w.warmDebian(); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ userData, want, logged string }{
+		"bad YAML":          {"#cloud-config\nruncmd:\n  - [ls, secret\npackages: [x]\n", "line 3", "Failed loading yaml blob"},
+		"a byte order mark": {"\ufeff" + cloudConfig, "byte order mark", "Unhandled non-multipart"},
+	} {
+		body := w.debian(c.userData)
+		body.ImageID = warmImage
+		v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
+		cond := condition(v, api.ConditionCloudInit)
+		if cond.Status != api.StatusFalse || cond.Reason != "Failed" || !strings.Contains(cond.Message, c.want) || strings.Contains(cond.Message, "secret") {
+			t.Errorf("%s: cloud-init is %s: %s %s", name, cond.Status, cond.Reason, cond.Message)
+		}
+		if _, err := w.client.WaitVM(t.Context(), v.ID, "cloud-init", normalReply); !client.HasCode(err, "cloud_init_not_done") {
+			t.Errorf("%s: waiting for cloud-init: %v", name, err)
+		}
+		if why := w.hatch(t, "why", v.ID); !strings.Contains(why, c.want) || !strings.HasSuffix(why, "hatch logs --source cloud-init "+v.Name+"\n") && !strings.HasSuffix(why, v.ID+"\n") {
+			t.Errorf("%s: %s", name, why)
+		}
+		if log := w.hatch(t, "logs", "--source", "cloud-init", v.ID); !strings.Contains(log, c.logged) {
+			t.Errorf("%s: the log does not tell: %s", name, log)
+		}
+		w.delete(t, v.ID)
 	}
 }
 

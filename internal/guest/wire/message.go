@@ -70,8 +70,9 @@ type Address struct {
 
 // CloudInit is cloud-init's state.
 type CloudInit struct {
-	Status string   `json:"status"` // one of the CloudInit constants
-	Errors []string `json:"errors,omitempty"`
+	Status   string   `json:"status"` // one of the CloudInit constants
+	Errors   []string `json:"errors,omitempty"`
+	Warnings []string `json:"warnings,omitempty"` // if it has ended
 }
 
 // The states of cloud-init.

@@ -74,7 +74,7 @@ func TestMessageKeysArePinned(t *testing.T) {
 		{Hello{}, "agent versions boot_id"},
 		{Status{}, "addresses cloud_init"},
 		{Address{}, "interface prefix"},
-		{CloudInit{}, "status errors"},
+		{CloudInit{}, "status errors warnings"},
 		{ShutdownArgs{}, "reboot"},
 		{WokenArgs{}, "unix_ns seed"},
 		{ReidentifyArgs{}, "unix_ns seed birth instance_id hostname nic cloud_init ssh_keys"},
