@@ -8,9 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
+	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/errs"
@@ -205,6 +207,26 @@ func TestSeedWithoutNetworkNamesNoInterface(t *testing.T) {
 	files, err := seedFiles(v)
 	if err != nil || string(files["network-config"]) != "version: 2\nethernets: {}\n" {
 		t.Errorf("got %q, %v", files["network-config"], err)
+	}
+}
+
+// TestCloudInitResizesOnlyACopiedRoot reads the vendor data: an overlay cannot be resized.
+func TestCloudInitResizesOnlyACopiedRoot(t *testing.T) {
+	for mode, want := range map[image.DiskMode]map[string]any{
+		image.DiskOverlay: {"growpart": map[string]any{"mode": "off"}, "resize_rootfs": false},
+		image.DiskCopy:    nil,
+	} {
+		v := someVM()
+		v.Boot.DiskMode = mode
+		files, err := seedFiles(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got map[string]any
+		text, has := files["vendor-data"]
+		if err := yaml.Unmarshal(text, &got); err != nil || !reflect.DeepEqual(got, want) || has && !strings.HasPrefix(string(text), "#cloud-config\n") {
+			t.Errorf("%s: %q, %v", mode, text, err)
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/host/space"
+	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -58,8 +59,16 @@ func seedFiles(v vm.VM) (map[string][]byte, error) {
 	if len(user) == 0 {
 		user = []byte("#cloud-config\n{}\n")
 	}
-	return map[string][]byte{"meta-data": meta, "network-config": network, "user-data": user}, nil
+	files := map[string][]byte{"meta-data": meta, "network-config": network, "user-data": user}
+	if v.Boot.DiskMode != image.DiskCopy {
+		files["vendor-data"] = []byte(overlayConfig)
+	}
+	return files, nil
 }
+
+// overlayConfig is vendor data, which the user data can override: the root is an overlay,
+// and cloud-init would fail to resize that. Version 23.4 and later count it as an error.
+const overlayConfig = "#cloud-config\ngrowpart: {mode: \"off\"}\nresize_rootfs: false\n"
 
 // networkConfig is cloud-init's network configuration, version 2: the NIC with the
 // VM's MAC is called eth0 and gets its address by DHCP.
