@@ -280,7 +280,7 @@ func TestAGuestWithoutAnAgent(t *testing.T) {
 	_, dialErr := s.Dial(t.Context(), 80)
 	requireCode(t, usageErr, errs.Unavailable, "agent_unavailable")
 	requireCode(t, dialErr, errs.Unavailable, "port_refused")
-	requireCode(t, s.Shutdown(t.Context(), false), errs.Unavailable, "agent_unavailable")
+	requireCode(t, s.Shutdown(t.Context(), false, func() {}), errs.Unavailable, "agent_unavailable")
 	if err := s.SetClock(t.Context()); err != nil || g.Session(vmID).ClocksSet() != 1 {
 		t.Errorf("its clock was set %d times, %v", g.Session(vmID).ClocksSet(), err)
 	}

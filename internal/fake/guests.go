@@ -156,7 +156,7 @@ func (g *Guest) Confirmed(context.Context) error {
 }
 
 // Shutdown implements vm.Guest.
-func (g *Guest) Shutdown(context.Context, bool) error {
+func (g *Guest) Shutdown(context.Context, bool, func()) error {
 	if err := g.guests.Calls.Begin("Shutdown"); err != nil {
 		return err
 	}

@@ -85,16 +85,21 @@ func (s *session) Confirmed(ctx context.Context) error {
 }
 
 // Shutdown implements [vm.Guest].
-func (s *session) Shutdown(ctx context.Context, reboot bool) error {
+func (s *session) Shutdown(ctx context.Context, reboot bool, accepted func()) error {
+	var asked *wire.Client // that has accepted
 	for {
 		client, changed := s.agent.current()
-		if client != nil {
+		if client != nil && client != asked {
 			err := client.Shutdown(ctx, reboot)
-			if err == nil {
-				return nil
-			}
 			if _, ok := errors.AsType[*wire.RemoteError](err); ok {
 				return unavailable("the agent in the guest could not start the shutdown").WithCause(err)
+			}
+			if err == nil {
+				asked = client
+				accepted()
+			}
+			if err == nil && reboot {
+				return nil
 			}
 		}
 		select {

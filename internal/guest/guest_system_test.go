@@ -66,6 +66,17 @@ func (m *machine) requireConsole(within time.Duration, wanted ...string) {
 	}
 }
 
+// powerOff returns once the guest has accepted to power off.
+func powerOff(t *testing.T, g vm.Session) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	accepted := false
+	if err := g.Shutdown(ctx, false, func() { accepted = true; cancel() }); !accepted {
+		t.Fatal(err)
+	}
+}
+
 func TestGuestBootsReportsAndPowersOff(t *testing.T) {
 	m := startMachine(t, busyboxGuest(t, nil))
 	g, reports := m.connect()
@@ -80,11 +91,7 @@ func TestGuestBootsReportsAndPowersOff(t *testing.T) {
 	m.requireConsole(30*time.Second, "is hostname=web-1\n", "is etc-hostname=web-1\n", "is resolver=nameserver 10.0.2.3\n",
 		"is route=default via 10.0.2.2 dev eth0", "/:overlay", "/dev:devtmpfs", "/proc:proc", "/sys:sysfs", "/run:tmpfs", "is writable", "is agent-oom=-900")
 
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	if err := g.Shutdown(ctx, false); err != nil {
-		t.Fatal(err)
-	}
+	powerOff(t, g)
 	m.awaitExit(30 * time.Second)
 	m.requireConsole(0, "init-is-shutting-down")
 }
@@ -153,7 +160,7 @@ func TestSessionSurvivesAReboot(t *testing.T) {
 	m.await(reports, "ready", bootTimeout, ready)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	if err := g.Shutdown(ctx, true); err != nil {
+	if err := g.Shutdown(ctx, true, func() {}); err != nil {
 		t.Fatal(err)
 	}
 	m.await(reports, "loss noticed", 30*time.Second, lost)
@@ -198,11 +205,7 @@ func TestAgentIsInitOfAnImageWithoutOne(t *testing.T) {
 	g, reports := m.connect()
 	m.await(reports, "ready", bootTimeout, ready)
 	m.requireConsole(30*time.Second, "the image has no init", "/ # ")
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	if err := g.Shutdown(ctx, false); err != nil {
-		t.Fatal(err)
-	}
+	powerOff(t, g)
 	m.awaitExit(20 * time.Second)
 	if console := m.console.String(); strings.Contains(console, "Kernel panic") {
 		t.Errorf("the kernel panicked")

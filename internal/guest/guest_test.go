@@ -151,7 +151,7 @@ func TestNoReportAfterClose(t *testing.T) {
 	if len(reports) > 0 {
 		t.Errorf("%+v was reported after Close", <-reports)
 	}
-	if err := g.Shutdown(t.Context(), false); !errs.Is(err, errs.Unavailable) {
+	if err := g.Shutdown(t.Context(), false, func() {}); !errs.Is(err, errs.Unavailable) {
 		t.Errorf("shutdown of a closed session: %v", err)
 	}
 }
@@ -184,7 +184,7 @@ func TestShutdownWaitsForAnAgent(t *testing.T) {
 	a := newFakeAgent()
 	g, _ := connect(t, a.dial)
 	answered := make(chan error, 1)
-	go func() { answered <- g.Shutdown(t.Context(), true) }()
+	go func() { answered <- g.Shutdown(t.Context(), true, func() {}) }()
 	cut := a.answer(t)
 	defer cut()
 	if err := <-answered; err != nil {
@@ -195,18 +195,39 @@ func TestShutdownWaitsForAnAgent(t *testing.T) {
 	}
 }
 
+// TestEachBootIsAskedToPowerOff reboots a guest while it is asked to power off.
+func TestEachBootIsAskedToPowerOff(t *testing.T) {
+	a := newFakeAgent()
+	g, _ := connect(t, a.dial)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	accepted, ended := make(chan struct{}, 2), make(chan error, 1)
+	go func() { ended <- g.Shutdown(ctx, false, func() { accepted <- struct{}{} }) }()
+	for _, boot := range []string{"1", "2"} {
+		a.bootID.Store(boot)
+		cut := a.answer(t)
+		<-a.shutdowns
+		<-accepted
+		cut()
+	}
+	cancel()
+	if err := <-ended; !errs.Is(err, errs.Unavailable) {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
 func TestErrorsOfShutdown(t *testing.T) {
 	a := newFakeAgent()
 	a.refuse = errors.New("no")
 	g, _ := connect(t, a.dial)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if err := g.Shutdown(ctx, false); !errs.Is(err, errs.Unavailable) {
+	if err := g.Shutdown(ctx, false, func() {}); !errs.Is(err, errs.Unavailable) {
 		t.Errorf("without an agent: %v", err)
 	}
 	cut := a.answer(t)
 	defer cut()
-	if err := g.Shutdown(t.Context(), false); !errs.Is(err, errs.Unavailable) {
+	if err := g.Shutdown(t.Context(), false, func() {}); !errs.Is(err, errs.Unavailable) {
 		t.Errorf("with an agent that refuses: %v", err)
 	}
 }

@@ -339,11 +339,7 @@ func TestEntrypointIsSupervised(t *testing.T) {
 	if c := run1(t, g, process.Spec{Argv: []string{"true"}}); c.exit.Code != 0 {
 		t.Errorf("a process beside the entrypoint: %+v", c.exit)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	if err := g.Shutdown(ctx, false); err != nil {
-		t.Fatal(err)
-	}
+	powerOff(t, g)
 	m.awaitExit(30 * time.Second)
 	m.requireConsole(0, "is told", "is done")
 	if strings.Contains(m.console.String(), "Kernel panic") {

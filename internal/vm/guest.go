@@ -96,9 +96,11 @@ type Guest interface {
 	// which the session keeps asking; errs.Unavailable when ctx is done, or the
 	// session is closed, before.
 	Confirmed(ctx context.Context) error
-	// Shutdown asks the guest to power off (or to reboot), and returns once it
-	// has accepted. Errors: errs.Unavailable when no agent answers before ctx is done.
-	Shutdown(ctx context.Context, reboot bool) error
+	// Shutdown asks the guest to power off, as soon as an agent answers, and again in
+	// each later session: the guest may have rebooted. It calls accepted each time. It
+	// ends with ctx. With reboot it asks for a reboot, and returns once that is accepted.
+	// Errors: errs.Unavailable when the agent refuses, or ctx is done.
+	Shutdown(ctx context.Context, reboot bool, accepted func()) error
 	// SetClock sets the guest's clock after its CPUs were paused. It does not wait
 	// for an agent: without one, or after an error, the session sets the clock once
 	// an agent answers, before any request. Errors: errs.Unavailable.

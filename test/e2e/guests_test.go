@@ -53,6 +53,7 @@ func TestMinimalGuests(t *testing.T) {
 		{"a vmm hangs", testHungVMM},
 		{"a guest fills the host's disk", testFullDisk},
 		{"a long pause does not put the clock back", testLongPause},
+		{"a guest that boots is stopped by itself", testStopDuringBoot},
 		{"delete leaves nothing", testDelete},
 		{"events tell what a guest does", testEvents},
 		{"no network", testNoNetwork},

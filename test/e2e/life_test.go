@@ -75,6 +75,18 @@ func testLongPause(t *testing.T, w *world) {
 	w.delete(t, v.ID)
 }
 
+// testStopDuringBoot stops a guest before anything in it listens.
+func testStopDuringBoot(t *testing.T, w *world) {
+	v := w.create(t, minimal(), client.CreateOptions{})
+	began := time.Now()
+	stopped, err := w.client.StopVM(t.Context(), v.ID)
+	took(t, "stop of a guest that boots", began)
+	if err != nil || stopped.State != api.StateStopped || stopped.StateReason != "stopped on request" {
+		t.Errorf("it is %s (%s), %v", stopped.State, stopped.StateReason, err)
+	}
+	w.delete(t, v.ID)
+}
+
 func testStopStart(t *testing.T, w *world) {
 	v := w.shared(t, alpha)
 	s := w.login(t, v)
