@@ -11,6 +11,14 @@ import (
 type backoff struct {
 	min, max time.Duration
 	next     time.Duration // 0 to begin with min
+
+	giveUp time.Duration // after this long without the server; 0 for never
+	alive  time.Time     // when the server was last heard
+}
+
+// isOver reports whether the server has been away for too long, or was never there.
+func (b *backoff) isOver() bool {
+	return b.giveUp > 0 && time.Since(b.alive) > b.giveUp
 }
 
 // wait waits, or returns the error of ctx.

@@ -128,7 +128,7 @@ func (c *Client) roundTrip(ctx context.Context, req call) (*http.Response, error
 	}
 	resp, err := c.http.Do(hr)
 	if err != nil {
-		return nil, fmt.Errorf("cannot reach %s: %w", c.base, withoutURL(err))
+		return nil, Unreachable(c.base, err)
 	}
 	return resp, nil
 }
@@ -196,15 +196,6 @@ func item(collection, id string, verb ...string) (string, error) {
 		return "", fmt.Errorf("cannot use %q as an id", id)
 	}
 	return strings.Join(append([]string{collection, url.PathEscape(id)}, verb...), "/"), nil
-}
-
-// withoutURL removes the method and the URL from the error of an http.Client: our
-// own error names the server already.
-func withoutURL(err error) error {
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		return u.Err
-	}
-	return err
 }
 
 // fetch calls method on one object, or on verb of it, and returns the response.

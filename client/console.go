@@ -39,7 +39,7 @@ func (c *Client) dial(ctx context.Context, req call) (*websocket.Conn, error) {
 	case err == nil:
 		return conn, nil
 	case resp == nil:
-		return nil, fmt.Errorf("cannot reach %s: %w", c.base, withoutURL(err))
+		return nil, Unreachable(c.base, err)
 	case resp.StatusCode == http.StatusSwitchingProtocols:
 		return nil, fmt.Errorf("cannot open a WebSocket: %w", err)
 	}

@@ -1,12 +1,15 @@
 package client
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
+	"net/url"
 
 	"github.com/hatchvm/hatch/api"
 )
@@ -53,6 +56,44 @@ func IsUnavailable(err error) bool { return hasStatus(err, http.StatusServiceUna
 
 // IsTimeout reports whether a wait timed out.
 func IsTimeout(err error) bool { return HasCode(err, "wait_timeout") }
+
+// unreachable is the error of a request that got no response.
+type unreachable struct {
+	base  string
+	cause error
+}
+
+func (e unreachable) Error() string { return fmt.Sprintf("cannot reach %s: %v", e.base, e.cause) }
+
+func (e unreachable) Unwrap() error { return e.cause }
+
+// Unreachable returns the error of an [http.Client] as that of a Client is, for
+// which [IsUnreachable] and [IsUnanswered] work.
+func Unreachable(base string, err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err // ours names the server already
+	}
+	return unreachable{base, err}
+}
+
+// IsUnreachable reports whether the server could not be reached, or ended the
+// connection without a response.
+func IsUnreachable(err error) bool {
+	_, ok := errors.AsType[unreachable](err)
+	return ok && !errors.Is(err, context.Canceled) && !IsUnanswered(err)
+}
+
+// IsUnanswered reports whether the server accepted the connection, but did not
+// respond in time.
+func IsUnanswered(err error) bool {
+	e, ok := errors.AsType[unreachable](err)
+	if !ok {
+		return false
+	}
+	op, isOp := errors.AsType[*net.OpError](e.cause)
+	network, isNetwork := errors.AsType[net.Error](e.cause)
+	return isNetwork && network.Timeout() && (!isOp || op.Op != "dial")
+}
 
 func hasStatus(err error, status int) bool {
 	var e *Error

@@ -23,6 +23,10 @@ type EventOptions struct {
 	Since    time.Time
 	After    int64 // Seq of the last known event
 	PageSize int   // events per request of ListEvents, 1 to 1000; 0 for the server's default
+
+	// GiveUp is how long StreamEvents tries to connect again after it has lost the
+	// server; 0 means without end. The first connection is then tried only once.
+	GiveUp time.Duration
 }
 
 // FromNow as EventOptions.After makes a stream begin with new events.
@@ -74,18 +78,18 @@ func (c *Client) FollowEvents(ctx context.Context, opts *EventOptions) iter.Seq2
 }
 
 // StreamEvents is FollowEvents that reconnects, with a backoff, and misses no
-// event. It ends with an error when ctx is done or the server refuses. lost may
-// be nil; it is called with the error of a lost connection, once until the next
-// event comes.
+// event. It ends with an error when ctx is done, the server refuses, or
+// opts.GiveUp has passed. lost may be nil; it is called with the error of a lost
+// connection, once until the next event comes.
 func (c *Client) StreamEvents(ctx context.Context, opts *EventOptions, lost func(error)) iter.Seq2[api.Event, error] {
 	return func(yield func(api.Event, error) bool) {
-		retry := &backoff{min: minEventRetry, max: maxEventRetry}
+		retry := &backoff{min: minEventRetry, max: maxEventRetry, giveUp: opts.GiveUp}
 		for {
 			err := c.followEvents(ctx, opts, retry, yield)
 			if err == nil {
 				return
 			}
-			if ctx.Err() == nil && !isFinal(err) {
+			if ctx.Err() == nil && !isFinal(err) && !retry.isOver() {
 				if lost != nil && retry.next == 0 {
 					lost(err)
 				}
@@ -121,6 +125,7 @@ func (c *Client) followEvents(ctx context.Context, opts *EventOptions, retry *ba
 			return causeOr(ctx, fmt.Errorf("cannot read events: %w", err))
 		}
 		silence.Reset(silenceTimeout)
+		retry.alive = time.Now()
 		if m.retry > 0 {
 			retry.min = max(m.retry, minEventRetry)
 		}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -101,4 +103,36 @@ func FuzzMessages(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A stream that has lost its server gives up; one that never had a server does so
+// at once.
+func TestStreamsGiveUp(t *testing.T) {
+	var answers int
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if answers++; answers > 1 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = io.WriteString(w, "id: 1\ndata: {\"seq\":1}\n\n")
+	}))
+	t.Cleanup(server.Close)
+	for base, want := range map[string]int{server.URL: 1, "http://127.0.0.1:1": 0} {
+		t.Run(base, func(t *testing.T) {
+			c, err := New(base, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := 0
+			var last error
+			for _, err := range c.StreamEvents(t.Context(), &EventOptions{GiveUp: time.Nanosecond}, nil) {
+				if last = err; err == nil {
+					got++
+				}
+			}
+			if got != want || last == nil {
+				t.Errorf("%d events, then %v", got, last)
+			}
+		})
+	}
 }

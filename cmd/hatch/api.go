@@ -3,14 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
 )
 
 // rawCall is one request of hatch api.
@@ -52,14 +53,9 @@ func (c serverCommands) call(ctx context.Context, call rawCall, hasBody bool) er
 	if err != nil {
 		return err
 	}
-	// Redirects are not followed: the key is for this server alone.
-	httpClient := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	resp, err := httpClient.Do(req)
+	resp, err := newHTTPClient().Do(req)
 	if err != nil {
-		if u, ok := errors.AsType[*url.Error](err); ok {
-			err = u.Err
-		}
-		return err
+		return client.Unreachable(c.address(), err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if call.include {
@@ -77,7 +73,7 @@ func (c serverCommands) call(ctx context.Context, call rawCall, hasBody bool) er
 		return err
 	}
 	if resp.StatusCode >= http.StatusMultipleChoices {
-		return fmt.Errorf("the server answered %s", resp.Status)
+		return &client.Error{Problem: api.Problem{Status: resp.StatusCode, Error: "the server answered " + resp.Status}}
 	}
 	return nil
 }
@@ -111,7 +107,7 @@ func (c serverCommands) request(ctx context.Context, call rawCall, hasBody bool)
 	for _, h := range call.headers {
 		name, value, ok := strings.Cut(h, ":")
 		if !ok {
-			return nil, fmt.Errorf("--header takes NAME: VALUE, not %q", h)
+			return nil, usageError{fmt.Errorf("--header takes NAME: VALUE, not %q", h)}
 		}
 		req.Header.Set(strings.TrimSpace(name), strings.TrimSpace(value))
 	}

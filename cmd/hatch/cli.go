@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // cli is one run of the program: the parts that its commands share.
@@ -33,7 +34,7 @@ func run(ctx context.Context, args []string, s streams) int {
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	began := s.now()
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if c.timing {
 		fmt.Fprintf(s.err, "took %s\n", s.now().Sub(began).Round(time.Millisecond))
 	}
@@ -43,12 +44,26 @@ func run(ctx context.Context, args []string, s streams) int {
 		return 0
 	case errors.As(err, &exit):
 		return int(exit)
-	case ctx.Err() != nil:
-		fmt.Fprintln(s.err, "hatch: interrupted")
+	case ctx.Err() != nil && !errors.Is(err, errInterrupted):
+		err = errInterrupted
+	}
+	c.parseFormat(args)
+	c.report(err)
+	if cmd.Annotations[guestExit] != "" && !errors.Is(err, errInterrupted) {
 		return exitOwn
 	}
-	c.report(err)
-	return exitOwn
+	code, _ := classify(err)
+	return code
+}
+
+// parseFormat reads --output again, for the errors of a command line that could
+// not be parsed up to it.
+func (c *cli) parseFormat(args []string) {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.ParseErrorsAllowlist.UnknownFlags = true
+	flags.VarP(&c.format, "output", "o", "")
+	flags.Usage = func() {}
+	_ = flags.Parse(args) // the error is known
 }
 
 func (c *cli) command() *cobra.Command {
@@ -69,8 +84,7 @@ It is never taken from the command line, which other users can read.
 VMs, images, snapshots, templates and keys can be given by name, by id, or by
 an unambiguous prefix of the id.
 
-hatch's own errors have exit code 125; hatch exec, hatch ssh and hatch run --
-COMMAND exit with the guest's code.`,
+` + exitCodes,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%s", err) })
 	flags := root.PersistentFlags()

@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/client"
@@ -41,7 +44,41 @@ func (c *connection) client() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.New(c.address(), key, client.WithUserAgent("hatch/"+programVersion()))
+	return client.New(c.address(), key, client.WithUserAgent("hatch/"+programVersion()), client.WithHTTPClient(newHTTPClient()))
+}
+
+// Bounds on requests: none waits for ever for a server that is not there.
+const (
+	connectTimeout = 10 * time.Second
+	readTimeout    = 2 * time.Minute  // until the response to a request that only reads
+	workTimeout    = 30 * time.Minute // until that to any other; the server bounds its work
+)
+
+// newHTTPClient returns a client with these bounds, which do not cut streams.
+// Redirects are not followed: the key is for this server alone.
+func newHTTPClient() *http.Client {
+	transport := func(timeout time.Duration) *http.Transport {
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		t.DialContext = (&net.Dialer{Timeout: connectTimeout}).DialContext
+		t.ResponseHeaderTimeout = timeout
+		return t
+	}
+	return &http.Client{
+		Transport:     boundedTransport{reads: transport(readTimeout), works: transport(workTimeout)},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// boundedTransport sends requests that only read, and all others.
+type boundedTransport struct{ reads, works http.RoundTripper }
+
+// RoundTrip sends a request.
+func (b boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	waits := strings.HasSuffix(r.URL.Path, "/wait") || r.URL.Query().Has("follow") || r.Header.Get("Upgrade") != ""
+	if r.Method == http.MethodGet && !waits {
+		return b.reads.RoundTrip(r)
+	}
+	return b.works.RoundTrip(r)
 }
 
 // openVM returns a client, and the VM that ref means, as [findVM] does.

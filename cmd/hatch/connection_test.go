@@ -1,7 +1,11 @@
 package main
 
 import (
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -36,5 +40,33 @@ func TestWhereTheKeyComesFrom(t *testing.T) {
 				t.Errorf("got %q, %v", got, err)
 			}
 		})
+	}
+}
+
+type named200 string
+
+func (n named200) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{Status: string(n), Body: io.NopCloser(strings.NewReader(""))}, nil
+}
+
+// Requests that only read have the shorter bound.
+func TestEveryRequestIsBounded(t *testing.T) {
+	for target, want := range map[string]string{
+		"GET /vms": "reads", "GET /vms/v/files": "reads", "GET /events": "reads",
+		"GET /vms/v/wait": "works", "GET /vms/v/logs?follow=true": "works", "POST /vms": "works", "DELETE /vms/v": "works",
+	} {
+		t.Run(target, func(t *testing.T) {
+			method, path, _ := strings.Cut(target, " ")
+			resp, err := boundedTransport{named200("reads"), named200("works")}.RoundTrip(httptest.NewRequest(method, path, nil))
+			if err != nil || resp.Status != want {
+				t.Errorf("sent as one of %s, %v", resp.Status, err)
+			}
+		})
+	}
+	bounds := newHTTPClient().Transport.(boundedTransport)
+	for _, transport := range []http.RoundTripper{bounds.reads, bounds.works} {
+		if transport.(*http.Transport).ResponseHeaderTimeout == 0 {
+			t.Error("a transport has no bound")
+		}
 	}
 }

@@ -12,6 +12,10 @@ import (
 	"github.com/hatchvm/hatch/client"
 )
 
+// reconnectTimeout is how long events -f tries to connect again: a restart of
+// hatchd, or of its host, takes less.
+const reconnectTimeout = 5 * time.Minute
+
 // defaultSince is how far back the events of all VMs are listed.
 const defaultSince = 24 * time.Hour
 
@@ -29,7 +33,8 @@ func (c eventCommands) events() *cobra.Command {
 		Use: "events [VM]", Short: "Show events, of one VM or of all", Args: upToOneArg("VM"),
 		Long: `Show events, oldest first: of one VM all that are kept, of all VMs those of the
 last 24 hours. With -f, show new events as they happen, and reconnect if the
-connection is lost; no event is missed.`,
+connection is lost; no event is missed. It gives up if there is no server at
+first, or none for 5 minutes.`,
 		Example:           "  hatch events -f --type vm.state_changed\n  hatch events web --since 2h -o jsonl",
 		ValidArgsFunction: vmKind.complete(c.connection),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -138,6 +143,7 @@ func (c eventCommands) follow(ctx context.Context, server *client.Client, opts c
 	if opts.Since.IsZero() {
 		opts.After = client.FromNow
 	}
+	opts.GiveUp = reconnectTimeout
 	lost := func(err error) { fmt.Fprintf(c.err, "hatch: connecting again: %s\n", clean(err.Error())) }
 	for e, err := range server.StreamEvents(ctx, &opts, lost) {
 		if err != nil {

@@ -80,7 +80,7 @@ func TestEvents(t *testing.T) {
 	if s.hatch("events", "--since", "2h", "--type", "vm.created"); !f.called("GET /events?after=0&limit=1000&since=2026-03-06T10%3A00%3A00Z&type=vm.created") {
 		t.Errorf("called %v", f.calls)
 	}
-	if code := s.hatch("why", "none"); code != exitOwn || !strings.Contains(s.stderr.String(), `there is no VM "none"`) {
+	if code := s.hatch("why", "none"); code != exitNotFound || !strings.Contains(s.stderr.String(), `there is no VM "none"`) {
 		t.Errorf("exit code %d: %s", code, &s.stderr)
 	}
 	f.snapshots[1].VMID = "vm_gone00000001"
@@ -89,7 +89,7 @@ func TestEvents(t *testing.T) {
 	}
 	for _, args := range []string{"events --since yesterday", "events a b", "events -f -o yaml", "why", "why web --tail -1"} {
 		t.Run(args, func(t *testing.T) {
-			if code := s.hatch(strings.Fields(args)...); code != exitOwn || !strings.Contains(s.stderr.String(), "hint: hatch ") {
+			if code := s.hatch(strings.Fields(args)...); code != exitUsage || !strings.Contains(s.stderr.String(), "hint: hatch ") {
 				t.Errorf("%s: exit code %d: %s", args, code, &s.stderr)
 			}
 		})

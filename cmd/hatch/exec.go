@@ -43,7 +43,7 @@ type execCommands struct {
 func (c execCommands) exec() *cobra.Command {
 	f := &execFlags{}
 	cmd := &cobra.Command{
-		Use: "exec [flags] VM COMMAND [ARG...]", Short: "Run a command in a VM", Args: someArgs("VM and command"),
+		Use: "exec [flags] VM COMMAND [ARG...]", Annotations: exitsAsGuest(), Short: "Run a command in a VM", Args: someArgs("VM and command"),
 		Long: `Run a command in a running VM and exit with its code. The VM needs no network, SSH
 server or login. The arguments are passed on unchanged; sh -c runs a shell line.
 

@@ -170,6 +170,7 @@ func (c execCommands) attachCommand() *cobra.Command {
 				return server.AttachExec(ctx, vmID, e.ID, 0)
 			})
 		})
+	cmd.Annotations = exitsAsGuest()
 	cmd.Long = `Attach to a command that was started before: its output, as far as the VM keeps
 it, then new output, and stdin, if the command was started with -i. It ends with
 the command, and with its exit code.`
@@ -206,8 +207,7 @@ func (c execCommands) killCommand() *cobra.Command {
 			if err := server.SignalExec(cmd.Context(), vmID, e.ID, signal); err != nil {
 				return err
 			}
-			fmt.Fprintln(c.out, cmd.Flags().Arg(1))
-			return nil
+			return c.printLine(api.Done{Status: "ok"}, cmd.Flags().Arg(1))
 		})
 	cmd.Flags().StringVarP(&signal, "signal", "s", "KILL", "`signal` to send, by name or number")
 	return cmd
@@ -219,7 +219,6 @@ func (c execCommands) rmCommand() *cobra.Command {
 			if err := server.DeleteExec(cmd.Context(), vmID, e.ID); err != nil {
 				return err
 			}
-			fmt.Fprintln(c.out, cmd.Flags().Arg(1))
-			return nil
+			return c.printLine(removal{Status: "deleted", ID: e.ID, Ref: cmd.Flags().Arg(1)}, cmd.Flags().Arg(1))
 		})
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/client"
 )
 
@@ -146,25 +145,16 @@ func (c nounCommands[T]) rmCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			failed := false
-			for _, ref := range refs {
+			return forEach(c.printer, cmd, refs, "remove", func(r *results, ref string) error {
 				found, err := c.find(cmd.Context(), server, ref)
 				if err == nil {
 					err = c.remove(server, cmd.Context(), c.name(found).id)
 				}
 				if err != nil {
-					c.report(fmt.Errorf("cannot remove %s: %w", ref, err))
-					failed = true
-					continue
-				}
-				if err := c.printLine(api.Deleted{Status: "deleted"}, ref); err != nil {
 					return err
 				}
-			}
-			if failed {
-				return exitError(exitOwn)
-			}
-			return nil
+				return r.addDeleted(c.name(found), ref)
+			})
 		},
 	}
 }

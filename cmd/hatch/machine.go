@@ -161,7 +161,7 @@ var sizeUnits = map[string]int{"": 1, "m": 1, "g": 1 << 10, "t": 1 << 20}
 func size(flag, text string) (*int, error) {
 	parts := sizeForm.FindStringSubmatch(strings.ToLower(text))
 	if parts == nil {
-		return nil, fmt.Errorf("--%s takes a whole number of MiB, or one with m or g, as 512m or 1g, not %q", flag, text)
+		return nil, usageError{fmt.Errorf("--%s takes a whole number of MiB, or one with m or g, as 512m or 1g, not %q", flag, text)}
 	}
 	n, err := strconv.Atoi(parts[1])
 	if err != nil {
@@ -179,7 +179,7 @@ func readLabels(pairs []string) (map[string]string, error) {
 	for _, pair := range pairs {
 		key, value, ok := strings.Cut(pair, "=")
 		if !ok || key == "" {
-			return nil, fmt.Errorf("--label takes KEY=VALUE, not %q", pair)
+			return nil, usageError{fmt.Errorf("--label takes KEY=VALUE, not %q", pair)}
 		}
 		m[key] = value
 	}

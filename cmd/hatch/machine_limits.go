@@ -44,7 +44,7 @@ var rateUnits = map[string]int64{"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30
 func rate(flag, text string) (int64, error) {
 	parts := rateForm.FindStringSubmatch(strings.ToLower(text))
 	if parts == nil {
-		return 0, fmt.Errorf("--%s takes a whole number of bytes, or one with k, m or g, as 512k or 20m, not %q", flag, text)
+		return 0, usageError{fmt.Errorf("--%s takes a whole number of bytes, or one with k, m or g, as 512k or 20m, not %q", flag, text)}
 	}
 	n, err := strconv.ParseInt(parts[1], 10, 64)
 	if err != nil {
@@ -52,7 +52,7 @@ func rate(flag, text string) (int64, error) {
 	}
 	unit := rateUnits[parts[2]]
 	if n > math.MaxInt64/unit {
-		return 0, fmt.Errorf("--%s: %q is too large; the limit is %dg", flag, text, int64(math.MaxInt64>>30))
+		return 0, usageError{fmt.Errorf("--%s: %q is too large; the limit is %dg", flag, text, int64(math.MaxInt64>>30))}
 	}
 	return n * unit, nil
 }

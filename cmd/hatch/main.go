@@ -3,8 +3,7 @@
 //
 // It calls hatchd through package client only and knows nothing of the host;
 // hatch doctor, which has to, runs the hatchd program. Data goes to stdout;
-// progress, errors and hints go to stderr. hatch's own errors exit with 125; hatch
-// exec, ssh and run -- COMMAND exit with the guest's code.
+// progress, errors and hints go to stderr. errors.go has the exit codes.
 // Start at [run]; each noun or group of verbs has a file.
 package main
 
@@ -17,6 +16,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	code := run(ctx, os.Args[1:], standardStreams())
 	stop()
 	os.Exit(code)

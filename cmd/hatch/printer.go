@@ -48,7 +48,8 @@ func (f format) structured() bool { return f != formatTable && f != formatWide }
 // printer writes results, progress and errors in the format of -o.
 type printer struct {
 	streams
-	format format
+	format      format
+	plainErrors bool // not in format
 }
 
 // printOne writes one object: the API's body, or what plain writes.
@@ -68,11 +69,20 @@ func (p *printer) printLine(object any, line string) error {
 	return p.printOne(object, func() { fmt.Fprintln(p.out, clean(line)) })
 }
 
-// printInspected writes one object as JSON, or in the format that was given.
-func (p *printer) printInspected(cmd *cobra.Command, object any) error {
-	if !cmd.Flags().Changed("output") {
-		return writeJSON(p.out, object, true)
+// inspecting returns a printer for all fields of objects: as JSON, unless another
+// format was given. Errors have the format that was given.
+func (p *printer) inspecting(cmd *cobra.Command) *printer {
+	if cmd.Flags().Changed("output") {
+		return p
 	}
+	inspect := *p
+	inspect.format, inspect.plainErrors = formatJSON, true
+	return &inspect
+}
+
+// printInspected writes all fields of one object; see inspecting.
+func (p *printer) printInspected(cmd *cobra.Command, object any) error {
+	p = p.inspecting(cmd)
 	return p.printOne(object, func() { p.printFields(object) })
 }
 

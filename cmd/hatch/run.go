@@ -27,7 +27,7 @@ func (c runCommand) command() *cobra.Command {
 	login := &sshFlags{}
 	var detach, remove bool
 	cmd := &cobra.Command{
-		Use: "run [flags] [IMAGE] [-- COMMAND...]", Short: "Create a VM, wait until it is ready and log in", Args: imageArg,
+		Use: "run [flags] [IMAGE] [-- COMMAND...]", Annotations: exitsAsGuest(), Short: "Create a VM, wait until it is ready and log in", Args: imageArg,
 		Long: `Create a VM, wait until it is ready and attach to it: over SSH if it has a
 network and this is a terminal, else to its serial console. A command after --
 is run over SSH, and its exit code is passed on.

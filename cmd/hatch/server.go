@@ -22,7 +22,7 @@ func (c serverCommands) health() *cobra.Command {
 	return &cobra.Command{
 		Use: "health", Short: "Show the health of the server; fails if it is degraded", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			server, err := client.New(c.address(), "") // without the key, which is not needed
+			server, err := client.New(c.address(), "", client.WithHTTPClient(newHTTPClient())) // without the key, which is not needed
 			if err != nil {
 				return err
 			}
@@ -88,7 +88,7 @@ func (c serverCommands) version() *cobra.Command {
 func (c serverCommands) serverVersion(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
-	server, err := client.New(c.address(), "")
+	server, err := client.New(c.address(), "", client.WithHTTPClient(newHTTPClient()))
 	if err != nil {
 		return ""
 	}

@@ -44,7 +44,7 @@ type sshCommands struct {
 func (c sshCommands) ssh() *cobra.Command {
 	f := &sshFlags{}
 	cmd := &cobra.Command{
-		Use: "ssh [flags] VM [COMMAND...]", Short: "Log in to a VM, or run a command in it", Args: someArgs("VM"),
+		Use: "ssh [flags] VM [COMMAND...]", Annotations: exitsAsGuest(), Short: "Log in to a VM, or run a command in it", Args: someArgs("VM"),
 		Long: `Log in to a VM, or run a command in it, with this machine's ssh, and exit with
 its code. A single argument is a line for the guest's shell; several are passed
 on unchanged.

@@ -134,7 +134,7 @@ func TestAnInterruptedRunRemovesItsVM(t *testing.T) {
 	s := newSession(t, f)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.ctx, f.onCreate = ctx, cancel
-	if code := s.hatch("run", "--rm"); code != exitOwn {
+	if code := s.hatch("run", "--rm"); code != exitInterrupted {
 		t.Errorf("exit code %d", code)
 	}
 	if !f.called("DELETE /vms/vm_new000000009") {

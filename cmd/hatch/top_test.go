@@ -74,10 +74,10 @@ func TestTopAsJSON(t *testing.T) {
 func TestTopFailures(t *testing.T) {
 	f := newFake(t)
 	s := newSession(t, f)
-	if code := s.hatch("top", "nothing"); code != exitOwn || !strings.Contains(s.stderr.String(), "there is no VM") {
+	if code := s.hatch("top", "nothing"); code != exitNotFound || !strings.Contains(s.stderr.String(), "there is no VM") {
 		t.Errorf("exit code %d: %s", code, &s.stderr)
 	}
-	if code := s.hatch("top", "--interval", "1ms"); code != exitOwn || !strings.Contains(s.stderr.String(), "100ms at least") {
+	if code := s.hatch("top", "--interval", "1ms"); code != exitUsage || !strings.Contains(s.stderr.String(), "100ms at least") {
 		t.Errorf("exit code %d: %s", code, &s.stderr)
 	}
 	f.answer["GET /vms/vm_web000000001/metrics"] = api.Problem{Status: 503, Error: "its VMM is out of reach", Code: "vmm_unresponsive"}

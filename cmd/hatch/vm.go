@@ -199,9 +199,14 @@ func readiness(v api.VM) string {
 func (c vmCommands) inspectCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "inspect VM...", Short: "Show all fields of VMs, as JSON", Args: someArgs("VM"),
+		Long:              "Show all fields of a VM as JSON, or of several VMs as a list.",
 		ValidArgsFunction: vmKind.complete(c.connection),
 		RunE: func(cmd *cobra.Command, refs []string) error {
-			return c.each(cmd, refs, "inspect", func(server *client.Client, ref string) error {
+			server, err := c.client()
+			if err != nil {
+				return err
+			}
+			return forEach(c.inspecting(cmd), cmd, refs, "inspect", func(r *results, ref string) error {
 				v, err := findVM(cmd.Context(), server, ref)
 				if err == nil {
 					v, err = server.GetVM(cmd.Context(), v.ID)
@@ -209,34 +214,10 @@ func (c vmCommands) inspectCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return c.printInspected(cmd, v)
+				return r.add(v, func() { r.printFields(v) })
 			})
 		},
 	}
-}
-
-// each calls do for every VM in refs. If one fails, it is reported and the
-// others are done.
-func (c vmCommands) each(cmd *cobra.Command, refs []string, verb string, do func(server *client.Client, ref string) error) error {
-	server, err := c.client()
-	if err != nil {
-		return err
-	}
-	failed := false
-	for _, ref := range refs {
-		err := do(server, ref)
-		if err != nil && cmd.Context().Err() != nil {
-			return err
-		}
-		if err != nil {
-			c.report(fmt.Errorf("cannot %s %s: %w", verb, ref, err))
-			failed = true
-		}
-	}
-	if failed {
-		return exitError(exitOwn)
-	}
-	return nil
 }
 
 // verbCommand returns a command that changes the state of VMs and prints their
@@ -255,7 +236,11 @@ func (c vmCommands) verbCommand(verb, doing, short string, call func(*client.Cli
 // change calls do for every VM in refs, with a spinner, and prints the reference
 // or the changed VM.
 func (c vmCommands) change(cmd *cobra.Command, refs []string, verb string, doing func(api.VM) string, do func(*client.Client, api.VM) (api.VM, error)) error {
-	return c.each(cmd, refs, verb, func(server *client.Client, ref string) error {
+	server, err := c.client()
+	if err != nil {
+		return err
+	}
+	return forEach(c.printer, cmd, refs, verb, func(r *results, ref string) error {
 		v, err := findVM(cmd.Context(), server, ref)
 		if err != nil {
 			return err
@@ -266,7 +251,7 @@ func (c vmCommands) change(cmd *cobra.Command, refs []string, verb string, doing
 		if err != nil {
 			return err
 		}
-		return c.printLine(v, ref)
+		return r.addLine(v, ref)
 	})
 }
 
@@ -305,20 +290,26 @@ func (c vmCommands) rmCommand() *cobra.Command {
 		Long:              "Delete VMs and their disks. A VM that is not stopped is deleted with -f only.\nWith -f, a VM that does not exist is not an error.",
 		ValidArgsFunction: vmKind.complete(c.connection),
 		RunE: func(cmd *cobra.Command, refs []string) error {
-			return c.each(cmd, refs, "remove", func(server *client.Client, ref string) error {
+			server, err := c.client()
+			if err != nil {
+				return err
+			}
+			return forEach(c.printer, cmd, refs, "remove", func(r *results, ref string) error {
 				v, err := findVM(cmd.Context(), server, ref)
 				switch {
-				case force && isAbsent(err):
 				case err != nil:
-					return err
 				case !force && v.State != api.StateStopped && v.State != api.StateError:
-					return hint(fmt.Errorf("it is %s", v.State), "hatch rm -f %s, or stop it first", v.ID)
+					err = hint(fmt.Errorf("it is %s", v.State), "hatch rm -f %s, or stop it first", v.ID)
 				default:
-					if err := removeVM(cmd.Context(), c.printer, server, v); err != nil {
-						return err
-					}
+					err = removeVM(cmd.Context(), c.printer, server, v)
 				}
-				return c.printLine(api.Deleted{Status: "deleted"}, ref)
+				switch {
+				case err == nil:
+					return r.addDeleted(vmKind.name(v), ref)
+				case force && (isAbsent(err) || client.IsNotFound(err)):
+					return r.add(removal{Status: "absent", Ref: ref}, func() { fmt.Fprintf(c.err, "there is no VM %q; nothing was deleted\n", clean(ref)) })
+				}
+				return err
 			})
 		},
 	}

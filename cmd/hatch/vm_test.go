@@ -137,7 +137,7 @@ func TestCreateWaitsUntilReady(t *testing.T) {
 		t.Errorf("calls: %q", f.calls)
 	}
 	f.answer["GET /vms/vm_new000000009/wait"] = api.Problem{Status: 504, Error: "it took too long", Code: "wait_timeout", Hint: "wait on"}
-	if code := s.hatch("create", "--wait", "ready", "-q"); code != exitOwn {
+	if code := s.hatch("create", "--wait", "ready", "-q"); code != exitTimeout {
 		t.Errorf("exit code %d", code)
 	}
 	if s.stdout.String() != "vm_new000000009\n" {
@@ -223,8 +223,44 @@ func TestRm(t *testing.T) {
 	if code := s.hatch("rm", "-f", "web", "gone"); code != 0 {
 		t.Errorf("exit code %d: %s", code, &s.stderr)
 	}
+	if s.stdout.String() != "web\n" || s.stderr.String() != "there is no VM \"gone\"; nothing was deleted\n" {
+		t.Errorf("printed %q, %q", &s.stdout, &s.stderr)
+	}
 	if _, err := os.Stat(known); !os.IsNotExist(err) {
 		t.Error("the host key of a removed VM is still there")
+	}
+}
+
+// One argument gives one object, several give a list, in every structured format.
+func TestSeveralObjectsAreAList(t *testing.T) {
+	for args, want := range map[string]string{
+		"rm -f web -o jsonl":        `{"status":"deleted","id":"vm_web000000001","name":"web","ref":"web"}` + "\n",
+		"rm -f web gone -o yaml":    "- status: deleted\n  id: vm_web000000001\n  name: web\n  ref: web\n- status: absent\n  ref: gone\n",
+		"rm db nope -o jsonl":       `{"status":"deleted","id":"vm_db0000000002","name":"db","ref":"db"}` + "\n",
+		"rm nope nada -o json":      "[]\n",
+		"image rm debian -o jsonl":  `{"status":"deleted","id":"img_default","name":"debian","ref":"debian"}` + "\n",
+		"key rm admin nope -o yaml": "- status: deleted\n  id: key_admin0000001\n  name: admin\n  ref: admin\n",
+		"execs rm web run -o jsonl": `{"status":"deleted","id":"exec_run000000001","ref":"run"}` + "\n",
+		"image rm debian nope":      "debian\n",
+		"rm -f gone -o jsonl":       `{"status":"absent","ref":"gone"}` + "\n",
+	} {
+		t.Run(args, func(t *testing.T) {
+			s := newSession(t, newFake(t))
+			s.hatch(strings.Fields(args)...)
+			if s.stdout.String() != want {
+				t.Errorf("printed %q, want %q: %s", &s.stdout, want, &s.stderr)
+			}
+		})
+	}
+	for _, args := range []string{"inspect web db -o json", "inspect web db", "stop web db -o json", "pause web nope db -o json"} {
+		t.Run(args, func(t *testing.T) {
+			s := newSession(t, newFake(t))
+			s.hatch(strings.Fields(args)...)
+			var list []api.VM
+			if err := json.Unmarshal(s.stdout.Bytes(), &list); err != nil || len(list) != 2 || list[1].Name != "db" {
+				t.Errorf("%v: printed %s", err, &s.stdout)
+			}
+		})
 	}
 }
 
