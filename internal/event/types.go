@@ -42,7 +42,7 @@ func Types() []About {
 		{VMStateChanged, "The state of a VM, or its reason, changed.", "`from`, `to`: states; `reason`: a sentence"},
 		{VMConditionChanged, "A condition of a guest changed.", "`condition`: `network_ready`, `agent_ready`, `vmm_healthy` or `cloud_init_done`; `from`, `to`: `true`, `false` or `unknown`; `reason`: one word; `message`: a sentence"},
 		{VMOperation, "An operation on a VM has ended: of a client, or of `hatchd`, as when the host goes down and when it has started again.", "`operation`: `create`, `start`, `stop`, `restart`, `pause`, `resume`, `sleep`, `wake`, `snapshot`, `restore`, `fork`, `delete` or `reboot` (by the guest); `outcome`: `succeeded` or `failed`; `duration_ms`; `error`, `code`: why it failed"},
-		{VMRebooted, "A guest rebooted without a restart of its VMM: its agent reported a new boot id.", "–"},
+		{VMRebooted, "A guest rebooted: its agent reported a new boot id, or its VMM ended with a reset (on Firecracker) and was started again.", "–"},
 		{VMDeleted, "A VM was deleted, with its disk and its reservations.", "–"},
 		{SnapshotCreated, "A snapshot of a VM was taken and is durable.", snapshotData},
 		{SnapshotDeleted, "A snapshot was deleted, with its files.", snapshotData},

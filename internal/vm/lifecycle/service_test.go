@@ -223,6 +223,9 @@ func TestAGuestThatRebootsIsStartedAgain(t *testing.T) {
 			}
 			w.driver.Reset(v.ID)
 			w.untilTold(t, v.ID, "operation reboot ", 1)
+			if c.state == vm.Running {
+				w.untilTold(t, v.ID, "guest rebooted", 1)
+			}
 			got, err := w.Get(t.Context(), access.Owner(owner), v.ID)
 			if err != nil || got.State != c.state || (got.Machine != nil) != c.left {
 				t.Fatalf("got %s (%s), machine %+v, %v", got.State, got.StateReason, got.Machine, err)

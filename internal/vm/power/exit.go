@@ -42,8 +42,10 @@ func (s *Service) exited(ctx context.Context, id string, m *live.Machine) {
 			v, _, err := s.boot(ctx, v)
 			return v, err
 		}
-		if _, err := s.Runner.Record(ctx, v, "reboot", reboot); err != nil {
+		if v, err = s.Runner.Record(ctx, v, "reboot", reboot); err != nil {
 			s.Log.Warn("cannot start a guest that rebooted", logkey.VM, id, logkey.Error, err)
+		} else {
+			s.rebooted(ctx, v)
 		}
 		return // boot has stored what became of the VM, and whether a process is left
 	}
@@ -104,7 +106,12 @@ func (s *Service) reported(ctx context.Context, id string, r *vm.GuestReport, re
 		return err
 	}
 	if rebooted {
-		s.Runner.Append(ctx, v, event.Of(event.VMRebooted, "the guest has rebooted", nil))
+		s.rebooted(ctx, v)
 	}
 	return nil
+}
+
+// rebooted tells that a guest has rebooted, in the same VMM or in a new one.
+func (s *Service) rebooted(ctx context.Context, v vm.VM) {
+	s.Runner.Append(ctx, v, event.Of(event.VMRebooted, "the guest has rebooted", nil))
 }
