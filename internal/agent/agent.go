@@ -38,6 +38,7 @@ type Agent struct {
 	dialled chan struct{} // has one element for each connection that the host has open
 
 	reidentifier *reidentifier
+	ending       *ending
 }
 
 // New returns an agent that reports version as its own.
@@ -54,7 +55,7 @@ func New(log *slog.Logger, version string) *Agent {
 			status:  wire.Status{CloudInit: wire.CloudInit{Status: wire.CloudInitRunning}},
 			changed: make(chan struct{}),
 		},
-		reidentifier: newReidentifier(identity.New(log)),
+		reidentifier: newReidentifier(identity.New(log)), ending: newEnding(),
 	}
 }
 
@@ -66,6 +67,7 @@ func (a *Agent) Run(ctx context.Context) {
 	defer func() { _ = a.processes.Close() }()
 	go a.watchAddresses(ctx)
 	go a.watchCloudInit(ctx, "/")
+	go a.watchEnding(ctx)
 	go a.finishIdentities(ctx)
 	go a.serveVsock(ctx)
 	for ctx.Err() == nil {
@@ -117,6 +119,9 @@ func (a *Agent) Hello() wire.Hello {
 
 // Status implements [wire.Handler].
 func (a *Agent) Status() wire.Status {
+	if a.goingDown(context.Background()) {
+		a.ending.look()
+	}
 	st, _ := a.status.read()
 	return st
 }
@@ -140,6 +145,10 @@ func (a *Agent) Watch(ctx context.Context, report func(wire.Status) error) error
 func (a *Agent) Shutdown(_ context.Context, args wire.ShutdownArgs) (func(), error) {
 	pid1 := findInit("/proc")
 	a.log.Info("shutdown requested", "reboot", args.Reboot, "init", pid1.name)
+	a.ending.mu.Lock()
+	a.ending.asked = true
+	a.ending.mu.Unlock()
+	a.ending.look()
 	return func() {
 		if err := pid1.shutDown(args.Reboot); err != nil {
 			a.log.Error("cannot shut down through init; the agent shuts down itself", logkey.Error, err)

@@ -46,6 +46,9 @@ type Guests struct {
 	Usage    func(context.Context) (vm.GuestUsage, error)
 	DialPort func(ctx context.Context, port int) (net.Conn, error)
 
+	// Up returns the id of the boot that is up; nil: "".
+	Up func(context.Context) (bootID string, err error)
+
 	mu   sync.Mutex
 	open map[string]*Guest // by VM id
 }
@@ -161,6 +164,14 @@ func (g *Guest) Shutdown(context.Context, bool, func()) error {
 		return err
 	}
 	return noAgent()
+}
+
+// Up implements vm.Guest.
+func (g *Guest) Up(ctx context.Context) (bootID string, err error) {
+	if g.guests.Up == nil {
+		return "", nil
+	}
+	return g.guests.Up(ctx)
 }
 
 // SetClock implements vm.Guest.

@@ -21,8 +21,12 @@ const (
 )
 
 // agentTimeout is how long a request waits for an agent that answers: the guest may be
-// booting or resetting, or have no agent.
-const agentTimeout = 10 * time.Second
+// booting or resetting, or have no agent. rebootTimeout is how long it waits from the
+// moment when the guest went down, or its agent was lost.
+const (
+	agentTimeout  = 10 * time.Second
+	rebootTimeout = 3 * time.Minute
+)
 
 // connection has a client of one agent, and connects again when the session is lost.
 type connection struct {
@@ -30,13 +34,15 @@ type connection struct {
 	dial    vm.DialAgent
 	prepare func(context.Context, *wire.Client) error // called before any request, unless nil
 	reports *reporter                                 // used by run only
-	bootID  string                                    // of the guest in the last session, "" before the first; used by run only
 	done    chan struct{}                             // closed when run has ended
 
-	mu       sync.Mutex
-	client   *wire.Client  // nil while no agent answers
-	changed  chan struct{} // closed and replaced when client changes
-	clockLag bool          // the guest has stood still, and nothing has set its clock since
+	mu        sync.Mutex
+	client    *wire.Client  // nil while no agent answers
+	bootID    string        // of the guest in the last session, "" before the first
+	goingDown bool          // as the guest reported in this session
+	lostAt    time.Time     // when the last session was lost
+	changed   chan struct{} // closed and replaced when client or goingDown changes
+	clockLag  bool          // the guest has stood still, and nothing has set its clock since
 }
 
 func (c *connection) current() (*wire.Client, <-chan struct{}) {
@@ -45,12 +51,73 @@ func (c *connection) current() (*wire.Client, <-chan struct{}) {
 	return c.client, c.changed
 }
 
-func (c *connection) set(client *wire.Client) {
+// set stores the client of a new session with a boot of the guest.
+func (c *connection) set(client *wire.Client, bootID string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.client = client
+	c.client, c.bootID, c.goingDown = client, bootID, false
+	c.change()
+}
+
+// unset stores that the session is lost.
+func (c *connection) unset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.client, c.lostAt = nil, time.Now()
+	c.change()
+}
+
+// setGoingDown stores whether the guest shuts down or reboots.
+func (c *connection) setGoingDown(now bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.goingDown != now {
+		c.goingDown = now
+		c.change()
+	}
+}
+
+// change wakes those that wait for a change. Precondition: mu is held.
+func (c *connection) change() {
 	close(c.changed)
 	c.changed = make(chan struct{})
+}
+
+// begin is wait for a request that begins something in the guest: in one that shuts
+// down or reboots it waits for the next boot. It returns that boot's id, too.
+func (c *connection) begin(ctx context.Context) (_ *wire.Client, bootID string, err error) {
+	c.mu.Lock()
+	limit, extended := agentTimeout, false
+	if !c.lostAt.IsZero() {
+		limit = max(limit, rebootTimeout-time.Since(c.lostAt))
+	}
+	c.mu.Unlock()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		c.mu.Lock()
+		client, bootID, changed := c.client, c.bootID, c.changed
+		c.mu.Unlock()
+		if client != nil && !client.IsLost() {
+			st, err := client.Status(ctx)
+			if !st.GoingDown && (err == nil || !client.IsLost()) {
+				return client, bootID, nil // the request shows an error, too
+			}
+			if !extended {
+				timer.Reset(rebootTimeout)
+				extended = true
+			}
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return nil, "", noAgent()
+		case <-c.done:
+			return nil, "", sessionClosed()
+		case <-ctx.Done():
+			return nil, "", noAgent().WithCause(ctx.Err())
+		}
+	}
 }
 
 // wait returns the client of an agent that answers.
@@ -123,12 +190,12 @@ func (c *connection) serve(ctx context.Context) (answered bool, err error) {
 	if err := c.correctClock(ctx, client, hello.BootID); err != nil {
 		return true, fmt.Errorf("cannot set the guest's clock: %w", err)
 	}
-	c.bootID = hello.BootID
 	c.log.Info("agent answers", "agent", hello.Agent, "boot_id", hello.BootID)
-	c.set(client)
+	c.set(client, hello.BootID)
 	err = client.Watch(ctx, func(st wire.Status) error {
+		c.setGoingDown(st.GoingDown)
 		return c.reports.send(ctx, client.Lost(), report(hello, st))
 	})
-	c.set(nil)
+	c.unset()
 	return true, errors.Join(err, c.reports.send(ctx, nil, nil))
 }

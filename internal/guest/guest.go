@@ -112,6 +112,12 @@ func (s *session) Shutdown(ctx context.Context, reboot bool, accepted func()) er
 	}
 }
 
+// Up implements [vm.Guest].
+func (s *session) Up(ctx context.Context) (bootID string, err error) {
+	_, bootID, err = s.agent.begin(ctx)
+	return bootID, err
+}
+
 // SetClock implements [vm.Guest].
 func (s *session) SetClock(ctx context.Context) error {
 	s.agent.noteClockLag()
@@ -129,7 +135,7 @@ func (s *session) SetClock(ctx context.Context) error {
 
 // Dial implements [vm.Guest].
 func (s *session) Dial(ctx context.Context, port int) (net.Conn, error) {
-	client, err := s.agent.wait(ctx)
+	client, _, err := s.agent.begin(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -28,6 +29,7 @@ type fakeAgent struct {
 	shutdowns chan wire.ShutdownArgs
 	clocks    chan time.Time // that the agent was told
 	bootID    atomic.Value   // a string; "b" if unset
+	goingDown atomic.Bool
 	refuse    error
 	usage     wire.Usage
 }
@@ -72,7 +74,7 @@ func (a *fakeAgent) Hello() wire.Hello {
 	return wire.Hello{Agent: "v1\x1b[31m", BootID: cmp.Or(boot, "b")}
 }
 
-func (a *fakeAgent) Status() wire.Status { return wire.Status{} }
+func (a *fakeAgent) Status() wire.Status { return wire.Status{GoingDown: a.goingDown.Load()} }
 
 func (a *fakeAgent) Watch(ctx context.Context, report func(wire.Status) error) error {
 	for {
@@ -213,6 +215,57 @@ func TestEachBootIsAskedToPowerOff(t *testing.T) {
 	cancel()
 	if err := <-ended; !errs.Is(err, errs.Unavailable) {
 		t.Errorf("it ended with %v", err)
+	}
+}
+
+// TestWhatIsBegunDuringARebootIsDoneAfterIt has a boot that goes down, and one that stays.
+func TestWhatIsBegunDuringARebootIsDoneAfterIt(t *testing.T) {
+	a := newFakeAgent()
+	g, reports := connect(t, a.dial)
+	a.bootID.Store("1")
+	cut := a.answer(t)
+	a.states <- wire.Status{GoingDown: true}
+	if r := <-reports; !r.GoingDown {
+		t.Errorf("it reports %+v", r)
+	}
+	a.goingDown.Store(true)
+	began := make(chan string, 1)
+	go func() {
+		boot, err := g.Up(t.Context())
+		began <- fmt.Sprint(boot, err)
+	}()
+	select {
+	case boot := <-began:
+		t.Errorf("boot %s goes down, and is up", boot)
+	case <-time.After(50 * time.Millisecond): // it is asked meanwhile
+	}
+	cut()
+	a.goingDown.Store(false)
+	a.bootID.Store("2")
+	cut = a.answer(t)
+	defer cut()
+	if boot := <-began; boot != "2<nil>" {
+		t.Errorf("it began in boot %s", boot)
+	}
+}
+
+// TestAShutdownThatIsCancelledIsOver has a guest that stays up after all.
+func TestAShutdownThatIsCancelledIsOver(t *testing.T) {
+	a := newFakeAgent()
+	a.goingDown.Store(true)
+	g, _ := connect(t, a.dial)
+	cut := a.answer(t)
+	defer cut()
+	up := make(chan error, 1)
+	a.states <- wire.Status{GoingDown: true}
+	go func() {
+		_, err := g.Up(t.Context())
+		up <- err
+	}()
+	a.goingDown.Store(false)
+	a.states <- wire.Status{}
+	if err := <-up; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -25,6 +25,7 @@ func report(hello wire.Hello, st wire.Status) *vm.GuestReport {
 		BootID:       hello.BootID,
 		Addresses:    addresses(st.Addresses),
 		CloudInit:    cloudInit(st.CloudInit),
+		GoingDown:    st.GoingDown,
 	}
 }
 

@@ -26,10 +26,11 @@ type Condition struct {
 
 // Conditions are all facts known of a guest and its machine.
 type Conditions struct {
-	Network   Condition `json:"network"`    // the guest has its address; reason Disabled without a network
-	Agent     Condition `json:"agent"`      // hatch-agent answers
-	VMM       Condition `json:"vmm"`        // the VMM answers, and nothing but a request has halted the guest; see ToChecked
-	CloudInit Condition `json:"cloud_init"` // cloud-init has ended; reasons Running, Done, Degraded (with warnings), Failed, Absent, Disabled
+	BootID    string    `json:"boot_id,omitempty"` // of the guest's boot that the conditions are of; "" before a report
+	Network   Condition `json:"network"`           // the guest has its address; reason Disabled without a network
+	Agent     Condition `json:"agent"`             // hatch-agent answers, in a guest that is not going down
+	VMM       Condition `json:"vmm"`               // the VMM answers, and nothing but a request has halted the guest; see ToChecked
+	CloudInit Condition `json:"cloud_init"`        // cloud-init has ended; reasons Running, Done, Degraded (with warnings), Failed, Absent, Disabled
 }
 
 // Ready reports whether the guest is up: the agent answers, the network is
@@ -66,6 +67,9 @@ func (c Condition) Moved(status Status, reason, message string, now time.Time) C
 	return Condition{Status: status, Reason: reason, Message: message, ChangedAt: now}
 }
 
+// reasonGoingDown is the reason of the agent's condition in a guest that will end soon.
+const reasonGoingDown = "GoingDown"
+
 // ToReported records an agent's report in the conditions of a VM with a running or
 // paused machine; nil means that the session with the agent was lost.
 func ToReported(r *GuestReport, now time.Time) func(*VM) {
@@ -84,7 +88,12 @@ func observed(v VM, r *GuestReport, now time.Time) Conditions {
 		}
 		return c
 	}
-	c.Agent = c.Agent.Moved(True, "Answering", "", now)
+	c.BootID = r.BootID
+	if r.GoingDown {
+		c.Agent = c.Agent.Moved(False, reasonGoingDown, "the guest shuts down or reboots", now)
+	} else {
+		c.Agent = c.Agent.Moved(True, "Answering", "", now)
+	}
 	if v.EnableNetwork {
 		if slices.Contains(r.Addresses, v.Lease.Address) {
 			c.Network = c.Network.Moved(True, "AddressSet", "", now)

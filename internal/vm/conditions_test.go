@@ -32,6 +32,7 @@ func TestConditionsFollowReports(t *testing.T) {
 		{"cloud-init done", &GuestReport{Addresses: []netip.Addr{addr}, CloudInit: CloudInit{Status: "done"}}, true, True, "AddressSet", "Done", false},
 		{"cloud-init done, but", &GuestReport{Addresses: []netip.Addr{addr}, CloudInit: CloudInit{Status: "done", Warnings: []string{"odd"}}}, true, True, "AddressSet", "Degraded", true},
 		{"cloud-init done anew", &GuestReport{Addresses: []netip.Addr{addr}, CloudInit: CloudInit{Status: "done"}}, true, True, "AddressSet", "Done", false},
+		{"it goes down", &GuestReport{GoingDown: true, Addresses: []netip.Addr{addr}, CloudInit: CloudInit{Status: "done"}}, false, False, "AddressSet", "Done", false},
 		{"session lost", nil, false, False, "AddressSet", "Done", false},
 		{"cloud-init failed", &GuestReport{Addresses: []netip.Addr{addr}, CloudInit: CloudInit{Status: "error", Errors: []string{"boom"}}}, true, True, "AddressSet", "Failed", true},
 		{"no cloud-init at all", &GuestReport{Addresses: []netip.Addr{addr}, CloudInit: CloudInit{Status: "absent"}}, true, True, "AddressSet", "Absent", true},

@@ -17,6 +17,7 @@ type GuestReport struct {
 	BootID       string       // changes with each boot of the guest
 	Addresses    []netip.Addr // of the guest's interfaces, loopback excluded
 	CloudInit    CloudInit
+	GoingDown    bool // the guest shuts down or reboots
 }
 
 // CloudInit is cloud-init's state in a guest.
@@ -101,6 +102,9 @@ type Guest interface {
 	// ends with ctx. With reboot it asks for a reboot, and returns once that is accepted.
 	// Errors: errs.Unavailable when the agent refuses, or ctx is done.
 	Shutdown(ctx context.Context, reboot bool, accepted func()) error
+	// Up waits for an agent whose guest does not shut down or reboot, and returns the id
+	// of that boot. Errors: errs.Unavailable.
+	Up(ctx context.Context) (bootID string, err error)
 	// SetClock sets the guest's clock after its CPUs were paused. It does not wait
 	// for an agent: without one, or after an error, the session sets the clock once
 	// an agent answers, before any request. Errors: errs.Unavailable.

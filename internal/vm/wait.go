@@ -62,12 +62,14 @@ func (w WaitFor) Met(v VM) (bool, error) {
 	}
 	ci := v.Conditions.CloudInit
 	switch {
-	case v.State != Running:
+	case v.State != Running, v.Conditions.Agent.Reason == reasonGoingDown:
 		return false, nil
 	case w.Ready:
 		return v.Conditions.Ready(), nil
 	case w.Agent:
 		return v.Conditions.Agent.Status == True, nil
+	case w.CloudInit && v.Conditions.Agent.Status != True: // it may tell of an earlier boot
+		return false, nil
 	case w.CloudInit:
 		if ci.Status == False && ci.Reason != "Running" {
 			return false, errs.New(errs.Conflict, "cloud_init_not_done", "cloud-init of VM %s will not be done: %s", v.ID, ci.Message).

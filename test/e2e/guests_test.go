@@ -38,6 +38,7 @@ func TestRealGuests(t *testing.T) {
 		{"hatchd is killed and adopts", testAdoptAfterKill},
 		{"hatchd is stopped and adopts", testAdoptAfterStop},
 		{"stop and start keep the disk", testStopStart},
+		{"what begins during a reboot is done after it", testBeginDuringReboot},
 		{"mime user data is applied", testMIME},
 		{"user data that cannot be read is told", testUnreadUserData},
 		{"a debian guest is kept booted", testWarmDebian},
@@ -54,6 +55,7 @@ func TestMinimalGuests(t *testing.T) {
 		{"a guest fills the host's disk", testFullDisk},
 		{"a long pause does not put the clock back", testLongPause},
 		{"a guest that boots is stopped by itself", testStopDuringBoot},
+		{"what begins during a reboot is done after it", testBeginDuringRebootMinimal},
 		{"delete leaves nothing", testDelete},
 		{"events tell what a guest does", testEvents},
 		{"no network", testNoNetwork},
@@ -77,6 +79,7 @@ func TestMinimalGuests(t *testing.T) {
 func TestSnapshots(t *testing.T) {
 	newWorld(t, "snapshots", "minimal").runAll(t, []test{
 		{"sleep and wake", testSleep},
+		{"a guest that boots can sleep", testSleepDuringBoot},
 		{"who reaches into a sleeping guest wakes it", testWakeOnDemand},
 		{"snapshots and forks", testSnapshots},
 		{"a guest is kept booted", testWarm},

@@ -240,13 +240,28 @@ func requireTime(t *testing.T, ask func() string) {
 // inside runs a shell line in a guest, which must succeed, and returns its output.
 func (w *world) inside(t *testing.T, v api.VM, line string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), readyLimit)
 	defer cancel()
 	result, err := w.client.RunExec(ctx, v.ID, api.RunExec{Command: api.Command{Shell: line}})
 	if err != nil || result.ExitCode != 0 {
 		t.Fatalf("%q fails: %v, %+v", line, err, result)
 	}
 	return strings.TrimSpace(result.Stdout)
+}
+
+// testSleepDuringBoot puts a guest to sleep as soon as its CPUs run, and again.
+func testSleepDuringBoot(t *testing.T, w *world) {
+	v := w.create(t, minimal(), client.CreateOptions{Wait: "running"})
+	w.sleep(t, v)
+	if _, err := w.client.WakeVM(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	w.await(t, v.ID, "agent", readyLimit)
+	took(t, "from the wake of a guest that had just begun to boot until its agent answers", began)
+	t.Log(w.console(t.Context(), v.ID))
+	t.Log(w.inside(t, v, "dmesg"))
+	w.delete(t, v.ID)
 }
 
 // wakeBySSH connects to the SSH port of a sleeping VM.

@@ -72,7 +72,7 @@ func TestMessageKeysArePinned(t *testing.T) {
 		{Request{}, "version op args"},
 		{Reply{}, "ok code error result"},
 		{Hello{}, "agent versions boot_id"},
-		{Status{}, "addresses cloud_init"},
+		{Status{}, "addresses cloud_init going_down"},
 		{Address{}, "interface prefix"},
 		{CloudInit{}, "status errors warnings"},
 		{ShutdownArgs{}, "reboot"},

@@ -44,7 +44,7 @@ func (s *Service) Wait(ctx context.Context, scope access.Scope, id string, want 
 		}
 		defer s.reach.Hold(id, reach.Wait)()
 	}
-	v, err = s.runner.Await(ctx, scope, id, want.Met)
+	v, err = s.awaitMet(ctx, scope, id, want)
 	if err != nil || !want.AsksGuest() {
 		return v, err
 	}
@@ -53,6 +53,39 @@ func (s *Service) Wait(ctx context.Context, scope access.Scope, id string, want 
 			WithHint("wait for its agent, or for port:22")
 	}
 	return s.awaitAnswer(ctx, scope, v, want)
+}
+
+// awaitMet waits until the row meets the condition, in a boot of the guest that is not
+// about to end: what was reported of one that reboots says nothing.
+func (s *Service) awaitMet(ctx context.Context, scope access.Scope, id string, want vm.WaitFor) (vm.VM, error) {
+	boot := "" // that the row must be about, if any
+	for {
+		changed := s.runner.Changed(id)
+		v, err := s.runner.Await(ctx, scope, id, func(v vm.VM) (bool, error) {
+			if boot != "" && v.Conditions.BootID != boot {
+				return false, v.NeverRuns()
+			}
+			return want.Met(v)
+		})
+		m := s.live.Current(id)
+		if err != nil || want.State != "" || v.Conditions.Agent.Status != vm.True || m == nil {
+			return v, err
+		}
+		boot, err = m.Guest.Up(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return vm.VM{}, vm.WaitTimeout(v)
+		case err == nil && boot == v.Conditions.BootID:
+			return v, nil
+		case err == nil:
+			continue
+		}
+		select { // the session has ended, or the agent does not answer
+		case <-changed:
+		case <-ctx.Done():
+			return vm.VM{}, vm.WaitTimeout(v)
+		}
+	}
 }
 
 // awaitAnswer probes the guest until it answers.

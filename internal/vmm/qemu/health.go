@@ -23,6 +23,8 @@ func (m *machine) handleEvent(e qmpEvent) {
 		m.handleMigration(e.Data)
 	case "BLOCK_IO_ERROR":
 		m.handleDiskError(e.Data)
+	case "RESET": // the agent of that boot is gone, and the session would notice only later
+		_ = m.CloseConn(vmm.ChannelAgent)
 	case "STOP", "RESUME":
 		m.ReportHealth()
 	}
