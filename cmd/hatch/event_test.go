@@ -58,6 +58,26 @@ func TestWhyTellsWhatCloudInitHasNotDone(t *testing.T) {
 	}
 }
 
+// TestWhyTellsOfAGuestThatStandsStill has guests that run, of which one neither answers
+// nor uses CPU time.
+func TestWhyTellsOfAGuestThatStandsStill(t *testing.T) {
+	for _, c := range []struct {
+		agent       string
+		standsStill bool
+		want        bool
+	}{
+		{api.StatusTrue, true, false}, {api.StatusFalse, false, false}, {api.StatusFalse, true, true}, {api.StatusUnknown, true, true},
+	} {
+		f := withStory(newFake(t))
+		f.vms[0].Conditions[0].Status, f.standsStill = c.agent, c.standsStill
+		s := newSession(t, f)
+		s.hatch("why", "web")
+		if got := strings.HasSuffix(s.stdout.String(), "stand still. To restart it: hatch restart web\n"); got != c.want {
+			t.Errorf("%+v: %s", c, &s.stdout)
+		}
+	}
+}
+
 func TestEvents(t *testing.T) {
 	f := withStory(newFake(t))
 	for name, args := range map[string]string{

@@ -31,28 +31,29 @@ var testNow = time.Date(2026, 3, 6, 12, 0, 0, 0, time.UTC)
 type fakeServer struct {
 	*httptest.Server
 
-	mu        sync.Mutex
-	vms       []api.VM
-	images    []api.Image
-	warm      []api.WarmGuest // of any image: what each question is answered with, the last one on and on
-	templates []api.Template
-	keys      []api.Key
-	calls     []string // method and path with query
-	bodies    []string
-	console   chan string // what was typed, once per console
-	health    api.Health
-	answer    map[string]api.Problem // by "METHOD /path": fail so
-	onCreate  func()                 // called once when a VM is made; the client is not answered
-	keysSeen  []string               // idempotency keys
-	files     fakeFiles
-	execs     *fakeExecs
-	events    []api.Event
-	onMetrics func() // called when metrics are asked for
-	snapshots []api.Snapshot
-	copies    api.Copies // what forks are answered with
-	webhook   api.Webhook
-	delivery  api.Delivery
-	onStream  func(w http.ResponseWriter, r *http.Request) // serves streams of events
+	mu          sync.Mutex
+	vms         []api.VM
+	images      []api.Image
+	warm        []api.WarmGuest // of any image: what each question is answered with, the last one on and on
+	templates   []api.Template
+	keys        []api.Key
+	calls       []string // method and path with query
+	bodies      []string
+	console     chan string // what was typed, once per console
+	health      api.Health
+	answer      map[string]api.Problem // by "METHOD /path": fail so
+	onCreate    func()                 // called once when a VM is made; the client is not answered
+	keysSeen    []string               // idempotency keys
+	files       fakeFiles
+	execs       *fakeExecs
+	events      []api.Event
+	onMetrics   func() // called when metrics are asked for
+	standsStill bool   // guests use no CPU time
+	snapshots   []api.Snapshot
+	copies      api.Copies // what forks are answered with
+	webhook     api.Webhook
+	delivery    api.Delivery
+	onStream    func(w http.ResponseWriter, r *http.Request) // serves streams of events
 }
 
 func newFake(t *testing.T) *fakeServer {

@@ -25,6 +25,9 @@ func (f *fakeServer) metrics(v *api.VM) api.Metrics {
 	since, used, total := testNow.Add(-time.Hour), int64(123<<20), int64(1000<<20)
 	m.CountersSince, m.UptimeSeconds = &since, 3599
 	m.VCPU.UtilizationPercent = 101.26
+	if f.standsStill {
+		m.VCPU.UtilizationPercent = 0
+	}
 	m.Memory = api.MemMetrics{GuestUsedBytes: &used, GuestTotalBytes: &total, HostResidentBytes: 1 << 30}
 	m.Disk = &api.DiskMetrics{UsedBytes: 300 << 20, TotalBytes: 4 << 30}
 	m.Net = api.NetMetrics{RxBytes: 1536, TxBytes: 999}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -63,8 +64,27 @@ func (c eventCommands) explain(ctx context.Context, ref string, tail int) error 
 	if err := c.printHistory(history, tail); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "\n%s\n", c.verdict(found, now, left))
+	fmt.Fprintf(c.out, "\n%s\n%s", c.verdict(found, now, left), standstill(ctx, server, now))
 	return nil
+}
+
+// idlePercent is the use of a CPU below which a guest seems to do nothing.
+const idlePercent = 0.5
+
+// standstill returns a line about a guest that should run, and neither answers nor uses
+// CPU time. That its VMM answers says nothing about that.
+func standstill(ctx context.Context, server *client.Client, v api.VM) string {
+	silent := slices.ContainsFunc(v.Conditions, func(c api.Condition) bool {
+		return c.Type == api.ConditionAgentReady && c.Status != api.StatusTrue
+	})
+	if v.State != api.StateRunning || !silent {
+		return ""
+	}
+	usage, err := server.VMMetrics(ctx, v.ID)
+	if err != nil || usage.VCPU.UtilizationPercent >= idlePercent {
+		return ""
+	}
+	return "Its guest uses no CPU time, so it may stand still. To restart it: hatch restart " + displayName(v) + "\n"
 }
 
 // findWithDeleted returns the VM that ref refers to, or a deleted one whose

@@ -319,7 +319,7 @@ func ToAwake(h vmm.Handle, now time.Time) func(*VM) {
 	return func(v *VM) {
 		v.State, v.StateReason, v.Intent = Running, "", IntentRunning
 		v.Machine, v.Sleep, v.Autostart, v.StartedAt = &h, nil, NoAutostart, &now
-		v.Conditions.Agent = v.Conditions.Agent.Moved(Unknown, ReasonWaking, "", now)
+		v.Conditions.Agent = v.Conditions.Agent.Moved(Unknown, ReasonWaking, "the agent in the guest has not answered since the wake", now)
 		v.Conditions.VMM = healthy(now)
 	}
 }
@@ -354,6 +354,7 @@ func ToDeleting(v *VM) { v.Intent, v.Autostart = IntentDeleted, NoAutostart }
 func bootConditions(v *VM, now time.Time) Conditions {
 	booting := Condition{Status: Unknown, Reason: "Booting", ChangedAt: now}
 	c := Conditions{Network: booting, Agent: booting, VMM: healthy(now), CloudInit: booting}
+	c.Agent.Message = "the agent in the guest has not answered yet"
 	if !v.EnableNetwork {
 		c.Network = Condition{Status: False, Reason: "Disabled", Message: "the VM has no network", ChangedAt: now}
 	}
