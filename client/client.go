@@ -74,6 +74,15 @@ func New(base, key string, opts ...Option) (*Client, error) {
 	return c, nil
 }
 
+type idempotencyKey struct{}
+
+// WithIdempotencyKey returns a context for one call of a method that makes something,
+// such as [Client.ForkVM] or [Client.CreateKey]: the call can be repeated with the same
+// key, and makes nothing twice. Use another key for each object.
+func WithIdempotencyKey(ctx context.Context, key string) context.Context {
+	return context.WithValue(ctx, idempotencyKey{}, key)
+}
+
 // call is one request.
 type call struct {
 	method string
@@ -150,6 +159,9 @@ func (c *Client) request(ctx context.Context, req call) (*http.Request, error) {
 		return nil, fmt.Errorf("cannot make the request: %w", err)
 	}
 	hr.Header = c.headers(req)
+	if key, ok := ctx.Value(idempotencyKey{}).(string); ok && req.method == http.MethodPost {
+		hr.Header.Set("Idempotency-Key", key)
+	}
 	return hr, nil
 }
 

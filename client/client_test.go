@@ -176,6 +176,24 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+func TestIdempotencyKeyOfAContext(t *testing.T) {
+	c := connect(t, func(w http.ResponseWriter, r *http.Request) {
+		if (r.Method == http.MethodPost) != (r.Header.Get("Idempotency-Key") == "k") {
+			t.Errorf("%s has the key %q", r.Method, r.Header.Get("Idempotency-Key"))
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"status":"ok"}`)
+	})
+	ctx := client.WithIdempotencyKey(t.Context(), "k")
+	_, err := c.ForkVM(ctx, "vm_1", api.ForkVM{})
+	if _, keyErr := c.CreateKey(ctx, api.CreateKey{Name: "ci"}); err != nil || keyErr != nil {
+		t.Error(err, keyErr)
+	}
+	if err := c.DeleteVM(ctx, "vm_1"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLists(t *testing.T) {
 	c := connect(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, `[{"id":"`+r.URL.Path+`"}]`) })
 	images, err := c.ListImages(t.Context())

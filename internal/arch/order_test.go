@@ -11,6 +11,7 @@ import (
 var nounOrder = []string{
 	"internal/access",
 	"internal/event",
+	"internal/idempotency",
 	"internal/image/unpack",
 	"internal/image",
 	"internal/image/kernel",

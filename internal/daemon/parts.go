@@ -50,9 +50,6 @@ const tapPrefix = "htap"
 // long enough for clients outside to notice that the VM is gone.
 const leaseCoolDown = 5 * time.Minute
 
-// idempotencyLifetime is how long an Idempotency-Key is remembered.
-const idempotencyLifetime = 24 * time.Hour
-
 // bootTime is how long a guest that boots keeps others from starting at most: one with
 // hardware virtualization is up by then.
 const bootTime = 15 * time.Second
@@ -119,7 +116,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 	}
 	p.handler = httpapi.New(httpapi.Config{
 		VMs: p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
-		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}),
+		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}, p.store), Requests: p.store,
 		Health: p.health(opt.Version), Version: opt.Version, Log: p.log, Lines: p.lines,
 		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2)},
 	})
@@ -288,7 +285,6 @@ func (p *parts) makeVMs(templates *template.Service) error {
 			UIDMin: p.cfg.UIDMin, UIDMax: p.cfg.UIDMax,
 			TapPrefix: tapPrefix, CoolDown: leaseCoolDown, SSHBusy: h.PortBusy,
 		},
-		KeyLifetime: idempotencyLifetime,
 		HostPower: hostpower.Settings{
 			Policy: hostpower.Policy(p.cfg.HostShutdown), Timeout: p.cfg.HostShutdownTimeout, Autostart: p.cfg.Autostart == "restore",
 		},

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -220,7 +221,7 @@ func (s *processStream) Close() error { return s.stream.Close() }
 
 func wireSpec(spec process.Spec) wire.ProcessSpec {
 	return wire.ProcessSpec{
-		ID: id.New("exec_"), Argv: spec.Argv, Shell: spec.Shell, Env: spec.Env, Dir: spec.Dir, User: spec.User,
+		ID: cmp.Or(spec.ID, id.New(process.IDPrefix)), Argv: spec.Argv, Shell: spec.Shell, Env: spec.Env, Dir: spec.Dir, User: spec.User,
 		TTY: (*wire.Terminal)(spec.TTY), Stdin: spec.Stdin, Timeout: spec.Timeout,
 	}
 }

@@ -40,8 +40,14 @@ func newCounted(t *testing.T) (*process.Service, *hostVM, *guest.ProcessTable) {
 			t.Error(err)
 		}
 	})
-	return process.New(host), host, table
+	return process.New(host, noKeys{}), host, table
 }
+
+// noKeys is for requests without an Idempotency-Key.
+type noKeys struct{}
+
+func (noKeys) Remember(context.Context, string) error { return nil }
+func (noKeys) Forget(context.Context, string) error   { return nil }
 
 // open opens a stream of a spec that is known before.
 func open(ctx context.Context, s *process.Service, spec process.Spec) (process.Stream, error) {

@@ -14,6 +14,9 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 )
 
+// IDPrefix is what ids of processes start with.
+const IDPrefix = "exec_"
+
 // MaxSpec bounds a [Spec], in bytes of Argv or Shell, Env, Dir and User together,
 // plus one per entry. It is a little less than Linux's limit for one argument. A
 // [Guest] accepts any bytes in it.
@@ -21,6 +24,7 @@ const MaxSpec = 120 << 10
 
 // Spec describes a program to run.
 type Spec struct {
+	ID      string            // of the process; "" for a new one
 	Argv    []string          // program and arguments; looked up in the guest's PATH when it has no slash
 	Shell   string            // instead of Argv: a line for /bin/sh -c
 	Env     map[string]string // on top of the guest's defaults

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -42,12 +43,24 @@ func (o *Output) add(data []byte, limit int) {
 	o.Truncated = o.Truncated || n < len(data)
 }
 
+// Collect returns the result of a command that [Service.Run] has started, once it has
+// ended. Output that the guest has dropped meanwhile is missing.
+func (s *Service) Collect(ctx context.Context, scope access.Scope, vmID, id string, r Run) (Result, error) {
+	stream, err := s.Attach(ctx, scope, vmID, id, 0)
+	if err != nil {
+		return Result{}, err
+	}
+	result := Result{ID: id}
+	began := stream.Process().StartedAt
+	r.Stdin = false // it has been written
+	err = result.collect(stream, r)
+	result.Took = result.Exit.At.Sub(began)
+	return result, err
+}
+
 // Run runs a command to its end. When ctx is done before, it kills the process
 // group: the caller does not get the output.
 func (s *Service) Run(ctx context.Context, scope access.Scope, vmID string, r Run) (Result, error) {
-	if r.MaxOutput == 0 {
-		r.MaxOutput = DefaultOutput
-	}
 	if r.MaxOutput < 0 || r.MaxOutput > MaxOutput {
 		return Result{}, errs.InvalidField("max_output_bytes", "%d is out of range; 1 to %d can be kept", r.MaxOutput, MaxOutput).
 			WithHint("a streaming exec has no such limit")
@@ -63,7 +76,11 @@ func (s *Service) Run(ctx context.Context, scope access.Scope, vmID string, r Ru
 	defer release()
 	began := time.Now()
 	// Without ctx: the id of a process that is to be killed must be known.
-	stream, err := guest.Exec(context.WithoutCancel(ctx), r.Spec)
+	var stream Stream
+	err = s.once(ctx, &r.Spec, func() error {
+		stream, err = guest.Exec(context.WithoutCancel(ctx), r.Spec)
+		return err
+	})
 	if err != nil {
 		return Result{}, err
 	}
@@ -94,7 +111,7 @@ func (r *Result) collect(stream Stream, run Run) error {
 			_ = stream.CloseStdin()
 		}
 	}()
-	err := r.drain(stream, run.MaxOutput)
+	err := r.drain(stream, cmp.Or(run.MaxOutput, DefaultOutput))
 	_ = stream.Close() // ends a write, too
 	<-written
 	return err

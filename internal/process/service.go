@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/id"
+	"github.com/hatchvm/hatch/internal/idempotency"
 )
 
 // MaxStartInput bounds the input of [Service.Start], in bytes: what a pipe holds,
@@ -22,11 +25,37 @@ const cleanUpTimeout = 10 * time.Second
 // Service runs processes in guests. Calls that change something in a guest wake
 // its VM; calls that describe, or attach to, existing processes do not.
 type Service struct {
-	guests Guests
+	guests   Guests
+	requests Requests
+}
+
+// Requests keeps the keys of requests that start processes. [idempotency.Store] has it.
+type Requests interface {
+	Remember(ctx context.Context, id string) error
+	Forget(ctx context.Context, id string) error
 }
 
 // New returns a service that works in guests.
-func New(guests Guests) *Service { return &Service{guests: guests} }
+func New(guests Guests, requests Requests) *Service {
+	return &Service{guests: guests, requests: requests}
+}
+
+// once starts a process by start, whose request may have an Idempotency-Key. The key is
+// stored first: if it is not known whether the process began, it does not begin again.
+func (s *Service) once(ctx context.Context, spec *Spec, start func() error) error {
+	if idempotency.Of(ctx).Key == "" {
+		return start()
+	}
+	spec.ID = id.New(IDPrefix)
+	if err := s.requests.Remember(ctx, spec.ID); err != nil {
+		return err
+	}
+	err := start()
+	if err != nil && !errs.Is(err, errs.Unavailable) {
+		err = errors.Join(err, s.requests.Forget(context.WithoutCancel(ctx), spec.ID))
+	}
+	return err
+}
 
 // Open opens the VM's guest, then asks for the spec, starts a process and attaches
 // to it. ctx bounds the opening only; the stream ends with Close.
@@ -122,13 +151,19 @@ func (s *Service) Start(ctx context.Context, scope access.Scope, vmID string, sp
 	defer release()
 	open := spec.Stdin
 	spec.Stdin = open || len(input) > 0
-	p, err := guest.StartProcess(ctx, spec)
-	if err != nil || len(input) == 0 {
-		return p, err
-	}
-	err = guest.WriteStdin(ctx, p.ID, input, !open)
-	if err != nil && !errs.Is(err, errs.Conflict) { // a process that reads nothing may have ended
-		remove(ctx, guest, p.ID)
+	var p Process
+	err = s.once(ctx, &spec, func() error {
+		if p, err = guest.StartProcess(ctx, spec); err != nil || len(input) == 0 {
+			return err
+		}
+		err := guest.WriteStdin(ctx, p.ID, input, !open)
+		if err != nil && !errs.Is(err, errs.Conflict) { // a process that reads nothing may have ended
+			remove(ctx, guest, p.ID)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
 		return Process{}, err
 	}
 	return p, nil

@@ -43,7 +43,7 @@ func TestChangesHaveEvents(t *testing.T) {
 		v := newVM("vm_a")
 		v.State, v.StateReason, v.Conditions = vm.Starting, "", vm.Conditions{}
 		anImage(t, s)
-		_, _, err := s.CreateVM(ctx, v, network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{})
+		_, err := s.CreateVM(ctx, v, network.Request{}, pools(t), vm.Capacity{})
 		noError(t, err)
 		update := func(ctx context.Context, change func(*vm.VM)) {
 			_, err := s.UpdateVM(ctx, "vm_a", change)
@@ -101,7 +101,7 @@ func TestNoChangeWithoutItsEvent(t *testing.T) {
 		if err := s.DeleteVM(ctx, "vm_a"); err == nil {
 			t.Error("the VM was deleted")
 		}
-		if _, _, err := s.CreateVM(ctx, newVM("vm_b"), network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{}); err == nil {
+		if _, err := s.CreateVM(ctx, newVM("vm_b"), network.Request{}, pools(t), vm.Capacity{}); err == nil {
 			t.Error("a VM was made")
 		}
 		_, err = s.writes.Exec("ALTER TABLE elsewhere RENAME TO events")
@@ -130,7 +130,7 @@ func TestNoEventWithoutItsChange(t *testing.T) {
 		added = s.EventAdded()
 		again := newVM("vm_c")
 		again.Name = taken.Name
-		_, _, err := s.CreateVM(t.Context(), again, network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{})
+		_, err := s.CreateVM(t.Context(), again, network.Request{}, pools(t), vm.Capacity{})
 		hasCode(t, err, errs.Conflict, "name_taken")
 		begun, err := s.writes.BeginTxx(t.Context(), nil)
 		noError(t, err)

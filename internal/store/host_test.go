@@ -64,10 +64,10 @@ func TestHostsHaveTheirOwn(t *testing.T) {
 		}
 		limit := vm.Capacity{MemMiB: 3 * 512}
 		for store, id := range map[*Store]string{s: "vm_d", other: "vm_e"} { // 2 and 1 of 3 are taken
-			_, _, err := store.CreateVM(ctx, newVM(id), network.Request{}, pools(t), limit, vm.Idempotency{})
+			_, err := store.CreateVM(ctx, newVM(id), network.Request{}, pools(t), limit)
 			noError(t, err)
 		}
-		_, _, err := s.CreateVM(ctx, newVM("vm_f"), network.Request{}, pools(t), limit, vm.Idempotency{})
+		_, err := s.CreateVM(ctx, newVM("vm_f"), network.Request{}, pools(t), limit)
 		hasCode(t, err, errs.Exhausted, "memory_exhausted")
 		_, err = other.VM(ctx, access.Owner("acc_a"), "vm_a") // an owner sees all hosts' VMs
 		noError(t, err)

@@ -64,6 +64,9 @@ func (s *imageStore) storeImage(ctx context.Context, statement string, i image.I
 		return 0, err
 	}
 	err = s.write(ctx, func(tx *tx) error {
+		if err := tx.remember(ctx, i.OwnerID, i.ID); err != nil {
+			return err
+		}
 		res, err := tx.NamedExecContext(ctx, statement, row)
 		if err != nil {
 			return err

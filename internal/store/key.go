@@ -31,7 +31,12 @@ const selectKey = "SELECT id, owner_id, name, hash, created_at, last_used_at FRO
 
 // InsertKey implements [access.Store].
 func (s *accessStore) InsertKey(ctx context.Context, k access.Key) error {
-	return s.write(ctx, func(tx *tx) error { return tx.insertKey(ctx, k) })
+	return s.write(ctx, func(tx *tx) error {
+		if err := tx.remember(ctx, k.OwnerID, k.ID); err != nil {
+			return err
+		}
+		return tx.insertKey(ctx, k)
+	})
 }
 
 // ReplaceKey implements [access.Store].

@@ -51,6 +51,9 @@ func (s *snapshotStore) InsertSnapshot(ctx context.Context, snap snapshot.Snapsh
 	}
 	row.HostID = s.host
 	err = s.write(ctx, func(tx *tx) error {
+		if err := tx.remember(ctx, snap.OwnerID, snap.ID); err != nil {
+			return err
+		}
 		_, err := tx.NamedExecContext(ctx, insertSnapshot, row)
 		return err
 	})
@@ -96,8 +99,11 @@ func (s *snapshotStore) DeleteSnapshot(ctx context.Context, id string) error {
 func (t *tx) deleteSnapshot(ctx context.Context, id string) error {
 	var row snapshotRow
 	found, err := t.get(ctx, &row, deleteSnapshot, id)
-	if err != nil || !found || !row.Durable {
-		return err // its creation was not reported either
+	if err != nil || !found {
+		return err
+	}
+	if !row.Durable { // its creation was not reported either
+		return t.forgetKey(ctx, id)
 	}
 	snap, err := row.snapshot()
 	if err != nil {

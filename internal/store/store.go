@@ -37,6 +37,7 @@ type Store struct {
 	vmStore
 	eventStore
 	webhookStore
+	requestStore
 }
 
 // database is the connection that all stores share.
@@ -101,7 +102,7 @@ func OpenFor(ctx context.Context, dsn string, dir Directory) (*Store, error) {
 func newStore(db *database) *Store {
 	return &Store{
 		database: db, accessStore: accessStore{db}, imageStore: imageStore{db}, templateStore: templateStore{db},
-		snapshotStore: snapshotStore{db}, vmStore: vmStore{db, newListed()}, eventStore: eventStore{db}, webhookStore: webhookStore{db},
+		snapshotStore: snapshotStore{db}, vmStore: vmStore{db, newListed()}, eventStore: eventStore{db}, webhookStore: webhookStore{db}, requestStore: requestStore{db},
 	}
 }
 

@@ -45,6 +45,9 @@ func (s *templateStore) InsertTemplate(ctx context.Context, t template.Template)
 		return fmt.Errorf("cannot store the template: %w", err)
 	}
 	err = s.write(ctx, func(tx *tx) error {
+		if err := tx.remember(ctx, t.OwnerID, t.ID); err != nil {
+			return err
+		}
 		_, err := tx.exec(ctx, `INSERT INTO templates (id, owner_id, name, description, created_at, updated_at, defaults)
 			VALUES (?, ?, ?, '', ?, ?, ?)`, t.ID, t.OwnerID, t.Name, micros(t.CreatedAt), micros(t.UpdatedAt), defaults)
 		return err

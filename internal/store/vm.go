@@ -15,41 +15,36 @@ import (
 var _ vm.Store = (*Store)(nil)
 
 // CreateVM implements [vm.Store].
-func (s *vmStore) CreateVM(ctx context.Context, v vm.VM, want network.Request, pools network.Pools, limit vm.Capacity, idem vm.Idempotency) (stored vm.VM, created bool, err error) {
-	all, created, err := s.create(ctx, []vm.VM{v}, want, pools, limit, idem)
+func (s *vmStore) CreateVM(ctx context.Context, v vm.VM, want network.Request, pools network.Pools, limit vm.Capacity) (vm.VM, error) {
+	all, err := s.create(ctx, []vm.VM{v}, want, pools, limit)
 	if err != nil {
-		return vm.VM{}, false, err
+		return vm.VM{}, err
 	}
-	return all[0], created, nil
+	return all[0], nil
 }
 
 // CreateVMs implements [vm.Store].
-func (s *vmStore) CreateVMs(ctx context.Context, vms []vm.VM, pools network.Pools, limit vm.Capacity, idem vm.Idempotency) (stored []vm.VM, created bool, err error) {
-	return s.create(ctx, vms, network.Request{}, pools, limit, idem)
+func (s *vmStore) CreateVMs(ctx context.Context, vms []vm.VM, pools network.Pools, limit vm.Capacity) ([]vm.VM, error) {
+	return s.create(ctx, vms, network.Request{}, pools, limit)
 }
 
-// create stores all VMs or none. The idempotency key, if there is one, belongs to the
-// first.
-func (s *vmStore) create(ctx context.Context, vms []vm.VM, want network.Request, pools network.Pools, limit vm.Capacity, idem vm.Idempotency) (stored []vm.VM, created bool, err error) {
+// create stores all VMs or none.
+func (s *vmStore) create(ctx context.Context, vms []vm.VM, want network.Request, pools network.Pools, limit vm.Capacity) (stored []vm.VM, err error) {
+	ids := make([]string, len(vms))
+	for i, v := range vms {
+		ids[i] = v.ID
+	}
 	err = s.write(ctx, func(tx *tx) error {
 		if err := tx.lockReservations(ctx); err != nil {
 			return fmt.Errorf("cannot reserve: %w", err)
 		}
-		earlier, found, err := vmByKey(ctx, tx, vms[0].OwnerID, idem)
-		stored, created = []vm.VM{earlier}, false
-		if found || err != nil {
+		if err := tx.remember(ctx, vms[0].OwnerID, ids...); err != nil {
 			return err
 		}
-		if stored, err = tx.createVMs(ctx, vms, want, pools, limit); err != nil {
-			return err
-		}
-		created = true
-		return tx.remember(ctx, vms[0], idem)
+		stored, err = tx.createVMs(ctx, vms, want, pools, limit)
+		return err
 	})
-	if err != nil {
-		return nil, false, err
-	}
-	return stored, created, nil
+	return stored, err
 }
 
 func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want network.Request, pools network.Pools, limit vm.Capacity) (stored []vm.VM, err error) {
@@ -294,6 +289,11 @@ func (t *tx) deleteVM(ctx context.Context, id string) error {
 	}
 	if n, err := t.exec(ctx, "DELETE FROM vms WHERE id = ?", id); n == 0 || err != nil {
 		return err // a concurrent call has deleted it, and appended the event
+	}
+	if v.StartedAt == nil || v.Unconfirmed != "" {
+		if err := t.forgetKey(ctx, id); err != nil {
+			return err
+		}
 	}
 	if err := t.release(ctx, v); err != nil {
 		return err

@@ -24,7 +24,7 @@ import (
 func wanting(t testing.TB, s *Store, id string, want network.Request) (vm.VM, error) {
 	t.Helper()
 	anImage(t, s)
-	v, _, err := s.CreateVM(t.Context(), newVM(id), want, pools(t), vm.Capacity{}, vm.Idempotency{})
+	v, err := s.CreateVM(t.Context(), newVM(id), want, pools(t), vm.Capacity{})
 	return v, err
 }
 
@@ -59,7 +59,7 @@ func TestGatewayInTheMiddleIsNotLeased(t *testing.T) {
 		p := poolsOf(t, "10.9.0.2/29", 9)
 		var got []string
 		for i := range 6 {
-			v, _, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+			v, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), network.Request{}, p, vm.Capacity{})
 			if i == 5 {
 				hasCode(t, err, errs.Exhausted, "addresses_exhausted")
 				break
@@ -82,7 +82,7 @@ func TestPoolsRunDry(t *testing.T) {
 		} {
 			p := pools(t)
 			change(&p)
-			_, _, err := s.CreateVM(t.Context(), newVM("vm_b"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+			_, err := s.CreateVM(t.Context(), newVM("vm_b"), network.Request{}, p, vm.Capacity{})
 			hasCode(t, err, errs.Exhausted, code)
 		}
 		if n := count(t, s, "vms"); n != 1 {
@@ -97,13 +97,13 @@ func TestPortsOfOtherProgramsAreSkipped(t *testing.T) {
 		p := pools(t)
 		p.SSHBusy = func(port int) bool { return port != 16001 && port != 16003 }
 		for i, want := range []int{16001, 16003} {
-			v, _, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+			v, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), network.Request{}, p, vm.Capacity{})
 			noError(t, err)
 			if v.Lease.SSHPort != want {
 				t.Errorf("port %d, want %d", v.Lease.SSHPort, want)
 			}
 		}
-		_, _, err := s.CreateVM(t.Context(), newVM("vm_2"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+		_, err := s.CreateVM(t.Context(), newVM("vm_2"), network.Request{}, p, vm.Capacity{})
 		hasCode(t, err, errs.Exhausted, "ssh_ports_exhausted")
 	})
 }
@@ -112,7 +112,7 @@ func TestPortTakenMeanwhileIsReplaced(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		anImage(t, s)
 		p := pools(t)
-		v, _, err := s.CreateVM(t.Context(), newVM("vm_a"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+		v, err := s.CreateVM(t.Context(), newVM("vm_a"), network.Request{}, p, vm.Capacity{})
 		noError(t, err)
 		p.SSHBusy = func(port int) bool { return port == v.Lease.SSHPort }
 		again, err := s.LeaseVM(t.Context(), v.ID, p, vm.Capacity{})
@@ -237,7 +237,7 @@ func TestCapacity(t *testing.T) {
 		anImage(t, s)
 		limit := vm.Capacity{MemMiB: 1200, DiskMiB: 3000} // two of 512 and 1024 MiB
 		create := func(id string) error {
-			_, _, err := s.CreateVM(t.Context(), newVM(id), network.Request{}, pools(t), limit, vm.Idempotency{})
+			_, err := s.CreateVM(t.Context(), newVM(id), network.Request{}, pools(t), limit)
 			return err
 		}
 		noError(t, create("vm_a"))
@@ -316,7 +316,7 @@ func TestAllVMsAreCreatedOrNone(t *testing.T) {
 			for _, id := range ids {
 				vms = append(vms, newVM(id))
 			}
-			stored, _, err := s.CreateVMs(t.Context(), vms, pools(t), limit, vm.Idempotency{})
+			stored, err := s.CreateVMs(t.Context(), vms, pools(t), limit)
 			return stored, err
 		}
 		_, err := create(limit, "vm_a", "vm_b", "vm_c")
@@ -329,7 +329,7 @@ func TestAllVMsAreCreatedOrNone(t *testing.T) {
 		createVM(t, s, newVM("vm_x"))
 		taken := newVM("vm_b")
 		taken.Name = newVM("vm_x").Name
-		_, _, err = s.CreateVMs(t.Context(), []vm.VM{newVM("vm_a"), taken}, pools(t), vm.Capacity{}, vm.Idempotency{})
+		_, err = s.CreateVMs(t.Context(), []vm.VM{newVM("vm_a"), taken}, pools(t), vm.Capacity{})
 		hasCode(t, err, errs.Conflict, "name_taken")
 		noError(t, s.DeleteVM(t.Context(), "vm_x"))
 		if n := count(t, s, "vms"); n != 0 {
@@ -377,75 +377,6 @@ func TestConcurrentStartsRespectCapacity(t *testing.T) {
 	})
 }
 
-func TestIdempotency(t *testing.T) {
-	onEach(t, func(t *testing.T, s *Store) {
-		anImage(t, s)
-		account(t, s, "acc_b")
-		p, lifetime := pools(t), time.Hour
-		create := func(id, owner, key, hash string) (vm.VM, bool, error) {
-			v := newVM(id)
-			v.OwnerID, v.Name = owner, ""
-			return s.CreateVM(t.Context(), v, network.Request{}, p, vm.Capacity{}, vm.Idempotency{Key: key, Hash: hash, Lifetime: lifetime})
-		}
-		first, created, err := create("vm_a", "acc_a", "k", "h")
-		if err != nil || !created {
-			t.Fatal(created, err)
-		}
-		again, created, err := create("vm_b", "acc_a", "k", "h")
-		if err != nil || created {
-			t.Fatal(created, err)
-		}
-		same(t, again, first)
-		_, _, err = create("vm_b", "acc_a", "k", "other")
-		hasCode(t, err, errs.Conflict, "idempotency_key_reused")
-		if _, created, err := create("vm_b", "acc_b", "k", "other"); err != nil || !created {
-			t.Errorf("another owner's key: %v, %v", created, err)
-		}
-		noError(t, s.DeleteVM(t.Context(), "vm_a"))
-		if _, created, err := create("vm_c", "acc_a", "k", "other"); err != nil || !created {
-			t.Errorf("after the delete: %v, %v", created, err)
-		}
-		lifetime = -time.Hour // every key is too old
-		if _, created, err := create("vm_d", "acc_a", "k", "h"); err != nil || !created {
-			t.Errorf("an old key: %v, %v", created, err)
-		}
-	})
-}
-
-// A failed create must not use up its idempotency key.
-func TestFailedCreateKeepsNoKey(t *testing.T) {
-	onEach(t, func(t *testing.T, s *Store) {
-		anImage(t, s)
-		idem := vm.Idempotency{Key: "k", Hash: "h", Lifetime: time.Hour}
-		_, _, err := s.CreateVM(t.Context(), newVM("vm_a"), network.Request{}, pools(t), vm.Capacity{MemMiB: 1}, idem)
-		hasCode(t, err, errs.Exhausted, "memory_exhausted")
-		if _, created, err := s.CreateVM(t.Context(), newVM("vm_a"), network.Request{}, pools(t), vm.Capacity{}, idem); err != nil || !created {
-			t.Errorf("created %v, %v", created, err)
-		}
-	})
-}
-
-func TestConcurrentCreatesWithOneKey(t *testing.T) {
-	onEach(t, func(t *testing.T, s *Store) {
-		anImage(t, s)
-		var g errgroup.Group
-		ids := make(chan string, 10)
-		for i := range cap(ids) {
-			g.Go(func() error {
-				v, _, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{Key: "k", Hash: "h", Lifetime: time.Hour})
-				ids <- v.ID
-				return err
-			})
-		}
-		noError(t, g.Wait())
-		for first, i := <-ids, 1; i < cap(ids); i++ {
-			if id := <-ids; id != first {
-				t.Errorf("got %s and %s", first, id)
-			}
-		}
-	})
-}
-
 // coolingPools are pools of few addresses and ports, which stay out of use for long.
 func coolingPools(t testing.TB, cidr string, size int) network.Pools {
 	t.Helper()
@@ -456,7 +387,7 @@ func coolingPools(t testing.TB, cidr string, size int) network.Pools {
 
 func leaseOf(t testing.TB, s *Store, id string, want network.Request, p network.Pools) network.Lease {
 	t.Helper()
-	v, _, err := s.CreateVM(t.Context(), newVM(id), want, p, vm.Capacity{}, vm.Idempotency{})
+	v, err := s.CreateVM(t.Context(), newVM(id), want, p, vm.Capacity{})
 	noError(t, err)
 	return v.Lease
 }
@@ -508,13 +439,13 @@ func TestWhenAllIsCoolingTheOldestIsUsed(t *testing.T) {
 		if all := strings.Join(got, " "); all != "10.9.0.5:16003 10.9.0.3:16001 10.9.0.4:16002" {
 			t.Errorf("given: %s", all)
 		}
-		_, _, err := s.CreateVM(t.Context(), newVM("vm_x"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+		_, err := s.CreateVM(t.Context(), newVM("vm_x"), network.Request{}, p, vm.Capacity{})
 		hasCode(t, err, errs.Exhausted, "uids_exhausted")
 		p.UIDMax++
-		_, _, err = s.CreateVM(t.Context(), newVM("vm_x"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+		_, err = s.CreateVM(t.Context(), newVM("vm_x"), network.Request{}, p, vm.Capacity{})
 		hasCode(t, err, errs.Exhausted, "ssh_ports_exhausted")
 		p.SSHMax++
-		_, _, err = s.CreateVM(t.Context(), newVM("vm_x"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+		_, err = s.CreateVM(t.Context(), newVM("vm_x"), network.Request{}, p, vm.Capacity{})
 		hasCode(t, err, errs.Exhausted, "addresses_exhausted")
 	})
 }
@@ -529,7 +460,7 @@ func TestCoolingValuesAreChecked(t *testing.T) {
 		leaseOf(t, s, "vm_a", network.Request{}, p)
 		noError(t, s.DeleteVM(t.Context(), "vm_a"))
 		p.SSHBusy = func(int) bool { return true }
-		_, _, err := s.CreateVM(t.Context(), newVM("vm_b"), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+		_, err := s.CreateVM(t.Context(), newVM("vm_b"), network.Request{}, p, vm.Capacity{})
 		hasCode(t, err, errs.Exhausted, "ssh_ports_exhausted")
 	})
 }
@@ -544,7 +475,7 @@ func TestARequestedAddressCoolsDownForOthers(t *testing.T) {
 		noError(t, s.DeleteVM(t.Context(), "vm_a"))
 		other := newVM("vm_b")
 		other.OwnerID, other.Name = "acc_b", ""
-		_, _, err := s.CreateVM(t.Context(), other, want, p, vm.Capacity{}, vm.Idempotency{})
+		_, err := s.CreateVM(t.Context(), other, want, p, vm.Capacity{})
 		hasCode(t, err, errs.Conflict, "guest_ip_taken")
 		if l := leaseOf(t, s, "vm_c", want, p); l.Address != want.Address { // the same owner
 			t.Errorf("lease %+v", l)

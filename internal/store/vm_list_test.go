@@ -170,7 +170,7 @@ func thousand(b *testing.B, s *Store) network.Pools {
 	noError(b, s.UpsertImage(context.Background(), anyImage()))
 	p := poolsOf(b, "10.9.0.1/16", 20_000)
 	for i := range 1000 {
-		_, _, err := s.CreateVM(context.Background(), newVM(fmt.Sprintf("vm_abc123%06d", i)), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
+		_, err := s.CreateVM(context.Background(), newVM(fmt.Sprintf("vm_abc123%06d", i)), network.Request{}, p, vm.Capacity{})
 		noError(b, err)
 	}
 	return p
@@ -210,7 +210,7 @@ func BenchmarkCreateAmong1000(b *testing.B) {
 			p := thousand(b, s)
 			limit := vm.Capacity{MemMiB: 1 << 40, DiskMiB: 1 << 40}
 			for b.Loop() {
-				if _, _, err := s.CreateVM(b.Context(), newVM("vm_x"), network.Request{}, p, limit, vm.Idempotency{Key: "k", Hash: "h"}); err != nil {
+				if _, err := s.CreateVM(b.Context(), newVM("vm_x"), network.Request{}, p, limit); err != nil {
 					b.Fatal(err)
 				}
 				b.StopTimer()

@@ -64,11 +64,8 @@ func anImage(t testing.TB, s *Store) {
 func createVM(t testing.TB, s *Store, v vm.VM) vm.VM {
 	t.Helper()
 	anImage(t, s)
-	stored, created, err := s.CreateVM(context.Background(), v, network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{})
+	stored, err := s.CreateVM(context.Background(), v, network.Request{}, pools(t), vm.Capacity{})
 	noError(t, err)
-	if !created {
-		t.Fatalf("%s was not created", v.ID)
-	}
 	return stored
 }
 
@@ -180,7 +177,7 @@ func TestNameTaken(t *testing.T) {
 		createVM(t, s, newVM("vm_a"))
 		second := newVM("vm_b")
 		second.Name = "name-a"
-		_, _, err := s.CreateVM(t.Context(), second, network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{})
+		_, err := s.CreateVM(t.Context(), second, network.Request{}, pools(t), vm.Capacity{})
 		hasCode(t, err, errs.Conflict, "name_taken")
 		if n := count(t, s, "vms"); n != 1 {
 			t.Errorf("%d rows", n)
@@ -200,7 +197,7 @@ func TestUnknownImage(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		v := newVM("vm_a")
 		v.ImageID = "img_none"
-		_, _, err := s.CreateVM(t.Context(), v, network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{})
+		_, err := s.CreateVM(t.Context(), v, network.Request{}, pools(t), vm.Capacity{})
 		hasCode(t, err, errs.NotFound, "image_not_found")
 	})
 }
@@ -278,9 +275,9 @@ func TestConcurrentCreates(t *testing.T) {
 		var g errgroup.Group
 		for i := range creates {
 			g.Go(func() error {
-				v, created, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), network.Request{}, p, vm.Capacity{}, vm.Idempotency{})
-				if err != nil || !created {
-					return fmt.Errorf("created %v: %w", created, err)
+				v, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), network.Request{}, p, vm.Capacity{})
+				if err != nil {
+					return err
 				}
 				mu.Lock()
 				defer mu.Unlock()

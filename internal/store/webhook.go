@@ -51,6 +51,9 @@ func (s *webhookStore) InsertWebhook(ctx context.Context, w webhook.Webhook, mos
 		return err
 	}
 	return s.write(ctx, func(tx *tx) error {
+		if err := tx.remember(ctx, w.OwnerID, w.ID); err != nil {
+			return err
+		}
 		// Writing the account serializes creates of one owner, so that concurrent
 		// creates cannot exceed the limit.
 		if _, err := tx.exec(ctx, "UPDATE accounts SET name = name WHERE id = ?", w.OwnerID); err != nil {

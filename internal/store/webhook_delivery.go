@@ -13,6 +13,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/idempotency"
 	"github.com/hatchvm/hatch/internal/webhook"
 )
 
@@ -74,6 +75,9 @@ func (s *webhookStore) Deliveries(ctx context.Context, webhookID string, f webho
 		return nil, "", err
 	}
 	where, args := []string{"webhook_id = ?"}, []any{webhookID}
+	if f.ID != "" {
+		where, args = append(where, "id = ?"), append(args, f.ID)
+	}
 	if f.State != "" {
 		where, args = append(where, "state = ?"), append(args, string(f.State))
 	}
@@ -97,6 +101,9 @@ func (s *webhookStore) Deliveries(ctx context.Context, webhookID string, f webho
 // InsertDelivery implements [webhook.Store].
 func (s *webhookStore) InsertDelivery(ctx context.Context, d webhook.Delivery, most int) error {
 	err := s.write(ctx, func(tx *tx) error {
+		if err := tx.remember(ctx, idempotency.Of(ctx).Owner, d.ID); err != nil { // its webhook's owner
+			return err
+		}
 		var pending int
 		if _, err := tx.get(ctx, &pending, "SELECT COUNT(*) FROM webhook_deliveries WHERE webhook_id = ? AND state = ?", d.WebhookID, string(webhook.Pending)); err != nil {
 			return err

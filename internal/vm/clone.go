@@ -23,7 +23,6 @@ type CloneRequest struct {
 	// Description, labels, user data and SSH keys replace the original's; a hostname
 	// can be given for one clone. Nothing else can be given.
 	machine.Overrides
-	Idempotency Idempotency
 }
 
 // Setup returns what cloud-init has to do in the clones.

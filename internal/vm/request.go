@@ -15,8 +15,4 @@ type CreateRequest struct {
 	Address           netip.Addr       // invalid: any
 	MAC               net.HardwareAddr // nil: derived from the address
 	Name              string
-	Idempotency       Idempotency
 }
-
-// MaxIdempotency is the limit of an idempotency key, in bytes.
-const MaxIdempotency = 255

@@ -3,20 +3,12 @@ package vm
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
-
-// Idempotency ties a create to a client's key. The zero value ties nothing.
-type Idempotency struct {
-	Key      string
-	Hash     string        // of the request's body
-	Lifetime time.Duration // how long the key is remembered; set by the service
-}
 
 // Capacity is what running and stopped VMs together may take of the host.
 // Zero means: no limit.
@@ -45,7 +37,6 @@ type Filter struct {
 // Store keeps VMs. Each reader of it takes the part it needs.
 type Store interface {
 	Creator
-	KeyReader
 	Leaser
 	MemoryCounter
 	Reader
@@ -57,25 +48,17 @@ type Store interface {
 // Creator adds VMs.
 type Creator interface {
 	// CreateVM inserts v with a lease from pools, in one transaction, and
-	// returns it as stored. When idem names a key that was used before with
-	// the same hash, it returns that earlier VM and created = false.
+	// returns it as stored.
 	//
 	// Errors: errs.Conflict with code name_taken, guest_ip_taken,
-	// guest_mac_taken or idempotency_key_reused; errs.Exhausted with code
+	// guest_mac_taken or idempotency_key_used; errs.Exhausted with code
 	// addresses_exhausted, ssh_ports_exhausted, uids_exhausted,
 	// memory_exhausted or disk_exhausted.
-	CreateVM(ctx context.Context, v VM, want network.Request, pools network.Pools, limit Capacity, idem Idempotency) (stored VM, created bool, err error)
+	CreateVM(ctx context.Context, v VM, want network.Request, pools network.Pools, limit Capacity) (stored VM, err error)
 
 	// CreateVMs inserts several VMs, any address for each: all of them or none.
-	// A key is for a single one. Errors: as CreateVM's.
-	CreateVMs(ctx context.Context, vms []VM, pools network.Pools, limit Capacity, idem Idempotency) (stored []VM, created bool, err error)
-}
-
-// KeyReader finds VMs by idempotency key.
-type KeyReader interface {
-	// VMByKey returns the VM that an earlier create of the account with this key
-	// has made, if there is one. Errors: errs.Conflict with code idempotency_key_reused.
-	VMByKey(ctx context.Context, account string, idem Idempotency) (v VM, found bool, err error)
+	// Errors: as CreateVM's.
+	CreateVMs(ctx context.Context, vms []VM, pools network.Pools, limit Capacity) (stored []VM, err error)
 }
 
 // Leaser reserves and releases what a VM needs on the host.

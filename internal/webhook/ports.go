@@ -48,6 +48,7 @@ type Store interface {
 
 // Filter narrows a list of deliveries. Zero fields do not narrow.
 type Filter struct {
+	ID    string // of one delivery
 	State State
 	Limit int
 	After string // cursor that Deliveries returned with the previous page

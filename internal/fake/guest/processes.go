@@ -8,6 +8,7 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -229,7 +230,7 @@ func (g *ProcessTable) start(spec process.Spec) (*proc, error) {
 	g.made++
 	p := &proc{
 		guest: g, spec: spec, env: maps.Clone(spec.Env), stdinOpen: spec.Stdin,
-		about: process.Process{ID: fmt.Sprintf("exec_fake%08d", g.made), PID: 100 + g.made, State: process.Running, StartedAt: time.Now()},
+		about: process.Process{ID: cmp.Or(spec.ID, fmt.Sprintf("exec_fake%08d", g.made)), PID: 100 + g.made, State: process.Running, StartedAt: time.Now()},
 	}
 	if spec.TTY != nil {
 		p.size = *spec.TTY

@@ -143,6 +143,7 @@ type answer[T any] struct {
 
 // created is the output of routes that create an object.
 type created[T any] struct {
+	Replay
 	Location string `header:"Location" doc:"The path of the new object."`
 	Body     T
 }

@@ -26,6 +26,8 @@ With background the response is 201 with the exec and comes at once; the command
 // Processes runs processes in guests. [process.Service] implements it.
 type Processes interface {
 	Run(ctx context.Context, scope access.Scope, vmID string, r process.Run) (process.Result, error)
+	// Collect returns the result of a command that Run has started.
+	Collect(ctx context.Context, scope access.Scope, vmID, id string, r process.Run) (process.Result, error)
 	Start(ctx context.Context, scope access.Scope, vmID string, spec process.Spec, input []byte) (process.Process, error)
 	Open(ctx context.Context, scope access.Scope, vmID string, spec func() (process.Spec, error)) (process.Stream, error)
 	Attach(ctx context.Context, scope access.Scope, vmID, id string, from int64) (process.Stream, error)
@@ -62,6 +64,7 @@ type runExecInput struct {
 // runExecOutput is an api.ExecResult or, for one in the background, an
 // api.Exec.
 type runExecOutput struct {
+	Replay
 	Status   int
 	Location string `header:"Location" doc:"The path of the exec; for one in the background."`
 	Body     any
@@ -84,6 +87,22 @@ func (h *execHandlers) run(ctx context.Context, in *runExecInput) (*runExecOutpu
 			WithHint("give all of it as stdin, or run it in the background or over a WebSocket")
 	}
 	result, err := h.processes.Run(ctx, scope(ctx), in.ID, process.Run{Spec: spec, Input: input, MaxOutput: in.Body.MaxOutputBytes})
+	if err != nil {
+		return nil, err
+	}
+	return &runExecOutput{Status: http.StatusOK, Body: execResult(result, in.Body.OutputEncoding)}, nil
+}
+
+// replay answers with the command that an earlier request has started, or its result.
+func (h *execHandlers) replay(ctx context.Context, in *runExecInput, made []string) (*runExecOutput, error) {
+	if in.Body.Background {
+		p, err := h.processes.Get(ctx, scope(ctx), in.ID, made[0])
+		if err != nil {
+			return nil, err
+		}
+		return &runExecOutput{Status: http.StatusCreated, Location: "/vms/" + in.ID + "/execs/" + p.ID, Body: shownExec(p)}, nil
+	}
+	result, err := h.processes.Collect(ctx, scope(ctx), in.ID, made[0], process.Run{MaxOutput: in.Body.MaxOutputBytes})
 	if err != nil {
 		return nil, err
 	}

@@ -74,6 +74,8 @@ type fakeVMs struct {
 	all     []vm.VM
 	next    string
 
+	requests *fakeRequests
+
 	start   func(ctx context.Context) (vm.VM, error)
 	create  func(ctx context.Context) (vm.VM, error)
 	wait    func(ctx context.Context) (vm.VM, error)
@@ -99,7 +101,14 @@ func (f *fakeVMs) Create(ctx context.Context, owner string, req vm.CreateRequest
 	if f.create != nil {
 		return f.create(ctx)
 	}
+	if err := f.requests.Remember(ctx, knownVM); err != nil {
+		return vm.VM{}, err
+	}
 	return f.note("create", access.Owner(owner), knownVM)
+}
+
+func (f *fakeVMs) AwaitCreated(_ context.Context, scope access.Scope, id string) (vm.VM, error) {
+	return f.note("await created", scope, id)
 }
 
 func (f *fakeVMs) List(_ context.Context, scope access.Scope, filter vm.Filter) ([]vm.VM, string, error) {
@@ -323,7 +332,10 @@ func (f *fakeImages) BuildLog(_ context.Context, _ access.Scope, _ string, _ boo
 }
 
 // fakeTemplates knows tpl_1.
-type fakeTemplates struct{ made template.Template }
+type fakeTemplates struct {
+	made     template.Template
+	requests *fakeRequests
+}
 
 func sampleTemplate() template.Template {
 	return template.Template{
@@ -333,9 +345,9 @@ func sampleTemplate() template.Template {
 	}
 }
 
-func (f *fakeTemplates) Create(_ context.Context, _ string, t template.Template) (template.Template, error) {
+func (f *fakeTemplates) Create(ctx context.Context, _ string, t template.Template) (template.Template, error) {
 	f.made = t
-	return sampleTemplate(), nil
+	return sampleTemplate(), f.requests.Remember(ctx, "tpl_1")
 }
 
 func (f *fakeTemplates) Template(_ context.Context, scope access.Scope, id string) (template.Template, error) {

@@ -41,6 +41,16 @@ func (h *vmHandlers) fork(ctx context.Context, in *forkInput) (*created[api.Copi
 	return &created[api.Copies]{Location: "/vms/" + made.VMs[0].ID, Body: out}, nil
 }
 
+// replayFork answers with the clones that an earlier fork has made.
+func (h *vmHandlers) replayFork(ctx context.Context, _ *forkInput, made []string) (*created[api.Copies], error) {
+	clones, err := h.earlier(ctx, WaitInput{}, made)
+	if err != nil {
+		return nil, err
+	}
+	out := api.Copies{VMs: wholeVMs(clones.VMs), Failed: h.failures(ctx, clones.Failed)}
+	return &created[api.Copies]{Location: "/vms/" + clones.VMs[0].ID, Body: out}, nil
+}
+
 func countOf(given *int) int {
 	if given == nil {
 		return 1
@@ -54,16 +64,12 @@ func (h *vmHandlers) createFrom(ctx context.Context, in *createVMInput) (*create
 	if err := refuseBesideSnapshot(body); err != nil {
 		return nil, err
 	}
-	key, err := idempotency(in.IdempotencyKey, body)
-	if err != nil {
-		return nil, err
-	}
 	given, err := overrides(body.MachineSpec)
 	if err != nil {
 		return nil, err
 	}
 	made, err := h.clonesOf(ctx, in.WaitInput, body.SnapshotID, vm.CloneRequest{
-		Count: countOf(body.Count), Name: body.Name, Overrides: given, Idempotency: key,
+		Count: countOf(body.Count), Name: body.Name, Overrides: given,
 	})
 	if err != nil {
 		return nil, err

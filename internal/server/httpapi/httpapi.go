@@ -42,6 +42,8 @@ type Machines interface {
 	Delete(ctx context.Context, scope access.Scope, id string) error
 	Wait(ctx context.Context, scope access.Scope, id string, want vm.WaitFor) (vm.VM, error)
 	Metrics(ctx context.Context, scope access.Scope, id string) (vm.Metrics, error)
+	// AwaitCreated returns a VM that an earlier request has made, once that has ended.
+	AwaitCreated(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
 	// ShapeFor returns the shape of the VM that a request describes.
 	ShapeFor(ctx context.Context, owner string, req vm.CreateRequest) (vm.Shape, error)
 	Power
@@ -105,6 +107,7 @@ type Config struct {
 	Keys      Keys
 	Events    Events
 	Webhooks  Webhooks
+	Requests  Requests
 	Files     Files
 	Processes Processes
 	Access    Authenticator
@@ -133,6 +136,7 @@ const (
 // writes answers, errors and streams.
 type door struct {
 	access  Authenticator
+	made    Requests
 	log     *slog.Logger
 	lines   *admission.Log  // those that clients without a key cause
 	schemas huma.Registry   // of the OpenAPI document
@@ -193,7 +197,7 @@ func newDoor(cfg Config, schemas huma.Registry) *door {
 		cfg.Lines = admission.NewLog(cfg.Log)
 	}
 	return &door{
-		access: cfg.Access, log: cfg.Log, lines: cfg.Lines, schemas: schemas, open: map[string]bool{}, bodied: map[string]bool{},
+		access: cfg.Access, made: cfg.Requests, log: cfg.Log, lines: cfg.Lines, schemas: schemas, open: map[string]bool{}, bodied: map[string]bool{},
 		tries:    admission.NewTries(),
 		requests: admission.NewShares(math.MaxInt64, requests), // connections bound them in all
 		bodies:   admission.NewShares(bytes, max(bytes/2, maxBody)),

@@ -100,6 +100,9 @@ func (h *imageHandlers) startBuild(ctx context.Context, in *startImageBuildInput
 	if err != nil {
 		return nil, err
 	}
+	if err := h.made.Remember(ctx, b.ID); err != nil { // a repeated request finds this build
+		return nil, err
+	}
 	return &created[api.ImageBuild]{Location: "/images/builds/" + b.ID, Body: shownBuild(b)}, nil
 }
 

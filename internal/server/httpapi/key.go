@@ -2,9 +2,11 @@ package httpapi
 
 import (
 	"context"
+	"slices"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
 )
 
 // Keys manages API keys. [access.Service] implements it.
@@ -48,6 +50,19 @@ func (h *keyHandlers) list(ctx context.Context, _ *struct{}) (*listKeysOutput, e
 		out.Body[i] = listedKey(key)
 	}
 	return out, nil
+}
+
+// get serves no route: it finds the key that an earlier request has created.
+func (h *keyHandlers) get(ctx context.Context, in *IDPath) (*answer[api.Key], error) {
+	keys, err := h.keys.Keys(ctx, scope(ctx))
+	if err != nil {
+		return nil, err
+	}
+	at := slices.IndexFunc(keys, func(k access.Key) bool { return k.ID == in.ID })
+	if at < 0 {
+		return nil, errs.New(errs.NotFound, "key_not_found", "there is no such API key")
+	}
+	return &answer[api.Key]{Body: listedKey(keys[at])}, nil
 }
 
 func (h *keyHandlers) delete(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {

@@ -27,7 +27,7 @@ const (
 
 func (h *vmHandlers) routes() []route {
 	return []route{
-		{post, "/vms", access.Write, 201, "create-vm", "Create VM", createText, on(h.create)},
+		{post, "/vms", access.Write, 201, "create-vm", "Create VM", createText, once(h.create, h.replay)},
 		{get, "/vms", access.Read, 200, "list-vms", "List VMs", "Returns the caller's VMs, newest first. The Link header has the next page.", as("200", "application/json", arrayOfVMs, on(h.list))},
 		{get, "/vms/{id}", access.Read, 200, "get-vm", "Get VM", "Retrieve details of a specific VM.", on(h.get)},
 		{del, "/vms/{id}", access.Write, 200, "delete-vm", "Delete VM", "Stop a VM and delete it, with its disk and its reservations.", on(h.delete)},
@@ -39,7 +39,7 @@ func (h *vmHandlers) routes() []route {
 		{post, "/vms/{id}/sleep", access.Write, 200, "sleep-vm", "Put VM to sleep", "Save a running VM's memory and end its VMM. The VM becomes snapshotted and uses no process and, once its memory is on disk, no RAM; address, MAC and SSH port stay reserved. " + wakersText, on(h.sleep)},
 		{post, "/vms/{id}/wake", access.Write, 200, "wake-vm", "Wake VM", "Continue a sleeping VM where it was; with wait=ready the response comes once its guest is ready. A running VM is returned as it is.", on(h.wake)},
 		{post, "/vms/{id}/restore", access.Write, 200, "restore-vm", "Restore VM", restoreText, on(h.restore)},
-		{post, "/vms/{id}/fork", access.Write, 201, "fork-vm", "Fork VM", forkText, on(h.fork)},
+		{post, "/vms/{id}/fork", access.Write, 201, "fork-vm", "Fork VM", forkText, once(h.fork, h.replayFork)},
 		{get, "/vms/{id}/wait", access.Read, 200, "wait-vm", "Wait for VM", waitForText, on(h.wait)},
 		{get, "/vms/{id}/metrics", access.Read, 200, "vm-metrics", "VM metrics", metricsText, on(h.metrics)},
 	}
@@ -54,7 +54,7 @@ func (h *outputHandlers) routes() []route {
 
 func (h *snapshotHandlers) routes() []route {
 	return []route{
-		{post, "/vms/{id}/snapshot", access.Write, 201, "create-snapshot", "Take snapshot", createSnapshotText, on(h.create)},
+		{post, "/vms/{id}/snapshot", access.Write, 201, "create-snapshot", "Take snapshot", createSnapshotText, once(h.create, h.replay)},
 		{get, "/vms/{id}/snapshots", access.Read, 200, "list-vm-snapshots", "List VM snapshots", "Returns the snapshots of one VM, newest first, also of a deleted VM.", on(h.listOfVM)},
 		{get, "/snapshots", access.Read, 200, "list-snapshots", "List snapshots", "Returns all snapshots, newest first, also of deleted VMs.", on(h.list)},
 		{get, "/snapshots/{id}", access.Read, 200, "get-snapshot", "Get snapshot", "Retrieve details of a specific snapshot.", on(h.get)},
@@ -64,7 +64,7 @@ func (h *snapshotHandlers) routes() []route {
 
 func (h *execHandlers) routes() []route {
 	return []route{
-		{post, "/vms/{id}/exec", access.Write, 200, "run-exec", "Run command", runExecText, orStarted(on(h.run))},
+		{post, "/vms/{id}/exec", access.Write, 200, "run-exec", "Run command", runExecText, orStarted(once(h.run, h.replay))},
 		{get, "/vms/{id}/exec", access.Write, 101, "stream-exec", "Stream command", streamExecText, on(h.stream)},
 		{get, "/vms/{id}/execs", access.Read, 200, "list-execs", "List execs", "Returns the guest's commands, running and ended, newest first. A sleeping VM is not woken.", on(h.list)},
 		{get, "/vms/{id}/execs/{exec_id}", access.Read, 200, "get-exec", "Get exec", "Retrieve the state of a command.", on(h.get)},
@@ -101,12 +101,12 @@ func (h *eventHandlers) routes() []route {
 
 func (h *webhookHandlers) routes() []route {
 	return []route{
-		{post, "/webhooks", access.Write, 201, "create-webhook", "Create webhook", createWebhookText, on(h.create)},
+		{post, "/webhooks", access.Write, 201, "create-webhook", "Create webhook", createWebhookText, once(h.create, replayed[createWebhookInput]("/webhooks/", h.get))},
 		{get, "/webhooks", access.Read, 200, "list-webhooks", "List webhooks", "Returns all webhooks, without their secrets.", on(h.list)},
 		{get, "/webhooks/{id}", access.Read, 200, "get-webhook", "Get webhook", "Retrieve details of a specific webhook.", on(h.get)},
 		{patch, "/webhooks/{id}", access.Write, 200, "update-webhook", "Update webhook", "Change a webhook. Absent fields stay.", on(h.update)},
 		{del, "/webhooks/{id}", access.Write, 200, "delete-webhook", "Delete webhook", "Delete a webhook and its deliveries.", on(h.delete)},
-		{post, "/webhooks/{id}/test", access.Write, 202, "test-webhook", "Test webhook", "Send an event of type webhook.test. The response has its delivery, and does not wait for it.", on(h.test)},
+		{post, "/webhooks/{id}/test", access.Write, 202, "test-webhook", "Test webhook", "Send an event of type webhook.test. The response has its delivery, and does not wait for it.", once(h.test, h.replayTest)},
 		{get, "/webhooks/{id}/deliveries", access.Read, 200, "list-webhook-deliveries", "List webhook deliveries", "Returns the stored deliveries, newest first. The Link header has the next page.", on(h.listDeliveries)},
 		{post, "/webhooks/{id}/deliveries/{delivery_id}/retry", access.Write, 202, "retry-webhook-delivery", "Retry webhook delivery", "Send a delivery again, in any state.", on(h.retryDelivery)},
 	}
@@ -114,12 +114,12 @@ func (h *webhookHandlers) routes() []route {
 
 func (h *imageHandlers) routes() []route {
 	return []route{
-		{post, "/images", access.Admin, 201, "create-image", "Register image", "Register a kernel and a root file system that are files on the host. Both are checked; an image that cannot boot is refused.", on(h.create)},
+		{post, "/images", access.Admin, 201, "create-image", "Register image", "Register a kernel and a root file system that are files on the host. Both are checked; an image that cannot boot is refused.", once(h.create, replayed[createImageInput]("/images/", h.get))},
 		{get, "/images", access.Read, 200, "list-images", "List images", "Returns all images, without their paths.", on(h.list)},
 		{get, "/images/{id}", access.Read, 200, "get-image", "Get image", "Retrieve details of a specific image.", on(h.get)},
 		{del, "/images/{id}", access.Write, 200, "delete-image", "Delete image", "Delete an image. Running VMs are not affected.", on(h.delete)},
 		{post, "/images/{id}/warm", access.Write, 202, "warm-image", "Add image to warm pool", warmImageText, on(h.keepWarm)},
-		{post, "/images/builds", access.Admin, 202, "start-image-build", "Build image", "Start to build an image. The response does not wait for the build.", on(h.startBuild)},
+		{post, "/images/builds", access.Admin, 202, "start-image-build", "Build image", "Start to build an image. The response does not wait for the build.", once(h.startBuild, replayed[startImageBuildInput]("/images/builds/", h.getBuild))},
 		{get, "/images/builds/{id}", access.Read, 200, "get-image-build", "Get image build", "Retrieve the state of a build.", on(h.getBuild)},
 		{get, "/images/builds/{id}/log", access.Read, 200, "image-build-log", "Image build log", "The build's output as plain text. With follow it continues until the build ends.", as("200", "text/plain", text, on(h.buildLog))},
 	}
@@ -127,7 +127,7 @@ func (h *imageHandlers) routes() []route {
 
 func (h *templateHandlers) routes() []route {
 	return []route{
-		{post, "/templates", access.Write, 201, "create-template", "Create template", "Store default values for new VMs.", on(h.create)},
+		{post, "/templates", access.Write, 201, "create-template", "Create template", "Store default values for new VMs.", once(h.create, replayed[createTemplateInput]("/templates/", h.get))},
 		{get, "/templates", access.Read, 200, "list-templates", "List templates", "Returns all templates, without their user_data.", on(h.list)},
 		{get, "/templates/{id}", access.Read, 200, "get-template", "Get template", "Retrieve details of a specific template.", on(h.get)},
 		{del, "/templates/{id}", access.Write, 200, "delete-template", "Delete template", "Delete a template. VMs made from it stay.", on(h.delete)},
@@ -136,7 +136,7 @@ func (h *templateHandlers) routes() []route {
 
 func (h *keyHandlers) routes() []route {
 	return []route{
-		{post, "/keys", access.Admin, 201, "create-key", "Create API key", "Create an API key. Only this answer contains its secret.", on(h.create)},
+		{post, "/keys", access.Admin, 201, "create-key", "Create API key", "Create an API key. Only this answer contains its secret.", once(h.create, replayed[createKeyInput]("/keys/", h.get))},
 		{get, "/keys", access.Read, 200, "list-keys", "List API keys", "Returns all keys, without their secrets.", on(h.list)},
 		{del, "/keys/{id}", access.Admin, 200, "delete-key", "Delete API key", "Revoke a key at once.", on(h.delete)},
 	}

@@ -37,6 +37,7 @@ type server struct {
 	guest     *fakeGuest
 	processes *guest.ProcessTable
 	health    *fakeHealth
+	requests  *fakeRequests
 	log       *lockedBuffer
 	contract  *contract
 }
@@ -50,13 +51,14 @@ func newLimitedServer(t testing.TB, limits httpapi.Limits) *server {
 	t.Helper()
 	s := &server{
 		vms: &fakeVMs{}, snapshots: &fakeSnapshots{}, images: &fakeImages{}, warm: &fakeWarm{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{},
-		guest: openGuest(t), processes: guest.NewProcessTable(), health: &fakeHealth{status: "ok"}, log: &lockedBuffer{},
+		guest: openGuest(t), processes: guest.NewProcessTable(), health: &fakeHealth{status: "ok"}, requests: &fakeRequests{}, log: &lockedBuffer{},
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
 		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Warm: s.warm, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
-		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes, &s.guest.uses}),
+		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes, &s.guest.uses}, s.requests), Requests: s.requests,
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)), Limits: limits,
 	}))
+	s.vms.requests, s.templates.requests = s.requests, s.requests
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
 		s.Close()

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"net/netip"
+	"time"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/idempotency"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
 )
@@ -52,6 +54,21 @@ func (h *snapshotHandlers) create(ctx context.Context, in *createSnapshotInput) 
 	snap, err := h.vms.Snapshot(ctx, scope(ctx), in.ID, req)
 	if err != nil {
 		return nil, err
+	}
+	return &created[api.Snapshot]{Location: "/snapshots/" + snap.ID, Body: h.shown(snap)}, nil
+}
+
+// snapshotRetryAfter is when to ask again for a snapshot that is being taken.
+const snapshotRetryAfter = 2 * time.Second
+
+// replay answers with the snapshot that an earlier request has taken.
+func (h *snapshotHandlers) replay(ctx context.Context, _ *createSnapshotInput, made []string) (*created[api.Snapshot], error) {
+	snap, err := h.snapshots.Get(ctx, scope(ctx), made[0])
+	if err != nil {
+		return nil, err
+	}
+	if !snap.Durable {
+		return nil, idempotency.InProgress(snapshotRetryAfter)
 	}
 	return &created[api.Snapshot]{Location: "/snapshots/" + snap.ID, Body: h.shown(snap)}, nil
 }

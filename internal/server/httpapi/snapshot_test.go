@@ -134,11 +134,6 @@ func TestCreateFromSnapshot(t *testing.T) {
 	if made.ID != knownVM || len(made.VMs) != 1 || len(made.Failed) != 1 || !s.vms.want.Ready || s.vms.cloned.Count != 2 {
 		t.Errorf("answered %+v", made)
 	}
-	r := s.request(t, "POST", "/vms", `{"snapshot_id":"golden"}`)
-	r.Header.Set("Idempotency-Key", "k")
-	if wantStatus(t, s.send(t, r), 201); s.vms.cloned.Idempotency.Key != "k" || s.vms.cloned.Idempotency.Hash == "" {
-		t.Errorf("the key is %+v", s.vms.cloned.Idempotency)
-	}
 }
 
 // TestFieldsOfTheSnapshotAreRefused sends each field that is not allowed with snapshot_id.

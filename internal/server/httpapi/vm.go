@@ -1,12 +1,8 @@
 package httpapi
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,6 +12,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/idempotency"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -23,9 +20,7 @@ const createText = `Create and start a new microVM. Every field is optional, and
 
 ` + waitText + `
 
-With snapshot_id the VM is cloned from a snapshot instead of booted; with count, several are, each with its own hostname, address and MAC. The response comes once all have confirmed their identity. If wait_timeout passes first, the status is 503 with code still_working; creation continues, and GET /vms lists the VMs.
-
-With an Idempotency-Key the same request may be repeated: it returns the VM that the first request created.`
+With snapshot_id the VM is cloned from a snapshot instead of booted; with count, several are, each with its own hostname, address and MAC. The response comes once all have confirmed their identity. If wait_timeout passes first, the status is 503 with code still_working; creation continues, and GET /vms lists the VMs.`
 
 // vmHandlers serves VMs and operations on them.
 type vmHandlers struct {
@@ -36,11 +31,11 @@ type vmHandlers struct {
 
 type createVMInput struct {
 	WaitInput
-	IdempotencyKey string `header:"Idempotency-Key" doc:"1 to 255 visible ASCII characters. The same key and body return the same VM; the same key with another body is refused."`
-	Body           *api.CreateVM
+	Body *api.CreateVM
 }
 
 type createVMOutput struct {
+	Replay
 	Location     string `header:"Location" doc:"The path of the new object."`
 	ServerTiming string `header:"Server-Timing" doc:"How long each step of the start took, in milliseconds."`
 	Body         api.CreatedVM
@@ -62,9 +57,6 @@ func (h *vmHandlers) create(ctx context.Context, in *createVMInput) (*createVMOu
 	if err != nil {
 		return nil, err
 	}
-	if req.Idempotency, err = idempotency(in.IdempotencyKey, body); err != nil {
-		return nil, err
-	}
 	var took []vm.Step
 	v, err := h.untilWaited(ctx, in.WaitInput, func(ctx context.Context) (vm.VM, error) {
 		v, err := h.vms.Create(ctx, owner(ctx), req)
@@ -75,6 +67,47 @@ func (h *vmHandlers) create(ctx context.Context, in *createVMInput) (*createVMOu
 		return nil, err
 	}
 	return &createVMOutput{Location: "/vms/" + v.ID, ServerTiming: serverTiming(took), Body: api.CreatedVM{VM: wholeVM(v)}}, nil
+}
+
+// replay answers with the VMs that an earlier create has made, and waits for them as
+// the request says.
+func (h *vmHandlers) replay(ctx context.Context, in *createVMInput, made []string) (*createVMOutput, error) {
+	clones, err := h.earlier(ctx, in.WaitInput, made)
+	if err != nil {
+		return nil, err
+	}
+	first := clones.VMs[0]
+	out := &createVMOutput{Location: "/vms/" + first.ID, Body: api.CreatedVM{VM: wholeVM(first)}}
+	if in.Body != nil && in.Body.Count != nil {
+		out.Body.VMs, out.Body.Failed = wholeVMs(clones.VMs), h.failures(ctx, clones.Failed)
+	}
+	return out, nil
+}
+
+// earlier returns the VMs that an earlier request has made, as they are now. Failed has
+// those that do not exist any more; it is an error if none is left.
+func (h *vmHandlers) earlier(ctx context.Context, in WaitInput, made []string) (clones vm.Clones, err error) {
+	for _, id := range made {
+		v, failed := h.untilWaited(ctx, in, func(ctx context.Context) (vm.VM, error) {
+			v, err := h.vms.AwaitCreated(ctx, scope(ctx), id)
+			v.ID = cmp.Or(v.ID, id)
+			return v, err
+		})
+		switch {
+		case failed == nil:
+			clones.VMs = append(clones.VMs, v)
+			continue
+		case errs.Is(failed, errs.NotFound):
+			clones.Failed = append(clones.Failed, idempotency.Gone(id))
+		default:
+			clones.Failed = append(clones.Failed, failed)
+		}
+		err = failed
+	}
+	if len(clones.VMs) > 0 {
+		err = nil
+	}
+	return clones, err
 }
 
 // serverTiming returns a Server-Timing header with the duration of each step of a
@@ -122,39 +155,6 @@ func parseGuestMAC(s string) (net.HardwareAddr, error) {
 		return nil, errs.InvalidField("guest_mac", "%q is not a MAC address of six bytes, such as 02:FC:00:00:00:0A", errs.Brief(s))
 	}
 	return mac, nil
-}
-
-// idempotency returns key with a hash of the decoded body, so that the order of fields,
-// here or in the type, and white space do not matter.
-func idempotency(key string, body api.CreateVM) (vm.Idempotency, error) {
-	if key == "" {
-		return vm.Idempotency{}, nil
-	}
-	if len(key) > vm.MaxIdempotency || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return vm.Idempotency{}, errs.New(errs.Invalid, "invalid_idempotency_key",
-			"Idempotency-Key: want 1 to %d visible ASCII characters", vm.MaxIdempotency).WithField("Idempotency-Key")
-	}
-	canonical, err := sortedJSON(body)
-	if err != nil {
-		return vm.Idempotency{}, err
-	}
-	hash := sha256.Sum256(canonical)
-	return vm.Idempotency{Key: key, Hash: hex.EncodeToString(hash[:])}, nil
-}
-
-// sortedJSON encodes v with the fields of each object in the order of their names.
-func sortedJSON(v any) ([]byte, error) {
-	encoded, err := json.Marshal(v)
-	if err != nil {
-		return nil, err
-	}
-	decoder := json.NewDecoder(bytes.NewReader(encoded))
-	decoder.UseNumber()
-	var plain any
-	if err := decoder.Decode(&plain); err != nil {
-		return nil, err
-	}
-	return json.Marshal(plain)
 }
 
 type listVMsInput struct {

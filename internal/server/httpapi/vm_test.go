@@ -242,35 +242,6 @@ func TestListPages(t *testing.T) {
 	}
 }
 
-func TestIdempotencyKey(t *testing.T) {
-	s := newServer(t)
-	hash := func(key, body string) vm.Idempotency {
-		r := s.request(t, "POST", "/vms", body)
-		r.Header.Set("Idempotency-Key", key)
-		wantStatus(t, s.send(t, r), 201)
-		return s.vms.request.Idempotency
-	}
-	one := hash("k1", `{"vcpu_count":2,"labels":{"a":"1","b":"2"}}`)
-	if one.Key != "k1" || len(one.Hash) != 64 {
-		t.Fatalf("%+v", one)
-	}
-	if same := hash("k1", ` { "labels" : {"b":"2","a":"1"}, "vcpu_count": 2 } `); same != one {
-		t.Error("the same request in other words has another hash")
-	}
-	if other := hash("k1", `{"vcpu_count":3}`); other.Hash == one.Hash {
-		t.Error("another request has the same hash")
-	}
-	for _, bad := range []string{"a b", strings.Repeat("k", 256), "ä"} {
-		r := s.request(t, "POST", "/vms", "{}")
-		r.Header.Set("Idempotency-Key", bad)
-		reply := s.send(t, r)
-		wantStatus(t, reply, 400)
-		if p := reply.problem(t); p.Field != "Idempotency-Key" || !strings.Contains(p.Error, "255") {
-			t.Errorf("%q: %+v", bad, p)
-		}
-	}
-}
-
 func TestCreateWaits(t *testing.T) {
 	s := newServer(t)
 	wantStatus(t, s.call(t, "POST", "/vms", ""), 201)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/webhook"
 )
@@ -101,8 +102,29 @@ func (h *webhookHandlers) delete(ctx context.Context, in *IDPath) (*answer[api.D
 	return deleted(), nil
 }
 
-func (h *webhookHandlers) test(ctx context.Context, in *IDPath) (*answer[api.Delivery], error) {
-	return theDelivery(h.webhooks.Test(ctx, scope(ctx), in.ID))
+type testWebhookOutput struct {
+	Replay
+	Body api.Delivery
+}
+
+func (h *webhookHandlers) test(ctx context.Context, in *IDPath) (*testWebhookOutput, error) {
+	d, err := h.webhooks.Test(ctx, scope(ctx), in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &testWebhookOutput{Body: shownDelivery(d)}, nil
+}
+
+// replayTest answers with the delivery that an earlier request has made.
+func (h *webhookHandlers) replayTest(ctx context.Context, in *IDPath, made []string) (*testWebhookOutput, error) {
+	page, _, err := h.webhooks.Deliveries(ctx, scope(ctx), in.ID, webhook.Filter{ID: made[0], Limit: 1})
+	if err != nil {
+		return nil, err
+	}
+	if len(page) == 0 {
+		return nil, errs.New(errs.NotFound, "delivery_not_found", "there is no such delivery")
+	}
+	return &testWebhookOutput{Body: shownDelivery(page[0])}, nil
 }
 
 type listDeliveriesInput struct {

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
@@ -45,7 +44,6 @@ type Config struct {
 	Warm          vm.WarmPool // nil: every new VM boots
 	Drivers       map[string]vmm.Driver
 	Pools         network.Pools
-	KeyLifetime   time.Duration // how long an idempotency key is remembered
 	Check         func(vm.VM, vm.CreateRequest) error
 	IsFull        func(error) bool // reports whether an error says that a disk is full
 	Log           *slog.Logger

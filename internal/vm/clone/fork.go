@@ -27,10 +27,6 @@ func (s *Service) Fork(ctx context.Context, account, id string, req vm.CloneRequ
 	if err := checkRequest(req); err != nil {
 		return vm.Clones{}, err
 	}
-	req.Idempotency.Lifetime = s.KeyLifetime
-	if v, found, err := s.Runner.Earlier(ctx, account, req.Idempotency); found || err != nil {
-		return vm.Clones{VMs: []vm.VM{v}}, err
-	}
 	scope := access.Owner(account)
 	if _, err := s.Power.Store.VM(ctx, scope, id); err != nil {
 		return vm.Clones{}, err
@@ -69,7 +65,7 @@ func (s *Service) captureFork(ctx context.Context, scope access.Scope, id string
 		if snap, err = s.begin(ctx, v, snapshot.Snapshot{Kind: snapshot.Ephemeral}); err != nil {
 			return vm.VM{}, err
 		}
-		if reserved, err = s.reserve(ctx, snap, memory, req); err == nil && reserved.earlier == "" {
+		if reserved, err = s.reserve(ctx, snap, memory, req); err == nil {
 			err = capture(ctx, snap)
 		}
 		if err != nil {
@@ -87,10 +83,6 @@ func (s *Service) CreateFrom(ctx context.Context, account, snapshotID string, re
 	if err := checkRequest(req); err != nil {
 		return vm.Clones{}, err
 	}
-	req.Idempotency.Lifetime = s.KeyLifetime
-	if v, found, err := s.Runner.Earlier(ctx, account, req.Idempotency); found || err != nil {
-		return vm.Clones{VMs: []vm.VM{v}}, err
-	}
 	snap, release, err := s.pin(ctx, account, snapshotID)
 	if err != nil {
 		return vm.Clones{}, err
@@ -104,11 +96,9 @@ func (s *Service) CreateFrom(ctx context.Context, account, snapshotID string, re
 		if err != nil {
 			return vm.Clones{}, err
 		}
-		if reserved.earlier == "" {
-			if err := s.verify(ctx, snap); err != nil {
-				s.abandon(ctx, reserved)
-				return vm.Clones{}, err
-			}
+		if err := s.verify(ctx, snap); err != nil {
+			s.abandon(ctx, reserved)
+			return vm.Clones{}, err
 		}
 		return s.cloneAll(ctx, snap, reserved, req)
 	})
@@ -118,18 +108,11 @@ func checkRequest(req vm.CloneRequest) error {
 	if req.Count < 1 || req.Count > vm.MaxClones {
 		return errs.InvalidField("count", "%d is out of range; 1 to %d can be given", req.Count, vm.MaxClones)
 	}
-	if req.Idempotency.Key != "" && req.Count > 1 {
-		return errs.InvalidField("Idempotency-Key", "it can be given for one VM only; count is %d", req.Count)
-	}
 	return nil
 }
 
 // cloneAll makes all reserved clones from the same memory.
 func (s *Service) cloneAll(ctx context.Context, snap snapshot.Snapshot, r reservation, req vm.CloneRequest) (vm.Clones, error) {
-	if r.earlier != "" {
-		v, err := s.awaitEarlier(ctx, snap.OwnerID, r.earlier)
-		return collect([]vm.VM{v}, []error{err})
-	}
 	var base *os.File
 	open := sync.OnceValues(func() (_ *os.File, err error) {
 		release, err := s.readSlots.Acquire(ctx, snap.OwnerID)
@@ -154,19 +137,6 @@ func (s *Service) cloneAll(ctx context.Context, snap snapshot.Snapshot, r reserv
 	}
 	r.unpin() // the clones pin the memory themselves now
 	return collect(made, failures)
-}
-
-// awaitEarlier waits for the VM that a concurrent request with the same
-// idempotency key is making.
-func (s *Service) awaitEarlier(ctx context.Context, account, id string) (vm.VM, error) {
-	ctx, cancel := context.WithTimeout(ctx, vm.MaxWait)
-	defer cancel()
-	v, err := s.Runner.Await(ctx, access.Owner(account), id, operation.CreateEnded)
-	if errs.Is(err, errs.NotFound) {
-		return v, errs.New(errs.Unavailable, "earlier_failed", "an earlier request with this Idempotency-Key was still running, and has failed").
-			WithHint("send it again").WithCause(err)
-	}
-	return v, err
 }
 
 func collect(made []vm.VM, failures []error) (vm.Clones, error) {

@@ -13,10 +13,9 @@ import (
 // and pins the memory that they will map. Until it is used or abandoned no other
 // operation runs on them.
 type reservation struct {
-	vms     []vm.VM
-	unlock  map[string]func() // by id
-	unpin   func()
-	earlier string // the VM that an earlier request with the same key made; then there are no others
+	vms    []vm.VM
+	unlock map[string]func() // by id
+	unpin  func()
 }
 
 // reserve stores the VMs to be cloned from a snapshot, all or none, if there is
@@ -36,9 +35,8 @@ func (s *Service) reserve(ctx context.Context, snap snapshot.Snapshot, memory in
 		}
 		r.unlock[v.ID] = unlock
 	}
-	var created bool
 	err = s.Capacity.Reserve(ctx, snap.OwnerID, func(limit vm.Capacity) error {
-		r.vms, created, err = s.Store.CreateVMs(ctx, drafts, s.Pools, limit, req.Idempotency)
+		r.vms, err = s.Store.CreateVMs(ctx, drafts, s.Pools, limit)
 		return err
 	})
 	switch {
@@ -48,9 +46,6 @@ func (s *Service) reserve(ctx context.Context, snap snapshot.Snapshot, memory in
 	case err != nil:
 		r.free()
 		return reservation{}, err
-	case !created:
-		r.free()
-		return reservation{earlier: r.vms[0].ID}, nil
 	}
 	return r, nil
 }
@@ -88,7 +83,7 @@ func (s *Service) drafts(snap snapshot.Snapshot, req vm.CloneRequest) ([]vm.VM, 
 	for i := range drafts {
 		v := vm.CloneOf(snap, req)
 		v.ID, v.Name, v.CreatedAt, v.UpdatedAt = id.New(vm.IDPrefix), name(req, i), now, now
-		if err := s.Check(v, vm.CreateRequest{Idempotency: req.Idempotency}); err != nil {
+		if err := s.Check(v, vm.CreateRequest{}); err != nil {
 			return nil, err
 		}
 		drafts[i] = v

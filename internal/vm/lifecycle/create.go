@@ -21,10 +21,6 @@ import (
 // Errors: errs.Invalid names the field; errs.Conflict for what is taken;
 // errs.Exhausted when the host is full; errs.Unavailable with code too_many_starts.
 func (s *Service) Create(ctx context.Context, account string, req vm.CreateRequest) (vm.VM, error) {
-	req.Idempotency.Lifetime = s.settings.KeyLifetime
-	if v, found, err := s.runner.Earlier(ctx, account, req.Idempotency); found || err != nil {
-		return v, err
-	}
 	v, err := s.resolve(ctx, account, req)
 	if err != nil {
 		return vm.VM{}, err
@@ -48,25 +44,21 @@ func (s *Service) create(ctx context.Context, v vm.VM, req vm.CreateRequest, sta
 	}
 	end := func() { unlock(); leave() }
 	var stored vm.VM
-	var created bool
 	want := network.Request{Address: req.Address, MAC: req.MAC}
 	// A client that leaves must not make it unclear whether the row was stored: then no
 	// operation would begin on it.
 	storing := context.WithoutCancel(ctx)
 	err = s.capacity.Reserve(storing, v.OwnerID, func(limit vm.Capacity) error {
-		stored, created, err = s.deps.Store.CreateVM(storing, v, want, s.settings.Pools, limit, req.Idempotency)
+		stored, err = s.deps.Store.CreateVM(storing, v, want, s.settings.Pools, limit)
 		return err
 	})
 	if errs.HasCode(err, errs.DatabaseUnavailable) {
 		s.power.ForgetUnstored([]string{v.ID}, end)
 		return vm.VM{}, err
 	}
-	if err != nil || !created {
+	if err != nil {
 		end()
-		if err != nil {
-			return vm.VM{}, err
-		}
-		return s.runner.Await(ctx, access.Owner(v.OwnerID), stored.ID, operation.CreateEnded)
+		return vm.VM{}, err
 	}
 	reserved := vm.Step{Name: "reserve", Took: time.Since(began)}
 	v, err = operation.Detach(ctx, s.runner, func(ctx context.Context) (vm.VM, error) {
@@ -78,6 +70,19 @@ func (s *Service) create(ctx context.Context, v vm.VM, req vm.CreateRequest, sta
 	}
 	v.Took = append([]vm.Step{reserved}, v.Took...)
 	return v, err
+}
+
+// AwaitCreated returns a VM that an earlier request has made, once that has ended.
+// Errors: errs.Conflict with code vm_failed; errs.NotFound; errs.Unavailable with code
+// wait_timeout when ctx ends first.
+func (s *Service) AwaitCreated(ctx context.Context, scope access.Scope, id string) (vm.VM, error) {
+	return s.runner.Await(ctx, scope, id, func(v vm.VM) (bool, error) {
+		if v.State == vm.Failed && v.StartedAt == nil {
+			return false, errs.New(errs.Conflict, "vm_failed", "the VM this key was used for has failed: %s", v.StateReason).
+				WithHint("delete VM %s, or use another key", v.ID)
+		}
+		return v.State != vm.Starting, nil
+	})
 }
 
 // CreateOfShape makes a VM of hatchd's own account for the warm pool, by booting,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/idempotency"
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/vm"
 )
@@ -281,14 +282,6 @@ func TestVMsAreClonedFromASnapshot(t *testing.T) {
 		}
 		w.requireDisk(t, v.ID, "kept")
 	}
-	again, err := w.CreateFrom(t.Context(), owner, snap.ID, vm.CloneRequest{Count: 1, Idempotency: vm.Idempotency{Key: "k", Hash: "h"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	same, err := w.CreateFrom(t.Context(), owner, snap.ID, vm.CloneRequest{Count: 1, Idempotency: vm.Idempotency{Key: "k", Hash: "h"}})
-	if err != nil || same.VMs[0].ID != again.VMs[0].ID {
-		t.Errorf("asked again with the same key: %+v, %v", same, err)
-	}
 	flip(t, w.snapshotFiles.Dir(snap.ID)+"/disk.img")
 	if _, err := w.CreateFrom(t.Context(), owner, snap.ID, vm.CloneRequest{Count: 1}); !errs.HasCode(err, "snapshot_unusable") {
 		t.Errorf("from one that is damaged: %v", err)
@@ -296,19 +289,14 @@ func TestVMsAreClonedFromASnapshot(t *testing.T) {
 	if err := w.snapshots.Delete(t.Context(), access.Owner(owner), snap.ID); err != nil {
 		t.Fatal(err)
 	}
-	same, err = w.CreateFrom(t.Context(), owner, snap.ID, vm.CloneRequest{Count: 1, Idempotency: vm.Idempotency{Key: "k", Hash: "h"}})
-	if err != nil || same.VMs[0].ID != again.VMs[0].ID {
-		t.Errorf("asked again once the snapshot is gone: %+v, %v", same, err)
-	}
 }
 
 func TestBadCloneRequestsAreRefused(t *testing.T) {
 	w := newWorld(t)
 	parent := mustCreate(t, w, vm.CreateRequest{})
 	for field, req := range map[string]vm.CloneRequest{
-		"count":           {Count: 0},
-		"name":            {Count: 1, Name: "Not a hostname"},
-		"Idempotency-Key": {Count: 2, Idempotency: vm.Idempotency{Key: "k"}},
+		"count": {Count: 0},
+		"name":  {Count: 1, Name: "Not a hostname"},
 	} {
 		if _, err := w.Fork(t.Context(), owner, parent.ID, req); !errs.Is(err, errs.Invalid) {
 			t.Errorf("%s: %v", field, err)
@@ -419,24 +407,38 @@ func TestForkThatCannotCaptureLeavesNothing(t *testing.T) {
 	w.requireSnapshots(t)
 }
 
+// A request that was repeated while the first was running, and lost the race, leaves
+// nothing and does not make the guest stand; the clones of the first stay.
 func TestRepeatedForkIsMadeOnce(t *testing.T) {
 	w := newWorld(t)
 	parent := mustCreate(t, w, vm.CreateRequest{})
-	req := vm.CloneRequest{Count: 1, Idempotency: vm.Idempotency{Key: "k", Hash: "h"}}
-	first, err := w.Fork(t.Context(), owner, parent.ID, req)
-	if err != nil {
+	ctx := idempotency.With(t.Context(), idempotency.Request{Owner: owner, Key: "k", Hash: "h"})
+	if _, err := w.Fork(ctx, owner, parent.ID, vm.CloneRequest{Count: 2}); err != nil {
 		t.Fatal(err)
 	}
 	w.calls.FailNext("Save")
-	again, err := w.Fork(t.Context(), owner, parent.ID, req)
-	if err != nil || again.VMs[0].ID != first.VMs[0].ID {
-		t.Errorf("again: %+v, %v", again, err)
+	if _, err := w.Fork(ctx, owner, parent.ID, vm.CloneRequest{Count: 2}); !errs.HasCode(err, idempotency.CodeUsed) {
+		t.Errorf("again: %v", err)
 	}
 	if !w.calls.Withdraw("Save") {
 		t.Error("its guest was made to stand")
 	}
-	w.requireVMs(t, 2)
+	w.requireVMs(t, 3)
 	w.requireSnapshots(t)
+}
+
+// The key of a fork that failed is free again.
+func TestFailedForkFreesItsKey(t *testing.T) {
+	w := newWorld(t)
+	parent := mustCreate(t, w, vm.CreateRequest{})
+	ctx := idempotency.With(t.Context(), idempotency.Request{Owner: owner, Key: "k", Hash: "h"})
+	w.calls.FailNext("Wake")
+	if _, err := w.Fork(ctx, owner, parent.ID, vm.CloneRequest{Count: 1}); err == nil {
+		t.Fatal("it did not fail")
+	}
+	if _, err := w.Fork(ctx, owner, parent.ID, vm.CloneRequest{Count: 1}); err != nil {
+		t.Error(err)
+	}
 }
 
 // Copies that are under way when hatchd ends are made; no other is begun.

@@ -107,7 +107,6 @@ type Settings struct {
 	DiskMiB       int
 	BootArgs      string
 	Pools         network.Pools
-	KeyLifetime   time.Duration // how long an idempotency key is remembered
 	StopTimeout   time.Duration // how long a stop waits for the guest before it kills
 	BootTime      time.Duration // how long a booting guest may keep others from starting; 0: not at all
 	OwnUser       bool          // run each VMM under the lease's UID; off for the fake driver
@@ -169,7 +168,7 @@ func New(deps Deps, settings Settings) *Service {
 	s.Service = clone.New(clone.Config{
 		Store: deps.Store, Runner: s.runner, Engine: s.engine, Live: s.live, Power: s.power, Capacity: s.capacity,
 		Snapshots: deps.Snapshots, SnapshotFiles: deps.SnapshotFiles, Warm: deps.Warm, Drivers: deps.Drivers,
-		Pools: settings.Pools, KeyLifetime: settings.KeyLifetime, Check: s.check, IsFull: deps.Host.IsFull, Log: deps.Log,
+		Pools: settings.Pools, Check: s.check, IsFull: deps.Host.IsFull, Log: deps.Log,
 	})
 	s.recovery = recovery.New(recovery.Config{
 		Store: deps.Store, Files: deps.Files, Memories: deps.Memories, Network: deps.Network,

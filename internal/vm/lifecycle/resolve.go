@@ -84,7 +84,7 @@ func (s *Service) check(v vm.VM, req vm.CreateRequest) error {
 	if err := v.Spec.Check(machine.Host{CPUs: s.deps.Host.CPUs(), MemMiB: s.deps.Host.MemMiB()}); err != nil {
 		return err
 	}
-	for _, check := range []func(vm.VM, vm.CreateRequest) error{s.checkAddress, checkNetworkLimits, s.checkDriver, checkName, checkIdempotency} {
+	for _, check := range []func(vm.VM, vm.CreateRequest) error{s.checkAddress, checkNetworkLimits, s.checkDriver, checkName} {
 		if err := check(v, req); err != nil {
 			return err
 		}
@@ -155,13 +155,6 @@ var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 func checkName(v vm.VM, _ vm.CreateRequest) error {
 	if v.Name != "" && !nameForm.MatchString(v.Name) {
 		return errs.InvalidField("name", "%q is not a hostname; up to 63 lower-case letters, digits and hyphens, with a letter or digit at both ends", v.Name)
-	}
-	return nil
-}
-
-func checkIdempotency(_ vm.VM, req vm.CreateRequest) error {
-	if len(req.Idempotency.Key) > vm.MaxIdempotency {
-		return errs.InvalidField("Idempotency-Key", "is %d bytes; the limit is %d", len(req.Idempotency.Key), vm.MaxIdempotency)
 	}
 	return nil
 }

@@ -406,32 +406,6 @@ func TestOperationsInterruptedByACrashAreFinished(t *testing.T) {
 	}
 }
 
-func TestIdempotentCreateReturnsTheSameVM(t *testing.T) {
-	w := newWorld(t)
-	req := vm.CreateRequest{Idempotency: vm.Idempotency{Key: "k1", Hash: "h1"}}
-	var wg sync.WaitGroup
-	ids := make([]string, 8)
-	for i := range ids {
-		wg.Go(func() {
-			if v, err := w.Create(context.Background(), owner, req); err != nil {
-				t.Error(err)
-			} else {
-				ids[i] = v.ID
-			}
-		})
-	}
-	wg.Wait()
-	for _, id := range ids {
-		if id != ids[0] {
-			t.Fatalf("one key made several VMs: %v", ids)
-		}
-	}
-	req.Idempotency.Hash = "h2"
-	if _, err := w.Create(t.Context(), owner, req); !errs.HasCode(err, "idempotency_key_reused") {
-		t.Errorf("another body under the same key: %v", err)
-	}
-}
-
 func TestConcurrentCreatesGetDistinctLeases(t *testing.T) {
 	w := newWorld(t)
 	var wg sync.WaitGroup

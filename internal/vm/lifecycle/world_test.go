@@ -177,7 +177,7 @@ func (w *world) open(t *testing.T) {
 			Network: bridged, SSHMin: 16000, SSHMax: 16099, UIDMin: 900000, UIDMax: 900099,
 			TapPrefix: "htap",
 		},
-		KeyLifetime: time.Hour, HostPower: w.hostPower, Heartbeat: w.heartbeat,
+		HostPower: w.hostPower, Heartbeat: w.heartbeat,
 	})
 }
 
@@ -236,9 +236,9 @@ func (s faultyStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM
 }
 
 // CreateVM can fail after it has stored the VM, as if the connection broke.
-func (s faultyStore) CreateVM(ctx context.Context, v vm.VM, want network.Request, pools network.Pools, limit vm.Capacity, idem vm.Idempotency) (vm.VM, bool, error) {
-	stored, created, err := s.Store.CreateVM(ctx, v, want, pools, limit, idem)
-	return stored, created, errors.Join(err, s.calls.Begin("VMCreated"))
+func (s faultyStore) CreateVM(ctx context.Context, v vm.VM, want network.Request, pools network.Pools, limit vm.Capacity) (vm.VM, error) {
+	stored, err := s.Store.CreateVM(ctx, v, want, pools, limit)
+	return stored, errors.Join(err, s.calls.Begin("VMCreated"))
 }
 
 func (s faultyStore) DeleteVM(ctx context.Context, id string) error {

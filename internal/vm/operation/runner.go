@@ -3,7 +3,7 @@
 //
 // It knows nothing of machines, files or networks: what an operation does is
 // the function it is given. Start at [Runner.Run]; slots.go bounds how many
-// clones are made at a time, idempotency.go finds the VM of an earlier request.
+// clones are made at a time.
 package operation
 
 import (
@@ -24,7 +24,6 @@ import (
 type Store interface {
 	vm.Reader
 	vm.Updater
-	vm.KeyReader
 	vm.EventAppender
 }
 
@@ -105,9 +104,8 @@ type Op struct {
 //     short, asks op.Skip and runs op.Do.
 //  5. How Do ended becomes an event, with its duration and the context's cause.
 //
-// An operation that makes VMs has no row to begin with. It asks Earlier for what a
-// request with the same idempotency key has made, takes Lock of each new id before
-// its row can be seen, and does steps 3 and 5 by Detach and Record.
+// An operation that makes VMs has no row to begin with. It takes Lock of
+// each new id before its row can be seen, and does steps 3 and 5 by Detach and Record.
 func (r *Runner) Run(ctx context.Context, op Op) (vm.VM, error) {
 	if _, err := r.store.VM(ctx, op.Scope, op.VMID); err != nil {
 		return vm.VM{}, err
