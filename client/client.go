@@ -191,6 +191,18 @@ func (c *Client) headers(req call) http.Header {
 	return h
 }
 
+// conditions returns the headers that make a call depend on its object's state.
+func conditions(ifMatch, ifNoneMatch string) http.Header {
+	h := http.Header{}
+	if ifMatch != "" {
+		h.Set("If-Match", ifMatch)
+	}
+	if ifNoneMatch != "" {
+		h.Set("If-None-Match", ifNoneMatch)
+	}
+	return h
+}
+
 func decode(r io.Reader, out any) error {
 	limited := &io.LimitedReader{R: r, N: maxResponse}
 	if err := json.NewDecoder(limited).Decode(out); err != nil {

@@ -48,6 +48,10 @@ func IsNotFound(err error) bool { return hasStatus(err, http.StatusNotFound) }
 // IsConflict reports whether the state of the object, or another object, forbids the call.
 func IsConflict(err error) bool { return hasStatus(err, http.StatusConflict) }
 
+// IsPreconditionFailed reports whether the object is not, or no longer, as the call
+// requires.
+func IsPreconditionFailed(err error) bool { return hasStatus(err, http.StatusPreconditionFailed) }
+
 // IsExhausted reports whether the host has no capacity left.
 func IsExhausted(err error) bool { return hasStatus(err, http.StatusInsufficientStorage) }
 

@@ -73,6 +73,7 @@ type FileContent struct {
 	Size       int64  // in bytes; -1 if not known
 	Mode       uint32 // permission bits with setuid, setgid and sticky
 	ModifiedAt time.Time
+	ETag       string // for WriteOptions.IfMatch; "" if the file has none
 }
 
 // ReadFile reads a file in a running VM and follows links. The caller closes it.
@@ -88,7 +89,7 @@ func (c *Client) ReadFile(ctx context.Context, id, path string, part FilePart) (
 	if err != nil {
 		return nil, err
 	}
-	out := &FileContent{ReadCloser: resp.Body, Size: resp.ContentLength}
+	out := &FileContent{ReadCloser: resp.Body, Size: resp.ContentLength, ETag: resp.Header.Get("ETag")}
 	if part.Offset < 0 && part.Length > 0 {
 		out.ReadCloser = limited{io.LimitReader(resp.Body, part.Length), resp.Body}
 		out.Size = min(out.Size, part.Length)
@@ -111,6 +112,11 @@ type WriteOptions struct {
 	Mode    *uint32
 	Owner   string // NAME or UID, optionally with :GROUP
 	Parents bool   // create missing parent directories
+
+	// IfMatch has the ETags of the versions that may be replaced, or "*" for any;
+	// IfNoneMatch those that may not, or "*" for a file that must not exist yet. See
+	// [IsPreconditionFailed].
+	IfMatch, IfNoneMatch string
 }
 
 // WriteFile writes a file of any size in a running VM. It replaces an existing file
@@ -125,6 +131,7 @@ func (c *Client) WriteFile(ctx context.Context, id, path string, content io.Read
 	}
 	setString(req.query, "owner", opts.Owner)
 	setTrue(req.query, "parents", opts.Parents)
+	req.header = conditions(opts.IfMatch, opts.IfNoneMatch)
 	req.content, req.contentType = content, "application/octet-stream"
 	return c.doFile(ctx, req)
 }

@@ -24,6 +24,7 @@ const (
 	Forbidden                   // a key without this right
 	NotFound                    // no such object, or none that the client may see
 	Conflict                    // not in this state, or already in use
+	Unmet                       // the request's own condition on the state does not hold
 	TooLarge                    // the request body is over its limit
 	TooMany                     // over a rate limit
 	Exhausted                   // the host has no capacity left
@@ -33,7 +34,7 @@ const (
 
 var kindNames = map[Kind]string{
 	Internal: "internal", Invalid: "invalid", Unauthenticated: "unauthenticated",
-	Forbidden: "forbidden", NotFound: "not_found", Conflict: "conflict",
+	Forbidden: "forbidden", NotFound: "not_found", Conflict: "conflict", Unmet: "unmet",
 	TooLarge: "too_large", TooMany: "too_many", Exhausted: "exhausted",
 	Unsupported: "unsupported", Unavailable: "unavailable",
 }

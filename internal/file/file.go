@@ -9,9 +9,11 @@ package file
 import (
 	"context"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
 )
 
 // Kind of a file.
@@ -54,6 +56,54 @@ type WriteSpec struct {
 	Mode    *uint32 // nil: that of the file it replaces, else 0644
 	Owner   *Owner  // nil: that of the file it replaces, else root
 	Parents bool    // make missing directories
+	If      *Condition
+}
+
+// RemoveSpec says what to remove.
+type RemoveSpec struct {
+	Path      string
+	Recursive bool // a tree
+	If        *Condition
+}
+
+// Condition is a condition on the file that a path leads to. If it does not hold, the
+// file is not changed: errs.Unmet with code precondition_failed. A program of the guest
+// may change the file after the check.
+type Condition struct {
+	Match     *Versions  // nil, or it is one of these
+	NoneMatch *Versions  // nil, or it is none of these
+	NotAfter  *time.Time // nil, or it exists and was not modified after this second
+}
+
+// Check returns an error unless the condition holds for the file at a path, of which
+// the info is nil if there is none.
+func (c *Condition) Check(path string, now *Info) error {
+	if c == nil {
+		return nil
+	}
+	is := func(all *Versions) bool {
+		return now != nil && (all.Any || slices.Contains(all.List, Version{now.ModifiedAt.UnixNano(), now.Size}))
+	}
+	switch {
+	case c.Match != nil && !is(c.Match),
+		c.NoneMatch != nil && is(c.NoneMatch),
+		c.NotAfter != nil && (now == nil || now.ModifiedAt.Unix() > c.NotAfter.Unix()):
+		return errs.New(errs.Unmet, "precondition_failed", "cannot change %q: the file is not, or no longer, as the request's condition says", errs.Brief(path)).
+			WithHint("read it again, with its ETag")
+	}
+	return nil
+}
+
+// Versions are versions of one file.
+type Versions struct {
+	Any  bool // each version
+	List []Version
+}
+
+// Version is one version of a file.
+type Version struct {
+	ModifiedNanos int64 // since 1970
+	Size          int64 // bytes
 }
 
 // TreeSpec says where and how a tar archive is unpacked. Nothing is written outside
@@ -131,8 +181,8 @@ type Writer interface {
 	// RenameFile moves a file, and replaces one at the new path.
 	RenameFile(ctx context.Context, from, to string) (Info, error)
 
-	// RemoveFile removes a file or an empty directory; with recursive, a tree.
-	RemoveFile(ctx context.Context, path string, recursive bool) error
+	// RemoveFile removes a file or an empty directory; with Recursive, a tree.
+	RemoveFile(ctx context.Context, spec RemoveSpec) error
 
 	// WriteTree unpacks a tar archive. An error of archive is returned.
 	WriteTree(ctx context.Context, spec TreeSpec, archive io.Reader) error

@@ -101,14 +101,14 @@ func (s *Service) Rename(ctx context.Context, scope access.Scope, vmID, from, to
 	return guest.RenameFile(ctx, from, to)
 }
 
-// Remove removes a file or an empty directory; with recursive, a tree.
-func (s *Service) Remove(ctx context.Context, scope access.Scope, vmID, path string, recursive bool) error {
-	guest, release, err := s.open(ctx, scope, vmID, checkNew("path", path))
+// Remove removes a file or an empty directory; with Recursive, a tree.
+func (s *Service) Remove(ctx context.Context, scope access.Scope, vmID string, spec RemoveSpec) error {
+	guest, release, err := s.open(ctx, scope, vmID, checkNew("path", spec.Path))
 	if err != nil {
 		return err
 	}
 	defer release()
-	return guest.RemoveFile(ctx, path, recursive)
+	return guest.RemoveFile(ctx, spec)
 }
 
 // ReadTree returns the file or tree at path as a tar archive.

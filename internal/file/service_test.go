@@ -76,7 +76,7 @@ func callAll(ctx context.Context, s *file.Service, by, path string) map[string]e
 	_, failed["mkdir"] = s.MakeDirectory(ctx, access.Owner(by), vmID, file.DirectorySpec{Path: path})
 	_, failed["rename from"] = s.Rename(ctx, access.Owner(by), vmID, path, "/to")
 	_, failed["rename to"] = s.Rename(ctx, access.Owner(by), vmID, "/from", path)
-	failed["remove"] = s.Remove(ctx, access.Owner(by), vmID, path, false)
+	failed["remove"] = s.Remove(ctx, access.Owner(by), vmID, file.RemoveSpec{Path: path})
 	content, err = s.ReadTree(ctx, access.Owner(by), vmID, path)
 	failed["read tree"] = closeContent(content, err)
 	failed["write tree"] = s.WriteTree(ctx, access.Owner(by), vmID, file.TreeSpec{Path: path}, strings.NewReader(""))
@@ -122,7 +122,7 @@ func TestTheRootStays(t *testing.T) {
 	s, dir := open(t)
 	put(t, dir, "etc/passwd", "root")
 	for _, path := range []string{"/", "//", "/etc/..", "/./"} {
-		err := s.Remove(t.Context(), access.Owner(owner), vmID, path, true)
+		err := s.Remove(t.Context(), access.Owner(owner), vmID, file.RemoveSpec{Path: path, Recursive: true})
 		if !errs.Is(err, errs.Invalid) {
 			t.Errorf("removing %s: %v", path, err)
 		}
@@ -153,7 +153,7 @@ func TestOddNames(t *testing.T) {
 			t.Errorf("%q holds %q, %v", name, got, err)
 		}
 		_ = content.Close()
-		if err := s.Remove(ctx, access.Owner(owner), vmID, name+".b", false); err != nil {
+		if err := s.Remove(ctx, access.Owner(owner), vmID, file.RemoveSpec{Path: name + ".b"}); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
 	}

@@ -65,7 +65,9 @@ func (c *fileContent) Close() error { return c.content.Close() }
 
 // WriteFile implements [file.Writer].
 func (f files) WriteFile(ctx context.Context, spec file.WriteSpec, content io.Reader) (file.Info, error) {
-	args := wire.WriteFileArgs{Path: []byte(spec.Path), Mode: spec.Mode, Owner: (*string)(spec.Owner), Parents: spec.Parents}
+	args := wire.WriteFileArgs{
+		Path: []byte(spec.Path), Mode: spec.Mode, Owner: (*string)(spec.Owner), Parents: spec.Parents, If: fileCondition(spec.If),
+	}
 	return f.requestInfo(ctx, spec.Path, func(client *wire.Client) (wire.FileInfo, error) {
 		return client.WriteFile(ctx, args, content)
 	})
@@ -113,10 +115,32 @@ func (f files) requestInfo(ctx context.Context, path string, do func(*wire.Clien
 }
 
 // RemoveFile implements [file.Writer].
-func (f files) RemoveFile(ctx context.Context, path string, recursive bool) error {
-	return f.request(ctx, path, func(client *wire.Client) error {
-		return client.RemoveFile(ctx, wire.RemoveFileArgs{Path: []byte(path), Recursive: recursive})
+func (f files) RemoveFile(ctx context.Context, spec file.RemoveSpec) error {
+	return f.request(ctx, spec.Path, func(client *wire.Client) error {
+		return client.RemoveFile(ctx, wire.RemoveFileArgs{Path: []byte(spec.Path), Recursive: spec.Recursive, If: fileCondition(spec.If)})
 	})
+}
+
+func fileCondition(c *file.Condition) *wire.FileCondition {
+	if c == nil {
+		return nil
+	}
+	out := &wire.FileCondition{Match: fileVersions(c.Match), NoneMatch: fileVersions(c.NoneMatch)}
+	if c.NotAfter != nil {
+		out.NotAfter = new(c.NotAfter.Unix())
+	}
+	return out
+}
+
+func fileVersions(all *file.Versions) *wire.FileVersions {
+	if all == nil {
+		return nil
+	}
+	out := &wire.FileVersions{Any: all.Any}
+	for _, v := range all.List {
+		out.List = append(out.List, wire.FileVersion(v))
+	}
+	return out
 }
 
 // ListFiles implements [file.Reader].

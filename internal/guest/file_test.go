@@ -52,6 +52,31 @@ func requireCode(t *testing.T, err error, kind errs.Kind, code string) {
 	}
 }
 
+// TestConditionsReachTheAgent sends each part of a condition.
+func TestConditionsReachTheAgent(t *testing.T) {
+	g, path := openFiles(t), filepath.Join(t.TempDir(), "f")
+	write := func(c file.Condition) (file.Info, error) {
+		return g.WriteFile(t.Context(), file.WriteSpec{Path: path, If: &c}, strings.NewReader("text"))
+	}
+	any := &file.Versions{Any: true}
+	_, err := write(file.Condition{Match: any})
+	requireCode(t, err, errs.Unmet, "precondition_failed")
+	now, err := write(file.Condition{NoneMatch: any})
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := &file.Versions{List: []file.Version{{ModifiedNanos: now.ModifiedAt.UnixNano(), Size: now.Size}}}
+	before := now.ModifiedAt.Add(-time.Minute)
+	for _, c := range []file.Condition{{NoneMatch: any}, {NoneMatch: is}, {Match: &file.Versions{}}, {NotAfter: &before}} {
+		_, err = write(c)
+		requireCode(t, err, errs.Unmet, "precondition_failed")
+		requireCode(t, g.RemoveFile(t.Context(), file.RemoveSpec{Path: path, If: &c}), errs.Unmet, "precondition_failed")
+	}
+	if err := g.RemoveFile(t.Context(), file.RemoveSpec{Path: path, If: &file.Condition{Match: is, NotAfter: &now.ModifiedAt}}); err != nil {
+		t.Error(err)
+	}
+}
+
 // names are file names with unusual characters.
 var names = []string{"plain", "with space", "ünïcödé", "not\xff\xfeutf8", "new\nline", "-rf", strings.Repeat("n", 255), `back\slash`, "quo\"te"}
 
@@ -253,10 +278,10 @@ func TestFileErrorsHaveCodes(t *testing.T) {
 		"write to a directory": {write(dir+"/empty", ""), errs.Conflict, "is_a_directory"},
 		"write to a device":    {write("/dev/null", ""), errs.Conflict, "not_a_file"},
 		"write for unknown":    {write(dir+"/f", "nosuchuser"), errs.Invalid, "invalid_owner"},
-		"remove nothing":       {g.RemoveFile(ctx, dir+"/no", false), errs.NotFound, "file_not_found"},
-		"remove no tree":       {g.RemoveFile(ctx, dir+"/no", true), errs.NotFound, "file_not_found"},
-		"remove a full dir":    {g.RemoveFile(ctx, dir+"/full", false), errs.Conflict, "directory_not_empty"},
-		"remove the root":      {g.RemoveFile(ctx, "/", true), errs.Invalid, "invalid_path"},
+		"remove nothing":       {g.RemoveFile(ctx, file.RemoveSpec{Path: dir + "/no"}), errs.NotFound, "file_not_found"},
+		"remove no tree":       {g.RemoveFile(ctx, file.RemoveSpec{Path: dir + "/no", Recursive: true}), errs.NotFound, "file_not_found"},
+		"remove a full dir":    {g.RemoveFile(ctx, file.RemoveSpec{Path: dir + "/full"}), errs.Conflict, "directory_not_empty"},
+		"remove the root":      {g.RemoveFile(ctx, file.RemoveSpec{Path: "/", Recursive: true}), errs.Invalid, "invalid_path"},
 		"make a file's path":   {mkdir(dir+"/f", false), errs.Conflict, "file_exists"},
 		"make parents of file": {mkdir(dir+"/f", true), errs.Conflict, "not_a_directory"},
 		"make without parent":  {mkdir(dir+"/no/no", false), errs.NotFound, "file_not_found"},
@@ -302,7 +327,7 @@ func TestDirectoriesAreCreatedRenamedAndRemoved(t *testing.T) {
 	if info, err := g.RenameFile(ctx, dir+"/a", dir+"/z"); err != nil || info.Path != dir+"/z" {
 		t.Errorf("renamed: %+v, %v", info, err)
 	}
-	if err := g.RemoveFile(ctx, dir+"/z", true); err != nil {
+	if err := g.RemoveFile(ctx, file.RemoveSpec{Path: dir + "/z", Recursive: true}); err != nil {
 		t.Error(err)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {

@@ -44,6 +44,7 @@ func testFiles(t *testing.T, w *world) {
 		{"a full disk is reported", testGuestDiskFull},
 		{"changes are reported", testWatch},
 		{"modes, owners, ranges", testFileDetails},
+		{"conditions", testFileConditions},
 		{"logs", testLogsOfMinimal},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, w, v.ID) })
@@ -337,6 +338,43 @@ func testFileDetails(t *testing.T, w *world, id string) {
 	began := time.Now()
 	w.write(t, id, "/a/small", "x")
 	took(t, "a small write", began)
+}
+
+// testFileConditions replaces files that another writer has changed, or not.
+func testFileConditions(t *testing.T, w *world, id string) {
+	ctx := t.Context()
+	write := func(text string, opts client.WriteOptions) error {
+		_, err := w.client.WriteFile(ctx, id, "/shared", strings.NewReader(text), opts)
+		return err
+	}
+	tag := func() string {
+		content, err := w.client.ReadFile(ctx, id, "/shared", client.FilePart{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = content.Close()
+		return content.ETag
+	}
+	if err := write("mine", client.WriteOptions{IfNoneMatch: "*"}); err != nil {
+		t.Fatalf("a new file: %v", err)
+	}
+	if err := write("again", client.WriteOptions{IfNoneMatch: "*"}); !client.HasCode(err, "precondition_failed") {
+		t.Errorf("a file that exists: %v", err)
+	}
+	seen := tag()
+	if err := write("mine, too", client.WriteOptions{IfMatch: `"other", ` + seen}); err != nil {
+		t.Errorf("an unchanged file: %v", err)
+	}
+	seen = tag()
+	if _, err := w.client.RunExec(ctx, id, api.RunExec{Command: api.Command{Shell: "echo theirs >/shared"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := write("lost update", client.WriteOptions{IfMatch: seen}); !client.IsPreconditionFailed(err) {
+		t.Errorf("a file that the guest has changed: %v", err)
+	}
+	if got := w.read(t, id, "/shared", client.FilePart{}); got != "theirs\n" {
+		t.Errorf("it is %q", got)
+	}
 }
 
 // testLogsOfMinimal reads the logs of a guest without cloud-init, and of a stopped

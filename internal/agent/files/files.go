@@ -12,6 +12,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,8 @@ import (
 type Files struct {
 	root     string // directory with etc/passwd and etc/group
 	partials partials
+
+	changing sync.Mutex // held from a check of a condition until the file is replaced or removed
 }
 
 // New returns the files of the guest whose root directory is root.
@@ -165,6 +168,11 @@ func (f *Files) RemoveFile(_ context.Context, args wire.RemoveFileArgs) error {
 		return err
 	}
 	if _, err := os.Lstat(path); err != nil {
+		return wireError(err)
+	}
+	f.changing.Lock()
+	defer f.changing.Unlock()
+	if err := checkPath(args.If, path); err != nil {
 		return wireError(err)
 	}
 	if !args.Recursive {

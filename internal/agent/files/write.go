@@ -22,6 +22,9 @@ func (f *Files) WriteFile(_ context.Context, args wire.WriteFileArgs, content io
 	if err != nil {
 		return wire.FileInfo{}, err
 	}
+	if err := checkPath(args.If, path); err != nil { // before all of the content has come
+		return wire.FileInfo{}, wireError(err)
+	}
 	var owner ids
 	if args.Owner != nil {
 		if owner, err = f.owner(*args.Owner); err != nil {
@@ -43,7 +46,7 @@ func (f *Files) WriteFile(_ context.Context, args wire.WriteFileArgs, content io
 	if args.Mode != nil {
 		mode = *args.Mode
 	}
-	st, err := f.replace(to, mode&permissions, owner, content)
+	st, err := f.replace(to, mode&permissions, owner, content, args.If)
 	if err != nil {
 		return wire.FileInfo{}, wireError(err)
 	}
@@ -52,8 +55,9 @@ func (f *Files) WriteFile(_ context.Context, args wire.WriteFileArgs, content io
 	return info, nil
 }
 
-// replace replaces the file at a destination, and returns the new one's stat.
-func (f *Files) replace(to *destination, mode uint32, owner ids, content io.Reader) (*unix.Stat_t, error) {
+// replace replaces the file at a destination if the condition holds at the end of the
+// content, and returns the new one's stat.
+func (f *Files) replace(to *destination, mode uint32, owner ids, content io.Reader, condition *wire.FileCondition) (*unix.Stat_t, error) {
 	part, err := f.partials.create(to.dir)
 	if err != nil {
 		return nil, err
@@ -72,7 +76,7 @@ func (f *Files) replace(to *destination, mode uint32, owner ids, content io.Read
 	if err := unix.Fstat(int(part.file.Fd()), &st); err != nil {
 		return nil, err
 	}
-	if err := unix.Renameat(part.dir, part.name, part.dir, to.name); err != nil {
+	if err := f.moveIf(condition, part, to.name); err != nil {
 		return nil, err
 	}
 	part.name = ""

@@ -99,6 +99,9 @@ func (g *Files) WriteFile(_ context.Context, spec file.WriteSpec, content io.Rea
 	if spec.Mode != nil {
 		mode = modeOf(*spec.Mode)
 	}
+	if err := g.check(spec.If, spec.Path, name); err != nil {
+		return file.Info{}, err
+	}
 	if err := g.replace(name, mode, content); err != nil {
 		return file.Info{}, agentError(spec.Path, err)
 	}
@@ -241,17 +244,32 @@ func (g *Files) RenameFile(_ context.Context, from, to string) (file.Info, error
 }
 
 // RemoveFile implements file.Guest.
-func (g *Files) RemoveFile(_ context.Context, p string, recursive bool) error {
-	_, err := g.root.Lstat(local(p))
-	if err == nil && recursive {
-		err = g.root.RemoveAll(local(p))
+func (g *Files) RemoveFile(_ context.Context, spec file.RemoveSpec) error {
+	name := local(spec.Path)
+	_, err := g.root.Lstat(name)
+	if err == nil {
+		if err := g.check(spec.If, spec.Path, name); err != nil {
+			return err
+		}
+	}
+	if err == nil && spec.Recursive {
+		err = g.root.RemoveAll(name)
 	} else if err == nil {
-		err = g.root.Remove(local(p))
+		err = g.root.Remove(name)
 	}
 	if err != nil {
-		return agentError(p, err)
+		return agentError(spec.Path, err)
 	}
 	return nil
+}
+
+// check checks a condition on the file that name leads to.
+func (g *Files) check(c *file.Condition, p, name string) error {
+	st, err := g.root.Stat(name)
+	if err != nil {
+		return c.Check(p, nil)
+	}
+	return c.Check(p, new(g.info(p, st)))
 }
 
 // info describes a file as the guest would.

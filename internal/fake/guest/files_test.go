@@ -87,8 +87,8 @@ func TestErrorsOfFilesAreAnAgents(t *testing.T) {
 		"a missing file":        {read("/none"), errs.NotFound, "file_not_found"},
 		"a directory":           {read("/full"), errs.Conflict, "is_a_directory"},
 		"below a file":          {read("/f/x"), errs.Conflict, "not_a_directory"},
-		"a full directory":      {files.RemoveFile(t.Context(), "/full", false), errs.Conflict, "directory_not_empty"},
-		"no file to remove":     {files.RemoveFile(t.Context(), "/none", true), errs.NotFound, "file_not_found"},
+		"a full directory":      {files.RemoveFile(t.Context(), file.RemoveSpec{Path: "/full"}), errs.Conflict, "directory_not_empty"},
+		"no file to remove":     {files.RemoveFile(t.Context(), file.RemoveSpec{Path: "/none", Recursive: true}), errs.NotFound, "file_not_found"},
 		"an existing directory": {second(files.MakeDirectory(t.Context(), "/full", 0o755, "", false)), errs.Conflict, "file_exists"},
 		"write to a directory":  {second(files.WriteFile(t.Context(), file.WriteSpec{Path: "/full"}, strings.NewReader("x"))), errs.Conflict, "is_a_directory"},
 		"no parent":             {second(files.WriteFile(t.Context(), file.WriteSpec{Path: "/none/f"}, strings.NewReader("x"))), errs.NotFound, "file_not_found"},
@@ -160,7 +160,7 @@ func TestNoPathLeadsOutOfTheGuest(t *testing.T) {
 			}
 			// Dots at the root lead to the root, so that some make a file inside.
 			_, _ = files.WriteFile(t.Context(), file.WriteSpec{Path: path}, strings.NewReader("x"))
-			_ = files.RemoveFile(t.Context(), "/outside", false)
+			_ = files.RemoveFile(t.Context(), file.RemoveSpec{Path: "/outside"})
 			requireContent(t, outside, "outside")
 		})
 	}
@@ -181,7 +181,7 @@ func TestDirectories(t *testing.T) {
 	if info, err := files.RenameFile(t.Context(), "/d/a", "/d/b"); err != nil || info.Path != "/d/b" {
 		t.Errorf("renamed to %+v, %v", info, err)
 	}
-	if err := files.RemoveFile(t.Context(), "/d", true); err != nil {
+	if err := files.RemoveFile(t.Context(), file.RemoveSpec{Path: "/d", Recursive: true}); err != nil {
 		t.Error(err)
 	}
 	if _, err := files.StatFile(t.Context(), "/d"); !errs.HasCode(err, "file_not_found") {

@@ -20,6 +20,11 @@ const (
 	OpWriteTree     Op = "tree.write"  // WriteTreeArgs, data: a tar archive → nothing
 	OpWatchFiles    Op = "file.watch"  // WatchFilesArgs → items: FileChange
 	OpTailFile      Op = "file.tail"   // TailFileArgs → data
+
+	// The same with a condition, which agents that know only the operations above
+	// would not notice.
+	OpWriteFileIf  Op = "file.write.if"
+	OpRemoveFileIf Op = "file.remove.if"
 )
 
 // The frames of an operation on files.
@@ -50,6 +55,7 @@ const (
 	CodeInvalidOwner    = "invalid_owner"
 	CodeInvalidArchive  = "invalid_archive"
 	CodeTooManyWatches  = "too_many_watches"
+	CodeUnmet           = "unmet" // the condition of the request does not hold
 )
 
 // Kinds of files.
@@ -92,10 +98,30 @@ type ReadFileArgs struct {
 
 // WriteFileArgs are the arguments of OpWriteFile.
 type WriteFileArgs struct {
-	Path    []byte  `json:"path"`
-	Mode    *uint32 `json:"mode,omitempty"`
-	Owner   *string `json:"owner,omitempty"`
-	Parents bool    `json:"parents,omitempty"`
+	Path    []byte         `json:"path"`
+	Mode    *uint32        `json:"mode,omitempty"`
+	Owner   *string        `json:"owner,omitempty"`
+	Parents bool           `json:"parents,omitempty"`
+	If      *FileCondition `json:"if,omitempty"` // with OpWriteFileIf
+}
+
+// FileCondition is a condition on the file that a path leads to, before it is changed.
+type FileCondition struct {
+	Match     *FileVersions `json:"match,omitempty"`      // it is one of these
+	NoneMatch *FileVersions `json:"none_match,omitempty"` // it is none of these
+	NotAfter  *int64        `json:"not_after,omitempty"`  // it exists, and was not modified after this second since 1970
+}
+
+// FileVersions are versions of one file.
+type FileVersions struct {
+	Any  bool          `json:"any,omitempty"` // each version
+	List []FileVersion `json:"list,omitempty"`
+}
+
+// FileVersion is one version of a file.
+type FileVersion struct {
+	ModifiedNanos int64 `json:"mtime_ns"` // since 1970
+	Size          int64 `json:"size"`
 }
 
 // MakeDirectoryArgs are the arguments of OpMakeDirectory.
@@ -114,8 +140,9 @@ type RenameFileArgs struct {
 
 // RemoveFileArgs are the arguments of OpRemoveFile.
 type RemoveFileArgs struct {
-	Path      []byte `json:"path"`
-	Recursive bool   `json:"recursive,omitempty"`
+	Path      []byte         `json:"path"`
+	Recursive bool           `json:"recursive,omitempty"`
+	If        *FileCondition `json:"if,omitempty"` // with OpRemoveFileIf
 }
 
 // WriteTreeArgs are the arguments of OpWriteTree.

@@ -113,7 +113,11 @@ func (c *Client) RenameFile(ctx context.Context, args RenameFileArgs) (FileInfo,
 
 // RemoveFile removes a file or a tree.
 func (c *Client) RemoveFile(ctx context.Context, args RemoveFileArgs) error {
-	return c.fileCall(ctx, OpRemoveFile, args, nil)
+	op := OpRemoveFile
+	if args.If != nil {
+		op = OpRemoveFileIf
+	}
+	return c.fileCall(ctx, op, args, nil)
 }
 
 // fileCall makes a request without content.
@@ -270,7 +274,11 @@ func (c *FileContent) Close() error { return c.stream.Close() }
 // and then the old file stays.
 func (c *Client) WriteFile(ctx context.Context, args WriteFileArgs, content io.Reader) (FileInfo, error) {
 	var info FileInfo
-	err := c.send(ctx, OpWriteFile, args, content, &info)
+	op := OpWriteFile
+	if args.If != nil {
+		op = OpWriteFileIf
+	}
+	err := c.send(ctx, op, args, content, &info)
 	return info, err
 }
 

@@ -62,11 +62,11 @@ func (r request) changeFile(ctx context.Context, h FileHandler, asked Request) b
 		serveFile(ctx, r, asked, func(ctx context.Context, args RenameFileArgs, _ *fileReply) (any, error) {
 			return orNil(h.RenameFile(ctx, args))
 		})
-	case OpRemoveFile:
+	case OpRemoveFile, OpRemoveFileIf:
 		serveFile(ctx, r, asked, func(ctx context.Context, args RemoveFileArgs, _ *fileReply) (any, error) {
 			return nil, h.RemoveFile(ctx, args)
 		})
-	case OpWriteFile:
+	case OpWriteFile, OpWriteFileIf:
 		receiveFile(ctx, r, asked, func(ctx context.Context, args WriteFileArgs, content io.Reader) (any, error) {
 			return orNil(h.WriteFile(ctx, args, content))
 		})

@@ -21,6 +21,7 @@ func TestOperationNamesArePinned(t *testing.T) {
 		OpReadFile: "file.read", OpWriteFile: "file.write", OpStatFile: "file.stat", OpListFiles: "file.list",
 		OpMakeDirectory: "file.mkdir", OpRenameFile: "file.rename", OpRemoveFile: "file.remove",
 		OpReadTree: "tree.read", OpWriteTree: "tree.write", OpWatchFiles: "file.watch", OpTailFile: "file.tail",
+		OpWriteFileIf: "file.write.if", OpRemoveFileIf: "file.remove.if",
 	} {
 		if string(op) != want {
 			t.Errorf("an operation is named %q, want %q", op, want)
@@ -38,8 +39,8 @@ func TestCodesArePinned(t *testing.T) {
 		CodeNotEmpty: "not_empty", CodeNotFile: "not_a_file", CodeDiskFull: "disk_full", CodePermission: "permission",
 		CodeTooLarge: "too_large", CodeOtherFilesystem: "other_filesystem", CodeChanged: "changed",
 		CodeInvalidPath: "invalid_path", CodeInvalidOwner: "invalid_owner", CodeInvalidArchive: "invalid_archive",
-		CodeTooManyWatches: "too_many_watches",
-		CloudInitAbsent:    "absent", CloudInitDisabled: "disabled", CloudInitRunning: "running", CloudInitDone: "done", CloudInitError: "error",
+		CodeTooManyWatches: "too_many_watches", CodeUnmet: "unmet",
+		CloudInitAbsent: "absent", CloudInitDisabled: "disabled", CloudInitRunning: "running", CloudInitDone: "done", CloudInitError: "error",
 		KindFile: "file", KindDirectory: "directory", KindSymlink: "symlink", KindOther: "other",
 		ChangeCreate: "create", ChangeWrite: "write", ChangeRemove: "remove", ChangeRename: "rename", ChangeMode: "chmod", ChangeMissed: "missed",
 	} {
@@ -90,10 +91,10 @@ func TestMessageKeysArePinned(t *testing.T) {
 		{FileInfo{}, "path kind size mode uid gid user group mtime mtime_ns target"},
 		{PathArgs{}, "path"},
 		{ReadFileArgs{}, "path offset length"},
-		{WriteFileArgs{}, "path mode owner parents"},
+		{WriteFileArgs{}, "path mode owner parents if"},
 		{MakeDirectoryArgs{}, "path mode owner parents"},
 		{RenameFileArgs{}, "from to"},
-		{RemoveFileArgs{}, "path recursive"},
+		{RemoveFileArgs{}, "path recursive if"},
 		{WriteTreeArgs{}, "path owner"},
 		{WatchFilesArgs{}, "path recursive"},
 		{TailFileArgs{}, "path lines follow"},

@@ -116,7 +116,7 @@ func ranged(add register) register {
 	return func(d *door, described huma.API, op huma.Operation) {
 		schema := binary
 		op.Responses["206"] = &huma.Response{Description: "The part that Range asks for", Content: map[string]*huma.MediaType{bytesType: {Schema: &schema}}}
-		op.Responses["304"] = &huma.Response{Description: "The file matches If-None-Match"}
+		op.Responses["304"] = &huma.Response{Description: "The file matches If-None-Match or If-Modified-Since"}
 		add(d, described, op)
 	}
 }

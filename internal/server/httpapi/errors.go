@@ -29,6 +29,7 @@ var statusOf = map[errs.Kind]int{
 	errs.Forbidden:       http.StatusForbidden,
 	errs.NotFound:        http.StatusNotFound,
 	errs.Conflict:        http.StatusConflict,
+	errs.Unmet:           http.StatusPreconditionFailed,
 	errs.TooLarge:        http.StatusRequestEntityTooLarge,
 	errs.TooMany:         http.StatusTooManyRequests,
 	errs.Exhausted:       http.StatusInsufficientStorage,

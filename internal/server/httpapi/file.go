@@ -32,7 +32,7 @@ type Files interface {
 	List(ctx context.Context, scope access.Scope, vmID, path string, each func(file.Info) error) error
 	MakeDirectory(ctx context.Context, scope access.Scope, vmID string, spec file.DirectorySpec) (file.Info, error)
 	Rename(ctx context.Context, scope access.Scope, vmID, from, to string) (file.Info, error)
-	Remove(ctx context.Context, scope access.Scope, vmID, path string, recursive bool) error
+	Remove(ctx context.Context, scope access.Scope, vmID string, spec file.RemoveSpec) error
 	Watch(ctx context.Context, scope access.Scope, vmID, path string, recursive bool, began func(), report func(file.Change) error) error
 	CloudInitLog(ctx context.Context, scope access.Scope, vmID string, lines int, follow bool, w io.Writer) error
 	Transfers
@@ -156,11 +156,16 @@ func (h *fileHandlers) rename(ctx context.Context, in *renameFileInput) (*answer
 
 type removeFileInput struct {
 	FilePath
+	FileConditions
 	Recursive bool `query:"recursive" doc:"A directory and everything in it, too."`
 }
 
 func (h *fileHandlers) remove(ctx context.Context, in *removeFileInput) (*answer[api.Deleted], error) {
-	if err := h.files.Remove(ctx, scope(ctx), in.ID, in.Path, in.Recursive); err != nil {
+	condition, err := in.forGuest()
+	if err != nil {
+		return nil, err
+	}
+	if err := h.files.Remove(ctx, scope(ctx), in.ID, file.RemoveSpec{Path: in.Path, Recursive: in.Recursive, If: condition}); err != nil {
 		return nil, err
 	}
 	return deleted(), nil

@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/file"
 )
 
@@ -19,7 +20,11 @@ const readFileText = `The content of a file in a running VM, of any size; links 
 	`If reading fails, the connection is cut, so that the response never looks complete.`
 
 const writeFileText = `Write a file in a running VM: the body is its content, of any size and type. The file is replaced atomically after the whole body has arrived; ` +
-	`an incomplete request leaves the old file. If the path is a symbolic link, its target is replaced.`
+	`an incomplete request leaves the old file. If the path is a symbolic link, its target is replaced.
+
+` +
+	`With If-Match the file is replaced only if it still is as the ETag of a GET says, and with If-None-Match: * only if there is none; else the status is 412. ` +
+	`The guest checks this before the upload and again when it replaces the file.`
 
 const readTreeText = `A file or tree of a running VM as a tar archive, whose names begin with the last part of the path. Symbolic links are not followed.`
 
@@ -33,9 +38,10 @@ const (
 
 type readFileInput struct {
 	FilePath
-	Range       string `header:"Range" doc:"One range of bytes, such as bytes=0-1023 or bytes=-512; for several ranges the whole file is returned."`
-	IfRange     string `header:"If-Range" doc:"The ETag that the range belongs to; if the file has changed, the whole file is returned."`
-	IfNoneMatch string `header:"If-None-Match" doc:"The ETag of the client's copy; the status is 304 if it is still current."`
+	Range   string `header:"Range" doc:"One range of bytes, such as bytes=0-1023 or bytes=-512; for several ranges the whole file is returned."`
+	IfRange string `header:"If-Range" doc:"The ETag that the range belongs to; if the file has changed, the whole file is returned."`
+	FileConditions
+	IfModifiedSince string `header:"If-Modified-Since" doc:"The Last-Modified of the client's copy; the status is 304 if it is still current. Ignored with If-None-Match."`
 }
 
 func (h *fileHandlers) read(_ context.Context, in *readFileInput) (*huma.StreamResponse, error) {
@@ -62,9 +68,14 @@ func (h *fileHandlers) sendFile(w http.ResponseWriter, r *http.Request, in *read
 		return
 	}
 	defer func() { _ = content.Close() }() // read errors cut the connection
+	current, err := in.compare(info, in.IfModifiedSince)
+	if err != nil {
+		h.writeProblem(w, r, err)
+		return
+	}
 	describeFile(w.Header(), info)
 	switch {
-	case in.IfNoneMatch != "" && in.IfNoneMatch == etag(info):
+	case current:
 		w.WriteHeader(http.StatusNotModified)
 	case isPart:
 		h.sendPart(w, r, wanted, info, content)
@@ -157,8 +168,14 @@ func describeFile(h http.Header, i file.Info) {
 	}
 }
 
-// etag changes with the file's time or size.
-func etag(i file.Info) string { return fmt.Sprintf(`"%x-%x"`, i.ModifiedAt.UnixNano(), i.Size) }
+// etag changes with the file's time or size. A file whose content the kernel generates
+// has none.
+func etag(i file.Info) string {
+	if i.Size < 0 {
+		return ""
+	}
+	return fmt.Sprintf(`"%x-%x"`, i.ModifiedAt.UnixNano(), i.Size)
+}
 
 // Upload streams the request's body to a handler. It is exported for huma.
 type Upload struct{ content io.Reader }
@@ -174,17 +191,26 @@ type writeFileInput struct {
 	Mode    string `query:"mode" maxLength:"5" doc:"In octal. By default that of the replaced file, else 0644."`
 	Owner   string `query:"owner" maxLength:"160" doc:"NAME or UID, optionally :GROUP. By default that of the replaced file, else root."`
 	Parents bool   `query:"parents" doc:"Create missing parent directories."`
+	FileConditions
 	Upload
 }
 
-func (h *fileHandlers) write(ctx context.Context, in *writeFileInput) (*answer[api.File], error) {
+func (h *fileHandlers) write(ctx context.Context, in *writeFileInput) (*tagged[api.File], error) {
 	mode, err := parseMode(in.Mode)
 	if err != nil {
 		return nil, err
 	}
-	return shownAs(h.files.Write(ctx, scope(ctx), in.ID, file.WriteSpec{
-		Path: in.Path, Mode: mode, Owner: optionalOwner(in.Owner), Parents: in.Parents,
-	}, in.content))
+	condition, err := in.forGuest()
+	if err != nil {
+		return nil, err
+	}
+	info, err := h.files.Write(ctx, scope(ctx), in.ID, file.WriteSpec{
+		Path: in.Path, Mode: mode, Owner: optionalOwner(in.Owner), Parents: in.Parents, If: condition,
+	}, in.content)
+	if err != nil {
+		return nil, err
+	}
+	return &tagged[api.File]{Status: http.StatusOK, ETag: etag(info), Body: shownFile(info)}, nil
 }
 
 func optionalOwner(s string) *file.Owner {
@@ -218,10 +244,15 @@ func (h *fileHandlers) sendTree(w http.ResponseWriter, r *http.Request, in *File
 type writeTreeInput struct {
 	FilePath
 	Owner string `query:"owner" maxLength:"160" doc:"NAME or UID, optionally :GROUP, of all unpacked files. By default the numeric ids in the archive."`
+	Conditions
 	Upload
 }
 
 func (h *fileHandlers) writeTree(ctx context.Context, in *writeTreeInput) (*answer[api.File], error) {
+	if in.IfMatch != "" || in.IfNoneMatch != "" {
+		return nil, errs.New(errs.Unsupported, "condition_not_supported", "cannot obey If-Match or If-None-Match: a tree has no ETag").
+			WithHint("send the request without them")
+	}
 	spec := file.TreeSpec{Path: in.Path, Owner: optionalOwner(in.Owner)}
 	if err := h.files.WriteTree(ctx, scope(ctx), in.ID, spec, in.content); err != nil {
 		return nil, err
