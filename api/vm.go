@@ -59,6 +59,16 @@ type CreateVM struct {
 	Count      *int   `json:"count,omitempty" minimum:"1" maximum:"64" doc:"Number of VMs to clone from the snapshot; requires snapshot_id. The response is then the first VM, and has all of them in vms."`
 }
 
+// UpdateVM is the body of PATCH /vms/{id}, a JSON merge patch: absent fields stay, null
+// removes one. It may also repeat fields of the VM that do not change.
+type UpdateVM struct {
+	Name        *string            `json:"name,omitempty" nullable:"true" maxLength:"63" doc:"Lower-case letters, digits and hyphens. Unique per owner. The guest keeps its hostname."`
+	Description *string            `json:"description,omitempty" nullable:"true" maxLength:"1024" doc:"Purpose of the VM."`
+	Labels      map[string]*string `json:"labels,omitempty" nullable:"true" doc:"Labels to set; a label that is null is removed, and the others stay."`
+	VCPUCount   *int               `json:"vcpu_count,omitempty" minimum:"1" maximum:"4096" doc:"Number of virtual CPUs, of a stopped VM: its next start uses them."`
+	MemMiB      *int               `json:"mem_mib,omitempty" minimum:"64" maximum:"67108864" doc:"Memory size in MiB, of a stopped VM: its next start uses it."`
+}
+
 // CreatedVM is the response to POST /vms: the VM or, if count was given, the first
 // VM and a list of all.
 type CreatedVM struct {

@@ -240,6 +240,17 @@ func post[T any](ctx context.Context, c *Client, path string, body any) (T, erro
 	return out, err
 }
 
+// change sends body as a change of one object, and returns what it is then.
+func change[T any](ctx context.Context, c *Client, collection, id string, body any) (T, error) {
+	var out T
+	path, err := item(collection, id)
+	if err != nil {
+		return out, err
+	}
+	_, err = c.do(ctx, call{method: http.MethodPatch, path: path, body: body}, &out)
+	return out, err
+}
+
 // list returns all objects at path.
 func list[T any](ctx context.Context, c *Client, path string) ([]T, error) {
 	var out []T

@@ -25,6 +25,13 @@ func (c *Client) GetTemplate(ctx context.Context, id string) (api.Template, erro
 	return fetch[api.Template](ctx, c, http.MethodGet, templates, id)
 }
 
+// UpdateTemplate changes a template. Nil fields do not change, and VMs created with it
+// are not affected.
+func (c *Client) UpdateTemplate(ctx context.Context, id string, body api.UpdateTemplate) (api.Template, error) {
+	body.UserData, body.UserDataEncoding = encodeUserData(body.UserData, body.UserDataEncoding)
+	return change[api.Template](ctx, c, templates, id, body)
+}
+
 // DeleteTemplate deletes a template. VMs created with it are not affected.
 func (c *Client) DeleteTemplate(ctx context.Context, id string) error {
 	return c.remove(ctx, templates, id)

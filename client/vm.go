@@ -111,6 +111,12 @@ func (c *Client) GetVM(ctx context.Context, id string) (api.VM, error) {
 	return fetch[api.VM](ctx, c, http.MethodGet, vms, id)
 }
 
+// UpdateVM changes a VM. Nil fields do not change, an empty name or description and a
+// label that is nil are removed. Sizes can be changed of a stopped VM only.
+func (c *Client) UpdateVM(ctx context.Context, id string, body api.UpdateVM) (api.VM, error) {
+	return change[api.VM](ctx, c, vms, id, body)
+}
+
 // DeleteVM stops and deletes a VM and its disk.
 func (c *Client) DeleteVM(ctx context.Context, id string) error {
 	return c.remove(ctx, vms, id)

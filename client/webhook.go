@@ -27,13 +27,7 @@ func (c *Client) GetWebhook(ctx context.Context, id string) (api.Webhook, error)
 
 // UpdateWebhook changes a webhook. Nil fields do not change.
 func (c *Client) UpdateWebhook(ctx context.Context, id string, body api.UpdateWebhook) (api.Webhook, error) {
-	var out api.Webhook
-	path, err := item(webhooks, id)
-	if err != nil {
-		return out, err
-	}
-	_, err = c.do(ctx, call{method: http.MethodPatch, path: path, body: body}, &out)
-	return out, err
+	return change[api.Webhook](ctx, c, webhooks, id, body)
 }
 
 // DeleteWebhook deletes a webhook and its deliveries.

@@ -143,14 +143,14 @@ func TestTemplates(t *testing.T) {
 		}
 		_, err = s.Template(ctx, access.Owner("acc_b"), "tpl_a")
 		hasCode(t, err, errs.NotFound, "template_not_found")
-		hasCode(t, s.DeleteTemplate(ctx, access.Owner("acc_b"), "tpl_a"), errs.NotFound, "template_not_found")
+		hasCode(t, s.DeleteTemplate(ctx, access.Owner("acc_b"), "tpl_a", func(template.Template) error { return nil }), errs.NotFound, "template_not_found")
 		// A row of a version that had the description in its column.
 		s.mustExec(t, "UPDATE templates SET description = 'old' WHERE id = 'tpl_b'")
 		old, err := s.Template(ctx, access.Owner("acc_a"), "tpl_b")
 		noError(t, err)
 		equal(t, old.Description, new("old"))
-		noError(t, s.DeleteTemplate(ctx, access.Owner("acc_a"), "tpl_a"))
-		hasCode(t, s.DeleteTemplate(ctx, access.Owner("acc_a"), "tpl_a"), errs.NotFound, "template_not_found")
+		noError(t, s.DeleteTemplate(ctx, access.Owner("acc_a"), "tpl_a", func(template.Template) error { return nil }))
+		hasCode(t, s.DeleteTemplate(ctx, access.Owner("acc_a"), "tpl_a", func(template.Template) error { return nil }), errs.NotFound, "template_not_found")
 	})
 }
 

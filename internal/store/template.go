@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 	"unicode/utf8"
 
 	"github.com/hatchvm/hatch/internal/access"
@@ -36,22 +37,35 @@ const selectTemplate = "SELECT id, owner_id, name, description, created_at, upda
 
 // InsertTemplate implements [template.Store].
 func (s *templateStore) InsertTemplate(ctx context.Context, t template.Template) error {
+	defaults, err := defaultsOf(t)
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, func(tx *tx) error {
+		if err := tx.remember(ctx, t.OwnerID, t.ID); err != nil {
+			return err
+		}
+		_, err := tx.exec(ctx, `INSERT INTO templates (id, owner_id, name, description, created_at, updated_at, defaults)
+			VALUES (?, ?, ?, '', ?, ?, ?)`, t.ID, t.OwnerID, t.Name, micros(t.CreatedAt), micros(t.UpdatedAt), defaults)
+		return storedTemplate(t, err)
+	})
+}
+
+// defaultsOf returns the JSON of a template's row.
+func defaultsOf(t template.Template) ([]byte, error) {
 	stored := templateDefaults{Overrides: t.Overrides}
 	if data := t.UserData; data != nil && !utf8.ValidString(*data) {
 		stored.UserData, stored.UserDataBytes = nil, []byte(*data)
 	}
 	defaults, err := json.Marshal(stored)
 	if err != nil {
-		return fmt.Errorf("cannot store the template: %w", err)
+		return nil, fmt.Errorf("cannot store the template: %w", err)
 	}
-	err = s.write(ctx, func(tx *tx) error {
-		if err := tx.remember(ctx, t.OwnerID, t.ID); err != nil {
-			return err
-		}
-		_, err := tx.exec(ctx, `INSERT INTO templates (id, owner_id, name, description, created_at, updated_at, defaults)
-			VALUES (?, ?, ?, '', ?, ?, ?)`, t.ID, t.OwnerID, t.Name, micros(t.CreatedAt), micros(t.UpdatedAt), defaults)
-		return err
-	})
+	return defaults, nil
+}
+
+// storedTemplate returns the error of storing a template, if there is one.
+func storedTemplate(t template.Template, err error) error {
 	if violated(err) == "templates_owner_id_name" {
 		return errs.New(errs.Conflict, "template_exists", "name: another template is called %q", t.Name).
 			WithField("name").WithHint("give another name, or delete that template").WithCause(err)
@@ -98,16 +112,56 @@ func (s *templateStore) Templates(ctx context.Context, scope access.Scope) ([]te
 	return templates, nil
 }
 
-// DeleteTemplate implements [template.Store].
-func (s *templateStore) DeleteTemplate(ctx context.Context, scope access.Scope, id string) error {
-	owned, args := inScope(scope)
-	return s.write(ctx, func(tx *tx) error {
-		n, err := tx.exec(ctx, "DELETE FROM templates WHERE id = ? AND "+owned, append([]any{id}, args...)...)
-		if err != nil {
-			return fmt.Errorf("cannot delete the template: %w", err)
+// UpdateTemplate implements [template.Store].
+func (s *templateStore) UpdateTemplate(ctx context.Context, scope access.Scope, id string, change func(*template.Template) error) (t template.Template, err error) {
+	err = s.write(ctx, func(tx *tx) error {
+		if t, err = lockTemplate(ctx, tx, scope, id); err != nil {
+			return err
 		}
-		if n == 0 {
-			return noTemplate(id)
+		if err := change(&t); err != nil {
+			return err
+		}
+		t.UpdatedAt = time.Now().UTC().Truncate(time.Microsecond)
+		defaults, err := defaultsOf(t)
+		if err != nil {
+			return err
+		}
+		_, err = tx.exec(ctx, "UPDATE templates SET name = ?, description = '', defaults = ?, updated_at = ? WHERE id = ?", t.Name, defaults, micros(t.UpdatedAt), id)
+		return storedTemplate(t, err)
+	})
+	return t, err
+}
+
+// lockTemplate locks a row against changes by other transactions and reads it.
+func lockTemplate(ctx context.Context, tx *tx, scope access.Scope, id string) (template.Template, error) {
+	owned, args := inScope(scope)
+	args = append([]any{id}, args...)
+	n, err := tx.exec(ctx, "UPDATE templates SET name = name WHERE id = ? AND "+owned, args...)
+	if err != nil {
+		return template.Template{}, fmt.Errorf("cannot lock the template: %w", err)
+	}
+	var row templateRow
+	if n == 0 {
+		return template.Template{}, noTemplate(id)
+	}
+	if _, err := tx.get(ctx, &row, selectTemplate+" WHERE id = ?", id); err != nil {
+		return template.Template{}, fmt.Errorf("cannot read the template: %w", err)
+	}
+	return row.template()
+}
+
+// DeleteTemplate implements [template.Store].
+func (s *templateStore) DeleteTemplate(ctx context.Context, scope access.Scope, id string, check func(template.Template) error) error {
+	return s.write(ctx, func(tx *tx) error {
+		t, err := lockTemplate(ctx, tx, scope, id)
+		if err != nil {
+			return err
+		}
+		if err := check(t); err != nil {
+			return err
+		}
+		if _, err := tx.exec(ctx, "DELETE FROM templates WHERE id = ?", id); err != nil {
+			return fmt.Errorf("cannot delete the template: %w", err)
 		}
 		return nil
 	})

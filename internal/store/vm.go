@@ -94,6 +94,10 @@ func (t *tx) insertVM(ctx context.Context, row vmRow, v vm.VM) error {
 	case err != nil:
 		return fmt.Errorf("cannot store the VM: %w", err)
 	}
+	return t.insertLabels(ctx, v)
+}
+
+func (t *tx) insertLabels(ctx context.Context, v vm.VM) error {
 	for label, value := range v.Labels {
 		if _, err := t.exec(ctx, "INSERT INTO vm_labels (vm_id, label, value) VALUES (?, ?, ?)", v.ID, label, value); err != nil {
 			return fmt.Errorf("cannot store the VM's labels: %w", err)

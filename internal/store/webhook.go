@@ -115,18 +115,16 @@ func (s *webhookStore) Webhooks(ctx context.Context, scope access.Scope) ([]webh
 }
 
 // UpdateWebhook implements [webhook.Store].
-func (s *webhookStore) UpdateWebhook(ctx context.Context, scope access.Scope, id string, change func(*webhook.Webhook)) (stored webhook.Webhook, err error) {
+func (s *webhookStore) UpdateWebhook(ctx context.Context, scope access.Scope, id string, change func(*webhook.Webhook) error) (stored webhook.Webhook, err error) {
 	err = s.write(ctx, func(tx *tx) error {
-		// The row is locked before it is read, so that no change is lost.
-		if _, err := tx.exec(ctx, "UPDATE webhooks SET updated_at = ? WHERE id = ?", micros(time.Now()), id); err != nil {
-			return fmt.Errorf("cannot lock the webhook: %w", err)
-		}
-		w, err := oneWebhook(ctx, tx, scope, id)
+		w, err := lockWebhook(ctx, tx, scope, id)
 		if err != nil {
 			return err
 		}
 		was := w.Enabled
-		change(&w)
+		if err := change(&w); err != nil {
+			return err
+		}
 		events, err := toJSON(w.Events)
 		if err != nil {
 			return err
@@ -135,8 +133,8 @@ func (s *webhookStore) UpdateWebhook(ctx context.Context, scope access.Scope, id
 		if w.Enabled && !was {
 			cursor = "(SELECT last_seq FROM event_log WHERE id = 1)"
 		}
-		_, err = tx.exec(ctx, "UPDATE webhooks SET url = ?, events = ?, secret = ?, description = ?, enabled = ?, disabled_reason = ?, cursor_seq = "+cursor+" WHERE id = ?",
-			w.URL, events, w.Secret, w.Description, w.Enabled, w.DisabledReason, id)
+		_, err = tx.exec(ctx, "UPDATE webhooks SET url = ?, events = ?, secret = ?, description = ?, enabled = ?, disabled_reason = ?, updated_at = ?, cursor_seq = "+cursor+" WHERE id = ?",
+			w.URL, events, w.Secret, w.Description, w.Enabled, w.DisabledReason, micros(time.Now()), id)
 		if err != nil {
 			return fmt.Errorf("cannot store the webhook: %w", err)
 		}
@@ -146,19 +144,29 @@ func (s *webhookStore) UpdateWebhook(ctx context.Context, scope access.Scope, id
 	return stored, err
 }
 
+// lockWebhook locks a row against changes by other transactions and reads it.
+func lockWebhook(ctx context.Context, tx *tx, scope access.Scope, id string) (webhook.Webhook, error) {
+	if _, err := tx.exec(ctx, "UPDATE webhooks SET url = url WHERE id = ?", id); err != nil {
+		return webhook.Webhook{}, fmt.Errorf("cannot lock the webhook: %w", err)
+	}
+	return oneWebhook(ctx, tx, scope, id)
+}
+
 // DeleteWebhook implements [webhook.Store].
-func (s *webhookStore) DeleteWebhook(ctx context.Context, scope access.Scope, id string) error {
+func (s *webhookStore) DeleteWebhook(ctx context.Context, scope access.Scope, id string, check func(webhook.Webhook) error) error {
 	if !storable(id) {
 		return errNoWebhook
 	}
-	owned, args := inScope(scope)
 	return s.write(ctx, func(tx *tx) error {
-		n, err := tx.exec(ctx, "DELETE FROM webhooks WHERE id = ? AND "+owned, append([]any{id}, args...)...)
+		w, err := lockWebhook(ctx, tx, scope, id)
 		if err != nil {
-			return fmt.Errorf("cannot delete the webhook: %w", err)
+			return err
 		}
-		if n == 0 {
-			return errNoWebhook
+		if err := check(w); err != nil {
+			return err
+		}
+		if _, err := tx.exec(ctx, "DELETE FROM webhooks WHERE id = ?", id); err != nil {
+			return fmt.Errorf("cannot delete the webhook: %w", err)
 		}
 		return nil
 	})

@@ -56,23 +56,24 @@ func TestWebhooks(t *testing.T) {
 		for _, id := range []string{"whk_none", "\x00", ""} {
 			_, err = s.Webhook(ctx, access.Owner("acc_a"), id)
 			hasCode(t, err, errs.NotFound, "webhook_not_found")
-			hasCode(t, s.DeleteWebhook(ctx, access.Owner("acc_a"), id), errs.NotFound, "webhook_not_found")
+			hasCode(t, s.DeleteWebhook(ctx, access.Owner("acc_a"), id, func(webhook.Webhook) error { return nil }), errs.NotFound, "webhook_not_found")
 		}
 		_, err = s.Webhook(ctx, access.Owner("acc_b"), "whk_a")
 		hasCode(t, err, errs.NotFound, "webhook_not_found")
-		_, err = s.UpdateWebhook(ctx, access.Owner("acc_b"), "whk_a", func(*webhook.Webhook) {})
+		_, err = s.UpdateWebhook(ctx, access.Owner("acc_b"), "whk_a", func(*webhook.Webhook) error { return nil })
 		hasCode(t, err, errs.NotFound, "webhook_not_found")
-		hasCode(t, s.DeleteWebhook(ctx, access.Owner("acc_b"), "whk_a"), errs.NotFound, "webhook_not_found")
+		hasCode(t, s.DeleteWebhook(ctx, access.Owner("acc_b"), "whk_a", func(webhook.Webhook) error { return nil }), errs.NotFound, "webhook_not_found")
 
 		happen(t, s, 2)
-		changed, err := s.UpdateWebhook(ctx, access.Owner("acc_a"), "whk_a", func(w *webhook.Webhook) {
+		changed, err := s.UpdateWebhook(ctx, access.Owner("acc_a"), "whk_a", func(w *webhook.Webhook) error {
 			w.URL, w.Events, w.Secret, w.Description, w.Enabled, w.DisabledReason = "https://b", []event.Pattern{"*"}, "whsec_y", "e", false, "f"
+			return nil
 		})
 		noError(t, err)
 		if changed.URL != "https://b" || len(changed.Events) != 1 || changed.Secret != "whsec_y" || changed.Enabled || changed.DisabledReason != "f" || changed.Cursor != 3 || !changed.UpdatedAt.After(want.UpdatedAt) {
 			t.Errorf("%+v", changed)
 		}
-		changed, err = s.UpdateWebhook(ctx, access.Owner("acc_a"), "whk_a", func(w *webhook.Webhook) { w.Enabled = true })
+		changed, err = s.UpdateWebhook(ctx, access.Owner("acc_a"), "whk_a", func(w *webhook.Webhook) error { w.Enabled = true; return nil })
 		noError(t, err)
 		equal(t, changed.Cursor, int64(5)) // events added meanwhile are skipped
 		second := newHook("whk_b")
@@ -84,7 +85,7 @@ func TestWebhooks(t *testing.T) {
 			t.Errorf("%+v", list)
 		}
 		noError(t, s.InsertDelivery(ctx, newDelivery("whk_a", "dlv_a", 1), 100))
-		noError(t, s.DeleteWebhook(ctx, access.Owner("acc_a"), "whk_a"))
+		noError(t, s.DeleteWebhook(ctx, access.Owner("acc_a"), "whk_a", func(webhook.Webhook) error { return nil }))
 		equal(t, count(t, s, "webhook_deliveries"), 0)
 		hasCode(t, s.InsertDelivery(ctx, newDelivery("whk_a", "dlv_b", 1), 100), errs.NotFound, "webhook_not_found")
 	})
@@ -136,7 +137,7 @@ func TestEnqueue(t *testing.T) {
 		equal(t, got.Cursor, int64(5))
 		equal(t, count(t, s, "webhook_deliveries"), 2)
 
-		_, err = s.UpdateWebhook(ctx, access.Owner("acc_a"), "whk_b", func(w *webhook.Webhook) { w.Enabled = false })
+		_, err = s.UpdateWebhook(ctx, access.Owner("acc_a"), "whk_b", func(w *webhook.Webhook) error { w.Enabled = false; return nil })
 		noError(t, err)
 		noError(t, move("whk_b", 0, 5, newDelivery("whk_b", "dlv_f", 1)))
 		equal(t, count(t, s, "webhook_deliveries"), 2)
@@ -202,7 +203,7 @@ func TestRecordOutcome(t *testing.T) {
 		}
 		record(outcome, false) // it was overtaken by the retry
 		hasCode(t, s.InsertDelivery(ctx, newDelivery("whk_a", "dlv_x", 9), 3), errs.TooMany, "too_many_pending")
-		noError(t, s.DeleteWebhook(ctx, access.Owner("acc_a"), "whk_a"))
+		noError(t, s.DeleteWebhook(ctx, access.Owner("acc_a"), "whk_a", func(webhook.Webhook) error { return nil }))
 		outcome.Was = again
 		record(outcome, false) // the webhook is disabled already
 		equal(t, count(t, s, "events"), 1)

@@ -20,8 +20,14 @@ type Store interface {
 	// Templates returns all, newest first.
 	Templates(ctx context.Context, scope access.Scope) ([]Template, error)
 
-	// DeleteTemplate deletes by id. Errors: errs.NotFound with code template_not_found.
-	DeleteTemplate(ctx context.Context, scope access.Scope, id string) error
+	// UpdateTemplate applies change to the template with this id and stores Name and
+	// Overrides, in one transaction, unless change returns an error. change may run more
+	// than once. Errors: errs.NotFound; errs.Conflict with code template_exists; change's.
+	UpdateTemplate(ctx context.Context, scope access.Scope, id string, change func(*Template) error) (Template, error)
+
+	// DeleteTemplate deletes by id, unless check returns an error for the template as it
+	// is. Errors: errs.NotFound with code template_not_found; check's.
+	DeleteTemplate(ctx context.Context, scope access.Scope, id string, check func(Template) error) error
 }
 
 // Images finds images.

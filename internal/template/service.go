@@ -26,10 +26,7 @@ func New(store Store, images Images) *Service { return &Service{store: store, im
 // Create checks t and stores it with a new id; it ignores t's ID, OwnerID and times.
 // Errors: errs.Invalid names the field; errs.Conflict with code template_exists.
 func (s *Service) Create(ctx context.Context, owner string, t Template) (Template, error) {
-	if err := checkName(t); err != nil {
-		return Template{}, err
-	}
-	if err := t.Overrides.Check(); err != nil {
+	if err := check(t); err != nil {
 		return Template{}, err
 	}
 	if err := s.checkImage(ctx, access.Owner(owner), t.ImageID); err != nil {
@@ -58,14 +55,40 @@ func (s *Service) List(ctx context.Context, scope access.Scope) ([]Template, err
 	return s.store.Templates(ctx, scope)
 }
 
-// Delete removes the template with this id or, failing that, this name. VMs made
-// from it do not change. Errors: errs.NotFound with code template_not_found.
-func (s *Service) Delete(ctx context.Context, scope access.Scope, idOrName string) error {
+// Update changes the template with this id or, failing that, this name. change may run
+// more than once; its error leaves the template as it was.
+// Errors: as Create's, and errs.NotFound with code template_not_found.
+func (s *Service) Update(ctx context.Context, scope access.Scope, idOrName string, change func(*Template) error) (Template, error) {
+	now, err := s.store.Template(ctx, scope, idOrName)
+	if err != nil {
+		return Template{}, err
+	}
+	id, image := now.ID, now.ImageID
+	if err := change(&now); err != nil {
+		return Template{}, err
+	}
+	if now.ImageID != image { // outside of the transaction, which it would prolong
+		if err := s.checkImage(ctx, scope, now.ImageID); err != nil {
+			return Template{}, err
+		}
+	}
+	return s.store.UpdateTemplate(ctx, scope, id, func(t *Template) error {
+		if err := change(t); err != nil {
+			return err
+		}
+		return check(*t)
+	})
+}
+
+// Delete removes the template with this id or, failing that, this name, unless check
+// returns an error for it. VMs made from it do not change.
+// Errors: errs.NotFound with code template_not_found; check's.
+func (s *Service) Delete(ctx context.Context, scope access.Scope, idOrName string, check func(Template) error) error {
 	t, err := s.store.Template(ctx, scope, idOrName)
 	if err != nil {
 		return err
 	}
-	return s.store.DeleteTemplate(ctx, scope, t.ID)
+	return s.store.DeleteTemplate(ctx, scope, t.ID, check)
 }
 
 func (s *Service) checkImage(ctx context.Context, scope access.Scope, id string) error {
@@ -82,12 +105,12 @@ func (s *Service) checkImage(ctx context.Context, scope access.Scope, id string)
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
-func checkName(t Template) error {
+func check(t Template) error {
 	switch {
 	case !nameForm.MatchString(t.Name):
 		return errs.InvalidField("name", "%q is not a valid name: want up to 63 letters, digits, '.', '_' and '-', a letter or digit first", t.Name)
 	case strings.HasPrefix(t.Name, IDPrefix):
 		return errs.InvalidField("name", "%q looks like an id; give a name that does not begin with %s", t.Name, IDPrefix)
 	}
-	return nil
+	return t.Overrides.Check()
 }

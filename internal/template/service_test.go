@@ -33,10 +33,25 @@ func (m *memory) Templates(context.Context, access.Scope) ([]template.Template, 
 	return nil, nil
 }
 
-func (m *memory) DeleteTemplate(_ context.Context, _ access.Scope, id string) error {
+func (m *memory) UpdateTemplate(_ context.Context, _ access.Scope, id string, change func(*template.Template) error) (template.Template, error) {
+	t := m.by[id]
+	err := change(&t)
+	if err == nil {
+		m.by[id] = t
+	}
+	return t, err
+}
+
+func (m *memory) DeleteTemplate(_ context.Context, _ access.Scope, id string, check func(template.Template) error) error {
+	if err := check(m.by[id]); err != nil {
+		return err
+	}
 	delete(m.by, id)
 	return nil
 }
+
+func always(template.Template) error { return nil }
+
 
 // only is a set of one image.
 type only string
@@ -70,7 +85,7 @@ func TestCreateThenGetByIDAndName(t *testing.T) {
 			t.Errorf("Get(%s) = %+v, %v", key, got, err)
 		}
 	}
-	if err := s.Delete(ctx, access.Owner("acc_a"), "web"); err != nil {
+	if err := s.Delete(ctx, access.Owner("acc_a"), "web", always); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Template(ctx, access.Owner("acc_a"), made.ID); !errs.HasCode(err, "template_not_found") {

@@ -3,6 +3,8 @@ package vm
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"strings"
 
 	"github.com/hatchvm/hatch/internal/event"
 )
@@ -13,7 +15,7 @@ func (v VM) About(e event.Event) event.Event {
 	return e
 }
 
-// created, stateChanged and conditionChanged are the data of events.
+// created, stateChanged, updated and conditionChanged are the data of events.
 type (
 	created struct {
 		ImageID    string `json:"image_id"`
@@ -27,6 +29,9 @@ type (
 		From   State  `json:"from"`
 		To     State  `json:"to"`
 		Reason string `json:"reason,omitempty"`
+	}
+	updated struct {
+		Fields []string `json:"fields"`
 	}
 	conditionChanged struct {
 		Condition string `json:"condition"`
@@ -58,6 +63,10 @@ func Changes(before, after VM) []event.Event {
 	if after.State != before.State || (after.StateReason != before.StateReason && after.StateReason != "") {
 		events = append(events, after.About(stateEvent(before.State, after.State, after.StateReason)))
 	}
+	if fields := changedFields(before, after); len(fields) > 0 {
+		message := "changed " + strings.Join(fields, ", ")
+		events = append(events, after.About(event.Of(event.VMUpdated, message, updated{fields})))
+	}
 	b, a := before.Conditions, after.Conditions
 	for _, c := range []struct {
 		name          string
@@ -76,6 +85,25 @@ func Changes(before, after VM) []event.Event {
 		events = append(events, after.About(conditionEvent("vmm_healthy", b.VMM, a.VMM, "the VMM answers, and the guest runs")))
 	}
 	return events
+}
+
+// changedFields returns what an owner has changed, as requests name it.
+func changedFields(before, after VM) (fields []string) {
+	for _, f := range []struct {
+		name    string
+		changed bool
+	}{
+		{"name", before.Name != after.Name},
+		{"description", before.Description != after.Description},
+		{"labels", !maps.Equal(before.Labels, after.Labels)},
+		{"vcpu_count", before.VCPUs != after.VCPUs},
+		{"mem_mib", before.MemMiB != after.MemMiB},
+	} {
+		if f.changed {
+			fields = append(fields, f.name)
+		}
+	}
+	return fields
 }
 
 // differs reports whether now says something that c does not.

@@ -42,6 +42,7 @@ type Store interface {
 	Reader
 	Lister
 	Updater
+	Reviser
 	EventAppender
 }
 
@@ -113,6 +114,15 @@ type Updater interface {
 
 	// DeleteVM removes the row, and with it the lease. No error if it is gone.
 	DeleteVM(ctx context.Context, id string) error
+}
+
+// Reviser changes what VMs are made of.
+type Reviser interface {
+	// ReviseVM reads the VM, applies change to it and stores its Name, VCPUs, MemMiB and
+	// the other fields of its Spec but the disk and UserData, in one transaction, unless
+	// change returns an error. change may run more than once and must not have side
+	// effects. Errors: errs.NotFound; errs.Conflict with code name_taken; those of change.
+	ReviseVM(ctx context.Context, scope access.Scope, id string, change func(*VM) error) (VM, error)
 }
 
 // EventAppender adds to the event log.

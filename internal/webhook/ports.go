@@ -23,12 +23,14 @@ type Store interface {
 	Webhooks(ctx context.Context, scope access.Scope) ([]Webhook, error)
 
 	// UpdateWebhook applies change in one transaction and stores URL, Events,
-	// Secret, Description, Enabled and DisabledReason. If the
-	// webhook becomes enabled, its cursor moves to the end of the event log. Errors: errs.NotFound.
-	UpdateWebhook(ctx context.Context, scope access.Scope, id string, change func(*Webhook)) (Webhook, error)
+	// Secret, Description, Enabled and DisabledReason, unless change returns an error. If the
+	// webhook becomes enabled, its cursor moves to the end of the event log. Errors:
+	// errs.NotFound; change's.
+	UpdateWebhook(ctx context.Context, scope access.Scope, id string, change func(*Webhook) error) (Webhook, error)
 
-	// DeleteWebhook removes a webhook and its deliveries. Errors: errs.NotFound.
-	DeleteWebhook(ctx context.Context, scope access.Scope, id string) error
+	// DeleteWebhook removes a webhook and its deliveries, unless check returns an error
+	// for it. Errors: errs.NotFound; check's.
+	DeleteWebhook(ctx context.Context, scope access.Scope, id string, check func(Webhook) error) error
 
 	// Deliveries returns one page of deliveries, newest first and without bodies,
 	// and the cursor of the next page, "" if there is none. Errors: errs.Invalid with code invalid_after.

@@ -108,18 +108,18 @@ func (s *Service) List(ctx context.Context, scope access.Scope) ([]Webhook, erro
 	return s.Store.Webhooks(ctx, scope)
 }
 
-// Update changes a webhook. If it becomes enabled again, it receives the events
-// from then on, and its pending deliveries are attempted again.
-func (s *Service) Update(ctx context.Context, scope access.Scope, id string, c Change) (Webhook, error) {
-	now, err := s.Store.Webhook(ctx, scope, id)
-	if err != nil {
-		return Webhook{}, err
-	}
-	c.apply(&now)
-	if err := s.check(now); err != nil {
-		return Webhook{}, err
-	}
-	changed, err := s.Store.UpdateWebhook(ctx, scope, id, c.apply)
+// Update changes a webhook, unless change returns an error for it. If it becomes
+// enabled again, it receives the events from then on, and its pending deliveries are
+// attempted again.
+func (s *Service) Update(ctx context.Context, scope access.Scope, id string, change func(Webhook) (Change, error)) (Webhook, error) {
+	changed, err := s.Store.UpdateWebhook(ctx, scope, id, func(w *Webhook) error {
+		c, err := change(*w)
+		if err != nil {
+			return err
+		}
+		c.apply(w)
+		return s.check(*w)
+	})
 	if err == nil {
 		s.wake()
 	}
@@ -145,9 +145,9 @@ func set[T any](field, value *T) {
 	}
 }
 
-// Delete removes a webhook and its deliveries.
-func (s *Service) Delete(ctx context.Context, scope access.Scope, id string) error {
-	return s.Store.DeleteWebhook(ctx, scope, id)
+// Delete removes a webhook and its deliveries, unless check returns an error for it.
+func (s *Service) Delete(ctx context.Context, scope access.Scope, id string, check func(Webhook) error) error {
+	return s.Store.DeleteWebhook(ctx, scope, id, check)
 }
 
 // Deliveries returns a page of the delivery log, newest first.

@@ -270,7 +270,7 @@ func TestGoneDisables(t *testing.T) {
 		}
 		w.respond(nil)
 		yes := true
-		if got, err := w.Update(t.Context(), access.Owner(owner), made.ID, webhook.Change{Enabled: &yes}); err != nil || !got.Enabled || got.DisabledReason != "" {
+		if got, err := w.Update(t.Context(), access.Owner(owner), made.ID, func(webhook.Webhook) (webhook.Change, error) { return webhook.Change{Enabled: &yes}, nil }); err != nil || !got.Enabled || got.DisabledReason != "" {
 			t.Errorf("%+v, %v", got, err)
 		}
 		w.happen(t, 1, event.VMDeleted)
@@ -326,7 +326,7 @@ func TestGoneFromAnotherAddress(t *testing.T) {
 		w.happen(t, 1, event.VMCreated)
 		wait(time.Second)
 		elsewhere := "https://example.com/elsewhere"
-		if _, err := w.Update(t.Context(), access.Owner(owner), made.ID, webhook.Change{URL: &elsewhere}); err != nil {
+		if _, err := w.Update(t.Context(), access.Owner(owner), made.ID, func(webhook.Webhook) (webhook.Change, error) { return webhook.Change{URL: &elsewhere}, nil }); err != nil {
 			t.Fatal(err)
 		}
 		wait(time.Minute)
@@ -486,8 +486,11 @@ func TestWebhooksOfOtherOwnersAreNotFound(t *testing.T) {
 		ctx := t.Context()
 		for name, call := range map[string]func() error{
 			"get":    func() error { _, err := w.Get(ctx, access.Owner("acc_b"), made.ID); return err },
-			"update": func() error { _, err := w.Update(ctx, access.Owner("acc_b"), made.ID, webhook.Change{}); return err },
-			"delete": func() error { return w.Delete(ctx, access.Owner("acc_b"), made.ID) },
+			"update": func() error {
+				_, err := w.Update(ctx, access.Owner("acc_b"), made.ID, func(webhook.Webhook) (webhook.Change, error) { return webhook.Change{}, nil })
+				return err
+			},
+			"delete": func() error { return w.Delete(ctx, access.Owner("acc_b"), made.ID, allow) },
 			"test":   func() error { _, err := w.Test(ctx, access.Owner("acc_b"), made.ID); return err },
 			"retry":  func() error { _, err := w.Retry(ctx, access.Owner("acc_b"), made.ID, "dlv_x"); return err },
 			"deliveries": func() error {
@@ -522,7 +525,7 @@ func TestWebhookRefusals(t *testing.T) {
 		}
 		made := w.hook(t, "*")
 		private := "http://192.168.1.1"
-		if _, err := w.Update(t.Context(), access.Owner(owner), made.ID, webhook.Change{URL: &private}); !errs.HasCode(err, "invalid_url") {
+		if _, err := w.Update(t.Context(), access.Owner(owner), made.ID, func(webhook.Webhook) (webhook.Change, error) { return webhook.Change{URL: &private}, nil }); !errs.HasCode(err, "invalid_url") {
 			t.Error(err)
 		}
 		for i := 1; ; i++ {
@@ -539,3 +542,5 @@ func TestWebhookRefusals(t *testing.T) {
 		}
 	})
 }
+
+func allow(webhook.Webhook) error { return nil }

@@ -123,7 +123,8 @@ func (d *door) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if len(body) == 0 {
 		return nil, nil
 	}
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if isPatch := r.Method == http.MethodPatch && kind == mergePatchType; err != nil || kind != "application/json" && !isPatch {
 		return nil, &unsupportedMedia{}
 	}
 	if !utf8.Valid(body) {

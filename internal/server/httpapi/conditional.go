@@ -45,6 +45,15 @@ func (c Conditions) allow(tag string) error {
 	return nil
 }
 
+// allowObject is allow for an object as answers show it; see tagOf.
+func (c Conditions) allowObject(shown any, at time.Time) error {
+	tag, err := tagOf(shown, at)
+	if err != nil {
+		return err
+	}
+	return c.allow(tag)
+}
+
 // read reports whether the client's copy of an object with this tag is current, or
 // refuses the request. An If-None-Match that cannot be read matches nothing.
 func (c Conditions) read(tag string) (current bool, err error) {

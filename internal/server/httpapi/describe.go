@@ -121,6 +121,14 @@ func ranged(add register) register {
 	}
 }
 
+// unchanged describes the answer to a client whose copy is current.
+func unchanged(add register) register {
+	return func(d *door, described huma.API, op huma.Operation) {
+		op.Responses["304"] = &huma.Response{Description: "The object matches If-None-Match"}
+		add(d, described, op)
+	}
+}
+
 // orEvents describes server-sent events as an alternative.
 func orEvents(add register) register {
 	return func(d *door, described huma.API, op huma.Operation) {
@@ -165,7 +173,7 @@ func tidySchemas(doc *huma.OpenAPI) {
 	registry.Schema(reflect.TypeFor[api.FileChange](), true, "FileChange")   // in server-sent events
 	schemas := registry.Map()
 	delete(schemas, "ErrorModel")
-	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "WarmImage": true, "CreateTemplate": true, "RateLimits": true, "DiskRateLimit": true, "NetworkRateLimit": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true, "CreateSnapshot": true, "RestoreVM": true, "ForkVM": true, "MakeDirectory": true, "RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true}
+	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "WarmImage": true, "CreateTemplate": true, "RateLimits": true, "DiskRateLimit": true, "NetworkRateLimit": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true, "UpdateVM": true, "UpdateTemplate": true, "CreateSnapshot": true, "RestoreVM": true, "ForkVM": true, "MakeDirectory": true, "RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true}
 	for name, schema := range schemas {
 		if !asked[name] {
 			schema.AdditionalProperties = nil

@@ -184,9 +184,20 @@ func (f *fakeVMs) Resume(_ context.Context, scope access.Scope, id string) (vm.V
 	return f.note("resume", scope, id)
 }
 
-func (f *fakeVMs) Delete(_ context.Context, scope access.Scope, id string) error {
-	_, err := f.note("delete", scope, id)
-	return err
+func (f *fakeVMs) Update(_ context.Context, scope access.Scope, id string, change func(*vm.VM) error) (vm.VM, error) {
+	v, err := f.note("update", scope, id)
+	if err == nil {
+		err = change(&v)
+	}
+	return v, err
+}
+
+func (f *fakeVMs) DeleteIf(_ context.Context, scope access.Scope, id string, check func(vm.VM) error) error {
+	v, err := f.note("delete", scope, id)
+	if err != nil {
+		return err
+	}
+	return check(v)
 }
 
 func (f *fakeVMs) Wait(ctx context.Context, scope access.Scope, id string, want vm.WaitFor) (vm.VM, error) {
@@ -361,9 +372,21 @@ func (f *fakeTemplates) List(context.Context, access.Scope) ([]template.Template
 	return []template.Template{sampleTemplate()}, nil
 }
 
-func (f *fakeTemplates) Delete(ctx context.Context, scope access.Scope, id string) error {
-	_, err := f.Template(ctx, scope, id)
-	return err
+func (f *fakeTemplates) Update(ctx context.Context, scope access.Scope, id string, change func(*template.Template) error) (template.Template, error) {
+	t, err := f.Template(ctx, scope, id)
+	if err == nil {
+		err = change(&t)
+	}
+	f.made = t
+	return t, err
+}
+
+func (f *fakeTemplates) Delete(ctx context.Context, scope access.Scope, id string, check func(template.Template) error) error {
+	t, err := f.Template(ctx, scope, id)
+	if err != nil {
+		return err
+	}
+	return check(t)
 }
 
 // fakeSnapshots knows snap_1, by the name golden too.
@@ -478,14 +501,20 @@ func (f *fakeWebhooks) List(context.Context, access.Scope) ([]webhook.Webhook, e
 	return []webhook.Webhook{sampleWebhook()}, nil
 }
 
-func (f *fakeWebhooks) Update(ctx context.Context, scope access.Scope, id string, c webhook.Change) (webhook.Webhook, error) {
-	f.change = c
-	return f.Get(ctx, scope, id)
+func (f *fakeWebhooks) Update(ctx context.Context, scope access.Scope, id string, change func(webhook.Webhook) (webhook.Change, error)) (webhook.Webhook, error) {
+	w, err := f.Get(ctx, scope, id)
+	if err == nil {
+		f.change, err = change(w)
+	}
+	return w, err
 }
 
-func (f *fakeWebhooks) Delete(ctx context.Context, scope access.Scope, id string) error {
-	_, err := f.Get(ctx, scope, id)
-	return err
+func (f *fakeWebhooks) Delete(ctx context.Context, scope access.Scope, id string, check func(webhook.Webhook) error) error {
+	w, err := f.Get(ctx, scope, id)
+	if err != nil {
+		return err
+	}
+	return check(w)
 }
 
 func (f *fakeWebhooks) Test(ctx context.Context, scope access.Scope, id string) (webhook.Delivery, error) {

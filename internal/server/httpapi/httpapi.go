@@ -39,7 +39,9 @@ type Machines interface {
 	Create(ctx context.Context, owner string, req vm.CreateRequest) (vm.VM, error)
 	vmGetter
 	List(ctx context.Context, scope access.Scope, f vm.Filter) (page []vm.VM, next string, err error)
-	Delete(ctx context.Context, scope access.Scope, id string) error
+	// Update and DeleteIf change nothing if their function returns an error.
+	Update(ctx context.Context, scope access.Scope, id string, change func(*vm.VM) error) (vm.VM, error)
+	DeleteIf(ctx context.Context, scope access.Scope, id string, check func(vm.VM) error) error
 	Wait(ctx context.Context, scope access.Scope, id string, want vm.WaitFor) (vm.VM, error)
 	Metrics(ctx context.Context, scope access.Scope, id string) (vm.Metrics, error)
 	// AwaitCreated returns a VM that an earlier request has made, once that has ended.

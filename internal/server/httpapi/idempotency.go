@@ -136,14 +136,36 @@ func sortedJSON(text []byte) []byte {
 	return sorted
 }
 
-// replayed returns what replays an answer with one object, of which get returns the
-// current one.
-func replayed[I, T any](collection string, get func(ctx context.Context, in *IDPath) (*answer[T], error)) func(context.Context, *I, []string) (*created[T], error) {
+// replayed returns what replays an answer with one object, of which current returns what
+// it is now.
+func replayed[I, T any](collection string, current func(ctx context.Context, id string) (T, error)) func(context.Context, *I, []string) (*created[T], error) {
 	return func(ctx context.Context, _ *I, made []string) (*created[T], error) {
-		out, err := get(ctx, &IDPath{ID: made[0]})
+		body, err := current(ctx, made[0])
 		if err != nil {
 			return nil, err
 		}
-		return &created[T]{Location: collection + made[0], Body: out.Body}, nil
+		return &created[T]{Location: collection + made[0], Body: body}, nil
 	}
+}
+
+// byID is a handler that returns one object, as a function of the object's id.
+func byID[T any](get func(context.Context, *IDPath) (*answer[T], error)) func(context.Context, string) (T, error) {
+	return func(ctx context.Context, id string) (body T, err error) {
+		out, err := get(ctx, &IDPath{ID: id})
+		if err != nil {
+			return body, err
+		}
+		return out.Body, nil
+	}
+}
+
+// byIDAlone is byID for a handler that obeys conditions: there are none.
+func byIDAlone[T any](get func(context.Context, *ConditionalIDPath) (*tagged[T], error)) func(context.Context, string) (T, error) {
+	return byID(func(ctx context.Context, in *IDPath) (*answer[T], error) {
+		out, err := get(ctx, &ConditionalIDPath{IDPath: *in})
+		if err != nil {
+			return nil, err
+		}
+		return &answer[T]{Body: out.Body}, nil
+	})
 }

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"net/http"
 
+	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
 )
 
@@ -29,7 +30,8 @@ func (h *vmHandlers) routes() []route {
 	return []route{
 		{post, "/vms", access.Write, 201, "create-vm", "Create VM", createText, once(h.create, h.replay)},
 		{get, "/vms", access.Read, 200, "list-vms", "List VMs", "Returns the caller's VMs, newest first. The Link header has the next page.", as("200", "application/json", arrayOfVMs, on(h.list))},
-		{get, "/vms/{id}", access.Read, 200, "get-vm", "Get VM", "Retrieve details of a specific VM.", on(h.get)},
+		{get, "/vms/{id}", access.Read, 200, "get-vm", "Get VM", "Retrieve details of a specific VM.", unchanged(on(h.get))},
+		{patch, "/vms/{id}", access.Write, 200, "update-vm", "Update VM", updateText, patches[api.UpdateVM](on(h.update))},
 		{del, "/vms/{id}", access.Write, 200, "delete-vm", "Delete VM", "Stop a VM and delete it, with its disk and its reservations.", on(h.delete)},
 		{post, "/vms/{id}/start", access.Write, 200, "start-vm", "Start VM", "Start a VM that is stopped, snapshotted or in error. " + waitText, on(h.start)},
 		{post, "/vms/{id}/stop", access.Write, 200, "stop-vm", "Stop VM", "Gracefully stop a running VM; kill it after HATCH_STOP_TIMEOUT. A stopped VM is not changed.", on(h.stop)},
@@ -101,10 +103,10 @@ func (h *eventHandlers) routes() []route {
 
 func (h *webhookHandlers) routes() []route {
 	return []route{
-		{post, "/webhooks", access.Write, 201, "create-webhook", "Create webhook", createWebhookText, once(h.create, replayed[createWebhookInput]("/webhooks/", h.get))},
+		{post, "/webhooks", access.Write, 201, "create-webhook", "Create webhook", createWebhookText, once(h.create, replayed[createWebhookInput]("/webhooks/", byIDAlone(h.get)))},
 		{get, "/webhooks", access.Read, 200, "list-webhooks", "List webhooks", "Returns all webhooks, without their secrets.", on(h.list)},
-		{get, "/webhooks/{id}", access.Read, 200, "get-webhook", "Get webhook", "Retrieve details of a specific webhook.", on(h.get)},
-		{patch, "/webhooks/{id}", access.Write, 200, "update-webhook", "Update webhook", "Change a webhook. Absent fields stay.", on(h.update)},
+		{get, "/webhooks/{id}", access.Read, 200, "get-webhook", "Get webhook", "Retrieve details of a specific webhook.", unchanged(on(h.get))},
+		{patch, "/webhooks/{id}", access.Write, 200, "update-webhook", "Update webhook", "Change a webhook, by a JSON merge patch: absent fields stay, null removes one.", patches[api.UpdateWebhook](on(h.update))},
 		{del, "/webhooks/{id}", access.Write, 200, "delete-webhook", "Delete webhook", "Delete a webhook and its deliveries.", on(h.delete)},
 		{post, "/webhooks/{id}/test", access.Write, 202, "test-webhook", "Test webhook", "Send an event of type webhook.test. The response has its delivery, and does not wait for it.", once(h.test, h.replayTest)},
 		{get, "/webhooks/{id}/deliveries", access.Read, 200, "list-webhook-deliveries", "List webhook deliveries", "Returns the stored deliveries, newest first. The Link header has the next page.", on(h.listDeliveries)},
@@ -114,12 +116,12 @@ func (h *webhookHandlers) routes() []route {
 
 func (h *imageHandlers) routes() []route {
 	return []route{
-		{post, "/images", access.Admin, 201, "create-image", "Register image", "Register a kernel and a root file system that are files on the host. Both are checked; an image that cannot boot is refused.", once(h.create, replayed[createImageInput]("/images/", h.get))},
+		{post, "/images", access.Admin, 201, "create-image", "Register image", "Register a kernel and a root file system that are files on the host. Both are checked; an image that cannot boot is refused.", once(h.create, replayed[createImageInput]("/images/", byID(h.get)))},
 		{get, "/images", access.Read, 200, "list-images", "List images", "Returns all images, without their paths.", on(h.list)},
 		{get, "/images/{id}", access.Read, 200, "get-image", "Get image", "Retrieve details of a specific image.", on(h.get)},
 		{del, "/images/{id}", access.Write, 200, "delete-image", "Delete image", "Delete an image. Running VMs are not affected.", on(h.delete)},
 		{post, "/images/{id}/warm", access.Write, 202, "warm-image", "Add image to warm pool", warmImageText, on(h.keepWarm)},
-		{post, "/images/builds", access.Admin, 202, "start-image-build", "Build image", "Start to build an image. The response does not wait for the build.", once(h.startBuild, replayed[startImageBuildInput]("/images/builds/", h.getBuild))},
+		{post, "/images/builds", access.Admin, 202, "start-image-build", "Build image", "Start to build an image. The response does not wait for the build.", once(h.startBuild, replayed[startImageBuildInput]("/images/builds/", byID(h.getBuild)))},
 		{get, "/images/builds/{id}", access.Read, 200, "get-image-build", "Get image build", "Retrieve the state of a build.", on(h.getBuild)},
 		{get, "/images/builds/{id}/log", access.Read, 200, "image-build-log", "Image build log", "The build's output as plain text. With follow it continues until the build ends.", as("200", "text/plain", text, on(h.buildLog))},
 	}
@@ -127,16 +129,17 @@ func (h *imageHandlers) routes() []route {
 
 func (h *templateHandlers) routes() []route {
 	return []route{
-		{post, "/templates", access.Write, 201, "create-template", "Create template", "Store default values for new VMs.", once(h.create, replayed[createTemplateInput]("/templates/", h.get))},
+		{post, "/templates", access.Write, 201, "create-template", "Create template", "Store default values for new VMs.", once(h.create, replayed[createTemplateInput]("/templates/", byIDAlone(h.get)))},
 		{get, "/templates", access.Read, 200, "list-templates", "List templates", "Returns all templates, without their user_data.", on(h.list)},
-		{get, "/templates/{id}", access.Read, 200, "get-template", "Get template", "Retrieve details of a specific template.", on(h.get)},
+		{get, "/templates/{id}", access.Read, 200, "get-template", "Get template", "Retrieve details of a specific template.", unchanged(on(h.get))},
+		{patch, "/templates/{id}", access.Write, 200, "update-template", "Update template", "Change a template, by a JSON merge patch: absent fields stay, null removes one. VMs made from it stay as they are.", patches[api.UpdateTemplate](on(h.update))},
 		{del, "/templates/{id}", access.Write, 200, "delete-template", "Delete template", "Delete a template. VMs made from it stay.", on(h.delete)},
 	}
 }
 
 func (h *keyHandlers) routes() []route {
 	return []route{
-		{post, "/keys", access.Admin, 201, "create-key", "Create API key", "Create an API key. Only this answer contains its secret.", once(h.create, replayed[createKeyInput]("/keys/", h.get))},
+		{post, "/keys", access.Admin, 201, "create-key", "Create API key", "Create an API key. Only this answer contains its secret.", once(h.create, replayed[createKeyInput]("/keys/", byID(h.get)))},
 		{get, "/keys", access.Read, 200, "list-keys", "List API keys", "Returns all keys, without their secrets.", on(h.list)},
 		{del, "/keys/{id}", access.Admin, 200, "delete-key", "Delete API key", "Revoke a key at once.", on(h.delete)},
 	}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
@@ -14,7 +15,9 @@ type Templates interface {
 	Create(ctx context.Context, owner string, t template.Template) (template.Template, error)
 	Template(ctx context.Context, scope access.Scope, id string) (template.Template, error)
 	List(ctx context.Context, scope access.Scope) ([]template.Template, error)
-	Delete(ctx context.Context, scope access.Scope, id string) error
+	// Update and Delete change nothing if their function returns an error.
+	Update(ctx context.Context, scope access.Scope, id string, change func(*template.Template) error) (template.Template, error)
+	Delete(ctx context.Context, scope access.Scope, id string, check func(template.Template) error) error
 }
 
 type templateHandlers struct {
@@ -55,16 +58,49 @@ func (h *templateHandlers) list(ctx context.Context, _ *struct{}) (*listTemplate
 	return out, nil
 }
 
-func (h *templateHandlers) get(ctx context.Context, in *IDPath) (*answer[api.Template], error) {
+func (h *templateHandlers) get(ctx context.Context, in *ConditionalIDPath) (*tagged[api.Template], error) {
 	t, err := h.templates.Template(ctx, scope(ctx), in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &answer[api.Template]{Body: wholeTemplate(t)}, nil
+	return withTag(in.Conditions, wholeTemplate(t), t.UpdatedAt)
 }
 
-func (h *templateHandlers) delete(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
-	if err := h.templates.Delete(ctx, scope(ctx), in.ID); err != nil {
+func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.Template], error) {
+	var given struct {
+		UserData *json.RawMessage `json:"user_data"`
+	}
+	_ = json.Unmarshal(in.RawBody, &given) // patched refuses what cannot be read
+	t, err := h.templates.Update(ctx, scope(ctx), in.ID, func(t *template.Template) error {
+		shown := wholeTemplate(*t)
+		if err := in.allowObject(shown, t.UpdatedAt); err != nil {
+			return err
+		}
+		if given.UserData != nil {
+			shown.UserDataEncoding = "" // of the old user data
+		}
+		after, err := patched(h.door, shown, in.RawBody, templateFields, nil)
+		if err == nil {
+			t.Name = after.Name
+			t.Overrides, err = overrides(after.MachineSpec)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return withTag(Conditions{}, wholeTemplate(t), t.UpdatedAt)
+}
+
+// templateFields are the fields of a template that can be changed.
+var templateFields = []string{
+	"name", "image_id", "description", "hostname", "vcpu_count", "mem_mib", "disk_mib", "boot_args", "enable_network",
+	"user_data", "user_data_encoding", "labels", "ssh_authorized_keys", "rate_limits",
+}
+
+func (h *templateHandlers) delete(ctx context.Context, in *ConditionalIDPath) (*answer[api.Deleted], error) {
+	err := h.templates.Delete(ctx, scope(ctx), in.ID, func(t template.Template) error { return in.allowObject(wholeTemplate(t), t.UpdatedAt) })
+	if err != nil {
 		return nil, err
 	}
 	return deleted(), nil

@@ -22,6 +22,9 @@ const createText = `Create and start a new microVM. Every field is optional, and
 
 With snapshot_id the VM is cloned from a snapshot instead of booted; with count, several are, each with its own hostname, address and MAC. The response comes once all have confirmed their identity. If wait_timeout passes first, the status is 503 with code still_working; creation continues, and GET /vms lists the VMs.`
 
+const updateText = `Change a VM, by a JSON merge patch: absent fields stay, null removes one. The name, the description and labels can be changed in any state, ` +
+	`the sizes only while the VM is stopped. Fields that cannot be changed are refused, each with the reason, unless they are as they are.`
+
 // vmHandlers serves VMs and operations on them.
 type vmHandlers struct {
 	*door
@@ -225,12 +228,63 @@ func (in *listVMsInput) nextPage(after string) string {
 	return "</vms?" + q.Encode() + `>; rel="next"`
 }
 
-func (h *vmHandlers) get(ctx context.Context, in *IDPath) (*answer[api.VM], error) {
-	return shown(h.vms.Get(ctx, scope(ctx), in.ID))
+// ConditionalIDPath is IDPath for routes that obey conditions. It is exported for huma,
+// which ignores unexported embedded structs.
+type ConditionalIDPath struct {
+	IDPath
+	Conditions
 }
 
-func (h *vmHandlers) delete(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
-	if err := h.vms.Delete(ctx, scope(ctx), in.ID); err != nil {
+func (h *vmHandlers) get(ctx context.Context, in *ConditionalIDPath) (*tagged[api.VM], error) {
+	v, err := h.vms.Get(ctx, scope(ctx), in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return withTag(in.Conditions, wholeVM(v), v.UpdatedAt)
+}
+
+type patchInput struct {
+	IDPath
+	Patch
+}
+
+func (h *vmHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.VM], error) {
+	v, err := h.vms.Update(ctx, scope(ctx), in.ID, func(v *vm.VM) error {
+		shown := wholeVM(*v)
+		if err := in.allowObject(shown, v.UpdatedAt); err != nil {
+			return err
+		}
+		after, err := patched(h.door, shown, in.RawBody, []string{"name", "description", "labels", "vcpu_count", "mem_mib"}, fixedFields)
+		v.Name, v.Description, v.Labels, v.VCPUs, v.MemMiB = after.Name, after.Description, after.Labels, after.VCPUCount, after.MemMiB
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return withTag(Conditions{}, wholeVM(v), v.UpdatedAt)
+}
+
+// fixedFields says why some fields of a VM cannot be changed.
+var fixedFields = map[string]string{
+	"hostname":            "it is the guest's own; change it in the guest",
+	"disk_mib":            "a disk keeps its size",
+	"image_id":            "the VM's disk belongs to its image",
+	"boot_args":           "it is decided when the VM is created",
+	"template_id":         "it is decided when the VM is created",
+	"vmm":                 "it is decided when the VM is created",
+	"enable_network":      "it is decided when the VM is created",
+	"guest_ip":            "it is decided when the VM is created",
+	"guest_mac":           "it is decided when the VM is created",
+	"rate_limits":         "they are decided when the VM is created",
+	"user_data":           "cloud-init has applied it; clone the VM with other user data",
+	"ssh_authorized_keys": "cloud-init has applied them; change them in the guest",
+	"state":               "it follows from operations; POST /vms/{id}/start, for example",
+	"snapshot_id":         "POST /vms/{id}/restore puts the VM back to a snapshot",
+}
+
+func (h *vmHandlers) delete(ctx context.Context, in *ConditionalIDPath) (*answer[api.Deleted], error) {
+	err := h.vms.DeleteIf(ctx, scope(ctx), in.ID, func(v vm.VM) error { return in.allowObject(wholeVM(v), v.UpdatedAt) })
+	if err != nil {
 		return nil, err
 	}
 	return deleted(), nil

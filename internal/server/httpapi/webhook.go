@@ -21,8 +21,9 @@ type Webhooks interface {
 	Create(ctx context.Context, owner string, w webhook.Webhook) (webhook.Webhook, error)
 	Get(ctx context.Context, scope access.Scope, id string) (webhook.Webhook, error)
 	List(ctx context.Context, scope access.Scope) ([]webhook.Webhook, error)
-	Update(ctx context.Context, scope access.Scope, id string, c webhook.Change) (webhook.Webhook, error)
-	Delete(ctx context.Context, scope access.Scope, id string) error
+	// Update and Delete change nothing if their function returns an error.
+	Update(ctx context.Context, scope access.Scope, id string, change func(webhook.Webhook) (webhook.Change, error)) (webhook.Webhook, error)
+	Delete(ctx context.Context, scope access.Scope, id string, check func(webhook.Webhook) error) error
 	Test(ctx context.Context, scope access.Scope, id string) (webhook.Delivery, error)
 	Deliveries(ctx context.Context, scope access.Scope, id string, f webhook.Filter) (page []webhook.Delivery, next string, err error)
 	Retry(ctx context.Context, scope access.Scope, webhookID, deliveryID string) (webhook.Delivery, error)
@@ -74,29 +75,47 @@ func (h *webhookHandlers) list(ctx context.Context, _ *struct{}) (*listWebhooksO
 	return out, nil
 }
 
-func (h *webhookHandlers) get(ctx context.Context, in *IDPath) (*answer[api.Webhook], error) {
-	return theWebhook(h.webhooks.Get(ctx, scope(ctx), in.ID))
-}
-
-type updateWebhookInput struct {
-	IDPath
-	Body api.UpdateWebhook
-}
-
-func (h *webhookHandlers) update(ctx context.Context, in *updateWebhookInput) (*answer[api.Webhook], error) {
-	b := in.Body
-	change := webhook.Change{URL: b.URL, Secret: b.Secret, Description: b.Description, Enabled: b.Enabled}
-	if b.Events != nil {
-		var err error
-		if change.Events, err = event.ParsePatterns("events", b.Events); err != nil {
-			return nil, err
-		}
+func (h *webhookHandlers) get(ctx context.Context, in *ConditionalIDPath) (*tagged[api.Webhook], error) {
+	w, err := h.webhooks.Get(ctx, scope(ctx), in.ID)
+	if err != nil {
+		return nil, err
 	}
-	return theWebhook(h.webhooks.Update(ctx, scope(ctx), in.ID, change))
+	return withTag(in.Conditions, shownWebhook(w), w.UpdatedAt)
 }
 
-func (h *webhookHandlers) delete(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
-	if err := h.webhooks.Delete(ctx, scope(ctx), in.ID); err != nil {
+func (h *webhookHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.Webhook], error) {
+	var given struct {
+		Enabled json.RawMessage `json:"enabled"`
+	}
+	_ = json.Unmarshal(in.RawBody, &given) // patched refuses what cannot be read
+	w, err := h.webhooks.Update(ctx, scope(ctx), in.ID, func(w webhook.Webhook) (webhook.Change, error) {
+		shown := shownWebhook(w)
+		if err := in.allowObject(shown, w.UpdatedAt); err != nil {
+			return webhook.Change{}, err
+		}
+		after, err := patched(h.door, shown, in.RawBody, []string{"url", "events", "secret", "description", "enabled"}, nil)
+		if err != nil {
+			return webhook.Change{}, err
+		}
+		patterns, err := event.ParsePatterns("events", after.Events)
+		change := webhook.Change{URL: &after.URL, Events: patterns, Description: &after.Description}
+		if after.Secret != "" { // it is not shown
+			change.Secret = &after.Secret
+		}
+		if given.Enabled != nil { // also as it is: then its owner says so
+			change.Enabled = new(after.Enabled || string(given.Enabled) == "null")
+		}
+		return change, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return withTag(Conditions{}, shownWebhook(w), w.UpdatedAt)
+}
+
+func (h *webhookHandlers) delete(ctx context.Context, in *ConditionalIDPath) (*answer[api.Deleted], error) {
+	err := h.webhooks.Delete(ctx, scope(ctx), in.ID, func(w webhook.Webhook) error { return in.allowObject(shownWebhook(w), w.UpdatedAt) })
+	if err != nil {
 		return nil, err
 	}
 	return deleted(), nil
@@ -165,13 +184,6 @@ type retryDeliveryInput struct {
 
 func (h *webhookHandlers) retryDelivery(ctx context.Context, in *retryDeliveryInput) (*answer[api.Delivery], error) {
 	return theDelivery(h.webhooks.Retry(ctx, scope(ctx), in.ID, in.DeliveryID))
-}
-
-func theWebhook(w webhook.Webhook, err error) (*answer[api.Webhook], error) {
-	if err != nil {
-		return nil, err
-	}
-	return &answer[api.Webhook]{Body: shownWebhook(w)}, nil
 }
 
 func theDelivery(d webhook.Delivery, err error) (*answer[api.Delivery], error) {

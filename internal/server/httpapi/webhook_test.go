@@ -42,11 +42,17 @@ func TestUpdateWebhook(t *testing.T) {
 	s := newServer(t)
 	wantStatus(t, s.call(t, "PATCH", "/webhooks/whk_1", `{"events":["vm.deleted","*"],"enabled":false}`), 200)
 	c := s.webhooks.change
-	if c.URL != nil || c.Secret != nil || c.Description != nil || len(c.Events) != 2 || c.Enabled == nil || *c.Enabled {
+	if *c.URL != "https://example.com" || c.Secret != nil || *c.Description != "d" || len(c.Events) != 2 || c.Enabled == nil || *c.Enabled {
 		t.Errorf("%+v", c)
 	}
 	wantStatus(t, s.call(t, "PATCH", "/webhooks/whk_1", `{}`), 200)
-	if c := s.webhooks.change; c.Events != nil || c.Enabled != nil {
+	if c := s.webhooks.change; len(c.Events) != 1 || c.Enabled != nil {
+		t.Errorf("%+v", c)
+	}
+	r := s.request(t, "PATCH", "/webhooks/whk_1", `{"description":null,"enabled":null,"secret":"whsec_new"}`)
+	r.Header.Set("Content-Type", "application/merge-patch+json; charset=utf-8")
+	wantStatus(t, s.send(t, r), 200)
+	if c := s.webhooks.change; *c.Description != "" || !*c.Enabled || *c.Secret != "whsec_new" {
 		t.Errorf("%+v", c)
 	}
 }

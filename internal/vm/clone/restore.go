@@ -17,7 +17,7 @@ import (
 // in any phase, and returns once its guest continues from there. Its
 // memory and disk are lost.
 //
-// Errors, before anything is changed: errs.Conflict with code no_snapshot or
+// Errors, before anything is changed: errs.Conflict with code no_snapshot, vm_resized or
 // snapshot_unusable; errs.Invalid with field snapshot_id for another VM's
 // snapshot; errs.Exhausted, with code memory_exhausted for its memory. When the
 // snapshot is in place and the guest cannot be woken, the VM sleeps.
@@ -44,6 +44,12 @@ func (s *Service) pinOf(ctx context.Context, v vm.VM, id string) (_ snapshot.Sna
 	snap, release, err := s.pin(ctx, v.OwnerID, id)
 	if err != nil {
 		return snapshot.Snapshot{}, nil, err
+	}
+	if snap.VMID == v.ID && (snap.VM.VCPUs != v.VCPUs || snap.VM.MemMiB != v.MemMiB) {
+		release()
+		return snapshot.Snapshot{}, nil, errs.New(errs.Conflict, "vm_resized", "cannot restore VM %s to %s: the VM has %d CPUs and %d MiB of memory, the snapshot %d and %d MiB",
+			v.ID, snap.ID, v.VCPUs, v.MemMiB, snap.VM.VCPUs, snap.VM.MemMiB).
+			WithHint("stop the VM and give it the sizes of the snapshot, or make a new VM from the snapshot")
 	}
 	if snap.VMID != v.ID {
 		release()

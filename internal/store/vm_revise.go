@@ -1,0 +1,64 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+var updateSpec = updateVM("name", "mem_mib", "spec", "updated_at")
+
+// ReviseVM implements [vm.Reviser].
+func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, change func(*vm.VM) error) (stored vm.VM, err error) {
+	if !storable(id) {
+		return vm.VM{}, noVM(id)
+	}
+	err = s.write(ctx, func(tx *tx) error {
+		row, err := tx.lockVM(ctx, id) // before it is read, as in UpdateVM
+		if err != nil {
+			return err
+		}
+		before, err := oneVM(ctx, tx, scope, id)
+		if err != nil {
+			return err
+		}
+		v := own(before)
+		if err := change(&v); err != nil {
+			return err
+		}
+		if err := tx.reviseVM(ctx, row, v); err != nil {
+			return err
+		}
+		if stored, err = oneVM(ctx, tx, scope, id); err != nil {
+			return err
+		}
+		return tx.appendEvents(ctx, vm.Changes(before, stored))
+	})
+	return stored, err
+}
+
+// reviseVM stores the name and the spec, but not the user data.
+func (t *tx) reviseVM(ctx context.Context, row vmRow, v vm.VM) (err error) {
+	spec := v.Spec
+	spec.UserData = "" // in a column of its own
+	row.Name, row.MemMiB, row.UpdatedAt = v.Name, v.MemMiB, micros(time.Now())
+	if row.Spec, err = toJSON(spec); err != nil {
+		return err
+	}
+	_, err = t.NamedExecContext(ctx, updateSpec, row)
+	switch {
+	case violated(err) == "vms_owner_id_name":
+		return errs.New(errs.Conflict, "name_taken", "name: another VM is called %q", v.Name).
+			WithField("name").WithHint("give another name, or delete that VM").WithCause(err)
+	case err != nil:
+		return fmt.Errorf("cannot store the VM: %w", err)
+	}
+	if _, err := t.exec(ctx, "DELETE FROM vm_labels WHERE vm_id = ?", v.ID); err != nil {
+		return fmt.Errorf("cannot replace the VM's labels: %w", err)
+	}
+	return t.insertLabels(ctx, v)
+}

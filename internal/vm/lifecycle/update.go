@@ -1,0 +1,60 @@
+package lifecycle
+
+import (
+	"context"
+	"strings"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vm/operation"
+)
+
+// Update lets change change a VM's name, description and labels, and the sizes of a VM
+// that has no machine and no saved memory: its next start uses them. The guest keeps
+// its hostname. change sees the VM as it is; its error leaves all as it was.
+// Errors: errs.NotFound; errs.Invalid; errs.Conflict with code name_taken or
+// vm_not_stopped; those of change.
+func (s *Service) Update(ctx context.Context, scope access.Scope, id string, change func(*vm.VM) error) (vm.VM, error) {
+	return s.deps.Store.ReviseVM(ctx, scope, id, func(v *vm.VM) error {
+		before := *v
+		if err := change(v); err != nil {
+			return err
+		}
+		if v.Name != before.Name {
+			v.Spec.Hostname = before.Hostname()
+		}
+		if err := checkResize(before, *v); err != nil {
+			return err
+		}
+		return s.check(*v, vm.CreateRequest{})
+	})
+}
+
+// checkResize refuses other sizes for a guest that has memory, running or saved. A start
+// in progress has set the state before it reads the sizes.
+func checkResize(before, after vm.VM) error {
+	var fields []string
+	if before.VCPUs != after.VCPUs {
+		fields = append(fields, "vcpu_count")
+	}
+	if before.MemMiB != after.MemMiB {
+		fields = append(fields, "mem_mib")
+	}
+	phase, _ := before.Phase()
+	resizable := phase == vm.PhaseStopped || phase == vm.PhaseFailed && before.Machine == nil
+	if len(fields) == 0 || resizable {
+		return nil
+	}
+	return errs.New(errs.Conflict, "vm_not_stopped", "%s: cannot be changed while the VM is %s, only while it is stopped", strings.Join(fields, " and "), before.State).
+		WithField(fields[0]).WithHint("stop the VM first; its next start uses the new sizes")
+}
+
+// DeleteIf is Delete, unless check returns an error for the VM as it is.
+func (s *Service) DeleteIf(ctx context.Context, scope access.Scope, id string, check func(vm.VM) error) error {
+	_, err := s.runner.Run(ctx, operation.Op{
+		Scope: scope, VMID: id, Name: "delete", Do: s.power.Delete,
+		Skip: func(v vm.VM) (bool, error) { return false, check(v) },
+	})
+	return err
+}
