@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -252,10 +254,58 @@ func change[T any](ctx context.Context, c *Client, collection, id string, body a
 }
 
 // list returns all objects at path.
-func list[T any](ctx context.Context, c *Client, path string) ([]T, error) {
-	var out []T
-	_, err := c.do(ctx, call{method: http.MethodGet, path: path}, &out)
-	return out, err
+func list[T any](ctx context.Context, c *Client, path string, query url.Values) ([]T, error) {
+	all := []T{}
+	for object, err := range pages[T](ctx, c, path, query) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, object)
+	}
+	return all, nil
+}
+
+// pages yields the objects at path, one page per request, and ends at the first error.
+func pages[T any](ctx context.Context, c *Client, path string, query url.Values) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		query := maps.Clone(query)
+		for {
+			var page []T
+			header, err := c.do(ctx, call{method: http.MethodGet, path: path, query: query}, &page)
+			if err != nil {
+				var none T
+				yield(none, err)
+				return
+			}
+			for _, object := range page {
+				if !yield(object, nil) {
+					return
+				}
+			}
+			next := nextCursor(header.Get("Link"))
+			if next == "" || len(page) == 0 {
+				return
+			}
+			if query == nil {
+				query = url.Values{}
+			}
+			query.Set("after", next)
+		}
+	}
+}
+
+// nextCursor returns the cursor in a Link header. The rest of the link is not used,
+// so that no response can send the key to another server.
+func nextCursor(link string) string {
+	target, params, found := strings.Cut(link, ">")
+	if !found || !strings.Contains(params, `rel="next"`) {
+		return ""
+	}
+	u, err := url.Parse(strings.TrimPrefix(strings.TrimSpace(target), "<"))
+	if err != nil {
+		return ""
+	}
+	return u.Query().Get("after")
 }
 
 // remove deletes one object.

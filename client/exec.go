@@ -39,7 +39,7 @@ func (c *Client) ListExecs(ctx context.Context, vmID string) ([]api.Exec, error)
 	if err != nil {
 		return nil, err
 	}
-	return list[api.Exec](ctx, c, path)
+	return list[api.Exec](ctx, c, path, nil)
 }
 
 // GetExec returns one command.

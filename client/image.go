@@ -21,7 +21,7 @@ func (c *Client) CreateImage(ctx context.Context, body api.CreateImage) (api.Ima
 
 // ListImages returns all images.
 func (c *Client) ListImages(ctx context.Context) ([]api.Image, error) {
-	return list[api.Image](ctx, c, images)
+	return list[api.Image](ctx, c, images, nil)
 }
 
 // GetImage returns one image.

@@ -15,7 +15,7 @@ func (c *Client) CreateKey(ctx context.Context, body api.CreateKey) (api.Key, er
 
 // ListKeys returns all keys, without their secrets.
 func (c *Client) ListKeys(ctx context.Context) ([]api.Key, error) {
-	return list[api.Key](ctx, c, keys)
+	return list[api.Key](ctx, c, keys, nil)
 }
 
 // DeleteKey revokes a key at once.

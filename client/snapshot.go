@@ -21,14 +21,16 @@ func (c *Client) CreateSnapshot(ctx context.Context, vmID string, body api.Creat
 func (c *Client) ListSnapshots(ctx context.Context, vmID string) ([]api.Snapshot, error) {
 	query := url.Values{}
 	setString(query, "vm_id", vmID)
-	var out []api.Snapshot
-	_, err := c.do(ctx, call{method: http.MethodGet, path: snapshots, query: query}, &out)
-	return out, err
+	return list[api.Snapshot](ctx, c, snapshots, query)
 }
 
 // VMSnapshots returns the snapshots of an existing VM, newest first.
 func (c *Client) VMSnapshots(ctx context.Context, id string) ([]api.Snapshot, error) {
-	return fetch[[]api.Snapshot](ctx, c, http.MethodGet, vms, id, "snapshots")
+	path, err := item(vms, id, "snapshots")
+	if err != nil {
+		return nil, err
+	}
+	return list[api.Snapshot](ctx, c, path, nil)
 }
 
 // GetSnapshot returns the snapshot with this id or name.

@@ -17,7 +17,7 @@ func (c *Client) CreateTemplate(ctx context.Context, body api.CreateTemplate) (a
 
 // ListTemplates returns all templates.
 func (c *Client) ListTemplates(ctx context.Context) ([]api.Template, error) {
-	return list[api.Template](ctx, c, templates)
+	return list[api.Template](ctx, c, templates, nil)
 }
 
 // GetTemplate returns one template.

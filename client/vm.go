@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/hatchvm/hatch/api"
@@ -50,33 +49,14 @@ type ListOptions struct {
 	State    string
 	Name     string
 	Labels   map[string]string // all must match
+	Label    []string          // KEY, KEY=VALUE or KEY!=VALUE; all must hold
 	PageSize int               // VMs per request, 1 to 1000; 0 for the server's default
 }
 
 // ListVMs yields the VMs, newest first, one page per request, and ends at the
 // first error.
 func (c *Client) ListVMs(ctx context.Context, opts ListOptions) iter.Seq2[api.VM, error] {
-	return func(yield func(api.VM, error) bool) {
-		query := opts.query()
-		for {
-			var page []api.VM
-			header, err := c.do(ctx, call{method: http.MethodGet, path: vms, query: query}, &page)
-			if err != nil {
-				yield(api.VM{}, err)
-				return
-			}
-			for _, vm := range page {
-				if !yield(vm, nil) {
-					return
-				}
-			}
-			next := nextCursor(header.Get("Link"))
-			if next == "" || len(page) == 0 {
-				return
-			}
-			query.Set("after", next)
-		}
-	}
+	return pages[api.VM](ctx, c, vms, opts.query())
 }
 
 func (o ListOptions) query() url.Values {
@@ -86,24 +66,13 @@ func (o ListOptions) query() url.Values {
 	for _, key := range slices.Sorted(maps.Keys(o.Labels)) {
 		q.Add("label", key+"="+o.Labels[key])
 	}
+	for _, condition := range o.Label {
+		q.Add("label", condition)
+	}
 	if o.PageSize > 0 {
 		q.Set("limit", strconv.Itoa(o.PageSize))
 	}
 	return q
-}
-
-// nextCursor returns the cursor in a Link header. The rest of the link is not used,
-// so that no response can send the key to another server.
-func nextCursor(link string) string {
-	target, params, found := strings.Cut(link, ">")
-	if !found || !strings.Contains(params, `rel="next"`) {
-		return ""
-	}
-	u, err := url.Parse(strings.TrimPrefix(strings.TrimSpace(target), "<"))
-	if err != nil {
-		return ""
-	}
-	return u.Query().Get("after")
 }
 
 // GetVM returns one VM.

@@ -17,7 +17,7 @@ func (c *Client) CreateWebhook(ctx context.Context, body api.CreateWebhook) (api
 
 // ListWebhooks returns all webhooks, without their secrets.
 func (c *Client) ListWebhooks(ctx context.Context) ([]api.Webhook, error) {
-	return list[api.Webhook](ctx, c, webhooks)
+	return list[api.Webhook](ctx, c, webhooks, nil)
 }
 
 // GetWebhook returns one webhook.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"net/http"
 	"strings"
 
@@ -106,7 +107,9 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	}
 	cmd.SuggestionsMinimumDistance = 2 // letters
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		return hint(usageError{fmt.Errorf("there is no command %q", args[0])}, "did you mean %s %s?", cmd.CommandPath(), near[0])
+		off := func(name string) int { n := len(name) - len(args[0]); return n * n }
+		likely := slices.MinFunc(near, func(a, b string) int { return off(a) - off(b) })
+		return hint(usageError{fmt.Errorf("there is no command %q", args[0])}, "did you mean %s %s?", cmd.CommandPath(), likely)
 	}
 	return usage(cmd, "there is no command %q", args[0])
 }

@@ -96,7 +96,7 @@ MAC and SSH port. hatch wake continues them where they were, and so does access
 to the guest: over SSH, with exec, cp or console, or with a wait for something
 inside. hatch start boots them anew.`
 	return []*cobra.Command{
-		c.lsCommand(), c.inspectCommand(), c.rmCommand(), c.waitCommand(), resume, sleep,
+		c.lsCommand(), c.inspectCommand(), c.setCommand(), c.rmCommand(), c.waitCommand(), resume, sleep,
 		c.verbCommand("start", "starting", "Start stopped VMs", (*client.Client).StartVM),
 		c.verbCommand("stop", "stopping", "Shut VMs down, by force after the server's timeout", (*client.Client).StopVM),
 		c.verbCommand("restart", "restarting", "Stop VMs and start them again", (*client.Client).RestartVM),
@@ -107,7 +107,7 @@ inside. hatch start boots them anew.`
 
 func (c vmCommands) lsCommand() *cobra.Command {
 	var quiet, all bool
-	var filters []string
+	var filters, labels []string
 	cmd := &cobra.Command{
 		Use: "ls", Aliases: []string{"ps", "list"}, Short: "List VMs, newest first", Args: noArgs,
 		Example: "  hatch ls --filter state=running --filter label=team=a",
@@ -116,6 +116,7 @@ func (c vmCommands) lsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			opts.Label = labels
 			server, err := c.client()
 			if err != nil {
 				return err
@@ -133,6 +134,7 @@ func (c vmCommands) lsCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids only")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "no effect, as in docker: stopped VMs are always listed")
+	cmd.Flags().StringArrayVar(&labels, "label", nil, "only VMs with this label: KEY, KEY=VALUE or KEY!=VALUE (repeatable)")
 	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "state=STATE, name=NAME or label=KEY=VALUE (repeatable)")
 	return cmd
 }

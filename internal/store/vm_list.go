@@ -71,6 +71,15 @@ func pageQuery(scope access.Scope, f vm.Filter, after cursor) (query string, arg
 		possible = possible && storable(label, f.Labels[label])
 		and("EXISTS (SELECT 1 FROM vm_labels l WHERE l.vm_id = vms.id AND l.label = ? AND l.value = ?)", label, f.Labels[label])
 	}
+	for _, key := range f.HasLabels {
+		possible = possible && storable(key)
+		and("EXISTS (SELECT 1 FROM vm_labels l WHERE l.vm_id = vms.id AND l.label = ?)", key)
+	}
+	for _, label := range f.NotLabels {
+		if storable(label.Key, label.Value) { // else no VM has it
+			and("NOT EXISTS (SELECT 1 FROM vm_labels l WHERE l.vm_id = vms.id AND l.label = ? AND l.value = ?)", label.Key, label.Value)
+		}
+	}
 	if after.id != "" {
 		and("(created_at, id) < (?, ?)", after.createdAt, after.id)
 	}

@@ -62,12 +62,15 @@ func TestListFilters(t *testing.T) {
 			"5 3 1": {Labels: map[string]string{"odd": "true", "team": "a"}},
 			"4":     {Labels: map[string]string{"odd": "false"}, State: vm.Stopped},
 			"":      {Labels: map[string]string{"odd": "true", "team": "b"}},
+
+			"4 2":       {HasLabels: []string{"odd", "team"}, NotLabels: []vm.Label{{Key: "odd", Value: "true"}}},
+			"5 4 3 2 1": {HasLabels: []string{"odd"}, NotLabels: []vm.Label{{Key: "none", Value: "x"}, {Key: "odd", Value: "\x00"}}},
 		} {
 			if ids, _ := list(t, s, f); ids != want {
 				t.Errorf("%+v: %q, want %q", f, ids, want)
 			}
 		}
-		for _, f := range []vm.Filter{{Name: "\x00"}, {State: "\xff"}, {Labels: map[string]string{"a": "\x00"}}, {Name: "' OR 1=1 --"}} {
+		for _, f := range []vm.Filter{{Name: "\x00"}, {State: "\xff"}, {Labels: map[string]string{"a": "\x00"}}, {HasLabels: []string{"none"}}, {HasLabels: []string{"\xff"}}, {Name: "' OR 1=1 --"}} {
 			if ids, _ := list(t, s, f); ids != "" {
 				t.Errorf("%+v: %q", f, ids)
 			}

@@ -28,11 +28,18 @@ var ErrOwnInTheWay = errors.New("hatchd's own VMs and idle memory take the room"
 // Filter narrows a list. Zero fields do not narrow.
 type Filter struct {
 	State  State
-	Labels map[string]string
+	Labels map[string]string // with these values
 	Name   string
+
+	HasLabels []string // keys, with any value
+	NotLabels []Label  // no label, or another value
+
 	Limit  int    // 1 to 1000; 0 means all
 	After  string // cursor, as VMs returned it with the page before; "" for the first page
 }
+
+// Label is one label of a VM.
+type Label struct{ Key, Value string }
 
 // Store keeps VMs. Each reader of it takes the part it needs.
 type Store interface {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -214,20 +215,20 @@ func shownExec(p process.Process) api.Exec {
 	return out
 }
 
-type listExecsOutput struct {
-	Body []api.Exec `nullable:"false"`
+type listOfVMInput struct {
+	IDPath
+	PageInput
 }
 
-func (h *execHandlers) list(ctx context.Context, in *IDPath) (*listExecsOutput, error) {
+func (h *execHandlers) list(ctx context.Context, in *listOfVMInput) (*paged[api.Exec], error) {
 	processes, err := h.processes.List(ctx, scope(ctx), in.ID)
 	if err != nil {
 		return nil, err
 	}
-	out := &listExecsOutput{Body: make([]api.Exec, len(processes))}
-	for i, p := range processes {
-		out.Body[i] = shownExec(p)
-	}
-	return out, nil
+	return list[process.Process, api.Exec]{
+		all: processes, show: shownExec, path: "/vms/" + url.PathEscape(in.ID) + "/execs",
+		at: func(p process.Process) position { return position{p.StartedAt, p.ID} },
+	}.page(in.PageInput)
 }
 
 // ExecPath is the input of routes about one exec. It is exported for huma.

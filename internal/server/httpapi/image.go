@@ -56,20 +56,15 @@ func (h *imageHandlers) create(ctx context.Context, in *createImageInput) (*crea
 	return &created[api.Image]{Location: "/images/" + i.ID, Body: wholeImage(i)}, nil
 }
 
-type listImagesOutput struct {
-	Body []api.Image `nullable:"false"`
-}
-
-func (h *imageHandlers) list(ctx context.Context, _ *struct{}) (*listImagesOutput, error) {
+func (h *imageHandlers) list(ctx context.Context, in *PageInput) (*paged[api.Image], error) {
 	images, err := h.images.List(ctx, scope(ctx))
 	if err != nil {
 		return nil, err
 	}
-	out := &listImagesOutput{Body: make([]api.Image, len(images))}
-	for i, img := range images {
-		out.Body[i] = listedImage(img)
-	}
-	return out, nil
+	return list[image.Image, api.Image]{
+		all: images, show: listedImage, path: "/images",
+		at: func(i image.Image) position { return position{i.CreatedAt, i.ID} },
+	}.page(*in)
 }
 
 func (h *imageHandlers) get(ctx context.Context, in *IDPath) (*answer[api.Image], error) {

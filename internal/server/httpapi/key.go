@@ -36,20 +36,15 @@ func (h *keyHandlers) create(ctx context.Context, in *createKeyInput) (*created[
 	return out, nil
 }
 
-type listKeysOutput struct {
-	Body []api.Key `nullable:"false"`
-}
-
-func (h *keyHandlers) list(ctx context.Context, _ *struct{}) (*listKeysOutput, error) {
+func (h *keyHandlers) list(ctx context.Context, in *PageInput) (*paged[api.Key], error) {
 	keys, err := h.keys.Keys(ctx, scope(ctx))
 	if err != nil {
 		return nil, err
 	}
-	out := &listKeysOutput{Body: make([]api.Key, len(keys))}
-	for i, key := range keys {
-		out.Body[i] = listedKey(key)
-	}
-	return out, nil
+	return list[access.Key, api.Key]{
+		all: keys, show: listedKey, path: "/keys",
+		at: func(k access.Key) position { return position{k.CreatedAt, k.ID} },
+	}.page(*in)
 }
 
 // get serves no route: it finds the key that an earlier request has created.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"github.com/hatchvm/hatch/api"
@@ -75,30 +76,37 @@ func (h *snapshotHandlers) replay(ctx context.Context, _ *createSnapshotInput, m
 
 type listSnapshotsInput struct {
 	VMID string `query:"vm_id" maxLength:"64" doc:"Only snapshots of the VM with this ID, which may be deleted."`
+	PageInput
 }
 
-type listSnapshotsOutput struct {
-	Body []api.Snapshot `nullable:"false"`
-}
-
-func (h *snapshotHandlers) list(ctx context.Context, in *listSnapshotsInput) (*listSnapshotsOutput, error) {
-	list, err := h.snapshots.List(ctx, scope(ctx), snapshot.Filter{VMID: in.VMID})
+func (h *snapshotHandlers) list(ctx context.Context, in *listSnapshotsInput) (*paged[api.Snapshot], error) {
+	all, err := h.snapshots.List(ctx, scope(ctx), snapshot.Filter{VMID: in.VMID})
 	if err != nil {
 		return nil, err
 	}
-	out := &listSnapshotsOutput{Body: make([]api.Snapshot, len(list))}
-	for i, snap := range list {
-		out.Body[i] = h.shown(snap)
+	query := url.Values{}
+	if in.VMID != "" {
+		query.Set("vm_id", in.VMID)
 	}
-	return out, nil
+	return h.listOf(all, "/snapshots", query).page(in.PageInput)
 }
 
-func (h *snapshotHandlers) listOfVM(ctx context.Context, in *IDPath) (*listSnapshotsOutput, error) {
-	out, err := h.list(ctx, &listSnapshotsInput{VMID: in.ID})
-	if err == nil && len(out.Body) == 0 {
+func (h *snapshotHandlers) listOfVM(ctx context.Context, in *listOfVMInput) (*paged[api.Snapshot], error) {
+	all, err := h.snapshots.List(ctx, scope(ctx), snapshot.Filter{VMID: in.ID})
+	if err == nil && len(all) == 0 {
 		_, err = h.vms.Get(ctx, scope(ctx), in.ID)
 	}
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	return h.listOf(all, "/vms/"+url.PathEscape(in.ID)+"/snapshots", nil).page(in.PageInput)
+}
+
+func (h *snapshotHandlers) listOf(all []snapshot.Snapshot, path string, query url.Values) list[snapshot.Snapshot, api.Snapshot] {
+	return list[snapshot.Snapshot, api.Snapshot]{
+		all: all, show: h.shown, path: path, query: query,
+		at: func(snap snapshot.Snapshot) position { return position{snap.CreatedAt, snap.ID} },
+	}
 }
 
 func (h *snapshotHandlers) get(ctx context.Context, in *SnapshotPath) (*answer[api.Snapshot], error) {

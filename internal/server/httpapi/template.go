@@ -41,21 +41,19 @@ func (h *templateHandlers) create(ctx context.Context, in *createTemplateInput) 
 	return &created[api.Template]{Location: "/templates/" + t.ID, Body: wholeTemplate(t)}, nil
 }
 
-type listTemplatesOutput struct {
-	Body []api.Template `nullable:"false"`
-}
-
-func (h *templateHandlers) list(ctx context.Context, _ *struct{}) (*listTemplatesOutput, error) {
+func (h *templateHandlers) list(ctx context.Context, in *PageInput) (*paged[api.Template], error) {
 	templates, err := h.templates.List(ctx, scope(ctx))
 	if err != nil {
 		return nil, err
 	}
-	out := &listTemplatesOutput{Body: make([]api.Template, len(templates))}
-	for i, t := range templates {
-		out.Body[i] = wholeTemplate(t)
-		out.Body[i].UserData, out.Body[i].UserDataEncoding = nil, "" // it may hold secrets
-	}
-	return out, nil
+	return list[template.Template, api.Template]{
+		all: templates, path: "/templates",
+		at: func(t template.Template) position { return position{t.CreatedAt, t.ID} },
+		show: func(t template.Template) api.Template {
+			t.UserData = nil // it may hold secrets
+			return wholeTemplate(t)
+		},
+	}.page(*in)
 }
 
 func (h *templateHandlers) get(ctx context.Context, in *ConditionalIDPath) (*tagged[api.Template], error) {

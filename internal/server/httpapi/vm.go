@@ -164,7 +164,7 @@ type listVMsInput struct {
 	Limit int      `query:"limit" minimum:"1" maximum:"1000" default:"1000" doc:"VMs on a page."`
 	State string   `query:"state" enum:"starting,running,stopping,stopped,snapshotted,error,paused" doc:"Only VMs in this state."`
 	Name  string   `query:"name" maxLength:"63" doc:"Only the VM of this name."`
-	Label []string `query:"label,explode" maxItems:"64" nullable:"false" doc:"KEY=VALUE; only VMs with this label. May be given several times."`
+	Label []string `query:"label,explode" maxItems:"64" nullable:"false" doc:"KEY=VALUE: only VMs with this label; KEY: with this label, of any value; KEY!=VALUE: without it, or with another value. May be given several times, and all must hold."`
 	After string   `query:"after" maxLength:"64" doc:"Only VMs after this one in the list; the Link header has it."`
 }
 
@@ -175,13 +175,11 @@ type listVMsOutput struct {
 }
 
 func (h *vmHandlers) list(ctx context.Context, in *listVMsInput) (*listVMsOutput, error) {
-	labels, err := parseLabels(in.Label)
-	if err != nil {
+	f := vm.Filter{State: vm.State(in.State), Name: in.Name, Limit: in.Limit, After: in.After}
+	if err := addLabels(&f, in.Label); err != nil {
 		return nil, err
 	}
-	page, next, err := h.vms.List(ctx, scope(ctx), vm.Filter{
-		State: vm.State(in.State), Name: in.Name, Labels: labels, Limit: in.Limit, After: in.After,
-	})
+	page, next, err := h.vms.List(ctx, scope(ctx), f)
 	if err != nil {
 		return nil, err
 	}
@@ -195,22 +193,32 @@ func (h *vmHandlers) list(ctx context.Context, in *listVMsInput) (*listVMsOutput
 	return out, nil
 }
 
-func parseLabels(given []string) (map[string]string, error) {
-	if len(given) == 0 {
-		return nil, nil
-	}
-	labels := make(map[string]string, len(given))
+// addLabels adds the conditions on labels to a filter.
+func addLabels(f *vm.Filter, given []string) error {
+	f.Labels = make(map[string]string, len(given))
 	for _, s := range given {
-		key, value, found := strings.Cut(s, "=")
-		if !found || key == "" {
-			return nil, errs.InvalidField("label", "%q is not KEY=VALUE", errs.Brief(s))
+		key, value, hasValue := strings.Cut(s, "=")
+		plain, negated := strings.CutSuffix(key, "!")
+		negated = negated && hasValue
+		if negated {
+			key = plain
 		}
-		if earlier, twice := labels[key]; twice && earlier != value {
-			return nil, errs.InvalidField("label", "%q has two values", errs.Brief(key))
+		if key == "" {
+			return errs.InvalidField("label", "%q is not KEY=VALUE, KEY or KEY!=VALUE", errs.Brief(s))
 		}
-		labels[key] = value
+		earlier, twice := f.Labels[key]
+		switch {
+		case negated:
+			f.NotLabels = append(f.NotLabels, vm.Label{Key: key, Value: value})
+		case !hasValue:
+			f.HasLabels = append(f.HasLabels, key)
+		case twice && earlier != value:
+			return errs.InvalidField("label", "%q has two values", errs.Brief(key))
+		default:
+			f.Labels[key] = value
+		}
 	}
-	return labels, nil
+	return nil
 }
 
 // nextPage returns the Link header to the next page.

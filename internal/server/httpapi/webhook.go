@@ -59,20 +59,15 @@ func (h *webhookHandlers) create(ctx context.Context, in *createWebhookInput) (*
 	return out, nil
 }
 
-type listWebhooksOutput struct {
-	Body []api.Webhook `nullable:"false"`
-}
-
-func (h *webhookHandlers) list(ctx context.Context, _ *struct{}) (*listWebhooksOutput, error) {
+func (h *webhookHandlers) list(ctx context.Context, in *PageInput) (*paged[api.Webhook], error) {
 	hooks, err := h.webhooks.List(ctx, scope(ctx))
 	if err != nil {
 		return nil, err
 	}
-	out := &listWebhooksOutput{Body: make([]api.Webhook, len(hooks))}
-	for i, w := range hooks {
-		out.Body[i] = shownWebhook(w)
-	}
-	return out, nil
+	return list[webhook.Webhook, api.Webhook]{
+		all: hooks, show: shownWebhook, path: "/webhooks",
+		at: func(w webhook.Webhook) position { return position{w.CreatedAt, w.ID} },
+	}.page(*in)
 }
 
 func (h *webhookHandlers) get(ctx context.Context, in *ConditionalIDPath) (*tagged[api.Webhook], error) {

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
+)
+
+// setFlags are the flags of set. Those that were not given change nothing.
+type setFlags struct {
+	name, description, memory string
+	labels                    []string
+	vcpus                     int
+}
+
+func (c vmCommands) setCommand() *cobra.Command {
+	f := &setFlags{}
+	cmd := &cobra.Command{
+		Use: "set VM", Short: "Change a VM: its name, description, labels, or the sizes of a stopped one", Args: oneArg("VM"),
+		Example:           "  hatch set web --name db --label tier=db --label old-\n  hatch stop web && hatch set web --memory 2g --vcpus 2 && hatch start web",
+		ValidArgsFunction: vmKind.completeFirst(c.connection),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			body, err := f.request(cmd)
+			if err != nil {
+				return err
+			}
+			return c.change(cmd, args, "change", func(v api.VM) string { return "changing " + displayName(v) },
+				func(server *client.Client, v api.VM) (api.VM, error) { return server.UpdateVM(cmd.Context(), v.ID, body) })
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.name, "name", "", "new name, \"\" for none; the guest keeps its hostname")
+	flags.StringVar(&f.description, "description", "", "new description, \"\" for none")
+	flags.StringArrayVar(&f.labels, "label", nil, "set label `KEY=VALUE`, or remove label KEY- (repeatable)")
+	flags.StringVarP(&f.memory, "memory", "m", "", "memory `size` of a stopped VM: MiB, or as 512m or 1g")
+	flags.IntVar(&f.vcpus, "vcpus", 0, "virtual CPUs of a stopped VM")
+	return cmd
+}
+
+// request returns the change that the given flags make.
+func (f *setFlags) request(cmd *cobra.Command) (body api.UpdateVM, err error) {
+	given := cmd.Flags().Changed
+	if given("name") {
+		body.Name = &f.name
+	}
+	if given("description") {
+		body.Description = &f.description
+	}
+	if given("vcpus") {
+		body.VCPUCount = &f.vcpus
+	}
+	if given("memory") {
+		if body.MemMiB, err = size("memory", f.memory); err != nil {
+			return body, err
+		}
+	}
+	for _, label := range f.labels {
+		if body.Labels == nil {
+			body.Labels = map[string]*string{}
+		}
+		key, value, isSet := strings.Cut(label, "=")
+		removed, isRemoved := strings.CutSuffix(label, "-")
+		switch {
+		case isSet && key != "":
+			body.Labels[key] = &value
+		case !isSet && isRemoved && removed != "":
+			body.Labels[removed] = nil
+		default:
+			return body, usage(cmd, "--label takes KEY=VALUE, or KEY- to remove a label, not %q", label)
+		}
+	}
+	if cmd.Flags().NFlag() == 0 {
+		return body, fmt.Errorf("nothing to change: see %s --help", cmd.CommandPath())
+	}
+	return body, nil
+}
