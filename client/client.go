@@ -17,6 +17,7 @@ import (
 	"iter"
 	"maps"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 )
@@ -30,6 +31,7 @@ const (
 // Client calls one Hatch server. It is safe for concurrent use.
 type Client struct {
 	base      string // without a trailing slash
+	local     bool   // the server is on this host
 	key       string
 	userAgent string
 	http      *http.Client
@@ -70,6 +72,8 @@ func New(base, key string, opts ...Option) (*Client, error) {
 		// Redirects are not followed: hatchd sends none, so the address is wrong.
 		http: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	c.local = u.Hostname() == "localhost" || err == nil && addr.IsLoopback()
 	for _, opt := range opts {
 		opt(c)
 	}
@@ -180,6 +184,9 @@ func (c *Client) headers(req call) http.Header {
 		h = http.Header{}
 	}
 	h.Set("User-Agent", c.userAgent)
+	if c.local {
+		h.Set("Accept-Encoding", "identity") // compression would cost more than it saves
+	}
 	if c.key != "" {
 		h.Set("Authorization", "Bearer "+c.key)
 	}

@@ -29,7 +29,9 @@ func (c vmCommands) setCommand() *cobra.Command {
 				return err
 			}
 			return c.change(cmd, args, "change", func(v api.VM) string { return "changing " + displayName(v) },
-				func(server *client.Client, v api.VM) (api.VM, error) { return server.UpdateVM(cmd.Context(), v.ID, body) })
+				func(server *client.Client, v api.VM) (api.VM, error) {
+					return server.UpdateVM(cmd.Context(), v.ID, body)
+				})
 		},
 	}
 	flags := cmd.Flags()

@@ -16,11 +16,12 @@ import (
 
 // Config has the values of all settings, validated. [Load] returns it.
 type Config struct {
-	HTTPAddr           string // host:port; an empty host means every interface
-	HTTPMaxConns       int    // ≥ 16
-	HTTPMaxClientConns int    // of one client of the network; ≥ 1
-	HTTPBodyMiB        int64  // of the bodies of all requests; ≥ 4
-	MemoryLimitMiB     int64  // of hatchd itself; 0 means that hatchd chooses
+	HTTPAddr           string   // host:port; an empty host means every interface
+	HTTPMaxConns       int      // ≥ 16
+	HTTPMaxClientConns int      // of one client of the network; ≥ 1
+	HTTPBodyMiB        int64    // of the bodies of all requests; ≥ 4
+	MemoryLimitMiB     int64    // of hatchd itself; 0 means that hatchd chooses
+	CORSOrigins        []string // whose pages may call the API; "*" alone means all, empty none
 
 	DataDir     string // absolute
 	DatabaseURL string // postgres://…, or an absolute path of an SQLite file

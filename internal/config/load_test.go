@@ -321,3 +321,18 @@ func TestDebianMirror(t *testing.T) {
 		}
 	}
 }
+
+func TestOrigins(t *testing.T) {
+	for raw, want := range map[string]string{
+		"": "", "*": "*", "https://Console.example.org/": "https://console.example.org", "http://localhost:3000, https://a.b": "http://localhost:3000 https://a.b",
+	} {
+		if got := strings.Join(load(t, Sources{Environ: []string{"HATCH_CORS_ORIGINS=" + raw}}).CORSOrigins, " "); got != want {
+			t.Errorf("%q: %q, want %q", raw, got, want)
+		}
+	}
+	for _, raw := range []string{"example.org", "https://*.example.org", "https://a.b/c", "ftp://a.b", "https://a.b,*", "null", "https://", "https://u@a.b", ","} {
+		if f := loadErrors(t, Sources{Environ: []string{"HATCH_CORS_ORIGINS=" + raw}}); len(f) != 1 {
+			t.Errorf("%q: %v", raw, f)
+		}
+	}
+}

@@ -207,6 +207,27 @@ func mirrors(field func(*Config) *[]string) func(*Config, string) error {
 	}
 }
 
+// origins parses a list of origins as browsers send them, or "*".
+func origins(field func(*Config) *[]string) func(*Config, string) error {
+	return func(c *Config, raw string) error {
+		parts := strings.Split(raw, ",")
+		for i, part := range parts {
+			part = strings.TrimSuffix(strings.TrimSpace(part), "/")
+			u, err := url.Parse(part)
+			whole := err == nil && (u.Scheme == "http" || u.Scheme == "https") && part == u.Scheme+"://"+u.Host && u.Host != ""
+			if part != "*" && (!whole || strings.ContainsAny(part, "* \t")) {
+				return fmt.Errorf("%q is not an origin: want a scheme, a host and no path, such as https://console.example.org, or *", part)
+			}
+			if part == "*" && len(parts) > 1 {
+				return errors.New("* allows all origins, and stands alone")
+			}
+			parts[i] = strings.ToLower(part)
+		}
+		*field(c) = parts
+		return nil
+	}
+}
+
 // maxInterfaceName is Linux's limit, in bytes.
 const maxInterfaceName = 15
 

@@ -66,6 +66,11 @@ var settings = []Setting{
 		set: integer(4, 1<<16, func(c *Config) *int64 { return &c.HTTPBodyMiB }),
 	},
 	{
+		Name: "cors_origins", Env: "HATCH_CORS_ORIGINS",
+		Doc: "Origins whose pages may call the REST API from a browser, separated by commas, such as `https://console.example.org`; `*` allows all. The page needs an API key of its own: browsers are never asked to send cookies or passwords. Default: none.",
+		set: origins(func(c *Config) *[]string { return &c.CORSOrigins }),
+	},
+	{
 		Name: "memory_limit_mib", Env: "HATCH_MEMORY_LIMIT_MIB", Default: "0",
 		Doc: "Memory that hatchd itself, without VMs, tries to stay within, in MiB: above it, it collects garbage more often. `0` means an eighth of the host's memory, 256 at least and 4096 at most, and never more than nine tenths of the limit of its cgroup. The variable `GOMEMLIMIT` takes precedence.",
 		set: integer(0, 1<<24, func(c *Config) *int64 { return &c.MemoryLimitMiB }),

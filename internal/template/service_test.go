@@ -52,7 +52,6 @@ func (m *memory) DeleteTemplate(_ context.Context, _ access.Scope, id string, ch
 
 func always(template.Template) error { return nil }
 
-
 // only is a set of one image.
 type only string
 

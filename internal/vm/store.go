@@ -34,8 +34,8 @@ type Filter struct {
 	HasLabels []string // keys, with any value
 	NotLabels []Label  // no label, or another value
 
-	Limit  int    // 1 to 1000; 0 means all
-	After  string // cursor, as VMs returned it with the page before; "" for the first page
+	Limit int    // 1 to 1000; 0 means all
+	After string // cursor, as VMs returned it with the page before; "" for the first page
 }
 
 // Label is one label of a VM.

@@ -485,7 +485,7 @@ func TestWebhooksOfOtherOwnersAreNotFound(t *testing.T) {
 		made := w.hook(t, "*")
 		ctx := t.Context()
 		for name, call := range map[string]func() error{
-			"get":    func() error { _, err := w.Get(ctx, access.Owner("acc_b"), made.ID); return err },
+			"get": func() error { _, err := w.Get(ctx, access.Owner("acc_b"), made.ID); return err },
 			"update": func() error {
 				_, err := w.Update(ctx, access.Owner("acc_b"), made.ID, func(webhook.Webhook) (webhook.Change, error) { return webhook.Change{}, nil })
 				return err

@@ -36,7 +36,7 @@ const (
 // readBody reads the whole body, bounded in size and time, before a handler runs.
 // Then it clears the deadline, which would end a long wait. Handlers read uploads
 // themselves. Only routes that take a body get one: nothing is read for others.
-func (d *door) readBody(mux *http.ServeMux) http.Handler {
+func (d *door) readBody(mux *http.ServeMux, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := checkTarget(r.URL); err != nil {
 			d.writeProblem(w, r, err)
@@ -62,7 +62,7 @@ func (d *door) readBody(mux *http.ServeMux) http.Handler {
 			}
 			defer free()
 		}
-		mux.ServeHTTP(w, r)
+		next.ServeHTTP(w, r)
 	})
 }
 

@@ -62,6 +62,9 @@ func jsonResponse(description, contentType, schema string) *huma.Response {
 // on makes a table entry of a handler. Its errors become problems.
 func on[I, O any](handle func(context.Context, *I) (*O, error)) register {
 	return func(d *door, described huma.API, op huma.Operation) {
+		if reflect.TypeFor[O]() == reflect.TypeFor[huma.StreamResponse]() {
+			d.streams[op.Method+" "+op.Path] = true
+		}
 		huma.Register(described, op, func(ctx context.Context, in *I) (*O, error) {
 			out, err := handle(ctx, in)
 			if err != nil {

@@ -118,6 +118,9 @@ type Config struct {
 	Log       *slog.Logger
 
 	Limits Limits
+	// Origins are those whose pages may call the API from a browser, "*" for all; nil
+	// means none.
+	Origins []string
 	// Lines writes the lines of the log that clients without a key cause; nil: to Log.
 	Lines *admission.Log
 }
@@ -144,6 +147,7 @@ type door struct {
 	schemas huma.Registry   // of the OpenAPI document
 	open    map[string]bool // paths that need no key
 	bodied  map[string]bool // patterns of routes that take a body
+	streams map[string]bool // patterns of routes that write answers of their own
 
 	tries    *admission.Tries  // of keys
 	requests *admission.Shares // in progress
@@ -155,7 +159,7 @@ func New(cfg Config) http.Handler {
 	d, mux, doc := serveRoutes(cfg)
 	d.serveDocs(mux, doc)
 	mux.HandleFunc("/", d.noRoute(mux))
-	return d.linger(d.identify(d.observe(d.authenticate(d.share(d.readBody(mux))))))
+	return d.linger(d.identify(d.observe(allowOrigins(cfg.Origins, d.authenticate(d.share(d.readBody(mux, d.compress(mux))))))))
 }
 
 // Document returns the OpenAPI document in JSON, as GET /openapi.json does.
@@ -199,7 +203,7 @@ func newDoor(cfg Config, schemas huma.Registry) *door {
 		cfg.Lines = admission.NewLog(cfg.Log)
 	}
 	return &door{
-		access: cfg.Access, made: cfg.Requests, log: cfg.Log, lines: cfg.Lines, schemas: schemas, open: map[string]bool{}, bodied: map[string]bool{},
+		access: cfg.Access, made: cfg.Requests, log: cfg.Log, lines: cfg.Lines, schemas: schemas, open: map[string]bool{}, bodied: map[string]bool{}, streams: map[string]bool{},
 		tries:    admission.NewTries(),
 		requests: admission.NewShares(math.MaxInt64, requests), // connections bound them in all
 		bodies:   admission.NewShares(bytes, max(bytes/2, maxBody)),
