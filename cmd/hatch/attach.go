@@ -1,20 +1,28 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/client"
 )
 
-// attach connects stdin, stdout and stderr to a command and returns its exit
-// code. interactive passes stdin on; tty also sets the terminal to raw mode.
-func (c execCommands) attach(ctx context.Context, interactive, tty bool, open func(context.Context) (*client.ExecSession, error)) error {
+// attachment says how to attach to a command.
+type attachment struct {
+	interactive bool // pass stdin on
+	tty         bool // and set the terminal to raw mode
+	owned       bool // the command is ours: it ends if its output cannot be written
+}
+
+// attach connects stdin, stdout and stderr to a command and returns its exit code.
+func (c execCommands) attach(ctx context.Context, how attachment, open func(context.Context) (*client.ExecSession, error)) error {
 	signals, stopSignals := c.signals() // from here on signals are for the command
 	defer stopSignals()
 	resized, stopResized := c.resized()
@@ -29,13 +37,13 @@ func (c execCommands) attach(ctx context.Context, interactive, tty bool, open fu
 	}
 	defer func() { _ = session.Close() }()
 	restore := func() {}
-	if interactive && tty && c.inTTY {
+	if how.interactive && how.tty && c.inTTY {
 		if restore, err = c.raw(); err != nil {
 			return fmt.Errorf("cannot set the terminal up: %w", err)
 		}
 	}
 	forward := &forwarder{terminal: c.terminal, session: session, signals: signals, detach: detach}
-	if tty {
+	if how.tty {
 		forward.resized = resized
 	}
 	forwarded := make(chan struct{})
@@ -44,7 +52,7 @@ func (c execCommands) attach(ctx context.Context, interactive, tty bool, open fu
 		forward.run(sessionCtx)
 	}()
 	inputErr := make(chan error, 1)
-	if interactive {
+	if how.interactive {
 		go func() { // a read of stdin cannot be interrupted; the goroutine ends with the program
 			if err := sendInput(session, c.in); err != nil {
 				inputErr <- err
@@ -52,7 +60,16 @@ func (c execCommands) attach(ctx context.Context, interactive, tty bool, open fu
 			}
 		}()
 	}
-	exit, err := session.Copy(c.out, c.err)
+	out, errOut := &output{w: c.out}, &output{w: c.err}
+	exit, err := session.Copy(out, errOut)
+	broken := cmp.Or(out.err, errOut.err)
+	switch {
+	case broken == nil:
+	case how.owned:
+		exit, err = c.breakPipe(sessionCtx, session)
+	default:
+		exit, err = client.ExecExit{Code: exitPipe}, nil
+	}
 	restore()
 	detach()
 	<-forwarded
@@ -61,10 +78,55 @@ func (c execCommands) attach(ctx context.Context, interactive, tty bool, open fu
 		err = fmt.Errorf("it was left running without the rest of its input: %w", lost)
 	default:
 	}
+	if broken != nil && err == nil && !errors.Is(broken, syscall.EPIPE) {
+		return fmt.Errorf("its output cannot be written: %w", broken)
+	}
 	if forward.detached {
 		err = errors.New("it was left running")
 	}
 	return c.exit(session, exit, err)
+}
+
+// output writes the output of a command. It is a pipe in the caller's shell, so an
+// error is not that of the session.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+// Write writes, and keeps the error.
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	o.err = err
+	return n, err
+}
+
+// exitPipe is the exit code of a program that SIGPIPE has ended.
+const exitPipe = 128 + int(syscall.SIGPIPE)
+
+// How long a command may go on after SIGPIPE, and after SIGKILL.
+const (
+	pipeTimeout = 5 * time.Second
+	killTimeout = 10 * time.Second
+)
+
+// breakPipe ends a command whose output cannot be written, as the end of a pipe's
+// reader ends a local one, and waits for it.
+func (c execCommands) breakPipe(ctx context.Context, session *client.ExecSession) (client.ExecExit, error) {
+	ctx, cancel := context.WithTimeout(ctx, pipeTimeout+killTimeout)
+	defer cancel()
+	kill := time.AfterFunc(pipeTimeout, func() { _ = session.Signal(ctx, "SIGKILL") })
+	defer kill.Stop()
+	leave := context.AfterFunc(ctx, func() { _ = session.Close() })
+	defer leave()
+	if err := session.Signal(ctx, "SIGPIPE"); err != nil && !client.IsConflict(err) && !client.IsNotFound(err) { // it has ended
+		return client.ExecExit{}, err
+	}
+	exit, err := session.Copy(io.Discard, io.Discard)
+	if _, isLost := errors.AsType[*client.LostError](err); isLost {
+		err = nil // there is no reader to miss it
+	}
+	return exit, err
 }
 
 // exit reports how a command has ended and returns its exit code.

@@ -47,23 +47,18 @@ func run(ctx context.Context, args []string, s streams) int {
 	case ctx.Err() != nil && !errors.Is(err, errInterrupted):
 		err = errInterrupted
 	}
-	c.parseFormat(args)
+	// Read -o again: the command line may not have been parsed up to it.
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.ParseErrorsAllowlist.UnknownFlags = true
+	flags.VarP(&c.format, "output", "o", "")
+	flags.Usage = func() {}
+	_ = flags.Parse(args) // its errors are reported already
 	c.report(err)
 	if cmd.Annotations[guestExit] != "" && !errors.Is(err, errInterrupted) {
 		return exitOwn
 	}
 	code, _ := classify(err)
 	return code
-}
-
-// parseFormat reads --output again, for the errors of a command line that could
-// not be parsed up to it.
-func (c *cli) parseFormat(args []string) {
-	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	flags.ParseErrorsAllowlist.UnknownFlags = true
-	flags.VarP(&c.format, "output", "o", "")
-	flags.Usage = func() {}
-	_ = flags.Parse(args) // the error is known
 }
 
 func (c *cli) command() *cobra.Command {
@@ -111,9 +106,9 @@ func (c *cli) addCommands(root *cobra.Command) {
 	ssh := sshCommands{c.printer, c.connection}
 	console := consoleCommand{c.printer, c.connection}
 	grouped(root, groupVMs, vmCommands{c.printer, c.connection}.commands()...)
-	grouped(root, groupVMs, creates.create(), creates.fork(), runCommand{creates, ssh, console}.command(), snapshots.restore(),
-		topCommand{c.printer, c.connection}.command(), events.events(), events.why())
 	execs := execCommands{c.printer, c.connection}
+	grouped(root, groupVMs, creates.create(), creates.fork(), runCommand{creates, execs, console}.command(), snapshots.restore(),
+		topCommand{c.printer, c.connection}.command(), events.events(), events.why())
 	grouped(root, groupReach, execs.exec(), execs.execs(), ssh.ssh(), ssh.config(), console.command(),
 		logsCommand{c.printer, c.connection}.command(), cpCommand{c.printer, c.connection}.command())
 	grouped(root, groupNouns, imageCommands{c.printer, c.connection}.command(), snapshots.command(), templateCommands{c.printer, c.connection}.command(),

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -160,22 +162,25 @@ func (c createCommands) createVM(cmd *cobra.Command, f *createFlags, ready bool)
 		return api.VM{}, fmt.Errorf("cannot create the VM: %w", err)
 	}
 	v, err := c.send(ctx, server, req, f)
-	if err != nil {
-		return v, fmt.Errorf("cannot create the VM: %w", err)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("cannot create the VM: %w", err)
+	case ready:
+		v, err = c.awaitReady(ctx, server, v, f.timeout)
 	}
-	if !ready {
-		return v, nil
+	if err != nil && ctx.Err() != nil && v.ID != "" && !f.temporary {
+		err = hint(fmt.Errorf("%w: %s was created, and stays", errInterrupted, v.ID), "hatch rm -f %s", v.ID)
 	}
-	return c.awaitReady(ctx, server, v, f.timeout)
+	return v, err
 }
 
 // send sends the request. If it was interrupted, the server still creates the
-// VM; a temporary one is then looked up by its idempotency key, to be removed.
+// VM; it is then looked up by its idempotency key, to be named or removed.
 func (c createCommands) send(ctx context.Context, server *client.Client, req api.CreateVM, f *createFlags) (api.VM, error) {
 	defer c.progress("creating the VM")()
-	opts := client.CreateOptions{Wait: "running", IdempotencyKey: f.key}
+	opts := client.CreateOptions{Wait: "running", IdempotencyKey: cmp.Or(f.key, "cli-"+rand.Text())}
 	v, err := server.CreateVM(ctx, req, opts)
-	if err == nil || ctx.Err() == nil || !f.temporary {
+	if err == nil || ctx.Err() == nil {
 		return v, err
 	}
 	retryCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)

@@ -49,7 +49,9 @@ server or login. The arguments are passed on unchanged; sh -c runs a shell line.
 
 Ctrl-C is passed on; the third one leaves the command running. If the connection
 breaks, hatch attaches again and continues with the next output. hatch execs
-lists running commands, also after this one has ended.
+lists running commands, also after this one has ended. If the reader of the output
+goes away, as in hatch exec web yes | head, the command gets SIGPIPE, as in a local
+pipe, and is killed 5 seconds later.
 
 The exit code is the command's: 127 if it was not found, 126 if it could not be
 run, 128+N if signal N ended it. hatch's own errors have exit code 125.`,
@@ -97,7 +99,7 @@ func (c execCommands) run(ctx context.Context, ref string, command []string, f *
 		}
 		return c.printLine(started, started.ID)
 	}
-	return c.attach(ctx, f.interactive, f.tty, func(ctx context.Context) (*client.ExecSession, error) {
+	return c.attach(ctx, attachment{interactive: f.interactive, tty: f.tty, owned: true}, func(ctx context.Context) (*client.ExecSession, error) {
 		return server.OpenExec(ctx, v.ID, body)
 	})
 }

@@ -157,6 +157,44 @@ func TestExecPassesSignalsOn(t *testing.T) {
 	close(f.execs.signals)
 }
 
+type brokenOutput struct{ err error }
+
+func (b brokenOutput) Write([]byte) (int, error) { return 0, b.err }
+
+// A command whose output has no reader ends, as in a local pipe; one that was only
+// attached to goes on.
+func TestABrokenPipeEndsTheCommand(t *testing.T) {
+	for _, tc := range []struct {
+		args    string
+		err     error
+		code    int
+		signals int
+		says    string
+	}{
+		{"exec web trap SIGPIPE", syscall.EPIPE, 130, 1, ""},
+		{"exec web trap SIGPIPE", syscall.ENOSPC, exitOwn, 1, "its output cannot be written: no space left on device"},
+		{"execs attach web run0", syscall.EPIPE, exitPipe, 0, ""},
+	} {
+		t.Run(tc.args+tc.err.Error(), func(t *testing.T) {
+			f := newFake(t)
+			s := newSession(t, f)
+			s.out, s.stdin = brokenOutput{tc.err}, strings.NewReader("typed")
+			if code := s.hatch(strings.Fields(tc.args)...); code != tc.code || !strings.Contains(s.stderr.String(), tc.says) || (tc.says == "") != (s.stderr.Len() == 0) {
+				t.Errorf("exit code %d: %s", code, &s.stderr)
+			}
+			sent := 0
+			for _, call := range f.calls {
+				if strings.HasSuffix(call, "/signal") {
+					sent++
+				}
+			}
+			if sent != tc.signals {
+				t.Errorf("%d signals: %q", sent, f.calls)
+			}
+		})
+	}
+}
+
 func TestExecs(t *testing.T) {
 	f := newFake(t)
 	s := newSession(t, f)

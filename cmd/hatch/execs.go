@@ -166,7 +166,7 @@ func (c execCommands) complete(cmd *cobra.Command, args []string, word string) (
 func (c execCommands) attachCommand() *cobra.Command {
 	cmd := c.execCommand("attach", "Attach to a command: its output from the beginning, and its stdin", "join",
 		func(cmd *cobra.Command, server *client.Client, vmID string, e api.Exec) error {
-			return c.attach(cmd.Context(), e.State == api.ExecRunning, e.TTY != nil, func(ctx context.Context) (*client.ExecSession, error) {
+			return c.attach(cmd.Context(), attachment{interactive: e.State == api.ExecRunning, tty: e.TTY != nil}, func(ctx context.Context) (*client.ExecSession, error) {
 				return server.AttachExec(ctx, vmID, e.ID, 0)
 			})
 		})

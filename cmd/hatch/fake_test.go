@@ -289,6 +289,7 @@ type session struct {
 	signals       chan os.Signal
 	resized       chan os.Signal // nil: it never changes
 
+	out    io.Writer // instead of stdout
 	stdout bytes.Buffer
 	stderr bytes.Buffer
 }
@@ -306,8 +307,12 @@ func (s *session) hatch(args ...string) int {
 	if ctx == nil {
 		ctx = context.Background()
 	}
+	out := s.out
+	if out == nil {
+		out = &s.stdout
+	}
 	return run(ctx, args, streams{
-		in: s.stdin, out: &s.stdout, err: &s.stderr,
+		in: s.stdin, out: out, err: &s.stderr,
 		inTTY: s.tty, outTTY: s.tty,
 		env: func(name string) string { return s.env[name] },
 		now: func() time.Time { return testNow },

@@ -3,22 +3,23 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
 )
 
 const removeTimeout = time.Minute
 
-// runCommand is hatch run: create, then ssh or console.
+// runCommand is hatch run: create, then exec.
 type runCommand struct {
 	createCommands
-	ssh     sshCommands
+	execs   execCommands
 	console consoleCommand
 }
 
@@ -27,14 +28,17 @@ func (c runCommand) command() *cobra.Command {
 	login := &sshFlags{}
 	var detach, remove bool
 	cmd := &cobra.Command{
-		Use: "run [flags] [IMAGE] [-- COMMAND...]", Annotations: exitsAsGuest(), Short: "Create a VM, wait until it is ready and log in", Args: imageArg,
-		Long: `Create a VM, wait until it is ready and attach to it: over SSH if it has a
-network and this is a terminal, else to its serial console. A command after --
-is run over SSH, and its exit code is passed on.
+		Use: "run [flags] [IMAGE] [-- COMMAND...]", Annotations: exitsAsGuest(), Short: "Create a VM, wait until it is ready and run a command in it", Args: imageArg,
+		Long: `Create a VM, wait until it is ready and run a command in it, or a shell. Stdin is
+passed on, a shell on a terminal gets one, and the exit code is the command's.
+This needs no network, SSH server or key in the VM; the command runs as root,
+unless -l or the label ` + userLabel + ` names another user. A VM whose boot
+arguments have hatch.entrypoint has no shell; its console is shown.
 
-Unless --ssh-key, --user-data or --template is given, your own public keys
-(~/.ssh/id_*.pub) are put into the VM.`,
-		Example: "  hatch run --rm minimal\n  hatch run --rm -- uname -a\n  hatch run -d --name web",
+Without --rm the VM goes on running afterwards. Unless --ssh-key, --user-data or
+--template is given, your own public keys (~/.ssh/id_*.pub) are put into the VM,
+for hatch ssh.`,
+		Example: "  hatch run --rm minimal\n  hatch run --rm -- uname -a\n  echo 'uname -r; exit 7' | hatch run --rm minimal\n  hatch run -d --name web",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var command []string
 			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
@@ -43,20 +47,26 @@ Unless --ssh-key, --user-data or --template is given, your own public keys
 			if detach && (remove || len(command) > 0) {
 				return usage(cmd, "-d cannot be combined with --rm or a command")
 			}
-			if noNet, _ := cmd.Flags().GetBool("no-network"); noNet && len(command) > 0 {
-				return usage(cmd, "a command is run over SSH, which needs a network")
-			}
 			if err := checkTimeout(cmd, f.timeout); err != nil {
 				return err
 			}
-			if err := c.useOwnKeys(cmd); err != nil {
+			changed := cmd.Flags().Changed
+			noNet, _ := cmd.Flags().GetBool("no-network")
+			if !changed("ssh-key") && !changed("user-data") && !changed("template") && !noNet && len(c.ownSSHKeys()) > 0 {
+				if err := cmd.Flags().Set("ssh-key", "default"); err != nil {
+					return err
+				}
+			}
+			given, _ := cmd.Flags().GetStringArray("label")
+			labels, err := readLabels(given)
+			if err != nil {
 				return err
 			}
-			if err := c.checkLogin(cmd, f, login, len(command) > 0); !detach && err != nil {
+			if _, err := sshUser(api.VM{Labels: labels}, login.user); err != nil {
 				return fmt.Errorf("cannot log in: %w", err)
 			}
 			if remove {
-				f.temporary, f.key = true, cmp.Or(f.key, "run-"+rand.Text())
+				f.temporary = true
 			}
 			v, err := c.createVM(cmd, f, true)
 			if v.ID != "" && remove {
@@ -73,56 +83,39 @@ Unless --ssh-key, --user-data or --template is given, your own public keys
 	}
 	f.add(c.connection, cmd)
 	login.add(cmd)
+	_ = cmd.Flags().MarkDeprecated("identity", "hatch run needs no key")
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "print the id once the VM is ready, and leave it running")
 	cmd.Flags().BoolVar(&remove, "rm", false, "delete the VM afterwards")
 	cmd.ValidArgsFunction = imageKind.complete(c.connection)
 	return cmd
 }
 
-// useOwnKeys gives the VM the user's own keys unless the flags say who may log in.
-func (c runCommand) useOwnKeys(cmd *cobra.Command) error {
-	given := cmd.Flags().Changed
-	noNet, _ := cmd.Flags().GetBool("no-network")
-	if given("ssh-key") || given("user-data") || given("template") || noNet || len(c.ownSSHKeys()) == 0 {
-		return nil
-	}
-	return cmd.Flags().Set("ssh-key", "default")
-}
+// loginShell is the shell of the user that it runs as.
+var loginShell = []string{"sh", "-c", `exec "${SHELL:-/bin/sh}" -l`}
 
-// checkLogin returns an error if the login is sure to fail, before there is a VM. A
-// template may decide that it has no network and is attached to its console.
-func (c runCommand) checkLogin(cmd *cobra.Command, f *createFlags, login *sshFlags, withCommand bool) error {
-	given, _ := cmd.Flags().GetStringArray("label")
-	labels, err := readLabels(given)
-	if err != nil {
-		return err
-	}
-	if _, err := sshUser(api.VM{Labels: labels}, login.user); err != nil {
-		return err
-	}
-	noNet, _ := cmd.Flags().GetBool("no-network")
-	if withCommand || c.inTTY && c.outTTY && !noNet && f.template == "" {
-		return c.ssh.check()
-	}
-	return nil
-}
-
+// attach runs the command, or a shell, through the agent: that needs no network, SSH
+// server or key, and ends with the command. A VM that runs one program instead of an
+// init may have no shell; its program is on the console.
 func (c runCommand) attach(cmd *cobra.Command, v api.VM, login *sshFlags, command []string) error {
 	server, err := c.client()
 	if err != nil {
 		return err
 	}
-	overSSH := len(command) > 0 || v.SSHPort != 0 && c.inTTY && c.outTTY
-	if !overSSH {
-		return c.console.attach(cmd.Context(), server, v, false)
+	tty := login.tty
+	if len(command) == 0 {
+		if strings.Contains(v.BootArgs, "hatch.entrypoint=") {
+			return c.console.attach(cmd.Context(), server, v, false)
+		}
+		command, tty = loginShell, tty || c.inTTY && c.outTTY
 	}
-	end := c.progress("waiting for SSH on " + displayName(v))
-	_, err = server.WaitVM(cmd.Context(), v.ID, "ssh", defaultWait)
-	end()
+	body, err := c.execs.body(command, &execFlags{interactive: true, tty: tty, user: cmp.Or(login.user, v.Labels[userLabel])})
 	if err != nil {
-		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
+		return err
 	}
-	return c.ssh.login(cmd.Context(), server, v, login, command)
+	err = c.execs.attach(cmd.Context(), attachment{interactive: true, tty: tty, owned: true}, func(ctx context.Context) (*client.ExecSession, error) {
+		return server.OpenExec(ctx, v.ID, body)
+	})
+	return withContext(err, "cannot run a command in "+displayName(v))
 }
 
 // removeAfter deletes the VM of run --rm, also after an interrupt.

@@ -9,12 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/client"
@@ -48,6 +50,10 @@ func (c sshCommands) ssh() *cobra.Command {
 		Long: `Log in to a VM, or run a command in it, with this machine's ssh, and exit with
 its code. A single argument is a line for the guest's shell; several are passed
 on unchanged.
+
+A login needs a public key in the VM (--ssh-key of hatch create). If user data has
+users: without default, cloud-init creates only those and drops that key; hatch
+exec needs no login.
 
 The VM's host key is accepted at the first login and stored for this VM alone,
 below ~/.local/state/hatch; hatch rm deletes it.`,
@@ -86,49 +92,79 @@ func (c sshCommands) login(ctx context.Context, server *client.Client, v api.VM,
 	if err != nil {
 		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
 	}
-	program, err := findSSH()
+	program, err := exec.LookPath("ssh")
+	if err != nil {
+		return hint(fmt.Errorf("cannot log in to %s: ssh is not installed", displayName(v)), "apt-get install openssh-client")
+	}
+	end := c.progress("waiting for SSH in " + displayName(v))
+	_, err = server.WaitVM(ctx, v.ID, "ssh", sshTimeout)
+	end()
+	if client.IsTimeout(err) {
+		err = hint(fmt.Errorf("no SSH server answered within %s", sshTimeout),
+			"hatch logs %[1]s shows whether it is still booting; an image without an SSH server, such as minimal, has hatch exec -it %[1]s sh", displayName(v))
+	}
 	if err != nil {
 		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
 	}
-	if err := c.awaitSSH(ctx, server, v); err != nil {
-		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
+	err = passThrough(ctx, c.streams, program, args)
+	if code, ok := errors.AsType[exitError](err); ok && code == exitSSH {
+		c.explainRefusal(ctx, server, v)
 	}
-	return passThrough(ctx, c.streams, program, args)
-}
-
-// check returns an error if no login can work on this machine.
-func (c sshCommands) check() error {
-	if _, err := findSSH(); err != nil {
-		return err
-	}
-	if _, err := c.host(); err != nil {
-		return err
-	}
-	_, err := knownHosts{c.env}.dir()
 	return err
 }
 
-func findSSH() (path string, err error) {
-	if path, err = exec.LookPath("ssh"); err != nil {
-		return "", hint(errors.New("ssh is not installed"), "apt-get install openssh-client")
+// exitSSH is the exit code of ssh for errors of its own, as a refused login.
+const exitSSH = 255
+
+// explainRefusal says why the guest has no key of the user's, if that can be known.
+func (c sshCommands) explainRefusal(ctx context.Context, server *client.Client, v api.VM) {
+	v, err := server.GetVM(ctx, v.ID) // lists have no user data
+	if err != nil {
+		return
 	}
-	return path, nil
+	name := displayName(v)
+	switch users, dropped := usersWithoutDefault(v.UserData); {
+	case dropped && len(users) > 0:
+		c.report(hint(fmt.Errorf("the user data of %s has users: without default, so that cloud-init created no other user and dropped the SSH keys given to hatch", name),
+			"log in as one of them, with a key of theirs: hatch ssh -l %s %s; or put - default first into users: of a new VM; hatch exec -it %s sh needs no login", users[0], name, name))
+	case dropped:
+		c.report(hint(fmt.Errorf("the user data of %s has an empty users:, so that cloud-init created no user and dropped the SSH keys given to hatch", name),
+			"put - default into users: of a new VM; hatch exec -it %s sh needs no login", name))
+	case len(v.SSHAuthorizedKeys) == 0 && v.UserData == "":
+		c.report(hint(fmt.Errorf("%s was created without an SSH key", name), "hatch exec -it %s sh needs none; hatch create --ssh-key default gives a new VM yours", name))
+	}
+}
+
+// usersWithoutDefault returns the users that a cloud-config names, and whether
+// cloud-init creates only them. What it cannot read has no such list.
+func usersWithoutDefault(userData string) (users []string, dropped bool) {
+	var config struct {
+		Users yaml.Node `yaml:"users"`
+	}
+	if !strings.HasPrefix(userData, "#cloud-config") || yaml.Unmarshal([]byte(userData), &config) != nil || config.Users.IsZero() || config.Users.Tag == "!!null" {
+		return nil, false
+	}
+	entries := []*yaml.Node{&config.Users}
+	if config.Users.Kind == yaml.SequenceNode {
+		entries = config.Users.Content
+	}
+	for _, entry := range entries {
+		var user struct {
+			Name string `yaml:"name"`
+		}
+		var names string
+		if entry.Decode(&names) != nil && entry.Decode(&user) == nil {
+			names = user.Name
+		}
+		for name := range strings.FieldsFuncSeq(names, func(r rune) bool { return r == ',' || r == ' ' }) {
+			users = append(users, name)
+		}
+	}
+	return users, !slices.Contains(users, "default")
 }
 
 // sshTimeout bounds the wait for the SSH server. A booted guest answers at once.
 const sshTimeout = time.Minute
-
-// awaitSSH waits until the guest's SSH server answers.
-func (c sshCommands) awaitSSH(ctx context.Context, server *client.Client, v api.VM) error {
-	end := c.progress("waiting for SSH in " + displayName(v))
-	_, err := server.WaitVM(ctx, v.ID, "ssh", sshTimeout)
-	end()
-	if client.IsTimeout(err) {
-		return hint(fmt.Errorf("no SSH server answered within %s", sshTimeout),
-			"hatch logs %s shows whether it is still booting; an image without an SSH server, such as minimal, has hatch console %s", displayName(v), displayName(v))
-	}
-	return err
-}
 
 // passThrough runs a program on the same streams and returns its exit code.
 func passThrough(ctx context.Context, s streams, program string, args []string) error {

@@ -45,49 +45,71 @@ func TestSSH(t *testing.T) {
 	}
 }
 
+// A command and a shell are run by the agent: without ssh, a key or a terminal.
 func TestRunPassesTheGuestsExitCodeAndCleansUp(t *testing.T) {
-	fakeSSH(t, "42")
-	f := newFake(t)
-	s := newSession(t, f)
-	writeFile(t, filepath.Join(s.env["HOME"], ".ssh/id_ed25519.pub"), "ssh-ed25519 AAAA me\n")
-	if code := s.hatch("run", "--rm", "minimal", "--", "uname", "-a"); code != 42 {
-		t.Errorf("exit code %d: %s", code, &s.stderr)
-	}
-	if !strings.HasSuffix(s.stdout.String(), "127.0.0.1\nuname\n-a\n") {
-		t.Errorf("ssh got %q", &s.stdout)
-	}
-	if body := f.lastBody(t); body != `{"image_id":"img_minimal","ssh_authorized_keys":["ssh-ed25519 AAAA me"]}` {
-		t.Errorf("sent %s", body)
-	}
-	if !f.called("GET /vms/vm_new000000009/wait?for=ssh&timeout=5m0s") || !f.called("DELETE /vms/vm_new000000009") {
-		t.Errorf("calls: %q", f.calls)
-	}
-}
-
-// Without ssh no VM is made for a login, but for its console.
-func TestRunNeedsSSH(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	for _, tc := range []struct {
-		args  string
-		tty   bool
-		calls bool
+		args, stdin string
+		tty         bool
+		out         string
+		code        int
+		argv0       string
 	}{
-		{"run -- true", false, false},
-		{"run", true, false},
-		{"run --no-network", true, true},
-		{"run -d", true, true},
-		{"run", false, true},
+		{"run --rm minimal -- exit 42", "", false, "out\n", 42, "exit"},
+		{"run --rm --no-network -- exit 0", "", true, "out\n", 0, "exit"},
+		{"run --rm", "uname\n", false, "uname\n", 0, "sh"},
+		{"run --rm", "\x03", true, "^C", 130, "sh"},
 	} {
 		t.Run(fmt.Sprint(tc.args, tc.tty), func(t *testing.T) {
 			f := newFake(t)
 			s := newSession(t, f)
-			s.tty = tc.tty
-			code := s.hatch(strings.Fields(tc.args)...)
-			if made := f.called("POST /vms?wait=running"); made != tc.calls {
-				t.Errorf("a VM was made: %v, want %v; calls: %q", made, tc.calls, f.calls)
+			s.tty, s.stdin = tc.tty, strings.NewReader(tc.stdin)
+			if code := s.hatch(strings.Fields(tc.args)...); code != tc.code || s.stdout.String() != tc.out {
+				t.Errorf("exit code %d, printed %q: %s", code, &s.stdout, &s.stderr)
 			}
-			if want := "hatch: cannot log in: ssh is not installed\nhint: apt-get install openssh-client\n"; !tc.calls && (code != exitOwn || s.stderr.String() != want) {
-				t.Errorf("exit code %d: %q", code, &s.stderr)
+			asked := <-f.execs.asked
+			if asked.Command.Argv[0] != tc.argv0 || !asked.StdinOpen || (asked.TTY != nil) != (tc.tty && tc.argv0 == "sh") {
+				t.Errorf("asked for %+v", asked)
+			}
+			if !f.called("DELETE /vms/vm_new000000009") {
+				t.Errorf("calls: %q", f.calls)
+			}
+		})
+	}
+}
+
+func TestRunGivesTheVMOwnKeys(t *testing.T) {
+	f := newFake(t)
+	s := newSession(t, f)
+	writeFile(t, filepath.Join(s.env["HOME"], ".ssh/id_ed25519.pub"), "ssh-ed25519 AAAA me\n")
+	if code := s.hatch("run", "-d", "minimal"); code != 0 {
+		t.Errorf("exit code %d: %s", code, &s.stderr)
+	}
+	if body := f.lastBody(t); body != `{"image_id":"img_minimal","ssh_authorized_keys":["ssh-ed25519 AAAA me"]}` {
+		t.Errorf("sent %s", body)
+	}
+}
+
+// ssh says no more than that the login was refused.
+func TestARefusedLoginIsExplained(t *testing.T) {
+	for data, want := range map[string]string{
+		"#cloud-config\nusers:\n- name: eve\n":         "has users: without default",
+		"#cloud-config\nusers: [bob, alice]\n":         "hatch ssh -l bob web",
+		"#cloud-config\nusers: bob, default\n":         "",
+		"#cloud-config\nusers: [default, {name: eve}]": "",
+		"#cloud-config\nusers: []\n":                   "has an empty users:",
+		"#cloud-config\nusers:\n":                      "",
+		"#cloud-config\npackages: [git]\n":             "",
+		"#!/bin/sh\nusers: [bob]\n":                    "",
+		"":                                             "was created without an SSH key",
+	} {
+		t.Run(data, func(t *testing.T) {
+			fakeSSH(t, "255")
+			f := newFake(t)
+			f.vms[0].UserData = data
+			s := newSession(t, f)
+			if code := s.hatch("ssh", "web"); code != 255 || !strings.Contains(s.stderr.String(), want) || (want == "") != (s.stderr.Len() == 0) {
+				t.Errorf("exit code %d: %s", code, &s.stderr)
 			}
 		})
 	}
@@ -105,8 +127,10 @@ func TestRunTakesALongTimeout(t *testing.T) {
 	}
 }
 
-func TestRunWithoutATerminalJoinsTheConsole(t *testing.T) {
+// A VM that runs one program may have no shell.
+func TestRunShowsTheConsoleOfAProgram(t *testing.T) {
 	f := newFake(t)
+	f.vms[0].ID, f.vms[0].BootArgs = "vm_new000000009", "quiet hatch.entrypoint=x"
 	s := newSession(t, f)
 	s.stdin = strings.NewReader("exit\n")
 	if code := s.hatch("run", "--rm"); code != 0 {
@@ -142,6 +166,22 @@ func TestAnInterruptedRunRemovesItsVM(t *testing.T) {
 	}
 	if len(f.keysSeen) != 2 || f.keysSeen[0] == "" || f.keysSeen[0] != f.keysSeen[1] {
 		t.Errorf("idempotency keys: %q", f.keysSeen)
+	}
+}
+
+// An interrupt says which VM it leaves, also if the server had not named it yet.
+func TestAnInterruptNamesTheVM(t *testing.T) {
+	for _, args := range []string{"run", "create", "run -d"} {
+		t.Run(args, func(t *testing.T) {
+			f := newFake(t)
+			s := newSession(t, f)
+			ctx, cancel := context.WithCancel(t.Context())
+			s.ctx, f.onCreate = ctx, cancel
+			code := s.hatch(strings.Fields(args)...)
+			if want := "hatch: interrupted: vm_new000000009 was created, and stays\nhint: hatch rm -f vm_new000000009\n"; code != exitInterrupted || s.stderr.String() != want {
+				t.Errorf("exit code %d: %s", code, &s.stderr)
+			}
+		})
 	}
 }
 

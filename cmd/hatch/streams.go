@@ -69,11 +69,12 @@ func terminalResized() (<-chan os.Signal, func()) {
 var signalNames = map[os.Signal]string{os.Interrupt: "SIGINT", syscall.SIGTERM: "SIGTERM", syscall.SIGHUP: "SIGHUP", syscall.SIGQUIT: "SIGQUIT"}
 
 func guestSignals() (<-chan os.Signal, func()) {
+	signal.Ignore(syscall.SIGPIPE) // a closed pipe is an error of the write, which ends the command, too
 	got := make(chan os.Signal, 4)
 	for s := range signalNames {
 		signal.Notify(got, s)
 	}
-	return got, func() { signal.Stop(got) }
+	return got, func() { signal.Stop(got); signal.Reset(syscall.SIGPIPE) }
 }
 
 // colour reports whether out may carry escape sequences for colours.

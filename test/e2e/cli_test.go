@@ -4,12 +4,15 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/client"
 )
 
 // testCommandLine runs the commands that a new user of hatch runs.
@@ -100,4 +103,63 @@ func (w *world) requireLifeByHatch(t *testing.T) {
 	if got := w.hatch(t, "ls", "-q"); strings.Contains(got, id) {
 		t.Error("hatch ls shows the deleted VM")
 	}
+}
+
+// testRunInScripts calls hatch run and exec as scripts do, without a terminal or a
+// key. None of these calls may go on for ever.
+func testRunInScripts(t *testing.T, w *world) {
+	small := fmt.Sprintf("--memory %d --disk %d minimal", minimalMem, smallDisk)
+	for _, tc := range []struct {
+		line, out string
+		code      int
+	}{
+		{"$HATCH run --rm " + small + " -- echo hi </dev/null", "hi\n", 0},
+		{"echo 'echo $((6*7)); exit 7' | $HATCH run --rm --no-network " + small, "42\n", 7},
+	} {
+		t.Run(tc.line, func(t *testing.T) {
+			if out, code := w.line(t, tc.line); out != tc.out || code != tc.code {
+				t.Errorf("exit code %d, printed %q", code, out)
+			}
+		})
+	}
+	body := minimal()
+	body.Name, body.EnableNetwork = "pipes", new(false)
+	v := w.create(t, body, client.CreateOptions{Wait: "ready"})
+	for _, tc := range []struct {
+		line, out string
+		code      int
+	}{
+		{"$HATCH exec pipes yes | head -n 2; exit ${PIPESTATUS[0]}", "y\ny\n", 141},
+		{"$HATCH exec pipes sh -c 'trap \"\" PIPE; yes; exec sleep 4321' | head -n 1; exit ${PIPESTATUS[0]}", "y\n", 137},
+		{"$HATCH exec pipes yes >/dev/full", "", 125},
+		{"$HATCH exec pipes echo hi >&-", "", 0},
+		{"$HATCH exec pipes true | true; exit ${PIPESTATUS[0]}", "", 0},
+	} {
+		t.Run(tc.line, func(t *testing.T) {
+			if out, code := w.line(t, tc.line); out != tc.out || code != tc.code {
+				t.Errorf("exit code %d, printed %q", code, out)
+			}
+		})
+	}
+	if left := w.hatch(t, "execs", "-q", v.ID); left != "" {
+		t.Errorf("commands are left running: %s", left)
+	}
+}
+
+// line runs a line of bash in which $HATCH is hatch, and returns its output and exit
+// code.
+func (w *world) line(t *testing.T, line string) (out string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), readyLimit)
+	defer cancel()
+	hatch := w.command(ctx)
+	cmd := exec.CommandContext(ctx, "bash", "-c", line)
+	cmd.Env = append(hatch.Env, "HATCH="+hatch.Path)
+	cmd.Stderr = t.Output()
+	cmd.WaitDelay = normalReply
+	text, err := cmd.Output()
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited || ctx.Err() != nil {
+		t.Fatalf("%s: %v, %v", line, err, ctx.Err())
+	}
+	return string(text), cmd.ProcessState.ExitCode()
 }

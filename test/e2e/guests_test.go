@@ -59,6 +59,7 @@ func TestMinimalGuests(t *testing.T) {
 		{"delete leaves nothing", testDelete},
 		{"events tell what a guest does", testEvents},
 		{"no network", testNoNetwork},
+		{"hatch run ends in scripts", testRunInScripts},
 		{"exec", testExec},
 		{"files", testFiles},
 		{"a file of 128 MiB", testLargeFile},
