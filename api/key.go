@@ -14,4 +14,5 @@ type Key struct {
 	Secret     string     `json:"secret,omitempty" doc:"The key itself. Only in the response to POST /keys."`
 	CreatedAt  time.Time  `json:"created_at"`
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
+	Current    bool       `json:"current,omitempty" doc:"Whether this request was made with the key. Only in lists."`
 }

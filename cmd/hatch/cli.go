@@ -74,7 +74,9 @@ func (c *cli) command() *cobra.Command {
 The server is --url or HATCH_URL. The API key is read from --key-file,
 HATCH_API_KEY, the data directory of a server on this machine
 (HATCH_DATA_DIR/admin.key, /var/lib/hatch/admin.key), or ~/.config/hatch/key.
-It is never taken from the command line, which other users can read.
+It is never taken from the command line, which other users can read. admin.key is
+sent only if the hatchd of that directory listens at the address itself, so that
+no tunnel or other program gets it.
 
 VMs, images, snapshots, templates and keys can be given by name, by id, or by
 an unambiguous prefix of the id.

@@ -24,7 +24,7 @@ const (
 	defaultURL     = "http://127.0.0.1:8080"
 	defaultDataDir = "/var/lib/hatch"
 	maxKeyFile     = 4 << 10 // bytes
-	keyHint        = "give a key in HATCH_API_KEY, --key-file or ~/.config/hatch/key; on the server itself, root can read it from the data directory's admin.key"
+	keyHint        = "give a key in HATCH_API_KEY, --key-file or ~/.config/hatch/key; on the server itself, root's hatch reads admin.key in the data directory if hatchd listens at this address, not through a proxy or tunnel"
 )
 
 // connection is how to reach the server: its address and the API key.
@@ -105,8 +105,8 @@ func (c *connection) key() (string, error) {
 		return strings.TrimSpace(key), nil
 	}
 	var files []string
-	if isLoopback(c.address()) { // the key of a server on this machine is sent to no other
-		files = append(files, filepath.Join(cmp.Or(c.getenv("HATCH_DATA_DIR"), defaultDataDir), "admin.key"))
+	if dir := cmp.Or(c.getenv("HATCH_DATA_DIR"), defaultDataDir); servesDataDir(c.address(), dir) {
+		files = append(files, filepath.Join(dir, "admin.key"))
 	}
 	if dir := userDir(c.getenv, "XDG_CONFIG_HOME", ".config"); dir != "" {
 		files = append(files, filepath.Join(dir, "hatch", "key"))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -26,17 +27,34 @@ func (c keyCommands) command() *cobra.Command {
 		printer: c.printer, connection: c.connection, kind: keyKind,
 		remove: (*client.Client).DeleteKey, table: c.table,
 	}
-	return noun("key", "Manage API keys", c.createCommand(), common.lsCommand("List API keys, without their secrets"), common.rmCommand())
+	var force bool
+	common.check = func(k api.Key) error {
+		if k.Current && !force {
+			return hint(errors.New("it is the key that this command uses"), "create another one first, or hatch key rm --force %s", k.ID)
+		}
+		return nil
+	}
+	rm := common.rmCommand()
+	rm.Long = "Delete API keys. The key that this command uses is deleted with --force only."
+	rm.Flags().BoolVarP(&force, "force", "f", false, "delete the key that this command uses, too")
+	return noun("key", "Manage API keys", c.createCommand(), common.lsCommand("List API keys, without their secrets"), rm)
 }
 
-func (c keyCommands) table(keys []api.Key, _ bool) table {
+func (c keyCommands) table(keys []api.Key, wide bool) table {
 	t := table{head: []string{"ID", "NAME", "LAST USED", "AGE"}}
+	if wide {
+		t.head = append(t.head, "IN USE HERE")
+	}
 	for _, k := range keys {
 		used := "never"
 		if k.LastUsedAt != nil {
 			used = c.age(*k.LastUsedAt) + " ago"
 		}
-		t.row(k.ID, k.Name, used, c.age(k.CreatedAt))
+		cells := []string{k.ID, k.Name, used, c.age(k.CreatedAt)}
+		if wide {
+			cells = append(cells, yesNo(k.Current))
+		}
+		t.row(cells...)
 	}
 	return t
 }

@@ -85,6 +85,7 @@ type nounCommands[T any] struct {
 	get    func(*client.Client, context.Context, string) (T, error)
 	remove func(*client.Client, context.Context, string) error
 	table  func(objects []T, wide bool) table
+	check  func(T) error // before a removal; nil for none
 }
 
 func (c nounCommands[T]) lsCommand(short string) *cobra.Command {
@@ -147,6 +148,9 @@ func (c nounCommands[T]) rmCommand() *cobra.Command {
 			}
 			return forEach(c.printer, cmd, refs, "remove", func(r *results, ref string) error {
 				found, err := c.find(cmd.Context(), server, ref)
+				if err == nil && c.check != nil {
+					err = c.check(found)
+				}
 				if err == nil {
 					err = c.remove(server, cmd.Context(), c.name(found).id)
 				}

@@ -231,6 +231,18 @@ func TestRm(t *testing.T) {
 	}
 }
 
+func TestTheKeyInUseIsKept(t *testing.T) {
+	f := newFake(t)
+	f.keys[0].Current = true
+	s := newSession(t, f)
+	if code := s.hatch("key", "rm", "admin"); code != exitOwn || f.called("DELETE /keys/key_admin0000001") {
+		t.Errorf("exit code %d, calls %q", code, f.calls)
+	}
+	if code := s.hatch("key", "rm", "--force", "admin"); code != 0 || !f.called("DELETE /keys/key_admin0000001") {
+		t.Errorf("exit code %d, calls %q", code, f.calls)
+	}
+}
+
 // One argument gives one object, several give a list, in every structured format.
 func TestSeveralObjectsAreAList(t *testing.T) {
 	for args, want := range map[string]string{

@@ -42,7 +42,12 @@ func (h *keyHandlers) list(ctx context.Context, in *PageInput) (*paged[api.Key],
 		return nil, err
 	}
 	return list[access.Key, api.Key]{
-		all: keys, show: listedKey, path: "/keys",
+		all: keys, path: "/keys",
+		show: func(k access.Key) api.Key {
+			shown := listedKey(k)
+			shown.Current = k.ID == callerOf(ctx).KeyID
+			return shown
+		},
 		at: func(k access.Key) position { return position{k.CreatedAt, k.ID} },
 	}.page(*in)
 }
