@@ -65,6 +65,7 @@ func (c *cli) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "hatch",
 		Short:         "Run microVMs on a Hatch server",
+		Version:       programVersion(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noArgs,
@@ -88,6 +89,7 @@ an unambiguous prefix of the id.
 	flags.StringVar(&c.url, "url", "", "the server's `address` (HATCH_URL, else "+defaultURL+")")
 	flags.StringVar(&c.keyFile, "key-file", "", "read the API key from `file`")
 	flags.VarP(&c.format, "output", "o", "`format`: table, wide, json, jsonl or yaml")
+	flags.Var(templateFlag{c.printer}, "format", "print each object with a Go `template`, as '{{.id}} {{.name}}'; fields as with -o json")
 	flags.BoolVar(&c.timing, "timing", false, "print the elapsed time to stderr")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formatNames, cobra.ShellCompDirectiveNoFileComp))
 

@@ -239,7 +239,12 @@ func (c createCommands) createClones(cmd *cobra.Command, f *createFlags) error {
 
 // printClones prints the new VMs, and why others could not be created.
 func printClones(p *printer, clones api.Copies) error {
-	if err := p.printOne(clones, func() { printIDs(p, clones.VMs, vmKind.name) }); err != nil {
+	ids := func() {
+		for _, v := range clones.VMs {
+			fmt.Fprintln(p.out, clean(v.ID))
+		}
+	}
+	if err := p.printOne(clones, ids); err != nil {
 		return err
 	}
 	for _, f := range clones.Failed {

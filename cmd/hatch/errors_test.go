@@ -39,7 +39,6 @@ func TestErrors(t *testing.T) {
 		{exitUsage, "stop", "hatch: hatch stop takes at least one VM\nhint: hatch stop --help\n"},
 		{exitUsage, "ls --nope", "hatch: unknown flag: --nope\nhint: hatch ls --help\n"},
 		{exitUsage, "ls -o xml", "hatch: invalid argument \"xml\" for \"-o, --output\" flag: \"xml\" is not one of table, wide, json, jsonl, yaml\nhint: hatch ls --help\n"},
-		{exitUsage, "ls --filter colour=red", "hatch: --filter takes state=STATE, name=NAME or label=KEY=VALUE, not \"colour=red\"\nhint: hatch ls --help\n"},
 		{exitUsage, "logs web --tail x", "hatch: --tail takes a number of lines or all, not \"x\"\nhint: hatch logs --help\n"},
 		{exitUsage, "api GET vms", "hatch: hatch api takes a method and a path that starts with /\nhint: hatch api --help\n"},
 		{exitOwn, "--url ftp://x ls", "hatch: cannot use \"ftp://x\" as the server's address: it must look like http://HOST:PORT\n"},
@@ -63,6 +62,12 @@ func TestErrors(t *testing.T) {
 // What the client can know is wrong is refused before the first request.
 func TestFlagsAreCheckedBeforeTheFirstRequest(t *testing.T) {
 	for args, want := range map[string]string{
+		"ls --filter colour=red":                `--filter takes FIELD=VALUE, FIELD!=VALUE, label=KEY or label=KEY=VALUE, not "colour=red"; fields are id, name,`,
+		"image ls --filter label=x":             `not "label=x"; fields are id,`,
+		"key ls --sort age":                     `--sort: there is no field "age"; there are id, name,`,
+		"snapshot ls --sort -age":               `--sort: there is no field "age"`,
+		"execs web --filter x":                  `not "x"`,
+		"ls --format {{.id":                     "it is not a Go template",
 		"create --wait ready --timeout 0s":      "--timeout takes more than 0s, such as 90s or 15m, not 0s",
 		"create --image debian --label x":       "--label takes KEY=VALUE",
 		"create --image debian --net-in-rate ?": "--net-in-rate",

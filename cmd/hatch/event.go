@@ -157,7 +157,10 @@ func (c eventCommands) follow(ctx context.Context, server *client.Client, opts c
 }
 
 func (c eventCommands) write(e api.Event) error {
-	if c.format.structured() {
+	switch {
+	case c.format == formatTemplate:
+		return c.printTemplate(e)
+	case c.format.structured():
 		return writeJSON(c.out, e, false)
 	}
 	cells := cleaned(c.cells(e, c.format == formatWide))

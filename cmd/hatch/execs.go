@@ -38,23 +38,27 @@ need the space.`
 }
 
 func (c execCommands) lsCommand(use, short string) *cobra.Command {
-	var all, quiet bool
+	var all bool
+	f := &listFlags{}
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: oneArg("VM"),
 		ValidArgsFunction: vmKind.completeFirst(c.connection),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.list(cmd.Context(), args[0], all, quiet); err != nil {
+			if _, err := arranged[api.Exec](nil, f); err != nil { // before the first request
+				return err
+			}
+			if err := c.list(cmd.Context(), args[0], all, f); err != nil {
 				return fmt.Errorf("cannot list the commands in %s: %w", args[0], err)
 			}
 			return nil
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "exited ones, too")
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids only")
+	f.add(c.printer, cmd)
 	return cmd
 }
 
-func (c execCommands) list(ctx context.Context, ref string, all, quiet bool) error {
+func (c execCommands) list(ctx context.Context, ref string, all bool, f *listFlags) error {
 	server, v, err := c.openVM(ctx, ref)
 	if err != nil {
 		return err
@@ -69,11 +73,7 @@ func (c execCommands) list(ctx context.Context, ref string, all, quiet bool) err
 			shown = append(shown, e)
 		}
 	}
-	if quiet {
-		printIDs(c.printer, shown, execKind(v).name)
-		return nil
-	}
-	return printList(c.printer, shown, func(wide bool) table { return c.table(shown, wide) })
+	return printListed(c.printer, f, shown, execKind(v).name, c.table)
 }
 
 // maxCommand is how much of a command a table shows, in characters.

@@ -89,10 +89,13 @@ type nounCommands[T any] struct {
 }
 
 func (c nounCommands[T]) lsCommand(short string) *cobra.Command {
-	var quiet bool
+	f := &listFlags{}
 	cmd := &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: short, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := arranged[T](nil, f); err != nil { // before the first request
+				return err
+			}
 			server, err := c.client()
 			if err != nil {
 				return err
@@ -101,14 +104,10 @@ func (c nounCommands[T]) lsCommand(short string) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("cannot list %ss: %w", c.noun, err)
 			}
-			if quiet {
-				printIDs(c.printer, all, c.name)
-				return nil
-			}
-			return printList(c.printer, all, func(wide bool) table { return c.table(all, wide) })
+			return printListed(c.printer, f, all, c.name, c.table)
 		},
 	}
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids only")
+	f.add(c.printer, cmd)
 	return cmd
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"text/template"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,7 +50,9 @@ func (f format) structured() bool { return f != formatTable && f != formatWide }
 type printer struct {
 	streams
 	format      format
-	plainErrors bool // not in format
+	template    *template.Template // of formatTemplate
+	plainErrors bool               // not in format
+	noHeaders   bool               // of tables
 }
 
 // printOne writes one object: the API's body, or what plain writes.
@@ -59,6 +62,8 @@ func (p *printer) printOne(object any, plain func()) error {
 		return writeJSON(p.out, object, p.format == formatJSON)
 	case formatYAML:
 		return writeYAML(p.out, object)
+	case formatTemplate:
+		return p.printTemplate(object)
 	}
 	plain()
 	return nil
@@ -72,7 +77,7 @@ func (p *printer) printLine(object any, line string) error {
 // inspecting returns a printer for all fields of objects: as JSON, unless another
 // format was given. Errors have the format that was given.
 func (p *printer) inspecting(cmd *cobra.Command) *printer {
-	if cmd.Flags().Changed("output") {
+	if cmd.Flags().Changed("output") || p.format == formatTemplate {
 		return p
 	}
 	inspect := *p
@@ -132,15 +137,17 @@ func printList[T any](p *printer, list []T, t func(wide bool) table) error {
 			}
 		}
 		return nil
+	case formatTemplate:
+		for _, item := range list {
+			if err := p.printTemplate(item); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	return t(p.format == formatWide).write(p.out, p.colour())
-}
-
-// printIDs writes one id per line.
-func printIDs[T any](p *printer, list []T, name func(T) named) {
-	for _, t := range list {
-		fmt.Fprintln(p.out, clean(name(t).id))
-	}
+	rows := t(p.format == formatWide)
+	rows.noHead = p.noHeaders
+	return rows.write(p.out, p.colour())
 }
 
 // age returns how long ago t was, in its largest unit.

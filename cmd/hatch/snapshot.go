@@ -62,25 +62,24 @@ that sleeps or is paused stays so.`,
 }
 
 func (c snapshotCommands) lsCommand() *cobra.Command {
-	var quiet bool
+	f := &listFlags{}
 	cmd := &cobra.Command{
 		Use: "ls [VM]", Aliases: []string{"list"}, Short: "List snapshots, of one VM or all, newest first", Args: upToOneArg("VM"),
 		Long: `List snapshots, of one VM or all, newest first. A deleted VM can be given by its
 full id.`,
 		ValidArgsFunction: vmKind.completeFirst(c.connection),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := arranged[api.Snapshot](nil, f); err != nil { // before the first request
+				return err
+			}
 			list, err := c.list(cmd.Context(), args)
 			if err != nil {
 				return fmt.Errorf("cannot list snapshots: %w", err)
 			}
-			if quiet {
-				printIDs(c.printer, list, snapshotKind.name)
-				return nil
-			}
-			return printList(c.printer, list, func(wide bool) table { return c.table(list, wide) })
+			return printListed(c.printer, f, list, snapshotKind.name, c.table)
 		},
 	}
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids only")
+	f.add(c.printer, cmd)
 	return cmd
 }
 

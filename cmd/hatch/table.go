@@ -13,6 +13,8 @@ import (
 type table struct {
 	head []string
 	rows [][]string
+
+	noHead bool // head is not printed
 }
 
 func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
@@ -48,7 +50,9 @@ func (t table) write(w io.Writer, colour bool) error {
 			}
 			line.WriteString(cell + padding)
 		}
-		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
+		if i > 0 || !t.noHead {
+			b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -106,16 +106,17 @@ inside. hatch start boots them anew.`
 }
 
 func (c vmCommands) lsCommand() *cobra.Command {
-	var quiet, all bool
-	var filters, labels []string
+	var all bool
+	var labels []string
+	f := &listFlags{}
 	cmd := &cobra.Command{
 		Use: "ls", Aliases: []string{"ps", "list"}, Short: "List VMs, newest first", Args: noArgs,
-		Example: "  hatch ls --filter state=running --filter label=team=a",
+		Example: "  hatch ls --filter state=running --filter label=team=a\n  hatch ls --sort -mem_mib --format '{{.id}} {{.mem_mib}}'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			opts, err := listOptions(cmd, filters)
-			if err != nil {
+			if _, err := arranged[api.VM](nil, f); err != nil { // before the first request
 				return err
 			}
+			opts := listOptions(f.filters)
 			opts.Label = labels
 			server, err := c.client()
 			if err != nil {
@@ -125,37 +126,32 @@ func (c vmCommands) lsCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("cannot list VMs: %w", err)
 			}
-			if quiet {
-				printIDs(c.printer, vms, vmKind.name)
-				return nil
-			}
-			return printList(c.printer, vms, func(wide bool) table { return c.table(vms, wide) })
+			return printListed(c.printer, f, vms, vmKind.name, c.table)
 		},
 	}
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids only")
+	f.add(c.printer, cmd)
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "no effect, as in docker: stopped VMs are always listed")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "only VMs with this label: KEY, KEY=VALUE or KEY!=VALUE (repeatable)")
-	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "state=STATE, name=NAME or label=KEY=VALUE (repeatable)")
 	return cmd
 }
 
-func listOptions(cmd *cobra.Command, filters []string) (client.ListOptions, error) {
+// listOptions returns the filters that the server knows. All are applied to what it
+// returns.
+func listOptions(filters []string) client.ListOptions {
 	opts := client.ListOptions{Labels: map[string]string{}}
 	for _, f := range filters {
 		key, value, _ := strings.Cut(f, "=")
+		label, want, hasValue := strings.Cut(value, "=")
 		switch {
-		case key == "state" && value != "":
+		case key == "state":
 			opts.State = value
-		case key == "name" && value != "":
+		case key == "name":
 			opts.Name = value
-		case key == "label" && strings.Contains(value, "="):
-			label, want, _ := strings.Cut(value, "=")
+		case key == "label" && hasValue:
 			opts.Labels[label] = want
-		default:
-			return opts, usage(cmd, "--filter takes state=STATE, name=NAME or label=KEY=VALUE, not %q", f)
 		}
 	}
-	return opts, nil
+	return opts
 }
 
 func (c vmCommands) table(vms []api.VM, wide bool) table {
