@@ -2,6 +2,7 @@ package client
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"slices"
 	"unicode/utf8"
 
@@ -15,8 +16,19 @@ func encodeUserData(data *string, encoding string) (*string, string) {
 		return data, encoding
 	}
 	text, encoding := api.EncodeText(*data)
+	if encoding == "" && len(text) > plainUserData {
+		// JSON escapes characters with up to six bytes, and a body is limited, too.
+		escaped, err := json.Marshal(text)
+		if err == nil && len(escaped) > base64.StdEncoding.EncodedLen(len(text)) {
+			text, encoding = base64Of(text), api.EncodingBase64
+		}
+	}
 	return &text, encoding
 }
+
+// plainUserData is the size, in bytes, up to which text is sent as such in any case: even
+// if JSON makes it six times as large, the body is within its limit.
+const plainUserData = 256 << 10
 
 // encodeCommand encodes all strings of a command if one of them is not UTF-8, unless
 // the caller has encoded them.

@@ -36,7 +36,7 @@ const defaultWait = 5 * time.Minute
 func (f *createFlags) add(conn *connection, cmd *cobra.Command) {
 	addMachineFlags(conn, cmd, machineFlags)
 	flags := cmd.Flags()
-	flags.StringVar(&f.name, "name", "", "name and hostname")
+	flags.StringVar(&f.name, "name", "", "name and hostname: up to 63 lower-case letters, digits and hyphens")
 	flags.StringVar(&f.template, "template", "", "`template` with default values")
 	flags.StringVar(&f.ip, "ip", "", "IPv4 `address` of the guest")
 	flags.StringVar(&f.mac, "mac", "", "MAC `address` of the guest")
@@ -123,7 +123,7 @@ func (c createCommands) create() *cobra.Command {
 	}
 	f.add(c.connection, cmd)
 	cmd.Flags().StringVar(&f.snapshot, "snapshot", "", "clone this `snapshot` instead of booting an image")
-	cmd.Flags().IntVar(&f.count, "count", 1, "how many VMs to clone from the snapshot; -1, -2 and so on is added to the name")
+	cmd.Flags().IntVar(&f.count, "count", 1, "how many VMs to clone from the snapshot, up to 64; -1, -2 and so on is added to the name")
 	_ = cmd.RegisterFlagCompletionFunc("snapshot", snapshotKind.complete(c.connection))
 	cmd.Flags().StringVar(&f.wait, "wait", "running", "what to wait for: running, or ready (the guest's services, too)")
 	_ = cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"running", "ready"}, cobra.ShellCompDirectiveNoFileComp))

@@ -53,6 +53,8 @@ lists running commands, also after this one has ended. If the reader of the outp
 goes away, as in hatch exec web yes | head, the command gets SIGPIPE, as in a local
 pipe, and is killed 5 seconds later.
 
+Command, environment, directory and user have up to 120 KiB together.
+
 The exit code is the command's: 127 if it was not found, 126 if it could not be
 run, 128+N if signal N ended it. hatch's own errors have exit code 125.`,
 		Example: "  hatch exec web uname -a\n  hatch exec -it web bash\n  hatch exec web sh -c 'ps aux | grep sshd'\n" +

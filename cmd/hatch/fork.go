@@ -20,10 +20,10 @@ type forkFlags struct {
 
 func (f *forkFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.IntVarP(&f.count, "count", "n", 1, "how many VMs to create")
+	flags.IntVarP(&f.count, "count", "n", 1, "how many VMs to create, up to 64")
 	flags.StringVar(&f.name, "name", "", "name and hostname; with several VMs -1, -2 and so on is added")
 	flags.StringArrayVar(&f.labels, "label", nil, "set label `KEY=VALUE`, instead of the VM's labels (repeatable)")
-	flags.StringVar(&f.userData, "user-data", "", "new cloud-init user data from `file`, or - for stdin")
+	flags.StringVar(&f.userData, "user-data", "", "new cloud-init user data from `file`, or - for stdin, up to 1 MiB")
 	flags.StringArrayVar(&f.sshKeys, "ssh-key", nil, "public key `file` for SSH, or default for ~/.ssh/id_*.pub (repeatable)")
 }
 

@@ -24,20 +24,20 @@ type machineFlag struct {
 
 // shapeFlags describe the shape of a VM, which a warm guest must have, too.
 var shapeFlags = []machineFlag{
-	{"vcpus", "", 0, "number of virtual CPUs (also --cpus)", func(g given, spec *api.MachineSpec) error {
+	{"vcpus", "", 0, "number of virtual CPUs, up to those of the host (also --cpus)", func(g given, spec *api.MachineSpec) error {
 		n, err := strconv.Atoi(g.text())
 		spec.VCPUCount = &n
 		return err
 	}},
-	{"memory", "m", "", "memory `size`: MiB, or as 512m or 1g", func(g given, spec *api.MachineSpec) (err error) {
+	{"memory", "m", "", "memory `size`, 64m or more: MiB, or as 512m or 1g", func(g given, spec *api.MachineSpec) (err error) {
 		spec.MemMiB, err = size(g.flag.Name, g.text())
 		return err
 	}},
-	{"disk", "", "", "`size` of the VM's own disk: MiB, or as 512m or 10g", func(g given, spec *api.MachineSpec) (err error) {
+	{"disk", "", "", "`size` of the VM's own disk, 64m or more: MiB, or as 512m or 10g", func(g given, spec *api.MachineSpec) (err error) {
 		spec.DiskMiB, err = size(g.flag.Name, g.text())
 		return err
 	}},
-	{"boot-args", "", "", "kernel boot `arguments`", func(g given, spec *api.MachineSpec) error {
+	{"boot-args", "", "", "kernel boot `arguments`, up to 1,536 bytes", func(g given, spec *api.MachineSpec) error {
 		spec.BootArgs = new(g.text())
 		return nil
 	}},
@@ -49,7 +49,7 @@ var shapeFlags = []machineFlag{
 
 // machineFlags are all flags that VMs and templates share.
 var machineFlags = append(slices.Clone(shapeFlags),
-	machineFlag{"description", "", "", "what it is for", func(g given, spec *api.MachineSpec) error {
+	machineFlag{"description", "", "", "what it is for, up to 1,024 bytes", func(g given, spec *api.MachineSpec) error {
 		spec.Description = new(g.text())
 		return nil
 	}},
@@ -57,7 +57,7 @@ var machineFlags = append(slices.Clone(shapeFlags),
 		spec.Hostname = new(g.text())
 		return nil
 	}},
-	machineFlag{"user-data", "", "", "cloud-init user data from `file`, or - for stdin", func(g given, spec *api.MachineSpec) (err error) {
+	machineFlag{"user-data", "", "", "cloud-init user data from `file`, or - for stdin, up to 1 MiB", func(g given, spec *api.MachineSpec) (err error) {
 		spec.UserData, err = g.streams.readUserData(g.text())
 		return err
 	}},
@@ -69,19 +69,19 @@ var machineFlags = append(slices.Clone(shapeFlags),
 		spec.SSHAuthorizedKeys, err = g.streams.readSSHKeys(g.texts())
 		return err
 	}},
-	machineFlag{"disk-rate", "", "", "`bytes` per second to and from each disk, as 512k or 20m; 0 for no limit", func(g given, spec *api.MachineSpec) (err error) {
+	machineFlag{"disk-rate", "", "", "`bytes` per second to and from each disk, 64k or more, as 512k or 20m; 0 for no limit", func(g given, spec *api.MachineSpec) (err error) {
 		diskLimit(spec).BytesPerSecond, err = rate(g.flag.Name, g.text())
 		return err
 	}},
-	machineFlag{"disk-ops", "", int64(0), "reads and writes per second of each disk; 0 for no limit", func(g given, spec *api.MachineSpec) (err error) {
+	machineFlag{"disk-ops", "", int64(0), "reads and writes per second of each disk, 10 or more; 0 for no limit", func(g given, spec *api.MachineSpec) (err error) {
 		diskLimit(spec).OpsPerSecond, err = strconv.ParseInt(g.text(), 10, 64)
 		return err
 	}},
-	machineFlag{"net-in-rate", "", "", "`bytes` per second that the guest receives, as 512k or 20m; 0 for no limit", func(g given, spec *api.MachineSpec) (err error) {
+	machineFlag{"net-in-rate", "", "", "`bytes` per second that the guest receives, 64k or more, as 512k or 20m; 0 for no limit", func(g given, spec *api.MachineSpec) (err error) {
 		rateLimits(spec).NetworkIn, err = networkLimit(g.flag.Name, g.text())
 		return err
 	}},
-	machineFlag{"net-out-rate", "", "", "`bytes` per second that the guest sends, as 512k or 20m; 0 for no limit", func(g given, spec *api.MachineSpec) (err error) {
+	machineFlag{"net-out-rate", "", "", "`bytes` per second that the guest sends, 64k or more, as 512k or 20m; 0 for no limit", func(g given, spec *api.MachineSpec) (err error) {
 		rateLimits(spec).NetworkOut, err = networkLimit(g.flag.Name, g.text())
 		return err
 	}},

@@ -97,9 +97,9 @@ to the guest: over SSH, with exec, cp or console, or with a wait for something
 inside. hatch start boots them anew.`
 	return []*cobra.Command{
 		c.lsCommand(), c.inspectCommand(), c.setCommand(), c.rmCommand(), c.waitCommand(), resume, sleep,
-		c.verbCommand("start", "starting", "Start stopped VMs", (*client.Client).StartVM),
+		c.startCommand("start", "starting", "Start stopped VMs", (*client.Client).StartVM),
 		c.verbCommand("stop", "stopping", "Shut VMs down, by force after the server's timeout", (*client.Client).StopVM),
-		c.verbCommand("restart", "restarting", "Stop VMs and start them again", (*client.Client).RestartVM),
+		c.startCommand("restart", "restarting", "Stop VMs and start them again", (*client.Client).RestartVM),
 		c.verbCommand("pause", "pausing", "Halt the CPUs of VMs", (*client.Client).PauseVM),
 		c.verbCommand("wake", "waking", "Continue sleeping VMs where they were", (*client.Client).WakeVM),
 	}
@@ -229,6 +229,29 @@ func (c vmCommands) verbCommand(verb, doing, short string, call func(*client.Cli
 				func(server *client.Client, v api.VM) (api.VM, error) { return call(server, cmd.Context(), v.ID) })
 		},
 	}
+}
+
+// startCommand is a verbCommand after which VMs run. It can wait until they are ready.
+func (c vmCommands) startCommand(verb, doing, short string, call func(*client.Client, context.Context, string) (api.VM, error)) *cobra.Command {
+	var wait string
+	var timeout time.Duration
+	cmd := c.verbCommand(verb, doing, short, func(server *client.Client, ctx context.Context, id string) (api.VM, error) {
+		v, err := call(server, ctx, id)
+		if err != nil || wait != "ready" {
+			return v, err
+		}
+		return server.WaitVM(ctx, id, "ready", timeout)
+	})
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if wait != "running" && wait != "ready" {
+			return usage(cmd, "--wait takes running or ready, not %q", wait)
+		}
+		return checkTimeout(cmd, timeout)
+	}
+	cmd.Flags().StringVar(&wait, "wait", "running", "what to wait for: running, or ready (the guest's services, too)")
+	cmd.Flags().DurationVar(&timeout, "timeout", defaultWait, "how long to wait for each VM to be ready, such as 90s or 15m")
+	_ = cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"running", "ready"}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
 }
 
 // change calls do for every VM in refs, with a spinner, and prints the reference

@@ -154,6 +154,7 @@ func TestVerbs(t *testing.T) {
 	s := newSession(t, f)
 	for _, tc := range []struct{ args, call, out string }{
 		{"start db", "POST /vms/vm_db0000000002/start", "db\n"},
+		{"start db --wait ready --timeout 90s", "GET /vms/vm_db0000000002/wait?for=ready&timeout=1m30s", "db\n"},
 		{"stop web", "POST /vms/vm_web000000001/stop", "web\n"},
 		{"restart vm_web", "POST /vms/vm_web000000001/restart", "vm_web\n"},
 		{"pause web db", "POST /vms/vm_db0000000002/pause", "web\ndb\n"},
