@@ -25,7 +25,7 @@ clean-host: ## Stop hatchd, end its VMs' processes, remove bridge and rules; PUR
 	PURGE='$(PURGE)' scripts/clean-host
 
 .PHONY: install
-install: build ## Install the programs and the systemd unit below PREFIX (/usr/local)
+install: build ## Install programs, manual pages, completion and the systemd units below PREFIX (/usr/local)
 	PREFIX='$(PREFIX)' scripts/install
 
 ##@ Build

@@ -257,3 +257,17 @@ func TestCompletion(t *testing.T) {
 		})
 	}
 }
+
+func TestManualPages(t *testing.T) {
+	s := newSession(t, newFake(t))
+	dir := filepath.Join(t.TempDir(), "man1")
+	if code := s.hatch("man", dir); code != 0 {
+		t.Fatalf("exit code %d: %s", code, &s.stderr)
+	}
+	for page, want := range map[string]string{"hatch.1": "Exit codes: 0 done", "hatch-run.1": `.TH "HATCH-RUN" "1"`, "hatch-image-ls.1": "--no-headers"} {
+		text, err := os.ReadFile(filepath.Join(dir, page))
+		if err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("%s does not have %q: %v\n%s", page, want, err, text)
+		}
+	}
+}
