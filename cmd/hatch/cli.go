@@ -118,7 +118,7 @@ func (c *cli) addCommands(root *cobra.Command) {
 	grouped(root, groupNouns, imageCommands{c.printer, c.connection}.command(), snapshots.command(), templateCommands{c.printer, c.connection}.command(),
 		keyCommands{c.printer, c.connection}.command(), webhookCommands{c.printer, c.connection}.command())
 	server := serverCommands{c.printer, c.connection}
-	grouped(root, groupHost, server.health(), server.version(), server.api(), doctorCommand(c.printer), manCommand())
+	grouped(root, groupHost, server.health(), server.info(), server.version(), server.api(), doctorCommand(c.printer), manCommand())
 }
 
 func grouped(root *cobra.Command, group string, commands ...*cobra.Command) {

@@ -68,3 +68,45 @@ func TestNoHeaders(t *testing.T) {
 		t.Errorf("exit code %d, printed %q", code, &s.stdout)
 	}
 }
+
+func TestPrune(t *testing.T) {
+	const gone = "vm_db0000000002\nvm_db0000000003\n"
+	for _, tc := range []struct {
+		args, stdin string
+		tty         bool
+		out         string
+		code        int
+	}{
+		{"prune", "", false, "", exitUsage},
+		{"prune -f", "", false, gone, 0},
+		{"prune -f --filter state=error", "", false, "vm_db0000000003\n", 0},
+		{"prune -f --filter name=web", "", false, "", 0},
+		{"prune", "y\n", true, gone, 0},
+		{"prune", "n\n", true, "", exitOwn},
+		{"prune", "", true, "", exitOwn},
+	} {
+		t.Run(tc.args+tc.stdin, func(t *testing.T) {
+			f := newFake(t)
+			s := newSession(t, f)
+			s.stdin, s.tty = strings.NewReader(tc.stdin), tc.tty
+			if code := s.hatch(strings.Fields(tc.args)...); code != tc.code || s.stdout.String() != tc.out {
+				t.Errorf("exit code %d, printed %q: %s", code, &s.stdout, &s.stderr)
+			}
+			if left := 3 - strings.Count(tc.out, "\n"); len(f.vms) != left {
+				t.Errorf("%d VMs are left, want %d", len(f.vms), left)
+			}
+		})
+	}
+}
+
+func TestInfo(t *testing.T) {
+	f := newFake(t)
+	f.keys[0].Current = true
+	s := newSession(t, f)
+	if code := s.hatch("info"); code != 0 || !strings.Contains(s.stdout.String(), "1 error, 1 running, 1 stopped") || !strings.Contains(s.stdout.String(), "admin") {
+		t.Errorf("exit code %d, printed %s%s", code, &s.stdout, &s.stderr)
+	}
+	if s.hatch("info", "--format", "{{.vms.running}} {{.images}}"); s.stdout.String() != "1 2\n" {
+		t.Errorf("printed %q", &s.stdout)
+	}
+}

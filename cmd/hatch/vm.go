@@ -96,7 +96,7 @@ MAC and SSH port. hatch wake continues them where they were, and so does access
 to the guest: over SSH, with exec, cp or console, or with a wait for something
 inside. hatch start boots them anew.`
 	return []*cobra.Command{
-		c.lsCommand(), c.inspectCommand(), c.setCommand(), c.rmCommand(), c.waitCommand(), resume, sleep,
+		c.lsCommand(), c.inspectCommand(), c.setCommand(), c.rmCommand(), c.pruneCommand(), c.waitCommand(), resume, sleep,
 		c.startCommand("start", "starting", "Start stopped VMs", (*client.Client).StartVM),
 		c.verbCommand("stop", "stopping", "Shut VMs down, by force after the server's timeout", (*client.Client).StopVM),
 		c.startCommand("restart", "restarting", "Stop VMs and start them again", (*client.Client).RestartVM),
@@ -319,7 +319,7 @@ func (c vmCommands) rmCommand() *cobra.Command {
 				v, err := findVM(cmd.Context(), server, ref)
 				switch {
 				case err != nil:
-				case !force && v.State != api.StateStopped && v.State != api.StateError:
+				case !force && !isOff(v):
 					err = hint(fmt.Errorf("it is %s", v.State), "hatch rm -f %s, or stop it first", v.ID)
 				default:
 					err = removeVM(cmd.Context(), c.printer, server, v)
