@@ -102,6 +102,17 @@ func (c *Client) StopVM(ctx context.Context, id string) (api.VM, error) {
 	return fetch[api.VM](ctx, c, http.MethodPost, vms, id, "stop")
 }
 
+// StopVMWithin is StopVM with a timeout, of at most 10 minutes, after which the VM is
+// killed; 0 kills it at once.
+func (c *Client) StopVMWithin(ctx context.Context, id string, timeout time.Duration) (api.VM, error) {
+	var out api.VM
+	path, err := item(vms, id, "stop")
+	if err == nil {
+		_, err = c.do(ctx, call{method: http.MethodPost, path: path, query: url.Values{"timeout": {timeout.String()}}}, &out)
+	}
+	return out, err
+}
+
 // RestartVM stops a VM, if it runs, and starts it.
 func (c *Client) RestartVM(ctx context.Context, id string) (api.VM, error) {
 	return fetch[api.VM](ctx, c, http.MethodPost, vms, id, "restart")

@@ -98,7 +98,10 @@ inside. hatch start boots them anew.`
 	return []*cobra.Command{
 		c.lsCommand(), c.inspectCommand(), c.setCommand(), c.rmCommand(), c.pruneCommand(), c.waitCommand(), resume, sleep,
 		c.startCommand("start", "starting", "Start stopped VMs", (*client.Client).StartVM),
-		c.verbCommand("stop", "stopping", "Shut VMs down, by force after the server's timeout", (*client.Client).StopVM),
+		c.stopCommand(),
+		c.verbCommand("kill", "killing", "End VMs at once, without asking their guests", func(server *client.Client, ctx context.Context, id string) (api.VM, error) {
+			return server.StopVMWithin(ctx, id, 0)
+		}),
 		c.startCommand("restart", "restarting", "Stop VMs and start them again", (*client.Client).RestartVM),
 		c.verbCommand("pause", "pausing", "Halt the CPUs of VMs", (*client.Client).PauseVM),
 		c.verbCommand("wake", "waking", "Continue sleeping VMs where they were", (*client.Client).WakeVM),
@@ -252,6 +255,43 @@ func (c vmCommands) startCommand(verb, doing, short string, call func(*client.Cl
 	cmd.Flags().DurationVar(&timeout, "timeout", defaultWait, "how long to wait for each VM to be ready, such as 90s or 15m")
 	_ = cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"running", "ready"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+func (c vmCommands) stopCommand() *cobra.Command {
+	var timeout seconds
+	cmd := c.verbCommand("stop", "stopping", "Shut VMs down, by force after a timeout", func(server *client.Client, ctx context.Context, id string) (api.VM, error) {
+		if timeout.given {
+			return server.StopVMWithin(ctx, id, timeout.value)
+		}
+		return server.StopVM(ctx, id)
+	})
+	cmd.Flags().VarP(&timeout, "timeout", "t", "`time` to wait for the guest, at most 10m: seconds, or as 90s; 0 kills at once (default: the server's HATCH_STOP_TIMEOUT)")
+	return cmd
+}
+
+// seconds is the value of a flag: a duration, or a number of seconds as for docker.
+type seconds struct {
+	value time.Duration
+	given bool
+}
+
+// String returns "": the server has the default.
+func (s *seconds) String() string { return "" }
+
+// Type names the kind of value in help texts.
+func (s *seconds) Type() string { return "time" }
+
+// Set reads the value.
+func (s *seconds) Set(text string) error {
+	if _, err := strconv.ParseUint(text, 10, 32); err == nil {
+		text += "s"
+	}
+	var err error
+	if s.value, err = time.ParseDuration(text); err != nil || s.value < 0 {
+		return fmt.Errorf("%q is not a time: want seconds, or as 90s or 2m", text)
+	}
+	s.given = true
+	return nil
 }
 
 // change calls do for every VM in refs, with a spinner, and prints the reference

@@ -144,6 +144,10 @@ func testRunInScripts(t *testing.T, w *world) {
 	if left := w.hatch(t, "execs", "-q", v.ID); left != "" {
 		t.Errorf("commands are left running: %s", left)
 	}
+	w.hatch(t, "kill", "pipes")
+	if v := w.get(t, v.ID); v.State != api.StateStopped || !strings.Contains(v.StateReason, "killed at once") {
+		t.Errorf("after hatch kill it is %s: %s", v.State, v.StateReason)
+	}
 }
 
 // line runs a line of bash in which $HATCH is hatch, and returns its output and exit

@@ -132,7 +132,10 @@ func (f *fakeVMs) Start(ctx context.Context, scope access.Scope, id string) (vm.
 	return f.note("start", scope, id)
 }
 
-func (f *fakeVMs) Stop(_ context.Context, scope access.Scope, id string) (vm.VM, error) {
+func (f *fakeVMs) Stop(_ context.Context, scope access.Scope, id string, timeout *time.Duration) (vm.VM, error) {
+	if timeout != nil {
+		return f.note("stop within "+timeout.String(), scope, id)
+	}
 	return f.note("stop", scope, id)
 }
 

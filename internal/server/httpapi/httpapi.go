@@ -23,6 +23,7 @@ import (
 	"math"
 	"net/http"
 	"reflect"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -60,7 +61,8 @@ type vmGetter interface {
 // Power starts, stops, pauses, sleeps and wakes VMs.
 type Power interface {
 	Start(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
-	Stop(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
+	// Stop waits for the guest for the timeout, nil for hatchd's own, before it kills.
+	Stop(ctx context.Context, scope access.Scope, id string, timeout *time.Duration) (vm.VM, error)
 	Restart(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
 	Pause(ctx context.Context, scope access.Scope, id string) (vm.VM, error)
 	Resume(ctx context.Context, scope access.Scope, id string) (vm.VM, error)

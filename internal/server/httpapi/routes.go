@@ -34,7 +34,7 @@ func (h *vmHandlers) routes() []route {
 		{patch, "/vms/{id}", access.Write, 200, "update-vm", "Update VM", updateText, patches[api.UpdateVM](on(h.update))},
 		{del, "/vms/{id}", access.Write, 200, "delete-vm", "Delete VM", "Stop a VM and delete it, with its disk and its reservations.", on(h.delete)},
 		{post, "/vms/{id}/start", access.Write, 200, "start-vm", "Start VM", "Start a VM that is stopped, snapshotted or in error. " + waitText, on(h.start)},
-		{post, "/vms/{id}/stop", access.Write, 200, "stop-vm", "Stop VM", "Gracefully stop a running VM; kill it after HATCH_STOP_TIMEOUT. A stopped VM is not changed.", on(h.stop)},
+		{post, "/vms/{id}/stop", access.Write, 200, "stop-vm", "Stop VM", "Gracefully stop a running VM; kill it after the timeout. A stopped VM is not changed.", on(h.stop)},
 		{post, "/vms/{id}/restart", access.Write, 200, "restart-vm", "Restart VM", "Stop a VM if it is running, and start it. " + waitText, on(h.restart)},
 		{post, "/vms/{id}/pause", access.Write, 200, "pause-vm", "Pause VM", "Halt a running VM's CPUs; its memory stays.", on(h.pause)},
 		{post, "/vms/{id}/resume", access.Write, 200, "resume-vm", "Resume VM", "Resume a paused VM's CPUs.", on(h.resume)},

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/errs"
@@ -319,8 +320,21 @@ func (h *vmHandlers) restart(ctx context.Context, in *powerInput) (*answer[api.V
 	}))
 }
 
-func (h *vmHandlers) stop(ctx context.Context, in *IDPath) (*answer[api.VM], error) {
-	return shown(h.vms.Stop(ctx, scope(ctx), in.ID))
+type stopInput struct {
+	IDPath
+	Timeout string `query:"timeout" maxLength:"32" doc:"How long to wait for the guest before the VM is killed, such as 90s; 0s kills it at once; at most 10m. Defaults to HATCH_STOP_TIMEOUT."`
+}
+
+func (h *vmHandlers) stop(ctx context.Context, in *stopInput) (*answer[api.VM], error) {
+	var timeout *time.Duration
+	if in.Timeout != "" {
+		given, err := time.ParseDuration(in.Timeout)
+		if err != nil || given < 0 || given > vm.MaxWait {
+			return nil, errs.InvalidField("timeout", "%q is not a timeout: want 0s to 10m, such as 90s or 1m30s", errs.Brief(in.Timeout))
+		}
+		timeout = &given
+	}
+	return shown(h.vms.Stop(ctx, scope(ctx), in.ID, timeout))
 }
 
 func (h *vmHandlers) pause(ctx context.Context, in *IDPath) (*answer[api.VM], error) {

@@ -234,9 +234,14 @@ func (s *Service) Start(ctx context.Context, scope access.Scope, id string) (vm.
 	return s.runner.Run(ctx, operation.Op{Scope: scope, VMID: id, Name: "start", Do: s.power.Start})
 }
 
-// Stop stops a VM; see power.Service.Stop.
-func (s *Service) Stop(ctx context.Context, scope access.Scope, id string) (vm.VM, error) {
-	return s.runner.Run(ctx, operation.Op{Scope: scope, VMID: id, Name: "stop", Do: s.power.Stop})
+// Stop stops a VM; see power.Service.StopWithin. nil is the configured timeout.
+func (s *Service) Stop(ctx context.Context, scope access.Scope, id string, timeout *time.Duration) (vm.VM, error) {
+	if timeout == nil {
+		timeout = &s.power.StopTimeout
+	}
+	return s.runner.Run(ctx, operation.Op{Scope: scope, VMID: id, Name: "stop", Do: func(ctx context.Context, v vm.VM) (vm.VM, error) {
+		return s.power.StopWithin(ctx, v, *timeout)
+	}})
 }
 
 // Restart stops a VM, when it runs, and starts it.

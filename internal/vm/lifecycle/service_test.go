@@ -150,6 +150,21 @@ func TestStopStartKeepsTheLease(t *testing.T) {
 	}
 }
 
+// A request may have a timeout of its own; 0 does not ask the guest.
+func TestStopWithATimeout(t *testing.T) {
+	for timeout, want := range map[time.Duration]string{0: "killed at once", time.Millisecond: "did not shut down within 1ms"} {
+		t.Run(timeout.String(), func(t *testing.T) {
+			w := newWorld(t)
+			v := mustCreate(t, w, vm.CreateRequest{})
+			w.driver.IgnorePowerButton(v.ID)
+			stopped, err := w.Service.Stop(t.Context(), access.Owner(owner), v.ID, &timeout)
+			if err != nil || stopped.State != vm.Stopped || !strings.Contains(stopped.StateReason, want) {
+				t.Fatalf("got %+v, %v", stopped, err)
+			}
+		})
+	}
+}
+
 func TestStopOfAnUnresponsiveGuestKillsIt(t *testing.T) {
 	w := newWorld(t)
 	v := mustCreate(t, w, vm.CreateRequest{})

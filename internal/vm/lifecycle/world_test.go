@@ -371,3 +371,8 @@ func (h host) DiskMiB() (int64, error) {
 	}
 	return 1 << 20, nil
 }
+
+// Stop stops a VM with the configured timeout.
+func (w *world) Stop(ctx context.Context, scope access.Scope, id string) (vm.VM, error) {
+	return w.Service.Stop(ctx, scope, id, nil)
+}

@@ -12,10 +12,15 @@ import (
 	"github.com/hatchvm/hatch/internal/vm/transition"
 )
 
-// Stop asks the guest to shut down, waits for StopTimeout, then kills the VMM,
-// and returns when it is gone. A VM without a machine is stopped already; the
-// saved memory of a sleeping one is lost.
+// Stop is StopWithin with StopTimeout.
 func (s *Service) Stop(ctx context.Context, v vm.VM) (vm.VM, error) {
+	return s.StopWithin(ctx, v, s.StopTimeout)
+}
+
+// StopWithin asks the guest to shut down, waits for the timeout, then kills the VMM,
+// and returns when it is gone. With a timeout of 0 it kills at once. A VM without a
+// machine is stopped already; the saved memory of a sleeping one is lost.
+func (s *Service) StopWithin(ctx context.Context, v vm.VM, timeout time.Duration) (vm.VM, error) {
 	m, err := s.Live.Get(ctx, v, live.Adopt)
 	if err != nil {
 		return vm.VM{}, err
@@ -23,7 +28,7 @@ func (s *Service) Stop(ctx context.Context, v vm.VM) (vm.VM, error) {
 	if m == nil {
 		return s.stopWithoutMachine(ctx, v)
 	}
-	return s.stop(ctx, v, m, "stopped on request", s.Runner.Update)
+	return s.stop(ctx, v, m, timeout, "stopped on request", s.Runner.Update)
 }
 
 // StopWithHost is Stop for a VM with a machine while the host shuts down: hatchd
@@ -33,7 +38,7 @@ func (s *Service) StopWithHost(ctx context.Context, v vm.VM, reason string) (vm.
 	if err != nil {
 		return vm.VM{}, err
 	}
-	return s.stop(ctx, v, m, reason, s.updateWithHost)
+	return s.stop(ctx, v, m, s.StopTimeout, reason, s.updateWithHost)
 }
 
 // updateWithHost stores a change that the shutdown of the host makes.
@@ -41,11 +46,11 @@ func (s *Service) updateWithHost(ctx context.Context, id string, change func(*vm
 	return s.Runner.Update(ctx, id, vm.DownWithHost(change))
 }
 
-func (s *Service) stop(ctx context.Context, v vm.VM, m *live.Machine, reason string, commit transition.Commit) (vm.VM, error) {
+func (s *Service) stop(ctx context.Context, v vm.VM, m *live.Machine, timeout time.Duration, reason string, commit transition.Commit) (vm.VM, error) {
 	if _, err := commit(ctx, v.ID, vm.ToStopping); err != nil {
 		return vm.VM{}, err
 	}
-	killed, err := s.shutDown(ctx, m)
+	killed, err := s.shutDown(ctx, m, timeout)
 	if err != nil {
 		return vm.VM{}, err
 	}
@@ -82,9 +87,12 @@ const agentTimeout = 3 * time.Second
 
 // shutDown ends a machine, by the guest itself if it reacts, else by a kill: killed
 // says so then. The guest of a silent VMM may still run, and its agent be reached.
-func (s *Service) shutDown(ctx context.Context, m *live.Machine) (killed string, err error) {
+func (s *Service) shutDown(ctx context.Context, m *live.Machine, timeout time.Duration) (killed string, err error) {
+	if timeout == 0 {
+		return "; it was killed at once, as requested", s.Engine.End(context.WithoutCancel(ctx), m)
+	}
 	silent := m.Silent(ctx)
-	graceful, cancel := context.WithTimeout(ctx, s.StopTimeout)
+	graceful, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if !silent {
 		if err := m.Resume(graceful); err != nil { // a paused guest cannot react
@@ -124,7 +132,7 @@ func (s *Service) shutDown(ctx context.Context, m *live.Machine) (killed string,
 	if err := s.Engine.End(context.WithoutCancel(ctx), m); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("; the guest did not shut down within %s and was killed", s.StopTimeout), nil
+	return fmt.Sprintf("; the guest did not shut down within %s and was killed", timeout), nil
 }
 
 // ShutDownHeld ends the machine that this hatchd holds of a VM, if it does, as Stop
@@ -136,6 +144,6 @@ func (s *Service) ShutDownHeld(ctx context.Context, id string) error {
 		return err
 	}
 	defer s.Live.Leave(id, m)
-	_, err = s.shutDown(ctx, m)
+	_, err = s.shutDown(ctx, m, s.StopTimeout)
 	return err
 }

@@ -50,10 +50,10 @@ func (g bootingGuest) Shutdown(ctx context.Context, _ bool, accepted func()) err
 
 func TestAGuestThatBootsIsStoppedByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &Service{Config: Config{StopTimeout: 30 * time.Second, Log: slog.New(slog.DiscardHandler)}}
+		s := &Service{Config: Config{Log: slog.New(slog.DiscardHandler)}}
 		m := &bootingMachine{exited: make(chan struct{})}
 		began := time.Now()
-		killed, err := s.shutDown(t.Context(), &live.Machine{Machine: m, Guest: bootingGuest{machine: m}})
+		killed, err := s.shutDown(t.Context(), &live.Machine{Machine: m, Guest: bootingGuest{machine: m}}, 30*time.Second)
 		if err != nil || killed != "" || time.Since(began) != bootTime {
 			t.Errorf("it ended after %s%s: %v", time.Since(began), killed, err)
 		}
