@@ -28,6 +28,7 @@ type guest struct {
 	mu      sync.Mutex
 	running chan struct{} // closed while the CPUs run
 	ticks   int           // 0: not ticking
+	ticking chan struct{} // closed once the guest has ticked: others need no clock
 	kept    []string
 	boots   int
 	greeted bool // this boot's greeting is out
@@ -46,7 +47,7 @@ func newGuest(h vmm.Handle, isDeaf func() bool) *guest {
 	running := make(chan struct{})
 	close(running)
 	return &guest{
-		handle: h, startedAt: time.Now(), isDeaf: isDeaf, running: running, boots: 1, exited: make(chan struct{}),
+		handle: h, startedAt: time.Now(), isDeaf: isDeaf, running: running, boots: 1, exited: make(chan struct{}), ticking: make(chan struct{}),
 		answers: running, changed: make(chan struct{}, 1),
 	}
 }
@@ -140,7 +141,9 @@ func (g *guest) obey(line string, w io.Writer) {
 	case "echo":
 		_, _ = fmt.Fprintf(w, "echo: %s\r\n", words)
 	case "tick":
-		g.startTicking()
+		g.mu.Lock()
+		g.setTicksLocked(max(g.ticks, 1))
+		g.mu.Unlock()
 	case "deaf":
 		g.mu.Lock()
 		g.deaf = true
@@ -167,10 +170,15 @@ func (g *guest) obey(line string, w io.Writer) {
 	}
 }
 
-func (g *guest) startTicking() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.ticks = max(g.ticks, 1)
+func (g *guest) setTicksLocked(ticks int) {
+	g.ticks = ticks
+	select {
+	case <-g.ticking:
+	default:
+		if ticks > 0 {
+			close(g.ticking)
+		}
+	}
 }
 
 func (g *guest) reboot() {

@@ -88,6 +88,11 @@ func (m *machine) serveConsole(conn net.Conn) {
 }
 
 func (m *machine) printTicks(conn net.Conn, ended <-chan struct{}) {
+	select {
+	case <-ended:
+		return
+	case <-m.guest.ticking:
+	}
 	clock := time.NewTicker(tickEvery)
 	defer clock.Stop()
 	for {

@@ -169,7 +169,8 @@ func (d *Driver) Wake(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machi
 	g.setPaused(true)
 	g.mu.Lock()
 	g.boots, g.greeted, g.deaf = devs.Boots, devs.Greeted, devs.Deaf
-	g.ticks, g.kept = mem.Ticks, mem.Kept
+	g.kept = mem.Kept
+	g.setTicksLocked(mem.Ticks)
 	g.mu.Unlock()
 	return newMachine(g, d), nil
 }
