@@ -77,6 +77,13 @@ func (s *database) claimRows(ctx context.Context) error {
 				return fmt.Errorf("cannot store which host has VMs and snapshots: %w", err)
 			}
 		}
+		err := tx.countNumbers(ctx)
+		if err == nil {
+			err = tx.countUsage(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot count what VMs use: %w", err)
+		}
 		return nil
 	})
 }

@@ -130,7 +130,7 @@ func (s *snapshotStore) Snapshot(ctx context.Context, scope access.Scope, idOrNa
 	var row snapshotRow
 	owned, args := inScope(scope)
 	found, err := get(ctx, s.reads, &row, selectSnapshot+
-		" WHERE "+owned+" AND (id = ? OR name = ?) ORDER BY CASE WHEN id = ? THEN 0 ELSE 1 END LIMIT 1",
+		" WHERE "+owned+" AND (id = ? OR name = ? AND name <> '') ORDER BY CASE WHEN id = ? THEN 0 ELSE 1 END LIMIT 1",
 		append(args, idOrName, idOrName, idOrName)...)
 	if err != nil {
 		return snapshot.Snapshot{}, fmt.Errorf("cannot read the snapshot: %w", err)

@@ -4,7 +4,8 @@
 // It implements the Store interfaces of the packages that own the objects, with one
 // type and one file each, and contains no rules of theirs. Start at [Open]; tx.go
 // runs all writes, errors.go translates database errors, vm_lease.go assigns
-// addresses and ports.
+// addresses and ports. What a request costs does not depend on the number of VMs:
+// vm_numbers.go and vm_usage.go keep what would otherwise be counted.
 package store
 
 import (
@@ -18,10 +19,10 @@ import (
 	"strings"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/jmoiron/sqlx"
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver "sqlite"
 
 	"github.com/hatchvm/hatch/internal/store/migrations"
 )
@@ -128,14 +129,14 @@ func openSQLite(path string) (*database, error) {
 	}
 	// Transactions take the write lock when they begin, not at their first write:
 	// else one that has read could find that it cannot write any more.
-	writes, err := sqlx.Open("sqlite", sqliteDSN(path, url.Values{"_txlock": {"immediate"}}))
+	writes, err := openSQLitePool(sqliteDSN(path, url.Values{"_txlock": {"immediate"}}))
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the database: %w", err)
+		return nil, err
 	}
 	writes.SetMaxOpenConns(1)
-	reads, err := sqlx.Open("sqlite", sqliteDSN(path, url.Values{"_query_only": {"1"}}))
+	reads, err := openSQLitePool(sqliteDSN(path, url.Values{"_query_only": {"1"}}))
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot open the database: %w", err), writes.Close())
+		return nil, errors.Join(err, writes.Close())
 	}
 	reads.SetMaxOpenConns(sqliteReaders)
 	reads.SetMaxIdleConns(sqliteReaders)
@@ -156,11 +157,18 @@ func sqliteDSN(path string, extra url.Values) string {
 const postgresConns = 16
 
 func openPostgres(dsn string) (*database, error) {
-	db, err := sqlx.Open("pgx", dsn)
+	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		// The driver's error contains the URL with its password.
 		return nil, errors.New("cannot open the database: the URL of the PostgreSQL server is not valid: want postgres://USER:PASSWORD@HOST:PORT/NAME")
 	}
+	// A statement keeps its plan while its table grows: one that was made for an empty
+	// table must use the index, too.
+	useIndexes := stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "SET enable_seqscan = off")
+		return err
+	})
+	db := sqlx.NewDb(stdlib.OpenDB(*config, useIndexes), "pgx")
 	db.SetMaxOpenConns(postgresConns)
 	db.SetMaxIdleConns(postgresConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)

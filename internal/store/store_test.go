@@ -43,7 +43,11 @@ var (
 func onEach(t *testing.T, test func(t *testing.T, s *Store)) {
 	t.Helper()
 	for _, b := range backends() {
-		t.Run(b.name, func(t *testing.T) { test(t, open(t, b.dsn(t))) })
+		t.Run(b.name, func(t *testing.T) {
+			s := open(t, b.dsn(t))
+			test(t, s)
+			checkCounts(t, s)
+		})
 	}
 }
 

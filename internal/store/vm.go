@@ -52,15 +52,21 @@ func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want network.Request, p
 	for _, v := range vms {
 		mem, disk = mem+int64(v.MemMiB), disk+int64(v.DiskMiB)
 	}
-	if err := t.checkCapacity(ctx, vms[0].ID, mem, disk, limit); err != nil {
+	if err := t.checkCapacity(ctx, vm.VM{}, mem, disk, limit); err != nil {
 		return nil, err
 	}
 	var events []event.Event
+	more := map[usageGroup]usage{}
 	for _, v := range vms {
 		if v, err = t.createVM(ctx, v, want, pools); err != nil {
 			return nil, err
 		}
+		group, use := usageOfVM(v)
+		more[group] = more[group].plus(use)
 		stored, events = append(stored, v), append(events, vm.CreatedEvent(v))
+	}
+	if err := t.addUsage(ctx, more); err != nil {
+		return nil, err
 	}
 	return stored, t.appendEvents(ctx, events)
 }
@@ -77,6 +83,9 @@ func (t *tx) createVM(ctx context.Context, v vm.VM, want network.Request, pools 
 	}
 	row.TapNumber = tapNumber
 	if err := t.insertVM(ctx, row, v); err != nil {
+		return vm.VM{}, err
+	}
+	if err := t.moveNumbers(ctx, vmRow{}, row); err != nil {
 		return vm.VM{}, err
 	}
 	return row.vm()
@@ -112,22 +121,21 @@ func (s *vmStore) LeaseVM(ctx context.Context, id string, pools network.Pools, l
 		if err := tx.lockReservations(ctx); err != nil {
 			return fmt.Errorf("cannot reserve: %w", err)
 		}
-		row, err := tx.lockVM(ctx, id)
-		if err != nil {
-			return err
-		}
-		v, err := row.vm()
+		row, v, err := tx.lockVM(ctx, id)
 		if err != nil {
 			return err
 		}
 		// Disk is not requested again: the row still reserves it.
-		if err := tx.checkCapacity(ctx, v.ID, int64(v.MemMiB), 0, vm.Capacity{MemMiB: limit.MemMiB, Bases: limit.Bases}); err != nil {
+		if err := tx.checkCapacity(ctx, v, int64(v.MemMiB), 0, vm.Capacity{MemMiB: limit.MemMiB, Bases: limit.Bases}); err != nil {
 			return err
 		}
 		if err := tx.renewLease(ctx, row, v, pools); err != nil {
 			return err
 		}
 		if stored, err = oneVM(ctx, tx, access.Everyone, id); err != nil {
+			return err
+		}
+		if err := tx.moveUsage(ctx, v, stored); err != nil {
 			return err
 		}
 		return tx.appendEvents(ctx, vm.Changes(v, stored))
@@ -138,9 +146,10 @@ func (s *vmStore) LeaseVM(ctx context.Context, id string, pools network.Pools, l
 // renewLease stores that the VM is starting, with a complete lease. It replaces an
 // SSH port that another program uses by now.
 func (t *tx) renewLease(ctx context.Context, row vmRow, v vm.VM, pools network.Pools) error {
-	if err := t.forgetReleased(ctx, pools); err != nil {
+	if err := t.freeReleased(ctx, pools); err != nil {
 		return err
 	}
+	before := row
 	if whole(v) && v.EnableNetwork && pools.SSHBusy != nil && pools.SSHBusy(v.Lease.SSHPort) {
 		port, err := t.sshPort(ctx, pools)
 		if err != nil {
@@ -166,19 +175,22 @@ func (t *tx) renewLease(ctx context.Context, row vmRow, v vm.VM, pools network.P
 	if _, err := t.NamedExecContext(ctx, updateLease, row); err != nil {
 		return fmt.Errorf("cannot store the lease: %w", err)
 	}
-	return nil
+	return t.moveNumbers(ctx, before, row)
 }
 
 // ReleaseVM implements [vm.Store]. Address and MAC are stored, to be tried
 // first at the next lease of the VM.
 func (s *vmStore) ReleaseVM(ctx context.Context, id string) error {
 	return s.write(ctx, func(tx *tx) error {
-		v, err := oneVM(ctx, tx, access.Everyone, id)
+		if err := tx.lockReservations(ctx); err != nil {
+			return fmt.Errorf("cannot release the lease: %w", err)
+		}
+		row, _, err := tx.lockVM(ctx, id)
 		if errs.Is(err, errs.NotFound) {
 			return nil
 		}
 		if err == nil {
-			err = tx.release(ctx, v)
+			err = tx.moveNumbers(ctx, row, vmRow{})
 		}
 		if err != nil {
 			return err
@@ -186,7 +198,7 @@ func (s *vmStore) ReleaseVM(ctx context.Context, id string) error {
 		_, err = tx.exec(ctx, `UPDATE vms SET
 			last_guest_ip = COALESCE(guest_ip, last_guest_ip), last_guest_mac = COALESCE(guest_mac, last_guest_mac),
 			guest_ip = NULL, guest_mac = NULL, tap_number = NULL, tap_name = NULL, ssh_port = NULL, uid = NULL,
-			updated_at = ?, revision = revision + 1
+			updated_at = ?
 			WHERE id = ?`, micros(time.Now()), id)
 		if err != nil {
 			return fmt.Errorf("cannot release the lease: %w", err)
@@ -222,21 +234,11 @@ func (s *vmStore) AllVMs(ctx context.Context) (all []vm.VM, err error) {
 // UpdateVM implements [vm.Store].
 func (s *vmStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) (stored vm.VM, err error) {
 	err = s.write(ctx, func(tx *tx) error {
-		// The row is locked before it is read, so that no concurrent change is
-		// lost.
-		row, err := tx.lockVM(ctx, id)
+		row, before, err := tx.lockVM(ctx, id)
 		if err != nil {
 			return err
 		}
-		read, err := row.vm()
-		if err != nil {
-			return err
-		}
-		found := []vm.VM{read}
-		if err := addSleeps(ctx, tx, found); err != nil {
-			return err
-		}
-		before, v := found[0], found[0]
+		v := before
 		change(&v)
 		if err := row.setObserved(v); err != nil {
 			return err
@@ -254,23 +256,35 @@ func (s *vmStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) 
 			return err
 		}
 		stored.Sleep = v.Sleep
+		if err := tx.moveUsage(ctx, before, stored); err != nil {
+			return err
+		}
 		return tx.appendEvents(ctx, vm.Changes(before, stored))
 	})
 	return stored, err
 }
 
-// lockVM locks the row against changes by other transactions and reads it.
-func (t *tx) lockVM(ctx context.Context, id string) (vmRow, error) {
+// lockVM locks the row against changes by other transactions and then reads it, so that
+// no concurrent change is lost.
+func (t *tx) lockVM(ctx context.Context, id string) (vmRow, vm.VM, error) {
 	n, err := t.exec(ctx, "UPDATE vms SET revision = revision + 1 WHERE id = ?", id)
 	if err != nil {
-		return vmRow{}, fmt.Errorf("cannot lock the VM: %w", err)
+		return vmRow{}, vm.VM{}, fmt.Errorf("cannot lock the VM: %w", err)
 	}
 	if n == 0 {
-		return vmRow{}, noVM(id)
+		return vmRow{}, vm.VM{}, noVM(id)
 	}
 	var row vmRow
-	_, err = t.get(ctx, &row, selectVM+" WHERE id = ?", id)
-	return row, err
+	if _, err := t.get(ctx, &row, selectVM+" WHERE id = ?", id); err != nil {
+		return vmRow{}, vm.VM{}, fmt.Errorf("cannot read the VM: %w", err)
+	}
+	v, err := row.vm()
+	if err != nil {
+		return vmRow{}, vm.VM{}, err
+	}
+	found := []vm.VM{v}
+	err = addSleeps(ctx, t, found)
+	return row, found[0], err
 }
 
 // DeleteVM implements [vm.Store].
@@ -284,22 +298,28 @@ func (s *vmStore) DeleteVM(ctx context.Context, id string) error {
 }
 
 func (t *tx) deleteVM(ctx context.Context, id string) error {
-	v, err := oneVM(ctx, t, access.Everyone, id)
+	if err := t.lockReservations(ctx); err != nil {
+		return err
+	}
+	row, v, err := t.lockVM(ctx, id)
 	if errs.Is(err, errs.NotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if n, err := t.exec(ctx, "DELETE FROM vms WHERE id = ?", id); n == 0 || err != nil {
-		return err // a concurrent call has deleted it, and appended the event
+	if _, err := t.exec(ctx, "DELETE FROM vms WHERE id = ?", id); err != nil {
+		return err
 	}
 	if v.StartedAt == nil || v.Unconfirmed != "" {
 		if err := t.forgetKey(ctx, id); err != nil {
 			return err
 		}
 	}
-	if err := t.release(ctx, v); err != nil {
+	if err := t.moveNumbers(ctx, row, vmRow{}); err != nil {
+		return err
+	}
+	if err := t.moveUsage(ctx, v, vm.VM{}); err != nil {
 		return err
 	}
 	return t.appendEvents(ctx, []event.Event{vm.DeletedEvent(v)})

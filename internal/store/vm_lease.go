@@ -25,10 +25,10 @@ func whole(v vm.VM) bool {
 // has locked the reservations.
 func (t *tx) lease(ctx context.Context, v vm.VM, want network.Request, pools network.Pools) (network.Lease, sql.Null[int64], error) {
 	none := sql.Null[int64]{}
-	if err := t.forgetReleased(ctx, pools); err != nil {
+	if err := t.freeReleased(ctx, pools); err != nil {
 		return network.Lease{}, none, err
 	}
-	uid, err := t.take(ctx, "uid", pools.UIDMin, pools.UIDMax, "uids_exhausted", "user id")
+	uid, err := t.take(ctx, columnUID, pools.UIDMin, pools.UIDMax, "uids_exhausted", "user id")
 	if err != nil || !v.EnableNetwork {
 		return network.Lease{UID: uid}, none, err
 	}
@@ -36,7 +36,7 @@ func (t *tx) lease(ctx context.Context, v vm.VM, want network.Request, pools net
 	if err != nil {
 		return network.Lease{}, none, err
 	}
-	tap, err := t.take(ctx, "tap_number", 0, maxTaps, "taps_exhausted", "TAP number")
+	tap, err := t.take(ctx, columnTap, 0, maxTaps, "taps_exhausted", "TAP number")
 	if err != nil {
 		return network.Lease{}, none, err
 	}
@@ -59,7 +59,7 @@ func (t *tx) sshPort(ctx context.Context, pools network.Pools) (int, error) {
 	return int(port), err
 }
 
-// take returns the smallest number from low to high that no VM has in column.
+// take returns the smallest number from low to high that is not in use.
 func (t *tx) take(ctx context.Context, column string, low, high int, code, what string) (int, error) {
 	n, found, err := t.firstFree(ctx, column, int64(low), int64(high))
 	if err == nil && !found {
@@ -71,23 +71,6 @@ func (t *tx) take(ctx context.Context, column string, low, high int, code, what 
 func exhausted(code, what string, high int) error {
 	return errs.New(errs.Exhausted, code, "cannot reserve: no %s up to %d is free", what, high).
 		WithHint("delete VMs that are no longer needed, or widen the range in the configuration")
-}
-
-// firstFree walks the column's index from low up to the first gap, so its cost
-// depends on the values before the first gap, not on the size of the table.
-func (t *tx) firstFree(ctx context.Context, column string, low, high int64) (n int64, found bool, err error) {
-	taken, err := t.taken(ctx, column, low)
-	if err != nil || !taken {
-		return low, low <= high, err
-	}
-	found, err = t.get(ctx, &n, `SELECT v.`+column+` + 1 FROM vms v
-		WHERE v.host_id = ? AND v.`+column+` >= ? AND v.`+column+` < ?
-		AND NOT EXISTS (SELECT 1 FROM vms w WHERE w.host_id = v.host_id AND w.`+column+` = v.`+column+` + 1)
-		ORDER BY v.`+column+` LIMIT 1`, t.host, low, high)
-	if err != nil {
-		return 0, false, fmt.Errorf("cannot find a free %s: %w", column, err)
-	}
-	return n, found, nil
 }
 
 // taken reports whether a VM has this value in the column.

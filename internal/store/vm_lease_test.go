@@ -414,7 +414,7 @@ func TestReleasedAddressesAndPortsCoolDown(t *testing.T) {
 		if next.Address != first.Address || next.SSHPort != first.SSHPort {
 			t.Errorf("lease %+v once the time has passed, want that of %+v", next, first)
 		}
-		if n := count(t, s, "released"); n != 0 {
+		if n := count(t, s, "numbers WHERE released_at IS NOT NULL"); n != 0 {
 			t.Errorf("%d old releases are left", n)
 		}
 	})
@@ -429,7 +429,7 @@ func TestWhenAllIsCoolingTheOldestIsUsed(t *testing.T) {
 		}
 		for at, id := range []string{"vm_3", "vm_1", "vm_2"} {
 			noError(t, s.DeleteVM(t.Context(), id))
-			s.mustExec(t, "UPDATE released SET released_at = ? WHERE released_at > ?", micros(time.Now().Add(time.Minute*time.Duration(at-10))), micros(time.Now().Add(-time.Minute)))
+			s.mustExec(t, "UPDATE numbers SET released_at = ? WHERE released_at > ?", micros(time.Now().Add(time.Minute*time.Duration(at-10))), micros(time.Now().Add(-time.Minute)))
 		}
 		var got []string
 		for i := range 3 {

@@ -65,7 +65,7 @@ func pageQuery(scope access.Scope, f vm.Filter, after cursor) (query string, arg
 		and("state = ?", string(f.State))
 	}
 	if f.Name != "" {
-		and("name = ?", f.Name)
+		and("name = ? AND name <> ''", f.Name) // else the index of names that are not empty is of no use
 	}
 	for _, label := range slices.Sorted(maps.Keys(f.Labels)) {
 		possible = possible && storable(label, f.Labels[label])
@@ -85,7 +85,7 @@ func pageQuery(scope access.Scope, f vm.Filter, after cursor) (query string, arg
 	}
 	query = "SELECT id, created_at, revision FROM vms WHERE " + strings.Join(where, " AND ") + " ORDER BY created_at DESC, id DESC"
 	if f.Limit > 0 {
-		query += " LIMIT " + strconv.Itoa(f.Limit+1)
+		query, args = query+" LIMIT ?", append(args, f.Limit+1)
 	}
 	return query, args, possible
 }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"fmt"
 	"reflect"
 	"strings"
@@ -167,23 +166,11 @@ func TestListShowsChanges(t *testing.T) {
 	})
 }
 
-// thousand makes 1,000 VMs.
-func thousand(b *testing.B, s *Store) network.Pools {
-	b.Helper()
-	noError(b, s.UpsertImage(context.Background(), anyImage()))
-	p := poolsOf(b, "10.9.0.1/16", 20_000)
-	for i := range 1000 {
-		_, err := s.CreateVM(context.Background(), newVM(fmt.Sprintf("vm_abc123%06d", i)), network.Request{}, p, vm.Capacity{})
-		noError(b, err)
-	}
-	return p
-}
-
 func BenchmarkList1000(b *testing.B) {
 	for _, db := range backends() {
 		b.Run(db.name, func(b *testing.B) {
 			s := open(b, db.dsn(b))
-			thousand(b, s)
+			many(b, s, 1000)
 			for name, f := range map[string]vm.Filter{"all": {}, "label": {Labels: map[string]string{"team": "a"}}, "page": {Limit: 100}} {
 				b.Run(name, func(b *testing.B) {
 					for b.Loop() {
@@ -201,25 +188,6 @@ func BenchmarkList1000(b *testing.B) {
 					}
 				}
 			})
-		})
-	}
-}
-
-// The 1,001st VM: what a create costs in the database.
-func BenchmarkCreateAmong1000(b *testing.B) {
-	for _, db := range backends() {
-		b.Run(db.name, func(b *testing.B) {
-			s := open(b, db.dsn(b))
-			p := thousand(b, s)
-			limit := vm.Capacity{MemMiB: 1 << 40, DiskMiB: 1 << 40}
-			for b.Loop() {
-				if _, err := s.CreateVM(b.Context(), newVM("vm_x"), network.Request{}, p, limit); err != nil {
-					b.Fatal(err)
-				}
-				b.StopTimer()
-				noError(b, s.DeleteVM(b.Context(), "vm_x"))
-				b.StartTimer()
-			}
 		})
 	}
 }

@@ -2,79 +2,171 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/network"
-	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// Columns of vms whose values are left out of use for some time after their release.
+// The kinds of numbers that a lease has, each of which one VM of a host can have. They
+// are the names of columns of vms.
 const (
 	columnAddress = "guest_ip"
 	columnSSHPort = "ssh_port"
+	columnTap     = "tap_number"
+	columnUID     = "uid"
 )
 
-// released is a value that a VM has given up a short time ago.
-type released struct {
-	Number     int64  `db:"number"`
-	OwnerID    string `db:"owner_id"` // of the former VM
-	ReleasedAt int64  `db:"released_at"`
+// numberKinds are all kinds, and whether a number stays out of use for some time after
+// its release.
+var numberKinds = []struct {
+	column string
+	cools  bool
+	of     func(*vmRow) sql.Null[int64]
+}{
+	{columnAddress, true, func(r *vmRow) sql.Null[int64] { return r.GuestIP }},
+	{columnSSHPort, true, func(r *vmRow) sql.Null[int64] { return r.SSHPort }},
+	{columnTap, false, func(r *vmRow) sql.Null[int64] { return r.TapNumber }},
+	{columnUID, false, func(r *vmRow) sql.Null[int64] { return r.UID }},
 }
 
-// release notes what the VM's lease gives up.
-func (t *tx) release(ctx context.Context, v vm.VM) error {
-	if v.Lease.Address.IsValid() {
-		if err := t.releaseNumber(ctx, columnAddress, addressNumber(v.Lease.Address), v.OwnerID); err != nil {
-			return err
+// moveNumbers stores that a VM has the numbers of its row after, and no longer those of
+// its row before. Precondition: this transaction has locked the reservations, and the
+// row, if it is not new.
+func (t *tx) moveNumbers(ctx context.Context, before, after vmRow) error {
+	for _, kind := range numberKinds {
+		had, has := kind.of(&before), kind.of(&after)
+		if had == has {
+			continue
+		}
+		var err error
+		switch {
+		case !had.Valid:
+		case kind.cools:
+			_, err = t.exec(ctx, "UPDATE numbers SET released_at = ? WHERE host_id = ? AND kind = ? AND number = ?", micros(time.Now()), t.host, kind.column, had.V)
+		default:
+			err = t.freeNumber(ctx, kind.column, had.V)
+		}
+		if err == nil && has.Valid {
+			err = t.useNumber(ctx, kind.column, has.V, after.OwnerID)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot store which %s is in use: %w", kind.column, err)
 		}
 	}
-	if v.Lease.SSHPort == 0 {
-		return nil
-	}
-	return t.releaseNumber(ctx, columnSSHPort, int64(v.Lease.SSHPort), v.OwnerID)
-}
-
-func (t *tx) releaseNumber(ctx context.Context, column string, number int64, owner string) error {
-	_, err := t.exec(ctx, `INSERT INTO released (host_id, kind, number, owner_id, released_at) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT (host_id, kind, number) DO UPDATE SET owner_id = excluded.owner_id, released_at = excluded.released_at`,
-		t.host, column, number, owner, micros(time.Now()))
-	if err != nil {
-		return fmt.Errorf("cannot note a released %s: %w", column, err)
-	}
 	return nil
 }
 
-// forgetReleased deletes what may be used again, and what the clock, set back since,
-// would keep for too long.
-func (t *tx) forgetReleased(ctx context.Context, pools network.Pools) error {
+func (t *tx) useNumber(ctx context.Context, column string, number int64, owner string) error {
+	after, err := t.inUse(ctx, column, number+1)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(ctx, `INSERT INTO numbers (host_id, kind, number, next_free, owner_id) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (host_id, kind, number) DO UPDATE SET owner_id = excluded.owner_id, released_at = NULL`,
+		t.host, column, number, sql.NullInt64{Int64: number + 1, Valid: !after}, owner)
+	if err != nil {
+		return err
+	}
+	return t.setNextFree(ctx, column, number-1, sql.NullInt64{})
+}
+
+func (t *tx) freeNumber(ctx context.Context, column string, number int64) error {
+	if _, err := t.exec(ctx, "DELETE FROM numbers WHERE host_id = ? AND kind = ? AND number = ?", t.host, column, number); err != nil {
+		return err
+	}
+	return t.setNextFree(ctx, column, number-1, sql.NullInt64{Int64: number, Valid: true})
+}
+
+// setNextFree stores next_free of a number, if it is in use.
+func (t *tx) setNextFree(ctx context.Context, column string, number int64, next sql.NullInt64) error {
+	_, err := t.exec(ctx, "UPDATE numbers SET next_free = ? WHERE host_id = ? AND kind = ? AND number = ?", next, t.host, column, number)
+	return err
+}
+
+func (t *tx) inUse(ctx context.Context, column string, number int64) (bool, error) {
+	var one int
+	return t.get(ctx, &one, "SELECT 1 FROM numbers WHERE host_id = ? AND kind = ? AND number = ?", t.host, column, number)
+}
+
+// freeReleased frees the numbers that may be used again, and those that the clock, set
+// back since, would keep for too long.
+func (t *tx) freeReleased(ctx context.Context, pools network.Pools) error {
+	var found []struct {
+		Kind   string `db:"kind"`
+		Number int64  `db:"number"`
+	}
 	now := time.Now()
-	_, err := t.exec(ctx, "DELETE FROM released WHERE host_id = ? AND (released_at <= ? OR released_at > ?)",
+	err := selectAll(ctx, t, &found, "SELECT kind, number FROM numbers WHERE host_id = ? AND released_at IS NOT NULL AND (released_at <= ? OR released_at > ?)",
 		t.host, micros(now.Add(-pools.CoolDown)), micros(now))
+	for _, n := range found {
+		if err == nil {
+			err = t.freeNumber(ctx, n.Kind, n.Number)
+		}
+	}
 	if err != nil {
-		return fmt.Errorf("cannot delete old releases: %w", err)
+		return fmt.Errorf("cannot free released numbers: %w", err)
 	}
 	return nil
 }
 
-// cooling lists the values of a column that are to be left out of use, the oldest
-// release first. Precondition: forgetReleased.
-func (t *tx) cooling(ctx context.Context, column string, low, high int64) ([]int64, error) {
-	var found []int64
-	err := selectAll(ctx, t, &found, `SELECT number FROM released
-		WHERE host_id = ? AND kind = ? AND number >= ? AND number <= ? ORDER BY released_at, number`, t.host, column, low, high)
-	if err != nil {
-		return nil, fmt.Errorf("cannot list released values of %s: %w", column, err)
+// firstFree returns the smallest number from low to high that is not in use.
+func (t *tx) firstFree(ctx context.Context, column string, low, high int64) (n int64, found bool, err error) {
+	if low > high {
+		return 0, false, nil
 	}
-	return found, nil
+	used, err := t.inUse(ctx, column, low)
+	if err == nil && !used {
+		return low, true, nil
+	}
+	if err == nil {
+		found, err = t.get(ctx, &n, "SELECT next_free FROM numbers WHERE host_id = ? AND kind = ? AND next_free > ? AND next_free <= ? ORDER BY next_free LIMIT 1",
+			t.host, column, low, high)
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("cannot find a free %s: %w", column, err)
+	}
+	return n, found, nil
+}
+
+// choose returns the number from low to high that accept agrees to: the smallest that
+// is not in use, or, if there is none, the one that was released first.
+func (t *tx) choose(ctx context.Context, column string, low, high int64, accept func(int64) (bool, error)) (n int64, found bool, err error) {
+	for first := low; ; first = n + 1 {
+		if n, found, err = t.firstFree(ctx, column, first, high); err != nil {
+			return 0, false, err
+		}
+		if !found {
+			break
+		}
+		if ok, err := accept(n); ok || err != nil {
+			return n, ok, err
+		}
+	}
+	var released []int64
+	err = selectAll(ctx, t, &released, `SELECT number FROM numbers
+		WHERE host_id = ? AND kind = ? AND released_at IS NOT NULL AND number >= ? AND number <= ? ORDER BY released_at, number`, t.host, column, low, high)
+	if err != nil {
+		return 0, false, fmt.Errorf("cannot list released values of %s: %w", column, err)
+	}
+	for _, n := range released {
+		if ok, err := accept(n); ok || err != nil {
+			return n, ok, err
+		}
+	}
+	return 0, false, nil
 }
 
 // checkReleased refuses an address that was another owner's until just now. The former
 // owner may have it back.
 func (t *tx) checkReleased(ctx context.Context, address int64, owner string, pools network.Pools) error {
-	var last released
-	found, err := t.get(ctx, &last, "SELECT number, owner_id, released_at FROM released WHERE host_id = ? AND kind = ? AND number = ?",
+	var last struct {
+		OwnerID    string `db:"owner_id"`
+		ReleasedAt int64  `db:"released_at"`
+	}
+	found, err := t.get(ctx, &last, "SELECT owner_id, released_at FROM numbers WHERE host_id = ? AND kind = ? AND number = ? AND released_at IS NOT NULL",
 		t.host, columnAddress, address)
 	if err != nil {
 		return fmt.Errorf("cannot look up a released address: %w", err)
@@ -88,46 +180,29 @@ func (t *tx) checkReleased(ctx context.Context, address int64, owner string, poo
 		WithField("guest_ip").WithHint("give another free address of %s, or leave guest_ip out", pools.Network.Prefix)
 }
 
-// choose returns the number from low to high that accept agrees to: the smallest that
-// no VM has and that is not cooling, or, if there is none, the one that was released
-// first.
-func (t *tx) choose(ctx context.Context, column string, low, high int64, accept func(int64) (bool, error)) (n int64, found bool, err error) {
-	coolest, err := t.cooling(ctx, column, low, high)
-	if err != nil {
-		return 0, false, err
+// countNumbers stores the numbers of all VMs of the host if some are missing: after a
+// migration, or because the host has got another id.
+func (t *tx) countNumbers(ctx context.Context) error {
+	var used, stored int
+	_, err := t.get(ctx, &used, "SELECT COUNT(guest_ip) + COUNT(ssh_port) + COUNT(tap_number) + COUNT(uid) FROM vms WHERE host_id = ?", t.host)
+	if err == nil {
+		_, err = t.get(ctx, &stored, "SELECT COUNT(*) FROM numbers WHERE host_id = ? AND released_at IS NULL", t.host)
 	}
-	cooling := make(map[int64]bool, len(coolest))
-	for _, n := range coolest {
-		cooling[n] = true
+	if err != nil || used == stored {
+		return err
 	}
-	for ; low <= high; low++ {
-		if cooling[low] {
-			continue
-		}
-		if n, found, err = t.firstFree(ctx, column, low, high); err != nil || !found {
-			break
-		}
-		if low = n; cooling[n] {
-			continue
-		}
-		if ok, err := accept(n); ok || err != nil {
-			return n, ok, err
-		}
+	if _, err := t.exec(ctx, "DELETE FROM numbers WHERE host_id = ? AND released_at IS NULL", t.host); err != nil {
+		return err
 	}
-	if err != nil {
-		return 0, false, err
-	}
-	for _, n := range coolest {
-		taken, err := t.taken(ctx, column, n)
+	for _, kind := range numberKinds {
+		_, err := t.exec(ctx, `INSERT INTO numbers (host_id, kind, number, owner_id)
+			SELECT host_id, ?, `+kind.column+`, owner_id FROM vms WHERE host_id = ? AND `+kind.column+` IS NOT NULL
+			ON CONFLICT (host_id, kind, number) DO UPDATE SET owner_id = excluded.owner_id, released_at = NULL`, kind.column, t.host)
 		if err != nil {
-			return 0, false, err
-		}
-		if taken {
-			continue
-		}
-		if ok, err := accept(n); ok || err != nil {
-			return n, ok, err
+			return err
 		}
 	}
-	return 0, false, nil
+	_, err = t.exec(ctx, `UPDATE numbers SET next_free = CASE WHEN EXISTS (SELECT 1 FROM numbers n
+		WHERE n.host_id = numbers.host_id AND n.kind = numbers.kind AND n.number = numbers.number + 1) THEN NULL ELSE number + 1 END WHERE host_id = ?`, t.host)
+	return err
 }

@@ -18,7 +18,7 @@ func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, c
 		return vm.VM{}, noVM(id)
 	}
 	err = s.write(ctx, func(tx *tx) error {
-		row, err := tx.lockVM(ctx, id) // before it is read, as in UpdateVM
+		row, _, err := tx.lockVM(ctx, id)
 		if err != nil {
 			return err
 		}
@@ -34,6 +34,9 @@ func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, c
 			return err
 		}
 		if stored, err = oneVM(ctx, tx, scope, id); err != nil {
+			return err
+		}
+		if err := tx.moveUsage(ctx, before, stored); err != nil {
 			return err
 		}
 		return tx.appendEvents(ctx, vm.Changes(before, stored))

@@ -18,9 +18,9 @@ func TestReviseVM(t *testing.T) {
 		ctx := t.Context()
 		account(t, s, "acc_a")
 		anImage(t, s)
-		made, _, err := s.CreateVM(ctx, newVM("vm_a"), network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{})
+		made, err := s.CreateVM(ctx, newVM("vm_a"), network.Request{}, pools(t), vm.Capacity{})
 		noError(t, err)
-		_, _, err = s.CreateVM(ctx, newVM("vm_b"), network.Request{}, pools(t), vm.Capacity{}, vm.Idempotency{})
+		_, err = s.CreateVM(ctx, newVM("vm_b"), network.Request{}, pools(t), vm.Capacity{})
 		noError(t, err)
 
 		got, err := s.ReviseVM(ctx, access.Owner("acc_a"), "vm_a", func(v *vm.VM) error {
