@@ -175,6 +175,9 @@ func foundProblem[E error](ctx context.Context, status int, detail string, found
 	first := fields[0]
 	field := fieldOf(first.Location)
 	p := newProblem(ctx, status, codeOf(status, field), sentence(field, first.Message))
+	if first.Message == unknownField {
+		p.Code = codeUnknownField // not one for each name that a client makes up
+	}
 	p.Field = field
 	if len(fields) > 1 {
 		p.Errors = fields
@@ -187,7 +190,10 @@ type invalidBody struct{ found []error }
 
 func (*invalidBody) Error() string { return "the message is not valid" }
 
-const unknownField = "unknown field"
+const (
+	unknownField     = "unknown field"
+	codeUnknownField = "unknown_field"
+)
 
 // problemField rewords an error of huma's. It leaves out the value, which may be a
 // secret or the whole body.

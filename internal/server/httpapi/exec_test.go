@@ -102,7 +102,7 @@ func TestBadExecs(t *testing.T) {
 		`{"command":null}`:                 "invalid_command",
 		`{"command":{"argv":["a"]}}`:       "invalid_command",
 		`{"command":"a\u0000"}`:            "invalid_command",
-		`{"command":"a","comand":"b"}`:     "invalid_comand",
+		`{"command":"a","comand":"b"}`:     "unknown_field",
 		`{"command":"a","env":{"A=B":""}}`: "invalid_env",
 		`{"command":"a","env":["A=B"]}`:    "invalid_env",
 		`{"command":"a","cwd":"tmp"}`:      "invalid_cwd",

@@ -101,6 +101,9 @@ func TestBadCreate(t *testing.T) {
 		if p.Field != c.field || !strings.Contains(p.Error, c.words) || !strings.HasPrefix(p.Error, c.field) {
 			t.Errorf("%s: field %q, error %q", c.body, p.Field, p.Error)
 		}
+		if (p.Code == "unknown_field") != (c.words == "unknown field") {
+			t.Errorf("%s: code %s", c.body, p.Code)
+		}
 		if p.Code == "" || p.RequestID == "" || p.Status != 400 || p.Detail != p.Error {
 			t.Errorf("%s: incomplete: %s", c.body, reply.body)
 		}

@@ -64,7 +64,7 @@ func TestWebhookBodiesAreChecked(t *testing.T) {
 		`{"url":"https://example.com"}`:                                                                  "invalid_events",
 		`{"url":"https://example.com","events":[]}`:                                                      "invalid_events",
 		`{"url":"https://example.com","events":["vm.delet"]}`:                                            "invalid_events",
-		`{"url":"https://example.com","events":["*"],"surplus":1}`:                                       "invalid_surplus",
+		`{"url":"https://example.com","events":["*"],"surplus":1}`:                                       "unknown_field",
 		`{"url":"https://` + strings.Repeat("x", 2048) + `","events":["*"]}`:                             "invalid_url",
 		`{"url":"https://example.com","events":["*"],"description":"` + strings.Repeat("x", 1025) + `"}`: "invalid_description",
 	} {
