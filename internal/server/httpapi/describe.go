@@ -164,6 +164,14 @@ func deleted() *answer[api.Deleted] {
 	return &answer[api.Deleted]{Body: api.Deleted{Status: "deleted"}}
 }
 
+// requestSchemas are the schemas of requests.
+var requestSchemas = map[string]bool{
+	"CreateVM": true, "CreateImage": true, "BuildImage": true, "WarmImage": true, "CreateTemplate": true,
+	"RateLimits": true, "DiskRateLimit": true, "NetworkRateLimit": true, "CreateKey": true, "CreateWebhook": true,
+	"UpdateWebhook": true, "UpdateVM": true, "UpdateTemplate": true, "CreateSnapshot": true, "RestoreVM": true, "ForkVM": true, "MakeDirectory": true,
+	"RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true,
+}
+
 // tidySchemas corrects the schemas that huma derives: our problem in place of its
 // error model, schemas of answers that we encode ourselves, and answers to which
 // fields may be added later.
@@ -176,9 +184,8 @@ func tidySchemas(doc *huma.OpenAPI) {
 	registry.Schema(reflect.TypeFor[api.FileChange](), true, "FileChange")   // in server-sent events
 	schemas := registry.Map()
 	delete(schemas, "ErrorModel")
-	asked := map[string]bool{"CreateVM": true, "CreateImage": true, "BuildImage": true, "WarmImage": true, "CreateTemplate": true, "RateLimits": true, "DiskRateLimit": true, "NetworkRateLimit": true, "CreateKey": true, "CreateWebhook": true, "UpdateWebhook": true, "UpdateVM": true, "UpdateTemplate": true, "CreateSnapshot": true, "RestoreVM": true, "ForkVM": true, "MakeDirectory": true, "RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true}
 	for name, schema := range schemas {
-		if !asked[name] {
+		if !requestSchemas[name] {
 			schema.AdditionalProperties = nil
 		}
 	}

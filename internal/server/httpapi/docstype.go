@@ -48,6 +48,9 @@ func limitsOf(s *huma.Schema) string {
 	if len(s.Enum) > 0 {
 		add("one of %s", listOf(s.Enum))
 	}
+	if values, ok := s.Extensions[extensibleEnum].([]any); ok {
+		add("such as %s", listOf(values))
+	}
 	if s.Minimum != nil {
 		add("at least %.0f", *s.Minimum)
 	}

@@ -195,6 +195,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 		}
 	}
 	tidySchemas(described.OpenAPI())
+	completeDocument(described.OpenAPI())
 	return d, mux, described.OpenAPI()
 }
 
