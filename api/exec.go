@@ -129,6 +129,8 @@ const (
 	ExecResize      = "resize"       // client: Rows, Cols
 	ExecSignal      = "signal"       // client: Signal
 	ExecCloseStdin  = "close_stdin"  // client
+	ExecCloseStdout = "close_stdout" // client: reads no more stdout; a command that writes more of it gets SIGPIPE
+	ExecCloseStderr = "close_stderr" // client: likewise
 )
 
 // ExecMessage is a text message of a streamed exec, in either direction. Type

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/coder/websocket"
 
@@ -32,10 +33,15 @@ func (s *ExecSession) run(ctx context.Context, offset int64) {
 			return
 		}
 		next := &connection{conn: conn}
-		var closeAgain bool
-		s.update(func() { s.connection, closeAgain = next, s.stdinClosed && s.inputErr == nil })
-		if closeAgain {
-			next.closeStdin()
+		var again []string
+		s.update(func() {
+			s.connection, again = next, slices.Clone(s.unread)
+			if s.stdinClosed && s.inputErr == nil {
+				again = append(again, api.ExecCloseStdin)
+			}
+		})
+		for _, message := range again {
+			next.say(message)
 		}
 	}
 }

@@ -50,6 +50,7 @@ type ExecSession struct {
 	connection  *connection   // nil while disconnected
 	inputErr    error         // why stdin cannot be written any more
 	stdinClosed bool          // by CloseStdin
+	unread      []string      // messages that close output, to be repeated when attaching again
 	outputErr   error         // why there is no more output; nil after the exit
 }
 
@@ -269,13 +270,32 @@ func (s *ExecSession) CloseStdin() error {
 	s.stdinClosed = true
 	s.mu.Unlock()
 	if err == nil && to != nil && !again {
-		to.closeStdin() // repeated on the next connection if this one breaks
+		to.say(api.ExecCloseStdin) // repeated on the next connection if this one breaks
 	}
 	return err
 }
 
-func (c *connection) closeStdin() {
-	text, _ := json.Marshal(api.ExecMessage{Type: api.ExecCloseStdin})
+// CloseStdout closes the command's stdout, as the reader of a pipe would: a command that
+// writes more to it gets SIGPIPE, and a terminal is hung up. Next still returns the
+// output before, and then how the command ended, which it need not do.
+func (s *ExecSession) CloseStdout() { s.closeOutput(api.ExecCloseStdout) }
+
+// CloseStderr closes the command's stderr, likewise.
+func (s *ExecSession) CloseStderr() { s.closeOutput(api.ExecCloseStderr) }
+
+func (s *ExecSession) closeOutput(message string) {
+	s.mu.Lock()
+	to := s.connection
+	s.unread = append(s.unread, message)
+	s.mu.Unlock()
+	if to != nil {
+		to.say(message)
+	}
+}
+
+// say sends a text message that has only a type. A broken connection fails the read in run.
+func (c *connection) say(message string) {
+	text, _ := json.Marshal(api.ExecMessage{Type: message})
 	_ = c.conn.Write(context.Background(), websocket.MessageText, text)
 }
 

@@ -149,12 +149,15 @@ func TestExecSessionAttachesAgain(t *testing.T) {
 			s.started(0, nil)
 			s.print(api.ChannelStdout, "one ")
 			s.hear() // the end of stdin
+			if closed := s.hear(); closed != `{"type":"close_stderr"}` {
+				t.Errorf("stderr is closed with %s", closed)
+			}
 			_ = s.CloseNow()
 		},
 		func(s *execServer, r *http.Request) {
 			attached(s, r, "4", 4)
-			if again := s.hear(); again != `{"type":"close_stdin"}` {
-				t.Errorf("stdin is not closed again, but %s", again)
+			if again := s.hear() + s.hear(); again != `{"type":"close_stderr"}{"type":"close_stdin"}` {
+				t.Errorf("stderr and stdin are not closed again, but %s", again)
 			}
 			s.say(api.ExecMessage{Type: api.ExecOutputLost, Bytes: 10})
 			s.print(api.ChannelStderr, "two ")
@@ -176,6 +179,7 @@ func TestExecSessionAttachesAgain(t *testing.T) {
 	if err := s.CloseStdin(); err != nil {
 		t.Fatal(err)
 	}
+	s.CloseStderr()
 	var all strings.Builder
 	exit, err := s.Copy(&all, &all)
 	if all.String() != "one two three" || exit.Code != 0 || err == nil || !strings.Contains(err.Error(), "10 bytes") {

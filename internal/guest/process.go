@@ -205,8 +205,15 @@ func (s *processStream) CloseStdin() error {
 	return processError(s.stream.CloseStdin())
 }
 
-// Signal implements [process.Stream]. It makes a request of its own: on the stream the
-// signal would queue behind stdin.
+// CloseOutput implements [process.Stream]. Like those below it makes a request of its own:
+// on the stream it would queue behind stdin.
+func (s *processStream) CloseOutput(c process.Channel) error {
+	return s.processes.request(context.Background(), func(ctx context.Context, agent *wire.Client) error {
+		return agent.CloseProcessOutput(ctx, s.process.ID, c == process.Stderr)
+	})
+}
+
+// Signal implements [process.Stream].
 func (s *processStream) Signal(name string) error {
 	return s.processes.SignalProcess(context.Background(), s.process.ID, name)
 }

@@ -106,6 +106,11 @@ type Stream interface {
 	// CloseStdin ends stdin after what was written. To a terminal it sends ctrl-D.
 	CloseStdin() error
 
+	// CloseOutput closes stdout or stderr, as the reader of a pipe would: a process that
+	// writes more to it gets SIGPIPE. It hangs up a terminal. Output that was read
+	// before still comes, also to others that are attached.
+	CloseOutput(Channel) error
+
 	// Signal sends a signal, such as SIGTERM or TERM, to the process group.
 	Signal(name string) error
 

@@ -254,6 +254,24 @@ func (t *Table) ResizeProcess(id string, size wire.Terminal) error {
 	return nil
 }
 
+// CloseProcessOutput implements [wire.ProcessHandler]. pump notices it, and ends.
+func (t *Table) CloseProcessOutput(id string, stderr bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, err := t.find(id)
+	if err != nil {
+		return err
+	}
+	which := 0
+	if stderr {
+		which = 1
+	}
+	if which < len(p.streams) { // a terminal has no stderr of its own
+		_ = p.streams[which].Close() // fails if it is closed already
+	}
+	return nil
+}
+
 // RemoveProcess implements [wire.ProcessHandler]. Attached readers still get all
 // output.
 func (t *Table) RemoveProcess(id string) error {

@@ -338,6 +338,53 @@ func TestStdinThatAProcessClosed(t *testing.T) {
 	}
 }
 
+// TestClosedOutput closes the output of processes that would write for ever, and of one
+// that is about to write.
+func TestClosedOutput(t *testing.T) {
+	table := newTable(t)
+	terminal := spec("yes")
+	terminal.TTY = &wire.Terminal{Rows: 5, Cols: 5}
+	for name, c := range map[string]struct {
+		spec   wire.ProcessSpec
+		stderr bool
+		signal string
+	}{
+		"stdout":   {spec("exec yes"), false, "SIGPIPE"},
+		"stderr":   {spec("exec yes >&2"), true, "SIGPIPE"},
+		"terminal": {terminal, false, "SIGHUP"},
+	} {
+		p, r, err := table.ExecProcess(c.spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		awaitText(t, r, "y")
+		for range 2 { // a second time it changes nothing
+			if err := table.CloseProcessOutput(p.Spec.ID, c.stderr); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if got := readAll(t, r); got.exit.Signal != c.signal {
+			t.Errorf("%s: ended with %+v", name, got.exit)
+		}
+	}
+	ignoring := spec("trap '' PIPE; read x; echo lost; echo kept >&2")
+	ignoring.Stdin = true
+	p, r, err := table.ExecProcess(ignoring)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := table.CloseProcessOutput(p.Spec.ID, false); err != nil {
+		t.Error(err)
+	}
+	if _, err := table.WriteProcess(t.Context(), p.Spec.ID, []byte("\n")); err != nil {
+		t.Error(err)
+	}
+	if got := readAll(t, r); got.stdout != "" || !strings.Contains(got.stderr, "kept\n") || got.exit.Code != 0 {
+		t.Errorf("a process that ignores the signal: %+v", got)
+	}
+	requireCode(t, table.CloseProcessOutput("exec_000000000000", false), wire.CodeNoProcess)
+}
+
 func TestTimeoutKillsTheGroup(t *testing.T) {
 	table := newTable(t)
 	s := spec("sleep 1000 & echo $!; wait")

@@ -23,6 +23,7 @@ type proc struct {
 	out        []piece // the last of its output
 	begin, end int64   // offsets of out
 	streams    []*stream
+	unread     []process.Channel // closed by CloseOutput
 
 	stdin     bytes.Buffer
 	stdinOpen bool
@@ -64,7 +65,7 @@ func (p *proc) run() {
 }
 
 // fatal are the signals that end a process, by number.
-var fatal = []string{"", "SIGHUP", "SIGINT", "SIGQUIT", 9: "SIGKILL", 10: "SIGUSR1", 15: "SIGTERM"}
+var fatal = []string{"", "SIGHUP", "SIGINT", "SIGQUIT", 9: "SIGKILL", 10: "SIGUSR1", 13: "SIGPIPE", 15: "SIGTERM"}
 
 func (p *proc) kill(signal string) {
 	if p.killed == "" && p.exit == nil {
@@ -153,6 +154,10 @@ func (p *proc) endStdin() {
 
 // print appends output, and drops the oldest that all streams have read.
 func (p *proc) print(channel process.Channel, data []byte) {
+	if slices.Contains(p.unread, channel) {
+		p.kill("SIGPIPE")
+		return
+	}
 	p.out = append(p.out, piece{channel, bytes.Clone(data)})
 	p.end += int64(len(data))
 	for len(p.out) > 0 && p.end-p.begin > int64(p.guest.Keep) && p.readUpTo(p.begin+int64(len(p.out[0].data))) {
@@ -243,6 +248,10 @@ func (s *stream) Write(data []byte) (int, error) {
 
 func (s *stream) CloseStdin() error {
 	return s.do(func() error { s.p.endStdin(); return nil })
+}
+
+func (s *stream) CloseOutput(c process.Channel) error {
+	return s.do(func() error { s.p.unread = append(s.p.unread, c); return nil })
 }
 
 func (s *stream) Signal(name string) error {

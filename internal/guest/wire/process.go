@@ -24,6 +24,7 @@ const (
 	OpSignalProcess Op = "process.signal"      // ProcessArgs → nothing
 	OpResizeProcess Op = "process.resize"      // ProcessArgs → nothing
 	OpRemoveProcess Op = "process.remove"      // ProcessArgs → nothing
+	OpCloseOutput   Op = "process.close"       // ProcessArgs → nothing; agents of earlier versions do not know it
 )
 
 // Codes of errors about processes.
@@ -151,6 +152,7 @@ type ProcessArgs struct {
 	From     int64     `json:"from,omitempty"`   // OpAttachProcess
 	Signal   string    `json:"signal,omitempty"` // OpSignalProcess
 	Terminal *Terminal `json:"tty,omitempty"`    // OpResizeProcess
+	Stderr   bool      `json:"stderr,omitempty"` // OpCloseOutput: stderr instead of stdout
 }
 
 // ProcessChunk is output (Data), a number of dropped bytes (Lost), or the end (Exit).
@@ -199,6 +201,9 @@ type ProcessController interface {
 	EndProcessStdin(ctx context.Context, id string) error
 	SignalProcess(id, name string) error
 	ResizeProcess(id string, size Terminal) error
+	// CloseProcessOutput closes the agent's end of stdout, or of stderr: further
+	// output of the process fails with SIGPIPE. It hangs up a terminal.
+	CloseProcessOutput(id string, stderr bool) error
 	RemoveProcess(id string) error
 }
 

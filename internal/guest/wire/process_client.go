@@ -144,6 +144,11 @@ func (c *Client) ResizeProcess(ctx context.Context, id string, size Terminal) er
 	return c.call(ctx, OpResizeProcess, ProcessArgs{ID: id, Terminal: &size}, nil)
 }
 
+// CloseProcessOutput closes the reading end of a process's stdout or stderr.
+func (c *Client) CloseProcessOutput(ctx context.Context, id string, stderr bool) error {
+	return c.call(ctx, OpCloseOutput, ProcessArgs{ID: id, Stderr: stderr}, nil)
+}
+
 // RemoveProcess kills a process and its process group, if it runs, and removes it.
 func (c *Client) RemoveProcess(ctx context.Context, id string) error {
 	return c.call(ctx, OpRemoveProcess, ProcessArgs{ID: id}, nil)

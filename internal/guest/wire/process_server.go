@@ -21,7 +21,7 @@ func (r request) process(ctx context.Context, asked Request) bool {
 		r.startProcess(ctx, h, asked)
 	case OpProcesses:
 		r.listProcesses(h)
-	case OpAttachProcess, OpProcess, OpWriteProcess, OpSignalProcess, OpResizeProcess, OpRemoveProcess:
+	case OpAttachProcess, OpProcess, OpWriteProcess, OpSignalProcess, OpResizeProcess, OpCloseOutput, OpRemoveProcess:
 		r.oneProcess(ctx, h, asked)
 	default:
 		return false
@@ -74,6 +74,8 @@ func (r request) oneProcess(ctx context.Context, h ProcessHandler, asked Request
 		r.answer(nil, h.SignalProcess(args.ID, args.Signal))
 	case OpResizeProcess:
 		r.answer(nil, h.ResizeProcess(args.ID, *args.Terminal))
+	case OpCloseOutput:
+		r.answer(nil, h.CloseProcessOutput(args.ID, args.Stderr))
 	case OpRemoveProcess:
 		r.answer(nil, h.RemoveProcess(args.ID))
 	}

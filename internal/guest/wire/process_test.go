@@ -94,6 +94,10 @@ func (s *fakeProcesses) SignalProcess(_, name string) error {
 func (s *fakeProcesses) ResizeProcess(_ string, size Terminal) error {
 	return Refuse(CodeNoTerminal, "%d", size.Rows)
 }
+func (s *fakeProcesses) CloseProcessOutput(_ string, stderr bool) error {
+	return Refuse(CodeFailed, "closed, stderr %t", stderr)
+}
+
 func (s *fakeProcesses) RemoveProcess(string) error { return errors.New("stuck") }
 
 func (s *fakeProcesses) typed() (text string, ended bool) {
@@ -163,6 +167,9 @@ func TestEachProcessOperationIsAnswered(t *testing.T) {
 	requireRefusal(t, c.SignalProcess(ctx, testID, "X"), CodeSignal)
 	requireRefusal(t, c.ResizeProcess(ctx, testID, Terminal{Rows: 1}), CodeNoTerminal)
 	requireRefusal(t, c.RemoveProcess(ctx, testID), CodeFailed)
+	if err := c.CloseProcessOutput(ctx, testID, true); err == nil || !strings.Contains(err.Error(), "stderr true") {
+		t.Errorf("close of stderr: %v", err)
+	}
 	requireRefusal(t, c.call(ctx, OpResizeProcess, ProcessArgs{ID: testID}, nil), CodeInvalid)
 	requireRefusal(t, c.call(ctx, "process.fly", nil, nil), CodeUnknownOp)
 }

@@ -20,7 +20,7 @@ import (
 
 const streamExecText = `Run a command in a running VM over a WebSocket. A sleeping VM is woken first. The first message is text: the body of POST /vms/{id}/exec, with stdin_open if input follows.
 
-After it, a binary message is a channel (first byte: 0 stdin, 1 stdout, 2 stderr) followed by its data, and a text message is an ExecMessage: started, output_lost, stdin_taken, stdin_closed, error and, last, exit from the server; resize, signal and close_stdin from the client. An error does not end the exec; if the connection is closed after one, the client can attach again.
+After it, a binary message is a channel (first byte: 0 stdin, 1 stdout, 2 stderr) followed by its data, and a text message is an ExecMessage: started, output_lost, stdin_taken, stdin_closed, error and, last, exit from the server; resize, signal, close_stdin, close_stdout and close_stderr from the client. close_stdout is what closing the reading end of a pipe is: the command gets SIGPIPE if it writes more, and a terminal is hung up. An error does not end the exec; if the connection is closed after one, the client can attach again.
 
 The command continues to run when the connection ends; GET /vms/{id}/execs/{exec_id}/attach attaches to it again. The current offset is that of started, plus the bytes of stdout and stderr received since (without the channel bytes), plus the bytes of each output_lost.`
 
@@ -311,8 +311,12 @@ func (s *execStream) handleText(ctx context.Context, text []byte) (endStdin bool
 		err = s.stream.Signal(m.Signal)
 	case api.ExecCloseStdin:
 		return true, nil
+	case api.ExecCloseStdout:
+		err = s.stream.CloseOutput(process.Stdout)
+	case api.ExecCloseStderr:
+		err = s.stream.CloseOutput(process.Stderr)
 	default:
-		return false, errs.New(errs.Invalid, "invalid_message", "%q is not a client message: want resize, signal or close_stdin", errs.Brief(m.Type))
+		return false, errs.New(errs.Invalid, "invalid_message", "%q is not a client message: want resize, signal, close_stdin, close_stdout or close_stderr", errs.Brief(m.Type))
 	}
 	if err != nil {
 		s.sendError(ctx, err)

@@ -204,6 +204,20 @@ func TestSignalPassesStdin(t *testing.T) {
 	c.wantClosed(websocket.StatusNormalClosure)
 }
 
+// TestClosedOutput closes the output of processes that would print for ever.
+func TestClosedOutput(t *testing.T) {
+	s := newServer(t)
+	for message, command := range map[string]string{"close_stdout": "yes", "close_stderr": "yes >&2"} {
+		c := s.stream(t, `{"command":"`+command+`"}`)
+		c.await(api.ExecStarted)
+		c.say(`{"type":"` + message + `"}`)
+		if m := c.await(api.ExecEnded); *m.ExitCode != 141 || m.Signal != "SIGPIPE" {
+			t.Errorf("after %s it ends with %+v", message, m)
+		}
+		c.wantClosed(websocket.StatusNormalClosure)
+	}
+}
+
 // TestAttachExec leaves a process in the midst of its output, and joins it
 // again where it was left.
 func TestAttachExec(t *testing.T) {
