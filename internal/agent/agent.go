@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/agent/files"
@@ -39,6 +40,7 @@ type Agent struct {
 
 	reidentifier *reidentifier
 	ending       *ending
+	trimming     sync.Mutex // held while the VM's disk is trimmed
 }
 
 // New returns an agent that reports version as its own.
@@ -69,6 +71,7 @@ func (a *Agent) Run(ctx context.Context) {
 	go a.watchCloudInit(ctx, "/")
 	go a.watchEnding(ctx)
 	go a.finishIdentities(ctx)
+	go a.trimRegularly(ctx)
 	go a.serveVsock(ctx)
 	for ctx.Err() == nil {
 		err := a.servePort(ctx)

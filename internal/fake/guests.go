@@ -182,6 +182,9 @@ func (g *Guest) SetClock(context.Context) error {
 	return nil
 }
 
+// Trim implements vm.Guest.
+func (g *Guest) Trim(context.Context) error { return g.guests.Calls.Begin("Trim") }
+
 // Usage implements vm.Guest.
 func (g *Guest) Usage(ctx context.Context) (vm.GuestUsage, error) {
 	if g.guests.Usage == nil {

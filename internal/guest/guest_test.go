@@ -98,6 +98,8 @@ func (a *fakeAgent) Woken(now time.Time, _ []byte) error {
 	return a.refuse
 }
 
+func (a *fakeAgent) Trim() error { return a.refuse }
+
 func (a *fakeAgent) Usage() (wire.Usage, error) { return a.usage, a.refuse }
 
 func (a *fakeAgent) Dial(context.Context, int) (wire.DialConn, error) { return nil, a.refuse }

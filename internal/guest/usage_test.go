@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,6 +73,28 @@ func TestUsageDoesNotWaitForAnAgent(t *testing.T) {
 	}
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("it waited for %v", took)
+	}
+}
+
+func TestTrim(t *testing.T) {
+	a := newFakeAgent()
+	g, reports := connect(t, a.dial)
+	if err := g.Trim(t.Context()); !errs.HasCode(err, "agent_unavailable") {
+		t.Errorf("without an agent: %v", err)
+	}
+	t.Cleanup(a.answer(t))
+	a.states <- state("done")
+	<-reports
+	if err := g.Trim(t.Context()); err != nil {
+		t.Error(err)
+	}
+	a.refuse = wire.Refuse(wire.CodeFailed, "no discard")
+	if err := g.Trim(t.Context()); !errs.HasCode(err, "agent_unavailable") || !strings.Contains(err.Error(), "could not trim") {
+		t.Errorf("a refusal: %v", err)
+	}
+	a.refuse = wire.Refuse(wire.CodeUnknownOp, "trim?")
+	if err := g.Trim(t.Context()); !errs.HasCode(err, "agent_too_old") {
+		t.Errorf("of an old agent: %v", err)
 	}
 }
 

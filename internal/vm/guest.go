@@ -112,6 +112,10 @@ type Guest interface {
 	// Usage returns what the guest uses. It does not wait for an agent.
 	// Errors: errs.Unavailable; errs.Unsupported from an agent that is too old.
 	Usage(ctx context.Context) (GuestUsage, error)
+	// Trim gives blocks of the VM's disk that the guest does not use back to the host.
+	// It does not wait for an agent. When ctx is done, the guest continues with it.
+	// Errors: errs.Unavailable; errs.Unsupported from an agent that is too old.
+	Trim(ctx context.Context) error
 	// Dial connects to a TCP port on the guest's own loopback, with or without
 	// a network. ctx bounds the connecting. The connection has CloseWrite.
 	// Errors: errs.Unavailable with code port_refused when nothing listens;

@@ -64,6 +64,7 @@ func TestMinimalGuests(t *testing.T) {
 		{"files", testFiles},
 		{"a file of 128 MiB", testLargeFile},
 		{"freed memory is the host's again", testReclaim},
+		{"freed space is the host's again", testTrim},
 		{"disks are held to their limits", testLimits},
 		{"the network is held to its limits", testNetworkLimits},
 		{"metrics are the guest's and the host's", testMetrics},

@@ -21,8 +21,8 @@ var tags = []*huma.Tag{
 	{Name: "healthz", Description: "Whether hatchd and its parts work."},
 }
 
-// tagOf returns the group of a path.
-func tagOf(path string) string {
+// groupOf returns the group of a path.
+func groupOf(path string) string {
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	if len(parts) > 2 && parts[0] == "vms" {
 		for _, tag := range tags {
@@ -57,7 +57,7 @@ func completeDocument(doc *huma.OpenAPI) {
 	for path, item := range doc.Paths {
 		for _, op := range []*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete} {
 			if op != nil {
-				op.Tags = []string{tagOf(path)}
+				op.Tags = []string{groupOf(path)}
 			}
 		}
 	}

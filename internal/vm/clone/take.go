@@ -76,6 +76,9 @@ func (s *Service) takeAsleep(ctx context.Context, v vm.VM, draft snapshot.Snapsh
 }
 
 func (s *Service) takeNow(ctx context.Context, v vm.VM, draft snapshot.Snapshot) (snapshot.Snapshot, error) {
+	if m, err := s.Live.Running(ctx, v, "take a snapshot of"); err == nil { // capturer says why not
+		s.Power.TrimDisk(ctx, v, m)
+	}
 	capture, err := s.capturer(ctx, v)
 	if err != nil {
 		return snapshot.Snapshot{}, err

@@ -3,6 +3,7 @@ package power
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/logkey"
@@ -27,7 +28,25 @@ func (s *Service) Sleep(ctx context.Context, v vm.VM) (vm.VM, error) {
 	if err != nil {
 		return vm.VM{}, err
 	}
+	s.TrimDisk(ctx, v, m)
 	return s.sleep(ctx, v, m, s.Runner.Update)
+}
+
+// trimTimeout bounds the wait for a guest to trim its disk, which is only for the sake of
+// the host's space.
+const trimTimeout = 2 * time.Second
+
+// TrimDisk has a running guest give unused blocks of its disk back, before the disk is
+// kept or copied. It ignores errors: an agent may be too old, or a disk unable.
+func (s *Service) TrimDisk(ctx context.Context, v vm.VM, m *live.Machine) {
+	if v.State != vm.Running {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, trimTimeout)
+	defer cancel()
+	if err := m.Guest.Trim(ctx); err != nil {
+		s.Log.Debug("cannot trim the disk of a guest", logkey.VM, v.ID, logkey.Error, err)
+	}
 }
 
 // SleepWithHost is Sleep while the host shuts down, for a VM that runs or is paused:

@@ -161,6 +161,9 @@ func diskArguments(i int, d vmm.Disk, fd int, limit vmm.DiskLimit) []string {
 		file["locking"] = "off"
 	}
 	backend := map[string]any{"driver": "raw", "read-only": d.ReadOnly, "discard": "unmap", "file": file}
+	if !d.ReadOnly { // zeros that a guest writes become holes of the file, too
+		backend["detect-zeroes"] = "unmap"
+	}
 	if limit != (vmm.DiskLimit{}) {
 		args = append(args, "-object", mustJSON(map[string]any{"qom-type": "throttle-group", "id": limitName(i), "limits": throttle(limit)}))
 		backend = map[string]any{
