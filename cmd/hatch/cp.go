@@ -26,12 +26,14 @@ docker's: an existing directory DST is copied into, any other DST is the new nam
 a SRC that ends with /. copies the contents of a directory.
 
 With -, a single file is its content, and a tree a tar archive: stdin is unpacked
-if DST is a directory in the VM, and written to the file DST otherwise.
+if DST is a directory in the VM, and written to the file DST otherwise. An archive
+on stdin may be compressed with gzip, bzip2, xz or zstd.
 
 Copied files belong to root in the VM, and to you on this machine. A VM is not
 trusted: nothing is written outside DST, nor more than what the VM sends; devices
 are skipped; setuid bits and links out of the tree are dropped unless -a is given. If the transfer of a file
-breaks, the old file is kept.`,
+breaks, the old file is kept. Long runs of zeros take no space in a copy, and hard
+links within a tree stay links.`,
 		Example: "  hatch cp web:/var/log/syslog .\n  hatch cp -a ./site/. web:/srv/www\n  echo hello | hatch cp - web:/etc/motd\n  hatch cp web:/etc - | tar t",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
@@ -54,7 +56,7 @@ breaks, the old file is kept.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVarP(&keepAll, "archive", "a", false, "keep owners, setuid bits and links out of the tree")
+	cmd.Flags().BoolVarP(&keepAll, "archive", "a", false, "keep owners, setuid bits, extended attributes (such as capabilities) and links out of the tree")
 	cmd.Flags().BoolVarP(&followLinks, "follow-link", "L", false, "if SRC is a link, copy its target")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd

@@ -218,7 +218,7 @@ func TestSetuidIsDropped(t *testing.T) {
 			t.Fatal(&s.stderr)
 		}
 	}
-	for name, want := range map[string]fs.FileMode{"f": 0o755, "t/f": 0o755, "t": 0o700 | fs.ModeDir} {
+	for name, want := range map[string]fs.FileMode{"f": 0o755, "t/f": 0o755, "t": 0o700 | fs.ModeDir | fs.ModeSticky} {
 		t.Run(name, func(t *testing.T) {
 			if st, err := os.Stat(filepath.Join(dir, name)); err != nil || st.Mode() != want {
 				t.Errorf("%s: %v, %v", name, st.Mode(), err)

@@ -45,6 +45,7 @@ func testExec(t *testing.T, w *world) {
 	}{
 		{"run", testRunExec},
 		{"stream", testStreamExec},
+		{"output is closed", testClosedOutput},
 		{"command line", testExecCommandLine},
 		{"terminal", testExecTerminal},
 		{"one after the other", testManyExecs},
@@ -243,6 +244,25 @@ func testStreamExec(t *testing.T, g *execGuest) {
 	if exit, err := s.Copy(&output, &output); err != nil || exit.Code != 9 || !strings.Contains(output.String(), "caught\n") { // the shell may report its sleep, too
 		t.Errorf("%+v, %q, %v", exit, &output, err)
 	}
+}
+
+// testClosedOutput closes the output of a command that writes for ever.
+func testClosedOutput(t *testing.T, g *execGuest) {
+	ctx, cancel := context.WithTimeout(t.Context(), execLimit)
+	defer cancel()
+	s, err := g.client.OpenExec(ctx, g.vm.ID, api.RunExec{Command: api.Command{Argv: []string{"yes", "to all"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if next, err := s.Next(); err != nil || next.Exit != nil {
+		t.Fatalf("it writes nothing: %+v, %v", next, err)
+	}
+	s.CloseStdout()
+	if exit, err := s.Copy(io.Discard, io.Discard); err != nil || exit.Signal != "SIGPIPE" || exit.Code != 141 {
+		t.Errorf("it ends with %+v, %v", exit, err)
+	}
+	g.awaitNone(t, "yes to all")
 }
 
 func testExecCommandLine(t *testing.T, g *execGuest) {

@@ -40,6 +40,7 @@ func testFiles(t *testing.T, w *world) {
 		run  func(*testing.T, *world, string)
 	}{
 		{"trees are copied both ways", testTrees},
+		{"copies keep what is asked for", testCopies},
 		{"a broken upload leaves the old file", testBrokenUpload},
 		{"a full disk is reported", testGuestDiskFull},
 		{"changes are reported", testWatch},

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"sync"
@@ -11,8 +12,8 @@ import (
 )
 
 // partialPrefix and a number are the name of a partial file, in the directory of the
-// file that it will replace. Only a killed agent leaves one; the next write to the
-// directory removes it.
+// file that it will replace. Only a killed agent leaves one; the next write of a single
+// file to the directory removes it, or the next file that gets its name.
 const partialPrefix = ".hatch-partial-"
 
 // maxPartials limits the concurrent writes to one directory, to the number of requests
@@ -40,6 +41,16 @@ type slot struct {
 
 func (s slot) name() string { return partialPrefix + strconv.Itoa(s.number) }
 
+func (s slot) open(dir *os.File) (fd int, err error) {
+	return unix.Openat(int(dir.Fd()), s.name(), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+}
+
+func identify(dir *os.File) (directory, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(int(dir.Fd()), &st)
+	return directory{st.Dev, st.Ino}, err
+}
+
 // partial is a file that is being written.
 type partial struct {
 	file *os.File
@@ -50,12 +61,10 @@ type partial struct {
 
 // create creates a partial file in dir, which must stay open until discard.
 func (p *partials) create(dir *os.File) (*partial, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+	d, err := identify(dir)
+	if err != nil {
 		return nil, err
 	}
-	d := directory{st.Dev, st.Ino}
-	p.sweep(dir, d)
 	s, number := slot{d, 0}, 0
 	for ; number < maxPartials; number++ {
 		if s.number = number; p.acquire(s) {
@@ -65,7 +74,11 @@ func (p *partials) create(dir *os.File) (*partial, error) {
 	if number == maxPartials {
 		return nil, wire.Refuse(wire.CodeBusy, "%d files are being written in this directory; that is the limit", maxPartials)
 	}
-	fd, err := unix.Openat(int(dir.Fd()), s.name(), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := s.open(dir)
+	if errors.Is(err, unix.EEXIST) { // a killed agent has left it
+		_ = unix.Unlinkat(int(dir.Fd()), s.name(), 0)
+		fd, err = s.open(dir)
+	}
 	if err != nil {
 		p.free(s)
 		return nil, err
@@ -76,12 +89,16 @@ func (p *partials) create(dir *os.File) (*partial, error) {
 }
 
 // sweep removes the partial files of killed agents, once per directory.
-func (p *partials) sweep(dir *os.File, d directory) {
+func (p *partials) sweep(dir *os.File) error {
+	d, err := identify(dir)
+	if err != nil {
+		return err
+	}
 	p.mu.Lock()
 	swept := p.swept[d]
 	p.mu.Unlock()
 	if swept {
-		return
+		return nil
 	}
 	for number := range maxPartials {
 		s := slot{d, number}
@@ -96,6 +113,7 @@ func (p *partials) sweep(dir *os.File, d directory) {
 		p.swept = map[directory]bool{}
 	}
 	p.swept[d] = true
+	return nil
 }
 
 // acquire acquires a slot, and reports whether that was free. If so, the caller must

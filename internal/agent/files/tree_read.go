@@ -33,7 +33,7 @@ func (f *Files) ReadTree(ctx context.Context, args wire.PathArgs, began func() e
 		return wireError(err)
 	}
 	defer func() { _ = dir.Close() }()
-	p := &packer{tar: tar.NewWriter(w), names: f.describer(), linked: map[inode]string{}, buf: make([]byte, copyBuffer)}
+	p := &packer{tar: tar.NewWriter(w), names: f.describer(), linked: map[inode]string{}, buf: make([]byte, copyBuffer), attribute: make([]byte, maxAttribute)}
 	if err := unix.Fstatat(int(dir.Fd()), name, new(unix.Stat_t), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return wireError(err)
 	}
@@ -65,6 +65,8 @@ type packer struct {
 	names  *describer
 	linked map[inode]string // first names of hard-linked files
 	buf    []byte
+
+	attribute []byte // names of attributes, or the value of one
 }
 
 // pack packs the file at name in dir, and the files below it, as path.
@@ -110,6 +112,7 @@ func (p *packer) directory(ctx context.Context, above int, name, path string) er
 		return err
 	}
 	header := p.header(&st, path+"/", tar.TypeDir)
+	header.PAXRecords = p.attributes(int(dir.Fd()))
 	if err := p.tar.WriteHeader(header); err != nil || isGenerated(int(dir.Fd())) {
 		return err
 	}
@@ -163,7 +166,7 @@ func (p *packer) file(dir int, name, path string) error {
 			p.linked[id] = path
 		}
 	}
-	header.Size = st.Size
+	header.Size, header.PAXRecords = st.Size, p.attributes(fd)
 	if err := p.tar.WriteHeader(header); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func (f *Files) WriteTree(ctx context.Context, args wire.WriteTreeArgs, archive 
 	if err != nil {
 		return err
 	}
-	u := &unpacker{buf: make([]byte, copyBuffer)}
+	u := &unpacker{partials: &f.partials, buf: make([]byte, copyBuffer)}
 	if args.Owner != nil {
 		owner, err := f.owner(*args.Owner)
 		if err != nil {
@@ -74,12 +74,13 @@ func (s *source) Read(p []byte) (int, error) {
 // unpacker unpacks one archive. It opens directories through the root, and does not
 // follow links within a directory.
 type unpacker struct {
-	root    *os.Root
-	owner   *ids // nil means the owners in the archive
-	buf     []byte
-	dir     *os.File // of the last entry, or nil
-	dirName string
-	times   []directoryTime
+	root     *os.Root
+	partials *partials
+	owner    *ids // nil means the owners in the archive
+	buf      []byte
+	dir      *os.File // of the last entry, or nil
+	dirName  string
+	times    []directoryTime
 }
 
 // directoryTime is the modification time of a directory, to be set after its last
@@ -249,7 +250,10 @@ func (u *unpacker) setOwnerAndMode(file *os.File, header *tar.Header) error {
 	if u.owner != nil {
 		mode &^= unix.S_ISUID | unix.S_ISGID
 	}
-	return setOwnerAndMode(file, mode, owner)
+	if err := setOwnerAndMode(file, mode, owner); err != nil {
+		return err
+	}
+	return u.setAttributes(file, header) // a change of the owner removes capabilities
 }
 
 func (u *unpacker) ownerOf(header *tar.Header) (ids, error) {
@@ -275,30 +279,32 @@ func (u *unpacker) clear(name string) (dir int, base string, err error) {
 	return dir, base, nil
 }
 
-// file writes a file. It does not write to an existing one, which may have hard links
-// elsewhere.
+// file writes a file, and replaces an existing one once it is complete. It does not write
+// to the existing one, which may have hard links elsewhere.
 func (u *unpacker) file(name string, header *tar.Header, content io.Reader) error {
-	dir, base, err := u.clear(name)
+	dir, base, err := u.parent(name)
 	if err != nil {
 		return err
 	}
-	fd, err := unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	part, err := u.partials.create(u.dir)
 	if err != nil {
 		return err
 	}
-	file := os.NewFile(uintptr(fd), base)
-	err = writeContent(file, content, u.buf)
-	if err == nil {
-		err = u.setOwnerAndMode(file, header)
+	defer part.discard()
+	if err := writeContent(part.file, content, u.buf); err != nil {
+		return err
 	}
-	err = errors.Join(err, file.Close())
-	if err == nil {
-		err = setTime(dir, base, header.ModTime)
+	if err := u.setOwnerAndMode(part.file, header); err != nil {
+		return err
 	}
-	if err != nil {
-		_ = unix.Unlinkat(dir, base, 0)
+	if err := setTime(dir, part.name, header.ModTime); err != nil {
+		return err
 	}
-	return err
+	if err := unix.Renameat(dir, part.name, dir, base); err != nil {
+		return err
+	}
+	part.name = ""
+	return nil
 }
 
 func (u *unpacker) symlink(name string, header *tar.Header) error {

@@ -58,6 +58,9 @@ func (f *Files) WriteFile(_ context.Context, args wire.WriteFileArgs, content io
 // replace replaces the file at a destination if the condition holds at the end of the
 // content, and returns the new one's stat.
 func (f *Files) replace(to *destination, mode uint32, owner ids, content io.Reader, condition *wire.FileCondition) (*unix.Stat_t, error) {
+	if err := f.partials.sweep(to.dir); err != nil {
+		return nil, err
+	}
 	part, err := f.partials.create(to.dir)
 	if err != nil {
 		return nil, err

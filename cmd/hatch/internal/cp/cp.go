@@ -40,7 +40,7 @@ type Copy struct {
 	Client *client.Client
 	VM     string // id
 
-	KeepAll     bool // owners, setuid bits and links out of the tree
+	KeepAll     bool // owners, setuid bits, extended attributes and links out of the tree
 	FollowLinks bool // copy the target of a link that is the source
 
 	Stdin            io.Reader

@@ -70,18 +70,17 @@ func (c *Copy) getFile(ctx context.Context, f api.File, name, to string) error {
 	if err != nil {
 		return err
 	}
-	content, err := c.Client.ReadFile(ctx, c.VM, client.PathOf(f), client.FilePart{})
-	if err != nil {
-		return err
-	}
-	defer content.Close()
-	c.Progress.total.Store(max(content.Size, 0))
+	c.Progress.total.Store(max(f.Size, 0))
 	if existing != nil && !existing.Mode().IsRegular() { // such as /dev/stdout
 		out, err := os.OpenFile(target, os.O_WRONLY, 0)
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(out, c.counted(content))
+		content, err := c.Client.ReadFile(ctx, c.VM, client.PathOf(f), client.FilePart{})
+		if err == nil {
+			defer content.Close()
+			_, err = io.Copy(out, c.counted(content))
+		}
 		return errors.Join(err, out.Close())
 	}
 	root, err := os.OpenRoot(filepath.Dir(target))
@@ -89,8 +88,22 @@ func (c *Copy) getFile(ctx context.Context, f api.File, name, to string) error {
 		return err
 	}
 	defer func() { _ = root.Close() }()
+	u := &unpacker{root: root, keepAll: c.KeepAll, skipped: &c.Skipped}
+	if c.KeepAll { // only an archive has extended attributes
+		archive, err := c.Client.ReadTree(ctx, c.VM, client.PathOf(f))
+		if err != nil {
+			return err
+		}
+		defer archive.Close()
+		return u.unpackFile(c.counted(archive), filepath.Base(target))
+	}
+	content, err := c.Client.ReadFile(ctx, c.VM, client.PathOf(f), client.FilePart{})
+	if err != nil {
+		return err
+	}
+	defer content.Close()
 	meta := metadata{mode: fileMode(content.Mode), uid: f.UID, gid: f.GID, modified: f.ModifiedAt}
-	return (&unpacker{root: root, keepAll: c.KeepAll}).save(filepath.Base(target), c.counted(content), meta)
+	return u.save(filepath.Base(target), c.counted(content), meta)
 }
 
 // targetOf returns the path to copy a file to, and the existing file there,
@@ -212,4 +225,6 @@ type metadata struct {
 	mode     fs.FileMode
 	uid, gid int
 	modified time.Time
+
+	attributes map[string]string // extended ones, by name
 }

@@ -35,6 +35,9 @@ func (c *Copy) destination(ctx context.Context, to string) (destination, error) 
 	if d.kind = f.Kind; d.wantDir && f.Kind != api.FileDirectory {
 		return d, fmt.Errorf("%s is not a directory in the VM", to)
 	}
+	if f.Kind == api.FileRegular {
+		d.path = client.PathOf(f) // the end of a link, which an archive would replace
+	}
 	return d, nil
 }
 
@@ -80,17 +83,25 @@ func (c *Copy) Put(ctx context.Context, from, to string) error {
 		if err != nil {
 			return err
 		}
-		dir, as := split(target)
-		p := &packer{copy: c, top: as, withTop: true}
-		return c.upload(ctx, dir, func(out *tar.Writer) error { return p.pack(out, from) })
+		return c.putEntry(ctx, from, target)
 	}
 	return errors.New(notCopied)
+}
+
+// putEntry copies one file or link as an entry of an archive.
+func (c *Copy) putEntry(ctx context.Context, from, target string) error {
+	dir, as := split(target)
+	p := &packer{copy: c, top: as}
+	return c.upload(ctx, dir, func(out *tar.Writer) error { return p.add(out, from, as) })
 }
 
 // putStream unpacks stdin into a directory, or writes it to a file.
 func (c *Copy) putStream(ctx context.Context, d destination) error {
 	if d.kind == api.FileDirectory {
-		_, err := c.Client.WriteTree(ctx, c.VM, d.path, "", c.counted(c.Stdin))
+		archive, err := decompressed(c.counted(c.Stdin))
+		if err == nil {
+			_, err = c.Client.WriteTree(ctx, c.VM, d.path, "", archive)
+		}
 		return err
 	}
 	target, err := d.file("")
@@ -120,6 +131,17 @@ func (c *Copy) putFile(ctx context.Context, from, name string, d destination) er
 	opts := client.WriteOptions{Mode: &mode}
 	if owner, ok := st.Sys().(*syscall.Stat_t); ok && c.KeepAll {
 		opts.Owner = fmt.Sprintf("%d:%d", owner.Uid, owner.Gid)
+		attributes, err := attributesOf(f)
+		if err != nil {
+			return fmt.Errorf("cannot read the extended attributes of %s: %w", from, err)
+		}
+		if len(attributes) > 0 { // only an archive has them
+			real, err := filepath.EvalSymlinks(from)
+			if err != nil {
+				return err
+			}
+			return c.putEntry(ctx, real, target)
+		}
 	}
 	_, err = c.Client.WriteFile(ctx, c.VM, target, c.counted(f), opts)
 	return err

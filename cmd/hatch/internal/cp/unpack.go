@@ -18,8 +18,8 @@ import (
 // harm there later are skipped.
 type unpacker struct {
 	root    *os.Root
-	keepAll bool     // owners, setuid bits and links out of the tree
-	skipped *Skipped // nil for single files
+	keepAll bool     // owners, setuid bits, attributes and links out of the tree
+	skipped *Skipped // nil for a single link
 	isNew   bool     // the directory itself is new, and gets the metadata of the archive
 
 	dirs   []directory // get their metadata once all files are in them
@@ -99,6 +99,30 @@ func (u *unpacker) unpack(archive io.Reader) error {
 	}
 }
 
+// unpackFile writes the only file of an archive.
+func (u *unpacker) unpackFile(archive io.Reader, name string) error {
+	in := tar.NewReader(u.volume.in(archive))
+	header, err := in.Next()
+	if err != nil {
+		return err
+	}
+	if header.Typeflag != tar.TypeReg {
+		return errors.New("the VM sent something else than a file")
+	}
+	if err := u.save(name, u.volume.out(in), metadataIn(header)); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, archive) // as in unpack
+	return err
+}
+
+func metadataIn(header *tar.Header) metadata {
+	return metadata{
+		mode: header.FileInfo().Mode(), uid: header.Uid, gid: header.Gid, modified: header.ModTime,
+		attributes: attributesIn(header),
+	}
+}
+
 // withoutFirst drops the first element of a name in the archive; "." is left of
 // a single one. A name that leads out of the tree is an error: the VM is
 // hostile then, and so is the rest of the archive.
@@ -111,7 +135,7 @@ func withoutFirst(name string) (string, error) {
 }
 
 func (u *unpacker) entry(name string, header *tar.Header, content io.Reader) error {
-	meta := metadata{mode: header.FileInfo().Mode(), uid: header.Uid, gid: header.Gid, modified: header.ModTime}
+	meta := metadataIn(header)
 	if name == "." && header.Typeflag != tar.TypeDir {
 		return errors.New("the VM sent something else than a directory")
 	}
@@ -174,9 +198,9 @@ func (u *unpacker) save(name string, content io.Reader, meta metadata) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, content)
+	err = copyWithHoles(f, content)
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = u.setMetadata(temp, meta)
+		err = u.setMetadata(temp, name, meta)
 	}
 	if err == nil {
 		err = u.root.Rename(temp, name)
@@ -187,15 +211,19 @@ func (u *unpacker) save(name string, content io.Reader, meta metadata) error {
 	return nil
 }
 
-// setMetadata sets owner, mode and time of a file or directory that the
-// unpacker created.
-func (u *unpacker) setMetadata(name string, meta metadata) error {
-	mode := meta.mode.Perm()
+// setMetadata sets owner, attributes, mode and time of a file or directory that the
+// unpacker created, in an order in which none changes those before it. It is, or will
+// be, shown to the user as another name.
+func (u *unpacker) setMetadata(name, shown string, meta metadata) error {
+	mode := meta.mode.Perm() | meta.mode&fs.ModeSticky
 	if u.keepAll {
 		if err := u.root.Lchown(name, meta.uid, meta.gid); err != nil {
 			return err
 		}
-		mode |= meta.mode & (fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
+		if err := u.setAttributes(name, shown, meta.attributes); err != nil {
+			return err
+		}
+		mode |= meta.mode & (fs.ModeSetuid | fs.ModeSetgid)
 	}
 	if err := u.root.Chmod(name, mode); err != nil {
 		return err
@@ -211,7 +239,7 @@ func (u *unpacker) finishDirs() error {
 		if st, err := u.root.Lstat(d.name); err == nil && !st.IsDir() {
 			continue
 		}
-		if err := u.setMetadata(d.name, d.metadata); err != nil {
+		if err := u.setMetadata(d.name, d.name, d.metadata); err != nil {
 			return fmt.Errorf("%s: %w", d.name, err)
 		}
 	}
