@@ -22,6 +22,7 @@ const (
 	VMDeleted          Type = "vm.deleted"
 	SnapshotCreated    Type = "snapshot.created"
 	SnapshotDeleted    Type = "snapshot.deleted"
+	ImageWarmFailed    Type = "image.warm_failed"
 	WebhookFailed      Type = "webhook.delivery_failed"
 	WebhookDisabled    Type = "webhook.disabled"
 	WebhookTest        Type = "webhook.test"
@@ -48,6 +49,7 @@ func Types() []About {
 		{VMDeleted, "A VM was deleted, with its disk and its reservations.", "–"},
 		{SnapshotCreated, "A snapshot of a VM was taken and is durable.", snapshotData},
 		{SnapshotDeleted, "A snapshot was deleted, with its files.", snapshotData},
+		{ImageWarmFailed, "A warm snapshot of an image could not be built, or a VM not be cloned from it: new VMs of that shape boot until it is tried again. For the image's owner.", "`image_id`, `vcpu_count`, `mem_mib`, `disk_mib`; `error`: a sentence; `retry_at`"},
 		{WebhookFailed, "A delivery failed: its last attempt failed, or the receiver answered 410 Gone. Not sent to webhooks.", "`webhook_id`, `delivery_id`, `event_id`, `attempts`, `status_code`, `error`"},
 		{WebhookDisabled, "A webhook was disabled because its receiver answered 410 Gone. Not sent to webhooks.", "`webhook_id`"},
 		{WebhookTest, "A test of a webhook was requested. The event is not in the event log and is sent only to that webhook.", "`webhook_id`"},

@@ -37,7 +37,8 @@ type WarmPool interface {
 	// Missed says that a VM of this shape had to boot.
 	Missed(ctx context.Context, shape Shape)
 	// Spoiled says that a VM could not be cloned from what Find returned, and why.
-	Spoiled(snap snapshot.Snapshot, cause error)
+	// The snapshot may be found again after a while.
+	Spoiled(ctx context.Context, snap snapshot.Snapshot, cause error)
 }
 
 // WarmSnapshot is a snapshot of a booted guest, with its memory in RAM.

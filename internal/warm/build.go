@@ -42,6 +42,7 @@ func (s *Service) Run(ctx context.Context, vms VMs) {
 		case <-tick.C: // also ends a wait that takes too long
 			s.dropBases(unusedFor(baseTimeout))
 			s.removeStale(ctx, vms)
+			s.retryFailed(ctx, vms)
 		}
 		changed, look, mayLook = s.buildNext(ctx, vms), nil, nil
 		if changed != nil {
@@ -101,11 +102,12 @@ func (s *Service) build(ctx context.Context, vms VMs, shape vm.Shape) {
 	case err == nil:
 		s.mu.Lock()
 		delete(s.builds, shape.Key())
+		delete(s.rests, shape.Key()) // which was about an older one
 		s.mu.Unlock()
 		s.log.Info("warm snapshot built", logkey.Image, shape.ImageID, "vcpus", shape.VCPUs, "mem_mib", shape.MemMiB, logkey.Took, time.Since(began))
 	case ctx.Err() == nil: // else it was cancelled
 		s.log.Warn("cannot build a warm snapshot", logkey.Image, shape.ImageID, logkey.Error, err)
-		s.fail(shape, err)
+		s.fail(ctx, shape, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package warm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -51,6 +52,7 @@ type Service struct {
 	queue  []request
 	builds map[string]Entry // by the shape's key: queued, being built, or failed
 	now    *build           // the build that Run does; nil: none
+	rests  map[string]rest  // by the shape's key
 	bases  map[string]*base // in RAM, by snapshot id
 }
 
@@ -92,7 +94,7 @@ func New(snapshots *snapshot.Service, files snapshot.Files, images Images, mode 
 	return &Service{
 		snapshots: snapshots, files: files, images: images, mode: mode, log: log,
 		queued: make(chan struct{}, 1),
-		builds: map[string]Entry{}, bases: map[string]*base{},
+		builds: map[string]Entry{}, rests: map[string]rest{}, bases: map[string]*base{},
 	}
 }
 
@@ -121,7 +123,7 @@ func (s *Service) Find(ctx context.Context, shape vm.Shape, room func(context.Co
 }
 
 func (s *Service) find(ctx context.Context, shape vm.Shape) (snapshot.Snapshot, bool) {
-	if s.hasFailed(shape) {
+	if _, resting := s.resting(shape); resting || s.hasFailed(shape) {
 		return snapshot.Snapshot{}, false
 	}
 	all, err := s.ready(ctx)
@@ -195,6 +197,9 @@ func (s *Service) Missed(ctx context.Context, shape vm.Shape) {
 	if _, ready := s.find(ctx, shape); ready {
 		return // there was no capacity for its memory
 	}
+	if _, resting := s.resting(shape); resting {
+		return
+	}
 	s.mu.Lock()
 	last, known := s.builds[shape.Key()]
 	s.mu.Unlock()
@@ -204,23 +209,6 @@ func (s *Service) Missed(ctx context.Context, shape vm.Shape) {
 	if err := s.enqueue(ctx, request{shape: shape}); err != nil {
 		s.log.Debug("cannot queue a build for the warm pool", logkey.Image, shape.ImageID, logkey.Error, err)
 	}
-}
-
-// Spoiled implements vm.WarmPool. The shape counts as failed; Run removes the
-// snapshot.
-func (s *Service) Spoiled(snap snapshot.Snapshot, cause error) {
-	s.log.Warn("a warm snapshot cannot be cloned", logkey.Snapshot, snap.ID, logkey.Image, snap.VM.ImageID, logkey.Error, cause)
-	s.fail(vm.ShapeOf(snap), cause)
-}
-
-// fail records that a shape cannot be built or cloned.
-func (s *Service) fail(shape vm.Shape, cause error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.builds) >= len(s.queue)+maxFailed {
-		maps.DeleteFunc(s.builds, func(_ string, e Entry) bool { return e.State == Failed })
-	}
-	s.builds[shape.Key()] = Entry{Shape: shape, State: Failed, Reason: errs.Public(cause), At: time.Now().UTC()}
 }
 
 // Keep queues a build of this shape and returns at once; List shows its progress.
@@ -317,7 +305,12 @@ func (s *Service) List(ctx context.Context, imageID string) ([]Entry, error) {
 	var all []Entry
 	for _, snap := range ready {
 		if snap.VM.ImageID == imageID && !s.hasFailed(vm.ShapeOf(snap)) && s.files.Present(snap.ID) == nil {
-			all = append(all, Entry{Shape: vm.ShapeOf(snap), State: Ready, SnapshotID: snap.ID, Bytes: snap.Bytes, At: snap.CreatedAt})
+			e := Entry{Shape: vm.ShapeOf(snap), State: Ready, SnapshotID: snap.ID, Bytes: snap.Bytes, At: snap.CreatedAt}
+			if r, resting := s.resting(e.Shape); resting {
+				e.State, e.At = Failed, r.from.UTC()
+				e.Reason = fmt.Sprintf("it is not cloned until %s: %s", r.until.UTC().Format(time.TimeOnly), r.reason)
+			}
+			all = append(all, e)
 		}
 	}
 	return append(all, builds...), nil

@@ -243,7 +243,7 @@ func TestSpoiledSnapshotIsRemovedAndBacksOff(t *testing.T) {
 	if !ok {
 		t.Fatal("there is no warm snapshot")
 	}
-	w.Spoiled(warm.Snapshot, errs.New(errs.Unavailable, "copy_not_confirmed", "it has not said so"))
+	w.Spoiled(t.Context(), warm.Snapshot, errs.New(errs.Conflict, "snapshot_unusable", "it has not said so"))
 	w.removeStale(t.Context(), w.vms) // it is in use
 	warm.Release()
 	w.requireFind(t, shape(64), false)

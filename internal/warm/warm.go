@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
 )
@@ -39,16 +40,17 @@ const (
 type Entry struct {
 	Shape      vm.Shape
 	State      State
-	Reason     string // why the build failed
+	Reason     string // why the build, or a clone, failed
 	SnapshotID string // when ready
 	Bytes      int64  // on the host's disk
 	At         time.Time
 }
 
-// Images knows the owners of images.
+// Images knows the owners of images, and stores events about them.
 type Images interface {
 	// ImageOwner returns the owner of an image. Errors: errs.NotFound.
 	ImageOwner(ctx context.Context, id string) (owner string, err error)
+	AppendEvents(ctx context.Context, events ...event.Event) error
 }
 
 // VMs makes the VMs that snapshots are built from (lifecycle.Service).

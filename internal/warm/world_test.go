@@ -39,6 +39,7 @@ type world struct {
 	vms       *fakeVMs
 	snapshots *snapshot.Service
 	files     *snapshotfiles.Files
+	store     *store.Store
 	listing   func() // called after snapshots were read, unless nil
 }
 
@@ -76,7 +77,7 @@ func newWorld(t *testing.T, mode Mode) *world {
 	}
 	t.Cleanup(func() { _ = files.Close() })
 	log := slog.New(slog.DiscardHandler)
-	w := &world{files: files}
+	w := &world{files: files, store: st}
 	snapshots := snapshot.New(listedStore{st, w}, files, snapshot.Limits{PerVM: 10}, log)
 	w.snapshots = snapshots
 	w.vms = &fakeVMs{snapshots: snapshots, files: files, dir: t.TempDir(), shapes: map[string]vm.Shape{}, gone: make(chan string, 2*maxSnapshots)}

@@ -78,7 +78,7 @@ func (s *Service) cloneOrBoot(ctx context.Context, v vm.VM, warm vm.WarmSnapshot
 		return s.Power.FailStart(ctx, r, err)
 	}
 	if s.spoils(err) && ctx.Err() == nil {
-		s.Warm.Spoiled(warm.Snapshot, err)
+		s.Warm.Spoiled(ctx, warm.Snapshot, err)
 	}
 	s.Log.Warn("cannot clone a new vm from the warm pool; it boots instead", logkey.VM, v.ID, logkey.Snapshot, warm.Snapshot.ID, logkey.Error, err)
 	if v, err = s.Runner.Update(ctx, v.ID, vm.ToCloning("")); err != nil {

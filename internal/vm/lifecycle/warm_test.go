@@ -63,7 +63,7 @@ func (s *shelf) EndBuild(context.Context) bool {
 	return true
 }
 
-func (s *shelf) Spoiled(snap snapshot.Snapshot, _ error) {
+func (s *shelf) Spoiled(_ context.Context, snap snapshot.Snapshot, _ error) {
 	if snap.ID == s.snap.ID {
 		s.spoiled++
 	}
