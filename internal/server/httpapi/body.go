@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -53,7 +54,9 @@ func (d *door) readBody(mux *http.ServeMux, next http.Handler) http.Handler {
 			}
 			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(nil)), 0
 		case isUpload(r):
-			r.Body = &upload{ReadCloser: r.Body, control: http.NewResponseController(w), left: bodyTimeout}
+			control := http.NewResponseController(w)
+			defer interruptRead(r, control)()
+			r.Body = &upload{ReadCloser: r.Body, control: control, ended: r.Context().Done(), left: bodyTimeout}
 		default:
 			free, err := d.bufferBody(w, r)
 			if err != nil {
@@ -74,7 +77,9 @@ func saysNothing(w http.ResponseWriter, r *http.Request) bool {
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // as in body
+	stop := interruptRead(r, control)
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxEmptyBody+1))
+	stop()
 	_ = control.SetReadDeadline(time.Time{})
 	text := string(bytes.TrimSpace(body))
 	return err == nil && len(body) <= maxEmptyBody && (text == "" || text == "{}" || text == "null")
@@ -84,7 +89,10 @@ func saysNothing(w http.ResponseWriter, r *http.Request) bool {
 // when the request has ended.
 func (d *door) bufferBody(w http.ResponseWriter, r *http.Request) (free func(), err error) {
 	if r.ContentLength > maxBody { // before the client is asked to send it
-		return nil, bodyError(&http.MaxBytesError{Limit: maxBody})
+		return nil, bodyError(&http.MaxBytesError{Limit: maxBody}, bodyTimeout)
+	}
+	if r.ContentLength > 0 && !isJSON(r) { // likewise
+		return nil, &unsupportedMedia{}
 	}
 	size := r.ContentLength
 	if size < 0 { // the client does not tell
@@ -114,17 +122,19 @@ func (d *door) bufferBody(w http.ResponseWriter, r *http.Request) (free func(), 
 func (d *door) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	control := http.NewResponseController(w)
 	// Only connections of tests have no deadlines.
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
+	deadline := time.Now().Add(bodyTimeout)
+	_ = control.SetReadDeadline(deadline)
+	stop := interruptRead(r, control)
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	stop()
 	_ = control.SetReadDeadline(time.Time{})
 	if err != nil {
-		return nil, bodyError(err)
+		return nil, bodyError(err, time.Until(deadline))
 	}
 	if len(body) == 0 {
 		return nil, nil
 	}
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if isPatch := r.Method == http.MethodPatch && kind == mergePatchType; err != nil || kind != "application/json" && !isPatch {
+	if !isJSON(r) {
 		return nil, &unsupportedMedia{}
 	}
 	if !utf8.Valid(body) {
@@ -133,13 +143,27 @@ func (d *door) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
+// interruptRead ends a read of the body when the request ends, as when hatchd does,
+// until stop is called. Set the deadline of the read before.
+func interruptRead(r *http.Request, control *http.ResponseController) (stop func() bool) {
+	return context.AfterFunc(r.Context(), func() { _ = control.SetReadDeadline(time.Now()) })
+}
+
+// isJSON reports whether the client says that the body is JSON, or a merge patch where
+// those are taken.
+func isJSON(r *http.Request) bool {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	return err == nil && (kind == "application/json" || r.Method == http.MethodPatch && kind == mergePatchType)
+}
+
 // upload is a body of any size. Its client must send minProgress at least in each
 // bodyTimeout of the time that reads wait for it.
 type upload struct {
 	io.ReadCloser
 	control *http.ResponseController
-	left    time.Duration // to wait until minProgress has arrived
-	arrived int           // bytes, of minProgress
+	ended   <-chan struct{} // closed when the request has ended
+	left    time.Duration   // to wait until minProgress has arrived
+	arrived int             // bytes, of minProgress
 }
 
 // Read waits until the client sends more, or has been too slow. Its errors are for the
@@ -147,6 +171,11 @@ type upload struct {
 func (u *upload) Read(p []byte) (int, error) {
 	began := time.Now()
 	_ = u.control.SetReadDeadline(began.Add(u.left)) // as in body
+	select {
+	case <-u.ended: // interruptRead has set its deadline before this one, if at all
+		_ = u.control.SetReadDeadline(began)
+	default:
+	}
 	n, err := u.ReadCloser.Read(p)
 	u.left -= time.Since(began)
 	if u.arrived += n; u.arrived >= minProgress {
@@ -156,16 +185,19 @@ func (u *upload) Read(p []byte) (int, error) {
 	case errors.Is(err, io.EOF):
 		_ = u.control.SetReadDeadline(time.Time{})
 	case err != nil:
-		err = bodyError(err)
+		err = bodyError(err, u.left)
 	}
 	return n, err
 }
 
-func bodyError(err error) error {
+// bodyError returns the error for the client of a read that had left to wait.
+func bodyError(err error, left time.Duration) error {
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
 		return errs.New(errs.TooLarge, "body_too_large", "cannot accept the body: it is larger than the limit of %d bytes", tooLarge.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded) && left > 0: // by interruptRead
+		return context.Canceled
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errs.New(errs.Invalid, "body_too_slow", "cannot read the body: it arrived too slowly, or not within %s", bodyTimeout)
 	}

@@ -31,8 +31,11 @@ func (d *door) linger(next http.Handler) http.Handler {
 		r.Body = body
 		answer := &earlyAnswer{ResponseWriter: w, control: control, body: body}
 		next.ServeHTTP(answer, r)
-		if answer.finish() && body.expected(r) {
+		switch stillSends := answer.finish(); {
+		case stillSends && body.expected(r):
 			body.drop(control)
+		case stillSends:
+			_ = control.SetReadDeadline(time.Now()) // net/http would wait for the body before it closes the connection
 		}
 	})
 }

@@ -3,10 +3,12 @@ package httpapi_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +96,37 @@ func TestALargeBodyIsRefusedBeforeItIsSent(t *testing.T) {
 	c.requireStatus(t, http.StatusRequestEntityTooLarge) // http.ReadResponse returns 100, if that comes first
 }
 
+// TestABodyThatWasNotAskedForIsNotAwaited has clients that wait to be asked for a small
+// body, and never are: the connection ends with the answer.
+func TestABodyThatWasNotAskedForIsNotAwaited(t *testing.T) {
+	s := newServer(t)
+	for name, c := range map[string]struct {
+		line, key string
+		status    int
+	}{
+		"wrong key":      {"POST /vms", "hk_wrong", http.StatusUnauthorized},
+		"no key":         {"POST /vms", "", http.StatusUnauthorized},
+		"no such route":  {"POST /nothing", goodKey, http.StatusNotFound},
+		"another method": {"DELETE /vms", goodKey, http.StatusMethodNotAllowed},
+		"no body taken":  {"POST /vms/" + knownVM + "/stop", goodKey, http.StatusBadRequest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := s.dialRaw(t)
+			client.begin(t, c.line, c.key, 20, "Expect: 100-continue\r\n", "")
+			client.requireStatus(t, c.status)
+		})
+	}
+}
+
+func TestABodyThatIsNotJSONIsRefusedBeforeItIsSent(t *testing.T) {
+	s := newServer(t)
+	c := s.dialRaw(t)
+	if _, err := fmt.Fprintf(c, "POST /vms HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %s\r\nContent-Type: text/plain\r\nContent-Length: 20\r\nExpect: 100-continue\r\n\r\n", goodKey); err != nil {
+		t.Fatal(err)
+	}
+	c.requireStatus(t, http.StatusUnsupportedMediaType)
+}
+
 func TestASlowBodyIsAnswered(t *testing.T) {
 	s := newServer(t)
 	c := s.dialRaw(t)
@@ -104,5 +137,46 @@ func TestASlowBodyIsAnswered(t *testing.T) {
 	c.requireStatus(t, http.StatusBadRequest)
 	if !strings.Contains(s.log.String(), `"status":400`) {
 		t.Error("the log has no line about the request")
+	}
+}
+
+// endingBody calls end when it is read, as hatchd may end in the middle of a body.
+type endingBody struct {
+	io.ReadCloser
+	end func()
+}
+
+func (b endingBody) Read(p []byte) (int, error) {
+	b.end()
+	return b.ReadCloser.Read(p)
+}
+
+// TestAStalledBodyDoesNotKeepHatchdFromEnding ends requests whose bodies do not arrive.
+func TestAStalledBodyDoesNotKeepHatchdFromEnding(t *testing.T) {
+	s := newServer(t)
+	ending := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		r.Body = endingBody{r.Body, cancel}
+		s.Config.Handler.ServeHTTP(w, r.WithContext(ctx))
+	}))
+	defer ending.Close()
+	for line, status := range map[string]int{
+		"POST /vms": http.StatusServiceUnavailable, "POST /vms/" + knownVM + "/stop": http.StatusBadRequest,
+		"PUT /vms/" + knownVM + "/files?path=/x": http.StatusServiceUnavailable,
+	} {
+		t.Run(line, func(t *testing.T) {
+			conn, err := net.Dial("tcp", ending.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil { // less than a body may take
+				t.Fatal(err)
+			}
+			c := &rawClient{Conn: conn, in: bufio.NewReader(conn)}
+			c.begin(t, line, goodKey, 10, "", "{")
+			c.requireStatus(t, status)
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -104,8 +105,13 @@ func TestUploadErrorsAreForTheClient(t *testing.T) {
 	}
 	for cause, code := range map[error]string{os.ErrDeadlineExceeded: "body_too_slow", io.ErrUnexpectedEOF: "body_cut_short"} {
 		u, _ := uploadOf(iotest.ErrReader(cause))
+		u.left = 0
 		if _, err := u.Read(make([]byte, 1)); !errs.HasCode(err, code) || errors.Is(err, io.EOF) {
 			t.Errorf("%v becomes %v", cause, err)
 		}
+	}
+	u, _ = uploadOf(iotest.ErrReader(os.ErrDeadlineExceeded)) // before its time
+	if _, err := u.Read(make([]byte, 1)); !errors.Is(err, context.Canceled) {
+		t.Errorf("a read that the end of the request interrupts: %v", err)
 	}
 }
