@@ -23,9 +23,10 @@ type Config struct {
 	MemoryLimitMiB     int64    // of hatchd itself; 0 means that hatchd chooses
 	CORSOrigins        []string // whose pages may call the API; "*" alone means all, empty none
 
-	DataDir     string // absolute
-	DatabaseURL string // postgres://…, or an absolute path of an SQLite file
-	APIKey      string // "" means that hatchd generates one; a secret
+	DataDir             string // absolute
+	TrustDataDirParents bool   // other users may change the directories above
+	DatabaseURL         string // postgres://…, or an absolute path of an SQLite file
+	APIKey              string // "" means that hatchd generates one; a secret
 
 	DefaultKernelPath string // absolute; "" means none
 	DefaultRootfsPath string // absolute; "" exactly if DefaultKernelPath is

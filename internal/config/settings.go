@@ -81,6 +81,11 @@ var settings = []Setting{
 		set: directory(func(c *Config) *string { return &c.DataDir }),
 	},
 	{
+		Name: "trust_data_dir_parents", Env: "HATCH_TRUST_DATA_DIR_PARENTS", Default: "false",
+		Doc: "Accept a data directory below directories that other users can change, such as a user's home or a shared volume. They can replace the data directory, and so get the rights of `hatchd`. The data directory itself, and what is in it, must still be safe from them.",
+		set: boolean(func(c *Config) *bool { return &c.TrustDataDirParents }),
+	},
+	{
 		Name: "database_url", Env: "HATCH_DATABASE_URL", Aliases: []string{"DATABASE_URL"},
 		Doc: "`postgres://USER:PASSWORD@HOST:PORT/NAME`, or the path of an SQLite file; one hatchd at a time. Default: `hatch.db` in the data directory.",
 		set: database, mask: withoutPassword,

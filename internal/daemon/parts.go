@@ -141,7 +141,7 @@ func (p *parts) openStore(ctx context.Context) error {
 	if err := os.MkdirAll(p.vmRoot, 0o700); err != nil {
 		return fmt.Errorf("cannot make HATCH_DATA_DIR %s: %w", p.cfg.DataDir, err)
 	}
-	if err := owned.Check(p.cfg.DataDir); err != nil { // before anything in it is believed
+	if err := owned.Check(p.cfg.DataDir, p.cfg.TrustDataDirParents); err != nil { // before anything in it is believed
 		return fmt.Errorf("cannot use HATCH_DATA_DIR %s: %w", p.cfg.DataDir, err)
 	}
 	lock, err := store.LockDir(p.cfg.DataDir)

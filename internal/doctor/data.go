@@ -22,7 +22,7 @@ func (e examiner) dataDir(context.Context) Check {
 	if _, err := e.Stat(e.DataDir); err != nil {
 		return pass(name, "%s does not exist yet", e.DataDir)
 	}
-	err := e.Owned(e.DataDir)
+	err := e.Owned(e.DataDir, e.TrustDataDirParents)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return warn(name, "cannot check who can change %s", e.DataDir).hint("run hatch doctor as root")

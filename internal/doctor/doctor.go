@@ -33,7 +33,10 @@ type Check struct {
 
 // Settings are the parts of the configuration that the host is examined for.
 type Settings struct {
-	DataDir        string
+	DataDir string
+
+	TrustDataDirParents bool // other users may change the directories above
+
 	MemoryDir      string // of guests' memory, below DataDir
 	DiskReserveMiB int64  // the space that a sleep leaves free there
 	HTTPAddr       string // host:port; port 0 is always free

@@ -64,7 +64,7 @@ func goodHost() System {
 		Answers:      func(context.Context, string) bool { return false },
 		CreateLinks:  func() error { return nil },
 		Chains:       func() ([]Chain, error) { return nil, nil },
-		Owned:        func(string) error { return nil },
+		Owned:        func(string, bool) error { return nil },
 		FreeMiB:      func(string) (int64, error) { return 50 << 10, nil },
 		Reflink:      func(string) (bool, error) { return true, nil },
 		MemoryPlace:  placed(memory.Place{Mounted: true, Tmpfs: true, Size: 8 << 30, Used: 512 << 20}),
@@ -321,16 +321,18 @@ func TestWhatIsMissing(t *testing.T) {
 			check: "sleep", status: Warn, message: "no VM can be put to sleep: 512 MiB are free", hint: "delete",
 		},
 		"a data directory that others can write to": {
-			sys:   host(func(s *System) { s.Owned = func(dir string) error { return errors.New("others write to " + dir) } }),
+			sys: host(func(s *System) {
+				s.Owned = func(dir string, _ bool) error { return errors.New("others write to " + dir) }
+			}),
 			check: "data_dir", status: Fail, message: "others write to /var/lib/hatch", hint: "does not start",
 		},
 		"a data directory that cannot be read": {
-			sys:   host(func(s *System) { s.Owned = func(string) error { return &fs.PathError{Err: syscall.EACCES} } }),
+			sys:   host(func(s *System) { s.Owned = func(string, bool) error { return &fs.PathError{Err: syscall.EACCES} } }),
 			check: "data_dir", status: Warn, message: "/var/lib/hatch", hint: "as root",
 		},
 		"no data directory yet": {
 			sys: host(func(s *System) {
-				s.Stat, s.Owned = gone("/var/lib/hatch"), func(string) error { return syscall.ENOENT }
+				s.Stat, s.Owned = gone("/var/lib/hatch"), func(string, bool) error { return syscall.ENOENT }
 			}),
 			check: "data_dir", status: Pass, message: "does not exist yet",
 		},
@@ -433,7 +435,7 @@ func TestFailedChecksSayWhatToDo(t *testing.T) {
 		Answers:      func(context.Context, string) bool { return false },
 		CreateLinks:  func() error { return syscall.EPERM },
 		Chains:       func() ([]Chain, error) { return nil, syscall.EPERM },
-		Owned:        func(string) error { return syscall.EPERM },
+		Owned:        func(string, bool) error { return syscall.EPERM },
 		FreeMiB:      func(string) (int64, error) { return 0, nil },
 		Reflink:      func(string) (bool, error) { return false, nil },
 		MemoryPlace:  placed(memory.Place{}),

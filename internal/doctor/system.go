@@ -39,7 +39,7 @@ type System struct {
 	Answers      func(ctx context.Context, addr string) bool  // whether a hatchd answers there
 	CreateLinks  func() error                                 // a bridge and a TAP, in a network namespace that is dropped
 	Chains       func() ([]Chain, error)
-	Owned        func(dir string) error // whether other users can change or replace it
+	Owned        func(dir string, trustAbove bool) error // whether other users can change or replace it
 	FreeMiB      func(dir string) (int64, error)
 	Reflink      func(dir string) (bool, error)
 	MemoryPlace  func(dir string) (memory.Place, error)

@@ -125,7 +125,7 @@ func portBusy(port int) bool {
 // DoctorSettings returns what `hatchd doctor` examines the host for.
 func DoctorSettings(cfg config.Config) doctor.Settings {
 	return doctor.Settings{
-		DataDir: cfg.DataDir, MemoryDir: filepath.Join(cfg.DataDir, daemon.MemoryDir), DiskReserveMiB: memory.ReserveBytes >> 20,
+		DataDir: cfg.DataDir, TrustDataDirParents: cfg.TrustDataDirParents, MemoryDir: filepath.Join(cfg.DataDir, daemon.MemoryDir), DiskReserveMiB: memory.ReserveBytes >> 20,
 		HTTPAddr: cfg.HTTPAddr, BridgeName: cfg.Network.Bridge, Cgroup: cfg.Cgroup,
 		SSHPortMin: cfg.SSHPortMin, SSHPortMax: cfg.SSHPortMax,
 		Driver: cfg.VMM, QEMUBin: cfg.QEMUBin, FirecrackerBin: cfg.FirecrackerBin, JailerBin: cfg.JailerBin, AgentPath: cfg.AgentPath,

@@ -20,40 +20,74 @@ import (
 // byOthers are the permissions of a group and of all users to change a directory.
 const byOthers = 0o022
 
-// Check returns an error, with the command that mends it, if another user than root
-// and hatchd's own can write to the directory dir, to a directory in it, or to one
-// above it. A directory above may be writable for all users if it is sticky, as /tmp
-// is, and for the group that hatchd runs with. dir is absolute; links on the way to it
+// Check returns an error, with what mends it, if another user than root and hatchd's own
+// can write to the data directory dir, to a directory in it, to what a link in it leads
+// to, or to a directory above one of these. A directory above may be writable for all
+// users if it is sticky, as /tmp is, and for the group that hatchd runs with; with
+// trustAbove those above are not checked at all. dir is absolute; links on the way to it
 // are followed, and the directories with the links are checked, too.
-func Check(dir string) error {
+func Check(dir string, trustAbove bool) error {
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return fmt.Errorf("cannot read the directory: %w", err)
 	}
-	if err := checkOwner(real); err != nil {
-		return err
-	}
-	if err := checkMode(real, byOthers); err != nil {
+	if err := checkEntry(real); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("cannot read the directory: %w", err)
 	}
+	above := []string{dir}
 	for _, e := range entries {
-		if !e.IsDir() {
-			continue
-		}
 		path := filepath.Join(dir, e.Name())
-		err := checkOwner(path)
-		if err == nil {
-			err = checkMode(path, byOthers)
+		switch {
+		case e.Type()&fs.ModeSymlink != 0:
+			above = append(above, path)
+			err = checkLink(path)
+		case e.IsDir():
+			err = checkEntry(path)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // removed just now
 			return err
 		}
 	}
-	return CheckAbove(dir)
+	if trustAbove {
+		return nil
+	}
+	for _, path := range above {
+		if err := CheckAbove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w; or set HATCH_TRUST_DATA_DIR_PARENTS=true, if you trust those users with root's rights on this host", err)
+		}
+	}
+	return nil
+}
+
+// checkLink checks what a link in the directory leads to. What is missing could be put
+// there by another user.
+func checkLink(path string) error {
+	real, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(path); err != nil {
+			return err
+		}
+		return fmt.Errorf("%s is a symbolic link that leads nowhere: remove it, or make what it leads to", path)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot follow %s: %w", path, err)
+	}
+	if err := checkOwner(path); err != nil {
+		return err
+	}
+	return checkEntry(real)
+}
+
+// checkEntry checks the owner and the mode of a file or directory.
+func checkEntry(path string) error {
+	if err := checkOwner(path); err != nil {
+		return err
+	}
+	return checkMode(path, byOthers)
 }
 
 // CheckAbove is Check for the directories above path alone.
@@ -110,7 +144,7 @@ func checkOwner(path string) error {
 		path, sys.Uid, os.Geteuid(), os.Geteuid(), quote(path))
 }
 
-// checkMode checks that a directory has none of the permissions others.
+// checkMode checks that a file or directory has none of the permissions others.
 func checkMode(dir string, others fs.FileMode) error {
 	st, err := os.Stat(dir)
 	if err != nil {

@@ -54,11 +54,22 @@ func TestCheck(t *testing.T) {
 		"a file, no directory":  {func(t *testing.T, _, dir string) { remove(t, dir); writeIn(t, filepath.Dir(dir), "data", 0o600) }, []string{"cannot read"}},
 		"a link leads there":    {func(t *testing.T, above, dir string) { moveBehindLink(t, above, dir, 0o700) }, nil},
 		"a link leads outwards": {func(t *testing.T, above, dir string) { moveBehindLink(t, above, dir, 0o777) }, []string{"elsewhere", "0777"}},
+		"a link in it":          {func(t *testing.T, above, dir string) { linkIn(t, above, dir, 0o700) }, nil},
+		"a link in it, for all": {func(t *testing.T, above, dir string) { linkIn(t, above, dir, 0o777) }, []string{"target", "0777", "chmod go-w "}},
+		"a link to nothing": {func(t *testing.T, above, dir string) {
+			linkIn(t, above, dir, 0o700)
+			remove(t, filepath.Join(above, "target"))
+		}, []string{"data/vms", "leads nowhere"}},
+		"a link to a file": {func(t *testing.T, above, dir string) {
+			linkIn(t, above, dir, 0o700)
+			remove(t, filepath.Join(above, "target"))
+			writeIn(t, above, "target", 0o666)
+		}, []string{"target", "0666"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			above, dir := nested(t)
 			c.change(t, above, dir)
-			err := Check(dir)
+			err := Check(dir, false)
 			if (err != nil) != (c.says != nil) {
 				t.Fatalf("got %v", err)
 			}
@@ -68,6 +79,41 @@ func TestCheck(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTrustedParents has directories above that others can change; the data directory
+// itself, and what is in it, must still be safe.
+func TestTrustedParents(t *testing.T) {
+	above, dir := nested(t)
+	chmod(t, above, 0o777)
+	if err := Check(dir, false); err == nil || !strings.Contains(err.Error(), "HATCH_TRUST_DATA_DIR_PARENTS=true") {
+		t.Errorf("not trusted: %v", err)
+	}
+	if err := Check(dir, true); err != nil {
+		t.Errorf("trusted: %v", err)
+	}
+	linkIn(t, above, dir, 0o700)
+	if err := Check(dir, true); err != nil {
+		t.Errorf("with a link: %v", err)
+	}
+	chmod(t, filepath.Join(above, "target"), 0o777)
+	if err := Check(dir, true); err == nil {
+		t.Error("what a link leads to may be written to by all")
+	}
+	remove(t, filepath.Join(dir, "vms"))
+	chmod(t, dir, 0o777)
+	if err := Check(dir, true); err == nil || strings.Contains(err.Error(), "HATCH_TRUST") {
+		t.Errorf("the directory itself: %v", err)
+	}
+}
+
+// linkIn makes a link in dir to a directory beside it with that mode.
+func linkIn(t *testing.T, above, dir string, mode os.FileMode) {
+	t.Helper()
+	makeIn(t, above, "target", mode)
+	if err := os.Symlink(filepath.Join(above, "target"), filepath.Join(dir, "vms")); err != nil {
+		t.Fatal(err)
 	}
 }
 
