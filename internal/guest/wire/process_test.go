@@ -94,6 +94,7 @@ func (s *fakeProcesses) SignalProcess(_, name string) error {
 func (s *fakeProcesses) ResizeProcess(_ string, size Terminal) error {
 	return Refuse(CodeNoTerminal, "%d", size.Rows)
 }
+
 func (s *fakeProcesses) CloseProcessOutput(_ string, stderr bool) error {
 	return Refuse(CodeFailed, "closed, stderr %t", stderr)
 }
