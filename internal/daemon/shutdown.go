@@ -24,6 +24,7 @@ func (p *parts) end(ctx context.Context, server *http.Server, background <-chan 
 	told := ctx.Err() != nil
 	ctx = context.WithoutCancel(ctx)
 	hostStops := told && p.hostStops(ctx)
+	p.vms.PostponeStarts()
 	p.endStreams()
 	busy := p.drain(ctx, server, background, hostStops)
 	if told && !hostStops { // the host may have begun to shut down meanwhile

@@ -12,6 +12,7 @@ import (
 	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vm/operation"
+	"github.com/hatchvm/hatch/internal/vm/power"
 )
 
 // upAtOnce is how many VMs come back at a time.
@@ -74,7 +75,7 @@ func (s *Service) bringBack(ctx context.Context, v vm.VM) {
 			switch {
 			case err == nil && v.Autostart == vm.AutostartPaused:
 				return s.Power.Pause(ctx, after)
-			case err == nil || errs.HasCode(err, "host_shutting_down"): // then the next hatchd tries it
+			case err == nil || power.NotBegun(err): // then the next hatchd tries it
 				return after, err
 			}
 			reason := fmt.Sprintf("cannot %s the VM after the restart of the host: %s", name, errs.Public(err))

@@ -592,7 +592,7 @@ func TestARestartCutShortByTheHostIsFinished(t *testing.T) {
 		}
 	}
 	w.takeDown(t)
-	requireDown(t, get(t, w, v.ID), vm.Stopped, vm.AutostartRunning, "a restart, which the shutdown of the host cut short")
+	requireDown(t, get(t, w, v.ID), vm.Stopped, vm.AutostartRunning, "a restart, which the end of hatchd or the shutdown of the host cut short")
 	w.restartHostTwice(t)
 	w.awaitState(t, v.ID, vm.Running)
 	requireDown(t, get(t, w, stopped.ID), vm.Stopped, vm.NoAutostart, "")

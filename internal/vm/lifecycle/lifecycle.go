@@ -193,6 +193,11 @@ func (s *Service) Recover(ctx context.Context, root string) error {
 	return errors.Join(err, s.host.Up(ctx))
 }
 
+// PostponeStarts lets no start begin any more that waits for its turn: hatchd is ending.
+// The next one starts new VMs and those that were to come back. Errors from now on:
+// errs.Unavailable with code shutting_down.
+func (s *Service) PostponeStarts() { s.power.CloseStarts() }
+
 // RefuseStarts lets no VM be created, started or woken any more: the host is
 // shutting down. Errors from now on: errs.Unavailable with code host_shutting_down.
 func (s *Service) RefuseStarts() {

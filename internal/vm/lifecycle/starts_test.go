@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
@@ -91,4 +92,51 @@ func TestTooManyStartsAreRefused(t *testing.T) {
 		free()
 	}
 	mustCreate(t, w, vm.CreateRequest{})
+}
+
+// A VM that waits for its turn when hatchd ends is started by the next hatchd, with all
+// that it was created with; it does not begin to boot at the end.
+func TestStartsThatWaitGoToTheNextHatchd(t *testing.T) {
+	w := newWorld(t)
+	w.memMiB = 64 << 10
+	begun, proceed := make(chan struct{}, startsOfOne+1), make(chan struct{})
+	w.calls.Before("Start", func() { begun <- struct{}{}; <-proceed })
+	var all sync.WaitGroup
+	for range startsOfOne {
+		all.Go(func() { _, _ = w.Create(t.Context(), owner, vm.CreateRequest{}) })
+	}
+	for range startsOfOne {
+		<-begun
+	}
+	refused := make(chan error, 1)
+	all.Go(func() {
+		_, err := w.Create(t.Context(), owner, vm.CreateRequest{Name: "last"})
+		refused <- err
+	})
+	last := func() (found []vm.VM) {
+		vms, _, err := w.List(t.Context(), access.Owner(owner), vm.Filter{Name: "last"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return vms
+	}
+	for changed := w.AnyChanged(); len(last()) == 0; {
+		select {
+		case <-changed:
+		case <-time.After(10 * time.Millisecond): // a VM that was just stored is not announced
+		}
+	}
+	w.PostponeStarts()
+	if err := <-refused; !errs.HasCode(err, "shutting_down") {
+		t.Errorf("the create gets %v", err)
+	}
+	requireDown(t, last()[0], vm.Stopped, vm.AutostartRunning, "hatchd ended before")
+	close(proceed)
+	all.Wait()
+	w.calls.Before("Start", nil)
+	w.shut(t)
+	w.serve(t)
+	if v := w.awaitState(t, last()[0].ID, vm.Running); v.Autostart != vm.NoAutostart || !v.Provisioned {
+		t.Errorf("it is back as %+v", v)
+	}
 }

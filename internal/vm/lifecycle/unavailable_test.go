@@ -2,10 +2,14 @@ package lifecycle_test
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -115,6 +119,34 @@ func (w *world) awaitNoVM(t *testing.T) {
 		}
 		if len(all) > 0 {
 			<-changed
+		}
+	}
+}
+
+// How an operation has ended is appended once the database answers, and the client does
+// not wait for it.
+func TestTheOutcomeOfAnOperationIsLoggedOnceTheDatabaseAnswers(t *testing.T) {
+	w := newWorld(t)
+	id := mustCreate(t, w, vm.CreateRequest{}).ID
+	w.calls.Fail("AppendEvents", 3, away())
+	if _, err := w.Stop(t.Context(), access.Owner(owner), id); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		added := w.store.EventAdded()
+		events, _, err := w.store.Events(t.Context(), event.Filter{Scope: access.Everyone, VMID: id, Limit: 1000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(events, func(e event.Event) bool {
+			return e.Type == event.VMOperation && strings.HasPrefix(e.Message, "stop took")
+		}) {
+			return
+		}
+		select {
+		case <-added:
+		case <-time.After(time.Minute):
+			t.Fatal("there is no event about the stop")
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/fake"
 	"github.com/hatchvm/hatch/internal/fake/driver"
 	"github.com/hatchvm/hatch/internal/host/httpprobe"
@@ -239,6 +240,13 @@ func (s faultyStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM
 func (s faultyStore) CreateVM(ctx context.Context, v vm.VM, want network.Request, pools network.Pools, limit vm.Capacity) (vm.VM, error) {
 	stored, err := s.Store.CreateVM(ctx, v, want, pools, limit)
 	return stored, errors.Join(err, s.calls.Begin("VMCreated"))
+}
+
+func (s faultyStore) AppendEvents(ctx context.Context, events ...event.Event) error {
+	if err := s.calls.Begin("AppendEvents"); err != nil {
+		return err
+	}
+	return s.Store.AppendEvents(ctx, events...)
 }
 
 func (s faultyStore) DeleteVM(ctx context.Context, id string) error {

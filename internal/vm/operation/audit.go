@@ -39,5 +39,12 @@ func (r *Runner) audit(ctx context.Context, v vm.VM, name string, began time.Tim
 			data.Code = e.Code
 		}
 	}
-	r.Append(ctx, v, event.Of(event.VMOperation, message, data))
+	e := v.About(event.Of(event.VMOperation, message, data))
+	store := func() error { return r.store.AppendEvents(context.WithoutCancel(ctx), e) }
+	failed := store()
+	if errs.HasCode(failed, errs.DatabaseUnavailable) { // the caller need not wait for it
+		r.Go(func() { r.logUnstored(v, e, r.Insist(context.WithoutCancel(ctx), store)) })
+		return
+	}
+	r.logUnstored(v, e, failed)
 }

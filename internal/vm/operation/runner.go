@@ -270,7 +270,11 @@ func (r *Runner) AnyChanged() <-chan struct{} { return r.changes.nextOfAny() }
 // Append adds an event about a VM that no change of its row implies. An error
 // is logged: the operation itself has happened.
 func (r *Runner) Append(ctx context.Context, v vm.VM, e event.Event) {
-	if err := r.store.AppendEvents(ctx, v.About(e)); err != nil {
+	r.logUnstored(v, e, r.store.AppendEvents(ctx, v.About(e)))
+}
+
+func (r *Runner) logUnstored(v vm.VM, e event.Event, err error) {
+	if err != nil {
 		r.log.Error("cannot append to the event log", logkey.VM, v.ID, "type", e.Type, "message", e.Message, logkey.Error, err)
 	}
 }

@@ -136,23 +136,6 @@ func notPaused(v vm.VM, verb, hint string) error {
 	return nil
 }
 
-// Boot starts the machine of a VM whose lease is whole, when the host has CPUs for
-// another boot. A failure is stored.
-func (s *Service) Boot(ctx context.Context, v vm.VM) (vm.VM, error) {
-	release, err := s.AcquireStart(ctx, v.OwnerID)
-	if err != nil {
-		notBegun := &transition.Run{VM: v, Fresh: !v.Provisioned}
-		return s.FailStart(ctx, notBegun, &transition.StepError{Step: queueStep, Err: err})
-	}
-	after, m, err := s.boot(ctx, v)
-	if err != nil {
-		release()
-		return after, err
-	}
-	s.releaseWhenUp(v.ID, m, release)
-	return after, nil
-}
-
 func (s *Service) boot(ctx context.Context, v vm.VM) (vm.VM, *live.Machine, error) {
 	r, err := s.Engine.Boot(ctx, v, s.Runner.Update)
 	if err != nil {
@@ -203,8 +186,8 @@ func (s *Service) AbandonStart(ctx context.Context, v vm.VM) error {
 	return err
 }
 
-// Restart stops a VM and starts it again. If the host begins to shut down in
-// between, a VM that was up starts when the host has started again.
+// Restart stops a VM and starts it again. If hatchd or the host begins to end in
+// between, the next hatchd starts a VM that was up.
 func (s *Service) Restart(ctx context.Context, v vm.VM) (vm.VM, error) {
 	leave, err := s.Queue(v.OwnerID) // before it is stopped
 	if err != nil {
@@ -216,8 +199,8 @@ func (s *Service) Restart(ctx context.Context, v vm.VM) (vm.VM, error) {
 		return vm.VM{}, err
 	}
 	started, err := s.StartAgain(ctx, stopped)
-	if errs.HasCode(err, "host_shutting_down") && (v.State.Live() || v.Asleep() || v.Autostart != vm.NoAutostart) {
-		_, storeErr := s.Runner.Update(ctx, v.ID, vm.ToReturning("stopped for a restart, which the shutdown of the host cut short"))
+	if NotBegun(err) && (v.State.Live() || v.Asleep() || v.Autostart != vm.NoAutostart) {
+		_, storeErr := s.Runner.Update(ctx, v.ID, vm.ToReturning("stopped for a restart, which the end of hatchd or the shutdown of the host cut short"))
 		return vm.VM{}, errors.Join(err, storeErr)
 	}
 	return started, err

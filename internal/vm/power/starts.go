@@ -2,6 +2,7 @@ package power
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vm/live"
 	"github.com/hatchvm/hatch/internal/vm/operation"
+	"github.com/hatchvm/hatch/internal/vm/transition"
 )
 
 // How many VMs start at a time, and may wait for it. A VMM must answer in time while
@@ -97,8 +99,38 @@ func (s *Service) AcquireStart(ctx context.Context, account string) (release fun
 	return nil, fmt.Errorf("cannot start the VM: %w", err)
 }
 
-// CloseStarts ends the wait of all starts that have not begun, for good.
+// Boot starts the machine of a VM whose lease is whole, when the host has CPUs for
+// another boot. A failure is stored. If hatchd ends before, the next one starts the VM.
+func (s *Service) Boot(ctx context.Context, v vm.VM) (vm.VM, error) {
+	release, err := s.AcquireStart(ctx, v.OwnerID)
+	if NotBegun(err) && v.OwnerID != access.SystemID {
+		_, storeErr := s.Runner.Update(ctx, v.ID, func(v *vm.VM) {
+			vm.ToStopped("")(v)
+			vm.ToReturning("hatchd ended before the VM could start; the next one starts it")(v)
+		})
+		return vm.VM{}, errors.Join(err, storeErr)
+	}
+	if err != nil {
+		notBegun := &transition.Run{VM: v, Fresh: !v.Provisioned}
+		return s.FailStart(ctx, notBegun, &transition.StepError{Step: queueStep, Err: err})
+	}
+	after, m, err := s.boot(ctx, v)
+	if err != nil {
+		release()
+		return after, err
+	}
+	s.releaseWhenUp(v.ID, m, release)
+	return after, nil
+}
+
+// CloseStarts ends the wait of all starts that have not begun, for good: hatchd is ending.
 func (s *Service) CloseStarts() { s.starts.close() }
+
+// NotBegun reports whether an error says that a start did not begin because hatchd, or
+// the host, is ending. The next hatchd may begin it.
+func NotBegun(err error) bool {
+	return errs.HasCode(err, "host_shutting_down") || errs.HasCode(err, "shutting_down")
+}
 
 // releaseWhenUp calls release, in the background, once the guest of a VM that was just
 // booted needs its CPUs less.
