@@ -23,7 +23,7 @@ func examine(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := load(rest, errOut)
+	cfg, err := loadAsUnit(rest, errOut)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"text/tabwriter"
 
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/pflag"
 
 	"github.com/hatchvm/hatch/internal/config"
@@ -83,12 +84,14 @@ func showVersion(_ context.Context, _ []string, out, _ io.Writer) error {
 	return err
 }
 
-// load reads the configuration and prints its warnings.
-func load(args []string, errOut io.Writer) (config.Config, error) {
+// load reads the configuration and prints its warnings. The environment wins over
+// defaults, which are variables, too.
+func load(args []string, errOut io.Writer, defaults ...string) (config.Config, error) {
 	sources, err := config.FromProcess(args)
 	if err != nil {
 		return config.Config{}, err
 	}
+	sources.Environ = append(defaults, sources.Environ...)
 	cfg, err := config.Load(sources)
 	if err != nil {
 		return config.Config{}, err
@@ -112,11 +115,17 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return daemon.Run(ctx, cfg, daemon.Options{Version: version, Log: logger(cfg, errOut), Out: out, Host: linux.Open})
+	return daemon.Run(ctx, cfg, daemon.Options{Version: version, Log: logger(cfg, errOut), Out: out, Host: linux.Open, Serving: serving})
+}
+
+// serving tells systemd, if it has started hatchd, that the API answers.
+func serving() error {
+	_, err := systemd.SdNotify(true, systemd.SdNotifyReady)
+	return err
 }
 
 func showConfig(_ context.Context, args []string, out, errOut io.Writer) error {
-	cfg, err := load(args, errOut)
+	cfg, err := loadAsUnit(args, errOut)
 	if err != nil {
 		return err
 	}
@@ -130,7 +139,7 @@ func showConfig(_ context.Context, args []string, out, errOut io.Writer) error {
 
 func clean(ctx context.Context, args []string, _, errOut io.Writer) error {
 	purge, args := take(args, "--purge")
-	cfg, err := load(args, errOut)
+	cfg, err := loadAsUnit(args, errOut)
 	if err != nil {
 		return err
 	}

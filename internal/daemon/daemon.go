@@ -28,6 +28,7 @@ type Options struct {
 	Log     *slog.Logger
 	Out     io.Writer // stdout; it names the file of a new admin key, and a terminal shows the key
 	Host    OpenHost
+	Serving func() error // called once the API answers; nil: nothing
 }
 
 // Run serves until ctx is done. VMs go on running when it returns, unless the host
@@ -54,6 +55,11 @@ func Run(ctx context.Context, cfg config.Config, opt Options) (err error) {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	opt.Log.Info("hatchd is serving", "addr", listener.Addr().String(), logkey.VMM, p.info.Name, "accel", p.info.Accel, logkey.Reason, p.info.Why, logkey.Version, opt.Version)
+	if opt.Serving != nil {
+		if err := opt.Serving(); err != nil {
+			opt.Log.Warn("cannot tell the service manager that hatchd serves", logkey.Error, err)
+		}
+	}
 
 	working, endWork := context.WithCancel(ctx)
 	defer endWork()

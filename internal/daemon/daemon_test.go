@@ -32,6 +32,7 @@ type world struct {
 	dir          string
 	shuttingDown func(context.Context) (bool, error)
 	settings     []string
+	serving      func() error // Options.Serving
 	defaultImage func() // called when the default image is made; nil: nothing
 	*client.Client
 	end func() error // ends the daemon as a signal does, and waits for it
@@ -58,7 +59,7 @@ func (w *world) start(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- daemon.Run(ctx, cfg, daemon.Options{Version: "test", Log: slog.New(slog.DiscardHandler), Out: io.Discard, Host: open})
+		ended <- daemon.Run(ctx, cfg, daemon.Options{Version: "test", Log: slog.New(slog.DiscardHandler), Out: io.Discard, Host: open, Serving: w.serving})
 	}()
 	w.end = func() error { cancel(); return <-ended }
 	w.Client = connect(t, w.dir, ended)
@@ -154,6 +155,33 @@ func TestVMsGoDownOnlyWithTheHost(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// systemd counts hatchd as started once it is told.
+func TestServingIsReportedOnceTheAPIAnswers(t *testing.T) {
+	w := &world{dir: t.TempDir()}
+	told := make(chan error, 2)
+	w.serving = func() error {
+		addr, err := os.ReadFile(filepath.Join(w.dir, "hatchd.addr"))
+		if err != nil {
+			told <- err
+			return nil
+		}
+		resp, err := http.Get("http://" + strings.TrimSpace(string(addr)) + "/healthz")
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		told <- err
+		http.DefaultClient.CloseIdleConnections()
+		return errors.New("injected: there is no service manager") // which does not end hatchd
+	}
+	w.start(t)
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+	if err := <-told; err != nil || len(told) > 0 {
+		t.Errorf("the API does not answer yet: %v; told %d times more", err, len(told))
 	}
 }
 
