@@ -263,7 +263,7 @@ func (p *parts) makeVMs(templates *template.Service) error {
 	if err != nil {
 		return err
 	}
-	limits, err := capacity.New(p.cfg.DataDir, bootID, capacity.Overcommit{Memory: p.cfg.MemOver, Disk: p.cfg.DiskOver})
+	limits, err := capacity.New(p.cfg.DataDir, p.cfg.Cgroup, bootID, capacity.Overcommit{Memory: p.cfg.MemOver, Disk: p.cfg.DiskOver})
 	if err != nil {
 		return err
 	}

@@ -32,19 +32,20 @@ const (
 // Host implements vm.Host for the machine it runs on.
 type Host struct {
 	dataDir string
+	cgroup  string
 	memMiB  int64
 	bootID  string
 	over    Overcommit
 }
 
-// New reads the size of the host's memory. dataDir is where VMs' disks lie; bootID
-// identifies this boot of the host.
-func New(dataDir, bootID string, over Overcommit) (*Host, error) {
+// New reads the size of the host's memory. dataDir is where VMs' disks lie, and cgroup
+// that of VMs' cgroups; bootID identifies this boot of the host.
+func New(dataDir, cgroup, bootID string, over Overcommit) (*Host, error) {
 	memMiB, err := hostMemMiB()
 	if err != nil {
 		return nil, err
 	}
-	return &Host{dataDir: dataDir, memMiB: memMiB, bootID: bootID, over: over}, nil
+	return &Host{dataDir: dataDir, cgroup: cgroup, memMiB: memMiB, bootID: bootID, over: over}, nil
 }
 
 // hostMemMiB returns the size of the host's memory.
@@ -76,9 +77,11 @@ func (h *Host) IsFull(err error) bool { return space.IsFull(err) }
 // CPUs returns the number of CPUs this process may use.
 func (h *Host) CPUs() int { return runtime.NumCPU() }
 
-// MemMiB returns the memory VMs may take in all.
+// MemMiB returns the memory VMs may take in all. It is no more than the limit of their
+// cgroup now, of which the kernel would end VMs that are not at fault.
 func (h *Host) MemMiB() int64 {
-	return int64(float64(h.memMiB-reserveMemMiB) * h.over.Memory)
+	limit := cgroupLimit(cgroupMount, []byte("0::"+h.cgroup+"\n1:memory:"+h.cgroup)) >> 20
+	return int64(float64(min(h.memMiB-reserveMemMiB, limit)) * h.over.Memory)
 }
 
 // DiskMiB returns the size that VMs' disks may have in all. Disks are sparse, so

@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -14,6 +15,9 @@ const (
 	minOwnMiB = 256
 	maxOwnMiB = 4096
 )
+
+// cgroupMount is where cgroups are mounted.
+const cgroupMount = "/sys/fs/cgroup"
 
 // OwnLimit returns how much memory, in bytes, hatchd itself should stay within on this
 // host: a small part of the host's memory, which is for VMs, and less than its cgroup
@@ -27,7 +31,7 @@ func OwnLimit() (int64, error) {
 	if err != nil { // a kernel without cgroups
 		return ownLimit(memMiB, math.MaxInt64), nil
 	}
-	return ownLimit(memMiB, cgroupLimit("/sys/fs/cgroup", self)), nil
+	return ownLimit(memMiB, cgroupLimit(cgroupMount, self)), nil
 }
 
 // ownLimit returns the limit in bytes; cgroup is in bytes, too.
@@ -37,16 +41,24 @@ func ownLimit(memMiB, cgroup int64) int64 {
 
 // cgroupLimit returns the lowest memory limit, in bytes, of a process's cgroup and
 // those above it. self is the content of its file /proc/self/cgroup, and mount is where
-// the hierarchy of cgroups v2 is mounted. Without a limit it returns math.MaxInt64.
+// the hierarchy of cgroups v2, or those of v1, are mounted. Without a limit it returns
+// math.MaxInt64.
 func cgroupLimit(mount string, self []byte) int64 {
 	limit := int64(math.MaxInt64)
 	for line := range bytes.Lines(self) {
-		path, ok := strings.CutPrefix(strings.TrimSpace(string(line)), "0::")
-		if !ok {
+		of := strings.SplitN(strings.TrimSpace(string(line)), ":", 3) // number, controllers, path
+		if len(of) < 3 {
 			continue
 		}
-		for dir := filepath.Clean("/" + path); ; dir = filepath.Dir(dir) {
-			text, err := os.ReadFile(filepath.Join(mount, dir, "memory.max"))
+		root, file := mount, "memory.max"
+		if of[1] != "" {
+			if !slices.Contains(strings.Split(of[1], ","), "memory") {
+				continue
+			}
+			root, file = filepath.Join(mount, "memory"), "memory.limit_in_bytes"
+		}
+		for dir := filepath.Clean("/" + of[2]); ; dir = filepath.Dir(dir) {
+			text, err := os.ReadFile(filepath.Join(root, dir, file))
 			if n, parseErr := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && parseErr == nil {
 				limit = min(limit, n)
 			} // else "max", or the root, which has no such file

@@ -31,10 +31,18 @@ func TestTheLowestLimitOfAllCgroupsCounts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	v1 := filepath.Join(mount, "memory", "system.slice")
+	if err := os.MkdirAll(v1, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(v1, "memory.limit_in_bytes"), []byte("524288\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for self, want := range map[string]int64{
 		"0::/system.slice/hatchd.service\n": 1 << 20,
 		"0::/\n":                            2 << 20,
-		"4:memory:/system.slice\n":          math.MaxInt64, // of cgroups v1
+		"4:memory:/system.slice/x\n":        512 << 10, // of cgroups v1
+		"4:cpu,cpuacct:/system.slice\n":     math.MaxInt64,
 		"":                                  math.MaxInt64,
 	} {
 		if got := cgroupLimit(mount, []byte(self)); got != want {
