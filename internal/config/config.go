@@ -42,6 +42,9 @@ type Config struct {
 	SSHPortMin         int
 	SSHPortMax         int            // ≥ SSHPortMin
 	SSHAllowed         []netip.Prefix // networks that may connect to VMs' SSH ports; empty means none
+	SSHMaxConns        int            // to all SSH ports; ≥ 16
+	SSHMaxClientConns  int            // of one client of the network; ≥ 1
+	SSHMaxVMConns      int            // to the port of one VM; ≥ 2
 
 	VMM            string // auto, qemu or firecracker
 	QEMUBin        string // a path, or a name to look up in PATH

@@ -167,6 +167,21 @@ var settings = []Setting{
 		set: networks(func(c *Config) *prefixes { return (*prefixes)(&c.SSHAllowed) }),
 	},
 	{
+		Name: "ssh_max_connections", Env: "HATCH_SSH_MAX_CONNECTIONS", Default: "4096",
+		Doc: "Connections to all VMs' SSH ports at a time, 16 to 1048576. For an eighth of them guests may be woken or dialled at a time.",
+		set: integer(16, 1<<20, func(c *Config) *int { return &c.SSHMaxConns }),
+	},
+	{
+		Name: "ssh_max_client_connections", Env: "HATCH_SSH_MAX_CLIENT_CONNECTIONS", Default: "512",
+		Doc: "Connections to all VMs' SSH ports at a time from one IPv4 address, or one IPv6 /64, of another host, 1 to 1048576. For a quarter of them guests may be woken or dialled at a time.",
+		set: integer(1, 1<<20, func(c *Config) *int { return &c.SSHMaxClientConns }),
+	},
+	{
+		Name: "ssh_max_vm_connections", Env: "HATCH_SSH_MAX_VM_CONNECTIONS", Default: "64",
+		Doc: "Connections to the SSH port of one VM at a time, 2 to 65536; one client may have half.",
+		set: integer(2, 1<<16, func(c *Config) *int { return &c.SSHMaxVMConns }),
+	},
+	{
 		Name: "vmm", Env: "HATCH_VMM", Default: "auto",
 		Doc: "VMM of a VM, unless its request chooses one: `auto` is Firecracker on a host that has it and hardware KVM, and QEMU otherwise; `qemu` and `firecracker` require that VMM.",
 		set: oneOf([]string{"auto", "qemu", "firecracker"}, func(c *Config) *string { return &c.VMM }),

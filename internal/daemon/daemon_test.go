@@ -33,7 +33,7 @@ type world struct {
 	shuttingDown func(context.Context) (bool, error)
 	settings     []string
 	serving      func() error // Options.Serving
-	defaultImage func() // called when the default image is made; nil: nothing
+	defaultImage func()       // called when the default image is made; nil: nothing
 	*client.Client
 	end func() error // ends the daemon as a signal does, and waits for it
 }

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"os"
 	"slices"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
 const (
@@ -35,6 +38,19 @@ func (p *parts) health(version string) func(context.Context) api.Health {
 	}
 }
 
+// checkDescriptors opens a file, as any request may have to.
+func checkDescriptors() error {
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }() // nothing was written
+	if !admission.LeavesDescriptors(file) {
+		return errors.New("too few file descriptors are left")
+	}
+	return nil
+}
+
 // checkAll checks all parts, for all that ask, also if the first one leaves. It logs
 // what is no longer as it was before.
 func (p *parts) checkAll(ctx context.Context, before api.Health) api.Health {
@@ -53,6 +69,7 @@ func (p *parts) checkAll(ctx context.Context, before api.Health) api.Health {
 	}
 	add("database", p.store.Ping(ctx), "the database does not answer; hatchd's log says why")
 	add("disk", p.reserve.Check(), "the disk of the data directory is full, so that VMs that write to it stand still; delete snapshots, VMs or images, or give it more room")
+	add("descriptors", checkDescriptors(), "hatchd has too few file descriptors left, so that it refuses connections; raise LimitNOFILE of its unit")
 	add("vmm", p.host.CheckVMM(), "a program that runs VMs is gone; install qemu-system-x86, or Firecracker and its jailer")
 	add("network", p.host.CheckNetwork(), "the bridge, its packet rules, DHCP or DNS are not as they must be; hatchd's log says what; it tries to restore them every few seconds")
 	_, err := p.images.Image(ctx, access.Owner(access.AdminID), image.DefaultID)

@@ -19,6 +19,10 @@ import (
 // of its bytes percent-encoded, and a key.
 const maxHeader = 64 << 10
 
+// descriptorsPerConn is how many file descriptors there must be for each connection to
+// the API: most are for VMs, and for SSH.
+const descriptorsPerConn = 4
+
 // refusal answers a connection for which there is no place.
 const refusal = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 5\r\n" +
 	"Cache-Control: no-store\r\nConnection: close\r\n\r\n" +
@@ -30,7 +34,11 @@ func (p *parts) listen() (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on HATCH_HTTP_ADDR %s: %w", p.cfg.HTTPAddr, err)
 	}
-	places := admission.NewPlaces(admission.PlaceLimits{Total: p.cfg.HTTPMaxConns, PerClient: p.cfg.HTTPMaxClientConns})
+	most := admission.Descriptors() / descriptorsPerConn
+	if p.cfg.HTTPMaxConns > most {
+		p.log.Warn("hatchd may have too few file descriptors for HATCH_HTTP_MAX_CONNECTIONS; raise LimitNOFILE of its unit", "connections", most)
+	}
+	places := admission.NewPlaces(admission.PlaceLimits{Total: min(p.cfg.HTTPMaxConns, most), PerClient: min(p.cfg.HTTPMaxClientConns, most)})
 	return admission.Limit(l, places, refusal, p.lines), nil
 }
 

@@ -27,12 +27,17 @@ import (
 	"github.com/hatchvm/hatch/internal/host/rootfs"
 	"github.com/hatchvm/hatch/internal/host/snapshot"
 	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/server/admission"
 	"github.com/hatchvm/hatch/internal/server/sshgate"
 	"github.com/hatchvm/hatch/internal/vmm/firecracker"
 	"github.com/hatchvm/hatch/internal/vmm/qemu"
 )
 
 var _ daemon.OpenHost = Open
+
+// descriptorsPerSSH is how many file descriptors there must be for each connection to a
+// VM's SSH port, which uses two: most are for VMs, and for the API.
+const descriptorsPerSSH = 8
 
 // Open claims the host, sets the network up, with the rules of live links in force
 // from the start, and makes everything else that touches the host.
@@ -67,7 +72,10 @@ func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 		return nil, errors.Join(err, links.Close())
 	}
 	env.OnClose(links.Close)
-	gate := sshgate.New(sshgate.Config{Allowed: cfg.SSHAllowed, Wake: env.WakeOnDemand, Dial: env.DialSSH, Log: env.Log})
+	gate := sshgate.New(sshgate.Config{
+		Allowed: cfg.SSHAllowed, Wake: env.WakeOnDemand, Dial: env.DialSSH, Log: env.Log, MaxConns: cfg.SSHMaxVMConns,
+		Open: admission.PlaceLimits{Total: min(cfg.SSHMaxConns, admission.Descriptors()/descriptorsPerSSH), PerClient: cfg.SSHMaxClientConns},
+	})
 	env.OnClose(func() error { gate.Shutdown(); return nil })
 	files := disk.New(env.Path(daemon.VMsDir), env.Path("templates"))
 	memories, err := memory.Open(env.Path(daemon.MemoryDir), files.Dir)

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -9,8 +10,8 @@ import (
 // that was just opened.
 const refusalTimeout = time.Second
 
-// Listener accepts connections for which there is a place. Others get the refusal and
-// are closed. A connection has its place until it is closed, also after HTTP has
+// Listener accepts connections for which there is a place, and a file descriptor. Others
+// get the refusal and are closed. A connection has its place until it is closed, also after HTTP has
 // handed it over, as to a WebSocket.
 type Listener struct {
 	net.Listener
@@ -32,16 +33,20 @@ func (l *Listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		client := ClientOf(conn.RemoteAddr())
+		if raw, ok := conn.(syscall.Conn); ok && !LeavesDescriptors(raw) {
+			l.refuse(conn, client, "connection refused: hatchd has too few file descriptors left")
+			continue
+		}
 		if free, ok := l.places.Take(client); ok {
 			return &placed{Conn: conn, free: free}, nil
 		}
-		l.refuse(conn, client)
+		l.refuse(conn, client, "connection refused: too many")
 	}
 }
 
 // refuse answers without reading.
-func (l *Listener) refuse(conn net.Conn, client Client) {
-	l.log.Refused("connection refused: too many", client)
+func (l *Listener) refuse(conn net.Conn, client Client, message string) {
+	l.log.Refused(message, client)
 	_ = conn.SetDeadline(time.Now().Add(refusalTimeout)) // an error means that the client has gone, here and below
 	_, _ = conn.Write(l.refusal)
 	_ = conn.Close()

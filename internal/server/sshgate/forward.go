@@ -78,6 +78,11 @@ func (f *forward) admit(ctx context.Context, conn *net.TCPConn) {
 		_ = conn.Close()
 		return
 	}
+	if !admission.LeavesDescriptors(conn) {
+		f.gate.lines.Refused("SSH refused: hatchd has too few file descriptors left", client, slog.String(logkey.VM, f.vmID))
+		_ = conn.Close()
+		return
+	}
 	places, waiting, ok := f.take(client)
 	if !ok {
 		f.gate.lines.Refused("SSH refused: too many connections", client, slog.String(logkey.VM, f.vmID))

@@ -51,7 +51,7 @@ func TestOneClientCannotTakeAllPlaces(t *testing.T) {
 	for range 100 {
 		all += takeAll(port(), first, true)
 	}
-	if all+defaultMaxConns/2 != openLimits.PerClient {
+	if all+defaultMaxConns/2 != defaultOpen.PerClient {
 		t.Errorf("one client took %d places of all ports", all+defaultMaxConns/2)
 	}
 	if takeAll(port(), second, true) == 0 {
@@ -73,7 +73,7 @@ func TestOneClientCannotWaitForAllGuests(t *testing.T) {
 			t.Error("there is no place for another client")
 		}
 	}
-	if all != waitingLimits.PerClient {
+	if all != waitingOf(defaultOpen).PerClient {
 		t.Errorf("one client waits for guests in %d places", all)
 	}
 }

@@ -30,12 +30,14 @@ const (
 	defaultTimeout  = 10 * time.Second
 )
 
-// Connections to all ports together: open ones, and those for which a guest is being
-// woken or dialled, which cost most and need no login. No client gets all of them.
-var (
-	openLimits    = admission.PlaceLimits{Total: 4096, PerClient: 512}
-	waitingLimits = admission.PlaceLimits{Total: 512, PerClient: 128}
-)
+// defaultOpen are the connections to all ports together. No client gets all of them.
+var defaultOpen = admission.PlaceLimits{Total: 4096, PerClient: 512}
+
+// waitingOf returns the part of open connections for which a guest may be woken or
+// dialled at a time, which costs most and needs no login.
+func waitingOf(open admission.PlaceLimits) admission.PlaceLimits {
+	return admission.PlaceLimits{Total: max(1, open.Total/8), PerClient: max(1, open.PerClient/4)}
+}
 
 // Config says who may come in, and how guests are reached.
 type Config struct {
@@ -47,8 +49,9 @@ type Config struct {
 	// Wake wakes a VM that sleeps, and is quick about one that does not; nil
 	// does nothing. A client is held meanwhile, and so is what it sends.
 	Wake     func(ctx context.Context, vmID string) error
-	MaxConns int           // per port; 0 means 64; one client gets half at most
-	Timeout  time.Duration // how long a guest that refuses is tried again; 0 means 10 s
+	MaxConns int                   // per port; 0 means 64; one client gets half at most
+	Open     admission.PlaceLimits // of all ports together; the zero value means 4096, and 512 of a client
+	Timeout  time.Duration         // how long a guest that refuses is tried again; 0 means 10 s
 	Log      *slog.Logger
 }
 
@@ -79,8 +82,11 @@ func New(cfg Config) *Gate {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultTimeout
 	}
+	if cfg.Open == (admission.PlaceLimits{}) {
+		cfg.Open = defaultOpen
+	}
 	return &Gate{
-		cfg: cfg, open: admission.NewPlaces(openLimits), waiting: admission.NewPlaces(waitingLimits),
+		cfg: cfg, open: admission.NewPlaces(cfg.Open), waiting: admission.NewPlaces(waitingOf(cfg.Open)),
 		lines: admission.NewLog(cfg.Log), ports: map[int]*forward{},
 	}
 }
