@@ -18,7 +18,7 @@ type program struct {
 }
 
 // tests lists packages that no program may link: Go's testing, and packages for tests.
-var tests = []string{"testing", "internal/vmm/vmmtest/...", "internal/store/storetest", "test/..."}
+var tests = []string{"testing", "internal/vmm/vmmtest/...", "internal/store/storetest/...", "test/..."}
 
 var programs = []program{
 	{dir: "cmd/hatchd", not: append([]string{"internal/fake/..."}, tests...)},

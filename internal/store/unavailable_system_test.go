@@ -10,18 +10,19 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/store/storetest/postgres"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
 // A server that is away is no bug of hatchd: clients are told to try again, and once the
 // server is back, all works.
 func TestAServerThatIsAway(t *testing.T) {
-	server, err := startPostgres()
+	server, err := postgres.Start()
 	if err != nil {
 		t.Fatalf("cannot start PostgreSQL: %v", err)
 	}
-	t.Cleanup(func() { _ = server.end() })
-	admin, err := sql.Open("pgx", server.dsn("postgres"))
+	t.Cleanup(func() { _ = server.End() })
+	admin, err := sql.Open("pgx", server.DSN("postgres"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +30,7 @@ func TestAServerThatIsAway(t *testing.T) {
 	if err := errors.Join(err, admin.Close()); err != nil {
 		t.Fatal(err)
 	}
-	s := open(t, server.dsn("away"))
+	s := open(t, server.DSN("away"))
 	createVM(t, s, newVM("vm_a"))
 
 	calls := map[string]func() error{
@@ -47,7 +48,7 @@ func TestAServerThatIsAway(t *testing.T) {
 			return nil
 		},
 	}
-	if err := server.stop(); err != nil {
+	if err := server.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	for name, call := range calls {
@@ -58,7 +59,7 @@ func TestAServerThatIsAway(t *testing.T) {
 			}
 		}
 	}
-	if err := server.start(); err != nil {
+	if err := server.Resume(); err != nil {
 		t.Fatal(err)
 	}
 	for name, call := range calls {

@@ -28,6 +28,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/errs"
 )
 
 // Process says what to start. Its files belong to the caller, who closes them
@@ -58,8 +60,13 @@ type Process struct {
 // follow.
 const FirstFile = 3
 
+// isExhausted reports whether the host, or a cgroup, has no more processes or memory.
+func isExhausted(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOMEM) }
+
 // Start starts the process in its jail. It checks ctx before the start only. On
 // error no process and no cgroup is left.
+//
+// Errors: errs.Exhausted with code processes_exhausted.
 func Start(ctx context.Context, p Process) (*Proc, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -76,7 +83,12 @@ func Start(ctx context.Context, p Process) (*Proc, error) {
 	child := spawn(p, group, null)
 	if child.err != nil {
 		group.remove()
-		return nil, fmt.Errorf("cannot start %s: %w", p.Path, child.err)
+		err := fmt.Errorf("cannot start %s: %w", p.Path, child.err)
+		if isExhausted(child.err) {
+			return nil, errs.New(errs.Exhausted, "processes_exhausted", "the host cannot run another process").
+				WithHint("stop or delete a VM; or raise the limits of processes and memory of VMs' cgroup (see hatch doctor) and of the host").WithCause(err)
+		}
+		return nil, err
 	}
 	notes := []string{note}
 	if child.unlimited != nil {
@@ -152,8 +164,8 @@ func (s *spawned) fork(p Process, g *group, null *os.File) error {
 	how, argv := attributes(p, null, &s.pidfd), append([]string{p.Path}, p.Args...)
 	if dir != nil {
 		how.Sys.UseCgroupFD, how.Sys.CgroupFD = true, int(dir.Fd())
-		if s.pid, s.unlimited = syscall.ForkExec(p.Path, argv, how); s.unlimited == nil {
-			return nil
+		if s.pid, s.unlimited = syscall.ForkExec(p.Path, argv, how); s.unlimited == nil || isExhausted(s.unlimited) {
+			return s.unlimited
 		}
 		how.Sys.UseCgroupFD = false
 	}

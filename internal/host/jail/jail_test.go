@@ -160,8 +160,9 @@ func TestStatusInWords(t *testing.T) {
 	for want, st := range map[string]Status{
 		"exit status 1":      {Known: true, Code: 1},
 		"killed by signal 9": {Known: true, Signal: 9},
-		"killed by signal 9 (over its memory limit)":    {Known: true, Signal: 9, OverMem: true},
-		"ended while it was not a child of this daemon": {},
+		"killed by signal 7 (the host had no memory left for the guest's)": {Known: true, Signal: 7},
+		"killed by signal 9 (over its memory limit)":                       {Known: true, Signal: 9, OverMem: true},
+		"ended while it was not a child of this daemon":                    {},
 	} {
 		if got := st.String(); got != want {
 			t.Errorf("got %q, want %q", got, want)

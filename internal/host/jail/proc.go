@@ -33,6 +33,8 @@ func (s Status) String() string {
 		return "ended while it was not a child of this daemon"
 	case s.OverMem:
 		return fmt.Sprintf("killed by signal %d (over its memory limit)", int(s.Signal))
+	case s.Signal == syscall.SIGBUS:
+		return fmt.Sprintf("killed by signal %d (the host had no memory left for the guest's)", int(s.Signal))
 	case s.Signal != 0:
 		return fmt.Sprintf("killed by signal %d", int(s.Signal))
 	default:

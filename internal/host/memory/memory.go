@@ -47,6 +47,7 @@ type Keeper struct {
 	ram     string                   // a tmpfs
 	vmDir   func(vmID string) string // VMs' directories, on disk
 	reserve int64                    // bytes
+	tmpfs   bool                     // ram is one
 
 	removing sync.WaitGroup // of forgotten directories
 }
@@ -71,7 +72,7 @@ func Open(dir string, vmDir func(vmID string) string) (*Keeper, error) {
 			return nil, err
 		}
 	}
-	return &Keeper{ram: dir, vmDir: vmDir, reserve: ReserveBytes}, nil
+	return &Keeper{ram: dir, vmDir: vmDir, reserve: ReserveBytes, tmpfs: true}, nil
 }
 
 // In returns a keeper of memory in an ordinary directory, for fake machines. It
@@ -143,6 +144,11 @@ func (k *Keeper) Make(vmID string, mib, uid int) error {
 	if err := k.Release(vmID); err != nil {
 		return err
 	}
+	if k.tmpfs { // else the VMM would be ended once its guest uses the memory
+		if err := k.requireFree(vmID, int64(mib)<<20); err != nil {
+			return err
+		}
+	}
 	f, err := newFile(k.Path(vmID), int64(mib)<<20, uid)
 	if err != nil {
 		return fmt.Errorf("cannot make the guest's memory: %w", err)
@@ -210,12 +216,16 @@ func (k *Keeper) CanHold(vmID string, bytes int64) error {
 	if err != nil {
 		return err
 	}
+	return k.requireFree(vmID, bytes-used)
+}
+
+func (k *Keeper) requireFree(vmID string, bytes int64) error {
 	free, err := space.Free(k.ram)
-	if err != nil || free >= bytes-used {
+	if err != nil || free >= bytes {
 		return err
 	}
 	return errs.New(errs.Exhausted, "memory_exhausted",
-		"the host's RAM for guests' memory has %d MiB left; saving that of VM %s needs about %d", free>>20, vmID, (bytes-used)>>20).
+		"the host's RAM for guests' memory has %d MiB left; that of VM %s needs about %d", free>>20, vmID, bytes>>20).
 		WithHint("stop or delete a VM")
 }
 
