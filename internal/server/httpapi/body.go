@@ -98,15 +98,9 @@ func (d *door) bufferBody(w http.ResponseWriter, r *http.Request) (free func(), 
 	if size < 0 { // the client does not tell
 		size = maxBody
 	}
-	keep, short := d.bodies.Take(owner(r.Context()), size)
-	switch short {
-	case admission.OfOwn:
-		return nil, errs.New(errs.TooMany, "too_many_bodies", "cannot read the body: the account's requests in progress have too large bodies").
-			WithHint("send fewer at a time, and the length of each")
-	case admission.OfShared:
-		return nil, errs.New(errs.Unavailable, "server_busy", "cannot read the body: all requests in progress have too large bodies").
-			WithHint("try again")
-	case admission.Enough:
+	keep, err := d.takeBytes(r.Context(), size)
+	if err != nil {
+		return nil, err
 	}
 	body, err := d.body(w, r)
 	keep(int64(len(body))) // nothing, after an error
@@ -116,6 +110,21 @@ func (d *door) bufferBody(w http.ResponseWriter, r *http.Request) (free func(), 
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	r.Header.Set("Content-Type", "application/json") // in the one spelling that huma knows
 	return func() { keep(0) }, nil
+}
+
+// takeBytes takes memory for what the caller sends, as Shares.Take does.
+func (d *door) takeBytes(ctx context.Context, size int64) (keep func(left int64), err error) {
+	keep, short := d.bodies.Take(owner(ctx), size)
+	switch short {
+	case admission.OfOwn:
+		return nil, errs.New(errs.TooMany, "too_many_bodies", "cannot read the body: the account's requests in progress have too large bodies").
+			WithHint("send fewer at a time, and the length of each")
+	case admission.OfShared:
+		return nil, errs.New(errs.Unavailable, "server_busy", "cannot read the body: all requests in progress have too large bodies").
+			WithHint("try again")
+	case admission.Enough:
+	}
+	return keep, nil
 }
 
 // body returns the request's body, which must be JSON, or empty.

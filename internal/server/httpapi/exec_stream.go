@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"reflect"
 	"sync"
@@ -28,7 +30,8 @@ const attachExecText = `Attach to an exec over a WebSocket, with the messages of
 
 // Limits of a streamed exec.
 const (
-	maxExecMessage      = 1 << 20 // bytes of a message from the client
+	maxExecMessage      = 1 << 20  // bytes of a message from the client
+	smallMessage        = 32 << 10 // bytes that do not count as a body
 	firstMessageTimeout = 30 * time.Second
 	finalTimeout        = 10 * time.Second // for the final messages to a client that may have disconnected
 )
@@ -37,6 +40,8 @@ func (h *execHandlers) stream(_ context.Context, in *IDPath) (*huma.StreamRespon
 	return h.upgraded(func(w http.ResponseWriter, r *http.Request) error {
 		var conn *websocket.Conn
 		var first firstInput
+		first.free = func() {}
+		defer func() { first.free() }()
 		answered := false                         // websocket.Accept has responded
 		ctx := context.WithoutCancel(r.Context()) // cancelling it would cut the connection without a close frame
 		stream, err := h.processes.Open(r.Context(), scope(ctx), in.ID, func() (spec process.Spec, err error) {
@@ -53,7 +58,7 @@ func (h *execHandlers) stream(_ context.Context, in *IDPath) (*huma.StreamRespon
 		})
 		switch {
 		case err == nil:
-			s := &execStream{door: h.door, conn: conn, stream: stream, stdin: make(chan []byte, 1)}
+			s := &execStream{door: h.door, conn: conn, stream: stream, stdin: make(chan stdinData, 1)}
 			s.serve(r.Context(), first)
 		case !answered:
 			return err
@@ -66,18 +71,19 @@ func (h *execHandlers) stream(_ context.Context, in *IDPath) (*huma.StreamRespon
 
 // firstSpec reads the command and its initial input from the first message.
 func (h *execHandlers) firstSpec(ctx context.Context, conn *websocket.Conn) (process.Spec, firstInput, error) {
-	body, err := h.firstMessage(ctx, conn)
+	body, free, err := h.firstMessage(ctx, conn)
+	first := firstInput{free: free}
 	if err != nil {
-		return process.Spec{}, firstInput{}, err
+		return process.Spec{}, first, err
 	}
 	spec, input, err := execSpec(body)
 	if err != nil {
-		return process.Spec{}, firstInput{}, err
+		return process.Spec{}, first, err
 	}
 	if body.Background {
-		return process.Spec{}, firstInput{}, errs.InvalidField("background", "is for POST only; a command started here continues to run in any case")
+		return process.Spec{}, first, errs.InvalidField("background", "is for POST only; a command started here continues to run in any case")
 	}
-	first := firstInput{data: input, end: !spec.Stdin && len(input) > 0}
+	first.data, first.end = input, !spec.Stdin && len(input) > 0
 	spec.Stdin = spec.Stdin || first.end
 	return spec, first, nil
 }
@@ -85,21 +91,50 @@ func (h *execHandlers) firstSpec(ctx context.Context, conn *websocket.Conn) (pro
 // firstInput is the stdin of a command that the first message has.
 type firstInput struct {
 	data []byte
-	end  bool // stdin ends after data
+	end  bool   // stdin ends after data
+	free func() // to be called once data is not needed any more, at least once
 }
 
-func (h *execHandlers) firstMessage(ctx context.Context, conn *websocket.Conn) (api.RunExec, error) {
-	var body api.RunExec
+func (h *execHandlers) firstMessage(ctx context.Context, conn *websocket.Conn) (body api.RunExec, free func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, firstMessageTimeout)
 	defer cancel()
-	kind, text, err := conn.Read(ctx)
+	kind, text, free, err := h.readMessage(ctx, conn)
+	if _, ours := errs.As(err); ours {
+		return body, free, err
+	}
 	if err != nil {
-		return body, errs.New(errs.Invalid, "first_message_missing", "the first message, with the command, did not arrive").WithCause(err)
+		return body, free, errs.New(errs.Invalid, "first_message_missing", "the first message, with the command, did not arrive").WithCause(err)
 	}
 	if kind != websocket.MessageText {
-		return body, errs.New(errs.Invalid, "invalid_message", "the first message must be text: the command to run")
+		return body, free, errs.New(errs.Invalid, "invalid_message", "the first message must be text: the command to run")
 	}
-	return body, h.decodeText(text, &body)
+	return body, free, h.decodeText(text, &body)
+}
+
+// readMessage reads a message of a client. A large one takes memory as a body does, until
+// free is called, which may be called again. Errors: takeBytes's, and the connection's.
+func (d *door) readMessage(ctx context.Context, conn *websocket.Conn) (kind websocket.MessageType, message []byte, free func(), err error) {
+	free = func() {}
+	kind, from, err := conn.Reader(ctx)
+	if err != nil {
+		return kind, nil, free, err
+	}
+	var read bytes.Buffer
+	if _, err := io.CopyN(&read, from, smallMessage); errors.Is(err, io.EOF) {
+		return kind, read.Bytes(), free, nil
+	} else if err != nil {
+		return kind, nil, free, err
+	}
+	keep, err := d.takeBytes(ctx, maxExecMessage)
+	if err != nil {
+		return kind, nil, free, err
+	}
+	if _, err := read.ReadFrom(from); err != nil {
+		keep(0)
+		return kind, nil, free, err
+	}
+	keep(int64(read.Len()))
+	return kind, read.Bytes(), func() { keep(0) }, nil
 }
 
 // decodeText decodes a WebSocket message with the checks of a request body of the same
@@ -155,8 +190,8 @@ func (h *execHandlers) attach(_ context.Context, in *attachExecInput) (*huma.Str
 			return nil
 		}
 		conn.SetReadLimit(maxExecMessage)
-		s := &execStream{door: h.door, conn: conn, stream: stream, stdin: make(chan []byte, 1), offset: in.From}
-		s.serve(r.Context(), firstInput{})
+		s := &execStream{door: h.door, conn: conn, stream: stream, stdin: make(chan stdinData, 1), offset: in.From}
+		s.serve(r.Context(), firstInput{free: func() {}})
 		return nil
 	}), nil
 }
@@ -170,8 +205,14 @@ type execStream struct {
 	// Data for stdin, nil for its end. One message is being written and one is
 	// queued: text messages of a client with at most two unconfirmed ones are
 	// never delayed.
-	stdin   chan []byte
+	stdin   chan stdinData
 	blocked atomic.Int32 // number of goroutines that wait for the client or for the process
+}
+
+// stdinData is data for stdin, nil for its end. free is as that of readMessage.
+type stdinData struct {
+	data []byte
+	free func()
 }
 
 // serve copies in both directions until either side ends. It does not cancel the
@@ -197,6 +238,11 @@ func (s *execStream) serve(request context.Context, first firstInput) {
 	})
 	goroutines.Wait()
 	stop()
+	select {
+	case left := <-s.stdin:
+		left.free()
+	default:
+	}
 }
 
 // output sends the output of the process to the client, and returns the status to
@@ -255,13 +301,18 @@ func (s *execStream) sendError(ctx context.Context, err error) {
 // and returns the status to close the connection with.
 func (s *execStream) input(ctx context.Context) websocket.StatusCode {
 	for {
-		kind, message, err := s.conn.Read(ctx)
+		kind, message, free, err := s.door.readMessage(ctx, s.conn)
+		if _, ours := errs.As(err); ours {
+			s.sendError(ctx, err)
+			return websocket.StatusTryAgainLater
+		}
 		if err != nil {
 			return websocket.StatusNormalClosure
 		}
 		var data []byte
 		switch {
 		case kind == websocket.MessageText:
+			free()
 			end, err := s.handleText(ctx, message)
 			if err != nil {
 				s.sendError(ctx, err)
@@ -271,12 +322,14 @@ func (s *execStream) input(ctx context.Context) websocket.StatusCode {
 				continue
 			}
 		case len(message) == 0 || message[0] != api.ChannelStdin:
+			free()
 			s.sendError(ctx, errs.New(errs.Invalid, "invalid_message", "a binary message must begin with the byte 0, for stdin"))
 			return websocket.StatusPolicyViolation
 		default:
 			data = message[1:]
 		}
-		if !s.queueStdin(ctx, data) {
+		if !s.queueStdin(ctx, stdinData{data, free}) {
+			free()
 			return websocket.StatusNormalClosure
 		}
 	}
@@ -284,7 +337,7 @@ func (s *execStream) input(ctx context.Context) websocket.StatusCode {
 
 // queueStdin queues data for writeStdin, nil for the end of stdin. It returns false if
 // ctx is done.
-func (s *execStream) queueStdin(ctx context.Context, data []byte) bool {
+func (s *execStream) queueStdin(ctx context.Context, data stdinData) bool {
 	s.blocked.Add(1)
 	defer s.blocked.Add(-1)
 	select {
@@ -327,22 +380,24 @@ func (s *execStream) handleText(ctx context.Context, text []byte) (endStdin bool
 // writeStdin writes queued data to the process and confirms it to the client.
 func (s *execStream) writeStdin(ctx context.Context, first firstInput) {
 	closed := !s.writeChunk(ctx, first.data)
+	first.free()
 	if first.end {
 		_ = s.stream.CloseStdin()
 	}
 	for taken := int64(0); ; {
 		select {
-		case data := <-s.stdin:
+		case queued := <-s.stdin:
 			switch {
 			case closed:
-			case data == nil:
+			case queued.data == nil:
 				_ = s.stream.CloseStdin() // fails only if the process has ended, which output reports
-			case s.writeChunk(ctx, data):
-				taken += int64(len(data))
+			case s.writeChunk(ctx, queued.data):
+				taken += int64(len(queued.data))
 				_ = s.send(ctx, api.ExecMessage{Type: api.ExecStdinTaken, Bytes: taken})
 			default:
 				closed = true
 			}
+			queued.free()
 		case <-ctx.Done():
 			return
 		}

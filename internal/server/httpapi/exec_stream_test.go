@@ -16,6 +16,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/client"
+	"github.com/hatchvm/hatch/internal/server/httpapi"
 )
 
 // execClient is a client that knows no more than the documentation says.
@@ -495,5 +496,28 @@ func TestDisconnectedClientReleasesTheGuest(t *testing.T) {
 	requireNoUse(t, &s.guest.uses)
 	if n := s.guest.uses.Opened(); n != 3 {
 		t.Errorf("three requests opened the guest %d times", n)
+	}
+}
+
+// Large messages take memory as bodies do, until the process has read them.
+func TestMessagesInProgressAreBounded(t *testing.T) {
+	const mib = 1 << 20
+	s := newLimitedServer(t, httpapi.Limits{BodyBytes: 3 * mib}) // 2 MiB for an account
+	c := s.stream(t, `{"command":"cat >/dev/null","stdin_open":true}`)
+	c.SetReadLimit(-1)
+	for range 5 { // nothing of it is left taken
+		c.stdin(strings.Repeat("x", mib-1))
+		c.await(api.ExecStdinTaken)
+	}
+	held := s.holdBody(t, goodKey, 2*mib)
+	c.stdin("small")
+	c.await(api.ExecStdinTaken)
+	c.stdin(strings.Repeat("x", mib-1))
+	if m := c.await(api.ExecError); m.Code != "too_many_bodies" {
+		t.Errorf("it says %+v", m)
+	}
+	c.wantClosed(websocket.StatusTryAgainLater)
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
