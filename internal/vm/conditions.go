@@ -58,6 +58,10 @@ func (v VM) ComesUp(now time.Time) bool {
 	return v.StartedAt != nil && now.Sub(*v.StartedAt) < comeUpTimeout
 }
 
+// Boots reports whether the guest of a running VM has just begun to boot: its agent has
+// not answered yet.
+func (v VM) Boots() bool { return v.State == Running && v.Conditions.Agent.Reason == reasonBooting }
+
 // Moved returns the condition with new values; the time of change moves only
 // when one of them differs.
 func (c Condition) Moved(status Status, reason, message string, now time.Time) Condition {

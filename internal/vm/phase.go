@@ -350,9 +350,12 @@ func ToRestored(v *VM) {
 // ToDeleting records that the owner wants the VM gone.
 func ToDeleting(v *VM) { v.Intent, v.Autostart = IntentDeleted, NoAutostart }
 
+// reasonBooting is the reason of conditions of which nothing is known since the boot.
+const reasonBooting = "Booting"
+
 // bootConditions is what is known of a guest that has just begun to boot.
 func bootConditions(v *VM, now time.Time) Conditions {
-	booting := Condition{Status: Unknown, Reason: "Booting", ChangedAt: now}
+	booting := Condition{Status: Unknown, Reason: reasonBooting, ChangedAt: now}
 	c := Conditions{Network: booting, Agent: booting, VMM: healthy(now), CloudInit: booting}
 	c.Agent.Message = "the agent in the guest has not answered yet"
 	if !v.EnableNetwork {

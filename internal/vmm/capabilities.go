@@ -8,11 +8,12 @@ import (
 
 // Capabilities is what differs between drivers.
 type Capabilities struct {
-	Pause       bool // Pause and Resume work
-	PowerButton bool // PowerButton reaches the guest
-	Save        bool // Save and Wake work
-	Base        bool // machines woken from one Base share its unchanged pages; else each has a copy in its Memory
-	Reboot      bool // a guest that reboots keeps its machine; else the machine ends with ExitReset
+	Pause           bool // Pause and Resume work
+	PowerButton     bool // PowerButton reaches the guest
+	Save            bool // Save and Wake work
+	SaveNeedsKernel bool // Save works only once the guest's kernel is up
+	Base            bool // machines woken from one Base share its unchanged pages; else each has a copy in its Memory
+	Reboot          bool // a guest that reboots keeps its machine; else the machine ends with ExitReset
 
 	DiskLimits, NetworkLimits bool // these Spec.Limits are enforced; else a spec with such limits is refused
 

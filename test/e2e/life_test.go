@@ -141,43 +141,36 @@ func testStopStart(t *testing.T, w *world) {
 }
 
 func testBeginDuringReboot(t *testing.T, w *world) {
-	w.beginDuringReboot(t, w.shared(t, alpha))
+	w.beginDuringReboot(t, w.shared(t, alpha), "a command", func() {})
 }
 
 func testBeginDuringRebootMinimal(t *testing.T, w *world) {
 	v := w.create(t, minimal(), client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
-	w.beginDuringReboot(t, v)
+	w.beginDuringReboot(t, v, "a command", func() {})
+	w.beginDuringReboot(t, v, "a wait for the agent", func() { w.await(t, v.ID, "agent", readyLimit) })
+	w.beginDuringReboot(t, v, "a file", func() {
+		if _, err := w.client.WriteFile(t.Context(), v.ID, "/run/begun", strings.NewReader("x"), client.WriteOptions{}); err != nil {
+			t.Errorf("a file: %v", err)
+		}
+		w.inside(t, v, "cat /run/begun")
+	})
 	w.delete(t, v.ID)
 }
 
-// beginDuringReboot reboots a guest several times, and begins something each time just
-// after that: it must not be done in the boot that ends.
-func (w *world) beginDuringReboot(t *testing.T, v api.VM) {
+// beginDuringReboot reboots a guest, and begins something just after that: it must not be
+// done in the boot that ends.
+func (w *world) beginDuringReboot(t *testing.T, v api.VM, what string, begin func()) {
 	t.Helper()
 	const readBoot = "cat /proc/sys/kernel/random/boot_id"
+	w.await(t, v.ID, "ready", readyLimit) // with its init
 	boot := w.inside(t, v, readBoot)
-	for name, begin := range map[string]func(){
-		"a command": func() {},
-		"a wait for the agent": func() {
-			w.await(t, v.ID, "agent", readyLimit)
-		},
-		"a file": func() {
-			if _, err := w.client.WriteFile(t.Context(), v.ID, "/run/begun", strings.NewReader("x"), client.WriteOptions{}); err != nil {
-				t.Errorf("a file: %v", err)
-			}
-			w.inside(t, v, "cat /run/begun")
-		},
-	} {
-		w.inside(t, v, "reboot")
-		began := time.Now()
-		begin()
-		now := w.inside(t, v, readBoot)
-		took(t, name+" during a reboot", began)
-		if now == boot {
-			t.Errorf("%s was done in the boot that ended", name)
-		}
-		boot = now
+	w.inside(t, v, "reboot")
+	began := time.Now()
+	begin()
+	if w.inside(t, v, readBoot) == boot {
+		t.Errorf("%s was done in the boot that ended", what)
 	}
+	took(t, what+" during a reboot", began)
 }
 
 // reboot reboots a Debian guest from inside, and waits until SSH works again.

@@ -107,6 +107,7 @@ func (s *Service) capturer(ctx context.Context, v vm.VM) (captureFunc, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.Power.AwaitKernel(ctx, v)
 	return func(ctx context.Context, snap snapshot.Snapshot) error { return s.captureRunning(ctx, v, m, snap) }, nil
 }
 

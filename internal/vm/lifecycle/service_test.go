@@ -620,49 +620,6 @@ func TestAReadyGuestEndsTheWait(t *testing.T) {
 	}
 }
 
-// TestAWaitIsForABootThatStays has a guest that reboots while its row tells of the boot
-// that ends.
-func TestAWaitIsForABootThatStays(t *testing.T) {
-	for name, want := range map[string]vm.WaitFor{
-		"agent": {Agent: true}, "cloud-init": {CloudInit: true}, "ready": {Ready: true}, "a port": {Port: 80},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			asked := make(chan struct{}, 64)
-			w.guests.Up = func(context.Context) (string, error) {
-				asked <- struct{}{}
-				return "2", nil
-			}
-			w.guests.DialPort = func(context.Context, int) (net.Conn, error) {
-				conn, _ := net.Pipe()
-				return conn, nil
-			}
-			v := mustCreate(t, w, vm.CreateRequest{})
-			report := func(boot string) {
-				w.guests.Session(v.ID).Observe(&vm.GuestReport{BootID: boot, Addresses: []netip.Addr{v.Lease.Address}, CloudInit: vm.CloudInit{Status: "done"}})
-			}
-			report("1")
-			for tick := time.Tick(time.Millisecond); get(t, w, v.ID).Conditions.BootID != "1"; {
-				<-tick
-			}
-			waited := make(chan error, 1)
-			go func() { waited <- waitFor(t, w, v, want) }()
-			select {
-			case <-asked:
-			case err := <-waited:
-				t.Fatalf("the wait ended in the boot that ends: %v", err)
-			}
-			report("2")
-			if err := <-waited; err != nil {
-				t.Error(err)
-			}
-			if now := get(t, w, v.ID); now.Conditions.BootID != "2" {
-				t.Errorf("the wait ended in boot %s", now.Conditions.BootID)
-			}
-		})
-	}
-}
-
 // TestUnresponsiveMachineIsNotGone lets a daemon start that cannot take
 // over a live machine at first.
 func TestUnresponsiveMachineIsNotGone(t *testing.T) {

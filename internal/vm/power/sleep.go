@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -62,7 +63,24 @@ func (s *Service) SleepWithHost(ctx context.Context, v vm.VM) (vm.VM, error) {
 	return s.sleep(ctx, v, m, s.updateWithHost)
 }
 
+// kernelTimeout bounds the wait for the kernel of a guest that boots.
+const kernelTimeout = 30 * time.Second
+
+// AwaitKernel waits until the agent of a guest that boots has answered, if a machine whose
+// kernel is not up yet cannot be saved: QEMU saves no memory of the firmware, in which the
+// kernel then misses the pointer to ACPI's tables, and so finds no disks. A guest without
+// an answer is saved all the same: its kernel has had the time.
+func (s *Service) AwaitKernel(ctx context.Context, v vm.VM) {
+	if !v.Boots() || !s.Engine.Drivers[v.Driver].Info().Capabilities.SaveNeedsKernel {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, kernelTimeout)
+	defer cancel()
+	_, _ = s.Runner.Await(ctx, access.Everyone, v.ID, func(v vm.VM) (bool, error) { return !v.Boots(), nil })
+}
+
 func (s *Service) sleep(ctx context.Context, v vm.VM, m *live.Machine, commit transition.Commit) (vm.VM, error) {
+	s.AwaitKernel(ctx, v)
 	r, err := s.Engine.Sleep(ctx, v, m, commit)
 	if err != nil {
 		s.Log.Warn("cannot put vm to sleep", logkey.VM, v.ID, logkey.Step, transition.StepOf(err), logkey.Error, err)

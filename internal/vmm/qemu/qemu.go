@@ -141,4 +141,4 @@ func (d *Driver) Info() vmm.Info {
 	}
 }
 
-var capabilities = vmm.Capabilities{Pause: true, PowerButton: true, Save: true, Base: true, Reboot: true, DiskLimits: true}
+var capabilities = vmm.Capabilities{Pause: true, PowerButton: true, Save: true, SaveNeedsKernel: true, Base: true, Reboot: true, DiskLimits: true}
