@@ -148,14 +148,15 @@ func summary(complaint string) string {
 	if !strings.HasPrefix(first, unreadForms[0].begin) {
 		return strings.TrimRight(first, ": ")
 	}
-	text := strings.Replace(first, `: "`, ": ", 1)
+	var text strings.Builder
+	text.WriteString(strings.Replace(first, `: "`, ": ", 1))
 	for line := range strings.Lines(rest) {
 		line = strings.TrimRight(line, "\n")
 		if at := place.FindStringSubmatch(line); at != nil {
-			text += " (" + at[1] + ")"
+			text.WriteString(" (" + at[1] + ")")
 		} else if line != "" && line[0] != ' ' && line[0] != '"' {
-			text += "; " + line
+			text.WriteString("; " + line)
 		}
 	}
-	return text
+	return text.String()
 }

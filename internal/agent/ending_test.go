@@ -40,8 +40,12 @@ func TestTheEndOfAGuestIsSeen(t *testing.T) {
 			err   error
 			want  bool
 		}{
-			{"starting", nil, false}, {"", errors.New("busy"), false}, {"running", nil, false}, {"stopping", nil, true},
-			{"", errors.New("gone"), true}, {"running", nil, false}, // the shutdown was cancelled
+			{"starting", nil, false},
+			{"", errors.New("busy"), false},
+			{"running", nil, false},
+			{"stopping", nil, true},
+			{"", errors.New("gone"), true},
+			{"running", nil, false}, // the shutdown was cancelled
 		} {
 			e.systemd = func(context.Context) (string, error) { return c.state, c.err }
 			if got := e.now(t.Context()); got != c.want {
