@@ -89,7 +89,7 @@ func New(cfg Config) *Reach { return &Reach{cfg: cfg, uses: map[string]map[*Use]
 // be called more than once, and is nil after an error.
 //
 // Errors: errs.NotFound; errs.Conflict with code vm_not_running, also for a
-// sleeping VM with NoWake; errs.Unavailable with code starting_up or vm_busy;
+// sleeping VM with NoWake, or vm_paused; errs.Unavailable with code starting_up or vm_busy;
 // with Wake, those of a wake.
 func (r *Reach) Open(ctx context.Context, scope access.Scope, id string, cause Cause, mode Mode) (_ vm.Session, release func(), err error) {
 	release = r.Hold(id, cause)
@@ -126,10 +126,13 @@ func (r *Reach) machine(ctx context.Context, scope access.Scope, id string, caus
 	if err != nil {
 		return nil, err
 	}
+	verb := verbOf(cause, mode)
+	if v.State == vm.Paused && cause != Console { // it would wait for an agent that cannot answer
+		return nil, errs.New(errs.Conflict, "vm_paused", "cannot %s VM %s: it is paused", verb, v.ID).WithHint("resume it")
+	}
 	if m, err := r.cfg.Live.Get(ctx, v, live.Held); m != nil || err != nil {
 		return m, err
 	}
-	verb := verbOf(cause, mode)
 	if v.Machine == nil {
 		return r.cfg.Live.Running(ctx, v, verb) // which says why it does not run
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -87,5 +88,22 @@ func TestAGuestThatBootsIsSavedOnceItsKernelIsUp(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestAPausedGuestIsNotWaitedFor(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	if _, err := w.Pause(t.Context(), access.Owner(owner), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Guest(t.Context(), access.Owner(owner), v.ID); !errs.HasCode(err, "vm_paused") {
+		t.Errorf("work in a paused guest: %v", err)
+	}
+	if _, err := w.Resume(t.Context(), access.Owner(owner), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Guest(t.Context(), access.Owner(owner), v.ID); err != nil {
+		t.Errorf("after the resume: %v", err)
 	}
 }
