@@ -83,8 +83,8 @@ func (c *connection) change() {
 	c.changed = make(chan struct{})
 }
 
-// begin is wait for a request that begins something in the guest: in one that shuts
-// down or reboots it waits for the next boot. It returns that boot's id, too.
+// begin is wait for what begins something in the guest: in one that shuts down or reboots
+// it waits for the next boot. It returns that boot's id, too.
 func (c *connection) begin(ctx context.Context) (_ *wire.Client, bootID string, err error) {
 	c.mu.Lock()
 	limit, extended := agentTimeout, false

@@ -17,7 +17,7 @@ type files struct{ agent *connection }
 
 // ReadFile implements [file.Reader].
 func (f files) ReadFile(ctx context.Context, spec file.ReadSpec) (file.Info, io.ReadCloser, error) {
-	client, _, err := f.agent.begin(ctx)
+	client, err := f.agent.wait(ctx)
 	if err != nil {
 		return file.Info{}, nil, err
 	}
@@ -90,7 +90,7 @@ func (f files) MakeDirectory(ctx context.Context, path string, mode uint32, owne
 
 // RenameFile implements [file.Writer].
 func (f files) RenameFile(ctx context.Context, from, to string) (file.Info, error) {
-	client, _, err := f.agent.begin(ctx)
+	client, err := f.agent.wait(ctx)
 	if err != nil {
 		return file.Info{}, err
 	}
@@ -103,7 +103,7 @@ func (f files) RenameFile(ctx context.Context, from, to string) (file.Info, erro
 
 // requestInfo makes a request that the agent answers with the info of the file at path.
 func (f files) requestInfo(ctx context.Context, path string, do func(*wire.Client) (wire.FileInfo, error)) (file.Info, error) {
-	client, _, err := f.agent.begin(ctx)
+	client, err := f.agent.wait(ctx)
 	if err != nil {
 		return file.Info{}, err
 	}
@@ -165,7 +165,7 @@ func (f files) ListFiles(ctx context.Context, path string, each func(file.Info) 
 
 // ReadTree implements [file.Reader].
 func (f files) ReadTree(ctx context.Context, path string) (io.ReadCloser, error) {
-	client, _, err := f.agent.begin(ctx)
+	client, err := f.agent.wait(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +204,7 @@ func (f files) TailFile(ctx context.Context, path string, lines int, follow bool
 }
 
 func (f files) request(ctx context.Context, path string, do func(*wire.Client) error) error {
-	client, _, err := f.agent.begin(ctx)
+	client, err := f.agent.wait(ctx)
 	if err != nil {
 		return err
 	}

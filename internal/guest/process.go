@@ -30,7 +30,7 @@ type processes struct{ agent *connection }
 
 // Exec implements [process.Starter].
 func (p processes) Exec(ctx context.Context, spec process.Spec) (process.Stream, error) {
-	client, _, err := p.agent.begin(ctx)
+	client, err := p.agent.wait(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -57,9 +57,6 @@ func (p processes) Attach(ctx context.Context, id string, from int64) (process.S
 
 // StartProcess implements [process.Starter].
 func (p processes) StartProcess(ctx context.Context, spec process.Spec) (process.Process, error) {
-	if _, _, err := p.agent.begin(ctx); err != nil {
-		return process.Process{}, err
-	}
 	wanted := wireSpec(spec)
 	return p.requestProcess(ctx, wanted.ID, func(ctx context.Context, c *wire.Client) (wire.Process, error) {
 		return c.StartProcess(ctx, wanted)

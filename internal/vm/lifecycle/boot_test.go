@@ -2,6 +2,7 @@ package lifecycle_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -105,5 +106,20 @@ func TestAPausedGuestIsNotWaitedFor(t *testing.T) {
 	}
 	if _, err := w.Guest(t.Context(), access.Owner(owner), v.ID); err != nil {
 		t.Errorf("after the resume: %v", err)
+	}
+}
+
+// TestWorkBeginsInABootThatStays has a guest that is not up for as long as its caller waits.
+func TestWorkBeginsInABootThatStays(t *testing.T) {
+	w := newWorld(t)
+	ctx, leave := context.WithCancel(t.Context())
+	w.guests.Up = func(ctx context.Context) (string, error) {
+		leave()
+		<-ctx.Done()
+		return "", ctx.Err()
+	}
+	v := mustCreate(t, w, vm.CreateRequest{})
+	if _, err := w.Guest(ctx, access.Owner(owner), v.ID); !errors.Is(err, context.Canceled) {
+		t.Errorf("work in a guest that is not up: %v", err)
 	}
 }
