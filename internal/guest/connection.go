@@ -21,10 +21,11 @@ const (
 )
 
 // agentTimeout is how long a request waits for an agent that answers: the guest may be
-// booting or resetting, or have no agent. rebootTimeout is how long it waits from the
-// moment when the guest went down, or its agent was lost.
+// booting or resetting, or have no agent. Since the loss of an agent it waits lostTimeout,
+// and since a guest that said so has gone down rebootTimeout.
 const (
 	agentTimeout  = 10 * time.Second
+	lostTimeout   = 20 * time.Second
 	rebootTimeout = 3 * time.Minute
 )
 
@@ -40,7 +41,7 @@ type connection struct {
 	client    *wire.Client  // nil while no agent answers
 	bootID    string        // of the guest in the last session, "" before the first
 	goingDown bool          // as the guest reported in this session
-	lostAt    time.Time     // when the last session was lost
+	backBy    time.Time     // when the guest must answer again after the loss of a session
 	changed   chan struct{} // closed and replaced when client or goingDown changes
 	clockLag  bool          // the guest has stood still, and nothing has set its clock since
 }
@@ -63,7 +64,10 @@ func (c *connection) set(client *wire.Client, bootID string) {
 func (c *connection) unset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.client, c.lostAt = nil, time.Now()
+	c.client, c.backBy = nil, time.Now().Add(lostTimeout)
+	if c.goingDown {
+		c.backBy = time.Now().Add(rebootTimeout)
+	}
 	c.change()
 }
 
@@ -87,10 +91,7 @@ func (c *connection) change() {
 // it waits for the next boot. It returns that boot's id, too.
 func (c *connection) begin(ctx context.Context) (_ *wire.Client, bootID string, err error) {
 	c.mu.Lock()
-	limit, extended := agentTimeout, false
-	if !c.lostAt.IsZero() {
-		limit = max(limit, rebootTimeout-time.Since(c.lostAt))
-	}
+	limit, extended := max(agentTimeout, time.Until(c.backBy)), false
 	c.mu.Unlock()
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
@@ -104,7 +105,11 @@ func (c *connection) begin(ctx context.Context) (_ *wire.Client, bootID string, 
 				return client, bootID, nil // the request shows an error, too
 			}
 			if !extended {
-				timer.Reset(rebootTimeout)
+				limit = lostTimeout
+				if st.GoingDown {
+					limit = rebootTimeout
+				}
+				timer.Reset(limit)
 				extended = true
 			}
 		}
