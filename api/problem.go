@@ -11,6 +11,7 @@ type Problem struct {
 	Code      string         `json:"code" doc:"Stable machine-readable code." example:"invalid_guest_ip"`
 	Field     string         `json:"field,omitempty" doc:"Field of the request that is wrong."`
 	Hint      string         `json:"hint,omitempty" doc:"What to do."`
+	VMID      string         `json:"vm_id,omitempty" doc:"The VM that a failed create or start has left in state error. The Location header has its path."`
 	RequestID string         `json:"request_id,omitempty"`
 	Errors    []ProblemField `json:"errors,omitempty" nullable:"false" doc:"All errors found in the request, if there are several."`
 }

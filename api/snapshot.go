@@ -92,4 +92,5 @@ type Failure struct {
 	Message string `json:"message" doc:"Why, as text for people."`
 	Field   string `json:"field,omitempty" doc:"Field of the request that is wrong, if any."`
 	Hint    string `json:"hint,omitempty" doc:"What to do."`
+	VMID    string `json:"vm_id,omitempty" doc:"The VM, if it was left in state error."`
 }

@@ -180,6 +180,9 @@ func (c createCommands) send(ctx context.Context, server *client.Client, req api
 	defer c.progress("creating the VM")()
 	opts := client.CreateOptions{Wait: "running", IdempotencyKey: cmp.Or(f.key, "cli-"+rand.Text())}
 	v, err := server.CreateVM(ctx, req, opts)
+	if failed, ok := errors.AsType[*client.Error](err); ok && f.temporary {
+		v.ID = failed.Problem.VMID // to be removed
+	}
 	if err == nil || ctx.Err() == nil {
 		return v, err
 	}
@@ -249,6 +252,9 @@ func printClones(p *printer, clones api.Copies) error {
 	}
 	for _, f := range clones.Failed {
 		failed := fmt.Errorf("cannot make one of the VMs: %w", errors.New(f.Message))
+		if f.VMID != "" {
+			f.Hint = "hatch why " + f.VMID + " says more"
+		}
 		if f.Hint != "" {
 			failed = hint(failed, "%s", f.Hint)
 		}

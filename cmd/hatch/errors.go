@@ -163,6 +163,9 @@ func problemOf(err error) api.Problem {
 	if h, ok := errors.AsType[hinted](err); ok {
 		p.Hint = h.hint
 	}
+	if p.VMID != "" {
+		p.Hint = strings.TrimPrefix(p.Hint+"; hatch why "+p.VMID+" says more, hatch rm "+p.VMID+" removes it", "; ")
+	}
 	if errors.Is(err, context.DeadlineExceeded) && p.Hint == "" {
 		p.Hint = "check that hatchd answers: hatch health"
 	}

@@ -79,6 +79,23 @@ func TestColours(t *testing.T) {
 	}
 }
 
+// TestFailedCreateSaysWhichVM expects the id of what a failed create has left, and
+// that hatch run --rm removes it.
+func TestFailedCreateSaysWhichVM(t *testing.T) {
+	f := newFake(t)
+	s := newSession(t, f)
+	failed := api.Problem{Status: 500, Error: "cannot start it", Code: "start_failed", VMID: "vm_left00000009"}
+	f.answer["POST /vms"] = failed
+	if code := s.hatch("create"); code != exitOwn || !strings.Contains(s.stderr.String(), "hint: hatch why vm_left00000009") || s.stdout.Len() > 0 {
+		t.Errorf("exit code %d: %s%s", code, &s.stdout, &s.stderr)
+	}
+	f.vms = append(f.vms, api.VM{ID: "vm_left00000009"})
+	left := len(f.vms)
+	if code := s.hatch("run", "--rm"); code != exitOwn || len(f.vms) != left-1 {
+		t.Errorf("exit code %d, %d VMs: %s", code, len(f.vms), &s.stderr)
+	}
+}
+
 func TestCreateSendsWhatWasGiven(t *testing.T) {
 	f := newFake(t)
 	s := newSession(t, f)

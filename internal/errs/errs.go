@@ -58,6 +58,9 @@ type Error struct {
 	Hint    string // what to do, or ""
 	Err     error
 
+	// VMID is the id of a VM that the request has left in state error, or "".
+	VMID string
+
 	// RetryAfter is how long a client should wait before it sends a TooMany or
 	// Unavailable request again; 0 means a moment.
 	RetryAfter time.Duration
@@ -102,6 +105,14 @@ func (e *Error) WithHint(format string, args ...any) *Error {
 func (e *Error) WithCause(err error) *Error {
 	c := *e
 	c.Err = err
+	return &c
+}
+
+// WithVM returns a copy of e that names the VM which the request has left in state
+// error.
+func (e *Error) WithVM(id string) *Error {
+	c := *e
+	c.VMID = id
 	return &c
 }
 

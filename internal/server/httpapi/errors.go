@@ -50,10 +50,14 @@ func (*problem) ContentType(string) string { return problemType }
 
 // GetHeaders implements huma.HeadersError.
 func (p *problem) GetHeaders() http.Header {
-	if p.retryAfter == 0 {
-		return nil
+	h := http.Header{}
+	if p.retryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))
 	}
-	return http.Header{"Retry-After": {strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds())))}}
+	if p.VMID != "" {
+		h.Set("Location", "/vms/"+p.VMID)
+	}
+	return h
 }
 
 func newProblem(ctx context.Context, status int, code, message string) *problem {
@@ -83,7 +87,7 @@ const defaultRetryAfter = 2 * time.Second
 
 func worded(ctx context.Context, e *errs.Error) *problem {
 	p := newProblem(ctx, statusOf[e.Kind], cmp.Or(e.Code, e.Kind.String()), e.Message)
-	p.Field, p.Hint = e.Field, e.Hint
+	p.Field, p.Hint, p.VMID = e.Field, e.Hint, e.VMID
 	if e.Kind == errs.TooMany || e.Kind == errs.Unavailable {
 		p.retryAfter = cmp.Or(e.RetryAfter, defaultRetryAfter)
 	}

@@ -148,7 +148,7 @@ func (h *vmHandlers) failures(ctx context.Context, causes []error) []api.Failure
 	out := make([]api.Failure, len(causes))
 	for i, err := range causes {
 		p := h.problemOf(ctx, err)
-		out[i] = api.Failure{Code: p.Code, Message: p.Problem.Error, Field: p.Field, Hint: p.Hint}
+		out[i] = api.Failure{Code: p.Code, Message: p.Problem.Error, Field: p.Field, Hint: p.Hint, VMID: p.VMID}
 	}
 	return out
 }

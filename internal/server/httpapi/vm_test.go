@@ -285,6 +285,23 @@ func TestCreateIsNotLost(t *testing.T) {
 	}
 }
 
+// TestFailedCreateNamesItsVM expects the id of what a failed request has left.
+func TestFailedCreateNamesItsVM(t *testing.T) {
+	s := newServer(t)
+	failed := errs.New(errs.Internal, "start_failed", "cannot start it").WithVM("vm_left")
+	s.vms.create = func(context.Context) (vm.VM, error) { return vm.VM{}, failed }
+	reply := s.call(t, "POST", "/vms", "")
+	wantStatus(t, reply, 500)
+	if p := reply.problem(t); p.VMID != "vm_left" || reply.Header.Get("Location") != "/vms/vm_left" {
+		t.Errorf("%+v, Location %q", p, reply.Header.Get("Location"))
+	}
+	s.vms.failed = []error{failed}
+	reply = s.call(t, "POST", "/vms/"+knownVM+"/fork", `{"count":2}`)
+	if made := decode[api.Copies](t, reply); len(made.Failed) != 1 || made.Failed[0].VMID != "vm_left" {
+		t.Errorf("a fork: %s", reply.body)
+	}
+}
+
 // TestStartIsLate lets a start take longer than its caller waits.
 func TestStartIsLate(t *testing.T) {
 	s := newServer(t)

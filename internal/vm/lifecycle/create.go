@@ -16,7 +16,7 @@ import (
 // Create makes and starts a VM, and returns it once it runs. When ctx ends
 // before that, the VM is returned as it was stored, with errs.Unavailable and
 // code still_working, and continues to start. A create that fails leaves a row in
-// state error with the reason, and nothing else.
+// state error with the reason, and nothing else; its error has the VM's id.
 //
 // Errors: errs.Invalid names the field; errs.Conflict for what is taken;
 // errs.Exhausted when the host is full; errs.Unavailable with code too_many_starts.
@@ -79,7 +79,7 @@ func (s *Service) AwaitCreated(ctx context.Context, scope access.Scope, id strin
 	return s.runner.Await(ctx, scope, id, func(v vm.VM) (bool, error) {
 		if v.State == vm.Failed && v.StartedAt == nil {
 			return false, errs.New(errs.Conflict, "vm_failed", "the VM this key was used for has failed: %s", v.StateReason).
-				WithHint("delete VM %s, or use another key", v.ID)
+				WithHint("delete VM %s, or use another key", v.ID).WithVM(v.ID)
 		}
 		return v.State != vm.Starting, nil
 	})

@@ -105,7 +105,8 @@ func TestCreateThatFailsLeavesOnlyARowInError(t *testing.T) {
 		t.Run(call, func(t *testing.T) {
 			w := newWorld(t)
 			w.calls.FailNext(call)
-			if _, err := w.Create(t.Context(), owner, vm.CreateRequest{}); err == nil {
+			_, failed := w.Create(t.Context(), owner, vm.CreateRequest{})
+			if failed == nil {
 				t.Fatal("the create did not fail")
 			}
 			w.requireNothing(t)
@@ -116,6 +117,9 @@ func TestCreateThatFailsLeavesOnlyARowInError(t *testing.T) {
 			v := all[0]
 			if v.State != vm.Failed || v.StateReason == "" || v.Lease.Address.IsValid() || v.Lease.SSHPort != 0 || v.Machine != nil {
 				t.Errorf("got %+v", v)
+			}
+			if e, ok := errs.As(failed); !ok || e.VMID != v.ID {
+				t.Errorf("the error does not name %s: %v", v.ID, failed)
 			}
 			again, err := w.Start(t.Context(), access.Owner(owner), v.ID)
 			if err != nil || again.State != vm.Running || !again.Lease.Address.IsValid() {

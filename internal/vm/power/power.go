@@ -146,7 +146,7 @@ func (s *Service) boot(ctx context.Context, v vm.VM) (vm.VM, *live.Machine, erro
 	return r.VM, r.Live, nil
 }
 
-// FailStart stores why a start failed, and returns what the owner is told. A VM
+// FailStart stores why a start failed, and returns what the owner is told, with the VM's id. A VM
 // that never had a disk gives its lease back.
 func (s *Service) FailStart(ctx context.Context, r *transition.Run, cause error) (vm.VM, error) {
 	v, step := r.VM, transition.StepOf(cause)
@@ -162,7 +162,7 @@ func (s *Service) FailStart(ctx context.Context, r *transition.Run, cause error)
 		s.Log.Error("cannot store a failed start", logkey.VM, v.ID, logkey.Error, err)
 	}
 	s.Log.Warn("cannot start vm", logkey.VM, v.ID, logkey.Step, step, logkey.Error, cause)
-	return vm.VM{}, transition.Public(cause, errs.New(errs.Internal, "start_failed", "cannot start VM %s: the %s step failed", v.ID, step))
+	return vm.VM{}, transition.Public(cause, errs.New(errs.Internal, "start_failed", "cannot start VM %s: the %s step failed", v.ID, step)).WithVM(v.ID)
 }
 
 func (s *Service) releaseLease(ctx context.Context, id string) {

@@ -270,7 +270,7 @@ const busyRetryAfter = 30 * time.Second
 
 // Public returns what a user is told of a step's error: its own text if it has
 // one, that the host is too busy if the step took too long, else fallback.
-func Public(err error, fallback *errs.Error) error {
+func Public(err error, fallback *errs.Error) *errs.Error {
 	if e, ok := errs.As(err); ok {
 		return e
 	}
