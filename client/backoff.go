@@ -21,10 +21,15 @@ func (b *backoff) isOver() bool {
 	return b.giveUp > 0 && time.Since(b.alive) > b.giveUp
 }
 
-// wait waits, or returns the error of ctx.
-func (b *backoff) wait(ctx context.Context) error {
+// wait waits, at least as long as the server has asked for with the error of the last
+// attempt, or returns the error of ctx.
+func (b *backoff) wait(ctx context.Context, last error) error {
 	b.next = min(max(b.next, b.min), b.max)
-	timer := time.NewTimer(b.next)
+	wait := b.next
+	if e, ok := errors.AsType[*Error](last); ok {
+		wait = max(wait, e.RetryAfter)
+	}
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

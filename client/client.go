@@ -2,7 +2,7 @@
 // of package api.
 //
 // It caches nothing, and retries nothing but the connections of [ExecSession] and
-// [Client.StreamEvents]. Only [Client.WaitVM] may send several requests. A call ends
+// [Client.StreamEvents], unless [WithRetries] says so. Only [Client.WaitVM] may send several requests. A call ends
 // when its context does. Errors that the server explains are of type [*Error]; see
 // [IsNotFound] and similar functions. Start at [New].
 package client
@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -35,6 +36,7 @@ type Client struct {
 	key       string
 	userAgent string
 	http      *http.Client
+	retries   int
 }
 
 // Option configures a Client.
@@ -49,6 +51,14 @@ func WithHTTPClient(c *http.Client) Option {
 // WithUserAgent sets the User-Agent header.
 func WithUserAgent(name string) Option {
 	return func(client *Client) { client.userAgent = name }
+}
+
+// WithRetries makes the Client repeat a call up to n times that the server refuses with
+// 429, 503 or 507, after the time that its Retry-After says, while the call's context
+// lasts. Only calls that are safe to repeat are: those that change nothing or delete,
+// and POSTs with an idempotency key.
+func WithRetries(n int) Option {
+	return func(client *Client) { client.retries = n }
 }
 
 // New returns a Client of the server at base, such as http://localhost:8080. Only
@@ -123,8 +133,29 @@ func (c *Client) stream(ctx context.Context, req call) (io.ReadCloser, error) {
 	return resp.Body, nil
 }
 
-// send sends the call. A status other than 2xx is an error.
+// send sends the call, and repeats it as [WithRetries] says. A status other than 2xx is
+// an error.
 func (c *Client) send(ctx context.Context, req call) (*http.Response, error) {
+	for left := c.retries; ; left-- {
+		resp, err := c.sendOnce(ctx, req)
+		refused, ok := errors.AsType[*Error](err)
+		if !ok || left <= 0 || refused.RetryAfter == 0 || !slices.Contains(retriedStatus, refused.Status()) {
+			return resp, err
+		}
+		keyed := c.headers(ctx, req).Get("Idempotency-Key") != ""
+		if req.content != nil || req.method == http.MethodPatch || (req.method == http.MethodPost && !keyed) {
+			return nil, err // it might do its work twice, or the content has been read
+		}
+		if (&backoff{}).wait(ctx, err) != nil {
+			return nil, err
+		}
+	}
+}
+
+// retriedStatus are the statuses of requests that were not begun.
+var retriedStatus = []int{http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusInsufficientStorage}
+
+func (c *Client) sendOnce(ctx context.Context, req call) (*http.Response, error) {
 	resp, err := c.roundTrip(ctx, req)
 	if err != nil {
 		return nil, err
@@ -164,10 +195,7 @@ func (c *Client) request(ctx context.Context, req call) (*http.Request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the request: %w", err)
 	}
-	hr.Header = c.headers(req)
-	if key, ok := ctx.Value(idempotencyKey{}).(string); ok && req.method == http.MethodPost {
-		hr.Header.Set("Idempotency-Key", key)
-	}
+	hr.Header = c.headers(ctx, req)
 	return hr, nil
 }
 
@@ -178,10 +206,13 @@ func (c *Client) url(req call) string {
 	return c.base + req.path + "?" + req.query.Encode()
 }
 
-func (c *Client) headers(req call) http.Header {
+func (c *Client) headers(ctx context.Context, req call) http.Header {
 	h := req.header.Clone()
 	if h == nil {
 		h = http.Header{}
+	}
+	if key, ok := ctx.Value(idempotencyKey{}).(string); ok && req.method == http.MethodPost {
+		h.Set("Idempotency-Key", key)
 	}
 	h.Set("User-Agent", c.userAgent)
 	if c.local {

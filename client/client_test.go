@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -176,6 +177,68 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// TestRetries expects that a call is repeated when the server says that it may be, and
+// that repeating is safe.
+func TestRetries(t *testing.T) {
+	for name, tc := range map[string]struct {
+		status int
+		after  string
+		opts   []client.Option
+		do     func(context.Context, *client.Client) error
+		want   int
+	}{
+		"a lookup":           {503, "1", []client.Option{client.WithRetries(1)}, getOne, 2},
+		"a full host":        {507, "1", []client.Option{client.WithRetries(1)}, getOne, 2},
+		"twice":              {429, "1", []client.Option{client.WithRetries(2)}, getOne, 3},
+		"without the option": {503, "1", nil, getOne, 1},
+		"without a time":     {503, "", []client.Option{client.WithRetries(1)}, getOne, 1},
+		"another status":     {409, "1", []client.Option{client.WithRetries(1)}, getOne, 1},
+		"a POST":             {503, "1", []client.Option{client.WithRetries(1)}, createKey, 1},
+		"a POST that can be": {503, "1", []client.Option{client.WithRetries(1)}, func(ctx context.Context, c *client.Client) error {
+			return createKey(client.WithIdempotencyKey(ctx, "k"), c)
+		}, 2},
+		"the content of a file": {503, "1", []client.Option{client.WithRetries(1)}, writeFile, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sent := 0
+				refuse := transport(func(*http.Request) *http.Response {
+					sent++
+					resp := jsonResponse(tc.status, `{"error":"not now"}`)
+					resp.Header.Set("Retry-After", tc.after)
+					return resp
+				})
+				c, err := client.New("http://hatch", "k", append(tc.opts, client.WithHTTPClient(&http.Client{Transport: refuse}))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				if err := tc.do(t.Context(), c); err == nil || sent != tc.want {
+					t.Errorf("sent %d times, want %d; %v", sent, tc.want, err)
+				}
+				if waited := time.Since(began); waited != time.Duration(tc.want-1)*time.Second {
+					t.Errorf("waited %s", waited)
+				}
+			})
+		})
+	}
+}
+
+func getOne(ctx context.Context, c *client.Client) error {
+	_, err := c.GetVM(ctx, "vm_1")
+	return err
+}
+
+func createKey(ctx context.Context, c *client.Client) error {
+	_, err := c.CreateKey(ctx, api.CreateKey{Name: "ci"})
+	return err
+}
+
+func writeFile(ctx context.Context, c *client.Client) error {
+	_, err := c.WriteFile(ctx, "vm_1", "/a", strings.NewReader("text"), client.WriteOptions{})
+	return err
+}
+
 func TestIdempotencyKeyOfAContext(t *testing.T) {
 	c := connect(t, func(w http.ResponseWriter, r *http.Request) {
 		if (r.Method == http.MethodPost) != (r.Header.Get("Idempotency-Key") == "k") {
@@ -284,7 +347,7 @@ func TestErrors(t *testing.T) {
 			}
 		})
 	}
-	if !client.IsTimeout(answer(503, "application/problem+json", `{"error":"x","code":"wait_timeout"}`)) {
+	if !client.IsTimeout(answer(409, "application/problem+json", `{"error":"x","code":"wait_timeout"}`)) {
 		t.Error("a wait's timeout is not known")
 	}
 	for _, kind := range []string{"text/html", "application/json", ""} {

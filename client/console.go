@@ -33,7 +33,7 @@ func (c *Client) VMConsole(ctx context.Context, id string, readOnly bool) (io.Re
 func (c *Client) dial(ctx context.Context, req call) (*websocket.Conn, error) {
 	//nolint:bodyclose // the dialer has read and replaced the body
 	conn, resp, err := websocket.Dial(ctx, c.url(req), &websocket.DialOptions{
-		HTTPClient: c.http, HTTPHeader: c.headers(req),
+		HTTPClient: c.http, HTTPHeader: c.headers(ctx, req),
 	})
 	switch {
 	case err == nil:

@@ -10,13 +10,16 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
+	"time"
 
 	"github.com/hatchvm/hatch/api"
 )
 
 // Error is an error that the server explained.
 type Error struct {
-	Problem api.Problem
+	Problem    api.Problem
+	RetryAfter time.Duration // when to try again, as the server says; 0 if it does not
 }
 
 // Error returns the server's sentence and hint, if any.
@@ -115,6 +118,9 @@ func readError(resp *http.Response) error {
 		}
 	}
 	e.Problem.Status = resp.StatusCode
+	if seconds, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 31); err == nil {
+		e.RetryAfter = time.Duration(seconds) * time.Second
+	}
 	if e.Problem.Error == "" {
 		e.Problem.Title = http.StatusText(resp.StatusCode)
 		e.Problem.Error = fmt.Sprintf("the server returned %d %s without a reason; is it a Hatch server?",

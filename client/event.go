@@ -93,7 +93,7 @@ func (c *Client) StreamEvents(ctx context.Context, opts *EventOptions, lost func
 				if lost != nil && retry.next == 0 {
 					lost(err)
 				}
-				if err = retry.wait(ctx); err == nil {
+				if err = retry.wait(ctx, err); err == nil {
 					continue
 				}
 			}

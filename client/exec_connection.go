@@ -172,7 +172,7 @@ func (s *ExecSession) reattach(ctx context.Context, offset int64, cause error) (
 	defer cancel()
 	retry := &backoff{min: minAttachRetry, max: maxAttachRetry}
 	for {
-		if retry.wait(bounded) != nil {
+		if retry.wait(bounded, cause) != nil {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}

@@ -60,7 +60,7 @@ func TestLongWaits(t *testing.T) {
 						step = until(tc.serverEnds)
 					}
 					<-time.After(step)
-					return jsonResponse(http.StatusServiceUnavailable, timedOut)
+					return jsonResponse(http.StatusConflict, timedOut)
 				})}))
 				if err != nil {
 					t.Fatal(err)

@@ -30,6 +30,7 @@ const (
 	Exhausted                   // the host has no capacity left
 	Unsupported                 // this host or driver cannot do it
 	Unavailable                 // not now; the same request may succeed later
+	TimedOut                    // the time that the caller gave has passed; nothing is broken
 )
 
 var kindNames = map[Kind]string{
@@ -37,6 +38,7 @@ var kindNames = map[Kind]string{
 	Forbidden: "forbidden", NotFound: "not_found", Conflict: "conflict", Unmet: "unmet",
 	TooLarge: "too_large", TooMany: "too_many", Exhausted: "exhausted",
 	Unsupported: "unsupported", Unavailable: "unavailable",
+	TimedOut: "timed_out",
 }
 
 // String returns the kind as it appears in logs and, for errors without a
@@ -61,8 +63,8 @@ type Error struct {
 	// VMID is the id of a VM that the request has left in state error, or "".
 	VMID string
 
-	// RetryAfter is how long a client should wait before it sends a TooMany or
-	// Unavailable request again; 0 means a moment.
+	// RetryAfter is how long a client should wait before it sends the request again; 0
+	// means what is usual for the kind.
 	RetryAfter time.Duration
 }
 

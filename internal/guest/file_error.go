@@ -33,7 +33,7 @@ var fileErrors = map[string]struct {
 	wire.CodeInvalidPath:     {errs.Invalid, "invalid_path", "the path %[1]q is not valid for this operation", ""},
 	wire.CodeInvalidOwner:    {errs.Invalid, "invalid_owner", "%[2]s", "give NAME or UID, optionally :GROUP, of an account in the guest"},
 	wire.CodeInvalidArchive:  {errs.Invalid, "invalid_archive", "%[2]s", ""},
-	wire.CodeTooManyWatches:  {errs.Exhausted, "too_many_watches", "cannot watch %[1]q: %[2]s", "watch a smaller tree, or raise the limits in the guest"},
+	wire.CodeTooManyWatches:  {errs.TooMany, "too_many_watches", "cannot watch %[1]q: %[2]s", "watch a smaller tree, or raise the limits in the guest"},
 	wire.CodeUnmet:           {errs.Unmet, "precondition_failed", "cannot change %[1]q: the file is not, or no longer, as the request's condition says", "read it again, with its ETag"},
 	wire.CodePermission:      {errs.Forbidden, "guest_refused", "the guest refuses the operation on %[1]q: %[2]s", ""},
 }

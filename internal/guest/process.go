@@ -294,7 +294,7 @@ var processErrors = map[string]struct {
 	wire.CodeSignal:        {errs.Invalid, "signal"},
 	wire.CodeOffset:        {errs.Invalid, "from"},
 	wire.CodeNoProcess:     {errs.NotFound, ""},
-	wire.CodeManyProcesses: {errs.Exhausted, ""},
+	wire.CodeManyProcesses: {errs.TooMany, ""},
 	wire.CodeEnded:         {errs.Conflict, ""},
 	wire.CodeNoTerminal:    {errs.Conflict, ""},
 }

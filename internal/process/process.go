@@ -136,7 +136,7 @@ type Starter interface {
 	// that cannot be run is no error: as in a shell, it exits with 127 or 126 and a
 	// message on stderr. The stream ends with ctx.
 	// Errors: errs.Invalid for a user or directory that the guest does not have;
-	// errs.Exhausted with code too_many_processes.
+	// errs.TooMany with code too_many_processes.
 	Exec(ctx context.Context, spec Spec) (Stream, error)
 
 	// StartProcess starts a process without attaching to it.

@@ -107,7 +107,7 @@ func WaitTimeout(v VM) *errs.Error {
 	if v.State != "" {
 		message += "; the VM is " + string(v.State)
 	}
-	return errs.New(errs.Unavailable, "wait_timeout", "%s", message).
+	return errs.New(errs.TimedOut, "wait_timeout", "%s", message).
 		WithHint("wait again, or look at the VM's conditions and console log")
 }
 

@@ -245,7 +245,7 @@ func (s *Service) enqueue(ctx context.Context, r request) error {
 		}
 	}
 	if waiting >= maxQueued {
-		return errs.New(errs.Exhausted, "warm_queue_full", "%d shapes of your images are already waiting to be booted", waiting).WithHint("try again later")
+		return errs.New(errs.TooMany, "warm_queue_full", "%d shapes of your images are already waiting to be booted", waiting).WithHint("try again later")
 	}
 	s.queue = append(s.queue, r)
 	s.builds[r.shape.Key()] = Entry{Shape: r.shape, State: Building, At: r.at.UTC()}

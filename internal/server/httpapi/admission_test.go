@@ -60,7 +60,7 @@ func (c *rawClient) requireProblem(t *testing.T, status int, code string) {
 	if err != nil || resp.StatusCode != status || !strings.Contains(string(body), `"code":"`+code+`"`) {
 		t.Errorf("the answer is %s %s, %v; want %d %s", resp.Status, body, err, status, code)
 	}
-	if mayRetry := status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable; mayRetry != (resp.Header.Get("Retry-After") != "") {
+	if mayRetry := status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable || status == http.StatusInsufficientStorage; mayRetry != (resp.Header.Get("Retry-After") != "") {
 		t.Errorf("%d has Retry-After %q", status, resp.Header.Get("Retry-After"))
 	}
 }

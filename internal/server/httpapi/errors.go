@@ -35,6 +35,7 @@ var statusOf = map[errs.Kind]int{
 	errs.Exhausted:       http.StatusInsufficientStorage,
 	errs.Unsupported:     http.StatusNotImplemented,
 	errs.Unavailable:     http.StatusServiceUnavailable,
+	errs.TimedOut:        http.StatusConflict, // not 408 or 5xx, which many clients repeat by themselves
 	errs.Internal:        http.StatusInternalServerError,
 }
 
@@ -82,15 +83,16 @@ func (d *door) problemOf(ctx context.Context, err error) *problem {
 	return worded(ctx, e)
 }
 
-// defaultRetryAfter is what clients are told that are refused only for now.
-const defaultRetryAfter = 2 * time.Second
+// usualRetryAfter is what clients are told that are refused only for now. A host that is
+// full stays so until something is stopped or deleted.
+var usualRetryAfter = map[errs.Kind]time.Duration{
+	errs.TooMany: 2 * time.Second, errs.Unavailable: 2 * time.Second, errs.Exhausted: 30 * time.Second,
+}
 
 func worded(ctx context.Context, e *errs.Error) *problem {
 	p := newProblem(ctx, statusOf[e.Kind], cmp.Or(e.Code, e.Kind.String()), e.Message)
 	p.Field, p.Hint, p.VMID = e.Field, e.Hint, e.VMID
-	if e.Kind == errs.TooMany || e.Kind == errs.Unavailable {
-		p.retryAfter = cmp.Or(e.RetryAfter, defaultRetryAfter)
-	}
+	p.retryAfter = cmp.Or(e.RetryAfter, usualRetryAfter[e.Kind])
 	return p
 }
 

@@ -15,14 +15,15 @@ type healthHandler struct {
 }
 
 type healthOutput struct {
-	Status int
+	Status     int
+	RetryAfter string `header:"Retry-After" doc:"Seconds, if a part has failed."`
 	Body   api.Health
 }
 
 func (h *healthHandler) get(ctx context.Context, _ *struct{}) (*healthOutput, error) {
 	out := &healthOutput{Status: http.StatusOK, Body: h.health(ctx)}
 	if out.Body.Status != "ok" {
-		out.Status = http.StatusServiceUnavailable
+		out.Status, out.RetryAfter = http.StatusServiceUnavailable, "5"
 	}
 	return out, nil
 }

@@ -21,7 +21,7 @@ const createText = `Create and start a new microVM. Every field is optional, and
 
 ` + waitText + `
 
-With snapshot_id the VM is cloned from a snapshot instead of booted; with count, several are, each with its own hostname, address and MAC. The response comes once all have confirmed their identity. If wait_timeout passes first, the status is 503 with code still_working; creation continues, and GET /vms lists the VMs.`
+With snapshot_id the VM is cloned from a snapshot instead of booted; with count, several are, each with its own hostname, address and MAC. The response comes once all have confirmed their identity. If wait_timeout passes first, the status is 409 with code still_working; creation continues, and GET /vms lists the VMs.`
 
 const updateText = `Change a VM, by a JSON merge patch: absent fields stay, null removes one. The name, the description and labels can be changed in any state, ` +
 	`the sizes only while the VM is stopped. Fields that cannot be changed are refused, each with the reason, unless they are as they are.`

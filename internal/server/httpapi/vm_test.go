@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -276,7 +277,7 @@ func TestCreateIsNotLost(t *testing.T) {
 	}
 	s.vms.create = func(ctx context.Context) (vm.VM, error) {
 		<-ctx.Done()
-		return sampleVM(knownVM), errs.New(errs.Unavailable, "still_working", "late")
+		return sampleVM(knownVM), errs.New(errs.TimedOut, "still_working", "late")
 	}
 	reply := s.call(t, "POST", "/vms?wait_timeout=10ms", "")
 	wantStatus(t, reply, 201)
@@ -307,7 +308,7 @@ func TestStartIsLate(t *testing.T) {
 	s := newServer(t)
 	s.vms.start = func(ctx context.Context) (vm.VM, error) {
 		<-ctx.Done()
-		return vm.VM{}, errs.New(errs.Unavailable, "still_working", "late")
+		return vm.VM{}, errs.New(errs.TimedOut, "still_working", "late")
 	}
 	reply := s.call(t, "POST", "/vms/"+knownVM+"/start?wait_timeout=10ms", "")
 	wantStatus(t, reply, 200)
@@ -319,8 +320,8 @@ func TestStartIsLate(t *testing.T) {
 		return vm.VM{}, ctx.Err()
 	}
 	reply = s.call(t, "POST", "/vms/"+knownVM+"/start?wait_timeout=10ms", "")
-	wantStatus(t, reply, 503)
-	if p := reply.problem(t); p.Code != "request_ended" {
+	wantStatus(t, reply, 409)
+	if p := reply.problem(t); p.Code != "wait_timeout" {
 		t.Errorf("%+v", p)
 	}
 }
@@ -344,10 +345,10 @@ func TestWaitTimeout(t *testing.T) {
 	s := newServer(t)
 	s.vms.wait = func(ctx context.Context) (vm.VM, error) {
 		<-ctx.Done()
-		return vm.VM{}, errs.New(errs.Unavailable, "wait_timeout", "late")
+		return vm.VM{}, vm.WaitTimeout(vm.VM{})
 	}
 	reply := s.call(t, "GET", "/vms/"+knownVM+"/wait?for=port:8080&timeout=10ms", "")
-	wantStatus(t, reply, 503)
+	wantStatus(t, reply, 409)
 	if p := reply.problem(t); p.Code != "wait_timeout" || s.vms.want.Port != 8080 {
 		t.Errorf("%+v waiting for %+v", p, s.vms.want)
 	}
@@ -373,7 +374,7 @@ func TestKinds(t *testing.T) {
 	s := newServer(t)
 	for kind, status := range map[errs.Kind]int{
 		errs.Invalid: 400, errs.Unauthenticated: 401, errs.Forbidden: 403, errs.NotFound: 404, errs.Conflict: 409,
-		errs.TooLarge: 413, errs.TooMany: 429, errs.Exhausted: 507, errs.Unsupported: 501, errs.Unavailable: 503, errs.Internal: 500,
+		errs.TooLarge: 413, errs.TooMany: 429, errs.Exhausted: 507, errs.Unsupported: 501, errs.Unavailable: 503, errs.TimedOut: 409, errs.Internal: 500,
 	} {
 		cause := errors.New("open /var/lib/secret: denied")
 		s.vms.create = func(context.Context) (vm.VM, error) {
@@ -385,6 +386,10 @@ func TestKinds(t *testing.T) {
 		p := reply.problem(t)
 		if p.Error != "some message" || p.Code != "some_code" || p.Field != "name" || p.Hint != "some hint" || p.Title != http.StatusText(status) {
 			t.Errorf("%s: %s", kind, reply.body)
+		}
+		mayRetry := status == 429 || status == 503 || status == 507
+		if seconds, err := strconv.Atoi(reply.Header.Get("Retry-After")); mayRetry != (err == nil && seconds > 0) {
+			t.Errorf("%s: Retry-After is %q", kind, reply.Header.Get("Retry-After"))
 		}
 	}
 	s.vms.create = func(context.Context) (vm.VM, error) { return vm.VM{}, io.ErrUnexpectedEOF }

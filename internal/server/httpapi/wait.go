@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/url"
 	"strconv"
 	"strings"
@@ -16,7 +17,7 @@ const waitText = `The response comes once the VM runs, or with wait=ready once i
 	`If wait_timeout passes first, the VM is returned as it is then, and continues to start: see state and conditions.`
 
 const waitForText = `Waits for a condition: a state of the VM, or a condition in its guest, for which a sleeping VM is woken first. ` +
-	`If the timeout passes first, the status is 503 with code wait_timeout; if the condition can no longer become true, 409.`
+	`If the timeout passes first, the status is 409 with code wait_timeout; if the condition can no longer become true, 409 with code wait_impossible.`
 
 const defaultWait = 5 * time.Minute
 
@@ -57,6 +58,9 @@ func (h *vmHandlers) whenReady(bounded, ctx context.Context, v vm.VM) (vm.VM, er
 
 // asItIs returns the current VM if err is nil or a timeout.
 func (h *vmHandlers) asItIs(ctx context.Context, v vm.VM, err error) (vm.VM, error) {
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return vm.VM{}, vm.WaitTimeout(vm.VM{}).WithCause(err) // before the operation began
+	}
 	if err != nil && !errs.HasCode(err, "wait_timeout") && !errs.HasCode(err, "still_working") {
 		return vm.VM{}, err
 	}

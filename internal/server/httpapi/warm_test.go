@@ -47,7 +47,7 @@ func TestWarmImageRefusals(t *testing.T) {
 	if len(s.warm.kept) != 0 {
 		t.Errorf("asked for %+v", s.warm.kept)
 	}
-	for code, kind := range map[string]errs.Kind{"warm_off": errs.Unsupported, "warm_queue_full": errs.Exhausted} {
+	for code, kind := range map[string]errs.Kind{"warm_off": errs.Unsupported, "warm_queue_full": errs.TooMany} {
 		s.warm.err = errs.New(kind, code, "no")
 		if r := s.call(t, "POST", "/images/img_default/warm", ""); r.StatusCode < 400 || r.problem(t).Code != code {
 			t.Errorf("%s: %d %s", code, r.StatusCode, r.body)

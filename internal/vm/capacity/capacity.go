@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
@@ -75,10 +76,13 @@ func New(cfg Config) *Service { return &Service{cfg: cfg} }
 // shutting down. Errors from now on: errs.Unavailable with code host_shutting_down.
 func (s *Service) Close() { s.closed.Store(true) }
 
+// rebootTime is when to try again on a host that shuts down.
+const rebootTime = time.Minute
+
 // CheckOpen returns an error after Close: that of all starts.
 func (s *Service) CheckOpen() error {
 	if s.closed.Load() {
-		return errs.New(errs.Unavailable, "host_shutting_down", "cannot start VMs: the host is shutting down").
+		return errs.New(errs.Unavailable, "host_shutting_down", "cannot start VMs: the host is shutting down").WithRetryAfter(rebootTime).
 			WithHint("try again once it has started")
 	}
 	return nil

@@ -21,7 +21,7 @@ import (
 //
 // Errors: errs.Invalid names the field; errs.Conflict when the VM has no memory
 // to copy; errs.Exhausted; errs.Unsupported; and, when all clones failed, the first
-// one's error. When ctx ends before, errs.Unavailable with code still_working: the
+// one's error. When ctx ends before, errs.TimedOut with code still_working: the
 // clones are still being made.
 func (s *Service) Fork(ctx context.Context, account, id string, req vm.CloneRequest) (vm.Clones, error) {
 	if err := checkRequest(req); err != nil {

@@ -14,7 +14,7 @@ import (
 )
 
 // Create makes and starts a VM, and returns it once it runs. When ctx ends
-// before that, the VM is returned as it was stored, with errs.Unavailable and
+// before that, the VM is returned as it was stored, with errs.TimedOut and
 // code still_working, and continues to start. A create that fails leaves a row in
 // state error with the reason, and nothing else; its error has the VM's id.
 //

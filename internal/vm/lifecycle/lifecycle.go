@@ -271,7 +271,7 @@ func (s *Service) Sleep(ctx context.Context, scope access.Scope, id string) (vm.
 
 // AwaitDurable returns a sleeping VM once its memory is on disk. Errors: errs.NotFound;
 // errs.Conflict with code vm_not_asleep when the VM was woken or stopped before;
-// errs.Unavailable with code wait_timeout when ctx is done first.
+// errs.TimedOut with code wait_timeout when ctx is done first.
 func (s *Service) AwaitDurable(ctx context.Context, scope access.Scope, id string) (vm.VM, error) {
 	return s.runner.Await(ctx, scope, id, vm.VM.IsDurable)
 }

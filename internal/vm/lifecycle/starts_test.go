@@ -60,7 +60,7 @@ func TestTooManyStartsAreRefused(t *testing.T) {
 	for {
 		free, err := w.QueueStart(owner)
 		if err != nil {
-			if !errs.HasCode(err, "too_many_starts") || errs.KindOf(err) != errs.Unavailable {
+			if !errs.HasCode(err, "too_many_starts") || errs.KindOf(err) != errs.TooMany {
 				t.Errorf("got %v", err)
 			}
 			break

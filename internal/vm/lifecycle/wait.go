@@ -22,7 +22,7 @@ import (
 //
 // Errors: errs.NotFound when the VM is gone; errs.Conflict with code
 // wait_impossible when the condition can no longer come true, such as running for
-// a VM in state error; errs.Unavailable with code wait_timeout when ctx is done
+// a VM in state error; errs.TimedOut with code wait_timeout when ctx is done
 // first; those of Wake.
 func (s *Service) Wait(ctx context.Context, scope access.Scope, id string, want vm.WaitFor) (vm.VM, error) {
 	if err := want.Check(); err != nil {

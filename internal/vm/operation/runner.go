@@ -96,10 +96,10 @@ type Op struct {
 //
 //  1. The VM must be in op's scope, else errs.NotFound, without waiting.
 //  2. It waits for startup recovery and for the VM's lock, as long as ctx allows.
-//     Errors: errs.Unavailable with code starting_up or vm_busy.
+//     Errors: errs.Unavailable with code starting_up, errs.TimedOut with code vm_busy.
 //  3. From here on the operation runs to its end, detached from ctx: a client
 //     that leaves aborts nothing. When ctx ends first, Run returns
-//     errs.Unavailable with code still_working.
+//     errs.TimedOut with code still_working.
 //  4. Under the lock it reads the row again, finishes a restore that was cut
 //     short, asks op.Skip and runs op.Do.
 //  5. How Do ended becomes an event, with its duration and the context's cause.
@@ -158,13 +158,13 @@ func (r *Runner) AwaitRecovery(ctx context.Context) error {
 }
 
 // LockRecovered waits for startup recovery and then for the VM's lock.
-// Errors: errs.Unavailable with code starting_up or vm_busy.
+// Errors: errs.Unavailable with code starting_up, errs.TimedOut with code vm_busy.
 func (r *Runner) LockRecovered(ctx context.Context, id string) (unlock func(), err error) {
 	if err := r.AwaitRecovery(ctx); err != nil {
 		return nil, err
 	}
 	if unlock, err = r.locks.lock(ctx, id); err != nil {
-		return nil, errs.New(errs.Unavailable, "vm_busy", "cannot operate on the VM: another operation is still running").
+		return nil, errs.New(errs.TimedOut, "vm_busy", "cannot operate on the VM: another operation is still running").
 			WithHint("try again, or wait longer")
 	}
 	return unlock, nil
@@ -180,7 +180,7 @@ func (r *Runner) Lock(ctx context.Context, id string) (unlock func(), err error)
 func (r *Runner) Locked(id string) bool { return r.locks.inUse(id) }
 
 // Detach runs fn to its end, even when ctx ends, and waits for it as long as
-// ctx allows. Errors: fn's; errs.Unavailable with code still_working.
+// ctx allows. Errors: fn's; errs.TimedOut with code still_working.
 func Detach[T any](ctx context.Context, r *Runner, fn func(context.Context) (T, error)) (T, error) {
 	done := make(chan outcome[T], 1)
 	r.work.Go(func() {
@@ -201,7 +201,7 @@ func await[T any](ctx context.Context, done <-chan outcome[T]) (T, error) {
 		return o.result, o.err
 	case <-ctx.Done():
 		var none T
-		return none, errs.New(errs.Unavailable, "still_working", "the operation continues, but the request ended before it").
+		return none, errs.New(errs.TimedOut, "still_working", "the operation continues, but the request ended before it").
 			WithHint("look at the VM's state").WithCause(ctx.Err())
 	}
 }
@@ -229,7 +229,7 @@ func (r *Runner) Announce(id string) { r.changes.announce(id) }
 
 // Await returns the VM once met says so. met returns an error when the
 // condition can no longer come true.
-// Errors: met's; errs.NotFound; errs.Unavailable with code wait_timeout when ctx ends first.
+// Errors: met's; errs.NotFound; errs.TimedOut with code wait_timeout when ctx ends first.
 func (r *Runner) Await(ctx context.Context, scope access.Scope, id string, met func(vm.VM) (bool, error)) (vm.VM, error) {
 	v, err := r.store.VM(ctx, scope, id)
 	if ctx.Err() != nil {

@@ -61,14 +61,20 @@ func (s *Service) StartAgain(ctx context.Context, v vm.VM) (vm.VM, error) {
 
 // Queue admits a start, before anything is stored for it. The caller must call leave
 // when the start has ended.
-// Errors: errs.Unavailable with code too_many_starts.
+// Errors: errs.Unavailable with code too_many_starts, or errs.TooMany if all of them
+// are the account's.
 func (s *Service) Queue(account string) (leave func(), err error) {
 	q := s.starts
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.all >= maxQueued || q.queued[account] >= maxQueuedOfOne {
-		return nil, errs.New(errs.Unavailable, codeTooManyStarts, "cannot start a VM: too many VMs wait to start").
-			WithHint("try again later, with fewer requests at a time").WithRetryAfter(queuedRetryAfter)
+	full := errs.New(errs.Unavailable, codeTooManyStarts, "cannot start a VM: too many VMs wait to start").
+		WithHint("try again later, with fewer requests at a time").WithRetryAfter(queuedRetryAfter)
+	switch {
+	case q.queued[account] >= maxQueuedOfOne:
+		full.Kind, full.Message = errs.TooMany, "cannot start a VM: too many of the account's VMs wait to start"
+		return nil, full
+	case q.all >= maxQueued:
+		return nil, full
 	}
 	q.add(account, 1)
 	return sync.OnceFunc(func() {
