@@ -16,6 +16,10 @@ type Event struct {
 	At        time.Time      `json:"at" doc:"Time of the event, RFC 3339, UTC."`
 }
 
+// EventGap is the type of an event that comes first if events were removed that a
+// reader, by its position or its time, would have got.
+const EventGap = "log.gap"
+
 // Kinds of actors.
 const (
 	ActorKey    = "key"

@@ -68,7 +68,7 @@ func (c *Client) ListEvents(ctx context.Context, opts EventOptions) iter.Seq2[ap
 
 // FollowEvents yields the stored events, then new ones, until ctx is done or the
 // connection ends, which is an error. It advances opts.After: to continue
-// without a gap, call it again with the same opts, or use [Client.StreamEvents].
+// where it ended, call it again with the same opts, or use [Client.StreamEvents].
 func (c *Client) FollowEvents(ctx context.Context, opts *EventOptions) iter.Seq2[api.Event, error] {
 	return func(yield func(api.Event, error) bool) {
 		if err := c.followEvents(ctx, opts, &backoff{}, yield); err != nil {
@@ -78,7 +78,8 @@ func (c *Client) FollowEvents(ctx context.Context, opts *EventOptions) iter.Seq2
 }
 
 // StreamEvents is FollowEvents that reconnects, with a backoff, and misses no
-// event. It ends with an error when ctx is done, the server refuses, or
+// event that the server keeps: in place of removed ones it yields one of type
+// [api.EventGap]. It ends with an error when ctx is done, the server refuses, or
 // opts.GiveUp has passed. lost may be nil; it is called with the error of a lost
 // connection, once until the next event comes.
 func (c *Client) StreamEvents(ctx context.Context, opts *EventOptions, lost func(error)) iter.Seq2[api.Event, error] {

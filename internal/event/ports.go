@@ -31,6 +31,10 @@ type Store interface {
 	// LastEvent returns the Seq of the newest event, 0 if there is none.
 	LastEvent(ctx context.Context) (int64, error)
 
+	// OldestEvent returns the Seq and the time of the oldest event that is kept. If
+	// there is none, they are those that the next event will have.
+	OldestEvent(ctx context.Context) (seq int64, at time.Time, err error)
+
 	// EventAdded returns a channel that is closed when an event is added after
 	// this call. Call it before reading, so that no event is missed in between.
 	EventAdded() <-chan struct{}

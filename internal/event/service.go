@@ -2,6 +2,7 @@ package event
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -60,20 +61,47 @@ func (s *Service) Close() error {
 }
 
 // Page returns the first events that match f, oldest first, and the Seq after which
-// the next page begins, 0 if this is the last.
+// the next page begins, 0 if this is the last. If events that a reader at f.After, or
+// since f.Since, would have got were removed, the first is of type log.gap.
 func (s *Service) Page(ctx context.Context, f Filter) (page []Event, next int64, err error) {
+	gap, err := s.gap(ctx, f)
+	f.Limit -= len(gap)
+	if err != nil {
+		return nil, 0, err
+	}
+	if f.Limit == 0 {
+		return gap, gap[0].Seq, nil
+	}
 	page, _, err = s.store.Events(ctx, f)
 	if err == nil && len(page) == f.Limit {
 		next = page[len(page)-1].Seq
 	}
-	return page, next, err
+	return append(gap, page...), next, err
+}
+
+// gap returns an event if a reader that begins at f.After, or since f.Since, misses
+// events that were removed before all that are kept. One that wants all events that are
+// kept misses none.
+func (s *Service) gap(ctx context.Context, f Filter) ([]Event, error) {
+	if f.After <= 0 && f.Since.IsZero() {
+		return nil, nil
+	}
+	oldest, at, err := s.store.OldestEvent(ctx)
+	after, through := max(f.After, 0), oldest-1
+	if err != nil || through <= after || (!f.Since.IsZero() && !f.Since.Before(at)) {
+		return nil, err
+	}
+	e := Of(LogGap, fmt.Sprintf("events up to %d have been removed, and some may have been among those that you ask for", through),
+		map[string]int64{"after": after, "through": through})
+	e.Seq, e.ID, e.At, e.Actor.Kind = through, fmt.Sprintf("%sgap%d", IDPrefix, through), time.Now(), Daemon
+	return []Event{e}, nil
 }
 
 // FromNow as Filter.After makes Follow begin with the next event.
 const FromNow = -1
 
 // Follow calls send with events as they are added, in the log's order and without
-// gaps, until ctx is done or send fails. through is the Seq up to which send has
+// gaps other than those that a log.gap at the start tells of, until ctx is done or send fails. through is the Seq up to which send has
 // received all events. At the start, and as a heartbeat, send is called without
 // events. f.Limit bounds the events of one call.
 //
@@ -98,7 +126,14 @@ func (s *Service) Follow(ctx context.Context, f Filter, send func(events []Event
 	if f.After == FromNow {
 		f.After = last
 	}
-	if err := send(nil, f.After); err != nil { // the position is fixed: no event after it is missed
+	gap, err := s.gap(ctx, f)
+	if err != nil {
+		return err
+	}
+	if len(gap) > 0 {
+		f.After = gap[0].Seq
+	}
+	if err := send(gap, f.After); err != nil { // the position is fixed: no event after it is missed
 		return err
 	}
 	return s.follow(ctx, f, send)

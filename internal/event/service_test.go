@@ -52,6 +52,15 @@ func (m *memory) LastEvent(context.Context) (int64, error) {
 	return m.events[len(m.events)-1].Seq, nil
 }
 
+func (m *memory) OldestEvent(context.Context) (int64, time.Time, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.events) == 0 {
+		return 1, time.Now(), nil
+	}
+	return m.events[0].Seq, m.events[0].At, nil
+}
+
 func (m *memory) EventAdded() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -211,6 +220,81 @@ func TestFollowFromNowSkipsEarlierEvents(t *testing.T) {
 	err = s.Follow(t.Context(), Filter{After: 99, Limit: 10}, func([]Event, int64) error { return nil })
 	if !errs.HasCode(err, "invalid_after") {
 		t.Errorf("beyond the end: %v", err)
+	}
+}
+
+type gapCase struct {
+	f     Filter
+	gap   bool
+	first int64 // of the log's events
+}
+
+func (c gapCase) check(t *testing.T, got []Event) {
+	t.Helper()
+	if len(got) < 2 {
+		t.Fatalf("got %v", got)
+	}
+	if gap := got[0].Type == LogGap; gap != c.gap || gap && (got[0].Seq != 10 || got[0].ID == "") {
+		t.Errorf("begins with %+v", got[0])
+	}
+	if c.gap {
+		got = got[1:]
+	}
+	if got[0].Seq != c.first || got[0].Type == LogGap {
+		t.Errorf("continues with %+v, want %d", got[0], c.first)
+	}
+}
+
+// TestGaps reads from positions before and after the oldest event that is kept, as
+// pages and as a stream.
+func TestGaps(t *testing.T) {
+	m := newMemory()
+	m.add(20, "vm_a", VMOperation)
+	began := m.events[0].At
+	for i := range m.events {
+		m.events[i].At = began.Add(time.Duration(i+1) * time.Minute)
+	}
+	m.events = m.events[10:] // 11 is the oldest
+	s := newService(m, Limits{}, slog.New(slog.DiscardHandler))
+	for name, c := range map[string]gapCase{
+		"everything that is kept":    {Filter{}, false, 11},
+		"after a removed one":        {Filter{After: 5}, true, 11},
+		"after the last removed one": {Filter{After: 10}, false, 11},
+		"after one that is kept":     {Filter{After: 12}, false, 13},
+		"since a removed one":        {Filter{Since: began.Add(3 * time.Minute)}, true, 11},
+		"since the oldest":           {Filter{Since: began.Add(11 * time.Minute)}, false, 11},
+		"both, since a kept one":     {Filter{After: 5, Since: began.Add(15 * time.Minute)}, false, 11},
+		"of another type":            {Filter{After: 5, Types: []Pattern{"webhook.*"}}, true, 11},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, limit := range []int{1, 5, 100} {
+				var page, rest []Event
+				var err error
+				f := c.f
+				f.Limit = limit
+				for next := int64(1); next != 0 && len(page) < 2; f.After = next {
+					rest, next, err = s.Page(t.Context(), f)
+					if page = append(page, rest...); err != nil || len(rest) > limit {
+						t.Fatalf("%d events of %d, %v", len(rest), limit, err)
+					}
+				}
+				c.check(t, page)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			var got []Event
+			f := c.f
+			f.Limit = 100
+			_ = s.Follow(ctx, f, func(events []Event, through int64) error {
+				if got = append(got, events...); len(got) > 1 {
+					cancel()
+				}
+				if len(events) > 0 && events[0].Type == LogGap && through != 10 {
+					t.Errorf("the position after the gap is %d", through)
+				}
+				return nil
+			})
+			c.check(t, got)
+		})
 	}
 }
 

@@ -26,6 +26,7 @@ const (
 	WebhookFailed      Type = "webhook.delivery_failed"
 	WebhookDisabled    Type = "webhook.disabled"
 	WebhookTest        Type = "webhook.test"
+	LogGap             Type = "log.gap"
 )
 
 // About describes an event type for the reference.
@@ -53,6 +54,7 @@ func Types() []About {
 		{WebhookFailed, "A delivery failed: its last attempt failed, or the receiver answered 410 Gone. Not sent to webhooks.", "`webhook_id`, `delivery_id`, `event_id`, `attempts`, `status_code`, `error`"},
 		{WebhookDisabled, "A webhook was disabled because its receiver answered 410 Gone. Not sent to webhooks.", "`webhook_id`"},
 		{WebhookTest, "A test of a webhook was requested. The event is not in the event log and is sent only to that webhook.", "`webhook_id`"},
+		{LogGap, "Events after the position, or since the time, at which a reader begins have been removed, because they were too old or too many. It is in no log: it is the first event of the page or stream, for any `type` that is asked for. Not sent to webhooks.", "`after`: the reader's position; `through`: the `seq` of the last event that was removed"},
 	}
 }
 

@@ -158,6 +158,26 @@ func (s *eventStore) LastEvent(ctx context.Context) (last int64, err error) {
 	return last, nil
 }
 
+// OldestEvent implements [event.Store].
+func (s *eventStore) OldestEvent(ctx context.Context) (seq int64, at time.Time, err error) {
+	last, err := s.LastEvent(ctx) // read first: what is added meanwhile is not older
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	var oldest struct {
+		Seq        int64 `db:"seq"`
+		HappenedAt int64 `db:"happened_at"`
+	}
+	found, err := get(ctx, s.reads, &oldest, "SELECT seq, happened_at FROM events ORDER BY seq LIMIT 1")
+	switch {
+	case err != nil:
+		return 0, time.Time{}, fmt.Errorf("cannot read the event log: %w", err)
+	case !found:
+		return last + 1, time.Now(), nil
+	}
+	return oldest.Seq, fromMicros(oldest.HappenedAt), nil
+}
+
 // EventAdded implements [event.Store].
 func (s *eventStore) EventAdded() <-chan struct{} { return s.added.next() }
 

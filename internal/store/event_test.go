@@ -299,3 +299,28 @@ func TestPruneEvents(t *testing.T) {
 		equal(t, allEvents(t, s, event.Filter{Scope: access.Everyone})[0].Seq, int64(31)) // numbers are not reused
 	})
 }
+
+// TestOldestEvent removes events from the beginning of the log until none is left.
+func TestOldestEvent(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		account(t, s, "acc_a")
+		oldest := func(want int64) {
+			t.Helper()
+			seq, at, err := s.OldestEvent(t.Context())
+			noError(t, err)
+			if seq != want || time.Since(at) > time.Hour {
+				t.Errorf("the oldest is %d of %s, want %d", seq, at, want)
+			}
+		}
+		oldest(1)
+		for range 3 {
+			noError(t, s.AppendEvents(t.Context(), event.Event{OwnerID: "acc_a", VMID: "vm_a", Type: event.VMOperation}))
+		}
+		oldest(1)
+		for _, left := range []int{1, 0} {
+			_, err := s.PruneEventsOver(t.Context(), left, 10)
+			noError(t, err)
+			oldest(int64(4 - left))
+		}
+	})
+}

@@ -22,7 +22,8 @@ import (
 const eventsText = `Events, oldest first. The Link header leads to the next page.
 
 With ` + "`Accept: text/event-stream`" + ` it is a stream of server-sent events that begins with the next event, or after the event of ` +
-	"`Last-Event-ID`" + ` (or ` + "`after`" + `), without gaps: the id is the event's seq, the name its type, the data the event.`
+	"`Last-Event-ID`" + ` (or ` + "`after`" + `), without gaps: the id is the event's seq, the name its type, the data the event. ` +
+	"If events that come after that position, or since the given time, have been removed, the first event is of type `log.gap`, also on a page."
 
 const vmEventsText = `The events of one VM, as GET /events returns them, also of a deleted VM.`
 

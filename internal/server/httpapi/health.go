@@ -17,7 +17,7 @@ type healthHandler struct {
 type healthOutput struct {
 	Status     int
 	RetryAfter string `header:"Retry-After" doc:"Seconds, if a part has failed."`
-	Body   api.Health
+	Body       api.Health
 }
 
 func (h *healthHandler) get(ctx context.Context, _ *struct{}) (*healthOutput, error) {
