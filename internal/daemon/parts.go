@@ -117,7 +117,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 	p.handler = httpapi.New(httpapi.Config{
 		VMs: p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
 		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}, p.store), Requests: p.store,
-		Health: p.health(opt.Version), Version: opt.Version, Log: p.log, Lines: p.lines,
+		Health: p.health(opt.Version), CountVMs: p.store.CountVMs, Version: opt.Version, Log: p.log, Lines: p.lines,
 		Origins: p.cfg.CORSOrigins,
 		Limits:  httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2)},
 	})

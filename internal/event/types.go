@@ -41,7 +41,7 @@ const snapshotData = "`snapshot_id`, `name`; `kind`: `manual` or `automatic`; `b
 // Types lists all event types.
 func Types() []About {
 	return []About{
-		{VMCreated, "A VM was created and is starting.", "`image_id`, `template_id`, `vcpu_count`, `mem_mib`, `disk_mib`, `vmm`"},
+		{VMCreated, "A VM was created and is starting.", "`image_id`, `template_id`, `vcpu_count`, `mem_mib`, `disk_mib`, `vmm`; of a clone also `cloned_from_vm_id`, and `snapshot_id` unless it is a fork"},
 		{VMStateChanged, "The state of a VM, or its reason, changed.", "`from`, `to`: states; `reason`: a sentence"},
 		{VMConditionChanged, "A condition of a guest changed.", "`condition`: `network_ready`, `agent_ready`, `vmm_healthy` or `cloud_init_done`; `from`, `to`: `true`, `false` or `unknown`; `reason`: one word; `message`: a sentence"},
 		{VMUpdated, "The owner changed what a VM is called, or what it is made of.", "`fields`: those that changed, such as `name` or `mem_mib`"},

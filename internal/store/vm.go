@@ -58,11 +58,13 @@ func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want network.Request, p
 	var events []event.Event
 	more := map[usageGroup]usage{}
 	for _, v := range vms {
+		source := v.ClonedFrom
 		if v, err = t.createVM(ctx, v, want, pools); err != nil {
 			return nil, err
 		}
 		group, use := usageOfVM(v)
 		more[group] = more[group].plus(use)
+		v.ClonedFrom = source
 		stored, events = append(stored, v), append(events, vm.CreatedEvent(v))
 	}
 	if err := t.addUsage(ctx, more); err != nil {

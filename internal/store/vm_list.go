@@ -44,6 +44,15 @@ func (s *vmStore) VMs(ctx context.Context, scope access.Scope, f vm.Filter) (pag
 	return page, next, err
 }
 
+// CountVMs returns the number of VMs in scope.
+func (s *vmStore) CountVMs(ctx context.Context, scope access.Scope) (count int, err error) {
+	owned, args := inScope(scope)
+	if _, err := get(ctx, s.reads, &count, "SELECT COUNT(*) FROM vms WHERE "+owned, args...); err != nil {
+		return 0, fmt.Errorf("cannot count VMs: %w", err)
+	}
+	return count, nil
+}
+
 // pageEntry is the entry of one VM on a page.
 type pageEntry struct {
 	ID        string `db:"id"`

@@ -57,8 +57,9 @@ func CloneOf(snap snapshot.Snapshot, req CloneRequest) VM {
 		OwnerID: snap.OwnerID, Spec: spec, SnapshotID: snap.ID,
 		Intent: IntentRunning, State: Starting, Unconfirmed: FromSnapshot,
 	}
+	v.ClonedFrom = Source{VMID: snap.VMID, SnapshotID: snap.ID, Snapshot: snap.Name}
 	if snap.Kind == snapshot.Ephemeral { // deleted with the fork
-		v.SnapshotID = snap.ParentID
+		v.SnapshotID, v.ClonedFrom = snap.ParentID, Source{VMID: snap.VMID}
 	}
 	if req.Setup() != SetupAnew {
 		v.Instance = snap.VM.InstanceID

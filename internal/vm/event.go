@@ -24,6 +24,8 @@ type (
 		MemMiB     int    `json:"mem_mib"`
 		DiskMiB    int    `json:"disk_mib"`
 		Driver     string `json:"vmm"`
+		SnapshotID string `json:"snapshot_id,omitempty"`
+		ClonedFrom string `json:"cloned_from_vm_id,omitempty"`
 	}
 	stateChanged struct {
 		From   State  `json:"from"`
@@ -48,8 +50,17 @@ func CreatedEvent(v VM) event.Event {
 	if v.VCPUs != 1 {
 		cpus = fmt.Sprintf("%d CPUs", v.VCPUs)
 	}
-	message := fmt.Sprintf("created from %s with %s, %d MiB of memory and a disk of %d MiB", v.ImageID, cpus, v.MemMiB, v.DiskMiB)
-	return v.About(event.Of(event.VMCreated, message, created{v.ImageID, v.TemplateID, v.VCPUs, v.MemMiB, v.DiskMiB, v.Driver}))
+	from, source := v.ImageID, v.ClonedFrom
+	switch {
+	case source.Snapshot != "":
+		from = fmt.Sprintf("snapshot %s (%s) of %s", source.SnapshotID, source.Snapshot, source.VMID)
+	case source.SnapshotID != "":
+		from = fmt.Sprintf("snapshot %s of %s", source.SnapshotID, source.VMID)
+	case source.VMID != "":
+		from = fmt.Sprintf("%s as a fork", source.VMID)
+	}
+	message := fmt.Sprintf("created from %s with %s, %d MiB of memory and a disk of %d MiB", from, cpus, v.MemMiB, v.DiskMiB)
+	return v.About(event.Of(event.VMCreated, message, created{v.ImageID, v.TemplateID, v.VCPUs, v.MemMiB, v.DiskMiB, v.Driver, source.SnapshotID, source.VMID}))
 }
 
 // DeletedEvent is the event of a deleted VM.

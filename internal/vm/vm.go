@@ -74,7 +74,14 @@ type VM struct {
 	StartedAt            *time.Time
 	Revision             int64 // of the row; goes up with each change
 
-	Took []Step // of the start that returned this VM; not stored
+	Took       []Step // of the start that returned this VM; not stored
+	ClonedFrom Source // for the event of a new VM; not stored
+}
+
+// Source is what a clone was made from. The zero value is an image.
+type Source struct {
+	VMID                 string // the VM that was forked, or that the snapshot was taken of
+	SnapshotID, Snapshot string // id and name; "" for a fork
 }
 
 // Sleep is how the memory of a sleeping VM is saved.

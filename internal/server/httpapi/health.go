@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/access"
 )
 
 // healthPath is the only route that needs no key.
@@ -12,6 +13,7 @@ const healthPath = "/healthz"
 
 type healthHandler struct {
 	health func(context.Context) api.Health
+	count  func(context.Context, access.Scope) (int, error)
 }
 
 type healthOutput struct {
@@ -24,6 +26,12 @@ func (h *healthHandler) get(ctx context.Context, _ *struct{}) (*healthOutput, er
 	out := &healthOutput{Status: http.StatusOK, Body: h.health(ctx)}
 	if out.Body.Status != "ok" {
 		out.Status, out.RetryAfter = http.StatusServiceUnavailable, "5"
+	}
+	if owner(ctx) == "" { // a caller without a key learns nothing of accounts
+		return out, nil
+	}
+	if count, err := h.count(ctx, scope(ctx)); err == nil {
+		out.Body.VMCount = &count
 	}
 	return out, nil
 }

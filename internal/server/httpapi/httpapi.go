@@ -116,6 +116,7 @@ type Config struct {
 	Processes Processes
 	Access    Authenticator
 	Health    func(ctx context.Context) api.Health
+	CountVMs  func(ctx context.Context, scope access.Scope) (int, error)
 	Version   string // of hatchd
 	Log       *slog.Logger
 
@@ -188,7 +189,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 		&imageHandlers{d, cfg.Images, cfg.Warm, cfg.VMs},
 		&templateHandlers{d, cfg.Templates},
 		&keyHandlers{d, cfg.Keys},
-		&healthHandler{cfg.Health},
+		&healthHandler{cfg.Health, cfg.CountVMs},
 	} {
 		for _, r := range noun.routes() {
 			d.add(described, r)

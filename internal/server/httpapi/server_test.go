@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/fake/guest"
 	"github.com/hatchvm/hatch/internal/file"
 	"github.com/hatchvm/hatch/internal/process"
@@ -54,6 +56,12 @@ func newLimitedServer(t testing.TB, limits httpapi.Limits) *server {
 		guest: openGuest(t), processes: guest.NewProcessTable(), health: &fakeHealth{status: "ok"}, requests: &fakeRequests{}, log: &lockedBuffer{},
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
+		CountVMs: func(_ context.Context, scope access.Scope) (int, error) {
+			if scope != access.Owner(goodAcc) {
+				return 0, errors.New("no such account")
+			}
+			return 3, nil
+		},
 		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Warm: s.warm, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
 		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes, &s.guest.uses}, s.requests), Requests: s.requests,
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)), Limits: limits,

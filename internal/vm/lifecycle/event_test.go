@@ -205,3 +205,32 @@ func TestAdoptionAddsNoEvents(t *testing.T) {
 		t.Errorf("of a machine that ended meanwhile is told %q", last)
 	}
 }
+
+// TestCloneNamesItsSource reads the first event of each kind of clone.
+func TestCloneNamesItsSource(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	named, unnamed := w.take(t, v.ID, "same", vm.SnapshotRequest{Name: "golden"}), w.take(t, v.ID, "same", vm.SnapshotRequest{})
+	from := func(snap string) vm.VM {
+		made, err := w.CreateFrom(t.Context(), owner, snap, vm.CloneRequest{Count: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made.VMs[0]
+	}
+	forks, err := w.Fork(t.Context(), owner, v.ID, vm.CloneRequest{Count: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]string{
+		from(named.ID).ID:   "created from snapshot " + named.ID + " (golden) of " + v.ID + " with ",
+		from(unnamed.ID).ID: "created from snapshot " + unnamed.ID + " of " + v.ID + " with ",
+		forks.VMs[0].ID:     "created from " + v.ID + " as a fork with ",
+		v.ID:                "created from " + v.ImageID + " with ",
+	} {
+		page, _, err := w.store.Events(t.Context(), event.Filter{Scope: access.Owner(owner), VMID: id, Types: []event.Pattern{"vm.created"}, Limit: 1})
+		if err != nil || len(page) != 1 || !strings.HasPrefix(page[0].Message, want) {
+			t.Errorf("%s: %+v, %v, want %q", id, page, err, want)
+		}
+	}
+}
