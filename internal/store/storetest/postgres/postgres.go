@@ -6,6 +6,7 @@ package postgres
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -45,7 +46,7 @@ func Start() (*Server, error) {
 	if err := errors.Join(os.Chmod(dir, 0o711), os.Chown(dir, int(as.Uid), int(as.Gid))); err != nil {
 		return nil, err
 	}
-	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", s.data(), "-U", "hatch", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+	initdb := exec.CommandContext(context.Background(), filepath.Join(bin, "initdb"), "-D", s.data(), "-U", "hatch", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
 	initdb.Dir, initdb.SysProcAttr = dir, &syscall.SysProcAttr{Credential: as}
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
@@ -57,9 +58,9 @@ func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
 // Resume starts the server again after Stop, and returns once it accepts connections.
 func (s *Server) Resume() error {
-	s.cmd = exec.Command(filepath.Join(s.bin, "postgres"), "-D", s.data(), "-k", s.dir,
+	s.cmd = exec.CommandContext(context.Background(), filepath.Join(s.bin, "postgres"), "-D", s.data(), "-k", s.dir,
 		"-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200")
-	// SIGQUIT ends it at once, should this test die first.
+	// No context ends it: Stop and End do. SIGQUIT ends it at once, should this test die first.
 	s.cmd.Dir, s.cmd.SysProcAttr = s.dir, &syscall.SysProcAttr{Credential: s.as, Pdeathsig: syscall.SIGQUIT}
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
