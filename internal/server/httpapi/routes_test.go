@@ -20,6 +20,7 @@ func TestRoutes(t *testing.T) {
 		{"POST", "/vms", `{"vcpu_count":2}`, 201},
 		{"GET", "/vms", "", 200},
 		{"GET", "/vms/" + knownVM, "", 200},
+		{"PATCH", "/vms/" + knownVM, `{"name":"db"}`, 200},
 		{"DELETE", "/vms/" + knownVM, "", 200},
 		{"POST", "/vms/" + knownVM + "/start", "", 200},
 		{"POST", "/vms/" + knownVM + "/stop", "", 200},
@@ -70,6 +71,7 @@ func TestRoutes(t *testing.T) {
 		{"POST", "/webhooks", `{"url":"https://example.com","events":["*"]}`, 201},
 		{"GET", "/webhooks", "", 200},
 		{"GET", "/webhooks/whk_1", "", 200},
+		{"PATCH", "/templates/tpl_1", `{"name":"large"}`, 200},
 		{"PATCH", "/webhooks/whk_1", `{"enabled":false}`, 200},
 		{"DELETE", "/webhooks/whk_1", "", 200},
 		{"POST", "/webhooks/whk_1/test", "", 202},
@@ -251,7 +253,7 @@ func TestUnknownRoutes(t *testing.T) {
 	if got := reply.Header.Get("Allow"); got != "GET, HEAD, POST" {
 		t.Errorf("Allow is %q", got)
 	}
-	if got := s.call(t, "PATCH", "/vms/"+knownVM, "").Header.Get("Allow"); got != "GET, HEAD, DELETE" {
+	if got := s.call(t, "PUT", "/vms/"+knownVM, "").Header.Get("Allow"); got != "GET, HEAD, PATCH, DELETE" {
 		t.Errorf("Allow is %q", got)
 	}
 	if got := s.call(t, "DELETE", "/vms/"+knownVM+"/start", "").Header.Get("Allow"); got != "POST" {
