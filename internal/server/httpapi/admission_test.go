@@ -217,7 +217,9 @@ func TestRequestsWithoutAKeyFillNoLog(t *testing.T) {
 	s := newServer(t)
 	s.contract = nil
 	for range 100 {
-		s.call(t, "GET", "/healthz", "")
+		r := s.request(t, "GET", "/healthz", "")
+		r.Header.Del("Authorization")
+		s.send(t, r)
 	}
 	if lines := strings.Count(s.log.String(), "\n"); lines > 40 {
 		t.Errorf("the log has %d lines", lines)
