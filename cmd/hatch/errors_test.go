@@ -74,6 +74,7 @@ func TestFlagsAreCheckedBeforeTheFirstRequest(t *testing.T) {
 		"run --timeout -1s":                     "--timeout takes more than 0s",
 		"run -l -oProxyCommand=x -- true":       `cannot log in: "-oProxyCommand=x" is not a valid user name`,
 		"run --label hatch.ssh.user=a/b":        `cannot log in: "a/b" is not a valid user name`,
+		"rename web":                            "takes a VM and its new name",
 		"start db --wait done":                  `--wait takes running or ready, not "done"`,
 		"restart web --timeout 0s":              "--timeout takes more than 0s",
 		"wait web --timeout -1s":                "--timeout takes more than 0s",

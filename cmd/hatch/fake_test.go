@@ -107,6 +107,7 @@ func (f *fakeServer) routes() http.Handler {
 			reply(w, 200, v)
 		}))
 	}
+	mux.HandleFunc("PATCH /vms/{id}", f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) { reply(w, 200, v) }))
 	mux.HandleFunc("GET /vms/{id}/wait", f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) { reply(w, 200, v) }))
 	mux.HandleFunc("GET /vms/{id}/metrics", f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) { reply(w, 200, f.metrics(v)) }))
 	mux.HandleFunc("GET /vms/{id}/logs", f.withVM(func(w http.ResponseWriter, r *http.Request, _ *api.VM) {

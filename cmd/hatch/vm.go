@@ -96,7 +96,7 @@ MAC and SSH port. hatch wake continues them where they were, and so does access
 to the guest: over SSH, with exec, cp or console, or with a wait for something
 inside. hatch start boots them anew.`
 	return []*cobra.Command{
-		c.lsCommand(), c.inspectCommand(), c.setCommand(), c.rmCommand(), c.pruneCommand(), c.waitCommand(), resume, sleep,
+		c.lsCommand(), c.inspectCommand(), c.setCommand(), c.renameCommand(), c.rmCommand(), c.pruneCommand(), c.waitCommand(), resume, sleep,
 		c.startCommand("start", "starting", "Start stopped VMs", (*client.Client).StartVM),
 		c.stopCommand(),
 		c.verbCommand("kill", "killing", "End VMs at once, without asking their guests", func(server *client.Client, ctx context.Context, id string) (api.VM, error) {
@@ -255,6 +255,25 @@ func (c vmCommands) startCommand(verb, doing, short string, call func(*client.Cl
 	cmd.Flags().DurationVar(&timeout, "timeout", defaultWait, "how long to wait for each VM to be ready, such as 90s or 15m")
 	_ = cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"running", "ready"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+func (c vmCommands) renameCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rename VM NAME", Short: "Give a VM another name", ValidArgsFunction: vmKind.completeFirst(c.connection),
+		Long: "Give a VM another name, in any state. The guest keeps its hostname.",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 2 || args[1] == "" {
+				return usage(cmd, "%s takes a VM and its new name", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.change(cmd, args[:1], "rename", func(v api.VM) string { return "renaming " + v.ID },
+				func(server *client.Client, v api.VM) (api.VM, error) {
+					return server.UpdateVM(cmd.Context(), v.ID, api.UpdateVM{Name: &args[1]})
+				})
+		},
+	}
 }
 
 func (c vmCommands) stopCommand() *cobra.Command {

@@ -175,6 +175,7 @@ func TestVerbs(t *testing.T) {
 		{"stop web", "POST /vms/vm_web000000001/stop", "web\n"},
 		{"stop -t 5 web", "POST /vms/vm_web000000001/stop?timeout=5s", "web\n"},
 		{"stop --timeout 2m web", "POST /vms/vm_web000000001/stop?timeout=2m0s", "web\n"},
+		{"rename web shop", "PATCH /vms/vm_web000000001", "web\n"},
 		{"kill web", "POST /vms/vm_web000000001/stop?timeout=0s", "web\n"},
 		{"restart vm_web", "POST /vms/vm_web000000001/restart", "vm_web\n"},
 		{"pause web db", "POST /vms/vm_db0000000002/pause", "web\ndb\n"},
