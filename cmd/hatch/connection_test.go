@@ -100,7 +100,7 @@ func TestListenerOfAnotherProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Println(l.Addr())
+	_, _ = fmt.Fprintln(os.Stdout, l.Addr())
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
@@ -119,8 +119,11 @@ func TestEveryRequestIsBounded(t *testing.T) {
 		t.Run(target, func(t *testing.T) {
 			method, path, _ := strings.Cut(target, " ")
 			resp, err := boundedTransport{named200("reads"), named200("works")}.RoundTrip(httptest.NewRequest(method, path, nil))
-			if err != nil || resp.Status != want {
-				t.Errorf("sent as one of %s, %v", resp.Status, err)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _ = resp.Body.Close(); resp.Status != want {
+				t.Errorf("sent as one of %s", resp.Status)
 			}
 		})
 	}

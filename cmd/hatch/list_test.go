@@ -50,7 +50,7 @@ func TestListsAreFilteredSortedAndFormatted(t *testing.T) {
 				}
 				return
 			}
-			if code != 0 || got != want && !(strings.HasPrefix(want, "{\"id") && strings.HasPrefix(got, want)) {
+			if isPrefix := strings.HasPrefix(want, "{\"id") && strings.HasPrefix(got, want); code != 0 || got != want && !isPrefix {
 				t.Errorf("exit code %d, printed %q, want %q: %s", code, got, want, &s.stderr)
 			}
 		})
