@@ -68,6 +68,10 @@ test-kvm: setup ## The same with Linux guests on Firecracker, on a host with KVM
 test-lab: setup test-assets build ## A whole Debian host in a VM, with Hatch installed in it; needs root; SHORT=1 for a part
 	$(GO) test -tags lab $(if $(SHORT),-short -timeout 20m,-timeout 5h) -v -count=1 ./test/lab
 
+.PHONY: test-api
+test-api: ## Lint the API's description, and send hatchd-fake EXAMPLES (200) requests per operation
+	scripts/test-api $(EXAMPLES)
+
 .PHONY: test-assets
 test-assets: ## Download a kernel and a Firecracker for tests into .cache/test
 	scripts/test-assets

@@ -25,8 +25,8 @@ type Image struct {
 	ModulesPath   string    `json:"modules_path,omitempty" doc:"Only in the response to GET of one image."`
 	BootArgs      string    `json:"boot_args,omitempty"`
 	KernelVersion string    `json:"kernel_version,omitempty" example:"6.1.0-41-cloud-amd64"`
-	KernelDigest  string    `json:"kernel_digest" example:"sha256:…"`
-	RootfsDigest  string    `json:"rootfs_digest" example:"sha256:…"`
+	KernelDigest  string    `json:"kernel_digest"`
+	RootfsDigest  string    `json:"rootfs_digest"`
 	RootfsFormat  string    `json:"rootfs_format" enum:"ext4,squashfs,erofs,xfs,btrfs" doc:"Type of the root file system."`
 	RootfsBytes   int64     `json:"rootfs_bytes" doc:"Size of the root file system image in bytes."`
 	DiskMode      string    `json:"disk_mode" enum:"overlay,copy" doc:"overlay: VMs share the root file system, read-only, and write to overlay disks. copy: each VM has its own copy."`

@@ -39,8 +39,8 @@ func groupOf(path string) string {
 var answerFormats = map[string]huma.Schema{
 	"guest_ip":      {Format: "ipv4"},
 	"guest_mac":     {Pattern: "^([0-9A-F]{2}:){5}[0-9A-F]{2}$"},
-	"kernel_digest": {Pattern: "^sha256:[0-9a-f]{64}$"},
-	"rootfs_digest": {Pattern: "^sha256:[0-9a-f]{64}$"},
+	"kernel_digest": {Pattern: "^(sha256:[0-9a-f]{64})?$"},
+	"rootfs_digest": {Pattern: "^(sha256:[0-9a-f]{64})?$"},
 }
 
 // idPatterns are the patterns of id in answers, by their schema.
