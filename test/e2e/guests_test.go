@@ -75,6 +75,7 @@ func TestMinimalGuests(t *testing.T) {
 		{"metrics are the guest's and the host's", testMetrics},
 		{"waiting without a network", testWaitWithoutNetwork},
 		{"a kernel of the user's own", testOwnKernel},
+		{"each root file system boots with each kernel", testMatrix},
 		{"a vmm that died while hatchd was away", testDiedMeanwhile},
 		{"twenty at once", testTwenty},
 		{"a create that fails leaves nothing", testFailedCreates},

@@ -18,9 +18,9 @@ const serveTimeout = 2 * time.Minute
 
 // PackCargo puts into dir what users would fetch: the checkout's programs, scripts and
 // unit files as they are after make build, a Firecracker, and the images that are kept
-// in images. The tests' assets and suite come with them.
+// in images. The tests' assets, their suite and the how-tos that it reads come with them.
 func PackCargo(ctx context.Context, repository, images, dir string) error {
-	for _, name := range []string{"bin", "scripts", "packaging", "go.mod", ".cache/test"} {
+	for _, name := range []string{"bin", "scripts", "packaging", "go.mod", "docs/how-to", ".cache/test"} {
 		if err := pack(ctx, filepath.Join(repository, name), filepath.Join(dir, "hatch", name)); err != nil {
 			return err
 		}

@@ -19,13 +19,12 @@ func Required(rootfsFormat string, overlay bool) []Driver {
 		formats = append(formats, "ext4") // the VM's own disk has it
 	}
 	for _, format := range formats {
-		drivers = append(drivers, Driver{Name: "the file system " + format, Modules: []string{format}})
-		switch format {
-		case "ext4", "xfs", "btrfs":
-			// Requested by name from the kernel's crypto interface: the module's
-			// dependencies do not list it.
+		if format != "squashfs" {
+			// Requested by name from the kernel's crypto interface, by some file systems as
+			// soon as they are loaded: the dependencies of modules do not list it.
 			drivers = append(drivers, Driver{Name: "CRC32C", Modules: []string{"crc32c_generic", "crc32c", "crc32c_cryptoapi", "crc32c_intel"}, Optional: true})
 		}
+		drivers = append(drivers, Driver{Name: "the file system " + format, Modules: []string{format}})
 	}
 	if overlay {
 		drivers = append(drivers, Driver{Name: "overlay file systems", Modules: []string{"overlay"}})

@@ -178,6 +178,18 @@ func TestArchiveHasAgentAndModulesInOrder(t *testing.T) {
 	}
 }
 
+// Some file systems ask for the checksum as soon as they are loaded.
+func TestChecksumsAreLoadedBeforeFileSystems(t *testing.T) {
+	for _, format := range []string{"ext4", "erofs", "xfs", "btrfs"} {
+		at := func(module string) int {
+			return slices.IndexFunc(Required(format, false), func(d Driver) bool { return slices.Contains(d.Modules, module) })
+		}
+		if crc := at("crc32c_generic"); crc < 0 || crc > at(format) {
+			t.Errorf("%s is driver %d, crc32c %d", format, at(format), crc)
+		}
+	}
+}
+
 func TestArchiveWithoutModules(t *testing.T) {
 	s := source(t)
 	s.ModulesDir = ""
