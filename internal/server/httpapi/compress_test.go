@@ -12,7 +12,7 @@ import (
 )
 
 // raw sends a request whose answer is not decompressed.
-func (s *server) raw(t *testing.T, target, encoding string, headers ...string) (*http.Response, string) {
+func (s *server) raw(t *testing.T, target, encoding string, headers ...string) (reply, string) {
 	t.Helper()
 	r := s.request(t, "GET", target, "")
 	r.Header.Set("Accept-Encoding", encoding)
@@ -28,7 +28,7 @@ func (s *server) raw(t *testing.T, target, encoding string, headers ...string) (
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, string(body)
+	return reply{resp, body}, string(body)
 }
 
 func TestAnswersAreCompressed(t *testing.T) {

@@ -1,14 +1,14 @@
 package httpapi_test
 
 import (
+	"context"
+	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
-	"context"
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
-	"log/slog"
 )
 
 func TestOriginsThatMayCall(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -78,9 +79,7 @@ func (l list[T, S]) page(in PageInput) (*paged[S], error) {
 	if len(all) > in.Limit {
 		all = all[:in.Limit]
 		q := url.Values{"limit": {strconv.Itoa(in.Limit)}, "after": {l.at(all[in.Limit-1]).String()}}
-		for name, values := range l.query {
-			q[name] = values
-		}
+		maps.Copy(q, l.query)
 		out.Link = "<" + l.path + "?" + q.Encode() + `>; rel="next"`
 	}
 	out.Body = make([]S, len(all))
