@@ -61,7 +61,7 @@ func goodHost() System {
 		TryInJail:    func(context.Context, string, ...string) error { return nil },
 		ProbeKVM:     func() kvm.Result { return kvm.Result{Usable: true, Why: ""} },
 		Listen:       func(context.Context, string) error { return nil },
-		Answers:      func(context.Context, string) bool { return false },
+		Answers:      func(context.Context, string) ([]string, bool) { return nil, false },
 		CreateLinks:  func() error { return nil },
 		Chains:       func() ([]Chain, error) { return nil, nil },
 		Owned:        func(string, bool) error { return nil },
@@ -432,7 +432,7 @@ func TestFailedChecksSayWhatToDo(t *testing.T) {
 		Command:      func(context.Context, string, ...string) (string, error) { return "", exec.ErrNotFound },
 		ProbeKVM:     func() kvm.Result { return kvm.Result{Why: "none"} },
 		Listen:       func(context.Context, string) error { return syscall.EADDRINUSE },
-		Answers:      func(context.Context, string) bool { return false },
+		Answers:      func(context.Context, string) ([]string, bool) { return nil, false },
 		CreateLinks:  func() error { return syscall.EPERM },
 		Chains:       func() ([]Chain, error) { return nil, syscall.EPERM },
 		Owned:        func(string, bool) error { return syscall.EPERM },
@@ -454,12 +454,14 @@ func TestFailedChecksSayWhatToDo(t *testing.T) {
 }
 
 func TestHatchdsListenerIsNoConflict(t *testing.T) {
-	sys := host(func(s *System) {
-		s.Listen = func(context.Context, string) error { return syscall.EADDRINUSE }
-		s.Answers = func(_ context.Context, addr string) bool { return addr == "127.0.0.1:8080" }
-	})
-	if c := find(t, Run(t.Context(), sys, settings()), "http_port"); c.Status != Pass {
-		t.Errorf("got %+v", c)
+	for status, ills := range map[Status][]string{Pass: nil, Fail: {"disk: it is full"}} {
+		sys := host(func(s *System) {
+			s.Listen = func(context.Context, string) error { return syscall.EADDRINUSE }
+			s.Answers = func(_ context.Context, addr string) ([]string, bool) { return ills, addr == "127.0.0.1:8080" }
+		})
+		if c := find(t, Run(t.Context(), sys, settings()), "http_port"); c.Status != status || !strings.Contains(c.Message, strings.Join(ills, "")) {
+			t.Errorf("with %q got %+v", ills, c)
+		}
 	}
 }
 
@@ -533,19 +535,22 @@ func TestListen(t *testing.T) {
 func TestHatchdAnswers(t *testing.T) {
 	for name, tc := range map[string]struct {
 		body string
+		ills string
 		want bool
 	}{
-		"well":           {`{"status":"ok","version":"v1","parts":[{"name":"database","status":"ok"}]}`, true},
-		"something else": {`{"status":"UP"}`, false},
-		"not JSON":       {`<html>`, false},
+		"well":           {`{"status":"ok","version":"v1","parts":[{"name":"database","status":"ok"}]}`, "", true},
+		"without image":  {`{"status":"degraded","parts":[{"name":"image","status":"degraded"}]}`, "", true},
+		"a full disk":    {`{"status":"degraded","parts":[{"name":"disk","status":"degraded","message":"it is full"}]}`, "disk: it is full", true},
+		"something else": {`{"status":"UP"}`, "", false},
+		"not JSON":       {`<html>`, "", false},
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, tc.body) }))
-		if got := hatchdAnswers(t.Context(), server.Listener.Addr().String()); got != tc.want {
-			t.Errorf("%s: %v", name, got)
+		if ills, got := hatchdAnswers(t.Context(), server.Listener.Addr().String()); got != tc.want || strings.Join(ills, " ") != tc.ills {
+			t.Errorf("%s: %q, %v", name, ills, got)
 		}
 		server.Close()
 	}
-	if hatchdAnswers(t.Context(), "127.0.0.1:1") {
+	if _, ok := hatchdAnswers(t.Context(), "127.0.0.1:1"); ok {
 		t.Error("a closed port is a hatchd")
 	}
 }

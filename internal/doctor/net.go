@@ -107,10 +107,15 @@ func (e examiner) admit(c Chain) string {
 func (e examiner) httpPort(ctx context.Context) Check {
 	const name = "http_port"
 	err := e.Listen(ctx, e.HTTPAddr)
-	switch {
-	case err == nil:
+	if err == nil {
 		return pass(name, "%s is free", e.HTTPAddr)
-	case e.Answers(ctx, e.HTTPAddr):
+	}
+	ills, ok := e.Answers(ctx, e.HTTPAddr)
+	switch {
+	case len(ills) > 0:
+		return fail(name, "hatchd answers on %s, and says what is wrong: %s", e.HTTPAddr, strings.Join(ills, "; ")).
+			hint("do what it says, and look into its log")
+	case ok:
 		return pass(name, "hatchd answers on %s", e.HTTPAddr)
 	}
 	return fail(name, "hatchd cannot listen on %s: %v", e.HTTPAddr, err).

@@ -35,9 +35,9 @@ type System struct {
 	Command      func(ctx context.Context, program string, args ...string) (output string, err error) // stdout and stderr
 	TryInJail    func(ctx context.Context, program string, args ...string) error
 	ProbeKVM     func() kvm.Result
-	Listen       func(ctx context.Context, addr string) error // listens there and closes
-	Answers      func(ctx context.Context, addr string) bool  // whether a hatchd answers there
-	CreateLinks  func() error                                 // a bridge and a TAP, in a network namespace that is dropped
+	Listen       func(ctx context.Context, addr string) error                    // listens there and closes
+	Answers      func(ctx context.Context, addr string) (ills []string, ok bool) // whether a hatchd answers there, and what it says is wrong
+	CreateLinks  func() error                                                    // a bridge and a TAP, in a network namespace that is dropped
 	Chains       func() ([]Chain, error)
 	Owned        func(dir string, trustAbove bool) error // whether other users can change or replace it
 	FreeMiB      func(dir string) (int64, error)
@@ -94,25 +94,34 @@ func canListen(ctx context.Context, addr string) error {
 	return err
 }
 
-// hatchdAnswers requests /healthz, which needs no key.
-func hatchdAnswers(ctx context.Context, addr string) bool {
+// noImagePart is the part of a hatchd that has no image yet, as after its installation.
+const noImagePart = "image"
+
+// hatchdAnswers requests /healthz, which needs no key. ok says that a hatchd answers,
+// and ills what is wrong with it.
+func hatchdAnswers(ctx context.Context, addr string) (ills []string, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/healthz", nil)
 	if err != nil {
-		return false
+		return nil, false
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return false
+		return nil, false
 	}
 	defer func() { _ = res.Body.Close() }()
 	var health struct {
-		Status string            `json:"status"`
-		Parts  []json.RawMessage `json:"parts"`
+		Status string `json:"status"`
+		Parts  []struct{ Name, Status, Message string }
 	}
 	err = json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&health)
-	return err == nil && health.Status != "" && health.Parts != nil
+	for _, part := range health.Parts {
+		if part.Status != "ok" && part.Name != noImagePart {
+			ills = append(ills, part.Name+": "+part.Message)
+		}
+	}
+	return ills, err == nil && health.Status != "" && health.Parts != nil
 }
 
 // canReflink clones one block between two nameless files in dir.
