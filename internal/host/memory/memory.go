@@ -141,13 +141,15 @@ func (k *Keeper) Path(vmID string) string { return filepath.Join(k.ram, vmID) }
 
 // Make implements vm.Memories.
 func (k *Keeper) Make(vmID string, mib, uid int) error {
-	if err := k.Release(vmID); err != nil {
-		return err
-	}
-	if k.tmpfs { // else the VMM would be ended once its guest uses the memory
+	// Without room the VMM would be ended once its guest uses the memory. One that runs
+	// beside its file has its memory elsewhere, and must keep a file.
+	if _, err := os.Stat(k.Path(vmID)); k.tmpfs && err != nil {
 		if err := k.requireFree(vmID, int64(mib)<<20); err != nil {
 			return err
 		}
+	}
+	if err := k.Release(vmID); err != nil {
+		return err
 	}
 	f, err := newFile(k.Path(vmID), int64(mib)<<20, uid)
 	if err != nil {
