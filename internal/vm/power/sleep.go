@@ -63,7 +63,7 @@ func (s *Service) SleepWithHost(ctx context.Context, v vm.VM) (vm.VM, error) {
 	return s.sleep(ctx, v, m, s.updateWithHost)
 }
 
-// kernelTimeout bounds the wait for the kernel of a guest that boots.
+// kernelTimeout is how long after its start the kernel of a guest is waited for.
 const kernelTimeout = 30 * time.Second
 
 // AwaitKernel waits until the agent of a guest that boots has answered, if a machine whose
@@ -74,7 +74,11 @@ func (s *Service) AwaitKernel(ctx context.Context, v vm.VM) {
 	if !v.Boots() || !s.Engine.Drivers[v.Driver].Info().Capabilities.SaveNeedsKernel {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, kernelTimeout)
+	left := kernelTimeout
+	if v.StartedAt != nil {
+		left -= time.Since(*v.StartedAt)
+	}
+	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	_, _ = s.Runner.Await(ctx, access.Everyone, v.ID, func(v vm.VM) (bool, error) { return !v.Boots(), nil })
 }
