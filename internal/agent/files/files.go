@@ -170,16 +170,25 @@ func (f *Files) RemoveFile(_ context.Context, args wire.RemoveFileArgs) error {
 	if _, err := os.Lstat(path); err != nil {
 		return wireError(err)
 	}
-	f.changing.Lock()
-	defer f.changing.Unlock()
-	if err := checkPath(args.If, path); err != nil {
-		return wireError(err)
-	}
-	if !args.Recursive {
-		return wireError(os.Remove(path))
-	}
-	if _, name := split(path); name == "." || name == ".." || path == "/" {
+	if _, name := split(path); args.Recursive && (name == "." || name == ".." || path == "/") {
 		return wire.Refuse(wire.CodeInvalidPath, "cannot remove a tree by a path that ends in . or .., nor the root directory")
 	}
-	return wireError(os.RemoveAll(path)) // follows no links
+	if err := f.removeIf(args.If, path, args.Recursive); err != nil {
+		return wireError(err)
+	}
+	if args.Recursive {
+		return wireError(os.RemoveAll(path)) // follows no links
+	}
+	return nil
+}
+
+// removeIf checks the condition and removes a file. A tree is left to the caller, because
+// its removal may take long, and no write may wait for it.
+func (f *Files) removeIf(c *wire.FileCondition, path string, tree bool) error {
+	f.changing.Lock()
+	defer f.changing.Unlock()
+	if err := checkPath(c, path); err != nil || tree {
+		return err
+	}
+	return os.Remove(path)
 }
