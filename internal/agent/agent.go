@@ -149,7 +149,7 @@ func (a *Agent) Shutdown(_ context.Context, args wire.ShutdownArgs) (func(), err
 	pid1 := findInit("/proc")
 	a.log.Info("shutdown requested", "reboot", args.Reboot, "init", pid1.name)
 	a.ending.mu.Lock()
-	a.ending.asked = true
+	a.ending.asked = time.Now()
 	a.ending.mu.Unlock()
 	a.ending.look()
 	return func() {

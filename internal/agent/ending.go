@@ -23,6 +23,9 @@ const (
 	// endingInterval is how often an agent asks anew once the guest is going down: the
 	// shutdown may be cancelled.
 	endingInterval = time.Second
+	// lastRequest is how long a shutdown that the host asked for counts. A guest that is
+	// still there then has refused it.
+	lastRequest = 3 * time.Minute
 	// lastSignal is how long a SIGTERM counts. An init sends it to all processes.
 	lastSignal = 30 * time.Second
 )
@@ -35,7 +38,7 @@ type ending struct {
 	suspect chan struct{} // has an element when the guest may have begun to go down
 
 	mu       sync.Mutex
-	asked    bool      // to shut down, by the host
+	asked    time.Time // to shut down, by the host
 	signaled time.Time // the last SIGTERM
 	wasUp    bool      // a busybox init has handled signals
 	stopping bool      // as systemd said last
@@ -48,7 +51,7 @@ func newEnding() *ending {
 // now reports whether the guest is going down.
 func (e *ending) now(ctx context.Context) bool {
 	e.mu.Lock()
-	known := e.asked || !e.signaled.IsZero() && time.Since(e.signaled) < lastSignal
+	known := time.Since(e.asked) < lastRequest || time.Since(e.signaled) < lastSignal
 	e.mu.Unlock()
 	if _, err := os.Stat(filepath.Join(e.proc, "1")); known || err != nil { // all is unmounted already
 		return true

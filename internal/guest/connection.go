@@ -87,6 +87,16 @@ func (c *connection) change() {
 	c.changed = make(chan struct{})
 }
 
+// statusTimeout bounds the wait for a status. An agent that lets it pass is asked for what
+// it is wanted for all the same, and that request has limits of its own.
+const statusTimeout = 5 * time.Second
+
+func statusOf(ctx context.Context, client *wire.Client) (wire.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	return client.Status(ctx)
+}
+
 // begin is wait for what begins something in the guest: in one that shuts down or reboots
 // it waits for the next boot. It returns that boot's id, too.
 func (c *connection) begin(ctx context.Context) (_ *wire.Client, bootID string, err error) {
@@ -100,7 +110,7 @@ func (c *connection) begin(ctx context.Context) (_ *wire.Client, bootID string, 
 		client, bootID, changed := c.client, c.bootID, c.changed
 		c.mu.Unlock()
 		if client != nil && !client.IsLost() {
-			st, err := client.Status(ctx)
+			st, err := statusOf(ctx, client)
 			if !st.GoingDown && (err == nil || !client.IsLost()) {
 				return client, bootID, nil // the request shows an error, too
 			}
