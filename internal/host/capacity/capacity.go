@@ -81,7 +81,7 @@ func (h *Host) CPUs() int { return runtime.NumCPU() }
 // cgroup now, of which the kernel would end VMs that are not at fault.
 func (h *Host) MemMiB() int64 {
 	limit := cgroupLimit(cgroupMount, []byte("0::"+h.cgroup+"\n1:memory:"+h.cgroup)) >> 20
-	return int64(float64(min(h.memMiB-reserveMemMiB, limit)) * h.over.Memory)
+	return min(int64(float64(h.memMiB-reserveMemMiB)*h.over.Memory), limit)
 }
 
 // DiskMiB returns the size that VMs' disks may have in all. Disks are sparse, so
