@@ -97,13 +97,18 @@ func (s side) connections(conn *netlink.Conn, addr netip.Addr) ([]netlink.Messag
 			return nil, err
 		}
 		if !slices.ContainsFunc(found, func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }) {
-			break
+			return s.of(addr, found), nil
 		}
 	}
+	return nil, errors.New("the table changed whenever it was read")
+}
+
+// of leaves the entries that have the address.
+func (s side) of(addr netip.Addr, found []netlink.Message) []netlink.Message {
 	// A kernel that does not know filters lists the connections of all.
 	return slices.DeleteFunc(found, func(m netlink.Message) bool {
 		return len(m.Data) < len(connectionsHeader) || !bytes.Equal(attribute(m.Data[len(connectionsHeader):], s.tuple, nl.CTA_TUPLE_IP, s.address), addr.AsSlice())
-	}), nil
+	})
 }
 
 // ofConnections returns a request about connections.
