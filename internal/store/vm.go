@@ -84,6 +84,7 @@ func (t *tx) createVM(ctx context.Context, v vm.VM, want network.Request, pools 
 		return vm.VM{}, err
 	}
 	row.TapNumber = tapNumber
+	row.HostID = t.host
 	if err := t.insertVM(ctx, row, v); err != nil {
 		return vm.VM{}, err
 	}
@@ -94,7 +95,6 @@ func (t *tx) createVM(ctx context.Context, v vm.VM, want network.Request, pools 
 }
 
 func (t *tx) insertVM(ctx context.Context, row vmRow, v vm.VM) error {
-	row.HostID = t.host
 	_, err := t.NamedExecContext(ctx, insertVM, row)
 	switch {
 	case violated(err) == "vms_owner_id_name":
@@ -137,7 +137,7 @@ func (s *vmStore) LeaseVM(ctx context.Context, id string, pools network.Pools, l
 		if stored, err = oneVM(ctx, tx, access.Everyone, id); err != nil {
 			return err
 		}
-		if err := tx.moveUsage(ctx, v, stored); err != nil {
+		if err := tx.moveUsage(ctx, row.HostID, v, stored); err != nil {
 			return err
 		}
 		return tx.appendEvents(ctx, vm.Changes(v, stored))
@@ -258,7 +258,7 @@ func (s *vmStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) 
 			return err
 		}
 		stored.Sleep = v.Sleep
-		if err := tx.moveUsage(ctx, before, stored); err != nil {
+		if err := tx.moveUsage(ctx, row.HostID, before, stored); err != nil {
 			return err
 		}
 		return tx.appendEvents(ctx, vm.Changes(before, stored))
@@ -279,6 +279,9 @@ func (t *tx) lockVM(ctx context.Context, id string) (vmRow, vm.VM, error) {
 	var row vmRow
 	if _, err := t.get(ctx, &row, selectVM+" WHERE id = ?", id); err != nil {
 		return vmRow{}, vm.VM{}, fmt.Errorf("cannot read the VM: %w", err)
+	}
+	if _, err := t.get(ctx, &row.HostID, "SELECT host_id FROM vms WHERE id = ?", id); err != nil {
+		return vmRow{}, vm.VM{}, fmt.Errorf("cannot read the VM's host: %w", err)
 	}
 	v, err := row.vm()
 	if err != nil {
@@ -321,7 +324,7 @@ func (t *tx) deleteVM(ctx context.Context, id string) error {
 	if err := t.moveNumbers(ctx, row, vmRow{}); err != nil {
 		return err
 	}
-	if err := t.moveUsage(ctx, v, vm.VM{}); err != nil {
+	if err := t.moveUsage(ctx, row.HostID, v, vm.VM{}); err != nil {
 		return err
 	}
 	return t.appendEvents(ctx, []event.Event{vm.DeletedEvent(v)})

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -36,6 +37,9 @@ var numberKinds = []struct {
 // its row before. Precondition: this transaction has locked the reservations, and the
 // row, if it is not new.
 func (t *tx) moveNumbers(ctx context.Context, before, after vmRow) error {
+	if cmp.Or(before.HostID, after.HostID) != t.host { // a VM of an earlier host has none here
+		return nil
+	}
 	for _, kind := range numberKinds {
 		had, has := kind.of(&before), kind.of(&after)
 		if had == has {

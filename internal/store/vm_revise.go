@@ -36,7 +36,7 @@ func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, c
 		if stored, err = oneVM(ctx, tx, scope, id); err != nil {
 			return err
 		}
-		if err := tx.moveUsage(ctx, before, stored); err != nil {
+		if err := tx.moveUsage(ctx, row.HostID, before, stored); err != nil {
 			return err
 		}
 		return tx.appendEvents(ctx, vm.Changes(before, stored))

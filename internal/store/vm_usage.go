@@ -53,10 +53,14 @@ func usageOfVM(v vm.VM) (usageGroup, usage) {
 	return group, use
 }
 
-// moveUsage replaces what a VM used before a change with what it uses after it. Call it
+// moveUsage replaces what a VM used before a change with what it uses after it, if it is
+// on this host. Call it
 // after all rows of vms are locked, and before events are appended: until the end of the
 // transaction it blocks others that change the usage of the same group.
-func (t *tx) moveUsage(ctx context.Context, before, after vm.VM) error {
+func (t *tx) moveUsage(ctx context.Context, host string, before, after vm.VM) error {
+	if host != t.host {
+		return nil
+	}
 	had, less := usageOfVM(before)
 	has, more := usageOfVM(after)
 	changes := map[usageGroup]usage{had: less.times(-1)}
