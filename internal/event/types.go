@@ -45,7 +45,7 @@ func Types() []About {
 		{VMStateChanged, "The state of a VM, or its reason, changed.", "`from`, `to`: states; `reason`: a sentence"},
 		{VMConditionChanged, "A condition of a guest changed.", "`condition`: `network_ready`, `agent_ready`, `vmm_healthy` or `cloud_init_done`; `from`, `to`: `true`, `false` or `unknown`; `reason`: one word; `message`: a sentence"},
 		{VMUpdated, "The owner changed what a VM is called, or what it is made of.", "`fields`: those that changed, such as `name` or `mem_mib`"},
-		{VMOperation, "An operation on a VM has ended: of a client, or of `hatchd`, as when the host goes down and when it has started again.", "`operation`: `create`, `start`, `stop`, `restart`, `pause`, `resume`, `sleep`, `wake`, `snapshot`, `restore`, `fork`, `delete` or `reboot` (by the guest); `outcome`: `succeeded` or `failed`; `duration_ms`; `error`, `code`: why it failed"},
+		{VMOperation, "An operation on a VM has ended: of a client, or of `hatchd`, as when the host goes down and when it has started again.", "`operation`: `create`, `start`, `stop`, `restart`, `pause`, `resume`, `sleep`, `wake`, `snapshot`, `restore`, `fork`, `delete`, `resize` or `reboot` (by the guest); `outcome`: `succeeded` or `failed`; `duration_ms`; `error`, `code`: why it failed"},
 		{VMRebooted, "A guest rebooted: its agent reported a new boot id, or its VMM ended with a reset (on Firecracker) and was started again.", "–"},
 		{VMDeleted, "A VM was deleted, with its disk and its reservations.", "–"},
 		{SnapshotCreated, "A snapshot of a VM was taken and is durable.", snapshotData},

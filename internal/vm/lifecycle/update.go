@@ -15,7 +15,30 @@ import (
 // its hostname. change sees the VM as it is; its error leaves all as it was.
 // Errors: errs.NotFound; errs.Invalid; errs.Conflict with code name_taken or
 // vm_not_stopped; those of change.
+//
+// Other sizes are an operation on the VM: a restore in progress has checked the old ones.
 func (s *Service) Update(ctx context.Context, scope access.Scope, id string, change func(*vm.VM) error) (vm.VM, error) {
+	before, err := s.deps.Store.VM(ctx, scope, id)
+	if err != nil {
+		return vm.VM{}, err
+	}
+	after := before
+	if err := change(&after); err != nil {
+		return vm.VM{}, err
+	}
+	if len(resized(before, after)) == 0 {
+		return s.revise(ctx, scope, id, change)
+	}
+	if err := checkResize(before, after); err != nil { // without waiting for the VM
+		return vm.VM{}, err
+	}
+	return s.runner.Run(ctx, operation.Op{
+		Scope: scope, VMID: id, Name: "resize",
+		Do: func(ctx context.Context, _ vm.VM) (vm.VM, error) { return s.revise(ctx, scope, id, change) },
+	})
+}
+
+func (s *Service) revise(ctx context.Context, scope access.Scope, id string, change func(*vm.VM) error) (vm.VM, error) {
 	return s.deps.Store.ReviseVM(ctx, scope, id, func(v *vm.VM) error {
 		before := *v
 		if err := change(v); err != nil {
@@ -31,16 +54,21 @@ func (s *Service) Update(ctx context.Context, scope access.Scope, id string, cha
 	})
 }
 
-// checkResize refuses other sizes for a guest that has memory, running or saved. A start
-// in progress has set the state before it reads the sizes.
-func checkResize(before, after vm.VM) error {
-	var fields []string
+// resized returns the fields of the sizes that differ.
+func resized(before, after vm.VM) (fields []string) {
 	if before.VCPUs != after.VCPUs {
 		fields = append(fields, "vcpu_count")
 	}
 	if before.MemMiB != after.MemMiB {
 		fields = append(fields, "mem_mib")
 	}
+	return fields
+}
+
+// checkResize refuses other sizes for a guest that has memory, running or saved. A start
+// in progress has set the state before it reads the sizes.
+func checkResize(before, after vm.VM) error {
+	fields := resized(before, after)
 	phase, _ := before.Phase()
 	resizable := phase == vm.PhaseStopped || phase == vm.PhaseFailed && before.Machine == nil
 	if len(fields) == 0 || resizable {
