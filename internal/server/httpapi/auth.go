@@ -103,7 +103,7 @@ func tooManyTries(wait time.Duration) error {
 // take all connections: a stream or a wait may last long.
 func (d *door) share(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if account := owner(r.Context()); account != "" {
+		if account := owner(r.Context()); account != "" && !d.open[r.URL.Path] {
 			keep, short := d.requests.Take(account, 1)
 			if short != admission.Enough {
 				d.writeProblem(w, r, errs.New(errs.TooMany, "too_many_requests", "cannot serve this: the account has too many requests in progress").

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
@@ -10,6 +11,9 @@ import (
 
 // healthPath is the only route that needs no key.
 const healthPath = "/healthz"
+
+// countTimeout bounds the wait for the database: the health of hatchd is due at once.
+const countTimeout = time.Second
 
 type healthHandler struct {
 	health func(context.Context) api.Health
@@ -27,9 +31,11 @@ func (h *healthHandler) get(ctx context.Context, _ *struct{}) (*healthOutput, er
 	if out.Body.Status != "ok" {
 		out.Status, out.RetryAfter = http.StatusServiceUnavailable, "5"
 	}
-	if owner(ctx) == "" { // a caller without a key learns nothing of accounts
+	if owner(ctx) == "" || out.Status != http.StatusOK { // a caller without a key learns nothing of accounts
 		return out, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, countTimeout)
+	defer cancel()
 	if count, err := h.count(ctx, scope(ctx)); err == nil {
 		out.Body.VMCount = &count
 	}
