@@ -21,13 +21,16 @@ func (b *backoff) isOver() bool {
 	return b.giveUp > 0 && time.Since(b.alive) > b.giveUp
 }
 
+// maxRetryAfter bounds the wait that a server asks for.
+const maxRetryAfter = 5 * time.Minute
+
 // wait waits, at least as long as the server has asked for with the error of the last
 // attempt, or returns the error of ctx.
 func (b *backoff) wait(ctx context.Context, last error) error {
 	b.next = min(max(b.next, b.min), b.max)
 	wait := b.next
 	if e, ok := errors.AsType[*Error](last); ok {
-		wait = max(wait, e.RetryAfter)
+		wait = max(wait, min(e.RetryAfter, maxRetryAfter))
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()

@@ -186,6 +186,9 @@ func (c *Client) request(ctx context.Context, req call) (*http.Request, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot encode the request: %w", err)
 		}
+		if replacedBytes(b) {
+			return nil, errNotText
+		}
 		body = bytes.NewReader(b)
 	}
 	if req.content != nil {
@@ -197,6 +200,27 @@ func (c *Client) request(ctx context.Context, req call) (*http.Request, error) {
 	}
 	hr.Header = c.headers(ctx, req)
 	return hr, nil
+}
+
+var errNotText = errors.New("cannot encode the request: a text in it is not UTF-8; only user data, " +
+	"and the arguments, variables' values and directory of a command, may have other bytes")
+
+// replacedBytes reports whether json.Marshal has replaced bytes that are not UTF-8. It
+// escapes the character that it puts there, and no other one of its kind.
+func replacedBytes(b []byte) bool {
+	const escaped = `\ufffd`
+	for at := bytes.Index(b, []byte(escaped)); at >= 0; {
+		before := len(b[:at]) - len(bytes.TrimRight(b[:at], `\`))
+		if before%2 == 0 {
+			return true
+		}
+		next := bytes.Index(b[at+1:], []byte(escaped))
+		if next < 0 {
+			return false
+		}
+		at += 1 + next
+	}
+	return false
 }
 
 func (c *Client) url(req call) string {
