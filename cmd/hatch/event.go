@@ -33,8 +33,9 @@ func (c eventCommands) events() *cobra.Command {
 		Use: "events [VM]", Short: "Show events, of one VM or of all", Args: upToOneArg("VM"),
 		Long: `Show events, oldest first: of one VM all that are kept, of all VMs those of the
 last 24 hours. With -f, show new events as they happen, and reconnect if the
-connection is lost; no event is missed. It gives up if there is no server at
-first, or none for 5 minutes.`,
+connection is lost; an event log.gap stands for events that were removed before
+they could be read. It gives up if there is no server at first, or none for 5
+minutes.`,
 		Example:           "  hatch events -f --type vm.state_changed\n  hatch events web --since 2h -o jsonl",
 		ValidArgsFunction: vmKind.complete(c.connection),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -82,7 +82,7 @@ for hatch ssh.`,
 		},
 	}
 	f.add(c.connection, cmd)
-	login.add(cmd)
+	login.add(cmd, "root")
 	_ = cmd.Flags().MarkDeprecated("identity", "hatch run needs no key")
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "print the id once the VM is ready, and leave it running")
 	cmd.Flags().BoolVar(&remove, "rm", false, "delete the VM afterwards")

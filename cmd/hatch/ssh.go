@@ -31,8 +31,9 @@ type sshFlags struct {
 	tty            bool
 }
 
-func (f *sshFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&f.user, "user", "l", "", "log in as this `user` (default: the label "+userLabel+", else root in img_minimal and debian elsewhere)")
+// add adds the flags; otherwise is the user without the flag and the label.
+func (f *sshFlags) add(cmd *cobra.Command, otherwise string) {
+	cmd.Flags().StringVarP(&f.user, "user", "l", "", "log in as this `user` (default: the label "+userLabel+", else "+otherwise+")")
 	cmd.Flags().StringVarP(&f.identity, "identity", "i", "", "private key `file`, for ssh")
 	cmd.Flags().BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal")
 }
@@ -70,7 +71,7 @@ below ~/.local/state/hatch; hatch rm deletes it.`,
 			return c.login(cmd.Context(), server, v, f, withoutDash(args[1:]))
 		},
 	}
-	f.add(cmd)
+	f.add(cmd, "root in img_minimal and debian elsewhere")
 	cmd.Flags().SetInterspersed(false) // flags after the VM belong to the command
 	return cmd
 }

@@ -294,8 +294,9 @@ func kindStatuses(t *testing.T) map[string]string {
 	}
 	ast.Inspect(file, func(n ast.Node) bool {
 		if pair, ok := n.(*ast.KeyValueExpr); ok {
-			if kind, ok := strings.CutPrefix(nameOf(pair.Key), "errs."); ok {
-				statuses[kind] = statuses[nameOf(pair.Value)]
+			kind, ofKind := strings.CutPrefix(nameOf(pair.Key), "errs.")
+			if status := statuses[nameOf(pair.Value)]; ofKind && status != "" {
+				statuses[kind] = status
 			}
 		}
 		return true
