@@ -86,12 +86,13 @@ func New(cfg Config) *Reach { return &Reach{cfg: cfg, uses: map[string]map[*Use]
 
 // Open returns the session with the agent of a VM in scope. The VM counts as used
 // for cause from the call, its wake included, until release is called. release may
-// be called more than once, and is nil after an error. With Wake, but for the console, the guest is not one
-// that shuts down or reboots: the next boot is waited for, as long as ctx allows.
+// be called more than once, and is nil after an error. With Wake, but for the console,
+// the guest is not one that shuts down or reboots: the next boot is waited for, as long
+// as ctx allows.
 //
 // Errors: errs.NotFound; errs.Conflict with code vm_not_running, also for a
-// sleeping VM with NoWake, or vm_paused; errs.Unavailable with code starting_up or vm_busy;
-// with Wake, those of a wake and of vm.Guest.Up.
+// sleeping VM with NoWake, or vm_paused; errs.Unavailable with code starting_up;
+// errs.TimedOut with code vm_busy; with Wake, those of a wake and of vm.Guest.Up.
 func (r *Reach) Open(ctx context.Context, scope access.Scope, id string, cause Cause, mode Mode) (_ vm.Session, release func(), err error) {
 	release = r.Hold(id, cause)
 	m, err := r.machine(ctx, scope, id, cause, mode)
