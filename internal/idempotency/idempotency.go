@@ -84,5 +84,5 @@ func InProgress(retryAfter time.Duration) error {
 // Gone returns the error of a request whose object does not exist any more.
 func Gone(id string) error {
 	return errs.New(errs.Conflict, "idempotency_object_gone", "%s: %s, which an earlier request with this key has made, does not exist any more", Field, id).
-		WithField(Field).WithHint("use a new key to make another")
+		WithField(Field).WithHint("see what that request did; only a new key makes it again")
 }

@@ -321,6 +321,9 @@ func decodeError(err error) error {
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Errorf("not valid JSON at byte %d: %w", syntax.Offset, err)
 	}
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return errors.New(strings.Trim(name, `"`) + fieldMark + unknownField)
+	}
 	return errors.New("not valid JSON")
 }
 

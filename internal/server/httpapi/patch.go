@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"maps"
 	"reflect"
@@ -72,7 +73,9 @@ func patched[T any](d *door, shown T, patch []byte, may []string, fixed map[stri
 	if text, err = json.Marshal(merged); err != nil {
 		return after, err
 	}
-	if err := json.Unmarshal(text, &after); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields() // of objects within
+	if err := decoder.Decode(&after); err != nil {
 		return after, refusedBody(&huma.ErrorDetail{Location: "body", Message: decodeError(err).Error()})
 	}
 	return after, nil

@@ -152,7 +152,9 @@ func TestPatchTemplate(t *testing.T) {
 	if got := *s.templates.made.UserData; got != "\xff" {
 		t.Errorf("user data %q", got)
 	}
-	if p := s.call(t, "PATCH", "/templates/tpl_1", `{"id":"tpl_2"}`).problem(t); p.Field != "id" {
-		t.Errorf("%+v", p)
+	for body, field := range map[string]string{`{"id":"tpl_2"}`: "id", `{"rate_limits":{"dsk":{}}}`: "dsk"} {
+		if p := s.call(t, "PATCH", "/templates/tpl_1", body).problem(t); p.Field != field {
+			t.Errorf("%s: %+v", body, p)
+		}
 	}
 }
