@@ -166,8 +166,10 @@ func diskArguments(i int, d vmm.Disk, fd int, limit vmm.DiskLimit) []string {
 	}
 	if limit != (vmm.DiskLimit{}) {
 		args = append(args, "-object", mustJSON(map[string]any{"qom-type": "throttle-group", "id": limitName(i), "limits": throttle(limit)}))
+		// Blocks that the guest gives back would count as written ones, up to the size of the
+		// disk at a time, and its writes would wait for them.
 		backend = map[string]any{
-			"driver": "throttle", "throttle-group": limitName(i), "file": backend, "read-only": d.ReadOnly, "discard": "unmap",
+			"driver": "throttle", "throttle-group": limitName(i), "file": backend, "read-only": d.ReadOnly, "discard": "ignore",
 		}
 	}
 	backend["node-name"] = node
