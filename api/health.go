@@ -11,7 +11,7 @@ type Health struct {
 
 // HealthPart is the health of one part of the daemon.
 type HealthPart struct {
-	Name    string `json:"name" enum:"database,disk,descriptors,vmm,network,image" doc:"Part of the daemon."`
+	Name    string `json:"name" enum:"database,disk,descriptors,memory,processes,vmm,network,image" doc:"Part of the daemon."`
 	Status  string `json:"status" enum:"ok,degraded"`
 	Message string `json:"message,omitempty" doc:"What is wrong, and how to fix it."`
 }

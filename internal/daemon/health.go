@@ -70,6 +70,8 @@ func (p *parts) checkAll(ctx context.Context, before api.Health) api.Health {
 	add("database", p.store.Ping(ctx), "the database does not answer; hatchd's log says why")
 	add("disk", p.reserve.Check(), "the disk of the data directory is full, so that VMs that write to it stand still; delete snapshots, VMs or images, or give it more room")
 	add("descriptors", checkDescriptors(), "hatchd has too few file descriptors left, so that it refuses connections; raise LimitNOFILE of its unit")
+	add("memory", p.host.CheckMemory(), "the host's RAM for guests' memory is full, so that VMs are ended whose guests use more; stop or delete a VM")
+	add("processes", p.host.CheckTasks(), "the cgroup of VMs takes no more processes, so that none starts; raise its pids.max (TasksMax of hatch-vms.service), or stop a VM")
 	add("vmm", p.host.CheckVMM(), "a program that runs VMs is gone; install qemu-system-x86, or Firecracker and its jailer")
 	add("network", p.host.CheckNetwork(), "the bridge, its packet rules, DHCP or DNS are not as they must be; hatchd's log says what; it tries to restore them every few seconds")
 	_, err := p.images.Image(ctx, access.Owner(access.AdminID), image.DefaultID)

@@ -44,9 +44,9 @@ type Host struct {
 	OwnUser  bool                // VMMs run under their VM's own user id
 	PortBusy func(port int) bool // another process listens on the port; nil: none is busy
 
-	// For /healthz: whether the network is set up, and the VMMs' programs installed.
-	CheckNetwork func() error
-	CheckVMM     func() error
+	// For /healthz: whether the network is set up, the VMMs' programs are installed, and
+	// there is RAM for guests' memory and room for VMMs' processes.
+	CheckNetwork, CheckVMM, CheckMemory, CheckTasks func() error
 
 	// DefaultImage makes img_default; nil: the configuration names its files.
 	DefaultImage func(owner string) (image.Image, error)

@@ -201,6 +201,7 @@ func testScarceTasks(t *testing.T, w *world) {
 	}
 	before := w.traces(t)
 	g.set(t, "pids", "pids.max", "pids.max", "1")
+	awaitPart(t, w, "processes", "degraded")
 	if _, err := w.client.CreateVM(t.Context(), minimal(), client.CreateOptions{}); !client.HasCode(err, "processes_exhausted") {
 		t.Errorf("a create without processes gets %v", err)
 	}
@@ -214,6 +215,7 @@ func testScarceTasks(t *testing.T, w *world) {
 	w.stop(t, made[0].ID)
 	w.delete(t, made[1].ID)
 	g.set(t, "pids", "pids.max", "pids.max", "max")
+	awaitPart(t, w, "processes", "ok")
 	if v, err := w.client.StartVM(t.Context(), made[0].ID); err != nil || v.State != api.StateRunning {
 		t.Errorf("with processes again a VM is %q: %v", v.State, err)
 	}
@@ -314,6 +316,7 @@ func testFullMemoryDisk(t *testing.T, w *world) {
 	all := int64(st.Blocks) * st.Bsize
 	t.Cleanup(func() { resize(all) })
 	resize(int64(st.Blocks-st.Bfree)*st.Bsize + leftForGuest<<20)
+	awaitPart(t, w, "memory", "degraded")
 	before := w.traces(t)
 	if refused, err := w.client.CreateVM(t.Context(), minimal(), client.CreateOptions{}); !client.IsExhausted(err) {
 		t.Errorf("a VM is created without memory: %s, %v", refused.ID, err)
@@ -330,6 +333,7 @@ func testFullMemoryDisk(t *testing.T, w *world) {
 		w.delete(t, v.ID)
 	}
 	resize(all)
+	awaitPart(t, w, "memory", "ok")
 	w.delete(t, w.create(t, minimal(), client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit}).ID)
 }
 

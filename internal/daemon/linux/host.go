@@ -19,6 +19,7 @@ import (
 	"github.com/hatchvm/hatch/internal/doctor"
 	"github.com/hatchvm/hatch/internal/guest"
 	"github.com/hatchvm/hatch/internal/guest/initramfs"
+	"github.com/hatchvm/hatch/internal/host/capacity"
 	"github.com/hatchvm/hatch/internal/host/console"
 	"github.com/hatchvm/hatch/internal/host/disk"
 	"github.com/hatchvm/hatch/internal/host/link"
@@ -101,6 +102,7 @@ func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 		OwnUser:      true,
 		PortBusy:     portBusy,
 		CheckNetwork: links.Check, CheckVMM: func() error { return checkPrograms(cfg, drivers) },
+		CheckMemory: memories.Check, CheckTasks: func() error { return capacity.CheckTasks(cfg.Cgroup) },
 		CloseForwards: gate.Shutdown,
 		ShuttingDown: func(ctx context.Context) (bool, error) {
 			return managerStops(ctx, "/run/systemd/system", "systemctl")

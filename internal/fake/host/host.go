@@ -54,7 +54,7 @@ func Open(_ context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 		Files: files, Memories: memories, Snapshots: snapshots, Guests: guests,
 		Consoles:  console.New(files.Dir, daemon.ConsoleLogBytes, env.Log),
 		Inspector: rootfs.New(rootfs.Config{ModulesDir: env.Path("modules"), Private: env.PrivateDirs(), Dirs: dirs}), Initramfs: fake.Initramfs{}, Builder: fake.Builder{},
-		CheckNetwork: healthy, CheckVMM: healthy,
+		CheckNetwork: healthy, CheckVMM: healthy, CheckMemory: healthy, CheckTasks: healthy,
 		DefaultImage:  func(owner string) (image.Image, error) { return fake.Image(owner, env.Path("fake")) },
 		CloseForwards: func() {},
 	}, nil

@@ -20,6 +20,24 @@ func TestOwnLimitIsAPartOfTheHostsMemory(t *testing.T) {
 	}
 }
 
+func TestACgroupOfVMsThatIsFull(t *testing.T) {
+	mount := t.TempDir()
+	leaf := filepath.Join(mount, "pids", "hatch", "vms") // of cgroups v1
+	if err := os.MkdirAll(leaf, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for most, full := range map[string]bool{"max": false, "100": false, "48": false, "47": true, "1": true} {
+		for file, text := range map[string]string{"pids.max": most, "pids.current": "40\n"} {
+			if err := os.WriteFile(filepath.Join(leaf, "..", file), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := checkTasks(mount, "/hatch/vms"); (err != nil) != full {
+			t.Errorf("with a limit of %s: %v", most, err)
+		}
+	}
+}
+
 func TestTheLowestLimitOfAllCgroupsCounts(t *testing.T) {
 	mount := t.TempDir()
 	leaf := filepath.Join(mount, "system.slice", "hatchd.service")

@@ -221,6 +221,19 @@ func (k *Keeper) CanHold(vmID string, bytes int64) error {
 	return k.requireFree(vmID, bytes-used)
 }
 
+// littleRAM is how much of the tmpfs is left when it is as good as full. No VM is smaller.
+const littleRAM = 32 << 20
+
+// Check returns an error if the tmpfs is full: a VM whose guest uses more memory would be
+// ended.
+func (k *Keeper) Check() error {
+	free, err := space.Free(k.ram)
+	if err == nil && k.tmpfs && free < littleRAM {
+		err = fmt.Errorf("%s has %d MiB left", k.ram, free>>20)
+	}
+	return err
+}
+
 func (k *Keeper) requireFree(vmID string, bytes int64) error {
 	free, err := space.Free(k.ram)
 	if err != nil || free >= bytes {
