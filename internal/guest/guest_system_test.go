@@ -189,7 +189,7 @@ func TestSessionSurvivesAPause(t *testing.T) {
 	m.await(reports, "loss noticed", 15*time.Second, lost)
 	m.qmp("cont")
 	began := time.Now()
-	m.await(reports, "ready after the pause", 12*time.Second, ready)
+	m.await(reports, "ready after the pause", 30*time.Second, ready)
 	t.Logf("resume to ready: %v", time.Since(began).Round(time.Millisecond))
 }
 
