@@ -208,19 +208,9 @@ var errNotText = errors.New("cannot encode the request: a text in it is not UTF-
 // replacedBytes reports whether json.Marshal has replaced bytes that are not UTF-8. It
 // escapes the character that it puts there, and no other one of its kind.
 func replacedBytes(b []byte) bool {
-	const escaped = `\ufffd`
-	for at := bytes.Index(b, []byte(escaped)); at >= 0; {
-		before := len(b[:at]) - len(bytes.TrimRight(b[:at], `\`))
-		if before%2 == 0 {
-			return true
-		}
-		next := bytes.Index(b[at+1:], []byte(escaped))
-		if next < 0 {
-			return false
-		}
-		at += 1 + next
-	}
-	return false
+	escaped := []byte(`\ufffd`)
+	// Behind an escaped backslash the same letters are text.
+	return bytes.Contains(b, escaped) && bytes.Contains(bytes.ReplaceAll(b, []byte(`\\`), nil), escaped)
 }
 
 func (c *Client) url(req call) string {
