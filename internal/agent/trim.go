@@ -25,9 +25,6 @@ const trimInterval = 10 * time.Minute
 // would only break the host's file into pieces.
 const minTrim = 64 << 10
 
-// serialDisk is the serial of the VM's own disk.
-const serialDisk = "hatch-disk"
-
 // errNoDiscard is the error for a disk whose VMM cannot give blocks back.
 var errNoDiscard = errors.New("the VM's disk does not support discard")
 
@@ -78,9 +75,9 @@ func ownDisk(root string) (device string, err error) {
 		return "", err
 	}
 	sys := filepath.Join(root, "sys")
-	device, ok := drives.BySerial(sys, filepath.Join(root, "dev"), drives.Order(string(cmdline)))[serialDisk]
+	device, ok := drives.BySerial(sys, filepath.Join(root, "dev"), drives.Order(string(cmdline)))[drives.Own]
 	if !ok {
-		return "", fmt.Errorf("there is no disk with the serial %s", serialDisk)
+		return "", fmt.Errorf("there is no disk with the serial %s", drives.Own)
 	}
 	limit, err := os.ReadFile(filepath.Join(sys, "block", filepath.Base(device), "queue/discard_max_bytes"))
 	if err == nil && strings.TrimSpace(string(limit)) == "0" {

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hatchvm/hatch/internal/agent/drives"
 )
 
 func TestParams(t *testing.T) {
@@ -122,7 +124,7 @@ func TestDisksAreFoundBySerial(t *testing.T) {
 	if d != (disks{base: "/dev/vdb", own: "/dev/vda"}) {
 		t.Errorf("got %+v", d)
 	}
-	if got := (disks{own: "/dev/vda"}).missing(overlay); got != serialBase {
+	if got := (disks{own: "/dev/vda"}).missing(overlay); got != drives.Base {
 		t.Errorf("missing %q", got)
 	}
 	if got := (disks{own: "/dev/vda"}).missing(ownCopy); got != "" {

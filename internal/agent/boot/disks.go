@@ -7,12 +7,6 @@ import (
 	"github.com/hatchvm/hatch/internal/agent/uevent"
 )
 
-// Serials of the disks that a root is assembled from.
-const (
-	serialBase = "hatch-root"
-	serialOwn  = "hatch-disk"
-)
-
 // disks are the device files of the base image and the VM's own disk. base is "" in
 // mode copy.
 type disks struct {
@@ -22,10 +16,10 @@ type disks struct {
 // missing returns the serial of a disk that the mode needs and d lacks, or "".
 func (d disks) missing(m mode) string {
 	if m == overlay && d.base == "" {
-		return serialBase
+		return drives.Base
 	}
 	if d.own == "" {
-		return serialOwn
+		return drives.Own
 	}
 	return ""
 }
@@ -46,5 +40,5 @@ func findDisks(devices *uevent.Listener, m mode, order []string) (disks, error) 
 
 func scanDisks(sys, dev string, order []string) disks {
 	found := drives.BySerial(sys, dev, order)
-	return disks{base: found[serialBase], own: found[serialOwn]}
+	return disks{base: found[drives.Base], own: found[drives.Own]}
 }

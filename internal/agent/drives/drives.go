@@ -11,6 +11,12 @@ import (
 	"strings"
 )
 
+// Serials of the disks that a root is assembled from: the image's, and the VM's own.
+const (
+	Base = "hatch-root"
+	Own  = "hatch-disk"
+)
+
 // BySerial returns the device files of the disks by serial. sys is /sys, dev is
 // /dev. order has the serials of the virtio disks if the VMM could not set them.
 func BySerial(sys, dev string, order []string) map[string]string {
