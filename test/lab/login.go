@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -81,23 +82,44 @@ func (h *Host) logOut() {
 // quotes it. stdin may be nil. When ctx ends first, the connection to the host is
 // closed: a host that stands still answers nothing.
 func (h *Host) Run(ctx context.Context, command string, stdin io.Reader) (string, error) {
+	var out lockedBuffer
+	if err := h.Stream(ctx, command, stdin, &out); err != nil {
+		return out.String(), fmt.Errorf("%w: %s", err, bytes.TrimSpace(out.Bytes()))
+	}
+	return out.String(), nil
+}
+
+// Stream is Run with the output, both streams of it, written to out as it comes. out must
+// allow for writes at the same time.
+func (h *Host) Stream(ctx context.Context, command string, stdin io.Reader, out io.Writer) error {
 	login, err := h.session()
 	if err != nil {
-		return "", fmt.Errorf("cannot run %q: %w", command, err)
+		return fmt.Errorf("cannot run %q: %w", command, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = login.Close() })
 	defer stop()
 	session, err := login.NewSession()
 	if err != nil {
-		return "", fmt.Errorf("cannot run %q: %w", command, err)
+		return fmt.Errorf("cannot run %q: %w", command, err)
 	}
 	defer func() { _ = session.Close() }()
-	session.Stdin = stdin
-	out, err := session.CombinedOutput(command)
-	if err != nil {
-		return string(out), fmt.Errorf("%q: %w: %s", command, err, bytes.TrimSpace(out))
+	session.Stdin, session.Stdout, session.Stderr = stdin, out, out
+	if err := session.Run(command); err != nil {
+		return fmt.Errorf("%q: %w", command, err)
 	}
-	return string(out), nil
+	return nil
+}
+
+// lockedBuffer is a buffer for writes at the same time.
+type lockedBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
 }
 
 // Dial connects to an address as seen from the host.

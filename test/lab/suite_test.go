@@ -4,6 +4,7 @@ package lab
 
 import (
 	"flag"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +13,8 @@ import (
 // suiteTests are patterns of the suite's tests; spaces part them.
 var suiteTests = flag.String("suite", "TestMinimalGuests TestSnapshots TestRealGuests", "tests of test/e2e that TestSuite runs")
 
-// TestSuite runs test/e2e on the host, with Linux guests on Firecracker.
+// TestSuite runs test/e2e on the host, with Linux guests on Firecracker. Its output comes
+// as it is printed: a run that is ended tells how far it came.
 func TestSuite(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the suite takes an hour where hosts are emulated; make test-lab runs it")
@@ -23,12 +25,10 @@ func TestSuite(t *testing.T) {
 	for name := range strings.FieldsSeq(*suiteTests) {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()
-			out, err := w.host.Run(t.Context(), "cd /srv/hatch/test/e2e && HATCH_TEST_VMM=firecracker ./e2e.test -test.v -test.timeout 3h -test.run '"+name+"'", nil)
+			err := w.host.Stream(t.Context(), "cd /srv/hatch/test/e2e && HATCH_TEST_VMM=firecracker ./e2e.test -test.v -test.timeout 3h -test.run '"+name+"'", nil, os.Stdout)
 			took(t, name, began)
 			if err != nil {
-				t.Errorf("%v", err)
-			} else {
-				t.Logf("%s", out)
+				t.Error(err)
 			}
 		})
 	}
