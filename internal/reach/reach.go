@@ -31,6 +31,8 @@ const (
 	Files   Cause = "files"   // files of the guest
 	Console Cause = "console" // an attached serial console
 	SSH     Cause = "ssh"     // a connection through the VM's SSH port
+	Route   Cause = "route"   // a request through a route
+	Port    Cause = "port"    // a connection through a published port
 	Wait    Cause = "wait"    // a wait for something in the guest, and its probes
 )
 
