@@ -1,7 +1,5 @@
 package api
 
-import "time"
-
 // Event is an entry of the event log.
 type Event struct {
 	Seq       int64          `json:"seq" doc:"Position in the log, which increases. Pass it as after, or as Last-Event-ID, to get the later events."`
@@ -13,7 +11,7 @@ type Event struct {
 	Actor     Actor          `json:"actor" doc:"Who caused it."`
 	RequestID string         `json:"request_id,omitempty" doc:"ID of the request that caused it."`
 	Data      map[string]any `json:"data,omitempty" doc:"Further fields, which depend on the type."`
-	At        time.Time      `json:"at" doc:"Time of the event, RFC 3339, UTC."`
+	At        Time           `json:"at" doc:"Time of the event, RFC 3339, UTC."`
 }
 
 // EventGap is the type of an event that comes first if events were removed that a

@@ -3,7 +3,6 @@ package api
 import (
 	"encoding/json"
 	"errors"
-	"time"
 )
 
 // Command is a program and its arguments, or a line for the guest's shell. In
@@ -86,8 +85,8 @@ type Exec struct {
 	TTY         *TerminalSize `json:"tty,omitempty" doc:"Size of its terminal at the start; absent without a terminal."`
 	State       string        `json:"state" enum:"running,exited"`
 	PID         int           `json:"pid" doc:"Process id in the guest."`
-	StartedAt   time.Time     `json:"started_at" doc:"Time by the guest's clock."`
-	EndedAt     *time.Time    `json:"ended_at,omitempty" doc:"Time by the guest's clock."`
+	StartedAt   Time          `json:"started_at" doc:"Time by the guest's clock."`
+	EndedAt     *Time         `json:"ended_at,omitempty" doc:"Time by the guest's clock."`
 	ExitCode    *int          `json:"exit_code,omitempty"`
 	Signal      string        `json:"signal,omitempty" example:"SIGKILL"`
 	TimedOut    bool          `json:"timed_out,omitempty"`

@@ -1,7 +1,5 @@
 package api
 
-import "time"
-
 // DefaultImageID is the image of a VM whose request and template name none.
 const DefaultImageID = "img_default"
 
@@ -18,20 +16,20 @@ type CreateImage struct {
 
 // Image is a kernel and a root file system that VMs start from.
 type Image struct {
-	ID            string    `json:"id" example:"img_default"`
-	Name          string    `json:"name,omitempty"`
-	KernelPath    string    `json:"kernel_path,omitempty" doc:"Only in the response to GET of one image."`
-	RootfsPath    string    `json:"rootfs_path,omitempty" doc:"Only in the response to GET of one image."`
-	ModulesPath   string    `json:"modules_path,omitempty" doc:"Only in the response to GET of one image."`
-	BootArgs      string    `json:"boot_args,omitempty"`
-	KernelVersion string    `json:"kernel_version,omitempty" example:"6.1.0-41-cloud-amd64"`
-	KernelDigest  string    `json:"kernel_digest"`
-	RootfsDigest  string    `json:"rootfs_digest"`
-	RootfsFormat  string    `json:"rootfs_format" enum:"ext4,squashfs,erofs,xfs,btrfs" doc:"Type of the root file system."`
-	RootfsBytes   int64     `json:"rootfs_bytes" doc:"Size of the root file system image in bytes."`
-	DiskMode      string    `json:"disk_mode" enum:"overlay,copy" doc:"overlay: VMs share the root file system, read-only, and write to overlay disks. copy: each VM has its own copy."`
-	CloudInit     bool      `json:"cloud_init" doc:"Whether the image has cloud-init."`
-	CreatedAt     time.Time `json:"created_at"`
+	ID            string `json:"id" example:"img_default"`
+	Name          string `json:"name,omitempty"`
+	KernelPath    string `json:"kernel_path,omitempty" doc:"Only in the response to GET of one image."`
+	RootfsPath    string `json:"rootfs_path,omitempty" doc:"Only in the response to GET of one image."`
+	ModulesPath   string `json:"modules_path,omitempty" doc:"Only in the response to GET of one image."`
+	BootArgs      string `json:"boot_args,omitempty"`
+	KernelVersion string `json:"kernel_version,omitempty" example:"6.1.0-41-cloud-amd64"`
+	KernelDigest  string `json:"kernel_digest"`
+	RootfsDigest  string `json:"rootfs_digest"`
+	RootfsFormat  string `json:"rootfs_format" enum:"ext4,squashfs,erofs,xfs,btrfs" doc:"Type of the root file system."`
+	RootfsBytes   int64  `json:"rootfs_bytes" doc:"Size of the root file system image in bytes."`
+	DiskMode      string `json:"disk_mode" enum:"overlay,copy" doc:"overlay: VMs share the root file system, read-only, and write to overlay disks. copy: each VM has its own copy."`
+	CloudInit     bool   `json:"cloud_init" doc:"Whether the image has cloud-init."`
+	CreatedAt     Time   `json:"created_at"`
 
 	Warm []WarmGuest `json:"warm,omitempty" nullable:"false" doc:"Guests of this image in the warm pool, ready or being booted. Only in the response to GET of one image."`
 }
@@ -57,16 +55,16 @@ type WarmImage struct {
 // WarmGuest is a booted guest in the warm pool. New VMs of the same shape are
 // cloned from it.
 type WarmGuest struct {
-	State         string    `json:"state" enum:"ready,building,failed"`
-	Reason        string    `json:"reason,omitempty" doc:"Why the boot failed."`
-	VCPUCount     int       `json:"vcpu_count"`
-	MemMiB        int       `json:"mem_mib"`
-	DiskMiB       int       `json:"disk_mib"`
-	BootArgs      string    `json:"boot_args,omitempty"`
-	EnableNetwork bool      `json:"enable_network"`
-	VMM           string    `json:"vmm"`
-	SizeBytes     int64     `json:"size_bytes,omitempty" doc:"Size on the host's disk in bytes, once ready."`
-	CreatedAt     time.Time `json:"created_at" doc:"Time when the guest became ready or failed, or was requested."`
+	State         string `json:"state" enum:"ready,building,failed"`
+	Reason        string `json:"reason,omitempty" doc:"Why the boot failed."`
+	VCPUCount     int    `json:"vcpu_count"`
+	MemMiB        int    `json:"mem_mib"`
+	DiskMiB       int    `json:"disk_mib"`
+	BootArgs      string `json:"boot_args,omitempty"`
+	EnableNetwork bool   `json:"enable_network"`
+	VMM           string `json:"vmm"`
+	SizeBytes     int64  `json:"size_bytes,omitempty" doc:"Size on the host's disk in bytes, once ready."`
+	CreatedAt     Time   `json:"created_at" doc:"Time when the guest became ready or failed, or was requested."`
 }
 
 // BuildImage is the body of POST /images/builds.
@@ -77,12 +75,12 @@ type BuildImage struct {
 
 // ImageBuild is a build that is running or has ended.
 type ImageBuild struct {
-	ID         string     `json:"id" example:"bld_abc123def456"`
-	Recipe     string     `json:"recipe"`
-	State      string     `json:"state" enum:"running,done,failed"`
-	Error      string     `json:"error,omitempty"`
-	ImageID    string     `json:"image_id,omitempty" doc:"The built image, once done."`
-	Cached     bool       `json:"cached" doc:"Whether the image came from the cache."`
-	StartedAt  time.Time  `json:"started_at"`
-	FinishedAt *time.Time `json:"finished_at,omitempty"`
+	ID         string `json:"id" example:"bld_abc123def456"`
+	Recipe     string `json:"recipe"`
+	State      string `json:"state" enum:"running,done,failed"`
+	Error      string `json:"error,omitempty"`
+	ImageID    string `json:"image_id,omitempty" doc:"The built image, once done."`
+	Cached     bool   `json:"cached" doc:"Whether the image came from the cache."`
+	StartedAt  Time   `json:"started_at"`
+	FinishedAt *Time  `json:"finished_at,omitempty"`
 }

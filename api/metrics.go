@@ -1,7 +1,5 @@
 package api
 
-import "time"
-
 // Metrics is the resource usage of a VM. Counters start at CountersSince and never
 // decrease while the VM runs. Values that only the guest knows are missing if its
 // agent does not answer. All values of a VM that is not running are zero, except
@@ -11,8 +9,8 @@ type Metrics struct {
 	State         string       `json:"state" enum:"starting,running,stopping,stopped,snapshotted,error,paused" doc:"Current state."`
 	VCPUCount     int          `json:"vcpu_count" doc:"Number of virtual CPUs."`
 	MemMiB        int          `json:"mem_mib" doc:"Memory size in MiB."`
-	CollectedAt   time.Time    `json:"collected_at" doc:"Time of the measurement, RFC 3339, UTC."`
-	CountersSince *time.Time   `json:"counters_since,omitempty" doc:"Start of the counters: the start of the VM's VMM process. A reboot of the guest or a restart of hatchd does not change it; a stop and start does. Absent if the VM is not running."`
+	CollectedAt   Time         `json:"collected_at" doc:"Time of the measurement, RFC 3339, UTC."`
+	CountersSince *Time        `json:"counters_since,omitempty" doc:"Start of the counters: the start of the VM's VMM process. A reboot of the guest or a restart of hatchd does not change it; a stop and start does. Absent if the VM is not running."`
 	UptimeSeconds int64        `json:"uptime_seconds" doc:"Seconds since the guest booted, or since counters_since if its agent does not answer."`
 	VCPU          VCPUMetrics  `json:"vcpu"`
 	Memory        MemMetrics   `json:"memory"`

@@ -1,7 +1,5 @@
 package api
 
-import "time"
-
 // Kinds of snapshots.
 const (
 	SnapshotManual    = "manual"
@@ -27,7 +25,7 @@ type Snapshot struct {
 	Checksums     SnapshotChecksums     `json:"checksums" doc:"Checksums of its parts, sha256:HEX. Empty until it is durable."`
 	Compatibility SnapshotCompatibility `json:"compatibility" doc:"Requirements on the host."`
 	VMConfig      SnapshotVMConfig      `json:"vm_config" doc:"Configuration of the VM at that time."`
-	CreatedAt     time.Time             `json:"created_at" doc:"Time at which the guest was paused for it, RFC 3339, UTC."`
+	CreatedAt     Time                  `json:"created_at" doc:"Time at which the guest was paused for it, RFC 3339, UTC."`
 }
 
 // SnapshotChecksums are the checksums of the parts of a snapshot.

@@ -1,7 +1,5 @@
 package api
 
-import "time"
-
 // CreateTemplate is the body of POST /templates: default values for POST /vms.
 type CreateTemplate struct {
 	Name string `json:"name" minLength:"1" maxLength:"63" doc:"Unique per owner."`
@@ -19,6 +17,6 @@ type UpdateTemplate struct {
 type Template struct {
 	ID string `json:"id" example:"tpl_abc123def456"`
 	CreateTemplate
-	CreatedAt time.Time `json:"created_at"`
-	UpdatedAt time.Time `json:"updated_at"`
+	CreatedAt Time `json:"created_at"`
+	UpdatedAt Time `json:"updated_at"`
 }

@@ -1,7 +1,5 @@
 package api
 
-import "time"
-
 // VM states. A VM that is stopped, snapshotted or in error can be started again.
 const (
 	StateStarting    = "starting"
@@ -106,9 +104,9 @@ type VM struct {
 	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys given at create."`
 	RateLimits        *RateLimits       `json:"rate_limits,omitempty" doc:"Limits of disk and network throughput; absent if there are none."`
 	VMM               string            `json:"vmm,omitempty" doc:"The driver that runs the VM." example:"qemu"`
-	CreatedAt         time.Time         `json:"created_at" doc:"When the VM was created, RFC 3339, UTC."`
-	UpdatedAt         time.Time         `json:"updated_at" doc:"When the VM was last updated, RFC 3339, UTC."`
-	StartedAt         *time.Time        `json:"started_at,omitempty" doc:"When the VM was last started, RFC 3339, UTC."`
+	CreatedAt         Time              `json:"created_at" doc:"When the VM was created, RFC 3339, UTC."`
+	UpdatedAt         Time              `json:"updated_at" doc:"When the VM was last updated, RFC 3339, UTC."`
+	StartedAt         *Time             `json:"started_at,omitempty" doc:"When the VM was last started, RFC 3339, UTC."`
 }
 
 // RateLimits limit disk and network throughput. What is absent is not limited.
@@ -132,18 +130,18 @@ type NetworkRateLimit struct {
 
 // Sleep describes the saved memory of a sleeping VM.
 type Sleep struct {
-	TakenAt   time.Time `json:"taken_at" doc:"Time at which the guest was paused, RFC 3339, UTC."`
-	Durable   bool      `json:"durable" doc:"Whether the memory is on disk. Until then, for some seconds, it is in the host's RAM, and lost if the host restarts."`
-	SizeBytes int64     `json:"size_bytes" doc:"Size of the saved memory in bytes."`
+	TakenAt   Time  `json:"taken_at" doc:"Time at which the guest was paused, RFC 3339, UTC."`
+	Durable   bool  `json:"durable" doc:"Whether the memory is on disk. Until then, for some seconds, it is in the host's RAM, and lost if the host restarts."`
+	SizeBytes int64 `json:"size_bytes" doc:"Size of the saved memory in bytes."`
 }
 
 // Condition is one condition of a guest.
 type Condition struct {
-	Type      string    `json:"type" enum:"network_ready,agent_ready,vmm_healthy,cloud_init_done" doc:"Type of the condition."`
-	Status    string    `json:"status" enum:"true,false,unknown" doc:"Whether the condition is true."`
-	Reason    string    `json:"reason,omitempty" doc:"Why, as a stable word."`
-	Message   string    `json:"message,omitempty" doc:"Why, as text for people."`
-	ChangedAt time.Time `json:"changed_at" doc:"Time of the last change of the status."`
+	Type      string `json:"type" enum:"network_ready,agent_ready,vmm_healthy,cloud_init_done" doc:"Type of the condition."`
+	Status    string `json:"status" enum:"true,false,unknown" doc:"Whether the condition is true."`
+	Reason    string `json:"reason,omitempty" doc:"Why, as a stable word."`
+	Message   string `json:"message,omitempty" doc:"Why, as text for people."`
+	ChangedAt Time   `json:"changed_at" doc:"Time of the last change of the status."`
 }
 
 // Deleted is the response to a successful DELETE.

@@ -1,7 +1,5 @@
 package api
 
-import "time"
-
 // CreateWebhook is the body of POST /webhooks.
 type CreateWebhook struct {
 	URL         string   `json:"url" minLength:"1" maxLength:"2048" doc:"URL to post events to, with https://." example:"https://example.com/hook"`
@@ -23,15 +21,15 @@ type UpdateWebhook struct {
 // Webhook is a URL that events are posted to. Only the response to POST /webhooks
 // has the secret.
 type Webhook struct {
-	ID             string    `json:"id" example:"whk_abc123def456"`
-	URL            string    `json:"url"`
-	Events         []string  `json:"events" nullable:"false"`
-	Secret         string    `json:"secret,omitempty" doc:"Only in the response to POST /webhooks."`
-	Description    string    `json:"description,omitempty"`
-	Enabled        bool      `json:"enabled"`
-	DisabledReason string    `json:"disabled_reason,omitempty" doc:"Why hatchd disabled the webhook; absent if its owner did."`
-	CreatedAt      time.Time `json:"created_at"`
-	UpdatedAt      time.Time `json:"updated_at"`
+	ID             string   `json:"id" example:"whk_abc123def456"`
+	URL            string   `json:"url"`
+	Events         []string `json:"events" nullable:"false"`
+	Secret         string   `json:"secret,omitempty" doc:"Only in the response to POST /webhooks."`
+	Description    string   `json:"description,omitempty"`
+	Enabled        bool     `json:"enabled"`
+	DisabledReason string   `json:"disabled_reason,omitempty" doc:"Why hatchd disabled the webhook; absent if its owner did."`
+	CreatedAt      Time     `json:"created_at"`
+	UpdatedAt      Time     `json:"updated_at"`
 }
 
 // States of a delivery.
@@ -43,16 +41,16 @@ const (
 
 // Delivery is the delivery of one event to one webhook.
 type Delivery struct {
-	ID         string     `json:"id" example:"dlv_abc123def456"`
-	WebhookID  string     `json:"webhook_id"`
-	EventID    string     `json:"event_id" doc:"ID of the event, sent as webhook-id."`
-	EventSeq   int64      `json:"event_seq,omitempty" doc:"Position of the event in the log; absent for a test."`
-	EventType  string     `json:"event_type"`
-	State      string     `json:"state" enum:"pending,delivered,failed" doc:"pending: not delivered yet. delivered: accepted by the receiver. failed: the last attempt failed."`
-	Attempts   int        `json:"attempts" doc:"Number of attempts."`
-	StatusCode int        `json:"status_code,omitempty" doc:"HTTP status of the last response, if there was one."`
-	Error      string     `json:"error,omitempty" doc:"Why the last attempt failed."`
-	NextTryAt  *time.Time `json:"next_try_at,omitempty" doc:"Time of the next attempt."`
-	TriedAt    *time.Time `json:"tried_at,omitempty" doc:"End of the last attempt."`
-	CreatedAt  time.Time  `json:"created_at"`
+	ID         string `json:"id" example:"dlv_abc123def456"`
+	WebhookID  string `json:"webhook_id"`
+	EventID    string `json:"event_id" doc:"ID of the event, sent as webhook-id."`
+	EventSeq   int64  `json:"event_seq,omitempty" doc:"Position of the event in the log; absent for a test."`
+	EventType  string `json:"event_type"`
+	State      string `json:"state" enum:"pending,delivered,failed" doc:"pending: not delivered yet. delivered: accepted by the receiver. failed: the last attempt failed."`
+	Attempts   int    `json:"attempts" doc:"Number of attempts."`
+	StatusCode int    `json:"status_code,omitempty" doc:"HTTP status of the last response, if there was one."`
+	Error      string `json:"error,omitempty" doc:"Why the last attempt failed."`
+	NextTryAt  *Time  `json:"next_try_at,omitempty" doc:"Time of the next attempt."`
+	TriedAt    *Time  `json:"tried_at,omitempty" doc:"End of the last attempt."`
+	CreatedAt  Time   `json:"created_at"`
 }

@@ -34,7 +34,7 @@ func (f *fakeFiles) routes(mux *http.ServeMux) {
 			reply(w, 404, api.Problem{Status: 404, Error: p + ": there is no such file", Code: "file_not_found"})
 			return
 		}
-		reply(w, 200, api.File{Path: p, Name: path.Base(p), Kind: f.kinds[p], Target: f.targets[p], Mode: "4755", Size: int64(len(f.content)), ModifiedAt: testNow})
+		reply(w, 200, api.File{Path: p, Name: path.Base(p), Kind: f.kinds[p], Target: f.targets[p], Mode: "4755", Size: int64(len(f.content)), ModifiedAt: api.Time{Time: testNow}})
 	})
 	mux.HandleFunc("GET /vms/{id}/files", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Hatch-File-Mode", "4755")

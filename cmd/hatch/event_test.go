@@ -19,7 +19,7 @@ func withStory(f *fakeServer) *fakeServer {
 	add := func(ago time.Duration, vmID, name, kind, message string, by api.Actor, data map[string]any) {
 		f.events = append(f.events, api.Event{
 			Seq: int64(len(f.events) + 1), ID: fmt.Sprintf("evt_%d", len(f.events)), Type: kind, VMID: vmID, VMName: name,
-			Message: message, Actor: by, RequestID: "req_1", Data: data, At: testNow.Add(-ago),
+			Message: message, Actor: by, RequestID: "req_1", Data: data, At: api.Time{Time: testNow.Add(-ago)},
 		})
 	}
 	web, gone, broken := "vm_web000000001", "vm_gone00000001", "vm_db0000000003"

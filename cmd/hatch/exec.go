@@ -181,7 +181,7 @@ const (
 // awaitAgent waits for the agent of a VM that was started less than bootTimeout
 // ago. If the agent does not answer, the command itself fails and says so.
 func (c execCommands) awaitAgent(ctx context.Context, server *client.Client, v api.VM) {
-	if v.State != api.StateRunning || v.StartedAt == nil || c.now().Sub(*v.StartedAt) > bootTimeout {
+	if v.State != api.StateRunning || v.StartedAt == nil || c.now().Sub(v.StartedAt.Time) > bootTimeout {
 		return
 	}
 	for _, condition := range v.Conditions {

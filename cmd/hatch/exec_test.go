@@ -117,7 +117,7 @@ func TestExecWaitsForBoot(t *testing.T) {
 	const wait = "GET /vms/vm_web000000001/wait?for=agent&timeout=1m0s"
 	f := newFake(t)
 	s := newSession(t, f)
-	started := testNow.Add(-time.Second)
+	started := api.Time{Time: testNow.Add(-time.Second)}
 	f.vms[0].StartedAt = &started
 	for _, status := range []string{api.StatusTrue, api.StatusFalse} {
 		f.vms[0].Conditions[0].Status = status

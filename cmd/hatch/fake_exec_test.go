@@ -24,16 +24,16 @@ type fakeExecs struct {
 
 func newFakeExecs() *fakeExecs {
 	code := 137
-	ended := testNow.Add(-time.Minute)
+	ended := api.Time{Time: testNow.Add(-time.Minute)}
 	return &fakeExecs{
 		asked: make(chan api.RunExec, 8), signals: make(chan string, 8), sizes: make(chan api.TerminalSize, 8),
 		all: []api.Exec{
 			{
 				ID: "exec_run000000001", Command: api.Command{Argv: []string{"sh", "-c", "while true; do date; sleep 1; done"}}, User: "www\x1b[2J",
-				Cwd: "/srv", TTY: &api.TerminalSize{Rows: 24, Cols: 80}, State: api.ExecRunning, PID: 312, StartedAt: testNow.Add(-90 * time.Second), OutputBytes: 2700,
+				Cwd: "/srv", TTY: &api.TerminalSize{Rows: 24, Cols: 80}, State: api.ExecRunning, PID: 312, StartedAt: api.Time{Time: testNow.Add(-90 * time.Second)}, OutputBytes: 2700,
 			},
 			{
-				ID: "exec_end000000002", Command: api.Command{Shell: "sleep 60"}, State: api.ExecExited, PID: 300, StartedAt: testNow.Add(-2 * time.Hour),
+				ID: "exec_end000000002", Command: api.Command{Shell: "sleep 60"}, State: api.ExecExited, PID: 300, StartedAt: api.Time{Time: testNow.Add(-2 * time.Hour)},
 				EndedAt: &ended, ExitCode: &code, Signal: "SIGKILL", TimedOut: true,
 			},
 		},

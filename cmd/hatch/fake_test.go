@@ -64,24 +64,24 @@ func newFake(t *testing.T) *fakeServer {
 			{
 				ID: "vm_web000000001", Name: "web", ImageID: "img_default", State: api.StateRunning, VCPUCount: 2, MemMiB: 1024, DiskMiB: 4096,
 				GuestIP: "172.16.0.10", GuestMAC: "02:FC:00:00:00:0A", TapName: "tap0", SSHPort: 16001, EnableNetwork: true, VMM: "qemu",
-				Labels: map[string]string{"team": "a", "hatch.ssh.user": "alice"}, CreatedAt: testNow.Add(-90 * time.Minute), UpdatedAt: testNow,
-				Conditions: []api.Condition{{Type: api.ConditionAgentReady, Status: api.StatusTrue, ChangedAt: testNow}},
+				Labels: map[string]string{"team": "a", "hatch.ssh.user": "alice"}, CreatedAt: api.Time{Time: testNow.Add(-90 * time.Minute)}, UpdatedAt: api.Time{Time: testNow},
+				Conditions: []api.Condition{{Type: api.ConditionAgentReady, Status: api.StatusTrue, ChangedAt: api.Time{Time: testNow}}},
 			},
 			{
 				ID: "vm_db0000000002", Name: "db", ImageID: "img_minimal", State: api.StateStopped, VCPUCount: 1, MemMiB: 512, DiskMiB: 100,
-				CreatedAt: testNow.Add(-72 * time.Hour), UpdatedAt: testNow,
+				CreatedAt: api.Time{Time: testNow.Add(-72 * time.Hour)}, UpdatedAt: api.Time{Time: testNow},
 			},
 			{
 				ID: "vm_db0000000003", ImageID: "img_default", State: api.StateError, StateReason: "the VMM\x1b[31m ended\nunasked", VCPUCount: 1, MemMiB: 512, DiskMiB: 100,
-				CreatedAt: testNow.Add(-30 * time.Second), UpdatedAt: testNow,
+				CreatedAt: api.Time{Time: testNow.Add(-30 * time.Second)}, UpdatedAt: api.Time{Time: testNow},
 			},
 		},
 		images: []api.Image{
-			{ID: "img_default", Name: "debian", RootfsFormat: "ext4", RootfsBytes: 400 << 20, KernelVersion: "6.1.0-41", KernelDigest: "sha256:aa", RootfsDigest: "sha256:bb", DiskMode: "overlay", CloudInit: true, CreatedAt: testNow.Add(-time.Hour)},
-			{ID: "img_minimal", RootfsFormat: "ext4", RootfsBytes: 4 << 20, KernelDigest: "sha256:aa", RootfsDigest: "sha256:cc", DiskMode: "overlay", CreatedAt: testNow.Add(-time.Hour)},
+			{ID: "img_default", Name: "debian", RootfsFormat: "ext4", RootfsBytes: 400 << 20, KernelVersion: "6.1.0-41", KernelDigest: "sha256:aa", RootfsDigest: "sha256:bb", DiskMode: "overlay", CloudInit: true, CreatedAt: api.Time{Time: testNow.Add(-time.Hour)}},
+			{ID: "img_minimal", RootfsFormat: "ext4", RootfsBytes: 4 << 20, KernelDigest: "sha256:aa", RootfsDigest: "sha256:cc", DiskMode: "overlay", CreatedAt: api.Time{Time: testNow.Add(-time.Hour)}},
 		},
-		templates: []api.Template{{ID: "tpl_small0000001", CreateTemplate: api.CreateTemplate{Name: "small"}, CreatedAt: testNow.Add(-time.Hour), UpdatedAt: testNow}},
-		keys:      []api.Key{{ID: "key_admin0000001", Name: "admin", CreatedAt: testNow.Add(-time.Hour)}},
+		templates: []api.Template{{ID: "tpl_small0000001", CreateTemplate: api.CreateTemplate{Name: "small"}, CreatedAt: api.Time{Time: testNow.Add(-time.Hour)}, UpdatedAt: api.Time{Time: testNow}}},
+		keys:      []api.Key{{ID: "key_admin0000001", Name: "admin", CreatedAt: api.Time{Time: testNow.Add(-time.Hour)}}},
 		health:    api.Health{Status: "ok", Version: "v1.2.3", VMM: "qemu", Parts: []api.HealthPart{{Name: "database", Status: "ok"}}},
 		answer:    map[string]api.Problem{},
 	}
@@ -136,7 +136,7 @@ func (f *fakeServer) routes() http.Handler {
 	mux.HandleFunc("DELETE /templates/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, api.Deleted{Status: "deleted"}) })
 	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.keys) })
 	mux.HandleFunc("POST /keys", func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, 201, api.Key{ID: "key_new000000001", Name: "ci", Secret: "hatch_secret", CreatedAt: testNow})
+		reply(w, 201, api.Key{ID: "key_new000000001", Name: "ci", Secret: "hatch_secret", CreatedAt: api.Time{Time: testNow}})
 	})
 	mux.HandleFunc("DELETE /keys/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, api.Deleted{Status: "deleted"}) })
 	f.files.routes(mux)
@@ -215,7 +215,7 @@ func (f *fakeServer) createVM(w http.ResponseWriter, r *http.Request) {
 		reply(w, 201, api.CreatedVM{VM: f.copies.VMs[0], VMs: f.copies.VMs, Failed: f.copies.Failed})
 		return
 	}
-	v := api.VM{ID: "vm_new000000009", Name: req.Name, ImageID: "img_default", State: api.StateRunning, SSHPort: 16009, CreatedAt: testNow}
+	v := api.VM{ID: "vm_new000000009", Name: req.Name, ImageID: "img_default", State: api.StateRunning, SSHPort: 16009, CreatedAt: api.Time{Time: testNow}}
 	if req.EnableNetwork != nil && !*req.EnableNetwork {
 		v.SSHPort = 0
 	}

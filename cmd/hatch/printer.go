@@ -13,6 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/hatchvm/hatch/api"
 )
 
 // format is how data is written to stdout. It is the value of a flag.
@@ -151,15 +153,15 @@ func printList[T any](p *printer, list []T, t func(wide bool) table) error {
 }
 
 // age returns how long ago t was, in its largest unit.
-func (p *printer) age(t time.Time) string {
+func (p *printer) age(t api.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return spanText(p.now().Sub(t))
+	return spanText(p.now().Sub(t.Time))
 }
 
 // clock returns t in the local time zone.
-func (p *printer) clock(t time.Time) string { return t.In(p.now().Location()).Format(time.DateTime) }
+func (p *printer) clock(t api.Time) string { return t.In(p.now().Location()).Format(time.DateTime) }
 
 func writeJSON(w io.Writer, v any, indent bool) error {
 	e := json.NewEncoder(w)

@@ -19,13 +19,13 @@ func (f *fakeServer) snapshotRoutes(mux *http.ServeMux) {
 			Checksums:     api.SnapshotChecksums{Devices: "sha256:aa", Memory: "sha256:bb", Disk: "sha256:cc"},
 			Compatibility: api.SnapshotCompatibility{VMM: "qemu", VMMVersion: "7.2.9", Acceleration: "kvm", CPU: "Some CPU", Usable: true},
 			VMConfig:      api.SnapshotVMConfig{Hostname: "web", ImageID: "img_default", VCPUCount: 2, MemMiB: 1024, DiskMiB: 4096, EnableNetwork: true, GuestIP: "172.16.0.10", GuestMAC: "02:FC:00:00:00:0A"},
-			CreatedAt:     testNow.Add(-5 * time.Minute),
+			CreatedAt:     api.Time{Time: testNow.Add(-5 * time.Minute)},
 		},
 		{
 			ID: "snap_b00000000002", VMID: "vm_gone00000004", Kind: api.SnapshotAutomatic, ParentID: "snap_a00000000001", Durable: true, SizeBytes: 1 << 30,
 			Compatibility: api.SnapshotCompatibility{VMM: "qemu", VMMVersion: "7.2.8", Acceleration: "tcg", CPU: "Another", Reason: "it was taken\x1b[31m by QEMU 7.2.8"},
 			VMConfig:      api.SnapshotVMConfig{Hostname: "gone", ImageID: "img_minimal", VCPUCount: 1, MemMiB: 512, DiskMiB: 100},
-			CreatedAt:     testNow.Add(-72 * time.Hour),
+			CreatedAt:     api.Time{Time: testNow.Add(-72 * time.Hour)},
 		},
 	}
 	f.copies = api.Copies{VMs: []api.VM{{ID: "vm_copy00000011", Name: "c-1"}, {ID: "vm_copy00000012", Name: "c-2"}}, Failed: []api.Failure{}}

@@ -15,14 +15,14 @@ import (
 
 // metrics are of a busy guest, or of a VM that does not run.
 func (f *fakeServer) metrics(v *api.VM) api.Metrics {
-	m := api.Metrics{VMID: v.ID, State: v.State, VCPUCount: v.VCPUCount, MemMiB: v.MemMiB, CollectedAt: testNow, HostDiskBytes: 5 << 20}
+	m := api.Metrics{VMID: v.ID, State: v.State, VCPUCount: v.VCPUCount, MemMiB: v.MemMiB, CollectedAt: api.Time{Time: testNow}, HostDiskBytes: 5 << 20}
 	if f.onMetrics != nil {
 		f.onMetrics()
 	}
 	if !slices.Contains(statesWithMachine, v.State) {
 		return m
 	}
-	since, used, total := testNow.Add(-time.Hour), int64(123<<20), int64(1000<<20)
+	since, used, total := api.Time{Time: testNow.Add(-time.Hour)}, int64(123<<20), int64(1000<<20)
 	m.CountersSince, m.UptimeSeconds = &since, 3599
 	m.VCPU.UtilizationPercent = 101.26
 	if f.standsStill {

@@ -113,6 +113,6 @@ func isWarm(image api.Image, requested api.WarmGuest) (ready bool, err error) {
 
 // shapeOf returns only the fields of a guest that VMs cloned from it share.
 func shapeOf(g api.WarmGuest) api.WarmGuest {
-	g.State, g.Reason, g.SizeBytes, g.CreatedAt = "", "", 0, time.Time{}
+	g.State, g.Reason, g.SizeBytes, g.CreatedAt = "", "", 0, api.Time{}
 	return g
 }

@@ -12,11 +12,11 @@ import (
 // webhookRoutes serves one webhook with one delivery, which is tried by the
 // second look at it.
 func (f *fakeServer) webhookRoutes(mux *http.ServeMux) {
-	next := testNow.Add(5 * time.Second)
-	f.webhook = api.Webhook{ID: "whk_a00000000001", URL: "https://example.com/hook", Events: []string{"vm.*"}, Enabled: true, Description: "chat", CreatedAt: testNow.Add(-time.Hour)}
+	next := api.Time{Time: testNow.Add(5 * time.Second)}
+	f.webhook = api.Webhook{ID: "whk_a00000000001", URL: "https://example.com/hook", Events: []string{"vm.*"}, Enabled: true, Description: "chat", CreatedAt: api.Time{Time: testNow.Add(-time.Hour)}}
 	f.delivery = api.Delivery{
 		ID: "dlv_a00000000001", WebhookID: f.webhook.ID, EventID: "evt_1", EventSeq: 7, EventType: "vm.deleted", State: api.DeliveryPending,
-		StatusCode: 503, Error: "the receiver\x1b[31m answered 503", NextTryAt: &next, CreatedAt: testNow.Add(-time.Minute),
+		StatusCode: 503, Error: "the receiver\x1b[31m answered 503", NextTryAt: &next, CreatedAt: api.Time{Time: testNow.Add(-time.Minute)},
 	}
 	mux.HandleFunc("GET /webhooks", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, []api.Webhook{f.webhook}) })
 	mux.HandleFunc("GET /webhooks/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.webhook) })

@@ -208,9 +208,9 @@ func (s *Service) delivery(w Webhook, e event.Event, now time.Time) (Delivery, e
 	}
 	body, err := json.Marshal(struct {
 		Type      event.Type      `json:"type"`
-		Timestamp time.Time       `json:"timestamp"`
+		Timestamp string          `json:"timestamp"` // of the same width as those of the event
 		Data      json.RawMessage `json:"data"`
-	}{e.Type, e.At.UTC(), data})
+	}{e.Type, e.At.UTC().Format("2006-01-02T15:04:05.000Z"), data})
 	if err != nil {
 		return Delivery{}, fmt.Errorf("cannot encode an event: %w", err)
 	}

@@ -69,7 +69,7 @@ func requireOnward(t *testing.T, first, second api.Metrics) {
 		b.Block.ReadBytes < a.Block.ReadBytes || b.Block.WriteBytes < a.Block.WriteBytes || b.Block.ReadOps < a.Block.ReadOps || b.Block.WriteOps < a.Block.WriteOps {
 		t.Errorf("a counter went back from %+v to %+v", a, b)
 	}
-	if a.CountersSince == nil || b.CountersSince == nil || !a.CountersSince.Equal(*b.CountersSince) {
+	if a.CountersSince == nil || b.CountersSince == nil || !a.CountersSince.Equal(b.CountersSince.Time) {
 		t.Errorf("the counters are since %v, then since %v", a.CountersSince, b.CountersSince)
 	}
 }
@@ -306,7 +306,7 @@ func (w *world) requireReset(t *testing.T, v api.VM, before api.Metrics) {
 	if _, err := w.client.StartVM(t.Context(), v.ID); err != nil {
 		t.Fatal(err)
 	}
-	if m := w.metrics(t, v.ID); m.CountersSince == nil || !m.CountersSince.After(*before.CountersSince) {
+	if m := w.metrics(t, v.ID); m.CountersSince == nil || !m.CountersSince.After(before.CountersSince.Time) {
 		t.Errorf("after a start the counters are since %v, before since %v", m.CountersSince, before.CountersSince)
 	}
 }

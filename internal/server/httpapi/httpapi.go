@@ -178,6 +178,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 	described.UseMiddleware(asBadRequest)
 	d := newDoor(cfg, described.OpenAPI().Components.Schemas)
 	d.schemas.RegisterTypeAlias(reflect.TypeFor[api.Command](), reflect.TypeFor[commandSchema]())
+	d.schemas.RegisterTypeAlias(reflect.TypeFor[api.Time](), reflect.TypeFor[time.Time]())
 	for _, noun := range []interface{ routes() []route }{
 		&vmHandlers{d, cfg.VMs, &encodedVMs{}},
 		&outputHandlers{d, cfg.VMs, cfg.Files},

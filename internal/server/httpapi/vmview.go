@@ -30,9 +30,9 @@ func condition(kind string, c vm.Condition, lastChange time.Time) api.Condition 
 }
 
 // utc returns a time as the API shows it: UTC, in milliseconds.
-func utc(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
+func utc(t time.Time) api.Time { return api.Time{Time: t.UTC().Truncate(time.Millisecond)} }
 
-func utcOrNil(t *time.Time) *time.Time {
+func utcOrNil(t *time.Time) *api.Time {
 	if t == nil {
 		return nil
 	}

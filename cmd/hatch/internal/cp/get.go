@@ -102,7 +102,7 @@ func (c *Copy) getFile(ctx context.Context, f api.File, name, to string) error {
 		return err
 	}
 	defer content.Close()
-	meta := metadata{mode: fileMode(content.Mode), uid: f.UID, gid: f.GID, modified: f.ModifiedAt}
+	meta := metadata{mode: fileMode(content.Mode), uid: f.UID, gid: f.GID, modified: f.ModifiedAt.Time}
 	return u.save(filepath.Base(target), c.counted(content), meta)
 }
 
