@@ -16,6 +16,7 @@ var nounOrder = []string{
 	"internal/image",
 	"internal/image/kernel",
 	"internal/network",
+	"internal/route",
 	"internal/disk",
 	"internal/machine",
 	"internal/process",

@@ -1,0 +1,59 @@
+// Package route decides where a host name leads: to which port of which VM, and who
+// may follow it.
+//
+// A route is a row that an owner makes, with a subdomain of the proxy's domain or a
+// domain of the owner's own. Without a route, PORT-VM leads to a port of a VM, for
+// callers with a key or a signed link. The package knows no HTTP and connects to
+// nothing: doors do, and ask it. Start at [Service.Resolve] and [Service.Authorize];
+// [Route] is the row, check.go what it may say, link.go has signed links.
+package route
+
+import (
+	"net/netip"
+	"time"
+)
+
+// IDPrefix starts every route's id.
+const IDPrefix = "rt_"
+
+// Route is a host name that leads to a port of a VM.
+type Route struct {
+	ID, OwnerID, VMID string
+	Spec
+	Proof      string     // what the TXT record of the domain has to hold; "" without a domain
+	VerifiedAt *time.Time // when the owner had proved the domain; nil until then, and without a domain
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
+}
+
+// Spec is what an owner decides about a route. The JSON form is stored in the rows of
+// templates: a key never changes its name or meaning.
+type Spec struct {
+	Subdomain       string         `json:"subdomain,omitempty"` // one label; "" for a random one, or with a domain
+	Domain          string         `json:"domain,omitempty"`    // a name of the owner's own; "" with a subdomain
+	Port            int            `json:"port"`
+	NoWake          bool           `json:"no_wake,omitempty"` // a request does not wake the VM
+	Auth            Auth           `json:"auth"`
+	Allowed         []netip.Prefix `json:"allowed,omitempty"` // whose requests are accepted; empty: all
+	Upstream        Upstream       `json:"upstream"`
+	ResponseTimeout time.Duration  `json:"response_timeout,omitempty"` // for the head of an answer; 0: no limit
+}
+
+// Served reports whether requests to the route's name reach its VM.
+func (r Route) Served() bool { return r.Domain == "" || r.VerifiedAt != nil }
+
+// Label is the name that the route shows: its domain, or its subdomain.
+func (s Spec) Label() string {
+	if s.Domain != "" {
+		return s.Domain
+	}
+	return s.Subdomain
+}
+
+// Target returns where the route leads.
+func (r Route) Target() Target {
+	return Target{
+		VMID: r.VMID, OwnerID: r.OwnerID, RouteID: r.ID, Port: r.Port, AutoWake: !r.NoWake,
+		Auth: r.Auth, Allowed: r.Allowed, Upstream: r.Upstream, ResponseTimeout: r.ResponseTimeout,
+	}
+}
