@@ -46,6 +46,9 @@ type Guests struct {
 	Usage    func(context.Context) (vm.GuestUsage, error)
 	DialPort func(ctx context.Context, port int) (net.Conn, error)
 
+	// Activity answers for all guests; nil: they report the processes that run.
+	Activity func(context.Context) (vm.GuestActivity, error)
+
 	// Up returns the id of the boot that is up; nil: "".
 	Up func(context.Context) (bootID string, err error)
 
@@ -191,6 +194,14 @@ func (g *Guest) Usage(ctx context.Context) (vm.GuestUsage, error) {
 		return vm.GuestUsage{}, noAgent()
 	}
 	return g.guests.Usage(ctx)
+}
+
+// Activity implements vm.Guest.
+func (g *Guest) Activity(ctx context.Context) (vm.GuestActivity, error) {
+	if g.guests.Activity == nil {
+		return vm.GuestActivity{Commands: g.Running()}, nil
+	}
+	return g.guests.Activity(ctx)
 }
 
 // Dial implements vm.Guest.

@@ -32,6 +32,7 @@ type fakeAgent struct {
 	goingDown atomic.Bool
 	refuse    error
 	usage     wire.Usage
+	activity  wire.Activity
 }
 
 func newFakeAgent() *fakeAgent {
@@ -101,6 +102,8 @@ func (a *fakeAgent) Woken(now time.Time, _ []byte) error {
 func (a *fakeAgent) Trim() error { return a.refuse }
 
 func (a *fakeAgent) Usage() (wire.Usage, error) { return a.usage, a.refuse }
+
+func (a *fakeAgent) Activity() wire.Activity { return a.activity }
 
 func (a *fakeAgent) Dial(context.Context, int) (wire.DialConn, error) { return nil, a.refuse }
 

@@ -36,6 +36,12 @@ type GuestUsage struct {
 	DiskTotal, DiskUsed int64 // of its root file system
 }
 
+// GuestActivity is what an agent reports that keeps its guest from being idle.
+type GuestActivity struct {
+	KeepAwakeUntil time.Time // as a program in the guest has asked; zero if none has, or that time is over
+	Commands       int       // processes that were started through the API and still run
+}
+
 // DialAgent opens a connection to a guest's agent.
 type DialAgent func(ctx context.Context) (net.Conn, error)
 
@@ -89,8 +95,19 @@ type Session interface {
 	file.Guest
 }
 
+// GuestReader asks a guest about itself.
+type GuestReader interface {
+	// Usage returns what the guest uses. It does not wait for an agent.
+	// Errors: errs.Unavailable; errs.Unsupported from an agent that is too old.
+	Usage(ctx context.Context) (GuestUsage, error)
+	// Activity returns what keeps the guest from being idle, zero from an agent that is
+	// too old to know. It does not wait for an agent. Errors: errs.Unavailable.
+	Activity(ctx context.Context) (GuestActivity, error)
+}
+
 // Guest is what hatchd itself asks of a guest.
 type Guest interface {
+	GuestReader
 	// Confirmed waits until a clone has taken its identity; for any other guest it
 	// returns nil at once. Errors: errs.Unsupported with code agent_too_old;
 	// errs.Internal with code reidentify_failed and the guest's error text, after
@@ -109,9 +126,6 @@ type Guest interface {
 	// for an agent: without one, or after an error, the session sets the clock once
 	// an agent answers, before any request. Errors: errs.Unavailable.
 	SetClock(ctx context.Context) error
-	// Usage returns what the guest uses. It does not wait for an agent.
-	// Errors: errs.Unavailable; errs.Unsupported from an agent that is too old.
-	Usage(ctx context.Context) (GuestUsage, error)
 	// Trim gives blocks of the VM's disk that the guest does not use back to the host.
 	// It does not wait for an agent. When ctx is done, the guest continues with it.
 	// Errors: errs.Unavailable; errs.Unsupported from an agent that is too old.

@@ -69,6 +69,13 @@ func (g *ProcessTable) SetLost(lost bool) {
 	g.changed.Broadcast()
 }
 
+// Running returns how many processes run.
+func (g *ProcessTable) Running() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.running()
+}
+
 // AwaitRunning waits until n processes run.
 func (g *ProcessTable) AwaitRunning(n int) {
 	g.mu.Lock()

@@ -112,6 +112,7 @@ func FuzzClient(f *testing.F) {
 			t.Fatal(err)
 		}
 		_, _ = c.Hello(ctx)
+		_, _ = c.Activity(ctx)
 		if _, content, err := c.ReadFile(ctx, ReadFileArgs{Length: -1}); err == nil {
 			_, _ = io.Copy(io.Discard, io.LimitReader(content, 1<<20))
 			_ = content.Close()

@@ -13,7 +13,7 @@ import (
 func TestOperationNamesArePinned(t *testing.T) {
 	for op, want := range map[Op]string{
 		OpHello: "hello", OpStatus: "status", OpWatch: "watch", OpShutdown: "shutdown",
-		OpWoken: "woken", OpReidentify: "recast", OpUsage: "usage", OpDial: "dial",
+		OpWoken: "woken", OpReidentify: "recast", OpUsage: "usage", OpActivity: "activity", OpDial: "dial",
 		OpExec: "process.exec", OpAttachProcess: "process.attach", OpStartProcess: "process.start",
 		OpExecBytes: "process.exec.bytes", OpStartBytes: "process.start.bytes",
 		OpProcesses: "process.list", OpProcess: "process.get", OpWriteProcess: "process.write",
@@ -83,6 +83,7 @@ func TestMessageKeysArePinned(t *testing.T) {
 		{NIC{}, "mac address gateway"},
 		{Self{}, "hostname mac address machine_id"},
 		{Usage{}, "uptime_ms cpu_busy_ms load mem_total mem_available disk_total disk_free"},
+		{Activity{}, "keep_awake_ms commands"},
 		{DialArgs{}, "port"},
 		{Terminal{}, "rows cols"},
 		{ProcessSpec{}, "id argv shell env dir user tty stdin timeout_ns"},

@@ -54,6 +54,8 @@ func (d *fakeHandler) Usage() (Usage, error) {
 	return Usage{UptimeMillis: 1, Load: [3]float64{0.5}}, nil
 }
 
+func (d *fakeHandler) Activity() Activity { return Activity{KeepAwakeMillis: 5, Commands: 2} }
+
 func (d *fakeHandler) Dial(_ context.Context, port int) (DialConn, error) { return d.dial(port) }
 
 // connectTo connects a client to a handler.
@@ -88,6 +90,9 @@ func TestEachOperationIsAnswered(t *testing.T) {
 	}
 	if u, err := c.Usage(ctx); err != nil || u != (Usage{UptimeMillis: 1, Load: [3]float64{0.5}}) {
 		t.Errorf("usage: %+v, %v", u, err)
+	}
+	if a, err := c.Activity(ctx); err != nil || a != d.Activity() {
+		t.Errorf("activity: %+v, %v", a, err)
 	}
 	if err := c.Shutdown(ctx, true); err != nil {
 		t.Error(err)
