@@ -1,6 +1,7 @@
 // Command hatch-agent is the program inside a guest. As /init of the initramfs
 // it boots the guest (internal/agent/boot); the copy of itself that it leaves
-// running answers hatchd (internal/agent). It is not started by hand.
+// running answers hatchd (internal/agent). Programs in the guest start it as
+// hatch-agent keep-awake, to ask that copy for something.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/hatchvm/hatch/internal/agent"
+	"github.com/hatchvm/hatch/internal/agent/awake"
 	"github.com/hatchvm/hatch/internal/agent/boot"
 	"github.com/hatchvm/hatch/internal/logkey"
 )
@@ -25,15 +27,20 @@ var version = "devel"
 // session end when the machine does.
 const agentName = "@hatch-agent"
 
+// initName is argv[0] that the kernel gives to the initramfs' init.
+const initName = "/init"
+
 func main() {
 	var err error
 	switch {
 	case os.Args[0] == agentName:
 		serve()
-	case os.Getpid() == 1:
+	case os.Getpid() == 1 && os.Args[0] == initName:
 		err = bootGuest()
+	case len(os.Args) > 1 && os.Args[1] == awake.Command:
+		err = keepAwake(os.Stdout, os.Args[2:])
 	default:
-		err = fmt.Errorf("hatch-agent %s runs inside guests, where hatchd puts it; there is nothing to start by hand", version)
+		err = fmt.Errorf("hatch-agent %s runs inside guests, where hatchd puts it; by hand there is only: hatch-agent %s", version, keepAwakeUsage)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "hatch-agent: "+err.Error())

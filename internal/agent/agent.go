@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/agent/awake"
 	"github.com/hatchvm/hatch/internal/agent/files"
 	"github.com/hatchvm/hatch/internal/agent/halt"
 	"github.com/hatchvm/hatch/internal/agent/identity"
@@ -31,6 +32,7 @@ type Agent struct {
 	wire.FileHandler
 	wire.ProcessHandler
 	processes *proc.Table
+	awake     *awake.Keeper
 
 	log     *slog.Logger
 	version string
@@ -51,7 +53,7 @@ func New(log *slog.Logger, version string) *Agent {
 	}
 	processes := proc.New(log)
 	return &Agent{
-		FileHandler: files.New("/"), ProcessHandler: processes, processes: processes,
+		FileHandler: files.New("/"), ProcessHandler: processes, processes: processes, awake: awake.NewKeeper(),
 		log: log, version: version, bootID: strings.TrimSpace(string(id)), dialled: make(chan struct{}, maxDialled),
 		status: &statusStore{
 			status:  wire.Status{CloudInit: wire.CloudInit{Status: wire.CloudInitRunning}},
@@ -73,6 +75,7 @@ func (a *Agent) Run(ctx context.Context) {
 	go a.finishIdentities(ctx)
 	go a.trimRegularly(ctx)
 	go a.serveVsock(ctx)
+	go a.serveAwake(ctx)
 	for ctx.Err() == nil {
 		err := a.servePort(ctx)
 		a.log.Error("port to the host failed", logkey.Error, err)

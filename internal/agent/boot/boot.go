@@ -58,6 +58,9 @@ func Run(log *slog.Logger, agentName string) error {
 	if err := moveMounts(log); err != nil {
 		return err
 	}
+	if err := offerCommand(); err != nil { // a guest can do without
+		log.Error("programs in the guest cannot start the agent's program", logkey.Error, err)
+	}
 	agent, err := startAgent(agentName, newRoot)
 	if err != nil {
 		return err

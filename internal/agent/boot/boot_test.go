@@ -116,6 +116,37 @@ func TestLinksOutOfTheRootAreNotFollowed(t *testing.T) {
 	}
 }
 
+func TestCommandIsLinked(t *testing.T) {
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  string // target of the link; "" for none
+		fails bool
+	}{
+		"no such directory":       {map[string]string{"x": ""}, "/run/hatch/hatch-agent", false},
+		"linked before":           {map[string]string{commandLink: "-> /run/hatch/hatch-agent"}, "/run/hatch/hatch-agent", false},
+		"a program of the image":  {map[string]string{commandLink: "#!"}, "", false},
+		"a directory that is not": {map[string]string{"usr/local": "-> ../.."}, "", true},
+	} {
+		dir := tree(t, c.files)
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := linkCommand(root); (err != nil) != c.fails {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := root.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := os.Readlink(filepath.Join(dir, commandLink)); got != c.want {
+			t.Errorf("%s: a link to %q, want %q", name, got, c.want)
+		}
+		if _, err := os.Lstat(filepath.Join(dir, "../bin")); err == nil {
+			t.Errorf("%s: something was made outside of the root", name)
+		}
+	}
+}
+
 func TestDisksAreFoundBySerial(t *testing.T) {
 	root := tree(t, map[string]string{
 		"block/vda/serial": "hatch-disk", "block/vdb/serial": "hatch-root\n", "block/vdc/serial": "hatch-seed", "block/loop0/size": "0",

@@ -17,12 +17,13 @@ import (
 // process is one process, from its start until it is removed and its last reader has
 // closed. The table's mutex guards changed and the fields below it.
 type process struct {
-	table    *Table
-	spec     wire.ProcessSpec // for descriptions
-	pid      int              // leader of its session and process group; 0 if it never ran
-	begun    int64            // as from now
-	in       *input           // nil if stdin is empty
-	terminal *os.File         // nil if it has pipes
+	table      *Table
+	spec       wire.ProcessSpec // for descriptions
+	background bool             // it began without a reader
+	pid        int              // leader of its session and process group; 0 if it never ran
+	begun      int64            // as from now
+	in         *input           // nil if stdin is empty
+	terminal   *os.File         // nil if it has pipes
 
 	changed  *sync.Cond
 	number   int64 // counts the table's starts

@@ -116,7 +116,7 @@ func (t *Table) start(spec wire.ProcessSpec, r *reader) (*process, error) {
 	if err := t.checkStart(spec.ID); err != nil {
 		return nil, err
 	}
-	p := &process{table: t, spec: l.description(), begun: now(), changed: sync.NewCond(&t.mu), readers: map[*reader]struct{}{}}
+	p := &process{table: t, spec: l.description(), background: r == nil, begun: now(), changed: sync.NewCond(&t.mu), readers: map[*reader]struct{}{}}
 	if r != nil {
 		r.p = p
 		p.readers[r] = struct{}{}
@@ -156,6 +156,19 @@ func (t *Table) checkStart(id string) error {
 		return wire.Refuse(wire.CodeManyProcesses, "%d processes that the host has started are running in the guest; that is the limit", maxRunning)
 	}
 	return nil
+}
+
+// Commands returns how many processes run, except those with a terminal that began with a
+// reader: the host knows of its readers, and without one a terminal has no user.
+func (t *Table) Commands() (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.processes {
+		if p.exit == nil && (p.spec.TTY == nil || p.background) {
+			n++
+		}
+	}
+	return n
 }
 
 // find returns a process. The caller holds the mutex.

@@ -539,3 +539,53 @@ func TestRemovedProcessIsKilled(t *testing.T) {
 		t.Errorf("%d bytes of %d processes are left", table.kept, table.running)
 	}
 }
+
+// An interactive shell whose client has gone keeps no guest awake.
+func TestCommandsAreWhatRunsWithoutAReader(t *testing.T) {
+	table := newTable(t)
+	interactive := spec("sleep 1000")
+	interactive.TTY = &wire.Terminal{Rows: 24, Cols: 80}
+	p, r, err := table.ExecProcess(interactive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := table.Commands(); n != 0 {
+		t.Errorf("a terminal with a reader: %d", n)
+	}
+	r.Close()
+	if n := table.Commands(); n != 0 {
+		t.Errorf("a terminal without a reader: %d", n)
+	}
+	job := spec("sleep 1000")
+	job.TTY = interactive.TTY
+	if _, err := table.StartProcess(job); err != nil {
+		t.Fatal(err)
+	}
+	_, r, err = table.ExecProcess(spec("exec sleep 1000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, _, err := table.ExecProcess(spec("true"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, attached, err := table.AttachProcess(last.Spec.ID, 0); err != nil {
+		t.Fatal(err)
+	} else {
+		readAll(t, attached) // to its end
+		attached.Close()
+	}
+	r.Close()
+	if n := table.Commands(); n != 2 {
+		t.Errorf("%d commands run, want that in the background and that without a terminal", n)
+	}
+	if err := table.RemoveProcess(p.Spec.ID); err != nil {
+		t.Error(err)
+	}
+	if err := table.RemoveProcess(job.ID); err != nil {
+		t.Error(err)
+	}
+	if n := table.Commands(); n != 1 {
+		t.Errorf("after one was removed: %d", n)
+	}
+}
