@@ -22,6 +22,9 @@ const (
 	VMDeleted          Type = "vm.deleted"
 	SnapshotCreated    Type = "snapshot.created"
 	SnapshotDeleted    Type = "snapshot.deleted"
+	RouteCreated       Type = "route.created"
+	RouteUpdated       Type = "route.updated"
+	RouteDeleted       Type = "route.deleted"
 	ImageWarmFailed    Type = "image.warm_failed"
 	WebhookFailed      Type = "webhook.delivery_failed"
 	WebhookDisabled    Type = "webhook.disabled"
@@ -38,6 +41,8 @@ type About struct {
 
 const snapshotData = "`snapshot_id`, `name`; `kind`: `manual` or `automatic`; `bytes`: on the host's disk; `parent_id`: the snapshot that the VM was last restored to or cloned from"
 
+const routeData = "`route_id`; `subdomain` or `domain`; `target_port`"
+
 // Types lists all event types.
 func Types() []About {
 	return []About{
@@ -50,6 +55,9 @@ func Types() []About {
 		{VMDeleted, "A VM was deleted, with its disk and its reservations.", "–"},
 		{SnapshotCreated, "A snapshot of a VM was taken and is durable.", snapshotData},
 		{SnapshotDeleted, "A snapshot was deleted, with its files.", snapshotData},
+		{RouteCreated, "A route to a VM was created.", routeData},
+		{RouteUpdated, "A route was changed, or its domain was verified.", routeData},
+		{RouteDeleted, "A route was deleted, alone or with its VM.", routeData},
 		{ImageWarmFailed, "A warm snapshot of an image could not be built, or a VM not be cloned from it: new VMs of that shape boot until it is tried again. For the image's owner.", "`image_id`, `vcpu_count`, `mem_mib`, `disk_mib`; `error`: a sentence; `retry_at`"},
 		{WebhookFailed, "A delivery failed: its last attempt failed, or the receiver answered 410 Gone. Not sent to webhooks.", "`webhook_id`, `delivery_id`, `event_id`, `attempts`, `status_code`, `error`"},
 		{WebhookDisabled, "A webhook was disabled because its receiver answered 410 Gone. Not sent to webhooks.", "`webhook_id`"},

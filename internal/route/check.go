@@ -13,7 +13,6 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/hatchvm/hatch/internal/errs"
-	"github.com/hatchvm/hatch/internal/id"
 )
 
 // Limits of routes.
@@ -32,7 +31,7 @@ type Draft struct {
 	Password string // for Basic; "" keeps the hash that Spec has
 }
 
-// Decide checks a draft, fills in what it leaves open, and hashes its password.
+// Decide checks a draft, fills in its defaults, and hashes its password.
 // Errors: errs.Invalid names the field.
 func (d Draft) Decide() (Spec, error) {
 	s := d.Spec
@@ -51,9 +50,6 @@ func (d Draft) Decide() (Spec, error) {
 	if err := s.Auth.decide(d.Password); err != nil {
 		return Spec{}, err
 	}
-	if s.Subdomain == "" && s.Domain == "" {
-		s.Subdomain = randomSubdomain()
-	}
 	return s, nil
 }
 
@@ -64,28 +60,24 @@ func DecideAll(drafts []Draft) ([]Spec, error) {
 	}
 	specs := make([]Spec, len(drafts))
 	for i, d := range drafts {
-		random := d.Subdomain == ""
 		var err error
 		if specs[i], err = d.Decide(); err == nil && d.Domain != "" {
 			err = errs.InvalidField("domain", "cannot be given with a new VM or in a template").
 				WithHint("POST /vms/{id}/routes gives a VM a domain of its own")
 		}
 		if err != nil {
-			return nil, inList(i, err)
-		}
-		if random {
-			specs[i].Subdomain = "" // each VM that is made of a template has its own
+			return nil, InList(i, err)
 		}
 		taken := func(s Spec) bool { return s.Subdomain != "" && s.Subdomain == specs[i].Subdomain }
 		if slices.ContainsFunc(specs[:i], taken) {
-			return nil, inList(i, errs.InvalidField("subdomain", "%q is given twice", specs[i].Subdomain))
+			return nil, InList(i, errs.InvalidField("subdomain", "%q is given twice", specs[i].Subdomain))
 		}
 	}
 	return specs, nil
 }
 
-// inList returns an error of a route as one of the request that has a list of them.
-func inList(i int, err error) error {
+// InList returns an error of a route as one of the request that has a list of them.
+func InList(i int, err error) error {
 	e, ok := errs.As(err)
 	if !ok || e.Field == "" {
 		return err
@@ -95,9 +87,6 @@ func inList(i int, err error) error {
 	c.Field, c.Message = at+e.Field, at+e.Message
 	return &c
 }
-
-// randomSubdomain returns twelve hexadecimal digits.
-func randomSubdomain() string { return id.Random("0123456789abcdef", 12) }
 
 func (s Spec) check() error {
 	switch {

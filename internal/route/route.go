@@ -9,8 +9,12 @@
 package route
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/id"
 )
 
 // IDPrefix starts every route's id.
@@ -37,6 +41,31 @@ type Spec struct {
 	Allowed         []netip.Prefix `json:"allowed,omitempty"` // whose requests are accepted; empty: all
 	Upstream        Upstream       `json:"upstream"`
 	ResponseTimeout time.Duration  `json:"response_timeout,omitempty"` // for the head of an answer; 0: no limit
+}
+
+// New returns a route to a VM of this owner, with an id. A spec that says neither
+// subdomain nor domain gets a random subdomain.
+func New(owner, vmID string, s Spec) Route {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	r := Route{ID: id.New(IDPrefix), OwnerID: owner, VMID: vmID, Spec: s, CreatedAt: now, UpdatedAt: now}
+	if s.Domain != "" {
+		r.Proof = "hatch-verification=" + id.Random(id.Lower, 32)
+	} else if s.Subdomain == "" {
+		r.Subdomain = id.Random("0123456789abcdef", 12)
+	}
+	return r
+}
+
+// About returns an event about the route, of a VM with this name.
+func (r Route) About(vmName string, t event.Type) event.Event {
+	e := event.Of(t, fmt.Sprintf("%s leads to port %d", r.Label(), r.Port), struct {
+		RouteID   string `json:"route_id"`
+		Subdomain string `json:"subdomain,omitempty"`
+		Domain    string `json:"domain,omitempty"`
+		Port      int    `json:"target_port"`
+	}{r.ID, r.Subdomain, r.Domain, r.Port})
+	e.OwnerID, e.VMID, e.VMName = r.OwnerID, r.VMID, vmName
+	return e
 }
 
 // Served reports whether requests to the route's name reach its VM.

@@ -31,9 +31,9 @@ const (
 
 // Auth is who may follow a route.
 type Auth struct {
-	Mode     Mode
-	Username string // "" unless Mode is Basic
-	Hash     []byte // of the password, by bcrypt; nil unless Mode is Basic
+	Mode     Mode   `json:"mode"`
+	Username string `json:"username,omitempty"` // "" unless Mode is Basic
+	Hash     []byte `json:"hash,omitempty"`     // of the password, by bcrypt; nil unless Mode is Basic
 }
 
 // Upstream is the protocol that a guest's port is spoken to with.

@@ -14,6 +14,7 @@ import (
 	"modernc.org/sqlite"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/snapshot"
@@ -83,6 +84,19 @@ func requests(ctx context.Context, s *Store, p network.Pools) []request {
 		{"find by state", list(vm.Filter{State: vm.Failed, Limit: 5})},
 		{"list a page", list(vm.Filter{Limit: 5})},
 		{"find a snapshot by name", func() error { _, err := s.Snapshot(ctx, owner, "s7"); return err }},
+		{"make a route", func() error {
+			_, err := s.InsertRoute(ctx, owner, fullRoute("vm_x", "route-x"), 10)
+			return err
+		}},
+		{"list the routes of a VM", func() error { _, err := s.Routes(ctx, owner, "vm_x"); return err }},
+		{"resolve a subdomain", func() error { _, _, err := s.ServedRoute(ctx, "route-x", ""); return err }},
+		{"resolve a domain", func() error {
+			if _, _, err := s.ServedRoute(ctx, "", "www.example.org"); !errs.HasCode(err, "route_not_found") {
+				return err
+			}
+			return nil
+		}},
+		{"resolve the name of a VM", func() error { _, err := s.VMNamed(ctx, "", "name-x"); return err }},
 		{"fail", update(func(v *vm.VM) { v.State, v.Machine = vm.Failed, nil })},
 		{"release", func() error { return s.ReleaseVM(ctx, "vm_x") }},
 		{"create in the gap", create("vm_y")},
@@ -171,7 +185,7 @@ func (s *Store) eachConn(t *testing.T, do func(*preparedConn) error) {
 }
 
 // walks are the plans of SQLite that visit all VMs, of a host or an owner.
-var walks = regexp.MustCompile(`^SCAN (vms|v|vm_\w+|numbers|snapshots|idempotency_keys)|(vms|v|numbers|snapshots) USING .*INDEX \w+ \((host_id|owner_id|state)=\?\)$`)
+var walks = regexp.MustCompile(`^SCAN (vms|v|vm_\w+|numbers|snapshots|routes|idempotency_keys)|(vms|v|numbers|snapshots|routes) USING .*INDEX \w+ \((host_id|owner_id|state)=\?\)$`)
 
 // The statements of requests, which are prepared once, walk along no table.
 func TestStatementsOfRequests(t *testing.T) {

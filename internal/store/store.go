@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -39,6 +40,7 @@ type Store struct {
 	eventStore
 	webhookStore
 	requestStore
+	routeStore
 }
 
 // database is the connection that all stores share.
@@ -51,6 +53,8 @@ type database struct {
 	added   *bell         // rings when events are appended to the log
 
 	makeRoom func() bool // see OnFull
+
+	renamed atomic.Uint64 // goes up when host names may lead elsewhere; see NamesVersion
 }
 
 type (
@@ -64,6 +68,7 @@ type (
 	}
 	eventStore   struct{ *database }
 	webhookStore struct{ *database }
+	routeStore   struct{ *database }
 )
 
 // OnFull has makeRoom called when the disk of an SQLite database is full. The
@@ -103,7 +108,7 @@ func OpenFor(ctx context.Context, dsn string, dir Directory) (*Store, error) {
 func newStore(db *database) *Store {
 	return &Store{
 		database: db, accessStore: accessStore{db}, imageStore: imageStore{db}, templateStore: templateStore{db},
-		snapshotStore: snapshotStore{db}, vmStore: vmStore{db, newListed()}, eventStore: eventStore{db}, webhookStore: webhookStore{db}, requestStore: requestStore{db},
+		snapshotStore: snapshotStore{db}, vmStore: vmStore{db, newListed()}, eventStore: eventStore{db}, webhookStore: webhookStore{db}, requestStore: requestStore{db}, routeStore: routeStore{db},
 	}
 }
 

@@ -48,6 +48,11 @@ func (s *database) writeOnce(ctx context.Context, do func(tx *tx) error) error {
 	if err := do(t); err != nil {
 		return err
 	}
+	defer func() {
+		if t.renamed { // also if it is not known whether the commit has failed
+			s.renamed.Add(1)
+		}
+	}()
 	if err := begun.Commit(); err != nil {
 		return fmt.Errorf("cannot commit: %w", err)
 	}
@@ -77,6 +82,7 @@ type tx struct {
 	*sqlx.Tx
 	host     string // id of this host
 	appended bool   // events were added to the log
+	renamed  bool   // host names may lead elsewhere
 }
 
 func (t *tx) exec(ctx context.Context, query string, args ...any) (affected int64, err error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -58,14 +59,22 @@ func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want network.Request, p
 	var events []event.Event
 	more := map[usageGroup]usage{}
 	for _, v := range vms {
-		source := v.ClonedFrom
+		source, routes := v.ClonedFrom, v.Routes
 		if v, err = t.createVM(ctx, v, want, pools); err != nil {
 			return nil, err
 		}
 		group, use := usageOfVM(v)
 		more[group] = more[group].plus(use)
-		v.ClonedFrom = source
-		stored, events = append(stored, v), append(events, vm.CreatedEvent(v))
+		v.ClonedFrom, v.Routes = source, routes
+		events = append(events, vm.CreatedEvent(v))
+		for i, r := range routes {
+			if err := t.insertRoute(ctx, r); err != nil {
+				return nil, route.InList(i, err)
+			}
+			events = append(events, r.About(v.Name, event.RouteCreated))
+		}
+		t.renamed = t.renamed || v.Name != ""
+		stored = append(stored, v)
 	}
 	if err := t.addUsage(ctx, more); err != nil {
 		return nil, err
@@ -313,9 +322,14 @@ func (t *tx) deleteVM(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	routes, err := selectRoutes(ctx, t, selectRoute+" WHERE vm_id = ? ORDER BY created_at, id", id)
+	if err != nil {
+		return err
+	}
 	if _, err := t.exec(ctx, "DELETE FROM vms WHERE id = ?", id); err != nil {
 		return err
 	}
+	t.renamed = true
 	if v.StartedAt == nil || v.Unconfirmed != "" {
 		if err := t.forgetKey(ctx, id); err != nil {
 			return err
@@ -327,7 +341,11 @@ func (t *tx) deleteVM(ctx context.Context, id string) error {
 	if err := t.moveUsage(ctx, row.HostID, v, vm.VM{}); err != nil {
 		return err
 	}
-	return t.appendEvents(ctx, []event.Event{vm.DeletedEvent(v)})
+	var events []event.Event
+	for _, r := range routes {
+		events = append(events, r.About(v.Name, event.RouteDeleted))
+	}
+	return t.appendEvents(ctx, append(events, vm.DeletedEvent(v)))
 }
 
 func noVM(id string) error {

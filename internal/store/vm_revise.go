@@ -36,6 +36,7 @@ func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, c
 		if stored, err = oneVM(ctx, tx, scope, id); err != nil {
 			return err
 		}
+		tx.renamed = before.Name != stored.Name
 		if err := tx.moveUsage(ctx, row.HostID, before, stored); err != nil {
 			return err
 		}

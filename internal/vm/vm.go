@@ -16,6 +16,7 @@ import (
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -76,6 +77,8 @@ type VM struct {
 
 	Took       []Step // of the start that returned this VM; not stored
 	ClonedFrom Source // for the event of a new VM; not stored
+
+	Routes []route.Route // of a new VM, stored with it; not read
 }
 
 // Source is what a clone was made from. The zero value is an image.

@@ -1,0 +1,135 @@
+package route
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"sync"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+)
+
+var (
+	errKeyNeeded = errs.New(errs.Unauthenticated, "credentials_required", "this needs an API key of its owner, or a signed link").
+			WithHint("give a key as \"X-API-Key: KEY\" or \"Authorization: Bearer KEY\"")
+	errPasswordNeeded = errs.New(errs.Unauthenticated, "credentials_required", "this needs a user name and a password").
+				WithHint("give them as \"Authorization: Basic\"")
+	errLinkEnded = errs.New(errs.Unauthenticated, "link_ended", "this link has ended").
+			WithHint("ask for a new one")
+)
+
+// Authorize decides whether a caller with these credentials may follow a target.
+//
+// Errors: errs.Unauthenticated; [ErrUnknown] for a target without a route, so that
+// callers without credentials do not learn which VMs exist.
+func (s *Service) Authorize(ctx context.Context, t Target, c Credentials) (Grant, error) {
+	if t.Auth.Mode == Public {
+		return Grant{}, nil
+	}
+	l, opened, ended := s.openLink(t, c.Token, linkKind)
+	if opened {
+		l.kind = cookieKind
+		return Grant{Cookie: l.sign(s.secret, t.VMID), Until: l.until}, nil
+	}
+	_, returned, endedCookie := s.openLink(t, c.Cookie, cookieKind)
+	if returned {
+		return Grant{}, nil
+	}
+	allowed, err := s.allows(ctx, t, c)
+	switch {
+	case err != nil || allowed:
+		return Grant{}, err
+	case ended || endedCookie:
+		return Grant{}, errLinkEnded
+	case t.RouteID == "":
+		return Grant{}, ErrUnknown
+	case t.Auth.Mode == Basic:
+		return Grant{}, errPasswordNeeded
+	}
+	return Grant{}, errKeyNeeded
+}
+
+// openLink reports whether a token or cookie leads to the target now, or ended is
+// whether it has done so before.
+func (s *Service) openLink(t Target, token string, kind byte) (l link, opened, ended bool) {
+	if token == "" {
+		return l, false, false
+	}
+	l, ok := readLink(s.secret, t.VMID, token)
+	if !ok || l.kind != kind || l.port != t.Port {
+		return l, false, false
+	}
+	opened = s.Now().Before(l.until) && l.generation == t.generation
+	return l, opened, !opened
+}
+
+// allows reports whether the key or the password is one that the target accepts.
+func (s *Service) allows(ctx context.Context, t Target, c Credentials) (bool, error) {
+	if t.Auth.Mode == Basic {
+		return s.passwordFits(ctx, t.Auth, c)
+	}
+	if c.Key == "" {
+		return false, nil
+	}
+	caller, err := s.Keys.Authenticate(ctx, c.Key)
+	if errs.Is(err, errs.Unauthenticated) {
+		return false, nil
+	}
+	return err == nil && caller.OwnerID == t.OwnerID && caller.Rights.Include(access.Write), err
+}
+
+// passwordFits compares a user name and a password. One that was accepted before costs
+// no CPU again.
+func (s *Service) passwordFits(ctx context.Context, a Auth, c Credentials) (bool, error) {
+	if subtle.ConstantTimeCompare([]byte(c.Username), []byte(a.Username)) != 1 || c.Password == "" || len(c.Password) > MaxPassword {
+		return false, nil
+	}
+	mac := hmac.New(sha256.New, s.secret)
+	_, _ = mac.Write(append(append([]byte("password\x00"), a.Hash...), c.Password...)) // a hash has always the same length
+	sum := digest(mac.Sum(nil))
+	if s.passwords.has(sum) {
+		return true, nil
+	}
+	select {
+	case s.hashes <- struct{}{}:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	defer func() { <-s.hashes }()
+	if bcrypt.CompareHashAndPassword(a.Hash, []byte(c.Password)) != nil {
+		return false, nil
+	}
+	s.passwords.add(sum)
+	return true, nil
+}
+
+type digest [sha256.Size]byte
+
+// maxPasswords bounds the passwords whose digests are kept.
+const maxPasswords = 4096
+
+// accepted are the digests of passwords that were accepted, with the hash they fit.
+type accepted struct {
+	mu sync.Mutex
+	by map[digest]struct{}
+}
+
+func (a *accepted) has(d digest) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, ok := a.by[d]
+	return ok
+}
+
+func (a *accepted) add(d digest) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.by) >= maxPasswords {
+		clear(a.by)
+	}
+	a.by[d] = struct{}{}
+}

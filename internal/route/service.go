@@ -1,0 +1,245 @@
+package route
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+)
+
+// Resolver looks up DNS records.
+type Resolver interface {
+	LookupTXT(ctx context.Context, name string) ([]string, error)
+}
+
+// Keys authenticates callers by their API key.
+type Keys interface {
+	// Authenticate returns the caller. Errors: errs.Unauthenticated.
+	Authenticate(ctx context.Context, secret string) (access.Principal, error)
+}
+
+// Config has the settings and dependencies of a service. All fields are required.
+type Config struct {
+	Store  Store
+	Keys   Keys
+	DNS    Resolver
+	Domain string // of the proxy: routes' subdomains are below it
+	// Implicit is whether names without a route, PORT-VM, lead anywhere.
+	Implicit bool
+	// URL returns the URL of a host name, as clients reach the proxy.
+	URL func(host string) string
+	Now func() time.Time
+}
+
+// Service manages routes, and decides for doors where host names lead.
+type Service struct {
+	Config
+	secret []byte // of signed links
+
+	lookups chan struct{} // capacity lookupsAtOnce
+	hashes  chan struct{} // capacity hashesAtOnce
+
+	mu    sync.Mutex
+	names names
+
+	passwords accepted
+}
+
+// How much of the host callers without credentials can use at a time.
+const (
+	lookupsAtOnce = 4 // of names in the database
+	hashesAtOnce  = 1 // of passwords; each takes a CPU for some 50 ms
+)
+
+// Open returns a service. The first one of a database makes the secret of signed links.
+func Open(ctx context.Context, cfg Config) (*Service, error) {
+	fresh := make([]byte, 32)
+	_, _ = rand.Read(fresh) // never fails; see crypto/rand
+	secret, err := cfg.Store.LinkSecret(ctx, fresh)
+	if err != nil {
+		return nil, err
+	}
+	return &Service{
+		Config: cfg, secret: secret, names: newNames(), passwords: accepted{by: map[digest]struct{}{}},
+		lookups: make(chan struct{}, lookupsAtOnce), hashes: make(chan struct{}, hashesAtOnce),
+	}, nil
+}
+
+// Create makes a route to a VM in the caller's scope. A caller with the right Admin need
+// not prove a domain. Errors: errs.Invalid names the field; errs.NotFound; errs.Conflict.
+func (s *Service) Create(ctx context.Context, caller access.Principal, vmID string, d Draft) (Route, error) {
+	spec, err := d.Decide()
+	if err != nil {
+		return Route{}, err
+	}
+	if err := s.checkDomain(spec.Domain); err != nil {
+		return Route{}, err
+	}
+	r := New(caller.OwnerID, vmID, spec)
+	if spec.Domain != "" && caller.Rights.Include(access.Admin) {
+		r.VerifiedAt = &r.CreatedAt
+	}
+	return s.Store.InsertRoute(ctx, caller.Scope(), r, MaxPerVM)
+}
+
+// checkDomain refuses names that are the proxy's own.
+func (s *Service) checkDomain(name string) error {
+	if name == s.Domain || strings.HasSuffix(name, "."+s.Domain) {
+		return errs.InvalidField("domain", "%q is the proxy's own domain, or below it; give subdomain instead", name)
+	}
+	return nil
+}
+
+// Get returns one route. Errors: errs.NotFound.
+func (s *Service) Get(ctx context.Context, scope access.Scope, id string) (Route, error) {
+	return s.Store.Route(ctx, scope, id)
+}
+
+// List returns the routes to a VM, "" for all VMs in scope, newest first.
+func (s *Service) List(ctx context.Context, scope access.Scope, vmID string) ([]Route, error) {
+	return s.Store.Routes(ctx, scope, vmID)
+}
+
+// updateAttempts bounds the attempts of an update that others come before.
+const updateAttempts = 3
+
+// Update changes what a route says, unless change returns an error. A domain stays.
+// change may run more than once.
+func (s *Service) Update(ctx context.Context, scope access.Scope, id string, change func(Route) (Draft, error)) (r Route, err error) {
+	for range updateAttempts {
+		if r, err = s.update(ctx, scope, id, change); !errs.HasCode(err, "route_changed") {
+			return r, err
+		}
+	}
+	return r, err
+}
+
+// update decides before the transaction, which the hash of a password would prolong.
+func (s *Service) update(ctx context.Context, scope access.Scope, id string, change func(Route) (Draft, error)) (Route, error) {
+	was, err := s.Store.Route(ctx, scope, id)
+	if err != nil {
+		return Route{}, err
+	}
+	draft, err := change(was)
+	if err != nil {
+		return Route{}, err
+	}
+	if draft.Subdomain == "" && was.Domain == "" {
+		return Route{}, errs.InvalidField("subdomain", "cannot be removed; give another, or delete the route")
+	}
+	spec, err := draft.Decide()
+	if err != nil {
+		return Route{}, err
+	}
+	return s.Store.UpdateRoute(ctx, scope, id, func(r *Route) error {
+		if !r.UpdatedAt.Equal(was.UpdatedAt) {
+			return errs.New(errs.Conflict, "route_changed", "cannot change the route: other requests change it meanwhile").WithHint("try again")
+		}
+		r.Spec = spec
+		return nil
+	})
+}
+
+// Delete removes a route, unless check returns an error for it.
+func (s *Service) Delete(ctx context.Context, scope access.Scope, id string, check func(Route) error) error {
+	return s.Store.DeleteRoute(ctx, scope, id, check)
+}
+
+// verifyTimeout bounds a look-up in the DNS.
+const verifyTimeout = 10 * time.Second
+
+// ProofName returns the name of the TXT record that proves a domain.
+func ProofName(domain string) string { return "_hatch." + domain }
+
+// Verify looks for the proof of a route's domain in the DNS. From then on the domain
+// leads to the VM. Errors: errs.Conflict with code domain_unproven or domain_taken, or
+// no_domain if the route has none; errs.Unavailable with code dns_unavailable.
+func (s *Service) Verify(ctx context.Context, scope access.Scope, id string) (Route, error) {
+	r, err := s.Store.Route(ctx, scope, id)
+	if err != nil || r.VerifiedAt != nil {
+		return r, err
+	}
+	if r.Domain == "" {
+		return r, errs.New(errs.Conflict, "no_domain", "the route has no domain of its own; a subdomain needs no proof")
+	}
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
+	defer cancel()
+	found, err := s.DNS.LookupTXT(ctx, ProofName(r.Domain))
+	if failed, ok := errors.AsType[*net.DNSError](err); err != nil && !(ok && failed.IsNotFound) {
+		return r, errs.New(errs.Unavailable, "dns_unavailable", "cannot look up the TXT records of %s", ProofName(r.Domain)).
+			WithHint("try again").WithCause(err)
+	}
+	if !slices.Contains(found, r.Proof) {
+		return r, errs.New(errs.Conflict, "domain_unproven", "%s has no TXT record with the route's proof", ProofName(r.Domain)).
+			WithHint("make a TXT record %s that holds %q, and try again once the DNS has it", ProofName(r.Domain), r.Proof)
+	}
+	at := s.Now().UTC().Truncate(time.Microsecond)
+	return s.Store.UpdateRoute(ctx, scope, id, func(r *Route) error { r.VerifiedAt = &at; return nil })
+}
+
+// Host returns the host name of a route.
+func (s *Service) Host(r Route) string {
+	if r.Domain != "" {
+		return r.Domain
+	}
+	return r.Subdomain + "." + s.Domain
+}
+
+// Bounds of a signed link's life.
+const (
+	MinShare = time.Minute
+	MaxShare = 30 * 24 * time.Hour
+)
+
+// Share returns a signed link to a port of a VM, and when it ends. Errors: errs.Invalid;
+// errs.NotFound; errs.Conflict with code no_name if no host name leads to the port.
+func (s *Service) Share(ctx context.Context, scope access.Scope, vmID string, port int, life time.Duration) (url string, until time.Time, err error) {
+	switch {
+	case port < 1 || port > 65535:
+		return "", until, errs.InvalidField("port", "%d is not a port; want 1 to 65535", port)
+	case life < MinShare || life > MaxShare:
+		return "", until, errs.InvalidField("expires_in_seconds", "%g is out of range; want %g to %g", life.Seconds(), MinShare.Seconds(), MaxShare.Seconds())
+	}
+	v, err := s.Store.LinkedVM(ctx, scope, vmID)
+	if err != nil {
+		return "", until, err
+	}
+	host, err := s.hostOf(ctx, scope, v.ID, port)
+	if err != nil {
+		return "", until, err
+	}
+	until = s.Now().Add(life).UTC().Truncate(time.Second)
+	l := link{kind: linkKind, until: until, port: port, generation: v.Generation}
+	return s.URL(host) + "/?" + TokenParam + "=" + l.sign(s.secret, v.ID), until, nil
+}
+
+// hostOf returns a host name that leads to a port of a VM.
+func (s *Service) hostOf(ctx context.Context, scope access.Scope, vmID string, port int) (string, error) {
+	if s.Implicit {
+		return fmt.Sprintf("%d-%s.%s", port, strings.ReplaceAll(vmID, "_", "-"), s.Domain), nil
+	}
+	routes, err := s.Store.Routes(ctx, scope, vmID)
+	if err != nil {
+		return "", err
+	}
+	for _, r := range routes {
+		if r.Port == port && r.Served() {
+			return s.Host(r), nil
+		}
+	}
+	return "", errs.New(errs.Conflict, "no_name", "no host name leads to port %d of the VM", port).
+		WithHint("make a route to the port: POST /vms/{id}/routes; or set HATCH_PROXY_IMPLICIT")
+}
+
+// EndLinks ends all signed links to a VM, and the cookies that followed them.
+func (s *Service) EndLinks(ctx context.Context, scope access.Scope, vmID string) error {
+	return s.Store.EndLinks(ctx, scope, vmID)
+}

@@ -1,0 +1,111 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/route"
+)
+
+// NamesVersion implements [route.Names].
+func (s *routeStore) NamesVersion() uint64 { return s.renamed.Load() }
+
+// ServedRoute implements [route.Names].
+func (s *routeStore) ServedRoute(ctx context.Context, subdomain, domain string) (r route.Route, v route.VM, err error) {
+	if !storable(subdomain, domain) {
+		return r, v, errNoRoute
+	}
+	where, name := " WHERE subdomain = ?", subdomain
+	if subdomain == "" {
+		where, name = " WHERE domain = ? AND verified_at IS NOT NULL", domain
+	}
+	err = s.read(ctx, func(q querier) error {
+		found, err := selectRoutes(ctx, q, selectRoute+where, name)
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			return errNoRoute
+		}
+		r = found[0]
+		v, err = linkedVM(ctx, q, access.Everyone, r.VMID)
+		return err
+	})
+	return r, v, err
+}
+
+const selectLinkedVM = "SELECT id, owner_id, COALESCE((SELECT generation FROM link_generations WHERE vm_id = vms.id), 0) AS generation FROM vms"
+
+// VMNamed implements [route.Names].
+func (s *routeStore) VMNamed(ctx context.Context, id, name string) (route.VM, error) {
+	if !storable(id, name) {
+		return route.VM{}, noVM(name)
+	}
+	for _, by := range []struct{ where, value string }{{" WHERE id = ?", id}, {" WHERE name = ? AND name <> '' LIMIT 2", name}} {
+		var found []route.VM
+		if err := selectAll(ctx, s.reads, &found, selectLinkedVM+by.where, by.value); err != nil {
+			return route.VM{}, fmt.Errorf("cannot look up a VM: %w", err)
+		}
+		if len(found) == 1 {
+			return found[0], nil
+		}
+	}
+	return route.VM{}, noVM(name)
+}
+
+// LinkSecret implements [route.Links].
+func (s *routeStore) LinkSecret(ctx context.Context, fresh []byte) (secret []byte, err error) {
+	err = s.write(ctx, func(tx *tx) error {
+		if _, err := tx.exec(ctx, "INSERT INTO link_secret (id, secret) VALUES (1, ?) ON CONFLICT (id) DO NOTHING", fresh); err != nil {
+			return fmt.Errorf("cannot store the secret of signed links: %w", err)
+		}
+		if _, err := tx.get(ctx, &secret, "SELECT secret FROM link_secret WHERE id = 1"); err != nil {
+			return fmt.Errorf("cannot read the secret of signed links: %w", err)
+		}
+		return nil
+	})
+	return secret, err
+}
+
+// LinkedVM implements [route.Links].
+func (s *routeStore) LinkedVM(ctx context.Context, scope access.Scope, id string) (route.VM, error) {
+	if !storable(id) {
+		return route.VM{}, noVM(id)
+	}
+	return linkedVM(ctx, s.reads, scope, id)
+}
+
+func linkedVM(ctx context.Context, q querier, scope access.Scope, id string) (v route.VM, err error) {
+	owned, args := inScope(scope)
+	found, err := get(ctx, q, &v, selectLinkedVM+" WHERE id = ? AND "+owned, append([]any{id}, args...)...)
+	if err != nil {
+		return v, fmt.Errorf("cannot read the VM: %w", err)
+	}
+	if !found {
+		return v, noVM(id)
+	}
+	return v, nil
+}
+
+// EndLinks implements [route.Links].
+func (s *routeStore) EndLinks(ctx context.Context, scope access.Scope, id string) error {
+	if !storable(id) {
+		return noVM(id)
+	}
+	return s.write(ctx, func(tx *tx) error {
+		if _, err := linkedVM(ctx, tx, scope, id); err != nil {
+			return err
+		}
+		tx.renamed = true
+		_, err := tx.exec(ctx, `INSERT INTO link_generations (vm_id, generation) VALUES (?, 1)
+			ON CONFLICT (vm_id) DO UPDATE SET generation = link_generations.generation + 1`, id)
+		if referenceFailed(err) { // deleted since
+			return noVM(id)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot end signed links: %w", err)
+		}
+		return nil
+	})
+}
