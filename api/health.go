@@ -7,6 +7,8 @@ type Health struct {
 	VMM     string       `json:"vmm" doc:"Driver that auto means on this host." example:"qemu"`
 	Parts   []HealthPart `json:"parts" nullable:"false" doc:"All parts."`
 	VMCount *int         `json:"vm_count,omitempty" doc:"Number of the caller's VMs, in any state; only for callers with a key, while the database answers."`
+
+	RouteCount *int `json:"route_count,omitempty" doc:"Number of routes to the caller's VMs; only for callers with a key, while the database answers."`
 }
 
 // HealthPart is the health of one part of the daemon.

@@ -43,6 +43,7 @@ type MachineSpec struct {
 	Labels            map[string]string `json:"labels,omitempty" doc:"Labels to filter by. Those of a request are merged into those of the template."`
 	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys in authorized_keys form for the image's default user, in addition to those in user_data."`
 	RateLimits        *RateLimits       `json:"rate_limits,omitempty" doc:"Limits of disk and network throughput. Those of a request replace all of the template's."`
+	Routes            []CreateRoute     `json:"routes,omitempty" maxItems:"32" nullable:"false" doc:"Routes to the VM, made with it or not at all. Those of a request replace all of the template's."`
 }
 
 // CreateVM is the body of POST /vms.
@@ -107,6 +108,7 @@ type VM struct {
 	CreatedAt         Time              `json:"created_at" doc:"When the VM was created, RFC 3339, UTC."`
 	UpdatedAt         Time              `json:"updated_at" doc:"When the VM was last updated, RFC 3339, UTC."`
 	StartedAt         *Time             `json:"started_at,omitempty" doc:"When the VM was last started, RFC 3339, UTC."`
+	Routes            []Route           `json:"routes,omitempty" nullable:"false" doc:"Routes to the VM, in the responses to POST /vms, and to GET and PATCH of the VM."`
 }
 
 // RateLimits limit disk and network throughput. What is absent is not limited.

@@ -73,6 +73,9 @@ type Config struct {
 
 	WebhookAllowPrivate bool
 
+	ProxyDomain   string // a host name in lower case
+	ProxyImplicit string // guarded or off
+
 	LogLevel  slog.Level
 	LogFormat string // text or json
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -308,5 +309,16 @@ func logLevel(c *Config, raw string) error {
 		return errors.New("must be one of debug, info, warn, error")
 	}
 	c.LogLevel = level
+	return nil
+}
+
+var domainForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
+
+// proxyDomain leaves room for a label below the domain.
+func proxyDomain(c *Config, raw string) error {
+	if len(raw) > 189 || !domainForm.MatchString(raw) {
+		return errors.New("must be a domain in lower case, of up to 189 bytes, such as localhost or apps.example.org")
+	}
+	c.ProxyDomain = raw
 	return nil
 }

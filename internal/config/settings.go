@@ -292,6 +292,16 @@ var settings = []Setting{
 		set: boolean(func(c *Config) *bool { return &c.WebhookAllowPrivate }),
 	},
 	{
+		Name: "proxy_domain", Env: "HATCH_PROXY_DOMAIN", Default: "localhost", Aliases: []string{"HATCH_PROXY_BASE_DOMAIN"},
+		Doc: "Domain that routes' subdomains are below. Browsers and curl resolve names below `localhost` to this host without a DNS; for any other domain, a wildcard record must lead to it.",
+		set: proxyDomain,
+	},
+	{
+		Name: "proxy_implicit", Env: "HATCH_PROXY_IMPLICIT", Default: "guarded",
+		Doc: "Whether `PORT-VM` below the domain, with a VM's id or name, leads to any port of the VM without a route: `guarded` is for callers with an API key of the VM's owner or a signed link, `off` for none.",
+		set: oneOf([]string{"guarded", "off"}, func(c *Config) *string { return &c.ProxyImplicit }),
+	},
+	{
 		Name: "log_level", Env: "HATCH_LOG_LEVEL", Default: "info",
 		Doc: "Lowest level to log: `debug`, `info`, `warn` or `error`.",
 		set: logLevel,

@@ -29,6 +29,7 @@ import (
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/process"
 	"github.com/hatchvm/hatch/internal/reach"
+	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 	"github.com/hatchvm/hatch/internal/snapshot"
@@ -68,6 +69,7 @@ type parts struct {
 	vms       *lifecycle.Service
 	snapshots *snapshot.Service
 	warm      *warm.Service
+	routes    *route.Service
 	handler   http.Handler
 	lines     *admission.Log // of the log, that clients without a key cause
 
@@ -96,6 +98,12 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 	if err != nil {
 		return nil, err
 	}
+	if p.routes, err = route.Open(ctx, route.Config{
+		Store: p.store, Keys: keys, DNS: net.DefaultResolver, Domain: p.cfg.ProxyDomain, Implicit: p.cfg.ProxyImplicit != "off",
+		URL: func(host string) string { return "http://" + host + ":9090" }, Now: time.Now,
+	}); err != nil {
+		return nil, err
+	}
 	p.events = event.New(p.store, event.Limits{Keep: p.cfg.EventsKeep, PerVM: p.cfg.EventsPerVM, Total: p.cfg.EventsMax}, p.log)
 	p.onClose(p.events.Close)
 	if err := p.openHost(ctx, opt); err != nil {
@@ -117,7 +125,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 	p.handler = httpapi.New(httpapi.Config{
 		VMs: p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
 		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}, p.store), Requests: p.store,
-		Health: p.health(opt.Version), CountVMs: p.store.CountVMs, Version: opt.Version, Log: p.log, Lines: p.lines,
+		Health: p.health(opt.Version), Counts: p.store, Routes: p.routes, Version: opt.Version, Log: p.log, Lines: p.lines,
 		Origins: p.cfg.CORSOrigins,
 		Limits:  httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2)},
 	})

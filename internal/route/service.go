@@ -185,8 +185,10 @@ func (s *Service) Verify(ctx context.Context, scope access.Scope, id string) (Ro
 	return s.Store.UpdateRoute(ctx, scope, id, func(r *Route) error { r.VerifiedAt = &at; return nil })
 }
 
-// Host returns the host name of a route.
-func (s *Service) Host(r Route) string {
+// Address returns the URL of a route.
+func (s *Service) Address(r Route) string { return s.URL(s.host(r)) }
+
+func (s *Service) host(r Route) string {
 	if r.Domain != "" {
 		return r.Domain
 	}
@@ -232,7 +234,7 @@ func (s *Service) hostOf(ctx context.Context, scope access.Scope, vmID string, p
 	}
 	for _, r := range routes {
 		if r.Port == port && r.Served() {
-			return s.Host(r), nil
+			return s.host(r), nil
 		}
 	}
 	return "", errs.New(errs.Conflict, "no_name", "no host name leads to port %d of the VM", port).

@@ -10,6 +10,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/template"
 )
 
@@ -30,7 +31,8 @@ type templateRow struct {
 // own, in base64.
 type templateDefaults struct {
 	machine.Overrides
-	UserDataBytes []byte `json:"user_data_bytes,omitempty"`
+	UserDataBytes []byte       `json:"user_data_bytes,omitempty"`
+	Routes        []route.Spec `json:"routes,omitempty"`
 }
 
 const selectTemplate = "SELECT id, owner_id, name, description, created_at, updated_at, defaults FROM templates"
@@ -53,7 +55,7 @@ func (s *templateStore) InsertTemplate(ctx context.Context, t template.Template)
 
 // defaultsOf returns the JSON of a template's row.
 func defaultsOf(t template.Template) ([]byte, error) {
-	stored := templateDefaults{Overrides: t.Overrides}
+	stored := templateDefaults{Overrides: t.Overrides, Routes: t.Routes}
 	if data := t.UserData; data != nil && !utf8.ValidString(*data) {
 		stored.UserData, stored.UserDataBytes = nil, []byte(*data)
 	}
@@ -179,7 +181,7 @@ func (r templateRow) template() (template.Template, error) {
 	if stored.UserDataBytes != nil {
 		stored.UserData = new(string(stored.UserDataBytes))
 	}
-	t.Overrides = stored.Overrides
+	t.Overrides, t.Routes = stored.Overrides, stored.Routes
 	if t.Description == nil && r.Description != "" {
 		t.Description = &r.Description
 	}

@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/route"
 )
 
 // Template is a set of defaults. A field without a value sets nothing.
 type Template struct {
 	ID, OwnerID, Name    string
-	machine.Overrides    // its description is the template's, too
+	machine.Overrides                 // its description is the template's, too
+	Routes               []route.Spec // to each VM
 	CreatedAt, UpdatedAt time.Time
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/route"
 )
 
 // CreateRequest is what a caller asks for. What it does not give is the
@@ -15,4 +16,5 @@ type CreateRequest struct {
 	Address           netip.Addr       // invalid: any
 	MAC               net.HardwareAddr // nil: derived from the address
 	Name              string
+	Routes            []route.Spec // nil: the template's
 }

@@ -12,6 +12,7 @@ var tags = []*huma.Tag{
 	{Name: "vms", Description: "VMs: create, power, sleep, fork, metrics, logs and console."},
 	{Name: "execs", Description: "Commands in running VMs."},
 	{Name: "files", Description: "Files in running VMs."},
+	{Name: "routes", Description: "Host names that lead to ports of VMs, and signed links."},
 	{Name: "snapshots", Description: "Snapshots of VMs."},
 	{Name: "images", Description: "Kernels and root file systems."},
 	{Name: "templates", Description: "Defaults for new VMs."},
@@ -26,7 +27,7 @@ func groupOf(path string) string {
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	if len(parts) > 2 && parts[0] == "vms" {
 		for _, tag := range tags {
-			if tag.Name == strings.TrimSuffix(parts[2], "s")+"s" {
+			if tag.Name == strings.TrimSuffix(parts[2], "s")+"s" || tag.Name == "routes" && parts[2] == "share" {
 				return tag.Name
 			}
 		}
@@ -46,7 +47,7 @@ var answerFormats = map[string]huma.Schema{
 // idPatterns are the patterns of id in answers, by their schema.
 var idPatterns = map[string]string{
 	"VM": "^vm_", "CreatedVM": "^vm_", "Exec": "^exec_", "ExecResult": "^exec_", "Snapshot": "^snap_", "Image": "^img_", "ImageBuild": "^bld_",
-	"Template": "^tpl_", "Event": "^evt_", "Webhook": "^whk_", "Delivery": "^dlv_", "Key": "^key_",
+	"Template": "^tpl_", "Event": "^evt_", "Webhook": "^whk_", "Route": "^rt_", "Delivery": "^dlv_", "Key": "^key_",
 }
 
 // completeDocument adds what generators of clients ask for and no handler has.

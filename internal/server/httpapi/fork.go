@@ -121,6 +121,9 @@ func refuseBesideSnapshot(body api.CreateVM) error {
 	if err := json.Unmarshal(text, &given); err != nil {
 		return err
 	}
+	if len(body.Routes) > 0 {
+		return errs.InvalidField("routes", "is not allowed with snapshot_id").WithHint("POST /vms/{id}/routes makes routes to the new VM")
+	}
 	for _, field := range slices.Sorted(maps.Keys(given)) {
 		if !slices.Contains(besideSnapshot, field) {
 			return errs.InvalidField(field, "is not allowed with snapshot_id: it comes from the snapshot").

@@ -17,7 +17,13 @@ const countTimeout = time.Second
 
 type healthHandler struct {
 	health func(context.Context) api.Health
-	count  func(context.Context, access.Scope) (int, error)
+	counts Counts
+}
+
+// Counts count what is in scope.
+type Counts interface {
+	CountVMs(ctx context.Context, scope access.Scope) (int, error)
+	CountRoutes(ctx context.Context, scope access.Scope) (int, error)
 }
 
 type healthOutput struct {
@@ -36,8 +42,11 @@ func (h *healthHandler) get(ctx context.Context, _ *struct{}) (*healthOutput, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, countTimeout)
 	defer cancel()
-	if count, err := h.count(ctx, scope(ctx)); err == nil {
+	if count, err := h.counts.CountVMs(ctx, scope(ctx)); err == nil {
 		out.Body.VMCount = &count
+	}
+	if count, err := h.counts.CountRoutes(ctx, scope(ctx)); err == nil {
+		out.Body.RouteCount = &count
 	}
 	return out, nil
 }

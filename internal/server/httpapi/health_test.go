@@ -7,7 +7,7 @@ import (
 
 func TestHealthCountsVMsForCallersWithAKey(t *testing.T) {
 	s := newServer(t)
-	for key, want := range map[string]string{goodKey: `"vm_count":3`, "hk_wrong": "", "": "", otherKey: ""} {
+	for key, want := range map[string]string{goodKey: `"vm_count":3,"route_count":2`, "hk_wrong": "", "": "", otherKey: ""} {
 		r := s.request(t, "GET", "/healthz", "")
 		r.Header.Del("Authorization")
 		if key != "" {

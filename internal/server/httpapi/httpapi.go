@@ -116,7 +116,8 @@ type Config struct {
 	Processes Processes
 	Access    Authenticator
 	Health    func(ctx context.Context) api.Health
-	CountVMs  func(ctx context.Context, scope access.Scope) (int, error)
+	Counts    Counts
+	Routes    Routes
 	Version   string // of hatchd
 	Log       *slog.Logger
 
@@ -180,7 +181,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 	d.schemas.RegisterTypeAlias(reflect.TypeFor[api.Command](), reflect.TypeFor[commandSchema]())
 	d.schemas.RegisterTypeAlias(reflect.TypeFor[api.Time](), reflect.TypeFor[time.Time]())
 	for _, noun := range []interface{ routes() []route }{
-		&vmHandlers{d, cfg.VMs, &encodedVMs{}},
+		&vmHandlers{d, cfg.VMs, &encodedVMs{}, cfg.Routes},
 		&outputHandlers{d, cfg.VMs, cfg.Files},
 		&snapshotHandlers{d, cfg.Snapshots, cfg.VMs},
 		&execHandlers{d, cfg.Processes},
@@ -190,7 +191,8 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 		&imageHandlers{d, cfg.Images, cfg.Warm, cfg.VMs},
 		&templateHandlers{d, cfg.Templates},
 		&keyHandlers{d, cfg.Keys},
-		&healthHandler{cfg.Health, cfg.CountVMs},
+		&routeHandlers{d, cfg.Routes},
+		&healthHandler{cfg.Health, cfg.Counts},
 	} {
 		for _, r := range noun.routes() {
 			d.add(described, r)

@@ -114,6 +114,20 @@ func (h *webhookHandlers) routes() []route {
 	}
 }
 
+func (h *routeHandlers) routes() []route {
+	return []route{
+		{post, "/vms/{id}/routes", access.Write, 201, "create-route", "Create route", createRouteText, once(h.create, replayed[createRouteInput]("/routes/", byIDAlone(h.get)))},
+		{get, "/vms/{id}/routes", access.Read, 200, "list-vm-routes", "List VM routes", "Returns the routes to one VM, newest first.", on(h.listOfVM)},
+		{get, "/routes", access.Read, 200, "list-routes", "List routes", "Returns the routes to all VMs, newest first.", on(h.list)},
+		{get, "/routes/{id}", access.Read, 200, "get-route", "Get route", "Retrieve details of a specific route.", unchanged(on(h.get))},
+		{patch, "/routes/{id}", access.Write, 200, "update-route", "Update route", "Change a route, by a JSON merge patch: absent fields stay, null removes one. The VM and a domain cannot be changed.", patches[api.UpdateRoute](on(h.update))},
+		{del, "/routes/{id}", access.Write, 200, "delete-route", "Delete route", "Delete a route. Its name leads nowhere from then on.", on(h.delete)},
+		{post, "/routes/{id}/verify", access.Write, 200, "verify-route", "Verify route", "Look for the proof of the route's domain in the DNS. From then on the domain is served. A route that is verified, or made by a key with the right admin, is returned as it is.", on(h.verify)},
+		{post, "/vms/{id}/share", access.Write, 200, "share-vm", "Share VM", shareText, on(h.share)},
+		{del, "/vms/{id}/share", access.Write, 200, "end-shares", "End shares", "End all signed links to a VM, and the cookies of browsers that have followed them.", on(h.endShares)},
+	}
+}
+
 func (h *imageHandlers) routes() []route {
 	return []route{
 		{post, "/images", access.Admin, 201, "create-image", "Register image", "Register a kernel and a root file system that are files on the host. Both are checked; an image that cannot boot is refused.", once(h.create, replayed[createImageInput]("/images/", byID(h.get)))},

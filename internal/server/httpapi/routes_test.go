@@ -77,6 +77,15 @@ func TestRoutes(t *testing.T) {
 		{"POST", "/webhooks/whk_1/test", "", 202},
 		{"GET", "/webhooks/whk_1/deliveries", "", 200},
 		{"POST", "/webhooks/whk_1/deliveries/dlv_1/retry", "", 202},
+		{"POST", "/vms/" + knownVM + "/routes", `{"target_port":8080}`, 201},
+		{"GET", "/vms/" + knownVM + "/routes", "", 200},
+		{"GET", "/routes", "", 200},
+		{"GET", "/routes/rt_1", "", 200},
+		{"PATCH", "/routes/rt_1", `{"target_port":81}`, 200},
+		{"POST", "/routes/rt_1/verify", "", 200},
+		{"DELETE", "/routes/rt_1", "", 200},
+		{"POST", "/vms/" + knownVM + "/share", `{"port":3000}`, 200},
+		{"DELETE", "/vms/" + knownVM + "/share", "", 200},
 		{"POST", "/images", `{"kernel_path":"/k","rootfs_path":"/r"}`, 201},
 		{"GET", "/images", "", 200},
 		{"GET", "/images/img_default", "", 200},
@@ -142,6 +151,10 @@ func TestUnknownIDs(t *testing.T) {
 			target += "?for=running"
 		case path == "/vms/{id}/exec" && method == "POST":
 			body = `{"command":"true"}`
+		case path == "/vms/{id}/routes" && method == "POST":
+			body = `{"target_port":80}`
+		case strings.HasSuffix(path, "/share") && method == "POST":
+			body = `{"port":80}`
 		case strings.HasSuffix(path, "/signal"):
 			body = `{"signal":"TERM"}`
 		case strings.HasSuffix(path, "/stdin"):

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -16,7 +15,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hatchvm/hatch/api"
-	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/fake/guest"
 	"github.com/hatchvm/hatch/internal/file"
 	"github.com/hatchvm/hatch/internal/process"
@@ -36,6 +34,7 @@ type server struct {
 	templates *fakeTemplates
 	events    *fakeEvents
 	webhooks  *fakeWebhooks
+	routes    *fakeRoutes
 	guest     *fakeGuest
 	processes *guest.ProcessTable
 	health    *fakeHealth
@@ -52,16 +51,11 @@ func newServer(t testing.TB) *server {
 func newLimitedServer(t testing.TB, limits httpapi.Limits) *server {
 	t.Helper()
 	s := &server{
-		vms: &fakeVMs{}, snapshots: &fakeSnapshots{}, images: &fakeImages{}, warm: &fakeWarm{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{},
+		vms: &fakeVMs{}, snapshots: &fakeSnapshots{}, images: &fakeImages{}, warm: &fakeWarm{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{}, routes: &fakeRoutes{},
 		guest: openGuest(t), processes: guest.NewProcessTable(), health: &fakeHealth{status: "ok"}, requests: &fakeRequests{}, log: &lockedBuffer{},
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
-		CountVMs: func(_ context.Context, scope access.Scope) (int, error) {
-			if scope != access.Owner(goodAcc) {
-				return 0, errors.New("no such account")
-			}
-			return 3, nil
-		},
+		Counts: fakeCounts{}, Routes: s.routes,
 		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Warm: s.warm, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
 		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes, &s.guest.uses}, s.requests), Requests: s.requests,
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)), Limits: limits,

@@ -34,7 +34,11 @@ func (h *templateHandlers) create(ctx context.Context, in *createTemplateInput) 
 	if err != nil {
 		return nil, err
 	}
-	t, err := h.templates.Create(ctx, owner(ctx), template.Template{Name: in.Body.Name, Overrides: given})
+	routes, err := routeSpecs(in.Body.Routes)
+	if err != nil {
+		return nil, err
+	}
+	t, err := h.templates.Create(ctx, owner(ctx), template.Template{Name: in.Body.Name, Overrides: given, Routes: routes})
 	if err != nil {
 		return nil, err
 	}
@@ -67,6 +71,7 @@ func (h *templateHandlers) get(ctx context.Context, in *ConditionalIDPath) (*tag
 func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.Template], error) {
 	var given struct {
 		UserData *json.RawMessage `json:"user_data"`
+		Routes   json.RawMessage  `json:"routes"`
 	}
 	_ = json.Unmarshal(in.RawBody, &given) // patched refuses what cannot be read
 	t, err := h.templates.Update(ctx, scope(ctx), in.ID, func(t *template.Template) error {
@@ -82,6 +87,9 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 			t.Name = after.Name
 			t.Overrides, err = overrides(after.MachineSpec)
 		}
+		if err == nil && given.Routes != nil { // those that are shown have no passwords
+			t.Routes, err = routeSpecs(after.Routes)
+		}
 		return err
 	})
 	if err != nil {
@@ -93,7 +101,7 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 // templateFields are the fields of a template that can be changed.
 var templateFields = []string{
 	"name", "image_id", "description", "hostname", "vcpu_count", "mem_mib", "disk_mib", "boot_args", "enable_network",
-	"user_data", "user_data_encoding", "labels", "ssh_authorized_keys", "rate_limits",
+	"user_data", "user_data_encoding", "labels", "ssh_authorized_keys", "rate_limits", "routes",
 }
 
 func (h *templateHandlers) delete(ctx context.Context, in *ConditionalIDPath) (*answer[api.Deleted], error) {
@@ -105,9 +113,13 @@ func (h *templateHandlers) delete(ctx context.Context, in *ConditionalIDPath) (*
 }
 
 func wholeTemplate(t template.Template) api.Template {
-	return api.Template{
+	out := api.Template{
 		ID:             t.ID,
 		CreateTemplate: api.CreateTemplate{Name: t.Name, MachineSpec: shownOverrides(t.Overrides)},
 		CreatedAt:      utc(t.CreatedAt), UpdatedAt: utc(t.UpdatedAt),
 	}
+	for _, r := range t.Routes {
+		out.Routes = append(out.Routes, shownSpec(r))
+	}
+	return out
 }

@@ -31,6 +31,7 @@ type vmHandlers struct {
 	*door
 	vms     Machines
 	encoded *encodedVMs
+	leading Routes // to VMs
 }
 
 type createVMInput struct {
@@ -70,7 +71,20 @@ func (h *vmHandlers) create(ctx context.Context, in *createVMInput) (*createVMOu
 	if err != nil {
 		return nil, err
 	}
-	return &createVMOutput{Location: "/vms/" + v.ID, ServerTiming: serverTiming(took), Body: api.CreatedVM{VM: wholeVM(v)}}, nil
+	out := &createVMOutput{Location: "/vms/" + v.ID, ServerTiming: serverTiming(took), Body: api.CreatedVM{VM: wholeVM(v)}}
+	out.Body.Routes, _ = h.routesOf(ctx, v.ID) // the VM is made, also if the database does not answer now
+	return out, nil
+}
+
+// routesOf returns the routes to a VM. They are not part of what the VM's ETag is made
+// of, but a change of one is a change of the VM.
+func (h *vmHandlers) routesOf(ctx context.Context, id string) ([]api.Route, error) {
+	routes, err := h.leading.List(ctx, scope(ctx), id)
+	var shown []api.Route
+	for _, r := range routes {
+		shown = append(shown, shownRoute(h.leading, r))
+	}
+	return shown, err
 }
 
 // replay answers with the VMs that an earlier create has made, and waits for them as
@@ -85,6 +99,7 @@ func (h *vmHandlers) replay(ctx context.Context, in *createVMInput, made []strin
 	if in.Body != nil && in.Body.Count != nil {
 		out.Body.VMs, out.Body.Failed = wholeVMs(clones.VMs), h.failures(ctx, clones.Failed)
 	}
+	out.Body.Routes, _ = h.routesOf(ctx, first.ID)
 	return out, nil
 }
 
@@ -132,6 +147,9 @@ func createRequest(body api.CreateVM) (vm.CreateRequest, error) {
 		return req, err
 	}
 	req.Driver = body.VMM
+	if req.Routes, err = routeSpecs(body.Routes); err != nil {
+		return req, err
+	}
 	if req.Address, err = parseGuestIP(body.GuestIP); err != nil {
 		return req, err
 	}
@@ -249,7 +267,11 @@ func (h *vmHandlers) get(ctx context.Context, in *ConditionalIDPath) (*tagged[ap
 	if err != nil {
 		return nil, err
 	}
-	return withTag(in.Conditions, wholeVM(v), v.UpdatedAt)
+	out, err := withTag(in.Conditions, wholeVM(v), v.UpdatedAt)
+	if err == nil {
+		out.Body.Routes, err = h.routesOf(ctx, v.ID)
+	}
+	return out, err
 }
 
 type patchInput struct {
@@ -258,11 +280,16 @@ type patchInput struct {
 }
 
 func (h *vmHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.VM], error) {
+	routes, err := h.routesOf(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
 	v, err := h.vms.Update(ctx, scope(ctx), in.ID, func(v *vm.VM) error {
 		shown := wholeVM(*v)
 		if err := in.allowObject(shown, v.UpdatedAt); err != nil {
 			return err
 		}
+		shown.Routes = routes // for clients that send back what they have read
 		after, err := patched(h.door, shown, in.RawBody, []string{"name", "description", "labels", "vcpu_count", "mem_mib"}, fixedFields)
 		v.Name, v.Description, v.Labels, v.VCPUs, v.MemMiB = after.Name, after.Description, after.Labels, after.VCPUCount, after.MemMiB
 		return err
@@ -270,7 +297,11 @@ func (h *vmHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.VM
 	if err != nil {
 		return nil, err
 	}
-	return withTag(Conditions{}, wholeVM(v), v.UpdatedAt)
+	out, err := withTag(Conditions{}, wholeVM(v), v.UpdatedAt)
+	if err == nil {
+		out.Body.Routes = routes
+	}
+	return out, err
 }
 
 // fixedFields says why some fields of a VM cannot be changed.
@@ -288,6 +319,7 @@ var fixedFields = map[string]string{
 	"user_data":           "cloud-init has applied it; clone the VM with other user data",
 	"ssh_authorized_keys": "cloud-init has applied them; change them in the guest",
 	"state":               "it follows from operations; POST /vms/{id}/start, for example",
+	"routes":              "POST /vms/{id}/routes makes one, and PATCH /routes/{id} changes it",
 	"snapshot_id":         "POST /vms/{id}/restore puts the VM back to a snapshot",
 }
 

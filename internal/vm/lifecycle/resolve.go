@@ -12,6 +12,7 @@ import (
 	"github.com/hatchvm/hatch/internal/id"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
 )
@@ -40,6 +41,13 @@ func (s *Service) resolve(ctx context.Context, account string, req vm.CreateRequ
 	v := vm.VM{
 		ID: id.New(vm.IDPrefix), OwnerID: account, Name: req.Name, Spec: spec,
 		Intent: vm.IntentRunning, State: vm.Starting, CreatedAt: now, UpdatedAt: now,
+	}
+	routes := req.Routes
+	if routes == nil {
+		routes = tpl.Routes
+	}
+	for _, r := range routes {
+		v.Routes = append(v.Routes, route.New(account, v.ID, r))
 	}
 	return v, s.check(v, req)
 }
