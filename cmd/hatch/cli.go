@@ -108,15 +108,16 @@ func (c *cli) addCommands(root *cobra.Command) {
 	snapshots := snapshotCommands{c.printer, c.connection}
 	creates := createCommands{c.printer, c.connection}
 	ssh := sshCommands{c.printer, c.connection}
+	routes := routeCommands{c.printer, c.connection}
 	console := consoleCommand{c.printer, c.connection}
 	grouped(root, groupVMs, vmCommands{c.printer, c.connection}.commands()...)
 	execs := execCommands{c.printer, c.connection}
 	grouped(root, groupVMs, creates.create(), creates.fork(), runCommand{creates, execs, console}.command(), snapshots.restore(),
 		topCommand{c.printer, c.connection}.command(), events.events(), events.why())
 	grouped(root, groupReach, execs.exec(), execs.execs(), ssh.ssh(), ssh.config(), console.command(),
-		logsCommand{c.printer, c.connection}.command(), cpCommand{c.printer, c.connection}.command())
+		logsCommand{c.printer, c.connection}.command(), cpCommand{c.printer, c.connection}.command(), routes.open(), routes.share())
 	grouped(root, groupNouns, imageCommands{c.printer, c.connection}.command(), snapshots.command(), templateCommands{c.printer, c.connection}.command(),
-		keyCommands{c.printer, c.connection}.command(), webhookCommands{c.printer, c.connection}.command())
+		keyCommands{c.printer, c.connection}.command(), webhookCommands{c.printer, c.connection}.command(), routes.command())
 	server := serverCommands{c.printer, c.connection}
 	grouped(root, groupHost, server.health(), server.info(), server.version(), server.api(), doctorCommand(c.printer), manCommand())
 }

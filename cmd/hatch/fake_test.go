@@ -52,6 +52,7 @@ type fakeServer struct {
 	snapshots   []api.Snapshot
 	copies      api.Copies // what forks are answered with
 	webhook     api.Webhook
+	leading     []api.Route
 	delivery    api.Delivery
 	onStream    func(w http.ResponseWriter, r *http.Request) // serves streams of events
 }
@@ -115,6 +116,7 @@ func (f *fakeServer) routes() http.Handler {
 	}))
 	mux.HandleFunc("GET /vms/{id}/console", f.consoleOf)
 	f.webhookRoutes(mux)
+	f.routeRoutes(mux)
 	f.snapshotRoutes(mux)
 	mux.HandleFunc("GET /events", f.listEvents)
 	mux.HandleFunc("GET /vms/{id}/events", f.listEvents)
@@ -293,6 +295,7 @@ type session struct {
 	out    io.Writer // instead of stdout
 	stdout bytes.Buffer
 	stderr bytes.Buffer
+	browse func(ctx context.Context, url string)
 }
 
 func newSession(t *testing.T, f *fakeServer) *session {
@@ -322,6 +325,7 @@ func (s *session) hatch(args ...string) int {
 		size:    func() (int, int) { return cmp.Or(s.width, 200), cmp.Or(s.height, 50) },
 		resized: func() (<-chan os.Signal, func()) { return s.resized, func() {} },
 		signals: func() (<-chan os.Signal, func()) { return s.signals, func() {} },
+		browse:  s.browse,
 	})
 }
 

@@ -85,6 +85,16 @@ var machineFlags = append(slices.Clone(shapeFlags),
 		rateLimits(spec).NetworkOut, err = networkLimit(g.flag.Name, g.text())
 		return err
 	}},
+	machineFlag{"route", "", []string(nil), "host name that leads to a port of the guest, as `[NAME=]PORT` (repeatable)", func(g given, spec *api.MachineSpec) error {
+		for _, text := range g.texts() {
+			r, err := readRoute(text)
+			if err != nil {
+				return err
+			}
+			spec.Routes = append(spec.Routes, r)
+		}
+		return nil
+	}},
 	// The last one: it sends a request, and the values of all others are checked before.
 	machineFlag{"image", "", "", "`image` to start from", func(g given, spec *api.MachineSpec) (err error) {
 		spec.ImageID, err = g.image()

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -24,6 +27,8 @@ type streams struct {
 	size    func() (width, height int)                     // of the terminal of out, in characters
 	resized func() (changed <-chan os.Signal, stop func()) // signals that the size has changed
 	signals func() (signals <-chan os.Signal, stop func()) // receives signals for a command in a guest
+
+	browse func(ctx context.Context, url string) // shows a page, if there is a browser
 }
 
 func standardStreams() streams {
@@ -38,6 +43,7 @@ func standardStreams() streams {
 		size:    terminalSize,
 		resized: terminalResized,
 		signals: guestSignals,
+		browse:  browse,
 	}
 }
 
@@ -86,4 +92,15 @@ func (s streams) colour() bool {
 		return true
 	}
 	return s.outTTY && s.env("TERM") != "dumb"
+}
+
+// browse does nothing on a computer without a desktop.
+func browse(ctx context.Context, url string) {
+	program := "xdg-open"
+	if runtime.GOOS == "darwin" {
+		program = "open"
+	} else if os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "" {
+		return
+	}
+	_ = exec.CommandContext(ctx, program, url).Run() // the URL is printed in any case
 }
