@@ -62,6 +62,7 @@ func TestRepeatedRequests(t *testing.T) {
 		{"/vms/" + v.ID + "/snapshot", `{"name":"snap"}`},
 		{"/vms/" + v.ID + "/fork", `{"count":2}`},
 		{"/vms/" + v.ID + "/exec", `{"command":"echo hello"}`},
+		{"/vms/" + v.ID + "/routes", `{"target_port":80}`},
 		{"/webhooks", `{"url":"http://127.0.0.1:1/","events":["*"]}`},
 		{"/webhooks/" + hook.ID + "/test", ""},
 		{"/templates", `{"name":"small"}`},

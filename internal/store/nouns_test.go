@@ -18,6 +18,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -119,8 +120,10 @@ func TestTemplates(t *testing.T) {
 				UserData: new("#!\x00"), Labels: map[string]string{"a": "b"}, SSHKeys: []string{"k"},
 				RateLimits: &vmm.RateLimits{NetworkOut: vmm.NetworkLimit{BytesPerSecond: 1 << 20}},
 			},
+			Routes:    []route.Spec{fullRoute("", "web").Spec, fullRoute("", "").Spec},
 			CreatedAt: at, UpdatedAt: at,
 		}
+		a.Routes[1].Subdomain = ""
 		b := template.Template{ID: "tpl_b", OwnerID: "acc_a", Name: "tpl_a", CreatedAt: at.Add(time.Second), UpdatedAt: at}
 		b.UserData = new("\x1f\x8b\xff") // not UTF-8
 		noError(t, s.InsertTemplate(ctx, a))

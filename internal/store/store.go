@@ -54,7 +54,7 @@ type database struct {
 
 	makeRoom func() bool // see OnFull
 
-	renamed atomic.Uint64 // goes up when host names may lead elsewhere; see NamesVersion
+	renamed *atomic.Uint64 // goes up when host names may lead elsewhere; see NamesVersion
 }
 
 type (
@@ -145,7 +145,7 @@ func openSQLite(path string) (*database, error) {
 	}
 	reads.SetMaxOpenConns(sqliteReaders)
 	reads.SetMaxIdleConns(sqliteReaders)
-	return &database{reads: reads, writes: writes, dialect: goose.DialectSQLite3, added: newBell()}, nil
+	return &database{reads: reads, writes: writes, dialect: goose.DialectSQLite3, added: newBell(), renamed: new(atomic.Uint64)}, nil
 }
 
 func sqliteDSN(path string, extra url.Values) string {
@@ -177,7 +177,7 @@ func openPostgres(dsn string) (*database, error) {
 	db.SetMaxOpenConns(postgresConns)
 	db.SetMaxIdleConns(postgresConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	return &database{reads: db, writes: db, dialect: goose.DialectPostgres, lock: &databaseLock{db: db}, added: newBell()}, nil
+	return &database{reads: db, writes: db, dialect: goose.DialectPostgres, lock: &databaseLock{db: db}, added: newBell(), renamed: new(atomic.Uint64)}, nil
 }
 
 // prepare locks the database before it changes the schema under another hatchd.
