@@ -1,7 +1,5 @@
 package api
 
-import "time"
-
 // Values of a route's fields.
 const (
 	AuthPublic     = "public"
@@ -65,8 +63,8 @@ type Route struct {
 	AllowedCIDRs []string            `json:"allowed_cidrs,omitempty" nullable:"false" doc:"Networks that requests are accepted from; absent for all."`
 	Timeouts     *RouteTimeouts      `json:"timeouts,omitempty" doc:"How long the guest may take; absent without limits."`
 	Upstream     string              `json:"upstream" enum:"http1,h2c" doc:"Protocol of the guest's port."`
-	CreatedAt    Time           `json:"created_at"`
-	UpdatedAt    Time           `json:"updated_at"`
+	CreatedAt    Time                `json:"created_at"`
+	UpdatedAt    Time                `json:"updated_at"`
 }
 
 // DomainVerification is the DNS record that proves a domain.
@@ -84,6 +82,6 @@ type ShareVM struct {
 
 // Share is a signed link: each browser that opens it reaches one port of one VM until it expires.
 type Share struct {
-	URL       string    `json:"url"`
-	ExpiresAt Time `json:"expires_at"`
+	URL       string `json:"url"`
+	ExpiresAt Time   `json:"expires_at"`
 }
