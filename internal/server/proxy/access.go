@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
 )
@@ -72,7 +71,7 @@ func (p *Proxy) authorize(r *http.Request, v *visit) error {
 		return nil
 	}
 	err := p.check(r, v, client)
-	if err != nil && t.RouteID == "" && refusalOf(err) == unauthorized {
+	if status := statusOf(err); t.RouteID == "" && (status == http.StatusUnauthorized || status == http.StatusTooManyRequests) {
 		return unknown
 	}
 	return err
@@ -92,7 +91,7 @@ func (p *Proxy) check(r *http.Request, v *visit, client admission.Client) error 
 			v.grant, v.used = grant, c.in
 			return nil
 		}
-		if wrong = err; !errs.Is(err, errs.Unauthenticated) {
+		if wrong = err; statusOf(err) != http.StatusUnauthorized && statusOf(err) != http.StatusNotFound {
 			return err
 		}
 		if guess {

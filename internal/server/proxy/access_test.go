@@ -79,7 +79,7 @@ func TestAStrangerLearnsNothingOfANameWithoutARoute(t *testing.T) {
 		t.Errorf("without a key: got %d", status)
 	}
 	w.allow = accept(route.Credentials{Key: "k"}, route.Grant{})
-	if status, _, _ := w.get("/", "X-API-Key", "k"); status != http.StatusOK {
+	if status, _, _ := w.get("/", "X-API-Key", "k", "Cookie", "hatch_access=old"); status != http.StatusOK {
 		t.Errorf("with the key: got %d", status)
 	}
 }

@@ -58,6 +58,14 @@ func refusalOf(err error) *refusal {
 	}
 }
 
+// statusOf returns the status of an error's answer, 0 for none.
+func statusOf(err error) int {
+	if err == nil {
+		return 0
+	}
+	return refusalOf(err).status
+}
+
 // answer writes an answer of the door's own: a page for browsers, a problem for
 // programs.
 func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, v *visit, err error) {

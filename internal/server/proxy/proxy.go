@@ -28,7 +28,8 @@ import (
 type Names interface {
 	// Resolve returns errs.NotFound for a name that leads nowhere.
 	Resolve(ctx context.Context, host string) (route.Target, error)
-	// Authorize returns errs.Unauthenticated for credentials that do not suffice.
+	// Authorize returns errs.Unauthenticated, or errs.NotFound, for credentials that do
+	// not suffice.
 	Authorize(ctx context.Context, t route.Target, c route.Credentials) (route.Grant, error)
 }
 

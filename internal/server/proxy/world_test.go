@@ -3,9 +3,15 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -89,11 +95,15 @@ func (w *world) Resolve(_ context.Context, host string) (route.Target, error) {
 	return w.target, nil
 }
 
-func (w *world) Authorize(_ context.Context, _ route.Target, c route.Credentials) (route.Grant, error) {
-	if w.allow == nil {
-		return route.Grant{}, errs.New(errs.Unauthenticated, "unauthorized", "no")
+func (w *world) Authorize(_ context.Context, t route.Target, c route.Credentials) (grant route.Grant, err error) {
+	err = refused
+	if w.allow != nil {
+		grant, err = w.allow(c)
 	}
-	return w.allow(c)
+	if err != nil && t.RouteID == "" {
+		err = route.ErrUnknown
+	}
+	return grant, err
 }
 
 func (w *world) Hold(_ context.Context, _, peer string) func() {
@@ -215,4 +225,19 @@ func (w *world) await(what string, holds func() bool) {
 		<-tick.C
 	}
 	w.t.Fatalf("not so in time: %s", what)
+}
+
+// selfSigned returns a certificate for web.localhost.
+func selfSigned(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"web.localhost"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
