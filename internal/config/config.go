@@ -73,8 +73,13 @@ type Config struct {
 
 	WebhookAllowPrivate bool
 
-	ProxyDomain   string // a host name in lower case
-	ProxyImplicit string // guarded or off
+	ProxyDomain         string // a host name in lower case
+	ProxyImplicit       string // guarded or off
+	ProxyAddr           string // host:port; "" means that routes are not served
+	ProxyTrusted        []netip.Prefix
+	ProxyMaxConns       int // ≥ 16; requests in progress, too
+	ProxyMaxClientConns int // of one client of the network; ≥ 1
+	WakeTimeout         time.Duration
 
 	LogLevel  slog.Level
 	LogFormat string // text or json

@@ -322,3 +322,14 @@ func proxyDomain(c *Config, raw string) error {
 	c.ProxyDomain = raw
 	return nil
 }
+
+// addressOrOff is address, with "off" for none.
+func addressOrOff(field func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, raw string) error {
+		if raw == "off" {
+			*field(c) = ""
+			return nil
+		}
+		return address(field)(c, raw)
+	}
+}

@@ -302,6 +302,31 @@ var settings = []Setting{
 		set: oneOf([]string{"guarded", "off"}, func(c *Config) *string { return &c.ProxyImplicit }),
 	},
 	{
+		Name: "proxy_addr", Env: "HATCH_PROXY_ADDR", Default: "127.0.0.1:9090",
+		Doc: "Address and port that routes are served on, over HTTP; `:80` listens on every interface. `off` serves none.",
+		set: addressOrOff(func(c *Config) *string { return &c.ProxyAddr }),
+	},
+	{
+		Name: "proxy_trusted", Env: "HATCH_PROXY_TRUSTED",
+		Doc: "Networks of reverse proxies in front of hatchd, separated by commas, such as `127.0.0.1/32`. The client's address and scheme that they tell in `X-Forwarded-For` and `X-Forwarded-Proto` are believed. Default: none; the headers of all clients are replaced.",
+		set: networks(func(c *Config) *prefixes { return (*prefixes)(&c.ProxyTrusted) }),
+	},
+	{
+		Name: "proxy_max_connections", Env: "HATCH_PROXY_MAX_CONNECTIONS", Default: "4096",
+		Doc: "Connections to routes at a time, and requests in progress, 16 to 1048576. VMs of one account may have half of the requests; a quarter may wait for a wake. An eighth is for this host's own processes only, another for other hosts only.",
+		set: integer(16, 1<<20, func(c *Config) *int { return &c.ProxyMaxConns }),
+	},
+	{
+		Name: "proxy_max_client_connections", Env: "HATCH_PROXY_MAX_CLIENT_CONNECTIONS", Default: "512",
+		Doc: "Connections to routes at a time, and requests in progress, from one IPv4 address, or one IPv6 /64, of another host, 1 to 1048576.",
+		set: integer(1, 1<<20, func(c *Config) *int { return &c.ProxyMaxClientConns }),
+	},
+	{
+		Name: "wake_timeout", Env: "HATCH_WAKE_TIMEOUT", Default: "60s", Aliases: []string{"HATCH_PROXY_WAKE_TIMEOUT"},
+		Doc: "How long a request through a route waits at most until its VM is awake, 1s to 10m. The wake goes on when the client leaves.",
+		set: duration(time.Second, 10*time.Minute, "60s", func(c *Config) *time.Duration { return &c.WakeTimeout }),
+	},
+	{
 		Name: "log_level", Env: "HATCH_LOG_LEVEL", Default: "info",
 		Doc: "Lowest level to log: `debug`, `info`, `warn` or `error`.",
 		set: logLevel,

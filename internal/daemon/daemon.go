@@ -48,7 +48,10 @@ func Run(ctx context.Context, cfg config.Config, opt Options) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := reserve.Do(func() error { return publishAddr(cfg.DataDir, listener.Addr().String()) }); err != nil {
+	if err := reserve.Do(func() error { return publishAddr(addrFile(cfg.DataDir), listener.Addr().String()) }); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	if err := reserve.Do(p.openDoors); err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	server := p.server()
@@ -82,13 +85,13 @@ func ignoreClosed(err error) error {
 
 func addrFile(dataDir string) string { return filepath.Join(dataDir, "hatchd.addr") }
 
-// publishAddr writes the API's address to a file, for scripts that set port 0.
-func publishAddr(dataDir, addr string) error {
-	tmp := addrFile(dataDir) + ".new"
+// publishAddr writes an address to a file, for scripts that set port 0.
+func publishAddr(file, addr string) error {
+	tmp := file + ".new"
 	if err := os.WriteFile(tmp, []byte(addr+"\n"), 0o600); err != nil {
 		return fmt.Errorf("cannot publish the listening address: %w", err)
 	}
-	return os.Rename(tmp, addrFile(dataDir))
+	return os.Rename(tmp, file)
 }
 
 // startBackground adopts the VMs that an earlier daemon left, while the API

@@ -32,8 +32,9 @@ type world struct {
 	dir          string
 	shuttingDown func(context.Context) (bool, error)
 	settings     []string
-	serving      func() error // Options.Serving
-	defaultImage func()       // called when the default image is made; nil: nothing
+	serving      func() error       // Options.Serving
+	onHost       func(*daemon.Host) // changes the fake host; nil: nothing
+	defaultImage func()             // called when the default image is made; nil: nothing
 	*client.Client
 	end func() error // ends the daemon as a signal does, and waits for it
 }
@@ -43,7 +44,7 @@ const key = "a-key-of-this-test-only"
 func (w *world) start(t *testing.T) {
 	t.Helper()
 	cfg, err := config.Load(config.Sources{Executable: "/hatchd", Environ: append([]string{
-		"HATCH_DATA_DIR=" + w.dir, "HATCH_HTTP_ADDR=127.0.0.1:0", "HATCH_API_KEY=" + key, "HATCH_WARM=off", "HATCH_DEFAULT_MEM_MIB=64",
+		"HATCH_DATA_DIR=" + w.dir, "HATCH_HTTP_ADDR=127.0.0.1:0", "HATCH_PROXY_ADDR=127.0.0.1:0", "HATCH_API_KEY=" + key, "HATCH_WARM=off", "HATCH_DEFAULT_MEM_MIB=64",
 	}, w.settings...)})
 	if err != nil {
 		t.Fatal(err)
@@ -52,6 +53,9 @@ func (w *world) start(t *testing.T) {
 		h, err := host.Open(ctx, env)
 		if err == nil {
 			h.ShuttingDown = w.shuttingDown
+			if w.onHost != nil {
+				w.onHost(h)
+			}
 			w.hookDefaultImage(h)
 		}
 		return h, err

@@ -70,6 +70,7 @@ type parts struct {
 	snapshots *snapshot.Service
 	warm      *warm.Service
 	routes    *route.Service
+	doors     *doors
 	handler   http.Handler
 	lines     *admission.Log // of the log, that clients without a key cause
 
@@ -100,7 +101,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 	}
 	if p.routes, err = route.Open(ctx, route.Config{
 		Store: p.store, Keys: keys, DNS: net.DefaultResolver, Domain: p.cfg.ProxyDomain, Implicit: p.cfg.ProxyImplicit != "off",
-		URL: func(host string) string { return "http://" + host + ":9090" }, Now: time.Now,
+		URL: p.routeURL, Now: time.Now,
 	}); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/logkey"
@@ -56,10 +57,15 @@ func (p *parts) drain(ctx context.Context, server *http.Server, background <-cha
 	}
 	ending, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	var routed error
+	var routes sync.WaitGroup
+	routes.Go(func() { routed = p.doors.close(ending) })
 	err := ignoreClosed(server.Shutdown(ending))
 	if err != nil {
 		err = errors.Join(fmt.Errorf("requests still running: %w", err), server.Close())
 	}
+	routes.Wait()
+	err = errors.Join(err, routed)
 	if hostStops {
 		_ = await(ending, background) // asked again once VMs are down
 		return err

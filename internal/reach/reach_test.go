@@ -237,3 +237,31 @@ func TestNoMachineMeansNoConnection(t *testing.T) {
 	}
 	w.requireUses(t)
 }
+
+// A connection that is kept is no use, and each machine has a number of its own.
+func TestAKeptConnectionIsNoUse(t *testing.T) {
+	w := newWorld(t)
+	if _, ok := w.Current(id); ok {
+		t.Error("a VM without a machine has one")
+	}
+	w.run(t)
+	first, ok := w.Current(id)
+	conn, err := w.Connect(t.Context(), owner, id, 80, reach.Route)
+	if err != nil || !ok {
+		t.Fatal(err)
+	}
+	w.requireUses(t)
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	w.live.Remove(id, w.live.Current(id))
+	w.sleep()
+	if _, err := w.Machine(t.Context(), owner, id, reach.Route, reach.NoWake); !errs.HasCode(err, "vm_not_running") {
+		t.Errorf("got %v", err)
+	}
+	w.waking = func() { w.run(t) }
+	second, err := w.Machine(t.Context(), owner, id, reach.Route, reach.Wake)
+	if current, _ := w.Current(id); err != nil || second == first || current != second || w.wakes != 1 {
+		t.Errorf("machine %d, then %d, now %d, %v", first, second, current, err)
+	}
+}

@@ -91,6 +91,7 @@ func setup(env *testscript.Env, bin string) error {
 	env.Setenv("HATCH_CONFIG", config) // not the one this machine may have
 	env.Setenv("HATCH_DATA_DIR", filepath.Join(env.WorkDir, "data"))
 	env.Setenv("HATCH_HTTP_ADDR", "127.0.0.1:0")
+	env.Setenv("HATCH_PROXY_ADDR", "127.0.0.1:0")
 	env.Setenv("HATCH_WARM", "manual")
 	return nil
 }
@@ -147,7 +148,7 @@ func (d *daemons) start(ts *testscript.TestScript, name string) {
 func environment(ts *testscript.TestScript) []string {
 	env := []string{"GORACE=halt_on_error=1", "PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR")}
 	for _, name := range []string{
-		"HATCH_CONFIG", "HATCH_DATA_DIR", "HATCH_HTTP_ADDR", "HATCH_API_KEY",
+		"HATCH_CONFIG", "HATCH_DATA_DIR", "HATCH_HTTP_ADDR", "HATCH_PROXY_ADDR", "HATCH_API_KEY",
 		"HATCH_BRIDGE_CIDR", "HATCH_DEFAULT_MEM_MIB", "HATCH_MEM_OVERCOMMIT", "HATCH_MAX_SNAPSHOTS_PER_VM", "HATCH_WARM", "HATCH_WEBHOOK_ALLOW_PRIVATE",
 		"HATCH_AUTOSTART", "HATCH_IMAGE_DIRS", "HATCH_DATABASE_URL",
 	} {

@@ -30,6 +30,9 @@ type Machine struct {
 	Guest vm.Session
 	CPU   CPUMeter
 
+	// Number tells the machine from all others that this hatchd has held.
+	Number uint64
+
 	reports chan *vm.GuestReport // the newest unread report; capacity 1
 	watched bool                 // guarded by Registry.mu
 	dropped chan struct{}        // closed when the registry forgets the machine; its watchers end
@@ -67,6 +70,7 @@ type Registry struct {
 
 	mu       sync.Mutex
 	machines map[string]*Machine
+	joined   uint64 // machines so far
 }
 
 // Config is what a registry needs. All fields are required.
@@ -170,6 +174,8 @@ func (r *Registry) Join(id string, m vmm.Machine, connect Connect) (*Machine, er
 	joined.Guest = connect(id, agent, joined.observe)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.joined++
+	joined.Number = r.joined
 	r.machines[id] = joined
 	return joined, nil
 }
