@@ -29,7 +29,7 @@ func (f *fakeServer) routeRoutes(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("POST /vms/{id}/routes", func(w http.ResponseWriter, _ *http.Request) { reply(w, 201, f.leading[1]) })
 	mux.HandleFunc("POST /vms/{id}/share", func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, 200, api.Share{URL: "http://3000-vm.localhost/?hatch_token=t", ExpiresAt: testNow})
+		reply(w, 200, api.Share{URL: "http://3000-vm.localhost/?hatch_token=t", ExpiresAt: api.Time{Time: testNow}})
 	})
 	mux.HandleFunc("DELETE /vms/{id}/share", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, api.Deleted{Status: "deleted"}) })
 }
