@@ -46,6 +46,7 @@ func (s Spec) Check(host Host) error {
 		func() error { return s.checkSizes(host) },
 		s.RateLimits.Check,
 		s.checkDescription, s.checkHostname, s.checkBootArgs, s.checkUserData, s.checkLabels, s.checkSSHKeys,
+		s.Idle.check, s.Expiry.check,
 	} {
 		if err := check(); err != nil {
 			return err

@@ -35,6 +35,9 @@ type Spec struct {
 	SSHKeys       []string          `json:"ssh_keys,omitempty"`
 	Labels        map[string]string `json:"labels,omitempty"`
 	RateLimits    vmm.RateLimits    `json:"rate_limits,omitzero"`
+
+	Idle   IdlePolicy `json:"idle,omitzero"`
+	Expiry Expiry     `json:"expiry,omitzero"`
 }
 
 // Overrides are the values that a create request or a template gives. Nil, and
@@ -54,6 +57,9 @@ type Overrides struct {
 	Labels        map[string]string `json:"labels,omitempty"`   // added to those of the layer below
 	SSHKeys       []string          `json:"ssh_keys,omitempty"` // empty but not nil: none
 	RateLimits    *vmm.RateLimits   `json:"rate_limits,omitempty"`
+
+	Idle   *IdlePolicy `json:"idle,omitempty"`   // replaces that of the layer below
+	Expiry *Expiry     `json:"expiry,omitempty"` // likewise
 }
 
 // Merge returns defaults with the values that the layers give; of two layers the
@@ -83,6 +89,8 @@ func (s *Spec) override(o Overrides) {
 	set(&s.EnableNetwork, o.EnableNetwork)
 	set(&s.UserData, o.UserData)
 	set(&s.RateLimits, o.RateLimits)
+	set(&s.Idle, o.Idle)
+	set(&s.Expiry, o.Expiry)
 	if o.SSHKeys != nil {
 		s.SSHKeys = slices.Clone(o.SSHKeys)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
@@ -72,6 +73,7 @@ func fill(t *testing.T, field reflect.Value) {
 		[]string{"a"},
 		map[string]string{"a": "b"},
 		&vmm.RateLimits{Disk: vmm.DiskLimit{OpsPerSecond: 10}},
+		&machine.IdlePolicy{Timeout: time.Minute, Action: machine.ActionStop}, &machine.Expiry{TTL: time.Hour, Action: machine.ActionStop},
 	} {
 		if reflect.TypeOf(value) == field.Type() {
 			field.Set(reflect.ValueOf(value))
@@ -122,6 +124,13 @@ var refused = map[string]struct {
 	"no key":             {"ssh_authorized_keys", machine.Overrides{SSHKeys: []string{"ssh-rsa nonsense"}}},
 	"two keys in one":    {"ssh_authorized_keys", machine.Overrides{SSHKeys: []string{publicKey + "\n" + publicKey}}},
 	"long key":           {"ssh_authorized_keys", machine.Overrides{SSHKeys: []string{publicKey + strings.Repeat("e", machine.MaxSSHKey)}}},
+	"brief idle time":    {"idle", machine.Overrides{Idle: &machine.IdlePolicy{Timeout: time.Millisecond, Action: machine.ActionSleep}}},
+	"long idle time":     {"idle", machine.Overrides{Idle: &machine.IdlePolicy{Timeout: machine.MaxIdle + 1, Action: machine.ActionSleep}}},
+	"idle action":        {"idle", machine.Overrides{Idle: &machine.IdlePolicy{Timeout: time.Minute, Action: machine.ActionDelete}}},
+	"negative percent":   {"idle", machine.Overrides{Idle: &machine.IdlePolicy{Timeout: time.Minute, Action: machine.ActionSleep, CPUPercent: -1}}},
+	"many bytes":         {"idle", machine.Overrides{Idle: &machine.IdlePolicy{Timeout: time.Minute, Action: machine.ActionSleep, NetworkBytes: machine.MaxIdleBytes + 1}}},
+	"negative TTL":       {"ttl_seconds", machine.Overrides{Expiry: &machine.Expiry{TTL: -time.Second, Action: machine.ActionStop}}},
+	"expiry's action":    {"expire_action", machine.Overrides{Expiry: &machine.Expiry{TTL: time.Hour, Action: machine.ActionNone}}},
 	"slow disk":          {"rate_limits", machine.Overrides{RateLimits: &vmm.RateLimits{Disk: vmm.DiskLimit{OpsPerSecond: 9}}}},
 }
 
