@@ -34,7 +34,7 @@ var layers = []layer{
 	{"agent protocol", []string{"internal/guest/wire"}, []string{"internal/backoff"}},
 	{"config", []string{"internal/config"}, []string{"words", "internal/network"}},
 	{"nouns", []string{
-		"internal/vm/...", "internal/reach", "internal/machine", "internal/image/...", "internal/template", "internal/route", "internal/snapshot", "internal/network", "internal/disk",
+		"internal/vm/...", "internal/idle", "internal/reach", "internal/machine", "internal/image/...", "internal/template", "internal/route", "internal/snapshot", "internal/network", "internal/disk",
 		"internal/access", "internal/event", "internal/idempotency", "internal/process", "internal/file", "internal/webhook", "internal/warm",
 	}, []string{"nouns", "contracts", "words"}},
 	{"contracts", []string{"internal/vmm"}, []string{"words"}},

@@ -62,7 +62,11 @@ type Config struct {
 	HostShutdownTimeout time.Duration
 	Autostart           string // restore or none
 
-	Warm              string        // auto, manual or off
+	Warm string // auto, manual or off
+
+	IdleTimeout time.Duration // of new VMs; 0 means no limit
+	IdleAction  string        // sleep, stop or none
+
 	MaxSnapshotsPerVM int           // ≥ 1
 	SnapshotMaxAge    time.Duration // of automatic ones; 0 means no limit
 	SnapshotDiskMiB   int64         // all snapshots together; 0 means no limit

@@ -257,6 +257,16 @@ var settings = []Setting{
 		set: oneOf([]string{"auto", "manual", "off"}, func(c *Config) *string { return &c.Warm }),
 	},
 	{
+		Name: "idle_timeout", Env: "HATCH_IDLE_TIMEOUT", Default: "0",
+		Doc: "How long a new VM may be without activity before hatchd puts it to sleep, unless its request or template sets `idle`, such as `10m`, up to 8760h; `0` means no limit. What counts as activity is in the how-to on sleep.",
+		set: duration(0, 365*24*time.Hour, "10m", func(c *Config) *time.Duration { return &c.IdleTimeout }),
+	},
+	{
+		Name: "idle_action", Env: "HATCH_IDLE_ACTION", Default: "sleep",
+		Doc: "What becomes of an idle VM, unless its request or template sets it: `sleep`, `stop` or `none`.",
+		set: oneOf([]string{"sleep", "stop", "none"}, func(c *Config) *string { return &c.IdleAction }),
+	},
+	{
 		Name: "max_snapshots_per_vm", Env: "HATCH_MAX_SNAPSHOTS_PER_VM", Default: "10",
 		Doc: "Snapshots that one VM may have, 1 to 1000. hatchd evicts the oldest automatic ones for a new one, and never a manual one.",
 		set: integer(1, 1000, func(c *Config) *int { return &c.MaxSnapshotsPerVM }),

@@ -106,6 +106,7 @@ func (p *parts) startBackground(ctx context.Context) <-chan struct{} {
 		if err := p.vms.Recover(ctx, p.vmRoot); err != nil {
 			p.log.Error("cannot reconcile all VMs", logkey.Error, err)
 		}
+		work.Go(func() { p.idle.Run(ctx) })
 		if err := p.defaultImage(ctx); err != nil {
 			p.log.Warn("cannot make the default image", logkey.Error, err)
 		}

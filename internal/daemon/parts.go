@@ -25,7 +25,9 @@ import (
 	"github.com/hatchvm/hatch/internal/host/jail"
 	"github.com/hatchvm/hatch/internal/host/owned"
 	"github.com/hatchvm/hatch/internal/host/space"
+	"github.com/hatchvm/hatch/internal/idle"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/process"
 	"github.com/hatchvm/hatch/internal/reach"
@@ -71,6 +73,7 @@ type parts struct {
 	warm      *warm.Service
 	routes    *route.Service
 	doors     *doors
+	idle      *idle.Service
 	handler   http.Handler
 	lines     *admission.Log // of the log, that clients without a key cause
 
@@ -123,6 +126,8 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 	if err := p.makeVMs(templates); err != nil {
 		return nil, err
 	}
+	p.idle = idle.New(p.vms, p.vms.Reach(), p.log)
+	p.vms.Watch(p.idle)
 	p.handler = httpapi.New(httpapi.Config{
 		VMs: p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
 		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}, p.store), Requests: p.store,
@@ -219,8 +224,8 @@ func (p *parts) openHost(ctx context.Context, opt Options) error {
 	p.host, err = opt.Host(ctx, HostEnv{
 		Config: p.cfg, Log: p.log, Out: opt.Out, LiveLinks: live, OnClose: p.onClose,
 		WakeOnDemand: func(ctx context.Context, vmID string) error {
-			defer p.vms.Reach().Hold(vmID, reach.SSH)()
-			return p.vms.WakeOnDemand(ctx, vmID)
+			defer p.vms.Reach().Hold(ctx, vmID, reach.SSH)()
+			return p.vms.Reach().WakeOnDemand(ctx, vmID)
 		},
 		DialSSH: func(ctx context.Context, vmID string, target netip.AddrPort) (net.Conn, error) {
 			return p.vms.Reach().DialNetwork(ctx, vmID, target, reach.SSH)
@@ -290,6 +295,10 @@ func (p *parts) makeVMs(templates *template.Service) error {
 		DefaultDriver: p.info.Name,
 		VCPUs:         p.cfg.DefaultVCPU, MemMiB: p.cfg.DefaultMemMiB, DiskMiB: p.cfg.DefaultDiskMiB,
 		BootArgs: p.cfg.DefaultBootArgs, StopTimeout: p.cfg.StopTimeout, BootTime: bootTime, OwnUser: h.OwnUser,
+		Idle: machine.IdlePolicy{
+			Timeout: p.cfg.IdleTimeout, Action: machine.Action(p.cfg.IdleAction),
+			CPUPercent: machine.DefaultIdleCPUPercent, NetworkBytes: machine.DefaultIdleNetworkBytes,
+		},
 		Pools: network.Pools{
 			Network: p.cfg.Network, SSHMin: p.cfg.SSHPortMin, SSHMax: p.cfg.SSHPortMax,
 			UIDMin: p.cfg.UIDMin, UIDMax: p.cfg.UIDMax,

@@ -19,6 +19,9 @@ const (
 	VMUpdated          Type = "vm.updated"
 	VMOperation        Type = "vm.operation"
 	VMRebooted         Type = "vm.rebooted"
+	VMSlept            Type = "vm.slept"
+	VMWoke             Type = "vm.woke"
+	VMExpired          Type = "vm.expired"
 	VMDeleted          Type = "vm.deleted"
 	SnapshotCreated    Type = "snapshot.created"
 	SnapshotDeleted    Type = "snapshot.deleted"
@@ -52,6 +55,9 @@ func Types() []About {
 		{VMUpdated, "The owner changed what a VM is called, or what it is made of.", "`fields`: those that changed, such as `name` or `mem_mib`"},
 		{VMOperation, "An operation on a VM has ended: of a client, or of `hatchd`, as when the host goes down and when it has started again.", "`operation`: `create`, `start`, `stop`, `restart`, `pause`, `resume`, `sleep`, `wake`, `snapshot`, `restore`, `fork`, `delete`, `resize` or `reboot` (by the guest); `outcome`: `succeeded` or `failed`; `duration_ms`; `error`, `code`: why it failed"},
 		{VMRebooted, "A guest rebooted: its agent reported a new boot id, or its VMM ended with a reset (on Firecracker) and was started again.", "–"},
+		{VMSlept, "A VM fell asleep, on request or by a rule.", "`rule`: `request`, `idle`, `expiry`, `memory_pressure` or `host_shutdown`; `duration_ms`; `last_activity`: `at`, `cause` and `peer`, if known"},
+		{VMWoke, "A sleeping VM was woken, on request or by a use of it.", "`cause`: `request`, or the use, such as `ssh` or `exec`; `peer`: who used it, if known; `duration_ms`"},
+		{VMExpired, "The time of a VM had passed, and it was stopped, put to sleep or deleted.", "`expires_at`; `action`: `stop`, `sleep` or `delete`"},
 		{VMDeleted, "A VM was deleted, with its disk and its reservations.", "–"},
 		{SnapshotCreated, "A snapshot of a VM was taken and is durable.", snapshotData},
 		{SnapshotDeleted, "A snapshot was deleted, with its files.", snapshotData},

@@ -2,18 +2,18 @@
 // connections to their ports. It wakes a sleeping VM on the way in and counts
 // what is in use, and why, until it is released.
 //
-// It decides nothing about idle VMs: a policy reads [Reach.Uses]. It knows no
-// protocol that is spoken over a session or a connection. Start at [Reach.Open];
-// [Reach.Dial] is for ports.
+// It decides nothing about idle VMs, but lets one fall asleep only in one step with
+// the arrivals ([Reach.FallAsleepIfIdle]): none is lost. It knows no protocol that is
+// spoken over a session or a connection. Start at [Reach.Open]; [Reach.Dial] is for
+// ports; ledger.go counts.
 package reach
 
 import (
-	"cmp"
 	"context"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
@@ -46,20 +46,16 @@ const (
 	NoWake
 )
 
-// Use is one use of a VM that has not been released.
-type Use struct {
-	Cause Cause
-	Since time.Time
-}
-
 // Locker waits for operations on VMs.
 type Locker interface {
 	// LockRecovered waits for startup recovery and for the VM's lock.
 	LockRecovered(ctx context.Context, id string) (unlock func(), err error)
 }
 
-// Waker wakes sleeping VMs.
+// Waker wakes sleeping VMs. Its context carries what for; see vm.ArrivalOf.
 type Waker interface {
+	// WakeOnDemand is WakeIfAsleep, and quick about a VM that runs.
+	WakeOnDemand(ctx context.Context, id string) error
 	// WakeIfAsleep wakes the VM if it sleeps, after a sleep or a wake that is in
 	// progress.
 	WakeIfAsleep(ctx context.Context, id string) error
@@ -79,46 +75,66 @@ type Config struct {
 type Reach struct {
 	cfg Config
 
-	mu   sync.Mutex
-	uses map[string]map[*Use]struct{} // by VM id; no empty sets
+	quiet func(id string) // see OnQuiet; may be nil
+
+	mu      sync.Mutex
+	ledgers map[string]*ledger // by VM id
 }
 
 // New returns a Reach.
-func New(cfg Config) *Reach { return &Reach{cfg: cfg, uses: map[string]map[*Use]struct{}{}} }
+func New(cfg Config) *Reach { return &Reach{cfg: cfg, ledgers: map[string]*ledger{}} }
 
 // Open returns the session with the agent of a VM in scope. The VM counts as used
 // for cause from the call, its wake included, until release is called. release may
 // be called more than once, and is nil after an error. With Wake, but for the console,
 // the guest is not one that shuts down or reboots: the next boot is waited for, as long
-// as ctx allows.
+// as ctx allows. A VM that is falling asleep is waited for, and then woken. A use with
+// NoWake only looks, and does not keep the VM awake.
 //
 // Errors: errs.NotFound; errs.Conflict with code vm_not_running, also for a
 // sleeping VM with NoWake, or vm_paused; errs.Unavailable with code starting_up;
 // errs.TimedOut with code vm_busy; with Wake, those of a wake and of vm.Guest.Up.
 func (r *Reach) Open(ctx context.Context, scope access.Scope, id string, cause Cause, mode Mode) (_ vm.Session, release func(), err error) {
-	release = r.Hold(id, cause)
-	m, err := r.machine(ctx, scope, id, cause, mode)
-	if err == nil && mode == Wake && cause != Console { // what only looks at a guest may do so in a boot that ends
-		_, err = m.Guest.Up(ctx)
-	}
+	end := r.begin(ctx, id, &Use{Cause: cause, passive: mode == NoWake})
+	var m *live.Machine
+	err = r.steadily(ctx, id, func() (err error) {
+		m, err = r.machine(ctx, scope, id, cause, mode)
+		if err == nil && mode == Wake && cause != Console { // what only looks at a guest may do so in a boot that ends
+			_, err = m.Guest.Up(ctx)
+		}
+		return err
+	})
 	if err != nil {
-		release()
+		end(false)
 		return nil, nil, err
 	}
-	return m.Guest, release, nil
+	return m.Guest, func() { end(true) }, nil
 }
 
 // Awake returns the VM after it was woken if it slept. After an error of the wake
-// it returns the VM as it was before, and the error.
-func (r *Reach) Awake(ctx context.Context, scope access.Scope, id string) (vm.VM, error) {
-	v, err := r.cfg.Store.VM(ctx, scope, id)
-	if err != nil || !v.Asleep() {
-		return v, err
-	}
-	if err := r.cfg.Waker.WakeIfAsleep(ctx, id); err != nil {
-		return v, err
-	}
-	return r.cfg.Store.VM(ctx, scope, id)
+// it returns the VM as it was before, and the error. A VM that must not fall asleep again
+// at once is held by its caller before.
+func (r *Reach) Awake(ctx context.Context, scope access.Scope, id string) (v vm.VM, err error) {
+	err = r.steadily(ctx, id, func() error {
+		now, err := r.cfg.Store.VM(ctx, scope, id)
+		if v = now; err != nil || !v.Asleep() {
+			return err
+		}
+		if err := r.cfg.Waker.WakeIfAsleep(vm.WithArrival(ctx, r.arrival(ctx, id)), id); err != nil {
+			return err
+		}
+		v, err = r.cfg.Store.VM(ctx, scope, id)
+		return err
+	})
+	return v, err
+}
+
+// WakeOnDemand wakes a VM if it sleeps, after a sleep in progress, for callers that have
+// no scope: the clients of its ports. They hold the VM before.
+func (r *Reach) WakeOnDemand(ctx context.Context, id string) error {
+	return r.steadily(ctx, id, func() error {
+		return r.cfg.Waker.WakeOnDemand(vm.WithArrival(ctx, r.arrival(ctx, id)), id)
+	})
 }
 
 // machine returns the machine of a VM in scope that runs. A machine that this
@@ -166,39 +182,6 @@ func verbOf(cause Cause, mode Mode) string {
 	}
 }
 
-// Uses returns the uses of a VM that have not been released, the oldest first.
-func (r *Reach) Uses(id string) []Use {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var uses []Use
-	for use := range r.uses[id] {
-		uses = append(uses, *use)
-	}
-	slices.SortFunc(uses, func(a, b Use) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Cause, b.Cause)) })
-	return uses
-}
-
-// Hold counts a use of a VM until release is called. Open and Dial do so by themselves;
-// it is for what leads into a guest and is neither a session nor a connection yet: a
-// wake, a wait. It has no scope: the caller has checked that the VM is in its own.
-func (r *Reach) Hold(id string, cause Cause) (release func()) {
-	use := &Use{Cause: cause, Since: time.Now()}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.uses[id] == nil {
-		r.uses[id] = map[*Use]struct{}{}
-	}
-	r.uses[id][use] = struct{}{}
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.uses[id], use)
-		if len(r.uses[id]) == 0 {
-			delete(r.uses, id)
-		}
-	}
-}
-
 // networkTimeout bounds an attempt by the network before the agent is tried.
 const networkTimeout = 2 * time.Second
 
@@ -221,35 +204,37 @@ func (r *Reach) Dial(ctx context.Context, scope access.Scope, id string, port in
 			return conn, nil
 		}
 	}
-	release := r.Hold(v.ID, cause)
+	end := r.begin(ctx, v.ID, &Use{Cause: cause})
 	m, err := r.cfg.Live.Get(ctx, v, live.Held)
 	if m == nil || err != nil {
-		release()
+		end(false)
 		return nil, PortClosed(port).WithCause(err)
 	}
 	conn, err := m.Guest.Dial(ctx, port)
 	if err != nil {
-		release()
+		end(false)
 		if v.EnableNetwork || ctx.Err() != nil {
 			return nil, PortClosed(port).WithCause(err)
 		}
 		return nil, err
 	}
-	return &counted{conn, release}, nil
+	return &counted{Conn: conn, end: end}, nil
 }
 
 // DialNetwork connects to an address of the guest through its network only. It has no
 // scope: it is for callers that have checked theirs, and for a VM's SSH port, whose
 // clients have no account. The VM counts as used for cause until the connection is
-// closed.
+// closed; but only bytes that it moves keep the VM awake, because it outlives a sleep.
 func (r *Reach) DialNetwork(ctx context.Context, id string, to netip.AddrPort, cause Cause) (net.Conn, error) {
-	release := r.Hold(id, cause)
+	moved := &atomic.Int64{}
+	moved.Store(time.Now().UnixNano())
+	end := r.begin(ctx, id, &Use{Cause: cause, moved: moved})
 	conn, err := r.cfg.DialNetwork(ctx, to)
 	if err != nil {
-		release()
+		end(false)
 		return nil, err
 	}
-	return &counted{conn, release}, nil
+	return &counted{Conn: conn, end: end, moved: moved}, nil
 }
 
 // PortClosed is the error of a port that accepts no connections.
@@ -260,12 +245,33 @@ func PortClosed(port int) *errs.Error {
 // counted is a connection whose end ends a use.
 type counted struct {
 	net.Conn
-	release func()
+	end   func(tookPlace bool)
+	moved *atomic.Int64 // of the use; nil if the connection keeps the VM awake by itself
+}
+
+// Read notes when bytes came.
+func (c *counted) Read(p []byte) (n int, err error) {
+	n, err = c.Conn.Read(p)
+	c.note(n)
+	return n, err
+}
+
+// Write notes when bytes went.
+func (c *counted) Write(p []byte) (n int, err error) {
+	n, err = c.Conn.Write(p)
+	c.note(n)
+	return n, err
+}
+
+func (c *counted) note(bytes int) {
+	if bytes > 0 && c.moved != nil {
+		c.moved.Store(time.Now().UnixNano())
+	}
 }
 
 // Close closes the connection and ends its use.
 func (c *counted) Close() error {
-	defer c.release()
+	defer c.end(true)
 	return c.Conn.Close()
 }
 

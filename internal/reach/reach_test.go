@@ -80,6 +80,8 @@ func (w *world) WakeIfAsleep(context.Context, string) error {
 	return w.wakeError
 }
 
+func (w *world) WakeOnDemand(ctx context.Context, id string) error { return w.WakeIfAsleep(ctx, id) }
+
 func (w *world) dial(context.Context, netip.AddrPort) (net.Conn, error) {
 	return connection(w.noNetwork)
 }

@@ -17,6 +17,8 @@ type sleepRow struct {
 	Durable bool   `db:"durable"`
 	Bytes   int64  `db:"bytes"`
 	Staged  bool   `db:"staged"`
+	Rule    string `db:"rule"`
+	Last    string `db:"last_activity"` // JSON
 }
 
 // addSleeps sets Sleep of VMs in the two states that can have it: asleep, or about
@@ -31,7 +33,7 @@ func addSleeps(ctx context.Context, q querier, vms []vm.VM) error {
 		}
 	}
 	for chunk := range slices.Chunk(ids, idsPerQuery) {
-		query, args, err := sqlx.In("SELECT vm_id, slept_at, durable, bytes, staged FROM vm_sleeps WHERE vm_id IN (?)", chunk)
+		query, args, err := sqlx.In("SELECT vm_id, slept_at, durable, bytes, staged, rule, last_activity FROM vm_sleeps WHERE vm_id IN (?)", chunk)
 		if err != nil {
 			return fmt.Errorf("cannot read the saved memory of VMs: %w", err)
 		}
@@ -40,7 +42,11 @@ func addSleeps(ctx context.Context, q querier, vms []vm.VM) error {
 			return fmt.Errorf("cannot read the saved memory of VMs: %w", err)
 		}
 		for _, r := range rows {
-			vms[place[r.VMID]].Sleep = &vm.Sleep{At: fromMicros(r.SleptAt), Durable: r.Durable, Bytes: r.Bytes, Staged: r.Staged}
+			slept := vm.Sleep{At: fromMicros(r.SleptAt), Durable: r.Durable, Bytes: r.Bytes, Staged: r.Staged, Rule: vm.Rule(r.Rule)}
+			if err := fromJSON(r.Last, &slept.Last); err != nil {
+				return fmt.Errorf("cannot read the last activity of VM %s: %w", r.VMID, err)
+			}
+			vms[place[r.VMID]].Sleep = &slept
 		}
 	}
 	return nil
@@ -57,8 +63,12 @@ func (t *tx) setSleep(ctx context.Context, v vm.VM) error {
 	if v.Sleep == nil {
 		return nil
 	}
-	_, err := t.exec(ctx, "INSERT INTO vm_sleeps (vm_id, slept_at, durable, bytes, staged) VALUES (?, ?, ?, ?, ?)",
-		v.ID, micros(v.Sleep.At), v.Sleep.Durable, v.Sleep.Bytes, v.Sleep.Staged)
+	last, err := toJSON(v.Sleep.Last)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(ctx, "INSERT INTO vm_sleeps (vm_id, slept_at, durable, bytes, staged, rule, last_activity) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		v.ID, micros(v.Sleep.At), v.Sleep.Durable, v.Sleep.Bytes, v.Sleep.Staged, string(v.Sleep.Rule), printable(last))
 	if err != nil {
 		return fmt.Errorf("cannot store the saved memory of a VM: %w", err)
 	}
@@ -70,5 +80,5 @@ func sameSleep(a, b *vm.Sleep) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.At.Equal(b.At) && a.Durable == b.Durable && a.Bytes == b.Bytes && a.Staged == b.Staged
+	return a.At.Equal(b.At) && a.Durable == b.Durable && a.Bytes == b.Bytes && a.Staged == b.Staged && a.Rule == b.Rule && a.Last.At.Equal(b.Last.At)
 }

@@ -155,6 +155,9 @@ func DownWithHost(change func(*VM)) func(*VM) {
 		v.comeBackTo(back)
 		if v.State == Snapshotted {
 			v.StateReason = "put to sleep for the shutdown of the host"
+			slept := *v.Sleep
+			slept.Rule = RuleShutdown
+			v.Sleep = &slept
 		}
 	}
 }
@@ -286,12 +289,23 @@ func ToAsleepAgain(s Sleep, reason string) func(*VM) {
 	}
 }
 
+// ToAsleepBecause records why a VM that sleeps is left asleep.
+func ToAsleepBecause(reason string) func(*VM) {
+	return func(v *VM) {
+		if v.State == Snapshotted {
+			v.StateReason = reason
+		}
+	}
+}
+
 // ToDurable records that the memory of a sleeping VM is on disk. It changes
 // nothing once the VM was woken or a snapshot was staged for it.
 func ToDurable(bytes int64) func(*VM) {
 	return func(v *VM) {
 		if v.Asleep() && !v.Restoring() {
-			v.Sleep = &Sleep{At: v.Sleep.At, Durable: true, Bytes: bytes}
+			durable := *v.Sleep
+			durable.Durable, durable.Bytes = true, bytes
+			v.Sleep = &durable
 			v.StateReason, _, _ = strings.Cut(v.StateReason, notOnDisk)
 		}
 	}

@@ -93,6 +93,9 @@ type Sleep struct {
 	Durable bool  // on disk; until then it is in the host's RAM
 	Bytes   int64 // that it takes there
 	Staged  bool  // a snapshot's memory and disk are staged, and replace the VM's own next
+
+	Rule Rule     // why it sleeps; "" if that is not known
+	Last Activity // before; zero if none is known
 }
 
 // CloneKind says what a clone was made for. While a clone has not confirmed its

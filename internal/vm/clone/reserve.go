@@ -83,6 +83,7 @@ func (s *Service) drafts(snap snapshot.Snapshot, req vm.CloneRequest) ([]vm.VM, 
 	for i := range drafts {
 		v := vm.CloneOf(snap, req)
 		v.ID, v.Name, v.CreatedAt, v.UpdatedAt = id.New(vm.IDPrefix), name(req, i), now, now
+		v.Expiry = v.Expiry.Begun(now)
 		if err := s.Check(v, vm.CreateRequest{}); err != nil {
 			return nil, err
 		}

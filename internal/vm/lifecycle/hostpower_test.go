@@ -98,7 +98,7 @@ func requireDown(t *testing.T, v vm.VM, state vm.State, back vm.Autostart, says 
 
 func TestVMsGoDownAndComeBackWithTheHost(t *testing.T) {
 	full := errs.New(errs.Exhausted, "disk_full", "the disk is full")
-	asleep := []string{"hatchd state_changed snapshotted", "hatchd operation sleep succeeded", "hatchd state_changed starting", "hatchd state_changed running", "hatchd operation wake succeeded"}
+	asleep := []string{"hatchd state_changed snapshotted", "hatchd slept", "hatchd operation sleep succeeded", "hatchd state_changed starting", "hatchd state_changed running", "hatchd woke", "hatchd operation wake succeeded"}
 	stopped := []string{"hatchd state_changed stopping", "hatchd state_changed stopped", "hatchd operation stop succeeded", "hatchd state_changed starting", "hatchd state_changed running", "hatchd operation start succeeded"}
 	for name, c := range map[string]struct {
 		prepare func(w *world)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/reach"
 	"github.com/hatchvm/hatch/internal/snapshot"
@@ -109,7 +110,8 @@ type Settings struct {
 	Pools         network.Pools
 	StopTimeout   time.Duration // how long a stop waits for the guest before it kills
 	BootTime      time.Duration // how long a booting guest may keep others from starting; 0: not at all
-	OwnUser       bool          // run each VMM under the lease's UID; off for the fake driver
+	Idle          machine.IdlePolicy
+	OwnUser       bool // run each VMM under the lease's UID; off for the fake driver
 
 	Heartbeat live.Heartbeat // the zero value: live.DefaultHeartbeat
 
@@ -163,7 +165,7 @@ func New(deps Deps, settings Settings) *Service {
 	s.power = power.New(power.Config{
 		Store: deps.Store, Files: deps.Files, Memories: deps.Memories, Runner: s.runner, Engine: s.engine, Live: s.live,
 		Capacity: s.capacity, StopTimeout: settings.StopTimeout, CPUs: deps.Host.CPUs(), BootTime: settings.BootTime, HasRoom: deps.HasRoom,
-		Log: deps.Log,
+		FallAsleep: func(id string) (vm.Activity, func()) { return s.reach.FallAsleep(id) }, Log: deps.Log,
 	})
 	s.Service = clone.New(clone.Config{
 		Store: deps.Store, Runner: s.runner, Engine: s.engine, Live: s.live, Power: s.power, Capacity: s.capacity,
@@ -245,7 +247,7 @@ func (s *Service) Stop(ctx context.Context, scope access.Scope, id string, timeo
 		timeout = &s.power.StopTimeout
 	}
 	return s.runner.Run(ctx, operation.Op{Scope: scope, VMID: id, Name: "stop", Do: func(ctx context.Context, v vm.VM) (vm.VM, error) {
-		return s.power.StopWithin(ctx, v, *timeout)
+		return s.power.StopWithin(ctx, v, *timeout, power.StopRequested)
 	}})
 }
 
@@ -281,9 +283,9 @@ func (s *Service) Wake(ctx context.Context, scope access.Scope, id string) (vm.V
 	return s.runner.Run(ctx, operation.Op{Scope: scope, VMID: id, Name: "wake", Do: s.power.Wake})
 }
 
-// WakeOnDemand wakes a sleeping VM for traffic; see power.Service.WakeOnDemand.
+// WakeOnDemand wakes a sleeping VM for traffic; see reach.Reach.WakeOnDemand.
 func (s *Service) WakeOnDemand(ctx context.Context, id string) error {
-	return s.power.WakeOnDemand(ctx, id)
+	return s.reach.WakeOnDemand(ctx, id)
 }
 
 // Delete ends a VM, in any phase, and removes everything of it.

@@ -128,6 +128,42 @@ func TestAccessToAVMThatCannotWake(t *testing.T) {
 	})
 }
 
+// A VM that fails to wake again and again is left asleep, says what to do, and can be
+// woken on request.
+func TestAVMThatDoesNotWakeIsNotTriedForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		v := asleep(t, w)
+		w.calls.Fail("Wake", 1, errs.New(errs.Exhausted, "memory_exhausted", "full")) // is not the VM's fault
+		for range 1 + 3 {
+			if _, err := w.Guest(t.Context(), access.Owner(owner), v.ID); err == nil || errs.HasCode(err, "wake_suspended") {
+				t.Fatalf("got %v", err)
+			}
+			w.calls.FailNext("Wake")
+			<-time.After(time.Hour)
+		}
+		for range 3 {
+			if _, err := w.Guest(t.Context(), access.Owner(owner), v.ID); !errs.HasCode(err, "wake_suspended") {
+				t.Errorf("got %v", err)
+			}
+			<-time.After(time.Hour)
+		}
+		if now := get(t, w, v.ID); w.calls.Count("Wake") != 4 || !strings.Contains(now.StateReason, "not tried again") || now.Sleep == nil {
+			t.Errorf("tried %d times; it is %s (%s)", w.calls.Count("Wake"), now.State, now.StateReason)
+		}
+		w.calls.Withdraw("Wake")
+		if _, err := w.Wake(t.Context(), access.Owner(owner), v.ID); err != nil {
+			t.Errorf("on request: %v", err)
+		}
+		if _, err := w.Sleep(t.Context(), access.Owner(owner), v.ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Guest(t.Context(), access.Owner(owner), v.ID); err != nil {
+			t.Errorf("after that: %v", err)
+		}
+	})
+}
+
 // A caller who leaves aborts no wake.
 func TestWakeIsBoundByTheCallersTimeout(t *testing.T) {
 	for name, code := range map[string]string{"guest": "still_working", "console": "still_working", "wait": "wait_timeout"} {

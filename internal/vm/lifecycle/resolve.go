@@ -6,6 +6,7 @@ import (
 	"context"
 	"regexp"
 	"slices"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
@@ -32,12 +33,21 @@ func (s *Service) resolve(ctx context.Context, account string, req vm.CreateRequ
 	spec := machine.Merge(machine.Spec{
 		VCPUs: s.settings.VCPUs, MemMiB: s.settings.MemMiB, DiskMiB: s.settings.DiskMiB,
 		BootArgs: cmp.Or(img.BootArgs, s.settings.BootArgs), EnableNetwork: true,
+		Idle: s.settings.Idle,
 	}, tpl.Overrides, req.Overrides)
 	spec.ImageID, spec.Boot, spec.TemplateID = img.ID, img.Boot(), tpl.ID
 	if spec.Driver, err = s.driverFor(spec.Driver); err != nil {
 		return vm.VM{}, err
 	}
 	now := vm.Now()
+	if spec.Expiry.At.IsZero() {
+		spec.Expiry = spec.Expiry.Begun(now)
+	} else if !spec.Expiry.At.After(now) {
+		return vm.VM{}, errs.InvalidField("expires_at", "%s has passed already", spec.Expiry.At.UTC().Format(time.RFC3339))
+	}
+	if spec.Idle != (machine.IdlePolicy{}) {
+		spec.Idle.Action = cmp.Or(spec.Idle.Action, s.settings.Idle.Action, machine.ActionSleep)
+	}
 	v := vm.VM{
 		ID: id.New(vm.IDPrefix), OwnerID: account, Name: req.Name, Spec: spec,
 		Intent: vm.IntentRunning, State: vm.Starting, CreatedAt: now, UpdatedAt: now,

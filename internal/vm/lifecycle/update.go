@@ -39,7 +39,7 @@ func (s *Service) Update(ctx context.Context, scope access.Scope, id string, cha
 }
 
 func (s *Service) revise(ctx context.Context, scope access.Scope, id string, change func(*vm.VM) error) (vm.VM, error) {
-	return s.deps.Store.ReviseVM(ctx, scope, id, func(v *vm.VM) error {
+	v, err := s.deps.Store.ReviseVM(ctx, scope, id, func(v *vm.VM) error {
 		before := *v
 		if err := change(v); err != nil {
 			return err
@@ -52,6 +52,10 @@ func (s *Service) revise(ctx context.Context, scope access.Scope, id string, cha
 		}
 		return s.check(*v, vm.CreateRequest{})
 	})
+	if err == nil {
+		s.runner.Revised(v)
+	}
+	return v, err
 }
 
 // resized returns the fields of the sizes that differ.

@@ -37,12 +37,12 @@ func (s *Service) Wait(ctx context.Context, scope access.Scope, id string, want 
 		return vm.VM{}, vm.WaitTimeout(v)
 	}
 	if want.State == "" {
+		defer s.reach.Hold(ctx, id, reach.Wait)()
 		if v, err := s.reach.Awake(ctx, scope, id); ctx.Err() != nil {
 			return vm.VM{}, vm.WaitTimeout(v)
 		} else if err != nil {
 			return vm.VM{}, err
 		}
-		defer s.reach.Hold(id, reach.Wait)()
 	}
 	v, err = s.awaitMet(ctx, scope, id, want)
 	if err != nil || !want.AsksGuest() {

@@ -34,7 +34,9 @@ type Runner struct {
 	locks   *locks
 	changes *changes
 
-	finishRestore Func // see OnRestoring
+	finishRestore Func        // see OnRestoring
+	changed       func(vm.VM) // these two are set by Watch
+	gone          func(id string)
 
 	recovered chan struct{}  // closed by Open
 	closing   chan struct{}  // closed by Close
@@ -45,6 +47,7 @@ type Runner struct {
 func New(store Store, log *slog.Logger) *Runner {
 	return &Runner{
 		store: store, log: log, locks: newLocks(), changes: newChanges(),
+		changed: func(vm.VM) {}, gone: func(string) {},
 		recovered: make(chan struct{}), closing: make(chan struct{}),
 	}
 }
@@ -52,6 +55,10 @@ func New(store Store, log *slog.Logger) *Runner {
 // OnRestoring sets what finishes a restore that was cut short, before anything
 // else is done to the VM. Call it before Open.
 func (r *Runner) OnRestoring(finish Func) { r.finishRestore = finish }
+
+// Watch sets what is called after each change of a VM and after its deletion; both must
+// be quick. Call it before Open.
+func (r *Runner) Watch(changed func(vm.VM), gone func(id string)) { r.changed, r.gone = changed, gone }
 
 // Open lets operations on existing VMs begin: startup recovery is done.
 func (r *Runner) Open() { close(r.recovered) }
@@ -218,6 +225,7 @@ func (r *Runner) Update(ctx context.Context, id string, change func(*vm.VM)) (vm
 		return v, err
 	}
 	r.changes.announce(id)
+	r.changed(v)
 	if _, legal := v.Phase(); !legal {
 		r.log.Error("a vm is in no legal phase", logkey.VM, id, "state", v.State, "intent", v.Intent, "asleep", v.Asleep(), "machine", v.Machine != nil)
 	}
@@ -225,7 +233,16 @@ func (r *Runner) Update(ctx context.Context, id string, change func(*vm.VM)) (vm
 }
 
 // Announce wakes all callers of Await for a VM whose row was deleted.
-func (r *Runner) Announce(id string) { r.changes.announce(id) }
+func (r *Runner) Announce(id string) {
+	r.changes.announce(id)
+	r.gone(id)
+}
+
+// Revised tells of a change that was not made by Update.
+func (r *Runner) Revised(v vm.VM) {
+	r.changes.announce(v.ID)
+	r.changed(v)
+}
 
 // Await returns the VM once met says so. met returns an error when the
 // condition can no longer come true.

@@ -43,7 +43,11 @@ type Config struct {
 	CPUs        int           // of the host
 	BootTime    time.Duration // how long a booting guest counts as a start in progress, unless it is up before
 	HasRoom     func() bool   // reports whether guests whose disk was full may write again
-	Log         *slog.Logger
+
+	// FallAsleep has all who want to reach a VM wait from now on until decided is called,
+	// and tells what it was last used for.
+	FallAsleep func(id string) (last vm.Activity, decided func())
+	Log        *slog.Logger
 }
 
 // Service changes whether VMs run.
@@ -143,6 +147,7 @@ func (s *Service) boot(ctx context.Context, v vm.VM) (vm.VM, *live.Machine, erro
 		return v, nil, err
 	}
 	s.Live.Watch(v.ID, r.Live)
+	s.wakes.forget(v.ID)
 	return r.VM, r.Live, nil
 }
 
@@ -299,6 +304,7 @@ func (s *Service) Forget(ctx context.Context, id string) error {
 	})
 	if err == nil {
 		s.Runner.Announce(id)
+		s.wakes.forget(id)
 	}
 	return err
 }

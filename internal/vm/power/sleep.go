@@ -22,6 +22,14 @@ import (
 // disk_full when the host's disk cannot take its memory; errs.Unsupported.
 // After an error the guest continues as before.
 func (s *Service) Sleep(ctx context.Context, v vm.VM) (vm.VM, error) {
+	last, decided := s.FallAsleep(v.ID)
+	defer decided()
+	return s.SleepBecause(ctx, v, vm.Down{Rule: vm.RuleRequest, Reason: "asleep on request", Last: last})
+}
+
+// SleepBecause is Sleep for a caller that has let the VM fall asleep, see
+// Config.FallAsleep, and knows why.
+func (s *Service) SleepBecause(ctx context.Context, v vm.VM, why vm.Down) (vm.VM, error) {
 	if v.Asleep() {
 		return s.leaveDown(ctx, v)
 	}
@@ -30,7 +38,9 @@ func (s *Service) Sleep(ctx context.Context, v vm.VM) (vm.VM, error) {
 		return vm.VM{}, err
 	}
 	s.TrimDisk(ctx, v, m)
-	return s.sleep(ctx, v, m, s.Runner.Update)
+	return s.sleep(ctx, v, m, func(ctx context.Context, id string, change func(*vm.VM)) (vm.VM, error) {
+		return s.Runner.Update(ctx, id, vm.DownBecause(why, change))
+	})
 }
 
 // trimTimeout bounds the wait for a guest to trim its disk, which is only for the sake of
@@ -60,7 +70,7 @@ func (s *Service) SleepWithHost(ctx context.Context, v vm.VM) (vm.VM, error) {
 	if err != nil {
 		return vm.VM{}, err
 	}
-	return s.sleep(ctx, v, m, s.updateWithHost)
+	return s.sleep(ctx, v, m, withHost(s.Runner))
 }
 
 // kernelTimeout is how long after its start the kernel of a guest is waited for.
@@ -85,6 +95,7 @@ func (s *Service) AwaitKernel(ctx context.Context, v vm.VM) {
 
 func (s *Service) sleep(ctx context.Context, v vm.VM, m *live.Machine, commit transition.Commit) (vm.VM, error) {
 	s.AwaitKernel(ctx, v)
+	began := time.Now()
 	r, err := s.Engine.Sleep(ctx, v, m, commit)
 	if err != nil {
 		s.Log.Warn("cannot put vm to sleep", logkey.VM, v.ID, logkey.Step, transition.StepOf(err), logkey.Error, err)
@@ -99,6 +110,7 @@ func (s *Service) sleep(ctx context.Context, v vm.VM, m *live.Machine, commit tr
 		return vm.VM{}, err
 	}
 	s.persist(v)
+	s.Runner.Append(ctx, r.VM, vm.SleptEvent(r.VM, time.Since(began)))
 	return r.VM, nil
 }
 
@@ -166,7 +178,7 @@ func (s *Service) wakeQueued(ctx context.Context, v vm.VM, queue admit) (vm.VM, 
 		return vm.VM{}, err
 	}
 	defer release()
-	slept := *v.Sleep
+	slept, began := *v.Sleep, time.Now()
 	err = s.Runner.Insist(ctx, func() error { // as in start
 		leased, err := s.Capacity.LeaseToWake(ctx, v)
 		if err == nil {
@@ -182,7 +194,8 @@ func (s *Service) wakeQueued(ctx context.Context, v vm.VM, queue admit) (vm.VM, 
 	switch {
 	case err == nil:
 		s.Live.Watch(v.ID, r.Live)
-		s.wakes.succeeded(v.ID)
+		s.wakes.forget(v.ID)
+		s.Runner.Append(ctx, r.VM, vm.WokeEvent(ctx, time.Since(began)))
 		return r.VM, nil
 	case r.Stuck || r.Lost:
 		return s.FailStart(ctx, r, err)

@@ -9,18 +9,23 @@ import (
 	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vm/live"
+	"github.com/hatchvm/hatch/internal/vm/operation"
 	"github.com/hatchvm/hatch/internal/vm/transition"
 )
 
-// Stop is StopWithin with StopTimeout.
+// StopRequested is the reason of a stop that a client has asked for.
+const StopRequested = "stopped on request"
+
+// Stop is StopWithin with StopTimeout, on request.
 func (s *Service) Stop(ctx context.Context, v vm.VM) (vm.VM, error) {
-	return s.StopWithin(ctx, v, s.StopTimeout)
+	return s.StopWithin(ctx, v, s.StopTimeout, StopRequested)
 }
 
 // StopWithin asks the guest to shut down, waits for the timeout, then kills the VMM,
 // and returns when it is gone. With a timeout of 0 it kills at once. A VM without a
-// machine is stopped already; the saved memory of a sleeping one is lost.
-func (s *Service) StopWithin(ctx context.Context, v vm.VM, timeout time.Duration) (vm.VM, error) {
+// machine is stopped already; the saved memory of a sleeping one is lost. reason is what
+// the row says.
+func (s *Service) StopWithin(ctx context.Context, v vm.VM, timeout time.Duration, reason string) (vm.VM, error) {
 	m, err := s.Live.Get(ctx, v, live.Adopt)
 	if err != nil {
 		return vm.VM{}, err
@@ -28,7 +33,7 @@ func (s *Service) StopWithin(ctx context.Context, v vm.VM, timeout time.Duration
 	if m == nil {
 		return s.stopWithoutMachine(ctx, v)
 	}
-	return s.stop(ctx, v, m, timeout, "stopped on request", s.Runner.Update)
+	return s.stop(ctx, v, m, timeout, reason, s.Runner.Update)
 }
 
 // StopWithHost is Stop for a VM with a machine while the host shuts down: hatchd
@@ -38,12 +43,14 @@ func (s *Service) StopWithHost(ctx context.Context, v vm.VM, reason string) (vm.
 	if err != nil {
 		return vm.VM{}, err
 	}
-	return s.stop(ctx, v, m, s.StopTimeout, reason, s.updateWithHost)
+	return s.stop(ctx, v, m, s.StopTimeout, reason, withHost(s.Runner))
 }
 
-// updateWithHost stores a change that the shutdown of the host makes.
-func (s *Service) updateWithHost(ctx context.Context, id string, change func(*vm.VM)) (vm.VM, error) {
-	return s.Runner.Update(ctx, id, vm.DownWithHost(change))
+// withHost returns what stores a change that the shutdown of the host makes.
+func withHost(r *operation.Runner) transition.Commit {
+	return func(ctx context.Context, id string, change func(*vm.VM)) (vm.VM, error) {
+		return r.Update(ctx, id, vm.DownWithHost(change))
+	}
 }
 
 func (s *Service) stop(ctx context.Context, v vm.VM, m *live.Machine, timeout time.Duration, reason string, commit transition.Commit) (vm.VM, error) {

@@ -1,0 +1,378 @@
+package idle_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/idle"
+	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/reach"
+	"github.com/hatchvm/hatch/internal/vm"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const timeout = 10 * time.Minute
+
+// world is a service over VMs that exist in memory only, with the real counting of uses.
+type world struct {
+	*idle.Service
+	uses *reach.Reach
+
+	mu      sync.Mutex
+	vms     map[string]vm.VM
+	samples map[string]vm.Sample // added to what is read
+	fails   error                // of what takes VMs down
+	told    []string             // why VMs were kept awake
+	tries   int
+	expired []machine.Action
+	now     func() // called before a VM is taken down; may be nil
+}
+
+// run calls f in a bubble whose clock goes on when all is idle, beside a running service.
+func run(t *testing.T, f func(t *testing.T, w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{uses: reach.New(reach.Config{}), vms: map[string]vm.VM{}, samples: map[string]vm.Sample{}}
+		w.Service = idle.New(w, w.uses, slog.New(slog.DiscardHandler))
+		w.uses.OnQuiet(w.Quiet)
+		ctx, end := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); w.Run(ctx) }()
+		f(t, w)
+		end()
+		<-ended
+	})
+}
+
+// set stores a VM and tells the service.
+func (w *world) set(v vm.VM) {
+	w.mu.Lock()
+	w.vms[v.ID] = v
+	w.mu.Unlock()
+	w.Changed(v)
+}
+
+func (w *world) start(id string) vm.VM {
+	v := vm.VM{ID: id, State: vm.Running}
+	v.Idle = machine.IdlePolicy{Timeout: timeout, Action: machine.ActionSleep, CPUPercent: 10, NetworkBytes: 1 << 20}
+	w.set(v)
+	return v
+}
+
+func (w *world) state(id string) vm.State {
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.vms[id].State
+}
+
+func (w *world) Get(_ context.Context, _ access.Scope, id string) (vm.VM, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if v, ok := w.vms[id]; ok {
+		return v, nil
+	}
+	return vm.VM{}, errs.New(errs.NotFound, "vm_not_found", "no such VM")
+}
+
+func (w *world) List(context.Context, access.Scope, vm.Filter) ([]vm.VM, string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []vm.VM
+	for _, v := range w.vms {
+		all = append(all, v)
+	}
+	return all, "", nil
+}
+
+func (w *world) TakeDown(ctx context.Context, id string, d vm.TakeDown) (bool, error) {
+	if w.now != nil {
+		w.now()
+	}
+	v, err := w.Get(ctx, access.Everyone, id)
+	w.mu.Lock()
+	w.tries++
+	fails := w.fails
+	w.mu.Unlock()
+	if err != nil || fails != nil {
+		return false, errors.Join(err, fails)
+	}
+	last, decided := w.uses.FallAsleepIfIdle(id, d.UnusedSince)
+	if decided == nil || !d.Still(v) {
+		return false, nil
+	}
+	defer decided()
+	v.State = vm.Stopped
+	if d.Action == machine.ActionSleep {
+		v.State, v.Sleep = vm.Snapshotted, &vm.Sleep{Rule: d.Rule, Last: last}
+	}
+	v.StateReason = d.Reason(last)
+	w.set(v)
+	return true, nil
+}
+
+func (w *world) KeptAwake(_ context.Context, _, reason string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = append(w.told, reason)
+}
+
+func (w *world) Sample(_ context.Context, v vm.VM) (vm.Sample, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.samples[v.ID]
+	s.At = time.Now()
+	return s, nil
+}
+
+func (w *world) work(id string, s vm.Sample) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.samples[id] = s
+}
+
+func (w *world) Expire(_ context.Context, v vm.VM) error {
+	w.mu.Lock()
+	w.expired = append(w.expired, v.Expiry.Action)
+	w.mu.Unlock()
+	v.Expiry.At = time.Time{}
+	w.set(v)
+	return nil
+}
+
+// after lets time pass.
+func after(d time.Duration) { <-time.After(d) }
+
+func TestAVMSleepsWhenItWasNotUsed(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		v := w.start("vm_a")
+		if st := w.Status(v); st.InUse || st.Last.Cause != "start" || !st.SleepsAt.Equal(time.Now().Add(timeout)) {
+			t.Errorf("it is %+v", st)
+		}
+		after(timeout - time.Second)
+		if got := w.state("vm_a"); got != vm.Running {
+			t.Errorf("too early: %s", got)
+		}
+		after(time.Second)
+		if got := w.state("vm_a"); got != vm.Snapshotted {
+			t.Errorf("it is %s", got)
+		}
+		after(24 * time.Hour)
+		if w.tries != 1 {
+			t.Errorf("tried %d times", w.tries)
+		}
+	})
+}
+
+func TestAUseKeepsAVMAwake(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		v := w.start("vm_a")
+		after(time.Minute)
+		release := w.uses.Hold(t.Context(), "vm_a", reach.Exec)
+		after(3 * timeout)
+		if st := w.Status(v); w.state("vm_a") != vm.Running || !st.InUse || !st.SleepsAt.IsZero() {
+			t.Errorf("in use: %s, %+v", w.state("vm_a"), st)
+		}
+		release()
+		after(timeout - time.Second)
+		if got := w.state("vm_a"); got != vm.Running {
+			t.Errorf("just used: %s", got)
+		}
+		after(time.Second)
+		if got := w.state("vm_a"); got != vm.Snapshotted || w.vms["vm_a"].Sleep.Last.Cause != "exec" {
+			t.Errorf("it is %s: %s", got, w.vms["vm_a"].StateReason)
+		}
+	})
+}
+
+// What the guest does by itself is activity; status reads, which reach nothing, are not.
+func TestTheGuestsOwnWork(t *testing.T) {
+	for cause, s := range map[string]vm.Sample{
+		"cpu":     {CPUTime: timeout / 10},
+		"network": {NetworkBytes: 1 << 20},
+		"command": {Guest: vm.GuestActivity{Commands: 1}},
+		"":        {CPUTime: timeout/10 - time.Second, NetworkBytes: 1<<20 - 1},
+	} {
+		t.Run(cause, func(t *testing.T) {
+			run(t, func(t *testing.T, w *world) {
+				v := w.start("vm_a")
+				synctest.Wait()
+				w.work("vm_a", s)
+				after(timeout)
+				if got := w.state("vm_a"); (got == vm.Running) != (cause != "") {
+					t.Fatalf("it is %s", got)
+				}
+				if cause == "" {
+					return
+				}
+				if last := w.Status(v).Last; last.Cause != cause {
+					t.Errorf("its last activity is %+v", last)
+				}
+				s.Guest.Commands = 0
+				w.work("vm_a", s)
+				after(timeout)
+				if got := w.state("vm_a"); got != vm.Snapshotted {
+					t.Errorf("later it is %s", got)
+				}
+			})
+		})
+	}
+}
+
+func TestAGuestKeepsItselfAwake(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.start("vm_a")
+		w.work("vm_a", vm.Sample{Guest: vm.GuestActivity{KeepAwakeUntil: time.Now().Add(time.Hour)}})
+		after(time.Hour + timeout - time.Second)
+		if got := w.state("vm_a"); got != vm.Running {
+			t.Errorf("it is %s", got)
+		}
+		after(time.Second)
+		if got := w.state("vm_a"); got != vm.Snapshotted {
+			t.Errorf("later it is %s", got)
+		}
+	})
+}
+
+func TestThePolicyCanChange(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		v := w.start("vm_a")
+		after(time.Minute)
+		v.Idle.Timeout = 2 * time.Minute
+		w.set(v)
+		after(time.Minute)
+		if got := w.state("vm_a"); got != vm.Snapshotted {
+			t.Errorf("with a shorter time: %s", got)
+		}
+		v = w.start("vm_b")
+		v.Idle.Action = machine.ActionStop
+		w.set(v)
+		never := w.start("vm_c")
+		never.Idle.Action = machine.ActionNone
+		w.set(never)
+		after(timeout)
+		if b, c := w.state("vm_b"), w.state("vm_c"); b != vm.Stopped || c != vm.Running {
+			t.Errorf("to be stopped: %s; to be left alone: %s", b, c)
+		}
+	})
+}
+
+// A sleep that fails is tried again, more and more rarely, and the VM says so.
+func TestAFailedSleepBacksOff(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		v := w.start("vm_a")
+		w.fails = errs.New(errs.Unsupported, "sleep_unsupported", "cannot be saved")
+		after(timeout)
+		if w.state("vm_a") != vm.Running || len(w.told) != 1 || w.told[0] != "running, though idle: it could not fall asleep: cannot be saved" {
+			t.Errorf("it is %s, and says %q", w.state("vm_a"), w.told)
+		}
+		if st := w.Status(v); !st.SleepsAt.Equal(time.Now().Add(time.Minute)) {
+			t.Errorf("it is tried again at %s", st.SleepsAt)
+		}
+		after(time.Minute + 2*time.Minute)
+		if synctest.Wait(); w.tries != 3 {
+			t.Errorf("tried %d times", w.tries)
+		}
+		w.fails = errs.New(errs.TimedOut, "vm_busy", "busy") // is none
+		after(4 * time.Minute)
+		w.fails = nil
+		after(10 * time.Second)
+		if got := w.state("vm_a"); got != vm.Snapshotted || len(w.told) != 3 {
+			t.Errorf("later it is %s, and said %q", got, w.told)
+		}
+	})
+}
+
+// A use that begins while the decision is made wins.
+func TestAUseAtTheLastMoment(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.start("vm_a")
+		var once sync.Once
+		w.now = func() { once.Do(func() { w.uses.Hold(t.Context(), "vm_a", reach.SSH)() }) }
+		after(timeout)
+		if got := w.state("vm_a"); got != vm.Running {
+			t.Errorf("it is %s", got)
+		}
+		after(timeout)
+		if got := w.state("vm_a"); got != vm.Snapshotted || w.tries != 2 {
+			t.Errorf("later it is %s, tried %d times", got, w.tries)
+		}
+	})
+}
+
+func TestExpiry(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		v := vm.VM{ID: "vm_a", State: vm.Snapshotted}
+		v.Expiry = machine.Expiry{At: time.Now().Add(time.Hour), Action: machine.ActionDelete}
+		w.set(v)
+		after(30 * time.Minute)
+		v.Expiry.At = v.Expiry.At.Add(time.Hour) // moved
+		w.set(v)
+		after(time.Hour + 29*time.Minute)
+		if synctest.Wait(); len(w.expired) != 0 {
+			t.Errorf("too early: %v", w.expired)
+		}
+		after(time.Minute)
+		if synctest.Wait(); len(w.expired) != 1 || w.expired[0] != machine.ActionDelete {
+			t.Errorf("done: %v", w.expired)
+		}
+		after(24 * time.Hour)
+		if len(w.expired) != 1 {
+			t.Errorf("done again: %v", w.expired)
+		}
+	})
+}
+
+// The VM that was idle for longest makes room, and none that works.
+func TestEvict(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		for _, id := range []string{"vm_used", "vm_busy", "vm_oldest", "vm_newer"} {
+			w.start(id)
+			after(time.Minute)
+		}
+		defer w.uses.Hold(t.Context(), "vm_used", reach.Exec)()
+		w.work("vm_busy", vm.Sample{Guest: vm.GuestActivity{Commands: 1}})
+		for _, want := range []string{"vm_oldest", "vm_newer"} {
+			evicted, err := w.Evict(t.Context())
+			if !evicted || err != nil || w.state(want) != vm.Snapshotted || w.vms[want].Sleep.Rule != vm.RuleMemory {
+				t.Errorf("%s is %s: %v, %v", want, w.state(want), evicted, err)
+			}
+		}
+		if evicted, err := w.Evict(t.Context()); evicted || err != nil {
+			t.Errorf("one in use: %v, %v", evicted, err)
+		}
+	})
+}
+
+// The idle time of VMs that run already when the service begins is counted from then on.
+func TestTimersAreBackAfterARestart(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.start("vm_a")
+		after(timeout - time.Minute)
+		again := &world{uses: reach.New(reach.Config{}), vms: w.vms, samples: w.samples}
+		again.Service = idle.New(again, again.uses, slog.New(slog.DiscardHandler))
+		w.Gone("vm_a") // the earlier one has ended
+		ctx, end := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); again.Run(ctx) }()
+		after(timeout - time.Second)
+		if got := again.state("vm_a"); got != vm.Running {
+			t.Errorf("too early: %s", got)
+		}
+		after(time.Second)
+		if got := again.state("vm_a"); got != vm.Snapshotted {
+			t.Errorf("it is %s", got)
+		}
+		end()
+		<-ended
+	})
+}
