@@ -44,6 +44,10 @@ type MachineSpec struct {
 	SSHAuthorizedKeys []string          `json:"ssh_authorized_keys,omitempty" nullable:"false" doc:"Public keys in authorized_keys form for the image's default user, in addition to those in user_data."`
 	RateLimits        *RateLimits       `json:"rate_limits,omitempty" doc:"Limits of disk and network throughput. Those of a request replace all of the template's."`
 	Routes            []CreateRoute     `json:"routes,omitempty" maxItems:"32" nullable:"false" doc:"Routes to the VM, made with it or not at all. Those of a request replace all of the template's."`
+
+	Idle         *Idle  `json:"idle,omitempty" doc:"What happens to a VM that is not used. That of a request replaces all of the template's. Defaults to HATCH_IDLE_TIMEOUT and HATCH_IDLE_ACTION."`
+	TTLSeconds   *int64 `json:"ttl_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"Seconds from the creation of a VM until its expire_action, used or not; 0 for no limit."`
+	ExpireAction string `json:"expire_action,omitempty" enum:"stop,sleep,delete" doc:"What happens to a VM at expires_at. Defaults to stop."`
 }
 
 // CreateVM is the body of POST /vms.
@@ -56,6 +60,8 @@ type CreateVM struct {
 	VMM        string `json:"vmm,omitempty" doc:"Driver to run the VM with: auto (default), qemu or firecracker." example:"auto"`
 	SnapshotID string `json:"snapshot_id,omitempty" maxLength:"63" doc:"ID or name of a snapshot to clone instead of booting an image. Only name, description, hostname, labels, user_data and ssh_authorized_keys can be combined with it; the rest comes from the snapshot. With user_data, cloud-init runs again; keys alone are only added."`
 	Count      *int   `json:"count,omitempty" minimum:"1" maximum:"64" doc:"Number of VMs to clone from the snapshot; requires snapshot_id. The response is then the first VM, and has all of them in vms."`
+
+	ExpiresAt *Time `json:"expires_at,omitempty" doc:"When the VM's expire_action happens, instead of ttl_seconds; RFC 3339."`
 }
 
 // UpdateVM is the body of PATCH /vms/{id}, a JSON merge patch: absent fields stay, null
@@ -66,6 +72,11 @@ type UpdateVM struct {
 	Labels      map[string]*string `json:"labels,omitempty" nullable:"true" doc:"Labels to set; a label that is null is removed, and the others stay."`
 	VCPUCount   *int               `json:"vcpu_count,omitempty" minimum:"1" maximum:"4096" doc:"Number of virtual CPUs, of a stopped VM: its next start uses them."`
 	MemMiB      *int               `json:"mem_mib,omitempty" minimum:"64" maximum:"67108864" doc:"Memory size in MiB, of a stopped VM: its next start uses it."`
+
+	Idle         *Idle   `json:"idle,omitempty" doc:"What happens when the VM is not used; null: nothing. Of its fields, absent ones stay."`
+	TTLSeconds   *int64  `json:"ttl_seconds,omitempty" nullable:"true" minimum:"0" maximum:"31536000" doc:"Seconds from now until expire_action; 0 or null: never."`
+	ExpiresAt    *Time   `json:"expires_at,omitempty" nullable:"true" doc:"When expire_action happens, instead of ttl_seconds; null: never."`
+	ExpireAction *string `json:"expire_action,omitempty" enum:"stop,sleep,delete" doc:"What happens at expires_at."`
 }
 
 // CreatedVM is the response to POST /vms: the VM or, if count was given, the first
@@ -109,6 +120,34 @@ type VM struct {
 	UpdatedAt         Time              `json:"updated_at" doc:"When the VM was last updated, RFC 3339, UTC."`
 	StartedAt         *Time             `json:"started_at,omitempty" doc:"When the VM was last started, RFC 3339, UTC."`
 	Routes            []Route           `json:"routes,omitempty" nullable:"false" doc:"Routes to the VM, in the responses to POST /vms, and to GET and PATCH of the VM."`
+
+	Idle         *Idle  `json:"idle,omitempty" doc:"What happens when the VM is not used; absent if nothing does."`
+	TTLSeconds   *int64 `json:"ttl_seconds,omitempty" doc:"The time that the VM was given; clones get it anew."`
+	ExpiresAt    *Time  `json:"expires_at,omitempty" doc:"When expire_action happens, RFC 3339, UTC; absent for never."`
+	ExpireAction string `json:"expire_action,omitempty" enum:"stop,sleep,delete" doc:"What happens at expires_at."`
+	Use
+}
+
+// Use is how a VM is used. GET of one VM and lists show it; it is no part of the ETag.
+type Use struct {
+	LastActivity *Activity `json:"last_activity,omitempty" doc:"What the VM was last used for, as far as it is known; of a sleeping VM, before it fell asleep."`
+	InUse        bool      `json:"in_use,omitempty" doc:"Whether that goes on."`
+	SleepsAt     *Time     `json:"sleeps_at,omitempty" doc:"When the idle policy takes the VM down if nothing happens before, RFC 3339, UTC. The guest's own work is only looked at then."`
+}
+
+// Activity is one use of a VM.
+type Activity struct {
+	At    Time   `json:"at" doc:"When it was, RFC 3339, UTC."`
+	Cause string `json:"cause" doc:"What it was: exec, files, console, ssh, route, port, tunnel, wait; of the guest itself keep-awake, command, cpu, network; or start."`
+	Peer  string `json:"peer,omitempty" doc:"Who it was, if that is known: an address, a route, an API key."`
+}
+
+// Idle is what happens to a VM that is not used.
+type Idle struct {
+	TimeoutSeconds *int64 `json:"timeout_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"Seconds without activity; 0 for no limit, which is the default. Status reads are no activity."`
+	Action         string `json:"action,omitempty" enum:"sleep,stop,none" doc:"What happens then. Defaults to HATCH_IDLE_ACTION (sleep)."`
+	CPUPercent     *int   `json:"cpu_percent,omitempty" minimum:"0" maximum:"409600" doc:"CPU use from which the guest counts as active, on average over the timeout, in percent of one CPU; 0: at no use. Defaults to 10."`
+	NetworkBytes   *int64 `json:"network_bytes,omitempty" minimum:"0" doc:"Bytes received and sent within the timeout from which the guest counts as active; 0: at no number. Defaults to 1048576."`
 }
 
 // RateLimits limit disk and network throughput. What is absent is not limited.

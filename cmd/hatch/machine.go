@@ -95,6 +95,22 @@ var machineFlags = append(slices.Clone(shapeFlags),
 		}
 		return nil
 	}},
+	machineFlag{"idle", "", "", "put it to sleep after this `time` without activity, as 10m; 0 for never", func(g given, spec *api.MachineSpec) (err error) {
+		idlePolicy(spec).TimeoutSeconds, err = wholeSeconds(g.flag.Name, g.text())
+		return err
+	}},
+	machineFlag{"idle-action", "", "", "what happens to it when it is idle: sleep, stop or none", func(g given, spec *api.MachineSpec) error {
+		idlePolicy(spec).Action = g.text()
+		return nil
+	}},
+	machineFlag{"ttl", "", "", "stop it this `time` after its creation, as 2h; 0 for never", func(g given, spec *api.MachineSpec) (err error) {
+		spec.TTLSeconds, err = wholeSeconds(g.flag.Name, g.text())
+		return err
+	}},
+	machineFlag{"expire-action", "", "", "what happens to it then: stop, sleep or delete", func(g given, spec *api.MachineSpec) error {
+		spec.ExpireAction = g.text()
+		return nil
+	}},
 	// The last one: it sends a request, and the values of all others are checked before.
 	machineFlag{"image", "", "", "`image` to start from", func(g given, spec *api.MachineSpec) (err error) {
 		spec.ImageID, err = g.image()

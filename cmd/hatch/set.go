@@ -15,13 +15,15 @@ type setFlags struct {
 	name, description, memory string
 	labels                    []string
 	vcpus                     int
+
+	idle, idleAction, ttl, expireAction string
 }
 
 func (c vmCommands) setCommand() *cobra.Command {
 	f := &setFlags{}
 	cmd := &cobra.Command{
-		Use: "set VM", Short: "Change a VM: its name, description, labels, or the sizes of a stopped one", Args: oneArg("VM"),
-		Example:           "  hatch set web --name db --label tier=db --label old-\n  hatch stop web && hatch set web --memory 2g --vcpus 2 && hatch start web",
+		Use: "set VM", Short: "Change a VM: its name, description, labels, idle policy, or the sizes of a stopped one", Args: oneArg("VM"),
+		Example:           "  hatch set web --name db --label tier=db --label old-\n  hatch set web --idle 30m --ttl 8h\n  hatch stop web && hatch set web --memory 2g --vcpus 2 && hatch start web",
 		ValidArgsFunction: vmKind.completeFirst(c.connection),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			body, err := f.request(cmd)
@@ -40,6 +42,10 @@ func (c vmCommands) setCommand() *cobra.Command {
 	flags.StringArrayVar(&f.labels, "label", nil, "set label `KEY=VALUE`, or remove label KEY- (repeatable)")
 	flags.StringVarP(&f.memory, "memory", "m", "", "memory `size` of a stopped VM: MiB, or as 512m or 1g")
 	flags.IntVar(&f.vcpus, "vcpus", 0, "virtual CPUs of a stopped VM")
+	flags.StringVar(&f.idle, "idle", "", "put it to sleep after this `time` without activity, as 10m; 0 for never")
+	flags.StringVar(&f.idleAction, "idle-action", "", "what happens to it when it is idle: sleep, stop or none")
+	flags.StringVar(&f.ttl, "ttl", "", "stop it this `time` from now, as 2h; 0 for never")
+	flags.StringVar(&f.expireAction, "expire-action", "", "what happens to it then: stop, sleep or delete")
 	return cmd
 }
 
@@ -59,6 +65,22 @@ func (f *setFlags) request(cmd *cobra.Command) (body api.UpdateVM, err error) {
 		if body.MemMiB, err = size("memory", f.memory); err != nil {
 			return body, err
 		}
+	}
+	if given("idle") || given("idle-action") {
+		body.Idle = &api.Idle{Action: f.idleAction}
+	}
+	if given("idle") {
+		if body.Idle.TimeoutSeconds, err = wholeSeconds("idle", f.idle); err != nil {
+			return body, err
+		}
+	}
+	if given("ttl") {
+		if body.TTLSeconds, err = wholeSeconds("ttl", f.ttl); err != nil {
+			return body, err
+		}
+	}
+	if given("expire-action") {
+		body.ExpireAction = &f.expireAction
 	}
 	for _, label := range f.labels {
 		if body.Labels == nil {

@@ -158,7 +158,7 @@ func listOptions(filters []string) client.ListOptions {
 }
 
 func (c vmCommands) table(vms []api.VM, wide bool) table {
-	t := table{head: []string{"ID", "NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "SSH", "AGE"}}
+	t := table{head: []string{"ID", "NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "SSH", "AGE", "IDLE"}}
 	if wide {
 		t.head = append(t.head, "READY", "DISK", "MAC", "TAP", "VMM", "TEMPLATE", "LABELS", "REASON")
 	}
@@ -167,7 +167,7 @@ func (c vmCommands) table(vms []api.VM, wide bool) table {
 		if v.SSHPort != 0 {
 			port = strconv.Itoa(v.SSHPort)
 		}
-		cells := []string{v.ID, v.Name, v.State, v.ImageID, strconv.Itoa(v.VCPUCount), mib(int64(v.MemMiB)), v.GuestIP, port, c.age(v.CreatedAt)}
+		cells := []string{v.ID, v.Name, v.State, v.ImageID, strconv.Itoa(v.VCPUCount), mib(int64(v.MemMiB)), v.GuestIP, port, c.age(v.CreatedAt), c.idleness(v)}
 		if wide {
 			cells = append(cells, readiness(v), mib(int64(v.DiskMiB)), v.GuestMAC, v.TapName, v.VMM, v.TemplateID, labels(v.Labels), v.StateReason)
 		}

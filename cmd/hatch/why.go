@@ -64,7 +64,7 @@ func (c eventCommands) explain(ctx context.Context, ref string, tail int) error 
 	if err := c.printHistory(history, tail); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "\n%s\n%s", c.verdict(found, now, left), standstill(ctx, server, now))
+	fmt.Fprintf(c.out, "\n%s\n%s", c.verdict(found, now, left), c.lastUse(now)+standstill(ctx, server, now))
 	return nil
 }
 
@@ -153,6 +153,9 @@ func (c eventCommands) verdict(found named, v api.VM, left []api.Snapshot) strin
 		since := ""
 		if v.StartedAt != nil {
 			since = " since " + c.age(*v.StartedAt)
+		}
+		if v.StateReason != "" { // why it still runs
+			since += " (" + clean(v.StateReason) + ")"
 		}
 		return name + " is running" + since + unmetConditions(v)
 	case api.StatePaused:

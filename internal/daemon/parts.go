@@ -129,7 +129,8 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 	p.idle = idle.New(p.vms, p.vms.Reach(), p.log)
 	p.vms.Watch(p.idle)
 	p.handler = httpapi.New(httpapi.Config{
-		VMs: p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
+		Idle: p.idle,
+		VMs:  p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
 		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}, p.store), Requests: p.store,
 		Health: p.health(opt.Version), Counts: p.store, Routes: p.routes, Version: opt.Version, Log: p.log, Lines: p.lines,
 		Origins: p.cfg.CORSOrigins,

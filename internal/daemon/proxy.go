@@ -25,8 +25,8 @@ type routeGuests struct{ reach *reach.Reach }
 var _ proxy.Guests = routeGuests{}
 
 // Hold implements proxy.Guests.
-func (g routeGuests) Hold(_ context.Context, vmID, _ string) func() {
-	return g.reach.Hold(vmID, reach.Route)
+func (g routeGuests) Hold(ctx context.Context, vmID, peer string) func() {
+	return g.reach.Hold(reach.WithPeer(ctx, peer), vmID, reach.Route)
 }
 
 // Current implements proxy.Guests.

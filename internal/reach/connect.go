@@ -5,12 +5,16 @@ import (
 	"net"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/vm/live"
 )
 
 // Current returns the number of the machine that this hatchd holds of a VM, without a
-// look at its row. Each start and wake gives a VM another machine. It has no scope, as
-// Hold.
+// look at its row; none while the VM is falling asleep. Each start and wake gives a VM
+// another machine. It has no scope, as Hold.
 func (r *Reach) Current(id string) (machine uint64, ok bool) {
+	if _, falling := r.falling(id); falling != nil {
+		return 0, false
+	}
 	m := r.cfg.Live.Current(id)
 	if m == nil {
 		return 0, false
@@ -21,7 +25,11 @@ func (r *Reach) Current(id string) (machine uint64, ok bool) {
 // Machine is Current for a VM in scope that may not run: it is woken with Wake, if it
 // sleeps. Errors: those of Open, but for the guest's.
 func (r *Reach) Machine(ctx context.Context, scope access.Scope, id string, cause Cause, mode Mode) (uint64, error) {
-	m, err := r.machine(ctx, scope, id, cause, mode)
+	var m *live.Machine
+	err := r.steadily(ctx, id, func() (err error) {
+		m, err = r.machine(ctx, scope, id, cause, mode)
+		return err
+	})
 	if err != nil {
 		return 0, err
 	}
@@ -36,6 +44,6 @@ func (r *Reach) Connect(ctx context.Context, scope access.Scope, id string, port
 		return nil, err
 	}
 	c := conn.(*counted)
-	c.release()
+	c.end(false)
 	return c.Conn, nil
 }

@@ -89,12 +89,6 @@ type Sample struct {
 	Guest        GuestActivity
 }
 
-// GuestActivity is what an agent reports of its guest's own work.
-type GuestActivity struct {
-	KeepAwakeUntil time.Time // as programs in the guest have asked; zero for never
-	Commands       int       // started in the background, and still running
-}
-
 // slept and woke are the data of events.
 type (
 	slept struct {

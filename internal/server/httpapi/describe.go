@@ -167,7 +167,7 @@ func deleted() *answer[api.Deleted] {
 // requestSchemas are the schemas of requests.
 var requestSchemas = map[string]bool{
 	"CreateVM": true, "CreateImage": true, "BuildImage": true, "WarmImage": true, "CreateTemplate": true,
-	"RateLimits": true, "DiskRateLimit": true, "NetworkRateLimit": true, "CreateKey": true, "CreateWebhook": true,
+	"RateLimits": true, "Idle": true, "DiskRateLimit": true, "NetworkRateLimit": true, "CreateKey": true, "CreateWebhook": true,
 	"UpdateWebhook": true, "CreateRoute": true, "UpdateRoute": true, "RouteAuth": true, "RouteTimeouts": true, "ShareVM": true, "UpdateVM": true, "UpdateTemplate": true, "CreateSnapshot": true, "RestoreVM": true, "ForkVM": true, "MakeDirectory": true,
 	"RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true,
 }

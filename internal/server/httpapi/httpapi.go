@@ -104,6 +104,7 @@ type Authenticator interface {
 // say what their zero value means.
 type Config struct {
 	VMs       Machines
+	Idle      Idle // nil: how idle VMs are is not shown
 	Snapshots Snapshots
 	Images    Images
 	Warm      Warm
@@ -181,7 +182,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 	d.schemas.RegisterTypeAlias(reflect.TypeFor[api.Command](), reflect.TypeFor[commandSchema]())
 	d.schemas.RegisterTypeAlias(reflect.TypeFor[api.Time](), reflect.TypeFor[time.Time]())
 	for _, noun := range []interface{ routes() []route }{
-		&vmHandlers{d, cfg.VMs, &encodedVMs{}, cfg.Routes},
+		&vmHandlers{d, cfg.VMs, cfg.Idle, &encodedVMs{}, cfg.Routes},
 		&outputHandlers{d, cfg.VMs, cfg.Files},
 		&snapshotHandlers{d, cfg.Snapshots, cfg.VMs},
 		&execHandlers{d, cfg.Processes},

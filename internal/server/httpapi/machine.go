@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"strings"
+	"time"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/errs"
@@ -18,6 +19,7 @@ func overrides(in api.MachineSpec) (machine.Overrides, error) {
 		ImageID: in.ImageID, Description: in.Description, Hostname: in.Hostname, VCPUs: in.VCPUCount, MemMiB: in.MemMiB, DiskMiB: in.DiskMiB,
 		BootArgs: in.BootArgs, EnableNetwork: in.EnableNetwork, UserData: data,
 		Labels: in.Labels, SSHKeys: in.SSHAuthorizedKeys, RateLimits: rateLimits(in.RateLimits),
+		Idle: idlePolicy(in.Idle), Expiry: expiry(in.TTLSeconds, nil, in.ExpireAction),
 	}, err
 }
 
@@ -47,6 +49,12 @@ func shownOverrides(o machine.Overrides) api.MachineSpec {
 	if o.RateLimits != nil {
 		out.RateLimits = shownRateLimits(*o.RateLimits)
 	}
+	if o.Idle != nil {
+		out.Idle = shownIdle(*o.Idle)
+	}
+	if o.Expiry != nil {
+		out.TTLSeconds, out.ExpireAction = new(int64(o.Expiry.TTL/time.Second)), string(o.Expiry.Action)
+	}
 	return out
 }
 
@@ -70,6 +78,15 @@ func listedVM(v vm.VM) api.VM {
 		GuestIP: addressText(v.Lease.Address), GuestMAC: strings.ToUpper(v.Lease.MAC.String()), TapName: v.Lease.Tap, SSHPort: v.Lease.SSHPort,
 		SnapshotID: v.SnapshotID,
 		CreatedAt:  utc(v.CreatedAt), UpdatedAt: utc(v.UpdatedAt), StartedAt: utcOrNil(v.StartedAt),
+	}
+	if v.Idle != (machine.IdlePolicy{}) {
+		out.Idle = shownIdle(v.Idle)
+	}
+	if e := v.Expiry; e.TTL > 0 || !e.At.IsZero() {
+		out.TTLSeconds, out.ExpireAction = new(int64(e.TTL/time.Second)), string(e.Action)
+		if !e.At.IsZero() {
+			out.ExpiresAt = utcOrNil(&e.At)
+		}
 	}
 	if v.Sleep != nil {
 		out.Sleep = &api.Sleep{TakenAt: utc(v.Sleep.At), Durable: v.Sleep.Durable, SizeBytes: v.Sleep.Bytes}

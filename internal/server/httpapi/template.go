@@ -101,7 +101,7 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 // templateFields are the fields of a template that can be changed.
 var templateFields = []string{
 	"name", "image_id", "description", "hostname", "vcpu_count", "mem_mib", "disk_mib", "boot_args", "enable_network",
-	"user_data", "user_data_encoding", "labels", "ssh_authorized_keys", "rate_limits", "routes",
+	"user_data", "user_data_encoding", "labels", "ssh_authorized_keys", "rate_limits", "routes", "idle", "ttl_seconds", "expire_action",
 }
 
 func (h *templateHandlers) delete(ctx context.Context, in *ConditionalIDPath) (*answer[api.Deleted], error) {

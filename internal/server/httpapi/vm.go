@@ -24,12 +24,13 @@ const createText = `Create and start a new microVM. Every field is optional, and
 With snapshot_id the VM is cloned from a snapshot instead of booted; with count, several are, each with its own hostname, address and MAC. The response comes once all have confirmed their identity. If wait_timeout passes first, the status is 409 with code still_working; creation continues, and GET /vms lists the VMs.`
 
 const updateText = `Change a VM, by a JSON merge patch: absent fields stay, null removes one. The name, the description and labels can be changed in any state, ` +
-	`the sizes only while the VM is stopped. Fields that cannot be changed are refused, each with the reason, unless they are as they are.`
+	`and so can idle, ttl_seconds, expires_at and expire_action; the sizes only while the VM is stopped. Fields that cannot be changed are refused, each with the reason, unless they are as they are.`
 
 // vmHandlers serves VMs and operations on them.
 type vmHandlers struct {
 	*door
 	vms     Machines
+	idle    Idle // nil: not known
 	encoded *encodedVMs
 	leading Routes // to VMs
 }
@@ -146,6 +147,12 @@ func createRequest(body api.CreateVM) (vm.CreateRequest, error) {
 	if err != nil {
 		return req, err
 	}
+	if body.ExpiresAt != nil && body.TTLSeconds != nil {
+		return req, errs.InvalidField("expires_at", "cannot be given together with ttl_seconds")
+	}
+	if body.ExpiresAt != nil {
+		req.Expiry = expiry(nil, body.ExpiresAt, body.ExpireAction)
+	}
 	req.Driver = body.VMM
 	if req.Routes, err = routeSpecs(body.Routes); err != nil {
 		return req, err
@@ -203,7 +210,7 @@ func (h *vmHandlers) list(ctx context.Context, in *listVMsInput) (*listVMsOutput
 		return nil, err
 	}
 	out := &listVMsOutput{ContentType: "application/json"}
-	if out.Body, err = h.encoded.list(page); err != nil {
+	if out.Body, err = h.encoded.list(page, h.use); err != nil {
 		return nil, err
 	}
 	if next != "" {
@@ -269,6 +276,7 @@ func (h *vmHandlers) get(ctx context.Context, in *ConditionalIDPath) (*tagged[ap
 	}
 	out, err := withTag(in.Conditions, wholeVM(v), v.UpdatedAt)
 	if err == nil {
+		out.Body.Use = h.use(v)
 		out.Body.Routes, err = h.routesOf(ctx, v.ID)
 	}
 	return out, err
@@ -284,15 +292,20 @@ func (h *vmHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.VM
 	if err != nil {
 		return nil, err
 	}
+	now := vm.Now()
+	may := append([]string{"name", "description", "labels", "vcpu_count", "mem_mib"}, idleFields...)
 	v, err := h.vms.Update(ctx, scope(ctx), in.ID, func(v *vm.VM) error {
 		shown := wholeVM(*v)
 		if err := in.allowObject(shown, v.UpdatedAt); err != nil {
 			return err
 		}
 		shown.Routes = routes // for clients that send back what they have read
-		after, err := patched(h.door, shown, in.RawBody, []string{"name", "description", "labels", "vcpu_count", "mem_mib"}, fixedFields)
+		after, err := patched(h.door, shown, in.RawBody, may, fixedFields)
+		if err != nil {
+			return err
+		}
 		v.Name, v.Description, v.Labels, v.VCPUs, v.MemMiB = after.Name, after.Description, after.Labels, after.VCPUCount, after.MemMiB
-		return err
+		return idlePatch(v, in.RawBody, after, now)
 	})
 	if err != nil {
 		return nil, err

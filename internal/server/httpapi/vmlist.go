@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"sync"
 
+	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -23,8 +24,9 @@ type encodedVM struct {
 	text     []byte // never modified once stored
 }
 
-// list returns the page as a JSON array.
-func (e *encodedVMs) list(page []vm.VM) ([]byte, error) {
+// list returns the page as a JSON array. use tells how VMs are used, which changes more
+// often than they do.
+func (e *encodedVMs) list(page []vm.VM, use func(vm.VM) api.Use) ([]byte, error) {
 	const usual = 1024 // bytes of one VM
 	list := append(make([]byte, 0, len(page)*usual+4), '[')
 	for i, v := range page {
@@ -35,7 +37,14 @@ func (e *encodedVMs) list(page []vm.VM) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, text...)
+		used, err := json.Marshal(use(v))
+		if err != nil {
+			return nil, err
+		}
+		if list = append(list, text...); len(used) > len("{}") { // its fields, after the others
+			list[len(list)-1] = ','
+			list = append(list, used[1:]...)
+		}
 	}
 	return append(list, "]\n"...), nil
 }

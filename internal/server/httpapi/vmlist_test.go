@@ -56,7 +56,7 @@ func TestListCachesNoOlderRevision(t *testing.T) {
 
 func requireList(t *testing.T, e *encodedVMs, page []vm.VM, want string) {
 	t.Helper()
-	got, err := e.list(page)
+	got, err := e.list(page, noUse)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func requireList(t *testing.T, e *encodedVMs, page []vm.VM, want string) {
 
 func states(t *testing.T, e *encodedVMs, page []vm.VM) (all []string) {
 	t.Helper()
-	text, err := e.list(page)
+	text, err := e.list(page, noUse)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,4 +79,22 @@ func states(t *testing.T, e *encodedVMs, page []vm.VM) (all []string) {
 		all = append(all, v.State)
 	}
 	return all
+}
+
+func noUse(vm.VM) api.Use { return api.Use{} }
+
+// How VMs are used is not cached with the rest of them, and follows it.
+func TestAListShowsTheUseAsItIs(t *testing.T) {
+	var e encodedVMs
+	v := vm.VM{ID: "vm_a", Revision: 1}
+	for _, cause := range []string{"exec", "ssh"} {
+		text, err := e.list([]vm.VM{v, v}, func(vm.VM) api.Use { return api.Use{LastActivity: &api.Activity{Cause: cause}} })
+		var got []api.VM
+		if err == nil {
+			err = json.Unmarshal(text, &got)
+		}
+		if err != nil || len(got) != 2 || got[1].ID != v.ID || got[1].LastActivity == nil || got[1].LastActivity.Cause != cause {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 }
