@@ -85,6 +85,15 @@ type Config struct {
 	ProxyMaxClientConns int // of one client of the network; ≥ 1
 	WakeTimeout         time.Duration
 
+	TLSAddr         string // host:port; "" means that there is no TLS
+	TLSCert, TLSKey string // absolute; both "" or none
+	HSTSMaxAge      time.Duration
+	ACMEEmail       string // "" means that no certificates are obtained
+	ACMECA          string // URL; "" means Let's Encrypt
+	ACMECARoots     string // absolute; "" means those of the host
+	ACMEDNSServer   string // host:port; "" means no DNS challenge
+	ACMEDNSKey      string // NAME:SECRET; a secret
+
 	LogLevel  slog.Level
 	LogFormat string // text or json
 

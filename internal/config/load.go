@@ -242,9 +242,27 @@ func (l *loader) crossCheck(c Config) {
 	if c.UIDMin > c.UIDMax && c.UIDMax != 0 {
 		l.fail("HATCH_UID_MIN", fmt.Sprint(c.UIDMin), "must be at most HATCH_UID_MAX, which is %d", c.UIDMax)
 	}
+	l.checkTLS(c)
 	var port int
 	if _, err := fmt.Sscan(c.HTTPAddr[strings.LastIndex(c.HTTPAddr, ":")+1:], &port); err == nil && port >= c.SSHPortMin && port <= c.SSHPortMax && c.SSHPortMin > 0 {
 		l.fail("HATCH_HTTP_ADDR", c.HTTPAddr, "its port must not be one of VMs' SSH ports, HATCH_SSH_PORT_MIN %d to HATCH_SSH_PORT_MAX %d", c.SSHPortMin, c.SSHPortMax)
+	}
+}
+
+// checkTLS checks that TLS has certificates, and certificates have TLS.
+func (l *loader) checkTLS(c Config) {
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		l.fail("HATCH_TLS_CERT, HATCH_TLS_KEY", "", "must be set together")
+	}
+	source := c.TLSCert != "" || c.ACMEEmail != ""
+	if c.TLSAddr != "" && !source {
+		l.fail("HATCH_TLS_ADDR", c.TLSAddr, "needs a certificate: set HATCH_TLS_CERT and HATCH_TLS_KEY, or HATCH_ACME_EMAIL to obtain some")
+	}
+	if c.TLSAddr == "" && source {
+		l.fail("HATCH_TLS_ADDR", "", "must be set for a certificate to be used, as in :443")
+	}
+	if (c.ACMEDNSServer == "") != (c.ACMEDNSKey == "") {
+		l.fail("HATCH_ACME_DNS_SERVER, HATCH_ACME_DNS_KEY", "", "must be set together")
 	}
 }
 

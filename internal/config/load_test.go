@@ -336,3 +336,24 @@ func TestOrigins(t *testing.T) {
 		}
 	}
 }
+
+func TestTLSNeedsACertificate(t *testing.T) {
+	for want, environ := range map[string][]string{
+		"needs a certificate":    {"HATCH_TLS_ADDR=:443"},
+		"must be set together":   {"HATCH_TLS_ADDR=:443", "HATCH_TLS_CERT=/cert.pem"},
+		"for a certificate":      {"HATCH_ACME_EMAIL=admin@example.org"},
+		"HATCH_ACME_DNS_KEY":     {"HATCH_TLS_ADDR=:443", "HATCH_ACME_EMAIL=admin@example.org", "HATCH_ACME_DNS_SERVER=192.0.2.1:53"},
+		"an email address":       {"HATCH_TLS_ADDR=:443", "HATCH_ACME_EMAIL=admin"},
+		"begins with https://":   {"HATCH_TLS_ADDR=:443", "HATCH_ACME_EMAIL=admin@example.org", "HATCH_ACME_CA=http://ca"},
+		"secret in base64":       {"HATCH_TLS_ADDR=:443", "HATCH_ACME_EMAIL=admin@example.org", "HATCH_ACME_DNS_SERVER=192.0.2.1:53", "HATCH_ACME_DNS_KEY=k:se_cret"},
+		"an address with a port": {"HATCH_PROXY_ADDR=on"},
+	} {
+		if f := loadErrors(t, Sources{Environ: environ}); !strings.Contains(f.Error(), want) || strings.Contains(f.Error(), "se_cret") {
+			t.Errorf("%v: got %v", environ, f)
+		}
+	}
+	got := load(t, Sources{Environ: []string{"HATCH_TLS_ADDR=:443", "HATCH_ACME_EMAIL=admin@example.org", "HATCH_PROXY_ADDR=off"}})
+	if got.ACMEEmail != "admin@example.org" || got.ProxyAddr != "" || got.ACMECA != "" {
+		t.Errorf("got %+v", got)
+	}
+}

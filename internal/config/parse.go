@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/mail"
 	"net/netip"
 	"net/url"
 	"path/filepath"
@@ -332,4 +333,32 @@ func addressOrOff(field func(*Config) *string) func(*Config, string) error {
 		}
 		return address(field)(c, raw)
 	}
+}
+
+func email(c *Config, raw string) error {
+	if a, err := mail.ParseAddress(raw); err != nil || a.Address != raw {
+		return errors.New("must be an email address, such as admin@example.org")
+	}
+	c.ACMEEmail = raw
+	return nil
+}
+
+func httpsURL(field func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, raw string) error {
+		if u, err := url.Parse(raw); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
+			return errors.New("must be a URL that begins with https://")
+		}
+		*field(c) = raw
+		return nil
+	}
+}
+
+var dnsKeyForm = regexp.MustCompile(`^[A-Za-z0-9._-]+:[A-Za-z0-9+/]+=*$`)
+
+func dnsKey(c *Config, raw string) error {
+	if !dnsKeyForm.MatchString(raw) {
+		return errors.New("must be the name of a TSIG key, a colon, and its secret in base64")
+	}
+	c.ACMEDNSKey = raw
+	return nil
 }

@@ -337,6 +337,51 @@ var settings = []Setting{
 		set: duration(time.Second, 10*time.Minute, "60s", func(c *Config) *time.Duration { return &c.WakeTimeout }),
 	},
 	{
+		Name: "tls_addr", Env: "HATCH_TLS_ADDR",
+		Doc: "Address and port that routes are served on over TLS, and the REST API as `api.` and the domain; `:443` listens on every interface. It needs a certificate (`HATCH_TLS_CERT`) or an account to get some (`HATCH_ACME_EMAIL`). `HATCH_PROXY_ADDR` then only redirects. Default: none.",
+		set: address(func(c *Config) *string { return &c.TLSAddr }),
+	},
+	{
+		Name: "tls_cert", Env: "HATCH_TLS_CERT",
+		Doc: "File of the certificate for TLS, with its chain, in PEM, such as one for `*.apps.example.org`. It is read again when it changes.",
+		set: absolute(func(c *Config) *string { return &c.TLSCert }),
+	},
+	{
+		Name: "tls_key", Env: "HATCH_TLS_KEY",
+		Doc: "File of the certificate's key, in PEM; set it together with the certificate.",
+		set: absolute(func(c *Config) *string { return &c.TLSKey }),
+	},
+	{
+		Name: "hsts_max_age", Env: "HATCH_HSTS_MAX_AGE", Default: "0",
+		Doc: "How long browsers are told to use only TLS for a name that they have visited, such as `8760h`, up to 17520h; `0` does not tell them.",
+		set: duration(0, 2*365*24*time.Hour, "8760h", func(c *Config) *time.Duration { return &c.HSTSMaxAge }),
+	},
+	{
+		Name: "acme_email", Env: "HATCH_ACME_EMAIL",
+		Doc: "Address that the ACME server sends warnings to. Setting it accepts the server's terms of service, and lets hatchd obtain a certificate for each name that it serves, when a client first comes for it. Default: none are obtained.",
+		set: email,
+	},
+	{
+		Name: "acme_ca", Env: "HATCH_ACME_CA",
+		Doc: "URL of the ACME server's directory, such as `https://acme-staging-v02.api.letsencrypt.org/directory`. Default: Let's Encrypt.",
+		set: httpsURL(func(c *Config) *string { return &c.ACMECA }),
+	},
+	{
+		Name: "acme_ca_roots", Env: "HATCH_ACME_CA_ROOTS",
+		Doc: "File of the certificates that the ACME server is trusted by, in PEM, for one of your own. Default: the host's.",
+		set: absolute(func(c *Config) *string { return &c.ACMECARoots }),
+	},
+	{
+		Name: "acme_dns_server", Env: "HATCH_ACME_DNS_SERVER",
+		Doc: "Address and port of the domain's authoritative DNS server, which accepts dynamic updates (RFC 2136). hatchd then obtains one certificate for all names below the domain. Default: none; each name gets its own.",
+		set: address(func(c *Config) *string { return &c.ACMEDNSServer }),
+	},
+	{
+		Name: "acme_dns_key", Env: "HATCH_ACME_DNS_KEY", Secret: true,
+		Doc: "TSIG key for these updates: its name, a colon and its secret in base64; HMAC-SHA256.",
+		set: dnsKey,
+	},
+	{
 		Name: "log_level", Env: "HATCH_LOG_LEVEL", Default: "info",
 		Doc: "Lowest level to log: `debug`, `info`, `warn` or `error`.",
 		set: logLevel,

@@ -51,7 +51,7 @@ func Run(ctx context.Context, cfg config.Config, opt Options) (err error) {
 	if err := reserve.Do(func() error { return publishAddr(addrFile(cfg.DataDir), listener.Addr().String()) }); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	if err := reserve.Do(p.openDoors); err != nil {
+	if err := reserve.Do(func() error { return p.openDoors(ctx) }); err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	server := p.server()

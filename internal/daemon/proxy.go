@@ -2,12 +2,15 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -15,6 +18,7 @@ import (
 	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/reach"
 	"github.com/hatchvm/hatch/internal/server/admission"
+	"github.com/hatchvm/hatch/internal/server/certs"
 	"github.com/hatchvm/hatch/internal/server/proxy"
 )
 
@@ -57,15 +61,30 @@ const routeRefusal = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/pla
 // VMs must not stay away for it.
 const defaultProxyAddr = "127.0.0.1:9090"
 
-// openDoors serves routes.
-func (p *parts) openDoors() error {
+// openDoors serves routes, and the API over TLS.
+func (p *parts) openDoors(ctx context.Context) error {
 	p.doors = &doors{proxy: proxy.New(proxy.Config{
 		Names: p.routes, Guests: routeGuests{p.vms.Reach()}, WakeTimeout: p.cfg.WakeTimeout, Trusted: p.cfg.ProxyTrusted,
-		Open: admission.PlaceLimits{Total: p.cfg.ProxyMaxConns, PerClient: p.cfg.ProxyMaxClientConns}, Log: p.log, Lines: p.lines,
+		Open: admission.PlaceLimits{Total: p.cfg.ProxyMaxConns, PerClient: p.cfg.ProxyMaxClientConns}, HSTS: p.cfg.HSTSMaxAge, Log: p.log, Lines: p.lines,
 	})}
+	var plain http.Handler = p.doors.proxy
+	if p.cfg.TLSAddr != "" {
+		challenges, err := p.openTLS(ctx)
+		if err != nil {
+			return errors.Join(err, p.doors.close(ctx))
+		}
+		plain = challenges
+	}
 	if p.cfg.ProxyAddr == "" {
 		return nil
 	}
+	if err := p.openPlain(plain); err != nil {
+		return errors.Join(err, p.doors.close(ctx))
+	}
+	return nil
+}
+
+func (p *parts) openPlain(handler http.Handler) error {
 	l, err := p.listenRoutes("HATCH_PROXY_ADDR", p.cfg.ProxyAddr)
 	if errors.Is(err, syscall.EADDRINUSE) && p.cfg.ProxyAddr == defaultProxyAddr {
 		p.log.Error("routes are not served: set HATCH_PROXY_ADDR to a free port", logkey.Error, err)
@@ -78,19 +97,98 @@ func (p *parts) openDoors() error {
 		return errors.Join(err, l.Close())
 	}
 	p.onClose(func() error { return os.Remove(proxyAddrFile(p.cfg.DataDir)) })
-	server := proxy.NewServer(p.doors.proxy, p.log)
+	server := proxy.NewServer(handler, p.log)
 	p.serveRoutes(server, func() error { return server.Serve(l) })
 	p.log.Info("routes are served", "proxy_addr", l.Addr().String(), "domain", p.cfg.ProxyDomain)
 	return nil
 }
 
+// openTLS serves over TLS, and returns what the port without TLS answers: an ACME server,
+// and redirects for all others.
+func (p *parts) openTLS(ctx context.Context) (plain http.Handler, err error) {
+	l, err := p.listenRoutes("HATCH_TLS_ADDR", p.cfg.TLSAddr)
+	if err != nil {
+		return nil, err
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	cfg := certs.Config{CertFile: p.cfg.TLSCert, KeyFile: p.cfg.TLSKey, Serves: p.serves, Log: p.log}
+	if p.cfg.ACMEEmail != "" {
+		if cfg.ACME, err = p.acme(port); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
+	certificates, err := certs.Open(ctx, cfg)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	p.onClose(func() error { certificates.Close(); return nil })
+	server := proxy.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p.isAPI(r.Host) {
+			p.handler.ServeHTTP(w, r)
+			return
+		}
+		p.doors.proxy.ServeHTTP(w, r)
+	}), p.log)
+	server.TLSConfig = certificates.TLS()
+	p.serveRoutes(server, func() error { return server.ServeTLS(l, "", "") })
+	p.log.Info("routes are served over TLS", "tls_addr", l.Addr().String(), "api", p.apiName())
+	return certificates.Challenges(proxy.RedirectToTLS(port)), nil
+}
+
+// acme returns how certificates are obtained.
+func (p *parts) acme(tlsPort int) (*certs.ACME, error) {
+	a := &certs.ACME{
+		CA: p.cfg.ACMECA, Email: p.cfg.ACMEEmail, Dir: filepath.Join(p.cfg.DataDir, "certificates"), Domain: p.cfg.ProxyDomain, TLSPort: tlsPort,
+	}
+	if _, port, err := net.SplitHostPort(p.cfg.ProxyAddr); err == nil {
+		a.HTTPPort, _ = strconv.Atoi(port) // the configuration has checked it
+	}
+	if p.cfg.ACMEDNSServer != "" {
+		a.DNS = certs.NewDNS(p.cfg.ACMEDNSServer, p.cfg.ACMEDNSKey)
+	}
+	if p.cfg.ACMECARoots == "" {
+		return a, nil
+	}
+	text, err := os.ReadFile(p.cfg.ACMECARoots)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read HATCH_ACME_CA_ROOTS: %w", err)
+	}
+	if a.Roots = x509.NewCertPool(); !a.Roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("HATCH_ACME_CA_ROOTS %s has no certificate in PEM", p.cfg.ACMECARoots)
+	}
+	return a, nil
+}
+
+// serves returns an error for a host name that nothing is served under.
+func (p *parts) serves(ctx context.Context, name string) error {
+	if p.isAPI(name) {
+		return nil
+	}
+	_, err := p.routes.Resolve(ctx, name)
+	return err
+}
+
+// apiName is the host name of the API over TLS.
+func (p *parts) apiName() string { return "api." + p.cfg.ProxyDomain }
+
+func (p *parts) isAPI(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	return strings.EqualFold(strings.TrimSuffix(host, "."), p.apiName())
+}
+
 // routeURL returns the URL of a route's host name, as clients on this host reach it.
 func (p *parts) routeURL(host string) string {
-	_, port, err := net.SplitHostPort(p.cfg.ProxyAddr)
-	if err != nil || port == "80" {
-		return "http://" + host
+	scheme, addr, usual := "http://", p.cfg.ProxyAddr, "80"
+	if p.cfg.TLSAddr != "" {
+		scheme, addr, usual = "https://", p.cfg.TLSAddr, "443"
 	}
-	return "http://" + host + ":" + port
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil || port == usual {
+		return scheme + host
+	}
+	return scheme + host + ":" + port
 }
 
 func proxyAddrFile(dataDir string) string { return filepath.Join(dataDir, "proxy.addr") }

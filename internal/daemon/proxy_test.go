@@ -2,8 +2,15 @@ package daemon_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/client"
@@ -104,4 +112,68 @@ func TestTheProxyLeadsIntoGuests(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(w.dir, "proxy.addr")); !os.IsNotExist(err) {
 		t.Errorf("the file of the address: %v", err)
 	}
+}
+
+// With a certificate, routes and the API are served over TLS, and the port without it
+// leads there.
+func TestTLSServesRoutesAndTheAPI(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile, roots := certificate(t, dir, "*.localhost")
+	w := &world{dir: t.TempDir(), settings: []string{"HATCH_TLS_ADDR=127.0.0.1:0", "HATCH_TLS_CERT=" + certFile, "HATCH_TLS_KEY=" + keyFile, "HATCH_HSTS_MAX_AGE=1h"}}
+	w.start(t)
+	resp, _ := w.get(t, "any.localhost", key)
+	at, err := resp.Location()
+	if err != nil || resp.StatusCode != http.StatusPermanentRedirect || at.Scheme != "https" || at.Hostname() != "any.localhost" || at.Path != "/page" {
+		t.Fatalf("got %d to %v, %v", resp.StatusCode, at, err)
+	}
+	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots}, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", "127.0.0.1:"+at.Port())
+	}}
+	defer transport.CloseIdleConnections()
+	for url, want := range map[string]int{"https://api.localhost/healthz": http.StatusOK, "https://api.localhost/vms": http.StatusUnauthorized, "https://any.localhost/": http.StatusNotFound} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := transport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if isRoute := want == http.StatusNotFound; resp.StatusCode != want || resp.ProtoMajor != 2 || (resp.Header.Get("Strict-Transport-Security") != "") != isRoute {
+			t.Errorf("%s: got %d over %s, %v", url, resp.StatusCode, resp.Proto, resp.Header)
+		}
+	}
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// certificate writes a certificate for a name and its key.
+func certificate(t *testing.T, dir, name string) (certFile, keyFile string, roots *x509.CertPool) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	for file, text := range map[string][]byte{certFile: text, keyFile: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})} {
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	roots = x509.NewCertPool()
+	roots.AppendCertsFromPEM(text)
+	return certFile, keyFile, roots
 }

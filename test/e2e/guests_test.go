@@ -74,6 +74,7 @@ func TestMinimalGuests(t *testing.T) {
 		{"the network is held to its limits", testNetworkLimits},
 		{"metrics are the guest's and the host's", testMetrics},
 		{"waiting without a network", testWaitWithoutNetwork},
+		{"http reaches a guest", testHTTP},
 		{"a kernel of the user's own", testOwnKernel},
 		{"each root file system boots with each kernel", testMatrix},
 		{"a vmm that died while hatchd was away", testDiedMeanwhile},

@@ -2,7 +2,10 @@ package proxy
 
 import (
 	"log/slog"
+	"net"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -32,4 +35,23 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	s.Protocols.SetHTTP2(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
 	return s
+}
+
+// RedirectToTLS sends clients to the same URL over TLS, at a port.
+func RedirectToTLS(port int) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		if host == "" || r.URL.Host != "" || !strings.HasPrefix(r.RequestURI, "/") {
+			http.Error(w, "this is served over TLS only", http.StatusBadRequest)
+			return
+		}
+		if port != 443 {
+			host += ":" + strconv.Itoa(port)
+		}
+		w.Header().Set("Location", "https://"+host+r.RequestURI)
+		w.WriteHeader(http.StatusPermanentRedirect)
+	})
 }
