@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/hatchvm/hatch/internal/access"
@@ -40,16 +41,15 @@ func (t *tx) checkCapacity(ctx context.Context, without vm.VM, mem, disk int64, 
 		return errs.New(errs.Exhausted, "disk_exhausted",
 			"cannot reserve %d MiB of disk: VMs use %d of the %d MiB available to VMs", disk, used.DiskMiB, limit.DiskMiB).
 			WithField("disk_mib").WithHint("delete a VM, or request less").
-			WithCause(blockedByOwn(used.DiskMiB-own.DiskMiB+disk <= limit.DiskMiB))
+			WithCause(causeIf(used.DiskMiB-own.DiskMiB+disk <= limit.DiskMiB, vm.ErrOwnInTheWay))
 	}
 	return nil
 }
 
-// blockedByOwn returns [vm.ErrOwnInTheWay] if the request would fit without hatchd's
-// own VMs.
-func blockedByOwn(fits bool) error {
+// causeIf returns what is in the way of a request if it would fit without that.
+func causeIf(fits bool, inTheWay error) error {
 	if fits {
-		return vm.ErrOwnInTheWay
+		return inTheWay
 	}
 	return nil
 }
@@ -68,7 +68,7 @@ func checkMemory(mem, used, own int64, bases []vmm.Shared, limit vm.Capacity) er
 	return errs.New(errs.Exhausted, "memory_exhausted",
 		"cannot reserve %d MiB of memory: running VMs use %d MiB and shared clone memory %d of the %d MiB available to VMs", mem, used, shared, limit.MemMiB).
 		WithField("mem_mib").WithHint("stop or delete a VM, or request less").
-		WithCause(blockedByOwn(used-own+mapped+mem <= limit.MemMiB))
+		WithCause(errors.Join(causeIf(used-own+mapped+mem <= limit.MemMiB, vm.ErrOwnInTheWay), causeIf(mem <= limit.MemMiB, vm.ErrVMsInTheWay)))
 }
 
 // CheckMemory implements [vm.Store].

@@ -297,6 +297,12 @@ func TestSharedMemoryCounts(t *testing.T) {
 		err = s.CheckMemory(t.Context(), newVM("vm_a"), limit)
 		hasCode(t, err, errs.Exhausted, "memory_exhausted")
 		equal(t, errors.Is(err, vm.ErrOwnInTheWay), false)
+		equal(t, errors.Is(err, vm.ErrVMsInTheWay), true)
+		huge := vm.VM{}
+		huge.MemMiB = int(limit.MemMiB)
+		equal(t, errors.Is(s.CheckMemory(t.Context(), huge, limit), vm.ErrVMsInTheWay), true)
+		huge.MemMiB++
+		equal(t, errors.Is(s.CheckMemory(t.Context(), huge, limit), vm.ErrVMsInTheWay), false)
 		for _, id := range []string{"vm_a", "vm_b"} {
 			_, err := s.UpdateVM(t.Context(), id, func(v *vm.VM) { v.State, v.Machine = vm.Stopped, nil })
 			noError(t, err)

@@ -25,6 +25,10 @@ type Capacity struct {
 // would be room without hatchd's own VMs and without base memory that no machine maps.
 var ErrOwnInTheWay = errors.New("hatchd's own VMs and idle memory take the room")
 
+// ErrVMsInTheWay is the cause of memory_exhausted where there would be room if no other VM
+// ran.
+var ErrVMsInTheWay = errors.New("running VMs take the memory")
+
 // Filter narrows a list. Zero fields do not narrow.
 type Filter struct {
 	State  State

@@ -64,6 +64,15 @@ func testExecUnderSystemd(t *testing.T, w *world) {
 	if got := w.inside(t, v, line); got != "root /root systemd active" {
 		t.Errorf("root gets %q", got)
 	}
+	const ask = `hatch-agent keep-awake 600 && python3 -c "
+import socket
+s = socket.socket(socket.AF_UNIX)
+s.connect('/run/hatch/agent.sock')
+s.sendall(b'keep-awake 0\n')
+print(s.recv(100).decode())"`
+	if got := w.inside(t, v, ask); got != "kept awake for 10m0s\nok 0" {
+		t.Errorf("a request to keep the guest awake is answered by %q", got)
+	}
 	result, err := w.client.RunExec(t.Context(), v.ID, api.RunExec{User: debianUser, Command: api.Command{Shell: "id -un; id -Gn; pwd; sudo -n id -u"}})
 	if err != nil || result.ExitCode != 0 {
 		t.Fatalf("a command of %s's: %v, %+v", debianUser, err, result)

@@ -66,6 +66,7 @@ func TestMinimalGuests(t *testing.T) {
 		{"no network", testNoNetwork},
 		{"hatch run ends in scripts", testRunInScripts},
 		{"exec", testExec},
+		{"programs keep their guest awake", testKeepAwake},
 		{"files", testFiles},
 		{"a file of 128 MiB", testLargeFile},
 		{"freed memory is the host's again", testReclaim},

@@ -1,5 +1,5 @@
-// Package capacity decides whether VMs fit on the host, and what of hatchd's own
-// is evicted for an owner's VM.
+// Package capacity decides whether VMs fit on the host, what of hatchd's own is
+// evicted for an owner's VM, and when idle VMs have to sleep for it.
 //
 // It counts nothing itself: the store sums what VMs take inside the transaction
 // that adds one, and internal/host/capacity reads what the host has. It is the
@@ -46,18 +46,26 @@ type WarmPool interface {
 	EndBuild(ctx context.Context) (ended bool)
 }
 
+// Evictor puts owners' idle VMs to sleep.
+type Evictor interface {
+	// Evict puts the VM to sleep that has been idle for longest, among those that may be
+	// and that have no operation, and reports whether there was one.
+	Evict(ctx context.Context) (evicted bool, err error)
+}
+
 // Store counts what VMs take.
 type Store interface {
 	vm.Leaser
 	vm.MemoryCounter
 }
 
-// Config is what the service needs. All fields but Warm are required.
+// Config is what the service needs. All fields but Warm and Idle are required.
 type Config struct {
 	Store Store
 	Host  Host
 	Disks Disks
 	Warm  WarmPool            // nil: there is no warm pool
+	Idle  Evictor             // nil: no VM is put to sleep for another, and none waited for
 	Bases func() []vmm.Shared // memory that hatchd holds for machines to map
 	Pools network.Pools
 	Log   *slog.Logger
@@ -67,10 +75,18 @@ type Config struct {
 type Service struct {
 	cfg    Config
 	closed atomic.Bool
+	turn   chan struct{} // full while a request puts idle VMs to sleep
+
+	persisted func(ctx context.Context) (bool, error) // see OnPersist
 }
 
 // New returns a service.
-func New(cfg Config) *Service { return &Service{cfg: cfg} }
+func New(cfg Config) *Service { return &Service{cfg: cfg, turn: make(chan struct{}, 1)} }
+
+// OnPersist sets what waits until the memory of one more sleeping VM is on disk, and so
+// free, and reports whether any was on its way there. Its error is ctx's. Call it before
+// the first request.
+func (s *Service) OnPersist(wait func(ctx context.Context) (bool, error)) { s.persisted = wait }
 
 // Close lets no VM be created, started, woken or restored any more: the host is
 // shutting down. Errors from now on: errs.Unavailable with code host_shutting_down.
@@ -171,19 +187,67 @@ func (s *Service) CheckWarmMemory(ctx context.Context, v vm.VM) error {
 // it does not fit, it evicts what hatchd keeps only to save time, piece by piece,
 // and calls take again. hatchd's own account evicts nothing.
 //
-// The order: for memory, idle bases of the warm pool, then a build in progress;
-// for disk, warm snapshots.
+// The order: for memory, idle bases of the warm pool, then a build in progress, then
+// idle VMs, which go to sleep; for disk, warm snapshots.
 func (s *Service) EvictFor(ctx context.Context, account string, take func() error) error {
 	for {
 		err := take()
-		if err == nil || account == access.SystemID || !s.evict(ctx, err) {
+		switch {
+		case err == nil || account == access.SystemID:
+			return err
+		case s.evictOwn(ctx, err):
+		case s.cfg.Idle != nil && errors.Is(err, vm.ErrVMsInTheWay):
+			return s.evictIdle(ctx, err, take)
+		default:
 			return err
 		}
 	}
 }
 
-// evict reports whether what was refused may fit now.
-func (s *Service) evict(ctx context.Context, refused error) (evicted bool) {
+// evictTimeout bounds how long a request waits for idle VMs to fall asleep: it holds the
+// lock of its own VM, and the operation of another may wait for that.
+const evictTimeout = time.Minute
+
+// evictIdle is EvictFor for memory that was refused, and that idle VMs may leave. One
+// request at a time puts VMs to sleep: those that wait for their turn take what it has
+// left over, before they do so, too.
+func (s *Service) evictIdle(ctx context.Context, refused error, take func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, evictTimeout)
+	defer cancel()
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return refused
+	}
+	defer func() { <-s.turn }()
+	for {
+		err := take()
+		switch {
+		case err == nil:
+			return nil
+		case s.evictOwn(ctx, err):
+		case !errors.Is(err, vm.ErrVMsInTheWay) || !s.freeIdle(ctx):
+			return err
+		}
+	}
+}
+
+// freeIdle reports whether the memory of a VM that sleeps has become free. VMs that sleep
+// already come before one more is put to sleep.
+func (s *Service) freeIdle(ctx context.Context) (freed bool) {
+	freed, err := s.persisted(ctx)
+	if !freed && err == nil {
+		freed, err = s.cfg.Idle.Evict(ctx)
+	}
+	if err != nil {
+		s.cfg.Log.Error("cannot put idle vms to sleep to free memory", logkey.Error, err)
+	}
+	return freed
+}
+
+// evictOwn evicts something of hatchd's own, and reports whether what was refused may fit
+// now.
+func (s *Service) evictOwn(ctx context.Context, refused error) (evicted bool) {
 	var err error
 	switch {
 	case errors.Is(refused, vm.ErrOwnInTheWay): // else eviction would not help

@@ -68,7 +68,7 @@ type Warm interface {
 	capacity.WarmPool
 }
 
-// Deps are what the service works with. All are required but Warm, HasRoom and Dial.
+// Deps are what the service works with. All are required but Warm, Idle, HasRoom and Dial.
 type Deps struct {
 	Store     vm.Store
 	Images    Images
@@ -83,7 +83,8 @@ type Deps struct {
 
 	Snapshots     *snapshot.Service
 	SnapshotFiles snapshot.Files
-	Warm          Warm // nil: every new VM boots
+	Warm          Warm             // nil: every new VM boots
+	Idle          capacity.Evictor // nil: no VM is put to sleep for another, nor waited for
 
 	// HasRoom reports whether guests that stand still, because the host's disk was full,
 	// may write again.
@@ -154,7 +155,7 @@ func New(deps Deps, settings Settings) *Service {
 		Heartbeat: cmp.Or(settings.Heartbeat, live.DefaultHeartbeat),
 	})
 	s.capacity = capacity.New(capacity.Config{
-		Store: deps.Store, Host: deps.Host, Disks: deps.Snapshots, Warm: deps.Warm,
+		Store: deps.Store, Host: deps.Host, Disks: deps.Snapshots, Warm: deps.Warm, Idle: deps.Idle,
 		Bases: deps.SnapshotFiles.Bases, Pools: settings.Pools, Log: deps.Log,
 	})
 	s.engine = transition.New(transition.Config{

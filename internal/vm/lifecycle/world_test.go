@@ -31,6 +31,7 @@ import (
 	"github.com/hatchvm/hatch/internal/store/storetest"
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vm/capacity"
 	"github.com/hatchvm/hatch/internal/vm/hostpower"
 	"github.com/hatchvm/hatch/internal/vm/lifecycle"
 	"github.com/hatchvm/hatch/internal/vm/live"
@@ -56,8 +57,9 @@ type world struct {
 	snapshots *snapshot.Service
 
 	snapshotFiles *snapshotfiles.Files
-	warm          lifecycle.Warm // nil: every VM boots
-	holdPersist   chan struct{}  // memory becomes durable once it is closed; nil: at once
+	warm          lifecycle.Warm   // nil: every VM boots
+	idle          capacity.Evictor // nil: no VM is put to sleep for another
+	holdPersist   chan struct{}    // memory becomes durable once it is closed; nil: at once
 	hostPower     hostpower.Settings
 	heartbeat     live.Heartbeat // the zero value: the default one
 	hasRoom       func() bool    // on the host's disk, for guests that stand still; nil: yes
@@ -168,7 +170,7 @@ func (w *world) open(t *testing.T) {
 	w.Service = lifecycle.New(lifecycle.Deps{
 		Store: faultyStore{w.store, w.calls}, Images: images{w}, Templates: noTemplates{}, Network: w.network,
 		Forwards: w.forwards, Files: w.files, Memories: faultyMemories{w.memories, w}, Guests: w.guests, Consoles: w.consoles,
-		Snapshots: w.snapshots, SnapshotFiles: faultySnapshots{w.snapshotFiles, w.calls}, Warm: w.warm,
+		Snapshots: w.snapshots, SnapshotFiles: faultySnapshots{w.snapshotFiles, w.calls}, Warm: w.warm, Idle: w.idle,
 		Host: host{w}, Drivers: w.drivers(), Log: slog.New(slog.DiscardHandler),
 		PageStatus: httpprobe.Status, Dial: w.dial, HasRoom: w.hasRoom,
 	}, lifecycle.Settings{

@@ -39,6 +39,19 @@ func (l *locks) lock(ctx context.Context, id string) (unlock func(), err error) 
 	}
 }
 
+// tryLock takes id's lock if it has no holder and no waiter.
+func (l *locks) tryLock(id string) (unlock func(), free bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.by[id] != nil {
+		return nil, false
+	}
+	e := &lockEntry{token: make(chan struct{}, 1), users: 1}
+	e.token <- struct{}{}
+	l.by[id] = e
+	return func() { <-e.token; l.leave(id, e) }, true
+}
+
 func (l *locks) leave(id string, e *lockEntry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -31,3 +31,34 @@ func TestLocksSerialiseAndGiveUp(t *testing.T) {
 		t.Errorf("%d entries are left", len(l.by))
 	}
 }
+
+func TestTryLockTakesOnlyAFreeLock(t *testing.T) {
+	l := newLocks()
+	unlock, free := l.tryLock("a")
+	if !free {
+		t.Fatal("a free lock was not given")
+	}
+	if _, free := l.tryLock("a"); free {
+		t.Error("a held lock was given")
+	}
+	if !l.inUse("a") {
+		t.Error("it is not in use")
+	}
+	waiting := make(chan func())
+	go func() {
+		next, err := l.lock(context.Background(), "a")
+		if err != nil {
+			t.Error(err)
+		}
+		waiting <- next
+	}()
+	unlock()
+	next := <-waiting
+	if _, free := l.tryLock("a"); free {
+		t.Error("a lock was given that a waiter has got")
+	}
+	next()
+	if len(l.by) != 0 {
+		t.Errorf("%d entries are left", len(l.by))
+	}
+}

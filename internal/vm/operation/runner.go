@@ -94,6 +94,10 @@ type Op struct {
 	Name  string // for the event log: start, stop, …
 	Do    Func
 
+	// NoWait makes Run fail at once, with the error of 2, while the VM has another
+	// operation: it is for callers that hold the lock of another VM.
+	NoWait bool
+
 	// Skip, when not nil, looks at the row under the lock: skip = true, or an
 	// error, ends the operation before Do, and without an event.
 	Skip func(vm.VM) (skip bool, err error)
@@ -117,7 +121,11 @@ func (r *Runner) Run(ctx context.Context, op Op) (vm.VM, error) {
 	if _, err := r.store.VM(ctx, op.Scope, op.VMID); err != nil {
 		return vm.VM{}, err
 	}
-	unlock, err := r.LockRecovered(ctx, op.VMID)
+	lock := r.LockRecovered
+	if op.NoWait {
+		lock = r.lockFree
+	}
+	unlock, err := lock(ctx, op.VMID)
 	if err != nil {
 		return vm.VM{}, err
 	}
@@ -171,8 +179,24 @@ func (r *Runner) LockRecovered(ctx context.Context, id string) (unlock func(), e
 		return nil, err
 	}
 	if unlock, err = r.locks.lock(ctx, id); err != nil {
-		return nil, errs.New(errs.TimedOut, "vm_busy", "cannot operate on the VM: another operation is still running").
-			WithHint("try again, or wait longer")
+		return nil, busy()
+	}
+	return unlock, nil
+}
+
+func busy() error {
+	return errs.New(errs.TimedOut, "vm_busy", "cannot operate on the VM: another operation is still running").
+		WithHint("try again, or wait longer")
+}
+
+// lockFree is LockRecovered without the wait for the lock.
+func (r *Runner) lockFree(ctx context.Context, id string) (unlock func(), err error) {
+	if err := r.AwaitRecovery(ctx); err != nil {
+		return nil, err
+	}
+	unlock, free := r.locks.tryLock(id)
+	if !free {
+		return nil, busy()
 	}
 	return unlock, nil
 }

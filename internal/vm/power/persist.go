@@ -22,6 +22,7 @@ type persister struct {
 
 	mu     sync.Mutex
 	by     map[string]*persisting // by VM id
+	tried  chan struct{}          // closed and replaced when any attempt has ended
 	closed bool
 }
 
@@ -29,10 +30,11 @@ type persister struct {
 type persisting struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the work has ended
+	failed bool          // before; it is repeated
 }
 
 func newPersister() *persister {
-	return &persister{turn: make(chan struct{}, 1), last: make(chan struct{}), by: map[string]*persisting{}}
+	return &persister{turn: make(chan struct{}, 1), last: make(chan struct{}), by: map[string]*persisting{}, tried: make(chan struct{})}
 }
 
 // begin registers work for a VM, unless the persister is closed.
@@ -54,8 +56,36 @@ func (p *persister) end(id string, work *persisting) {
 	if p.by[id] == work {
 		delete(p.by, id)
 	}
+	p.announceLocked()
 	p.mu.Unlock()
 	close(work.done)
+}
+
+// announceLocked tells callers of await that an attempt has ended.
+func (p *persister) announceLocked() {
+	close(p.tried)
+	p.tried = make(chan struct{})
+}
+
+// await waits until the memory of one more sleeping VM is on disk, or an attempt has
+// failed, and reports whether any was on its way there. Memory that an attempt has failed
+// for is not. The error is ctx's.
+func (p *persister) await(ctx context.Context) (waited bool, err error) {
+	p.mu.Lock()
+	tried := p.tried
+	for _, work := range p.by {
+		waited = waited || !work.failed
+	}
+	p.mu.Unlock()
+	if !waited {
+		return false, nil
+	}
+	select {
+	case <-tried:
+		return true, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
 }
 
 // stop cancels the work for a VM, if there is any, and waits for its end.
@@ -114,14 +144,14 @@ func (s *Service) persist(v vm.VM) {
 	}
 	s.Runner.Go(func() {
 		defer s.persister.end(v.ID, work)
-		s.persistUntilDone(ctx, v)
+		s.persistUntilDone(ctx, v, work)
 	})
 }
 
 // persistBackoff is the wait before the next attempt after a full disk.
 const persistBackoff = time.Minute
 
-func (s *Service) persistUntilDone(ctx context.Context, v vm.VM) {
+func (s *Service) persistUntilDone(ctx context.Context, v vm.VM, work *persisting) {
 	for {
 		began, last := time.Now(), s.persister.isLast()
 		bytes, err := s.persistOnce(ctx, v)
@@ -138,6 +168,10 @@ func (s *Service) persistUntilDone(ctx context.Context, v vm.VM) {
 			s.RecordUnsaved(ctx, v.ID, errs.Public(err))
 			return
 		}
+		s.persister.mu.Lock()
+		work.failed = true
+		s.persister.announceLocked()
+		s.persister.mu.Unlock()
 		s.Log.Warn("cannot save the memory of a sleeping vm to disk; it stays in RAM", logkey.VM, v.ID, logkey.Error, err, logkey.RetryIn, persistBackoff)
 		select {
 		case <-ctx.Done():

@@ -59,11 +59,12 @@ type Service struct {
 }
 
 // New returns a service. It handles the ends and reports of cfg.Live's machines,
-// and finishes restores for cfg.Runner.
+// finishes restores for cfg.Runner, and says when memory is on disk to cfg.Capacity.
 func New(cfg Config) *Service {
 	s := &Service{Config: cfg, persister: newPersister(), wakes: newWakeFailures(), starts: newStarts(cfg.CPUs)}
 	cfg.Live.Handle(live.Handlers{Exited: s.exited, Reported: s.reported, Checked: s.checked, Busy: cfg.Runner.Locked}, cfg.Runner.Go, cfg.Runner.Closing())
 	cfg.Runner.OnRestoring(s.FinishRestore)
+	cfg.Capacity.OnPersist(s.persister.await)
 	return s
 }
 
