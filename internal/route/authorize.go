@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
@@ -70,7 +71,7 @@ func (s *Service) openLink(t Target, token string, kind byte) (l link, opened, e
 // allows reports whether the key or the password is one that the target accepts.
 func (s *Service) allows(ctx context.Context, t Target, c Credentials) (bool, error) {
 	if t.Auth.Mode == Basic {
-		return s.passwordFits(ctx, t.Auth, c)
+		return s.passwordFits(ctx, t, c)
 	}
 	if c.Key == "" {
 		return false, nil
@@ -84,7 +85,8 @@ func (s *Service) allows(ctx context.Context, t Target, c Credentials) (bool, er
 
 // passwordFits compares a user name and a password. One that was accepted before costs
 // no CPU again.
-func (s *Service) passwordFits(ctx context.Context, a Auth, c Credentials) (bool, error) {
+func (s *Service) passwordFits(ctx context.Context, t Target, c Credentials) (bool, error) {
+	a := t.Auth
 	if subtle.ConstantTimeCompare([]byte(c.Username), []byte(a.Username)) != 1 || c.Password == "" || len(c.Password) > MaxPassword {
 		return false, nil
 	}
@@ -94,6 +96,10 @@ func (s *Service) passwordFits(ctx context.Context, a Auth, c Credentials) (bool
 	if s.passwords.has(sum) {
 		return true, nil
 	}
+	if !s.passwords.begin(t.RouteID) {
+		return false, errTooManyTries
+	}
+	defer s.passwords.end(t.RouteID)
 	select {
 	case s.hashes <- struct{}{}:
 	case <-ctx.Done():
@@ -109,23 +115,50 @@ func (s *Service) passwordFits(ctx context.Context, a Auth, c Credentials) (bool
 
 type digest [sha256.Size]byte
 
-// maxPasswords bounds the passwords whose digests are kept.
-const maxPasswords = 4096
+// Bounds of what callers with passwords use.
+const (
+	maxPasswords = 4096 // whose digests are kept
+	maxTries     = 8    // of one route, at a time, so that those of others have their turn
+)
 
-// accepted are the digests of passwords that were accepted, with the hash they fit.
-type accepted struct {
-	mu sync.Mutex
-	by map[digest]struct{}
+var errTooManyTries = errs.New(errs.TooMany, "too_many_tries", "cannot check this password: too many others are being checked").
+	WithHint("try again").WithRetryAfter(time.Second)
+
+// passwords are the digests of passwords that were accepted, with the hash they fit,
+// and how many others are being checked.
+type passwords struct {
+	mu     sync.Mutex
+	by     map[digest]struct{}
+	trying map[string]int // by route
 }
 
-func (a *accepted) has(d digest) bool {
+// begin reports whether another password of a route may be checked, until end.
+func (a *passwords) begin(routeID string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.trying[routeID] == maxTries {
+		return false
+	}
+	a.trying[routeID]++
+	return true
+}
+
+func (a *passwords) end(routeID string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.trying[routeID]--; a.trying[routeID] == 0 {
+		delete(a.trying, routeID)
+	}
+}
+
+func (a *passwords) has(d digest) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	_, ok := a.by[d]
 	return ok
 }
 
-func (a *accepted) add(d digest) {
+func (a *passwords) add(d digest) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.by) >= maxPasswords {

@@ -154,7 +154,7 @@ func ParseAllowed(texts []string) ([]netip.Prefix, error) {
 		if addr, notAddr := netip.ParseAddr(text); notAddr == nil && addr.Zone() == "" {
 			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
 		}
-		if err != nil {
+		if err != nil || p.Addr().Is4In6() { // clients' IPv4 addresses are never of this form
 			return nil, errs.InvalidField("allowed_cidrs", "%q is not a network; want one such as 192.0.2.0/24 or 2001:db8::/32", errs.Brief(text))
 		}
 		all = append(all, p.Masked())

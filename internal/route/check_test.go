@@ -98,7 +98,7 @@ func TestParseAllowed(t *testing.T) {
 	if err != nil || all[0].String() != "192.0.2.0/24" || all[2].String() != "198.51.100.1/32" {
 		t.Errorf("%v, %v", all, err)
 	}
-	for _, text := range []string{"", "x", "192.0.2.0/33", "fe80::1%eth0"} {
+	for _, text := range []string{"", "x", "192.0.2.0/33", "fe80::1%eth0", "::ffff:192.0.2.0/120"} {
 		if _, err := ParseAllowed([]string{text}); !errs.HasCode(err, "invalid_allowed_cidrs") {
 			t.Errorf("%q: %v", text, err)
 		}

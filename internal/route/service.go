@@ -50,7 +50,7 @@ type Service struct {
 	mu    sync.Mutex
 	names names
 
-	passwords accepted
+	passwords passwords
 }
 
 // How much of the host callers without credentials can use at a time.
@@ -68,7 +68,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, err
 	}
 	return &Service{
-		Config: cfg, secret: secret, names: newNames(), passwords: accepted{by: map[digest]struct{}{}},
+		Config: cfg, secret: secret, names: newNames(), passwords: passwords{by: map[digest]struct{}{}, trying: map[string]int{}},
 		lookups: make(chan struct{}, lookupsAtOnce), hashes: make(chan struct{}, hashesAtOnce),
 	}, nil
 }
