@@ -205,7 +205,7 @@ func (s *Service) takeDue() *timer {
 	return t
 }
 
-// untilNext returns how long the first timer has to wait.
+// untilNext returns how long the first timer has to wait, an hour if there is none.
 func (s *Service) untilNext() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

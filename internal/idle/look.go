@@ -71,15 +71,18 @@ func (s *Service) expire(ctx context.Context, v vm.VM, t *timer) time.Time {
 	return time.Now().Add(firstBackoff)
 }
 
-// look takes a VM down if it is idle, and else says when to look again.
+// look takes a VM down if it is idle; else it says in t when to look again.
 func (s *Service) look(ctx context.Context, v vm.VM, t *timer) {
 	last, inUse := s.uses.Last(v.ID)
+	now := time.Now()
+	due := last.At.Add(t.policy.Timeout)
+	if t.retrying && due.After(now) { // it is idle no more
+		s.vms.KeptAwake(ctx, v.ID, "")
+	}
 	if inUse {
 		t.inUse, t.lookAt, t.retrying = true, time.Time{}, false
 		return
 	}
-	now := time.Now()
-	due := last.At.Add(t.policy.Timeout)
 	if wait := due.Sub(now); wait > 0 {
 		// A window that is short says little: an older one is kept for it.
 		if t.window.At.IsZero() || wait >= t.policy.Timeout/2 {
@@ -151,7 +154,7 @@ func (s *Service) takeDown(ctx context.Context, v vm.VM, last vm.Activity, rule 
 	ctx, cancel := context.WithTimeout(ctx, takeDownTimeout)
 	defer cancel()
 	done, err := s.vms.TakeDown(ctx, v.ID, vm.TakeDown{
-		Action: action, Rule: rule, UnusedSince: last.At,
+		Action: action, Rule: rule, UnusedSince: last.At, NoWait: rule == vm.RuleMemory,
 		Still: func(now vm.VM) bool { return now.State == vm.Running && now.Idle == v.Idle },
 		Reason: func(last vm.Activity) string {
 			idle := time.Since(last.At).Round(time.Second)
@@ -183,9 +186,8 @@ const (
 )
 
 // Evict puts the VM to sleep that has been idle for longest, of those whose policy is
-// sleep and that are not in use, and reports whether there was one. VMs with an operation
-// in progress are waited for up to a minute each; none is waited for that the caller holds,
-// because that one is not running. Errors: those of ctx.
+// sleep and that are not in use, and reports whether there was one. A VM with an operation
+// in progress is none: that may be the caller's own, or need memory, too. Errors: those of ctx.
 func (s *Service) Evict(ctx context.Context) (evicted bool, err error) {
 	type candidate struct {
 		id   string

@@ -118,7 +118,7 @@ func (r *Reach) end(id string, use *Use, tookPlace bool) bool {
 	return held && !inUse
 }
 
-// tidyLocked forgets a ledger in which nothing is.
+// tidyLocked forgets a ledger that has nothing in it.
 func (r *Reach) tidyLocked(id string) {
 	if l := r.ledgers[id]; len(l.uses) == 0 && l.falling == nil && l.sleeps == 0 && l.last == (vm.Activity{}) {
 		delete(r.ledgers, id)

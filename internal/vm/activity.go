@@ -130,6 +130,7 @@ type TakeDown struct {
 	Action      machine.Action // sleep or stop
 	Rule        Rule
 	UnusedSince time.Time                  // a use after it keeps the VM as it is; zero: none does
+	NoWait      bool                       // an operation in progress is not waited for
 	Still       func(VM) bool              // reports, of the VM as it is now, whether there is a reason
 	Reason      func(last Activity) string // for its row
 }

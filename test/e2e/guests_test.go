@@ -91,6 +91,7 @@ func TestSnapshots(t *testing.T) {
 		{"sleep and wake", testSleep},
 		{"a guest that boots can sleep", testSleepDuringBoot},
 		{"who reaches into a sleeping guest wakes it", testWakeOnDemand},
+		{"an idle guest falls asleep by itself", testIdle},
 		{"snapshots and forks", testSnapshots},
 		{"a guest is kept booted", testWarm},
 		{"what had to boot is kept booted", testWarmAuto},

@@ -149,7 +149,7 @@ func environment(ts *testscript.TestScript) []string {
 	env := []string{"GORACE=halt_on_error=1", "PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR")}
 	for _, name := range []string{
 		"HATCH_CONFIG", "HATCH_DATA_DIR", "HATCH_HTTP_ADDR", "HATCH_PROXY_ADDR", "HATCH_API_KEY",
-		"HATCH_BRIDGE_CIDR", "HATCH_DEFAULT_MEM_MIB", "HATCH_MEM_OVERCOMMIT", "HATCH_MAX_SNAPSHOTS_PER_VM", "HATCH_WARM", "HATCH_WEBHOOK_ALLOW_PRIVATE",
+		"HATCH_BRIDGE_CIDR", "HATCH_DEFAULT_MEM_MIB", "HATCH_MEM_OVERCOMMIT", "HATCH_MAX_SNAPSHOTS_PER_VM", "HATCH_WARM", "HATCH_IDLE_TIMEOUT", "HATCH_WEBHOOK_ALLOW_PRIVATE",
 		"HATCH_AUTOSTART", "HATCH_IMAGE_DIRS", "HATCH_DATABASE_URL",
 	} {
 		if value := ts.Getenv(name); value != "" {
