@@ -34,6 +34,7 @@ var nounOrder = []string{
 	"internal/vm/clone",
 	"internal/vm/recovery",
 	"internal/reach",
+	"internal/idle",
 	"internal/vm/lifecycle",
 	"internal/warm",
 }
