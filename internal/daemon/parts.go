@@ -272,6 +272,13 @@ func (p *parts) makeWebhooks(version string) *webhook.Service {
 	return hooks
 }
 
+// idleVMs puts idle VMs to sleep for others. What knows them needs the VMs, and is made
+// after them, before any request.
+type idleVMs struct{ *parts }
+
+// Evict implements capacity.Evictor.
+func (i idleVMs) Evict(ctx context.Context) (evicted bool, err error) { return i.idle.Evict(ctx) }
+
 func (p *parts) makeVMs(templates *template.Service) error {
 	h := p.host
 	bootID, err := jail.BootID()
@@ -290,7 +297,7 @@ func (p *parts) makeVMs(templates *template.Service) error {
 	p.vms = lifecycle.New(lifecycle.Deps{
 		Store: p.store, Images: p.images, Templates: templates,
 		Network: h.Network, Forwards: h.Forwards, Files: h.Files, Memories: h.Memories, Guests: h.Guests, Consoles: h.Consoles,
-		Snapshots: p.snapshots, SnapshotFiles: h.Snapshots, Warm: p.warm,
+		Snapshots: p.snapshots, SnapshotFiles: h.Snapshots, Warm: p.warm, Idle: idleVMs{p},
 		Host: limits, Drivers: drivers, Log: p.log, HasRoom: p.reserve.HasRoom, PageStatus: httpprobe.Status,
 	}, lifecycle.Settings{
 		DefaultDriver: p.info.Name,

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
@@ -35,11 +36,15 @@ func (s *sleepers) Evict(ctx context.Context) (bool, error) {
 	}
 	id := s.order[0]
 	s.order = s.order[1:]
-	if _, err := s.w.Sleep(ctx, access.Owner(owner), id); err != nil {
-		return false, err
+	done, err := s.w.TakeDown(ctx, id, vm.TakeDown{
+		Action: machine.ActionSleep, Rule: vm.RuleMemory,
+		Still:  func(v vm.VM) bool { return v.State == vm.Running },
+		Reason: func(vm.Activity) string { return "asleep because another VM needs memory" },
+	})
+	if done {
+		s.evicted = append(s.evicted, id)
 	}
-	s.evicted = append(s.evicted, id)
-	return true, nil
+	return done, err
 }
 
 // asleep returns the VMs that were put to sleep, and forgets them.
@@ -182,6 +187,25 @@ func TestRequestsAtOnceTakeTurns(t *testing.T) {
 	made.Wait()
 	if got := s.asleep(); !slices.Equal(got, order[:n]) {
 		t.Errorf("%d slept, want the first %d:\n%v\n%v", len(got), n, got, order)
+	}
+}
+
+// A request that finds no memory holds the lock of its VM, which may be the idle one.
+func TestVMDoesNotWaitForItself(t *testing.T) {
+	w, s := newIdleWorld(t, 2)
+	ids := slices.Clone(s.order)
+	for i, id := range ids {
+		s.order = []string{id, ids[1-i]} // its own first
+		began := time.Now()
+		if _, err := w.Fork(t.Context(), owner, id, vm.CloneRequest{Count: 1}); !errs.HasCode(err, "memory_exhausted") {
+			t.Errorf("a VM that would have to sleep for its own clone: %v", err)
+		}
+		if took := time.Since(began); took > 30*time.Second {
+			t.Errorf("it waited for itself, %v", took)
+		}
+		if got := s.asleep(); got != nil {
+			t.Errorf("%v slept", got)
+		}
 	}
 }
 

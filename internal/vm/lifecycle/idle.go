@@ -19,7 +19,8 @@ import (
 // it has done so. It does nothing to a VM that is in use, or was after d.UnusedSince, or of
 // which d.Still is not true any more: that is decided under its lock, and in one step with
 // those who arrive. They wait until it is done, and wake a VM that sleeps then.
-// Errors: those of power.Service.Sleep and Stop; errs.TimedOut with code vm_busy.
+// Errors: those of power.Service.Sleep and Stop; errs.TimedOut with code vm_busy, for
+// RuleMemory at once: the request that needs memory holds the lock of its VM.
 func (s *Service) TakeDown(ctx context.Context, id string, d vm.TakeDown) (done bool, err error) {
 	if d.NoWait && s.runner.Locked(id) {
 		return false, errs.New(errs.TimedOut, "vm_busy", "an operation on VM %s is in progress", id)
@@ -27,7 +28,7 @@ func (s *Service) TakeDown(ctx context.Context, id string, d vm.TakeDown) (done 
 	var why vm.Down
 	var decided func()
 	var did atomic.Bool // the operation may outlive this call
-	op := operation.Op{Scope: access.Everyone, VMID: id, Name: string(d.Action)}
+	op := operation.Op{Scope: access.Everyone, VMID: id, Name: string(d.Action), NoWait: d.Rule == vm.RuleMemory}
 	op.Skip = func(v vm.VM) (skip bool, err error) {
 		if !d.Still(v) {
 			return true, nil
@@ -96,10 +97,8 @@ func (s *Service) Sample(ctx context.Context, v vm.VM) (vm.Sample, error) {
 		}
 		sample.NetworkBytes = int64(traffic.RxBytes + traffic.TxBytes)
 	}
-	if guest, ok := m.Guest.(activeGuest); ok {
-		if sample.Guest, err = guest.Activity(ctx); err != nil {
-			s.deps.Log.Debug("a guest does not report its activity", logkey.VM, v.ID, logkey.Error, err)
-		}
+	if sample.Guest, err = m.Guest.Activity(ctx); err != nil {
+		s.deps.Log.Debug("a guest does not report its activity", logkey.VM, v.ID, logkey.Error, err)
 	}
 	return sample, nil
 }
@@ -164,9 +163,4 @@ func (s *Service) Watch(w Watcher) {
 		s.reach.Forget(id)
 	})
 	s.reach.OnQuiet(w.Quiet)
-}
-
-// activeGuest is a session whose agent reports what its guest does.
-type activeGuest interface {
-	Activity(ctx context.Context) (vm.GuestActivity, error)
 }
