@@ -15,11 +15,16 @@ import (
 
 // routeRoutes serves two routes to the VM web.
 func (f *fakeServer) routeRoutes(mux *http.ServeMux) {
-	f.leading = []api.Route{
-		{ID: "rt_a00000000001", VMID: "vm_web000000001", URL: "http://shop.localhost:9090", Subdomain: "shop", TargetPort: 8080, AutoWake: true, Auth: api.RouteAuth{Mode: api.AuthPublic}, Upstream: api.UpstreamHTTP1, CreatedAt: api.Time{Time: testNow.Add(-time.Hour)}},
-		{ID: "rt_b00000000002", VMID: "vm_web000000001", URL: "http://www.example.org", Domain: "www.example.org", DomainState: api.DomainPending, TargetPort: 9000, Auth: api.RouteAuth{Mode: api.AuthKey}, AllowedCIDRs: []string{"192.0.2.0/24"}, Upstream: api.UpstreamH2C, CreatedAt: api.Time{Time: testNow.Add(-time.Hour)},
-			Verification: &api.DomainVerification{Type: "TXT", Name: "_hatch.www.example.org", Value: "hatch-verification=x"}},
+	shop := api.Route{
+		ID: "rt_a00000000001", VMID: "vm_web000000001", URL: "http://shop.localhost:9090", Subdomain: "shop", TargetPort: 8080, AutoWake: true,
+		Auth: api.RouteAuth{Mode: api.AuthPublic}, Upstream: api.UpstreamHTTP1, CreatedAt: api.Time{Time: testNow.Add(-time.Hour)},
 	}
+	own := api.Route{
+		ID: "rt_b00000000002", VMID: "vm_web000000001", URL: "http://www.example.org", Domain: "www.example.org", DomainState: api.DomainPending, TargetPort: 9000,
+		Auth: api.RouteAuth{Mode: api.AuthKey}, AllowedCIDRs: []string{"192.0.2.0/24"}, Upstream: api.UpstreamH2C, CreatedAt: api.Time{Time: testNow.Add(-time.Hour)},
+		Verification: &api.DomainVerification{Type: "TXT", Name: "_hatch.www.example.org", Value: "hatch-verification=x"},
+	}
+	f.leading = []api.Route{shop, own}
 	mux.HandleFunc("GET /routes", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.leading) })
 	mux.HandleFunc("GET /routes/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, f.leading[0]) })
 	mux.HandleFunc("DELETE /routes/{id}", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, api.Deleted{Status: "deleted"}) })

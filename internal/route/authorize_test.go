@@ -2,6 +2,7 @@ package route
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 
@@ -34,7 +35,7 @@ func TestPasswordsWaitInTurn(t *testing.T) {
 		outcome <- err
 	})
 	cancel()
-	if err := <-outcome; err != context.Canceled {
+	if err := <-outcome; !errors.Is(err, context.Canceled) {
 		t.Errorf("a try of another route: %v", err)
 	}
 	waiting.Wait()

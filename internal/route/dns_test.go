@@ -3,6 +3,7 @@ package route_test
 import (
 	"context"
 	"net"
+	"sync"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -33,14 +34,18 @@ func dnsServer(t *testing.T, records map[string]string) *net.Resolver {
 		}
 		_ = w.WriteMsg(m)
 	})}
-	served := make(chan error, 1)
-	go func() { served <- server.ActivateAndServe() }()
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := server.ActivateAndServe(); err != nil {
+			t.Error(err)
+		}
+	})
 	<-started
 	t.Cleanup(func() {
 		if err := server.Shutdown(); err != nil {
 			t.Error(err)
 		}
-		<-served
+		serving.Wait()
 	})
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer

@@ -69,19 +69,12 @@ func (s *Service) Resolve(ctx context.Context, host string) (Target, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	current := s.Store.NamesVersion() == version // else the name may lead elsewhere by now
-	if current {
-		s.names.at(version)
-	}
-	switch {
-	case err != nil && current:
+	s.names.at(version) // if it has gone up since, the next caller forgets this again
+	if err != nil {
 		keep(s.names.unknown, name, struct{}{})
 		return Target{}, ErrUnknown
-	case err != nil:
-		return Target{}, ErrUnknown
-	case current:
-		keep(s.names.known, name, t)
 	}
+	keep(s.names.known, name, t)
 	return t, nil
 }
 

@@ -173,7 +173,7 @@ func (s *Service) Verify(ctx context.Context, scope access.Scope, id string) (Ro
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
 	found, err := s.DNS.LookupTXT(ctx, ProofName(r.Domain))
-	if failed, ok := errors.AsType[*net.DNSError](err); err != nil && !(ok && failed.IsNotFound) {
+	if failed, ok := errors.AsType[*net.DNSError](err); err != nil && (!ok || !failed.IsNotFound) {
 		return r, errs.New(errs.Unavailable, "dns_unavailable", "cannot look up the TXT records of %s", ProofName(r.Domain)).
 			WithHint("try again").WithCause(err)
 	}

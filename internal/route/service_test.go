@@ -104,7 +104,7 @@ func TestResolve(t *testing.T) {
 		for range 2 { // from the store, and from memory
 			got, err := w.Resolve(t.Context(), host)
 			switch {
-			case want == "" && err != route.ErrUnknown:
+			case want == "" && !errors.Is(err, route.ErrUnknown):
 				t.Errorf("%q leads to %+v, %v", host, got, err)
 			case want == "":
 			case err != nil:
@@ -127,7 +127,7 @@ func TestImplicitNamesCanBeOff(t *testing.T) {
 	w := newWorld(t)
 	w.cfg.Implicit = false
 	w.open(t)
-	if got, err := w.Resolve(t.Context(), "80-vm-a.localhost"); err != route.ErrUnknown {
+	if got, err := w.Resolve(t.Context(), "80-vm-a.localhost"); !errors.Is(err, route.ErrUnknown) {
 		t.Errorf("leads to %+v, %v", got, err)
 	}
 }
@@ -151,7 +151,7 @@ func TestResolveKeepsNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := w.Resolve(ctx, "web.localhost"); err != route.ErrUnknown {
+	if got, err := w.Resolve(ctx, "web.localhost"); !errors.Is(err, route.ErrUnknown) {
 		t.Errorf("the former name leads to %+v, %v", got, err)
 	}
 	if got, err := w.Resolve(ctx, "other.localhost"); err != nil || got.Port != 81 {
@@ -259,14 +259,14 @@ func TestASignedLinkAndItsCookie(t *testing.T) {
 		t.Errorf("with the cookie: %+v, %v", g, err)
 	}
 	for what, c := range map[string]route.Credentials{"a cookie as token": {Token: grant.Cookie}, "a token as cookie": {Cookie: token}} {
-		if _, err := w.follow(t, host, c); err != route.ErrUnknown {
+		if _, err := w.follow(t, host, c); !errors.Is(err, route.ErrUnknown) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if _, err := w.follow(t, "81-vm-a.localhost", byCookie); err != route.ErrUnknown {
+	if _, err := w.follow(t, "81-vm-a.localhost", byCookie); !errors.Is(err, route.ErrUnknown) {
 		t.Errorf("at another port: %v", err)
 	}
-	if _, err := w.follow(t, "80-vm-b.localhost", byCookie); err != route.ErrUnknown {
+	if _, err := w.follow(t, "80-vm-b.localhost", byCookie); !errors.Is(err, route.ErrUnknown) {
 		t.Errorf("at another VM: %v", err)
 	}
 	w.now = w.now.Add(time.Hour)

@@ -35,7 +35,7 @@ type Routes interface {
 
 // Sharer manages signed links.
 type Sharer interface {
-	Share(ctx context.Context, scope access.Scope, vmID string, port int, life time.Duration) (url string, until time.Time, err error)
+	Share(ctx context.Context, scope access.Scope, vmID string, port int, life time.Duration) (link string, until time.Time, err error)
 	EndLinks(ctx context.Context, scope access.Scope, vmID string) error
 }
 
