@@ -97,7 +97,7 @@ func (s *Service) passwordFits(ctx context.Context, t Target, c Credentials) (bo
 		return true, nil
 	}
 	if !s.passwords.begin(t.RouteID) {
-		return false, errTooManyTries
+		return false, errTooManyPasswords
 	}
 	defer s.passwords.end(t.RouteID)
 	select {
@@ -121,7 +121,7 @@ const (
 	maxTries     = 8    // of one route, at a time, so that those of others have their turn
 )
 
-var errTooManyTries = errs.New(errs.TooMany, "too_many_tries", "cannot check this password: too many others are being checked").
+var errTooManyPasswords = errs.New(errs.TooMany, "too_many_passwords", "cannot check this password: too many others are being checked").
 	WithHint("try again").WithRetryAfter(time.Second)
 
 // passwords are the digests of passwords that were accepted, with the hash they fit,

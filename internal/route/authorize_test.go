@@ -26,7 +26,7 @@ func TestPasswordsWaitInTurn(t *testing.T) {
 			t.Fatal("there is no place for a try")
 		}
 	}
-	if _, err := s.passwordFits(ctx, Target{RouteID: "rt_a", Auth: spec.Auth}, shown); !errs.HasCode(err, "too_many_tries") {
+	if _, err := s.passwordFits(ctx, Target{RouteID: "rt_a", Auth: spec.Auth}, shown); !errs.HasCode(err, "too_many_passwords") {
 		t.Errorf("one try too many: %v", err)
 	}
 	outcome := make(chan error, 1)
