@@ -11,7 +11,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
-	"log"
 	"log/slog"
 	"math/big"
 	"net"
@@ -125,7 +124,7 @@ func newWorld(t *testing.T, change func(*ACME)) *world {
 	t.Helper()
 	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
 	t.Setenv("PEBBLE_WFE_NONCEREJECT", "0")
-	quiet := log.New(io.Discard, "", 0)
+	quiet := slog.NewLogLogger(slog.DiscardHandler, 0)
 	w := &world{names: serveNames(t)}
 	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

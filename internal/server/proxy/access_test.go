@@ -1,3 +1,4 @@
+//nolint:bodyclose // world.do closes bodies at the end of a test, and connections close with theirs
 package proxy
 
 import (

@@ -10,7 +10,6 @@ import (
 	"net/http/httptrace"
 	"net/http/httputil"
 	"net/netip"
-	"net/textproto"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,7 +42,7 @@ func visitIn(ctx context.Context) *visit { return ctx.Value(visitKey{}).(*visit)
 func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, v *visit) {
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), visitKey{}, v))
 	defer cancel(nil)
-	v.late = cancel
+	v.cancel = cancel
 	control := http.NewResponseController(w)
 	var sent *incoming
 	if r.ContentLength != 0 {
@@ -57,25 +56,17 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, v *visit) {
 	}
 }
 
-// watch bounds what a guest may do before its answer: the number of its provisional
-// ones, and the time once it has the whole request.
+// watch bounds the time that the guest has for the head of its answer once it has the
+// whole request.
 func (v *visit) watch(ctx context.Context) context.Context {
-	provisional := 0
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		Got1xxResponse: func(int, textproto.MIMEHeader) error {
-			if provisional++; provisional > max1xx {
-				return badAnswer
-			}
-			return nil
-		},
-		WroteRequest: func(httptrace.WroteRequestInfo) {
-			if v.target.ResponseTimeout > 0 {
-				v.deadline.Do(func() {
-					v.timer = time.AfterFunc(v.target.ResponseTimeout, func() { v.late(lateAnswer) })
-				})
-			}
-		},
-	})
+	if v.target.ResponseTimeout == 0 {
+		return ctx
+	}
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) {
+		v.deadline.Do(func() {
+			v.timer = time.AfterFunc(v.target.ResponseTimeout, func() { v.cancel(lateAnswer) })
+		})
+	}})
 }
 
 // rewrite makes the request that the guest gets.
@@ -174,8 +165,8 @@ func (p *Proxy) mark(h http.Header, v *visit) {
 
 // fail answers a request that has no answer of the guest.
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if cause := context.Cause(r.Context()); errors.Is(cause, lateAnswer) {
-		err = lateAnswer
+	if cause, ok := errors.AsType[*refusal](context.Cause(r.Context())); ok {
+		err = cause
 	} else if r.Context().Err() != nil || errors.Is(err, errBody) {
 		panic(http.ErrAbortHandler) // the client has gone, or sends nonsense
 	}
@@ -229,15 +220,25 @@ func (b *incoming) drop(control *http.ResponseController, r *http.Request) {
 type writer struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	visit   *visit
 	stream  bool      // of HTTP/2, which is cut by a deadline although nothing is written
 	bounded time.Time // when the deadline was last set
+
+	provisional int // answers
 }
 
 // Unwrap gives http.ResponseController the writer below.
 func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeader implements http.ResponseWriter.
+// WriteHeader implements http.ResponseWriter. It ends a request with too many provisional
+// answers.
 func (w *writer) WriteHeader(status int) {
+	if status < http.StatusOK && status != http.StatusSwitchingProtocols {
+		if w.provisional++; w.provisional > max1xx && w.visit.cancel != nil {
+			w.visit.cancel(badAnswer)
+			return
+		}
+	}
 	w.bound()
 	defer w.unbound()
 	w.ResponseWriter.WriteHeader(status)

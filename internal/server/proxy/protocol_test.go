@@ -1,3 +1,4 @@
+//nolint:bodyclose // world.do closes bodies at the end of a test, and connections close with theirs
 package proxy
 
 import (
@@ -6,6 +7,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -55,7 +57,7 @@ func TestGRPC(t *testing.T) {
 	healthpb.RegisterHealthServer(guest, health{})
 	served := make(chan error, 1)
 	go func() { served <- guest.Serve(l) }()
-	t.Cleanup(func() { guest.Stop(); <-served })
+	t.Cleanup(func() { guest.Stop(); _ = <-served })
 	w.address = l.Addr().String()
 
 	conn, err := grpc.NewClient("passthrough:///"+w.front.Listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("web.localhost"))
@@ -140,9 +142,7 @@ func TestEventsAreNotHeldBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			next := make(chan struct{})
 			w := newWorld(t, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-				for key, values := range head {
-					rw.Header()[key] = values
-				}
+				maps.Copy(rw.Header(), head)
 				_ = http.NewResponseController(rw).Flush()
 				for i := range 3 {
 					<-next
@@ -193,7 +193,7 @@ func TestHTTP2(t *testing.T) {
 	served := make(chan error, 1)
 	secure.TLSConfig = &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}}
 	go func() { served <- secure.ServeTLS(l, "", "") }()
-	defer func() { _ = secure.Close(); <-served }()
+	defer func() { _ = secure.Close(); _ = <-served }()
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer transport.CloseIdleConnections()
 	r := w.request(http.MethodGet, "/", nil)

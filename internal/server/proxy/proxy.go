@@ -68,6 +68,10 @@ type Config struct {
 	Lines *admission.Log // the lines that clients and guests cause; nil: to Log
 }
 
+// flushDelay is how long a part of an answer waits for the next one: most answers are
+// complete by then, and go out in one piece.
+const flushDelay = 2 * time.Millisecond
+
 const defaultWakeTimeout = time.Minute
 
 var defaultOpen = admission.PlaceLimits{Total: 4096, PerClient: 512}
@@ -107,7 +111,7 @@ func New(cfg Config) *Proxy {
 	p.http1, p.h2c = p.newTransport(route.HTTP1), p.newTransport(route.H2C)
 	p.reverse = &httputil.ReverseProxy{
 		Rewrite: p.rewrite, Transport: guestTrips{p}, ModifyResponse: p.modify, ErrorHandler: p.fail,
-		FlushInterval: -1,                                                              // a guest decides when its client gets something
+		FlushInterval: flushDelay,                                                      // but none for events and for bodies without a length
 		BufferPool:    &buffers{}, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0), // fail has what matters
 	}
 	return p
@@ -137,15 +141,15 @@ type visit struct {
 	slept time.Duration // how long the request waited for a wake; 0: it did not
 	since time.Time     // of the end of that wake
 
-	late     context.CancelCauseFunc
-	deadline sync.Once   // of the answer's head: set, or not needed any more
-	timer    *time.Timer // set by deadline; nil: not needed
+	cancel   context.CancelCauseFunc // of the request, with its answer
+	deadline sync.Once               // of the answer's head: set, or not needed any more
+	timer    *time.Timer             // set by deadline; nil: not needed
 }
 
 // ServeHTTP serves one request for a guest.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v := p.visitOf(r)
-	w = &writer{ResponseWriter: w, control: http.NewResponseController(w), stream: r.ProtoMajor > 1}
+	w = &writer{ResponseWriter: w, control: http.NewResponseController(w), visit: v, stream: r.ProtoMajor > 1}
 	done, err := p.admit(r, v)
 	if err != nil {
 		p.answer(w, r, v, err)

@@ -1,3 +1,4 @@
+//nolint:bodyclose // world.do closes bodies at the end of a test, and connections close with theirs
 package proxy
 
 import (
@@ -33,7 +34,7 @@ const vmID = "vm_abc123def456"
 
 // world is a door with one VM behind it, whose ports are servers of the test.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	proxy *Proxy
 	front *httptest.Server
 	log   bytes.Buffer
@@ -52,7 +53,7 @@ type world struct {
 }
 
 // newWorld returns a door before a guest that runs and serves with handler.
-func newWorld(t *testing.T, handler http.Handler, change ...func(*Config)) *world {
+func newWorld(t testing.TB, handler http.Handler, change ...func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, machine: 1, target: route.Target{
 		VMID: vmID, OwnerID: "acc_a", RouteID: "rt_a", Port: 8080, AutoWake: true,
@@ -194,7 +195,7 @@ func (w *world) get(path string, header ...string) (status int, body string, h h
 	return resp.StatusCode, text(w.t, resp.Body), resp.Header
 }
 
-func text(t *testing.T, r io.Reader) string {
+func text(t testing.TB, r io.Reader) string {
 	t.Helper()
 	all, err := io.ReadAll(r)
 	if err != nil {
