@@ -55,9 +55,9 @@ func TestGRPC(t *testing.T) {
 	}
 	guest := grpc.NewServer()
 	healthpb.RegisterHealthServer(guest, health{})
-	served := make(chan error, 1)
-	go func() { served <- guest.Serve(l) }()
-	t.Cleanup(func() { guest.Stop(); _ = <-served })
+	served := make(chan struct{})
+	go func() { _ = guest.Serve(l); close(served) }()
+	t.Cleanup(func() { guest.Stop(); <-served })
 	w.address = l.Addr().String()
 
 	conn, err := grpc.NewClient("passthrough:///"+w.front.Listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("web.localhost"))
@@ -190,10 +190,10 @@ func TestHTTP2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error, 1)
+	served := make(chan struct{})
 	secure.TLSConfig = &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}}
-	go func() { served <- secure.ServeTLS(l, "", "") }()
-	defer func() { _ = secure.Close(); _ = <-served }()
+	go func() { _ = secure.ServeTLS(l, "", ""); close(served) }()
+	defer func() { _ = secure.Close(); <-served }()
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer transport.CloseIdleConnections()
 	r := w.request(http.MethodGet, "/", nil)
