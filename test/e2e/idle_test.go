@@ -26,9 +26,10 @@ func testIdle(t *testing.T, w *world) {
 			t.Fatalf("it does not fall asleep: %+v", w.get(t, v.ID))
 		}
 	}
-	slept := w.await(t, v.ID, "snapshotted", normalReply)
+	w.await(t, v.ID, "snapshotted", normalReply)
+	slept := w.get(t, v.ID)
 	if slept.Sleep == nil || slept.LastActivity == nil || w.slept(t, v) != 1 {
-		t.Errorf("asleep it is %+v (%s), for the %d. time", slept, slept.StateReason, w.slept(t, v))
+		t.Errorf("asleep it is %+v (%s), %d times", slept, slept.StateReason, w.slept(t, v))
 	}
 
 	// An idle guest that is emulated on a busy host may use more CPU than its policy allows
