@@ -48,6 +48,7 @@ type MachineSpec struct {
 	Idle         *Idle  `json:"idle,omitempty" doc:"What happens to a VM that is not used. That of a request replaces all of the template's. Defaults to HATCH_IDLE_TIMEOUT and HATCH_IDLE_ACTION."`
 	TTLSeconds   *int64 `json:"ttl_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"Seconds from the creation of a VM until its expire_action, used or not; 0 for no limit."`
 	ExpireAction string `json:"expire_action,omitempty" enum:"stop,sleep,delete" doc:"What happens to a VM at expires_at. Defaults to stop."`
+	Ports        []Port `json:"ports,omitempty" nullable:"false" maxItems:"64" doc:"TCP ports of the guest to publish on the host. Those of a request replace all of the template's."`
 }
 
 // CreateVM is the body of POST /vms.
@@ -58,7 +59,7 @@ type CreateVM struct {
 	GuestMAC   string `json:"guest_mac,omitempty" doc:"Unicast MAC address to assign. Derived from the address by default." example:"02:FC:00:00:00:0A"`
 	Name       string `json:"name,omitempty" maxLength:"63" doc:"Lower-case letters, digits and hyphens. Unique per owner. Also the hostname if none is given."`
 	VMM        string `json:"vmm,omitempty" doc:"Driver to run the VM with: auto (default), qemu or firecracker." example:"auto"`
-	SnapshotID string `json:"snapshot_id,omitempty" maxLength:"63" doc:"ID or name of a snapshot to clone instead of booting an image. Only name, description, hostname, labels, user_data and ssh_authorized_keys can be combined with it; the rest comes from the snapshot. With user_data, cloud-init runs again; keys alone are only added."`
+	SnapshotID string `json:"snapshot_id,omitempty" maxLength:"63" doc:"ID or name of a snapshot to clone instead of booting an image. Only name, description, hostname, labels, user_data, ssh_authorized_keys and ports can be combined with it; the rest comes from the snapshot. With user_data, cloud-init runs again; keys alone are only added."`
 	Count      *int   `json:"count,omitempty" minimum:"1" maximum:"64" doc:"Number of VMs to clone from the snapshot; requires snapshot_id. The response is then the first VM, and has all of them in vms."`
 
 	ExpiresAt *Time `json:"expires_at,omitempty" doc:"When the VM's expire_action happens, instead of ttl_seconds; RFC 3339."`
@@ -77,6 +78,7 @@ type UpdateVM struct {
 	TTLSeconds   *int64  `json:"ttl_seconds,omitempty" nullable:"true" minimum:"0" maximum:"31536000" doc:"Seconds from now until expire_action; 0 or null: never."`
 	ExpiresAt    *Time   `json:"expires_at,omitempty" nullable:"true" doc:"When expire_action happens, instead of ttl_seconds; null: never."`
 	ExpireAction *string `json:"expire_action,omitempty" enum:"stop,sleep,delete" doc:"What happens at expires_at."`
+	Ports        *[]Port `json:"ports,omitempty" nullable:"true" maxItems:"64" doc:"All TCP ports of the guest to publish on the host, instead of those before. One that stays keeps its host port."`
 }
 
 // CreatedVM is the response to POST /vms: the VM or, if count was given, the first
@@ -119,6 +121,7 @@ type VM struct {
 	CreatedAt         Time              `json:"created_at" doc:"When the VM was created, RFC 3339, UTC."`
 	UpdatedAt         Time              `json:"updated_at" doc:"When the VM was last updated, RFC 3339, UTC."`
 	StartedAt         *Time             `json:"started_at,omitempty" doc:"When the VM was last started, RFC 3339, UTC."`
+	Ports             []Port            `json:"ports,omitempty" nullable:"false" doc:"TCP ports of the guest that are published on the host."`
 	Routes            []Route           `json:"routes,omitempty" nullable:"false" doc:"Routes to the VM, in the responses to POST /vms, and to GET and PATCH of the VM."`
 
 	Idle         *Idle  `json:"idle,omitempty" doc:"What happens when the VM is not used; absent if nothing does."`
@@ -148,6 +151,15 @@ type Idle struct {
 	Action         string `json:"action,omitempty" enum:"sleep,stop,none" doc:"What happens then. Defaults to HATCH_IDLE_ACTION (sleep)."`
 	CPUPercent     *int   `json:"cpu_percent,omitempty" minimum:"0" maximum:"409600" doc:"CPU use from which the guest counts as active, on average over the timeout, in percent of one CPU; 0: at no use. Defaults to 10."`
 	NetworkBytes   *int64 `json:"network_bytes,omitempty" minimum:"0" doc:"Bytes received and sent within the timeout from which the guest counts as active; 0: at no number. Defaults to 1048576."`
+}
+
+// Port is a TCP port of the guest that is published on the host: a listener there wakes a
+// sleeping VM and connects its clients with the guest.
+type Port struct {
+	Guest        int      `json:"guest" minimum:"1" maximum:"65535" doc:"Port in the guest. Each can be published once." example:"80"`
+	Host         int      `json:"host,omitempty" minimum:"1" maximum:"65535" doc:"Port of the host, which no other VM may have. Without it a free one from HATCH_PORT_MIN to HATCH_PORT_MAX is chosen. One below 1024 requires the right admin." example:"8080"`
+	AllowedCIDRs []string `json:"allowed_cidrs,omitempty" nullable:"false" minItems:"1" maxItems:"32" doc:"Networks that may connect; 0.0.0.0/0 and ::/0 allow all. Without it HATCH_PORT_ALLOWED_CIDR holds (127.0.0.1/32). If all are loopback, the host listens on loopback only." example:"[\"192.0.2.0/24\"]"`
+	Name         string   `json:"name,omitempty" maxLength:"63" doc:"What it is for: lower-case letters, digits and hyphens. Unique in the VM." example:"web"`
 }
 
 // RateLimits limit disk and network throughput. What is absent is not limited.

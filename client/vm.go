@@ -81,7 +81,8 @@ func (c *Client) GetVM(ctx context.Context, id string) (api.VM, error) {
 }
 
 // UpdateVM changes a VM. Nil fields do not change, an empty name or description and a
-// label that is nil are removed. Sizes can be changed of a stopped VM only.
+// label that is nil are removed. Ports are all that the VM publishes from then on. Sizes
+// can be changed of a stopped VM only.
 func (c *Client) UpdateVM(ctx context.Context, id string, body api.UpdateVM) (api.VM, error) {
 	return change[api.VM](ctx, c, vms, id, body)
 }

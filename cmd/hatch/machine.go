@@ -111,6 +111,19 @@ var machineFlags = append(slices.Clone(shapeFlags),
 		spec.ExpireAction = g.text()
 		return nil
 	}},
+	machineFlag{"publish", "p", []string(nil), "publish `PORT` of the guest on the server: [HOST:]GUEST, as 80 or 8080:80 (repeatable)", func(g given, spec *api.MachineSpec) error {
+		from, err := g.cmd.Flags().GetStringArray("publish-from")
+		if err == nil {
+			spec.Ports, err = readPorts(g.flag.Name, g.texts(), from)
+		}
+		return err
+	}},
+	machineFlag{"publish-from", "", []string(nil), "`network` that may connect to the ports of --publish, as 192.0.2.0/24 (repeatable; default: the server's HATCH_PORT_ALLOWED_CIDR)", func(g given, _ *api.MachineSpec) error {
+		if !g.cmd.Flags().Changed("publish") {
+			return usage(g.cmd, "--publish-from needs --publish")
+		}
+		return nil
+	}},
 	// The last one: it sends a request, and the values of all others are checked before.
 	machineFlag{"image", "", "", "`image` to start from", func(g given, spec *api.MachineSpec) (err error) {
 		spec.ImageID, err = g.image()

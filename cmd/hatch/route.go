@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -57,19 +56,11 @@ func readRoute(text string) (api.CreateRoute, error) {
 	if !named {
 		name, digits = "", text
 	}
-	port, err := readPort(digits)
+	port, err := readPortNumber(digits)
 	if err != nil || named && name == "" {
 		return api.CreateRoute{}, usageError{fmt.Errorf("a route is PORT or NAME=PORT, as web=8080, not %q", text)}
 	}
 	return api.CreateRoute{Subdomain: name, TargetPort: port}, nil
-}
-
-func readPort(text string) (int, error) {
-	port, err := strconv.ParseUint(text, 10, 16)
-	if err == nil && port == 0 {
-		err = errors.New("port 0")
-	}
-	return int(port), err
 }
 
 func (c routeCommands) addCommand() *cobra.Command {
@@ -213,7 +204,7 @@ func (c routeCommands) urlOf(ctx context.Context, server *client.Client, v api.V
 		}
 		return routes[0].URL, nil
 	}
-	port, err := readPort(which[0])
+	port, err := readPortNumber(which[0])
 	if err != nil {
 		r, err := pickFrom(routeKind, which[0], routes)
 		return r.URL, err

@@ -17,13 +17,14 @@ type setFlags struct {
 	vcpus                     int
 
 	idle, idleAction, ttl, expireAction string
+	publish, from, unpublish            []string
 }
 
 func (c vmCommands) setCommand() *cobra.Command {
 	f := &setFlags{}
 	cmd := &cobra.Command{
-		Use: "set VM", Short: "Change a VM: its name, description, labels, idle policy, or the sizes of a stopped one", Args: oneArg("VM"),
-		Example:           "  hatch set web --name db --label tier=db --label old-\n  hatch set web --idle 30m --ttl 8h\n  hatch stop web && hatch set web --memory 2g --vcpus 2 && hatch start web",
+		Use: "set VM", Short: "Change a VM: its name, description, labels, idle policy and published ports, or the sizes of a stopped one", Args: oneArg("VM"),
+		Example:           "  hatch set web --name db --label tier=db --label old-\n  hatch set web --idle 30m --ttl 8h\n  hatch set web --publish 8080:80 --unpublish 22\n  hatch stop web && hatch set web --memory 2g --vcpus 2 && hatch start web",
 		ValidArgsFunction: vmKind.completeFirst(c.connection),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			body, err := f.request(cmd)
@@ -32,6 +33,13 @@ func (c vmCommands) setCommand() *cobra.Command {
 			}
 			return c.change(cmd, args, "change", func(v api.VM) string { return "changing " + displayName(v) },
 				func(server *client.Client, v api.VM) (api.VM, error) {
+					if len(f.publish)+len(f.unpublish) > 0 {
+						ports, err := f.ports(v.Ports)
+						if err != nil {
+							return v, err
+						}
+						body.Ports = &ports
+					}
 					return server.UpdateVM(cmd.Context(), v.ID, body)
 				})
 		},
@@ -46,7 +54,27 @@ func (c vmCommands) setCommand() *cobra.Command {
 	flags.StringVar(&f.idleAction, "idle-action", "", "what happens to it when it is idle: sleep, stop or none")
 	flags.StringVar(&f.ttl, "ttl", "", "stop it this `time` from now, as 2h; 0 for never")
 	flags.StringVar(&f.expireAction, "expire-action", "", "what happens to it then: stop, sleep or delete")
+	flags.StringArrayVarP(&f.publish, "publish", "p", nil, "publish `PORT` of the guest on the server: [HOST:]GUEST, as 80 or 8080:80 (repeatable)")
+	flags.StringArrayVar(&f.from, "publish-from", nil, "`network` that may connect to the ports of --publish, as 192.0.2.0/24 (repeatable)")
+	flags.StringArrayVar(&f.unpublish, "unpublish", nil, "no longer publish `PORT` of the guest (repeatable)")
 	return cmd
+}
+
+// ports returns the ports that a VM is to publish, given those that it does.
+func (f *setFlags) ports(published []api.Port) ([]api.Port, error) {
+	add, err := readPorts("publish", f.publish, f.from)
+	if err != nil {
+		return nil, err
+	}
+	var remove []int
+	for _, text := range f.unpublish {
+		guest, err := readPortNumber(text)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--unpublish takes a port of the guest, as 80, not %q", text)}
+		}
+		remove = append(remove, guest)
+	}
+	return republish(published, add, remove)
 }
 
 // request returns the change that the given flags make.
@@ -96,6 +124,9 @@ func (f *setFlags) request(cmd *cobra.Command) (body api.UpdateVM, err error) {
 		default:
 			return body, usage(cmd, "--label takes KEY=VALUE, or KEY- to remove a label, not %q", label)
 		}
+	}
+	if given("publish-from") && !given("publish") {
+		return body, usage(cmd, "--publish-from needs --publish")
 	}
 	if cmd.Flags().NFlag() == 0 {
 		return body, fmt.Errorf("nothing to change: see %s --help", cmd.CommandPath())

@@ -96,7 +96,7 @@ MAC and SSH port. hatch wake continues them where they were, and so does access
 to the guest: over SSH, with exec, cp or console, or with a wait for something
 inside. hatch start boots them anew.`
 	return []*cobra.Command{
-		c.lsCommand(), c.inspectCommand(), c.setCommand(), c.renameCommand(), c.rmCommand(), c.pruneCommand(), c.waitCommand(), resume, sleep,
+		c.lsCommand(), c.inspectCommand(), c.portCommand(), c.setCommand(), c.renameCommand(), c.rmCommand(), c.pruneCommand(), c.waitCommand(), resume, sleep,
 		c.startCommand("start", "starting", "Start stopped VMs", (*client.Client).StartVM),
 		c.stopCommand(),
 		c.verbCommand("kill", "killing", "End VMs at once, without asking their guests", func(server *client.Client, ctx context.Context, id string) (api.VM, error) {
@@ -160,7 +160,7 @@ func listOptions(filters []string) client.ListOptions {
 func (c vmCommands) table(vms []api.VM, wide bool) table {
 	t := table{head: []string{"ID", "NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "SSH", "AGE", "IDLE"}}
 	if wide {
-		t.head = append(t.head, "READY", "DISK", "MAC", "TAP", "VMM", "TEMPLATE", "LABELS", "REASON")
+		t.head = append(t.head, "READY", "DISK", "MAC", "TAP", "VMM", "TEMPLATE", "LABELS", "PORTS", "REASON")
 	}
 	for _, v := range vms {
 		port := ""
@@ -169,7 +169,7 @@ func (c vmCommands) table(vms []api.VM, wide bool) table {
 		}
 		cells := []string{v.ID, v.Name, v.State, v.ImageID, strconv.Itoa(v.VCPUCount), mib(int64(v.MemMiB)), v.GuestIP, port, c.age(v.CreatedAt), c.idleness(v)}
 		if wide {
-			cells = append(cells, readiness(v), mib(int64(v.DiskMiB)), v.GuestMAC, v.TapName, v.VMM, v.TemplateID, labels(v.Labels), v.StateReason)
+			cells = append(cells, readiness(v), mib(int64(v.DiskMiB)), v.GuestMAC, v.TapName, v.VMM, v.TemplateID, labels(v.Labels), shownPorts(v.Ports), v.StateReason)
 		}
 		t.row(cells...)
 	}

@@ -45,6 +45,9 @@ type Config struct {
 	SSHMaxConns        int            // to all SSH ports; ≥ 16
 	SSHMaxClientConns  int            // of one client of the network; ≥ 1
 	SSHMaxVMConns      int            // to the port of one VM; ≥ 2
+	PortMin            int            // of host ports for published ports that name none
+	PortMax            int            // ≥ PortMin
+	PortAllowed        []netip.Prefix // networks that may connect to published ports that name none; empty means none
 
 	VMM            string // auto, qemu or firecracker
 	QEMUBin        string // a path, or a name to look up in PATH

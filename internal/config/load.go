@@ -239,6 +239,9 @@ func (l *loader) crossCheck(c Config) {
 	if c.SSHPortMin > c.SSHPortMax && c.SSHPortMax != 0 {
 		l.fail("HATCH_SSH_PORT_MIN", fmt.Sprint(c.SSHPortMin), "must be at most HATCH_SSH_PORT_MAX, which is %d", c.SSHPortMax)
 	}
+	if c.PortMin > c.PortMax && c.PortMax != 0 {
+		l.fail("HATCH_PORT_MIN", fmt.Sprint(c.PortMin), "must be at most HATCH_PORT_MAX, which is %d", c.PortMax)
+	}
 	if c.UIDMin > c.UIDMax && c.UIDMax != 0 {
 		l.fail("HATCH_UID_MIN", fmt.Sprint(c.UIDMin), "must be at most HATCH_UID_MAX, which is %d", c.UIDMax)
 	}

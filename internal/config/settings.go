@@ -182,6 +182,21 @@ var settings = []Setting{
 		set: integer(2, 1<<16, func(c *Config) *int { return &c.SSHMaxVMConns }),
 	},
 	{
+		Name: "port_min", Env: "HATCH_PORT_MIN", Default: "26001",
+		Doc: "First host port for published ports of VMs that name none.",
+		set: integer(1, 65535, func(c *Config) *int { return &c.PortMin }),
+	},
+	{
+		Name: "port_max", Env: "HATCH_PORT_MAX", Default: "32000",
+		Doc: "Last host port for published ports of VMs that name none.",
+		set: integer(1, 65535, func(c *Config) *int { return &c.PortMax }),
+	},
+	{
+		Name: "port_allowed_cidr", Env: "HATCH_PORT_ALLOWED_CIDR", Default: "127.0.0.1/32",
+		Doc: "Networks that may connect to published ports of VMs that name none, separated by commas. `0.0.0.0/0` allows all.",
+		set: networks(func(c *Config) *prefixes { return (*prefixes)(&c.PortAllowed) }),
+	},
+	{
 		Name: "vmm", Env: "HATCH_VMM", Default: "auto",
 		Doc: "VMM of a VM, unless its request chooses one: `auto` is Firecracker on a host that has it and hardware KVM, and QEMU otherwise; `qemu` and `firecracker` require that VMM.",
 		set: oneOf([]string{"auto", "qemu", "firecracker"}, func(c *Config) *string { return &c.VMM }),

@@ -5,6 +5,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/file"
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/process"
 	"github.com/hatchvm/hatch/internal/reach"
 )
@@ -29,6 +30,14 @@ func (g processGuests) Open(ctx context.Context, scope access.Scope, vmID string
 // Open implements file.Guests.
 func (g fileGuests) Open(ctx context.Context, scope access.Scope, vmID string, mode file.Mode) (file.Guest, func(), error) {
 	return g.reach.Open(ctx, scope, vmID, reach.Files, wakeIf(mode == file.Wake))
+}
+
+// causeOf returns what a guest is used for by the clients of a forward.
+func causeOf(kind network.ForwardKind) reach.Cause {
+	if kind == network.ForwardSSH {
+		return reach.SSH
+	}
+	return reach.Port
 }
 
 func wakeIf(wake bool) reach.Mode {

@@ -5,12 +5,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"path/filepath"
 
 	"github.com/hatchvm/hatch/internal/config"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/server/portgate"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
@@ -51,7 +51,7 @@ type Host struct {
 	// DefaultImage makes img_default; nil: the configuration names its files.
 	DefaultImage func(owner string) (image.Image, error)
 
-	// CloseForwards closes all SSH ports, so that no connection wakes a VM.
+	// CloseForwards closes all ports that lead to guests, so that no connection wakes a VM.
 	CloseForwards func()
 
 	// ShuttingDown reports whether the computer itself is shutting down; nil: it
@@ -68,11 +68,11 @@ type HostEnv struct {
 	// LiveLinks are the links of VMs that an earlier daemon has left running.
 	LiveLinks []network.Link
 
-	// WakeOnDemand wakes a VM whose SSH port gets a connection.
-	WakeOnDemand func(ctx context.Context, vmID string) error
-	// DialSSH connects an SSH client to a VM, which counts as used until the
-	// connection is closed.
-	DialSSH func(ctx context.Context, vmID string, target netip.AddrPort) (net.Conn, error)
+	// WakeOnDemand wakes a VM one of whose ports gets a connection.
+	WakeOnDemand func(ctx context.Context, a portgate.Arrival) error
+	// Dial connects a client to a VM, which counts as used until the connection is
+	// closed.
+	Dial func(ctx context.Context, a portgate.Arrival) (net.Conn, error)
 
 	// OnClose registers what ends a part of the host; the last registered runs first.
 	OnClose func(func() error)

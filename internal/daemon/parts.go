@@ -34,6 +34,7 @@ import (
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
+	"github.com/hatchvm/hatch/internal/server/portgate"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/store"
 	"github.com/hatchvm/hatch/internal/template"
@@ -49,7 +50,7 @@ import (
 // tapPrefix starts the name of every TAP that hatchd makes.
 const tapPrefix = "htap"
 
-// leaseCoolDown is how long addresses and SSH ports of deleted VMs stay out of use:
+// leaseCoolDown is how long addresses and host ports of deleted VMs stay out of use:
 // long enough for clients outside to notice that the VM is gone.
 const leaseCoolDown = 5 * time.Minute
 
@@ -224,12 +225,16 @@ func (p *parts) openHost(ctx context.Context, opt Options) error {
 	}
 	p.host, err = opt.Host(ctx, HostEnv{
 		Config: p.cfg, Log: p.log, Out: opt.Out, LiveLinks: live, OnClose: p.onClose,
-		WakeOnDemand: func(ctx context.Context, vmID string) error {
-			defer p.vms.Reach().Hold(ctx, vmID, reach.SSH)()
-			return p.vms.Reach().WakeOnDemand(ctx, vmID)
+		WakeOnDemand: func(ctx context.Context, a portgate.Arrival) error {
+			ctx = reach.WithPeer(ctx, a.From.String())
+			defer p.vms.Reach().Hold(ctx, a.VMID, causeOf(a.Kind))()
+			return p.vms.Reach().WakeOnDemand(ctx, a.VMID)
 		},
-		DialSSH: func(ctx context.Context, vmID string, target netip.AddrPort) (net.Conn, error) {
-			return p.vms.Reach().DialNetwork(ctx, vmID, target, reach.SSH)
+		Dial: func(ctx context.Context, a portgate.Arrival) (net.Conn, error) {
+			if a.Kind == network.ForwardSSH {
+				return p.vms.Reach().DialNetwork(ctx, a.VMID, netip.AddrPortFrom(a.Address, uint16(a.Guest)), reach.SSH)
+			}
+			return p.vms.Reach().Dial(ctx, access.Everyone, a.VMID, a.Guest, reach.Port)
 		},
 	})
 	return err
@@ -310,7 +315,8 @@ func (p *parts) makeVMs(templates *template.Service) error {
 		Pools: network.Pools{
 			Network: p.cfg.Network, SSHMin: p.cfg.SSHPortMin, SSHMax: p.cfg.SSHPortMax,
 			UIDMin: p.cfg.UIDMin, UIDMax: p.cfg.UIDMax,
-			TapPrefix: tapPrefix, CoolDown: leaseCoolDown, SSHBusy: h.PortBusy,
+			PortMin: p.cfg.PortMin, PortMax: p.cfg.PortMax,
+			TapPrefix: tapPrefix, CoolDown: leaseCoolDown, PortBusy: h.PortBusy,
 		},
 		HostPower: hostpower.Settings{
 			Policy: hostpower.Policy(p.cfg.HostShutdown), Timeout: p.cfg.HostShutdownTimeout, Autostart: p.cfg.Autostart == "restore",

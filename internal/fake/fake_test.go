@@ -58,23 +58,24 @@ func TestLinks(t *testing.T) {
 func TestForwards(t *testing.T) {
 	calls := &Calls{}
 	f := &Forwards{Calls: calls}
-	target := netip.MustParseAddrPort("172.16.0.2:22")
+	to := network.Forward{Kind: network.ForwardSSH, Host: 16000, Guest: 22, Address: netip.MustParseAddr("172.16.0.2")}
 	calls.FailNext("Open")
-	if err := f.Open(vmID, 16000, target); err == nil || len(f.VMs()) != 0 {
+	if err := f.Forward(vmID, []network.Forward{to}); err == nil || len(f.VMs()) != 0 {
 		t.Errorf("a failed open left %v, %v", f.VMs(), err)
 	}
-	for range 2 { // the same target is no error
-		if err := f.Open(vmID, 16000, target); err != nil {
+	for range 2 { // the same again is no error
+		if err := f.Forward(vmID, []network.Forward{to}); err != nil {
 			t.Error(err)
 		}
 	}
-	requireCode(t, f.Open("vm_b", 16000, netip.MustParseAddrPort("172.16.0.3:22")), errs.Conflict, "ssh_port_in_use")
-	if f.VMs()[16000] != vmID {
+	requireCode(t, f.Forward("vm_b", []network.Forward{to}), errs.Conflict, "ssh_port_in_use")
+	if f.VMs()[16000] != vmID || !f.Of(vmID)[16000].Equal(to) || len(f.Of("vm_b")) != 0 {
 		t.Errorf("open are %v", f.VMs())
 	}
-	f.Close(16000)
-	f.Close(16000)
-	if err := f.Open("vm_b", 16000, target); err != nil {
+	if err := f.Forward(vmID, nil); err != nil || len(f.VMs()) != 0 {
+		t.Errorf("none are wanted, open are %v, %v", f.VMs(), err)
+	}
+	if err := f.Forward("vm_b", []network.Forward{to}); err != nil {
 		t.Errorf("a closed port: %v", err)
 	}
 }

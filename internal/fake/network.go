@@ -3,8 +3,8 @@ package fake
 import (
 	"context"
 	"maps"
-	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/hatchvm/hatch/internal/errs"
@@ -71,17 +71,17 @@ func (n *Network) Traffic(_ context.Context, l network.Link) (network.Traffic, e
 	return n.Carried, nil
 }
 
-// Forwards records which SSH ports are open; it listens on none. Calls: Open.
+// Forwards records which ports are open; it listens on none. Calls: Open.
 type Forwards struct {
 	Calls *Calls
 
 	mu   sync.Mutex
-	open map[int]forward // by port
+	open map[int]forward // by port of the host
 }
 
 type forward struct {
-	vmID   string
-	target netip.AddrPort
+	vmID string
+	to   network.Forward
 }
 
 // VMs returns the VM ids by open port.
@@ -95,27 +95,39 @@ func (f *Forwards) VMs() map[int]string {
 	return vms
 }
 
-// Open implements network.Forwarder.
-func (f *Forwards) Open(vmID string, port int, target netip.AddrPort) error {
-	if err := f.Calls.Begin("Open"); err != nil {
-		return err
-	}
+// Of returns the open forwards of a VM, by port of the host.
+func (f *Forwards) Of(vmID string) map[int]network.Forward {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	wanted := forward{vmID, target}
-	if open, ok := f.open[port]; ok && open != wanted {
-		return errs.New(errs.Conflict, "ssh_port_in_use", "the SSH port %d is in use on this host", port)
+	all := map[int]network.Forward{}
+	for port, open := range f.open {
+		if open.vmID == vmID {
+			all[port] = open.to
+		}
 	}
-	if f.open == nil {
-		f.open = map[int]forward{}
-	}
-	f.open[port] = wanted
-	return nil
+	return all
 }
 
-// Close implements network.Forwarder.
-func (f *Forwards) Close(port int) {
+// Forward implements network.Forwarder.
+func (f *Forwards) Forward(vmID string, forwards []network.Forward) error {
+	if len(forwards) > 0 {
+		if err := f.Calls.Begin("Open"); err != nil {
+			return err
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.open, port)
+	maps.DeleteFunc(f.open, func(_ int, open forward) bool {
+		return open.vmID == vmID && !slices.ContainsFunc(forwards, open.to.Equal)
+	})
+	for _, to := range forwards {
+		if open, ok := f.open[to.Host]; ok && open.vmID != vmID {
+			return errs.New(errs.Conflict, "ssh_port_in_use", "the SSH port %d is in use on this host", to.Host)
+		}
+		if f.open == nil {
+			f.open = map[int]forward{}
+		}
+		f.open[to.Host] = forward{vmID, to}
+	}
+	return nil
 }

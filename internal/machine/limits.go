@@ -45,7 +45,7 @@ func (s Spec) Check(host Host) error {
 	for _, check := range []func() error{
 		func() error { return s.checkSizes(host) },
 		s.RateLimits.Check,
-		s.checkDescription, s.checkHostname, s.checkBootArgs, s.checkUserData, s.checkLabels, s.checkSSHKeys,
+		s.checkDescription, s.checkHostname, s.checkBootArgs, s.checkUserData, s.checkLabels, s.checkSSHKeys, s.checkPorts,
 		s.Idle.check, s.Expiry.check,
 	} {
 		if err := check(); err != nil {

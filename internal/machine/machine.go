@@ -1,5 +1,5 @@
 // Package machine is about what a VM is made of: its image, sizes, boot
-// arguments, network, user data, keys, labels and rate limits.
+// arguments, network, user data, keys, labels, rate limits and published ports.
 //
 // It has no identity, state or place on the host: those are internal/vm's. A VM
 // and a snapshot have a [Spec]; a create request and a template have
@@ -35,6 +35,7 @@ type Spec struct {
 	SSHKeys       []string          `json:"ssh_keys,omitempty"`
 	Labels        map[string]string `json:"labels,omitempty"`
 	RateLimits    vmm.RateLimits    `json:"rate_limits,omitzero"`
+	Ports         []Port            `json:"ports,omitempty"` // published on the host
 
 	Idle   IdlePolicy `json:"idle,omitzero"`
 	Expiry Expiry     `json:"expiry,omitzero"`
@@ -57,6 +58,7 @@ type Overrides struct {
 	Labels        map[string]string `json:"labels,omitempty"`   // added to those of the layer below
 	SSHKeys       []string          `json:"ssh_keys,omitempty"` // empty but not nil: none
 	RateLimits    *vmm.RateLimits   `json:"rate_limits,omitempty"`
+	Ports         []Port            `json:"ports,omitempty"` // empty but not nil: none
 
 	Idle   *IdlePolicy `json:"idle,omitempty"`   // replaces that of the layer below
 	Expiry *Expiry     `json:"expiry,omitempty"` // likewise
@@ -66,7 +68,7 @@ type Overrides struct {
 // later wins. The result shares no memory with them.
 func Merge(defaults Spec, layers ...Overrides) Spec {
 	s := defaults
-	s.SSHKeys, s.Labels = slices.Clone(s.SSHKeys), maps.Clone(s.Labels)
+	s.SSHKeys, s.Labels, s.Ports = slices.Clone(s.SSHKeys), maps.Clone(s.Labels), clonePorts(s.Ports)
 	for _, o := range layers {
 		s.override(o)
 	}
@@ -93,6 +95,9 @@ func (s *Spec) override(o Overrides) {
 	set(&s.Expiry, o.Expiry)
 	if o.SSHKeys != nil {
 		s.SSHKeys = slices.Clone(o.SSHKeys)
+	}
+	if o.Ports != nil {
+		s.Ports = clonePorts(o.Ports)
 	}
 	if s.Labels == nil && len(o.Labels) > 0 {
 		s.Labels = map[string]string{}

@@ -3,6 +3,7 @@ package machine_test
 import (
 	"encoding/json"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -74,6 +75,7 @@ func fill(t *testing.T, field reflect.Value) {
 		map[string]string{"a": "b"},
 		&vmm.RateLimits{Disk: vmm.DiskLimit{OpsPerSecond: 10}},
 		&machine.IdlePolicy{Timeout: time.Minute, Action: machine.ActionStop}, &machine.Expiry{TTL: time.Hour, Action: machine.ActionStop},
+		[]machine.Port{{Guest: 80, Host: 8080, Allowed: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, Name: "web"}},
 	} {
 		if reflect.TypeOf(value) == field.Type() {
 			field.Set(reflect.ValueOf(value))
@@ -131,7 +133,27 @@ var refused = map[string]struct {
 	"many bytes":         {"idle", machine.Overrides{Idle: &machine.IdlePolicy{Timeout: time.Minute, Action: machine.ActionSleep, NetworkBytes: machine.MaxIdleBytes + 1}}},
 	"negative TTL":       {"ttl_seconds", machine.Overrides{Expiry: &machine.Expiry{TTL: -time.Second, Action: machine.ActionStop}}},
 	"expiry's action":    {"expire_action", machine.Overrides{Expiry: &machine.Expiry{TTL: time.Hour, Action: machine.ActionNone}}},
+	"many ports":         {"ports", ports(manyPorts()...)},
+	"guest port 0":       {"ports", ports(machine.Port{Guest: 0, Host: 8080})},
+	"large guest port":   {"ports", ports(machine.Port{Guest: 65536})},
+	"negative host port": {"ports", ports(machine.Port{Guest: 80, Host: -1})},
+	"large host port":    {"ports", ports(machine.Port{Guest: 80, Host: 65536})},
+	"a port twice":       {"ports", ports(machine.Port{Guest: 80, Host: 8080}, machine.Port{Guest: 80})},
+	"a host port twice":  {"ports", ports(machine.Port{Guest: 80, Host: 8080}, machine.Port{Guest: 81, Host: 8080})},
+	"a port's name":      {"ports", ports(machine.Port{Guest: 80, Name: "Web"})},
+	"a name twice":       {"ports", ports(machine.Port{Guest: 80, Name: "web"}, machine.Port{Guest: 81, Name: "web"})},
+	"no client":          {"ports", ports(machine.Port{Guest: 80, Allowed: []netip.Prefix{}})},
+	"many clients":       {"ports", ports(machine.Port{Guest: 80, Allowed: make([]netip.Prefix, machine.MaxPortNetworks+1)})},
 	"slow disk":          {"rate_limits", machine.Overrides{RateLimits: &vmm.RateLimits{Disk: vmm.DiskLimit{OpsPerSecond: 9}}}},
+}
+
+func ports(all ...machine.Port) machine.Overrides { return machine.Overrides{Ports: all} }
+
+func manyPorts() (all []machine.Port) {
+	for guest := range machine.MaxPorts + 1 {
+		all = append(all, machine.Port{Guest: guest + 1})
+	}
+	return all
 }
 
 func labels(n int) map[string]string {
@@ -217,10 +239,10 @@ func TestStoredFormKeepsItsKeys(t *testing.T) {
 	const spec = `{"image_id":"img_a","template_id":"tpl_a","boot":{"image_id":"img_a","kernel":{"path":"/k","digest":"","size":0,"mod_time":"0001-01-01T00:00:00Z","inode":0},` +
 		`"rootfs":{"path":"/r","digest":"","size":0,"mod_time":"0001-01-01T00:00:00Z","inode":0},"rootfs_format":"ext4","modules_path":"","disk_mode":"overlay","boot_args":"","cloud_init":true},` +
 		`"driver":"qemu","description":"a","hostname":"db","vcpus":2,"mem_mib":256,"disk_mib":512,"boot_args":"quiet","network":true,"user_data":"#!","ssh_keys":["k"],"labels":{"a":"b"},` +
-		`"rate_limits":{"disk":{"ops_per_second":10}}}`
+		`"rate_limits":{"disk":{"ops_per_second":10}},"ports":[{"guest":80,"host":8080,"allowed_cidrs":["192.0.2.0/24"],"name":"web"}]}`
 	requireSame[machine.Spec](t, spec)
 	const overrides = `{"image_id":"img_a","driver":"qemu","description":"","hostname":"","vcpus":2,"mem_mib":256,"disk_mib":512,"boot_args":"","enable_network":false,"user_data":"#!",` +
-		`"labels":{"a":"b"},"ssh_keys":["k"],"rate_limits":{"network_in":{"bytes_per_second":65536}}}`
+		`"labels":{"a":"b"},"ssh_keys":["k"],"rate_limits":{"network_in":{"bytes_per_second":65536}},"ports":[{"guest":80}]}`
 	requireSame[machine.Overrides](t, overrides)
 }
 

@@ -50,13 +50,3 @@ type Attacher interface {
 	// an earlier daemon. Errors: errs.NotFound when nothing is attached.
 	Traffic(ctx context.Context, l Link) (Traffic, error)
 }
-
-// Forwarder owns the listeners on the host that lead to ports of guests.
-type Forwarder interface {
-	// Open listens on the port and forwards to the target. Opening an open port
-	// with the same target is no error. Errors: errs.Conflict with code
-	// ssh_port_in_use.
-	Open(vmID string, port int, target netip.AddrPort) error
-	// Close stops listening and ends the port's connections.
-	Close(port int)
-}

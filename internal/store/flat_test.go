@@ -252,13 +252,25 @@ func checkCounts(t testing.TB, s *Store) {
 		equal(t, usageByGroup(kept), usageByGroup(counted))
 		return nil
 	}))
+	noError(t, s.write(ctx, func(tx *tx) error {
+		ports, err := tx.countPorts(ctx)
+		noError(t, err)
+		for port, owner := range ports {
+			equal(t, count(t, s, fmt.Sprintf("numbers WHERE kind = 'ssh_port' AND number = %d AND owner_id = '%s' AND released_at IS NULL", port, owner)), 1)
+		}
+		return nil
+	}))
 	for _, kind := range numberKinds {
 		missing := "vms v WHERE " + kind.column + " IS NOT NULL AND NOT EXISTS (SELECT 1 FROM numbers n WHERE n.host_id = v.host_id AND n.kind = '" + kind.column +
 			"' AND n.number = v." + kind.column + " AND n.owner_id = v.owner_id AND n.released_at IS NULL)"
 		if n := count(t, s, missing); n > 0 {
 			t.Errorf("%d values of %s are missing", n, kind.column)
 		}
-		left := "numbers n WHERE kind = '" + kind.column + "' AND released_at IS NULL AND NOT EXISTS (SELECT 1 FROM vms v WHERE v.host_id = n.host_id AND v." + kind.column + " = n.number)"
+		has := "v." + kind.column + " = n.number"
+		if kind.column == columnSSHPort {
+			has = "(" + has + " OR v.ports LIKE '%:' || n.number || ',%' OR v.ports LIKE '%:' || n.number || '}%')"
+		}
+		left := "numbers n WHERE kind = '" + kind.column + "' AND released_at IS NULL AND NOT EXISTS (SELECT 1 FROM vms v WHERE v.host_id = n.host_id AND " + has + ")"
 		if n := count(t, s, left); n > 0 {
 			t.Errorf("%d values of %s that no VM has are in use", n, kind.column)
 		}

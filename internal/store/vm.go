@@ -154,32 +154,36 @@ func (s *vmStore) LeaseVM(ctx context.Context, id string, pools network.Pools, l
 	return stored, err
 }
 
-// renewLease stores that the VM is starting, with a complete lease. It replaces an
-// SSH port that another program uses by now.
+// renewLease stores that the VM is starting, with a complete lease. It replaces ports
+// that another program uses by now, but for those that the spec names.
 func (t *tx) renewLease(ctx context.Context, row vmRow, v vm.VM, pools network.Pools) error {
 	if err := t.freeReleased(ctx, pools); err != nil {
 		return err
 	}
 	before := row
-	if whole(v) && v.EnableNetwork && pools.SSHBusy != nil && pools.SSHBusy(v.Lease.SSHPort) {
-		port, err := t.sshPort(ctx, pools)
+	lease := v.Lease
+	if whole(v) {
+		ports, err := t.renewPorts(ctx, v, pools)
 		if err != nil {
 			return err
 		}
-		v.Lease.SSHPort = port
-		row.setLease(v.Lease)
-	}
-	if !whole(v) {
+		lease.Ports = ports
+		if v.EnableNetwork && pools.PortBusy != nil && pools.PortBusy(lease.SSHPort) {
+			if lease.SSHPort, err = t.sshPort(ctx, ports, pools); err != nil {
+				return err
+			}
+		}
+	} else {
 		want, err := t.formerLease(ctx, row, pools)
 		if err != nil {
 			return err
 		}
-		lease, tapNumber, err := t.lease(ctx, v, want, pools)
-		if err != nil {
+		if lease, row.TapNumber, err = t.lease(ctx, v, want, pools); err != nil {
 			return err
 		}
-		row.setLease(lease)
-		row.TapNumber = tapNumber
+	}
+	if err := row.setLease(lease); err != nil {
+		return err
 	}
 	row.State, row.StateReason = string(vm.Starting), ""
 	row.UpdatedAt = micros(time.Now())
@@ -208,7 +212,7 @@ func (s *vmStore) ReleaseVM(ctx context.Context, id string) error {
 		}
 		_, err = tx.exec(ctx, `UPDATE vms SET
 			last_guest_ip = COALESCE(guest_ip, last_guest_ip), last_guest_mac = COALESCE(guest_mac, last_guest_mac),
-			guest_ip = NULL, guest_mac = NULL, tap_number = NULL, tap_name = NULL, ssh_port = NULL, uid = NULL,
+			guest_ip = NULL, guest_mac = NULL, tap_number = NULL, tap_name = NULL, ssh_port = NULL, ports = '', uid = NULL,
 			updated_at = ?
 			WHERE id = ?`, micros(time.Now()), id)
 		if err != nil {

@@ -29,10 +29,14 @@ func (t *tx) lease(ctx context.Context, v vm.VM, want network.Request, pools net
 		return network.Lease{}, none, err
 	}
 	uid, err := t.take(ctx, columnUID, pools.UIDMin, pools.UIDMax, "uids_exhausted", "user id")
-	if err != nil || !v.EnableNetwork {
-		return network.Lease{UID: uid}, none, err
+	if err != nil {
+		return network.Lease{}, none, err
 	}
-	port, err := t.sshPort(ctx, pools)
+	ports, err := t.leasePorts(ctx, v, nil, pools)
+	if err != nil || !v.EnableNetwork {
+		return network.Lease{UID: uid, Ports: ports}, none, err
+	}
+	port, err := t.sshPort(ctx, ports, pools)
 	if err != nil {
 		return network.Lease{}, none, err
 	}
@@ -45,18 +49,22 @@ func (t *tx) lease(ctx context.Context, v vm.VM, want network.Request, pools net
 		return network.Lease{}, none, err
 	}
 	name := fmt.Sprintf("%s%d", pools.TapPrefix, tap)
-	return network.Lease{Address: address, MAC: mac, Tap: name, SSHPort: port, UID: uid},
+	return network.Lease{Address: address, MAC: mac, Tap: name, SSHPort: port, UID: uid, Ports: ports},
 		sql.Null[int64]{V: int64(tap), Valid: true}, nil
 }
 
-// sshPort returns a port that neither a VM nor another program uses.
-func (t *tx) sshPort(ctx context.Context, pools network.Pools) (int, error) {
-	free := func(port int64) (bool, error) { return pools.SSHBusy == nil || !pools.SSHBusy(int(port)), nil }
-	port, found, err := t.choose(ctx, columnSSHPort, int64(pools.SSHMin), int64(pools.SSHMax), free)
-	if err == nil && !found {
+// sshPort returns a port that neither a VM nor another program uses, and that is not
+// among the VM's published ones.
+func (t *tx) sshPort(ctx context.Context, published map[int]int, pools network.Pools) (int, error) {
+	chosen := map[int]bool{}
+	for _, port := range published {
+		chosen[port] = true
+	}
+	port, err := t.anyPort(ctx, pools, pools.SSHMin, pools.SSHMax, chosen)
+	if err == nil && port == 0 {
 		err = exhausted("ssh_ports_exhausted", "SSH port", pools.SSHMax)
 	}
-	return int(port), err
+	return port, err
 }
 
 // take returns the smallest number from low to high that is not in use.

@@ -95,7 +95,7 @@ func TestPortsOfOtherProgramsAreSkipped(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		anImage(t, s)
 		p := pools(t)
-		p.SSHBusy = func(port int) bool { return port != 16001 && port != 16003 }
+		p.PortBusy = func(port int) bool { return port != 16001 && port != 16003 }
 		for i, want := range []int{16001, 16003} {
 			v, err := s.CreateVM(t.Context(), newVM(fmt.Sprintf("vm_%d", i)), network.Request{}, p, vm.Capacity{})
 			noError(t, err)
@@ -114,7 +114,7 @@ func TestPortTakenMeanwhileIsReplaced(t *testing.T) {
 		p := pools(t)
 		v, err := s.CreateVM(t.Context(), newVM("vm_a"), network.Request{}, p, vm.Capacity{})
 		noError(t, err)
-		p.SSHBusy = func(port int) bool { return port == v.Lease.SSHPort }
+		p.PortBusy = func(port int) bool { return port == v.Lease.SSHPort }
 		again, err := s.LeaseVM(t.Context(), v.ID, p, vm.Capacity{})
 		noError(t, err)
 		if again.Lease.SSHPort == v.Lease.SSHPort || again.Lease.Address != v.Lease.Address || again.Lease.UID != v.Lease.UID {
@@ -465,7 +465,7 @@ func TestCoolingValuesAreChecked(t *testing.T) {
 		p.UIDMax += 2
 		leaseOf(t, s, "vm_a", network.Request{}, p)
 		noError(t, s.DeleteVM(t.Context(), "vm_a"))
-		p.SSHBusy = func(int) bool { return true }
+		p.PortBusy = func(int) bool { return true }
 		_, err := s.CreateVM(t.Context(), newVM("vm_b"), network.Request{}, p, vm.Capacity{})
 		hasCode(t, err, errs.Exhausted, "ssh_ports_exhausted")
 	})

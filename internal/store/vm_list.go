@@ -187,7 +187,8 @@ func (l *listed) forget(id string) {
 func own(v vm.VM) vm.VM {
 	v.Labels = maps.Clone(v.Labels)
 	v.SSHKeys = slices.Clone(v.SSHKeys)
-	v.Lease.MAC = slices.Clone(v.Lease.MAC)
+	v.Lease.MAC, v.Lease.Ports = slices.Clone(v.Lease.MAC), maps.Clone(v.Lease.Ports)
+	v.Ports = slices.Clone(v.Ports)
 	if v.Machine != nil {
 		machine := *v.Machine
 		v.Machine = &machine

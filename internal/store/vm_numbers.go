@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
@@ -12,7 +13,8 @@ import (
 )
 
 // The kinds of numbers that a lease has, each of which one VM of a host can have. They
-// are the names of columns of vms.
+// are the names of columns of vms. Published ports are of the kind of SSH ports: a port
+// of the host leads to one port of one VM.
 const (
 	columnAddress = "guest_ip"
 	columnSSHPort = "ssh_port"
@@ -25,12 +27,20 @@ const (
 var numberKinds = []struct {
 	column string
 	cools  bool
-	of     func(*vmRow) sql.Null[int64]
+	of     func(*vmRow) []int64
 }{
-	{columnAddress, true, func(r *vmRow) sql.Null[int64] { return r.GuestIP }},
-	{columnSSHPort, true, func(r *vmRow) sql.Null[int64] { return r.SSHPort }},
-	{columnTap, false, func(r *vmRow) sql.Null[int64] { return r.TapNumber }},
-	{columnUID, false, func(r *vmRow) sql.Null[int64] { return r.UID }},
+	{columnAddress, true, func(r *vmRow) []int64 { return valid(r.GuestIP) }},
+	{columnSSHPort, true, func(r *vmRow) []int64 { return append(valid(r.SSHPort), r.publishedPorts()...) }},
+	{columnTap, false, func(r *vmRow) []int64 { return valid(r.TapNumber) }},
+	{columnUID, false, func(r *vmRow) []int64 { return valid(r.UID) }},
+}
+
+// valid returns a number as a list, which is empty for NULL.
+func valid(n sql.Null[int64]) []int64 {
+	if !n.Valid {
+		return nil
+	}
+	return []int64{n.V}
 }
 
 // moveNumbers stores that a VM has the numbers of its row after, and no longer those of
@@ -42,19 +52,20 @@ func (t *tx) moveNumbers(ctx context.Context, before, after vmRow) error {
 	}
 	for _, kind := range numberKinds {
 		had, has := kind.of(&before), kind.of(&after)
-		if had == has {
-			continue
-		}
 		var err error
-		switch {
-		case !had.Valid:
-		case kind.cools:
-			_, err = t.exec(ctx, "UPDATE numbers SET released_at = ? WHERE host_id = ? AND kind = ? AND number = ?", micros(time.Now()), t.host, kind.column, had.V)
-		default:
-			err = t.freeNumber(ctx, kind.column, had.V)
+		for _, n := range had {
+			switch {
+			case err != nil || slices.Contains(has, n):
+			case kind.cools:
+				_, err = t.exec(ctx, "UPDATE numbers SET released_at = ? WHERE host_id = ? AND kind = ? AND number = ?", micros(time.Now()), t.host, kind.column, n)
+			default:
+				err = t.freeNumber(ctx, kind.column, n)
+			}
 		}
-		if err == nil && has.Valid {
-			err = t.useNumber(ctx, kind.column, has.V, after.OwnerID)
+		for _, n := range has {
+			if err == nil && !slices.Contains(had, n) {
+				err = t.useNumber(ctx, kind.column, n, after.OwnerID)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("cannot store which %s is in use: %w", kind.column, err)
@@ -68,9 +79,12 @@ func (t *tx) useNumber(ctx context.Context, column string, number int64, owner s
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(ctx, `INSERT INTO numbers (host_id, kind, number, next_free, owner_id) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT (host_id, kind, number) DO UPDATE SET owner_id = excluded.owner_id, released_at = NULL`,
+	stored, err := t.exec(ctx, `INSERT INTO numbers (host_id, kind, number, next_free, owner_id) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (host_id, kind, number) DO UPDATE SET owner_id = excluded.owner_id, released_at = NULL WHERE numbers.released_at IS NOT NULL`,
 		t.host, column, number, sql.NullInt64{Int64: number + 1, Valid: !after}, owner)
+	if err == nil && stored == 0 {
+		err = fmt.Errorf("%d is another VM's", number)
+	}
 	if err != nil {
 		return err
 	}
@@ -192,7 +206,11 @@ func (t *tx) countNumbers(ctx context.Context) error {
 	if err == nil {
 		_, err = t.get(ctx, &stored, "SELECT COUNT(*) FROM numbers WHERE host_id = ? AND released_at IS NULL", t.host)
 	}
-	if err != nil || used == stored {
+	var ports map[int64]string
+	if err == nil {
+		ports, err = t.countPorts(ctx)
+	}
+	if err != nil || used+len(ports) == stored {
 		return err
 	}
 	if _, err := t.exec(ctx, "DELETE FROM numbers WHERE host_id = ? AND released_at IS NULL", t.host); err != nil {
@@ -202,6 +220,13 @@ func (t *tx) countNumbers(ctx context.Context) error {
 		_, err := t.exec(ctx, `INSERT INTO numbers (host_id, kind, number, owner_id)
 			SELECT host_id, ?, `+kind.column+`, owner_id FROM vms WHERE host_id = ? AND `+kind.column+` IS NOT NULL
 			ON CONFLICT (host_id, kind, number) DO UPDATE SET owner_id = excluded.owner_id, released_at = NULL`, kind.column, t.host)
+		if err != nil {
+			return err
+		}
+	}
+	for port, owner := range ports {
+		_, err := t.exec(ctx, `INSERT INTO numbers (host_id, kind, number, owner_id) VALUES (?, ?, ?, ?)
+			ON CONFLICT (host_id, kind, number) DO UPDATE SET owner_id = excluded.owner_id, released_at = NULL`, t.host, columnSSHPort, port, owner)
 		if err != nil {
 			return err
 		}

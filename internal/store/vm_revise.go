@@ -7,17 +7,21 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-var updateSpec = updateVM("name", "mem_mib", "spec", "updated_at")
+var updateSpec = updateVM("name", "mem_mib", "spec", "ports", "updated_at")
 
 // ReviseVM implements [vm.Reviser].
-func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, change func(*vm.VM) error) (stored vm.VM, err error) {
+func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, pools network.Pools, change func(*vm.VM) error) (stored vm.VM, err error) {
 	if !storable(id) {
 		return vm.VM{}, noVM(id)
 	}
 	err = s.write(ctx, func(tx *tx) error {
+		if err := tx.lockReservations(ctx); err != nil { // before the VM, as in all transactions
+			return fmt.Errorf("cannot reserve: %w", err)
+		}
 		row, _, err := tx.lockVM(ctx, id)
 		if err != nil {
 			return err
@@ -28,6 +32,9 @@ func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, c
 		}
 		v := own(before)
 		if err := change(&v); err != nil {
+			return err
+		}
+		if err := tx.revisePorts(ctx, &row, v, pools); err != nil {
 			return err
 		}
 		if err := tx.reviseVM(ctx, row, v); err != nil {
@@ -43,6 +50,28 @@ func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, c
 		return tx.appendEvents(ctx, vm.Changes(before, stored))
 	})
 	return stored, err
+}
+
+// revisePorts leases the ports that a VM with a lease publishes, and releases others.
+func (t *tx) revisePorts(ctx context.Context, row *vmRow, v vm.VM, pools network.Pools) (err error) {
+	if v.Lease.UID == 0 { // it gets them with its next lease
+		return nil
+	}
+	if err := t.freeReleased(ctx, pools); err != nil {
+		return err
+	}
+	before, had := *row, map[int]int{}
+	if err := fromJSON(row.Ports, &had); err != nil {
+		return err
+	}
+	lease := v.Lease
+	if lease.Ports, err = t.leasePorts(ctx, v, had, pools); err != nil {
+		return err
+	}
+	if err := row.setLease(lease); err != nil {
+		return err
+	}
+	return t.moveNumbers(ctx, before, *row)
 }
 
 // reviseVM stores the name and the spec, but not the user data.

@@ -23,7 +23,7 @@ func TestReviseVM(t *testing.T) {
 		_, err = s.CreateVM(ctx, newVM("vm_b"), network.Request{}, pools(t), vm.Capacity{})
 		noError(t, err)
 
-		got, err := s.ReviseVM(ctx, access.Owner("acc_a"), "vm_a", func(v *vm.VM) error {
+		got, err := s.ReviseVM(ctx, access.Owner("acc_a"), "vm_a", pools(t), func(v *vm.VM) error {
 			v.Name, v.Description, v.Labels, v.VCPUs, v.MemMiB = "new", "d", map[string]string{"x": "y"}, 3, 1024
 			return nil
 		})
@@ -46,20 +46,20 @@ func TestReviseVM(t *testing.T) {
 			equal(t, len(found), ids)
 		}
 
-		_, err = s.ReviseVM(ctx, access.Owner("acc_a"), "vm_b", func(v *vm.VM) error { v.Name = "new"; return nil })
+		_, err = s.ReviseVM(ctx, access.Owner("acc_a"), "vm_b", pools(t), func(v *vm.VM) error { v.Name = "new"; return nil })
 		hasCode(t, err, errs.Conflict, "name_taken")
 		for _, id := range []string{"vm_none", "\x00"} {
-			_, err = s.ReviseVM(ctx, access.Owner("acc_a"), id, func(*vm.VM) error { return nil })
+			_, err = s.ReviseVM(ctx, access.Owner("acc_a"), id, pools(t), func(*vm.VM) error { return nil })
 			hasCode(t, err, errs.NotFound, "vm_not_found")
 		}
-		_, err = s.ReviseVM(ctx, access.Owner("acc_b"), "vm_a", func(*vm.VM) error { return nil })
+		_, err = s.ReviseVM(ctx, access.Owner("acc_b"), "vm_a", pools(t), func(*vm.VM) error { return nil })
 		hasCode(t, err, errs.NotFound, "vm_not_found")
 
 		// Concurrent changes are both kept.
 		var all errgroup.Group
 		for range 8 {
 			all.Go(func() error {
-				_, err := s.ReviseVM(ctx, access.Owner("acc_a"), "vm_a", func(v *vm.VM) error { v.VCPUs++; return nil })
+				_, err := s.ReviseVM(ctx, access.Owner("acc_a"), "vm_a", pools(t), func(v *vm.VM) error { v.VCPUs++; return nil })
 				return err
 			})
 		}

@@ -48,6 +48,7 @@ type vmRow struct {
 	Spec         string           `db:"spec"`
 	UserData     []byte           `db:"user_data"`
 	HostID       string           `db:"host_id"`
+	Ports        string           `db:"ports"` // JSON: host ports by the guest's; "" for none
 }
 
 // vmColumns are all columns that are read; user_data is the last. host_id is
@@ -56,7 +57,7 @@ var vmColumns = []string{
 	"id", "owner_id", "name", "image_id",
 	"intent", "state", "state_reason", "conditions", "mem_mib", "disk_mib",
 	"guest_ip", "guest_mac", "tap_number", "tap_name", "ssh_port", "uid", "last_guest_ip", "last_guest_mac",
-	"machine", "provisioned", "created_at", "updated_at", "started_at", "revision", "snapshot_id", "instance", "copying", "autostart", "spec", "user_data",
+	"machine", "provisioned", "created_at", "updated_at", "started_at", "revision", "snapshot_id", "instance", "copying", "autostart", "ports", "spec", "user_data",
 }
 
 var (
@@ -65,7 +66,7 @@ var (
 	selectListedVM = "SELECT " + strings.Join(vmColumns[:len(vmColumns)-1], ", ") + " FROM vms"
 	insertVM       = "INSERT INTO vms (host_id, " + strings.Join(vmColumns, ", ") + ") VALUES (:host_id, :" + strings.Join(vmColumns, ", :") + ")"
 	updateObserved = updateVM("intent", "state", "state_reason", "conditions", "machine", "provisioned", "started_at", "snapshot_id", "copying", "autostart", "updated_at")
-	updateLease    = updateVM("state", "state_reason", "guest_ip", "guest_mac", "tap_number", "tap_name", "ssh_port", "uid", "updated_at")
+	updateLease    = updateVM("state", "state_reason", "guest_ip", "guest_mac", "tap_number", "tap_name", "ssh_port", "ports", "uid", "updated_at")
 )
 
 func updateVM(columns ...string) string {
@@ -83,7 +84,9 @@ func rowOf(v vm.VM) (vmRow, error) {
 		Instance: v.Instance, UserData: []byte(v.UserData),
 		CreatedAt: micros(v.CreatedAt), UpdatedAt: micros(v.UpdatedAt), Revision: 1,
 	}
-	row.setLease(v.Lease)
+	if err := row.setLease(v.Lease); err != nil {
+		return vmRow{}, err
+	}
 	spec := v.Spec
 	spec.UserData = "" // JSON cannot hold bytes that are not UTF-8
 	var err error
@@ -109,7 +112,7 @@ func (r *vmRow) setObserved(v vm.VM) (err error) {
 	return err
 }
 
-func (r *vmRow) setLease(l network.Lease) {
+func (r *vmRow) setLease(l network.Lease) (err error) {
 	r.GuestIP = sql.Null[int64]{}
 	if l.Address.IsValid() {
 		r.GuestIP = sql.Null[int64]{V: addressNumber(l.Address), Valid: true}
@@ -118,6 +121,21 @@ func (r *vmRow) setLease(l network.Lease) {
 	r.TapName = optional(l.Tap)
 	r.SSHPort = optional(int64(l.SSHPort))
 	r.UID = optional(int64(l.UID))
+	r.Ports = ""
+	if len(l.Ports) > 0 {
+		r.Ports, err = toJSON(l.Ports)
+	}
+	return err
+}
+
+// publishedPorts returns the host ports of the row, but the SSH port.
+func (r *vmRow) publishedPorts() (numbers []int64) {
+	var ports map[int]int
+	_ = fromJSON(r.Ports, &ports) // a row that cannot be read has none
+	for _, host := range ports {
+		numbers = append(numbers, int64(host))
+	}
+	return numbers
 }
 
 // vm returns the VM of a row. Nil stands for empty lists and maps.
@@ -135,7 +153,7 @@ func (r *vmRow) vm() (vm.VM, error) {
 	for _, field := range []struct {
 		text string
 		into any
-	}{{r.Spec, &v.Spec}, {r.Conditions, &v.Conditions}, {r.Machine.V, &v.Machine}} {
+	}{{r.Spec, &v.Spec}, {r.Conditions, &v.Conditions}, {r.Machine.V, &v.Machine}, {r.Ports, &v.Lease.Ports}} {
 		if err := fromJSON(field.text, field.into); err != nil {
 			return vm.VM{}, fmt.Errorf("cannot read VM %s: %w", r.ID, err)
 		}

@@ -1,6 +1,8 @@
 package vm
 
 import (
+	"slices"
+
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/snapshot"
 )
@@ -20,8 +22,8 @@ type SnapshotRequest struct {
 type CloneRequest struct {
 	Count int    // 1 to MaxClones
 	Name  string // "" for none; with more than one, "-1", "-2"… is added
-	// Description, labels, user data and SSH keys replace the original's; a hostname
-	// can be given for one clone. Nothing else can be given.
+	// Description, labels, user data, SSH keys and ports replace the original's; a
+	// hostname can be given for one clone. Nothing else can be given.
 	machine.Overrides
 }
 
@@ -51,7 +53,7 @@ func CloneOf(snap snapshot.Snapshot, req CloneRequest) VM {
 	if req.Labels != nil {
 		spec.Labels = nil // the request's replace them
 	}
-	spec = machine.Merge(spec, req.Overrides)
+	spec = machine.Merge(spec, machine.Overrides{Ports: anyHostPorts(spec.Ports)}, req.Overrides)
 	spec.Driver = snap.Machine.Driver
 	v := VM{
 		OwnerID: snap.OwnerID, Spec: spec, SnapshotID: snap.ID,
@@ -65,4 +67,14 @@ func CloneOf(snap snapshot.Snapshot, req CloneRequest) VM {
 		v.Instance = snap.VM.InstanceID
 	}
 	return v
+}
+
+// anyHostPorts returns the ports without the host ports that they name, which the
+// original has: each clone gets others.
+func anyHostPorts(ports []machine.Port) []machine.Port {
+	ports = slices.Clone(ports)
+	for i := range ports {
+		ports[i].Host = 0
+	}
+	return ports
 }

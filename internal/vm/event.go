@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/machine"
 )
 
 // About returns e as an event about the VM.
@@ -112,6 +114,7 @@ func changedFields(before, after VM) (fields []string) {
 		{"idle", before.Idle != after.Idle},
 		{"expires_at", !before.Expiry.At.Equal(after.Expiry.At)},
 		{"expire_action", before.Expiry.Action != after.Expiry.Action},
+		{"ports", !slices.EqualFunc(before.Ports, after.Ports, machine.Port.Equal)},
 	} {
 		if f.changed {
 			fields = append(fields, f.name)

@@ -63,8 +63,8 @@ type Creator interface {
 	// returns it as stored.
 	//
 	// Errors: errs.Conflict with code name_taken, guest_ip_taken,
-	// guest_mac_taken or idempotency_key_used; errs.Exhausted with code
-	// addresses_exhausted, ssh_ports_exhausted, uids_exhausted,
+	// guest_mac_taken, port_taken, port_in_use or idempotency_key_used; errs.Exhausted
+	// with code addresses_exhausted, ssh_ports_exhausted, ports_exhausted, uids_exhausted,
 	// memory_exhausted or disk_exhausted.
 	CreateVM(ctx context.Context, v VM, want network.Request, pools network.Pools, limit Capacity) (stored VM, err error)
 
@@ -78,7 +78,7 @@ type Leaser interface {
 	// LeaseVM gives a VM whose lease was released a new one (the old address
 	// when it is free), sets its state to starting, so that its memory counts
 	// from now on, and returns the VM as stored. A whole lease is left alone, but
-	// for an SSH port that is busy now. Errors: as CreateVM's, and errs.NotFound.
+	// for host ports that are busy now and that the spec does not name. Errors: as CreateVM's, and errs.NotFound.
 	LeaseVM(ctx context.Context, id string, pools network.Pools, limit Capacity) (VM, error)
 
 	// ReleaseVM empties the VM's lease.
@@ -131,9 +131,12 @@ type Updater interface {
 type Reviser interface {
 	// ReviseVM reads the VM, applies change to it and stores its Name, VCPUs, MemMiB and
 	// the other fields of its Spec but the disk and UserData, in one transaction, unless
-	// change returns an error. change may run more than once and must not have side
-	// effects. Errors: errs.NotFound; errs.Conflict with code name_taken; those of change.
-	ReviseVM(ctx context.Context, scope access.Scope, id string, change func(*VM) error) (VM, error)
+	// change returns an error. A VM with a lease gets host ports for the ports that it
+	// publishes; those that Lease.Ports of the changed VM has are tried first. change may
+	// run more than once and must not have side effects.
+	// Errors: errs.NotFound; errs.Conflict with code name_taken, port_taken or
+	// port_in_use; errs.Exhausted with code ports_exhausted; those of change.
+	ReviseVM(ctx context.Context, scope access.Scope, id string, pools network.Pools, change func(*VM) error) (VM, error)
 }
 
 // EventAppender adds to the event log.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/disk"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/machine"
@@ -151,6 +152,27 @@ func (v VM) Link() network.Link {
 		VMID: v.ID, Hostname: v.Hostname(), Tap: v.Lease.Tap, MAC: v.Lease.MAC, Address: v.Lease.Address,
 		In: v.RateLimits.NetworkIn, Out: v.RateLimits.NetworkOut, Asleep: v.Asleep(),
 	}
+}
+
+// sshPort is the port of guests' SSH servers.
+const sshPort = 22
+
+// Forwards returns the listeners on the host that lead to the guest: of its SSH port and
+// of its published ports. hatchd's own VMs get none: VMs of any account are cloned from
+// them, so no login may reach them.
+func (v VM) Forwards() (all []network.Forward) {
+	if v.OwnerID == access.SystemID {
+		return nil
+	}
+	if v.EnableNetwork && v.Lease.SSHPort != 0 {
+		all = append(all, network.Forward{Kind: network.ForwardSSH, Host: v.Lease.SSHPort, Guest: sshPort, Address: v.Lease.Address})
+	}
+	for _, p := range v.Ports {
+		if host := v.Lease.Ports[p.Guest]; host != 0 {
+			all = append(all, network.Forward{Kind: network.ForwardPort, Host: host, Guest: p.Guest, Address: v.Lease.Address, Allowed: p.Allowed})
+		}
+	}
+	return all
 }
 
 // Now is the time as rows store it: UTC, in microseconds.

@@ -1,5 +1,5 @@
 // Package linux makes the daemon's real host: drivers, bridge and packet rules,
-// SSH ports, disks, guests' memory, consoles and agents.
+// ports that lead to guests, disks, guests' memory, consoles and agents.
 //
 // It puts adapters together and decides which drivers can be used here; what
 // each part does is in its own package below internal/host and internal/vmm.
@@ -29,16 +29,23 @@ import (
 	"github.com/hatchvm/hatch/internal/host/snapshot"
 	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/server/admission"
-	"github.com/hatchvm/hatch/internal/server/sshgate"
+	"github.com/hatchvm/hatch/internal/server/portgate"
 	"github.com/hatchvm/hatch/internal/vmm/firecracker"
 	"github.com/hatchvm/hatch/internal/vmm/qemu"
 )
 
 var _ daemon.OpenHost = Open
 
-// descriptorsPerSSH is how many file descriptors there must be for each connection to a
-// VM's SSH port, which uses two: most are for VMs, and for the API.
-const descriptorsPerSSH = 8
+// descriptorsPerClient is how many file descriptors there must be for each connection to
+// VMs' SSH ports, and for each to their published ports; one uses two. Most are for VMs,
+// and for the API.
+const descriptorsPerClient = 8
+
+// portConns are the connections to one published port, and portPlaces those to all, at
+// a time. One client may be a proxy for many.
+const portConns = 2048
+
+var portPlaces = admission.PlaceLimits{Total: 4096, PerClient: 2048}
 
 // Open claims the host, sets the network up, with the rules of live links in force
 // from the start, and makes everything else that touches the host.
@@ -73,9 +80,17 @@ func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 		return nil, errors.Join(err, links.Close())
 	}
 	env.OnClose(links.Close)
-	gate := sshgate.New(sshgate.Config{
-		Allowed: cfg.SSHAllowed, Wake: env.WakeOnDemand, Dial: env.DialSSH, Log: env.Log, MaxConns: cfg.SSHMaxVMConns,
-		Open: admission.PlaceLimits{Total: min(cfg.SSHMaxConns, admission.Descriptors()/descriptorsPerSSH), PerClient: cfg.SSHMaxClientConns},
+	most := admission.Descriptors() / descriptorsPerClient
+	gate := portgate.New(portgate.Config{
+		SSH: portgate.Kind{
+			Allowed: cfg.SSHAllowed, MaxConns: cfg.SSHMaxVMConns,
+			Open: admission.PlaceLimits{Total: min(cfg.SSHMaxConns, most), PerClient: cfg.SSHMaxClientConns},
+		},
+		Ports: portgate.Kind{
+			Allowed: cfg.PortAllowed, MaxConns: portConns,
+			Open: admission.PlaceLimits{Total: min(portPlaces.Total, most), PerClient: portPlaces.PerClient},
+		},
+		Wake: env.WakeOnDemand, Dial: env.Dial, Log: env.Log,
 	})
 	env.OnClose(func() error { gate.Shutdown(); return nil })
 	files := disk.New(env.Path(daemon.VMsDir), env.Path("templates"))

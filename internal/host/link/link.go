@@ -7,7 +7,7 @@
 // Bridge, TAPs and rules outlive the daemon: they stay when it is closed.
 //
 // It reserves no addresses (internal/store) and forwards no ports
-// (internal/server/sshgate). Start at [Links].
+// (internal/server/portgate). Start at [Links].
 package link
 
 import (

@@ -64,7 +64,7 @@ func (h *vmHandlers) createFrom(ctx context.Context, in *createVMInput) (*create
 	if err := refuseBesideSnapshot(body); err != nil {
 		return nil, err
 	}
-	given, err := overrides(body.MachineSpec)
+	given, err := overrides(ctx, body.MachineSpec)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func (h *vmHandlers) clonesOf(ctx context.Context, in WaitInput, snapshotID stri
 
 // besideSnapshot lists the fields that are allowed with snapshot_id. All others come
 // from the snapshot.
-var besideSnapshot = []string{"snapshot_id", "count", "name", "description", "hostname", "labels", "user_data", "user_data_encoding", "ssh_authorized_keys"}
+var besideSnapshot = []string{"snapshot_id", "count", "name", "description", "hostname", "labels", "user_data", "user_data_encoding", "ssh_authorized_keys", "ports"}
 
 func refuseBesideSnapshot(body api.CreateVM) error {
 	text, err := json.Marshal(body)

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -13,12 +14,19 @@ import (
 )
 
 // overrides decodes the spec fields of a request. The service validates the values.
-func overrides(in api.MachineSpec) (machine.Overrides, error) {
+func overrides(ctx context.Context, in api.MachineSpec) (machine.Overrides, error) {
 	data, err := userData(in.UserData, in.UserDataEncoding)
+	if err != nil {
+		return machine.Overrides{}, err
+	}
+	published, err := ports(in.Ports)
+	if err == nil {
+		err = mayPublish(ctx, published)
+	}
 	return machine.Overrides{
 		ImageID: in.ImageID, Description: in.Description, Hostname: in.Hostname, VCPUs: in.VCPUCount, MemMiB: in.MemMiB, DiskMiB: in.DiskMiB,
 		BootArgs: in.BootArgs, EnableNetwork: in.EnableNetwork, UserData: data,
-		Labels: in.Labels, SSHKeys: in.SSHAuthorizedKeys, RateLimits: rateLimits(in.RateLimits),
+		Labels: in.Labels, SSHKeys: in.SSHAuthorizedKeys, RateLimits: rateLimits(in.RateLimits), Ports: published,
 		Idle: idlePolicy(in.Idle), Expiry: expiry(in.TTLSeconds, nil, in.ExpireAction),
 	}, err
 }
@@ -40,7 +48,7 @@ func shownOverrides(o machine.Overrides) api.MachineSpec {
 	out := api.MachineSpec{
 		ImageID: o.ImageID, Description: o.Description, Hostname: o.Hostname, VCPUCount: o.VCPUs, MemMiB: o.MemMiB, DiskMiB: o.DiskMiB,
 		BootArgs: o.BootArgs, EnableNetwork: o.EnableNetwork,
-		Labels: o.Labels, SSHAuthorizedKeys: o.SSHKeys,
+		Labels: o.Labels, SSHAuthorizedKeys: o.SSHKeys, Ports: shownPorts(o.Ports, nil),
 	}
 	if o.UserData != nil {
 		text, encoding := api.EncodeText(*o.UserData)
@@ -76,8 +84,8 @@ func listedVM(v vm.VM) api.VM {
 		ImageID: v.ImageID, TemplateID: v.TemplateID, VCPUCount: v.VCPUs, MemMiB: v.MemMiB, DiskMiB: v.DiskMiB,
 		EnableNetwork: v.EnableNetwork, Labels: v.Labels, SSHAuthorizedKeys: v.SSHKeys, VMM: v.Driver, RateLimits: shownRateLimits(v.RateLimits),
 		GuestIP: addressText(v.Lease.Address), GuestMAC: strings.ToUpper(v.Lease.MAC.String()), TapName: v.Lease.Tap, SSHPort: v.Lease.SSHPort,
-		SnapshotID: v.SnapshotID,
-		CreatedAt:  utc(v.CreatedAt), UpdatedAt: utc(v.UpdatedAt), StartedAt: utcOrNil(v.StartedAt),
+		SnapshotID: v.SnapshotID, Ports: shownPorts(v.Ports, v.Lease.Ports),
+		CreatedAt: utc(v.CreatedAt), UpdatedAt: utc(v.UpdatedAt), StartedAt: utcOrNil(v.StartedAt),
 	}
 	if v.Idle != (machine.IdlePolicy{}) {
 		out.Idle = shownIdle(v.Idle)

@@ -30,7 +30,7 @@ type createTemplateInput struct {
 }
 
 func (h *templateHandlers) create(ctx context.Context, in *createTemplateInput) (*created[api.Template], error) {
-	given, err := overrides(in.Body.MachineSpec)
+	given, err := overrides(ctx, in.Body.MachineSpec)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 		after, err := patched(h.door, shown, in.RawBody, templateFields, nil)
 		if err == nil {
 			t.Name = after.Name
-			t.Overrides, err = overrides(after.MachineSpec)
+			t.Overrides, err = overrides(ctx, after.MachineSpec)
 		}
 		if err == nil && given.Routes != nil { // those that are shown have no passwords
 			t.Routes, err = routeSpecs(after.Routes)
@@ -101,7 +101,7 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 // templateFields are the fields of a template that can be changed.
 var templateFields = []string{
 	"name", "image_id", "description", "hostname", "vcpu_count", "mem_mib", "disk_mib", "boot_args", "enable_network",
-	"user_data", "user_data_encoding", "labels", "ssh_authorized_keys", "rate_limits", "routes", "idle", "ttl_seconds", "expire_action",
+	"user_data", "user_data_encoding", "labels", "ssh_authorized_keys", "rate_limits", "routes", "ports", "idle", "ttl_seconds", "expire_action",
 }
 
 func (h *templateHandlers) delete(ctx context.Context, in *ConditionalIDPath) (*answer[api.Deleted], error) {

@@ -23,7 +23,7 @@ const createText = `Create and start a new microVM. Every field is optional, and
 
 With snapshot_id the VM is cloned from a snapshot instead of booted; with count, several are, each with its own hostname, address and MAC. The response comes once all have confirmed their identity. If wait_timeout passes first, the status is 409 with code still_working; creation continues, and GET /vms lists the VMs.`
 
-const updateText = `Change a VM, by a JSON merge patch: absent fields stay, null removes one. The name, the description and labels can be changed in any state, ` +
+const updateText = `Change a VM, by a JSON merge patch: absent fields stay, null removes one. The name, the description, labels and published ports can be changed in any state, ` +
 	`and so can idle, ttl_seconds, expires_at and expire_action; the sizes only while the VM is stopped. Fields that cannot be changed are refused, each with the reason, unless they are as they are.`
 
 // vmHandlers serves VMs and operations on them.
@@ -59,7 +59,7 @@ func (h *vmHandlers) create(ctx context.Context, in *createVMInput) (*createVMOu
 		return nil, errs.InvalidField("count", "is only allowed with snapshot_id").
 			WithHint("POST /vms once for each VM, or take a snapshot of one and clone the others from it")
 	}
-	req, err := createRequest(body)
+	req, err := createRequest(ctx, body)
 	if err != nil {
 		return nil, err
 	}
@@ -141,8 +141,8 @@ func serverTiming(steps []vm.Step) string {
 }
 
 // createRequest decodes values that JSON has no types for. The service validates them.
-func createRequest(body api.CreateVM) (vm.CreateRequest, error) {
-	given, err := overrides(body.MachineSpec)
+func createRequest(ctx context.Context, body api.CreateVM) (vm.CreateRequest, error) {
+	given, err := overrides(ctx, body.MachineSpec)
 	req := vm.CreateRequest{Overrides: given, TemplateID: body.TemplateID, Name: body.Name}
 	if err != nil {
 		return req, err
@@ -293,7 +293,7 @@ func (h *vmHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.VM
 		return nil, err
 	}
 	now := vm.Now()
-	may := append([]string{"name", "description", "labels", "vcpu_count", "mem_mib"}, idleFields...)
+	may := append([]string{"name", "description", "labels", "vcpu_count", "mem_mib", "ports"}, idleFields...)
 	v, err := h.vms.Update(ctx, scope(ctx), in.ID, func(v *vm.VM) error {
 		shown := wholeVM(*v)
 		if err := in.allowObject(shown, v.UpdatedAt); err != nil {
@@ -305,6 +305,9 @@ func (h *vmHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.VM
 			return err
 		}
 		v.Name, v.Description, v.Labels, v.VCPUs, v.MemMiB = after.Name, after.Description, after.Labels, after.VCPUCount, after.MemMiB
+		if v.Ports, err = changedPorts(ctx, *v, after.Ports); err != nil {
+			return err
+		}
 		return idlePatch(v, in.RawBody, after, now)
 	})
 	if err != nil {

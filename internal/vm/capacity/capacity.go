@@ -154,7 +154,7 @@ func (s *Service) LeaseToWake(ctx context.Context, v vm.VM) (leased vm.VM, err e
 func (s *Service) poolsFor(v vm.VM) network.Pools {
 	pools := s.cfg.Pools
 	if v.Asleep() {
-		pools.SSHBusy = nil
+		pools.PortBusy = nil
 	}
 	return pools
 }

@@ -136,7 +136,7 @@ func (s *Service) Expire(ctx context.Context, v vm.VM) error {
 }
 
 func (s *Service) dropExpiry(ctx context.Context, v vm.VM, still func(vm.VM) bool) error {
-	after, err := s.deps.Store.ReviseVM(ctx, access.Everyone, v.ID, func(now *vm.VM) error {
+	after, err := s.deps.Store.ReviseVM(ctx, access.Everyone, v.ID, s.settings.Pools, func(now *vm.VM) error {
 		if still(*now) {
 			now.Expiry.At = time.Time{}
 		}

@@ -2,21 +2,25 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strings"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vm/operation"
 )
 
-// Update lets change change a VM's name, description and labels, and the sizes of a VM
-// that has no machine and no saved memory: its next start uses them. The guest keeps
-// its hostname. change sees the VM as it is; its error leaves all as it was.
-// Errors: errs.NotFound; errs.Invalid; errs.Conflict with code name_taken or
-// vm_not_stopped; those of change.
+// Update lets change change a VM's name, description, labels and published ports, and
+// the sizes of a VM that has no machine and no saved memory: its next start uses them.
+// The guest keeps its hostname. change sees the VM as it is; its error leaves all as it
+// was. Errors: errs.NotFound; errs.Invalid; errs.Conflict with code name_taken, port_taken,
+// port_in_use or vm_not_stopped; errs.Exhausted with code ports_exhausted; those of change.
 //
 // Other sizes are an operation on the VM: a restore in progress has checked the old ones.
+// So are other ports: a start or a stop in progress opens or closes the old ones.
 func (s *Service) Update(ctx context.Context, scope access.Scope, id string, change func(*vm.VM) error) (vm.VM, error) {
 	before, err := s.deps.Store.VM(ctx, scope, id)
 	if err != nil {
@@ -26,20 +30,50 @@ func (s *Service) Update(ctx context.Context, scope access.Scope, id string, cha
 	if err := change(&after); err != nil {
 		return vm.VM{}, err
 	}
-	if len(resized(before, after)) == 0 {
+	resizes, publishes := len(resized(before, after)) > 0, !slices.EqualFunc(before.Ports, after.Ports, machine.Port.Equal)
+	if !resizes && !publishes {
 		return s.revise(ctx, scope, id, change)
 	}
-	if err := checkResize(before, after); err != nil { // without waiting for the VM
-		return vm.VM{}, err
+	for _, check := range []func() error{ // without waiting for the VM
+		func() error { return checkResize(before, after) },
+		func() error { return s.check(after, vm.CreateRequest{}) },
+	} {
+		if err := check(); err != nil {
+			return vm.VM{}, err
+		}
 	}
-	return s.runner.Run(ctx, operation.Op{
+	op := operation.Op{
 		Scope: scope, VMID: id, Name: "resize",
 		Do: func(ctx context.Context, _ vm.VM) (vm.VM, error) { return s.revise(ctx, scope, id, change) },
+	}
+	if publishes {
+		op.Name, op.Do = "publish", func(ctx context.Context, v vm.VM) (vm.VM, error) { return s.publish(ctx, scope, v, change) }
+	}
+	return s.runner.Run(ctx, op)
+}
+
+// publish revises a VM whose ports change, and has its listeners follow. If one cannot
+// be opened, the VM stays as it was.
+func (s *Service) publish(ctx context.Context, scope access.Scope, before vm.VM, change func(*vm.VM) error) (vm.VM, error) {
+	after, err := s.revise(ctx, scope, before.ID, change)
+	if err != nil || !after.State.Live() && !after.Asleep() { // without a guest nothing is open
+		return after, err
+	}
+	if err = s.engine.Forward(after); err == nil {
+		return after, nil
+	}
+	back, undoErr := s.deps.Store.ReviseVM(ctx, scope, before.ID, s.settings.Pools, func(v *vm.VM) error {
+		v.Name, v.Spec, v.Lease.Ports = before.Name, before.Spec, before.Lease.Ports
+		return nil
 	})
+	if undoErr == nil {
+		undoErr = s.engine.Forward(back)
+	}
+	return vm.VM{}, errors.Join(err, undoErr)
 }
 
 func (s *Service) revise(ctx context.Context, scope access.Scope, id string, change func(*vm.VM) error) (vm.VM, error) {
-	v, err := s.deps.Store.ReviseVM(ctx, scope, id, func(v *vm.VM) error {
+	v, err := s.deps.Store.ReviseVM(ctx, scope, id, s.settings.Pools, func(v *vm.VM) error {
 		before := *v
 		if err := change(v); err != nil {
 			return err

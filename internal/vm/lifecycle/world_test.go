@@ -177,7 +177,7 @@ func (w *world) open(t *testing.T) {
 		DefaultDriver: w.driverName, VCPUs: 1, MemMiB: 512, DiskMiB: 1024, BootArgs: "console=ttyS0",
 		StopTimeout: 200 * time.Millisecond,
 		Pools: network.Pools{
-			Network: bridged, SSHMin: 16000, SSHMax: 16099, UIDMin: 900000, UIDMax: 900099,
+			Network: bridged, SSHMin: 16000, SSHMax: 16099, PortMin: 26001, PortMax: 26099, UIDMin: 900000, UIDMax: 900099,
 			TapPrefix: "htap",
 		},
 		HostPower: w.hostPower, Heartbeat: w.heartbeat,

@@ -142,6 +142,11 @@ func (s *Service) reconcile(ctx context.Context, v vm.VM, h vmm.Handle) error {
 			s.Log.Error("cannot remove the staged files of a restore", logkey.VM, v.ID, logkey.Error, err)
 		}
 	}
+	if v.Unconfirmed == "" && (v.State.Live() || v.Asleep()) { // first: clients need not wait for a VMM that is slow to answer
+		if err := s.Engine.Forward(v); err != nil {
+			s.Log.Error("cannot listen on all ports of a vm", logkey.VM, v.ID, logkey.Error, err)
+		}
+	}
 	switch {
 	case v.Asleep():
 		return s.reconcileAsleep(ctx, v, h)
@@ -181,7 +186,7 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// rejoin puts back what hangs on an adopted machine: watcher, link, forward, row.
+// rejoin puts back what hangs on an adopted machine: watcher, link, row.
 func (s *Service) rejoin(ctx context.Context, v vm.VM, m *live.Machine, h vmm.Handle) error {
 	defer s.Live.Watch(v.ID, m) // a report is dropped before the row says that the VM runs
 	paused, err := s.resumeIfUnasked(ctx, v, m)
@@ -191,7 +196,7 @@ func (s *Service) rejoin(ctx context.Context, v vm.VM, m *live.Machine, h vmm.Ha
 	}
 	failures := []error{s.Engine.EmptyMemory(v)} // what a save that was cut short has filled
 	if v.EnableNetwork {
-		failures = append(failures, s.Network.Reattach(ctx, v.Link()), s.Engine.Forward(v))
+		failures = append(failures, s.Network.Reattach(ctx, v.Link()))
 	}
 	if v.Machine != nil {
 		h.Base = v.Machine.Base
@@ -264,9 +269,6 @@ func (s *Service) reconcileAsleep(ctx context.Context, v vm.VM, h vmm.Handle) er
 		return err
 	}
 	s.Engine.DetachLink(ctx, v)
-	if err := s.Engine.Forward(v); err != nil {
-		s.Log.Error("cannot listen on the SSH port of a sleeping vm", logkey.VM, v.ID, logkey.Error, err)
-	}
 	if v.Sleep.Durable {
 		if err := s.Memories.Release(v.ID); err != nil {
 			return err

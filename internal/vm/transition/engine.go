@@ -164,7 +164,7 @@ func (e *Engine) Boot(ctx context.Context, v vm.VM, commit Commit) (*Run, error)
 		{"files", e.provision, e.unprovision},
 		{"memory", e.makeMemory, e.releaseMemory},
 		{"network", e.attach, e.detach},
-		{"forward", e.openForward, e.closeForward},
+		{"forward", e.openForwards, e.closeForwards},
 		{"machine", e.launch, e.kill},
 		{"row", e.commitRunning, nil}, // first of what follows: after a crash the row leads to the process
 		{"guest", e.connect, e.disconnect},
@@ -191,7 +191,7 @@ func (e *Engine) Wake(ctx context.Context, v vm.VM, commit Commit) (*Run, error)
 	steps := []step{
 		{"memory", e.recall, e.freeRecalled},
 		{"network", e.attach, e.detach},
-		{"forward", e.openForward, nil},
+		{"forward", e.openForwards, nil},
 		{"machine", e.wakeMachine, e.kill},
 		{"guest", e.rejoin, e.disconnect},
 		{"row", e.commitAwake, nil},
@@ -201,7 +201,7 @@ func (e *Engine) Wake(ctx context.Context, v vm.VM, commit Commit) (*Run, error)
 	}
 	if err := r.machine.Resume(ctx); err != nil {
 		undo(ctx, steps, r)
-		e.closeForward(ctx, r)
+		e.closeForwards(ctx, r)
 		e.releaseMemory(ctx, r)
 		r.Lost = true
 		return r, &StepError{"resume", err}
@@ -226,7 +226,7 @@ func (e *Engine) Clone(ctx context.Context, v vm.VM, from Source, commit Commit)
 		{"files", func(ctx context.Context, r *Run) error { return e.provisionClone(ctx, r, from) }, e.unprovision},
 		{"memory", e.makeMemory, e.releaseMemory},
 		{"network", e.attach, e.detach},
-		{"forward", e.openForward, e.closeForward},
+		{"forward", e.openForwards, e.closeForwards},
 		{"machine", func(ctx context.Context, r *Run) error { return e.cloneMachine(ctx, r, from) }, e.kill},
 		{"guest", func(ctx context.Context, r *Run) error { return e.reidentify(ctx, r, from) }, e.disconnect},
 		{"row", e.commitRunning, nil},

@@ -2,9 +2,7 @@ package transition
 
 import (
 	"context"
-	"net/netip"
 
-	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/vm"
 )
@@ -43,28 +41,22 @@ func (e *Engine) detachLink(ctx context.Context, v vm.VM, asleep bool) {
 	}
 }
 
-func (e *Engine) openForward(_ context.Context, r *Run) error { return e.Forward(r.VM) }
+func (e *Engine) openForwards(_ context.Context, r *Run) error { return e.Forward(r.VM) }
 
-// Forward listens on the VM's SSH port. hatchd's own VMs get none: VMs of any
-// account are cloned from them, so no login may reach them.
-func (e *Engine) Forward(v vm.VM) error {
-	if !v.EnableNetwork || v.OwnerID == access.SystemID {
-		return nil
-	}
-	return e.Forwards.Open(v.ID, v.Lease.SSHPort, netip.AddrPortFrom(v.Lease.Address, 22))
-}
+// Forward listens on the VM's SSH port and its published ports, and on no others for it.
+func (e *Engine) Forward(v vm.VM) error { return e.Forwards.Forward(v.ID, v.Forwards()) }
 
-func (e *Engine) closeForward(_ context.Context, r *Run) {
-	if r.VM.EnableNetwork && r.VM.Lease.SSHPort != 0 {
-		e.Forwards.Close(r.VM.Lease.SSHPort)
+func (e *Engine) closeForwards(_ context.Context, r *Run) {
+	if err := e.Forwards.Forward(r.VM.ID, nil); err != nil {
+		e.Log.Error("cannot close the ports of a vm", logkey.VM, r.VM.ID, logkey.Error, err)
 	}
 }
 
-// Teardown closes the VM's SSH port, detaches its link and drops its memory, so that
+// Teardown closes the VM's ports on the host, detaches its link and drops its memory, so that
 // the connections of a sleeping VM end, too.
 // What is reserved for the VM stays reserved. Precondition: no machine of it lives.
 func (e *Engine) Teardown(ctx context.Context, v vm.VM) {
-	e.closeForward(ctx, &Run{VM: v})
+	e.closeForwards(ctx, &Run{VM: v})
 	e.detachLink(ctx, v, false)
 	e.DropMemory(v.ID)
 }

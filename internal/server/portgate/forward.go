@@ -1,4 +1,4 @@
-package sshgate
+package portgate
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
@@ -21,29 +22,33 @@ const (
 	acceptPause = 100 * time.Millisecond
 )
 
-// forward is one VM's port.
+// forward is one port of a VM.
 type forward struct {
 	gate      *Gate
-	cfg       Config // of the gate
+	kind      *kind
 	vmID      string
-	target    netip.AddrPort
+	to        network.Forward
+	allowed   []netip.Prefix
 	listeners []net.Listener
 	places    *admission.Places
 	cancel    context.CancelFunc // ends dials and connections
 	done      sync.WaitGroup
 }
 
-func newForward(g *Gate, vmID string, target netip.AddrPort, listeners []net.Listener) *forward {
+func newForward(g *Gate, of *kind, vmID string, to network.Forward, allowed []netip.Prefix, listeners []net.Listener) *forward {
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &forward{
-		gate: g, cfg: g.cfg, vmID: vmID, target: target, listeners: listeners, cancel: cancel,
-		places: admission.NewPlaces(admission.PlaceLimits{Total: g.cfg.MaxConns, PerClient: max(1, g.cfg.MaxConns/2)}),
+		gate: g, kind: of, vmID: vmID, to: to, allowed: allowed, listeners: listeners, cancel: cancel,
+		places: admission.NewPlaces(admission.PlaceLimits{Total: of.MaxConns, PerClient: max(1, of.MaxConns/2)}),
 	}
 	for _, l := range listeners {
 		f.done.Go(func() { f.accept(ctx, l) })
 	}
 	return f
 }
+
+// is reports whether the forward is this one.
+func (f *forward) is(to network.Forward) bool { return f.to.Equal(to) }
 
 func (f *forward) close() {
 	f.cancel()
@@ -58,7 +63,7 @@ func (f *forward) accept(ctx context.Context, l net.Listener) {
 			return
 		}
 		if err != nil {
-			f.gate.lines.Write(slog.LevelWarn, "cannot accept an SSH connection", slog.String(logkey.VM, f.vmID), slog.Any(logkey.Error, err))
+			f.gate.lines.Write(slog.LevelWarn, "cannot accept: "+f.kind.name, slog.String(logkey.VM, f.vmID), slog.Any(logkey.Error, err))
 			if !pause(ctx, acceptPause) {
 				return
 			}
@@ -73,25 +78,25 @@ func (f *forward) accept(ctx context.Context, l net.Listener) {
 func (f *forward) admit(ctx context.Context, conn *net.TCPConn) {
 	from := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	client := admission.ClientAt(from)
-	if !allowed(f.cfg.Allowed, from) {
-		f.gate.lines.Refused("SSH refused: the client's address is not allowed", client, slog.String(logkey.VM, f.vmID))
+	if !allowed(f.allowed, from) {
+		f.gate.lines.Refused(f.kind.name+" refused: the client's address is not allowed", client, slog.String(logkey.VM, f.vmID))
 		_ = conn.Close()
 		return
 	}
 	if !admission.LeavesDescriptors(conn) {
-		f.gate.lines.Refused("SSH refused: hatchd has too few file descriptors left", client, slog.String(logkey.VM, f.vmID))
+		f.gate.lines.Refused(f.kind.name+" refused: hatchd has too few file descriptors left", client, slog.String(logkey.VM, f.vmID))
 		_ = conn.Close()
 		return
 	}
 	places, waiting, ok := f.take(client)
 	if !ok {
-		f.gate.lines.Refused("SSH refused: too many connections", client, slog.String(logkey.VM, f.vmID))
+		f.gate.lines.Refused(f.kind.name+" refused: too many connections", client, slog.String(logkey.VM, f.vmID))
 		_ = conn.Close()
 		return
 	}
 	f.done.Go(func() {
 		defer places()
-		f.serve(ctx, conn, waiting)
+		f.serve(ctx, conn, Arrival{VMID: f.vmID, Forward: f.to, From: from}, waiting)
 	})
 }
 
@@ -104,7 +109,7 @@ func (f *forward) take(client admission.Client) (places, waiting func(), ok bool
 			free()
 		}
 	}
-	for _, from := range []*admission.Places{f.places, f.gate.open, f.gate.waiting} {
+	for _, from := range []*admission.Places{f.places, f.kind.open, f.kind.waiting} {
 		free, ok := from.Take(client)
 		if !ok {
 			places()
@@ -125,13 +130,13 @@ func allowed(prefixes []netip.Prefix, from netip.Addr) bool {
 }
 
 // serve connects the client with the guest. It calls reached once the guest is reached.
-func (f *forward) serve(ctx context.Context, client *net.TCPConn, reached func()) {
+func (f *forward) serve(ctx context.Context, client *net.TCPConn, a Arrival, reached func()) {
 	defer client.Close()
-	guest, err := f.reach(ctx)
+	guest, err := f.reach(ctx, a)
 	reached()
 	if err != nil {
 		if ctx.Err() == nil {
-			f.gate.lines.Write(slog.LevelInfo, "SSH refused: the guest does not answer", slog.String(logkey.VM, f.vmID), slog.Any(logkey.Error, err))
+			f.gate.lines.Write(slog.LevelInfo, f.kind.name+" refused: the guest does not answer", slog.String(logkey.VM, f.vmID), slog.Any(logkey.Error, err))
 		}
 		return
 	}
@@ -142,15 +147,15 @@ func (f *forward) serve(ctx context.Context, client *net.TCPConn, reached func()
 		_ = guest.Close()
 	})
 	defer stop()
-	join(client, &wakingConn{Conn: guest, wake: func() error { return f.cfg.Wake(ctx, f.vmID) }})
+	join(client, &wakingConn{Conn: guest, wake: func() error { return f.gate.cfg.Wake(ctx, a) }})
 }
 
 // reach wakes the guest if it sleeps, and dials it.
-func (f *forward) reach(ctx context.Context) (net.Conn, error) {
-	if err := f.cfg.Wake(ctx, f.vmID); err != nil {
+func (f *forward) reach(ctx context.Context, a Arrival) (net.Conn, error) {
+	if err := f.gate.cfg.Wake(ctx, a); err != nil {
 		return nil, err
 	}
-	return f.dial(ctx)
+	return f.dial(ctx, a)
 }
 
 // wakingConn is a connection to a guest that may fall asleep meanwhile: a Write
@@ -176,11 +181,11 @@ func (r *wakingConn) CloseWrite() error {
 }
 
 // dial reaches the guest; one that refuses may be booting, and is tried again.
-func (f *forward) dial(ctx context.Context) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.cfg.Timeout)
+func (f *forward) dial(ctx context.Context, a Arrival) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.gate.cfg.Timeout)
 	defer cancel()
 	for wait := firstPause; ; wait = min(2*wait, longPause) {
-		conn, err := f.cfg.Dial(ctx, f.vmID, f.target)
+		conn, err := f.gate.cfg.Dial(ctx, a)
 		if err == nil {
 			return conn, nil
 		}

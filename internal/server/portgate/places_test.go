@@ -1,4 +1,4 @@
-package sshgate
+package portgate
 
 import (
 	"bufio"
@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
@@ -35,7 +36,7 @@ func TestOneClientCannotTakeAllPlaces(t *testing.T) {
 	g := New(Config{Log: slog.New(slog.DiscardHandler)})
 	defer g.Shutdown()
 	port := func() *forward {
-		f := newForward(g, "vm_a", netip.AddrPort{}, nil)
+		f := newForward(g, g.kinds[network.ForwardSSH], "vm_a", network.Forward{}, nil, nil)
 		t.Cleanup(f.close)
 		return f
 	}
@@ -66,7 +67,7 @@ func TestOneClientCannotWaitForAllGuests(t *testing.T) {
 	defer g.Shutdown()
 	all := 0
 	for range 10 {
-		f := newForward(g, "vm_a", netip.AddrPort{}, nil)
+		f := newForward(g, g.kinds[network.ForwardSSH], "vm_a", network.Forward{}, nil, nil)
 		defer f.close()
 		all += takeAll(f, first, false)
 		if takeAll(f, second, true) == 0 {
@@ -81,12 +82,12 @@ func TestOneClientCannotWaitForAllGuests(t *testing.T) {
 func TestAPlaceToWaitIsFreeOnceTheGuestIsReached(t *testing.T) {
 	target := echo(t)
 	release, dialling := make(chan struct{}), make(chan struct{}, 2)
-	g := New(Config{Allowed: loopback, Log: slog.New(slog.DiscardHandler), Dial: func(ctx context.Context, vmID string, target netip.AddrPort) (net.Conn, error) {
+	g := New(Config{SSH: Kind{Allowed: loopback}, Log: slog.New(slog.DiscardHandler), Dial: func(ctx context.Context, a Arrival) (net.Conn, error) {
 		dialling <- struct{}{}
 		<-release
-		return dialTCP(ctx, vmID, target)
+		return dialTCP(ctx, a)
 	}})
-	g.waiting = admission.NewPlaces(admission.PlaceLimits{Total: 1, PerClient: 1})
+	g.kinds[network.ForwardSSH].waiting = admission.NewPlaces(admission.PlaceLimits{Total: 1, PerClient: 1})
 	port := openPort(t, g, target)
 	first := call(t, port)
 	<-dialling
@@ -106,8 +107,8 @@ func TestRefusedConnectionsFillNoLog(t *testing.T) {
 	var log bytes.Buffer
 	failed := errors.New("the guest is away")
 	for name, cfg := range map[string]Config{
-		"not allowed": {Allowed: nil},
-		"no answer":   {Allowed: loopback, Wake: func(context.Context, string) error { return failed }},
+		"not allowed": {},
+		"no answer":   {SSH: Kind{Allowed: loopback}, Wake: func(context.Context, Arrival) error { return failed }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			log.Reset()
