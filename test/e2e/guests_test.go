@@ -64,6 +64,7 @@ func TestMinimalGuests(t *testing.T) {
 		{"delete leaves nothing", testDelete},
 		{"events tell what a guest does", testEvents},
 		{"no network", testNoNetwork},
+		{"a published port reaches a guest and wakes it", testPublishedPorts},
 		{"hatch run ends in scripts", testRunInScripts},
 		{"exec", testExec},
 		{"programs keep their guest awake", testKeepAwake},

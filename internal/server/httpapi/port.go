@@ -35,8 +35,8 @@ func ports(in []api.Port) ([]machine.Port, error) {
 
 // parseNetwork parses a prefix, or an address as a prefix of only that address.
 func parseNetwork(text string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(text); err == nil {
-		return a.WithZone("").Prefix(a.BitLen())
+	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+		return a.Prefix(a.BitLen())
 	}
 	p, err := netip.ParsePrefix(text)
 	return p.Masked(), err
