@@ -95,8 +95,11 @@ func (w *world) List(context.Context, access.Scope, vm.Filter) ([]vm.VM, string,
 }
 
 func (w *world) TakeDown(ctx context.Context, id string, d vm.TakeDown) (bool, error) {
-	if w.now != nil {
-		w.now()
+	w.mu.Lock()
+	before := w.now
+	w.mu.Unlock()
+	if before != nil {
+		before()
 	}
 	v, err := w.Get(ctx, access.Everyone, id)
 	w.mu.Lock()
@@ -132,6 +135,13 @@ func (w *world) Sample(_ context.Context, v vm.VM) (vm.Sample, error) {
 	s := w.samples[v.ID]
 	s.At = time.Now()
 	return s, nil
+}
+
+// fail makes the next attempts to take VMs down fail; nil: succeed.
+func (w *world) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fails = err
 }
 
 func (w *world) work(id string, s vm.Sample) {
@@ -270,8 +280,9 @@ func TestThePolicyCanChange(t *testing.T) {
 func TestAFailedSleepBacksOff(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		v := w.start("vm_a")
-		w.fails = errs.New(errs.Unsupported, "sleep_unsupported", "cannot be saved")
+		w.fail(errs.New(errs.Unsupported, "sleep_unsupported", "cannot be saved"))
 		after(timeout)
+		synctest.Wait()
 		if w.state("vm_a") != vm.Running || len(w.told) != 1 || w.told[0] != "running, though idle: it could not fall asleep: cannot be saved" {
 			t.Errorf("it is %s, and says %q", w.state("vm_a"), w.told)
 		}
@@ -282,9 +293,9 @@ func TestAFailedSleepBacksOff(t *testing.T) {
 		if synctest.Wait(); w.tries != 3 {
 			t.Errorf("tried %d times", w.tries)
 		}
-		w.fails = errs.New(errs.TimedOut, "vm_busy", "busy") // is none
+		w.fail(errs.New(errs.TimedOut, "vm_busy", "busy")) // is none
 		after(4 * time.Minute)
-		w.fails = nil
+		w.fail(nil)
 		after(10 * time.Second)
 		if got := w.state("vm_a"); got != vm.Snapshotted || len(w.told) != 3 {
 			t.Errorf("later it is %s, and said %q", got, w.told)
@@ -297,7 +308,9 @@ func TestAUseAtTheLastMoment(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		w.start("vm_a")
 		var once sync.Once
+		w.mu.Lock()
 		w.now = func() { once.Do(func() { w.uses.Hold(t.Context(), "vm_a", reach.SSH)() }) }
+		w.mu.Unlock()
 		after(timeout)
 		if got := w.state("vm_a"); got != vm.Running {
 			t.Errorf("it is %s", got)

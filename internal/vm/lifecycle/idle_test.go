@@ -2,6 +2,7 @@ package lifecycle_test
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -41,9 +42,7 @@ func arriving() map[string]func(ctx context.Context, w *world, by, id string) er
 			return w.WakeOnDemand(ctx, id)
 		},
 	}
-	for name, arrive := range reaching {
-		all[name] = arrive
-	}
+	maps.Copy(all, reaching)
 	return all
 }
 
