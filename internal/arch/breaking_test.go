@@ -211,7 +211,11 @@ func (c *comparison) pair(at, direction string, was, now *schema) (_, _ *schema,
 		c.seen[key] = true
 	}
 	was, now = c.before.resolve(was), c.after.resolve(now)
-	if typeName(was) != typeName(now) {
+	wide, narrow := was, now
+	if direction == "sent" { // requests may have more types, answers fewer
+		wide, narrow = now, was
+	}
+	if !includes(wide, narrow) {
 		c.add(at, "the type is %s, it was %s", typeName(now), typeName(was))
 		return nil, nil, false
 	}
@@ -246,6 +250,23 @@ func (d openAPI) resolve(s *schema) *schema {
 	return s
 }
 
+// includes reports whether each type of narrow is one of wide.
+func includes(wide, narrow *schema) bool {
+	types := func(s *schema) []any {
+		list, isList := s.Type.([]any)
+		if !isList {
+			list = []any{s.Type}
+		}
+		return list
+	}
+	for _, name := range types(narrow) {
+		if !slices.Contains(types(wide), name) {
+			return false
+		}
+	}
+	return wide.Format == narrow.Format
+}
+
 func typeName(s *schema) string {
 	if s == nil || s.Type == nil {
 		return "anything"
@@ -275,6 +296,8 @@ func TestBreakingChanges(t *testing.T) {
 		"a new field of an answer":    {`"id": {"type": "string"}, `, `"id": {"type": "string"}, "x": {"type": "string"}, `, ""},
 		"a new field of a request":    {`"name": {"type": "string"}`, `"name": {"type": "string"}, "x": {"type": "string"}`, ""},
 		"a new value of a request":    {`["x", "y"]`, `["x", "y", "z"]`, ""},
+		"a new type of a request":     {`"name": {"type": "string"}`, `"name": {"type": ["string", "null"]}`, ""},
+		"a new type of an answer":     {`"n": {"type": "integer"`, `"n": {"type": ["integer", "null"]`, `GET /a 200.n: the type is int64 ["integer","null"], it was int64 "integer"`},
 		"a new response":              {`"201": {}`, `"201": {}, "202": {}`, ""},
 		"a renamed schema":            {`schemas/New`, `schemas/Other`, "POST /a body: the type is anything, it was \"object\""}, // to one that is not there
 		"a path":                      {`"/b": {`, `"/c": {`, "/b: the path is gone"},

@@ -101,7 +101,14 @@ func (c *contract) checkValue(at string, schema object, value any) error {
 	if either, ok := schema["oneOf"].([]any); ok {
 		return c.checkOneOf(at, either, value)
 	}
-	switch schema["type"] {
+	kind := schema["type"]
+	if types, ok := kind.([]any); ok && len(types) == 2 && types[1] == "null" {
+		if value == nil {
+			return nil
+		}
+		kind = types[0]
+	}
+	switch kind {
 	case nil: // anything
 	case "object":
 		return c.checkObject(at, schema, value)

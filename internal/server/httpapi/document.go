@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -56,17 +57,60 @@ func completeDocument(doc *huma.OpenAPI) {
 	doc.Servers = []*huma.Server{{URL: "http://127.0.0.1:8080", Description: "hatchd on this host, by default; see HATCH_HTTP_ADDR"}}
 	doc.Tags = tags
 	for path, item := range doc.Paths {
-		for _, op := range []*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete} {
-			if op != nil {
-				op.Tags = []string{groupOf(path)}
-			}
+		for _, op := range operationsOf(item) {
+			op.Tags = []string{groupOf(path)}
 		}
 	}
 	for name, schema := range doc.Components.Schemas.Map() {
-		if !requestSchemas[name] {
+		if requestSchemas[name] {
+			describeNull(doc, schema)
+		} else {
 			describeAnswer(name, schema)
 		}
 	}
+	linkObjects(doc)
+}
+
+// describeNull says of the fields of a request that null means the same as no field, as
+// many clients send it.
+func describeNull(doc *huma.OpenAPI, schema *huma.Schema) {
+	for field, property := range schema.Properties {
+		if property.Ref != "" {
+			property = doc.Components.Schemas.SchemaFromRef(property.Ref)
+		}
+		answered := len(property.Properties) > 0 && len(property.Required) > 0 // in answers, too, where it is not null
+		if slices.Contains(schema.Required, field) || property.Type == "" || property.Nullable || answered {
+			continue
+		}
+		property.Nullable = true
+		if len(property.Enum) > 0 {
+			property.Enum = append(property.Enum, nil)
+		}
+	}
+}
+
+// linkObjects links operations that make an object to those on it.
+func linkObjects(doc *huma.OpenAPI) {
+	for path, item := range doc.Paths {
+		if item.Post == nil || strings.Contains(path, "{") && path != "/vms/{id}/snapshot" {
+			continue
+		}
+		links := map[string]*huma.Link{}
+		of := "/" + groupOf(path) + "/{id}"
+		for other, on := range doc.Paths {
+			if (other == of || strings.HasPrefix(other, of+"/")) && strings.Count(other, "{") == 1 {
+				for _, op := range operationsOf(on) {
+					links[op.OperationID] = &huma.Link{OperationID: op.OperationID, Parameters: map[string]any{"id": "$response.body#/id"}}
+				}
+			}
+		}
+		item.Post.Responses[strconv.Itoa(item.Post.DefaultStatus)].Links = links
+	}
+}
+
+func operationsOf(item *huma.PathItem) []*huma.Operation {
+	all := []*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete}
+	return slices.DeleteFunc(all, func(op *huma.Operation) bool { return op == nil })
 }
 
 // describeAnswer describes the fields of an answer. Values may be added to any of its

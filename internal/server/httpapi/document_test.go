@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"encoding/json"
+	"fmt"
 	"testing"
 )
 
@@ -62,5 +63,45 @@ func TestDocumentIsForGenerators(t *testing.T) {
 	vm := doc.Components.Schemas["VM"].Properties
 	if len(vm["state"].Extensible) < 7 || vm["guest_ip"].Format != "ipv4" || len(doc.Servers) != 1 {
 		t.Errorf("VM %+v, servers %v", vm, doc.Servers)
+	}
+}
+
+// What requests may leave out may be null, as the door takes it; an object that was made
+// leads to the operations on it.
+func TestDocumentHasNullsAndLinks(t *testing.T) {
+	text, err := Document("1.2.3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Paths map[string]map[string]struct {
+			Responses map[string]struct {
+				Links map[string]struct{ OperationID string }
+			}
+		}
+		Components struct {
+			Schemas map[string]struct {
+				Properties map[string]struct{ Type, Enum any }
+			}
+		}
+	}
+	if err := json.Unmarshal(text, &doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ schema, field, want string }{
+		{"CreateVM", "name", "[string null]"}, {"BuildImage", "recipe", "[string null]"}, {"UpdateTemplate", "vcpu_count", "[integer null]"},
+		{"CreateTemplate", "name", "string"}, {"VM", "name", "string"},
+	} {
+		if got := fmt.Sprint(doc.Components.Schemas[c.schema].Properties[c.field].Type); got != c.want {
+			t.Errorf("%s.%s has the type %s, want %s", c.schema, c.field, got, c.want)
+		}
+	}
+	if enum := doc.Components.Schemas["BuildImage"].Properties["recipe"].Enum; fmt.Sprint(enum) != "[debian minimal <nil>]" {
+		t.Errorf("recipes are %v", enum)
+	}
+	for path, want := range map[string]string{"/vms": "stop-vm", "/vms/{id}/snapshot": "delete-snapshot", "/webhooks": "update-webhook"} {
+		if link := doc.Paths[path]["post"].Responses["201"].Links[want]; link.OperationID != want {
+			t.Errorf("POST %s has no link to %s", path, want)
+		}
 	}
 }

@@ -280,13 +280,21 @@ func (d *door) noRoute(mux *http.ServeMux) http.HandlerFunc {
 	}
 }
 
+// allowedMethods returns the methods of the most specific path that fits a request's.
 func allowedMethods(mux *http.ServeMux, r *http.Request) []string {
 	var allowed []string
+	fewest := math.MaxInt // wildcards
 	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 		other := &http.Request{Method: method, URL: r.URL, Host: r.Host}
-		if _, pattern := mux.Handler(other); pattern != "/" && pattern != "" {
-			allowed = append(allowed, method)
+		_, pattern := mux.Handler(other)
+		wildcards := strings.Count(pattern, "{")
+		if pattern == "/" || pattern == "" || wildcards > fewest {
+			continue
 		}
+		if wildcards < fewest {
+			allowed, fewest = nil, wildcards
+		}
+		allowed = append(allowed, method)
 	}
 	return allowed
 }

@@ -35,7 +35,9 @@ func patches[T any](add register) register {
 // patched returns an object as a merge patch changes it: fields that are absent stay,
 // null removes one. Only the fields in may can change; a patch may repeat the others,
 // so that a client can send back what it has read. fixed says why some cannot change.
-func patched[T any](d *door, shown T, patch []byte, may []string, fixed map[string]string) (T, error) {
+// Only values that change are compared with P, the patch's schema: the others may be
+// older than it.
+func patched[P, T any](d *door, shown T, patch []byte, may []string, fixed map[string]string) (T, error) {
 	var after T
 	var before, change any
 	text, err := json.Marshal(shown)
@@ -54,11 +56,18 @@ func patched[T any](d *door, shown T, patch []byte, may []string, fixed map[stri
 	}
 	merged, _ := merge(before, change).(map[string]any)
 	known := d.schemas.Map()[reflect.TypeFor[T]().Name()].Properties
+	valid := d.schemas.Map()[reflect.TypeFor[P]().Name()].Properties
 	var refused []error
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		was, now := before.(map[string]any)[name], merged[name]
 		switch {
-		case slices.Contains(may, name) || known[name] != nil && reflect.DeepEqual(was, now):
+		case known[name] != nil && reflect.DeepEqual(was, now):
+		case slices.Contains(may, name):
+			if now != nil {
+				var result huma.ValidateResult
+				huma.Validate(d.schemas, valid[name], huma.NewPathBuffer([]byte("body."+name), len("body."+name)), huma.ModeWriteToServer, now, &result)
+				refused = append(refused, result.Errors...)
+			}
 		case fixed[name] != "":
 			refused = append(refused, &huma.ErrorDetail{Location: "body." + name, Message: "cannot be changed: " + fixed[name]})
 		case known[name] != nil:

@@ -106,7 +106,7 @@ func TestPatchVM(t *testing.T) {
 		`{"name":7}`:         {"name: expected string"},
 		`{"vcpu_count":"4"}`: {"vcpu_count: expected integer"},
 		`{"vcpu_count":1.5}`: {"vcpu_count: expected integer"},
-		`{"labels":{"a":1}}`: {"labels: expected string"},
+		`{"labels":{"a":1}}`: {"labels.a: expected string"},
 		`{"labels":"x"}`:     {"labels: expected"},
 		`[]`:                 {"body: expected object"},
 		`{"name":`:           {"body: not valid JSON"},
@@ -152,7 +152,7 @@ func TestPatchTemplate(t *testing.T) {
 	if got := *s.templates.made.UserData; got != "\xff" {
 		t.Errorf("user data %q", got)
 	}
-	for body, field := range map[string]string{`{"id":"tpl_2"}`: "id", `{"rate_limits":{"dsk":{}}}`: "dsk"} {
+	for body, field := range map[string]string{`{"id":"tpl_2"}`: "id", `{"rate_limits":{"dsk":{}}}`: "rate_limits.dsk", `{"vcpu_count":4097}`: "vcpu_count", `{"name":""}`: "name"} {
 		if p := s.call(t, "PATCH", "/templates/tpl_1", body).problem(t); p.Field != field {
 			t.Errorf("%s: %+v", body, p)
 		}

@@ -269,6 +269,9 @@ func TestUnknownRoutes(t *testing.T) {
 	if got := s.call(t, "PUT", "/vms/"+knownVM, "").Header.Get("Allow"); got != "GET, HEAD, PATCH, DELETE" {
 		t.Errorf("Allow is %q", got)
 	}
+	if got := s.call(t, "PUT", "/images/builds", "").Header.Get("Allow"); got != "POST" { // not those of /images/{id}
+		t.Errorf("Allow is %q", got)
+	}
 	if got := s.call(t, "DELETE", "/vms/"+knownVM+"/start", "").Header.Get("Allow"); got != "POST" {
 		t.Errorf("Allow is %q", got)
 	}

@@ -82,7 +82,7 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 		if given.UserData != nil {
 			shown.UserDataEncoding = "" // of the old user data
 		}
-		after, err := patched(h.door, shown, in.RawBody, templateFields, nil)
+		after, err := patched[api.UpdateTemplate](h.door, shown, in.RawBody, templateFields, nil)
 		if err == nil {
 			t.Name = after.Name
 			t.Overrides, err = overrides(ctx, after.MachineSpec)

@@ -300,7 +300,7 @@ func (h *vmHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.VM
 			return err
 		}
 		shown.Routes = routes // for clients that send back what they have read
-		after, err := patched(h.door, shown, in.RawBody, may, fixedFields)
+		after, err := patched[api.UpdateVM](h.door, shown, in.RawBody, may, fixedFields)
 		if err != nil {
 			return err
 		}

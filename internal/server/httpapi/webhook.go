@@ -88,7 +88,7 @@ func (h *webhookHandlers) update(ctx context.Context, in *patchInput) (*tagged[a
 		if err := in.allowObject(shown, w.UpdatedAt); err != nil {
 			return webhook.Change{}, err
 		}
-		after, err := patched(h.door, shown, in.RawBody, []string{"url", "events", "secret", "description", "enabled"}, nil)
+		after, err := patched[api.UpdateWebhook](h.door, shown, in.RawBody, []string{"url", "events", "secret", "description", "enabled"}, nil)
 		if err != nil {
 			return webhook.Change{}, err
 		}
