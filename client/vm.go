@@ -170,6 +170,9 @@ type LogOptions struct {
 	Source string // console (default), vmm or cloud-init
 	Tail   int    // lines from the end; 0 or less for all
 	Follow bool   // return new output, until the context is done or the VM ends
+
+	Since      time.Time // only lines of the console that began then or later; zero for all
+	Timestamps bool      // before each line of the console when it began
 }
 
 // VMLogs returns a log of a VM. The caller closes it.
@@ -184,6 +187,12 @@ func (c *Client) VMLogs(ctx context.Context, id string, opts LogOptions) (io.Rea
 	}
 	if opts.Follow {
 		query.Set("follow", "true")
+	}
+	if !opts.Since.IsZero() {
+		query.Set("since", opts.Since.UTC().Format(time.RFC3339Nano))
+	}
+	if opts.Timestamps {
+		query.Set("timestamps", "true")
 	}
 	return c.stream(ctx, call{method: http.MethodGet, path: path, query: query})
 }

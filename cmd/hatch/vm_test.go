@@ -181,6 +181,7 @@ func TestVerbs(t *testing.T) {
 		{"pause web db", "POST /vms/vm_db0000000002/pause", "web\ndb\n"},
 		{"resume web000000001", "POST /vms/vm_web000000001/resume", "web000000001\n"},
 		{"wait web --for port:80 --timeout 2m", "GET /vms/vm_web000000001/wait?for=port%3A80&timeout=2m0s", "web\n"},
+		{"logs web --since 15m -t", "GET /vms/vm_web000000001/logs?since=2026-03-06T11%3A45%3A00Z&source=console&timestamps=true", "boot \x1b[32mok\x1b[0m\r\nlogin:\n"},
 		{"logs web --tail 5 -f", "GET /vms/vm_web000000001/logs?follow=true&source=console&tail=5", "boot \x1b[32mok\x1b[0m\r\nlogin:\n"},
 		{"image build minimal", "POST /images/builds", "img_minimal\n"},
 		{"image rm debian", "DELETE /images/img_default", "debian\n"},

@@ -53,7 +53,7 @@ func (c *Consoles) Close(vmID string) {
 }
 
 // Log implements vm.Consoles.
-func (*Consoles) Log(context.Context, string, int, bool, io.Writer) error { return nil }
+func (*Consoles) Log(context.Context, string, vm.LogQuery, io.Writer) error { return nil }
 
 // VMMLog implements vm.Consoles.
 func (*Consoles) VMMLog(context.Context, string, int, bool, io.Writer) error { return nil }

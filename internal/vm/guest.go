@@ -153,11 +153,18 @@ type ConsoleReader interface {
 	Close(vmID string)
 }
 
+// LogQuery asks for lines of a console's log.
+type LogQuery struct {
+	Tail       int       // lines from the end; all when negative
+	Follow     bool      // go on with what comes, until the context is done or the console closes
+	Since      time.Time // leave out lines that began earlier; zero: none
+	Timestamps bool      // before each line, when it began: RFC 3339 with milliseconds, "-" for not known
+}
+
 // ConsoleLogs shows consoles, and the logs of VMMs.
 type ConsoleLogs interface {
-	// Log writes the last tail lines (all when tail < 0) to w and, with
-	// follow, what comes until ctx is done or the console closes.
-	Log(ctx context.Context, vmID string, tail int, follow bool, w io.Writer) error
+	// Log writes the lines that q asks for to w.
+	Log(ctx context.Context, vmID string, q LogQuery, w io.Writer) error
 	// VMMLog writes the last tail lines of what the VM's VMM has printed since its
 	// start (all when tail < 0) to w and, with follow, what comes until ctx is
 	// done or the console closes.

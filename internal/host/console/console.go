@@ -14,8 +14,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -88,26 +86,27 @@ func (c *Consoles) hub(vmID string) *hub {
 }
 
 // Log implements vm.Consoles. A VM that never ran has an empty log.
-func (c *Consoles) Log(ctx context.Context, vmID string, tail int, follow bool, w io.Writer) error {
+func (c *Consoles) Log(ctx context.Context, vmID string, q vm.LogQuery, w io.Writer) error {
+	out := &lines{to: w, since: q.Since, stamps: q.Timestamps}
 	h := c.hub(vmID)
 	if h == nil {
-		return writeTail(w, storedLog(c.dir(vmID)), tail)
+		return writeTail(out, storedLog(c.dir(vmID)), q.Tail)
 	}
 	watch := h.subscribe()
 	if watch == nil { // the console has just closed
-		return writeTail(w, storedLog(c.dir(vmID)), tail)
+		return writeTail(out, storedLog(c.dir(vmID)), q.Tail)
 	}
 	defer h.unsubscribe(watch)
-	if err := writeTail(w, watch.history, tail); err != nil || !follow {
+	if err := writeTail(out, watch.history, q.Tail); err != nil || !q.Follow {
 		return err
 	}
 	for {
 		select {
-		case text, ok := <-watch.live:
+		case output, ok := <-watch.live:
 			if !ok {
 				return nil
 			}
-			if _, err := w.Write(text); err != nil {
+			if err := out.write(output.text, output.at); err != nil {
 				return err
 			}
 		case <-ctx.Done():
@@ -150,11 +149,11 @@ type session struct {
 // closed.
 func (s *session) Read(p []byte) (int, error) {
 	if len(s.unread) == 0 {
-		text, ok := <-s.watch.live
+		output, ok := <-s.watch.live
 		if !ok {
 			return 0, io.EOF
 		}
-		s.unread = text
+		s.unread = output.text
 	}
 	n := copy(p, s.unread)
 	s.unread = s.unread[n:]
@@ -178,23 +177,6 @@ func (s *session) Close() error {
 		}
 	})
 	return nil
-}
-
-// storedLog returns the log of a closed console.
-func storedLog(dir string) history {
-	var stored history
-	for _, name := range []string{oldName, logName} {
-		f, err := os.Open(filepath.Join(dir, name))
-		if err != nil {
-			continue // never written
-		}
-		size := int64(0)
-		if st, err := f.Stat(); err == nil {
-			size = st.Size()
-		}
-		stored.parts = append(stored.parts, part{f, size})
-	}
-	return stored
 }
 
 func ignoreMissing(err error) error {

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -43,7 +44,7 @@ func say(t *testing.T, guest net.Conn, text string) {
 func logOf(t *testing.T, c *Consoles, tail int) string {
 	t.Helper()
 	var out bytes.Buffer
-	if err := c.Log(t.Context(), "vm_a", tail, false, &out); err != nil {
+	if err := c.Log(t.Context(), "vm_a", vm.LogQuery{Tail: tail}, &out); err != nil {
 		t.Fatal(err)
 	}
 	return out.String()
@@ -85,7 +86,10 @@ func TestFollowersGetHistoryAndNewOutputWithoutGap(t *testing.T) {
 	say(t, guest, "past\n")
 	reader, writer := io.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- c.Log(context.Background(), "vm_a", -1, true, writer); _ = writer.Close() }()
+	go func() {
+		done <- c.Log(context.Background(), "vm_a", vm.LogQuery{Tail: -1, Follow: true}, writer)
+		_ = writer.Close()
+	}()
 	first := make([]byte, len("past\n"))
 	if _, err := io.ReadFull(reader, first); err != nil || string(first) != "past\n" {
 		t.Fatalf("got %q, %v", first, err)

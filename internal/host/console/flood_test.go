@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 // A guest that writes without end must wait, and so costs hatchd little.
@@ -48,7 +50,7 @@ func TestASlowedConsoleCloses(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 		var log bytes.Buffer
-		if err := c.Log(t.Context(), "vm_a", -1, false, &log); err != nil || log.Len() != readsBurst+10 {
+		if err := c.Log(t.Context(), "vm_a", vm.LogQuery{Tail: -1}, &log); err != nil || log.Len() != readsBurst+10 {
 			t.Errorf("the log has %d bytes, %v", log.Len(), err)
 		}
 	})

@@ -42,7 +42,7 @@ type hub struct {
 	conn   net.Conn
 	cancel context.CancelFunc // ends a wait of the reader
 	log    *slog.Logger
-	chunks chan []byte
+	chunks chan output
 	joins  chan chan *watcher
 	leaves chan *watcher
 	done   chan struct{} // closed when the hub has ended
@@ -50,18 +50,24 @@ type hub struct {
 	writer chan struct{} // capacity 1: full while a client may write
 }
 
+// output is what one read of a console has returned.
+type output struct {
+	text []byte
+	at   time.Time
+}
+
 // watcher is one subscription to a console's output.
 type watcher struct {
 	history    history     // the log before the subscription
 	scrollback []byte      // its end
-	live       chan []byte // the output since; closed at the end
+	live       chan output // the output since; closed at the end
 	behind     bool        // has missed output; owned by the hub
 }
 
 func newHub(conn net.Conn, file *logFile, log *slog.Logger) *hub {
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &hub{
-		conn: conn, cancel: cancel, log: log, chunks: make(chan []byte), joins: make(chan chan *watcher),
+		conn: conn, cancel: cancel, log: log, chunks: make(chan output), joins: make(chan chan *watcher),
 		leaves: make(chan *watcher), done: make(chan struct{}), writer: make(chan struct{}, 1),
 	}
 	h.work.Go(func() { h.read(ctx) })
@@ -85,7 +91,7 @@ func (h *hub) read(ctx context.Context) {
 	for {
 		n, err := h.conn.Read(buf)
 		if n > 0 {
-			h.chunks <- bytes.Clone(buf[:n])
+			h.chunks <- output{bytes.Clone(buf[:n]), time.Now()}
 		}
 		if err != nil {
 			return
@@ -111,22 +117,22 @@ func (h *hub) run(file *logFile) {
 	}()
 	for {
 		select {
-		case text, ok := <-h.chunks:
+		case chunk, ok := <-h.chunks:
 			if !ok {
 				return
 			}
-			err := file.write(text)
+			err := file.write(chunk.text, chunk.at)
 			if err != nil && !failing { // once: the guest could fill hatchd's log
 				h.log.Error("cannot write the console log", logkey.Error, err)
 			}
 			failing = err != nil
-			scrollback = append(scrollback, text...)
+			scrollback = append(scrollback, chunk.text...)
 			scrollback = scrollback[max(0, len(scrollback)-maxScrollback):]
 			for w := range watchers {
-				w.send(text)
+				w.send(chunk)
 			}
 		case reply := <-h.joins:
-			w := &watcher{history: file.history(), scrollback: append([]byte(nil), scrollback...), live: make(chan []byte, watcherQueue)}
+			w := &watcher{history: file.history(), scrollback: append([]byte(nil), scrollback...), live: make(chan output, watcherQueue)}
 			watchers[w] = true
 			reply <- w
 		case w := <-h.leaves:
@@ -139,17 +145,17 @@ func (h *hub) run(file *logFile) {
 }
 
 // send never blocks: a watcher that is too slow misses output and gets lostMark.
-func (w *watcher) send(text []byte) {
+func (w *watcher) send(chunk output) {
 	if w.behind {
 		select {
-		case w.live <- []byte(lostMark):
+		case w.live <- output{[]byte(lostMark), chunk.at}:
 			w.behind = false
 		default:
 			return
 		}
 	}
 	select {
-	case w.live <- text:
+	case w.live <- chunk:
 	default:
 		w.behind = true
 	}

@@ -80,6 +80,7 @@ type fakeVMs struct {
 	create  func(ctx context.Context) (vm.VM, error)
 	wait    func(ctx context.Context) (vm.VM, error)
 	log     func(ctx context.Context, tail int, follow bool, w io.Writer) error
+	query   vm.LogQuery // of the last console log
 	console func(readOnly bool) (io.ReadWriteCloser, error)
 	metrics func(vm.VM) vm.Metrics
 }
@@ -221,12 +222,13 @@ func (f *fakeVMs) Metrics(_ context.Context, scope access.Scope, id string) (vm.
 	return vm.Metrics{VM: v}, err
 }
 
-func (f *fakeVMs) Log(ctx context.Context, scope access.Scope, id string, tail int, follow bool, w io.Writer) error {
+func (f *fakeVMs) Log(ctx context.Context, scope access.Scope, id string, q vm.LogQuery, w io.Writer) error {
+	f.query = q
 	if _, err := f.note("log", scope, id); err != nil {
 		return err
 	}
 	if f.log != nil {
-		return f.log(ctx, tail, follow, w)
+		return f.log(ctx, q.Tail, q.Follow, w)
 	}
 	_, err := io.WriteString(w, "Linux version\n")
 	return err

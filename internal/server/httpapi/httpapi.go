@@ -87,7 +87,7 @@ type Copier interface {
 // Screen reads a VM's serial console and the output of its VMM.
 type Screen interface {
 	VMMLog(ctx context.Context, scope access.Scope, id string, tail int, follow bool, w io.Writer) error
-	Log(ctx context.Context, scope access.Scope, id string, tail int, follow bool, w io.Writer) error
+	Log(ctx context.Context, scope access.Scope, id string, q vm.LogQuery, w io.Writer) error
 	Console(ctx context.Context, scope access.Scope, id string, readOnly bool) (io.ReadWriteCloser, error)
 }
 

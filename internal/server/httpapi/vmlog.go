@@ -9,6 +9,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 const vmLogsText = `A VM's log as plain text: of its serial console, of the VMM that runs it, or of cloud-init in it. ` +
@@ -36,17 +38,22 @@ type outputHandlers struct {
 
 type vmLogsInput struct {
 	IDPath
-	Source string `query:"source" enum:"console,vmm,cloud-init" default:"console" doc:"Which log."`
-	Tail   int    `query:"tail" minimum:"0" maximum:"1000000" doc:"Lines from the end; 0 (default) for all."`
-	Follow bool   `query:"follow" doc:"Continue with new lines."`
-	Accept string `header:"Accept" doc:"text/event-stream for a stream of events."`
+	Since      string `query:"since" maxLength:"64" doc:"Only lines of the console that began at a time (RFC 3339) or later, or within a duration such as 90m." example:"15m"`
+	Timestamps bool   `query:"timestamps" doc:"Before each line of the console when it began, as 2026-01-02T15:04:05.123Z, or - if that is not known."`
+	Source     string `query:"source" enum:"console,vmm,cloud-init" default:"console" doc:"Which log."`
+	Tail       int    `query:"tail" minimum:"0" maximum:"1000000" doc:"Lines from the end; 0 (default) for all."`
+	Follow     bool   `query:"follow" doc:"Continue with new lines."`
+	Accept     string `header:"Accept" doc:"text/event-stream for a stream of events."`
 }
 
 func (h *outputHandlers) logs(ctx context.Context, in *vmLogsInput) (*huma.StreamResponse, error) {
 	if _, err := h.vms.Get(ctx, scope(ctx), in.ID); err != nil {
 		return nil, err
 	}
-	write := h.logWriter(in)
+	write, err := h.logWriter(in)
+	if err != nil {
+		return nil, err
+	}
 	if in.Follow && in.Source != fromCloudInit { // the guest may have none
 		write = atOnce(write)
 	}
@@ -57,7 +64,18 @@ func (h *outputHandlers) logs(ctx context.Context, in *vmLogsInput) (*huma.Strea
 }
 
 // logWriter returns the function that writes the log of in.Source.
-func (h *outputHandlers) logWriter(in *vmLogsInput) func(context.Context, io.Writer) error {
+func (h *outputHandlers) logWriter(in *vmLogsInput) (func(context.Context, io.Writer) error, error) {
+	since, err := parseSince(in.Since)
+	if err != nil {
+		return nil, err
+	}
+	if in.Source == fromVMM || in.Source == fromCloudInit {
+		for field, given := range map[string]bool{"since": in.Since != "", "timestamps": in.Timestamps} {
+			if given {
+				return nil, errs.InvalidField(field, "the log of source %s does not say when its lines came; that of the console does", in.Source)
+			}
+		}
+	}
 	tail := in.Tail
 	if tail == 0 {
 		tail = -1 // all, for the services
@@ -69,8 +87,8 @@ func (h *outputHandlers) logWriter(in *vmLogsInput) func(context.Context, io.Wri
 		case fromCloudInit:
 			return h.files.CloudInitLog(ctx, scope(ctx), in.ID, tail, in.Follow, w)
 		}
-		return h.vms.Log(ctx, scope(ctx), in.ID, tail, in.Follow, w)
-	}
+		return h.vms.Log(ctx, scope(ctx), in.ID, vm.LogQuery{Tail: tail, Follow: in.Follow, Since: since, Timestamps: in.Timestamps}, w)
+	}, nil
 }
 
 // asLines turns the lines that write writes into events.

@@ -15,6 +15,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/hatchvm/hatch/internal/host/console"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 // readEvents returns the data of the next events, a line's end between the
@@ -57,6 +58,25 @@ func TestLogSources(t *testing.T) {
 		t.Errorf("cloud-init's log is %q", reply.body)
 	}
 	wantStatus(t, s.call(t, "GET", logs+"syslog", ""), 400)
+}
+
+func TestLogsSince(t *testing.T) {
+	s := newServer(t)
+	logs := "/vms/" + knownVM + "/logs?"
+	wantStatus(t, s.call(t, "GET", logs+"since=2026-01-02T03:04:05Z&timestamps=true&tail=3", ""), 200)
+	if want := (vm.LogQuery{Tail: 3, Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Timestamps: true}); s.vms.query != want {
+		t.Errorf("asked for %+v", s.vms.query)
+	}
+	before := time.Now()
+	wantStatus(t, s.call(t, "GET", logs+"since=15m", ""), 200)
+	if ago := before.Add(-15 * time.Minute); s.vms.query.Since.Before(ago) || s.vms.query.Since.After(time.Now().Add(-15*time.Minute)) {
+		t.Errorf("since %s", s.vms.query.Since)
+	}
+	for query, field := range map[string]string{"since=yesterday": "since", "source=vmm&since=1h": "since", "source=cloud-init&timestamps=true": "timestamps"} {
+		if p := s.call(t, "GET", logs+query, "").problem(t); p.Status != 400 || p.Field != field {
+			t.Errorf("%s: %+v", query, p)
+		}
+	}
 }
 
 func TestLogAsEvents(t *testing.T) {

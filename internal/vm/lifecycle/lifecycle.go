@@ -295,16 +295,16 @@ func (s *Service) Delete(ctx context.Context, scope access.Scope, id string) err
 	return err
 }
 
-// Log writes the VM's console log to w: its last tail lines (all when tail is
-// negative) and, with follow, what comes until ctx is done.
-func (s *Service) Log(ctx context.Context, scope access.Scope, id string, tail int, follow bool, w io.Writer) error {
+// Log writes the lines of the VM's console log that q asks for to w.
+func (s *Service) Log(ctx context.Context, scope access.Scope, id string, q vm.LogQuery, w io.Writer) error {
 	if _, err := s.deps.Store.VM(ctx, scope, id); err != nil {
 		return err
 	}
-	return s.deps.Consoles.Log(ctx, id, tail, follow, w)
+	return s.deps.Consoles.Log(ctx, id, q, w)
 }
 
-// VMMLog writes what the VM's VMM has printed since its last start, as Log does.
+// VMMLog writes what the VM's VMM has printed since its last start: its last tail lines
+// (all when tail is negative) and, with follow, what comes until ctx is done.
 func (s *Service) VMMLog(ctx context.Context, scope access.Scope, id string, tail int, follow bool, w io.Writer) error {
 	if _, err := s.deps.Store.VM(ctx, scope, id); err != nil {
 		return err

@@ -87,7 +87,7 @@ func TestReadsDoNotWakeASleepingVM(t *testing.T) {
 	if _, err := w.Metrics(t.Context(), access.Owner(owner), v.ID); err != nil {
 		t.Errorf("metrics: %v", err)
 	}
-	if err := w.Log(t.Context(), access.Owner(owner), v.ID, -1, false, io.Discard); err != nil {
+	if err := w.Log(t.Context(), access.Owner(owner), v.ID, vm.LogQuery{Tail: -1, Follow: false}, io.Discard); err != nil {
 		t.Errorf("its console log: %v", err)
 	}
 	if err := w.VMMLog(t.Context(), access.Owner(owner), v.ID, -1, false, io.Discard); err != nil {
