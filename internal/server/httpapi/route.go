@@ -99,7 +99,7 @@ func (h *routeHandlers) update(ctx context.Context, in *patchInput) (*tagged[api
 		if err := in.allowObject(shown, r.UpdatedAt); err != nil {
 			return hostroute.Draft{}, err
 		}
-		after, err := patched(h.door, shown, in.RawBody, []string{"subdomain", "target_port", "auto_wake", "auth", "allowed_cidrs", "timeouts", "upstream"}, fixedRouteFields)
+		after, err := patched[api.UpdateRoute](h.door, shown, in.RawBody, []string{"subdomain", "target_port", "auto_wake", "auth", "allowed_cidrs", "timeouts", "upstream"}, fixedRouteFields)
 		if err != nil {
 			return hostroute.Draft{}, err
 		}
