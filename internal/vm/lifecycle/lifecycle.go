@@ -247,7 +247,7 @@ func (s *Service) Stop(ctx context.Context, scope access.Scope, id string, timeo
 	if timeout == nil {
 		timeout = &s.power.StopTimeout
 	}
-	return s.runner.Run(ctx, operation.Op{Scope: scope, VMID: id, Name: "stop", Do: func(ctx context.Context, v vm.VM) (vm.VM, error) {
+	return s.runner.Run(ctx, operation.Op{Scope: scope, VMID: id, Name: "stop", Urgent: *timeout == 0, Do: func(ctx context.Context, v vm.VM) (vm.VM, error) {
 		return s.power.StopWithin(ctx, v, *timeout, power.StopRequested)
 	}})
 }
@@ -291,7 +291,7 @@ func (s *Service) WakeOnDemand(ctx context.Context, id string) error {
 
 // Delete ends a VM, in any phase, and removes everything of it.
 func (s *Service) Delete(ctx context.Context, scope access.Scope, id string) error {
-	_, err := s.runner.Run(ctx, operation.Op{Scope: scope, VMID: id, Name: "delete", Do: s.power.Delete})
+	_, err := s.runner.Run(ctx, operation.Op{Scope: scope, VMID: id, Name: "delete", Urgent: true, Do: s.power.Delete})
 	return err
 }
 

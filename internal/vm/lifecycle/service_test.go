@@ -154,6 +154,40 @@ func TestStopStartKeepsTheLease(t *testing.T) {
 	}
 }
 
+// A kill or a delete does not wait for a stop that waits for its guest.
+func TestUrgentRequestsCutAStopShort(t *testing.T) {
+	for name, urgent := range map[string]func(ctx context.Context, w *world, id string) error{
+		"kill": func(ctx context.Context, w *world, id string) error {
+			_, err := w.Service.Stop(ctx, access.Owner(owner), id, new(time.Duration(0)))
+			return err
+		},
+		"delete": func(ctx context.Context, w *world, id string) error { return w.Delete(ctx, access.Owner(owner), id) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			v := mustCreate(t, w, vm.CreateRequest{})
+			w.driver.IgnorePowerButton(v.ID)
+			stopped := make(chan error, 1)
+			go func() {
+				after, err := w.Service.Stop(t.Context(), access.Owner(owner), v.ID, new(10*time.Minute))
+				if err == nil && !strings.Contains(after.StateReason, "killed for another request") {
+					err = errors.New(after.StateReason)
+				}
+				stopped <- err
+			}()
+			if _, err := w.Wait(t.Context(), access.Owner(owner), v.ID, vm.WaitFor{State: vm.Stopping}); err != nil {
+				t.Fatal(err)
+			}
+			if err := urgent(t.Context(), w, v.ID); err != nil {
+				t.Error(err)
+			}
+			if err := <-stopped; err != nil {
+				t.Errorf("the stop: %v", err)
+			}
+		})
+	}
+}
+
 // A request may have a timeout of its own; 0 does not ask the guest.
 func TestStopWithATimeout(t *testing.T) {
 	for timeout, want := range map[time.Duration]string{0: "killed at once", time.Millisecond: "did not shut down within 1ms"} {

@@ -119,7 +119,7 @@ func checkResize(before, after vm.VM) error {
 // DeleteIf is Delete, unless check returns an error for the VM as it is.
 func (s *Service) DeleteIf(ctx context.Context, scope access.Scope, id string, check func(vm.VM) error) error {
 	_, err := s.runner.Run(ctx, operation.Op{
-		Scope: scope, VMID: id, Name: "delete", Do: s.power.Delete,
+		Scope: scope, VMID: id, Name: "delete", Urgent: true, Do: s.power.Delete,
 		Skip: func(v vm.VM) (bool, error) { return false, check(v) },
 	})
 	return err

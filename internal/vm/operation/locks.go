@@ -14,20 +14,41 @@ type locks struct {
 
 type lockEntry struct {
 	token chan struct{} // capacity 1; full while held
-	users int           // holders and waiters, guarded by locks.mu
+
+	// Guarded by locks.mu.
+	users  int           // holders and waiters
+	urgent int           // waiters that the holder shall not let wait
+	urged  chan struct{} // closed while there are any
+}
+
+func newEntry() *lockEntry {
+	return &lockEntry{token: make(chan struct{}, 1), urged: make(chan struct{})}
 }
 
 func newLocks() *locks { return &locks{by: map[string]*lockEntry{}} }
 
-// lock waits for id's lock until ctx is done.
-func (l *locks) lock(ctx context.Context, id string) (unlock func(), err error) {
+// lock waits for id's lock until ctx is done. An urgent waiter cuts short what its holder
+// waits for; see urged.
+func (l *locks) lock(ctx context.Context, id string, urgent bool) (unlock func(), err error) {
 	l.mu.Lock()
 	e := l.by[id]
 	if e == nil {
-		e = &lockEntry{token: make(chan struct{}, 1)}
+		e = newEntry()
 		l.by[id] = e
 	}
 	e.users++
+	if urgent {
+		if e.urgent++; e.urgent == 1 {
+			close(e.urged)
+		}
+		defer func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if e.urgent--; e.urgent == 0 {
+				e.urged = make(chan struct{})
+			}
+		}()
+	}
 	l.mu.Unlock()
 
 	select {
@@ -46,7 +67,8 @@ func (l *locks) tryLock(id string) (unlock func(), free bool) {
 	if l.by[id] != nil {
 		return nil, false
 	}
-	e := &lockEntry{token: make(chan struct{}, 1), users: 1}
+	e := newEntry()
+	e.users = 1
 	e.token <- struct{}{}
 	l.by[id] = e
 	return func() { <-e.token; l.leave(id, e) }, true
@@ -58,6 +80,17 @@ func (l *locks) leave(id string, e *lockEntry) {
 	if e.users--; e.users == 0 {
 		delete(l.by, id)
 	}
+}
+
+// urged returns a channel for the holder of id's lock that is closed when another
+// operation shall not wait for it.
+func (l *locks) urged(id string) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.by[id]; e != nil {
+		return e.urged
+	}
+	return nil
 }
 
 func (l *locks) inUse(id string) bool {

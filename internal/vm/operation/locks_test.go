@@ -8,21 +8,21 @@ import (
 
 func TestLocksSerialiseAndGiveUp(t *testing.T) {
 	l := newLocks()
-	unlock, err := l.lock(context.Background(), "a")
+	unlock, err := l.lock(context.Background(), "a", false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := l.lock(ctx, "a"); !errors.Is(err, context.Canceled) {
+	if _, err := l.lock(ctx, "a", false); !errors.Is(err, context.Canceled) {
 		t.Fatalf("a held lock was given, or another error: %v", err)
 	}
-	other, err := l.lock(ctx, "b")
+	other, err := l.lock(ctx, "b", false)
 	if err == nil {
 		other()
 	}
 	unlock()
-	if again, err := l.lock(context.Background(), "a"); err != nil {
+	if again, err := l.lock(context.Background(), "a", false); err != nil {
 		t.Fatal(err)
 	} else {
 		again()

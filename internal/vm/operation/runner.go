@@ -97,6 +97,8 @@ type Op struct {
 	// NoWait makes Run fail at once, with the error of 2, while the VM has another
 	// operation: it is for callers that hold the lock of another VM.
 	NoWait bool
+	// Urgent cuts short what another operation on the VM waits for; see Runner.Urged.
+	Urgent bool
 
 	// Skip, when not nil, looks at the row under the lock: skip = true, or an
 	// error, ends the operation before Do, and without an event.
@@ -121,11 +123,7 @@ func (r *Runner) Run(ctx context.Context, op Op) (vm.VM, error) {
 	if _, err := r.store.VM(ctx, op.Scope, op.VMID); err != nil {
 		return vm.VM{}, err
 	}
-	lock := r.LockRecovered
-	if op.NoWait {
-		lock = r.lockFree
-	}
-	unlock, err := lock(ctx, op.VMID)
+	unlock, err := r.lockFor(ctx, op)
 	if err != nil {
 		return vm.VM{}, err
 	}
@@ -175,10 +173,14 @@ func (r *Runner) AwaitRecovery(ctx context.Context) error {
 // LockRecovered waits for startup recovery and then for the VM's lock.
 // Errors: errs.Unavailable with code starting_up, errs.TimedOut with code vm_busy.
 func (r *Runner) LockRecovered(ctx context.Context, id string) (unlock func(), err error) {
+	return r.lockRecovered(ctx, id, false)
+}
+
+func (r *Runner) lockRecovered(ctx context.Context, id string, urgent bool) (unlock func(), err error) {
 	if err := r.AwaitRecovery(ctx); err != nil {
 		return nil, err
 	}
-	if unlock, err = r.locks.lock(ctx, id); err != nil {
+	if unlock, err = r.locks.lock(ctx, id, urgent); err != nil {
 		return nil, busy()
 	}
 	return unlock, nil
@@ -189,12 +191,15 @@ func busy() error {
 		WithHint("try again, or wait longer")
 }
 
-// lockFree is LockRecovered without the wait for the lock.
-func (r *Runner) lockFree(ctx context.Context, id string) (unlock func(), err error) {
+// lockFor is LockRecovered as an operation wants it.
+func (r *Runner) lockFor(ctx context.Context, op Op) (unlock func(), err error) {
+	if !op.NoWait {
+		return r.lockRecovered(ctx, op.VMID, op.Urgent)
+	}
 	if err := r.AwaitRecovery(ctx); err != nil {
 		return nil, err
 	}
-	unlock, free := r.locks.tryLock(id)
+	unlock, free := r.locks.tryLock(op.VMID)
 	if !free {
 		return nil, busy()
 	}
@@ -204,8 +209,12 @@ func (r *Runner) lockFree(ctx context.Context, id string) (unlock func(), err er
 // Lock waits for a VM's lock until ctx is done: for recovery, for background
 // work, and for a VM whose row is not stored yet.
 func (r *Runner) Lock(ctx context.Context, id string) (unlock func(), err error) {
-	return r.locks.lock(ctx, id)
+	return r.locks.lock(ctx, id, false)
 }
+
+// Urged returns a channel for an operation that waits under the VM's lock. It is closed
+// when one comes that must not wait for it, such as a kill or a delete.
+func (r *Runner) Urged(id string) <-chan struct{} { return r.locks.urged(id) }
 
 // Locked reports whether an operation holds or awaits the VM's lock.
 func (r *Runner) Locked(id string) bool { return r.locks.inUse(id) }

@@ -57,7 +57,7 @@ func (s *Service) stop(ctx context.Context, v vm.VM, m *live.Machine, timeout ti
 	if _, err := commit(ctx, v.ID, vm.ToStopping); err != nil {
 		return vm.VM{}, err
 	}
-	killed, err := s.shutDown(ctx, m, timeout)
+	killed, err := s.shutDown(ctx, m, timeout, s.Runner.Urged(v.ID))
 	if err != nil {
 		return vm.VM{}, err
 	}
@@ -94,7 +94,8 @@ const agentTimeout = 3 * time.Second
 
 // shutDown ends a machine, by the guest itself if it reacts, else by a kill: killed
 // says so then. The guest of a silent VMM may still run, and its agent be reached.
-func (s *Service) shutDown(ctx context.Context, m *live.Machine, timeout time.Duration) (killed string, err error) {
+// It does not wait any longer once urged is closed.
+func (s *Service) shutDown(ctx context.Context, m *live.Machine, timeout time.Duration, urged <-chan struct{}) (killed string, err error) {
 	if timeout == 0 {
 		return "; it was killed at once, as requested", s.Engine.End(context.WithoutCancel(ctx), m)
 	}
@@ -122,6 +123,7 @@ func (s *Service) shutDown(ctx context.Context, m *live.Machine, timeout time.Du
 		return "", nil
 	case <-refused:
 	case <-unheard.C:
+	case <-urged:
 	}
 	if !asked && silent {
 		return "; neither its VMM nor its agent answered, and it was killed", s.Engine.End(context.WithoutCancel(ctx), m)
@@ -134,6 +136,8 @@ func (s *Service) shutDown(ctx context.Context, m *live.Machine, timeout time.Du
 	select {
 	case <-m.Exited():
 		return "", nil
+	case <-urged:
+		return "; it was killed for another request, before the guest had shut down", s.Engine.End(context.WithoutCancel(ctx), m)
 	case <-graceful.Done():
 	}
 	if err := s.Engine.End(context.WithoutCancel(ctx), m); err != nil {
@@ -151,6 +155,6 @@ func (s *Service) ShutDownHeld(ctx context.Context, id string) error {
 		return err
 	}
 	defer s.Live.Leave(id, m)
-	_, err = s.shutDown(ctx, m, s.StopTimeout)
+	_, err = s.shutDown(ctx, m, s.StopTimeout, nil)
 	return err
 }

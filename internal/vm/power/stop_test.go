@@ -53,7 +53,7 @@ func TestAGuestThatBootsIsStoppedByItself(t *testing.T) {
 		s := &Service{Config: Config{Log: slog.New(slog.DiscardHandler)}}
 		m := &bootingMachine{exited: make(chan struct{})}
 		began := time.Now()
-		killed, err := s.shutDown(t.Context(), &live.Machine{Machine: m, Guest: bootingGuest{machine: m}}, 30*time.Second)
+		killed, err := s.shutDown(t.Context(), &live.Machine{Machine: m, Guest: bootingGuest{machine: m}}, 30*time.Second, nil)
 		if err != nil || killed != "" || time.Since(began) != bootTime {
 			t.Errorf("it ended after %s%s: %v", time.Since(began), killed, err)
 		}
