@@ -54,8 +54,8 @@ func WithUserAgent(name string) Option {
 }
 
 // WithRetries makes the Client repeat a call up to n times that the server refuses with
-// 429, 503 or 507, after the time that its Retry-After says, while the call's context
-// lasts. Only calls that are safe to repeat are: those that change nothing or delete,
+// 429, 503 or 507, or because an earlier one with its idempotency key is in progress,
+// after the time that its Retry-After says, while the call's context lasts. Only calls that are safe to repeat are: those that change nothing or delete,
 // and POSTs with an idempotency key.
 func WithRetries(n int) Option {
 	return func(client *Client) { client.retries = n }
@@ -139,7 +139,7 @@ func (c *Client) send(ctx context.Context, req call) (*http.Response, error) {
 	for left := c.retries; ; left-- {
 		resp, err := c.sendOnce(ctx, req)
 		refused, ok := errors.AsType[*Error](err)
-		if !ok || left <= 0 || refused.RetryAfter == 0 || !slices.Contains(retriedStatus, refused.Status()) {
+		if !ok || left <= 0 || refused.RetryAfter == 0 || !slices.Contains(retriedStatus, refused.Status()) && !HasCode(err, "idempotency_in_progress") {
 			return resp, err
 		}
 		keyed := c.headers(ctx, req).Get("Idempotency-Key") != ""

@@ -197,6 +197,9 @@ func TestRetries(t *testing.T) {
 		"a POST that can be": {503, "1", []client.Option{client.WithRetries(1)}, func(ctx context.Context, c *client.Client) error {
 			return createKey(client.WithIdempotencyKey(ctx, "k"), c)
 		}, 2},
+		"a POST in progress": {409, "1", []client.Option{client.WithRetries(1)}, func(ctx context.Context, c *client.Client) error {
+			return createKey(client.WithIdempotencyKey(ctx, "k"), c)
+		}, 2},
 		"the content of a file": {503, "1", []client.Option{client.WithRetries(1)}, writeFile, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -204,7 +207,11 @@ func TestRetries(t *testing.T) {
 				sent := 0
 				refuse := transport(func(*http.Request) *http.Response {
 					sent++
-					resp := jsonResponse(tc.status, `{"error":"not now"}`)
+					text := `{"error":"not now"}`
+					if tc.status == 409 && tc.want > 1 {
+						text = `{"error":"not now","code":"idempotency_in_progress"}`
+					}
+					resp := jsonResponse(tc.status, text)
 					resp.Header.Set("Retry-After", tc.after)
 					return resp
 				})

@@ -27,14 +27,14 @@ func (h *outputHandlers) console(ctx context.Context, in *vmConsoleInput) (*huma
 
 // openConsole serves the console until either side closes.
 func (h *outputHandlers) openConsole(w http.ResponseWriter, r *http.Request, in *vmConsoleInput) error {
-	if err := checkUpgrade(r); err != nil {
+	if err := h.checkUpgrade(r); err != nil {
 		return err
 	}
 	console, err := h.vms.Console(r.Context(), scope(r.Context()), in.ID, in.ReadOnly)
 	if err != nil {
 		return err
 	}
-	conn, err := websocket.Accept(w, r, nil)
+	conn, err := websocket.Accept(w, r, originChecked)
 	if err != nil { // Accept has answered
 		_ = console.Close()
 		return nil

@@ -45,11 +45,11 @@ func (h *execHandlers) stream(_ context.Context, in *IDPath) (*huma.StreamRespon
 		answered := false                         // websocket.Accept has responded
 		ctx := context.WithoutCancel(r.Context()) // cancelling it would cut the connection without a close frame
 		stream, err := h.processes.Open(r.Context(), scope(ctx), in.ID, func() (spec process.Spec, err error) {
-			if err := checkUpgrade(r); err != nil {
+			if err := h.checkUpgrade(r); err != nil {
 				return spec, err
 			}
 			answered = true
-			if conn, err = websocket.Accept(w, r, nil); err != nil {
+			if conn, err = websocket.Accept(w, r, originChecked); err != nil {
 				return spec, err
 			}
 			conn.SetReadLimit(maxExecMessage)
@@ -182,10 +182,10 @@ func (h *execHandlers) attach(_ context.Context, in *attachExecInput) (*huma.Str
 			return err
 		}
 		defer func() { _ = stream.Close() }()
-		if err := checkUpgrade(r); err != nil {
+		if err := h.checkUpgrade(r); err != nil {
 			return err
 		}
-		conn, err := websocket.Accept(w, r, nil)
+		conn, err := websocket.Accept(w, r, originChecked)
 		if err != nil { // Accept has responded
 			return nil
 		}

@@ -27,6 +27,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/rs/cors"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
@@ -153,6 +154,7 @@ type door struct {
 	open    map[string]bool // paths that need no key
 	bodied  map[string]bool // patterns of routes that take a body
 	streams map[string]bool // patterns of routes that write answers of their own
+	origins *cors.Cors      // of pages that may call; nil: none
 
 	tries    *admission.Tries  // of keys
 	requests *admission.Shares // in progress
@@ -164,7 +166,7 @@ func New(cfg Config) http.Handler {
 	d, mux, doc := serveRoutes(cfg)
 	d.serveDocs(mux, doc)
 	mux.HandleFunc("/", d.noRoute(mux))
-	return d.linger(d.identify(d.observe(allowOrigins(cfg.Origins, d.authenticate(d.share(d.readBody(mux, d.compress(mux))))))))
+	return d.linger(d.identify(d.observe(d.allowOrigins(d.authenticate(d.share(d.readBody(mux, d.compress(mux))))))))
 }
 
 // Document returns the OpenAPI document in JSON, as GET /openapi.json does.
@@ -212,6 +214,7 @@ func newDoor(cfg Config, schemas huma.Registry) *door {
 	}
 	return &door{
 		access: cfg.Access, made: cfg.Requests, log: cfg.Log, lines: cfg.Lines, schemas: schemas, open: map[string]bool{}, bodied: map[string]bool{}, streams: map[string]bool{},
+		origins:  newOrigins(cfg.Origins),
 		tries:    admission.NewTries(),
 		requests: admission.NewShares(math.MaxInt64, requests), // connections bound them in all
 		bodies:   admission.NewShares(bytes, max(bytes/2, maxBody)),

@@ -127,6 +127,16 @@ func (s *server) open(t *testing.T, query string, change func(http.Header)) *web
 	return conn
 }
 
+// A page that may call the API may open its WebSockets, too.
+func TestConsoleOfAnAllowedOrigin(t *testing.T) {
+	s := newServer(t)
+	s.vms.console = func(bool) (io.ReadWriteCloser, error) {
+		_, console := net.Pipe()
+		return console, nil
+	}
+	s.open(t, "?readonly=true", func(h http.Header) { h.Set("Origin", friendlyOrigin) })
+}
+
 func TestConsole(t *testing.T) {
 	s := newServer(t)
 	guest, console := net.Pipe()

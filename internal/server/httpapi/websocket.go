@@ -28,14 +28,17 @@ func (d *door) upgraded(serve func(http.ResponseWriter, *http.Request) error) *h
 	}}
 }
 
+// originChecked are the options of a WebSocket after checkUpgrade.
+var originChecked = &websocket.AcceptOptions{InsecureSkipVerify: true}
+
 // checkUpgrade refuses plain requests, and pages of other sites.
-func checkUpgrade(r *http.Request) error {
+func (d *door) checkUpgrade(r *http.Request) error {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		return errs.New(errs.Invalid, "websocket_needed", "cannot serve this: it needs a WebSocket")
 	}
 	origin := r.Header.Get("Origin")
-	if origin == "" {
-		return nil // no browser
+	if origin == "" || d.origins != nil && d.origins.OriginAllowed(r) {
+		return nil // no browser, or one whose page may call
 	}
 	if u, err := url.Parse(origin); err != nil || !strings.EqualFold(u.Host, r.Host) {
 		return errs.New(errs.Forbidden, "foreign_origin", "cannot serve this to a page of another site")
