@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -84,12 +85,40 @@ func (s *Service) revise(ctx context.Context, scope access.Scope, id string, cha
 		if err := checkResize(before, *v); err != nil {
 			return err
 		}
-		return s.check(*v, vm.CreateRequest{})
+		return s.checkChange(before, *v)
 	})
 	if err == nil {
 		s.runner.Revised(v)
 	}
 	return v, err
+}
+
+// checkChange refuses what a change has put out of range. The rest may be so since the
+// VM was created, as on a host that has fewer CPUs now.
+func (s *Service) checkChange(before, after vm.VM) error {
+	if len(resized(before, after)) > 0 {
+		return s.check(after, vm.CreateRequest{})
+	}
+	var changed machine.Overrides
+	if after.Description != before.Description {
+		changed.Description = &after.Description
+	}
+	if !maps.Equal(after.Labels, before.Labels) {
+		changed.Labels = after.Labels
+	}
+	if after.Idle != before.Idle {
+		changed.Idle = &after.Idle
+	}
+	if after.Expiry != before.Expiry {
+		changed.Expiry = &after.Expiry
+	}
+	if !slices.EqualFunc(after.Ports, before.Ports, machine.Port.Equal) {
+		changed.Ports = after.Ports
+	}
+	if err := changed.Check(); err != nil || after.Name == before.Name {
+		return err
+	}
+	return checkName(after, vm.CreateRequest{})
 }
 
 // resized returns the fields of the sizes that differ.

@@ -58,6 +58,26 @@ func TestUpdateOfARunningVM(t *testing.T) {
 	}
 }
 
+// A VM that this host could not create can still be renamed.
+func TestUpdateChecksWhatChanges(t *testing.T) {
+	w := newWorld(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	if _, err := w.store.UpdateVM(t.Context(), v.ID, func(v *vm.VM) { v.VCPUs = 99 }); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := w.update(t, v.ID, func(v *vm.VM) { v.Name = "db" }); err != nil || got.Name != "db" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for code, change := range map[string]func(*vm.VM){
+		"invalid_labels":      func(v *vm.VM) { v.Labels = map[string]string{"": "x"} },
+		"invalid_description": func(v *vm.VM) { v.Description = "\x00" },
+	} {
+		if _, err := w.update(t, v.ID, change); !errs.HasCode(err, code) {
+			t.Errorf("%s: %v", code, err)
+		}
+	}
+}
+
 func TestResizedVMStartsWithItsNewSizes(t *testing.T) {
 	w := newWorld(t)
 	v := mustCreate(t, w, vm.CreateRequest{})
