@@ -31,6 +31,19 @@ func (c *Conditions) Resolve(hc huma.Context) []error {
 	return nil
 }
 
+// refuseConditions refuses a DELETE that must only happen to a certain state of an object
+// that has no entity tags: no tag can match.
+func (d *door) refuseConditions(hc huma.Context, next func(huma.Context)) {
+	op, wanted := hc.Operation(), hc.Header("If-Match")
+	obeyed := slices.ContainsFunc(op.Parameters, func(p *huma.Param) bool { return p.Name == "If-Match" })
+	if op.Method != del || obeyed || wanted == "" || wanted == "*" {
+		next(hc)
+		return
+	}
+	r, w := humago.Unwrap(hc)
+	d.writeProblem(w, r, errPrecondition.WithField("If-Match").WithHint("this kind of object has no ETag; leave If-Match out, or send *"))
+}
+
 // allow refuses a change of an object with this entity tag, "" for one without.
 func (c Conditions) allow(tag string) error {
 	match, noneMatch, err := c.parse()

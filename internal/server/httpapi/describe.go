@@ -30,7 +30,7 @@ type register func(d *door, described huma.API, op huma.Operation)
 func (d *door) add(described huma.API, r route) {
 	op := huma.Operation{
 		Method: r.method, Path: r.path, OperationID: r.id, Summary: r.summary, Description: r.description,
-		DefaultStatus: r.status, Middlewares: huma.Middlewares{d.authorize(r.needs)},
+		DefaultStatus: r.status, Middlewares: huma.Middlewares{d.authorize(r.needs), d.refuseConditions},
 		// readBody has read, bounded and timed the body already.
 		MaxBodyBytes: maxBody + 2, BodyReadTimeout: -1,
 		Responses: map[string]*huma.Response{

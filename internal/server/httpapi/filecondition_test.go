@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -106,4 +107,20 @@ func TestConditionalFileRequests(t *testing.T) {
 	if reply := s.send(t, r); reply.StatusCode != 501 || reply.problem(t).Code != "condition_not_supported" {
 		t.Errorf("a tree: %d %s", reply.StatusCode, reply.body)
 	}
+}
+
+// What has no ETag is not deleted for a client that names one.
+func TestDeleteOfAnObjectWithoutAnETag(t *testing.T) {
+	s := newServer(t)
+	for _, path := range []string{"/images/img_default", "/snapshots/snap_1", "/keys/key_1", "/vms/" + knownVM + "/execs/exec_1"} {
+		r := s.request(t, "DELETE", path, "")
+		r.Header.Set("If-Match", `"x"`)
+		reply := s.send(t, r)
+		if p := reply.problem(t); reply.StatusCode != 412 || p.Field != "If-Match" || !strings.Contains(p.Hint, "no ETag") {
+			t.Errorf("%s: %d %+v", path, reply.StatusCode, p)
+		}
+	}
+	r := s.request(t, "DELETE", "/images/img_default", "")
+	r.Header.Set("If-Match", "*")
+	wantStatus(t, s.send(t, r), 200)
 }
