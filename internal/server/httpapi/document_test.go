@@ -89,8 +89,11 @@ func TestDocumentHasNullsAndLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ schema, field, want string }{
-		{"CreateVM", "name", "[string null]"}, {"BuildImage", "recipe", "[string null]"}, {"UpdateTemplate", "vcpu_count", "[integer null]"},
-		{"CreateTemplate", "name", "string"}, {"VM", "name", "string"},
+		{"CreateVM", "name", "[string null]"},
+		{"BuildImage", "recipe", "[string null]"},
+		{"UpdateTemplate", "vcpu_count", "[integer null]"},
+		{"CreateTemplate", "name", "string"},
+		{"VM", "name", "string"},
 	} {
 		if got := fmt.Sprint(doc.Components.Schemas[c.schema].Properties[c.field].Type); got != c.want {
 			t.Errorf("%s.%s has the type %s, want %s", c.schema, c.field, got, c.want)

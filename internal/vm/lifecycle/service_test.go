@@ -169,7 +169,7 @@ func TestUrgentRequestsCutAStopShort(t *testing.T) {
 			w.driver.IgnorePowerButton(v.ID)
 			stopped := make(chan error, 1)
 			go func() {
-				after, err := w.Service.Stop(t.Context(), access.Owner(owner), v.ID, new(10*time.Minute))
+				after, err := w.Service.Stop(t.Context(), access.Owner(owner), v.ID, new(time.Minute))
 				if err == nil && !strings.Contains(after.StateReason, "killed for another request") {
 					err = errors.New(after.StateReason)
 				}
