@@ -43,15 +43,12 @@ type server struct {
 	contract  *contract
 }
 
-// friendlyOrigin is the one whose pages may call.
-const friendlyOrigin = "https://console.example.org"
-
 func newServer(t testing.TB) *server {
 	t.Helper()
 	return newLimitedServer(t, httpapi.Limits{})
 }
 
-func newLimitedServer(t testing.TB, limits httpapi.Limits) *server {
+func newLimitedServer(t testing.TB, limits httpapi.Limits, origins ...string) *server {
 	t.Helper()
 	s := &server{
 		vms: &fakeVMs{}, snapshots: &fakeSnapshots{}, images: &fakeImages{}, warm: &fakeWarm{}, templates: &fakeTemplates{}, events: &fakeEvents{}, webhooks: &fakeWebhooks{}, routes: &fakeRoutes{},
@@ -62,7 +59,7 @@ func newLimitedServer(t testing.TB, limits httpapi.Limits) *server {
 		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Warm: s.warm, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
 		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes, &s.guest.uses}, s.requests), Requests: s.requests,
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)), Limits: limits,
-		Origins: []string{friendlyOrigin},
+		Origins: origins,
 	}))
 	s.vms.requests, s.templates.requests = s.requests, s.requests
 	t.Cleanup(func() {

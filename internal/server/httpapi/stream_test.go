@@ -15,6 +15,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/server/httpapi"
 )
 
 func TestLogOptions(t *testing.T) {
@@ -129,12 +130,13 @@ func (s *server) open(t *testing.T, query string, change func(http.Header)) *web
 
 // A page that may call the API may open its WebSockets, too.
 func TestConsoleOfAnAllowedOrigin(t *testing.T) {
-	s := newServer(t)
+	const page = "https://console.example.org"
+	s := newLimitedServer(t, httpapi.Limits{}, page)
 	s.vms.console = func(bool) (io.ReadWriteCloser, error) {
 		_, console := net.Pipe()
 		return console, nil
 	}
-	s.open(t, "?readonly=true", func(h http.Header) { h.Set("Origin", friendlyOrigin) })
+	s.open(t, "?readonly=true", func(h http.Header) { h.Set("Origin", page) })
 }
 
 func TestConsole(t *testing.T) {
