@@ -29,8 +29,9 @@ type routeGuests struct{ reach *reach.Reach }
 var _ proxy.Guests = routeGuests{}
 
 // Hold implements proxy.Guests.
-func (g routeGuests) Hold(ctx context.Context, vmID, peer string) func() {
-	return g.reach.Hold(reach.WithPeer(ctx, peer), vmID, reach.Route)
+func (g routeGuests) Hold(ctx context.Context, vmID, peer string) (context.Context, func()) {
+	ctx = reach.WithPeer(ctx, peer)
+	return ctx, g.reach.Hold(ctx, vmID, reach.Route)
 }
 
 // Current implements proxy.Guests.

@@ -240,13 +240,17 @@ func TestTheGuestsOwnWork(t *testing.T) {
 
 func TestAGuestKeepsItselfAwake(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
-		w.start("vm_a")
+		v := w.start("vm_a")
 		w.work("vm_a", vm.Sample{Guest: vm.GuestActivity{KeepAwakeUntil: time.Now().Add(time.Hour)}})
-		after(time.Hour + timeout - time.Second)
+		after(time.Hour - time.Second)
 		if got := w.state("vm_a"); got != vm.Running {
 			t.Errorf("it is %s", got)
 		}
-		after(time.Second)
+		if last := w.Status(v).Last; last.Cause != "keep-awake" || last.At.After(time.Now()) {
+			t.Errorf("its last activity is %+v", last)
+		}
+		w.work("vm_a", vm.Sample{}) // taken back
+		after(timeout)
 		if got := w.state("vm_a"); got != vm.Snapshotted {
 			t.Errorf("later it is %s", got)
 		}

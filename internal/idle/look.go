@@ -123,7 +123,8 @@ var verbs = map[machine.Action]string{machine.ActionSleep: "fall asleep", machin
 func (s *Service) ownWork(t *timer, now vm.Sample) (vm.Activity, bool) {
 	work := vm.Activity{At: now.At}
 	if now.Guest.KeepAwakeUntil.After(now.At) {
-		return vm.Activity{At: now.Guest.KeepAwakeUntil, Cause: "keep-awake"}, true
+		work.Cause = "keep-awake" // to be looked at again, for a program may take it back
+		return work, true
 	}
 	if now.Guest.Commands > 0 {
 		work.Cause = "command"

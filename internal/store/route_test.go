@@ -282,11 +282,11 @@ func TestNamesVersion(t *testing.T) {
 			{"ended links", func() error { return s.EndLinks(ctx, all, "vm_a") }, 1},
 			{"a deleted route", func() error { return s.DeleteRoute(ctx, all, r.ID, anyRoute) }, 1},
 			{"a new description", func() error {
-				_, err := s.ReviseVM(ctx, all, "vm_a", func(v *vm.VM) error { v.Description = "d"; return nil })
+				_, err := s.ReviseVM(ctx, all, "vm_a", pools(t), func(v *vm.VM) error { v.Description = "d"; return nil })
 				return err
 			}, 0},
 			{"a new name", func() error {
-				_, err := s.ReviseVM(ctx, all, "vm_a", func(v *vm.VM) error { v.Name = "other"; return nil })
+				_, err := s.ReviseVM(ctx, all, "vm_a", pools(t), func(v *vm.VM) error { v.Name = "other"; return nil })
 				return err
 			}, 1},
 			{"a deleted VM", func() error { return s.DeleteVM(ctx, "vm_a") }, 1},

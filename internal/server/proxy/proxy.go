@@ -35,8 +35,9 @@ type Names interface {
 
 // Guests leads to the ports of guests. Who may follow a route has been checked.
 type Guests interface {
-	// Hold counts a use of the VM by a peer until release is called.
-	Hold(ctx context.Context, vmID, peer string) (release func())
+	// Hold counts a use of the VM by a peer until release is called. The other methods
+	// get the context that it returns, so that a wake is known to be for the peer.
+	Hold(ctx context.Context, vmID, peer string) (held context.Context, release func())
 	// Current returns the number of the machine that the VM runs on, without waiting;
 	// ok is false if it is not known to run. Each start and wake gives another number.
 	Current(vmID string) (machine uint64, ok bool)
@@ -161,9 +162,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, v.proto+"://"+r.Host+withoutToken(r.URL), http.StatusSeeOther)
 		return
 	}
-	release := p.cfg.Guests.Hold(r.Context(), v.target.VMID, v.peer(r))
+	held, release := p.cfg.Guests.Hold(r.Context(), v.target.VMID, v.peer(r))
 	defer release()
-	p.forward(w, r, v)
+	p.forward(w, r.WithContext(held), v)
 }
 
 // peer says who uses the VM, and by which name.

@@ -107,12 +107,12 @@ func (w *world) Authorize(_ context.Context, t route.Target, c route.Credentials
 	return grant, err
 }
 
-func (w *world) Hold(_ context.Context, _, peer string) func() {
+func (w *world) Hold(ctx context.Context, _, peer string) (context.Context, func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.uses++
 	w.peers = append(w.peers, peer)
-	return func() { w.mu.Lock(); w.uses--; w.mu.Unlock() }
+	return ctx, func() { w.mu.Lock(); w.uses--; w.mu.Unlock() }
 }
 
 func (w *world) Current(string) (uint64, bool) {

@@ -46,7 +46,7 @@ func TestTryLockTakesOnlyAFreeLock(t *testing.T) {
 	}
 	waiting := make(chan func())
 	go func() {
-		next, err := l.lock(context.Background(), "a")
+		next, err := l.lock(context.Background(), "a", false)
 		if err != nil {
 			t.Error(err)
 		}
