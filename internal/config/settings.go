@@ -50,7 +50,7 @@ var settings = slices.Concat(mainSettings, routeSettings, logSettings)
 var mainSettings = []Setting{
 	{
 		Name: "http_addr", Env: "HATCH_HTTP_ADDR", Default: "127.0.0.1:8080",
-		Doc: "Address and port of the REST API. `:8080` listens on every interface; then put a TLS proxy in front.",
+		Doc: "Address and port of the REST API. `:8080` listens on every interface; put a TLS proxy in front then, or set `HATCH_TLS_ADDR`.",
 		set: address(func(c *Config) *string { return &c.HTTPAddr }),
 	},
 	{

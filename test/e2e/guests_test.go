@@ -77,6 +77,7 @@ func TestMinimalGuests(t *testing.T) {
 		{"metrics are the guest's and the host's", testMetrics},
 		{"waiting without a network", testWaitWithoutNetwork},
 		{"http reaches a guest", testHTTP},
+		{"a browser opens a page of a sleeping guest", testBrowser},
 		{"a kernel of the user's own", testOwnKernel},
 		{"each root file system boots with each kernel", testMatrix},
 		{"a vmm that died while hatchd was away", testDiedMeanwhile},

@@ -9,7 +9,7 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-const wakersText = `A connection to its SSH port wakes it, and so do a new command, input or a signal to an earlier one, ` +
+const wakersText = `A request through a route, or a connection to its SSH port or a published port, wakes it, and so do a new command, input or a signal to an earlier one, ` +
 	`access to its files or console, and a wait for a condition in its guest. Lists of commands, their output, logs, metrics and events do not.`
 
 type sleepInput struct {

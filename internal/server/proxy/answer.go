@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"html/template"
@@ -30,6 +31,9 @@ func (r *refusal) Error() string { return r.message }
 var (
 	unknown      = &refusal{http.StatusNotFound, "route_unknown", "nothing is served under this name", "check the name", 0}
 	noTunnel     = &refusal{http.StatusMethodNotAllowed, "method_not_allowed", "CONNECT cannot be used here", "send the request without a proxy", 0}
+	overChecks   = &refusal{http.StatusTooManyRequests, "too_many_passwords", "too many passwords for this page are being checked", "try again", time.Second}
+	away         = &refusal{http.StatusServiceUnavailable, "unavailable", "this cannot be served now", "try again", 5 * time.Second}
+	left         = &refusal{http.StatusServiceUnavailable, "request_ended", "the client has left", "", 0}
 	tooMany      = &refusal{http.StatusServiceUnavailable, "too_many_requests", "too many requests are in progress", "try again", 2 * time.Second}
 	overTries    = &refusal{http.StatusTooManyRequests, "too_many_tries", "too many wrong credentials came from this client", "wait before the next try", time.Second}
 	unauthorized = &refusal{http.StatusUnauthorized, "unauthorized", "this page is not public", "open it by a link that was shared with you, or present the credentials that its owner gave you", 0}
@@ -46,13 +50,18 @@ func refusalOf(err error) *refusal {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r
 	}
+	if errors.Is(err, context.Canceled) { // also while a name was looked up
+		return left
+	}
 	switch errs.KindOf(err) {
 	case errs.NotFound:
 		return unknown
 	case errs.Unauthenticated, errs.Forbidden:
 		return unauthorized
-	case errs.Unavailable:
-		return tooMany
+	case errs.TooMany:
+		return overChecks
+	case errs.Unavailable, errs.TimedOut:
+		return away
 	default:
 		return internal
 	}
