@@ -17,7 +17,7 @@ import (
 func (f *fakeServer) routeRoutes(mux *http.ServeMux) {
 	shop := api.Route{
 		ID: "rt_a00000000001", VMID: "vm_web000000001", URL: "http://shop.localhost:9090", Subdomain: "shop", TargetPort: 8080, AutoWake: true,
-		Auth: api.RouteAuth{Mode: api.AuthPublic}, Upstream: api.UpstreamHTTP1, CreatedAt: api.Time{Time: testNow.Add(-time.Hour)},
+		Auth: api.RouteAuth{Mode: api.AuthPublic}, Upstream: api.UpstreamHTTP1, CreatedAt: api.Time{Time: testNow.Add(-time.Hour)}, UpdatedAt: api.Time{Time: testNow},
 	}
 	own := api.Route{
 		ID: "rt_b00000000002", VMID: "vm_web000000001", URL: "http://www.example.org", Domain: "www.example.org", DomainState: api.DomainPending, TargetPort: 9000,

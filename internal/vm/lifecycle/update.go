@@ -64,13 +64,34 @@ func (s *Service) publish(ctx context.Context, scope access.Scope, before vm.VM,
 		return after, nil
 	}
 	back, undoErr := s.deps.Store.ReviseVM(ctx, scope, before.ID, s.settings.Pools, func(v *vm.VM) error {
-		v.Name, v.Spec, v.Lease.Ports = before.Name, before.Spec, before.Lease.Ports
+		putBack(v, after, before)
 		return nil
 	})
 	if undoErr == nil {
+		s.runner.Revised(back)
 		undoErr = s.engine.Forward(back)
 	}
 	return vm.VM{}, errors.Join(err, undoErr)
+}
+
+// putBack undoes a change of a VM in v, but not what another request has changed since:
+// such changes do not wait for the VM's lock.
+func putBack(v *vm.VM, after, before vm.VM) {
+	v.Ports, v.Lease.Ports = before.Ports, before.Lease.Ports
+	undo(&v.Name, after.Name, before.Name)
+	undo(&v.Spec.Hostname, after.Spec.Hostname, before.Spec.Hostname)
+	undo(&v.Description, after.Description, before.Description)
+	undo(&v.Idle, after.Idle, before.Idle)
+	undo(&v.Expiry, after.Expiry, before.Expiry)
+	if maps.Equal(v.Labels, after.Labels) {
+		v.Labels = before.Labels
+	}
+}
+
+func undo[T comparable](field *T, after, before T) {
+	if *field == after {
+		*field = before
+	}
 }
 
 func (s *Service) revise(ctx context.Context, scope access.Scope, id string, change func(*vm.VM) error) (vm.VM, error) {
