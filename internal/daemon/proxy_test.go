@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,8 +27,9 @@ import (
 	"github.com/hatchvm/hatch/internal/fake"
 )
 
-// get sends a request to the daemon's proxy.
-func (w *world) get(t *testing.T, host, key string) (*http.Response, string) {
+// get sends a request to the daemon's proxy, and returns the answer's status,
+// header and body.
+func (w *world) get(t *testing.T, host, key string) (status int, header http.Header, body string) {
 	t.Helper()
 	addr, err := os.ReadFile(filepath.Join(w.dir, "proxy.addr"))
 	if err != nil {
@@ -45,11 +47,11 @@ func (w *world) get(t *testing.T, host, key string) (*http.Response, string) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Error(err)
 	}
-	return resp, string(body)
+	return resp.StatusCode, resp.Header, string(text)
 }
 
 // A request to a VM's name reaches its port, also while it sleeps, and again after a
@@ -77,11 +79,11 @@ func TestTheProxyLeadsIntoGuests(t *testing.T) {
 	want := `the guest has /page, key ""`
 	require := func(host, key string, status int, body string) http.Header {
 		t.Helper()
-		resp, got := w.get(t, host, key)
-		if resp.StatusCode != status || body != "" && got != body {
-			t.Errorf("%s: got %d, %s", host, resp.StatusCode, got)
+		is, header, got := w.get(t, host, key)
+		if is != status || body != "" && got != body {
+			t.Errorf("%s: got %d, %s", host, is, got)
 		}
-		return resp.Header
+		return header
 	}
 	require("3000-web.localhost", key, http.StatusOK, want)
 	require("3000-"+strings.ReplaceAll(v.ID, "_", "-")+".localhost:80", key, http.StatusOK, want)
@@ -121,10 +123,10 @@ func TestTLSServesRoutesAndTheAPI(t *testing.T) {
 	certFile, keyFile, roots := certificate(t, dir, "*.localhost")
 	w := &world{dir: t.TempDir(), settings: []string{"HATCH_TLS_ADDR=127.0.0.1:0", "HATCH_TLS_CERT=" + certFile, "HATCH_TLS_KEY=" + keyFile, "HATCH_HSTS_MAX_AGE=1h"}}
 	w.start(t)
-	resp, _ := w.get(t, "any.localhost", key)
-	at, err := resp.Location()
-	if err != nil || resp.StatusCode != http.StatusPermanentRedirect || at.Scheme != "https" || at.Hostname() != "any.localhost" || at.Path != "/page" {
-		t.Fatalf("got %d to %v, %v", resp.StatusCode, at, err)
+	status, header, _ := w.get(t, "any.localhost", key)
+	at, err := url.Parse(header.Get("Location"))
+	if err != nil || status != http.StatusPermanentRedirect || at.Scheme != "https" || at.Hostname() != "any.localhost" || at.Path != "/page" {
+		t.Fatalf("got %d to %v, %v", status, at, err)
 	}
 	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots}, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer

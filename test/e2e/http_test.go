@@ -3,10 +3,10 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -25,25 +25,32 @@ const proxyAddr = "127.0.0.1:9090"
 // direct uses no proxy of the environment.
 var direct = &http.Client{Transport: &http.Transport{}}
 
-// visit sends a request to a port of a VM by its name, and returns the answer's body.
-func (w *world) visit(ctx context.Context, host, method, path string, body io.Reader) (*http.Response, []byte, error) {
+// webAnswer is the answer to a request.
+type webAnswer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// visit sends a request to a port of a VM by its name.
+func (w *world) visit(ctx context.Context, host, method, path string, body io.Reader) (webAnswer, error) {
 	key, err := os.ReadFile(w.data("admin.key"))
 	if err != nil {
-		return nil, nil, err
+		return webAnswer{}, err
 	}
 	r, err := http.NewRequestWithContext(ctx, method, "http://"+proxyAddr+path, body)
 	if err != nil {
-		return nil, nil, err
+		return webAnswer{}, err
 	}
 	r.Host = host
 	r.Header.Set("X-API-Key", strings.TrimSpace(string(key)))
 	resp, err := direct.Do(r)
 	if err != nil {
-		return nil, nil, err
+		return webAnswer{}, err
 	}
 	defer resp.Body.Close()
 	got, err := io.ReadAll(resp.Body)
-	return resp, got, err
+	return webAnswer{resp.StatusCode, resp.Header, got}, err
 }
 
 // testHTTP reaches programs in guests by names, awake and asleep, by the network and
@@ -65,13 +72,13 @@ httpd -p 8080 -h /tmp/www`)
 func (w *world) requireHTTP(t *testing.T, v api.VM) {
 	t.Helper()
 	host := "8080-" + strings.ReplaceAll(v.ID, "_", "-") + ".localhost"
-	require := func(host, path string, status int) *http.Response {
+	require := func(host, path string, status int) webAnswer {
 		t.Helper()
-		resp, got, err := w.visit(t.Context(), host, http.MethodGet, path, nil)
-		if err != nil || resp.StatusCode != status {
-			t.Fatalf("%s%s: got %v, %s, %v; want %d", host, path, resp, got, err, status)
+		got, err := w.visit(t.Context(), host, http.MethodGet, path, nil)
+		if err != nil || got.status != status {
+			t.Fatalf("%s%s: got %d, %s, %v; want %d", host, path, got.status, got.body, err, status)
 		}
-		return resp
+		return got
 	}
 	require(host, "/health", http.StatusOK)
 	require(host, "/nothing", http.StatusNotFound)
@@ -80,30 +87,30 @@ func (w *world) requireHTTP(t *testing.T, v api.VM) {
 
 	want, _, _ := strings.Cut(w.inside(t, v, "sha256sum /tmp/www/file"), " ")
 	began := time.Now()
-	_, file, err := w.visit(t.Context(), host, http.MethodGet, "/file", nil)
-	if sum := sha256.Sum256(file); err != nil || hex.EncodeToString(sum[:]) != want {
-		t.Errorf("down: %d bytes with another sum, %v", len(file), err)
+	file, err := w.visit(t.Context(), host, http.MethodGet, "/file", nil)
+	if sum := sha256.Sum256(file.body); err != nil || hex.EncodeToString(sum[:]) != want {
+		t.Errorf("down: %d bytes with another sum, %v", len(file.body), err)
 	}
 	took(t, "8 MiB down", began)
 	began = time.Now()
-	_, got, err := w.visit(t.Context(), host, http.MethodPost, "/cgi-bin/sum", strings.NewReader(string(file)))
-	if err != nil || !strings.HasPrefix(string(got), want) {
-		t.Errorf("up: the guest counts %s, %v", got, err)
+	sum, err := w.visit(t.Context(), host, http.MethodPost, "/cgi-bin/sum", bytes.NewReader(file.body))
+	if err != nil || !strings.HasPrefix(string(sum.body), want) {
+		t.Errorf("up: the guest counts %s, %v", sum.body, err)
 	}
 	took(t, "8 MiB up", began)
 
 	w.sleep(t, v)
 	before := w.wakes(t, v)
 	began = time.Now()
-	if resp := require(host, "/health", http.StatusOK); !strings.HasPrefix(resp.Header.Get("Server-Timing"), "wake;dur=") {
-		t.Errorf("Server-Timing %q", resp.Header.Get("Server-Timing"))
+	if timing := require(host, "/health", http.StatusOK).header.Get("Server-Timing"); !strings.HasPrefix(timing, "wake;dur=") {
+		t.Errorf("Server-Timing %q", timing)
 	}
 	took(t, "a request that wakes", began)
 	w.sleep(t, v)
 	if _, err := each(50, func(ctx context.Context, _ int) (api.VM, error) {
-		resp, got, err := w.visit(ctx, host, http.MethodGet, "/health", nil)
-		if err == nil && (resp.StatusCode != http.StatusOK || string(got) != "well\n") {
-			err = errors.New(resp.Status + ": " + string(got))
+		got, err := w.visit(ctx, host, http.MethodGet, "/health", nil)
+		if err == nil && (got.status != http.StatusOK || string(got.body) != "well\n") {
+			err = fmt.Errorf("%d: %s", got.status, got.body)
 		}
 		return v, err
 	}); err != nil {
