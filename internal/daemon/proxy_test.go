@@ -133,8 +133,8 @@ func TestTLSServesRoutesAndTheAPI(t *testing.T) {
 		return d.DialContext(ctx, "tcp", "127.0.0.1:"+at.Port())
 	}}
 	defer transport.CloseIdleConnections()
-	for url, want := range map[string]int{"https://api.localhost/healthz": http.StatusOK, "https://api.localhost/vms": http.StatusUnauthorized, "https://any.localhost/": http.StatusNotFound} {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	for address, want := range map[string]int{"https://api.localhost/healthz": http.StatusOK, "https://api.localhost/vms": http.StatusUnauthorized, "https://any.localhost/": http.StatusNotFound} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +144,7 @@ func TestTLSServesRoutesAndTheAPI(t *testing.T) {
 		}
 		_ = resp.Body.Close()
 		if isRoute := want == http.StatusNotFound; resp.StatusCode != want || resp.ProtoMajor != 2 || (resp.Header.Get("Strict-Transport-Security") != "") != isRoute {
-			t.Errorf("%s: got %d over %s, %v", url, resp.StatusCode, resp.Proto, resp.Header)
+			t.Errorf("%s: got %d over %s, %v", address, resp.StatusCode, resp.Proto, resp.Header)
 		}
 	}
 	if err := w.end(); err != nil {
