@@ -141,7 +141,7 @@ type Use struct {
 // Activity is one use of a VM.
 type Activity struct {
 	At    Time   `json:"at" doc:"When it was, RFC 3339, UTC."`
-	Cause string `json:"cause" doc:"What it was: exec, files, console, ssh, route, port, wait; of the guest itself keep-awake, command, cpu, network; or start."`
+	Cause string `json:"cause" doc:"What it was: exec, files, console, ssh, route, port, tunnel, wait; of the guest itself keep-awake, command, cpu, network; or start."`
 	Peer  string `json:"peer,omitempty" doc:"Who it was, if that is known: an address, a route, an API key."`
 }
 

@@ -33,6 +33,7 @@ const (
 	SSH     Cause = "ssh"     // a connection through the VM's SSH port
 	Route   Cause = "route"   // a request through a route
 	Port    Cause = "port"    // a connection through a published port
+	Tunnel  Cause = "tunnel"  // a connection that a client of the API has opened to a port
 	Wait    Cause = "wait"    // a wait for something in the guest, and its probes
 )
 

@@ -42,6 +42,12 @@ type GuestActivity struct {
 	Commands       int       // processes that were started through the API and still run
 }
 
+// PortConn is a connection to a port of a guest, whose directions end one by one.
+type PortConn interface {
+	net.Conn
+	CloseWrite() error
+}
+
 // DialAgent opens a connection to a guest's agent.
 type DialAgent func(ctx context.Context) (net.Conn, error)
 

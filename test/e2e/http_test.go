@@ -100,6 +100,8 @@ func (w *world) requireHTTP(t *testing.T, v api.VM) {
 	took(t, "8 MiB up", began)
 
 	w.sleep(t, v)
+	w.requireTunnel(t, v)
+	w.sleep(t, v)
 	before := w.wakes(t, v)
 	began = time.Now()
 	if timing := require(host, "/health", http.StatusOK).header.Get("Server-Timing"); !strings.HasPrefix(timing, "wake;dur=") {
@@ -118,5 +120,31 @@ func (w *world) requireHTTP(t *testing.T, v api.VM) {
 	}
 	if n := w.wakes(t, v) - before; n != 2 {
 		t.Errorf("%d wakes for two sleeps", n)
+	}
+}
+
+// requireTunnel wakes a guest by a tunnel, and sends a request through it that ends with
+// its direction.
+func (w *world) requireTunnel(t *testing.T, v api.VM) {
+	t.Helper()
+	if _, err := w.client.OpenTunnel(t.Context(), v.ID, 8081); !client.HasCode(err, "port_closed") {
+		t.Errorf("a port without a program: %v", err)
+	}
+	tunnel, err := w.client.OpenTunnel(t.Context(), v.ID, 8080)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tunnel.Close() }()
+	if _, err := io.WriteString(tunnel, "GET /health HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tunnel.CloseWrite(); err != nil {
+		t.Error(err)
+	}
+	if got, err := io.ReadAll(tunnel); err != nil || !strings.HasPrefix(string(got), "HTTP/1.0 200") && !strings.HasPrefix(string(got), "HTTP/1.1 200") {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if now := w.get(t, v.ID); now.LastActivity == nil || now.LastActivity.Cause != "tunnel" {
+		t.Errorf("its last activity is %+v", now.LastActivity)
 	}
 }

@@ -53,6 +53,7 @@ type Machines interface {
 	Power
 	Copier
 	Screen
+	Tunnels
 }
 
 type vmGetter interface {
@@ -186,6 +187,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 	for _, noun := range []interface{ routes() []route }{
 		&vmHandlers{d, cfg.VMs, cfg.Idle, &encodedVMs{}, cfg.Routes},
 		&outputHandlers{d, cfg.VMs, cfg.Files},
+		&tunnelHandlers{d, cfg.VMs},
 		&snapshotHandlers{d, cfg.Snapshots, cfg.VMs},
 		&execHandlers{d, cfg.Processes},
 		&fileHandlers{d, cfg.Files},

@@ -54,6 +54,12 @@ func (h *outputHandlers) routes() []route {
 	}
 }
 
+func (h *tunnelHandlers) routes() []route {
+	return []route{
+		{get, "/vms/{id}/tunnel", access.Write, 101, "vm-tunnel", "Tunnel to a port", tunnelText, on(h.open)},
+	}
+}
+
 func (h *snapshotHandlers) routes() []route {
 	return []route{
 		{post, "/vms/{id}/snapshot", access.Write, 201, "create-snapshot", "Take snapshot", createSnapshotText, once(h.create, h.replay)},
