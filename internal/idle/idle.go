@@ -41,6 +41,8 @@ type Uses interface {
 	Last(id string) (last vm.Activity, inUse bool)
 	// Note records an activity of the guest's own.
 	Note(id string, a vm.Activity)
+	// Forget drops what is known about a VM that does not exist any more.
+	Forget(id string)
 }
 
 const (
@@ -64,7 +66,7 @@ type Service struct {
 	rearmed chan struct{} // capacity 1; full when the first timer may be another one
 
 	mu     sync.Mutex
-	timers map[string]*timer // by VM id, of VMs with an active policy or an expiry
+	timers map[string]*timer // by VM id, of VMs that have or had an active policy or an expiry
 	due    timers            // those that wait for a time
 }
 
@@ -73,7 +75,8 @@ func New(vms VMs, uses Uses, log *slog.Logger) *Service {
 	return &Service{vms: vms, uses: uses, log: log, rearmed: make(chan struct{}, 1), timers: map[string]*timer{}}
 }
 
-// Changed is called after every change of a VM, with the VM as it is now. It is quick.
+// Changed is called after every change of a VM, with the VM as it was then. It is quick.
+// A row that is older than another one that was seen is ignored.
 func (s *Service) Changed(v vm.VM) {
 	policy := v.Idle
 	if v.State != vm.Running || !policy.Active() {
@@ -82,30 +85,31 @@ func (s *Service) Changed(v vm.VM) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.timers[v.ID]
-	if !policy.Active() && v.Expiry.At.IsZero() {
-		if t != nil {
-			s.due.remove(t)
-			delete(s.timers, v.ID)
-		}
-		return
-	}
 	if t == nil {
+		if !policy.Active() && v.Expiry.At.IsZero() {
+			return
+		}
 		t = &timer{id: v.ID, index: absent}
 		s.timers[v.ID] = t
 	}
+	if v.Revision < t.revision {
+		return
+	}
+	t.revision = v.Revision
 	if policy != t.policy {
-		if !t.policy.Active() { // it has just been started, woken, adopted or given a policy
+		if policy.Active() && !t.policy.Active() { // it has just been started, woken, adopted or given a policy
 			s.uses.Note(v.ID, vm.Activity{At: time.Now(), Cause: "start"})
 		}
 		t.policy, t.window, t.lookAt, t.failures = policy, vm.Sample{}, time.Now(), backoff.New(firstBackoff, maxBackoff)
-		t.retrying, t.inUse = false, false
-		if !policy.Active() {
+		t.retrying, t.inUse, t.spared = t.retrying && v.State == vm.Running, false, time.Time{}
+		if !policy.Active() && !t.retrying {
 			t.lookAt = time.Time{}
 		}
 	}
-	if !v.Expiry.At.Equal(t.expiry.At) || v.Expiry.Action != t.expiry.Action {
-		t.expiry, t.expireAt = v.Expiry, v.Expiry.At
+	if !sameExpiry(v.Expiry, t.expiry) {
+		t.expireAt = v.Expiry.At
 	}
+	t.expiry = v.Expiry
 	s.armLocked(t)
 }
 
@@ -175,13 +179,20 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-// watchAll begins with the VMs that there are.
+// watchAll begins with the VMs that there are. It insists on them: without their timers
+// they would run for ever.
 func (s *Service) watchAll(ctx context.Context) {
-	for after := ""; ; {
+	waits := backoff.New(time.Second, firstBackoff)
+	for after := ""; ctx.Err() == nil; {
 		page, next, err := s.vms.List(ctx, access.Everyone, vm.Filter{Limit: 1000, After: after})
 		if err != nil {
-			s.log.Error("cannot list the VMs whose idle time begins", logkey.Error, err)
-			return
+			wait := waits.Next()
+			s.log.Error("cannot list the VMs whose idle time begins", logkey.Error, err, logkey.RetryIn, wait)
+			select {
+			case <-ctx.Done():
+			case <-time.After(wait):
+			}
+			continue
 		}
 		for _, v := range page {
 			s.Changed(v)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
@@ -17,29 +16,48 @@ import (
 // handle does what is due for one VM, and arms its timer again. Only it changes the
 // fields of a timer that is handled, but for what Changed and Quiet set.
 func (s *Service) handle(ctx context.Context, t *timer) {
+	v, err := s.vms.Get(ctx, access.Everyone, t.id)
+	if errs.Is(err, errs.NotFound) {
+		s.Gone(t.id)
+		s.uses.Forget(t.id)
+		return
+	}
+	if err == nil {
+		s.Changed(v) // what is due now is decided for the VM as it is now
+	}
 	s.mu.Lock()
 	seen := *t
 	s.mu.Unlock()
-	next := seen
-	v, err := s.vms.Get(ctx, access.Everyone, t.id)
+	next, now := seen, time.Now()
 	switch {
-	case errs.Is(err, errs.NotFound):
-		s.Gone(t.id)
-		return
 	case err != nil:
-		next.lookAt = time.Now().Add(retryInterval)
-	case !seen.expireAt.IsZero() && !seen.expireAt.After(time.Now()):
-		next.expireAt = s.expire(ctx, v, &next)
-	default:
+		next.postpone(now, now.Add(retryInterval))
+	case isDue(seen.expireAt, now):
+		if sameExpiry(v.Expiry, seen.expiry) { // else there is a newer one
+			next.expireAt = s.expire(ctx, v)
+		}
+	case !isDue(seen.lookAt, now):
+	case !seen.policy.Active(): // it was given up
+		s.vms.KeptAwake(ctx, v.ID, "")
+		next.retrying, next.lookAt = false, time.Time{}
+	case v.State == vm.Running && v.Idle == seen.policy: // else the policy is a newer one
 		s.look(ctx, v, &next)
 	}
+	s.done(t, seen, next)
+}
+
+// done stores what handling a timer has led to, but for what has begun anew meanwhile.
+func (s *Service) done(t *timer, seen, next timer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.handled = false
 	if s.timers[t.id] != t {
+		if s.timers[t.id] == nil {
+			s.uses.Forget(t.id) // an activity may have been noted after its end
+		}
 		return
 	}
-	if t.policy == seen.policy && t.lookAt.Equal(seen.lookAt) { // else Changed has begun anew
+	if t.policy == seen.policy && t.lookAt.Equal(seen.lookAt) {
 		t.lookAt, t.window, t.inUse, t.retrying = next.lookAt, next.window, next.inUse, next.retrying
 		if t.inUse { // it may have ended before that was known
 			if _, goesOn := s.uses.Last(t.id); !goesOn {
@@ -47,17 +65,14 @@ func (s *Service) handle(ctx context.Context, t *timer) {
 			}
 		}
 	}
-	if t.expiry == seen.expiry {
+	if sameExpiry(t.expiry, seen.expiry) {
 		t.expireAt = next.expireAt
 	}
 	s.armLocked(t)
 }
 
 // expire does what a VM's expiry says, and returns when to try again, zero for never.
-func (s *Service) expire(ctx context.Context, v vm.VM, t *timer) time.Time {
-	if !v.Expiry.At.Equal(t.expiry.At) {
-		return time.Time{} // Changed sets another time
-	}
+func (s *Service) expire(ctx context.Context, v vm.VM) time.Time {
 	ctx, cancel := context.WithTimeout(ctx, takeDownTimeout)
 	defer cancel()
 	err := s.vms.Expire(ctx, v)
@@ -74,40 +89,39 @@ func (s *Service) expire(ctx context.Context, v vm.VM, t *timer) time.Time {
 // look takes a VM down if it is idle; else it says in t when to look again.
 func (s *Service) look(ctx context.Context, v vm.VM, t *timer) {
 	last, inUse := s.uses.Last(v.ID)
-	now := time.Now()
 	due := last.At.Add(t.policy.Timeout)
-	if t.retrying && due.After(now) { // it is idle no more
-		s.vms.KeptAwake(ctx, v.ID, "")
-	}
+	wait := time.Until(due)
 	if inUse {
-		t.inUse, t.lookAt, t.retrying = true, time.Time{}, false
+		s.active(ctx, t)
+		t.inUse, t.lookAt = true, time.Time{}
 		return
 	}
-	if wait := due.Sub(now); wait > 0 {
+	if wait > 0 {
+		s.active(ctx, t)
+		t.lookAt = due
 		// A window that is short says little: an older one is kept for it.
-		if t.window.At.IsZero() || wait >= t.policy.Timeout/2 {
+		if wait >= t.policy.Timeout/2 || t.tooOld() {
 			if sample, err := s.vms.Sample(ctx, v); err == nil {
 				t.window = sample
 			}
 		}
-		t.lookAt, t.retrying = due, false
 		return
 	}
 	sample, err := s.vms.Sample(ctx, v)
 	if err == nil {
-		if work, ok := s.ownWork(t, sample); ok {
+		if work, ok := t.ownWork(sample); ok {
 			s.uses.Note(v.ID, work)
-			t.window, t.lookAt, t.retrying = sample, work.At.Add(t.policy.Timeout), false
+			s.active(ctx, t)
+			t.window, t.lookAt = sample, work.At.Add(t.policy.Timeout)
 			return
 		}
-		err = s.takeDown(ctx, v, last, vm.RuleIdle, t.policy.Action)
+		err = s.takeDown(ctx, t, last, vm.RuleIdle)
 	}
-	switch {
-	case err == nil, errors.Is(err, errUsed):
-		t.lookAt = now // Changed removes the timer of a VM that was taken down
-		if err == nil {
-			t.lookAt = time.Time{}
-		}
+	switch now := time.Now(); {
+	case err == nil:
+		t.lookAt = time.Time{} // Changed has seen that it was taken down
+	case errors.Is(err, errUsed):
+		t.lookAt = now
 	case busy(err):
 		t.lookAt = now.Add(retryInterval)
 	default:
@@ -115,12 +129,24 @@ func (s *Service) look(ctx context.Context, v vm.VM, t *timer) {
 		s.log.Warn("cannot take an idle vm down", logkey.VM, v.ID, logkey.Error, err, logkey.RetryIn, t.lookAt.Sub(now))
 		s.vms.KeptAwake(ctx, v.ID, fmt.Sprintf("running, though idle: it could not %s: %s", verbs[t.policy.Action], errs.Public(err)))
 	}
+	if sample != (vm.Sample{}) && t.tooOld() {
+		t.window = sample
+	}
+}
+
+// active records that a VM is idle no more.
+func (s *Service) active(ctx context.Context, t *timer) {
+	t.failures.Reset()
+	if t.retrying {
+		t.retrying = false
+		s.vms.KeptAwake(ctx, t.id, "")
+	}
 }
 
 var verbs = map[machine.Action]string{machine.ActionSleep: "fall asleep", machine.ActionStop: "be stopped"}
 
 // ownWork returns what the guest does by itself, if that counts as activity.
-func (s *Service) ownWork(t *timer, now vm.Sample) (vm.Activity, bool) {
+func (t *timer) ownWork(now vm.Sample) (vm.Activity, bool) {
 	work := vm.Activity{At: now.At}
 	if now.Guest.KeepAwakeUntil.After(now.At) {
 		work.Cause = "keep-awake" // to be looked at again, for a program may take it back
@@ -150,19 +176,21 @@ func (s *Service) ownWork(t *timer, now vm.Sample) (vm.Activity, bool) {
 // errUsed says that a VM was used before it could be taken down.
 var errUsed = errors.New("the VM was used meanwhile")
 
-// takeDown takes a VM down that was not used since its last activity. Errors: errUsed.
-func (s *Service) takeDown(ctx context.Context, v vm.VM, last vm.Activity, rule vm.Rule, action machine.Action) error {
+// takeDown takes a VM down that was not used since its last activity. One that has an
+// operation is not waited for: others are due, too. Errors: errUsed.
+func (s *Service) takeDown(ctx context.Context, t *timer, last vm.Activity, rule vm.Rule) error {
 	ctx, cancel := context.WithTimeout(ctx, takeDownTimeout)
 	defer cancel()
-	done, err := s.vms.TakeDown(ctx, v.ID, vm.TakeDown{
-		Action: action, Rule: rule, UnusedSince: last.At, NoWait: rule == vm.RuleMemory,
-		Still: func(now vm.VM) bool { return now.State == vm.Running && now.Idle == v.Idle },
+	policy := t.policy
+	done, err := s.vms.TakeDown(ctx, t.id, vm.TakeDown{
+		Action: policy.Action, Rule: rule, UnusedSince: last.At, NoWait: true,
+		Still: func(now vm.VM) bool { return now.State == vm.Running && now.Idle == policy },
 		Reason: func(last vm.Activity) string {
 			idle := time.Since(last.At).Round(time.Second)
 			if rule == vm.RuleMemory {
-				return fmt.Sprintf("%s because another VM needs memory; it was idle for %s, the last activity was %s", downAs[action], idle, last)
+				return fmt.Sprintf("%s because another VM needs memory; it was idle for %s, the last activity was %s", downAs[policy.Action], idle, last)
 			}
-			return fmt.Sprintf("%s because it was idle for %s (its policy: %s); the last activity was %s", downAs[action], idle, v.Idle.Timeout, last)
+			return fmt.Sprintf("%s because it was idle for %s (its policy: %s); the last activity was %s", downAs[policy.Action], idle, policy.Timeout, last)
 		},
 	})
 	if err == nil && !done {
@@ -176,48 +204,4 @@ var downAs = map[machine.Action]string{machine.ActionSleep: "asleep", machine.Ac
 // busy reports whether err only says that another operation is in progress.
 func busy(err error) bool {
 	return errs.HasCode(err, "vm_busy") || errs.HasCode(err, "still_working") || errs.HasCode(err, "starting_up")
-}
-
-// Limits of Evict.
-const (
-	// evictAfter is how long a VM must have been idle to be put to sleep for another.
-	evictAfter = 10 * time.Second
-	// maxEvictions is how many VMs are asked, at most.
-	maxEvictions = 8
-)
-
-// Evict puts the VM to sleep that has been idle for longest, of those whose policy is
-// sleep and that are not in use, and reports whether there was one. A VM with an operation
-// in progress is none: that may be the caller's own, or need memory, too. Errors: those of ctx.
-func (s *Service) Evict(ctx context.Context) (evicted bool, err error) {
-	type candidate struct {
-		id   string
-		last vm.Activity
-	}
-	var all []candidate
-	s.mu.Lock()
-	for id, t := range s.timers {
-		if last, inUse := s.uses.Last(id); t.policy.Action == machine.ActionSleep && !t.handled && !inUse && time.Since(last.At) >= evictAfter {
-			all = append(all, candidate{id, last})
-		}
-	}
-	s.mu.Unlock()
-	slices.SortFunc(all, func(a, b candidate) int { return a.last.At.Compare(b.last.At) })
-	for _, c := range all[:min(len(all), maxEvictions)] {
-		v, err := s.vms.Get(ctx, access.Everyone, c.id)
-		var sample vm.Sample
-		if err == nil {
-			sample, err = s.vms.Sample(ctx, v)
-		}
-		if err == nil && sample.Guest.Commands == 0 && !sample.Guest.KeepAwakeUntil.After(sample.At) {
-			if err = s.takeDown(ctx, v, c.last, vm.RuleMemory, machine.ActionSleep); err == nil {
-				return true, nil
-			}
-		}
-		if ctx.Err() != nil {
-			return false, ctx.Err()
-		}
-		s.log.Debug("an idle vm was not put to sleep for another", logkey.VM, c.id, logkey.Error, err)
-	}
-	return false, nil
 }

@@ -11,7 +11,9 @@ import (
 
 // timer is when one VM is looked at next.
 type timer struct {
-	id     string
+	id       string
+	revision int64 // of the newest row that was seen
+
 	policy machine.IdlePolicy // zero unless the VM runs and may be taken down
 	lookAt time.Time          // whether it is idle; zero: not before something happens
 	window vm.Sample          // begins the time over which the guest's own work is counted; zero: not read yet
@@ -20,8 +22,9 @@ type timer struct {
 	expireAt time.Time // later than the expiry's after a failure; zero: never
 
 	inUse    bool // a use ends first; see Quiet
-	retrying bool // it could not be taken down
+	retrying bool // it could not be taken down, and its row says so
 	failures *backoff.Backoff
+	spared   time.Time // until then it is not put to sleep for another VM
 
 	handled bool // it is being looked at, and not in the heap
 	index   int  // in the heap
@@ -36,6 +39,24 @@ func (t *timer) at() time.Time {
 	}
 	return t.lookAt
 }
+
+// isDue reports whether a time that may be zero, for never, has come.
+func isDue(at, now time.Time) bool { return !at.IsZero() && !at.After(now) }
+
+// sameExpiry reports whether two expiries end a VM at the same time in the same way.
+func sameExpiry(a, b machine.Expiry) bool { return a.At.Equal(b.At) && a.Action == b.Action }
+
+// postpone moves what is due now.
+func (t *timer) postpone(now, until time.Time) {
+	for _, at := range []*time.Time{&t.lookAt, &t.expireAt} {
+		if isDue(*at, now) {
+			*at = until
+		}
+	}
+}
+
+// tooOld reports whether the window would tell too much of the past when it is looked at.
+func (t *timer) tooOld() bool { return t.lookAt.Sub(t.window.At) > 3*t.policy.Timeout/2 }
 
 // timers is a heap, the first to be due on top.
 type timers []*timer
