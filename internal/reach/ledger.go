@@ -120,7 +120,7 @@ func (r *Reach) end(id string, use *Use, tookPlace bool) bool {
 
 // tidyLocked forgets a ledger that has nothing in it.
 func (r *Reach) tidyLocked(id string) {
-	if l := r.ledgers[id]; len(l.uses) == 0 && l.falling == nil && l.sleeps == 0 && l.last == (vm.Activity{}) {
+	if l := r.ledgers[id]; l != nil && len(l.uses) == 0 && l.falling == nil && l.sleeps == 0 && l.last == (vm.Activity{}) {
 		delete(r.ledgers, id)
 	}
 }
@@ -168,14 +168,12 @@ func (r *Reach) Note(id string, a vm.Activity) {
 	}
 }
 
-// Forget drops what is known about a VM that does not exist any more.
+// Forget drops what is known about a VM that does not exist any more, also of uses that
+// have not been released yet.
 func (r *Reach) Forget(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if l := r.ledgers[id]; l != nil {
-		l.last, l.sleeps = vm.Activity{}, 0
-		r.tidyLocked(id)
-	}
+	delete(r.ledgers, id)
 }
 
 // OnQuiet sets what is called when the last use that kept a VM awake has ended. Call it

@@ -267,3 +267,23 @@ func TestAKeptConnectionIsNoUse(t *testing.T) {
 		t.Errorf("machine %d, then %d, now %d, %v", first, second, current, err)
 	}
 }
+
+// Nothing is kept of a VM that is deleted while it is used, or while it falls asleep.
+func TestADeletedVMIsForgotten(t *testing.T) {
+	w := newWorld(t)
+	w.run(t)
+	quiet := 0
+	w.OnQuiet(func(string) { quiet++ })
+	_, release, err := w.Open(t.Context(), owner, id, reach.Exec, reach.Wake)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, decided := w.FallAsleep(id)
+	w.Forget(id)
+	release()
+	decided()
+	if last, inUse := w.Last(id); last != (vm.Activity{}) || inUse || quiet != 0 {
+		t.Errorf("its last use was %s, in use: %v, quiet: %d", last, inUse, quiet)
+	}
+	w.requireUses(t)
+}
