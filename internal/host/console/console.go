@@ -57,11 +57,15 @@ func (c *Consoles) Open(vmID string, dial func(ctx context.Context) (net.Conn, e
 	if err != nil {
 		return fmt.Errorf("cannot reach the console: %w", err)
 	}
-	file, err := openLog(c.dir(vmID), c.maxBytes)
+	log := c.log.With(logkey.VM, vmID)
+	var once sync.Once // the guest could fill hatchd's log
+	file, err := openLog(c.dir(vmID), c.maxBytes, func(err error) {
+		once.Do(func() { log.Error("cannot keep the times of the console log", logkey.Error, err) })
+	})
 	if err != nil {
 		return errors.Join(err, conn.Close())
 	}
-	h := newHub(conn, file, c.log.With(logkey.VM, vmID))
+	h := newHub(conn, file, log)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hubs[vmID] = h

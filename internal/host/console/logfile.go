@@ -11,17 +11,19 @@ import (
 )
 
 // logFile is a log in two files of bounded size: when the newer is full it
-// becomes the older one. Beside each lie its times.
+// becomes the older one. Beside each lie its times, without which it goes on: the output
+// counts for more.
 type logFile struct {
 	dir      string
 	maxBytes int64 // of each file
 	file     *os.File
 	size     int64
-	times    *times
-	within   bool // its last line is not complete
+	times    *times      // nil: they cannot be opened
+	untimed  func(error) // is told of each error of the times
+	within   bool        // its last line is not complete
 }
 
-func openLog(dir string, maxBytes int64) (*logFile, error) {
+func openLog(dir string, maxBytes int64, untimed func(error)) (*logFile, error) {
 	f, err := os.OpenFile(filepath.Join(dir, logName), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the console log: %w", err)
@@ -30,9 +32,9 @@ func openLog(dir string, maxBytes int64) (*logFile, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot open the console log: %w", err), f.Close())
 	}
-	l := &logFile{dir: dir, maxBytes: maxBytes, file: f, size: st.Size()}
+	l := &logFile{dir: dir, maxBytes: maxBytes, file: f, size: st.Size(), untimed: untimed}
 	if l.times, err = openTimes(f.Name()+timesSuffix, st); err != nil {
-		return nil, errors.Join(err, f.Close())
+		untimed(err)
 	}
 	last := make([]byte, 1)
 	_, err = f.ReadAt(last, st.Size()-1)
@@ -55,20 +57,26 @@ func (l *logFile) write(text []byte, at time.Time) error {
 	}
 	begins := !l.within || bytes.IndexByte(text[:n-1], '\n') >= 0
 	l.within = text[n-1] != '\n'
-	if begins {
-		err = errors.Join(err, l.times.note(from, at))
+	if begins && l.times != nil {
+		if err := l.times.note(from, at); err != nil {
+			l.untimed(err)
+		}
 	}
 	return err
 }
 
 func (l *logFile) rotate() error {
-	for _, suffix := range []string{timesSuffix, ""} {
-		err := os.Rename(filepath.Join(l.dir, logName+suffix), filepath.Join(l.dir, oldName+suffix))
+	log, older := filepath.Join(l.dir, logName), filepath.Join(l.dir, oldName)
+	if err := os.Rename(log+timesSuffix, older+timesSuffix); err != nil {
+		_ = os.Remove(older + timesSuffix) // those of a log that is replaced now, whose inode a later one may get
 		if ignoreMissing(err) != nil {
-			return err
+			l.untimed(err)
 		}
 	}
-	next, err := openLog(l.dir, l.maxBytes)
+	if err := ignoreMissing(os.Rename(log, older)); err != nil {
+		return err
+	}
+	next, err := openLog(l.dir, l.maxBytes, l.untimed)
 	if err != nil {
 		return err
 	}
@@ -78,7 +86,14 @@ func (l *logFile) rotate() error {
 	return err
 }
 
-func (l *logFile) close() error { return errors.Join(l.file.Close(), l.times.file.Close()) }
+func (l *logFile) close() error {
+	if l.times != nil {
+		if err := l.times.file.Close(); err != nil {
+			l.untimed(err)
+		}
+	}
+	return l.file.Close()
+}
 
 // history opens the log as it is now; later output is not part of it.
 func (l *logFile) history() history { return storedLog(l.dir) }

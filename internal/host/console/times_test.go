@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,6 +25,10 @@ func asked(t *testing.T, c *Consoles, q vm.LogQuery) string {
 		t.Fatal(err)
 	}
 	return out.String()
+}
+
+func requireTimes(t *testing.T) func(error) {
+	return func(err error) { t.Errorf("the times have failed: %v", err) }
 }
 
 // In a bubble of synctest it is midnight, 1 January 2000.
@@ -99,7 +104,7 @@ func TestFollowersSinceNowGetNewLinesOnly(t *testing.T) {
 // what it can read in its log is unchanged.
 func TestTimesAreBounded(t *testing.T) {
 	const maxBytes = 64 << 10
-	l, err := openLog(t.TempDir(), maxBytes)
+	l, err := openLog(t.TempDir(), maxBytes, requireTimes(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +125,7 @@ func TestTimesAreBounded(t *testing.T) {
 		t.Errorf("%q, %v", out, err)
 	}
 	// And one that never ends a line has one.
-	l, err = openLog(t.TempDir(), maxBytes)
+	l, err = openLog(t.TempDir(), maxBytes, requireTimes(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +154,7 @@ func TestDamagedTimes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			l, err := openLog(dir, 1<<20)
+			l, err := openLog(dir, 1<<20, requireTimes(t))
 			if err == nil {
 				err = l.write([]byte("first\n"), at)
 			}
@@ -163,7 +168,7 @@ func TestDamagedTimes(t *testing.T) {
 			if got := asked(t, c, vm.LogQuery{Tail: -1, Timestamps: true}); got != "- first\n" {
 				t.Errorf("before the next start: %q", got)
 			}
-			if l, err = openLog(dir, 1<<20); err == nil {
+			if l, err = openLog(dir, 1<<20, requireTimes(t)); err == nil {
 				err = l.write([]byte("second\n"), at)
 			}
 			if err != nil {
@@ -181,7 +186,7 @@ func TestDamagedTimes(t *testing.T) {
 func TestTimesOfLostOutputAreDropped(t *testing.T) {
 	dir := t.TempDir()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	l, err := openLog(dir, 1<<20)
+	l, err := openLog(dir, 1<<20, requireTimes(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +194,7 @@ func TestTimesOfLostOutputAreDropped(t *testing.T) {
 	st, _ := l.file.Stat()
 	_ = l.close()
 	overwrite(t, filepath.Join(dir, logName+timesSuffix), inode(st), 0, 0, uint64(at.UnixMilli()), 2, 1, 9, 1)
-	if l, err = openLog(dir, 1<<20); err != nil {
+	if l, err = openLog(dir, 1<<20, requireTimes(t)); err != nil {
 		t.Fatal(err)
 	}
 	_ = l.write([]byte(strings.Repeat("b\n", 8)), at) // of one time, up to byte 18
@@ -198,6 +203,78 @@ func TestTimesOfLostOutputAreDropped(t *testing.T) {
 	want := "2026-01-02T03:04:05.000Z a\n" + strings.Repeat("2026-01-02T03:04:05.000Z b\n", 8)
 	if got := asked(t, c, vm.LogQuery{Tail: -1, Timestamps: true}); got != want {
 		t.Errorf("got %q", got)
+	}
+}
+
+// The log goes on when its times cannot be opened, renamed or written.
+func TestLogWithoutTimes(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, dir string) (harm func(*logFile)){
+		"they cannot be opened": func(t *testing.T, dir string) func(*logFile) {
+			block(t, filepath.Join(dir, logName+timesSuffix))
+			return func(*logFile) {}
+		},
+		"nor when it has become the older": func(t *testing.T, dir string) func(*logFile) {
+			block(t, filepath.Join(dir, oldName+timesSuffix))
+			block(t, filepath.Join(dir, logName+timesSuffix))
+			return func(*logFile) {}
+		},
+		"they cannot be renamed": func(t *testing.T, dir string) func(*logFile) {
+			block(t, filepath.Join(dir, oldName+timesSuffix))
+			return func(*logFile) {}
+		},
+		"they cannot be written": func(*testing.T, string) func(*logFile) {
+			return func(l *logFile) { _ = l.times.file.Close() }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			harm := damage(t, dir)
+			told := 0
+			l, err := openLog(dir, 16, func(error) { told++ })
+			if err != nil {
+				t.Fatal(err)
+			}
+			harm(l)
+			for _, text := range []string{"one\n", "two\n", "more than is left\n", "last\n"} {
+				if err := l.write([]byte(text), time.Now()); err != nil {
+					t.Errorf("%q: %v", text, err)
+				}
+			}
+			if err := l.close(); err != nil {
+				t.Error(err)
+			}
+			c := New(func(string) string { return dir }, 16, slog.New(slog.DiscardHandler))
+			if got := asked(t, c, vm.LogQuery{Tail: -1}); got != "more than is left\nlast\n" || told == 0 {
+				t.Errorf("%q, told %d times", got, told)
+			}
+		})
+	}
+}
+
+// block puts a directory where a file should be, and something in it.
+func block(t *testing.T, path string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(path, "in"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLackOfTimesIsLoggedOnce(t *testing.T) {
+	dir := t.TempDir()
+	block(t, filepath.Join(dir, oldName+timesSuffix))
+	block(t, filepath.Join(dir, logName+timesSuffix))
+	var logged bytes.Buffer
+	c := New(func(string) string { return dir }, 8, slog.New(slog.NewTextHandler(&logged, nil)))
+	ours, guest := net.Pipe()
+	if err := c.Open("vm_a", func(context.Context) (net.Conn, error) { return ours, nil }); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		say(t, guest, "a line\n")
+	}
+	c.Close("vm_a")
+	if got := strings.Count(logged.String(), "cannot keep the times of the console log"); got != 1 || strings.Count(logged.String(), "\n") != 1 {
+		t.Errorf("logged: %s", logged.String())
 	}
 }
 
