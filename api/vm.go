@@ -75,9 +75,9 @@ type UpdateVM struct {
 	MemMiB      *int               `json:"mem_mib,omitempty" minimum:"64" maximum:"67108864" doc:"Memory size in MiB, of a stopped VM: its next start uses it."`
 
 	Idle         *Idle   `json:"idle,omitempty" doc:"What happens when the VM is not used; null: nothing. Of its fields, absent ones stay."`
-	TTLSeconds   *int64  `json:"ttl_seconds,omitempty" nullable:"true" minimum:"0" maximum:"31536000" doc:"Seconds from now until expire_action; 0 or null: never."`
+	TTLSeconds   *int64  `json:"ttl_seconds,omitempty" nullable:"true" minimum:"0" maximum:"31536000" doc:"Seconds from now until expire_action; 0 or null: never. With the expires_at that the VM has, the old value changes nothing."`
 	ExpiresAt    *Time   `json:"expires_at,omitempty" nullable:"true" doc:"When expire_action happens, instead of ttl_seconds; null: never."`
-	ExpireAction *string `json:"expire_action,omitempty" enum:"stop,sleep,delete" doc:"What happens at expires_at."`
+	ExpireAction *string `json:"expire_action,omitempty" enum:"stop,sleep,delete" doc:"What happens at expires_at, which the VM must have, or get."`
 	Ports        *[]Port `json:"ports,omitempty" nullable:"true" maxItems:"64" doc:"All TCP ports of the guest to publish on the host, instead of those before. One that stays keeps its host port."`
 }
 
@@ -125,7 +125,7 @@ type VM struct {
 	Routes            []Route           `json:"routes,omitempty" nullable:"false" doc:"Routes to the VM, in the responses to POST /vms, and to GET and PATCH of the VM."`
 
 	Idle         *Idle  `json:"idle,omitempty" doc:"What happens when the VM is not used; absent if nothing does."`
-	TTLSeconds   *int64 `json:"ttl_seconds,omitempty" doc:"The time that the VM was given; clones get it anew."`
+	TTLSeconds   *int64 `json:"ttl_seconds,omitempty" doc:"The time from its begin to expires_at, if the VM was given one; clones get it anew."`
 	ExpiresAt    *Time  `json:"expires_at,omitempty" doc:"When expire_action happens, RFC 3339, UTC; absent for never."`
 	ExpireAction string `json:"expire_action,omitempty" enum:"stop,sleep,delete" doc:"What happens at expires_at."`
 	Use

@@ -63,6 +63,9 @@ func sampleVM(id string) vm.VM {
 type fakeVMs struct {
 	mu      sync.Mutex
 	asked   []string
+	idle    machine.IdlePolicy
+	expiry  machine.Expiry
+	updated vm.VM
 	request vm.CreateRequest
 	filter  vm.Filter
 	taken   vm.SnapshotRequest
@@ -92,7 +95,9 @@ func (f *fakeVMs) note(verb string, scope access.Scope, id string) (vm.VM, error
 	if scope != access.Owner(goodAcc) || id != knownVM {
 		return vm.VM{}, errs.New(errs.NotFound, "vm_not_found", "there is no VM %q", id)
 	}
-	return sampleVM(id), nil
+	v := sampleVM(id)
+	v.Idle, v.Expiry = f.idle, f.expiry
+	return v, nil
 }
 
 func (f *fakeVMs) Create(ctx context.Context, owner string, req vm.CreateRequest) (vm.VM, error) {
@@ -193,6 +198,7 @@ func (f *fakeVMs) Update(_ context.Context, scope access.Scope, id string, chang
 	if err == nil {
 		err = change(&v)
 	}
+	f.updated = v
 	return v, err
 }
 

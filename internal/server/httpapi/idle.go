@@ -3,6 +3,7 @@ package httpapi
 import (
 	"cmp"
 	"encoding/json"
+	"reflect"
 	"time"
 
 	"github.com/hatchvm/hatch/api"
@@ -23,11 +24,8 @@ func idlePolicy(in *api.Idle) *machine.IdlePolicy {
 		return nil
 	}
 	out := &machine.IdlePolicy{
-		Action:     machine.Action(in.Action),
+		Timeout: seconds(in.TimeoutSeconds), Action: machine.Action(in.Action),
 		CPUPercent: machine.DefaultIdleCPUPercent, NetworkBytes: machine.DefaultIdleNetworkBytes,
-	}
-	if in.TimeoutSeconds != nil {
-		out.Timeout = time.Duration(*in.TimeoutSeconds) * time.Second
 	}
 	if in.CPUPercent != nil {
 		out.CPUPercent = *in.CPUPercent
@@ -47,14 +45,33 @@ func expiry(ttlSeconds *int64, at *api.Time, action string) *machine.Expiry {
 	if ttlSeconds == nil && at == nil && action == "" {
 		return nil
 	}
-	out := &machine.Expiry{Action: machine.Action(cmp.Or(action, string(machine.ActionStop)))}
-	if ttlSeconds != nil {
-		out.TTL = time.Duration(*ttlSeconds) * time.Second
+	return &machine.Expiry{
+		TTL: seconds(ttlSeconds), At: expiryTime(at), Action: machine.Action(cmp.Or(action, string(machine.ActionStop))),
 	}
-	if at != nil {
-		out.At = at.UTC().Truncate(time.Microsecond)
+}
+
+// seconds decodes a duration, of which nil means none.
+func seconds(n *int64) time.Duration {
+	if n == nil {
+		return 0
 	}
-	return out
+	return time.Duration(*n) * time.Second
+}
+
+// expiryTime decodes the time of an expiry, of which nil means never.
+func expiryTime(at *api.Time) time.Time {
+	if at == nil {
+		return time.Time{}
+	}
+	return at.UTC().Truncate(time.Microsecond)
+}
+
+// shownTTL returns nil if there is none.
+func shownTTL(e machine.Expiry) *int64 {
+	if e.TTL == 0 {
+		return nil
+	}
+	return new(int64(e.TTL / time.Second))
 }
 
 // idleFields are the fields of a VM that idlePatch changes, and those that it ignores: a
@@ -62,42 +79,45 @@ func expiry(ttlSeconds *int64, at *api.Time, action string) *machine.Expiry {
 var idleFields = []string{"idle", "ttl_seconds", "expires_at", "expire_action", "last_activity", "in_use", "sleeps_at"}
 
 // idlePatch changes the idle policy and the expiry of a VM as a merge patch says, of which
-// after is the result. A TTL that is given begins now, also if it is the old one.
-func idlePatch(v *vm.VM, patch []byte, after api.VM, now time.Time) error {
-	var given map[string]json.RawMessage
-	_ = json.Unmarshal(patch, &given) // patched refuses what cannot be read
-	if policy := idlePolicy(after.Idle); policy != nil {
-		v.Idle = *policy
-		v.Idle.Action = cmp.Or(v.Idle.Action, machine.ActionSleep)
-	} else {
+// after is the result and shown what the client has read. What it sends back unchanged
+// changes nothing.
+func idlePatch(v *vm.VM, patch []byte, shown, after api.VM, now time.Time) error {
+	if !reflect.DeepEqual(after.Idle, shown.Idle) {
 		v.Idle = machine.IdlePolicy{}
-	}
-	_, ttlGiven := given["ttl_seconds"]
-	_, atGiven := given["expires_at"]
-	_, actionGiven := given["expire_action"]
-	switch {
-	case ttlGiven && atGiven:
-		return errs.InvalidField("expires_at", "cannot be given together with ttl_seconds")
-	case !ttlGiven && !atGiven && !actionGiven:
-		return nil
-	}
-	next := expiry(after.TTLSeconds, after.ExpiresAt, after.ExpireAction)
-	if next == nil {
-		next = &machine.Expiry{}
-	}
-	switch {
-	case ttlGiven:
-		*next = next.Begun(now)
-	case atGiven:
-		next.TTL = 0
-		if !next.At.IsZero() && !next.At.After(now) {
-			return errs.InvalidField("expires_at", "%s has passed already", next.At.Format(time.RFC3339))
+		if policy := idlePolicy(after.Idle); policy != nil {
+			v.Idle = *policy
 		}
 	}
-	if next.TTL == 0 && next.At.IsZero() {
-		*next = machine.Expiry{}
+	var given map[string]json.RawMessage
+	_ = json.Unmarshal(patch, &given) // patched refuses what cannot be read
+	_, ttlGiven := given["ttl_seconds"]
+	_, atGiven := given["expires_at"]
+	ttl, at := seconds(after.TTLSeconds), expiryTime(after.ExpiresAt)
+	atChanges := !at.Truncate(time.Millisecond).Equal(expiryTime(shown.ExpiresAt).Truncate(time.Millisecond)) // as it is shown
+	ttlChanges := ttlGiven && (ttl != seconds(shown.TTLSeconds) || !atGiven)                                  // given alone, it begins again
+	actionChanges := after.ExpireAction != shown.ExpireAction
+	next := v.Expiry
+	switch {
+	case ttlChanges && atChanges && ttl > 0 && !at.IsZero():
+		return errs.InvalidField("expires_at", "cannot be given together with ttl_seconds")
+	case atChanges && !at.IsZero() && !at.After(now):
+		return errs.InvalidField("expires_at", "%s has passed already", at.Format(time.RFC3339))
+	case atChanges && (!at.IsZero() || !ttlChanges):
+		next.TTL, next.At = 0, at
+	case ttlChanges:
+		next.TTL = ttl
+		next = next.Begun(now)
+	case !actionChanges:
+		return nil
 	}
-	v.Expiry = *next
+	next.Action = machine.Action(cmp.Or(after.ExpireAction, string(machine.ActionStop)))
+	if next.At.IsZero() {
+		next = machine.Expiry{}
+		if actionChanges && after.ExpireAction != "" {
+			return errs.InvalidField("expire_action", "has no time to happen at; give ttl_seconds or expires_at, too")
+		}
+	}
+	v.Expiry = next
 	return nil
 }
 

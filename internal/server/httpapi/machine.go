@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"strings"
-	"time"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/errs"
@@ -61,7 +60,7 @@ func shownOverrides(o machine.Overrides) api.MachineSpec {
 		out.Idle = shownIdle(*o.Idle)
 	}
 	if o.Expiry != nil {
-		out.TTLSeconds, out.ExpireAction = new(int64(o.Expiry.TTL/time.Second)), string(o.Expiry.Action)
+		out.TTLSeconds, out.ExpireAction = shownTTL(*o.Expiry), string(o.Expiry.Action)
 	}
 	return out
 }
@@ -90,11 +89,8 @@ func listedVM(v vm.VM) api.VM {
 	if v.Idle != (machine.IdlePolicy{}) {
 		out.Idle = shownIdle(v.Idle)
 	}
-	if e := v.Expiry; e.TTL > 0 || !e.At.IsZero() {
-		out.TTLSeconds, out.ExpireAction = new(int64(e.TTL/time.Second)), string(e.Action)
-		if !e.At.IsZero() {
-			out.ExpiresAt = utcOrNil(&e.At)
-		}
+	if e := v.Expiry; !e.At.IsZero() { // a TTL that has passed is for clones: sent back, it would begin again
+		out.TTLSeconds, out.ExpiresAt, out.ExpireAction = shownTTL(e), utcOrNil(&e.At), string(e.Action)
 	}
 	if v.Sleep != nil {
 		out.Sleep = &api.Sleep{TakenAt: utc(v.Sleep.At), Durable: v.Sleep.Durable, SizeBytes: v.Sleep.Bytes}

@@ -308,7 +308,7 @@ func (h *vmHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.VM
 		if v.Ports, err = changedPorts(ctx, *v, after.Ports); err != nil {
 			return err
 		}
-		return idlePatch(v, in.RawBody, after, now)
+		return idlePatch(v, in.RawBody, shown, after, now)
 	})
 	if err != nil {
 		return nil, err

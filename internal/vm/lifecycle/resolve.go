@@ -45,9 +45,7 @@ func (s *Service) resolve(ctx context.Context, account string, req vm.CreateRequ
 	} else if !spec.Expiry.At.After(now) {
 		return vm.VM{}, errs.InvalidField("expires_at", "%s has passed already", spec.Expiry.At.UTC().Format(time.RFC3339))
 	}
-	if spec.Idle != (machine.IdlePolicy{}) {
-		spec.Idle.Action = cmp.Or(spec.Idle.Action, s.settings.Idle.Action, machine.ActionSleep)
-	}
+	s.completeIdle(&spec)
 	v := vm.VM{
 		ID: id.New(vm.IDPrefix), OwnerID: account, Name: req.Name, Spec: spec,
 		Intent: vm.IntentRunning, State: vm.Starting, CreatedAt: now, UpdatedAt: now,
@@ -60,6 +58,13 @@ func (s *Service) resolve(ctx context.Context, account string, req vm.CreateRequ
 		v.Routes = append(v.Routes, route.New(account, v.ID, r))
 	}
 	return v, s.check(v, req)
+}
+
+// completeIdle gives an idle policy without an action the server's.
+func (s *Service) completeIdle(spec *machine.Spec) {
+	if spec.Idle != (machine.IdlePolicy{}) {
+		spec.Idle.Action = cmp.Or(spec.Idle.Action, s.settings.Idle.Action, machine.ActionSleep)
+	}
 }
 
 func (s *Service) template(ctx context.Context, scope access.Scope, id string) (template.Template, error) {

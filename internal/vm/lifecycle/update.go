@@ -100,6 +100,7 @@ func (s *Service) revise(ctx context.Context, scope access.Scope, id string, cha
 		if err := change(v); err != nil {
 			return err
 		}
+		s.completeIdle(&v.Spec)
 		if v.Name != before.Name {
 			v.Spec.Hostname = before.Hostname()
 		}

@@ -3,9 +3,11 @@ package lifecycle_test
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -59,6 +61,23 @@ func TestUpdateOfARunningVM(t *testing.T) {
 }
 
 // A VM that this host could not create can still be renamed.
+func TestIdlePolicyWithoutAnActionHasTheServers(t *testing.T) {
+	w := newWorld(t)
+	w.shut(t)
+	w.policy = machine.IdlePolicy{Action: machine.ActionStop}
+	w.serve(t)
+	v := mustCreate(t, w, vm.CreateRequest{})
+	for given, want := range map[machine.Action]machine.Action{"": machine.ActionStop, machine.ActionSleep: machine.ActionSleep} {
+		got, err := w.update(t, v.ID, func(v *vm.VM) { v.Idle = machine.IdlePolicy{Timeout: time.Minute, Action: given} })
+		if err != nil || got.Idle.Action != want {
+			t.Errorf("%q: %+v, %v", given, got.Idle, err)
+		}
+	}
+	if got, err := w.update(t, v.ID, func(v *vm.VM) { v.Idle = machine.IdlePolicy{} }); err != nil || got.Idle != (machine.IdlePolicy{}) {
+		t.Errorf("no policy: %+v, %v", got.Idle, err)
+	}
+}
+
 func TestUpdateChecksWhatChanges(t *testing.T) {
 	w := newWorld(t)
 	v := mustCreate(t, w, vm.CreateRequest{})

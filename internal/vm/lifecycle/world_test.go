@@ -24,6 +24,7 @@ import (
 	"github.com/hatchvm/hatch/internal/host/rootfs"
 	snapshotfiles "github.com/hatchvm/hatch/internal/host/snapshot"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/reach"
 	"github.com/hatchvm/hatch/internal/snapshot"
@@ -61,6 +62,7 @@ type world struct {
 	idle          capacity.Evictor // nil: no VM is put to sleep for another
 	holdPersist   chan struct{}    // memory becomes durable once it is closed; nil: at once
 	hostPower     hostpower.Settings
+	policy        machine.IdlePolicy
 	heartbeat     live.Heartbeat // the zero value: the default one
 	hasRoom       func() bool    // on the host's disk, for guests that stand still; nil: yes
 	bootID        string         // of the host; "": the real one
@@ -180,7 +182,7 @@ func (w *world) open(t *testing.T) {
 			Network: bridged, SSHMin: 16000, SSHMax: 16099, PortMin: 26001, PortMax: 26099, UIDMin: 900000, UIDMax: 900099,
 			TapPrefix: "htap",
 		},
-		HostPower: w.hostPower, Heartbeat: w.heartbeat,
+		HostPower: w.hostPower, Idle: w.policy, Heartbeat: w.heartbeat,
 	})
 }
 
