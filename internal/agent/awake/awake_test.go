@@ -2,12 +2,16 @@ package awake
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -162,6 +166,68 @@ func TestOthersAreServedBesideABadProgram(t *testing.T) {
 	if left, err := Ask(t.Context(), path, "1m"); err != nil || left != time.Minute {
 		t.Errorf("got %v, %v", left, err)
 	}
+}
+
+// flaky is a listener that fails some times, as one does without file descriptors.
+type flaky struct {
+	failures int
+	conns    chan net.Conn
+	close    func() error
+}
+
+func (l *flaky) Accept() (net.Conn, error) {
+	if l.failures > 0 {
+		l.failures--
+		return nil, syscall.EMFILE
+	}
+	if conn, ok := <-l.conns; ok {
+		return conn, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (l *flaky) Close() error   { return l.close() }
+func (l *flaky) Addr() net.Addr { return &net.UnixAddr{} }
+
+func TestProgramsAreServedAfterFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, k := newClocks()
+		began := time.Now()
+		conns := make(chan net.Conn)
+		l := &flaky{maxConnections + 1, conns, sync.OnceValue(func() error { close(conns); return nil })}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- k.Serve(ctx, l) }()
+		ours, theirs := net.Pipe()
+		select {
+		case conns <- theirs:
+		case err := <-ended:
+			t.Fatalf("it has ended: %v", err)
+		}
+		if got := time.Since(began); got != (maxConnections+1)*acceptPause {
+			t.Errorf("served after %v", got)
+		}
+		_, _ = io.WriteString(ours, "keep-awake 90\n")
+		if reply, err := io.ReadAll(ours); err != nil || string(reply) != "ok 90\n" {
+			t.Errorf("%q, %v", reply, err)
+		}
+		cancel()
+		if err := <-ended; !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	})
+}
+
+// A listener that fails for ever is given up when the agent ends.
+func TestFailuresEndWithTheAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, k := newClocks()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := k.Serve(ctx, &flaky{1 << 30, nil, func() error { return nil }}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+	})
 }
 
 func FuzzRequest(f *testing.F) {

@@ -23,9 +23,10 @@ const (
 	maxLine        = 128 // bytes of a request or a reply
 	maxConnections = 16  // that are served at a time; others wait
 	requestTimeout = 5 * time.Second
+	acceptPause    = 100 * time.Millisecond // after an error, as when the guest is out of file descriptors
 )
 
-// Serve serves programs at l until ctx is done, and closes it.
+// Serve serves programs at l until ctx is done or l is closed, and closes it.
 func (k *Keeper) Serve(ctx context.Context, l net.Listener) error {
 	var open sync.WaitGroup
 	defer open.Wait()
@@ -36,8 +37,17 @@ func (k *Keeper) Serve(ctx context.Context, l net.Listener) error {
 	for {
 		slots <- struct{}{} // which a slow program frees after requestTimeout
 		conn, err := l.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return err
+		}
+		if err != nil {
+			<-slots
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(acceptPause):
+			}
+			continue
 		}
 		open.Go(func() {
 			defer func() { <-slots }()
