@@ -160,13 +160,12 @@ func (p *parts) acme(tlsPort int) (*certs.ACME, error) {
 	return a, nil
 }
 
-// serves returns an error for a host name that nothing is served under.
+// serves returns an error for a host name that gets no certificate.
 func (p *parts) serves(ctx context.Context, name string) error {
 	if p.isAPI(name) {
 		return nil
 	}
-	_, err := p.routes.Resolve(ctx, name)
-	return err
+	return p.routes.Certifies(ctx, name)
 }
 
 // apiName is the host name of the API over TLS.

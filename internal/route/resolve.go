@@ -78,6 +78,18 @@ func (s *Service) Resolve(ctx context.Context, host string) (Target, error) {
 	return t, nil
 }
 
+// Certifies returns [ErrUnknown] for a host name that is to have no TLS certificate of
+// its own: that nothing is at, or that no route has. Anyone can name each port of each
+// VM; certificates for all of them would use up what an ACME server gives, and would
+// publish which VMs there are.
+func (s *Service) Certifies(ctx context.Context, host string) error {
+	t, err := s.Resolve(ctx, host)
+	if err == nil && t.RouteID == "" {
+		return ErrUnknown
+	}
+	return err
+}
+
 // kept returns what is known of a name without the database.
 func (s *Service) kept(name string) (t Target, done bool, err error) {
 	version := s.Store.NamesVersion()

@@ -103,6 +103,9 @@ func TestResolve(t *testing.T) {
 	} {
 		for range 2 { // from the store, and from memory
 			got, err := w.Resolve(t.Context(), host)
+			if certified := w.Certifies(t.Context(), host) == nil; certified != strings.HasPrefix(want, route.IDPrefix) {
+				t.Errorf("%q has a certificate: %t", host, certified)
+			}
 			switch {
 			case want == "" && !errors.Is(err, route.ErrUnknown):
 				t.Errorf("%q leads to %+v, %v", host, got, err)

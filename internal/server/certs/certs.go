@@ -31,7 +31,7 @@ import (
 type Config struct {
 	CertFile, KeyFile string // PEM; "" for none
 	ACME              *ACME  // nil: none
-	// Serves returns an error for a name that is not served.
+	// Serves returns an error for a name that is to have no certificate.
 	Serves func(ctx context.Context, name string) error
 	Log    *slog.Logger
 }
