@@ -43,6 +43,7 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, v *visit) {
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), visitKey{}, v))
 	defer cancel(nil)
 	v.cancel = cancel
+	defer v.endWait() // an answer may never come
 	control := http.NewResponseController(w)
 	var sent *incoming
 	if r.ContentLength != 0 {
@@ -67,6 +68,14 @@ func (v *visit) watch(ctx context.Context) context.Context {
 			v.timer = time.AfterFunc(v.target.ResponseTimeout, func() { v.cancel(lateAnswer) })
 		})
 	}})
+}
+
+// endWait ends what watch began, once there is an answer or cannot be one.
+func (v *visit) endWait() {
+	v.deadline.Do(func() {})
+	if v.timer != nil {
+		v.timer.Stop()
+	}
 }
 
 // rewrite makes the request that the guest gets.
@@ -142,10 +151,7 @@ func portOf(host, proto string) string {
 // modify completes the head of the guest's answer.
 func (p *Proxy) modify(resp *http.Response) error {
 	v := visitIn(resp.Request.Context())
-	v.deadline.Do(func() {}) // the answer is here
-	if v.timer != nil {
-		v.timer.Stop()
-	}
+	v.endWait()
 	if v.grant.Cookie != "" {
 		setCookie(resp.Header, v)
 	}

@@ -99,6 +99,25 @@ func TestHostileGuests(t *testing.T) {
 	}
 }
 
+// A guest that ends without an answer leaves no timer behind.
+func TestTheTimeToAnswerEndsWithTheRequest(t *testing.T) {
+	w := newWorld(t, http.NotFoundHandler())
+	w.target.ResponseTimeout = time.Hour
+	w.rawGuest(func(net.Conn, *http.Request) {})
+	var failed *visit
+	w.proxy.reverse.ErrorHandler = func(rw http.ResponseWriter, r *http.Request, err error) {
+		failed = visitIn(r.Context())
+		w.proxy.fail(rw, r, err)
+	}
+	if status, _, _ := w.get("/"); status != http.StatusBadGateway {
+		t.Errorf("got %d", status)
+	}
+	w.await("the use has ended", func() bool { return w.uses == 0 })
+	if failed == nil || failed.timer == nil || failed.timer.Stop() {
+		t.Errorf("the time to answer goes on")
+	}
+}
+
 // An answer that breaks off does not look complete to the client.
 func TestBrokenBodies(t *testing.T) {
 	for name, answer := range map[string]string{
