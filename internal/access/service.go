@@ -270,4 +270,16 @@ func newKey(id, owner, name, secret string) Key {
 
 // newSecret returns a key with more than 256 random bits. The prefix lets
 // scanners for leaked secrets recognize it.
-func newSecret() string { return "hatch_" + id.Random(id.Mixed, 43) }
+func newSecret() string { return secretPrefix + id.Random(id.Mixed, secretRandom) }
+
+const (
+	secretPrefix = "hatch_"
+	secretRandom = 43
+)
+
+// IsSecret reports whether a text has the form of a key that was made here. Preset keys
+// have any.
+func IsSecret(text string) bool {
+	random, ok := strings.CutPrefix(text, secretPrefix)
+	return ok && len(random) == secretRandom && strings.Trim(random, id.Mixed) == ""
+}

@@ -273,6 +273,9 @@ func TestDeletedKeyIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustAuthenticate(t, s, secret)
+	if !IsSecret(secret) || IsSecret(secret[1:]) || IsSecret(secret+"x") || IsSecret(secret[:48]+"-") {
+		t.Error("the form of a key is not recognized")
+	}
 	if err := s.DeleteKey(t.Context(), Owner(AdminID), k.ID); err != nil {
 		t.Fatal(err)
 	}

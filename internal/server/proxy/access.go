@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"encoding/base64"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -9,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
 )
@@ -88,7 +91,7 @@ func (p *Proxy) check(r *http.Request, v *visit, client admission.Client) error 
 		}
 		grant, err := p.cfg.Names.Authorize(r.Context(), v.target, c.Credentials)
 		if err == nil {
-			v.grant, v.used = grant, c.in
+			v.grant, v.used = grant, c
 			return nil
 		}
 		if wrong = err; statusOf(err) != http.StatusUnauthorized && statusOf(err) != http.StatusNotFound {
@@ -141,6 +144,35 @@ func queryWithoutToken(query string) string {
 		return name == route.TokenParam
 	})
 	return strings.Join(fields, "&")
+}
+
+// withoutSecrets removes the headers with the credentials that were accepted, and those
+// with any key of this platform.
+func withoutSecrets(h http.Header, used presented) {
+	if used.in == byHeader {
+		h.Del(string(byHeader))
+	}
+	maps.DeleteFunc(h, func(_ string, values []string) bool {
+		return slices.ContainsFunc(values, func(value string) bool {
+			return slices.ContainsFunc(secretsIn(value), func(secret string) bool {
+				return access.IsSecret(secret) || used.Key != "" && secret == used.Key
+			})
+		})
+	})
+}
+
+// secretsIn returns what may be a key in a header's value: all of it, what follows the
+// scheme, and the user name and the password.
+func secretsIn(value string) []string {
+	value = strings.TrimSpace(value)
+	scheme, rest, _ := strings.Cut(value, " ")
+	found := []string{value, strings.TrimSpace(rest)}
+	if !strings.EqualFold(scheme, "Basic") {
+		return found
+	}
+	text, _ := base64.StdEncoding.DecodeString(found[1]) // what cannot be read has no key
+	user, password, _ := strings.Cut(string(text), ":")
+	return append(found, user, password)
 }
 
 // withoutCookie removes the door's cookie from the headers that a guest gets, and

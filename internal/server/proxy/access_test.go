@@ -2,6 +2,7 @@
 package proxy
 
 import (
+	"encoding/base64"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -37,6 +38,7 @@ func TestTheCredentialThatWasAcceptedStaysOutside(t *testing.T) {
 		"a password":        {route.Credentials{Username: "u", Password: "p"}, []string{"Authorization", "Basic dTpw"}, nil},
 		"a cookie":          {route.Credentials{Cookie: "c"}, []string{"Cookie", "a=1; hatch_access=c; b=2"}, []string{"a=1; b=2"}},
 		"the guest's own":   {route.Credentials{Key: "k"}, []string{"X-API-Key", "k", "Authorization", "Bearer guest", "Cookie", "s=1"}, []string{"Bearer guest", "s=1"}},
+		"a key twice":       {route.Credentials{Key: "k"}, []string{"X-API-Key", "k", "X-Access-Token", "k", "Authorization", "Bearer k", "X-Copy", "k", "X-Own", "1"}, []string{"X-Own: 1"}},
 		"a cookie, and own": {route.Credentials{Cookie: "c"}, []string{"Cookie", "hatch_access=c", "Authorization", "Bearer guest", "X-Access-Token", "own"}, []string{"Bearer guest", "own"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -63,6 +65,23 @@ func TestTheCredentialThatWasAcceptedStaysOutside(t *testing.T) {
 				t.Errorf("a stranger got %d, %v", status, h)
 			}
 		})
+	}
+}
+
+// A key of the platform that is not needed for the route is not for the guest, either.
+func TestNoKeyOfThePlatformReachesAGuest(t *testing.T) {
+	key := "hatch_" + strings.Repeat("aB3", 14) + "x"
+	basic := base64.StdEncoding.EncodeToString([]byte("u:" + key))
+	for _, mode := range []route.Mode{route.Public, route.Key, route.Basic} {
+		w := newWorld(t, say)
+		w.target.Auth.Mode = mode
+		w.allow = accept(route.Credentials{Cookie: "c"}, route.Grant{})
+		for _, h := range [][2]string{{"X-API-Key", key}, {"X-Access-Token", key}, {"Authorization", "bearer  " + key}, {"Authorization", "Basic " + basic}} {
+			status, body, _ := w.get("/", "Cookie", "hatch_access=c", "X-Kept", key[1:], h[0], h[1])
+			if status != http.StatusOK || strings.Contains(body, key) || strings.Contains(body, basic) || !strings.Contains(body, "X-Kept: "+key[1:]) {
+				t.Errorf("%s, %s: got %d, %s", mode, h[0], status, body)
+			}
+		}
 	}
 }
 

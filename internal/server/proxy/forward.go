@@ -84,12 +84,10 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 	pr.Out.URL.RawQuery = pr.In.URL.RawQuery // as the client wrote it
 	pr.Out.Trailer = pr.In.Trailer           // filled in at the body's end
 	h := pr.Out.Header
-	switch v.used {
-	case byToken:
+	if v.used.in == byToken {
 		pr.Out.URL.RawQuery = queryWithoutToken(pr.In.URL.RawQuery)
-	case byKey, byAccess, byHeader:
-		h.Del(string(v.used))
 	}
+	withoutSecrets(h, v.used)
 	withoutCookie(h)
 	p.setForwarded(pr, v)
 }

@@ -137,7 +137,7 @@ type visit struct {
 	proto  string     // http or https, as the client sees it
 	target route.Target
 	grant  route.Grant
-	used   credential // which was accepted, and is not for the guest
+	used   presented // which was accepted, and is not for the guest
 
 	slept time.Duration // how long the request waited for a wake; 0: it did not
 	since time.Time     // of the end of that wake
