@@ -271,6 +271,15 @@ func (w *writer) bound() {
 	}
 }
 
+// boundEnd sets the deadline for what net/http writes after the handler, such as the last
+// chunk: the one of the last write may have passed in a silence before the body's end.
+func (w *writer) boundEnd() {
+	if !w.stream {
+		w.bounded = time.Time{}
+		w.bound()
+	}
+}
+
 func (w *writer) unbound() {
 	if w.stream {
 		w.bounded = time.Time{}

@@ -10,8 +10,10 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 	"google.golang.org/grpc"
@@ -159,6 +161,30 @@ func TestEventsAreNotHeldBack(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// deadlines notes when deadlines are set between writes.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	last string
+}
+
+func (d *deadlines) Write(b []byte) (int, error) {
+	d.last = "write"
+	return d.ResponseRecorder.Write(b)
+}
+
+func (d *deadlines) SetWriteDeadline(time.Time) error { d.last = "deadline"; return nil }
+
+// What ends a body has a deadline of its own: minutes may have passed since the last write.
+func TestTheEndOfABodyHasItsTime(t *testing.T) {
+	w := newWorld(t, say)
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://web.localhost/", nil)
+	to := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+	w.proxy.ServeHTTP(to, r)
+	if to.Code != http.StatusOK || to.Body.Len() == 0 || to.last != "deadline" {
+		t.Errorf("got %d; the last was a %s", to.Code, to.last)
 	}
 }
 

@@ -150,7 +150,9 @@ type visit struct {
 // ServeHTTP serves one request for a guest.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v := p.visitOf(r)
-	w = &writer{ResponseWriter: w, control: http.NewResponseController(w), visit: v, stream: r.ProtoMajor > 1}
+	out := &writer{ResponseWriter: w, control: http.NewResponseController(w), visit: v, stream: r.ProtoMajor > 1}
+	defer out.boundEnd()
+	w = out
 	done, err := p.admit(r, v)
 	if err != nil {
 		p.answer(w, r, v, err)
