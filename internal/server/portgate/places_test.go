@@ -77,6 +77,9 @@ func TestOneClientCannotWaitForAllGuests(t *testing.T) {
 	if all != waitingOf(defaultOpen).PerClient {
 		t.Errorf("one client waits for guests in %d places", all)
 	}
+	if wide := waitingOf(admission.PlaceLimits{Total: 4096, PerClient: 2048}); wide.PerClient > wide.Total/4 {
+		t.Errorf("a client that may have half of the connections waits in %+v", wide)
+	}
 }
 
 func TestAPlaceToWaitIsFreeOnceTheGuestIsReached(t *testing.T) {

@@ -35,9 +35,11 @@ const (
 var defaultOpen = admission.PlaceLimits{Total: 4096, PerClient: 512}
 
 // waitingOf returns the part of open connections for which a guest may be woken or
-// dialled at a time, which costs most and needs no login.
+// dialled at a time, which costs most and needs no login. No client gets more than a
+// quarter of it.
 func waitingOf(open admission.PlaceLimits) admission.PlaceLimits {
-	return admission.PlaceLimits{Total: max(1, open.Total/8), PerClient: max(1, open.PerClient/4)}
+	total := max(1, open.Total/8)
+	return admission.PlaceLimits{Total: total, PerClient: max(1, min(open.PerClient, total)/4)}
 }
 
 // Arrival is a client's connection to a forward.
