@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +12,6 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -93,7 +93,8 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 }
 
 // setForwarded tells the guest who its client is. Clients cannot: what looks like these
-// headers is removed, also in the spelling that programs take for the same.
+// headers is removed, also in the spelling that programs take for the same. Of a trusted
+// proxy, only those are believed that every such proxy is told to set.
 func (p *Proxy) setForwarded(pr *httputil.ProxyRequest, v *visit) {
 	in, h := pr.In, pr.Out.Header
 	for name := range h {
@@ -103,24 +104,17 @@ func (p *Proxy) setForwarded(pr *httputil.ProxyRequest, v *visit) {
 		}
 	}
 	peer := peerOf(in)
-	host, forwardedFor, forwarded := in.Host, peer, element(peer, in.Host, v.proto)
-	port := portOf(in.Host, v.proto)
+	host, forwardedFor := in.Host, peer
 	if addr, err := netip.ParseAddr(peer); err == nil && p.trusts(addr.Unmap().WithZone("")) {
 		forwardedFor = after(in.Header["X-Forwarded-For"], peer)
-		forwarded = after(in.Header["Forwarded"], forwarded)
-		if named := in.Header.Get("X-Forwarded-Host"); named != "" {
-			host, port = named, portOf(named, v.proto)
-		}
-		if named, err := strconv.ParseUint(in.Header.Get("X-Forwarded-Port"), 10, 16); err == nil {
-			port = strconv.FormatUint(named, 10)
-		}
+		host = cmp.Or(in.Header.Get("X-Forwarded-Host"), host)
 	}
 	h.Set("X-Forwarded-For", forwardedFor)
 	h.Set("X-Forwarded-Host", host)
-	h.Set("X-Forwarded-Port", port)
+	h.Set("X-Forwarded-Port", portOf(host, v.proto))
 	h.Set("X-Forwarded-Proto", v.proto)
 	h.Set("X-Real-Ip", v.client.String())
-	h.Set("Forwarded", forwarded)
+	h.Set("Forwarded", element(v.client.String(), host, v.proto))
 }
 
 // after appends a hop to those that trusted proxies have listed.
@@ -128,12 +122,12 @@ func after(hops []string, hop string) string {
 	return strings.Join(append(slices.Clone(hops), hop), ", ")
 }
 
-// element is one hop in the form of RFC 7239.
-func element(peer, host, proto string) string {
-	if strings.Contains(peer, ":") {
-		peer = `"[` + peer + `]"`
+// element names a client in the form of RFC 7239.
+func element(client, host, proto string) string {
+	if strings.Contains(client, ":") {
+		client = `"[` + client + `]"`
 	}
-	return fmt.Sprintf("for=%s;host=%q;proto=%s", peer, host, proto)
+	return fmt.Sprintf("for=%s;host=%q;proto=%s", client, host, proto)
 }
 
 func portOf(host, proto string) string {
