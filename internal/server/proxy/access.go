@@ -28,6 +28,10 @@ const (
 	byHeader credential = "Authorization"
 )
 
+// maxCookies bounds the cookies that are looked at. A neighbour's page can add others to
+// that of the door, for the domain above both.
+const maxCookies = 8
+
 // presented is one of a request's credentials.
 type presented struct {
 	in credential
@@ -46,7 +50,8 @@ func presentedBy(r *http.Request) []presented {
 	if strings.Contains(r.URL.RawQuery, route.TokenParam) {
 		add(byToken, route.Credentials{Token: r.URL.Query().Get(route.TokenParam)})
 	}
-	if c, err := r.Cookie(route.CookieName); err == nil {
+	cookies := r.CookiesNamed(route.CookieName)
+	for _, c := range cookies[:min(len(cookies), maxCookies)] {
 		add(byCookie, route.Credentials{Cookie: c.Value})
 	}
 	add(byKey, route.Credentials{Key: r.Header.Get(string(byKey))})
@@ -80,15 +85,27 @@ func (p *Proxy) authorize(r *http.Request, v *visit) error {
 	return err
 }
 
+// guesses reports whether a credential could be found by trying, and opens routes with a
+// mode. A signature cannot be guessed, and an old one is no attack.
+func (c presented) guesses(mode route.Mode) bool {
+	if mode == route.Basic {
+		return c.Password != ""
+	}
+	return c.Key != ""
+}
+
 // check accepts one of the request's credentials. A client of the network that has used
-// up its tries of wrong ones gets no further check.
+// up its tries of wrong ones gets no further check. A request is one try, and none if one
+// of its credentials is accepted: the others may be the guest's own.
 func (p *Proxy) check(r *http.Request, v *visit, client admission.Client) error {
 	var wrong error = unauthorized
+	guessed := false
 	for _, c := range presentedBy(r) {
-		guess := c.Key != "" || c.Password != "" // a signature cannot be guessed, and an old one is no attack
+		guess := c.guesses(v.target.Auth.Mode)
 		if wait := p.tries.Wait(client); guess && wait > 0 && client != admission.Local {
 			return tooManyTries(wait)
 		}
+		guessed = guessed || guess
 		grant, err := p.cfg.Names.Authorize(r.Context(), v.target, c.Credentials)
 		if err == nil {
 			v.grant, v.used = grant, c
@@ -97,9 +114,9 @@ func (p *Proxy) check(r *http.Request, v *visit, client admission.Client) error 
 		if wrong = err; statusOf(err) != http.StatusUnauthorized && statusOf(err) != http.StatusNotFound {
 			return err
 		}
-		if guess {
-			p.tries.Failed(client)
-		}
+	}
+	if guessed {
+		p.tries.Failed(client)
 	}
 	return wrong
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/route"
+	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
 var refused = errs.New(errs.Unauthenticated, "unauthorized", "no")
@@ -156,6 +157,51 @@ func TestTriesAreBounded(t *testing.T) {
 	}
 	if status, _, _ := w.get("/", "X-API-Key", "wrong", "X-Forwarded-For", "192.0.2.2"); status != http.StatusUnauthorized {
 		t.Errorf("another client: got %d", status)
+	}
+}
+
+// Tries are wrong credentials of a kind that the route accepts, once for a request, and
+// also of a name that leads nowhere: it looks like one that leads to a VM.
+func TestWhatIsATry(t *testing.T) {
+	for name, c := range map[string]struct {
+		mode   route.Mode
+		host   string
+		header []string
+		tries  bool
+	}{
+		"a wrong key":                 {route.Key, "web.localhost", []string{"X-API-Key", "wrong"}, true},
+		"of an unknown name":          {route.Key, "3000-none.localhost", []string{"X-API-Key", "wrong"}, true},
+		"none, of an unknown name":    {route.Key, "3000-none.localhost", nil, false},
+		"beside an accepted one":      {route.Key, "web.localhost", []string{"X-API-Key", "own", "X-Access-Token", "k"}, false},
+		"a password where keys count": {route.Key, "web.localhost", []string{"Authorization", "Basic dTpw"}, false},
+		"a wrong password":            {route.Basic, "web.localhost", []string{"Authorization", "Basic dTpw"}, true},
+		"a key where passwords count": {route.Basic, "web.localhost", []string{"X-API-Key", "own"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, say, func(c *Config) { c.Trusted = loopback })
+			w.target.Auth.Mode = c.mode
+			w.allow = accept(route.Credentials{Key: "k"}, route.Grant{})
+			for range 100 {
+				r := w.request(http.MethodGet, "/", nil, append(c.header, "X-Forwarded-For", "192.0.2.1")...)
+				r.Host = c.host
+				w.do(r)
+			}
+			if wait := w.proxy.tries.Wait(admission.ClientAt(netip.MustParseAddr("192.0.2.1"))); wait > 0 != c.tries {
+				t.Errorf("the next try is in %s", wait)
+			}
+		})
+	}
+}
+
+func TestTheDoorsCookieIsFoundAmongOthers(t *testing.T) {
+	w := newWorld(t, say)
+	w.target.Auth.Mode = route.Key
+	w.allow = accept(route.Credentials{Cookie: "c"}, route.Grant{})
+	if status, body, _ := w.get("/", "Cookie", "hatch_access=tossed; a=1; hatch_access=c"); status != http.StatusOK || strings.Contains(body, "hatch_access") {
+		t.Errorf("got %d, %s", status, body)
+	}
+	if status, _, _ := w.get("/", "Cookie", strings.Repeat("hatch_access=tossed; ", 1000)+"hatch_access=c"); status != http.StatusUnauthorized {
+		t.Errorf("with a thousand others: got %d", status)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -188,6 +189,9 @@ func (p *Proxy) admit(r *http.Request, v *visit) (done func(), err error) {
 		}
 	}()
 	if v.target, err = p.cfg.Names.Resolve(r.Context(), r.Host); err != nil {
+		if statusOf(err) == http.StatusNotFound && slices.ContainsFunc(presentedBy(r), func(c presented) bool { return c.guesses(route.Key) }) {
+			p.tries.Failed(admission.ClientAt(v.client)) // as if there were a VM of this name
+		}
 		return nil, err
 	}
 	if err := p.authorize(r, v); err != nil {
