@@ -147,6 +147,9 @@ func (p *Proxy) modify(resp *http.Response) error {
 	if v.grant.Cookie != "" {
 		setCookie(resp.Header, v)
 	}
+	if socket, ok := resp.Body.(io.ReadWriteCloser); ok && strings.EqualFold(resp.Header.Get("Upgrade"), "websocket") {
+		resp.Body = struct{ io.ReadWriteCloser }{socket} // without CloseWrite: a WebSocket ends both ways at once
+	}
 	p.mark(resp.Header, v)
 	return nil
 }

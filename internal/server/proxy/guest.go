@@ -170,6 +170,14 @@ func (c *guestConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
+// CloseWrite passes the end of what a client sends on; it does not wake the guest.
+func (c *guestConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Close()
+}
+
 // wake is a wake in progress.
 type wake struct {
 	cancel  context.CancelFunc

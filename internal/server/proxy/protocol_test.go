@@ -136,6 +136,39 @@ func TestWebSocket(t *testing.T) {
 	w.await("the use has ended", func() bool { return w.uses == 0 })
 }
 
+// A client of another protocol may end its half first, and gets the rest of the answer. A
+// WebSocket that breaks off is no use of the VM any more.
+func TestTheEndOfAnUpgradedConnection(t *testing.T) {
+	for protocol, half := range map[string]bool{"tcp": true, "websocket": false} {
+		t.Run(protocol, func(t *testing.T) {
+			release := make(chan struct{})
+			w := newWorld(t, http.NotFoundHandler())
+			w.rawGuest(func(conn net.Conn, _ *http.Request) {
+				fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", protocol)
+				got, _ := io.ReadAll(conn)
+				<-release
+				fmt.Fprintf(conn, "got %s", got)
+			})
+			conn := w.raw("GET / HTTP/1.1\r\nHost: web.localhost\r\nConnection: Upgrade\r\nUpgrade: " + protocol + "\r\n\r\n")
+			in := bufio.NewReader(conn)
+			if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+				t.Fatalf("got %v, %v", resp, err)
+			}
+			_, _ = io.WriteString(conn, "all")
+			_ = conn.(*net.TCPConn).CloseWrite()
+			if !half {
+				w.await("the use has ended", func() bool { return w.uses == 0 })
+				close(release)
+				return
+			}
+			close(release)
+			if got := text(t, in); got != "got all" {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}
+
 // Events pass one by one, also those of an answer that says its length.
 func TestEventsAreNotHeldBack(t *testing.T) {
 	for name, head := range map[string]http.Header{
