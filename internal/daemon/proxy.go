@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/logkey"
@@ -52,6 +53,9 @@ type doors struct {
 	proxy   *proxy.Proxy
 	servers []*http.Server
 	serving sync.WaitGroup
+
+	requests context.Context // of all of them, also of upgraded connections, which servers forget
+	endAll   context.CancelFunc
 }
 
 // routeRefusal answers a connection to routes for which there is no place.
@@ -68,11 +72,12 @@ func (p *parts) openDoors(ctx context.Context) error {
 		Names: p.routes, Guests: routeGuests{p.vms.Reach()}, WakeTimeout: p.cfg.WakeTimeout, Trusted: p.cfg.ProxyTrusted,
 		Open: admission.PlaceLimits{Total: p.cfg.ProxyMaxConns, PerClient: p.cfg.ProxyMaxClientConns}, HSTS: p.cfg.HSTSMaxAge, Log: p.log, Lines: p.lines,
 	})}
+	p.doors.requests, p.doors.endAll = context.WithCancel(context.WithoutCancel(ctx))
 	var plain http.Handler = p.doors.proxy
 	if p.cfg.TLSAddr != "" {
 		challenges, err := p.openTLS(ctx)
 		if err != nil {
-			return errors.Join(err, p.doors.close(ctx))
+			return errors.Join(err, p.doors.close(ctx, 0))
 		}
 		plain = challenges
 	}
@@ -80,7 +85,7 @@ func (p *parts) openDoors(ctx context.Context) error {
 		return nil
 	}
 	if err := p.openPlain(plain); err != nil {
-		return errors.Join(err, p.doors.close(ctx))
+		return errors.Join(err, p.doors.close(ctx, 0))
 	}
 	return nil
 }
@@ -125,7 +130,7 @@ func (p *parts) openTLS(ctx context.Context) (plain http.Handler, err error) {
 	p.onClose(func() error { certificates.Close(); return nil })
 	server := proxy.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p.isAPI(r.Host) {
-			p.handler.ServeHTTP(w, r)
+			p.serveAPI(w, r)
 			return
 		}
 		p.doors.proxy.ServeHTTP(w, r)
@@ -134,6 +139,14 @@ func (p *parts) openTLS(ctx context.Context) (plain http.Handler, err error) {
 	p.serveRoutes(server, func() error { return server.ServeTLS(l, "", "") })
 	p.log.Info("routes are served over TLS", "tls_addr", l.Addr().String(), "api", p.apiName())
 	return certificates.Challenges(proxy.RedirectToTLS(port)), nil
+}
+
+// serveAPI serves a request for the API, whose streams end before others.
+func (p *parts) serveAPI(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(p.streams, cancel)()
+	p.handler.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // acme returns how certificates are obtained.
@@ -206,7 +219,7 @@ func (p *parts) listenRoutes(setting, addr string) (net.Listener, error) {
 
 // serveRoutes serves until the server is shut down.
 func (p *parts) serveRoutes(s *http.Server, serve func() error) {
-	s.BaseContext = func(net.Listener) context.Context { return p.streams }
+	s.BaseContext = func(net.Listener) context.Context { return p.doors.requests }
 	p.doors.servers = append(p.doors.servers, s)
 	p.doors.serving.Go(func() {
 		if err := ignoreClosed(serve()); err != nil {
@@ -215,15 +228,31 @@ func (p *parts) serveRoutes(s *http.Server, serve func() error) {
 	})
 }
 
-// close ends requests in progress once ctx is done.
-func (d *doors) close(ctx context.Context) error {
-	var failures []error
-	for _, s := range d.servers {
-		if err := s.Shutdown(ctx); err != nil {
-			failures = append(failures, fmt.Errorf("requests through routes still running: %w", err), s.Close())
+// close gives requests in progress some time to end, and then ends them by their contexts,
+// and upgraded connections, too. An error means that some have not ended once ctx is done.
+func (d *doors) close(ctx context.Context, grace time.Duration) error {
+	graceful, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	_ = d.shutdown(graceful) // asked again
+	d.endAll()
+	err := d.shutdown(ctx)
+	if err != nil {
+		for _, s := range d.servers {
+			err = errors.Join(err, s.Close())
 		}
+		err = fmt.Errorf("requests through routes still running: %w", err)
 	}
 	d.proxy.Close()
 	d.serving.Wait()
-	return errors.Join(failures...)
+	return err
+}
+
+func (d *doors) shutdown(ctx context.Context) error {
+	ended := make([]error, len(d.servers))
+	var all sync.WaitGroup
+	for i, s := range d.servers {
+		all.Go(func() { ended[i] = s.Shutdown(ctx) })
+	}
+	all.Wait()
+	return errors.Join(ended...)
 }

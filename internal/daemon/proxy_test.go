@@ -116,6 +116,60 @@ func TestTheProxyLeadsIntoGuests(t *testing.T) {
 	}
 }
 
+// A request that is in progress when the daemon ends is served.
+func TestRequestsThroughRoutesEndBeforeTheDaemon(t *testing.T) {
+	arrived, cut, release := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	guest := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		arrived <- struct{}{}
+		select {
+		case <-r.Context().Done():
+			close(cut)
+		case <-release:
+			_, _ = io.WriteString(rw, "served")
+		}
+	}))
+	defer guest.Close()
+	w := &world{dir: t.TempDir(), onHost: func(h *daemon.Host) {
+		h.Guests.(*fake.Guests).DialPort = func(ctx context.Context, _ int) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", guest.Listener.Addr().String())
+		}
+	}}
+	w.start(t)
+	no := false
+	if _, err := w.CreateVM(t.Context(), api.CreateVM{Name: "web", MachineSpec: api.MachineSpec{EnableNetwork: &no}}, client.CreateOptions{Wait: "running"}); err != nil {
+		t.Fatal(err)
+	}
+	addr, err := os.ReadFile(filepath.Join(w.dir, "proxy.addr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, ended := make(chan string, 1), make(chan error, 1)
+	go func() { defer close(answer); _, _, body := w.get(t, "3000-web.localhost", key); answer <- body }()
+	<-arrived
+	go func() { ended <- w.end() }()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for closed := false; !closed; { // once it is, the daemon ends
+		conn, err := net.Dial("tcp", strings.TrimSpace(string(addr)))
+		if closed = err != nil; !closed {
+			_ = conn.Close()
+			<-tick.C
+		}
+	}
+	select {
+	case <-cut:
+		t.Fatal("the request was cut")
+	case release <- struct{}{}:
+	}
+	if body := <-answer; body != "served" {
+		t.Errorf("got %q", body)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 // With a certificate, routes and the API are served over TLS, and the port without it
 // leads there.
 func TestTLSServesRoutesAndTheAPI(t *testing.T) {

@@ -59,7 +59,7 @@ func (p *parts) drain(ctx context.Context, server *http.Server, background <-cha
 	defer cancel()
 	var routed error
 	var routes sync.WaitGroup
-	routes.Go(func() { routed = p.doors.close(ending) })
+	routes.Go(func() { routed = p.doors.close(ending, timeout/2) })
 	err := ignoreClosed(server.Shutdown(ending))
 	if err != nil {
 		err = errors.Join(fmt.Errorf("requests still running: %w", err), server.Close())
