@@ -255,6 +255,13 @@ func (f *fakeVMs) Console(_ context.Context, scope access.Scope, id string, read
 	return f.console(readOnly)
 }
 
+func (f *fakeVMs) Tunnel(_ context.Context, scope access.Scope, id string, port int) (vm.PortConn, error) {
+	if _, err := f.note("tunnel", scope, id); err != nil {
+		return nil, err
+	}
+	return nil, errs.New(errs.Unavailable, "port_closed", "port %d accepts no connections", port)
+}
+
 func (f *fakeVMs) askedFor(verb string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
