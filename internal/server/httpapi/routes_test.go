@@ -44,7 +44,8 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/vms/" + knownVM + "/wait?for=ready", "", 200},
 		{"GET", "/vms/" + knownVM + "/metrics", "", 200},
 		{"GET", "/vms/" + knownVM + "/logs", "", 200},
-		{"GET", "/vms/" + knownVM + "/console", "", 400}, // TestConsole opens it
+		{"GET", "/vms/" + knownVM + "/console", "", 400},        // TestConsole opens it
+		{"GET", "/vms/" + knownVM + "/tunnel?port=80", "", 400}, // no WebSocket
 		{"GET", "/vms/" + knownVM + "/events", "", 200},
 		{"POST", "/vms/" + knownVM + "/exec", `{"command":"cat","stdin_open":true,"background":true,"tty":{"rows":24,"cols":80}}`, 201},
 		{"POST", "/vms/" + knownVM + "/exec", `{"command":["echo","a"]}`, 200},
@@ -149,6 +150,8 @@ func TestUnknownIDs(t *testing.T) {
 			body = "{}"
 		case strings.HasSuffix(path, "/wait"):
 			target += "?for=running"
+		case strings.HasSuffix(path, "/tunnel"):
+			target += "?port=80"
 		case path == "/vms/{id}/exec" && method == "POST":
 			body = `{"command":"true"}`
 		case path == "/vms/{id}/routes" && method == "POST":
@@ -224,7 +227,7 @@ func TestAuthentication(t *testing.T) {
 // TestRights calls every route with a key that may only read.
 func TestRights(t *testing.T) {
 	s := newServer(t)
-	writingGets := []string{"GET /vms/{id}/console", "GET /vms/{id}/exec", "GET /vms/{id}/execs/{exec_id}/attach"} // they pass input on
+	writingGets := []string{"GET /vms/{id}/console", "GET /vms/{id}/tunnel", "GET /vms/{id}/exec", "GET /vms/{id}/execs/{exec_id}/attach"} // they pass input on
 	for _, pattern := range append(documented(s), "GET /docs", "GET /openapi.json", "GET /openapi.yaml") {
 		method, path, _ := strings.Cut(pattern, " ")
 		r := s.request(t, method, strings.NewReplacer("{id}", knownVM, "{exec_id}", "exec_1").Replace(path), "")
