@@ -37,7 +37,7 @@ func (s *sleepers) Evict(ctx context.Context) (bool, error) {
 	id := s.order[0]
 	s.order = s.order[1:]
 	done, err := s.w.TakeDown(ctx, id, vm.TakeDown{
-		Action: machine.ActionSleep, Rule: vm.RuleMemory,
+		Action: machine.ActionSleep, Rule: vm.RuleMemory, NoWait: true,
 		Still:  func(v vm.VM) bool { return v.State == vm.Running },
 		Reason: func(vm.Activity) string { return "asleep because another VM needs memory" },
 	})
@@ -228,6 +228,31 @@ func TestMemoryOnItsWayToDiskIsWaitedFor(t *testing.T) {
 	mustCreate(t, w, quarter)
 	if got := s.asleep(); got != nil {
 		t.Errorf("%v slept as well", got)
+	}
+}
+
+// The memory of a VM is freed under its lock: a request that holds it waits for others only.
+func TestAForkDoesNotWaitForTheMemoryOfItsVM(t *testing.T) {
+	w, s := newIdleWorld(t, 2)
+	w.shut(t)
+	w.holdPersist = make(chan struct{})
+	w.serve(t)
+	w.memMiB += 16 // for the clone, and not for a VM more
+	slept := s.order[1]
+	if _, err := w.Sleep(t.Context(), access.Owner(owner), slept); err != nil {
+		t.Fatal(err)
+	}
+	s.order = s.order[:1]
+	want, copied := s.order[0], sync.OnceFunc(func() { close(w.holdPersist) })
+	w.diskMiB = func() (int64, error) {
+		copied() // its memory is on disk, and now waits for the lock
+		return 1 << 20, nil
+	}
+	if _, err := w.Fork(t.Context(), owner, slept, vm.CloneRequest{Count: 1}); err != nil {
+		t.Error(err)
+	}
+	if got := s.asleep(); !slices.Equal(got, []string{want}) {
+		t.Errorf("%v slept, want %s", got, want)
 	}
 }
 

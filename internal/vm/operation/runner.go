@@ -136,8 +136,18 @@ func (r *Runner) Run(ctx context.Context, op Op) (vm.VM, error) {
 	return await(ctx, done)
 }
 
+type heldKey struct{}
+
+// Held returns the id of the VM whose lock the operation of ctx holds, "" without one. What
+// needs that lock does not end before the operation does.
+func Held(ctx context.Context) string {
+	id, _ := ctx.Value(heldKey{}).(string)
+	return id
+}
+
 // RunLocked does steps 4 and 5 of Run for a caller that holds the VM's lock.
 func (r *Runner) RunLocked(ctx context.Context, op Op) (vm.VM, error) {
+	ctx = context.WithValue(ctx, heldKey{}, op.VMID)
 	v, err := r.store.VM(ctx, op.Scope, op.VMID)
 	if err == nil && v.Restoring() {
 		v, err = r.finishRestore(ctx, v)

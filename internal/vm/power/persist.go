@@ -10,6 +10,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vm/operation"
 )
 
 // persister keeps track of the background work that makes the memory of
@@ -69,12 +70,14 @@ func (p *persister) announceLocked() {
 
 // await waits until the memory of one more sleeping VM is on disk, or an attempt has
 // failed, and reports whether any was on its way there. Memory that an attempt has failed
-// for is not. The error is ctx's.
+// for is not, nor that of the VM whose lock the caller holds: it is freed under that lock.
+// The error is ctx's.
 func (p *persister) await(ctx context.Context) (waited bool, err error) {
 	p.mu.Lock()
 	tried := p.tried
-	for _, work := range p.by {
-		waited = waited || !work.failed
+	own := operation.Held(ctx)
+	for id, work := range p.by {
+		waited = waited || id != own && !work.failed
 	}
 	p.mu.Unlock()
 	if !waited {
