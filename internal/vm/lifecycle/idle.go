@@ -19,8 +19,8 @@ import (
 // it has done so. It does nothing to a VM that is in use, or was after d.UnusedSince, or of
 // which d.Still is not true any more: that is decided under its lock, and in one step with
 // those who arrive. They wait until it is done, and wake a VM that sleeps then.
-// Errors: those of power.Service.Sleep and Stop; errs.TimedOut with code vm_busy, for
-// RuleMemory at once: the request that needs memory holds the lock of its VM.
+// Errors: those of power.Service.Sleep and Stop; errs.TimedOut with code vm_busy, with
+// d.NoWait at once: a request that needs memory holds the lock of its VM.
 func (s *Service) TakeDown(ctx context.Context, id string, d vm.TakeDown) (done bool, err error) {
 	if d.NoWait && s.runner.Locked(id) {
 		return false, errs.New(errs.TimedOut, "vm_busy", "an operation on VM %s is in progress", id)
@@ -28,7 +28,7 @@ func (s *Service) TakeDown(ctx context.Context, id string, d vm.TakeDown) (done 
 	var why vm.Down
 	var decided func()
 	var did atomic.Bool // the operation may outlive this call
-	op := operation.Op{Scope: access.Everyone, VMID: id, Name: string(d.Action), NoWait: d.Rule == vm.RuleMemory}
+	op := operation.Op{Scope: access.Everyone, VMID: id, Name: string(d.Action), NoWait: d.NoWait}
 	op.Skip = func(v vm.VM) (skip bool, err error) {
 		if !d.Still(v) {
 			return true, nil
@@ -103,49 +103,69 @@ func (s *Service) Sample(ctx context.Context, v vm.VM) (vm.Sample, error) {
 	return sample, nil
 }
 
-// Expire does what a VM's expiry says, whether the VM is used or not, and takes the expiry
-// away; it does nothing once the expiry is another one. Errors: those of the operation.
+// Expire does what a VM's expiry says, whether the VM is used or not, takes the expiry
+// away and tells of it. It does nothing once the expiry is another one. A VM that is down
+// already stays as it is, but for one that sleeps and is to be stopped.
+// Errors: those of the operation; errs.TimedOut with code vm_busy if the VM could not be
+// taken down in the state that it is in.
 func (s *Service) Expire(ctx context.Context, v vm.VM) error {
 	ctx = byRule(ctx, vm.RuleExpiry)
 	still := func(now vm.VM) bool { return now.Expiry == v.Expiry }
-	var err error
 	if v.Expiry.Action == machine.ActionDelete {
-		_, err = s.runner.Run(ctx, operation.Op{
-			Scope: access.Everyone, VMID: v.ID, Name: "delete", Do: s.power.Delete,
+		_, err := s.runner.Run(ctx, operation.Op{
+			Scope: access.Everyone, VMID: v.ID, Name: "delete",
 			Skip: func(now vm.VM) (bool, error) { return !still(now), nil },
-		})
-	} else {
-		_, err = s.TakeDown(ctx, v.ID, vm.TakeDown{
-			Action: v.Expiry.Action, Rule: vm.RuleExpiry,
-			Still: func(now vm.VM) bool {
-				stops := v.Expiry.Action == machine.ActionStop && (now.State == vm.Paused || now.State == vm.Snapshotted)
-				return still(now) && (now.State == vm.Running || stops)
-			},
-			Reason: func(vm.Activity) string {
-				return "its time has passed: it expired at " + v.Expiry.At.UTC().Format(time.RFC3339)
+			Do: func(ctx context.Context, now vm.VM) (vm.VM, error) {
+				after, err := s.power.Delete(ctx, now)
+				if err == nil {
+					s.runner.Append(ctx, v, vm.ExpiredEvent(v))
+				}
+				return after, err
 			},
 		})
-		if err == nil {
-			err = s.dropExpiry(ctx, v, still)
+		return err
+	}
+	done, err := s.TakeDown(ctx, v.ID, vm.TakeDown{
+		Action: v.Expiry.Action, Rule: vm.RuleExpiry,
+		Still: func(now vm.VM) bool { return still(now) && !isDown(now, v.Expiry.Action) },
+		Reason: func(vm.Activity) string {
+			return "its time has passed: it expired at " + v.Expiry.At.UTC().Format(time.RFC3339)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return s.dropExpiry(ctx, v, func(now vm.VM) (drop bool, err error) {
+		if still(now) && !done && !isDown(now, v.Expiry.Action) {
+			return false, errs.New(errs.TimedOut, "vm_busy", "VM %s has begun to run meanwhile", v.ID)
 		}
-	}
-	if err == nil {
-		s.runner.Append(ctx, v, vm.ExpiredEvent(v))
-	}
-	return err
+		return still(now), nil
+	})
 }
 
-func (s *Service) dropExpiry(ctx context.Context, v vm.VM, still func(vm.VM) bool) error {
-	after, err := s.deps.Store.ReviseVM(ctx, access.Everyone, v.ID, s.settings.Pools, func(now *vm.VM) error {
-		if still(*now) {
+// isDown reports whether a VM is as an expiry wants it, or can be brought down no further.
+func isDown(v vm.VM, by machine.Action) bool {
+	asleep := v.State == vm.Snapshotted && by == machine.ActionSleep
+	return asleep || v.State == vm.Stopped || v.State == vm.Failed
+}
+
+// dropExpiry takes the expiry of a VM away that has had its effect, and tells of it.
+func (s *Service) dropExpiry(ctx context.Context, v vm.VM, due func(now vm.VM) (bool, error)) error {
+	dropped := false
+	after, err := s.deps.Store.ReviseVM(ctx, access.Everyone, v.ID, s.settings.Pools, func(now *vm.VM) (err error) {
+		if dropped, err = due(*now); dropped {
 			now.Expiry.At = time.Time{}
 		}
-		return nil
+		return err
 	})
-	if err == nil {
-		s.runner.Revised(after)
+	if err != nil {
+		return err
 	}
-	return err
+	s.runner.Revised(after)
+	if dropped {
+		s.runner.Append(ctx, v, vm.ExpiredEvent(v))
+	}
+	return nil
 }
 
 // Watcher is told what happens to VMs. Its methods are quick.

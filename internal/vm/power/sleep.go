@@ -28,12 +28,17 @@ func (s *Service) Sleep(ctx context.Context, v vm.VM) (vm.VM, error) {
 }
 
 // SleepBecause is Sleep for a caller that has let the VM fall asleep, see
-// Config.FallAsleep, and knows why.
+// Config.FallAsleep, and knows why. A paused VM sleeps only when its time has passed; it
+// runs once it is woken.
 func (s *Service) SleepBecause(ctx context.Context, v vm.VM, why vm.Down) (vm.VM, error) {
 	if v.Asleep() {
 		return s.leaveDown(ctx, v)
 	}
-	m, err := s.CheckSleep(ctx, v)
+	sleepable := v
+	if why.Rule == vm.RuleExpiry && v.State == vm.Paused {
+		sleepable.State = vm.Running
+	}
+	m, err := s.CheckSleep(ctx, sleepable)
 	if err != nil {
 		return vm.VM{}, err
 	}
@@ -61,7 +66,7 @@ func (s *Service) TrimDisk(ctx context.Context, v vm.VM, m *live.Machine) {
 }
 
 // SleepWithHost is Sleep while the host shuts down, for a VM that runs or is paused:
-// hatchd wakes it when it starts again. A failed sleep may resume a paused guest.
+// hatchd wakes it when it starts again.
 func (s *Service) SleepWithHost(ctx context.Context, v vm.VM) (vm.VM, error) {
 	m, err := s.Live.Running(ctx, v, "put to sleep")
 	if err == nil {

@@ -31,7 +31,7 @@ func (s *Service) StopWithin(ctx context.Context, v vm.VM, timeout time.Duration
 		return vm.VM{}, err
 	}
 	if m == nil {
-		return s.stopWithoutMachine(ctx, v)
+		return s.stopWithoutMachine(ctx, v, reason)
 	}
 	return s.stop(ctx, v, m, timeout, reason, s.Runner.Update)
 }
@@ -66,15 +66,19 @@ func (s *Service) stop(ctx context.Context, v vm.VM, m *live.Machine, timeout ti
 	return commit(ctx, v.ID, vm.ToStopped(reason+killed))
 }
 
-func (s *Service) stopWithoutMachine(ctx context.Context, v vm.VM) (vm.VM, error) {
+func (s *Service) stopWithoutMachine(ctx context.Context, v vm.VM, reason string) (vm.VM, error) {
 	if v.State == vm.Stopped {
 		return s.leaveDown(ctx, v)
 	}
 	s.persister.stop(v.ID)
 	s.Engine.Teardown(ctx, v)
-	reason := ""
-	if v.Asleep() {
+	switch requested := reason == StopRequested; {
+	case requested && v.Asleep():
 		reason = "stopped while it slept; the content of its memory is lost"
+	case requested:
+		reason = ""
+	case v.Asleep():
+		reason += "; it slept, and the content of its memory is lost"
 	}
 	return s.Runner.Update(ctx, v.ID, vm.ToStopped(reason))
 }

@@ -146,8 +146,10 @@ func (e *Engine) save(ctx context.Context, r *Run) error {
 }
 
 func (e *Engine) continueAfterSave(ctx context.Context, r *Run) {
-	if err := r.machine.Resume(ctx); err != nil {
-		e.Log.Error("cannot resume a guest after a failed sleep", logkey.VM, r.VM.ID, logkey.Error, err)
+	if r.VM.State != vm.Paused {
+		if err := r.machine.Resume(ctx); err != nil {
+			e.Log.Error("cannot resume a guest after a failed sleep", logkey.VM, r.VM.ID, logkey.Error, err)
+		}
 	}
 	if err := e.EmptyMemory(r.VM); err != nil {
 		e.Log.Error("cannot free the RAM of a failed sleep", logkey.VM, r.VM.ID, logkey.Error, err)
