@@ -1,8 +1,8 @@
 // Command bench measures hatchd and prints numbers; it has no thresholds.
 //
 // Where a raw VMM can do the same, it does so in the same run, and the ratio is
-// printed: creates, deletes, sleeps, wakes, snapshots, restores and forks against a
-// bare QEMU, commands and files against a bare port of the same guest, sleeps and
+// printed: creates, deletes, sleeps, wakes, requests to sleeping VMs, snapshots,
+// restores and forks against a bare QEMU, commands and files against a bare port of the same guest, sleeps and
 // wakes against libvirt where that is installed, and the Firecracker driver against
 // a bare Firecracker. It also puts two hundred VMs to sleep, and lists a thousand.
 // Arguments name the parts to measure: those of [parts], "lists" and "firecracker";
@@ -40,6 +40,7 @@ var parts = []struct {
 	{"boots", measureBoots},
 	{"work", measureWork},
 	{"sleeps", measureSleeps},
+	{"http", measureHTTP},
 	{"asleep", measureAsleep},
 	{"snapshots", measureSnapshots},
 	{"forks", measureForks},

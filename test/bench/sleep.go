@@ -226,23 +226,28 @@ func (h *sleeper) wake(ctx context.Context) (awake, answered time.Duration, err 
 // startFrom starts QEMU from saved devices, with their memory if all is set.
 func (h *sleeper) startFrom(ctx context.Context, path string, all bool) (awake, answered time.Duration, err error) {
 	began := time.Now()
-	saved, err := os.Open(path)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer func() { _ = saved.Close() }()
-	if err := h.start(ctx, "-incoming", "defer"); err != nil {
-		return 0, 0, err
-	}
-	if err := h.control.move("migrate-incoming", saved, all); err != nil {
-		return 0, 0, err
-	}
-	if err := h.control.do("cont", nil, nil); err != nil {
+	if err := h.resume(ctx, path, all); err != nil {
 		return 0, 0, err
 	}
 	awake = time.Since(began)
 	err = h.runTrue(ctx)
 	return awake, time.Since(began), err
+}
+
+// resume starts QEMU as startFrom does, until its CPUs run.
+func (h *sleeper) resume(ctx context.Context, path string, all bool) error {
+	saved, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = saved.Close() }()
+	if err := h.start(ctx, "-incoming", "defer"); err != nil {
+		return err
+	}
+	if err := h.control.move("migrate-incoming", saved, all); err != nil {
+		return err
+	}
+	return h.control.do("cont", nil, nil)
 }
 
 // runTrue opens a session with the agent and runs a command.
