@@ -153,11 +153,14 @@ func withoutToken(u *url.URL) string {
 }
 
 func queryWithoutToken(query string) string {
-	if !strings.Contains(query, route.TokenParam) {
+	if !strings.Contains(query, route.TokenParam) && !strings.Contains(query, "%") {
 		return query
 	}
 	fields := slices.DeleteFunc(strings.Split(query, "&"), func(field string) bool {
 		name, _, _ := strings.Cut(field, "=")
+		if plain, err := url.QueryUnescape(name); err == nil {
+			name = plain
+		}
 		return name == route.TokenParam
 	})
 	return strings.Join(fields, "&")

@@ -81,12 +81,9 @@ func (v *visit) endWait() {
 // rewrite makes the request that the guest gets.
 func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 	v := visitIn(pr.In.Context())
-	pr.Out.URL.RawQuery = pr.In.URL.RawQuery // as the client wrote it
-	pr.Out.Trailer = pr.In.Trailer           // filled in at the body's end
+	pr.Out.URL.RawQuery = queryWithoutToken(pr.In.URL.RawQuery) // else as the client wrote it
+	pr.Out.Trailer = pr.In.Trailer                              // filled in at the body's end
 	h := pr.Out.Header
-	if v.used.in == byToken {
-		pr.Out.URL.RawQuery = queryWithoutToken(pr.In.URL.RawQuery)
-	}
 	withoutSecrets(h, v.used)
 	withoutCookie(h)
 	p.setForwarded(pr, v)
