@@ -60,6 +60,17 @@ func (p *Proxy) newTransport(protocol route.Upstream) *http.Transport {
 	return t
 }
 
+// tripKey is the key of a trip in the context of a connection's beginning.
+type tripKey struct{}
+
+// trip is what dial needs. It may go on when the request has ended, whose visit it must
+// not read.
+type trip struct {
+	target  route.Target
+	patient time.Time                           // until when a refusal is tried again; zero: it is not
+	onEnd   func(end func()) (keep func() bool) // of the request
+}
+
 // guestTrips sends requests to guests.
 type guestTrips struct{ *Proxy }
 
@@ -83,7 +94,7 @@ func (p guestTrips) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		r.URL.Scheme, r.URL.Host = "http", addressOf(v.target, machine)
-		resp, err := transport.RoundTrip(r)
+		resp, err := transport.RoundTrip(r.WithContext(context.WithValue(r.Context(), tripKey{}, p.tripOf(r.Context(), v))))
 		if err == nil || !errors.Is(err, errDial) {
 			return resp, err
 		}
@@ -91,6 +102,14 @@ func (p guestTrips) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, p.whyClosed(r.Context(), v)
 		}
 	}
+}
+
+func (p *Proxy) tripOf(ctx context.Context, v *visit) trip {
+	t := trip{target: v.target, onEnd: func(end func()) func() bool { return context.AfterFunc(ctx, end) }}
+	if v.slept > 0 {
+		t.patient = v.since.Add(p.cfg.WakeTimeout / openPart)
+	}
+	return t
 }
 
 // whyClosed returns the answer for a port that did not accept a connection.
@@ -123,17 +142,19 @@ func (p *Proxy) dial(ctx context.Context, _, address string) (net.Conn, error) {
 		return nil, err
 	}
 	vmID, _, _ := strings.Cut(host, ".")
-	wakes := strings.HasSuffix(host, "w")
 	waits := backoff.New(firstWait, longWait)
-	v := visitIn(ctx)
+	t := ctx.Value(tripKey{}).(trip)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer t.onEnd(cancel)()
 	for {
 		bounded, cancel := context.WithTimeout(ctx, dialTimeout)
 		conn, err := p.cfg.Guests.Dial(bounded, vmID, port)
 		cancel()
 		if err == nil {
-			return &guestConn{Conn: conn, proxy: p, vmID: vmID, wakes: wakes}, nil
+			return &guestConn{Conn: conn, proxy: p, target: route.Target{VMID: vmID, OwnerID: t.target.OwnerID, AutoWake: strings.HasSuffix(host, "w")}}, nil
 		}
-		if v.slept == 0 || time.Since(v.since) > p.cfg.WakeTimeout/openPart || !pause(ctx, waits.Next()) {
+		if time.Now().After(t.patient) || !pause(ctx, waits.Next()) {
 			return nil, fmt.Errorf("%w: %w", errDial, err)
 		}
 	}
@@ -154,15 +175,14 @@ func pause(ctx context.Context, d time.Duration) bool {
 // it first.
 type guestConn struct {
 	net.Conn
-	proxy *Proxy
-	vmID  string
-	wakes bool
+	proxy  *Proxy
+	target route.Target
 }
 
 // Write implements io.Writer.
 func (c *guestConn) Write(b []byte) (int, error) {
-	if _, ok := c.proxy.cfg.Guests.Current(c.vmID); !ok {
-		v := &visit{target: route.Target{VMID: c.vmID, AutoWake: c.wakes}}
+	if _, ok := c.proxy.cfg.Guests.Current(c.target.VMID); !ok {
+		v := &visit{target: c.target}
 		if _, err := c.proxy.awake(context.Background(), v); err != nil {
 			return 0, err
 		}
@@ -202,6 +222,11 @@ func (p *Proxy) awake(ctx context.Context, v *visit) (uint64, error) {
 		return 0, tooMany
 	}
 	defer free()
+	keep, short := p.wakers.Take(v.target.OwnerID, 1)
+	if short != admission.Enough {
+		return 0, tooMany
+	}
+	defer keep(0)
 	began := time.Now()
 	w := p.wake(ctx, id)
 	select {

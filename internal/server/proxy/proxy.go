@@ -60,8 +60,8 @@ type Config struct {
 	// Trusted are the networks of reverse proxies whose X-Forwarded headers are
 	// believed; nil means none.
 	Trusted []netip.Prefix
-	// Open bounds the requests in progress; the VMs of one account get half of them, and
-	// a quarter may wait for a wake. The zero value means 4096, and 512 of a client.
+	// Open bounds the requests in progress, and a quarter may wait for a wake; the VMs of
+	// one account get half of both. The zero value means 4096, and 512 of a client.
 	Open admission.PlaceLimits
 	// HSTS is for how long browsers are told to use only TLS; 0 means that they are not.
 	HSTS time.Duration
@@ -87,6 +87,7 @@ type Proxy struct {
 	open     *admission.Places // requests in progress
 	waiting  *admission.Places // those that wait for a wake
 	accounts *admission.Shares // of requests in progress, by the VM's owner
+	wakers   *admission.Shares // of those that wait, in the same way
 	tries    *admission.Tries  // of credentials
 
 	mu    sync.Mutex
@@ -103,12 +104,13 @@ func New(cfg Config) *Proxy {
 	if cfg.Lines == nil {
 		cfg.Lines = admission.NewLog(cfg.Log)
 	}
-	total := int64(cfg.Open.Total)
+	total, waits := int64(cfg.Open.Total), max(1, cfg.Open.Total/4)
 	p := &Proxy{
 		cfg: cfg, wakes: map[string]*wake{}, tries: admission.NewTries(),
 		open:     admission.NewPlaces(cfg.Open),
-		waiting:  admission.NewPlaces(admission.PlaceLimits{Total: max(1, cfg.Open.Total/4), PerClient: max(1, cfg.Open.PerClient/4)}),
+		waiting:  admission.NewPlaces(admission.PlaceLimits{Total: waits, PerClient: max(1, cfg.Open.PerClient/4)}),
 		accounts: admission.NewShares(total, max(1, total/2)),
+		wakers:   admission.NewShares(int64(waits), max(1, int64(waits)/2)),
 	}
 	p.http1, p.h2c = p.newTransport(route.HTTP1), p.newTransport(route.H2C)
 	p.reverse = &httputil.ReverseProxy{

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
@@ -235,6 +236,74 @@ func (g endsOnDial) Dial(ctx context.Context, id string, port int) (net.Conn, er
 		return nil, errors.New("unreachable")
 	}
 	return g.world.Dial(ctx, id, port)
+}
+
+// A connection is not begun any longer for a client that has left.
+func TestADialEndsWithItsRequest(t *testing.T) {
+	w := newWorld(t, say)
+	ended := make(chan error)
+	w.proxy.cfg.Guests = neverDials{w, ended}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { w.await("the dial began", func() bool { return w.dials == 1 }); cancel() }()
+	if resp, err := w.client().Do(w.request(http.MethodGet, "/", nil).WithContext(ctx)); err == nil {
+		resp.Body.Close()
+		t.Error("the client did not go")
+	}
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the dial ended by %v", err)
+	}
+}
+
+type neverDials struct {
+	*world
+	ended chan error
+}
+
+func (g neverDials) Dial(ctx context.Context, _ string, _ int) (net.Conn, error) {
+	g.mu.Lock()
+	g.dials++
+	g.mu.Unlock()
+	<-ctx.Done()
+	g.ended <- ctx.Err()
+	return nil, ctx.Err()
+}
+
+// The sleeping VMs of one account do not keep those of others from being woken.
+func TestPlacesToWaitAreSharedByAccounts(t *testing.T) {
+	w := newWorld(t, say, func(c *Config) { c.Open = admission.PlaceLimits{Total: 32, PerClient: 32} })
+	w.sleep()
+	awake := make(chan struct{})
+	w.wake = func(context.Context) error { <-awake; return nil }
+	wait := func(account string) chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := w.proxy.awake(t.Context(), &visit{client: netip.MustParseAddr("192.0.2.1"), target: route.Target{VMID: vmID, OwnerID: account, AutoWake: true}})
+			done <- err
+		}()
+		return done
+	}
+	var waiting []chan error
+	for range 4 { // half of a quarter
+		waiting = append(waiting, wait("acc_a"))
+	}
+	w.await("all wait", func() bool {
+		keep, short := w.proxy.wakers.Take("acc_a", 1)
+		if short == admission.Enough {
+			keep(0)
+		}
+		return short == admission.OfOwn
+	})
+	if err := <-wait("acc_a"); !errors.Is(err, tooMany) {
+		t.Errorf("the account got another place: %v", err)
+	}
+	waiting = append(waiting, wait("acc_b"))
+	w.await("the wake began", func() bool { return w.wakes == 1 })
+	close(awake)
+	for _, done := range waiting {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func TestPlacesAreBounded(t *testing.T) {
