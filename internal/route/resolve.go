@@ -105,9 +105,16 @@ func (s *Service) kept(name string) (t Target, done bool, err error) {
 	return t, false, nil
 }
 
+// maxPortDigits bounds the port in a host: doors repeat the host in headers.
+const maxPortDigits = 5
+
 // canonical returns a host name in the form in which names are compared.
 func canonical(host string) (name string, ok bool) {
 	if i := strings.LastIndexByte(host, ':'); i >= 0 {
+		port := host[i+1:]
+		if len(port) > maxPortDigits || strings.Trim(port, "0123456789") != "" {
+			return "", false
+		}
 		host = host[:i]
 	}
 	name = strings.ToLower(strings.TrimSuffix(host, "."))

@@ -223,7 +223,8 @@ func (s *Service) Share(ctx context.Context, scope access.Scope, vmID string, po
 	return s.URL(host) + "/?" + TokenParam + "=" + l.sign(s.secret, v.ID), until, nil
 }
 
-// hostOf returns a host name that leads to a port of a VM.
+// hostOf returns a host name that leads to a port of a VM, and needs credentials: one that
+// is public would leave the token in the URL.
 func (s *Service) hostOf(ctx context.Context, scope access.Scope, vmID string, port int) (string, error) {
 	if s.Implicit {
 		return fmt.Sprintf("%d-%s.%s", port, strings.ReplaceAll(vmID, "_", "-"), s.Domain), nil
@@ -233,12 +234,12 @@ func (s *Service) hostOf(ctx context.Context, scope access.Scope, vmID string, p
 		return "", err
 	}
 	for _, r := range routes {
-		if r.Port == port && r.Served() {
+		if r.Port == port && r.Auth.Mode != Public && r.Served() {
 			return s.host(r), nil
 		}
 	}
 	return "", errs.New(errs.Conflict, "no_name", "no host name leads to port %d of the VM", port).
-		WithHint("make a route to the port: POST /vms/{id}/routes; or set HATCH_PROXY_IMPLICIT")
+		WithHint("make a route to the port that is not public: POST /vms/{id}/routes; or set HATCH_PROXY_IMPLICIT")
 }
 
 // EndLinks ends all signed links to a VM, and the cookies that followed them.

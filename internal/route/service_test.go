@@ -99,7 +99,7 @@ func TestResolve(t *testing.T) {
 		"": "", "localhost": "", ".localhost": "", "api.localhost": "", "web.localhost..": "", "a.web.localhost": "", "web": "", "web.localhost.evil.org": "",
 		"xlocalhost": "", "example.org": "", "0-one.localhost": "", "65536-one.localhost": "", "080-one.localhost": "", "99999999999999999999-one.localhost": "",
 		"80-none.localhost": "", "80-.localhost": "", "80.localhost": "", "127.0.0.1:80": "", "[::1]:80": "", "we\x00b.localhost": "", "wéb.localhost": "",
-		strings.Repeat("a.", 200) + "localhost": "",
+		strings.Repeat("a.", 200) + "localhost": "", "web.localhost:": web.ID, "web.localhost:80a": "", "web.localhost:000080": "", "web.localhost:/evil": "",
 	} {
 		for range 2 { // from the store, and from memory
 			got, err := w.Resolve(t.Context(), host)
@@ -305,6 +305,7 @@ func TestALinkToARoute(t *testing.T) {
 		t.Errorf("without a route: %v", err)
 	}
 	w.add(t, route.Draft{Spec: route.Spec{Subdomain: "key", Port: 80, Auth: route.Auth{Mode: route.Key}}})
+	w.add(t, route.Draft{Spec: route.Spec{Subdomain: "all", Port: 80}}) // newer
 	host, token := w.share(t)
 	if _, err := w.follow(t, host, route.Credentials{Token: token}); err != nil || host != "key.localhost:9090" {
 		t.Errorf("%s: %v", host, err)
