@@ -117,7 +117,7 @@ func (p *parts) openTLS(ctx context.Context) (plain http.Handler, err error) {
 		return nil, err
 	}
 	port := l.Addr().(*net.TCPAddr).Port
-	cfg := certs.Config{CertFile: p.cfg.TLSCert, KeyFile: p.cfg.TLSKey, Serves: p.serves, Log: p.log}
+	cfg := certs.Config{CertFile: p.cfg.TLSCert, KeyFile: p.cfg.TLSKey, Serves: p.serves, Log: p.log, Lines: p.lines}
 	if p.cfg.ACMEEmail != "" {
 		if cfg.ACME, err = p.acme(port); err != nil {
 			return nil, errors.Join(err, l.Close())

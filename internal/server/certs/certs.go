@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
 // Config says where certificates come from: from files, from an ACME server, or both.
@@ -34,6 +35,7 @@ type Config struct {
 	// Serves returns an error for a name that is to have no certificate.
 	Serves func(ctx context.Context, name string) error
 	Log    *slog.Logger
+	Lines  *admission.Log // the lines that clients cause; needed with ACME
 }
 
 // ACME says how certificates are got.
@@ -163,9 +165,12 @@ func (c *Certs) decide(ctx context.Context, name string) error {
 
 // event logs what became of a request for a certificate.
 func (c *Certs) event(ctx context.Context, event string, data map[string]any) error {
-	messages := map[string]string{"cert_obtained": "certificate obtained", "cert_failed": "cannot obtain a certificate"}
-	if message, logged := messages[event]; logged {
-		c.cfg.Log.WarnContext(ctx, message, "host_name", data["identifier"], logkey.Error, data["error"])
+	name := slog.Any("host_name", data["identifier"])
+	switch event {
+	case "cert_obtained":
+		c.cfg.Log.InfoContext(ctx, "certificate obtained", name)
+	case "cert_failed":
+		c.cfg.Lines.Write(slog.LevelWarn, "cannot obtain a certificate", name, slog.Any(logkey.Error, data["error"]))
 	}
 	return nil
 }

@@ -29,6 +29,8 @@ import (
 	"github.com/letsencrypt/pebble/v2/wfe"
 	"github.com/miekg/dns"
 	"go.uber.org/goleak"
+
+	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
 func TestMain(m *testing.M) {
@@ -154,7 +156,9 @@ func newWorld(t *testing.T, change func(*ACME)) *world {
 	}
 	w.roots = x509.NewCertPool()
 	w.roots.AppendCertsFromPEM(authority.GetRootCert(0).PEM())
-	w.cfg = Config{ACME: w.acme, Log: slog.New(slog.DiscardHandler), Serves: func(_ context.Context, name string) error {
+	lines := admission.NewLog(slog.New(slog.DiscardHandler))
+	t.Cleanup(lines.Close)
+	w.cfg = Config{ACME: w.acme, Log: slog.New(slog.DiscardHandler), Lines: lines, Serves: func(_ context.Context, name string) error {
 		if name == "web."+domain || name == "own.example" {
 			return nil
 		}
@@ -215,6 +219,24 @@ func TestACertificateIsObtainedWhenAClientComes(t *testing.T) {
 				t.Errorf("the directory: %v, %v", info.Mode(), err)
 			}
 		})
+	}
+}
+
+// Clients can cause any number of failures by naming hosts.
+func TestFailuresFillNoLog(t *testing.T) {
+	var log bytes.Buffer
+	to := slog.New(slog.NewTextHandler(&log, nil))
+	c := &Certs{cfg: Config{Log: to, Lines: admission.NewLog(to)}}
+	defer c.cfg.Lines.Close()
+	for range 200 {
+		_ = c.event(t.Context(), "cert_failed", map[string]any{"identifier": "web." + domain, "error": errors.New("no")})
+	}
+	if lines := strings.Count(log.String(), "level=WARN"); lines == 0 || lines > 40 {
+		t.Errorf("the log has %d lines", lines)
+	}
+	_ = c.event(t.Context(), "cert_obtained", map[string]any{"identifier": "web." + domain})
+	if !strings.Contains(log.String(), "level=INFO msg=\"certificate obtained\" host_name=web."+domain) {
+		t.Error("a certificate that was obtained is not logged")
 	}
 }
 
