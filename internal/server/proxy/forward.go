@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -48,7 +49,7 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, v *visit) {
 	var sent *incoming
 	if r.ContentLength != 0 {
 		_ = control.EnableFullDuplex() // else net/http would hold an answer until the body's end; HTTP/2 needs it not
-		sent = &incoming{ReadCloser: r.Body}
+		sent = &incoming{ReadCloser: r.Body, trailer: r.Trailer}
 		r.Body = sent
 	}
 	p.reverse.ServeHTTP(w, r.WithContext(v.watch(ctx)))
@@ -95,8 +96,7 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 func (p *Proxy) setForwarded(pr *httputil.ProxyRequest, v *visit) {
 	in, h := pr.In, pr.Out.Header
 	for name := range h {
-		plain := strings.ToLower(strings.ReplaceAll(name, "_", "-"))
-		if strings.HasPrefix(plain, "x-forwarded-") || plain == "forwarded" || plain == "x-real-ip" {
+		if isForwarded(name) {
 			delete(h, name)
 		}
 	}
@@ -112,6 +112,11 @@ func (p *Proxy) setForwarded(pr *httputil.ProxyRequest, v *visit) {
 	h.Set("X-Forwarded-Proto", v.proto)
 	h.Set("X-Real-Ip", v.client.String())
 	h.Set("Forwarded", element(v.client.String(), host, v.proto))
+}
+
+func isForwarded(name string) bool {
+	plain := strings.ToLower(strings.ReplaceAll(name, "_", "-"))
+	return strings.HasPrefix(plain, "x-forwarded-") || plain == "forwarded" || plain == "x-real-ip"
 }
 
 // after appends a hop to those that trusted proxies have listed.
@@ -174,14 +179,19 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p.answer(w, r, visitIn(r.Context()), err)
 }
 
+// notInTrailers are headers that some programs take from trailers, too, where they would
+// pass what removes them from heads.
+var notInTrailers = []string{string(byKey), string(byAccess), string(byHeader), string(byCookie), "Host"}
+
 // errBody marks an error of the client's body.
 var errBody = errors.New("cannot read the request's body")
 
 // incoming is a request's body whose end is noticed.
 type incoming struct {
 	io.ReadCloser
-	begun atomic.Bool
-	ended atomic.Bool // by its end or an error
+	trailer http.Header // filled in at the body's end, and sent on then
+	begun   atomic.Bool
+	ended   atomic.Bool // by its end or an error
 }
 
 // Read implements io.Reader.
@@ -189,6 +199,7 @@ func (b *incoming) Read(p []byte) (int, error) {
 	b.begun.Store(true)
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
+		maps.DeleteFunc(b.trailer, func(name string, _ []string) bool { return isForwarded(name) || slices.Contains(notInTrailers, name) })
 		b.ended.Store(true)
 		if err != io.EOF { //nolint:errorlint // readers return it bare
 			err = fmt.Errorf("%w: %w", errBody, err)

@@ -226,13 +226,20 @@ func TestTrailers(t *testing.T) {
 		_, _ = io.Copy(rw, r.Body)
 		_ = http.NewResponseController(rw).Flush() // a trailer follows chunks only
 		rw.Header().Set(http.TrailerPrefix+"X-Sum", r.Trailer.Get("X-In"))
+		for _, name := range []string{"X-Forwarded-For", "X_real_ip", "Authorization"} {
+			if got := r.Trailer.Get(name); got != "" {
+				t.Errorf("the guest got the trailer %s: %s", name, got)
+			}
+		}
 	}))
 	body, in := io.Pipe()
 	r := w.request(http.MethodPost, "/", body)
-	r.Trailer = http.Header{"X-In": nil}
+	r.Trailer = http.Header{"X-In": nil, "X-Forwarded-For": nil, "X_real_ip": nil, "Authorization": nil}
 	go func() {
 		_, _ = io.WriteString(in, "abc")
-		r.Trailer.Set("X-In", "7")
+		for name := range r.Trailer {
+			r.Trailer.Set(name, "7")
+		}
 		_ = in.Close()
 	}()
 	resp := w.do(r)
@@ -269,6 +276,21 @@ func TestHTTP2(t *testing.T) {
 	for _, want := range []string{"X-Forwarded-Proto: https", "X-Forwarded-Port: 443"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the guest got %q", body)
+		}
+	}
+}
+
+func TestTheRedirectToTLS(t *testing.T) {
+	for host, want := range map[string]string{
+		"web.localhost": "https://web.localhost:8443/a?b", "web.localhost:80": "https://web.localhost:8443/a?b",
+		"[::1]": "https://[::1]:8443/a?b", "[::1]:80": "https://[::1]:8443/a?b",
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/a?b", nil)
+		r.Host = host
+		to := httptest.NewRecorder()
+		RedirectToTLS(8443).ServeHTTP(to, r)
+		if got := to.Header().Get("Location"); to.Code != http.StatusPermanentRedirect || got != want {
+			t.Errorf("%s: got %d to %q, want %q", host, to.Code, got, want)
 		}
 	}
 }

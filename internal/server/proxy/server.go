@@ -41,8 +41,8 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 func RedirectToTLS(port int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := r.Host
-		if name, _, err := net.SplitHostPort(host); err == nil {
-			host = name
+		if _, port, err := net.SplitHostPort(host); err == nil {
+			host = strings.TrimSuffix(host, ":"+port) // with the brackets of an IPv6 address
 		}
 		if host == "" || r.URL.Host != "" || !strings.HasPrefix(r.RequestURI, "/") {
 			http.Error(w, "this is served over TLS only", http.StatusBadRequest)
