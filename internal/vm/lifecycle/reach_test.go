@@ -21,7 +21,7 @@ var reaching = map[string]func(ctx context.Context, w *world, by, id string) err
 		return err
 	},
 	"console": func(ctx context.Context, w *world, by, id string) error {
-		console, err := w.Console(ctx, access.Owner(by), id, false)
+		console, err := w.Console(ctx, access.Owner(by), id, true) // several can read at a time
 		if err == nil {
 			return console.Close()
 		}
