@@ -1,0 +1,27 @@
+package httpapi
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/machine"
+)
+
+// A template keeps its expiry when a client sends it back, also one without a limit.
+func TestExpiryOfATemplateSentBack(t *testing.T) {
+	for _, expiry := range []machine.Expiry{
+		{TTL: time.Hour, Action: machine.ActionDelete},
+		{Action: machine.ActionStop},
+		{Action: machine.ActionDelete},
+	} {
+		shown := shownOverrides(machine.Overrides{Expiry: &expiry})
+		if (shown.TTLSeconds != nil) != (expiry.TTL > 0) {
+			t.Errorf("%+v is shown with %v", expiry, shown.TTLSeconds)
+		}
+		got, err := overrides(t.Context(), shown)
+		if err != nil || !reflect.DeepEqual(got.Expiry, &expiry) {
+			t.Errorf("%+v has become %+v, %v", expiry, got.Expiry, err)
+		}
+	}
+}
