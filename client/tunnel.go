@@ -48,7 +48,7 @@ func (t *Tunnel) Read(p []byte) (int, error) {
 		n, err := t.message.Read(p)
 		empty := t.fresh && n == 0
 		t.fresh = t.fresh && n == 0
-		if err == io.EOF { //nolint:errorlint // the end of a message, as io.Reader has it
+		if err == io.EOF {
 			if empty {
 				if !t.ended {
 					t.ended = true
