@@ -18,8 +18,8 @@ import (
 const (
 	// systemdSocket is where systemd, and not the message bus, answers.
 	systemdSocket = "unix:path=/run/systemd/private"
-	// askTimeout bounds the wait for systemd, which may be busy.
-	askTimeout = time.Second
+	// askTimeout bounds the wait for systemd, which is busy just when a guest goes down.
+	askTimeout = 5 * time.Second
 	// endingInterval is how often an agent asks anew once the guest is going down: the
 	// shutdown may be cancelled.
 	endingInterval = time.Second
