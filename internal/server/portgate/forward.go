@@ -150,24 +150,12 @@ func (f *forward) serve(ctx context.Context, client *net.TCPConn, a Arrival, rea
 	join(client, &wakingConn{Conn: guest, wake: func() error { return f.gate.cfg.Wake(ctx, a) }})
 }
 
-// reach wakes the guest if it sleeps, and dials it. One that refuses may be booting, and
-// is tried again; it may also have been put to sleep in between, and is woken again then.
+// reach wakes the guest if it sleeps, and dials it.
 func (f *forward) reach(ctx context.Context, a Arrival) (net.Conn, error) {
-	left := f.gate.cfg.Timeout // for dials: a wake takes as long as it does
-	for wait := firstPause; ; wait = min(2*wait, longPause) {
-		if err := f.gate.cfg.Wake(ctx, a); err != nil {
-			return nil, err
-		}
-		began := time.Now()
-		bounded, cancel := context.WithTimeout(ctx, left)
-		conn, err := f.gate.cfg.Dial(bounded, a)
-		over := err == nil || !pause(bounded, wait)
-		cancel()
-		if over {
-			return conn, err
-		}
-		left -= time.Since(began)
+	if err := f.gate.cfg.Wake(ctx, a); err != nil {
+		return nil, err
 	}
+	return f.dial(ctx, a)
 }
 
 // wakingConn is a connection to a guest that may fall asleep meanwhile: a Write
@@ -190,6 +178,21 @@ func (r *wakingConn) CloseWrite() error {
 		return half.CloseWrite()
 	}
 	return r.Close()
+}
+
+// dial reaches the guest; one that refuses may be booting, and is tried again.
+func (f *forward) dial(ctx context.Context, a Arrival) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.gate.cfg.Timeout)
+	defer cancel()
+	for wait := firstPause; ; wait = min(2*wait, longPause) {
+		conn, err := f.gate.cfg.Dial(ctx, a)
+		if err == nil {
+			return conn, nil
+		}
+		if !pause(ctx, wait) {
+			return nil, err
+		}
+	}
 }
 
 // join copies both ways until both have ended. An end of one direction is

@@ -228,27 +228,6 @@ func TestABootingGuestIsTriedAgain(t *testing.T) {
 	}
 }
 
-// A guest that was put to sleep between the wake and the dial is woken again.
-func TestAGuestThatFellAsleepIsWokenAgain(t *testing.T) {
-	target, asleep := echo(t), atomic.Bool{}
-	asleep.Store(true)
-	var once sync.Once
-	cfg := Config{
-		SSH:  Kind{Allowed: loopback},
-		Wake: func(context.Context, Arrival) error { asleep.Store(false); return nil },
-		Dial: func(ctx context.Context, a Arrival) (net.Conn, error) {
-			once.Do(func() { asleep.Store(true) })
-			if asleep.Load() {
-				return nil, syscall.EHOSTUNREACH
-			}
-			return dialTCP(ctx, a)
-		},
-	}
-	if _, port := open(t, cfg, target); !greets(t, port) {
-		t.Error("the guest was not reached")
-	}
-}
-
 func TestADeadGuestIsGivenUp(t *testing.T) {
 	refused := func(context.Context, Arrival) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
 	_, port := open(t, Config{SSH: Kind{Allowed: loopback}, Dial: refused, Timeout: 50 * time.Millisecond}, netip.MustParseAddrPort("127.0.0.1:1"))
