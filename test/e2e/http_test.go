@@ -127,7 +127,7 @@ func (w *world) requireHTTP(t *testing.T, v api.VM) {
 // its direction.
 func (w *world) requireTunnel(t *testing.T, v api.VM) {
 	t.Helper()
-	if _, err := w.client.OpenTunnel(t.Context(), v.ID, 8081); !client.HasCode(err, "port_closed") {
+	if _, err := w.client.OpenTunnel(t.Context(), v.ID, 8081); !client.IsUnavailable(err) {
 		t.Errorf("a port without a program: %v", err)
 	}
 	tunnel, err := w.client.OpenTunnel(t.Context(), v.ID, 8080)

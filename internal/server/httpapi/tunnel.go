@@ -29,7 +29,7 @@ type tunnelHandlers struct {
 // Tunnels leads to ports of guests.
 type Tunnels interface {
 	// Tunnel connects to a port of a VM in scope, after it was woken if it slept.
-	// Errors: errs.NotFound; errs.Unavailable with code port_closed; those of a wake.
+	// Errors: errs.NotFound; errs.Unavailable with code port_closed or port_refused; those of a wake.
 	Tunnel(ctx context.Context, scope access.Scope, id string, port int) (vm.PortConn, error)
 }
 

@@ -12,7 +12,7 @@ import (
 // Tunnel connects to a port of a VM in scope, after it was woken if it slept. The VM is in
 // use until the connection is closed, also without bytes: a client that forwards a port
 // does not know that guests sleep.
-// Errors: errs.NotFound; errs.Unavailable with code port_closed; those of a wake.
+// Errors: errs.NotFound; errs.Unavailable with code port_closed or port_refused; those of a wake.
 func (s *Service) Tunnel(ctx context.Context, scope access.Scope, id string, port int) (vm.PortConn, error) {
 	if _, err := s.Get(ctx, scope, id); err != nil { // what is not in scope is not held
 		return nil, err
