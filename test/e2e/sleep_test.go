@@ -265,7 +265,8 @@ func testSleepDuringBoot(t *testing.T, w *world) {
 	w.delete(t, v.ID)
 }
 
-// wakeBySSH connects to the SSH port of a sleeping VM.
+// wakeBySSH connects to the SSH port of a sleeping VM, and waits until the connection has
+// been served: until then it would wake the VM again.
 func (w *world) wakeBySSH(t *testing.T, v api.VM) {
 	t.Helper()
 	w.sleep(t, v)
@@ -275,6 +276,9 @@ func (w *world) wakeBySSH(t *testing.T, v api.VM) {
 	}
 	defer func() { _ = conn.Close() }()
 	w.await(t, v.ID, api.StateRunning, normalReply)
+	if err := sandbox.Poll(normalReply, func() (bool, error) { return !w.get(t, v.ID).InUse, nil }); err != nil {
+		t.Errorf("the VM is still in use: %v", err)
+	}
 }
 
 // startAsleep starts a sleeping VM, which drops its memory and boots it.
