@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -84,7 +85,7 @@ func (h *Host) logOut() {
 func (h *Host) Run(ctx context.Context, command string, stdin io.Reader) (string, error) {
 	var out lockedBuffer
 	if err := h.Stream(ctx, command, stdin, &out); err != nil {
-		return out.String(), fmt.Errorf("%w: %s", err, bytes.TrimSpace(out.Bytes()))
+		return out.String(), fmt.Errorf("%w: %s", err, strings.TrimSpace(out.String()))
 	}
 	return out.String(), nil
 }
@@ -110,16 +111,24 @@ func (h *Host) Stream(ctx context.Context, command string, stdin io.Reader, out 
 	return nil
 }
 
-// lockedBuffer is a buffer for writes at the same time.
+// lockedBuffer is a buffer for writes at the same time. It embeds none: io.Copy would use
+// the buffer's ReadFrom, which takes no lock.
 type lockedBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
+	mu    sync.Mutex
+	bytes bytes.Buffer
 }
 
 func (b *lockedBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
+	return b.bytes.Write(p)
+}
+
+// String returns what was written.
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.bytes.String()
 }
 
 // Dial connects to an address as seen from the host.
