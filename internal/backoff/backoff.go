@@ -1,12 +1,27 @@
 // Package backoff is the wait before the next attempt, which doubles from one
 // attempt to the next up to a limit.
 //
-// It does not sleep and does not retry: callers have their own events to wait
-// for, and decide what to try again. There is no jitter: each of our retries
-// has a peer of its own. Start at [New].
+// It does not retry: callers decide what to try again, and often have their own events
+// to wait for; [Pause] is for those that have none. There is no jitter: each of our
+// retries has a peer of its own. Start at [New].
 package backoff
 
-import "time"
+import (
+	"context"
+	"time"
+)
+
+// Pause waits, and reports whether ctx is still alive.
+func Pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
 
 // Backoff is for one goroutine.
 type Backoff struct {

@@ -193,7 +193,7 @@ const networkTimeout = 2 * time.Second
 //
 // Errors: errs.NotFound; errs.Unavailable with code port_closed; without a network
 // those of vm.Guest.Dial.
-func (r *Reach) Dial(ctx context.Context, scope access.Scope, id string, port int, cause Cause) (net.Conn, error) {
+func (r *Reach) Dial(ctx context.Context, scope access.Scope, id string, port int, cause Cause) (vm.PortConn, error) {
 	v, err := r.cfg.Store.VM(ctx, scope, id)
 	if err != nil {
 		return nil, err
@@ -226,7 +226,7 @@ func (r *Reach) Dial(ctx context.Context, scope access.Scope, id string, port in
 // scope: it is for callers that have checked theirs, and for a VM's SSH port, whose
 // clients have no account. The VM counts as used for cause until the connection is
 // closed; but only bytes that it moves keep the VM awake, because it outlives a sleep.
-func (r *Reach) DialNetwork(ctx context.Context, id string, to netip.AddrPort, cause Cause) (net.Conn, error) {
+func (r *Reach) DialNetwork(ctx context.Context, id string, to netip.AddrPort, cause Cause) (vm.PortConn, error) {
 	moved := &atomic.Int64{}
 	moved.Store(time.Now().UnixNano())
 	end := r.begin(ctx, id, &Use{Cause: cause, moved: moved})

@@ -60,10 +60,11 @@ func (s *routeStore) InsertRoute(ctx context.Context, scope access.Scope, r rout
 		return route.Route{}, noVM(r.VMID)
 	}
 	err := s.write(ctx, func(tx *tx) error {
-		name, err := tx.touchVM(ctx, scope, r.VMID, &r.OwnerID)
+		name, owner, err := tx.touchVM(ctx, scope, r.VMID)
 		if err != nil {
 			return err
 		}
+		r.OwnerID = owner
 		if err := tx.remember(ctx, r.OwnerID, r.ID); err != nil {
 			return err
 		}
@@ -85,24 +86,23 @@ func (s *routeStore) InsertRoute(ctx context.Context, scope access.Scope, r rout
 
 // touchVM counts a change of a VM, and with it locks the routes of the VM. It returns
 // the VM's name and its owner.
-func (t *tx) touchVM(ctx context.Context, scope access.Scope, id string, owner *string) (name string, err error) {
+func (t *tx) touchVM(ctx context.Context, scope access.Scope, id string) (name, ownerID string, err error) {
 	owned, args := inScope(scope)
 	n, err := t.exec(ctx, "UPDATE vms SET revision = revision + 1, updated_at = ? WHERE id = ? AND "+owned, append([]any{micros(time.Now()), id}, args...)...)
 	if err != nil {
-		return "", fmt.Errorf("cannot lock the VM: %w", err)
+		return "", "", fmt.Errorf("cannot lock the VM: %w", err)
 	}
 	if n == 0 {
-		return "", noVM(id)
+		return "", "", noVM(id)
 	}
 	var row struct {
 		Name    string `db:"name"`
 		OwnerID string `db:"owner_id"`
 	}
 	if _, err := t.get(ctx, &row, "SELECT name, owner_id FROM vms WHERE id = ?", id); err != nil {
-		return "", fmt.Errorf("cannot read the VM: %w", err)
+		return "", "", fmt.Errorf("cannot read the VM: %w", err)
 	}
-	*owner = row.OwnerID
-	return row.Name, nil
+	return row.Name, row.OwnerID, nil
 }
 
 func (t *tx) insertRoute(ctx context.Context, r route.Route) error {
@@ -225,7 +225,7 @@ func (t *tx) lockRoute(ctx context.Context, scope access.Scope, id string) (r ro
 	if r, err = oneRoute(ctx, t, scope, id); err != nil {
 		return r, "", err
 	}
-	if vmName, err = t.touchVM(ctx, scope, r.VMID, &r.OwnerID); err != nil {
+	if vmName, _, err = t.touchVM(ctx, scope, r.VMID); err != nil {
 		if errs.Is(err, errs.NotFound) { // deleted since, with its routes
 			err = errNoRoute
 		}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/backoff"
 	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/server/admission"
@@ -64,7 +65,7 @@ func (f *forward) accept(ctx context.Context, l net.Listener) {
 		}
 		if err != nil {
 			f.gate.lines.Write(slog.LevelWarn, "cannot accept: "+f.kind.name, slog.String(logkey.VM, f.vmID), slog.Any(logkey.Error, err))
-			if !pause(ctx, acceptPause) {
+			if !backoff.Pause(ctx, acceptPause) {
 				return
 			}
 			continue
@@ -184,12 +185,12 @@ func (r *wakingConn) CloseWrite() error {
 func (f *forward) dial(ctx context.Context, a Arrival) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.gate.cfg.Timeout)
 	defer cancel()
-	for wait := firstPause; ; wait = min(2*wait, longPause) {
+	for waits := backoff.New(firstPause, longPause); ; {
 		conn, err := f.gate.cfg.Dial(ctx, a)
 		if err == nil {
 			return conn, nil
 		}
-		if !pause(ctx, wait) {
+		if !backoff.Pause(ctx, waits.Next()) {
 			return nil, err
 		}
 	}
@@ -213,16 +214,4 @@ func pipe(to, from net.Conn) {
 	// Broken: the other direction must not wait for what cannot come.
 	_ = to.Close()
 	_ = from.Close()
-}
-
-// pause waits, and reports whether ctx is still alive.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/backoff"
@@ -121,7 +120,8 @@ func (p *Proxy) whyClosed(ctx context.Context, v *visit) error {
 }
 
 // addressOf names a port of a machine: connections to it are not used for another
-// machine of the same VM, which knows nothing of them. dial reads it.
+// machine of the same VM, which knows nothing of them, and wake a VM only if all that use
+// them may. dial has the target from the trip.
 func addressOf(t route.Target, machine uint64) string {
 	wakes := "w"
 	if !t.AutoWake {
@@ -132,16 +132,7 @@ func addressOf(t route.Target, machine uint64) string {
 
 // dial connects with a guest. One that was woken for the request may refuse for a while:
 // its program has to go on first.
-func (p *Proxy) dial(ctx context.Context, _, address string) (net.Conn, error) {
-	host, portText, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	port, err := strconv.Atoi(portText)
-	if err != nil {
-		return nil, err
-	}
-	vmID, _, _ := strings.Cut(host, ".")
+func (p *Proxy) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	waits := backoff.New(firstWait, longWait)
 	t := ctx.Value(tripKey{}).(trip)
 	ctx, cancel := context.WithCancel(ctx)
@@ -149,25 +140,14 @@ func (p *Proxy) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	defer t.onEnd(cancel)()
 	for {
 		bounded, cancel := context.WithTimeout(ctx, dialTimeout)
-		conn, err := p.cfg.Guests.Dial(bounded, vmID, port)
+		conn, err := p.cfg.Guests.Dial(bounded, t.target.VMID, t.target.Port)
 		cancel()
 		if err == nil {
-			return &guestConn{Conn: conn, proxy: p, target: route.Target{VMID: vmID, OwnerID: t.target.OwnerID, AutoWake: strings.HasSuffix(host, "w")}}, nil
+			return &guestConn{Conn: conn, proxy: p, target: t.target}, nil
 		}
-		if time.Now().After(t.patient) || !pause(ctx, waits.Next()) {
+		if time.Now().After(t.patient) || !backoff.Pause(ctx, waits.Next()) {
 			return nil, fmt.Errorf("%w: %w", errDial, err)
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 

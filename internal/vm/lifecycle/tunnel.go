@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"context"
-	"net"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/reach"
@@ -32,20 +31,12 @@ func (s *Service) Tunnel(ctx context.Context, scope access.Scope, id string, por
 
 // tunnel is a connection whose end ends a use of its VM.
 type tunnel struct {
-	net.Conn
+	vm.PortConn
 	release func()
 }
 
 // Close closes the connection, and ends the use.
 func (t *tunnel) Close() error {
 	defer t.release()
-	return t.Conn.Close()
-}
-
-// CloseWrite ends the sending half; a connection that has none is closed.
-func (t *tunnel) CloseWrite() error {
-	if half, ok := t.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return t.Conn.Close()
+	return t.PortConn.Close()
 }
