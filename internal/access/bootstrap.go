@@ -31,7 +31,7 @@ const (
 	presetName = "preset"
 )
 
-// Bootstrap creates the admin account and its first key if they do not exist, and
+// Bootstrap creates the admin and its first key if they do not exist, and
 // writes the key to KeyFile in dataDir. created reports that firstKey was generated
 // now: it is stored only in that file, so the caller should show it once.
 //
@@ -45,9 +45,10 @@ func (s *Service) Bootstrap(ctx context.Context, dataDir, preset string) (firstK
 		return "", false, err
 	}
 	for id, name := range map[string]string{AdminID: "admin", SystemID: "system"} {
-		account := Account{ID: id, Name: name, CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
-		if err := s.store.InsertAccount(ctx, account); err != nil {
-			return "", false, fmt.Errorf("cannot create the %s account: %w", name, err)
+		now := time.Now().UTC().Truncate(time.Microsecond)
+		user := User{ID: id, Name: name, Role: RoleAdmin, CreatedAt: now, UpdatedAt: now}
+		if err := s.store.InsertUser(ctx, user); err != nil {
+			return "", false, fmt.Errorf("cannot create the user %s: %w", name, err)
 		}
 	}
 	keys, err := s.store.Keys(ctx, Owner(AdminID))

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// Store stores accounts and keys.
+// Store stores users and keys.
 type Store interface {
-	// InsertAccount creates an account. It is no error if the account exists.
-	InsertAccount(ctx context.Context, a Account) error
+	// InsertUser creates a user. It is no error if the user exists.
+	InsertUser(ctx context.Context, u User) error
 
 	// InsertKey creates a key. Errors: errs.Conflict with code key_exists if the
 	// owner has a key with that name.

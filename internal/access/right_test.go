@@ -1,20 +1,41 @@
 package access
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 func TestRights(t *testing.T) {
+	every := append(EveryRight(), Right{}, Open, AnyKey)
 	for name, c := range map[string]struct {
 		rights Rights
-		want   map[Right]bool
+		want   []Right
 	}{
-		"none":   {0, map[Right]bool{0: false, Open: true, Read: false, Write: false, Admin: false}},
-		"reader": {Rights(Read), map[Right]bool{0: false, Open: true, Read: true, Write: false, Admin: false}},
-		"all":    {AllRights, map[Right]bool{0: false, Open: true, Read: true, Write: true, Admin: true}},
+		"none":   {0, []Right{Open}},
+		"reader": {RightsOf(Read(VMs)), []Right{Open, AnyKey, Read(VMs)}},
+		"writer": {RightsOf(Write(VMs), Write(Host)), []Right{Open, AnyKey, Write(VMs), Write(Host)}},
+		"admin":  {RightsOf(Admin), slices.DeleteFunc(slices.Clone(every), func(r Right) bool { return r == Right{} })},
 	} {
-		for right, want := range c.want {
-			if c.rights.Include(right) != want {
-				t.Errorf("%s: include %s is %v", name, right, !want)
+		for _, right := range every {
+			if c.rights.Include(right) != slices.Contains(c.want, right) {
+				t.Errorf("%s: include %s is %v", name, right, c.rights.Include(right))
 			}
+		}
+		if again := RightsOf(c.rights.List()...); again != c.rights {
+			t.Errorf("%s: %b of its list, want %b", name, again, c.rights)
+		}
+	}
+}
+
+func TestParseRight(t *testing.T) {
+	for _, r := range EveryRight() {
+		if parsed, ok := ParseRight(r.String()); !ok || parsed != r {
+			t.Errorf("%s: %v, %v", r, parsed, ok)
+		}
+	}
+	for _, bad := range []string{"", "open", "any", "vms", "vms:", "vms:READ", "vm:read", "admin:write", ":read", "vms:read:write", " vms:read"} {
+		if r, ok := ParseRight(bad); ok {
+			t.Errorf("%q is %s", bad, r)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -78,13 +79,14 @@ func (s *Service) Close() error {
 var errUnknownKey = errs.New(errs.Unauthenticated, "invalid_api_key", "the API key is not valid").
 	WithHint("give a key as \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\"; the first one is in admin.key in hatchd's data directory")
 
-// Authenticate returns the principal that the secret belongs to.
+// Authenticate returns the principal that a secret belongs to, for a client at an
+// address; the zero address is that of a client that is not on the network.
 // Errors: errs.Unauthenticated.
 //
 // Keys are looked up by the secret's SHA-256. The time this takes may reveal how
 // much of a hash matches, but an attacker cannot choose secrets by their hash, so
 // this does not help; the final comparison takes constant time.
-func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, error) {
+func (s *Service) Authenticate(ctx context.Context, secret string, _ netip.Addr) (Principal, error) {
 	if secret == "" || len(secret) > maxSecret {
 		return Principal{}, errUnknownKey
 	}
@@ -104,7 +106,7 @@ func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, e
 
 // Known authenticates a caller whose key has authenticated before, from memory. Any
 // other key may be valid, too.
-func (s *Service) Known(secret string) (caller Principal, known bool) {
+func (s *Service) Known(secret string, _ netip.Addr) (caller Principal, known bool) {
 	if len(secret) > maxSecret {
 		return Principal{}, false
 	}
@@ -120,7 +122,7 @@ func (s *Service) Known(secret string) (caller Principal, known bool) {
 // principal returns the caller that a key authenticates, and notes its use.
 func (s *Service) principal(k Key) Principal {
 	s.touch(k.ID)
-	return Principal{OwnerID: k.OwnerID, KeyID: k.ID, KeyName: k.Name, Rights: AllRights}
+	return Principal{OwnerID: k.OwnerID, Role: RoleAdmin, KeyID: k.ID, KeyName: k.Name, Rights: AllRights}
 }
 
 // lookUp returns the key with this hash, from memory if it was used before.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -35,7 +36,7 @@ func newMemory() *memory {
 	return &memory{keys: map[string]Key{}, touched: make(chan map[string]time.Time, 100)}
 }
 
-func (m *memory) InsertAccount(context.Context, Account) error { return nil }
+func (m *memory) InsertUser(context.Context, User) error { return nil }
 
 func (m *memory) InsertKey(_ context.Context, k Key) error {
 	m.mu.Lock()
@@ -110,7 +111,7 @@ func mustBootstrap(t *testing.T, s *Service, dir, preset string) (string, bool) 
 
 func mustAuthenticate(t *testing.T, s *Service, secret string) Principal {
 	t.Helper()
-	p, err := s.Authenticate(t.Context(), secret)
+	p, err := s.Authenticate(t.Context(), secret, netip.Addr{})
 	if err != nil {
 		t.Fatalf("Authenticate: %v", err)
 	}
@@ -119,7 +120,7 @@ func mustAuthenticate(t *testing.T, s *Service, secret string) Principal {
 
 func refused(t *testing.T, s *Service, secret string) {
 	t.Helper()
-	if p, err := s.Authenticate(t.Context(), secret); !errs.Is(err, errs.Unauthenticated) || p != (Principal{}) {
+	if p, err := s.Authenticate(t.Context(), secret, netip.Addr{}); !errs.Is(err, errs.Unauthenticated) || p != (Principal{}) {
 		t.Errorf("Authenticate(%.20q…) = %+v, %v, want Unauthenticated", secret, p, err)
 	}
 }

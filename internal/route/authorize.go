@@ -76,11 +76,11 @@ func (s *Service) allows(ctx context.Context, t Target, c Credentials) (bool, er
 	if c.Key == "" {
 		return false, nil
 	}
-	caller, err := s.Keys.Authenticate(ctx, c.Key)
+	caller, err := s.Keys.Authenticate(ctx, c.Key, c.From)
 	if errs.Is(err, errs.Unauthenticated) {
 		return false, nil
 	}
-	return err == nil && caller.OwnerID == t.OwnerID && caller.Rights.Include(access.Write), err
+	return err == nil && caller.OwnerID == t.OwnerID && caller.Rights.Include(access.Write(access.Exec)), err
 }
 
 // passwordFits compares a user name and a password. One that was accepted before costs

@@ -59,7 +59,7 @@ func TestProofsInTheDNS(t *testing.T) {
 	w, ctx := newWorld(t), t.Context()
 	records := map[string]string{"_hatch.empty.example.org.": ""}
 	make := func(domain string) route.Route {
-		r, err := w.Create(ctx, caller("acc_a", access.Rights(access.Read|access.Write)), "vm_a", route.Draft{Spec: route.Spec{Domain: domain, Port: 80}})
+		r, err := w.Create(ctx, caller("acc_a", access.RightsOf(access.Write(access.Routes))), "vm_a", route.Draft{Spec: route.Spec{Domain: domain, Port: 80}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -22,8 +23,8 @@ type Resolver interface {
 
 // Keys authenticates callers by their API key.
 type Keys interface {
-	// Authenticate returns the caller. Errors: errs.Unauthenticated.
-	Authenticate(ctx context.Context, secret string) (access.Principal, error)
+	// Authenticate returns the caller at an address. Errors: errs.Unauthenticated.
+	Authenticate(ctx context.Context, secret string, from netip.Addr) (access.Principal, error)
 }
 
 // Config has the settings and dependencies of a service. All fields are required.

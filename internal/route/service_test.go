@@ -75,7 +75,7 @@ func caller(owner string, rights access.Rights) access.Principal {
 // keys are secrets of the form "key of ACCOUNT".
 type keys struct{}
 
-func (keys) Authenticate(_ context.Context, secret string) (access.Principal, error) {
+func (keys) Authenticate(_ context.Context, secret string, _ netip.Addr) (access.Principal, error) {
 	if secret == "database is down" {
 		return access.Principal{}, errors.New(secret)
 	}
@@ -83,7 +83,7 @@ func (keys) Authenticate(_ context.Context, secret string) (access.Principal, er
 		return caller(owner, access.AllRights), nil
 	}
 	if secret == "reader" {
-		return caller("acc_a", access.Rights(access.Read)), nil
+		return caller("acc_a", access.RightsOf(access.Read(access.Exec))), nil
 	}
 	return access.Principal{}, errs.New(errs.Unauthenticated, "invalid_api_key", "no")
 }
@@ -333,7 +333,7 @@ func TestShareRefuses(t *testing.T) {
 
 func TestADomainIsServedOnceProved(t *testing.T) {
 	w, ctx, owner := newWorld(t), t.Context(), access.Owner("acc_a")
-	r, err := w.Create(ctx, caller("acc_a", access.Rights(access.Read|access.Write)), "vm_a", route.Draft{Spec: route.Spec{Domain: "www.example.org", Port: 80}})
+	r, err := w.Create(ctx, caller("acc_a", access.RightsOf(access.Write(access.Routes))), "vm_a", route.Draft{Spec: route.Spec{Domain: "www.example.org", Port: 80}})
 	if err != nil || r.Served() {
 		t.Fatalf("%+v, %v", r, err)
 	}

@@ -51,6 +51,8 @@ type Credentials struct {
 	Username, Password string // from Authorization: Basic
 	Token              string // of a signed link, from the query field hatch_token
 	Cookie             string // from the cookie hatch_access
+
+	From netip.Addr // the client's address
 }
 
 // Names of the query field and of the cookie of signed links.

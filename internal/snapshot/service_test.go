@@ -52,7 +52,7 @@ func newWorld(t *testing.T, limits snapshot.Limits) *world {
 	w.files, err = files.Open(w.root, 0)
 	w.ok(err)
 	t.Cleanup(func() { w.ok(w.files.Close()) })
-	w.ok(w.store.InsertAccount(t.Context(), access.Account{ID: owner, CreatedAt: time.Now()}))
+	w.ok(w.store.InsertUser(t.Context(), access.User{ID: owner, CreatedAt: time.Now()}))
 	w.ok(w.store.InsertImage(t.Context(), image.Image{ID: "img_a", OwnerID: owner, CreatedAt: time.Now()}))
 	w.ok(os.WriteFile(w.guest, []byte(strings.Repeat("guest", 1000)), 0o600))
 	w.restart(limits)
@@ -264,7 +264,7 @@ func TestWarmSnapshotEvictsOnlyWarmSnapshots(t *testing.T) {
 // Snapshots of an owner are not evicted for others, not even automatic ones.
 func TestNoOwnersSnapshotIsEvictedForAnother(t *testing.T) {
 	w := newWorld(t, snapshot.Limits{PerVM: 9, DiskMiB: 4})
-	w.ok(w.store.InsertAccount(t.Context(), access.Account{ID: "acc_b", CreatedAt: time.Now()}))
+	w.ok(w.store.InsertUser(t.Context(), access.User{ID: "acc_b", CreatedAt: time.Now()}))
 	theirs := draft(snapshot.Automatic, "")
 	theirs.OwnerID, theirs.VMID = "acc_b", "vm_b"
 	kept := w.takeSized(theirs, mib)

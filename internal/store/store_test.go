@@ -65,7 +65,7 @@ func open(t testing.TB, dsn string) *Store {
 
 func account(t testing.TB, s *Store, id string) {
 	t.Helper()
-	noError(t, s.InsertAccount(context.Background(), access.Account{ID: id, Name: id, CreatedAt: now()}))
+	noError(t, s.InsertUser(context.Background(), access.User{ID: id, Name: id, CreatedAt: now()}))
 }
 
 func noError(t testing.TB, err error) {
@@ -95,7 +95,7 @@ func TestMigrationsUpAndDown(t *testing.T) {
 			if _, err := m.DownTo(t.Context(), 0); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.InsertAccount(t.Context(), access.Account{ID: "acc_x"}); err == nil {
+			if err := s.InsertUser(t.Context(), access.User{ID: "acc_x"}); err == nil {
 				t.Error("a table is left after the way down")
 			}
 			results, err := m.Up(t.Context())

@@ -62,7 +62,7 @@ func newWorld(t *testing.T, mode Mode) *world {
 	st := storetest.Open(t)
 	t.Cleanup(func() { _ = st.Close() })
 	for _, id := range []string{access.SystemID, "acc_other"} {
-		if err := st.InsertAccount(t.Context(), access.Account{ID: id, Name: id, CreatedAt: time.Now()}); err != nil {
+		if err := st.InsertUser(t.Context(), access.User{ID: id, Name: id, CreatedAt: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -45,7 +45,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	st := storetest.Open(t)
-	if err := st.InsertAccount(t.Context(), access.Account{ID: owner, Name: "admin", CreatedAt: time.Now()}); err != nil {
+	if err := st.InsertUser(t.Context(), access.User{ID: owner, Name: "admin", CreatedAt: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	w := &world{store: st}

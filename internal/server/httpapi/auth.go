@@ -68,7 +68,7 @@ func (d *door) admit(r *http.Request) error {
 // no lookup: its answer is the same for every key. All clients of a reverse proxy on
 // this host are one client, so there any key is looked up.
 func (d *door) checkKey(r *http.Request, secret string) (access.Principal, error) {
-	if caller, known := d.access.Known(secret); known {
+	if caller, known := d.access.Known(secret, callerOf(r.Context()).address); known {
 		return caller, nil
 	}
 	client := clientOf(r)
@@ -77,7 +77,7 @@ func (d *door) checkKey(r *http.Request, secret string) (access.Principal, error
 			return access.Principal{}, tooManyTries(wait)
 		}
 	}
-	caller, err := d.access.Authenticate(r.Context(), secret)
+	caller, err := d.access.Authenticate(r.Context(), secret, callerOf(r.Context()).address)
 	if errs.Is(err, errs.Unauthenticated) {
 		if wait := d.tries.Failed(client); wait > 0 {
 			return access.Principal{}, tooManyTries(wait)
@@ -87,11 +87,20 @@ func (d *door) checkKey(r *http.Request, secret string) (access.Principal, error
 }
 
 func clientOf(r *http.Request) admission.Client {
-	addr, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil { // not of IP
+	addr := addressOf(r)
+	if !addr.IsValid() {
 		return admission.Local
 	}
-	return admission.ClientAt(addr.Addr())
+	return admission.ClientAt(addr)
+}
+
+// addressOf returns the address of a client, the zero one if it is not of IP.
+func addressOf(r *http.Request) netip.Addr {
+	addr, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Addr().Unmap()
 }
 
 func tooManyTries(wait time.Duration) error {
@@ -132,8 +141,8 @@ func checkRight(ctx context.Context, needs access.Right) error {
 	if callerOf(ctx).Rights.Include(needs) {
 		return nil
 	}
-	return errs.New(errs.Forbidden, "forbidden", "cannot do this with this API key: it lacks the right %q", needs).
-		WithHint("use a key with the right %q", needs)
+	return errs.New(errs.Forbidden, "forbidden", "cannot do this with this API key: it lacks the scope %q", needs).
+		WithHint("use a key with the scope %q", needs)
 }
 
 // presentedKey returns the request's key, or "".

@@ -553,26 +553,31 @@ func (f *fakeWebhooks) Retry(ctx context.Context, scope access.Scope, id, delive
 	return sampleDelivery(), nil
 }
 
+// readRights returns every right to read.
+func readRights() access.Rights {
+	return access.RightsOf(slices.DeleteFunc(access.EveryRight(), func(r access.Right) bool { return r.Write })...)
+}
+
 // fakeKeys is both keyring and authenticator.
 type fakeKeys struct{}
 
 // Known knows the good key; all others are looked up.
-func (k fakeKeys) Known(secret string) (access.Principal, bool) {
+func (k fakeKeys) Known(secret string, _ netip.Addr) (access.Principal, bool) {
 	if secret != goodKey {
 		return access.Principal{}, false
 	}
-	caller, err := k.Authenticate(context.Background(), secret)
+	caller, err := k.Authenticate(context.Background(), secret, netip.Addr{})
 	return caller, err == nil
 }
 
-func (fakeKeys) Authenticate(_ context.Context, secret string) (access.Principal, error) {
+func (fakeKeys) Authenticate(_ context.Context, secret string, _ netip.Addr) (access.Principal, error) {
 	switch secret {
 	case goodKey:
 		return access.Principal{OwnerID: goodAcc, KeyID: "key_good", KeyName: "admin", Rights: access.AllRights}, nil
 	case otherKey:
 		return access.Principal{OwnerID: "acc_other", KeyID: "key_other", Rights: access.AllRights}, nil
 	case readerKey:
-		return access.Principal{OwnerID: goodAcc, KeyID: "key_reader", Rights: access.Rights(access.Read)}, nil
+		return access.Principal{OwnerID: goodAcc, KeyID: "key_reader", Rights: readRights()}, nil
 	case "hk_broken":
 		return access.Principal{}, fmt.Errorf("open /var/lib/hatch/hatch.db: no such file")
 	}

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"net/netip"
 	"reflect"
 	"time"
 
@@ -95,11 +96,12 @@ type Screen interface {
 
 // Authenticator authenticates callers.
 type Authenticator interface {
-	// Authenticate returns the caller. Errors: errs.Unauthenticated.
-	Authenticate(ctx context.Context, secret string) (access.Principal, error)
+	// Authenticate returns the caller at an address, the zero one if it is not on the
+	// network. Errors: errs.Unauthenticated.
+	Authenticate(ctx context.Context, secret string, from netip.Addr) (access.Principal, error)
 	// Known authenticates a caller whose key has authenticated before, without the
 	// database.
-	Known(secret string) (caller access.Principal, known bool)
+	Known(secret string, from netip.Addr) (caller access.Principal, known bool)
 }
 
 // Config has the services that the door serves. All fields are required but those that

@@ -46,14 +46,14 @@ func parseNetwork(text string) (netip.Prefix, error) {
 // services of a host.
 const privileged = 1024
 
-// mayPublish refuses host ports below 1024 to callers without the right admin.
+// mayPublish refuses host ports below 1024 to callers without the scope admin.
 func mayPublish(ctx context.Context, ports []machine.Port) error {
 	for _, p := range ports {
 		if p.Host == 0 || p.Host >= privileged {
 			continue
 		}
 		if err := checkRight(ctx, access.Admin); err != nil {
-			return errs.New(errs.Forbidden, "forbidden", "cannot publish on host port %d with this API key: ports below %d need the right %q", p.Host, privileged, access.Admin).
+			return errs.New(errs.Forbidden, "forbidden", "cannot publish on host port %d with this API key: ports below %d need the scope %q", p.Host, privileged, access.Admin).
 				WithField("ports").WithHint("give a host port of %d or more, or leave host out to get a free one", privileged)
 		}
 	}

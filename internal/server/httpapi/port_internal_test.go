@@ -39,7 +39,7 @@ func TestPorts(t *testing.T) {
 func TestLowHostPortsAreForAdmins(t *testing.T) {
 	for host, allowed := range map[int]bool{0: true, 80: false, 1023: false, 1024: true} {
 		given := []machine.Port{{Guest: 80, Host: host}}
-		if err := mayPublish(with(access.Rights(access.Read|access.Write)), given); (err == nil) != allowed || err != nil && !errs.Is(err, errs.Forbidden) {
+		if err := mayPublish(with(access.RightsOf(access.Write(access.VMs))), given); (err == nil) != allowed || err != nil && !errs.Is(err, errs.Forbidden) {
 			t.Errorf("%d: %v", host, err)
 		}
 		if err := mayPublish(with(access.AllRights), given); err != nil {
@@ -54,7 +54,7 @@ func TestChangedPorts(t *testing.T) {
 		Spec:  machine.Spec{Ports: []machine.Port{{Guest: 80}, {Guest: 443, Host: 443}}},
 		Lease: network.Lease{Ports: map[int]int{80: 26001, 443: 443}},
 	}
-	writer := with(access.Rights(access.Read | access.Write))
+	writer := with(access.RightsOf(access.Write(access.VMs)))
 	read := shownPorts(v.Ports, v.Lease.Ports)
 	if got, err := changedPorts(writer, v, read); err != nil || !reflect.DeepEqual(got, v.Ports) {
 		t.Errorf("as it was read: %+v, %v", got, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"net/http"
+	"net/netip"
 	"regexp"
 
 	"github.com/hatchvm/hatch/internal/access"
@@ -13,6 +14,7 @@ import (
 // serves the request uses it.
 type caller struct {
 	requestID string
+	address   netip.Addr // of the client, zero if it is not on the network
 	access.Principal
 }
 
@@ -38,7 +40,7 @@ var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 // headers that all answers have.
 func (d *door) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := &caller{requestID: r.Header.Get("X-Request-Id")}
+		c := &caller{requestID: r.Header.Get("X-Request-Id"), address: addressOf(r)}
 		if !saneRequestID.MatchString(c.requestID) {
 			c.requestID = "req_" + rand.Text()[:16]
 		}

@@ -12,7 +12,7 @@ import (
 )
 
 const createRouteText = `Make a host name that leads to a port of a VM: a subdomain of the proxy's domain, or a domain of your own. ` +
-	`A domain is served at once if the key has the right admin; otherwise once it is proved, by the TXT record that verification shows, and POST /routes/{id}/verify.`
+	`A domain is served at once if the key has the scope admin; otherwise once it is proved, by the TXT record that verification shows, and POST /routes/{id}/verify.`
 
 const shareText = `Return a signed link to a port of a VM. Each browser that opens it reaches the port, with no key, until the link expires or DELETE /vms/{id}/share ends it. ` +
 	`It needs no route, unless HATCH_PROXY_IMPLICIT is off. Nothing is stored.`

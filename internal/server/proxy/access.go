@@ -106,6 +106,7 @@ func (p *Proxy) check(r *http.Request, v *visit, client admission.Client) error 
 			return tooManyTries(wait)
 		}
 		guessed = guessed || guess
+		c.From = v.client
 		grant, err := p.cfg.Names.Authorize(r.Context(), v.target, c.Credentials)
 		if err == nil {
 			v.grant, v.used = grant, c

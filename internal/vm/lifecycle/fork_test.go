@@ -565,7 +565,7 @@ func TestFailedSaveFreesTheRAMOfAFork(t *testing.T) {
 // keep.
 func TestFailedWarmGuestHasAnID(t *testing.T) {
 	w := newWorld(t)
-	if err := w.store.InsertAccount(t.Context(), access.Account{ID: access.SystemID, CreatedAt: time.Now()}); err != nil {
+	if err := w.store.InsertUser(t.Context(), access.User{ID: access.SystemID, CreatedAt: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	shape, err := w.ShapeFor(t.Context(), owner, vm.CreateRequest{})
@@ -586,7 +586,7 @@ func TestFailedWarmGuestHasAnID(t *testing.T) {
 // VMs of any account are cloned from it: no login may have changed it.
 func TestWarmGuestHasNoOpenPort(t *testing.T) {
 	w := newWorld(t)
-	if err := w.store.InsertAccount(t.Context(), access.Account{ID: access.SystemID, CreatedAt: time.Now()}); err != nil {
+	if err := w.store.InsertUser(t.Context(), access.User{ID: access.SystemID, CreatedAt: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	shape, err := w.ShapeFor(t.Context(), owner, vm.CreateRequest{})

@@ -86,7 +86,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	st := storetest.Open(t)
 	for _, id := range []string{owner, access.SystemID} {
-		if err := st.InsertAccount(t.Context(), access.Account{ID: id, Name: id, CreatedAt: time.Now()}); err != nil {
+		if err := st.InsertUser(t.Context(), access.User{ID: id, Name: id, CreatedAt: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -9,15 +9,15 @@ import (
 
 var _ access.Store = (*accessStore)(nil)
 
-// InsertAccount implements [access.Store].
-func (s *accessStore) InsertAccount(ctx context.Context, a access.Account) error {
+// InsertUser implements [access.Store].
+func (s *accessStore) InsertUser(ctx context.Context, u access.User) error {
 	err := s.write(ctx, func(tx *tx) error {
 		_, err := tx.exec(ctx, "INSERT INTO accounts (id, name, created_at) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING",
-			a.ID, a.Name, micros(a.CreatedAt))
+			u.ID, u.Name, micros(u.CreatedAt))
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("cannot store the account: %w", err)
+		return fmt.Errorf("cannot store the user: %w", err)
 	}
 	return nil
 }
