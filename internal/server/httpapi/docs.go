@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -29,11 +30,11 @@ func isForReading(path string) bool {
 }
 
 // serveDocs serves the finished description of the API: as OpenAPI, and as one plain
-// page without scripts and without resources of other sites.
+// page without scripts and without resources of other sites. Each form is made when it
+// is first asked for: that takes longer than the rest of a start.
 func (d *door) serveDocs(mux *http.ServeMux, doc *huma.OpenAPI) {
-	page, style := renderDocs(doc)
-	asJSON, asYAML := must(json.Marshal(doc)), must(doc.YAML())
-	serve := func(path, kind string, body []byte) {
+	serve := func(path, kind string, render func() []byte) {
+		body := sync.OnceValue(render)
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
 			if err := checkRight(r.Context(), access.AnyKey); err != nil {
 				d.writeProblem(w, r, err)
@@ -43,15 +44,15 @@ func (d *door) serveDocs(mux *http.ServeMux, doc *huma.OpenAPI) {
 			h.Set("Content-Type", kind)
 			if path == docsPath {
 				h.Set("Content-Security-Policy",
-					"default-src 'none'; style-src '"+style+"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+					"default-src 'none'; style-src '"+docsStyle()+"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 				h.Set("Referrer-Policy", "no-referrer")
 			}
-			_, _ = w.Write(body) // an error means that the client has disconnected
+			_, _ = w.Write(body()) // an error means that the client has disconnected
 		})
 	}
-	serve(docsPath, "text/html; charset=utf-8", page)
-	serve(jsonPath, "application/openapi+json", asJSON)
-	serve(yamlPath, "application/openapi+yaml", asYAML)
+	serve(docsPath, "text/html; charset=utf-8", func() []byte { return renderDocs(doc) })
+	serve(jsonPath, "application/openapi+json", func() []byte { return must(json.Marshal(doc)) })
+	serve(yamlPath, "application/openapi+yaml", func() []byte { return must(doc.YAML()) })
 }
 
 // must is for results that depend only on this package's source, not on input.
@@ -109,10 +110,13 @@ type docsSchema struct {
 	Fields []docsField
 }
 
-// renderDocs returns the page, and the hash that allows its style in the
-// Content-Security-Policy.
-func renderDocs(doc *huma.OpenAPI) (page []byte, style string) {
+// docsStyle returns the hash that allows the page's style in the Content-Security-Policy.
+func docsStyle() string {
 	hash := sha256.Sum256([]byte(docsCSS))
+	return "sha256-" + base64.StdEncoding.EncodeToString(hash[:])
+}
+
+func renderDocs(doc *huma.OpenAPI) []byte {
 	view := docsView{
 		Title: doc.Info.Title, Version: doc.Info.Version, Description: doc.Info.Description,
 		Style: template.CSS(docsCSS), Groups: docsGroups(doc), Schemas: docsSchemas(doc),
@@ -122,7 +126,7 @@ func renderDocs(doc *huma.OpenAPI) (page []byte, style string) {
 	if err := t.Execute(&out, view); err != nil {
 		panic(err) // as must
 	}
-	return out.Bytes(), "sha256-" + base64.StdEncoding.EncodeToString(hash[:])
+	return out.Bytes()
 }
 
 func docsGroups(doc *huma.OpenAPI) []docsGroup {
