@@ -14,13 +14,27 @@ type CreateImage struct {
 	BootArgs    string `json:"boot_args,omitempty" maxLength:"2048" doc:"Kernel boot arguments for VMs of this image."`
 }
 
+// Visibilities of images and templates.
+const (
+	VisibilityPrivate = "private"
+	VisibilityShared  = "shared"
+	VisibilityPublic  = "public"
+)
+
+// UpdateImage is the body of PATCH /images/{id}, a JSON merge patch: absent fields stay.
+type UpdateImage struct {
+	Visibility *string  `json:"visibility,omitempty" enum:"private,shared,public" doc:"Who sees the image beside its owner: no other user, those of shared_with, or all users. Only an admin makes it public."`
+	SharedWith []string `json:"shared_with,omitempty" maxItems:"256" doc:"IDs or names of users, for the visibility shared."`
+}
+
 // Image is a kernel and a root file system that VMs start from.
 type Image struct {
 	ID            string `json:"id" example:"img_default"`
 	Name          string `json:"name,omitempty"`
-	KernelPath    string `json:"kernel_path,omitempty" doc:"Only in the response to GET of one image."`
-	RootfsPath    string `json:"rootfs_path,omitempty" doc:"Only in the response to GET of one image."`
-	ModulesPath   string `json:"modules_path,omitempty" doc:"Only in the response to GET of one image."`
+	OwnerID       string `json:"owner_id" doc:"The user it belongs to; acc_system is hatchd itself."`
+	KernelPath    string `json:"kernel_path,omitempty" doc:"Only to keys with the scope admin, and only in the response to GET of one image."`
+	RootfsPath    string `json:"rootfs_path,omitempty" doc:"Only to keys with the scope admin, and only in the response to GET of one image."`
+	ModulesPath   string `json:"modules_path,omitempty" doc:"Only to keys with the scope admin, and only in the response to GET of one image."`
 	BootArgs      string `json:"boot_args,omitempty"`
 	KernelVersion string `json:"kernel_version,omitempty" example:"6.1.0-41-cloud-amd64"`
 	KernelDigest  string `json:"kernel_digest"`
@@ -30,6 +44,9 @@ type Image struct {
 	DiskMode      string `json:"disk_mode" enum:"overlay,copy" doc:"overlay: VMs share the root file system, read-only, and write to overlay disks. copy: each VM has its own copy."`
 	CloudInit     bool   `json:"cloud_init" doc:"Whether the image has cloud-init."`
 	CreatedAt     Time   `json:"created_at"`
+
+	Visibility string   `json:"visibility" enum:"private,shared,public" doc:"Who sees it beside its owner: no other user, those of shared_with, or all users."`
+	SharedWith []string `json:"shared_with,omitempty" nullable:"false" doc:"IDs of users. Only to the owner and to admins."`
 
 	Warm []WarmGuest `json:"warm,omitempty" nullable:"false" doc:"Guests of this image in the warm pool, ready or being booted. Only in the response to GET of one image."`
 }

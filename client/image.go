@@ -29,6 +29,11 @@ func (c *Client) GetImage(ctx context.Context, id string) (api.Image, error) {
 	return fetch[api.Image](ctx, c, http.MethodGet, images, id)
 }
 
+// UpdateImage changes who sees an image. Nil fields do not change.
+func (c *Client) UpdateImage(ctx context.Context, id string, body api.UpdateImage) (api.Image, error) {
+	return change[api.Image](ctx, c, images, id, body)
+}
+
 // DeleteImage deletes an image.
 func (c *Client) DeleteImage(ctx context.Context, id string) error {
 	return c.remove(ctx, images, id)

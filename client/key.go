@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"net/url"
 
 	"github.com/hatchvm/hatch/api"
 )
@@ -16,6 +17,11 @@ func (c *Client) CreateKey(ctx context.Context, body api.CreateKey) (api.Key, er
 // ListKeys returns all keys, without their secrets.
 func (c *Client) ListKeys(ctx context.Context) ([]api.Key, error) {
 	return list[api.Key](ctx, c, keys, nil)
+}
+
+// ListKeysOf returns the keys of the user with an id or a name. Only admins may.
+func (c *Client) ListKeysOf(ctx context.Context, user string) ([]api.Key, error) {
+	return list[api.Key](ctx, c, keys, url.Values{"user_id": {user}})
 }
 
 // DeleteKey revokes a key at once.

@@ -2,15 +2,19 @@
 // other object is owned by a user, and every query names its owner.
 //
 // It does not read HTTP headers; the doors do, and pass the key to
-// [Service.Authenticate].
+// [Service.Authenticate]. It does not know what else a user owns: [Belongings] does.
 package access
 
-import "time"
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
 
 // Users that the first start creates.
 const (
 	AdminID  = "acc_admin"
-	SystemID = "acc_system" // hatchd itself; it has no key
+	SystemID = "acc_system" // hatchd itself; it has no key, and no caller sees it
 )
 
 // Role is what a user may do beside using its own objects.
@@ -22,31 +26,57 @@ const (
 	RoleMember Role = "member" // uses its own objects
 )
 
+// rights returns the most that a key of a user with this role can be used for.
+func (r Role) rights() Rights {
+	if r == RoleAdmin {
+		return AllRights
+	}
+	all := slices.DeleteFunc(EveryRight(), func(r Right) bool {
+		return r == Admin || r.Noun == Users || r.Noun == Host || r == Write(Quotas)
+	})
+	return RightsOf(all...)
+}
+
 // User owns objects.
 type User struct {
 	ID, Name             string
 	Role                 Role
-	Disabled             bool
+	Disabled             bool // its keys are refused; its VMs run on
+	Deleting             bool // its objects are being deleted, and it with the last of them
 	CreatedAt, UpdatedAt time.Time
 }
 
 // Key is an API key as stored: never the secret, only its hash.
 type Key struct {
 	ID, OwnerID, Name string
-	Hash              []byte // SHA-256 of the whole secret
+	Note              string
+	Prefix            string         // first characters of the secret, to recognize it by; "" if not known
+	Hash              []byte         // SHA-256 of the whole secret
+	Rights            Rights         // as they were given; the user's role may allow fewer
+	Allowed           []netip.Prefix // networks of clients; nil for all
 	CreatedAt         time.Time
+	ExpiresAt         *time.Time // nil for never
 	LastUsedAt        *time.Time
 }
 
 // Principal is an authenticated caller.
 type Principal struct {
-	OwnerID  string // user whose objects the caller sees
-	UserName string
-	Role     Role
-	KeyID    string // "" for a caller that has authenticated without a key
-	KeyName  string
-	Rights   Rights
+	OwnerID   string // user whose objects the caller sees
+	UserName  string
+	Role      Role
+	KeyID     string // "" for a caller that has authenticated without a key
+	KeyName   string
+	Rights    Rights
+	ExpiresAt time.Time // of the key; zero for never
+
+	seen uint64 // number of revocations before the caller was authenticated
 }
 
 // Scope returns whose objects the caller sees: its user's, also for an admin.
 func (p Principal) Scope() Scope { return Owner(p.OwnerID) }
+
+// Manager returns the scope for images and templates, of which an admin may also change
+// those of other users that it sees.
+func (p Principal) Manager() Scope {
+	return Scope{account: p.OwnerID, manages: p.Rights.Include(Admin)}
+}

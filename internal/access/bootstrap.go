@@ -36,7 +36,8 @@ const (
 // now: it is stored only in that file, so the caller should show it once.
 //
 // preset, if not empty, is HATCH_API_KEY: it is used instead of a generated key. If
-// keys exist already, it is added, or replaces the previous preset key.
+// keys exist already, it is added, or replaces the previous preset key. If no admin can
+// use the API any more, the first one can again.
 //
 // A KeyFile that was lost is not written again, because only the key's hash is
 // stored; a log line says how to get another key.
@@ -102,14 +103,17 @@ func (s *Service) usePreset(ctx context.Context, path, preset string) error {
 	if err != nil {
 		return err
 	}
+	if err := s.store.RestoreAdmin(ctx); err != nil {
+		return fmt.Errorf("cannot restore the admin: %w", err)
+	}
 	sum := sha256.Sum256([]byte(preset))
-	_, err = s.store.KeyByHash(ctx, sum[:])
+	_, _, err = s.store.KeyByHash(ctx, sum[:])
 	switch {
 	case errs.Is(err, errs.NotFound):
 		if err := s.store.ReplaceKey(ctx, newKey(presetID, AdminID, presetName, preset)); err != nil {
 			return fmt.Errorf("cannot store the key of HATCH_API_KEY: %w", err)
 		}
-		s.forget(presetID)
+		s.revoke(ctx, revocation{keyID: presetID})
 	case err != nil:
 		return fmt.Errorf("cannot look up the key of HATCH_API_KEY: %w", err)
 	}
@@ -131,7 +135,7 @@ func (s *Service) keyInFile(ctx context.Context, path string) (Key, error) {
 	if err != nil || hash == nil {
 		return Key{}, err
 	}
-	k, err := s.store.KeyByHash(ctx, hash)
+	k, _, err := s.store.KeyByHash(ctx, hash)
 	if errs.Is(err, errs.NotFound) {
 		return Key{}, nil
 	}

@@ -8,22 +8,18 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/id"
 	"github.com/hatchvm/hatch/internal/logkey"
 )
 
-// Limits on what a caller may send.
-const (
-	MaxKeyName = 63  // bytes
-	maxSecret  = 512 // bytes; longer ones are refused without a lookup
-)
+// maxSecret bounds secrets in bytes; longer ones are refused without a lookup.
+const maxSecret = 512
 
 // lookupsAtOnce bounds the lookups of keys that did not authenticate before: wrong keys,
 // which anyone can send, must leave connections to the database for other work.
@@ -38,20 +34,34 @@ const touchEvery = time.Minute
 // digest is the SHA-256 of a secret.
 type digest [sha256.Size]byte
 
-// Service creates keys and authenticates callers by them.
+// identity is a key and its user.
+type identity struct {
+	Key
+	user User
+}
+
+// Service manages users and keys, and authenticates callers by them.
 type Service struct {
-	store Store
-	log   *slog.Logger
+	store      Store
+	belongings Belongings
+	log        *slog.Logger
 
 	stop    context.CancelFunc
 	stopped chan struct{}
 
+	running      context.Context // of deletions
+	endDeletions context.CancelFunc
+
 	lookups chan struct{} // capacity lookupsAtOnce
 
-	mu      sync.Mutex
-	known   map[digest]Key       // keys that authenticated before
-	changes uint64               // incremented when a key stops being valid
-	used    map[string]time.Time // last uses not stored yet, by key id
+	mu       sync.Mutex
+	closed   bool
+	work     sync.WaitGroup        // deletions
+	known    map[digest]identity   // keys that authenticated before
+	changes  uint64                // number of revocations
+	revoked  []revocation          // the last ones, the newest last
+	watchers map[*watcher]struct{} // requests in progress
+	used     map[string]time.Time  // last uses not stored yet, by key id
 }
 
 // New makes a service and starts storing the times of last use in the
@@ -60,20 +70,44 @@ func New(store Store, log *slog.Logger) *Service { return newService(store, log,
 
 func newService(store Store, log *slog.Logger, every time.Duration) *Service {
 	ctx, stop := context.WithCancel(context.Background())
+	running, endDeletions := context.WithCancel(context.Background())
 	s := &Service{
-		store: store, log: log, stop: stop, stopped: make(chan struct{}),
+		store: store, log: log, running: running, endDeletions: endDeletions, stop: stop, stopped: make(chan struct{}),
 		lookups: make(chan struct{}, lookupsAtOnce),
-		known:   map[digest]Key{}, used: map[string]time.Time{},
+		known:   map[digest]identity{}, watchers: map[*watcher]struct{}{}, used: map[string]time.Time{},
 	}
 	go s.touchLoop(ctx, every)
 	return s
 }
 
+// start runs work that EndDeletions ends and waits for, unless that was called already.
+func (s *Service) start(work func(ctx context.Context)) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.work.Go(func() { work(s.running) })
+	return true
+}
+
+// EndDeletions interrupts the deletions of users, and waits for them to end. The next
+// start of hatchd continues them.
+func (s *Service) EndDeletions() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.endDeletions()
+	s.work.Wait()
+	return nil
+}
+
 // Close stores the times of last use once more and waits for the background work to end.
 func (s *Service) Close() error {
+	err := s.EndDeletions()
 	s.stop()
 	<-s.stopped
-	return nil
+	return err
 }
 
 var errUnknownKey = errs.New(errs.Unauthenticated, "invalid_api_key", "the API key is not valid").
@@ -81,17 +115,18 @@ var errUnknownKey = errs.New(errs.Unauthenticated, "invalid_api_key", "the API k
 
 // Authenticate returns the principal that a secret belongs to, for a client at an
 // address; the zero address is that of a client that is not on the network.
-// Errors: errs.Unauthenticated.
+// Errors: errs.Unauthenticated. Only the error for a valid secret says more than that the
+// key is not valid.
 //
 // Keys are looked up by the secret's SHA-256. The time this takes may reveal how
 // much of a hash matches, but an attacker cannot choose secrets by their hash, so
 // this does not help; the final comparison takes constant time.
-func (s *Service) Authenticate(ctx context.Context, secret string, _ netip.Addr) (Principal, error) {
+func (s *Service) Authenticate(ctx context.Context, secret string, from netip.Addr) (Principal, error) {
 	if secret == "" || len(secret) > maxSecret {
 		return Principal{}, errUnknownKey
 	}
 	sum := digest(sha256.Sum256([]byte(secret)))
-	k, err := s.lookUp(ctx, sum)
+	k, seen, err := s.lookUp(ctx, sum)
 	if errs.Is(err, errs.NotFound) {
 		return Principal{}, errUnknownKey
 	}
@@ -101,52 +136,78 @@ func (s *Service) Authenticate(ctx context.Context, secret string, _ netip.Addr)
 	if subtle.ConstantTimeCompare(k.Hash, sum[:]) != 1 {
 		return Principal{}, errUnknownKey
 	}
-	return s.principal(k), nil
+	if err := k.check(from, time.Now()); err != nil {
+		return Principal{}, err
+	}
+	return s.principal(k, seen), nil
 }
 
 // Known authenticates a caller whose key has authenticated before, from memory. Any
 // other key may be valid, too.
-func (s *Service) Known(secret string, _ netip.Addr) (caller Principal, known bool) {
+func (s *Service) Known(secret string, from netip.Addr) (caller Principal, known bool) {
 	if len(secret) > maxSecret {
 		return Principal{}, false
 	}
 	s.mu.Lock()
 	k, known := s.known[sha256.Sum256([]byte(secret))]
+	seen := s.changes
 	s.mu.Unlock()
-	if !known {
+	if !known || k.check(from, time.Now()) != nil {
 		return Principal{}, false
 	}
-	return s.principal(k), true
+	return s.principal(k, seen), true
+}
+
+// check refuses a valid key that cannot be used now, or from an address.
+func (k identity) check(from netip.Addr, now time.Time) error {
+	switch {
+	case k.user.Disabled:
+		return errs.New(errs.Unauthenticated, "user_disabled", "the user of this API key is disabled").WithHint("ask an admin")
+	case k.expired(now):
+		return errs.New(errs.Unauthenticated, "key_expired", "the API key has expired").WithHint("use another key")
+	case k.Allowed != nil && !slices.ContainsFunc(k.Allowed, func(n netip.Prefix) bool { return n.Contains(from.Unmap()) }):
+		return errs.New(errs.Unauthenticated, "address_not_allowed", "the API key may not be used from this address").
+			WithHint("use it from one of its allowed_cidrs")
+	}
+	return nil
 }
 
 // principal returns the caller that a key authenticates, and notes its use.
-func (s *Service) principal(k Key) Principal {
+func (s *Service) principal(k identity, seen uint64) Principal {
 	s.touch(k.ID)
-	return Principal{OwnerID: k.OwnerID, Role: RoleAdmin, KeyID: k.ID, KeyName: k.Name, Rights: AllRights}
+	p := Principal{
+		OwnerID: k.OwnerID, UserName: k.user.Name, Role: k.user.Role,
+		KeyID: k.ID, KeyName: k.Name, Rights: k.Rights & k.user.Role.rights(), seen: seen,
+	}
+	if k.ExpiresAt != nil {
+		p.ExpiresAt = *k.ExpiresAt
+	}
+	return p
 }
 
-// lookUp returns the key with this hash, from memory if it was used before.
-func (s *Service) lookUp(ctx context.Context, sum digest) (Key, error) {
+// lookUp returns the key with this hash, from memory if it was used before, and how many
+// revocations there were before.
+func (s *Service) lookUp(ctx context.Context, sum digest) (k identity, seen uint64, err error) {
 	s.mu.Lock()
 	k, ok := s.known[sum]
-	before := s.changes
+	seen = s.changes
 	s.mu.Unlock()
 	if ok {
-		return k, nil
+		return k, seen, nil
 	}
 	select {
 	case s.lookups <- struct{}{}:
 	case <-ctx.Done():
-		return Key{}, ctx.Err()
+		return identity{}, seen, ctx.Err()
 	}
-	k, err := s.store.KeyByHash(ctx, sum[:])
+	k.Key, k.user, err = s.store.KeyByHash(ctx, sum[:])
 	<-s.lookups
 	if err != nil {
-		return Key{}, err
+		return identity{}, seen, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.changes == before { // else it may have been deleted since we read it
+	if s.changes == seen { // else it may have been deleted since we read it
 		if len(s.known) >= maxKnown {
 			for some := range s.known { // any one
 				delete(s.known, some)
@@ -155,67 +216,7 @@ func (s *Service) lookUp(ctx context.Context, sum digest) (Key, error) {
 		}
 		s.known[sum] = k
 	}
-	return k, nil
-}
-
-// forget drops a key that is no longer valid from the cache. The others stay: at an
-// address whose tries are used up only they are accepted.
-func (s *Service) forget(keyID string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.changes++
-	maps.DeleteFunc(s.known, func(_ digest, k Key) bool { return k.ID == keyID })
-}
-
-// CreateKey creates a key and returns its secret, which is not stored.
-// Errors: errs.Invalid; errs.Conflict with code key_exists.
-func (s *Service) CreateKey(ctx context.Context, owner, name string) (Key, string, error) {
-	if err := checkKeyName(name); err != nil {
-		return Key{}, "", err
-	}
-	secret := newSecret()
-	k := newKey(id.New("key_"), owner, name, secret)
-	if err := s.store.InsertKey(ctx, k); err != nil {
-		return Key{}, "", err
-	}
-	return k, secret, nil
-}
-
-func checkKeyName(name string) error {
-	if name == "" || len(name) > MaxKeyName || !utf8.ValidString(name) ||
-		strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return errs.InvalidField("name", "want 1 to %d bytes of printable text", MaxKeyName)
-	}
-	if name == presetName {
-		return errs.InvalidField("name", "%q is reserved for the key of HATCH_API_KEY; give another name", name)
-	}
-	return nil
-}
-
-// Keys returns the keys in scope, newest first.
-func (s *Service) Keys(ctx context.Context, scope Scope) ([]Key, error) {
-	keys, err := s.store.Keys(ctx, scope)
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range keys {
-		if at, ok := s.used[keys[i].ID]; ok {
-			keys[i].LastUsedAt = &at
-		}
-	}
-	return keys, nil
-}
-
-// DeleteKey deletes a key; once it returns, the key is not accepted any more. The
-// owner's last key cannot be deleted. Errors: errs.NotFound, errs.Conflict with code last_key.
-func (s *Service) DeleteKey(ctx context.Context, scope Scope, id string) error {
-	if err := s.store.DeleteKey(ctx, scope, id); err != nil {
-		return err
-	}
-	s.forget(id)
-	return nil
+	return k, seen, nil
 }
 
 func (s *Service) touch(keyID string) {
@@ -263,11 +264,6 @@ func (s *Service) storeUses(ctx context.Context) {
 			delete(s.used, id)
 		}
 	}
-}
-
-func newKey(id, owner, name, secret string) Key {
-	sum := sha256.Sum256([]byte(secret))
-	return Key{ID: id, OwnerID: owner, Name: name, Hash: sum[:], CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
 }
 
 // newSecret returns a key with more than 256 random bits. The prefix lets

@@ -6,6 +6,7 @@ import (
 	"context"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -27,16 +28,71 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type memory struct {
 	mu       sync.Mutex
 	keys     map[string]Key
+	users    map[string]User
+	owned    Owned
 	lookups  int
 	touched  chan map[string]time.Time
 	onLookup func() // called during a look-up, after the reading
 }
 
 func newMemory() *memory {
-	return &memory{keys: map[string]Key{}, touched: make(chan map[string]time.Time, 100)}
+	return &memory{keys: map[string]Key{}, users: map[string]User{}, touched: make(chan map[string]time.Time, 100)}
 }
 
-func (m *memory) InsertUser(context.Context, User) error { return nil }
+func (m *memory) InsertUser(_ context.Context, u User) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, exists := m.users[u.ID]; !exists {
+		m.users[u.ID] = u
+	}
+	return nil
+}
+
+func (m *memory) User(_ context.Context, idOrName string) (User, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, u := range m.users {
+		if u.ID == idOrName || u.Name == idOrName {
+			return u, nil
+		}
+	}
+	return User{}, errs.New(errs.NotFound, "user_not_found", "no user")
+}
+
+func (m *memory) Users(context.Context) ([]User, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.users)), nil
+}
+
+func (m *memory) UpdateUser(ctx context.Context, id string, change func(*User) error) (User, error) {
+	u, err := m.User(ctx, id)
+	if err == nil {
+		err = change(&u)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil {
+		m.users[id] = u
+	}
+	return u, err
+}
+
+func (m *memory) RestoreAdmin(context.Context) error { return nil }
+
+func (m *memory) BeginDeletion(ctx context.Context, id string, check func(Owned) error) (User, error) {
+	if err := check(m.owned); err != nil {
+		return User{}, err
+	}
+	return m.UpdateUser(ctx, id, func(u *User) error { u.Disabled, u.Deleting = true, true; return nil })
+}
+
+func (m *memory) EndDeletion(_ context.Context, id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.users, id)
+	return nil
+}
 
 func (m *memory) InsertKey(_ context.Context, k Key) error {
 	m.mu.Lock()
@@ -47,7 +103,7 @@ func (m *memory) InsertKey(_ context.Context, k Key) error {
 
 func (m *memory) ReplaceKey(ctx context.Context, k Key) error { return m.InsertKey(ctx, k) }
 
-func (m *memory) KeyByHash(_ context.Context, hash []byte) (Key, error) {
+func (m *memory) KeyByHash(_ context.Context, hash []byte) (Key, User, error) {
 	m.mu.Lock()
 	m.lookups++
 	var found *Key
@@ -61,9 +117,11 @@ func (m *memory) KeyByHash(_ context.Context, hash []byte) (Key, error) {
 		m.onLookup()
 	}
 	if found == nil {
-		return Key{}, errs.New(errs.NotFound, "key_not_found", "no key")
+		return Key{}, User{}, errs.New(errs.NotFound, "key_not_found", "no key")
 	}
-	return *found, nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return *found, m.users[found.OwnerID], nil
 }
 
 func (m *memory) Keys(_ context.Context, scope Scope) ([]Key, error) {
@@ -78,7 +136,7 @@ func (m *memory) Keys(_ context.Context, scope Scope) ([]Key, error) {
 	return keys, nil
 }
 
-func (m *memory) DeleteKey(_ context.Context, _ Scope, id string) error {
+func (m *memory) DeleteKey(_ context.Context, _ Scope, id, _ string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.keys) == 1 {
@@ -92,6 +150,9 @@ func (m *memory) TouchKeys(_ context.Context, used map[string]time.Time) error {
 	m.touched <- used
 	return nil
 }
+
+// admin is the first admin, without a key.
+var admin = Principal{OwnerID: AdminID, Role: RoleAdmin, Rights: AllRights}
 
 func start(t *testing.T, store Store) *Service {
 	t.Helper()
@@ -268,8 +329,8 @@ func TestAuthenticateAsksTheStoreOnce(t *testing.T) {
 
 func TestDeletedKeyIsRefused(t *testing.T) {
 	s := start(t, newMemory())
-	admin, _ := mustBootstrap(t, s, t.TempDir(), "")
-	k, secret, err := s.CreateKey(t.Context(), AdminID, "ci")
+	secretOfAdmin, _ := mustBootstrap(t, s, t.TempDir(), "")
+	k, secret, err := s.CreateKey(t.Context(), admin, NewKey{Name: "ci"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,15 +338,15 @@ func TestDeletedKeyIsRefused(t *testing.T) {
 	if !IsSecret(secret) || IsSecret(secret[1:]) || IsSecret(secret+"x") || IsSecret(secret[:48]+"-") {
 		t.Error("the form of a key is not recognized")
 	}
-	if err := s.DeleteKey(t.Context(), Owner(AdminID), k.ID); err != nil {
+	if err := s.DeleteKey(t.Context(), admin, k.ID); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, s, secret)
-	p := mustAuthenticate(t, s, admin)
-	if err := s.DeleteKey(t.Context(), Owner(AdminID), p.KeyID); !errs.HasCode(err, "last_key") {
+	p := mustAuthenticate(t, s, secretOfAdmin)
+	if err := s.DeleteKey(t.Context(), admin, p.KeyID); !errs.HasCode(err, "last_key") {
 		t.Errorf("the last key: %v", err)
 	}
-	mustAuthenticate(t, s, admin)
+	mustAuthenticate(t, s, secretOfAdmin)
 }
 
 // A lookup that read the key before it was deleted must not cache it afterwards.
@@ -293,13 +354,13 @@ func TestDeleteDuringLookUp(t *testing.T) {
 	store := newMemory()
 	s := start(t, store)
 	mustBootstrap(t, s, t.TempDir(), "")
-	k, secret, err := s.CreateKey(t.Context(), AdminID, "ci")
+	k, secret, err := s.CreateKey(t.Context(), admin, NewKey{Name: "ci"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	store.onLookup = func() {
 		store.onLookup = nil
-		if err := s.DeleteKey(t.Context(), Owner(AdminID), k.ID); err != nil {
+		if err := s.DeleteKey(t.Context(), admin, k.ID); err != nil {
 			t.Error(err)
 		}
 	}
@@ -309,8 +370,9 @@ func TestDeleteDuringLookUp(t *testing.T) {
 
 func TestCreateKeyChecksTheName(t *testing.T) {
 	s := start(t, newMemory())
+	mustBootstrap(t, s, t.TempDir(), "")
 	for _, name := range []string{"", strings.Repeat("x", 64), "a\nb", "a\x00", "\xff", presetName} {
-		if _, _, err := s.CreateKey(t.Context(), AdminID, name); !errs.HasCode(err, "invalid_name") {
+		if _, _, err := s.CreateKey(t.Context(), admin, NewKey{Name: name}); !errs.HasCode(err, "invalid_name") {
 			t.Errorf("%q: %v", name, err)
 		}
 	}

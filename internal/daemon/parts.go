@@ -129,9 +129,14 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 	}
 	p.idle = idle.New(p.vms, p.vms.Reach(), p.log)
 	p.vms.Watch(p.idle)
+	webhooks := p.makeWebhooks(opt.Version)
+	if err := keys.Resume(ctx, belongings{p, templates, webhooks}); err != nil {
+		return nil, err
+	}
+	p.onClose(keys.EndDeletions) // before what they use
 	p.handler = httpapi.New(httpapi.Config{
 		Idle: p.idle,
-		VMs:  p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Access: keys, Events: p.events, Webhooks: p.makeWebhooks(opt.Version),
+		VMs:  p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Users: keys, Access: keys, Events: p.events, Webhooks: webhooks,
 		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}, p.store), Requests: p.store,
 		Health: p.health(opt.Version), Counts: p.store, Routes: p.routes, Version: opt.Version, Log: p.log, Lines: p.lines,
 		Origins: p.cfg.CORSOrigins,
@@ -329,14 +334,15 @@ func (p *parts) makeVMs(templates *template.Service) error {
 // Without either the first `hatch image build` makes it.
 func (p *parts) defaultImage(ctx context.Context) error {
 	if p.host.DefaultImage != nil {
-		img, err := p.host.DefaultImage(access.AdminID)
+		img, err := p.host.DefaultImage(access.SystemID)
 		if err != nil {
 			return err
 		}
+		img.Sharing.Visibility = access.Public
 		return p.store.UpsertImage(ctx, img)
 	}
 	if p.cfg.DefaultKernelPath == "" {
 		return nil
 	}
-	return p.images.SetDefault(ctx, access.AdminID, p.cfg.DefaultKernelPath, p.cfg.DefaultRootfsPath)
+	return p.images.SetDefault(ctx, access.SystemID, p.cfg.DefaultKernelPath, p.cfg.DefaultRootfsPath)
 }

@@ -106,7 +106,7 @@ func (s *Service) run(b *build, force bool) {
 	info := b.current()
 	built, err := s.builder.Build(s.running, info.Recipe, force, &b.log)
 	if err == nil {
-		err = s.replace(s.running, info.OwnerID, Registration{
+		err = s.replace(s.running, access.SystemID, Registration{
 			ID: recipes[info.Recipe], Name: info.Recipe,
 			KernelPath: built.Kernel, RootfsPath: built.Rootfs, ModulesPath: built.Modules, Trusted: true,
 		})

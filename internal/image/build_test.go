@@ -74,7 +74,7 @@ func TestBuildBecomesItsImage(t *testing.T) {
 		if log != "building "+recipe+"\nthe end\n" {
 			t.Errorf("%s: the log is %q", recipe, log)
 		}
-		if i, err := w.Image(t.Context(), access.Owner("me"), id); err != nil || i.Name != recipe {
+		if i, err := w.Image(t.Context(), access.Owner(access.SystemID), id); err != nil || i.Name != recipe || i.Sharing.Visibility != access.Public {
 			t.Errorf("%s: got %+v, %v", recipe, i, err)
 		}
 	}

@@ -5,7 +5,11 @@
 // in ports.go do. Start at [Service].
 package image
 
-import "time"
+import (
+	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
+)
 
 // DefaultID is the image of VMs that name none; MinimalID is the busybox image.
 const (
@@ -33,6 +37,7 @@ type Image struct {
 	DiskMode          DiskMode
 	BootArgs          string // "" for the daemon's default
 	CloudInit         bool
+	Sharing           access.Sharing
 	CreatedAt         time.Time
 }
 

@@ -19,15 +19,20 @@ type Store interface {
 	// code name_taken, or image_exists when another owner has the id.
 	UpsertImage(ctx context.Context, i Image) error
 
-	// Image returns one image. Errors: errs.NotFound with code image_not_found.
+	// Image returns the image with this id or, failing that, this name, of those that
+	// the scope's user owns, that are shared with it, and that are public. Errors: errs.NotFound with code image_not_found.
 	Image(ctx context.Context, scope access.Scope, id string) (Image, error)
 
-	// Images returns all, newest first.
+	// Images returns all that the scope sees, as Image does, newest first.
 	Images(ctx context.Context, scope access.Scope) ([]Image, error)
 
 	// ImageUsers returns how many VMs and snapshots were made from the image, but
 	// for hatchd's own.
 	ImageUsers(ctx context.Context, id string) (int, error)
+
+	// UpdateImage changes who sees an image, unless change returns an error.
+	// Errors: errs.NotFound with code image_not_found, or user_not_found.
+	UpdateImage(ctx context.Context, id string, change func(*Image) error) (Image, error)
 
 	// DeleteImage removes one image. Errors: errs.NotFound with code image_not_found.
 	DeleteImage(ctx context.Context, scope access.Scope, id string) error

@@ -82,8 +82,12 @@ func (s *Service) examine(ctx context.Context, owner string, r Registration) (Im
 	if err != nil {
 		return Image{}, err
 	}
+	sharing := access.Sharing{Visibility: access.Private}
+	if owner == access.SystemID { // made by hatchd, for all users
+		sharing.Visibility = access.Public
+	}
 	return Image{
-		ID: cmp.Or(r.ID, id.New("img_")), OwnerID: owner, Name: r.Name,
+		ID: cmp.Or(r.ID, id.New("img_")), OwnerID: owner, Name: r.Name, Sharing: sharing,
 		Kernel: facts.Kernel, KernelVersion: facts.KernelVersion, ModulesPath: facts.ModulesPath,
 		Rootfs: facts.Rootfs, RootfsFormat: facts.RootfsFormat, DiskMode: facts.DiskMode,
 		BootArgs: r.BootArgs, CloudInit: facts.CloudInit,
@@ -119,18 +123,42 @@ func (s *Service) Get(ctx context.Context, scope access.Scope, id string) (Image
 	return s.store.Image(ctx, scope, id)
 }
 
-// List returns the owner's images, newest first.
+// List returns the images that the scope sees, newest first.
 func (s *Service) List(ctx context.Context, scope access.Scope) ([]Image, error) {
 	return s.store.Images(ctx, scope)
+}
+
+// Share changes who sees an image. Only its owner and admins may.
+// Errors: errs.NotFound; errs.Forbidden; errs.Invalid.
+func (s *Service) Share(ctx context.Context, scope access.Scope, id string, change func(*access.Sharing) error) (Image, error) {
+	i, err := s.store.Image(ctx, scope, id)
+	if err != nil {
+		return Image{}, err
+	}
+	if err := scope.MayChange(i.OwnerID); err != nil {
+		return Image{}, err
+	}
+	return s.store.UpdateImage(ctx, i.ID, func(i *Image) error {
+		before := i.Sharing
+		if err := change(&i.Sharing); err != nil {
+			return err
+		}
+		return i.Sharing.Check(before, scope)
+	})
 }
 
 // Delete removes an image; its files stay. If no VM and no snapshot uses the image,
 // it calls forget to end hatchd's own use of it.
 // Errors: errs.NotFound; errs.Conflict with code image_in_use; forget's.
 func (s *Service) Delete(ctx context.Context, scope access.Scope, id string, forget func(ctx context.Context, id string) error) error {
-	if _, err := s.store.Image(ctx, scope, id); err != nil {
+	i, err := s.store.Image(ctx, scope, id)
+	if err != nil {
 		return err
 	}
+	if err := scope.MayChange(i.OwnerID); err != nil {
+		return err
+	}
+	id = i.ID
 	users, err := s.store.ImageUsers(ctx, id)
 	if err != nil {
 		return err
@@ -142,7 +170,7 @@ func (s *Service) Delete(ctx context.Context, scope access.Scope, id string, for
 	if err := forget(ctx, id); err != nil {
 		return err
 	}
-	return s.store.DeleteImage(ctx, scope, id)
+	return s.store.DeleteImage(ctx, access.Owner(i.OwnerID), id)
 }
 
 // Image returns an image that a new VM can start from: its files are still the

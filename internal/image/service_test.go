@@ -60,6 +60,16 @@ func (m *memory) Images(context.Context, access.Scope) ([]Image, error) { return
 
 func (m *memory) ImageUsers(context.Context, string) (int, error) { return m.users, nil }
 
+func (m *memory) UpdateImage(_ context.Context, id string, change func(*Image) error) (Image, error) {
+	at := slices.IndexFunc(m.images, func(i Image) bool { return i.ID == id })
+	i := m.images[at]
+	err := change(&i)
+	if err == nil {
+		m.images[at] = i
+	}
+	return i, err
+}
+
 func (m *memory) DeleteImage(_ context.Context, _ access.Scope, id string) error {
 	m.images = slices.DeleteFunc(m.images, func(o Image) bool { return o.ID == id })
 	return nil

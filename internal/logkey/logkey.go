@@ -13,6 +13,7 @@ const (
 	VM        = "vm"         // a VM's id
 	Snapshot  = "snapshot"   // a snapshot's id
 	Image     = "image"      // an image's id
+	User      = "user"       // a user's id
 	Delivery  = "delivery"   // a webhook delivery's id
 	RequestID = "request_id" // of a request to the API
 	Driver    = "driver"     // a driver's name

@@ -296,7 +296,7 @@ func TestNumbersOfEarlierVersions(t *testing.T) {
 	for _, b := range backends() {
 		t.Run(b.name, func(t *testing.T) {
 			s := openAt(t, b.dsn(t), 7)
-			anImage(t, s)
+			anOldImage(t, s)
 			insertOld(t, s)
 			m, err := s.migrator()
 			noError(t, err)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -23,16 +24,17 @@ type imageRow struct {
 	BootArgs      string `db:"boot_args"`
 	CloudInit     bool   `db:"cloud_init"`
 	CreatedAt     int64  `db:"created_at"`
+	Visibility    string `db:"visibility"`
 }
 
 const (
-	imageColumns = "id, owner_id, name, kernel, kernel_version, modules_path, rootfs, rootfs_format, disk_mode, boot_args, cloud_init, created_at"
+	imageColumns = "id, owner_id, name, kernel, kernel_version, modules_path, rootfs, rootfs_format, disk_mode, boot_args, cloud_init, created_at, visibility"
 	selectImage  = "SELECT " + imageColumns + " FROM images"
 
 	countImageUsers = "SELECT (SELECT COUNT(*) FROM vms WHERE image_id = ? AND owner_id <> ?)" +
 		" + (SELECT COUNT(*) FROM snapshots WHERE image_id = ? AND owner_id <> ?)"
 	insertImage = "INSERT INTO images (" + imageColumns + `) VALUES (:id, :owner_id, :name, :kernel, :kernel_version,
-		:modules_path, :rootfs, :rootfs_format, :disk_mode, :boot_args, :cloud_init, :created_at)`
+		:modules_path, :rootfs, :rootfs_format, :disk_mode, :boot_args, :cloud_init, :created_at, :visibility)`
 	replaceImage = insertImage + ` ON CONFLICT (id) DO UPDATE SET
 		name = excluded.name, kernel = excluded.kernel, kernel_version = excluded.kernel_version,
 		modules_path = excluded.modules_path, rootfs = excluded.rootfs, rootfs_format = excluded.rootfs_format,
@@ -96,29 +98,61 @@ func (s *imageStore) Image(ctx context.Context, scope access.Scope, id string) (
 	if !storable(id) {
 		return image.Image{}, noImage(id)
 	}
+	where, args := sharedImages.named(scope, id)
+	return oneImage(ctx, s.reads, id, where, args...)
+}
+
+func oneImage(ctx context.Context, q querier, id, where string, args ...any) (image.Image, error) {
 	var row imageRow
-	owned, args := inScope(scope)
-	found, err := get(ctx, s.reads, &row, selectImage+" WHERE id = ? AND "+owned, append([]any{id}, args...)...)
+	found, err := get(ctx, q, &row, selectImage+" WHERE "+where, args...)
 	if err != nil {
 		return image.Image{}, fmt.Errorf("cannot read the image: %w", err)
 	}
 	if !found {
 		return image.Image{}, noImage(id)
 	}
-	return row.image()
+	with, err := sharedImages.with(ctx, q, row.ID)
+	if err != nil {
+		return image.Image{}, err
+	}
+	return row.image(with[row.ID])
+}
+
+// UpdateImage implements [image.Store].
+func (s *imageStore) UpdateImage(ctx context.Context, id string, change func(*image.Image) error) (i image.Image, err error) {
+	err = s.write(ctx, func(tx *tx) error {
+		if _, err := tx.exec(ctx, "UPDATE images SET name = name WHERE id = ?", id); err != nil {
+			return fmt.Errorf("cannot lock the image: %w", err)
+		}
+		if i, err = oneImage(ctx, tx, id, "id = ?", id); err != nil {
+			return err
+		}
+		if err := change(&i); err != nil {
+			return err
+		}
+		if _, err := tx.exec(ctx, "UPDATE images SET visibility = ? WHERE id = ?", string(i.Sharing.Visibility), id); err != nil {
+			return fmt.Errorf("cannot store the image: %w", err)
+		}
+		return sharedImages.share(ctx, tx, id, i.Sharing.With)
+	})
+	return i, err
 }
 
 // Images implements [image.Store].
 func (s *imageStore) Images(ctx context.Context, scope access.Scope) ([]image.Image, error) {
 	var rows []imageRow
-	owned, args := inScope(scope)
-	if err := selectAll(ctx, s.reads, &rows, selectImage+" WHERE "+owned+" ORDER BY created_at DESC, id DESC", args...); err != nil {
+	visible, args := sharedImages.visible(scope)
+	if err := selectAll(ctx, s.reads, &rows, selectImage+" WHERE "+visible+" ORDER BY created_at DESC, id DESC", args...); err != nil {
 		return nil, fmt.Errorf("cannot list images: %w", err)
+	}
+	with, err := sharedImages.with(ctx, s.reads, "")
+	if err != nil {
+		return nil, err
 	}
 	images := make([]image.Image, len(rows))
 	for i, row := range rows {
 		var err error
-		if images[i], err = row.image(); err != nil {
+		if images[i], err = row.image(with[row.ID]); err != nil {
 			return nil, err
 		}
 	}
@@ -145,11 +179,14 @@ func (s *imageStore) DeleteImage(ctx context.Context, scope access.Scope, id str
 	})
 }
 
-// ImageOwner implements [warm.Images].
+// ImageOwner implements [warm.Images]. Images of hatchd are the first admin's there.
 func (s *imageStore) ImageOwner(ctx context.Context, id string) (owner string, err error) {
 	found, err := get(ctx, s.reads, &owner, "SELECT owner_id FROM images WHERE id = ?", id)
 	if err == nil && !found {
 		err = noImage(id)
+	}
+	if owner == access.SystemID {
+		owner = access.AdminID
 	}
 	return owner, err
 }
@@ -175,14 +212,16 @@ func imageRowOf(i image.Image) (imageRow, error) {
 		ID: i.ID, OwnerID: i.OwnerID, Name: i.Name, Kernel: kernel, KernelVersion: printable(i.KernelVersion),
 		ModulesPath: i.ModulesPath, Rootfs: rootfs, RootfsFormat: i.RootfsFormat, DiskMode: string(i.DiskMode),
 		BootArgs: i.BootArgs, CloudInit: i.CloudInit, CreatedAt: micros(i.CreatedAt),
+		Visibility: string(cmp.Or(i.Sharing.Visibility, access.Private)),
 	}, err
 }
 
-func (r imageRow) image() (image.Image, error) {
+func (r imageRow) image(with []string) (image.Image, error) {
 	i := image.Image{
 		ID: r.ID, OwnerID: r.OwnerID, Name: r.Name, KernelVersion: r.KernelVersion, ModulesPath: r.ModulesPath,
 		RootfsFormat: r.RootfsFormat, DiskMode: image.DiskMode(r.DiskMode), BootArgs: r.BootArgs,
 		CloudInit: r.CloudInit, CreatedAt: fromMicros(r.CreatedAt),
+		Sharing: access.Sharing{Visibility: access.Visibility(r.Visibility), With: with},
 	}
 	if err := fromJSON(r.Kernel, &i.Kernel); err != nil {
 		return image.Image{}, fmt.Errorf("cannot read image %s: %w", r.ID, err)

@@ -32,8 +32,15 @@ func openAt(t *testing.T, dsn string, version int64) *Store {
 	noError(t, err)
 	_, err = m.UpTo(t.Context(), version)
 	noError(t, err)
-	account(t, s, "acc_a")
+	s.mustExec(t, "INSERT INTO accounts (id, name, created_at) VALUES ('acc_a', 'acc_a', 0)")
 	return s
+}
+
+// anOldImage makes img_a in a schema before that of users.
+func anOldImage(t *testing.T, s *Store) {
+	t.Helper()
+	s.mustExec(t, `INSERT INTO images (id, owner_id, name, kernel, kernel_version, modules_path, rootfs, rootfs_format, disk_mode, boot_args, cloud_init, created_at)
+		VALUES ('img_a', 'acc_a', '', '{}', '', '', '{}', 'ext4', 'overlay', '', TRUE, 0)`)
 }
 
 func (s *Store) mustExec(t *testing.T, query string, args ...any) {
@@ -60,7 +67,7 @@ func TestVMsSurviveTheStepToSpecs(t *testing.T) {
 	for _, b := range backends() {
 		t.Run(b.name, func(t *testing.T) {
 			s := openAt(t, b.dsn(t), 7)
-			anImage(t, s)
+			anOldImage(t, s)
 			insertOld(t, s)
 			before := oldColumns(t, s)
 			noError(t, s.prepare(t.Context(), Directory{HostID: testHost}))

@@ -3,6 +3,7 @@ package store
 import (
 	"crypto/sha256"
 	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +33,11 @@ func equal[T any](t testing.TB, got, want T) {
 
 func newKey(id, owner string) access.Key {
 	sum := sha256.Sum256([]byte(id + owner))
-	return access.Key{ID: id, OwnerID: owner, Name: id, Hash: sum[:], CreatedAt: now()}
+	until := now().Add(time.Hour)
+	return access.Key{
+		ID: id, OwnerID: owner, Name: id, Note: "of a test", Prefix: "hatch_abcdef", Hash: sum[:], CreatedAt: now(), ExpiresAt: &until,
+		Rights: access.RightsOf(access.Read(access.VMs), access.Write(access.Exec)), Allowed: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")},
+	}
 }
 
 func TestKeys(t *testing.T) {
@@ -45,10 +50,11 @@ func TestKeys(t *testing.T) {
 		noError(t, s.InsertKey(ctx, b))
 		noError(t, s.InsertKey(ctx, newKey("key_c", "acc_b")))
 
-		got, err := s.KeyByHash(ctx, b.Hash)
+		got, user, err := s.KeyByHash(ctx, b.Hash)
 		noError(t, err)
 		equal(t, got, b)
-		_, err = s.KeyByHash(ctx, []byte("none"))
+		equal(t, user.ID, "acc_a")
+		_, _, err = s.KeyByHash(ctx, []byte("none"))
 		hasCode(t, err, errs.NotFound, "key_not_found")
 
 		twin := newKey("key_d", "acc_a")
@@ -65,13 +71,13 @@ func TestKeys(t *testing.T) {
 		replaced := newKey("key_a", "acc_a")
 		replaced.Hash[0]++
 		noError(t, s.ReplaceKey(ctx, replaced))
-		_, err = s.KeyByHash(ctx, a.Hash)
+		_, _, err = s.KeyByHash(ctx, a.Hash)
 		hasCode(t, err, errs.NotFound, "key_not_found")
 
-		hasCode(t, s.DeleteKey(ctx, access.Owner("acc_b"), "key_a"), errs.NotFound, "key_not_found")
-		hasCode(t, s.DeleteKey(ctx, access.Owner("acc_a"), "\x00"), errs.NotFound, "key_not_found")
-		noError(t, s.DeleteKey(ctx, access.Owner("acc_a"), "key_a"))
-		hasCode(t, s.DeleteKey(ctx, access.Owner("acc_a"), "key_b"), errs.Conflict, "last_key")
+		hasCode(t, s.DeleteKey(ctx, access.Owner("acc_b"), "key_a", "acc_b"), errs.NotFound, "key_not_found")
+		hasCode(t, s.DeleteKey(ctx, access.Owner("acc_a"), "\x00", "acc_a"), errs.NotFound, "key_not_found")
+		noError(t, s.DeleteKey(ctx, access.Owner("acc_a"), "key_a", "acc_a"))
+		hasCode(t, s.DeleteKey(ctx, access.Owner("acc_a"), "key_b", "acc_a"), errs.Conflict, "last_key")
 		if keys, err := s.Keys(ctx, access.Owner("acc_a")); err != nil || len(keys) != 1 {
 			t.Errorf("left: %+v, %v", keys, err)
 		}
@@ -87,7 +93,7 @@ func TestConcurrentDeletesLeaveAKey(t *testing.T) {
 		var g errgroup.Group
 		for _, id := range ids {
 			g.Go(func() error {
-				if err := s.DeleteKey(t.Context(), access.Owner("acc_a"), id); !errs.HasCode(err, "last_key") {
+				if err := s.DeleteKey(t.Context(), access.Owner("acc_a"), id, "acc_a"); !errs.HasCode(err, "last_key") {
 					return err
 				}
 				return nil
@@ -103,8 +109,8 @@ func TestConcurrentDeletesLeaveAKey(t *testing.T) {
 func TestAccountIsMadeOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		account(t, s, "acc_a")
-		if n := count(t, s, "accounts"); n != 1 {
-			t.Errorf("%d accounts", n)
+		if n := count(t, s, "users"); n != 1 {
+			t.Errorf("%d users", n)
 		}
 	})
 }
@@ -121,10 +127,11 @@ func TestTemplates(t *testing.T) {
 				RateLimits: &vmm.RateLimits{NetworkOut: vmm.NetworkLimit{BytesPerSecond: 1 << 20}},
 			},
 			Routes:    []route.Spec{fullRoute("", "web").Spec, fullRoute("", "").Spec},
+			Sharing:   access.Sharing{Visibility: access.Private},
 			CreatedAt: at, UpdatedAt: at,
 		}
 		a.Routes[1].Subdomain = ""
-		b := template.Template{ID: "tpl_b", OwnerID: "acc_a", Name: "tpl_a", CreatedAt: at.Add(time.Second), UpdatedAt: at}
+		b := template.Template{ID: "tpl_b", OwnerID: "acc_a", Name: "tpl_a", CreatedAt: at.Add(time.Second), UpdatedAt: at, Sharing: a.Sharing}
 		b.UserData = new("\x1f\x8b\xff") // not UTF-8
 		noError(t, s.InsertTemplate(ctx, a))
 		noError(t, s.InsertTemplate(ctx, b))
@@ -164,7 +171,7 @@ func anyImage() image.Image {
 		Kernel:        image.File{Path: "/k", Digest: "sha256:0", Size: 1, ModTime: at.Add(123 * time.Nanosecond), Inode: 1<<64 - 1},
 		KernelVersion: "6.1", ModulesPath: "/m",
 		Rootfs:       image.File{Path: "/r", Digest: "sha256:1", Size: 1 << 40, ModTime: at, Inode: 2},
-		RootfsFormat: "ext4", DiskMode: image.DiskOverlay, BootArgs: "quiet", CloudInit: true, CreatedAt: at,
+		RootfsFormat: "ext4", DiskMode: image.DiskOverlay, BootArgs: "quiet", CloudInit: true, CreatedAt: at, Sharing: access.Sharing{Visibility: access.Private},
 	}
 }
 
@@ -189,7 +196,7 @@ func TestImages(t *testing.T) {
 
 		a.Kernel.Digest, a.CloudInit, a.Name = "sha256:2", false, ""
 		noError(t, s.UpsertImage(ctx, a))
-		b := image.Image{ID: "img_b", OwnerID: "acc_a", CreatedAt: a.CreatedAt.Add(time.Second)}
+		b := image.Image{ID: "img_b", OwnerID: "acc_a", Sharing: a.Sharing, CreatedAt: a.CreatedAt.Add(time.Second)}
 		noError(t, s.UpsertImage(ctx, b)) // made; two without a name do not collide
 		all, err := s.Images(ctx, access.Owner("acc_a"))
 		noError(t, err)

@@ -20,7 +20,7 @@ func TestScopeWithoutAccountSeesNothing(t *testing.T) {
 			hasCode(t, err, errs.NotFound, "vm_not_found")
 			_, err = s.Image(ctx, scope, "img_a")
 			hasCode(t, err, errs.NotFound, "image_not_found")
-			hasCode(t, s.DeleteKey(ctx, scope, "key_a"), errs.NotFound, "key_not_found")
+			hasCode(t, s.DeleteKey(ctx, scope, "key_a", ""), errs.NotFound, "key_not_found")
 			hasCode(t, s.DeleteImage(ctx, scope, "img_a"), errs.NotFound, "image_not_found")
 			page, _, err := s.VMs(ctx, scope, vm.Filter{})
 			noError(t, err)

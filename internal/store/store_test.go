@@ -149,7 +149,7 @@ func TestSQLiteSettings(t *testing.T) {
 			t.Errorf("%s = %s, want %s", pragma, got, want)
 		}
 	}
-	if _, err := s.reads.Exec("DELETE FROM accounts"); err == nil {
+	if _, err := s.reads.Exec("DELETE FROM users"); err == nil {
 		t.Error("a connection for reads can write")
 	}
 	for _, suffix := range []string{"", "-wal", "-shm"} {
@@ -185,7 +185,7 @@ func TestViolated(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		createVM(t, s, newVM("vm_a"))
 		for want, statement := range map[string]string{
-			"accounts_id":           "INSERT INTO accounts (id, name, created_at) VALUES ('acc_a', '', 0)",
+			"users_name":            "INSERT INTO users (id, name, created_at) VALUES ('acc_x', 'acc_a', 0)",
 			"reservations_id":       "INSERT INTO reservations (id, turn) VALUES (1, 0)",
 			"vm_labels_vm_id_label": "INSERT INTO vm_labels (vm_id, label, value) VALUES ('vm_a', 'team', '')",
 		} {
@@ -228,7 +228,7 @@ func TestWriteRollsBack(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		why := errors.New("no")
 		err := s.write(t.Context(), func(tx *tx) error {
-			if _, err := tx.exec(t.Context(), "UPDATE accounts SET name = 'changed'"); err != nil {
+			if _, err := tx.exec(t.Context(), "UPDATE users SET name = 'changed'"); err != nil {
 				return err
 			}
 			return why
@@ -237,7 +237,7 @@ func TestWriteRollsBack(t *testing.T) {
 			t.Errorf("write: %v", err)
 		}
 		var name string
-		noError(t, s.reads.Get(&name, "SELECT name FROM accounts"))
+		noError(t, s.reads.Get(&name, "SELECT name FROM users"))
 		if name != "acc_a" {
 			t.Errorf("name = %s", name)
 		}

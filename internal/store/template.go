@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -24,6 +25,7 @@ type templateRow struct {
 	Description string `db:"description"` // only in rows written before defaults included it
 	CreatedAt   int64  `db:"created_at"`
 	UpdatedAt   int64  `db:"updated_at"`
+	Visibility  string `db:"visibility"`
 	Defaults    []byte `db:"defaults"`
 }
 
@@ -35,7 +37,7 @@ type templateDefaults struct {
 	Routes        []route.Spec `json:"routes,omitempty"`
 }
 
-const selectTemplate = "SELECT id, owner_id, name, description, created_at, updated_at, defaults FROM templates"
+const selectTemplate = "SELECT id, owner_id, name, description, created_at, updated_at, visibility, defaults FROM templates"
 
 // InsertTemplate implements [template.Store].
 func (s *templateStore) InsertTemplate(ctx context.Context, t template.Template) error {
@@ -47,8 +49,8 @@ func (s *templateStore) InsertTemplate(ctx context.Context, t template.Template)
 		if err := tx.remember(ctx, t.OwnerID, t.ID); err != nil {
 			return err
 		}
-		_, err := tx.exec(ctx, `INSERT INTO templates (id, owner_id, name, description, created_at, updated_at, defaults)
-			VALUES (?, ?, ?, '', ?, ?, ?)`, t.ID, t.OwnerID, t.Name, micros(t.CreatedAt), micros(t.UpdatedAt), defaults)
+		_, err := tx.exec(ctx, `INSERT INTO templates (id, owner_id, name, description, created_at, updated_at, visibility, defaults)
+			VALUES (?, ?, ?, '', ?, ?, ?, ?)`, t.ID, t.OwnerID, t.Name, micros(t.CreatedAt), micros(t.UpdatedAt), string(cmp.Or(t.Sharing.Visibility, access.Private)), defaults)
 		return storedTemplate(t, err)
 	})
 }
@@ -83,31 +85,41 @@ func (s *templateStore) Template(ctx context.Context, scope access.Scope, idOrNa
 	if !storable(idOrName) {
 		return template.Template{}, noTemplate(idOrName)
 	}
+	where, args := sharedTemplates.named(scope, idOrName)
+	return oneTemplate(ctx, s.reads, idOrName, where, args...)
+}
+
+func oneTemplate(ctx context.Context, q querier, id, where string, args ...any) (template.Template, error) {
 	var row templateRow
-	owned, args := inScope(scope)
-	found, err := get(ctx, s.reads, &row, selectTemplate+
-		" WHERE "+owned+" AND (id = ? OR name = ?) ORDER BY CASE WHEN id = ? THEN 0 ELSE 1 END LIMIT 1",
-		append(args, idOrName, idOrName, idOrName)...)
+	found, err := get(ctx, q, &row, selectTemplate+" WHERE "+where, args...)
 	if err != nil {
 		return template.Template{}, fmt.Errorf("cannot read the template: %w", err)
 	}
 	if !found {
-		return template.Template{}, noTemplate(idOrName)
+		return template.Template{}, noTemplate(id)
 	}
-	return row.template()
+	with, err := sharedTemplates.with(ctx, q, row.ID)
+	if err != nil {
+		return template.Template{}, err
+	}
+	return row.template(with[row.ID])
 }
 
 // Templates implements [template.Store].
 func (s *templateStore) Templates(ctx context.Context, scope access.Scope) ([]template.Template, error) {
 	var rows []templateRow
-	owned, args := inScope(scope)
-	if err := selectAll(ctx, s.reads, &rows, selectTemplate+" WHERE "+owned+" ORDER BY created_at DESC, id DESC", args...); err != nil {
+	visible, args := sharedTemplates.visible(scope)
+	if err := selectAll(ctx, s.reads, &rows, selectTemplate+" WHERE "+visible+" ORDER BY created_at DESC, id DESC", args...); err != nil {
 		return nil, fmt.Errorf("cannot list templates: %w", err)
+	}
+	with, err := sharedTemplates.with(ctx, s.reads, "")
+	if err != nil {
+		return nil, err
 	}
 	templates := make([]template.Template, len(rows))
 	for i, row := range rows {
 		var err error
-		if templates[i], err = row.template(); err != nil {
+		if templates[i], err = row.template(with[row.ID]); err != nil {
 			return nil, err
 		}
 	}
@@ -128,8 +140,12 @@ func (s *templateStore) UpdateTemplate(ctx context.Context, scope access.Scope, 
 		if err != nil {
 			return err
 		}
-		_, err = tx.exec(ctx, "UPDATE templates SET name = ?, description = '', defaults = ?, updated_at = ? WHERE id = ?", t.Name, defaults, micros(t.UpdatedAt), id)
-		return storedTemplate(t, err)
+		_, err = tx.exec(ctx, "UPDATE templates SET name = ?, description = '', defaults = ?, updated_at = ?, visibility = ? WHERE id = ?",
+			t.Name, defaults, micros(t.UpdatedAt), string(t.Sharing.Visibility), id)
+		if err := storedTemplate(t, err); err != nil {
+			return err
+		}
+		return sharedTemplates.share(ctx, tx, id, t.Sharing.With)
 	})
 	return t, err
 }
@@ -142,14 +158,10 @@ func lockTemplate(ctx context.Context, tx *tx, scope access.Scope, id string) (t
 	if err != nil {
 		return template.Template{}, fmt.Errorf("cannot lock the template: %w", err)
 	}
-	var row templateRow
 	if n == 0 {
 		return template.Template{}, noTemplate(id)
 	}
-	if _, err := tx.get(ctx, &row, selectTemplate+" WHERE id = ?", id); err != nil {
-		return template.Template{}, fmt.Errorf("cannot read the template: %w", err)
-	}
-	return row.template()
+	return oneTemplate(ctx, tx, id, "id = ?", id)
 }
 
 // DeleteTemplate implements [template.Store].
@@ -169,9 +181,10 @@ func (s *templateStore) DeleteTemplate(ctx context.Context, scope access.Scope, 
 	})
 }
 
-func (r templateRow) template() (template.Template, error) {
+func (r templateRow) template(with []string) (template.Template, error) {
 	t := template.Template{
 		ID: r.ID, OwnerID: r.OwnerID, Name: r.Name,
+		Sharing:   access.Sharing{Visibility: access.Visibility(r.Visibility), With: with},
 		CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt),
 	}
 	var stored templateDefaults

@@ -42,7 +42,7 @@ func TestAServerThatIsAway(t *testing.T) {
 			return s.AppendEvents(t.Context(), event.Event{OwnerID: "acc_a", Type: event.VMOperation, Message: "m"})
 		},
 		"key": func() error {
-			if _, err := s.KeyByHash(t.Context(), []byte("none")); !errs.Is(err, errs.NotFound) {
+			if _, _, err := s.KeyByHash(t.Context(), []byte("none")); !errs.Is(err, errs.NotFound) {
 				return err
 			}
 			return nil

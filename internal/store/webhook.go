@@ -56,7 +56,7 @@ func (s *webhookStore) InsertWebhook(ctx context.Context, w webhook.Webhook, mos
 		}
 		// Writing the account serializes creates of one owner, so that concurrent
 		// creates cannot exceed the limit.
-		if _, err := tx.exec(ctx, "UPDATE accounts SET name = name WHERE id = ?", w.OwnerID); err != nil {
+		if _, err := tx.exec(ctx, "UPDATE users SET name = name WHERE id = ?", w.OwnerID); err != nil {
 			return fmt.Errorf("cannot lock the account: %w", err)
 		}
 		var have int

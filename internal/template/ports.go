@@ -17,7 +17,7 @@ type Store interface {
 	// Errors: errs.NotFound with code template_not_found.
 	Template(ctx context.Context, scope access.Scope, idOrName string) (Template, error)
 
-	// Templates returns all, newest first.
+	// Templates returns all that the scope sees, as Template does, newest first.
 	Templates(ctx context.Context, scope access.Scope) ([]Template, error)
 
 	// UpdateTemplate applies change to the template with this id and stores Name and

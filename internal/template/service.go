@@ -33,6 +33,7 @@ func (s *Service) Create(ctx context.Context, owner string, t Template) (Templat
 		return Template{}, err
 	}
 	t.ID = id.New(IDPrefix)
+	t.Sharing = access.Sharing{Visibility: access.Private}
 	t.OwnerID = owner
 	t.CreatedAt = time.Now().UTC().Truncate(time.Microsecond)
 	t.UpdatedAt = t.CreatedAt
@@ -50,7 +51,7 @@ func (s *Service) Template(ctx context.Context, scope access.Scope, idOrName str
 	return s.store.Template(ctx, scope, idOrName)
 }
 
-// List returns the owner's templates, newest first.
+// List returns the templates that the scope sees, newest first.
 func (s *Service) List(ctx context.Context, scope access.Scope) ([]Template, error) {
 	return s.store.Templates(ctx, scope)
 }
@@ -63,6 +64,9 @@ func (s *Service) Update(ctx context.Context, scope access.Scope, idOrName strin
 	if err != nil {
 		return Template{}, err
 	}
+	if err := scope.MayChange(now.OwnerID); err != nil {
+		return Template{}, err
+	}
 	id, image := now.ID, now.ImageID
 	if err := change(&now); err != nil {
 		return Template{}, err
@@ -72,8 +76,12 @@ func (s *Service) Update(ctx context.Context, scope access.Scope, idOrName strin
 			return Template{}, err
 		}
 	}
-	return s.store.UpdateTemplate(ctx, scope, id, func(t *Template) error {
+	return s.store.UpdateTemplate(ctx, access.Owner(now.OwnerID), id, func(t *Template) error {
+		before := t.Sharing
 		if err := change(t); err != nil {
+			return err
+		}
+		if err := t.Sharing.Check(before, scope); err != nil {
 			return err
 		}
 		return check(*t)
@@ -88,7 +96,10 @@ func (s *Service) Delete(ctx context.Context, scope access.Scope, idOrName strin
 	if err != nil {
 		return err
 	}
-	return s.store.DeleteTemplate(ctx, scope, t.ID, check)
+	if err := scope.MayChange(t.OwnerID); err != nil {
+		return err
+	}
+	return s.store.DeleteTemplate(ctx, access.Owner(t.OwnerID), t.ID, check)
 }
 
 func (s *Service) checkImage(ctx context.Context, scope access.Scope, id string) error {

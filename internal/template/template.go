@@ -7,6 +7,7 @@ package template
 import (
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/route"
 )
@@ -16,5 +17,6 @@ type Template struct {
 	ID, OwnerID, Name    string
 	machine.Overrides                 // its description is the template's, too
 	Routes               []route.Spec // to each VM
+	Sharing              access.Sharing
 	CreatedAt, UpdatedAt time.Time
 }

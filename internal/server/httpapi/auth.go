@@ -34,6 +34,9 @@ func (d *door) authenticate(next http.Handler) http.Handler {
 			d.writeProblem(w, r, err)
 			return
 		}
+		watched, stop := d.access.Watch(r.Context(), callerOf(r.Context()).Principal)
+		defer stop()
+		*r = *r.WithContext(watched) // in place: observe reads r afterwards
 		next.ServeHTTP(w, r)
 	})
 }

@@ -38,6 +38,7 @@ func (d *door) add(described huma.API, r route) {
 			"default":              jsonResponse("Error", problemType, "Problem"),
 		},
 	}
+	op.Extensions = map[string]any{requiredScope: r.needs.String()}
 	if r.needs == access.Open {
 		op.Security = []map[string][]string{{}}
 		d.open[r.path] = true
@@ -47,6 +48,10 @@ func (d *door) add(described huma.API, r route) {
 		d.bodied[r.method+" "+r.path] = true
 	}
 }
+
+// requiredScope is the extension that says which scope an operation needs: "open" for none
+// and no key, "any" for any key.
+const requiredScope = "x-required-scope"
 
 // operationOf returns the operation of a path that a method has.
 func operationOf(path *huma.PathItem, method string) *huma.Operation {
@@ -167,7 +172,7 @@ func deleted() *answer[api.Deleted] {
 // requestSchemas are the schemas of requests.
 var requestSchemas = map[string]bool{
 	"CreateVM": true, "CreateImage": true, "BuildImage": true, "WarmImage": true, "CreateTemplate": true,
-	"RateLimits": true, "Idle": true, "DiskRateLimit": true, "NetworkRateLimit": true, "CreateKey": true, "CreateWebhook": true,
+	"RateLimits": true, "Idle": true, "DiskRateLimit": true, "NetworkRateLimit": true, "CreateKey": true, "CreateUser": true, "UpdateUser": true, "UpdateImage": true, "CreateWebhook": true,
 	"UpdateWebhook": true, "CreateRoute": true, "UpdateRoute": true, "RouteAuth": true, "RouteTimeouts": true, "ShareVM": true, "UpdateVM": true, "UpdateTemplate": true, "CreateSnapshot": true, "RestoreVM": true, "ForkVM": true, "MakeDirectory": true,
 	"RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true,
 }

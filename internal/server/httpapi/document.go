@@ -19,7 +19,9 @@ var tags = []*huma.Tag{
 	{Name: "templates", Description: "Defaults for new VMs."},
 	{Name: "events", Description: "What has happened, and why."},
 	{Name: "webhooks", Description: "Events sent to a URL."},
-	{Name: "keys", Description: "API keys of the caller's account."},
+	{Name: "users", Description: "Users, who own all other objects."},
+	{Name: "me", Description: "Who the caller is."},
+	{Name: "keys", Description: "API keys of users."},
 	{Name: "healthz", Description: "Whether hatchd and its parts work."},
 }
 
@@ -48,7 +50,7 @@ var answerFormats = map[string]huma.Schema{
 // idPatterns are the patterns of id in answers, by their schema.
 var idPatterns = map[string]string{
 	"VM": "^vm_", "CreatedVM": "^vm_", "Exec": "^exec_", "ExecResult": "^exec_", "Snapshot": "^snap_", "Image": "^img_", "ImageBuild": "^bld_",
-	"Template": "^tpl_", "Event": "^evt_", "Webhook": "^whk_", "Route": "^rt_", "Delivery": "^dlv_", "Key": "^key_",
+	"Template": "^tpl_", "Event": "^evt_", "Webhook": "^whk_", "Route": "^rt_", "Delivery": "^dlv_", "Key": "^key_", "User": "^(usr|acc)_",
 }
 
 // completeDocument adds what generators of clients ask for and no handler has.

@@ -326,10 +326,18 @@ func (f *fakeImages) Register(_ context.Context, _ string, r image.Registration)
 }
 
 func (f *fakeImages) Get(_ context.Context, scope access.Scope, id string) (image.Image, error) {
-	if scope != access.Owner(goodAcc) || id != "img_default" {
+	if !scope.Sees(goodAcc) || id != "img_default" {
 		return image.Image{}, errs.New(errs.NotFound, "image_not_found", "there is no image %q", id)
 	}
 	return sampleImage(), nil
+}
+
+func (f *fakeImages) Share(ctx context.Context, scope access.Scope, id string, change func(*access.Sharing) error) (image.Image, error) {
+	i, err := f.Get(ctx, scope, id)
+	if err == nil {
+		err = change(&i.Sharing)
+	}
+	return i, err
 }
 
 func (f *fakeImages) List(context.Context, access.Scope) ([]image.Image, error) {
@@ -380,7 +388,7 @@ func (f *fakeTemplates) Create(ctx context.Context, _ string, t template.Templat
 }
 
 func (f *fakeTemplates) Template(_ context.Context, scope access.Scope, id string) (template.Template, error) {
-	if scope != access.Owner(goodAcc) || id != "tpl_1" {
+	if !scope.Sees(goodAcc) || id != "tpl_1" {
 		return template.Template{}, errs.New(errs.NotFound, "template_not_found", "there is no template %q", id)
 	}
 	return sampleTemplate(), nil
@@ -584,20 +592,61 @@ func (fakeKeys) Authenticate(_ context.Context, secret string, _ netip.Addr) (ac
 	return access.Principal{}, errs.New(errs.Unauthenticated, "key_unknown", "this API key is not known")
 }
 
-func (fakeKeys) CreateKey(_ context.Context, owner, name string) (access.Key, string, error) {
-	return access.Key{ID: "key_new", OwnerID: owner, Name: name, Hash: []byte("hash"), CreatedAt: began}, "hk_new", nil
+func (fakeKeys) Watch(ctx context.Context, _ access.Principal) (context.Context, func()) {
+	return ctx, func() {}
+}
+
+func (fakeKeys) CreateKey(_ context.Context, caller access.Principal, r access.NewKey) (access.Key, string, error) {
+	return access.Key{ID: "key_new", OwnerID: caller.OwnerID, Name: r.Name, Note: r.Note, Hash: []byte("hash"), Prefix: "hatch_abcdef", Rights: access.RightsOf(r.Rights...), Allowed: r.Allowed, ExpiresAt: r.ExpiresAt, CreatedAt: began}, "hk_new", nil
 }
 
 func (fakeKeys) Keys(_ context.Context, scope access.Scope) ([]access.Key, error) {
-	owner, _ := scope.Owner()
-	return []access.Key{{ID: "key_good", OwnerID: owner, Name: "admin", Hash: []byte("hash"), CreatedAt: began, LastUsedAt: new(began)}}, nil
+	owner, all := scope.Owner()
+	if all {
+		owner = goodAcc
+	}
+	return []access.Key{{ID: "key_good", OwnerID: owner, Name: "admin", Hash: []byte("hash"), Rights: access.AllRights, CreatedAt: began, LastUsedAt: new(began)}}, nil
 }
 
-func (fakeKeys) DeleteKey(_ context.Context, _ access.Scope, id string) error {
+func (fakeKeys) DeleteKey(_ context.Context, _ access.Principal, id string) error {
 	if !strings.HasPrefix(id, "key_") {
 		return errs.New(errs.NotFound, "key_not_found", "there is no key %q", id)
 	}
 	return nil
+}
+
+// fakeUsers knows the user usr_1, alice.
+type fakeUsers struct{}
+
+func (fakeUsers) User(_ context.Context, idOrName string) (access.User, error) {
+	if idOrName != "usr_1" && idOrName != "alice" {
+		return access.User{}, errs.New(errs.NotFound, "user_not_found", "there is no such user")
+	}
+	return access.User{ID: "usr_1", Name: "alice", Role: access.RoleMember, CreatedAt: began, UpdatedAt: began}, nil
+}
+
+func (f fakeUsers) Users(ctx context.Context) ([]access.User, error) {
+	u, err := f.User(ctx, "alice")
+	return []access.User{u}, err
+}
+
+func (f fakeUsers) CreateUser(ctx context.Context, _ string, _ access.Role) (access.User, error) {
+	return f.User(ctx, "alice")
+}
+
+func (f fakeUsers) UpdateUser(ctx context.Context, idOrName string, change func(*access.User) error) (access.User, error) {
+	u, err := f.User(ctx, idOrName)
+	if err == nil {
+		err = change(&u)
+	}
+	return u, err
+}
+
+func (f fakeUsers) DeleteUser(ctx context.Context, idOrName string, cascade bool) error {
+	if _, err := f.User(ctx, idOrName); err != nil || cascade {
+		return err
+	}
+	return errs.New(errs.Conflict, "user_owns_objects", "it owns vms: 1")
 }
 
 // fakeHealth returns the set health.
@@ -619,6 +668,7 @@ var (
 	_ httpapi.Images        = (*image.Service)(nil)
 	_ httpapi.Templates     = (*template.Service)(nil)
 	_ httpapi.Keys          = (*access.Service)(nil)
+	_ httpapi.Users         = (*access.Service)(nil)
 	_ httpapi.Events        = (*event.Service)(nil)
 	_ httpapi.Webhooks      = (*webhook.Service)(nil)
 	_ httpapi.Authenticator = (*access.Service)(nil)

@@ -102,6 +102,9 @@ type Authenticator interface {
 	// Known authenticates a caller whose key has authenticated before, without the
 	// database.
 	Known(secret string, from netip.Addr) (caller access.Principal, known bool)
+	// Watch returns a context that ends with ctx, or when the caller's key is revoked or
+	// expires, or its user is disabled. stop must be called.
+	Watch(ctx context.Context, caller access.Principal) (watched context.Context, stop func())
 }
 
 // Config has the services that the door serves. All fields are required but those that
@@ -114,6 +117,7 @@ type Config struct {
 	Warm      Warm
 	Templates Templates
 	Keys      Keys
+	Users     Users
 	Events    Events
 	Webhooks  Webhooks
 	Requests  Requests
@@ -186,6 +190,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 	d := newDoor(cfg, described.OpenAPI().Components.Schemas)
 	d.schemas.RegisterTypeAlias(reflect.TypeFor[api.Command](), reflect.TypeFor[commandSchema]())
 	d.schemas.RegisterTypeAlias(reflect.TypeFor[api.Time](), reflect.TypeFor[time.Time]())
+	users := &userHandlers{d, cfg.Users}
 	for _, noun := range []interface{ routes() []route }{
 		&vmHandlers{d, cfg.VMs, cfg.Idle, &encodedVMs{}, cfg.Routes},
 		&outputHandlers{d, cfg.VMs, cfg.Files},
@@ -195,9 +200,10 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 		&fileHandlers{d, cfg.Files},
 		&eventHandlers{d, cfg.Events, cfg.VMs},
 		&webhookHandlers{d, cfg.Webhooks},
-		&imageHandlers{d, cfg.Images, cfg.Warm, cfg.VMs},
-		&templateHandlers{d, cfg.Templates},
-		&keyHandlers{d, cfg.Keys},
+		&imageHandlers{d, cfg.Images, users, cfg.Warm, cfg.VMs},
+		&templateHandlers{d, cfg.Templates, users},
+		&keyHandlers{d, cfg.Keys, cfg.Users},
+		users,
 		&routeHandlers{d, cfg.Routes},
 		&healthHandler{cfg.Health, cfg.Counts},
 	} {

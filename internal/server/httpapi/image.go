@@ -17,6 +17,8 @@ import (
 type Images interface {
 	Register(ctx context.Context, owner string, r image.Registration) (image.Image, error)
 	Get(ctx context.Context, scope access.Scope, id string) (image.Image, error)
+	// Share changes nothing if its function returns an error.
+	Share(ctx context.Context, scope access.Scope, id string, change func(*access.Sharing) error) (image.Image, error)
 	List(ctx context.Context, scope access.Scope) ([]image.Image, error)
 	// Delete calls forget if no VM or snapshot of an owner uses the image, to end
 	// hatchd's own use of it.
@@ -34,6 +36,7 @@ type Builds interface {
 type imageHandlers struct {
 	*door
 	images Images
+	users  *userHandlers
 	warm   Warm
 	vms    interface {
 		ShapeFor(ctx context.Context, owner string, req vm.CreateRequest) (vm.Shape, error)
@@ -53,30 +56,56 @@ func (h *imageHandlers) create(ctx context.Context, in *createImageInput) (*crea
 	if err != nil {
 		return nil, err
 	}
-	return &created[api.Image]{Location: "/images/" + i.ID, Body: wholeImage(i)}, nil
+	return &created[api.Image]{Location: "/images/" + i.ID, Body: wholeImage(ctx, i)}, nil
 }
 
 func (h *imageHandlers) list(ctx context.Context, in *PageInput) (*paged[api.Image], error) {
-	images, err := h.images.List(ctx, scope(ctx))
+	images, err := h.images.List(ctx, manager(ctx))
 	if err != nil {
 		return nil, err
 	}
 	return list[image.Image, api.Image]{
-		all: images, show: listedImage, path: "/images",
-		at: func(i image.Image) position { return position{i.CreatedAt, i.ID} },
+		all: images, path: "/images",
+		show: func(i image.Image) api.Image { return listedImage(ctx, i) },
+		at:   func(i image.Image) position { return position{i.CreatedAt, i.ID} },
 	}.page(*in)
 }
 
 func (h *imageHandlers) get(ctx context.Context, in *IDPath) (*answer[api.Image], error) {
-	i, err := h.images.Get(ctx, scope(ctx), in.ID)
+	i, err := h.images.Get(ctx, manager(ctx), in.ID)
 	if err != nil {
 		return nil, err
 	}
 	return h.withWarm(ctx, i, "")
 }
 
+func (h *imageHandlers) update(ctx context.Context, in *imagePatch) (*answer[api.Image], error) {
+	i, err := h.images.Share(ctx, manager(ctx), in.ID, func(s *access.Sharing) error {
+		shown := api.Image{Visibility: string(s.Visibility), SharedWith: s.With}
+		after, err := patched[api.UpdateImage](h.door, shown, in.RawBody, sharingFields, nil)
+		if err != nil {
+			return err
+		}
+		*s, err = h.users.sharing(ctx, *s, after.Visibility, after.SharedWith)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return h.withWarm(ctx, i, "")
+}
+
+// imagePatch is a body that changes an image.
+type imagePatch struct {
+	IDPath
+	RawBody []byte `contentType:"application/json"`
+}
+
+// sharingFields are the fields of an object that say who sees it.
+var sharingFields = []string{"visibility", "shared_with"}
+
 func (h *imageHandlers) delete(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
-	if err := h.images.Delete(ctx, scope(ctx), in.ID, h.warm.Forget); err != nil {
+	if err := h.images.Delete(ctx, manager(ctx), in.ID, h.warm.Forget); err != nil {
 		return nil, err
 	}
 	return deleted(), nil
@@ -128,19 +157,23 @@ func (h *imageHandlers) buildLog(ctx context.Context, in *imageBuildLogInput) (*
 }
 
 // wholeImage returns an image as answers about one image show it.
-func wholeImage(i image.Image) api.Image {
-	out := listedImage(i)
+func wholeImage(ctx context.Context, i image.Image) api.Image {
+	out := listedImage(ctx, i)
+	if checkRight(ctx, access.Admin) != nil {
+		return out
+	}
 	out.KernelPath, out.RootfsPath, out.ModulesPath = i.Kernel.Path, i.Rootfs.Path, i.ModulesPath
 	return out
 }
 
 // listedImage returns an image as lists show it: without host paths.
-func listedImage(i image.Image) api.Image {
+func listedImage(ctx context.Context, i image.Image) api.Image {
 	return api.Image{
-		ID: i.ID, Name: i.Name, BootArgs: i.BootArgs, KernelVersion: i.KernelVersion,
+		ID: i.ID, Name: i.Name, OwnerID: i.OwnerID, BootArgs: i.BootArgs, KernelVersion: i.KernelVersion,
 		KernelDigest: i.Kernel.Digest, RootfsDigest: i.Rootfs.Digest,
 		RootfsFormat: i.RootfsFormat, RootfsBytes: i.Rootfs.Size,
 		DiskMode: string(i.DiskMode), CloudInit: i.CloudInit, CreatedAt: utc(i.CreatedAt),
+		Visibility: string(cmp.Or(i.Sharing.Visibility, access.Private)), SharedWith: shownWith(ctx, i.OwnerID, i.Sharing),
 	}
 }
 

@@ -9,17 +9,24 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
+const (
+	createKeyText = "Create an API key. Only this answer contains its secret. A key can do no more, no longer and from no other networks than the key that it is made with. With user_id an admin makes a key for another user."
+	listKeysText  = "Returns the caller's keys, without their secrets; for an admin with user_id those of another user."
+	deleteKeyText = "Revoke a key at once; open streams that were authenticated with it end. An admin may revoke the keys of all users. The caller's last key stays."
+)
+
 // Keys manages API keys. [access.Service] implements it.
 type Keys interface {
 	// CreateKey returns the new key and its secret, which no other call returns.
-	CreateKey(ctx context.Context, owner, name string) (key access.Key, secret string, err error)
+	CreateKey(ctx context.Context, caller access.Principal, r access.NewKey) (key access.Key, secret string, err error)
 	Keys(ctx context.Context, scope access.Scope) ([]access.Key, error)
-	DeleteKey(ctx context.Context, scope access.Scope, id string) error
+	DeleteKey(ctx context.Context, caller access.Principal, id string) error
 }
 
 type keyHandlers struct {
 	*door
-	keys Keys
+	keys  Keys
+	users Users
 }
 
 type createKeyInput struct {
@@ -27,7 +34,27 @@ type createKeyInput struct {
 }
 
 func (h *keyHandlers) create(ctx context.Context, in *createKeyInput) (*created[api.Key], error) {
-	key, secret, err := h.keys.CreateKey(ctx, owner(ctx), in.Body.Name)
+	b := in.Body
+	r := access.NewKey{UserID: b.UserID, Name: b.Name, Note: b.Note}
+	for _, scope := range b.Scopes {
+		right, ok := access.ParseRight(scope)
+		if !ok {
+			return nil, errs.InvalidField("scopes", "%q is not a scope: want NOUN:read or NOUN:write, such as %s, or %s", errs.Brief(scope), access.Read(access.VMs), access.Admin)
+		}
+		r.Rights = append(r.Rights, right)
+	}
+	for _, text := range b.AllowedCIDRs {
+		network, err := parseNetwork(text)
+		if err != nil {
+			return nil, errs.InvalidField("allowed_cidrs", "%q is not a network or an address; want one such as 192.0.2.0/24 or 2001:db8::7", errs.Brief(text))
+		}
+		r.Allowed = append(r.Allowed, network)
+	}
+	if b.ExpiresAt != nil {
+		at := b.ExpiresAt.Time
+		r.ExpiresAt = &at
+	}
+	key, secret, err := h.keys.CreateKey(ctx, callerOf(ctx).Principal, r)
 	if err != nil {
 		return nil, err
 	}
@@ -36,8 +63,24 @@ func (h *keyHandlers) create(ctx context.Context, in *createKeyInput) (*created[
 	return out, nil
 }
 
-func (h *keyHandlers) list(ctx context.Context, in *PageInput) (*paged[api.Key], error) {
-	keys, err := h.keys.Keys(ctx, scope(ctx))
+type listKeysInput struct {
+	PageInput
+	UserID string `query:"user_id" maxLength:"64" doc:"ID or name of another user; for admins only."`
+}
+
+func (h *keyHandlers) list(ctx context.Context, in *listKeysInput) (*paged[api.Key], error) {
+	of := scope(ctx)
+	if in.UserID != "" {
+		if err := checkRight(ctx, access.Admin); err != nil {
+			return nil, err
+		}
+		u, err := h.users.User(ctx, in.UserID)
+		if err != nil {
+			return nil, err
+		}
+		of = access.Owner(u.ID)
+	}
+	keys, err := h.keys.Keys(ctx, of)
 	if err != nil {
 		return nil, err
 	}
@@ -49,12 +92,16 @@ func (h *keyHandlers) list(ctx context.Context, in *PageInput) (*paged[api.Key],
 			return shown
 		},
 		at: func(k access.Key) position { return position{k.CreatedAt, k.ID} },
-	}.page(*in)
+	}.page(in.PageInput)
 }
 
 // get serves no route: it finds the key that an earlier request has created.
 func (h *keyHandlers) get(ctx context.Context, in *IDPath) (*answer[api.Key], error) {
-	keys, err := h.keys.Keys(ctx, scope(ctx))
+	of := scope(ctx)
+	if checkRight(ctx, access.Admin) == nil {
+		of = access.Everyone
+	}
+	keys, err := h.keys.Keys(ctx, of)
 	if err != nil {
 		return nil, err
 	}
@@ -66,12 +113,27 @@ func (h *keyHandlers) get(ctx context.Context, in *IDPath) (*answer[api.Key], er
 }
 
 func (h *keyHandlers) delete(ctx context.Context, in *IDPath) (*answer[api.Deleted], error) {
-	if err := h.keys.DeleteKey(ctx, scope(ctx), in.ID); err != nil {
+	if err := h.keys.DeleteKey(ctx, callerOf(ctx).Principal, in.ID); err != nil {
 		return nil, err
 	}
 	return deleted(), nil
 }
 
 func listedKey(k access.Key) api.Key {
-	return api.Key{ID: k.ID, Name: k.Name, CreatedAt: utc(k.CreatedAt), LastUsedAt: utcOrNil(k.LastUsedAt)}
+	out := api.Key{
+		ID: k.ID, Name: k.Name, Note: k.Note, UserID: k.OwnerID, Prefix: k.Prefix, Scopes: shownScopes(k.Rights),
+		CreatedAt: utc(k.CreatedAt), ExpiresAt: utcOrNil(k.ExpiresAt), LastUsedAt: utcOrNil(k.LastUsedAt),
+	}
+	for _, n := range k.Allowed {
+		out.AllowedCIDRs = append(out.AllowedCIDRs, n.String())
+	}
+	return out
+}
+
+func shownScopes(rights access.Rights) []string {
+	scopes := []string{}
+	for _, r := range rights.List() {
+		scopes = append(scopes, r.String())
+	}
+	return scopes
 }

@@ -34,6 +34,10 @@ func owner(ctx context.Context) string { return callerOf(ctx).OwnerID }
 // scope returns which objects the caller may see.
 func scope(ctx context.Context) access.Scope { return callerOf(ctx).Scope() }
 
+// manager returns which images and templates the caller may see, and which of these it may
+// change.
+func manager(ctx context.Context) access.Scope { return callerOf(ctx).Manager() }
+
 var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // identify gives every request an id, the client's own if it is valid, and sets the

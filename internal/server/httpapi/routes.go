@@ -139,6 +139,7 @@ func (h *imageHandlers) routes() []route {
 		{post, "/images", access.Admin, 201, "create-image", "Register image", "Register a kernel and a root file system that are files on the host. Both are checked; an image that cannot boot is refused.", once(h.create, replayed[createImageInput]("/images/", byID(h.get)))},
 		{get, "/images", access.Read(access.Images), 200, "list-images", "List images", "Returns all images, without their paths.", on(h.list)},
 		{get, "/images/{id}", access.Read(access.Images), 200, "get-image", "Get image", "Retrieve details of a specific image.", on(h.get)},
+		{patch, "/images/{id}", access.Write(access.Images), 200, "update-image", "Update image", "Change who sees an image, by a JSON merge patch: absent fields stay. Only its owner and admins may.", patches[api.UpdateImage](on(h.update))},
 		{del, "/images/{id}", access.Write(access.Images), 200, "delete-image", "Delete image", "Delete an image. Running VMs are not affected.", on(h.delete)},
 		{post, "/images/{id}/warm", access.Write(access.Images), 202, "warm-image", "Add image to warm pool", warmImageText, on(h.keepWarm)},
 		{post, "/images/builds", access.Admin, 202, "start-image-build", "Build image", "Start to build an image. The response does not wait for the build.", once(h.startBuild, replayed[startImageBuildInput]("/images/builds/", byID(h.getBuild)))},
@@ -159,9 +160,20 @@ func (h *templateHandlers) routes() []route {
 
 func (h *keyHandlers) routes() []route {
 	return []route{
-		{post, "/keys", access.Write(access.Keys), 201, "create-key", "Create API key", "Create an API key. Only this answer contains its secret.", once(h.create, replayed[createKeyInput]("/keys/", byID(h.get)))},
-		{get, "/keys", access.Read(access.Keys), 200, "list-keys", "List API keys", "Returns all keys, without their secrets.", on(h.list)},
-		{del, "/keys/{id}", access.Write(access.Keys), 200, "delete-key", "Delete API key", "Revoke a key at once.", on(h.delete)},
+		{post, "/keys", access.Write(access.Keys), 201, "create-key", "Create API key", createKeyText, once(h.create, replayed[createKeyInput]("/keys/", byID(h.get)))},
+		{get, "/keys", access.Read(access.Keys), 200, "list-keys", "List API keys", listKeysText, on(h.list)},
+		{del, "/keys/{id}", access.Write(access.Keys), 200, "delete-key", "Delete API key", deleteKeyText, on(h.delete)},
+	}
+}
+
+func (h *userHandlers) routes() []route {
+	return []route{
+		{post, "/users", access.Write(access.Users), 201, "create-user", "Create user", "Create a user. For admins only, as all requests about users. Give it a key with POST /keys and user_id.", once(h.create, replayed[createUserInput]("/users/", byIDAlone(h.get)))},
+		{get, "/users", access.Read(access.Users), 200, "list-users", "List users", "Returns all users.", on(h.list)},
+		{get, "/users/{id}", access.Read(access.Users), 200, "get-user", "Get user", "Retrieve details of a specific user.", unchanged(on(h.get))},
+		{patch, "/users/{id}", access.Write(access.Users), 200, "update-user", "Update user", updateUserText, patches[api.UpdateUser](on(h.update))},
+		{del, "/users/{id}", access.Write(access.Users), 200, "delete-user", "Delete user", deleteUserText, on(h.delete)},
+		{get, "/me", access.AnyKey, 200, "get-me", "Get me", "Returns who the caller is, and what its key can be used for.", on(h.me)},
 	}
 }
 

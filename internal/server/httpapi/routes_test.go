@@ -102,6 +102,14 @@ func TestRoutes(t *testing.T) {
 		{"POST", "/keys", `{"name":"ci"}`, 201},
 		{"GET", "/keys", "", 200},
 		{"DELETE", "/keys/key_good", "", 200},
+		{"POST", "/users", `{"name":"alice"}`, 201},
+		{"GET", "/users", "", 200},
+		{"GET", "/users/usr_1", "", 200},
+		{"PATCH", "/users/usr_1", `{"disabled":true}`, 200},
+		{"DELETE", "/users/usr_1", "", 409},
+		{"DELETE", "/users/usr_1?cascade=true", "", 200},
+		{"GET", "/me", "", 200},
+		{"PATCH", "/images/img_default", `{"visibility":"shared","shared_with":["alice"]}`, 200},
 		{"GET", "/healthz", "", 200},
 	}
 	called := map[string]bool{}

@@ -56,7 +56,7 @@ func newLimitedServer(t testing.TB, limits httpapi.Limits, origins ...string) *s
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
 		Counts: fakeCounts{}, Routes: s.routes,
-		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Warm: s.warm, Templates: s.templates, Keys: fakeKeys{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
+		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Warm: s.warm, Templates: s.templates, Keys: fakeKeys{}, Users: fakeUsers{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
 		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes, &s.guest.uses}, s.requests), Requests: s.requests,
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)), Limits: limits,
 		Origins: origins,

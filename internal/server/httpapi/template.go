@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 
@@ -23,6 +24,7 @@ type Templates interface {
 type templateHandlers struct {
 	*door
 	templates Templates
+	users     *userHandlers
 }
 
 type createTemplateInput struct {
@@ -42,11 +44,11 @@ func (h *templateHandlers) create(ctx context.Context, in *createTemplateInput) 
 	if err != nil {
 		return nil, err
 	}
-	return &created[api.Template]{Location: "/templates/" + t.ID, Body: wholeTemplate(t)}, nil
+	return &created[api.Template]{Location: "/templates/" + t.ID, Body: wholeTemplate(ctx, t)}, nil
 }
 
 func (h *templateHandlers) list(ctx context.Context, in *PageInput) (*paged[api.Template], error) {
-	templates, err := h.templates.List(ctx, scope(ctx))
+	templates, err := h.templates.List(ctx, manager(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -55,17 +57,17 @@ func (h *templateHandlers) list(ctx context.Context, in *PageInput) (*paged[api.
 		at: func(t template.Template) position { return position{t.CreatedAt, t.ID} },
 		show: func(t template.Template) api.Template {
 			t.UserData = nil // it may hold secrets
-			return wholeTemplate(t)
+			return wholeTemplate(ctx, t)
 		},
 	}.page(*in)
 }
 
 func (h *templateHandlers) get(ctx context.Context, in *ConditionalIDPath) (*tagged[api.Template], error) {
-	t, err := h.templates.Template(ctx, scope(ctx), in.ID)
+	t, err := h.templates.Template(ctx, manager(ctx), in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return withTag(in.Conditions, wholeTemplate(t), t.UpdatedAt)
+	return withTag(in.Conditions, wholeTemplate(ctx, t), t.UpdatedAt)
 }
 
 func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.Template], error) {
@@ -74,8 +76,8 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 		Routes   json.RawMessage  `json:"routes"`
 	}
 	_ = json.Unmarshal(in.RawBody, &given) // patched refuses what cannot be read
-	t, err := h.templates.Update(ctx, scope(ctx), in.ID, func(t *template.Template) error {
-		shown := wholeTemplate(*t)
+	t, err := h.templates.Update(ctx, manager(ctx), in.ID, func(t *template.Template) error {
+		shown := wholeTemplate(ctx, *t)
 		if err := in.allowObject(shown, t.UpdatedAt); err != nil {
 			return err
 		}
@@ -87,6 +89,9 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 			t.Name = after.Name
 			t.Overrides, err = overrides(ctx, after.MachineSpec)
 		}
+		if err == nil {
+			t.Sharing, err = h.users.sharing(ctx, t.Sharing, after.Visibility, after.SharedWith)
+		}
 		if err == nil && given.Routes != nil { // those that are shown have no passwords
 			t.Routes, err = routeSpecs(after.Routes)
 		}
@@ -95,28 +100,30 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 	if err != nil {
 		return nil, err
 	}
-	return withTag(Conditions{}, wholeTemplate(t), t.UpdatedAt)
+	return withTag(Conditions{}, wholeTemplate(ctx, t), t.UpdatedAt)
 }
 
 // templateFields are the fields of a template that can be changed.
 var templateFields = []string{
 	"name", "image_id", "description", "hostname", "vcpu_count", "mem_mib", "disk_mib", "boot_args", "enable_network",
-	"user_data", "user_data_encoding", "labels", "ssh_authorized_keys", "rate_limits", "routes", "ports", "idle", "ttl_seconds", "expire_action",
+	"user_data", "user_data_encoding", "labels", "ssh_authorized_keys", "rate_limits", "routes", "ports", "idle", "ttl_seconds", "expire_action", "visibility", "shared_with",
 }
 
 func (h *templateHandlers) delete(ctx context.Context, in *ConditionalIDPath) (*answer[api.Deleted], error) {
-	err := h.templates.Delete(ctx, scope(ctx), in.ID, func(t template.Template) error { return in.allowObject(wholeTemplate(t), t.UpdatedAt) })
+	err := h.templates.Delete(ctx, manager(ctx), in.ID, func(t template.Template) error { return in.allowObject(wholeTemplate(ctx, t), t.UpdatedAt) })
 	if err != nil {
 		return nil, err
 	}
 	return deleted(), nil
 }
 
-func wholeTemplate(t template.Template) api.Template {
+func wholeTemplate(ctx context.Context, t template.Template) api.Template {
 	out := api.Template{
 		ID:             t.ID,
 		CreateTemplate: api.CreateTemplate{Name: t.Name, MachineSpec: shownOverrides(t.Overrides)},
-		CreatedAt:      utc(t.CreatedAt), UpdatedAt: utc(t.UpdatedAt),
+		OwnerID:        t.OwnerID,
+		Visibility:     string(cmp.Or(t.Sharing.Visibility, access.Private)), SharedWith: shownWith(ctx, t.OwnerID, t.Sharing),
+		CreatedAt: utc(t.CreatedAt), UpdatedAt: utc(t.UpdatedAt),
 	}
 	for _, r := range t.Routes {
 		out.Routes = append(out.Routes, shownSpec(r))

@@ -27,7 +27,7 @@ type warmImageInput struct {
 }
 
 func (h *imageHandlers) keepWarm(ctx context.Context, in *warmImageInput) (*answer[api.Image], error) {
-	img, err := h.images.Get(ctx, scope(ctx), in.ID)
+	img, err := h.images.Get(ctx, manager(ctx), in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func (h *imageHandlers) withWarm(ctx context.Context, img image.Image, first str
 	if err != nil {
 		return nil, err
 	}
-	out := wholeImage(img)
+	out := wholeImage(ctx, img)
 	for _, g := range entries {
 		if g.Shape.Key() == first {
 			out.Warm = slices.Insert(out.Warm, 0, shownWarm(g))
