@@ -157,7 +157,7 @@ type Idle struct {
 // sleeping VM and connects its clients with the guest.
 type Port struct {
 	Guest        int      `json:"guest" minimum:"1" maximum:"65535" doc:"Port in the guest. Each can be published once." example:"80"`
-	Host         int      `json:"host,omitempty" minimum:"1" maximum:"65535" doc:"Port of the host, which no other VM may have. Without it a free one from HATCH_PORT_MIN to HATCH_PORT_MAX is chosen. One below 1024 requires the scope admin." example:"8080"`
+	Host         int      `json:"host,omitempty" minimum:"1" maximum:"65535" doc:"Port of the host, which no other VM may have. Without it a free one from HATCH_PORT_MIN to HATCH_PORT_MAX is chosen. To choose one requires the scope admin." example:"8080"`
 	AllowedCIDRs []string `json:"allowed_cidrs,omitempty" nullable:"false" minItems:"1" maxItems:"32" doc:"Networks that may connect; 0.0.0.0/0 and ::/0 allow all. Without it HATCH_PORT_ALLOWED_CIDR holds (127.0.0.1/32). If all are loopback, the host listens on loopback only." example:"[\"192.0.2.0/24\"]"`
 	Name         string   `json:"name,omitempty" maxLength:"63" doc:"What it is for: lower-case letters, digits and hyphens. Unique in the VM." example:"web"`
 }

@@ -108,6 +108,7 @@ func (c *cli) addCommands(root *cobra.Command) {
 	snapshots := snapshotCommands{c.printer, c.connection}
 	creates := createCommands{c.printer, c.connection}
 	ssh := sshCommands{c.printer, c.connection}
+	users := userCommands{c.printer, c.connection}
 	routes := routeCommands{c.printer, c.connection}
 	console := consoleCommand{c.printer, c.connection}
 	grouped(root, groupVMs, vmCommands{c.printer, c.connection}.commands()...)
@@ -117,9 +118,9 @@ func (c *cli) addCommands(root *cobra.Command) {
 	grouped(root, groupReach, execs.exec(), execs.execs(), ssh.ssh(), ssh.config(), console.command(),
 		logsCommand{c.printer, c.connection}.command(), cpCommand{c.printer, c.connection}.command(), routes.open(), routes.share(), forwardCommand{c.printer, c.connection}.command())
 	grouped(root, groupNouns, imageCommands{c.printer, c.connection}.command(), snapshots.command(), templateCommands{c.printer, c.connection}.command(),
-		keyCommands{c.printer, c.connection}.command(), webhookCommands{c.printer, c.connection}.command(), routes.command())
+		users.command(), keyCommands{c.printer, c.connection}.command(), webhookCommands{c.printer, c.connection}.command(), routes.command())
 	server := serverCommands{c.printer, c.connection}
-	grouped(root, groupHost, server.health(), server.info(), server.version(), server.api(), doctorCommand(c.printer), manCommand())
+	grouped(root, groupHost, server.health(), server.info(), users.whoami(), server.version(), server.api(), doctorCommand(c.printer), manCommand())
 }
 
 func grouped(root *cobra.Command, group string, commands ...*cobra.Command) {

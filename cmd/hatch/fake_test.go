@@ -82,7 +82,7 @@ func newFake(t *testing.T) *fakeServer {
 			{ID: "img_minimal", RootfsFormat: "ext4", RootfsBytes: 4 << 20, KernelDigest: "sha256:aa", RootfsDigest: "sha256:cc", DiskMode: "overlay", CreatedAt: api.Time{Time: testNow.Add(-time.Hour)}},
 		},
 		templates: []api.Template{{ID: "tpl_small0000001", CreateTemplate: api.CreateTemplate{Name: "small"}, CreatedAt: api.Time{Time: testNow.Add(-time.Hour)}, UpdatedAt: api.Time{Time: testNow}}},
-		keys:      []api.Key{{ID: "key_admin0000001", Name: "admin", CreatedAt: api.Time{Time: testNow.Add(-time.Hour)}}},
+		keys:      []api.Key{{ID: "key_admin0000001", Name: "admin", UserID: "acc_admin", Prefix: "hatch_abcdef", Scopes: []string{"admin"}, CreatedAt: api.Time{Time: testNow.Add(-time.Hour)}}},
 		health:    api.Health{Status: "ok", Version: "v1.2.3", VMM: "qemu", Parts: []api.HealthPart{{Name: "database", Status: "ok"}}},
 		answer:    map[string]api.Problem{},
 	}

@@ -33,18 +33,21 @@ func (c imageCommands) command() *cobra.Command {
 		get: (*client.Client).GetImage, remove: (*client.Client).DeleteImage, table: c.table,
 	}
 	return noun("image", "Manage the images that VMs start from",
-		c.buildCommand(), c.addCommand(), c.warmCommand(), common.lsCommand("List images"), common.inspectCommand(), common.rmCommand())
+		c.buildCommand(), c.addCommand(), c.warmCommand(), common.lsCommand("List images"), common.inspectCommand(), common.rmCommand(),
+		shareCommand(common, func(server *client.Client, cmd *cobra.Command, id, visibility string, with []string) (api.Image, error) {
+			return server.UpdateImage(cmd.Context(), id, api.UpdateImage{Visibility: &visibility, SharedWith: with})
+		}))
 }
 
 func (c imageCommands) table(images []api.Image, wide bool) table {
 	t := table{head: []string{"ID", "NAME", "SIZE", "FORMAT", "KERNEL", "CLOUD-INIT", "AGE"}}
 	if wide {
-		t.head = append(t.head, "DISK", "ROOTFS DIGEST", "KERNEL DIGEST")
+		t.head = append(t.head, "DISK", "OWNER", "VISIBILITY", "ROOTFS DIGEST", "KERNEL DIGEST")
 	}
 	for _, i := range images {
 		cells := []string{i.ID, i.Name, mib(i.RootfsBytes >> 20), i.RootfsFormat, i.KernelVersion, yesNo(i.CloudInit), c.age(i.CreatedAt)}
 		if wide {
-			cells = append(cells, i.DiskMode, i.RootfsDigest, i.KernelDigest)
+			cells = append(cells, i.DiskMode, i.OwnerID, i.Visibility, i.RootfsDigest, i.KernelDigest)
 		}
 		t.row(cells...)
 	}

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -28,6 +32,13 @@ func (c keyCommands) command() *cobra.Command {
 		remove: (*client.Client).DeleteKey, table: c.table,
 	}
 	var force bool
+	var user string
+	common.list = func(server *client.Client, ctx context.Context) ([]api.Key, error) {
+		if user != "" {
+			return server.ListKeysOf(ctx, user)
+		}
+		return server.ListKeys(ctx)
+	}
 	common.check = func(k api.Key) error {
 		if k.Current && !force {
 			return hint(errors.New("it is the key that this command uses"), "create another one first, or hatch key rm --force %s", k.ID)
@@ -37,38 +48,97 @@ func (c keyCommands) command() *cobra.Command {
 	rm := common.rmCommand()
 	rm.Long = "Delete API keys. The key that this command uses is deleted with --force only."
 	rm.Flags().BoolVarP(&force, "force", "f", false, "delete the key that this command uses, too")
-	return noun("key", "Manage API keys", c.createCommand(), common.lsCommand("List API keys, without their secrets"), rm)
+	rm.Flags().StringVar(&user, "user", "", "`user` whose keys they are, as an admin")
+	ls := common.lsCommand("List API keys, without their secrets")
+	ls.Flags().StringVar(&user, "user", "", "`user` whose keys they are, as an admin")
+	return noun("key", "Manage API keys", c.createCommand(), ls, rm)
 }
 
 func (c keyCommands) table(keys []api.Key, wide bool) table {
-	t := table{head: []string{"ID", "NAME", "LAST USED", "AGE"}}
+	t := table{head: []string{"ID", "NAME", "PREFIX", "SCOPES", "EXPIRES", "LAST USED", "AGE"}}
 	if wide {
-		t.head = append(t.head, "IN USE HERE")
+		t.head = append(t.head, "USER", "FROM", "IN USE HERE", "NOTE")
 	}
 	for _, k := range keys {
-		used := "never"
+		used, expires := "never", "never"
 		if k.LastUsedAt != nil {
 			used = c.age(*k.LastUsedAt) + " ago"
 		}
-		cells := []string{k.ID, k.Name, used, c.age(k.CreatedAt)}
+		if k.ExpiresAt != nil {
+			expires = k.ExpiresAt.String()
+		}
+		cells := []string{k.ID, k.Name, k.Prefix, briefScopes(k.Scopes), expires, used, c.age(k.CreatedAt)}
 		if wide {
-			cells = append(cells, yesNo(k.Current))
+			cells = append(cells, k.UserID, strings.Join(k.AllowedCIDRs, ","), yesNo(k.Current), k.Note)
 		}
 		t.row(cells...)
 	}
 	return t
 }
 
+// shownScopes is how many scopes a table shows.
+const shownScopes = 4
+
+func briefScopes(scopes []string) string {
+	if len(scopes) > shownScopes {
+		return fmt.Sprintf("%s and %d more", strings.Join(scopes[:shownScopes-1], ","), len(scopes)-shownScopes+1)
+	}
+	return strings.Join(scopes, ",")
+}
+
+// keyFlags are those of key create.
+type keyFlags struct {
+	scopes, from        []string
+	expires, note, user string
+}
+
+func (f *keyFlags) request(cmd *cobra.Command, name string) (api.CreateKey, error) {
+	body := api.CreateKey{Name: name, Note: f.note, AllowedCIDRs: f.from, UserID: f.user}
+	for _, scope := range f.scopes {
+		if scope == "admin" || strings.Contains(scope, ":") {
+			body.Scopes = append(body.Scopes, scope)
+		} else {
+			body.Scopes = append(body.Scopes, scope+":read", scope+":write")
+		}
+	}
+	if f.expires == "" {
+		return body, nil
+	}
+	at, err := time.Parse(time.RFC3339, f.expires)
+	if err != nil {
+		life, inDays := strings.CutSuffix(f.expires, "d")
+		if inDays {
+			days, parseErr := strconv.Atoi(life)
+			at, err = time.Now().AddDate(0, 0, days), parseErr
+		} else {
+			d, parseErr := time.ParseDuration(life)
+			at, err = time.Now().Add(d), parseErr
+		}
+	}
+	if err != nil {
+		return body, usage(cmd, "--expires: %q is neither a time such as 2027-01-31T12:00:00Z nor a duration such as 12h or 90d", f.expires)
+	}
+	body.ExpiresAt = &api.Time{Time: at}
+	return body, nil
+}
+
 func (c keyCommands) createCommand() *cobra.Command {
-	return &cobra.Command{
+	f := &keyFlags{}
+	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Create an API key and print its secret, which is shown only once", Args: oneArg("name"),
-		Example: "  (umask 077; hatch key create ci > ci.key)",
+		Long: "Create an API key and print its secret, which is shown only once. Without flags the key can do what the key that hatch uses can.\n" +
+			"A key can do no more, no longer and from no other networks than the one that it is made with.",
+		Example: "  (umask 077; hatch key create ci > ci.key)\n  hatch key create deploy --scope vms --scope exec:write --expires 90d --from 192.0.2.0/24",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			body, err := f.request(cmd, args[0])
+			if err != nil {
+				return err
+			}
 			server, err := c.client()
 			if err != nil {
 				return err
 			}
-			key, err := server.CreateKey(cmd.Context(), api.CreateKey{Name: args[0]})
+			key, err := server.CreateKey(cmd.Context(), body)
 			if err != nil {
 				return fmt.Errorf("cannot create the key: %w", err)
 			}
@@ -78,4 +148,11 @@ func (c keyCommands) createCommand() *cobra.Command {
 			})
 		},
 	}
+	flags := cmd.Flags()
+	flags.StringArrayVar(&f.scopes, "scope", nil, "what it can be used for: `NOUN`:read, NOUN:write, NOUN for both, or admin (repeatable)")
+	flags.StringVar(&f.expires, "expires", "", "refuse it after this `time`: as 12h or 90d, or as 2027-01-31T12:00:00Z")
+	flags.StringVar(&f.note, "note", "", "anything about it, such as where it is used")
+	flags.StringArrayVar(&f.from, "from", nil, "`network` of clients that may use it, as 192.0.2.0/24 (repeatable)")
+	flags.StringVar(&f.user, "user", "", "`user` that the key is for, as an admin")
+	return cmd
 }

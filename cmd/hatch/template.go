@@ -28,13 +28,16 @@ func (c templateCommands) command() *cobra.Command {
 		get: (*client.Client).GetTemplate, remove: (*client.Client).DeleteTemplate, table: c.table,
 	}
 	return noun("template", "Manage defaults for new VMs",
-		c.createCommand(), common.lsCommand("List templates"), common.inspectCommand(), common.rmCommand())
+		c.createCommand(), common.lsCommand("List templates"), common.inspectCommand(), common.rmCommand(),
+		shareCommand(common, func(server *client.Client, cmd *cobra.Command, id, visibility string, with []string) (api.Template, error) {
+			return server.UpdateTemplate(cmd.Context(), id, api.UpdateTemplate{Visibility: &visibility, SharedWith: with})
+		}))
 }
 
 func (c templateCommands) table(templates []api.Template, wide bool) table {
 	t := table{head: []string{"ID", "NAME", "IMAGE", "CPUS", "MEMORY", "DISK", "AGE"}}
 	if wide {
-		t.head = append(t.head, "NETWORK", "LABELS", "DESCRIPTION")
+		t.head = append(t.head, "NETWORK", "LABELS", "DESCRIPTION", "OWNER", "VISIBILITY")
 	}
 	for _, tpl := range templates {
 		cells := []string{tpl.ID, tpl.Name, tpl.ImageID, count(tpl.VCPUCount), optionalMiB(tpl.MemMiB), optionalMiB(tpl.DiskMiB), c.age(tpl.CreatedAt)}
@@ -46,7 +49,7 @@ func (c templateCommands) table(templates []api.Template, wide bool) table {
 			if tpl.Description != nil {
 				description = *tpl.Description
 			}
-			cells = append(cells, network, labels(tpl.Labels), description)
+			cells = append(cells, network, labels(tpl.Labels), description, tpl.OwnerID, tpl.Visibility)
 		}
 		t.row(cells...)
 	}

@@ -190,7 +190,7 @@ func TestVerbs(t *testing.T) {
 		{"template rm small", "DELETE /templates/tpl_small0000001", "small\n"},
 		{"key create ci", "POST /keys", "hatch_secret\n"},
 		{"key rm admin", "DELETE /keys/key_admin0000001", "admin\n"},
-		{"api get /keys", "GET /keys", `[{"id":"key_admin0000001","name":"admin","created_at":"2026-03-06T11:00:00.000Z"}]` + "\n"},
+		{"api get /keys", "GET /keys", `[{"id":"key_admin0000001","name":"admin","user_id":"acc_admin","prefix":"hatch_abcdef","scopes":["admin"],"created_at":"2026-03-06T11:00:00.000Z"}]` + "\n"},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
 			if code := s.hatch(strings.Fields(tc.args)...); code != 0 {

@@ -42,7 +42,7 @@ func (w *world) member(t *testing.T, name string) (api.User, api.Key) {
 // it ends.
 func (w *world) follow(t *testing.T, secret string) <-chan struct{} {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), "GET", w.url(t)+"/events", http.NoBody)
+	r, err := http.NewRequestWithContext(t.Context(), "GET", w.url(t)+"/events", nil)
 	ok(t, err)
 	r.Header.Set("Authorization", "Bearer "+secret)
 	r.Header.Set("Accept", "text/event-stream")

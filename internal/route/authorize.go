@@ -40,10 +40,10 @@ func (s *Service) Authorize(ctx context.Context, t Target, c Credentials) (Grant
 	if returned {
 		return Grant{}, nil
 	}
-	allowed, err := s.allows(ctx, t, c)
+	caller, allowed, err := s.allows(ctx, t, c)
 	switch {
 	case err != nil || allowed:
-		return Grant{}, err
+		return Grant{Caller: caller}, err
 	case ended || endedCookie:
 		return Grant{}, errLinkEnded
 	case t.RouteID == "":
@@ -68,19 +68,30 @@ func (s *Service) openLink(t Target, token string, kind byte) (l link, opened, e
 	return l, opened, !opened
 }
 
-// allows reports whether the key or the password is one that the target accepts.
-func (s *Service) allows(ctx context.Context, t Target, c Credentials) (bool, error) {
+// Watch returns a context of a request that ends when the key does that was granted it.
+// stop must be called when the request has ended.
+func (s *Service) Watch(ctx context.Context, g Grant) (watched context.Context, stop func()) {
+	if g.Caller == nil {
+		return ctx, func() {}
+	}
+	return s.Keys.Watch(ctx, *g.Caller)
+}
+
+// allows reports whether the key, which is the caller's, or the password is one that the
+// target accepts.
+func (s *Service) allows(ctx context.Context, t Target, c Credentials) (*access.Principal, bool, error) {
 	if t.Auth.Mode == Basic {
-		return s.passwordFits(ctx, t, c)
+		fits, err := s.passwordFits(ctx, t, c)
+		return nil, fits, err
 	}
 	if c.Key == "" {
-		return false, nil
+		return nil, false, nil
 	}
 	caller, err := s.Keys.Authenticate(ctx, c.Key, c.From)
 	if errs.Is(err, errs.Unauthenticated) {
-		return false, nil
+		return nil, false, nil
 	}
-	return err == nil && caller.OwnerID == t.OwnerID && caller.Rights.Include(access.Write(access.Exec)), err
+	return &caller, err == nil && caller.OwnerID == t.OwnerID && caller.Rights.Include(access.Write(access.Exec)), err
 }
 
 // passwordFits compares a user name and a password. One that was accepted before costs

@@ -25,6 +25,8 @@ type Resolver interface {
 type Keys interface {
 	// Authenticate returns the caller at an address. Errors: errs.Unauthenticated.
 	Authenticate(ctx context.Context, secret string, from netip.Addr) (access.Principal, error)
+	// Watch returns a context that also ends when the caller's key does.
+	Watch(ctx context.Context, caller access.Principal) (watched context.Context, stop func())
 }
 
 // Config has the settings and dependencies of a service. All fields are required.

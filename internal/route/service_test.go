@@ -75,6 +75,10 @@ func caller(owner string, rights access.Rights) access.Principal {
 // keys are secrets of the form "key of ACCOUNT".
 type keys struct{}
 
+func (keys) Watch(ctx context.Context, _ access.Principal) (context.Context, func()) {
+	return ctx, func() {}
+}
+
 func (keys) Authenticate(_ context.Context, secret string, _ netip.Addr) (access.Principal, error) {
 	if secret == "database is down" {
 		return access.Principal{}, errors.New(secret)

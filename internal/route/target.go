@@ -3,6 +3,8 @@ package route
 import (
 	"net/netip"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/access"
 )
 
 // Target is where a host name leads, and who may follow it.
@@ -66,5 +68,6 @@ type Grant struct {
 	// Cookie is the value of a cookie to set before the caller is sent to the same URL
 	// without the token; "" if there is nothing to set.
 	Cookie string
-	Until  time.Time // when the cookie ends
+	Until  time.Time         // when the cookie ends
+	Caller *access.Principal // who has authenticated by a key; nil otherwise
 }

@@ -28,7 +28,7 @@ func (w *world) later(key string, by time.Duration) {
 // events returns the data of the pool's events.
 func (w *world) events(t *testing.T) (all []failureData) {
 	t.Helper()
-	page, _, err := w.store.Events(t.Context(), event.Filter{Scope: access.Owner(access.SystemID), Types: []event.Pattern{"image.*"}, Limit: event.MaxPage})
+	page, _, err := w.store.Events(t.Context(), event.Filter{Scope: access.Owner(access.AdminID), Types: []event.Pattern{"image.*"}, Limit: event.MaxPage})
 	if err != nil {
 		t.Fatal(err)
 	}

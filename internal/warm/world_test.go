@@ -61,7 +61,7 @@ func newWorld(t *testing.T, mode Mode) *world {
 	t.Helper()
 	st := storetest.Open(t)
 	t.Cleanup(func() { _ = st.Close() })
-	for _, id := range []string{access.SystemID, "acc_other"} {
+	for _, id := range []string{access.SystemID, access.AdminID, "acc_other"} {
 		if err := st.InsertUser(t.Context(), access.User{ID: id, Name: id, CreatedAt: time.Now()}); err != nil {
 			t.Fatal(err)
 		}

@@ -42,19 +42,13 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return p.Masked(), err
 }
 
-// privileged is the first host port that any caller may publish: those below are for the
-// services of a host.
-const privileged = 1024
-
-// mayPublish refuses host ports below 1024 to callers without the scope admin.
+// mayPublish refuses host ports of the caller's choice without the scope admin: other
+// callers get free ones of hatchd's range, and so no port of a service of the host.
 func mayPublish(ctx context.Context, ports []machine.Port) error {
 	for _, p := range ports {
-		if p.Host == 0 || p.Host >= privileged {
-			continue
-		}
-		if err := checkRight(ctx, access.Admin); err != nil {
-			return errs.New(errs.Forbidden, "forbidden", "cannot publish on host port %d with this API key: ports below %d need the scope %q", p.Host, privileged, access.Admin).
-				WithField("ports").WithHint("give a host port of %d or more, or leave host out to get a free one", privileged)
+		if p.Host != 0 && checkRight(ctx, access.Admin) != nil {
+			return errs.New(errs.Forbidden, "forbidden", "cannot publish on host port %d with this API key: to choose a host port needs the scope %q", p.Host, access.Admin).
+				WithField("ports").WithHint("leave host out to get a free one")
 		}
 	}
 	return nil

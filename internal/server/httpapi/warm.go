@@ -31,6 +31,9 @@ func (h *imageHandlers) keepWarm(ctx context.Context, in *warmImageInput) (*answ
 	if err != nil {
 		return nil, err
 	}
+	if err := manager(ctx).MayChange(img.OwnerID); err != nil { // it takes memory of the host
+		return nil, err
+	}
 	req := vm.CreateRequest{Overrides: machine.Overrides{ImageID: img.ID}}
 	if b := in.Body; b != nil {
 		req.VCPUs, req.MemMiB, req.DiskMiB = b.VCPUCount, b.MemMiB, b.DiskMiB

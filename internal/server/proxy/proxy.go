@@ -32,6 +32,8 @@ type Names interface {
 	// Authorize returns errs.Unauthenticated, or errs.NotFound, for credentials that do
 	// not suffice.
 	Authorize(ctx context.Context, t route.Target, c route.Credentials) (route.Grant, error)
+	// Watch returns a context that also ends when the key that was granted does.
+	Watch(ctx context.Context, g route.Grant) (watched context.Context, stop func())
 }
 
 // Guests leads to the ports of guests. Who may follow a route has been checked.
@@ -167,7 +169,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, v.proto+"://"+r.Host+withoutToken(r.URL), http.StatusSeeOther)
 		return
 	}
-	held, release := p.cfg.Guests.Hold(r.Context(), v.target.VMID, v.peer(r))
+	watched, stop := p.cfg.Names.Watch(r.Context(), v.grant)
+	defer stop()
+	held, release := p.cfg.Guests.Hold(watched, v.target.VMID, v.peer(r))
 	defer release()
 	p.forward(w, r.WithContext(held), v)
 }

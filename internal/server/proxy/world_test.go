@@ -96,6 +96,10 @@ func (w *world) Resolve(_ context.Context, host string) (route.Target, error) {
 	return w.target, nil
 }
 
+func (w *world) Watch(ctx context.Context, _ route.Grant) (context.Context, func()) {
+	return ctx, func() {}
+}
+
 func (w *world) Authorize(_ context.Context, t route.Target, c route.Credentials) (grant route.Grant, err error) {
 	err = refused
 	if w.allow != nil {
