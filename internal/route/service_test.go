@@ -215,6 +215,10 @@ func TestAuthorize(t *testing.T) {
 			t.Fatal(err)
 		}
 		grant, err := w.Authorize(ctx, target, c.shown)
+		if by := grant.Caller; err == nil && (by != nil) != (c.shown.Key != "" && target.Auth.Mode == route.Key) {
+			t.Errorf("%s with %+v: granted to %+v", c.host, c.shown, by)
+		}
+		grant.Caller = nil
 		if c.code == "" && (err != nil || grant != route.Grant{}) || c.code != "" && !errs.HasCode(err, c.code) {
 			t.Errorf("%s with %+v: %+v, %v, want code %q", c.host, c.shown, grant, err, c.code)
 		}
