@@ -74,7 +74,7 @@ func (p *parts) checkAll(ctx context.Context, before api.Health) api.Health {
 	add("processes", p.host.CheckTasks(), "the cgroup of VMs takes no more processes, so that none starts; raise its pids.max (TasksMax of hatch-vms.service), or stop a VM")
 	add("vmm", p.host.CheckVMM(), "a program that runs VMs is gone; install qemu-system-x86, or Firecracker and its jailer")
 	add("network", p.host.CheckNetwork(), "the bridge, its packet rules, DHCP or DNS are not as they must be; hatchd's log says what; it tries to restore them every few seconds")
-	_, err := p.images.Image(ctx, access.Owner(access.AdminID), image.DefaultID)
+	_, err := p.images.Image(ctx, access.Everyone, image.DefaultID)
 	add("image", err, "there is no usable default image; build one with: hatch image build")
 	return h
 }
