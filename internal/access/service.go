@@ -54,14 +54,15 @@ type Service struct {
 
 	lookups chan struct{} // capacity lookupsAtOnce
 
-	mu       sync.Mutex
-	closed   bool
-	work     sync.WaitGroup        // deletions
-	known    map[digest]identity   // keys that authenticated before
-	changes  uint64                // number of revocations
-	revoked  []revocation          // the last ones, the newest last
-	watchers map[*watcher]struct{} // requests in progress
-	used     map[string]time.Time  // last uses not stored yet, by key id
+	mu          sync.Mutex
+	closed      bool
+	work        sync.WaitGroup        // deletions
+	known       map[digest]identity   // keys that authenticated before
+	changes     uint64                // incremented when a cached key may be out of date
+	revocations uint64                // their number
+	revoked     []revocation          // the last ones, the newest last
+	watchers    map[*watcher]struct{} // requests in progress
+	used        map[string]time.Time  // last uses not stored yet, by key id
 }
 
 // New makes a service and starts storing the times of last use in the
@@ -150,7 +151,7 @@ func (s *Service) Known(secret string, from netip.Addr) (caller Principal, known
 	}
 	s.mu.Lock()
 	k, known := s.known[sha256.Sum256([]byte(secret))]
-	seen := s.changes
+	seen := s.revocations
 	s.mu.Unlock()
 	if !known || k.check(from, time.Now()) != nil {
 		return Principal{}, false
@@ -190,7 +191,8 @@ func (s *Service) principal(k identity, seen uint64) Principal {
 func (s *Service) lookUp(ctx context.Context, sum digest) (k identity, seen uint64, err error) {
 	s.mu.Lock()
 	k, ok := s.known[sum]
-	seen = s.changes
+	before := s.changes
+	seen = s.revocations
 	s.mu.Unlock()
 	if ok {
 		return k, seen, nil
@@ -207,7 +209,7 @@ func (s *Service) lookUp(ctx context.Context, sum digest) (k identity, seen uint
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.changes == seen { // else it may have been deleted since we read it
+	if s.changes == before { // else it may have been deleted since we read it
 		if len(s.known) >= maxKnown {
 			for some := range s.known { // any one
 				delete(s.known, some)

@@ -76,9 +76,13 @@ func (s *Service) UpdateUser(ctx context.Context, idOrName string, change func(*
 	if err != nil {
 		return User{}, err
 	}
-	if u.Disabled != was.Disabled || u.Role != was.Role || u.Name != was.Name {
+	if u.Disabled != was.Disabled || u.Role != was.Role {
 		s.revoke(ctx, revocation{userID: u.ID})
+		return u, nil
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgetLocked(revocation{userID: u.ID}) // they have the old name
 	return u, nil
 }
 

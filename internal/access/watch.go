@@ -56,7 +56,7 @@ func (s *Service) Watch(ctx context.Context, p Principal) (watched context.Conte
 // revokedSinceLocked reports whether the caller's key may have been revoked since it was
 // authenticated. Precondition: s.mu is held.
 func (s *Service) revokedSinceLocked(p Principal) bool {
-	since := s.changes - p.seen
+	since := s.revocations - p.seen
 	if since > uint64(len(s.revoked)) {
 		return true
 	}
@@ -75,19 +75,25 @@ func (s *Service) revoke(ctx context.Context, r revocation) {
 	own, _ := ctx.Value(watcherKey{}).(*watcher)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.changes++
+	s.forgetLocked(r)
+	s.revocations++
 	s.revoked = append(s.revoked, r)
 	if len(s.revoked) > maxRevocations {
 		s.revoked = s.revoked[1:]
 	}
-	for sum, k := range s.known {
-		if r.of(k.ID, k.OwnerID) {
-			delete(s.known, sum)
-		}
-	}
 	for w := range s.watchers {
 		if w != own && r.of(w.keyID, w.userID) {
 			w.end()
+		}
+	}
+}
+
+// forgetLocked drops keys that have changed from the cache. Precondition: s.mu is held.
+func (s *Service) forgetLocked(r revocation) {
+	s.changes++
+	for sum, k := range s.known {
+		if r.of(k.ID, k.OwnerID) {
+			delete(s.known, sum)
 		}
 	}
 }

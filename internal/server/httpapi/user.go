@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	updateUserText = "Change a user, by a JSON merge patch: absent fields stay. A user that is disabled is refused at once, and its open streams end; its VMs run on. The last admin who is enabled and has a key stays one."
+	updateUserText = "Change a user, by a JSON merge patch: absent fields stay. To change a role, or an admin, needs the scope admin. A user that is disabled is refused at once, and its open streams end; its VMs run on. The last admin who is enabled and has a key stays one."
 	deleteUserText = "Delete a user. One that owns more than keys is deleted with cascade only: then its VMs with their files, snapshots, images, templates, webhooks, routes and keys are deleted first. " +
 		"An interrupted deletion is continued by the next start of hatchd, or by a repeated request."
 )
@@ -36,7 +36,13 @@ type createUserInput struct {
 }
 
 func (h *userHandlers) create(ctx context.Context, in *createUserInput) (*created[api.User], error) {
-	u, err := h.users.CreateUser(ctx, in.Body.Name, access.Role(cmp.Or(in.Body.Role, api.RoleMember)))
+	role := access.Role(cmp.Or(in.Body.Role, api.RoleMember))
+	if role == access.RoleAdmin {
+		if err := checkRight(ctx, access.Admin); err != nil {
+			return nil, err
+		}
+	}
+	u, err := h.users.CreateUser(ctx, in.Body.Name, role)
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +78,11 @@ func (h *userHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.
 		if err != nil {
 			return err
 		}
+		if u.Role == access.RoleAdmin || after.Role != string(u.Role) {
+			if err := checkRight(ctx, access.Admin); err != nil {
+				return err
+			}
+		}
 		u.Name, u.Role, u.Disabled = after.Name, access.Role(after.Role), after.Disabled
 		return nil
 	})
@@ -87,6 +98,15 @@ type deleteUserInput struct {
 }
 
 func (h *userHandlers) delete(ctx context.Context, in *deleteUserInput) (*answer[api.Deleted], error) {
+	u, err := h.users.User(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if u.Role == access.RoleAdmin {
+		if err := checkRight(ctx, access.Admin); err != nil {
+			return nil, err
+		}
+	}
 	if err := h.users.DeleteUser(ctx, in.ID, in.Cascade); err != nil {
 		return nil, err
 	}

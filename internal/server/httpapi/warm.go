@@ -12,7 +12,7 @@ import (
 )
 
 const warmImageText = `Add a guest of this shape to the warm pool, from which new VMs of the same shape are cloned. ` +
-	`The response comes at once, with the requested guest first in warm; GET of the image shows its progress. A guest that exists or is being booted is not booted again.`
+	`The response comes at once, with the requested guest first in warm; GET of the image shows its progress. A guest that exists or is being booted is not booted again. Only the image's owner and admins may.`
 
 // Warm is the warm pool. [warm.Service] implements it.
 type Warm interface {
