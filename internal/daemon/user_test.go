@@ -46,7 +46,7 @@ func (w *world) follow(t *testing.T, secret string) <-chan struct{} {
 	ok(t, err)
 	r.Header.Set("Authorization", "Bearer "+secret)
 	r.Header.Set("Accept", "text/event-stream")
-	reply, err := plain.Do(r)
+	reply, err := plain.Do(r) //nolint:bodyclose // the goroutine below closes it
 	ok(t, err)
 	if reply.StatusCode != 200 {
 		t.Fatalf("the stream has status %d", reply.StatusCode)
