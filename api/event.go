@@ -21,6 +21,8 @@ const EventGap = "log.gap"
 // Kinds of actors.
 const (
 	ActorKey    = "key"
+	ActorUser   = "user"
+	ActorLocal  = "local"
 	ActorHatchd = "hatchd"
 	ActorGuest  = "guest"
 	ActorRule   = "rule"
@@ -28,7 +30,7 @@ const (
 
 // Actor is the cause of an event.
 type Actor struct {
-	Kind string `json:"kind" enum:"key,hatchd,guest,rule" doc:"A caller with an API key, hatchd itself, the guest, or a rule of the owner."`
-	ID   string `json:"id,omitempty" doc:"The key's ID."`
-	Name string `json:"name,omitempty" doc:"The key's or the rule's name."`
+	Kind string `json:"kind" enum:"key,user,local,hatchd,guest,rule" doc:"A caller with an API key, a user with a token, a process of the host that needs none, hatchd itself, the guest, or a rule of the owner."`
+	ID   string `json:"id,omitempty" doc:"The ID of the key or the user."`
+	Name string `json:"name,omitempty" doc:"The name of the key, the user or the rule; the user of a local process, such as local:uid 0."`
 }

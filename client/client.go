@@ -32,6 +32,7 @@ const (
 // Client calls one Hatch server. It is safe for concurrent use.
 type Client struct {
 	base      string // without a trailing slash
+	server    string // as the caller has named it, for errors
 	local     bool   // the server is on this host
 	key       string
 	userAgent string
@@ -43,7 +44,8 @@ type Client struct {
 type Option func(*Client)
 
 // WithHTTPClient makes the Client use c, for example for TLS settings. A timeout in
-// c would also cut streams; leave it zero and bound each call by its context.
+// c would also cut streams; leave it zero and bound each call by its context. For a
+// unix:// server its Transport must connect by [DialUnix].
 func WithHTTPClient(c *http.Client) Option {
 	return func(client *Client) { client.http = c }
 }
@@ -61,15 +63,16 @@ func WithRetries(n int) Option {
 	return func(client *Client) { client.retries = n }
 }
 
-// New returns a Client of the server at base, such as http://localhost:8080. Only
-// [Client.Health] works with an empty key.
+// New returns a Client of the server at base, such as http://localhost:8080, or of
+// hatchd's socket on this host, such as unix:///run/hatch/hatchd.sock. With an empty key
+// only [Client.Health] works, and the calls of a process that the socket knows.
 func New(base, key string, opts ...Option) (*Client, error) {
 	u, err := url.Parse(base)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use %q as the server's address: not a URL", base)
 	}
-	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-		return nil, fmt.Errorf("cannot use %q as the server's address: it must look like http://HOST:PORT", base)
+	if u.Scheme != "unix" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		return nil, fmt.Errorf("cannot use %q as the server's address: it must look like http://HOST:PORT or unix:///PATH", base)
 	}
 	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, errors.New("cannot use the server's address: it must have no user, query or fragment")
@@ -78,12 +81,17 @@ func New(base, key string, opts ...Option) (*Client, error) {
 		return nil, errors.New("cannot use the API key: it has characters that no key has")
 	}
 	c := &Client{
-		base: strings.TrimRight(u.String(), "/"), key: key, userAgent: "hatch-client",
+		base: strings.TrimRight(u.String(), "/"), server: strings.TrimRight(u.String(), "/"), key: key, userAgent: "hatch-client",
 		// Redirects are not followed: hatchd sends none, so the address is wrong.
 		http: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 	addr, err := netip.ParseAddr(u.Hostname())
 	c.local = u.Hostname() == "localhost" || err == nil && addr.IsLoopback()
+	if u.Scheme == "unix" {
+		if err := c.useSocket(u); err != nil {
+			return nil, err
+		}
+	}
 	for _, opt := range opts {
 		opt(c)
 	}
@@ -174,7 +182,7 @@ func (c *Client) roundTrip(ctx context.Context, req call) (*http.Response, error
 	}
 	resp, err := c.http.Do(hr)
 	if err != nil {
-		return nil, Unreachable(c.base, err)
+		return nil, Unreachable(c.server, err)
 	}
 	return resp, nil
 }

@@ -39,7 +39,7 @@ func (c *Client) dial(ctx context.Context, req call) (*websocket.Conn, error) {
 	case err == nil:
 		return conn, nil
 	case resp == nil:
-		return nil, Unreachable(c.base, err)
+		return nil, Unreachable(c.server, err)
 	case resp.StatusCode == http.StatusSwitchingProtocols:
 		return nil, fmt.Errorf("cannot open a WebSocket: %w", err)
 	}

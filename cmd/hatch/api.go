@@ -49,13 +49,21 @@ func (c serverCommands) api() *cobra.Command {
 }
 
 func (c serverCommands) call(ctx context.Context, call rawCall, hasBody bool) error {
-	req, err := c.request(ctx, call, hasBody)
+	t, err := c.target()
 	if err != nil {
 		return err
 	}
-	resp, err := newHTTPClient().Do(req)
+	transport, err := newHTTPClient(t)
 	if err != nil {
-		return client.Unreachable(c.address(), err)
+		return err
+	}
+	req, err := c.request(ctx, t, call, hasBody)
+	if err != nil {
+		return err
+	}
+	resp, err := transport.Do(req)
+	if err != nil {
+		return client.Unreachable(t.url, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if call.include {
@@ -78,7 +86,7 @@ func (c serverCommands) call(ctx context.Context, call rawCall, hasBody bool) er
 	return nil
 }
 
-func (c serverCommands) request(ctx context.Context, call rawCall, hasBody bool) (*http.Request, error) {
+func (c serverCommands) request(ctx context.Context, t target, call rawCall, hasBody bool) (*http.Request, error) {
 	var body io.Reader
 	if hasBody {
 		text := []byte(call.data)
@@ -90,11 +98,15 @@ func (c serverCommands) request(ctx context.Context, call rawCall, hasBody bool)
 		}
 		body = bytes.NewReader(text)
 	}
-	req, err := http.NewRequestWithContext(ctx, call.method, strings.TrimRight(c.address(), "/")+call.path, body)
+	base := strings.TrimRight(t.url, "/")
+	if t.socket() != "" {
+		base = "http://localhost"
+	}
+	req, err := http.NewRequestWithContext(ctx, call.method, base+call.path, body)
 	if err != nil {
 		return nil, err
 	}
-	key, err := c.key()
+	key, err := c.key(t)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/hatchvm/hatch/client"
 )
 
 // cli is one run of the program: the parts that its commands share.
@@ -46,6 +48,8 @@ func run(ctx context.Context, args []string, s streams) int {
 		return int(exit)
 	case ctx.Err() != nil && !errors.Is(err, errInterrupted):
 		err = errInterrupted
+	case client.IsUnauthenticated(err), client.IsUnreachable(err):
+		err = c.explain(err)
 	}
 	// Read -o again: the command line may not have been parsed up to it.
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
@@ -72,12 +76,17 @@ func (c *cli) command() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		Long: `hatch creates and runs virtual machines on a Hatch server.
 
-The server is --url or HATCH_URL. The API key is read from --key-file,
-HATCH_API_KEY, the data directory of a server on this machine
-(HATCH_DATA_DIR/admin.key, /var/lib/hatch/admin.key), or ~/.config/hatch/key.
-It is never taken from the command line, which other users can read. admin.key is
-sent only if the hatchd of that directory listens at the address itself, so that
-no tunnel or other program gets it.
+The server is that of --url or --context, else of HATCH_URL or HATCH_CONTEXT, else
+of the context that hatch login or hatch context use has chosen. Otherwise it is
+the one on this machine: through its socket (HATCH_SOCKET, /run/hatch/hatchd.sock),
+where root and the group hatch need no key, or at ` + defaultURL + `.
+
+The API key is read from --key-file, HATCH_API_KEY (not with --context), the
+context, the data directory of a server on this machine (HATCH_DATA_DIR/admin.key,
+/var/lib/hatch/admin.key), or ~/.config/hatch/key. It is never taken from the
+command line, which other users can read. admin.key is sent only if the hatchd of
+that directory listens at the address itself, so that no tunnel or other program
+gets it.
 
 VMs, images, snapshots, templates and keys can be given by name, by id, or by
 an unambiguous prefix of the id.
@@ -86,7 +95,8 @@ an unambiguous prefix of the id.
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%s", err) })
 	flags := root.PersistentFlags()
-	flags.StringVar(&c.url, "url", "", "the server's `address` (HATCH_URL, else "+defaultURL+")")
+	flags.StringVar(&c.url, "url", "", "the server's `address`, as https://HOST or unix:///PATH")
+	flags.StringVar(&c.context, "context", "", "use the server and key of a saved `context`")
 	flags.StringVar(&c.keyFile, "key-file", "", "read the API key from `file`")
 	flags.VarP(&c.format, "output", "o", "`format`: table, wide, json, jsonl or yaml")
 	flags.Var(templateFlag{c.printer}, "format", "print each object with a Go `template`, as '{{.id}} {{.name}}'; fields as with -o json")
@@ -120,7 +130,9 @@ func (c *cli) addCommands(root *cobra.Command) {
 	grouped(root, groupNouns, imageCommands{c.printer, c.connection}.command(), snapshots.command(), templateCommands{c.printer, c.connection}.command(),
 		users.command(), keyCommands{c.printer, c.connection}.command(), webhookCommands{c.printer, c.connection}.command(), routes.command())
 	server := serverCommands{c.printer, c.connection}
-	grouped(root, groupHost, server.health(), server.info(), users.whoami(), server.version(), server.api(), doctorCommand(c.printer), manCommand())
+	saved := contextCommands{c.printer, c.connection}
+	_ = root.RegisterFlagCompletionFunc("context", saved.complete)
+	grouped(root, groupHost, saved.login(), saved.logout(), saved.command(), server.health(), server.info(), users.whoami(), server.version(), server.api(), doctorCommand(c.printer), manCommand())
 }
 
 func grouped(root *cobra.Command, group string, commands ...*cobra.Command) {

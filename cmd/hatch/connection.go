@@ -24,27 +24,46 @@ const (
 	defaultURL     = "http://127.0.0.1:8080"
 	defaultDataDir = "/var/lib/hatch"
 	maxKeyFile     = 4 << 10 // bytes
-	keyHint        = "give a key in HATCH_API_KEY, --key-file or ~/.config/hatch/key; on the server itself, root's hatch reads admin.key in the data directory if hatchd listens at this address, not through a proxy or tunnel"
+	keyHint        = "log in with hatch login URL, or give a key in HATCH_API_KEY, --key-file or ~/.config/hatch/key; on the server itself, root's hatch reads admin.key in the data directory if hatchd listens at this address, not through a proxy or tunnel"
 )
 
 // connection is how to reach the server: its address and the API key.
 type connection struct {
 	getenv  func(name string) string
 	url     string // of --url
+	context string // of --context
 	keyFile string // of --key-file
+	chosen  *target
 }
 
-// address returns the URL of the API.
-func (c *connection) address() string {
-	return cmp.Or(c.url, c.getenv("HATCH_URL"), defaultURL)
-}
-
+// client returns the client of the server, with the user's key.
 func (c *connection) client() (*client.Client, error) {
-	key, err := c.key()
+	t, err := c.target()
 	if err != nil {
 		return nil, err
 	}
-	return client.New(c.address(), key, client.WithUserAgent("hatch/"+programVersion()), client.WithHTTPClient(newHTTPClient()))
+	key, err := c.key(t)
+	if err != nil {
+		return nil, err
+	}
+	return newClient(t, key)
+}
+
+// keyless returns the client of the server, for what needs no key.
+func (c *connection) keyless() (*client.Client, error) {
+	t, err := c.target()
+	if err != nil {
+		return nil, err
+	}
+	return newClient(t, "")
+}
+
+func newClient(t target, key string) (*client.Client, error) {
+	transport, err := newHTTPClient(t)
+	if err != nil {
+		return nil, err
+	}
+	return client.New(t.url, key, client.WithUserAgent("hatch/"+programVersion()), client.WithHTTPClient(transport))
 }
 
 // Bounds on requests: none waits for ever for a server that is not there.
@@ -56,17 +75,25 @@ const (
 
 // newHTTPClient returns a client with these bounds, which do not cut streams.
 // Redirects are not followed: the key is for this server alone.
-func newHTTPClient() *http.Client {
+func newHTTPClient(t target) (*http.Client, error) {
+	secure, err := t.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
 	transport := func(timeout time.Duration) *http.Transport {
-		t := http.DefaultTransport.(*http.Transport).Clone()
-		t.DialContext = (&net.Dialer{Timeout: connectTimeout}).DialContext
-		t.ResponseHeaderTimeout = timeout
-		return t
+		h := http.DefaultTransport.(*http.Transport).Clone()
+		h.DialContext = (&net.Dialer{Timeout: connectTimeout}).DialContext
+		if socket := t.socket(); socket != "" {
+			h.DialContext, h.Proxy = client.DialUnix(socket), nil
+		}
+		h.TLSClientConfig = secure.Clone()
+		h.ResponseHeaderTimeout = timeout
+		return h
 	}
 	return &http.Client{
 		Transport:     boundedTransport{reads: transport(readTimeout), works: transport(workTimeout)},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	}, nil
 }
 
 // boundedTransport sends requests that only read, and all others.
@@ -91,9 +118,9 @@ func (c *connection) openVM(ctx context.Context, ref string) (*client.Client, ap
 	return server, v, err
 }
 
-// key returns the API key, "" for none: the server refuses the call if it needs
-// one.
-func (c *connection) key() (string, error) {
+// key returns the API key for a server, "" for none: the server refuses the call if it
+// needs one, which a local socket does not.
+func (c *connection) key(t target) (string, error) {
 	if c.keyFile != "" {
 		key, err := readKey(c.keyFile)
 		if err != nil {
@@ -101,11 +128,14 @@ func (c *connection) key() (string, error) {
 		}
 		return key, nil
 	}
-	if key := c.getenv("HATCH_API_KEY"); key != "" {
+	if key := c.getenv("HATCH_API_KEY"); key != "" && !t.ownKey {
 		return strings.TrimSpace(key), nil
 	}
+	if t.context.Name != "" || t.socket() != "" {
+		return t.context.Key, nil
+	}
 	var files []string
-	if dir := cmp.Or(c.getenv("HATCH_DATA_DIR"), defaultDataDir); servesDataDir(c.address(), dir) {
+	if dir := cmp.Or(c.getenv("HATCH_DATA_DIR"), defaultDataDir); servesDataDir(t.url, dir) {
 		files = append(files, filepath.Join(dir, "admin.key"))
 	}
 	if dir := userDir(c.getenv, "XDG_CONFIG_HOME", ".config"); dir != "" {
@@ -144,20 +174,25 @@ func readKey(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return oneKey(path, text)
+}
+
+// oneKey returns the API key that a text is.
+func oneKey(where string, text []byte) (string, error) {
 	key := strings.TrimSpace(string(text))
 	if key == "" || len(text) > maxKeyFile {
-		return "", fmt.Errorf("%s does not hold one API key", path)
+		return "", fmt.Errorf("%s does not hold one API key", where)
 	}
 	return key, nil
 }
 
 // host returns the name or address of the machine that hatchd runs on.
 func (c *connection) host() (string, error) {
-	u, err := url.Parse(c.address())
-	if err != nil || u.Hostname() == "" {
-		return "", fmt.Errorf("cannot use %q as the server's address", c.address())
+	t, err := c.target()
+	if err != nil {
+		return "", err
 	}
-	return u.Hostname(), nil
+	return t.host()
 }
 
 func isLoopback(server string) bool {

@@ -60,7 +60,11 @@ func TestWhereTheKeyComesFrom(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &connection{keyFile: tc.flag, url: tc.url, getenv: func(n string) string { return tc.env[n] }}
-			got, err := c.key()
+			at, err := c.target()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := c.key(at)
 			if got != tc.want || (err != nil) != tc.fails {
 				t.Errorf("got %q, %v", got, err)
 			}
@@ -127,7 +131,11 @@ func TestEveryRequestIsBounded(t *testing.T) {
 			}
 		})
 	}
-	bounds := newHTTPClient().Transport.(boundedTransport)
+	plain, err := newHTTPClient(target{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bounds := plain.Transport.(boundedTransport)
 	for _, transport := range []http.RoundTripper{bounds.reads, bounds.works} {
 		if transport.(*http.Transport).ResponseHeaderTimeout == 0 {
 			t.Error("a transport has no bound")

@@ -136,7 +136,7 @@ func TestWithoutAKeyTheHintSaysWhereFrom(t *testing.T) {
 	if code := s.hatch("ls"); code != exitAuth {
 		t.Errorf("exit code %d", code)
 	}
-	if !strings.Contains(s.stderr.String(), "hint: give a key in HATCH_API_KEY") {
+	if !strings.Contains(s.stderr.String(), "hint: log in with hatch login URL, or give a key in HATCH_API_KEY") {
 		t.Errorf("stderr: %s", &s.stderr)
 	}
 }

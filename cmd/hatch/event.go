@@ -131,6 +131,10 @@ func actorName(a api.Actor) string {
 	switch a.Kind {
 	case api.ActorKey:
 		return "key " + a.Name
+	case api.ActorUser:
+		return "user " + a.Name
+	case api.ActorLocal:
+		return a.Name
 	case api.ActorGuest:
 		return "the guest"
 	case api.ActorRule:

@@ -296,6 +296,7 @@ type session struct {
 	stdout bytes.Buffer
 	stderr bytes.Buffer
 	browse func(ctx context.Context, url string)
+	secret string // what is typed where the terminal shows nothing
 }
 
 func newSession(t *testing.T, f *fakeServer) *session {
@@ -321,6 +322,8 @@ func (s *session) hatch(args ...string) int {
 		env: func(name string) string { return s.env[name] },
 		now: func() time.Time { return testNow },
 		raw: func() (func(), error) { return func() {}, nil },
+
+		secret: func(context.Context) ([]byte, error) { return []byte(s.secret), nil },
 
 		size:    func() (int, int) { return cmp.Or(s.width, 200), cmp.Or(s.height, 50) },
 		resized: func() (<-chan os.Signal, func()) { return s.resized, func() {} },

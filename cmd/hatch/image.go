@@ -178,8 +178,9 @@ func (c imageCommands) addCommand() *cobra.Command {
 // absolute makes paths absolute if the server is on this machine. Another server
 // refuses relative ones.
 func (c imageCommands) absolute(paths ...*string) error {
-	if !isLoopback(c.address()) {
-		return nil
+	t, err := c.target()
+	if err != nil || t.socket() == "" && !isLoopback(t.url) {
+		return err
 	}
 	for _, p := range paths {
 		if *p == "" {

@@ -16,6 +16,7 @@ import (
 // serverInfo is what hatch info prints.
 type serverInfo struct {
 	URL           string         `json:"url"`
+	Via           string         `json:"via"` // what has chosen the server: a flag, a variable, a context, the local socket
 	Client        string         `json:"client"`
 	Server        string         `json:"server"`
 	Status        string         `json:"status"`
@@ -36,7 +37,11 @@ func (c serverCommands) info() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			info := serverInfo{URL: c.address(), Client: programVersion(), VMs: map[string]int{}}
+			t, err := c.target()
+			if err != nil {
+				return err
+			}
+			info := serverInfo{URL: t.url, Via: t.via, Client: programVersion(), VMs: map[string]int{}}
 			if err := info.read(cmd.Context(), server); err != nil {
 				return fmt.Errorf("cannot show the server: %w", err)
 			}
@@ -47,6 +52,7 @@ func (c serverCommands) info() *cobra.Command {
 				}
 				t := table{head: []string{"WHAT", "VALUE"}}
 				t.row("server", "hatchd "+info.Server+" at "+info.URL)
+				t.row("chosen by", info.Via)
 				t.row("client", "hatch "+info.Client)
 				t.row("health", info.Status)
 				t.row("VMM", info.VMM)

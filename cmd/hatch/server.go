@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/hatchvm/hatch/client"
 )
 
 // serverCommands are the commands about the server: health, version and api.
@@ -22,7 +20,7 @@ func (c serverCommands) health() *cobra.Command {
 	return &cobra.Command{
 		Use: "health", Short: "Show the health of the server; fails if it is degraded", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			server, err := client.New(c.address(), "", client.WithHTTPClient(newHTTPClient())) // without the key, which is not needed
+			server, err := c.keyless()
 			if err != nil {
 				return err
 			}
@@ -71,7 +69,11 @@ func (c serverCommands) version() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the versions of hatch and of the server", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := versions{Client: programVersion(), URL: c.address(), Server: c.serverVersion(cmd.Context())}
+			t, err := c.target()
+			if err != nil {
+				return err
+			}
+			v := versions{Client: programVersion(), URL: t.url, Server: c.serverVersion(cmd.Context())}
 			return c.printOne(v, func() {
 				fmt.Fprintf(c.out, "hatch %s\n", v.Client)
 				if v.Server == "" {
@@ -88,7 +90,7 @@ func (c serverCommands) version() *cobra.Command {
 func (c serverCommands) serverVersion(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
-	server, err := client.New(c.address(), "", client.WithHTTPClient(newHTTPClient()))
+	server, err := c.keyless()
 	if err != nil {
 		return ""
 	}

@@ -24,6 +24,8 @@ type streams struct {
 	now func() time.Time
 	raw func() (restore func(), err error) // sets the terminal of in to raw mode
 
+	secret func(ctx context.Context) ([]byte, error) // reads a line from the terminal, which does not show it
+
 	size    func() (width, height int)                     // of the terminal of out, in characters
 	resized func() (changed <-chan os.Signal, stop func()) // signals that the size has changed
 	signals func() (signals <-chan os.Signal, stop func()) // receives signals for a command in a guest
@@ -40,6 +42,8 @@ func standardStreams() streams {
 		now: time.Now,
 		raw: rawTerminal,
 
+		secret: readSecret,
+
 		size:    terminalSize,
 		resized: terminalResized,
 		signals: guestSignals,
@@ -54,6 +58,30 @@ func rawTerminal() (func(), error) {
 		return nil, err
 	}
 	return func() { _ = term.Restore(fd, before) }, nil
+}
+
+// readSecret reads a line that the terminal does not show. An interruption restores the
+// terminal; the read then ends with the program.
+func readSecret(ctx context.Context) ([]byte, error) {
+	fd := int(os.Stdin.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	var line []byte
+	read := make(chan error, 1)
+	go func() {
+		var err error
+		line, err = term.ReadPassword(fd)
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		return line, err
+	case <-ctx.Done():
+		_ = term.Restore(fd, before)
+		return nil, errInterrupted
+	}
 }
 
 // terminalSize returns 80 by 24 if the size is not known.

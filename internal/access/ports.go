@@ -8,6 +8,7 @@ import (
 // Store stores users and keys.
 type Store interface {
 	UserStore
+	IdentityStore
 
 	// InsertKey creates a key. Errors: errs.Conflict with code key_exists if the
 	// owner has a key with that name; errs.NotFound with code user_not_found.
@@ -63,6 +64,17 @@ type UserStore interface {
 	// EndDeletion deletes a user that is being deleted, with its keys and events.
 	// Errors: errs.Conflict with code user_owns_objects.
 	EndDeletion(ctx context.Context, id string) error
+}
+
+// IdentityStore stores which users are the bearers of an issuer's tokens.
+type IdentityStore interface {
+	// UserByIdentity returns the user that an issuer's subject is bound to.
+	// Errors: errs.NotFound with code user_not_found.
+	UserByIdentity(ctx context.Context, issuer, subject string) (User, error)
+
+	// InsertIdentity creates a user that is bound to an issuer's subject. Errors:
+	// errs.Conflict with code user_exists if the name is taken, or identity_exists.
+	InsertIdentity(ctx context.Context, u User, issuer, subject string) error
 }
 
 // Owned is how many objects a user owns.

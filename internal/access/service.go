@@ -44,6 +44,7 @@ type identity struct {
 type Service struct {
 	store      Store
 	belongings Belongings
+	verifier   Verifier // of tokens; nil: there are only keys
 	log        *slog.Logger
 
 	stop    context.CancelFunc
@@ -58,6 +59,7 @@ type Service struct {
 	closed      bool
 	work        sync.WaitGroup        // deletions
 	known       map[digest]identity   // keys that authenticated before
+	bearers     map[digest]bearer     // tokens that did
 	changes     uint64                // incremented when a cached key may be out of date
 	revocations uint64                // their number
 	revoked     []revocation          // the last ones, the newest last
@@ -75,7 +77,7 @@ func newService(store Store, log *slog.Logger, every time.Duration) *Service {
 	s := &Service{
 		store: store, log: log, running: running, endDeletions: endDeletions, stop: stop, stopped: make(chan struct{}),
 		lookups: make(chan struct{}, lookupsAtOnce),
-		known:   map[digest]identity{}, watchers: map[*watcher]struct{}{}, used: map[string]time.Time{},
+		known:   map[digest]identity{}, bearers: map[digest]bearer{}, watchers: map[*watcher]struct{}{}, used: map[string]time.Time{},
 	}
 	go s.touchLoop(ctx, every)
 	return s
@@ -114,7 +116,7 @@ func (s *Service) Close() error {
 var errUnknownKey = errs.New(errs.Unauthenticated, "invalid_api_key", "the API key is not valid").
 	WithHint("give a key as \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\"; the first one is in admin.key in hatchd's data directory")
 
-// Authenticate returns the principal that a secret belongs to, for a client at an
+// Authenticate returns the principal that a secret, a key or a token, belongs to, for a client at an
 // address; the zero address is that of a client that is not on the network.
 // Errors: errs.Unauthenticated. Only the error for a valid secret says more than that the
 // key is not valid.
@@ -123,6 +125,9 @@ var errUnknownKey = errs.New(errs.Unauthenticated, "invalid_api_key", "the API k
 // much of a hash matches, but an attacker cannot choose secrets by their hash, so
 // this does not help; the final comparison takes constant time.
 func (s *Service) Authenticate(ctx context.Context, secret string, from netip.Addr) (Principal, error) {
+	if s.takes(secret) {
+		return s.bearerOf(ctx, secret)
+	}
 	if secret == "" || len(secret) > maxSecret {
 		return Principal{}, errUnknownKey
 	}
@@ -146,6 +151,9 @@ func (s *Service) Authenticate(ctx context.Context, secret string, from netip.Ad
 // Known authenticates a caller whose key has authenticated before, from memory. Any
 // other key may be valid, too.
 func (s *Service) Known(secret string, from netip.Addr) (caller Principal, known bool) {
+	if s.takes(secret) && len(secret) <= MaxToken {
+		return s.knownBearer(secret)
+	}
 	if len(secret) > maxSecret {
 		return Principal{}, false
 	}

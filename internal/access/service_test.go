@@ -29,6 +29,7 @@ type memory struct {
 	mu       sync.Mutex
 	keys     map[string]Key
 	users    map[string]User
+	bound    map[string]string // users' ids by issuer and subject
 	owned    Owned
 	lookups  int
 	touched  chan map[string]time.Time
@@ -36,7 +37,7 @@ type memory struct {
 }
 
 func newMemory() *memory {
-	return &memory{keys: map[string]Key{}, users: map[string]User{}, touched: make(chan map[string]time.Time, 100)}
+	return &memory{keys: map[string]Key{}, users: map[string]User{}, bound: map[string]string{}, touched: make(chan map[string]time.Time, 100)}
 }
 
 func (m *memory) InsertUser(_ context.Context, u User) error {

@@ -35,8 +35,8 @@ func TestEventsReference(t *testing.T) {
 		"a reader that has read up to a `seq` has missed no earlier event.\n\n" +
 		"Each event has `seq`, `id`, `type`, `vm_id` and `vm_name` (if it is about a VM), `message` (a sentence), `actor`,\n" +
 		"`request_id` (of the request that caused it), `data` and `at`. The actor's `kind` is `key` (with the key's `id` and\n" +
-		"`name`), `guest` (the guest of the VM), `rule` (with its `name`) or `hatchd`. Fields may be added; ignore those you do not\n" +
-		"know.\n\n" +
+		"`name`), `user` (a user with a token, with its `id` and `name`), `local` (a process of the host that needs no key, with its user as `name`, such as `local:uid 0`), `guest` (the guest of\n" +
+		"the VM), `rule` (with its `name`) or `hatchd`. Fields may be added; ignore those you do not know.\n\n" +
 		event.Reference() + "\n" +
 		"Only the newest events are kept, within `HATCH_EVENTS_KEEP`, `HATCH_EVENTS_PER_VM` and `HATCH_EVENTS_MAX`. Events of a\n" +
 		"deleted VM are kept, too.\n"

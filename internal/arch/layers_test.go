@@ -25,7 +25,7 @@ var layers = []layer{
 	{"tools", []string{"internal/doctor"}, []string{"adapters", "words"}},
 	{"admission", []string{"internal/server/admission"}, []string{"words"}},
 	{"doors", []string{"internal/server/..."}, []string{"admission", "nouns", "contracts", "words", "wire types"}},
-	{"adapters", []string{"internal/host/...", "internal/vmm/process", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/vmm/firecracker/release", "internal/store", "internal/guest", "internal/guest/initramfs", "internal/webhook/sender"}, []string{"nouns", "contracts", "words", "internal/guest/wire"}},
+	{"adapters", []string{"internal/host/...", "internal/vmm/process", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/vmm/firecracker/release", "internal/store", "internal/guest", "internal/guest/initramfs", "internal/webhook/sender", "internal/access/issuer"}, []string{"nouns", "contracts", "words", "internal/guest/wire"}},
 	{"stores for tests", []string{"internal/store/storetest/..."}, []string{"internal/store"}},
 	{"migrations", []string{"internal/store/migrations"}, nil},
 	{"conformance", []string{"internal/vmm/vmmtest/..."}, []string{"contracts", "words"}},

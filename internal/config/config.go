@@ -8,7 +8,9 @@ package config
 
 import (
 	"log/slog"
+	"net"
 	"net/netip"
+	"path/filepath"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/network"
@@ -17,6 +19,11 @@ import (
 // Config has the values of all settings, validated. [Load] returns it.
 type Config struct {
 	HTTPAddr           string   // host:port; an empty host means every interface
+	HTTPTLSCert        string   // absolute; "" means that there is no TLS
+	HTTPTLSKey         string   // absolute; "" exactly if HTTPTLSCert is
+	HTTPTLSClientCA    string   // absolute; "" means that clients need no certificate
+	Socket             Socket   // of the API
+	OIDC               OIDC     // of tokens
 	HTTPMaxConns       int      // ≥ 16
 	HTTPMaxClientConns int      // of one client of the network; ≥ 1
 	HTTPBodyMiB        int64    // of the bodies of all requests; ≥ 4
@@ -104,6 +111,39 @@ type Config struct {
 	Warnings []string
 
 	origins map[string]origin // by setting name
+}
+
+// Socket says where the API has a unix socket.
+type Socket struct {
+	Path string // absolute; "" means that hatchd chooses
+	Off  bool   // there is none
+}
+
+// RunSocket is the socket of a hatchd with the default data directory.
+const RunSocket = "/run/hatch/hatchd.sock"
+
+// defaultDataDir is the default of HATCH_DATA_DIR.
+const defaultDataDir = "/var/lib/hatch"
+
+// SocketPaths returns where the socket may be, the first first; none if it is off.
+func (c Config) SocketPaths() []string {
+	own := filepath.Join(c.DataDir, filepath.Base(RunSocket))
+	switch {
+	case c.Socket.Off:
+		return nil
+	case c.Socket.Path != "":
+		return []string{c.Socket.Path}
+	case c.DataDir == defaultDataDir:
+		return []string{RunSocket, own}
+	}
+	return []string{own}
+}
+
+// ExposesPlainHTTP reports whether other hosts can reach the API without TLS.
+func (c Config) ExposesPlainHTTP() bool {
+	host, _, err := net.SplitHostPort(c.HTTPAddr)
+	addr, notAddr := netip.ParseAddr(host)
+	return err == nil && c.HTTPTLSCert == "" && host != "localhost" && (notAddr != nil || !addr.IsLoopback())
 }
 
 // origin is a value as it was given, and its source.

@@ -246,6 +246,7 @@ func (l *loader) crossCheck(c Config) {
 		l.fail("HATCH_UID_MIN", fmt.Sprint(c.UIDMin), "must be at most HATCH_UID_MAX, which is %d", c.UIDMax)
 	}
 	l.checkTLS(c)
+	l.checkOIDC(c.OIDC)
 	var port int
 	if _, err := fmt.Sscan(c.HTTPAddr[strings.LastIndex(c.HTTPAddr, ":")+1:], &port); err == nil && port >= c.SSHPortMin && port <= c.SSHPortMax && c.SSHPortMin > 0 {
 		l.fail("HATCH_HTTP_ADDR", c.HTTPAddr, "its port must not be one of VMs' SSH ports, HATCH_SSH_PORT_MIN %d to HATCH_SSH_PORT_MAX %d", c.SSHPortMin, c.SSHPortMax)
@@ -263,6 +264,12 @@ func (l *loader) checkTLS(c Config) {
 	}
 	if c.TLSAddr == "" && source {
 		l.fail("HATCH_TLS_ADDR", "", "must be set for a certificate to be used, as in :443")
+	}
+	if (c.HTTPTLSCert == "") != (c.HTTPTLSKey == "") {
+		l.fail("HATCH_HTTP_TLS_CERT, HATCH_HTTP_TLS_KEY", "", "must be set together")
+	}
+	if c.HTTPTLSClientCA != "" && c.HTTPTLSCert == "" {
+		l.fail("HATCH_HTTP_TLS_CLIENT_CA", c.HTTPTLSClientCA, "needs TLS: set HATCH_HTTP_TLS_CERT and HATCH_HTTP_TLS_KEY")
 	}
 	if (c.ACMEDNSServer == "") != (c.ACMEDNSKey == "") {
 		l.fail("HATCH_ACME_DNS_SERVER, HATCH_ACME_DNS_KEY", "", "must be set together")

@@ -57,6 +57,21 @@ func absolute(field func(*Config) *string) func(*Config, string) error {
 	}
 }
 
+// maxSocketPath is below the limit of Linux, with room for the name that a socket has
+// while it is made.
+const maxSocketPath = 100
+
+func socket(c *Config, raw string) error {
+	if c.Socket.Off = raw == "off"; c.Socket.Off {
+		return nil
+	}
+	if !filepath.IsAbs(raw) || len(raw) > maxSocketPath {
+		return fmt.Errorf("must be off, or an absolute path of up to %d bytes, such as %s", maxSocketPath, RunSocket)
+	}
+	c.Socket.Path = filepath.Clean(raw)
+	return nil
+}
+
 // maxDirectories limits a list of directories.
 const maxDirectories = 64
 

@@ -45,41 +45,16 @@ func Settings() []Setting { return slices.Clone(settings) }
 
 // settings has all settings, in the order of the documentation. These tables are the only
 // place with their names.
-var settings = slices.Concat(mainSettings, routeSettings, logSettings)
+var settings = slices.Concat(apiSettings, oidcSettings, mainSettings, routeSettings, logSettings)
 
 var mainSettings = []Setting{
-	{
-		Name: "http_addr", Env: "HATCH_HTTP_ADDR", Default: "127.0.0.1:8080",
-		Doc: "Address and port of the REST API. `:8080` listens on every interface; put a TLS proxy in front then, or set `HATCH_TLS_ADDR`.",
-		set: address(func(c *Config) *string { return &c.HTTPAddr }),
-	},
-	{
-		Name: "http_max_connections", Env: "HATCH_HTTP_MAX_CONNECTIONS", Default: "1024",
-		Doc: "Connections to the REST API at a time, 16 to 1048576; streams and WebSockets are among them. An eighth is for this host's own processes only, another for other hosts only. One API key's account may use half.",
-		set: integer(16, 1<<20, func(c *Config) *int { return &c.HTTPMaxConns }),
-	},
-	{
-		Name: "http_max_client_connections", Env: "HATCH_HTTP_MAX_CLIENT_CONNECTIONS", Default: "256",
-		Doc: "Connections to the REST API at a time from one IPv4 address, or one IPv6 /64, of another host, 1 to 1048576.",
-		set: integer(1, 1<<20, func(c *Config) *int { return &c.HTTPMaxClientConns }),
-	},
-	{
-		Name: "http_body_mib", Env: "HATCH_HTTP_BODY_MIB", Default: "32",
-		Doc: "Memory for the bodies of all requests in progress, in MiB, 4 to 65536; one API key's account may use half. Files that are written are not among them.",
-		set: integer(4, 1<<16, func(c *Config) *int64 { return &c.HTTPBodyMiB }),
-	},
-	{
-		Name: "cors_origins", Env: "HATCH_CORS_ORIGINS",
-		Doc: "Origins whose pages may call the REST API from a browser, separated by commas, such as `https://console.example.org`; `*` allows all. The page needs an API key of its own: browsers are never asked to send cookies or passwords. Default: none.",
-		set: origins(func(c *Config) *[]string { return &c.CORSOrigins }),
-	},
 	{
 		Name: "memory_limit_mib", Env: "HATCH_MEMORY_LIMIT_MIB", Default: "0",
 		Doc: "Memory that hatchd itself, without VMs, tries to stay within, in MiB: above it, it collects garbage more often. `0` means an eighth of the host's memory, 256 at least and 4096 at most, and never more than nine tenths of the limit of its cgroup. The variable `GOMEMLIMIT` takes precedence.",
 		set: integer(0, 1<<24, func(c *Config) *int64 { return &c.MemoryLimitMiB }),
 	},
 	{
-		Name: "data_dir", Env: "HATCH_DATA_DIR", Default: "/var/lib/hatch",
+		Name: "data_dir", Env: "HATCH_DATA_DIR", Default: defaultDataDir,
 		Doc: "Directory of hatchd's data: database, images, VMs' disks, the admin key. One hatchd per directory. No other user may be able to write to it, or to replace it.",
 		set: directory(func(c *Config) *string { return &c.DataDir }),
 	},

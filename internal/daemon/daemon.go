@@ -44,20 +44,20 @@ func Run(ctx context.Context, cfg config.Config, opt Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
 
-	listener, err := p.listen()
+	api, err := p.openAPI(ctx)
 	if err != nil {
 		return err
 	}
-	if err := reserve.Do(func() error { return publishAddr(addrFile(cfg.DataDir), listener.Addr().String()) }); err != nil {
-		return errors.Join(err, listener.Close())
+	addr := api.network.Addr().String()
+	if err := reserve.Do(func() error { return publishAddr(addrFile(cfg.DataDir), addr) }); err != nil {
+		return errors.Join(err, api.close())
 	}
 	if err := reserve.Do(func() error { return p.openDoors(ctx) }); err != nil {
-		return errors.Join(err, listener.Close())
+		return errors.Join(err, api.close())
 	}
-	server := p.server()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	opt.Log.Info("hatchd is serving", "addr", listener.Addr().String(), logkey.VMM, p.info.Name, "accel", p.info.Accel, logkey.Reason, p.info.Why, logkey.Version, opt.Version)
+	go func() { served <- api.serve() }()
+	opt.Log.Info("hatchd is serving", logkey.Addr, addr, "tls", api.tls, logkey.VMM, p.info.Name, "accel", p.info.Accel, logkey.Reason, p.info.Why, logkey.Version, opt.Version)
 	if opt.Serving != nil {
 		if err := opt.Serving(); err != nil {
 			opt.Log.Warn("cannot tell the service manager that hatchd serves", logkey.Error, err)
@@ -72,7 +72,7 @@ func Run(ctx context.Context, cfg config.Config, opt Options) (err error) {
 	case <-ctx.Done():
 	}
 	endWork()
-	err = errors.Join(ignoreClosed(err), p.end(ctx, server, background))
+	err = errors.Join(ignoreClosed(err), p.end(ctx, api.Server, background))
 	return errors.Join(err, os.Remove(addrFile(cfg.DataDir)))
 }
 

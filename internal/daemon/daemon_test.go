@@ -32,6 +32,7 @@ type world struct {
 	dir          string
 	shuttingDown func(context.Context) (bool, error)
 	settings     []string
+	overTLS      bool               // the API is served so, and Client uses the local socket
 	serving      func() error       // Options.Serving
 	onHost       func(*daemon.Host) // changes the fake host; nil: nothing
 	defaultImage func()             // called when the default image is made; nil: nothing
@@ -66,7 +67,7 @@ func (w *world) start(t *testing.T) {
 		ended <- daemon.Run(ctx, cfg, daemon.Options{Version: "test", Log: slog.New(slog.DiscardHandler), Out: io.Discard, Host: open, Serving: w.serving})
 	}()
 	w.end = func() error { cancel(); return <-ended }
-	w.Client = connect(t, w.dir, ended)
+	w.Client = connect(t, w.dir, w.overTLS, ended)
 }
 
 func (w *world) hookDefaultImage(h *daemon.Host) {
@@ -80,8 +81,13 @@ func (w *world) hookDefaultImage(h *daemon.Host) {
 }
 
 // connect waits until the daemon serves, and its default image is made.
-func connect(t *testing.T, dir string, ended <-chan error) *client.Client {
+func connect(t *testing.T, dir string, throughSocket bool, ended <-chan error) *client.Client {
 	t.Helper()
+	transport := &http.Transport{DisableKeepAlives: true}
+	socket := filepath.Join(dir, "hatchd.sock")
+	if throughSocket {
+		transport.DialContext = client.DialUnix(socket)
+	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
@@ -94,7 +100,11 @@ func connect(t *testing.T, dir string, ended <-chan error) *client.Client {
 		if err != nil {
 			continue
 		}
-		c, err := client.New("http://"+strings.TrimSpace(string(addr)), key, client.WithHTTPClient(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}))
+		server := "http://" + strings.TrimSpace(string(addr))
+		if throughSocket {
+			server = "unix://" + socket
+		}
+		c, err := client.New(server, key, client.WithHTTPClient(&http.Client{Transport: transport}))
 		if err != nil {
 			t.Fatal(err)
 		}

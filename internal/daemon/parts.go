@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/access/issuer"
 	"github.com/hatchvm/hatch/internal/config"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/file"
@@ -139,8 +140,8 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 		VMs:  p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Users: keys, Access: keys, Events: p.events, Webhooks: webhooks,
 		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}, p.store), Requests: p.store,
 		Health: p.health(opt.Version), Counts: p.store, Routes: p.routes, Version: opt.Version, Log: p.log, Lines: p.lines,
-		Origins: p.cfg.CORSOrigins,
-		Limits:  httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2)},
+		Origins: p.cfg.CORSOrigins, HSTS: p.cfg.HSTSMaxAge,
+		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2)},
 	})
 	return p, nil
 }
@@ -250,6 +251,14 @@ func (p *parts) openHost(ctx context.Context, opt Options) error {
 func (p *parts) openAccess(ctx context.Context, opt Options) (*access.Service, error) {
 	keys := access.New(p.store, p.log)
 	p.onClose(keys.Close)
+	if trusted := p.cfg.OIDC; trusted.Issuer != "" {
+		verifier := issuer.New(issuer.Config{
+			Issuer: trusted.Issuer, Audience: trusted.Audience, UserClaim: trusted.UserClaim,
+			RoleClaim: trusted.RoleClaim, AdminValues: trusted.AdminValues, Log: p.log,
+		})
+		p.onClose(verifier.Close)
+		keys.Trust(verifier)
+	}
 	key, created, err := keys.Bootstrap(ctx, p.cfg.DataDir, p.cfg.APIKey)
 	if err != nil {
 		return nil, err

@@ -37,9 +37,12 @@ type Settings struct {
 
 	TrustDataDirParents bool // other users may change the directories above
 
-	MemoryDir      string // of guests' memory, below DataDir
-	DiskReserveMiB int64  // the space that a sleep leaves free there
-	HTTPAddr       string // host:port; port 0 is always free
+	MemoryDir      string   // of guests' memory, below DataDir
+	DiskReserveMiB int64    // the space that a sleep leaves free there
+	HTTPAddr       string   // host:port; port 0 is always free
+	HTTPTLS        bool     // the API is served over TLS there
+	ExposesHTTP    bool     // other hosts can reach the API without TLS
+	Sockets        []string // where hatchd may have its local socket
 	BridgeName     string
 	Cgroup         string // in which VMs have theirs, below the root of the hierarchy
 	SSHPortMin     int
@@ -67,7 +70,7 @@ func Run(ctx context.Context, sys System, settings Settings) []Check {
 		e.privileges, e.kernel,
 		e.kvm, e.qemu, e.jail, e.firecracker,
 		e.tun, e.links, e.nftables, e.forwarding, e.firewall,
-		e.httpPort, e.sshPorts,
+		e.httpPort, e.apiTLS, e.sshPorts,
 		e.cgroups, e.memory, e.guestMemory, e.swap, e.dataDir, e.disk, e.sleep, e.reflink,
 		e.agent, e.buildTools, e.image, e.service,
 	}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -457,7 +459,7 @@ func TestHatchdsListenerIsNoConflict(t *testing.T) {
 	for status, ills := range map[Status][]string{Pass: nil, Fail: {"disk: it is full"}} {
 		sys := host(func(s *System) {
 			s.Listen = func(context.Context, string) error { return syscall.EADDRINUSE }
-			s.Answers = func(_ context.Context, addr string) ([]string, bool) { return ills, addr == "127.0.0.1:8080" }
+			s.Answers = func(_ context.Context, addr string) ([]string, bool) { return ills, addr == "http://127.0.0.1:8080" }
 		})
 		if c := find(t, Run(t.Context(), sys, settings()), "http_port"); c.Status != status || !strings.Contains(c.Message, strings.Join(ills, "")) {
 			t.Errorf("with %q got %+v", ills, c)
@@ -532,6 +534,47 @@ func TestListen(t *testing.T) {
 	}
 }
 
+func TestHatchdIsAskedThroughItsSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"status":"ok","parts":[{"name":"database","status":"ok"}]}`)
+	}))
+	_ = server.Listener.Close()
+	server.Listener = l
+	server.Start()
+	defer server.Close()
+	sys := host(func(s *System) {
+		s.Listen = func(context.Context, string) error { return syscall.EADDRINUSE }
+		s.Answers = hatchdAnswers
+	})
+	with := settings()
+	with.HTTPTLS, with.Sockets = true, []string{path + ".none", path}
+	if c := find(t, Run(t.Context(), sys, with), "http_port"); c.Status != Pass {
+		t.Errorf("got %+v", c)
+	}
+	with.Sockets = nil
+	if c := find(t, Run(t.Context(), sys, with), "http_port"); c.Status != Fail {
+		t.Errorf("without a socket: %+v", c)
+	}
+}
+
+func TestTheAPINeedsTLSBeyondThisHost(t *testing.T) {
+	for name, c := range map[string]struct {
+		exposes, tls bool
+		want         Status
+	}{"loopback": {false, false, Pass}, "TLS": {false, true, Pass}, "plain": {true, false, Warn}} {
+		with := settings()
+		with.ExposesHTTP, with.HTTPTLS = c.exposes, c.tls
+		if got := find(t, Run(t.Context(), goodHost(), with), "api_tls"); got.Status != c.want {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
 func TestHatchdAnswers(t *testing.T) {
 	for name, tc := range map[string]struct {
 		body string
@@ -545,12 +588,12 @@ func TestHatchdAnswers(t *testing.T) {
 		"not JSON":       {`<html>`, "", false},
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, tc.body) }))
-		if ills, got := hatchdAnswers(t.Context(), server.Listener.Addr().String()); got != tc.want || strings.Join(ills, " ") != tc.ills {
+		if ills, got := hatchdAnswers(t.Context(), server.URL); got != tc.want || strings.Join(ills, " ") != tc.ills {
 			t.Errorf("%s: %q, %v", name, ills, got)
 		}
 		server.Close()
 	}
-	if _, ok := hatchdAnswers(t.Context(), "127.0.0.1:1"); ok {
+	if _, ok := hatchdAnswers(t.Context(), "http://127.0.0.1:1"); ok {
 		t.Error("a closed port is a hatchd")
 	}
 }

@@ -110,7 +110,7 @@ func (e examiner) httpPort(ctx context.Context) Check {
 	if err == nil {
 		return pass(name, "%s is free", e.HTTPAddr)
 	}
-	ills, ok := e.Answers(ctx, e.HTTPAddr)
+	ills, ok := e.answer(ctx)
 	switch {
 	case len(ills) > 0:
 		return fail(name, "hatchd answers on %s, and says what is wrong: %s", e.HTTPAddr, strings.Join(ills, "; ")).
@@ -120,6 +120,36 @@ func (e examiner) httpPort(ctx context.Context) Check {
 	}
 	return fail(name, "hatchd cannot listen on %s: %v", e.HTTPAddr, err).
 		hint("stop the program that listens there (ss -ltnp), or set HATCH_HTTP_ADDR to another address")
+}
+
+// answer asks a hatchd that runs how it is: over TLS it may want a certificate, which
+// its local socket does not.
+func (e examiner) answer(ctx context.Context) (ills []string, ok bool) {
+	asked := []string{"http://" + e.HTTPAddr}
+	if e.HTTPTLS {
+		asked = nil
+		for _, path := range e.Sockets {
+			asked = append(asked, "unix://"+path)
+		}
+	}
+	for _, server := range asked {
+		if ills, ok = e.Answers(ctx, server); ok {
+			return ills, true
+		}
+	}
+	return nil, false
+}
+
+func (e examiner) apiTLS(context.Context) Check {
+	const name = "api_tls"
+	switch {
+	case e.ExposesHTTP:
+		return warn(name, "other hosts reach the API on %s without TLS, so that keys can be read on the way", e.HTTPAddr).
+			hint("set HATCH_HTTP_TLS_CERT and HATCH_HTTP_TLS_KEY, or HATCH_HTTP_ADDR to loopback with a TLS proxy in front of it")
+	case e.HTTPTLS:
+		return pass(name, "the API on %s is served over TLS", e.HTTPAddr)
+	}
+	return pass(name, "the API on %s is for this host only", e.HTTPAddr)
 }
 
 // sshSample is how many ports of the range are tested; each VM needs one.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"time"
 
@@ -35,9 +36,9 @@ type System struct {
 	Command      func(ctx context.Context, program string, args ...string) (output string, err error) // stdout and stderr
 	TryInJail    func(ctx context.Context, program string, args ...string) error
 	ProbeKVM     func() kvm.Result
-	Listen       func(ctx context.Context, addr string) error                    // listens there and closes
-	Answers      func(ctx context.Context, addr string) (ills []string, ok bool) // whether a hatchd answers there, and what it says is wrong
-	CreateLinks  func() error                                                    // a bridge and a TAP, in a network namespace that is dropped
+	Listen       func(ctx context.Context, addr string) error                      // listens there and closes
+	Answers      func(ctx context.Context, server string) (ills []string, ok bool) // whether a hatchd answers at a URL, http or unix, and what it says is wrong
+	CreateLinks  func() error                                                      // a bridge and a TAP, in a network namespace that is dropped
 	Chains       func() ([]Chain, error)
 	Owned        func(dir string, trustAbove bool) error // whether other users can change or replace it
 	FreeMiB      func(dir string) (int64, error)
@@ -99,14 +100,21 @@ const noImagePart = "image"
 
 // hatchdAnswers requests /healthz, which needs no key. ok says that a hatchd answers,
 // and ills what is wrong with it.
-func hatchdAnswers(ctx context.Context, addr string) (ills []string, ok bool) {
+func hatchdAnswers(ctx context.Context, server string) (ills []string, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/healthz", nil)
+	transport := &http.Transport{DisableKeepAlives: true}
+	if path, isSocket := strings.CutPrefix(server, "unix://"); isSocket {
+		server = "http://localhost"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server+"/healthz", nil)
 	if err != nil {
 		return nil, false
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
 		return nil, false
 	}

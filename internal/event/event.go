@@ -50,8 +50,8 @@ type Cause struct {
 // Actor is who caused an event.
 type Actor struct {
 	Kind ActorKind
-	ID   string // of an API key; "" for other kinds
-	Name string // of an API key or a rule
+	ID   string // of an API key or a user; "" for other kinds
+	Name string // of an API key, a user or a rule; what identifies a local process
 }
 
 // ActorKind is the kind of an actor.
@@ -60,6 +60,8 @@ type ActorKind string
 // The kinds of actors.
 const (
 	Key    ActorKind = "key"    // a client with an API key
+	User   ActorKind = "user"   // a client with a token
+	Local  ActorKind = "local"  // a process of the host, which needs no key
 	Daemon ActorKind = "hatchd" // hatchd on its own
 	Guest  ActorKind = "guest"  // the guest of the VM
 	Rule   ActorKind = "rule"   // hatchd, because of a rule that the owner set

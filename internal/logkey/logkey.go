@@ -29,5 +29,7 @@ const (
 	Hostname  = "hostname"   // of a guest
 	MAC       = "mac"        // of a guest
 	Network   = "network"    // the prefix of a network
+	Addr      = "addr"       // that something listens on
+	Group     = "group"      // of users of the host
 	Found     = "found"      // what differs from what must be
 )

@@ -30,13 +30,19 @@ func WithPeer(ctx context.Context, peer string) context.Context {
 	return context.WithValue(ctx, peerKey{}, peer)
 }
 
-// PeerOf returns who uses a VM: what WithPeer has set, else the API key of the request.
+// PeerOf returns who uses a VM: what WithPeer has set, else the API key of the request,
+// or the user or local process that has sent it.
 func PeerOf(ctx context.Context) string {
 	if peer, ok := ctx.Value(peerKey{}).(string); ok {
 		return peer
 	}
-	if actor := event.CauseOf(ctx).Actor; actor.Kind == event.Key {
+	switch actor := event.CauseOf(ctx).Actor; actor.Kind {
+	case event.Key:
 		return "key " + cmp.Or(actor.Name, actor.ID)
+	case event.User:
+		return "user " + actor.Name
+	case event.Local:
+		return actor.Name
 	}
 	return ""
 }

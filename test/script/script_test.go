@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hatchvm/hatch/client"
 )
 
 const (
@@ -48,6 +50,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon":   daemonCommand,
+			"pki":      pkiCommand,
 			"getenv":   getenvCommand,
 			"mode":     modeCommand,
 			"previous": previousCommand,
@@ -137,11 +140,15 @@ func (d *daemons) start(ts *testscript.TestScript, name string) {
 		<-it.exited
 	})
 	d.running[name] = it
-	url, err := awaitWell(addrFile, it.exited)
+	scheme, ask := "http://", http.DefaultClient
+	if ts.Getenv("HATCH_HTTP_TLS_CERT") != "" { // it may want a certificate; its socket does not
+		scheme, ask = "https://", socketClient(filepath.Join(dir, "hatchd.sock"))
+	}
+	addr, err := awaitWell(addrFile, ask, it.exited)
 	if err != nil {
 		ts.Fatalf("hatchd %s: %v\n%s%s", name, err, ts.ReadFile(name+".out"), ts.ReadFile(name+".log"))
 	}
-	ts.Setenv("HATCH_URL", url)
+	ts.Setenv("HATCH_URL", scheme+addr)
 }
 
 // environment is what a script's programs get.
@@ -151,6 +158,7 @@ func environment(ts *testscript.TestScript) []string {
 		"HATCH_CONFIG", "HATCH_DATA_DIR", "HATCH_HTTP_ADDR", "HATCH_PROXY_ADDR", "HATCH_API_KEY",
 		"HATCH_BRIDGE_CIDR", "HATCH_DEFAULT_MEM_MIB", "HATCH_MEM_OVERCOMMIT", "HATCH_MAX_SNAPSHOTS_PER_VM", "HATCH_WARM", "HATCH_IDLE_TIMEOUT", "HATCH_WEBHOOK_ALLOW_PRIVATE",
 		"HATCH_AUTOSTART", "HATCH_IMAGE_DIRS", "HATCH_DATABASE_URL",
+		"HATCH_HTTP_TLS_CERT", "HATCH_HTTP_TLS_KEY", "HATCH_HTTP_TLS_CLIENT_CA",
 	} {
 		if value := ts.Getenv(name); value != "" {
 			env = append(env, name+"="+value)
@@ -166,17 +174,22 @@ func create(ts *testscript.TestScript, name string) *os.File {
 	return f
 }
 
-// awaitWell returns the daemon's URL once GET /healthz answers 200.
-func awaitWell(addrFile string, exited <-chan struct{}) (string, error) {
+// socketClient returns a client that connects to a unix socket.
+func socketClient(path string) *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: client.DialUnix(path)}}
+}
+
+// awaitWell returns the daemon's address once GET /healthz answers 200.
+func awaitWell(addrFile string, ask *http.Client, exited <-chan struct{}) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	tick := time.NewTicker(startPoll)
 	defer tick.Stop()
 	for {
 		if addr, err := os.ReadFile(addrFile); err == nil {
-			url := "http://" + strings.TrimSpace(string(addr))
-			if isWell(ctx, url) {
-				return url, nil
+			at := strings.TrimSpace(string(addr))
+			if isWell(ctx, ask, "http://"+at) {
+				return at, nil
 			}
 		}
 		select {
@@ -189,12 +202,12 @@ func awaitWell(addrFile string, exited <-chan struct{}) (string, error) {
 	}
 }
 
-func isWell(ctx context.Context, url string) bool {
+func isWell(ctx context.Context, ask *http.Client, url string) bool {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/healthz", nil)
 	if err != nil {
 		return false
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := ask.Do(req)
 	if err != nil {
 		return false
 	}

@@ -151,7 +151,8 @@ func portBusy(port int) bool {
 func DoctorSettings(cfg config.Config) doctor.Settings {
 	return doctor.Settings{
 		DataDir: cfg.DataDir, TrustDataDirParents: cfg.TrustDataDirParents, MemoryDir: filepath.Join(cfg.DataDir, daemon.MemoryDir), DiskReserveMiB: memory.ReserveBytes >> 20,
-		HTTPAddr: cfg.HTTPAddr, BridgeName: cfg.Network.Bridge, Cgroup: cfg.Cgroup,
+		HTTPAddr: cfg.HTTPAddr, HTTPTLS: cfg.HTTPTLSCert != "", ExposesHTTP: cfg.ExposesPlainHTTP(), Sockets: cfg.SocketPaths(),
+		BridgeName: cfg.Network.Bridge, Cgroup: cfg.Cgroup,
 		SSHPortMin: cfg.SSHPortMin, SSHPortMax: cfg.SSHPortMax,
 		Driver: cfg.VMM, QEMUBin: cfg.QEMUBin, FirecrackerBin: cfg.FirecrackerBin, JailerBin: cfg.JailerBin, AgentPath: cfg.AgentPath,
 		DefaultImage: filepath.Join(cfg.DataDir, "images", "debian.json"), DebianMirrors: cfg.DebianMirrors,

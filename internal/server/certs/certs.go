@@ -3,7 +3,7 @@
 //
 // certmagic does the work: it asks for a certificate when the first client names it,
 // renews it, and keeps it in a directory. This package decides which names it may ask
-// for. It serves nothing itself, but [Certs.Challenges] has to see the requests of the
+// for. It also says which certificates clients must have, if any. It serves nothing itself, but [Certs.Challenges] has to see the requests of the
 // port that the ACME server asks. Start at [Open].
 package certs
 
@@ -16,10 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
@@ -31,8 +28,9 @@ import (
 // Config says where certificates come from: from files, from an ACME server, or both.
 type Config struct {
 	CertFile, KeyFile string // PEM; "" for none
+	ClientCAFile      string // PEM: what clients' certificates must be signed with; "": clients need none
 	ACME              *ACME  // nil: none
-	// Serves returns an error for a name that is to have no certificate.
+	// Serves returns an error for a name that is to have no certificate; needed with ACME.
 	Serves func(ctx context.Context, name string) error
 	Log    *slog.Logger
 	Lines  *admission.Log // the lines that clients cause; needed with ACME
@@ -58,17 +56,21 @@ type Certs struct {
 	issuer   *certmagic.ACMEIssuer
 	cache    *certmagic.Cache
 
-	mu      sync.Mutex
-	file    *tls.Certificate // nil: none
-	changed [2]time.Time     // of the files that were read
-	looked  time.Time
+	file    *files[*tls.Certificate] // nil: none
+	clients *files[*x509.CertPool]   // nil: any client
 }
 
 // Open returns certificates. Its error is about the files.
 func Open(ctx context.Context, cfg Config) (*Certs, error) {
 	c := &Certs{cfg: cfg}
+	var err error
 	if cfg.CertFile != "" {
-		if err := c.read(); err != nil {
+		if c.file, err = openFiles(cfg.Log, func() (*tls.Certificate, error) { return readPair(cfg.CertFile, cfg.KeyFile) }, cfg.CertFile, cfg.KeyFile); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.ClientCAFile != "" {
+		if c.clients, err = openFiles(cfg.Log, func() (*x509.CertPool, error) { return readPool(cfg.ClientCAFile) }, cfg.ClientCAFile); err != nil {
 			return nil, err
 		}
 	}
@@ -128,7 +130,18 @@ func (c *Certs) TLS() *tls.Config {
 	if c.acme != nil {
 		protocols = append(protocols, "acme-tls/1")
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, GetCertificate: c.get}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, GetCertificate: c.get}
+	if c.clients == nil {
+		return cfg
+	}
+	cfg.ClientAuth = tls.RequireAndVerifyClientCert
+	served := cfg.Clone()
+	served.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		current := cfg.Clone()
+		current.ClientCAs = c.clients.current()
+		return current, nil
+	}
+	return served
 }
 
 // Challenges answers the ACME server's requests, and passes on all others.
@@ -142,7 +155,10 @@ func (c *Certs) Challenges(next http.Handler) http.Handler {
 var errNoCertificate = errors.New("there is no certificate for this name")
 
 func (c *Certs) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	file := c.current()
+	var file *tls.Certificate
+	if c.file != nil {
+		file = c.file.current()
+	}
 	covers := file != nil && (hello.ServerName == "" || file.Leaf.VerifyHostname(hello.ServerName) == nil)
 	switch {
 	case covers, file != nil && c.acme == nil:
@@ -172,50 +188,5 @@ func (c *Certs) event(ctx context.Context, event string, data map[string]any) er
 	case "cert_failed":
 		c.cfg.Lines.Write(slog.LevelWarn, "cannot obtain a certificate", name, slog.Any(logkey.Error, data["error"]))
 	}
-	return nil
-}
-
-// lookInterval is how often files are looked at.
-const lookInterval = time.Second
-
-// current returns the certificate of the files, which may have been replaced. A pair that
-// does not fit, as while it is being replaced, leaves the one before.
-func (c *Certs) current() *tls.Certificate {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.file == nil || time.Since(c.looked) < lookInterval {
-		return c.file
-	}
-	if err := c.readLocked(); err != nil {
-		c.cfg.Log.Warn("cannot read the certificate again; the one before is used", logkey.Error, err)
-	}
-	return c.file
-}
-
-func (c *Certs) read() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.readLocked()
-}
-
-// readLocked reads the files if they have changed.
-func (c *Certs) readLocked() error {
-	c.looked = time.Now()
-	var changed [2]time.Time
-	for i, file := range []string{c.cfg.CertFile, c.cfg.KeyFile} {
-		info, err := os.Stat(file)
-		if err != nil {
-			return fmt.Errorf("cannot read the certificate: %w", err)
-		}
-		changed[i] = info.ModTime()
-	}
-	if changed == c.changed {
-		return nil
-	}
-	pair, err := tls.LoadX509KeyPair(c.cfg.CertFile, c.cfg.KeyFile)
-	if err != nil {
-		return fmt.Errorf("cannot use the certificate %s with the key %s: %w", c.cfg.CertFile, c.cfg.KeyFile, err)
-	}
-	c.file, c.changed = &pair, changed
 	return nil
 }

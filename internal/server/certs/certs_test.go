@@ -309,9 +309,7 @@ func TestFilesAreReadAgain(t *testing.T) {
 	}
 	require := func(want string) {
 		t.Helper()
-		c.mu.Lock()
-		c.looked = time.Time{}
-		c.mu.Unlock()
+		c.file.forget()
 		got, err := c.TLS().GetCertificate(&tls.ClientHelloInfo{ServerName: want})
 		if err != nil || got.Leaf.DNSNames[0] != want {
 			t.Errorf("got %v, %v; want %s", got, err, want)

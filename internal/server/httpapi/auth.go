@@ -21,9 +21,7 @@ import (
 func (d *door) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if d.open[r.URL.Path] {
-			if presentedKey(r) != "" {
-				_ = d.admit(r) // a caller whose key is wrong is one without a key
-			}
+			_ = d.admit(r) // a caller whose key is wrong is one without a key
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -43,23 +41,31 @@ func (d *door) authenticate(next http.Handler) http.Handler {
 
 // admit authenticates the request, for the handlers and for the event log.
 func (d *door) admit(r *http.Request) error {
-	secret := presentedKey(r)
-	if secret == "" {
-		return errs.New(errs.Unauthenticated, "key_missing", "cannot serve this without an API key").
-			WithHint("send Authorization: Bearer YOUR_API_KEY")
+	principal, by, known, err := d.ambient(r)
+	if err == nil && !known {
+		principal, by, err = d.keyed(r)
 	}
-	principal, err := d.checkKey(r, secret)
 	if err != nil {
 		return err
 	}
 	c := callerOf(r.Context())
 	c.Principal = principal
-	cause := event.Cause{
-		Actor:     event.Actor{Kind: event.Key, ID: principal.KeyID, Name: principal.KeyName},
-		RequestID: c.requestID,
-	}
-	*r = *r.WithContext(event.WithCause(r.Context(), cause)) // in place: observe reads r afterwards
+	*r = *r.WithContext(event.WithCause(r.Context(), event.Cause{Actor: by, RequestID: c.requestID})) // in place: observe reads r afterwards
 	return nil
+}
+
+// keyed returns the caller that the request's key, or its token, belongs to.
+func (d *door) keyed(r *http.Request) (access.Principal, event.Actor, error) {
+	secret := presentedKey(r)
+	if secret == "" {
+		return access.Principal{}, event.Actor{}, errs.New(errs.Unauthenticated, "key_missing", "cannot serve this without an API key").
+			WithHint("send Authorization: Bearer YOUR_API_KEY")
+	}
+	caller, err := d.checkKey(r, secret)
+	if caller.KeyID == "" { // it has a token
+		return caller, event.Actor{Kind: event.User, ID: caller.OwnerID, Name: caller.UserName}, err
+	}
+	return caller, event.Actor{Kind: event.Key, ID: caller.KeyID, Name: caller.KeyName}, err
 }
 
 // checkKey authenticates a caller by its key, and bounds how often one client tries

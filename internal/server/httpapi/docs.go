@@ -45,7 +45,6 @@ func (d *door) serveDocs(mux *http.ServeMux, doc *huma.OpenAPI) {
 			if path == docsPath {
 				h.Set("Content-Security-Policy",
 					"default-src 'none'; style-src '"+docsStyle()+"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-				h.Set("Referrer-Policy", "no-referrer")
 			}
 			_, _ = w.Write(body()) // an error means that the client has disconnected
 		})

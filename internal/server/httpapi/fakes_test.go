@@ -592,6 +592,10 @@ func (fakeKeys) Authenticate(_ context.Context, secret string, _ netip.Addr) (ac
 	return access.Principal{}, errs.New(errs.Unauthenticated, "key_unknown", "this API key is not known")
 }
 
+func (fakeKeys) Local(uint32) access.Principal {
+	return access.Principal{OwnerID: access.AdminID, KeyName: "local:uid 0", Rights: access.AllRights}
+}
+
 func (fakeKeys) Watch(ctx context.Context, _ access.Principal) (context.Context, func()) {
 	return ctx, func() {}
 }

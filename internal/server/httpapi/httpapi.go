@@ -105,6 +105,8 @@ type Authenticator interface {
 	// Watch returns a context that ends with ctx, or when the caller's key is revoked or
 	// expires, or its user is disabled. stop must be called.
 	Watch(ctx context.Context, caller access.Principal) (watched context.Context, stop func())
+	// Local returns the caller that a process of this host is.
+	Local(uid uint32) access.Principal
 }
 
 // Config has the services that the door serves. All fields are required but those that
@@ -134,6 +136,8 @@ type Config struct {
 	// Origins are those whose pages may call the API from a browser, "*" for all; nil
 	// means none.
 	Origins []string
+	// HSTS is how long browsers are told to use TLS only; 0: not at all.
+	HSTS time.Duration
 	// Lines writes the lines of the log that clients without a key cause; nil: to Log.
 	Lines *admission.Log
 }
@@ -162,6 +166,9 @@ type door struct {
 	bodied  map[string]bool // patterns of routes that take a body
 	streams map[string]bool // patterns of routes that write answers of their own
 	origins *cors.Cors      // of pages that may call; nil: none
+	hsts    time.Duration   // as in Config
+
+	crossOrigin *http.CrossOriginProtection // of callers without a key
 
 	tries    *admission.Tries  // of keys
 	requests *admission.Shares // in progress
@@ -224,7 +231,7 @@ func newDoor(cfg Config, schemas huma.Registry) *door {
 	}
 	return &door{
 		access: cfg.Access, made: cfg.Requests, log: cfg.Log, lines: cfg.Lines, schemas: schemas, open: map[string]bool{}, bodied: map[string]bool{}, streams: map[string]bool{},
-		origins:  newOrigins(cfg.Origins),
+		origins: newOrigins(cfg.Origins), hsts: cfg.HSTS, crossOrigin: http.NewCrossOriginProtection(),
 		tries:    admission.NewTries(),
 		requests: admission.NewShares(math.MaxInt64, requests), // connections bound them in all
 		bodies:   admission.NewShares(bytes, max(bytes/2, maxBody)),

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -31,9 +32,9 @@ func (d *door) logRequest(w *writer, r *http.Request, began time.Time) {
 	attrs := []slog.Attr{
 		slog.String("method", r.Method), slog.String("route", r.Pattern), slog.Int("status", w.status),
 		slog.Float64("ms", float64(time.Since(began).Microseconds())/1000),
-		slog.String(logkey.RequestID, c.requestID), slog.String("key", c.KeyID),
+		slog.String(logkey.RequestID, c.requestID), slog.String("key", cmp.Or(c.KeyID, c.KeyName, c.OwnerID)),
 	}
-	if c.KeyID == "" {
+	if c.OwnerID == "" {
 		d.lines.Write(slog.LevelInfo, "request", append(attrs, slog.String(logkey.Client, clientOf(r).String()))...)
 		return
 	}
