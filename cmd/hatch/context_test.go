@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/pem"
+	"log/slog"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -177,7 +178,9 @@ func TestASocketThatMayNotBeOpened(t *testing.T) {
 
 func TestLoginOverTLS(t *testing.T) {
 	f := newFake(t)
-	secure := httptest.NewTLSServer(f.Config.Handler)
+	secure := httptest.NewUnstartedServer(f.Config.Handler)
+	secure.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	secure.StartTLS()
 	t.Cleanup(secure.Close)
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	writeFile(t, ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})))

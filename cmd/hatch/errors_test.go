@@ -41,7 +41,7 @@ func TestErrors(t *testing.T) {
 		{exitUsage, "ls -o xml", "hatch: invalid argument \"xml\" for \"-o, --output\" flag: \"xml\" is not one of table, wide, json, jsonl, yaml\nhint: hatch ls --help\n"},
 		{exitUsage, "logs web --tail x", "hatch: --tail takes a number of lines or all, not \"x\"\nhint: hatch logs --help\n"},
 		{exitUsage, "api GET vms", "hatch: hatch api takes a method and a path that starts with /\nhint: hatch api --help\n"},
-		{exitOwn, "--url ftp://x ls", "hatch: cannot use \"ftp://x\" as the server's address: it must look like http://HOST:PORT\n"},
+		{exitOwn, "--url ftp://x ls", "hatch: cannot use \"ftp://x\" as the server's address: it must look like http://HOST:PORT or unix:///PATH\n"},
 		{exitOwn, "--key-file /nonexistent ls", "hatch: cannot read the API key: open /nonexistent: no such file or directory\n"},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
