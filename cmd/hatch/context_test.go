@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/pem"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -158,17 +159,15 @@ func TestWhichServerIsCalled(t *testing.T) {
 func merge(a, b map[string]string) map[string]string {
 	all := map[string]string{}
 	for _, m := range []map[string]string{a, b} {
-		for k, v := range m {
-			all[k] = v
-		}
+		maps.Copy(all, m)
 	}
 	return all
 }
 
 func TestASocketThatMayNotBeOpened(t *testing.T) {
 	c := &connection{chosen: &target{url: defaultURL, denied: runSocket}}
-	if err := c.explain(errForeignSocket); !strings.Contains(err.(hinted).hint, "usermod -aG hatch") {
-		t.Errorf("the hint is %q", err.(hinted).hint)
+	if p := problemOf(c.explain(errForeignSocket)); !strings.Contains(p.Hint, "usermod -aG hatch") {
+		t.Errorf("the hint is %q", p.Hint)
 	}
 	c.chosen.denied = ""
 	if err := c.explain(errForeignSocket); err != errForeignSocket { //nolint:errorlint // it is the same one

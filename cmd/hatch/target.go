@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -144,7 +145,7 @@ func trySocket(path string) error {
 	if !ok || owner.Uid != 0 && int(owner.Uid) != os.Geteuid() {
 		return errForeignSocket
 	}
-	conn, err := net.DialTimeout("unix", path, socketTimeout)
+	conn, err := (&net.Dialer{Timeout: socketTimeout}).DialContext(context.Background(), "unix", path)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"crypto/rand"
 	"crypto/rsa"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -40,9 +41,7 @@ func TestBearersOfTokensAreUsers(t *testing.T) {
 	t.Cleanup(func() { _ = issuer.Shutdown() })
 	caller := func(changes jwt.MapClaims) *client.Client {
 		claims := jwt.MapClaims{"iss": url, "aud": "hatch", "sub": "1", "exp": time.Now().Add(time.Hour).Unix(), "email": "alice@example.org", "email_verified": true}
-		for name, value := range changes {
-			claims[name] = value
-		}
+		maps.Copy(claims, changes)
 		token, err := issuer.Keypair.SignJWT(claims)
 		if err != nil {
 			t.Fatal(err)

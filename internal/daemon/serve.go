@@ -63,7 +63,7 @@ func (p *parts) openAPI(ctx context.Context) (*apiDoor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on HATCH_HTTP_ADDR %s: %w", p.cfg.HTTPAddr, err)
 	}
-	socket, err := p.listenLocal(gid)
+	socket, err := p.listenLocal(ctx, gid)
 	if err != nil {
 		return nil, errors.Join(err, network.Close())
 	}
@@ -77,10 +77,10 @@ func (p *parts) openAPI(ctx context.Context) (*apiDoor, error) {
 
 // listenLocal makes the socket for programs of this host; nil means that there is none,
 // because the operator wants none, or the places where hatchd puts it cannot be used.
-func (p *parts) listenLocal(gid int) (net.Listener, error) {
+func (p *parts) listenLocal(ctx context.Context, gid int) (net.Listener, error) {
 	var failures error
 	for _, path := range p.cfg.SocketPaths() {
-		l, err := local.Listen(local.Config{Path: path, OwnDir: path == config.RunSocket, GID: gid})
+		l, err := local.Listen(ctx, local.Config{Path: path, OwnDir: path == config.RunSocket, GID: gid})
 		if err == nil {
 			p.log.Info("the API has a local socket", logkey.File, path, logkey.Group, gid)
 			return l, nil

@@ -9,6 +9,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -77,7 +78,7 @@ func GroupID() (int, error) {
 // The socket is made under another name first, and gets its own one when its owner and
 // mode are right: no process can connect before. The caller holds the lock of the data
 // directory, so that no other hatchd with the same path does this at the same time.
-func Listen(cfg Config) (*Listener, error) {
+func Listen(ctx context.Context, cfg Config) (*Listener, error) {
 	if len(cfg.Path)+len(newSuffix) > MaxPath {
 		return nil, fmt.Errorf("the path %s is %d bytes; the limit is %d", cfg.Path, len(cfg.Path), MaxPath-len(newSuffix))
 	}
@@ -87,7 +88,7 @@ func Listen(cfg Config) (*Listener, error) {
 		}
 	}
 	for _, path := range []string{cfg.Path, cfg.Path + newSuffix} {
-		if err := checkFree(path); err != nil {
+		if err := checkFree(ctx, path); err != nil {
 			return nil, err
 		}
 	}
@@ -126,7 +127,7 @@ func openDir(dir string, gid int) error {
 const checkTimeout = time.Second
 
 // checkFree returns an error for a path that another process uses.
-func checkFree(path string) error {
+func checkFree(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -136,7 +137,7 @@ func checkFree(path string) error {
 	case info.Mode().Type() != fs.ModeSocket:
 		return ErrForeign
 	}
-	conn, err := net.DialTimeout("unix", path, checkTimeout)
+	conn, err := (&net.Dialer{Timeout: checkTimeout}).DialContext(ctx, "unix", path)
 	switch {
 	case err == nil:
 		return errors.Join(ErrInUse, conn.Close())

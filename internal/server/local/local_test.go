@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func listen(t *testing.T, cfg Config) *Listener {
 	t.Helper()
-	l, err := Listen(cfg)
+	l, err := Listen(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestWhatASocketReplaces(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "s")
 			c.prepare(t, path)
 			before, _ := os.Lstat(path)
-			l, err := Listen(Config{Path: path, GID: -1})
+			l, err := Listen(t.Context(), Config{Path: path, GID: -1})
 			if !errors.Is(err, c.want) {
 				t.Fatalf("got %v, want %v", err, c.want)
 			}
@@ -190,7 +190,7 @@ func TestTheGroupMayEnterTheDirectory(t *testing.T) {
 
 func TestPathsThatAreTooLong(t *testing.T) {
 	long := filepath.Join(t.TempDir(), string(make([]byte, MaxPath)))
-	if l, err := Listen(Config{Path: long, GID: -1}); err == nil {
+	if l, err := Listen(t.Context(), Config{Path: long, GID: -1}); err == nil {
 		_ = l.Close()
 		t.Error("it listens")
 	}
