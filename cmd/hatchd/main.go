@@ -5,6 +5,7 @@
 //	hatchd config [flags]    print what is in force and from where
 //	hatchd doctor [flags]    examine this host
 //	hatchd clean [flags]     remove what hatchd has put on this host
+//	hatchd rotate-secrets    encrypt secrets with a new key
 //	hatchd version
 //
 // It only reads flags and hands over: start reading at internal/daemon.
@@ -49,6 +50,7 @@ Usage:
   hatchd config [flags]    print what is in force and from where
   hatchd doctor [flags]    examine this host (-o json, --fix)
   hatchd clean [flags]     remove what hatchd has put on this host (--purge: its data too)
+  hatchd rotate-secrets    encrypt the secrets in the database with a new key, while hatchd is stopped
   hatchd version
 
 Flags:
@@ -60,7 +62,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 		command, args = args[0], args[1:]
 	}
 	commands := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
-		"serve": serve, "config": showConfig, "doctor": examine, "clean": clean,
+		"serve": serve, "config": showConfig, "doctor": examine, "clean": clean, "rotate-secrets": rotateSecrets,
 		"version": showVersion, "help": help,
 	}
 	do, ok := commands[command]
@@ -144,6 +146,14 @@ func clean(ctx context.Context, args []string, _, errOut io.Writer) error {
 		return err
 	}
 	return linux.Clean(ctx, cfg, purge, logger(cfg, errOut))
+}
+
+func rotateSecrets(ctx context.Context, args []string, out, errOut io.Writer) error {
+	cfg, err := loadAsUnit(args, errOut)
+	if err != nil {
+		return err
+	}
+	return daemon.RotateSecrets(ctx, cfg, daemon.Options{Version: version, Log: logger(cfg, errOut), Out: out})
 }
 
 // take removes flag from args and reports whether it was there.

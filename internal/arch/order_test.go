@@ -10,6 +10,7 @@ import (
 // none after it, so that there are no cycles.
 var nounOrder = []string{
 	"internal/access",
+	"internal/secret",
 	"internal/event",
 	"internal/idempotency",
 	"internal/image/unpack",

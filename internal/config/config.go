@@ -33,6 +33,7 @@ type Config struct {
 	DataDir             string // absolute
 	TrustDataDirParents bool   // other users may change the directories above
 	DatabaseURL         string // postgres://…, or an absolute path of an SQLite file
+	SecretsKeyFile      string // absolute; the default is a file in DataDir
 	APIKey              string // "" means that hatchd generates one; a secret
 
 	DefaultKernelPath string // absolute; "" means none
@@ -165,6 +166,9 @@ const (
 
 // databaseFile is the SQLite file in the data directory.
 const databaseFile = "hatch.db"
+
+// secretsKeyFile is the default key file in the data directory.
+const secretsKeyFile = "secrets.key"
 
 // Value is the value of one setting, as `hatchd config` prints it.
 type Value struct {

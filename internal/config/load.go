@@ -55,6 +55,7 @@ func Load(src Sources) (Config, error) {
 	}
 	l.warnTypos()
 	c.DatabaseURL = cmp.Or(c.DatabaseURL, filepath.Join(c.DataDir, databaseFile))
+	c.SecretsKeyFile = cmp.Or(c.SecretsKeyFile, filepath.Join(c.DataDir, secretsKeyFile))
 	c.AgentPath = cmp.Or(c.AgentPath, filepath.Join(filepath.Dir(cmp.Or(src.Executable, "hatchd")), "hatch-agent"))
 	l.storeOrigins(&c)
 	return c, nil
@@ -279,7 +280,7 @@ func (l *loader) checkTLS(c Config) {
 // storeOrigins stores the sources of values, including defaults that depend on other
 // settings.
 func (l *loader) storeOrigins(c *Config) {
-	for name, effective := range map[string]string{"database_url": c.DatabaseURL, "agent_path": c.AgentPath} {
+	for name, effective := range map[string]string{"database_url": c.DatabaseURL, "secrets_key_file": c.SecretsKeyFile, "agent_path": c.AgentPath} {
 		if o := l.origins[name]; o.raw == "" {
 			l.origins[name] = origin{effective, FromDefault}
 		}

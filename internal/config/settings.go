@@ -69,6 +69,11 @@ var mainSettings = []Setting{
 		set: database, mask: withoutPassword,
 	},
 	{
+		Name: "secrets_key_file", Env: "HATCH_SECRETS_KEY_FILE",
+		Doc: "File with the key that opens the secrets in the database, made at the first start; keep a copy. On another volume than the database, neither opens them alone. Default: `secrets.key` in the data directory.",
+		set: absolute(func(c *Config) *string { return &c.SecretsKeyFile }),
+	},
+	{
 		Name: "api_key", Env: "HATCH_API_KEY", Secret: true,
 		Doc: "API key to use instead of a generated one, 16 bytes or longer. Default: the first start generates one and writes it to `admin.key` in the data directory.",
 		set: apiKey,

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"github.com/hatchvm/hatch/internal/config"
 	"github.com/hatchvm/hatch/internal/daemon"
 	"github.com/hatchvm/hatch/internal/fake/host"
+	"github.com/hatchvm/hatch/internal/host/keyfile"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/store"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -33,6 +35,7 @@ type world struct {
 	shuttingDown func(context.Context) (bool, error)
 	settings     []string
 	overTLS      bool               // the API is served so, and Client uses the local socket
+	log          *slog.Logger       // nil: none
 	serving      func() error       // Options.Serving
 	onHost       func(*daemon.Host) // changes the fake host; nil: nothing
 	defaultImage func()             // called when the default image is made; nil: nothing
@@ -42,7 +45,7 @@ type world struct {
 
 const key = "a-key-of-this-test-only"
 
-func (w *world) start(t *testing.T) {
+func (w *world) config(t *testing.T) config.Config {
 	t.Helper()
 	cfg, err := config.Load(config.Sources{Executable: "/hatchd", Environ: append([]string{
 		"HATCH_DATA_DIR=" + w.dir, "HATCH_HTTP_ADDR=127.0.0.1:0", "HATCH_PROXY_ADDR=127.0.0.1:0", "HATCH_API_KEY=" + key, "HATCH_WARM=off", "HATCH_DEFAULT_MEM_MIB=64",
@@ -50,6 +53,12 @@ func (w *world) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return cfg
+}
+
+func (w *world) start(t *testing.T) {
+	t.Helper()
+	cfg := w.config(t)
 	open := func(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 		h, err := host.Open(ctx, env)
 		if err == nil {
@@ -64,7 +73,7 @@ func (w *world) start(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- daemon.Run(ctx, cfg, daemon.Options{Version: "test", Log: slog.New(slog.DiscardHandler), Out: io.Discard, Host: open, Serving: w.serving})
+		ended <- daemon.Run(ctx, cfg, daemon.Options{Version: "test", Log: cmp.Or(w.log, slog.New(slog.DiscardHandler)), Out: io.Discard, Host: open, Serving: w.serving})
 	}()
 	w.end = func() error { cancel(); return <-ended }
 	w.Client = connect(t, w.dir, w.overTLS, ended)
@@ -238,7 +247,7 @@ func (w *world) row(t *testing.T, id string) vm.VM {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := store.Open(t.Context(), filepath.Join(w.dir, "hatch.db"), hostID)
+	s, err := store.OpenFor(t.Context(), filepath.Join(w.dir, "hatch.db"), store.Directory{HostID: hostID, Keys: keyfile.File{Path: filepath.Join(w.dir, keyfile.Name)}})
 	if err != nil {
 		t.Fatal(err)
 	}

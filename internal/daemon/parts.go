@@ -24,10 +24,12 @@ import (
 	"github.com/hatchvm/hatch/internal/host/capacity"
 	"github.com/hatchvm/hatch/internal/host/httpprobe"
 	"github.com/hatchvm/hatch/internal/host/jail"
+	"github.com/hatchvm/hatch/internal/host/keyfile"
 	"github.com/hatchvm/hatch/internal/host/owned"
 	"github.com/hatchvm/hatch/internal/host/space"
 	"github.com/hatchvm/hatch/internal/idle"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/process"
@@ -175,11 +177,19 @@ func (p *parts) openStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	keys := keyfile.File{Path: p.cfg.SecretsKeyFile}
+	dir.Keys = keys
 	if p.store, err = store.OpenFor(ctx, p.cfg.DatabaseURL, dir); err != nil {
 		return err
 	}
 	p.onClose(p.store.Close)
 	p.store.OnFull(p.reserve.Release)
+	if err := p.finishRotation(ctx, keys); err != nil {
+		return err
+	}
+	if err := p.store.Scrub(ctx); err != nil {
+		p.log.Warn("old forms of secrets stay in the database until the next start", logkey.Error, err)
+	}
 	return p.checkDatabase(ctx, len(dir.VMs))
 }
 

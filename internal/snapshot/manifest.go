@@ -15,7 +15,7 @@ import (
 const MaxManifest = 8 << 20
 
 const (
-	manifestFormat = 1
+	manifestFormat = 2 // 1 had the user data as it is
 	maxParts       = 16
 )
 
@@ -32,7 +32,7 @@ type Manifest struct {
 	ParentID  string    `json:"parent_id,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	VM        Origin    `json:"vm"`
-	UserData  []byte    `json:"user_data"` // of VM, which may be any bytes
+	UserData  []byte    `json:"sealed_user_data"` // of VM, as the database has it: its keys decrypt it
 	Machine   Machine   `json:"machine"`
 	Parts     []Part    `json:"parts"`
 }
@@ -48,7 +48,7 @@ type Part struct {
 func ManifestOf(s Snapshot, parts []Part) Manifest {
 	m := Manifest{
 		Format: manifestFormat, ID: s.ID, VMID: s.VMID, Name: s.Name, Kind: s.Kind, ParentID: s.ParentID,
-		CreatedAt: s.CreatedAt.UTC(), VM: s.VM, UserData: []byte(s.VM.UserData), Machine: s.Machine, Parts: parts,
+		CreatedAt: s.CreatedAt.UTC(), VM: s.VM, UserData: s.SealedUserData, Machine: s.Machine, Parts: parts,
 	}
 	m.VM.UserData = ""
 	return m

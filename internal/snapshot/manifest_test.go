@@ -20,9 +20,10 @@ func manifestText(t testing.TB) []byte {
 		CreatedAt: time.Date(2026, 2, 3, 4, 5, 6, 789000, time.UTC),
 		VM: snapshot.Origin{
 			InstanceID: "vm_a", MAC: net.HardwareAddr{2, 0xfc, 0, 0, 0, 2}, Address: netip.MustParseAddr("10.9.0.2"),
-			Spec: machine.Spec{Hostname: "web", ImageID: "img_a", VCPUs: 2, MemMiB: 512, DiskMiB: 1024, UserData: "not UTF-8: \xff\x00"},
+			Spec: machine.Spec{Hostname: "web", ImageID: "img_a", VCPUs: 2, MemMiB: 512, DiskMiB: 1024, UserData: "a secret"},
 		},
-		Machine: snapshot.Machine{Driver: "qemu", Version: "7.2", Accel: "kvm", CPU: "some CPU"},
+		SealedUserData: []byte("sealed: \xff\x00"),
+		Machine:        snapshot.Machine{Driver: "qemu", Version: "7.2", Accel: "kvm", CPU: "some CPU"},
 	}, []snapshot.Part{{Name: "memory", Size: 512 << 20}, {Name: "memory.json", Size: 9, Sum: "sha256:" + strings.Repeat("0a", 32)}}).Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +37,7 @@ func TestManifestIsReadAsWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(m.UserData) != "not UTF-8: \xff\x00" || m.VM.UserData != "" || m.VM.VCPUs != 2 || m.Machine.CPU != "some CPU" || len(m.Parts) != 2 {
+	if string(m.UserData) != "sealed: \xff\x00" || m.VM.UserData != "" || m.VM.VCPUs != 2 || m.Machine.CPU != "some CPU" || len(m.Parts) != 2 {
 		t.Errorf("got %+v", m)
 	}
 	if again, err := m.Encode(); err != nil || !bytes.Equal(again, text) {
@@ -50,8 +51,8 @@ func TestManifestIsReadAsWritten(t *testing.T) {
 func TestInvalidManifestsAreRefused(t *testing.T) {
 	text := string(manifestText(t))
 	for name, change := range map[string][2]string{
-		"another format":     {`"format": 1`, `"format": 2`},
-		"an unknown field":   {`"format": 1`, `"format": 1, "more": 1`},
+		"another format":     {`"format": 2`, `"format": 1`},
+		"an unknown field":   {`"format": 2`, `"format": 2, "more": 1`},
 		"a path as id":       {`"snap_a1"`, `"snap_../a1"`},
 		"a path as parent":   {`"snap_b2"`, `"/etc"`},
 		"an ephemeral one":   {`"manual"`, `"passing"`},

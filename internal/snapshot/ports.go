@@ -10,9 +10,9 @@ import (
 
 // Store keeps the rows of snapshots.
 type Store interface {
-	// InsertSnapshot adds a snapshot. Errors: errs.Conflict with code name_taken;
+	// InsertSnapshot adds a snapshot, and returns it with SealedUserData. Errors: errs.Conflict with code name_taken;
 	// errs.NotFound with code image_not_found if its image does not exist.
-	InsertSnapshot(ctx context.Context, s Snapshot) error
+	InsertSnapshot(ctx context.Context, s Snapshot) (stored Snapshot, err error)
 
 	// SealSnapshot stores that it is durable, with Bytes and Sums of s, and adds
 	// its event. Errors: errs.NotFound.
@@ -22,10 +22,11 @@ type Store interface {
 	// Errors: errs.NotFound with code snapshot_not_found.
 	Snapshot(ctx context.Context, scope access.Scope, idOrName string) (Snapshot, error)
 
-	// Snapshots returns all that match the filter, newest first.
+	// Snapshots returns all that match the filter, without VM.UserData, newest first.
 	Snapshots(ctx context.Context, scope access.Scope, f Filter) ([]Snapshot, error)
 
-	// HostSnapshots returns those of this host, of every owner, newest first.
+	// HostSnapshots returns those of this host, of every owner, without VM.UserData, newest
+	// first.
 	HostSnapshots(ctx context.Context) ([]Snapshot, error)
 
 	// DeleteSnapshot deletes the row, and adds an event if it was durable. A missing

@@ -55,7 +55,7 @@ func (s *Service) Latest(ctx context.Context, scope access.Scope, vmID string) (
 	}
 	for _, snap := range all {
 		if snap.Durable {
-			return snap, nil
+			return s.store.Snapshot(ctx, scope, snap.ID) // with its user data, which lists lack
 		}
 	}
 	return Snapshot{}, errs.New(errs.Conflict, "no_snapshot", "there is no snapshot of VM %s", vmID).
@@ -159,8 +159,9 @@ func (s *Service) Begin(ctx context.Context, draft Snapshot, bytes int64) (Snaps
 	draft.Bytes = bytes // an estimate, until Seal counts
 	s.Pin(draft.ID)     // until Finish or Abandon
 	// Inserted first: a taken name must not evict another snapshot.
-	err := s.store.InsertSnapshot(ctx, draft)
+	stored, err := s.store.InsertSnapshot(ctx, draft)
 	if err == nil {
+		draft = stored
 		err = s.evictFor(ctx, draft)
 	}
 	if err == nil {

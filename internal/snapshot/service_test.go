@@ -520,7 +520,8 @@ func TestReconcileKeepsFilesThatTheDatabaseDoesNotHave(t *testing.T) {
 	w.ok(w.store.DeleteSnapshot(t.Context(), lost.ID))
 	w.ok(w.store.DeleteSnapshot(t.Context(), unsealed.ID))
 	unsealed.Durable = false
-	w.ok(w.store.InsertSnapshot(t.Context(), unsealed))
+	_, err := w.store.InsertSnapshot(t.Context(), unsealed)
+	w.ok(err)
 	for range 2 {
 		w.restart(ample)
 		w.ok(w.Reconcile(t.Context()))

@@ -43,6 +43,9 @@ type Snapshot struct {
 	Bytes       int64 // on the host's disk
 	Sums        Sums
 	CreatedAt   time.Time
+
+	// SealedUserData is VM.UserData as the store has encrypted it; lists have it alone.
+	SealedUserData []byte
 }
 
 // Origin is the VM that the snapshot was taken of; its Hostname is the guest's,

@@ -11,6 +11,7 @@ type Directory struct {
 	VMs       []string // ids of VMs that have files in it
 	Snapshots []string // the same of snapshots
 	KeyHash   []byte   // of the admin's key in it; nil if there is none
+	Keys      KeyFile  // that opens the secrets; nil: they can be read by this process only
 }
 
 // inUse reports whether the directory has been used with a database.

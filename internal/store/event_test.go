@@ -134,7 +134,7 @@ func TestNoEventWithoutItsChange(t *testing.T) {
 		hasCode(t, err, errs.Conflict, "name_taken")
 		begun, err := s.writes.BeginTxx(t.Context(), nil)
 		noError(t, err)
-		noError(t, (&tx{Tx: begun, host: testHost}).deleteVM(t.Context(), "vm_b"))
+		noError(t, (&tx{Tx: begun, host: testHost, keys: s.keys}).deleteVM(t.Context(), "vm_b"))
 		noError(t, begun.Rollback())
 		select {
 		case <-added:

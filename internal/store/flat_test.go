@@ -41,7 +41,7 @@ func many(t testing.TB, s *Store, n int) network.Pools {
 		}
 	}
 	for i := range min(n, 200) {
-		noError(t, s.InsertSnapshot(ctx, snapshot.Snapshot{ID: fmt.Sprintf("snap_%06d", i), OwnerID: "acc_a", Name: fmt.Sprintf("s%d", i), VM: snapshot.Origin{Spec: machine.Spec{ImageID: "img_a"}}, CreatedAt: now()}))
+		noError(t, insertSnapshotIn(ctx, s, snapshot.Snapshot{ID: fmt.Sprintf("snap_%06d", i), OwnerID: "acc_a", Name: fmt.Sprintf("s%d", i), VM: snapshot.Origin{Spec: machine.Spec{ImageID: "img_a"}}, CreatedAt: now()}))
 	}
 	s.analyze(t)
 	return p

@@ -11,13 +11,15 @@ import (
 	"os/exec"
 	"testing"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/secret"
 )
 
 // holdDatabase names a database that the test program opens and keeps open.
 const holdDatabase = "HATCH_TEST_HOLD_DATABASE"
 
 func hold(dsn string) {
-	if _, err := Open(context.Background(), dsn, "host_other"); err != nil {
+	if _, err := OpenFor(context.Background(), dsn, Directory{HostID: "host_other", Keys: fixedKey{}}); err != nil {
 		_, _ = fmt.Fprintln(os.Stdout, err)
 		os.Exit(1)
 	}
@@ -41,8 +43,19 @@ func TestOneHatchdPerDatabase(t *testing.T) {
 		t.Fatalf("beside another: %v", err)
 	}
 	ended()
-	open(t, dsn)
+	again, err := OpenFor(t.Context(), dsn, Directory{HostID: testHost, Keys: fixedKey{}})
+	noError(t, err)
+	noError(t, again.Close())
 }
+
+// fixedKey is a key file that both processes have.
+type fixedKey struct{}
+
+func (fixedKey) Load() (secret.Identities, error) {
+	return secret.ParseIdentities([]byte("AGE-SECRET-KEY-1WZQMF69Q0K70QS2JZKKWDA66E77J8AL2U8656P2D29XZ42JZSC4Q39QUMA"))
+}
+
+func (k fixedKey) Create() (secret.Identities, error) { return k.Load() }
 
 // A restart of the server releases the lock.
 func TestLostLockIsAcquiredAgain(t *testing.T) {

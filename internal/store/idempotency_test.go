@@ -44,7 +44,7 @@ func TestEachCreateStoresItsKey(t *testing.T) {
 				_, err := s.CreateVM(ctx, newVM("vm_a"), network.Request{}, pools(t), vm.Capacity{})
 				return err
 			},
-			"snap_a": func(ctx context.Context) error { return s.InsertSnapshot(ctx, newSnapshot("snap_a")) },
+			"snap_a": func(ctx context.Context) error { return insertSnapshotIn(ctx, s, newSnapshot("snap_a")) },
 			"key_a": func(ctx context.Context) error {
 				return s.InsertKey(ctx, access.Key{ID: "key_a", OwnerID: "acc_a", Name: "a", Hash: []byte("a"), CreatedAt: now()})
 			},
@@ -105,7 +105,7 @@ func TestIdempotencyKeys(t *testing.T) {
 			snap := newSnapshot(id)
 			snap.Name = ""
 			ctx := keyed(t, "acc_a", id, "h")
-			noError(t, s.InsertSnapshot(ctx, snap))
+			noError(t, insertSnapshotIn(ctx, s, snap))
 			if durable {
 				noError(t, s.SealSnapshot(ctx, snap))
 			}

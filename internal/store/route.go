@@ -10,11 +10,13 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/route"
+	"github.com/hatchvm/hatch/internal/secret"
 )
 
 var _ route.Store = (*Store)(nil)
 
-// routeRow is a route as stored in its table. Spec has no subdomain and no domain.
+// routeRow is a route as stored in its table. Spec has no subdomain and no domain; the
+// hash of the password in it is encrypted.
 type routeRow struct {
 	ID         string           `db:"id"`
 	OwnerID    string           `db:"owner_id"`
@@ -30,19 +32,20 @@ type routeRow struct {
 
 const selectRoute = "SELECT id, owner_id, vm_id, subdomain, domain, proof, verified_at, spec, created_at, updated_at FROM routes"
 
-func routeRowOf(r route.Route) (routeRow, error) {
+func routeRowOf(keys *secret.Keyring, r route.Route) (routeRow, error) {
 	row := routeRow{
 		ID: r.ID, OwnerID: r.OwnerID, VMID: r.VMID, Subdomain: optional(r.Subdomain), Domain: optional(r.Domain),
 		Proof: r.Proof, VerifiedAt: optionalMicros(r.VerifiedAt), CreatedAt: micros(r.CreatedAt), UpdatedAt: micros(r.UpdatedAt),
 	}
 	spec := r.Spec
 	spec.Subdomain, spec.Domain = "", ""
+	spec.Auth.Hash = keys.Seal(placeOfRoute(r.ID), spec.Auth.Hash)
 	var err error
 	row.Spec, err = toJSON(spec)
 	return row, err
 }
 
-func (r routeRow) route() (route.Route, error) {
+func (r routeRow) route(keys *secret.Keyring) (route.Route, error) {
 	out := route.Route{
 		ID: r.ID, OwnerID: r.OwnerID, VMID: r.VMID, Proof: r.Proof,
 		VerifiedAt: optionalTime(r.VerifiedAt), CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt),
@@ -51,7 +54,20 @@ func (r routeRow) route() (route.Route, error) {
 		return route.Route{}, fmt.Errorf("cannot read route %s: %w", r.ID, err)
 	}
 	out.Subdomain, out.Domain = r.Subdomain.V, r.Domain.V
+	if err := openHash(keys, placeOfRoute(r.ID), &out.Spec); err != nil {
+		return route.Route{}, fmt.Errorf("cannot read route %s: %w", r.ID, err)
+	}
 	return out, nil
+}
+
+// openHash decrypts the hash of a spec's password, if it has one.
+func openHash(keys *secret.Keyring, place string, spec *route.Spec) error {
+	if spec.Auth.Hash == nil {
+		return nil
+	}
+	hash, err := keys.Open(place, spec.Auth.Hash)
+	spec.Auth.Hash = hash
+	return err
 }
 
 // InsertRoute implements [route.Store].
@@ -106,7 +122,7 @@ func (t *tx) touchVM(ctx context.Context, scope access.Scope, id string) (name, 
 }
 
 func (t *tx) insertRoute(ctx context.Context, r route.Route) error {
-	row, err := routeRowOf(r)
+	row, err := routeRowOf(t.keys, r)
 	if err != nil {
 		return err
 	}
@@ -136,12 +152,12 @@ func (s *routeStore) Route(ctx context.Context, scope access.Scope, id string) (
 	if !storable(id) {
 		return route.Route{}, errNoRoute
 	}
-	return oneRoute(ctx, s.reads, scope, id)
+	return oneRoute(ctx, s.reads, s.keys, scope, id)
 }
 
-func oneRoute(ctx context.Context, q querier, scope access.Scope, id string) (route.Route, error) {
+func oneRoute(ctx context.Context, q querier, keys *secret.Keyring, scope access.Scope, id string) (route.Route, error) {
 	owned, args := inScope(scope)
-	found, err := selectRoutes(ctx, q, selectRoute+" WHERE id = ? AND "+owned, append([]any{id}, args...)...)
+	found, err := selectRoutes(ctx, q, keys, selectRoute+" WHERE id = ? AND "+owned, append([]any{id}, args...)...)
 	if err != nil {
 		return route.Route{}, err
 	}
@@ -151,7 +167,7 @@ func oneRoute(ctx context.Context, q querier, scope access.Scope, id string) (ro
 	return found[0], nil
 }
 
-func selectRoutes(ctx context.Context, q querier, query string, args ...any) ([]route.Route, error) {
+func selectRoutes(ctx context.Context, q querier, keys *secret.Keyring, query string, args ...any) ([]route.Route, error) {
 	var rows []routeRow
 	if err := selectAll(ctx, q, &rows, query, args...); err != nil {
 		return nil, fmt.Errorf("cannot read routes: %w", err)
@@ -159,7 +175,7 @@ func selectRoutes(ctx context.Context, q querier, query string, args ...any) ([]
 	routes := make([]route.Route, len(rows))
 	for i, r := range rows {
 		var err error
-		if routes[i], err = r.route(); err != nil {
+		if routes[i], err = r.route(keys); err != nil {
 			return nil, err
 		}
 	}
@@ -171,12 +187,12 @@ func (s *routeStore) Routes(ctx context.Context, scope access.Scope, vmID string
 	owned, args := inScope(scope)
 	const newest = " ORDER BY created_at DESC, id DESC"
 	if vmID == "" {
-		return selectRoutes(ctx, s.reads, selectRoute+" WHERE "+owned+newest, args...)
+		return selectRoutes(ctx, s.reads, s.keys, selectRoute+" WHERE "+owned+newest, args...)
 	}
 	if _, err := s.LinkedVM(ctx, scope, vmID); err != nil {
 		return nil, err
 	}
-	return selectRoutes(ctx, s.reads, selectRoute+" WHERE vm_id = ?"+newest, vmID)
+	return selectRoutes(ctx, s.reads, s.keys, selectRoute+" WHERE vm_id = ?"+newest, vmID)
 }
 
 // CountRoutes returns the number of routes in scope.
@@ -202,7 +218,7 @@ func (s *routeStore) UpdateRoute(ctx context.Context, scope access.Scope, id str
 			return err
 		}
 		r.UpdatedAt = time.Now().UTC().Truncate(time.Microsecond)
-		row, err := routeRowOf(r)
+		row, err := routeRowOf(tx.keys, r)
 		if err != nil {
 			return err
 		}
@@ -212,7 +228,7 @@ func (s *routeStore) UpdateRoute(ctx context.Context, scope access.Scope, id str
 		if err := storedRoute(r, err); err != nil {
 			return err
 		}
-		if stored, err = oneRoute(ctx, tx, scope, id); err != nil {
+		if stored, err = oneRoute(ctx, tx, tx.keys, scope, id); err != nil {
 			return err
 		}
 		return tx.appendEvents(ctx, []event.Event{stored.About(vmName, event.RouteUpdated)})
@@ -222,7 +238,7 @@ func (s *routeStore) UpdateRoute(ctx context.Context, scope access.Scope, id str
 
 // lockRoute locks the routes of a route's VM, and reads the route.
 func (t *tx) lockRoute(ctx context.Context, scope access.Scope, id string) (r route.Route, vmName string, err error) {
-	if r, err = oneRoute(ctx, t, scope, id); err != nil {
+	if r, err = oneRoute(ctx, t, t.keys, scope, id); err != nil {
 		return r, "", err
 	}
 	if vmName, _, err = t.touchVM(ctx, scope, r.VMID); err != nil {
@@ -231,7 +247,7 @@ func (t *tx) lockRoute(ctx context.Context, scope access.Scope, id string) (r ro
 		}
 		return r, "", err
 	}
-	r, err = oneRoute(ctx, t, scope, id)
+	r, err = oneRoute(ctx, t, t.keys, scope, id)
 	return r, vmName, err
 }
 

@@ -21,7 +21,7 @@ func (s *routeStore) ServedRoute(ctx context.Context, subdomain, domain string) 
 		where, name = " WHERE domain = ? AND verified_at IS NOT NULL", domain
 	}
 	err = s.read(ctx, func(q querier) error {
-		found, err := selectRoutes(ctx, q, selectRoute+where, name)
+		found, err := selectRoutes(ctx, q, s.keys, selectRoute+where, name)
 		if err != nil {
 			return err
 		}
@@ -57,13 +57,14 @@ func (s *routeStore) VMNamed(ctx context.Context, id, name string) (route.VM, er
 // LinkSecret implements [route.Links].
 func (s *routeStore) LinkSecret(ctx context.Context, fresh []byte) (secret []byte, err error) {
 	err = s.write(ctx, func(tx *tx) error {
-		if _, err := tx.exec(ctx, "INSERT INTO link_secret (id, secret) VALUES (1, ?) ON CONFLICT (id) DO NOTHING", fresh); err != nil {
+		if _, err := tx.exec(ctx, "INSERT INTO link_secret (id, secret) VALUES (1, ?) ON CONFLICT (id) DO NOTHING", s.keys.Seal(placeOfLinks(), fresh)); err != nil {
 			return fmt.Errorf("cannot store the secret of signed links: %w", err)
 		}
 		if _, err := tx.get(ctx, &secret, "SELECT secret FROM link_secret WHERE id = 1"); err != nil {
 			return fmt.Errorf("cannot read the secret of signed links: %w", err)
 		}
-		return nil
+		secret, err = s.keys.Open(placeOfLinks(), secret)
+		return err
 	})
 	return secret, err
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/snapshot"
 )
 
@@ -28,8 +29,8 @@ type snapshotRow struct {
 	Bytes     int64  `db:"bytes"`
 	Sums      string `db:"sums"`
 	CreatedAt int64  `db:"created_at"`
-	UserData  []byte `db:"user_data"`
-	HostID    string `db:"host_id"` // only written and compared
+	UserData  []byte `db:"user_data"` // encrypted
+	HostID    string `db:"host_id"`   // only written and compared
 }
 
 var snapshotColumns = []string{
@@ -44,11 +45,12 @@ var (
 )
 
 // InsertSnapshot implements [snapshot.Store].
-func (s *snapshotStore) InsertSnapshot(ctx context.Context, snap snapshot.Snapshot) error {
-	row, err := snapshotRowOf(snap)
+func (s *snapshotStore) InsertSnapshot(ctx context.Context, snap snapshot.Snapshot) (snapshot.Snapshot, error) {
+	row, err := snapshotRowOf(s.keys, snap)
 	if err != nil {
-		return err
+		return snap, err
 	}
+	snap.SealedUserData = row.UserData
 	row.HostID = s.host
 	err = s.write(ctx, func(tx *tx) error {
 		if err := tx.remember(ctx, snap.OwnerID, snap.ID); err != nil {
@@ -59,14 +61,14 @@ func (s *snapshotStore) InsertSnapshot(ctx context.Context, snap snapshot.Snapsh
 	})
 	switch {
 	case violated(err) == "snapshots_owner_id_name":
-		return errs.New(errs.Conflict, "name_taken", "name: another snapshot is called %q", snap.Name).
+		return snap, errs.New(errs.Conflict, "name_taken", "name: another snapshot is called %q", snap.Name).
 			WithField("name").WithHint("give another name, or delete that snapshot").WithCause(err)
 	case referenceFailed(err):
-		return errs.New(errs.NotFound, "image_not_found", "image %s does not exist any more", snap.VM.ImageID).WithCause(err)
+		return snap, errs.New(errs.NotFound, "image_not_found", "image %s does not exist any more", snap.VM.ImageID).WithCause(err)
 	case err != nil:
-		return fmt.Errorf("cannot store the snapshot: %w", err)
+		return snap, fmt.Errorf("cannot store the snapshot: %w", err)
 	}
-	return nil
+	return snap, nil
 }
 
 // SealSnapshot implements [snapshot.Store].
@@ -138,7 +140,16 @@ func (s *snapshotStore) Snapshot(ctx context.Context, scope access.Scope, idOrNa
 	if !found {
 		return snapshot.Snapshot{}, noSnapshot(idOrName)
 	}
-	return row.snapshot()
+	snap, err := row.snapshot()
+	if err != nil {
+		return snap, err
+	}
+	data, err := s.keys.Open(placeOfSnapshot(row.ID), row.UserData)
+	if err != nil {
+		return snapshot.Snapshot{}, fmt.Errorf("cannot read snapshot %s: %w", row.ID, err)
+	}
+	snap.VM.UserData = string(data)
+	return snap, nil
 }
 
 // Snapshots implements [snapshot.Store].
@@ -174,12 +185,11 @@ func (s *snapshotStore) list(ctx context.Context, query string, args ...any) ([]
 	return all, nil
 }
 
-// snapshotRowOf stores the user data in a column of its own: JSON cannot hold bytes
-// that are not UTF-8.
-func snapshotRowOf(s snapshot.Snapshot) (row snapshotRow, err error) {
+// snapshotRowOf stores the user data in a column of its own, encrypted.
+func snapshotRowOf(keys *secret.Keyring, s snapshot.Snapshot) (row snapshotRow, err error) {
 	row = snapshotRow{
 		ID: s.ID, OwnerID: s.OwnerID, VMID: s.VMID, Name: s.Name, Kind: string(s.Kind), ParentID: s.ParentID,
-		ImageID: s.VM.ImageID, Durable: s.Durable, Bytes: s.Bytes, CreatedAt: micros(s.CreatedAt), UserData: []byte(s.VM.UserData),
+		ImageID: s.VM.ImageID, Durable: s.Durable, Bytes: s.Bytes, CreatedAt: micros(s.CreatedAt), UserData: keys.Seal(placeOfSnapshot(s.ID), []byte(s.VM.UserData)),
 	}
 	s.VM.UserData = ""
 	for _, field := range []struct {
@@ -193,6 +203,7 @@ func snapshotRowOf(s snapshot.Snapshot) (row snapshotRow, err error) {
 	return row, nil
 }
 
+// snapshot returns the snapshot of a row, whose user data stays encrypted.
 func (r snapshotRow) snapshot() (snapshot.Snapshot, error) {
 	s := snapshot.Snapshot{
 		ID: r.ID, OwnerID: r.OwnerID, VMID: r.VMID, Name: r.Name, Kind: snapshot.Kind(r.Kind), ParentID: r.ParentID,
@@ -206,7 +217,7 @@ func (r snapshotRow) snapshot() (snapshot.Snapshot, error) {
 			return snapshot.Snapshot{}, fmt.Errorf("cannot read snapshot %s: %w", r.ID, err)
 		}
 	}
-	s.VM.UserData = string(r.UserData)
+	s.SealedUserData = r.UserData
 	return s, nil
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/jmoiron/sqlx"
 	"github.com/pressly/goose/v3"
 
+	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/store/migrations"
 )
 
@@ -51,6 +52,10 @@ type database struct {
 	host    string        // id of the host that this hatchd runs on
 	lock    *databaseLock // nil on SQLite, whose data directory is locked
 	added   *bell         // rings when events are appended to the log
+
+	keys     *secret.Keyring // encrypts secrets; set before rows are read
+	wrapped  secret.Wrapped  // the key that encrypts, for the migration that stores it
+	rotating bool            // there are keys that FinishRotation retires
 
 	makeRoom func() bool // see OnFull
 
@@ -83,12 +88,13 @@ func (s *database) OnFull(makeRoom func() bool) {
 // A dsn that starts with postgres:// or postgresql:// is a PostgreSQL server;
 // anything else is the path of an SQLite file, which is created if missing. host is
 // the id of this host. Open fails if another hatchd uses the PostgreSQL database.
-// Errors: errs.Exhausted with code disk_full.
+// The secrets in it can be read by this process only. Errors: errs.Exhausted with code disk_full.
 func Open(ctx context.Context, dsn, host string) (*Store, error) {
 	return OpenFor(ctx, dsn, Directory{HostID: host})
 }
 
-// OpenFor is Open for a data directory. It refuses a database that does not go with it.
+// OpenFor is Open for a data directory, whose key file opens the secrets. It refuses a
+// database that does not go with it.
 func OpenFor(ctx context.Context, dsn string, dir Directory) (*Store, error) {
 	open := openSQLite
 	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
@@ -187,11 +193,21 @@ func (s *database) prepare(ctx context.Context, dir Directory) error {
 			return err
 		}
 	}
-	if err := s.migrate(ctx); err != nil {
+	m, have, err := s.schema(ctx)
+	if err != nil {
 		return err
 	}
-	if err := s.checkDirectory(ctx, dir); err != nil {
+	if _, err := m.UpTo(ctx, secretsVersion-1); err != nil {
+		return fmt.Errorf("cannot migrate the database: %w", err)
+	}
+	if err := s.checkDirectory(ctx, dir); err != nil { // before its secrets need the key of this directory
 		return err
+	}
+	if err := s.openKeys(ctx, dir.Keys, have); err != nil {
+		return err
+	}
+	if _, err := m.Up(ctx); err != nil {
+		return fmt.Errorf("cannot migrate the database: %w", err)
 	}
 	return s.claimRows(ctx)
 }
@@ -226,26 +242,23 @@ func (s *database) Ping(ctx context.Context) error {
 
 func (s *database) migrator() (*goose.Provider, error) {
 	return goose.NewProvider(s.dialect, s.writes.DB, migrations.FS,
-		goose.WithGoMigrations(migrations.Go(s.writes.Rebind)...), goose.WithLogger(goose.NopLogger()))
+		goose.WithGoMigrations(migrations.Go(s.writes.Rebind, migrationKeys{s})...), goose.WithLogger(goose.NopLogger()))
 }
 
-// migrate applies the missing migrations, each in a transaction.
-func (s *database) migrate(ctx context.Context) error {
-	m, err := s.migrator()
-	if err != nil {
-		return fmt.Errorf("cannot read the schema: %w", err)
+// schema returns the version of the database, and what applies the missing migrations,
+// each in a transaction.
+func (s *database) schema(ctx context.Context) (m *goose.Provider, have int64, err error) {
+	if m, err = s.migrator(); err != nil {
+		return nil, 0, fmt.Errorf("cannot read the schema: %w", err)
 	}
 	have, known, err := m.GetVersions(ctx)
 	if err != nil {
-		return fmt.Errorf("cannot read the database's version: %w", err)
+		return nil, 0, fmt.Errorf("cannot read the database's version: %w", err)
 	}
 	if have > known {
-		return fmt.Errorf("cannot use the database: its version is %d, from a newer hatchd; this one supports up to %d", have, known)
+		return nil, 0, fmt.Errorf("cannot use the database: its version is %d, from a newer hatchd; this one supports up to %d", have, known)
 	}
-	if _, err := m.Up(ctx); err != nil {
-		return fmt.Errorf("cannot migrate the database: %w", err)
-	}
-	return nil
+	return m, have, nil
 }
 
 // micros returns the stored form of a time: microseconds since 1970.

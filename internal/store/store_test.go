@@ -100,7 +100,7 @@ func TestMigrationsUpAndDown(t *testing.T) {
 			}
 			results, err := m.Up(t.Context())
 			noError(t, err)
-			if want := len(entries) + len(migrations.Go(s.writes.Rebind)); len(results) != want {
+			if want := len(entries) + len(migrations.Go(s.writes.Rebind, migrationKeys{s.database})); len(results) != want {
 				t.Errorf("%d steps up, want %d", len(results), want)
 			}
 		}

@@ -5,13 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
-	"unicode/utf8"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/route"
+	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/template"
 )
 
@@ -29,19 +30,19 @@ type templateRow struct {
 	Defaults    []byte `db:"defaults"`
 }
 
-// templateDefaults is the JSON of Defaults. User data that is not UTF-8 has a key of its
-// own, in base64.
+// templateDefaults is the JSON of Defaults. User data has a key of its own, encrypted, as
+// the hashes of the routes' passwords are.
 type templateDefaults struct {
 	machine.Overrides
-	UserDataBytes []byte       `json:"user_data_bytes,omitempty"`
-	Routes        []route.Spec `json:"routes,omitempty"`
+	SealedUserData *[]byte      `json:"sealed_user_data,omitempty"`
+	Routes         []route.Spec `json:"routes,omitempty"`
 }
 
 const selectTemplate = "SELECT id, owner_id, name, description, created_at, updated_at, visibility, defaults FROM templates"
 
 // InsertTemplate implements [template.Store].
 func (s *templateStore) InsertTemplate(ctx context.Context, t template.Template) error {
-	defaults, err := defaultsOf(t)
+	defaults, err := defaultsOf(s.keys, t)
 	if err != nil {
 		return err
 	}
@@ -56,10 +57,14 @@ func (s *templateStore) InsertTemplate(ctx context.Context, t template.Template)
 }
 
 // defaultsOf returns the JSON of a template's row.
-func defaultsOf(t template.Template) ([]byte, error) {
-	stored := templateDefaults{Overrides: t.Overrides, Routes: t.Routes}
-	if data := t.UserData; data != nil && !utf8.ValidString(*data) {
-		stored.UserData, stored.UserDataBytes = nil, []byte(*data)
+func defaultsOf(keys *secret.Keyring, t template.Template) ([]byte, error) {
+	stored := templateDefaults{Overrides: t.Overrides, Routes: slices.Clone(t.Routes)}
+	if t.UserData != nil {
+		stored.UserData, stored.SealedUserData = nil, new(keys.Seal(placeOfTemplate(t.ID), []byte(*t.UserData)))
+	}
+	for i := range stored.Routes {
+		hash := &stored.Routes[i].Auth.Hash
+		*hash = keys.Seal(placeOfTemplateRoutes(t.ID), *hash)
 	}
 	defaults, err := json.Marshal(stored)
 	if err != nil {
@@ -86,10 +91,10 @@ func (s *templateStore) Template(ctx context.Context, scope access.Scope, idOrNa
 		return template.Template{}, noTemplate(idOrName)
 	}
 	where, args := sharedTemplates.named(scope, idOrName)
-	return oneTemplate(ctx, s.reads, idOrName, where, args...)
+	return oneTemplate(ctx, s.reads, s.keys, idOrName, where, args...)
 }
 
-func oneTemplate(ctx context.Context, q querier, id, where string, args ...any) (template.Template, error) {
+func oneTemplate(ctx context.Context, q querier, keys *secret.Keyring, id, where string, args ...any) (template.Template, error) {
 	var row templateRow
 	found, err := get(ctx, q, &row, selectTemplate+" WHERE "+where, args...)
 	if err != nil {
@@ -102,7 +107,7 @@ func oneTemplate(ctx context.Context, q querier, id, where string, args ...any) 
 	if err != nil {
 		return template.Template{}, err
 	}
-	return row.template(with[row.ID])
+	return row.open(keys, with[row.ID])
 }
 
 // Templates implements [template.Store].
@@ -136,7 +141,7 @@ func (s *templateStore) UpdateTemplate(ctx context.Context, scope access.Scope, 
 			return err
 		}
 		t.UpdatedAt = time.Now().UTC().Truncate(time.Microsecond)
-		defaults, err := defaultsOf(t)
+		defaults, err := defaultsOf(s.keys, t)
 		if err != nil {
 			return err
 		}
@@ -161,7 +166,7 @@ func lockTemplate(ctx context.Context, tx *tx, scope access.Scope, id string) (t
 	if n == 0 {
 		return template.Template{}, noTemplate(id)
 	}
-	return oneTemplate(ctx, tx, id, "id = ?", id)
+	return oneTemplate(ctx, tx, tx.keys, id, "id = ?", id)
 }
 
 // DeleteTemplate implements [template.Store].
@@ -181,24 +186,52 @@ func (s *templateStore) DeleteTemplate(ctx context.Context, scope access.Scope, 
 	})
 }
 
+// template returns the template of a row without its secrets.
 func (r templateRow) template(with []string) (template.Template, error) {
-	t := template.Template{
+	t, _, err := r.decode(with)
+	for i := range t.Routes {
+		t.Routes[i].Auth.Hash = nil
+	}
+	return t, err
+}
+
+// open returns the template of a row with its secrets.
+func (r templateRow) open(keys *secret.Keyring, with []string) (template.Template, error) {
+	t, sealed, err := r.decode(with)
+	if err != nil {
+		return t, err
+	}
+	if sealed != nil {
+		data, err := keys.Open(placeOfTemplate(r.ID), *sealed)
+		if err != nil {
+			return template.Template{}, fmt.Errorf("cannot read template %s: %w", r.ID, err)
+		}
+		t.UserData = new(string(data))
+	}
+	for i := range t.Routes {
+		if err := openHash(keys, placeOfTemplateRoutes(r.ID), &t.Routes[i]); err != nil {
+			return template.Template{}, fmt.Errorf("cannot read template %s: %w", r.ID, err)
+		}
+	}
+	return t, nil
+}
+
+// decode returns a template whose secrets are still encrypted, and its user data.
+func (r templateRow) decode(with []string) (t template.Template, userData *[]byte, err error) {
+	t = template.Template{
 		ID: r.ID, OwnerID: r.OwnerID, Name: r.Name,
 		Sharing:   access.Sharing{Visibility: access.Visibility(r.Visibility), With: with},
 		CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt),
 	}
 	var stored templateDefaults
 	if err := json.Unmarshal(r.Defaults, &stored); err != nil {
-		return template.Template{}, fmt.Errorf("cannot read template %s: %w", r.ID, err)
-	}
-	if stored.UserDataBytes != nil {
-		stored.UserData = new(string(stored.UserDataBytes))
+		return template.Template{}, nil, fmt.Errorf("cannot read template %s: %w", r.ID, err)
 	}
 	t.Overrides, t.Routes = stored.Overrides, stored.Routes
 	if t.Description == nil && r.Description != "" {
 		t.Description = &r.Description
 	}
-	return t, nil
+	return t, stored.SealedUserData, nil
 }
 
 func noTemplate(idOrName string) error {

@@ -9,6 +9,7 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/secret"
 )
 
 // maxAttempts bounds the attempts of a transaction that conflicts with others.
@@ -44,7 +45,7 @@ func (s *database) writeOnce(ctx context.Context, do func(tx *tx) error) error {
 		return fmt.Errorf("cannot begin a transaction: %w", err)
 	}
 	defer func() { _ = begun.Rollback() }() // no effect after a commit
-	t := &tx{Tx: begun, host: s.host}
+	t := &tx{Tx: begun, host: s.host, keys: s.keys}
 	if err := do(t); err != nil {
 		return err
 	}
@@ -81,8 +82,9 @@ func (s *database) read(ctx context.Context, do func(q querier) error) error {
 type tx struct {
 	*sqlx.Tx
 	host     string // id of this host
-	appended bool   // events were added to the log
-	renamed  bool   // host names may lead elsewhere
+	keys     *secret.Keyring
+	appended bool // events were added to the log
+	renamed  bool // host names may lead elsewhere
 }
 
 func (t *tx) exec(ctx context.Context, query string, args ...any) (affected int64, err error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/route"
+	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -88,7 +89,7 @@ func (t *tx) createVM(ctx context.Context, v vm.VM, want network.Request, pools 
 		return vm.VM{}, err
 	}
 	v.Lease = lease
-	row, err := rowOf(v)
+	row, err := rowOf(t.keys, v)
 	if err != nil {
 		return vm.VM{}, err
 	}
@@ -100,7 +101,7 @@ func (t *tx) createVM(ctx context.Context, v vm.VM, want network.Request, pools 
 	if err := t.moveNumbers(ctx, vmRow{}, row); err != nil {
 		return vm.VM{}, err
 	}
-	return row.vm()
+	return row.vm(t.keys)
 }
 
 func (t *tx) insertVM(ctx context.Context, row vmRow, v vm.VM) error {
@@ -143,7 +144,7 @@ func (s *vmStore) LeaseVM(ctx context.Context, id string, pools network.Pools, l
 		if err := tx.renewLease(ctx, row, v, pools); err != nil {
 			return err
 		}
-		if stored, err = oneVM(ctx, tx, access.Everyone, id); err != nil {
+		if stored, err = oneVM(ctx, tx, tx.keys, access.Everyone, id); err != nil {
 			return err
 		}
 		if err := tx.moveUsage(ctx, row.HostID, v, stored); err != nil {
@@ -227,11 +228,11 @@ func (s *vmStore) VM(ctx context.Context, scope access.Scope, id string) (v vm.V
 	if !storable(id) {
 		return vm.VM{}, noVM(id)
 	}
-	if v, err = oneVM(ctx, s.reads, scope, id); err != nil || !mayHaveSleep(v.State) {
+	if v, err = oneVM(ctx, s.reads, s.keys, scope, id); err != nil || !mayHaveSleep(v.State) {
 		return v, err
 	}
 	err = s.read(ctx, func(q querier) error { // again, with its saved memory
-		v, err = oneVM(ctx, q, scope, id)
+		v, err = oneVM(ctx, q, s.keys, scope, id)
 		return err
 	})
 	return v, err
@@ -240,7 +241,7 @@ func (s *vmStore) VM(ctx context.Context, scope access.Scope, id string) (v vm.V
 // AllVMs implements [vm.Store].
 func (s *vmStore) AllVMs(ctx context.Context) (all []vm.VM, err error) {
 	err = s.read(ctx, func(q querier) error {
-		all, err = selectVMs(ctx, q, selectVM+" WHERE host_id = ? ORDER BY created_at, id", s.host)
+		all, err = selectVMs(ctx, q, s.keys, selectListedVM+" WHERE host_id = ? ORDER BY created_at, id", s.host)
 		return err
 	})
 	return all, err
@@ -267,7 +268,7 @@ func (s *vmStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) 
 				return err
 			}
 		}
-		if stored, err = row.vm(); err != nil {
+		if stored, err = row.vm(tx.keys); err != nil {
 			return err
 		}
 		stored.Sleep = v.Sleep
@@ -296,7 +297,7 @@ func (t *tx) lockVM(ctx context.Context, id string) (vmRow, vm.VM, error) {
 	if _, err := t.get(ctx, &row.HostID, "SELECT host_id FROM vms WHERE id = ?", id); err != nil {
 		return vmRow{}, vm.VM{}, fmt.Errorf("cannot read the VM's host: %w", err)
 	}
-	v, err := row.vm()
+	v, err := row.vm(t.keys)
 	if err != nil {
 		return vmRow{}, vm.VM{}, err
 	}
@@ -326,7 +327,7 @@ func (t *tx) deleteVM(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	routes, err := selectRoutes(ctx, t, selectRoute+" WHERE vm_id = ? ORDER BY created_at, id", id)
+	routes, err := selectRoutes(ctx, t, t.keys, selectRoute+" WHERE vm_id = ? ORDER BY created_at, id", id)
 	if err != nil {
 		return err
 	}
@@ -357,9 +358,9 @@ func noVM(id string) error {
 		WithHint("GET /vms lists them")
 }
 
-func oneVM(ctx context.Context, q querier, scope access.Scope, id string) (vm.VM, error) {
+func oneVM(ctx context.Context, q querier, keys *secret.Keyring, scope access.Scope, id string) (vm.VM, error) {
 	owned, args := inScope(scope)
-	found, err := selectVMs(ctx, q, selectVM+" WHERE id = ? AND "+owned, append([]any{id}, args...)...)
+	found, err := selectVMs(ctx, q, keys, selectVM+" WHERE id = ? AND "+owned, append([]any{id}, args...)...)
 	if err != nil {
 		return vm.VM{}, err
 	}
@@ -369,7 +370,7 @@ func oneVM(ctx context.Context, q querier, scope access.Scope, id string) (vm.VM
 	return found[0], nil
 }
 
-func selectVMs(ctx context.Context, q querier, query string, args ...any) ([]vm.VM, error) {
+func selectVMs(ctx context.Context, q querier, keys *secret.Keyring, query string, args ...any) ([]vm.VM, error) {
 	var rows []vmRow
 	if err := selectAll(ctx, q, &rows, query, args...); err != nil {
 		return nil, fmt.Errorf("cannot read VMs: %w", err)
@@ -377,7 +378,7 @@ func selectVMs(ctx context.Context, q querier, query string, args ...any) ([]vm.
 	vms := make([]vm.VM, len(rows))
 	for i := range rows {
 		var err error
-		if vms[i], err = rows[i].vm(); err != nil {
+		if vms[i], err = rows[i].vm(keys); err != nil {
 			return nil, err
 		}
 	}

@@ -77,7 +77,7 @@ func (s *vmStore) CheckMemory(ctx context.Context, v vm.VM, limit vm.Capacity) e
 		if err := tx.lockReservations(ctx); err != nil {
 			return fmt.Errorf("cannot add up the capacity that VMs use: %w", err)
 		}
-		stored, err := oneVM(ctx, tx, access.Everyone, v.ID)
+		stored, err := oneVM(ctx, tx, tx.keys, access.Everyone, v.ID)
 		if err != nil && !errs.Is(err, errs.NotFound) {
 			return err
 		}

@@ -127,7 +127,7 @@ func (s *vmStore) readListed(ctx context.Context, ids []string, into map[string]
 	}
 	var vms []vm.VM
 	err = s.read(ctx, func(q querier) error {
-		vms, err = selectVMs(ctx, q, query, args...)
+		vms, err = selectVMs(ctx, q, s.keys, query, args...)
 		return err
 	})
 	if err != nil {

@@ -26,7 +26,7 @@ func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, p
 		if err != nil {
 			return err
 		}
-		before, err := oneVM(ctx, tx, scope, id)
+		before, err := oneVM(ctx, tx, tx.keys, scope, id)
 		if err != nil {
 			return err
 		}
@@ -40,7 +40,7 @@ func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, p
 		if err := tx.reviseVM(ctx, row, v); err != nil {
 			return err
 		}
-		if stored, err = oneVM(ctx, tx, scope, id); err != nil {
+		if stored, err = oneVM(ctx, tx, tx.keys, scope, id); err != nil {
 			return err
 		}
 		tx.renamed = before.Name != stored.Name

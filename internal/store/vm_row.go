@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -46,7 +47,7 @@ type vmRow struct {
 	Copying      string           `db:"copying"`
 	Autostart    string           `db:"autostart"`
 	Spec         string           `db:"spec"`
-	UserData     []byte           `db:"user_data"`
+	UserData     []byte           `db:"user_data"` // encrypted
 	HostID       string           `db:"host_id"`
 	Ports        string           `db:"ports"` // JSON: host ports by the guest's; "" for none
 }
@@ -78,10 +79,10 @@ func updateVM(columns ...string) string {
 }
 
 // rowOf returns the row of a new VM.
-func rowOf(v vm.VM) (vmRow, error) {
+func rowOf(keys *secret.Keyring, v vm.VM) (vmRow, error) {
 	row := vmRow{
 		ID: v.ID, OwnerID: v.OwnerID, Name: v.Name, ImageID: v.ImageID, MemMiB: v.MemMiB, DiskMiB: v.DiskMiB,
-		Instance: v.Instance, UserData: []byte(v.UserData),
+		Instance: v.Instance, UserData: keys.Seal(placeOfVM(v.ID), []byte(v.UserData)),
 		CreatedAt: micros(v.CreatedAt), UpdatedAt: micros(v.UpdatedAt), Revision: 1,
 	}
 	if err := row.setLease(v.Lease); err != nil {
@@ -139,7 +140,7 @@ func (r *vmRow) publishedPorts() (numbers []int64) {
 }
 
 // vm returns the VM of a row. Nil stands for empty lists and maps.
-func (r *vmRow) vm() (vm.VM, error) {
+func (r *vmRow) vm(keys *secret.Keyring) (vm.VM, error) {
 	v := vm.VM{
 		ID: r.ID, OwnerID: r.OwnerID, Name: r.Name,
 		Intent: vm.Intent(r.Intent), State: vm.State(r.State), StateReason: r.StateReason, Instance: r.Instance,
@@ -158,7 +159,11 @@ func (r *vmRow) vm() (vm.VM, error) {
 			return vm.VM{}, fmt.Errorf("cannot read VM %s: %w", r.ID, err)
 		}
 	}
-	v.UserData = string(r.UserData)
+	userData, err := keys.Open(placeOfVM(r.ID), r.UserData)
+	if err != nil {
+		return vm.VM{}, fmt.Errorf("cannot read VM %s: %w", r.ID, err)
+	}
+	v.UserData = string(userData)
 	return v, nil
 }
 

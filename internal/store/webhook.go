@@ -7,6 +7,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/webhook"
 )
 
@@ -18,7 +19,7 @@ type webhookRow struct {
 	OwnerID        string `db:"owner_id"`
 	URL            string `db:"url"`
 	Events         string `db:"events"`
-	Secret         string `db:"secret"`
+	Secret         string `db:"secret"` // encrypted, in base64
 	Description    string `db:"description"`
 	Enabled        bool   `db:"enabled"`
 	DisabledReason string `db:"disabled_reason"`
@@ -27,13 +28,26 @@ type webhookRow struct {
 	UpdatedAt      int64  `db:"updated_at"`
 }
 
+// webhook returns the webhook of a row, without its secret.
 func (r webhookRow) webhook() (webhook.Webhook, error) {
 	w := webhook.Webhook{
-		ID: r.ID, OwnerID: r.OwnerID, URL: r.URL, Secret: r.Secret, Description: r.Description,
+		ID: r.ID, OwnerID: r.OwnerID, URL: r.URL, Description: r.Description,
 		Enabled: r.Enabled, DisabledReason: r.DisabledReason, Cursor: r.Cursor,
 		CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt),
 	}
 	if err := fromJSON(r.Events, &w.Events); err != nil {
+		return webhook.Webhook{}, fmt.Errorf("cannot read webhook %s: %w", r.ID, err)
+	}
+	return w, nil
+}
+
+// open returns the webhook of a row with its secret.
+func (r webhookRow) open(keys *secret.Keyring) (webhook.Webhook, error) {
+	w, err := r.webhook()
+	if err != nil {
+		return w, err
+	}
+	if w.Secret, err = openText(keys, placeOfWebhook(r.ID), r.Secret); err != nil {
 		return webhook.Webhook{}, fmt.Errorf("cannot read webhook %s: %w", r.ID, err)
 	}
 	return w, nil
@@ -68,7 +82,7 @@ func (s *webhookStore) InsertWebhook(ctx context.Context, w webhook.Webhook, mos
 				WithHint("delete one first")
 		}
 		_, err := tx.exec(ctx, "INSERT INTO webhooks ("+webhookColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT last_seq FROM event_log WHERE id = 1), ?, ?)`,
-			w.ID, w.OwnerID, w.URL, events, w.Secret, w.Description, w.Enabled, w.DisabledReason, micros(w.CreatedAt), micros(w.UpdatedAt))
+			w.ID, w.OwnerID, w.URL, events, sealText(s.keys, placeOfWebhook(w.ID), w.Secret), w.Description, w.Enabled, w.DisabledReason, micros(w.CreatedAt), micros(w.UpdatedAt))
 		if err != nil {
 			return fmt.Errorf("cannot store the webhook: %w", err)
 		}
@@ -81,10 +95,10 @@ func (s *webhookStore) Webhook(ctx context.Context, scope access.Scope, id strin
 	if !storable(id) {
 		return webhook.Webhook{}, errNoWebhook
 	}
-	return oneWebhook(ctx, s.reads, scope, id)
+	return oneWebhook(ctx, s.reads, s.keys, scope, id)
 }
 
-func oneWebhook(ctx context.Context, q querier, scope access.Scope, id string) (webhook.Webhook, error) {
+func oneWebhook(ctx context.Context, q querier, keys *secret.Keyring, scope access.Scope, id string) (webhook.Webhook, error) {
 	var row webhookRow
 	owned, args := inScope(scope)
 	found, err := get(ctx, q, &row, selectWebhook+" WHERE id = ? AND "+owned, append([]any{id}, args...)...)
@@ -94,7 +108,7 @@ func oneWebhook(ctx context.Context, q querier, scope access.Scope, id string) (
 	if !found {
 		return webhook.Webhook{}, errNoWebhook
 	}
-	return row.webhook()
+	return row.open(keys)
 }
 
 // Webhooks implements [webhook.Store].
@@ -134,11 +148,11 @@ func (s *webhookStore) UpdateWebhook(ctx context.Context, scope access.Scope, id
 			cursor = "(SELECT last_seq FROM event_log WHERE id = 1)"
 		}
 		_, err = tx.exec(ctx, "UPDATE webhooks SET url = ?, events = ?, secret = ?, description = ?, enabled = ?, disabled_reason = ?, updated_at = ?, cursor_seq = "+cursor+" WHERE id = ?",
-			w.URL, events, w.Secret, w.Description, w.Enabled, w.DisabledReason, micros(time.Now()), id)
+			w.URL, events, sealText(s.keys, placeOfWebhook(id), w.Secret), w.Description, w.Enabled, w.DisabledReason, micros(time.Now()), id)
 		if err != nil {
 			return fmt.Errorf("cannot store the webhook: %w", err)
 		}
-		stored, err = oneWebhook(ctx, tx, scope, id)
+		stored, err = oneWebhook(ctx, tx, tx.keys, scope, id)
 		return err
 	})
 	return stored, err
@@ -149,7 +163,7 @@ func lockWebhook(ctx context.Context, tx *tx, scope access.Scope, id string) (we
 	if _, err := tx.exec(ctx, "UPDATE webhooks SET url = url WHERE id = ?", id); err != nil {
 		return webhook.Webhook{}, fmt.Errorf("cannot lock the webhook: %w", err)
 	}
-	return oneWebhook(ctx, tx, scope, id)
+	return oneWebhook(ctx, tx, tx.keys, scope, id)
 }
 
 // DeleteWebhook implements [webhook.Store].

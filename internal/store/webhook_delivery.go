@@ -160,7 +160,7 @@ func (s *webhookStore) Subscriptions(ctx context.Context) ([]webhook.Subscriptio
 	}
 	list := make([]webhook.Subscription, len(rows))
 	for i, r := range rows {
-		w, err := r.webhook()
+		w, err := r.open(s.keys)
 		if err != nil {
 			return nil, err
 		}

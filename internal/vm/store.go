@@ -108,7 +108,8 @@ type Lister interface {
 	// UserData is left out. Errors: errs.Invalid with code invalid_after.
 	VMs(ctx context.Context, scope access.Scope, f Filter) (page []VM, next string, err error)
 
-	// AllVMs returns all VMs of this host, of every owner; for recovery at start-up only.
+	// AllVMs returns all VMs of this host, of every owner, without UserData; for recovery
+	// at start-up only.
 	AllVMs(ctx context.Context) ([]VM, error)
 }
 

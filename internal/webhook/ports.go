@@ -19,7 +19,7 @@ type Store interface {
 	// Webhook returns one webhook. Errors: errs.NotFound with code webhook_not_found.
 	Webhook(ctx context.Context, scope access.Scope, id string) (Webhook, error)
 
-	// Webhooks returns the webhooks in scope, newest first.
+	// Webhooks returns the webhooks in scope without their secrets, newest first.
 	Webhooks(ctx context.Context, scope access.Scope) ([]Webhook, error)
 
 	// UpdateWebhook applies change in one transaction and stores URL, Events,

@@ -106,7 +106,7 @@ func sealedOf(t testing.TB, f *Files, g guest) snapshot.Sums {
 func described() snapshot.Snapshot {
 	return snapshot.Snapshot{
 		ID: id, OwnerID: "acc_a", VMID: "vm_a", Kind: snapshot.Manual, CreatedAt: time.Unix(1700000000, 123000).UTC(),
-		VM: snapshot.Origin{InstanceID: "vm_a", Spec: machine.Spec{Hostname: "web", MemMiB: 16, UserData: "a secret"}},
+		VM: snapshot.Origin{InstanceID: "vm_a", Spec: machine.Spec{Hostname: "web", MemMiB: 16, UserData: "a secret"}}, SealedUserData: []byte("sealed"),
 	}
 }
 
@@ -163,7 +163,7 @@ func TestASealedSnapshotDescribesItself(t *testing.T) {
 	f := newFiles(t)
 	sums := sealedOf(t, f, newGuest(t))
 	m := readManifest(t, f)
-	if m.ID != id || m.VM.Hostname != "web" || string(m.UserData) != "a secret" || sumsOf(m.Parts) != sums {
+	if m.ID != id || m.VM.Hostname != "web" || string(m.UserData) != "sealed" || sumsOf(m.Parts) != sums {
 		t.Errorf("got %+v", m)
 	}
 	sizes := map[string]int64{}

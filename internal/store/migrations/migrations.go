@@ -22,16 +22,18 @@ import (
 var FS embed.FS
 
 // Go returns the migrations in Go. rebind replaces "?" in a query with the database's
-// placeholders.
-func Go(rebind func(query string) string) []*goose.Migration {
-	s := steps{rebind}
+// placeholders; keys encrypts secrets.
+func Go(rebind func(query string) string, keys Secrets) []*goose.Migration {
+	s := steps{rebind, keys}
 	return []*goose.Migration{
 		goose.NewGoMigration(8, &goose.GoFunc{RunTx: s.spec}, &goose.GoFunc{RunTx: s.dropSpec}),
+		goose.NewGoMigration(21, &goose.GoFunc{RunTx: s.secrets}, &goose.GoFunc{RunTx: s.dropSecrets}),
 	}
 }
 
 type steps struct {
 	rebind func(query string) string
+	keys   Secrets
 }
 
 // run runs statements without values.
