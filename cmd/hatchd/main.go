@@ -5,6 +5,8 @@
 //	hatchd config [flags]    print what is in force and from where
 //	hatchd doctor [flags]    examine this host
 //	hatchd clean [flags]     remove what hatchd has put on this host
+//	hatchd backup FILE       write a backup; hatchd may be running
+//	hatchd restore FILE      restore one to an empty data directory
 //	hatchd rotate-secrets    encrypt secrets with a new key
 //	hatchd version
 //
@@ -50,6 +52,8 @@ Usage:
   hatchd config [flags]    print what is in force and from where
   hatchd doctor [flags]    examine this host (-o json, --fix)
   hatchd clean [flags]     remove what hatchd has put on this host (--purge: its data too)
+  hatchd backup FILE|-     write a backup, also while hatchd runs (--disks, --without-keys)
+  hatchd restore FILE|-    restore a backup to an empty data directory
   hatchd rotate-secrets    encrypt the secrets in the database with a new key, while hatchd is stopped
   hatchd version
 
@@ -62,7 +66,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 		command, args = args[0], args[1:]
 	}
 	commands := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
-		"serve": serve, "config": showConfig, "doctor": examine, "clean": clean, "rotate-secrets": rotateSecrets,
+		"serve": serve, "config": showConfig, "doctor": examine, "clean": clean, "rotate-secrets": rotateSecrets, "backup": backUp, "restore": restore,
 		"version": showVersion, "help": help,
 	}
 	do, ok := commands[command]

@@ -51,6 +51,7 @@ var layers = []layer{
 // or of a part of another.
 var siblings = map[string][]string{
 	"internal/doctor":            {"internal/host/kvm", "internal/host/memory", "internal/host/owned", "internal/host/space", "internal/vmm/firecracker/release"},
+	"internal/host/backup":       {"internal/host/sparse"},
 	"internal/host/link":         {"internal/host/bridge", "internal/host/dhcp", "internal/host/dns", "internal/host/nft"},
 	"internal/host/capacity":     {"internal/host/space"},
 	"internal/host/disk":         {"internal/host/space", "internal/host/sparse"},

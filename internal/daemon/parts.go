@@ -173,6 +173,9 @@ func (p *parts) openStore(ctx context.Context) error {
 		return err
 	}
 	p.onClose(lock.Close)
+	if err := checkRestored(p.cfg.DataDir); err != nil {
+		return err
+	}
 	dir, err := p.directory()
 	if err != nil {
 		return err

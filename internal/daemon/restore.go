@@ -1,0 +1,220 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hatchvm/hatch/internal/config"
+	"github.com/hatchvm/hatch/internal/host/backup"
+	"github.com/hatchvm/hatch/internal/host/keyfile"
+	"github.com/hatchvm/hatch/internal/host/owned"
+	"github.com/hatchvm/hatch/internal/store"
+)
+
+// restoringDir is where an archive is unpacked in the data directory. While it exists,
+// the directory is not whole, and no daemon starts in it.
+const restoringDir = ".restoring"
+
+// Restore unpacks an archive of Backup into an empty data directory. On error the
+// directory is as empty as before. If it is interrupted, the next call begins anew.
+func Restore(ctx context.Context, cfg config.Config, opt Options, from io.Reader) (err error) {
+	if cfg.DatabaseURL != filepath.Join(cfg.DataDir, databaseName) {
+		return fmt.Errorf("cannot restore to the database %s: a backup has an SQLite file, which is restored as %s in the data directory; unset HATCH_DATABASE_URL for that",
+			filepath.Base(cfg.DatabaseURL), databaseName)
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("cannot make HATCH_DATA_DIR %s: %w", cfg.DataDir, err)
+	}
+	if err := owned.Check(cfg.DataDir, cfg.TrustDataDirParents); err != nil {
+		return fmt.Errorf("cannot use HATCH_DATA_DIR %s: %w", cfg.DataDir, err)
+	}
+	lock, err := store.LockDir(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	r := restore{cfg: cfg, staging: filepath.Join(cfg.DataDir, restoringDir)}
+	if err := r.prepare(); err != nil {
+		return err
+	}
+	contents, err := r.unpack(ctx, from)
+	if err != nil {
+		return errors.Join(err, r.empty())
+	}
+	if err := r.commit(contents); err != nil {
+		return errors.Join(err, r.empty())
+	}
+	return r.report(opt.Out, contents)
+}
+
+// restore is one restore.
+type restore struct {
+	cfg     config.Config
+	staging string
+}
+
+// stays are the names that an empty data directory may have.
+var stays = []string{"hatchd.lock", "lost+found"}
+
+// prepare checks that the directory is empty, and makes the staging directory. One that
+// exists was left by a restore that was interrupted: what is beside it is of that, too,
+// because no daemon has started since.
+func (r restore) prepare() error {
+	if _, err := os.Lstat(r.staging); err == nil {
+		if err := r.empty(); err != nil {
+			return err
+		}
+	}
+	entries, err := os.ReadDir(r.cfg.DataDir)
+	if err != nil {
+		return fmt.Errorf("cannot restore: %w", err)
+	}
+	for _, e := range entries {
+		if !slices.Contains(stays, e.Name()) {
+			return fmt.Errorf("cannot restore to HATCH_DATA_DIR %s: it is not empty, it has %s; move what is in it elsewhere, or set another directory", r.cfg.DataDir, e.Name())
+		}
+	}
+	if err := os.Mkdir(r.staging, 0o700); err != nil {
+		return fmt.Errorf("cannot restore: %w", err)
+	}
+	return nil
+}
+
+// empty removes everything, the staging directory last.
+func (r restore) empty() error {
+	entries, err := os.ReadDir(r.cfg.DataDir)
+	failures := []error{err}
+	for _, e := range entries {
+		if e.Name() != restoringDir && !slices.Contains(stays, e.Name()) {
+			failures = append(failures, os.RemoveAll(filepath.Join(r.cfg.DataDir, e.Name())))
+		}
+	}
+	if err := errors.Join(failures...); err != nil {
+		return fmt.Errorf("cannot remove what was restored: %w", err)
+	}
+	return os.RemoveAll(r.staging)
+}
+
+// unpack fills the staging directory, and makes it durable.
+func (r restore) unpack(ctx context.Context, from io.Reader) (backup.Contents, error) {
+	contents, err := backup.Extract(ctx, from, r.staging, func(head backup.Head) error {
+		if head.DataDir != r.cfg.DataDir {
+			return fmt.Errorf("cannot restore to %s: the backup is of %s, whose paths its database has; set HATCH_DATA_DIR to that", r.cfg.DataDir, head.DataDir)
+		}
+		return nil
+	})
+	if err != nil {
+		return contents, err
+	}
+	inodes := map[string]uint64{}
+	for _, f := range contents.Files {
+		st, err := os.Stat(filepath.Join(r.staging, f.Name))
+		if err != nil {
+			return contents, fmt.Errorf("cannot restore: %w", err)
+		}
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			inodes[filepath.Join(r.cfg.DataDir, f.Name)] = sys.Ino
+		}
+	}
+	for _, name := range []string{databaseName, hostIDName} {
+		if inodes[filepath.Join(r.cfg.DataDir, name)] == 0 {
+			return contents, fmt.Errorf("cannot restore: %w: it has no %s", backup.ErrDamaged, name)
+		}
+	}
+	db := filepath.Join(r.staging, databaseName)
+	if err := store.Replace(ctx, db, inodes); err != nil {
+		return contents, err
+	}
+	if err := store.Flatten(ctx, db); err != nil {
+		return contents, err
+	}
+	return contents, syncAll(r.staging)
+}
+
+// commit moves everything to its place. The staging directory goes last.
+func (r restore) commit(contents backup.Contents) error {
+	if contents.Head.Keys && r.cfg.SecretsKeyFile != filepath.Join(r.cfg.DataDir, keyfile.Name) {
+		if err := r.moveKeys(); err != nil {
+			return err
+		}
+	}
+	entries, err := os.ReadDir(r.staging)
+	if err != nil {
+		return fmt.Errorf("cannot restore: %w", err)
+	}
+	for _, e := range entries {
+		if err := os.Rename(filepath.Join(r.staging, e.Name()), filepath.Join(r.cfg.DataDir, e.Name())); err != nil {
+			return fmt.Errorf("cannot restore: %w", err)
+		}
+	}
+	if err := syncAll(r.cfg.DataDir); err != nil {
+		return err
+	}
+	if err := os.Remove(r.staging); err != nil {
+		return fmt.Errorf("cannot restore: %w", err)
+	}
+	return syncAll(r.cfg.DataDir)
+}
+
+// moveKeys puts the key file where HATCH_SECRETS_KEY_FILE says. It replaces no other key.
+func (r restore) moveKeys() error {
+	from, to := keyfile.File{Path: filepath.Join(r.staging, keyfile.Name)}, keyfile.File{Path: r.cfg.SecretsKeyFile}
+	ids, err := from.Load()
+	if err != nil {
+		return err
+	}
+	there, err := to.Load()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := to.Store(ids); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case string(there.Text()) != string(ids.Text()):
+		return fmt.Errorf("cannot restore the key of the secrets to %s: another key is there; move it away", r.cfg.SecretsKeyFile)
+	}
+	return os.Remove(from.Path)
+}
+
+// syncAll makes everything on the file system of a directory durable.
+func syncAll(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("cannot restore: %w", err)
+	}
+	if err := errors.Join(unix.Syncfs(int(d.Fd())), d.Close()); err != nil {
+		return fmt.Errorf("cannot make what was restored durable: %w", err)
+	}
+	return nil
+}
+
+// checkRestored refuses a data directory that a restore has not finished.
+func checkRestored(dataDir string) error {
+	if _, err := os.Lstat(filepath.Join(dataDir, restoringDir)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("cannot use HATCH_DATA_DIR %s: a restore was interrupted; run hatchd restore again, or empty the directory", dataDir)
+}
+
+func (r restore) report(out io.Writer, contents backup.Contents) error {
+	_, err := fmt.Fprintf(out, "%d files of %s are restored.\n", len(contents.Files), contents.Head.CreatedAt.Format("2006-01-02 15:04:05 MST"))
+	for _, l := range contents.LeftOut {
+		if err == nil {
+			_, err = fmt.Fprintf(out, "Not in the backup: %s: %s\n", l.What, l.Why)
+		}
+	}
+	if _, statErr := os.Stat(r.cfg.SecretsKeyFile); err == nil && statErr != nil {
+		_, err = fmt.Fprintf(out, "Before hatchd starts, put the key of the secrets to %s, with mode 0600.\n", r.cfg.SecretsKeyFile)
+	}
+	return err
+}
