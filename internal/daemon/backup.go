@@ -268,8 +268,11 @@ func (j *backupJob) addVM(ctx context.Context, v vm.VM) (why string, err error) 
 		return "", nil // it has none yet
 	}
 	mark, dir := j.out.Mark(), filepath.Join(VMsDir, v.ID)
-	if err = j.out.Add(ctx, filepath.Join(dir, "disk.img"), j.path(filepath.Join(dir, "disk.img"))); err == nil && asleep {
-		err = j.addTree(ctx, filepath.Join(dir, "sleep"))
+	err = j.out.Add(ctx, filepath.Join(dir, "disk.img"), j.path(filepath.Join(dir, "disk.img")))
+	for _, name := range []string{"sleep", "seed.iso"} { // a start makes a seed anew, and a wake needs the one that the guest has
+		if err == nil && asleep {
+			err = j.addTree(ctx, filepath.Join(dir, name))
+		}
 	}
 	var revision int64
 	if err == nil {

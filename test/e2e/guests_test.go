@@ -98,6 +98,7 @@ func TestSnapshots(t *testing.T) {
 		{"a guest is kept booted", testWarm},
 		{"what had to boot is kept booted", testWarmAuto},
 		{"hatchd is killed during an operation", testKilledOperations},
+		{"a data directory is restored from a backup", testBackup},
 	})
 }
 
