@@ -100,7 +100,7 @@ func TestBackupOfARunningDaemonIsRestored(t *testing.T) {
 	}
 	for id, want := range map[string]string{w.stopped: api.StateStopped, w.running: api.StateStopped, w.asleep: api.StateSnapshotted} {
 		v, err := w.GetVM(t.Context(), id)
-		if err != nil || string(v.State) != want || v.UserData != planted {
+		if err != nil || v.State != want || v.UserData != planted {
 			t.Errorf("%s is %s (%s), want %s; user data %q, %v", id, v.State, v.StateReason, want, v.UserData, err)
 		}
 	}

@@ -131,7 +131,7 @@ func (r restore) unpack(ctx context.Context, from io.Reader) (backup.Contents, e
 		}
 	}
 	db := filepath.Join(r.staging, databaseName)
-	if err := store.Replace(ctx, db, inodes); err != nil {
+	if err := store.SetInodes(ctx, db, inodes); err != nil {
 		return contents, err
 	}
 	if err := store.Flatten(ctx, db); err != nil {

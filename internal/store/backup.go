@@ -82,9 +82,9 @@ var fileColumns = []struct{ table, column string }{
 	{"images", "kernel"}, {"images", "rootfs"}, {"vms", "spec"}, {"snapshots", "origin"},
 }
 
-// Replace tells a database, which no process uses, that files of images have other
+// SetInodes tells a database, which no process uses, that files of images have other
 // inodes, by their path: they were restored. It refuses a database of a newer version.
-func Replace(ctx context.Context, path string, inodes map[string]uint64) (err error) {
+func SetInodes(ctx context.Context, path string, inodes map[string]uint64) (err error) {
 	db, err := openSQLite(path)
 	if err != nil {
 		return err
@@ -124,14 +124,14 @@ func withInodes(text string, inodes map[string]uint64) (string, bool, error) {
 	if err := decoder.Decode(&value); err != nil {
 		return "", false, errs.New(errs.Internal, "damaged_row", "a row has no valid JSON").WithCause(err)
 	}
-	if !setInodes(value, inodes) {
+	if !setInodesIn(value, inodes) {
 		return text, false, nil
 	}
 	out, err := toJSON(value)
 	return out, true, err
 }
 
-func setInodes(value any, inodes map[string]uint64) (changed bool) {
+func setInodesIn(value any, inodes map[string]uint64) (changed bool) {
 	object, ok := value.(map[string]any)
 	if !ok {
 		return false
@@ -144,7 +144,7 @@ func setInodes(value any, inodes map[string]uint64) (changed bool) {
 		return known
 	}
 	for _, inner := range object {
-		changed = setInodes(inner, inodes) || changed
+		changed = setInodesIn(inner, inodes) || changed
 	}
 	return changed
 }
