@@ -11,6 +11,7 @@ import (
 var nounOrder = []string{
 	"internal/access",
 	"internal/secret",
+	"internal/quota",
 	"internal/event",
 	"internal/idempotency",
 	"internal/image/unpack",

@@ -309,7 +309,9 @@ func (p *parts) makeWebhooks(version string) *webhook.Service {
 type idleVMs struct{ *parts }
 
 // Evict implements capacity.Evictor.
-func (i idleVMs) Evict(ctx context.Context) (evicted bool, err error) { return i.idle.Evict(ctx) }
+func (i idleVMs) Evict(ctx context.Context, scope access.Scope) (evicted bool, err error) {
+	return i.idle.Evict(ctx, scope)
+}
 
 func (p *parts) makeVMs(templates *template.Service) error {
 	h := p.host

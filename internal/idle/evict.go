@@ -25,14 +25,14 @@ type candidate struct {
 	last  vm.Activity
 }
 
-// Evict puts the VM to sleep that has been idle for longest, of those whose policy is
+// Evict puts the VM to sleep that has been idle for longest, of those in scope whose policy is
 // sleep and that are not in use, and reports whether there was one. A VM with an operation
 // in progress is none: that may be the caller's own, or need memory, too. Nor is one that
 // could not fall asleep lately. Errors: those of ctx.
-func (s *Service) Evict(ctx context.Context) (evicted bool, err error) {
+func (s *Service) Evict(ctx context.Context, scope access.Scope) (evicted bool, err error) {
 	tried := 0
 	for _, c := range s.candidates() {
-		idle, err := s.isIdle(ctx, &c)
+		idle, err := s.isIdle(ctx, scope, &c)
 		if idle && err == nil {
 			if err = s.takeDown(ctx, &c.timer, c.last, vm.RuleMemory); err == nil {
 				return true, nil
@@ -70,11 +70,11 @@ func (s *Service) candidates() (all []candidate) {
 	return all
 }
 
-// isIdle reports whether the guest of a candidate does nothing by itself. What it does
+// isIdle reports whether a candidate is in scope and its guest does nothing by itself. What it does
 // counts as activity.
-func (s *Service) isIdle(ctx context.Context, c *candidate) (bool, error) {
+func (s *Service) isIdle(ctx context.Context, scope access.Scope, c *candidate) (bool, error) {
 	v, err := s.vms.Get(ctx, access.Everyone, c.id)
-	if err != nil || v.State != vm.Running || v.Idle != c.policy {
+	if err != nil || !scope.Sees(v.OwnerID) || v.State != vm.Running || v.Idle != c.policy {
 		return false, err
 	}
 	sample, err := s.vms.Sample(ctx, v)

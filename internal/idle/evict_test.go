@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/reach"
@@ -21,13 +22,29 @@ func TestEvict(t *testing.T) {
 		defer w.uses.Hold(t.Context(), "vm_used", reach.Exec)()
 		w.work("vm_busy", vm.Sample{Guest: vm.GuestActivity{Commands: 1}})
 		for _, want := range []string{"vm_oldest", "vm_newer"} {
-			evicted, err := w.Evict(t.Context())
+			evicted, err := w.Evict(t.Context(), access.Everyone)
 			if !evicted || err != nil || w.state(want) != vm.Snapshotted || w.vms[want].Sleep.Rule != vm.RuleMemory {
 				t.Errorf("%s is %s: %v, %v", want, w.state(want), evicted, err)
 			}
 		}
-		if evicted, err := w.Evict(t.Context()); evicted || err != nil {
+		if evicted, err := w.Evict(t.Context(), access.Everyone); evicted || err != nil {
 			t.Errorf("one in use: %v, %v", evicted, err)
+		}
+	})
+}
+
+// For an account only its own VMs sleep; the others may be tried again at once.
+func TestEvictOfOneAccount(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		v := w.start("vm_a")
+		v.OwnerID = "acc_a"
+		w.set(v)
+		after(time.Minute)
+		if evicted, err := w.Evict(t.Context(), access.Owner("acc_other")); evicted || err != nil {
+			t.Errorf("one of another account: %v, %v", evicted, err)
+		}
+		if evicted, err := w.Evict(t.Context(), access.Owner(v.OwnerID)); !evicted || err != nil {
+			t.Errorf("one of the account: %v, %v", evicted, err)
 		}
 	})
 }
@@ -38,7 +55,7 @@ func TestNoEvictionOfAGuestThatWorks(t *testing.T) {
 		v := w.start("vm_a")
 		after(time.Minute)
 		w.work("vm_a", vm.Sample{CPUTime: time.Minute})
-		if evicted, err := w.Evict(t.Context()); evicted || err != nil {
+		if evicted, err := w.Evict(t.Context(), access.Everyone); evicted || err != nil {
 			t.Errorf("it is %s: %v, %v", w.state("vm_a"), evicted, err)
 		}
 		if last := w.Status(v).Last; last.Cause != "cpu" {
@@ -53,7 +70,7 @@ func TestNoEvictionAfterThePolicyHasChanged(t *testing.T) {
 		after(time.Minute)
 		v.Idle.Action = machine.ActionNone
 		w.next(&w.reading, func() { w.set(v) })
-		if evicted, err := w.Evict(t.Context()); evicted || err != nil {
+		if evicted, err := w.Evict(t.Context(), access.Everyone); evicted || err != nil {
 			t.Errorf("it is %s: %v, %v", w.state("vm_a"), evicted, err)
 		}
 	})
@@ -72,7 +89,7 @@ func TestEvictGoesOnToTheNextVM(t *testing.T) {
 			w.start(id)
 			after(20 * time.Second)
 		}
-		if evicted, err := w.Evict(t.Context()); !evicted || err != nil || w.state("vm_first") != vm.Snapshotted {
+		if evicted, err := w.Evict(t.Context(), access.Everyone); !evicted || err != nil || w.state("vm_first") != vm.Snapshotted {
 			t.Errorf("after VMs that work: %v, %v", evicted, err)
 		}
 		for i := range maxEvictions {
@@ -82,12 +99,12 @@ func TestEvictGoesOnToTheNextVM(t *testing.T) {
 		w.start("vm_third")
 		after(20 * time.Second)
 		w.fail(errs.New(errs.Unsupported, "sleep_unsupported", "cannot be saved"))
-		if evicted, err := w.Evict(t.Context()); evicted || err != nil || w.did().tries != 1+maxEvictions {
+		if evicted, err := w.Evict(t.Context(), access.Everyone); evicted || err != nil || w.did().tries != 1+maxEvictions {
 			t.Errorf("tried %d times: %v, %v", w.did().tries, evicted, err)
 		}
 		w.fail(nil)
 		for _, want := range []string{"vm_second", "vm_third"} {
-			if evicted, err := w.Evict(t.Context()); !evicted || err != nil {
+			if evicted, err := w.Evict(t.Context(), access.Everyone); !evicted || err != nil {
 				t.Errorf("after VMs that cannot sleep, %s: %v, %v", want, evicted, err)
 			}
 		}
@@ -103,7 +120,7 @@ func TestNoEvictionOfAVMThatCannotSleep(t *testing.T) {
 		w.start("vm_a")
 		w.fail(errs.New(errs.Unsupported, "sleep_unsupported", "cannot be saved"))
 		after(timeout + time.Second)
-		if evicted, err := w.Evict(t.Context()); evicted || err != nil || w.did().tries != 1 {
+		if evicted, err := w.Evict(t.Context(), access.Everyone); evicted || err != nil || w.did().tries != 1 {
 			t.Errorf("tried %d times: %v, %v", w.did().tries, evicted, err)
 		}
 	})

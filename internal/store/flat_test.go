@@ -239,6 +239,12 @@ func (s *Store) plan(t *testing.T, query string) (steps []string) {
 	return steps
 }
 
+func allOwned(t testing.TB, tx *tx) (all []ownedVMs) {
+	t.Helper()
+	noError(t, selectAll(context.Background(), tx, &all, "SELECT vms, vcpus, memory_mib, disk_mib FROM owned_vms ORDER BY owner_id"))
+	return all
+}
+
 // checkCounts compares what the store keeps about all VMs with the VMs.
 func checkCounts(t testing.TB, s *Store) {
 	t.Helper()
@@ -246,7 +252,9 @@ func checkCounts(t testing.TB, s *Store) {
 	noError(t, s.write(ctx, func(tx *tx) error {
 		kept, err := usageOf(ctx, tx, s.host)
 		noError(t, err)
+		owned := allOwned(t, tx)
 		noError(t, tx.countUsage(ctx))
+		equal(t, owned, allOwned(t, tx))
 		counted, err := usageOf(ctx, tx, s.host)
 		noError(t, err)
 		equal(t, usageByGroup(kept), usageByGroup(counted))

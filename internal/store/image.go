@@ -8,6 +8,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/quota"
 )
 
 // imageRow is an image as stored in its table.
@@ -69,6 +70,9 @@ func (s *imageStore) storeImage(ctx context.Context, statement string, i image.I
 		if err := tx.remember(ctx, i.OwnerID, i.ID); err != nil {
 			return err
 		}
+		if err := tx.checkImageQuota(ctx, i); err != nil {
+			return err
+		}
 		res, err := tx.NamedExecContext(ctx, statement, row)
 		if err != nil {
 			return err
@@ -77,6 +81,8 @@ func (s *imageStore) storeImage(ctx context.Context, statement string, i image.I
 		return err
 	})
 	switch {
+	case errs.HasCode(err, quota.Code):
+		return 0, err
 	case violated(err) == "images_id":
 		return 0, imageExists(i.ID)
 	case violated(err) == "images_owner_id_name":
@@ -86,6 +92,23 @@ func (s *imageStore) storeImage(ctx context.Context, statement string, i image.I
 		return 0, fmt.Errorf("cannot store the image: %w", err)
 	}
 	return affected, nil
+}
+
+// checkImageQuota returns an error if an image exceeds the quota of its owner. One that
+// it replaces is not counted.
+func (t *tx) checkImageQuota(ctx context.Context, i image.Image) error {
+	asked := imageMiB(i)
+	var row imageRow
+	replaces, err := t.get(ctx, &row, selectImage+" WHERE id = ? AND owner_id = ?", i.ID, i.OwnerID)
+	if err == nil && replaces {
+		var before image.Image
+		before, err = row.image()
+		asked -= imageMiB(before)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the image: %w", err)
+	}
+	return t.checkQuota(ctx, i.OwnerID, quota.Amounts{quota.ImageMiB: asked})
 }
 
 func imageExists(id string) error {

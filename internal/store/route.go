@@ -9,6 +9,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/secret"
 )
@@ -82,6 +83,9 @@ func (s *routeStore) InsertRoute(ctx context.Context, scope access.Scope, r rout
 		}
 		r.OwnerID = owner
 		if err := tx.remember(ctx, r.OwnerID, r.ID); err != nil {
+			return err
+		}
+		if err := tx.checkQuota(ctx, r.OwnerID, quota.Amounts{quota.Routes: 1}); err != nil {
 			return err
 		}
 		var have int

@@ -8,6 +8,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/snapshot"
 )
@@ -56,10 +57,16 @@ func (s *snapshotStore) InsertSnapshot(ctx context.Context, snap snapshot.Snapsh
 		if err := tx.remember(ctx, snap.OwnerID, snap.ID); err != nil {
 			return err
 		}
+		// What it takes is an estimate until it is sealed; it counts from now on.
+		if err := tx.checkQuota(ctx, snap.OwnerID, quota.Amounts{quota.Snapshots: 1, quota.SnapshotMiB: quota.MiB(snap.Bytes)}); err != nil {
+			return err
+		}
 		_, err := tx.NamedExecContext(ctx, insertSnapshot, row)
 		return err
 	})
 	switch {
+	case errs.HasCode(err, quota.Code):
+		return snap, err
 	case violated(err) == "snapshots_owner_id_name":
 		return snap, errs.New(errs.Conflict, "name_taken", "name: another snapshot is called %q", snap.Name).
 			WithField("name").WithHint("give another name, or delete that snapshot").WithCause(err)
@@ -78,6 +85,9 @@ func (s *snapshotStore) SealSnapshot(ctx context.Context, snap snapshot.Snapshot
 		return err
 	}
 	return s.write(ctx, func(tx *tx) error {
+		if err := tx.checkSealed(ctx, snap); err != nil {
+			return err
+		}
 		n, err := tx.exec(ctx, "UPDATE snapshots SET durable = TRUE, bytes = ?, sums = ? WHERE id = ?", snap.Bytes, sums, snap.ID)
 		if err != nil {
 			return fmt.Errorf("cannot store the snapshot: %w", err)
@@ -87,6 +97,16 @@ func (s *snapshotStore) SealSnapshot(ctx context.Context, snap snapshot.Snapshot
 		}
 		return tx.appendSnapshotEvent(ctx, snap, snapshot.CreatedEvent)
 	})
+}
+
+// checkSealed returns an error if a snapshot has become larger than was estimated, and
+// does not fit into its user's quota so.
+func (t *tx) checkSealed(ctx context.Context, snap snapshot.Snapshot) error {
+	var estimate int64
+	if _, err := t.get(ctx, &estimate, "SELECT bytes FROM snapshots WHERE id = ?", snap.ID); err != nil {
+		return fmt.Errorf("cannot read the snapshot: %w", err)
+	}
+	return t.checkQuota(ctx, snap.OwnerID, quota.Amounts{quota.SnapshotMiB: quota.MiB(snap.Bytes) - quota.MiB(estimate)})
 }
 
 // DeleteSnapshot implements [snapshot.Store].

@@ -25,6 +25,7 @@ import (
 	"github.com/jmoiron/sqlx"
 	"github.com/pressly/goose/v3"
 
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/store/migrations"
 )
@@ -42,6 +43,7 @@ type Store struct {
 	webhookStore
 	requestStore
 	routeStore
+	quotaStore
 }
 
 // database is the connection that all stores share.
@@ -57,7 +59,9 @@ type database struct {
 	wrapped  secret.Wrapped  // the key that encrypts, for the migration that stores it
 	rotating bool            // there are keys that FinishRotation retires
 
-	makeRoom func() bool // see OnFull
+	makeRoom func() bool  // see OnFull
+	makeRoom func() bool  // see OnFull
+	limits   quota.Limits // of users that have none of their own; see LimitUsers
 
 	renamed *atomic.Uint64 // goes up when host names may lead elsewhere; see NamesVersion
 }
@@ -74,6 +78,7 @@ type (
 	eventStore   struct{ *database }
 	webhookStore struct{ *database }
 	routeStore   struct{ *database }
+	quotaStore   struct{ *database }
 )
 
 // OnFull has makeRoom called when the disk of an SQLite database is full. The
@@ -114,7 +119,7 @@ func OpenFor(ctx context.Context, dsn string, dir Directory) (*Store, error) {
 func newStore(db *database) *Store {
 	return &Store{
 		database: db, accessStore: accessStore{db}, imageStore: imageStore{db}, templateStore: templateStore{db},
-		snapshotStore: snapshotStore{db}, vmStore: vmStore{db, newListed()}, eventStore: eventStore{db}, webhookStore: webhookStore{db}, requestStore: requestStore{db}, routeStore: routeStore{db},
+		snapshotStore: snapshotStore{db}, vmStore: vmStore{db, newListed()}, eventStore: eventStore{db}, webhookStore: webhookStore{db}, requestStore: requestStore{db}, routeStore: routeStore{db}, quotaStore: quotaStore{db},
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/secret"
 )
 
@@ -45,7 +46,7 @@ func (s *database) writeOnce(ctx context.Context, do func(tx *tx) error) error {
 		return fmt.Errorf("cannot begin a transaction: %w", err)
 	}
 	defer func() { _ = begun.Rollback() }() // no effect after a commit
-	t := &tx{Tx: begun, host: s.host, keys: s.keys}
+	t := &tx{Tx: begun, host: s.host, keys: s.keys, limits: s.limits}
 	if err := do(t); err != nil {
 		return err
 	}
@@ -83,6 +84,7 @@ type tx struct {
 	*sqlx.Tx
 	host     string // id of this host
 	keys     *secret.Keyring
+	limits   quota.Limits
 	appended bool // events were added to the log
 	renamed  bool // host names may lead elsewhere
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -50,9 +51,15 @@ func (s *vmStore) create(ctx context.Context, vms []vm.VM, want network.Request,
 }
 
 func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want network.Request, pools network.Pools, limit vm.Capacity) (stored []vm.VM, err error) {
-	var mem, disk int64
+	var mem, disk, links int64
 	for _, v := range vms {
-		mem, disk = mem+int64(v.MemMiB), disk+int64(v.DiskMiB)
+		mem, disk, links = mem+int64(v.MemMiB), disk+int64(v.DiskMiB), links+int64(len(v.Routes))
+	}
+	if err := t.checkVMQuota(ctx, nil, vms...); err != nil {
+		return nil, err
+	}
+	if err := t.checkQuota(ctx, vms[0].OwnerID, quota.Amounts{quota.Routes: links}); err != nil {
+		return nil, err
 	}
 	if err := t.checkCapacity(ctx, vm.VM{}, mem, disk, limit); err != nil {
 		return nil, err
@@ -78,6 +85,9 @@ func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want network.Request, p
 		stored = append(stored, v)
 	}
 	if err := t.addUsage(ctx, more); err != nil {
+		return nil, err
+	}
+	if err := t.moveOwned(ctx, nil, stored); err != nil {
 		return nil, err
 	}
 	return stored, t.appendEvents(ctx, events)
@@ -135,6 +145,11 @@ func (s *vmStore) LeaseVM(ctx context.Context, id string, pools network.Pools, l
 		}
 		row, v, err := tx.lockVM(ctx, id)
 		if err != nil {
+			return err
+		}
+		starting := v
+		starting.State = vm.Starting
+		if err := tx.checkVMQuota(ctx, []vm.VM{v}, starting); err != nil {
 			return err
 		}
 		// Disk is not requested again: the row still reserves it.

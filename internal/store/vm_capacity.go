@@ -81,6 +81,13 @@ func (s *vmStore) CheckMemory(ctx context.Context, v vm.VM, limit vm.Capacity) e
 		if err != nil && !errs.Is(err, errs.NotFound) {
 			return err
 		}
+		if stored.ID != "" { // else its creation checks it
+			running := stored
+			running.State = vm.Running
+			if err := tx.checkVMQuota(ctx, []vm.VM{stored}, running); err != nil {
+				return err
+			}
+		}
 		return tx.checkCapacity(ctx, stored, int64(v.MemMiB), 0, vm.Capacity{MemMiB: limit.MemMiB, Bases: limit.Bases})
 	})
 }

@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/hatchvm/hatch/internal/access"
-	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
@@ -65,7 +65,10 @@ func (t *tx) moveUsage(ctx context.Context, host string, before, after vm.VM) er
 	has, more := usageOfVM(after)
 	changes := map[usageGroup]usage{had: less.times(-1)}
 	changes[has] = changes[has].plus(more)
-	return t.addUsage(ctx, changes)
+	if err := t.addUsage(ctx, changes); err != nil {
+		return err
+	}
+	return t.moveOwned(ctx, []vm.VM{before}, []vm.VM{after})
 }
 
 func (t *tx) addUsage(ctx context.Context, changes map[usageGroup]usage) error {
@@ -124,20 +127,19 @@ func (t *tx) countUsage(ctx context.Context) error {
 		ID      string           `db:"id"`
 		OwnerID string           `db:"owner_id"`
 		State   string           `db:"state"`
-		MemMiB  int              `db:"mem_mib"`
-		DiskMiB int              `db:"disk_mib"`
+		Spec    string           `db:"spec"`
 		Machine sql.Null[string] `db:"machine"`
 		Durable sql.Null[bool]   `db:"durable"`
 	}
-	err := selectAll(ctx, t, &rows, `SELECT v.id, v.owner_id, v.state, v.mem_mib, v.disk_mib, v.machine, s.durable
+	err := selectAll(ctx, t, &rows, `SELECT v.id, v.owner_id, v.state, v.spec, v.machine, s.durable
 		FROM vms v LEFT JOIN vm_sleeps s ON s.vm_id = v.id WHERE v.host_id = ?`, t.host)
 	if err != nil {
 		return err
 	}
-	all := map[usageGroup]usage{}
+	all, owned := map[usageGroup]usage{}, map[string]ownedVMs{}
 	for _, r := range rows {
-		v := vm.VM{ID: r.ID, OwnerID: r.OwnerID, State: vm.State(r.State), Spec: machine.Spec{MemMiB: r.MemMiB, DiskMiB: r.DiskMiB}}
-		if err := fromJSON(r.Machine.V, &v.Machine); err != nil {
+		v := vm.VM{ID: r.ID, OwnerID: r.OwnerID, State: vm.State(r.State)}
+		if err := errors.Join(fromJSON(r.Machine.V, &v.Machine), fromJSON(r.Spec, &v.Spec)); err != nil {
 			return fmt.Errorf("cannot read VM %s: %w", r.ID, err)
 		}
 		if r.Durable.Valid {
@@ -145,9 +147,15 @@ func (t *tx) countUsage(ctx context.Context) error {
 		}
 		group, use := usageOfVM(v)
 		all[group] = all[group].plus(use)
+		owned[v.OwnerID] = owned[v.OwnerID].plus(1, ownedByVM(v))
 	}
-	if _, err := t.exec(ctx, "DELETE FROM capacity_used WHERE host_id = ?", t.host); err != nil {
+	for _, table := range []string{"capacity_used", "owned_vms"} {
+		if _, err := t.exec(ctx, "DELETE FROM "+table+" WHERE host_id = ?", t.host); err != nil {
+			return err
+		}
+	}
+	if err := t.addUsage(ctx, all); err != nil {
 		return err
 	}
-	return t.addUsage(ctx, all)
+	return t.addOwned(ctx, owned)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/webhook"
 )
@@ -80,6 +81,9 @@ func (s *webhookStore) InsertWebhook(ctx context.Context, w webhook.Webhook, mos
 		if have >= most {
 			return errs.New(errs.Conflict, "too_many_webhooks", "cannot create another webhook: there are %d already", have).
 				WithHint("delete one first")
+		}
+		if err := tx.checkQuota(ctx, w.OwnerID, quota.Amounts{quota.Webhooks: 1}); err != nil {
+			return err
 		}
 		_, err := tx.exec(ctx, "INSERT INTO webhooks ("+webhookColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT last_seq FROM event_log WHERE id = 1), ?, ?)`,
 			w.ID, w.OwnerID, w.URL, events, sealText(s.keys, placeOfWebhook(w.ID), w.Secret), w.Description, w.Enabled, w.DisabledReason, micros(w.CreatedAt), micros(w.UpdatedAt))

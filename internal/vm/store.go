@@ -29,6 +29,10 @@ var ErrOwnInTheWay = errors.New("hatchd's own VMs and idle memory take the room"
 // ran.
 var ErrVMsInTheWay = errors.New("running VMs take the memory")
 
+// ErrOwnersVMsInTheWay is the cause of quota_exceeded where the quota would do if no other
+// VM of the owner ran.
+var ErrOwnersVMsInTheWay = errors.New("the owner's running VMs use up the quota")
+
 // Filter narrows a list. Zero fields do not narrow.
 type Filter struct {
 	State  State
@@ -65,7 +69,7 @@ type Creator interface {
 	// Errors: errs.Conflict with code name_taken, guest_ip_taken,
 	// guest_mac_taken, port_taken, port_in_use or idempotency_key_used; errs.Exhausted
 	// with code addresses_exhausted, ssh_ports_exhausted, ports_exhausted, uids_exhausted,
-	// memory_exhausted or disk_exhausted.
+	// memory_exhausted or disk_exhausted; errs.Forbidden with code quota_exceeded.
 	CreateVM(ctx context.Context, v VM, want network.Request, pools network.Pools, limit Capacity) (stored VM, err error)
 
 	// CreateVMs inserts several VMs, any address for each: all of them or none.

@@ -39,6 +39,7 @@ var (
 	unauthorized = &refusal{http.StatusUnauthorized, "unauthorized", "this page is not public", "open it by a link that was shared with you, or present the credentials that its owner gave you", 0}
 	asleep       = &refusal{http.StatusServiceUnavailable, "not_running", "the server behind this name does not run", "ask its owner to start it", 30 * time.Second}
 	cannotWake   = &refusal{http.StatusServiceUnavailable, "cannot_wake", "the server behind this name cannot be woken now", "try again later", 10 * time.Second}
+	overQuota    = &refusal{http.StatusServiceUnavailable, "owner_quota_exceeded", "the server behind this name cannot be woken: the quota of its owner is used up", "ask its owner to stop or put to sleep another one", 30 * time.Second}
 	portClosed   = &refusal{http.StatusBadGateway, "port_closed", "the server behind this name does not accept connections", "try again once its program has started", 2 * time.Second}
 	badAnswer    = &refusal{http.StatusBadGateway, "bad_answer", "the server behind this name gave no valid answer", "", 0}
 	lateAnswer   = &refusal{http.StatusGatewayTimeout, "late_answer", "the server behind this name did not answer in time", "", 0}

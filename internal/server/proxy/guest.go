@@ -12,6 +12,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/backoff"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
 )
@@ -242,11 +243,13 @@ func (p *Proxy) wake(ctx context.Context, id string) *wake {
 
 // notAwake returns the answer for a VM that does not run.
 func notAwake(err error) error {
-	switch errs.KindOf(err) {
-	case errs.NotFound:
+	switch {
+	case errs.Is(err, errs.NotFound):
 		return unknown
-	case errs.Conflict:
+	case errs.Is(err, errs.Conflict):
 		return asleep
+	case errs.HasCode(err, quota.Code):
+		return overQuota
 	}
 	if err != nil {
 		return cannotWake

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
 )
@@ -62,6 +63,9 @@ func TestAnswersOfTheDoor(t *testing.T) {
 		"a failed wake": {"web.localhost", func(w *world) {
 			w.machine, w.wake = 0, func(context.Context) error { return unavailable }
 		}, 503, "cannot_wake", true},
+		"an owner's quota": {"web.localhost", func(w *world) {
+			w.machine, w.wake = 0, func(context.Context) error { return quota.Exceeded(quota.Memory, 512, 256, 512) }
+		}, 503, "owner_quota_exceeded", true},
 		"a VM that is stopped": {"web.localhost", func(w *world) {
 			w.machine, w.wake = 0, func(context.Context) error { return errs.New(errs.Conflict, "vm_not_running", "stopped") }
 		}, 503, "not_running", true},

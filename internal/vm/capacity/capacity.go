@@ -2,8 +2,8 @@
 // evicted for an owner's VM, and when idle VMs have to sleep for it.
 //
 // It counts nothing itself: the store sums what VMs take inside the transaction
-// that adds one, and internal/host/capacity reads what the host has. It is the
-// place for quotas. Start at [Service.EvictFor].
+// that adds one, checks quotas there, and internal/host/capacity reads what the host
+// has. Start at [Service.EvictFor].
 package capacity
 
 import (
@@ -48,9 +48,9 @@ type WarmPool interface {
 
 // Evictor puts owners' idle VMs to sleep.
 type Evictor interface {
-	// Evict puts the VM to sleep that has been idle for longest, among those that may be
-	// and that have no operation, and reports whether there was one.
-	Evict(ctx context.Context) (evicted bool, err error)
+	// Evict puts the VM to sleep that has been idle for longest, among those in scope that
+	// may be and that have no operation, and reports whether there was one.
+	Evict(ctx context.Context, scope access.Scope) (evicted bool, err error)
 }
 
 // Store counts what VMs take.
@@ -188,7 +188,8 @@ func (s *Service) CheckWarmMemory(ctx context.Context, v vm.VM) error {
 // and calls take again. hatchd's own account evicts nothing.
 //
 // The order: for memory, idle bases of the warm pool, then a build in progress, then
-// idle VMs, which go to sleep; for disk, warm snapshots.
+// idle VMs, which go to sleep; for disk, warm snapshots. For a quota of running VMs, idle
+// VMs of the same account go to sleep.
 func (s *Service) EvictFor(ctx context.Context, account string, take func() error) error {
 	for {
 		err := take()
@@ -196,8 +197,8 @@ func (s *Service) EvictFor(ctx context.Context, account string, take func() erro
 		case err == nil || account == access.SystemID:
 			return err
 		case s.evictOwn(ctx, err):
-		case s.cfg.Idle != nil && errors.Is(err, vm.ErrVMsInTheWay):
-			return s.evictIdle(ctx, err, take)
+		case s.cfg.Idle != nil && (errors.Is(err, vm.ErrVMsInTheWay) || errors.Is(err, vm.ErrOwnersVMsInTheWay)):
+			return s.evictIdle(ctx, account, err, take)
 		default:
 			return err
 		}
@@ -208,10 +209,10 @@ func (s *Service) EvictFor(ctx context.Context, account string, take func() erro
 // lock of its own VM, and the operation of another may wait for that.
 const evictTimeout = time.Minute
 
-// evictIdle is EvictFor for memory that was refused, and that idle VMs may leave. One
+// evictIdle is EvictFor for what was refused, and what idle VMs may leave. One
 // request at a time puts VMs to sleep: those that wait for their turn take what it has
 // left over, before they do so, too.
-func (s *Service) evictIdle(ctx context.Context, refused error, take func() error) error {
+func (s *Service) evictIdle(ctx context.Context, account string, refused error, take func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, evictTimeout)
 	defer cancel()
 	select {
@@ -226,10 +227,20 @@ func (s *Service) evictIdle(ctx context.Context, refused error, take func() erro
 		case err == nil:
 			return nil
 		case s.evictOwn(ctx, err):
+		case errors.Is(err, vm.ErrOwnersVMsInTheWay) && s.evictOwners(ctx, account):
 		case !errors.Is(err, vm.ErrVMsInTheWay) || !s.freeIdle(ctx):
 			return err
 		}
 	}
+}
+
+// evictOwners puts an idle VM of an account to sleep, and reports whether there was one.
+func (s *Service) evictOwners(ctx context.Context, account string) (evicted bool) {
+	evicted, err := s.cfg.Idle.Evict(ctx, access.Owner(account))
+	if err != nil {
+		s.cfg.Log.Error("cannot put idle vms of an account to sleep", logkey.Error, err)
+	}
+	return evicted
 }
 
 // freeIdle reports whether the memory of a VM that sleeps has become free. VMs that sleep
@@ -237,7 +248,7 @@ func (s *Service) evictIdle(ctx context.Context, refused error, take func() erro
 func (s *Service) freeIdle(ctx context.Context) (freed bool) {
 	freed, err := s.persisted(ctx)
 	if !freed && err == nil {
-		freed, err = s.cfg.Idle.Evict(ctx)
+		freed, err = s.cfg.Idle.Evict(ctx, access.Everyone)
 	}
 	if err != nil {
 		s.cfg.Log.Error("cannot put idle vms to sleep to free memory", logkey.Error, err)

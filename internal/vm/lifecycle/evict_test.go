@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -24,7 +27,7 @@ type sleepers struct {
 	err     error // of the next eviction
 }
 
-func (s *sleepers) Evict(ctx context.Context) (bool, error) {
+func (s *sleepers) Evict(ctx context.Context, _ access.Scope) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.err; err != nil {
@@ -113,6 +116,33 @@ func TestSeveralVMsSleepForALargeOne(t *testing.T) {
 	mustCreate(t, w, vm.CreateRequest{Overrides: machine.Overrides{MemMiB: new(3 * 256)}})
 	if got := s.asleep(); !slices.Equal(got, order[:3]) {
 		t.Errorf("%v slept, want the first three of %v", got, order)
+	}
+}
+
+// At the quota of running VMs, idle ones of the same owner sleep; without one, a VM stays
+// asleep, and says why however often a connection arrives.
+func TestIdleVMsSleepForTheirOwnersQuota(t *testing.T) {
+	w, s := newIdleWorld(t, 2)
+	first := s.order[0]
+	w.memMiB = 1 << 20
+	w.store.LimitUsers(quota.Limits{quota.Memory: 512})
+	s.order = s.order[:1]
+	mustCreate(t, w, quarter)
+	if got := s.asleep(); !slices.Equal(got, []string{first}) {
+		t.Errorf("for a new VM %v slept", got)
+	}
+	for range 5 {
+		if err := w.WakeOnDemand(t.Context(), first); !errs.HasCode(err, quota.Code) {
+			t.Errorf("a connection: %v", err)
+		}
+	}
+	events, _, err := w.store.Events(t.Context(), event.Filter{Scope: access.Everyone, VMID: first, Types: []event.Pattern{event.Pattern(event.VMOperation)}, Limit: 10})
+	if err != nil || len(events) == 0 || !strings.Contains(string(events[len(events)-1].Data), "memory_mib: the quota is exceeded: 512 used, 256 asked for, 512 allowed") {
+		t.Errorf("events %+v, %v", events, err)
+	}
+	w.store.LimitUsers(nil)
+	if _, err := w.Wake(t.Context(), access.Owner(owner), first); err != nil {
+		t.Errorf("once there is room: %v", err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vm/operation"
 )
@@ -101,12 +102,13 @@ func suspended(id string, last error) *errs.Error {
 }
 
 // failed records a failed wake, and reports whether the VM has now failed too often. That
-// the host lacks something, or is busy, is not the VM's fault.
+// the host lacks something, or is busy, or its owner has used up a quota, is not the VM's
+// fault.
 func (w *wakeFailures) failed(id string, err error) (suspended bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f := wakeFailure{time.Now(), err, w.by[id].times}
-	if !errs.Is(err, errs.Exhausted) && !errs.Is(err, errs.Unavailable) && !errs.Is(err, errs.TimedOut) {
+	if !errs.Is(err, errs.Exhausted) && !errs.Is(err, errs.Unavailable) && !errs.Is(err, errs.TimedOut) && !errs.HasCode(err, quota.Code) {
 		f.times++
 	}
 	w.by[id] = f
