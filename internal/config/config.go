@@ -88,6 +88,8 @@ type Config struct {
 
 	WebhookAllowPrivate bool
 
+	Quota Quota // of users that have none of their own
+
 	ProxyDomain         string // a host name in lower case
 	ProxyImplicit       string // guarded or off
 	ProxyAddr           string // host:port; "" means that routes are not served

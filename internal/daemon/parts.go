@@ -33,6 +33,7 @@ import (
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/process"
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/reach"
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
@@ -141,7 +142,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 		Idle: p.idle,
 		VMs:  p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Users: keys, Access: keys, Events: p.events, Webhooks: webhooks,
 		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}, p.store), Requests: p.store,
-		Health: p.health(opt.Version), Counts: p.store, Routes: p.routes, Version: opt.Version, Log: p.log, Lines: p.lines,
+		Health: p.health(opt.Version), Counts: p.store, Routes: p.routes, Quotas: p.store, Version: opt.Version, Log: p.log, Lines: p.lines,
 		Origins: p.cfg.CORSOrigins, HSTS: p.cfg.HSTSMaxAge,
 		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2)},
 	})
@@ -187,6 +188,7 @@ func (p *parts) openStore(ctx context.Context) error {
 	}
 	p.onClose(p.store.Close)
 	p.store.OnFull(p.reserve.Release)
+	p.store.LimitUsers(p.quotas())
 	if err := p.finishRotation(ctx, keys); err != nil {
 		return err
 	}
@@ -194,6 +196,20 @@ func (p *parts) openStore(ctx context.Context) error {
 		p.log.Warn("old forms of secrets stay in the database until the next start", logkey.Error, err)
 	}
 	return p.checkDatabase(ctx, len(dir.VMs))
+}
+
+// quotas returns the limits of users that have none of their own.
+func (p *parts) quotas() quota.Limits {
+	limits, q := quota.Limits{}, p.cfg.Quota
+	for r, most := range map[quota.Resource]int64{
+		quota.VMs: q.VMs, quota.VCPUs: q.VCPUs, quota.Memory: q.MemoryMiB, quota.Disk: q.DiskMiB, quota.Snapshots: q.Snapshots,
+		quota.SnapshotMiB: q.SnapshotMiB, quota.ImageMiB: q.ImageMiB, quota.Routes: q.Routes, quota.Webhooks: q.Webhooks,
+	} {
+		if most > 0 {
+			limits[r] = most
+		}
+	}
+	return limits
 }
 
 // directory describes the data directory for the database.

@@ -102,7 +102,7 @@ func (t *tx) checkImageQuota(ctx context.Context, i image.Image) error {
 	replaces, err := t.get(ctx, &row, selectImage+" WHERE id = ? AND owner_id = ?", i.ID, i.OwnerID)
 	if err == nil && replaces {
 		var before image.Image
-		before, err = row.image()
+		before, err = row.image(nil)
 		asked -= imageMiB(before)
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/quota"
 )
@@ -92,9 +93,46 @@ func columnsOf(all []quota.Resource) string {
 	return strings.Join(names, ", ")
 }
 
-// SetQuota changes a user's own limits, unless change returns an error.
-func (s *quotaStore) SetQuota(ctx context.Context, userID string, change func(quota.Usage) (quota.Own, error)) (u quota.Usage, err error) {
+// UserUsage is Usage of the user with this id or name. Errors: errs.NotFound with code
+// user_not_found.
+func (s *quotaStore) UserUsage(ctx context.Context, idOrName string) (u quota.Usage, err error) {
+	if !storable(idOrName) {
+		return u, noUser(idOrName)
+	}
+	err = s.read(ctx, func(q querier) error {
+		userID, err := findUser(ctx, q, idOrName)
+		if err == nil {
+			u, err = usageOfUser(ctx, q, s.limits, userID)
+		}
+		return err
+	})
+	return u, err
+}
+
+// findUser returns the id of the user with this id or name; an id takes precedence.
+func findUser(ctx context.Context, q querier, idOrName string) (userID string, err error) {
+	found, err := get(ctx, q, &userID, "SELECT id FROM accounts WHERE id = ? OR name = ? ORDER BY CASE WHEN id = ? THEN 0 ELSE 1 END LIMIT 1", idOrName, idOrName, idOrName)
+	if err == nil && !found {
+		err = noUser(idOrName)
+	}
+	return userID, err
+}
+
+func noUser(idOrName string) error {
+	return errs.New(errs.NotFound, "user_not_found", "there is no user %q", errs.Brief(idOrName)).WithHint("GET /users lists them")
+}
+
+// SetQuota changes the own limits of the user with this id or name, unless change returns
+// an error. Errors: errs.NotFound with code user_not_found; errs.Invalid.
+func (s *quotaStore) SetQuota(ctx context.Context, idOrName string, change func(quota.Usage) (quota.Own, error)) (u quota.Usage, err error) {
+	if !storable(idOrName) {
+		return u, noUser(idOrName)
+	}
 	err = s.write(ctx, func(tx *tx) error {
+		userID, err := findUser(ctx, tx, idOrName)
+		if err != nil {
+			return err
+		}
 		if err := tx.lockQuota(ctx, userID); err != nil {
 			return err
 		}
@@ -220,7 +258,7 @@ func countImages(ctx context.Context, q querier, userID string, used quota.Amoun
 		return err
 	}
 	for _, row := range rows {
-		i, err := row.image()
+		i, err := row.image(nil)
 		if err != nil {
 			return err
 		}

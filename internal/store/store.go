@@ -60,7 +60,6 @@ type database struct {
 	rotating bool            // there are keys that FinishRotation retires
 
 	makeRoom func() bool  // see OnFull
-	makeRoom func() bool  // see OnFull
 	limits   quota.Limits // of users that have none of their own; see LimitUsers
 
 	renamed *atomic.Uint64 // goes up when host names may lead elsewhere; see NamesVersion

@@ -159,6 +159,7 @@ func environment(ts *testscript.TestScript) []string {
 		"HATCH_BRIDGE_CIDR", "HATCH_DEFAULT_MEM_MIB", "HATCH_MEM_OVERCOMMIT", "HATCH_MAX_SNAPSHOTS_PER_VM", "HATCH_WARM", "HATCH_IDLE_TIMEOUT", "HATCH_WEBHOOK_ALLOW_PRIVATE",
 		"HATCH_AUTOSTART", "HATCH_IMAGE_DIRS", "HATCH_DATABASE_URL",
 		"HATCH_HTTP_TLS_CERT", "HATCH_HTTP_TLS_KEY", "HATCH_HTTP_TLS_CLIENT_CA",
+		"HATCH_QUOTA_VMS",
 	} {
 		if value := ts.Getenv(name); value != "" {
 			env = append(env, name+"="+value)

@@ -174,7 +174,7 @@ var requestSchemas = map[string]bool{
 	"CreateVM": true, "CreateImage": true, "BuildImage": true, "WarmImage": true, "CreateTemplate": true,
 	"RateLimits": true, "Idle": true, "DiskRateLimit": true, "NetworkRateLimit": true, "CreateKey": true, "CreateUser": true, "UpdateUser": true, "UpdateImage": true, "CreateWebhook": true,
 	"UpdateWebhook": true, "CreateRoute": true, "UpdateRoute": true, "RouteAuth": true, "RouteTimeouts": true, "ShareVM": true, "UpdateVM": true, "UpdateTemplate": true, "CreateSnapshot": true, "RestoreVM": true, "ForkVM": true, "MakeDirectory": true,
-	"RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true,
+	"RenameFile": true, "RunExec": true, "SignalExec": true, "ExecInput": true, "TerminalSize": true, "QuotaLimits": true,
 }
 
 // tidySchemas corrects the schemas that huma derives: our problem in place of its

@@ -22,6 +22,7 @@ var tags = []*huma.Tag{
 	{Name: "users", Description: "Users, who own all other objects."},
 	{Name: "me", Description: "Who the caller is."},
 	{Name: "keys", Description: "API keys of users."},
+	{Name: "quotas", Description: "What users own, and may own."},
 	{Name: "healthz", Description: "Whether hatchd and its parts work."},
 }
 
@@ -34,6 +35,9 @@ func groupOf(path string) string {
 				return tag.Name
 			}
 		}
+	}
+	if last := parts[len(parts)-1]; last == "usage" || last == "quota" {
+		return "quotas"
 	}
 	return parts[0]
 }

@@ -129,6 +129,7 @@ type Config struct {
 	Health    func(ctx context.Context) api.Health
 	Counts    Counts
 	Routes    Routes
+	Quotas    Quotas
 	Version   string // of hatchd
 	Log       *slog.Logger
 
@@ -212,6 +213,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 		&keyHandlers{d, cfg.Keys, cfg.Users},
 		users,
 		&routeHandlers{d, cfg.Routes},
+		&quotaHandlers{d, cfg.Quotas},
 		&healthHandler{cfg.Health, cfg.Counts},
 	} {
 		for _, r := range noun.routes() {

@@ -110,6 +110,10 @@ func TestRoutes(t *testing.T) {
 		{"DELETE", "/users/usr_1?cascade=true", "", 200},
 		{"GET", "/me", "", 200},
 		{"PATCH", "/images/img_default", `{"visibility":"shared","shared_with":["alice"]}`, 200},
+		{"GET", "/me/usage", "", 200},
+		{"GET", "/users/acc_good/usage", "", 200},
+		{"GET", "/users/acc_good/quota", "", 200},
+		{"PUT", "/users/acc_good/quota", `{"vms":3}`, 200},
 		{"GET", "/healthz", "", 200},
 	}
 	called := map[string]bool{}
@@ -154,7 +158,7 @@ func TestUnknownIDs(t *testing.T) {
 		target := strings.ReplaceAll(path, "{id}", "nothing")
 		body := ""
 		switch {
-		case method == "PATCH":
+		case method == "PATCH" || method == "PUT" && strings.HasSuffix(path, "/quota"):
 			body = "{}"
 		case strings.HasSuffix(path, "/wait"):
 			target += "?for=running"
@@ -242,7 +246,7 @@ func TestRights(t *testing.T) {
 		r.Header.Set("Authorization", "Bearer "+readerKey)
 		reply := s.send(t, r)
 		refused := reply.StatusCode == http.StatusForbidden
-		if want := method != "GET" || slices.Contains(writingGets, pattern); refused != want {
+		if want := method != "GET" || slices.Contains(writingGets, pattern) || strings.HasPrefix(path, "/users/"); refused != want {
 			t.Errorf("%s: status %d: %s", pattern, reply.StatusCode, reply.body)
 		}
 		if refused && (reply.problem(t).Code != "forbidden" || reply.problem(t).Hint == "") {

@@ -55,7 +55,7 @@ func newLimitedServer(t testing.TB, limits httpapi.Limits, origins ...string) *s
 		guest: openGuest(t), processes: guest.NewProcessTable(), health: &fakeHealth{status: "ok"}, requests: &fakeRequests{}, log: &lockedBuffer{},
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
-		Counts: fakeCounts{}, Routes: s.routes,
+		Counts: fakeCounts{}, Routes: s.routes, Quotas: fakeQuotas{},
 		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Warm: s.warm, Templates: s.templates, Keys: fakeKeys{}, Users: fakeUsers{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
 		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes, &s.guest.uses}, s.requests), Requests: s.requests,
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)), Limits: limits,
