@@ -90,6 +90,8 @@ type Config struct {
 
 	Quota Quota // of users that have none of their own
 
+	RateRead, RateWrite, RateCreate Rate // of each key
+
 	ProxyDomain         string // a host name in lower case
 	ProxyImplicit       string // guarded or off
 	ProxyAddr           string // host:port; "" means that routes are not served

@@ -161,6 +161,31 @@ func integer[N int | int64](least, most N, field func(*Config) *N) func(*Config,
 	}
 }
 
+// Rate is how often something may happen: Burst times at once, and then PerSecond. The
+// zero value is no limit.
+type Rate struct {
+	PerSecond float64
+	Burst     int
+}
+
+func rate(field func(*Config) *Rate) func(*Config, string) error {
+	return func(c *Config, raw string) error {
+		if raw == "0" {
+			*field(c) = Rate{}
+			return nil
+		}
+		const most = 1e6
+		perSecond, burst, _ := strings.Cut(raw, "/")
+		r, err := strconv.ParseFloat(perSecond, 64)
+		n, burstErr := strconv.Atoi(burst)
+		if err != nil || burstErr != nil || !(r >= 0.01 && r <= most) || n < 1 || n > most { // also refuses NaN
+			return errors.New("must be requests per second and how many at once, each up to 1000000, such as 50/500, or 0 for no limit")
+		}
+		*field(c) = Rate{r, n}
+		return nil
+	}
+}
+
 func factor(field func(*Config) *float64) func(*Config, string) error {
 	return func(c *Config, raw string) error {
 		f, err := strconv.ParseFloat(raw, 64)

@@ -45,7 +45,7 @@ func Settings() []Setting { return slices.Clone(settings) }
 
 // settings has all settings, in the order of the documentation. These tables are the only
 // place with their names.
-var settings = slices.Concat(apiSettings, oidcSettings, mainSettings, quotaSettings, routeSettings, logSettings)
+var settings = slices.Concat(apiSettings, oidcSettings, mainSettings, quotaSettings, rateSettings, routeSettings, logSettings)
 
 var mainSettings = []Setting{
 	{

@@ -15,6 +15,21 @@ var quotaSettings = []Setting{
 	quotaSetting("webhooks", "webhooks", func(c *Config) *int64 { return &c.Quota.Webhooks }),
 }
 
+// rateSettings are how often a key may call the REST API.
+var rateSettings = []Setting{
+	rateSetting("read", "1000/5000", "that read", func(c *Config) *Rate { return &c.RateRead }),
+	rateSetting("write", "200/1000", "that change something", func(c *Config) *Rate { return &c.RateWrite }),
+	rateSetting("create", "50/500", "that make something, such as VMs", func(c *Config) *Rate { return &c.RateCreate }),
+}
+
+func rateSetting(class, value, what string, field func(*Config) *Rate) Setting {
+	return Setting{
+		Name: "rate_" + class, Env: "HATCH_RATE_" + strings.ToUpper(class), Default: value,
+		Doc: "How often one API key may send requests " + what + ": how many per second, a slash, and how many at once. `0` means no limit.",
+		set: rate(field),
+	}
+}
+
 // Quota has the limits of users that have none of their own; 0 means no limit.
 type Quota struct {
 	VMs, VCPUs, MemoryMiB, DiskMiB, Snapshots, SnapshotMiB, ImageMiB, Routes, Webhooks int64

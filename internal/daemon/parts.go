@@ -144,7 +144,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}, p.store), Requests: p.store,
 		Health: p.health(opt.Version), Counts: p.store, Routes: p.routes, Quotas: p.store, Version: opt.Version, Log: p.log, Lines: p.lines,
 		Origins: p.cfg.CORSOrigins, HSTS: p.cfg.HSTSMaxAge,
-		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2)},
+		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2), Rates: p.rates()},
 	})
 	return p, nil
 }
@@ -210,6 +210,13 @@ func (p *parts) quotas() quota.Limits {
 		}
 	}
 	return limits
+}
+
+// rates returns how often a key may call the API.
+func (p *parts) rates() map[admission.Class]admission.Rate {
+	return map[admission.Class]admission.Rate{
+		admission.Reads: admission.Rate(p.cfg.RateRead), admission.Writes: admission.Rate(p.cfg.RateWrite), admission.Creates: admission.Rate(p.cfg.RateCreate),
+	}
 }
 
 // directory describes the data directory for the database.

@@ -26,7 +26,7 @@ func newOrigins(origins []string) *cors.Cors {
 		AllowedOrigins:   origins,
 		AllowedMethods:   []string{get, http.MethodHead, post, put, patch, del},
 		AllowedHeaders:   []string{"*"},
-		ExposedHeaders:   []string{"*", "ETag", "Link", "Location", "Retry-After", "X-Request-Id"},
+		ExposedHeaders:   []string{"*", "ETag", "Link", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"},
 		AllowCredentials: false,
 		MaxAge:           maxAge,
 	})

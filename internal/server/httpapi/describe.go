@@ -43,6 +43,7 @@ func (d *door) add(described huma.API, r route) {
 		op.Security = []map[string][]string{{}}
 		d.open[r.path] = true
 	}
+	d.served[r.method+" "+r.path] = r
 	r.register(d, described, op)
 	if operationOf(described.OpenAPI().Paths[r.path], r.method).RequestBody != nil {
 		d.bodied[r.method+" "+r.path] = true

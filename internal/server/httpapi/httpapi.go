@@ -147,6 +147,8 @@ type Config struct {
 type Limits struct {
 	BodyBytes          int64 // of all bodies that hatchd holds; an account may have half
 	RequestsPerAccount int64 // in progress, streams and waits among them
+
+	Rates map[admission.Class]admission.Rate // of each key; a class without one has no limit
 }
 
 // The default limits.
@@ -161,19 +163,21 @@ type door struct {
 	access  Authenticator
 	made    Requests
 	log     *slog.Logger
-	lines   *admission.Log  // those that clients without a key cause
-	schemas huma.Registry   // of the OpenAPI document
-	open    map[string]bool // paths that need no key
-	bodied  map[string]bool // patterns of routes that take a body
-	streams map[string]bool // patterns of routes that write answers of their own
-	origins *cors.Cors      // of pages that may call; nil: none
-	hsts    time.Duration   // as in Config
+	lines   *admission.Log   // those that clients without a key cause
+	schemas huma.Registry    // of the OpenAPI document
+	open    map[string]bool  // paths that need no key
+	bodied  map[string]bool  // patterns of routes that take a body
+	streams map[string]bool  // patterns of routes that write answers of their own
+	served  map[string]route // by pattern
+	origins *cors.Cors       // of pages that may call; nil: none
+	hsts    time.Duration    // as in Config
 
 	crossOrigin *http.CrossOriginProtection // of callers without a key
 
 	tries    *admission.Tries  // of keys
 	requests *admission.Shares // in progress
 	bodies   *admission.Shares // bytes
+	rates    *admission.Rates
 }
 
 // New returns the handler of the whole API.
@@ -181,7 +185,7 @@ func New(cfg Config) http.Handler {
 	d, mux, doc := serveRoutes(cfg)
 	d.serveDocs(mux, doc)
 	mux.HandleFunc("/", d.noRoute(mux))
-	return d.linger(d.identify(d.observe(d.allowOrigins(d.authenticate(d.share(d.readBody(mux, d.compress(mux))))))))
+	return d.linger(d.identify(d.observe(d.allowOrigins(d.authenticate(d.limitRate(mux, d.share(d.readBody(mux, d.compress(mux)))))))))
 }
 
 // Document returns the OpenAPI document in JSON, as GET /openapi.json does.
@@ -232,11 +236,12 @@ func newDoor(cfg Config, schemas huma.Registry) *door {
 		cfg.Lines = admission.NewLog(cfg.Log)
 	}
 	return &door{
-		access: cfg.Access, made: cfg.Requests, log: cfg.Log, lines: cfg.Lines, schemas: schemas, open: map[string]bool{}, bodied: map[string]bool{}, streams: map[string]bool{},
+		access: cfg.Access, made: cfg.Requests, log: cfg.Log, lines: cfg.Lines, schemas: schemas, open: map[string]bool{}, bodied: map[string]bool{}, streams: map[string]bool{}, served: map[string]route{},
 		origins: newOrigins(cfg.Origins), hsts: cfg.HSTS, crossOrigin: http.NewCrossOriginProtection(),
 		tries:    admission.NewTries(),
 		requests: admission.NewShares(math.MaxInt64, requests), // connections bound them in all
 		bodies:   admission.NewShares(bytes, max(bytes/2, maxBody)),
+		rates:    admission.NewRates(cfg.Limits.Rates),
 	}
 }
 
