@@ -12,6 +12,7 @@ var nounOrder = []string{
 	"internal/access",
 	"internal/secret",
 	"internal/quota",
+	"internal/audit",
 	"internal/event",
 	"internal/idempotency",
 	"internal/image/unpack",

@@ -86,6 +86,9 @@ type Config struct {
 	EventsPerVM int
 	EventsMax   int
 
+	AuditKeep time.Duration
+	AuditMax  int
+
 	WebhookAllowPrivate bool
 
 	Quota Quota // of users that have none of their own

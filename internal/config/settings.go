@@ -295,6 +295,16 @@ var mainSettings = []Setting{
 		set: integer(1000, 1<<28, func(c *Config) *int { return &c.EventsMax }),
 	},
 	{
+		Name: "audit_keep", Env: "HATCH_AUDIT_KEEP", Default: "2160h",
+		Doc: "How long audit records are kept, 1h to 87600h.",
+		set: duration(time.Hour, 10*365*24*time.Hour, "2160h", func(c *Config) *time.Duration { return &c.AuditKeep }),
+	},
+	{
+		Name: "audit_max", Env: "HATCH_AUDIT_MAX", Default: "1000000",
+		Doc: "Audit records that are kept in total, the newest. One needs about a quarter of a kilobyte.",
+		set: integer(1000, 1<<28, func(c *Config) *int { return &c.AuditMax }),
+	},
+	{
 		Name: "webhook_allow_private", Env: "HATCH_WEBHOOK_ALLOW_PRIVATE", Default: "false",
 		Doc: "`true` allows webhooks to this host, to private networks, and over http. Clients with an API key can then make hatchd send requests to services there.",
 		set: boolean(func(c *Config) *bool { return &c.WebhookAllowPrivate }),

@@ -68,6 +68,7 @@ func (p *parts) checkAll(ctx context.Context, before api.Health) api.Health {
 		h.Parts = append(h.Parts, part)
 	}
 	add("database", p.store.Ping(ctx), "the database does not answer; hatchd's log says why")
+	add("audit", p.audit.Check(), "audit records cannot be stored, and wait in memory; hatchd's log says why")
 	add("disk", p.reserve.Check(), "the disk of the data directory is full, so that VMs that write to it stand still; delete snapshots, VMs or images, or give it more room")
 	add("descriptors", checkDescriptors(), "hatchd has too few file descriptors left, so that it refuses connections; raise LimitNOFILE of its unit")
 	add("memory", p.host.CheckMemory(), "the host's RAM for guests' memory is full, so that VMs are ended whose guests use more; stop or delete a VM")

@@ -74,6 +74,9 @@ type HostEnv struct {
 	// closed.
 	Dial func(ctx context.Context, a portgate.Arrival) (net.Conn, error)
 
+	// Ended is told of each connection to a port of a VM that has ended.
+	Ended func(portgate.Session)
+
 	// OnClose registers what ends a part of the host; the last registered runs first.
 	OnClose func(func() error)
 }

@@ -18,7 +18,9 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/access/issuer"
+	"github.com/hatchvm/hatch/internal/audit"
 	"github.com/hatchvm/hatch/internal/config"
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/file"
 	"github.com/hatchvm/hatch/internal/host/capacity"
@@ -72,6 +74,7 @@ type parts struct {
 	store     *store.Store
 	host      *Host
 	events    *event.Service
+	audit     *audit.Service
 	images    *image.Service
 	vms       *lifecycle.Service
 	snapshots *snapshot.Service
@@ -113,6 +116,10 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 	}); err != nil {
 		return nil, err
 	}
+	if p.audit, err = audit.Open(ctx, p.store, audit.Limits{Keep: p.cfg.AuditKeep, Total: p.cfg.AuditMax}, p.log); err != nil {
+		return nil, err
+	}
+	p.onClose(p.audit.Close)
 	p.events = event.New(p.store, event.Limits{Keep: p.cfg.EventsKeep, PerVM: p.cfg.EventsPerVM, Total: p.cfg.EventsMax}, p.log)
 	p.onClose(p.events.Close)
 	if err := p.openHost(ctx, opt); err != nil {
@@ -142,7 +149,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 		Idle: p.idle,
 		VMs:  p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Users: keys, Access: keys, Events: p.events, Webhooks: webhooks,
 		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}, p.store), Requests: p.store,
-		Health: p.health(opt.Version), Counts: p.store, Routes: p.routes, Quotas: p.store, Version: opt.Version, Log: p.log, Lines: p.lines,
+		Health: p.health(opt.Version), Counts: p.store, Routes: p.routes, Quotas: p.store, Audit: p.audit, Version: opt.Version, Log: p.log, Lines: p.lines,
 		Origins: p.cfg.CORSOrigins, HSTS: p.cfg.HSTSMaxAge,
 		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2), Rates: p.rates()},
 	})
@@ -267,6 +274,7 @@ func (p *parts) openHost(ctx context.Context, opt Options) error {
 	}
 	p.host, err = opt.Host(ctx, HostEnv{
 		Config: p.cfg, Log: p.log, Out: opt.Out, LiveLinks: live, OnClose: p.onClose,
+		Ended: p.recordSession,
 		WakeOnDemand: func(ctx context.Context, a portgate.Arrival) error {
 			ctx = reach.WithPeer(ctx, a.From.String())
 			defer p.vms.Reach().Hold(ctx, a.VMID, causeOf(a.Kind))()
@@ -280,6 +288,23 @@ func (p *parts) openHost(ctx context.Context, opt Options) error {
 		},
 	})
 	return err
+}
+
+// recordSession records a connection to a port of a VM.
+func (p *parts) recordSession(s portgate.Session) {
+	r := audit.Record{
+		Operation: audit.PortSession, Noun: "vm", Object: s.VMID, Address: s.From.String(), Outcome: audit.OK, Took: s.Took, Bytes: s.Bytes,
+	}
+	if s.Kind == network.ForwardSSH {
+		r.Operation = audit.SSHSession
+	}
+	if s.Err != nil {
+		r.Outcome, r.Code = audit.Failed, "guest_not_reached"
+		if e, ok := errs.As(s.Err); ok {
+			r.Code = e.Code
+		}
+	}
+	p.audit.AddBounded(r)
 }
 
 // openAccess makes the first key if there is none. It shows it on a terminal only: a

@@ -44,6 +44,7 @@ type Store struct {
 	requestStore
 	routeStore
 	quotaStore
+	auditStore
 }
 
 // database is the connection that all stores share.
@@ -78,6 +79,7 @@ type (
 	webhookStore struct{ *database }
 	routeStore   struct{ *database }
 	quotaStore   struct{ *database }
+	auditStore   struct{ *database }
 )
 
 // OnFull has makeRoom called when the disk of an SQLite database is full. The
@@ -118,7 +120,7 @@ func OpenFor(ctx context.Context, dsn string, dir Directory) (*Store, error) {
 func newStore(db *database) *Store {
 	return &Store{
 		database: db, accessStore: accessStore{db}, imageStore: imageStore{db}, templateStore: templateStore{db},
-		snapshotStore: snapshotStore{db}, vmStore: vmStore{db, newListed()}, eventStore: eventStore{db}, webhookStore: webhookStore{db}, requestStore: requestStore{db}, routeStore: routeStore{db}, quotaStore: quotaStore{db},
+		snapshotStore: snapshotStore{db}, vmStore: vmStore{db, newListed()}, eventStore: eventStore{db}, webhookStore: webhookStore{db}, requestStore: requestStore{db}, routeStore: routeStore{db}, quotaStore: quotaStore{db}, auditStore: auditStore{db},
 	}
 }
 

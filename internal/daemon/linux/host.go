@@ -90,7 +90,7 @@ func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 			Allowed: cfg.PortAllowed, MaxConns: portConns,
 			Open: admission.PlaceLimits{Total: min(portPlaces.Total, most), PerClient: portPlaces.PerClient},
 		},
-		Wake: env.WakeOnDemand, Dial: env.Dial, Log: env.Log,
+		Wake: env.WakeOnDemand, Dial: env.Dial, Ended: env.Ended, Log: env.Log,
 	})
 	env.OnClose(func() error { gate.Shutdown(); return nil })
 	files := disk.New(env.Path(daemon.VMsDir), env.Path("templates"))

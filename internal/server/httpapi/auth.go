@@ -30,6 +30,7 @@ func (d *door) authenticate(next http.Handler) http.Handler {
 				challenge(w, r)
 			}
 			d.writeProblem(w, r, err)
+			d.recordRefusedKey(r)
 			return
 		}
 		watched, stop := d.access.Watch(r.Context(), callerOf(r.Context()).Principal)

@@ -23,6 +23,7 @@ var tags = []*huma.Tag{
 	{Name: "me", Description: "Who the caller is."},
 	{Name: "keys", Description: "API keys of users."},
 	{Name: "quotas", Description: "What users own, and may own."},
+	{Name: "audit", Description: "Who did what."},
 	{Name: "healthz", Description: "Whether hatchd and its parts work."},
 }
 

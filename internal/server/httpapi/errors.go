@@ -62,10 +62,12 @@ func (p *problem) GetHeaders() http.Header {
 }
 
 func newProblem(ctx context.Context, status int, code, message string) *problem {
-	return &problem{Problem: api.Problem{
+	c := callerOf(ctx)
+	c.problem = &problem{Problem: api.Problem{
 		Title: http.StatusText(status), Status: status, Detail: message,
-		Error: message, Code: code, RequestID: callerOf(ctx).requestID,
+		Error: message, Code: code, RequestID: c.requestID,
 	}}
+	return c.problem
 }
 
 // problemOf returns err as the client may see it, and logs an internal error.

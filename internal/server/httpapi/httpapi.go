@@ -130,6 +130,7 @@ type Config struct {
 	Counts    Counts
 	Routes    Routes
 	Quotas    Quotas
+	Audit     Audit
 	Version   string // of hatchd
 	Log       *slog.Logger
 
@@ -162,6 +163,7 @@ const (
 type door struct {
 	access  Authenticator
 	made    Requests
+	audit   Audit
 	log     *slog.Logger
 	lines   *admission.Log   // those that clients without a key cause
 	schemas huma.Registry    // of the OpenAPI document
@@ -185,7 +187,7 @@ func New(cfg Config) http.Handler {
 	d, mux, doc := serveRoutes(cfg)
 	d.serveDocs(mux, doc)
 	mux.HandleFunc("/", d.noRoute(mux))
-	return d.linger(d.identify(d.observe(d.allowOrigins(d.authenticate(d.limitRate(mux, d.share(d.readBody(mux, d.compress(mux)))))))))
+	return d.linger(d.identify(d.observe(d.allowOrigins(d.authenticate(d.limitRate(mux, d.record(mux, d.share(d.readBody(mux, d.compress(mux))))))))))
 }
 
 // Document returns the OpenAPI document in JSON, as GET /openapi.json does.
@@ -218,6 +220,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 		users,
 		&routeHandlers{d, cfg.Routes},
 		&quotaHandlers{d, cfg.Quotas},
+		&auditHandlers{d, cfg.Audit},
 		&healthHandler{cfg.Health, cfg.Counts},
 	} {
 		for _, r := range noun.routes() {
@@ -236,7 +239,7 @@ func newDoor(cfg Config, schemas huma.Registry) *door {
 		cfg.Lines = admission.NewLog(cfg.Log)
 	}
 	return &door{
-		access: cfg.Access, made: cfg.Requests, log: cfg.Log, lines: cfg.Lines, schemas: schemas, open: map[string]bool{}, bodied: map[string]bool{}, streams: map[string]bool{}, served: map[string]route{},
+		access: cfg.Access, made: cfg.Requests, audit: cfg.Audit, log: cfg.Log, lines: cfg.Lines, schemas: schemas, open: map[string]bool{}, bodied: map[string]bool{}, streams: map[string]bool{}, served: map[string]route{},
 		origins: newOrigins(cfg.Origins), hsts: cfg.HSTS, crossOrigin: http.NewCrossOriginProtection(),
 		tries:    admission.NewTries(),
 		requests: admission.NewShares(math.MaxInt64, requests), // connections bound them in all

@@ -16,6 +16,7 @@ import (
 type caller struct {
 	requestID string
 	address   netip.Addr // of the client, zero if it is not on the network
+	problem   *problem   // the answer, if it is one
 	access.Principal
 }
 

@@ -133,9 +133,15 @@ func allowed(prefixes []netip.Prefix, from netip.Addr) bool {
 // serve connects the client with the guest. It calls reached once the guest is reached.
 func (f *forward) serve(ctx context.Context, client *net.TCPConn, a Arrival, reached func()) {
 	defer client.Close()
+	began, session := time.Now(), Session{Arrival: a}
+	defer func() {
+		session.Took = time.Since(began)
+		f.gate.cfg.Ended(session)
+	}()
 	guest, err := f.reach(ctx, a)
 	reached()
 	if err != nil {
+		session.Err = err
 		if ctx.Err() == nil {
 			f.gate.lines.Write(slog.LevelInfo, f.kind.name+" refused: the guest does not answer", slog.String(logkey.VM, f.vmID), slog.Any(logkey.Error, err))
 		}
@@ -148,7 +154,7 @@ func (f *forward) serve(ctx context.Context, client *net.TCPConn, a Arrival, rea
 		_ = guest.Close()
 	})
 	defer stop()
-	join(client, &wakingConn{Conn: guest, wake: func() error { return f.gate.cfg.Wake(ctx, a) }})
+	session.Bytes = join(client, &wakingConn{Conn: guest, wake: func() error { return f.gate.cfg.Wake(ctx, a) }})
 }
 
 // reach wakes the guest if it sleeps, and dials it.
@@ -197,21 +203,24 @@ func (f *forward) dial(ctx context.Context, a Arrival) (net.Conn, error) {
 }
 
 // join copies both ways until both have ended. An end of one direction is
-// passed on, so that the other can still finish.
-func join(a, b net.Conn) {
+// passed on, so that the other can still finish. It returns how many bytes were copied.
+func join(a, b net.Conn) int64 {
 	var both sync.WaitGroup
-	both.Go(func() { pipe(a, b) })
-	both.Go(func() { pipe(b, a) })
+	var there, back int64
+	both.Go(func() { there = pipe(a, b) })
+	both.Go(func() { back = pipe(b, a) })
 	both.Wait()
+	return there + back
 }
 
-func pipe(to, from net.Conn) {
-	_, err := io.Copy(to, from)
+func pipe(to, from net.Conn) int64 {
+	n, err := io.Copy(to, from)
 	half, ok := to.(interface{ CloseWrite() error })
 	if err == nil && ok && half.CloseWrite() == nil {
-		return
+		return n
 	}
 	// Broken: the other direction must not wait for what cannot come.
 	_ = to.Close()
 	_ = from.Close()
+	return n
 }

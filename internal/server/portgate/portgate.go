@@ -49,6 +49,14 @@ type Arrival struct {
 	From netip.Addr
 }
 
+// Session is a connection that has ended.
+type Session struct {
+	Arrival
+	Took  time.Duration
+	Bytes int64 // both ways
+	Err   error // the guest was not reached; nil otherwise
+}
+
 // Config says who may come in, and how guests are reached.
 type Config struct {
 	SSH, Ports Kind // of VMs' SSH ports and of published ports
@@ -57,6 +65,9 @@ type Config struct {
 	// not; nil does nothing. A client is held meanwhile, and so is what it sends.
 	Dial func(ctx context.Context, a Arrival) (net.Conn, error)
 	Wake func(ctx context.Context, a Arrival) error
+
+	// Ended is called once a client that was let in has left; nil: nothing is called.
+	Ended func(Session)
 
 	Timeout time.Duration // how long a guest that refuses is tried again; 0 means 10 s
 	Log     *slog.Logger
@@ -106,6 +117,9 @@ type Gate struct {
 func New(cfg Config) *Gate {
 	if cfg.Wake == nil {
 		cfg.Wake = func(context.Context, Arrival) error { return nil }
+	}
+	if cfg.Ended == nil {
+		cfg.Ended = func(Session) {}
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultTimeout
