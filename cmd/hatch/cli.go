@@ -129,7 +129,7 @@ func (c *cli) addCommands(root *cobra.Command) {
 		logsCommand{c.printer, c.connection}.command(), cpCommand{c.printer, c.connection}.command(), routes.open(), routes.share(), forwardCommand{c.printer, c.connection}.command())
 	grouped(root, groupNouns, imageCommands{c.printer, c.connection}.command(), snapshots.command(), templateCommands{c.printer, c.connection}.command(),
 		users.command(), keyCommands{c.printer, c.connection}.command(), webhookCommands{c.printer, c.connection}.command(), routes.command(),
-		quotaCommand{c.printer, c.connection}.command())
+		quotaCommand{c.printer, c.connection}.command(), auditCommand{c.printer, c.connection}.command())
 	server := serverCommands{c.printer, c.connection}
 	saved := contextCommands{c.printer, c.connection}
 	_ = root.RegisterFlagCompletionFunc("context", saved.complete)

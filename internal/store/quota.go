@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/hatchvm/hatch/internal/access"
-	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/quota"
 )
@@ -97,7 +96,7 @@ func columnsOf(all []quota.Resource) string {
 // user_not_found.
 func (s *quotaStore) UserUsage(ctx context.Context, idOrName string) (u quota.Usage, err error) {
 	if !storable(idOrName) {
-		return u, noUser(idOrName)
+		return u, errNoUser
 	}
 	err = s.read(ctx, func(q querier) error {
 		userID, err := findUser(ctx, q, idOrName)
@@ -111,22 +110,18 @@ func (s *quotaStore) UserUsage(ctx context.Context, idOrName string) (u quota.Us
 
 // findUser returns the id of the user with this id or name; an id takes precedence.
 func findUser(ctx context.Context, q querier, idOrName string) (userID string, err error) {
-	found, err := get(ctx, q, &userID, "SELECT id FROM accounts WHERE id = ? OR name = ? ORDER BY CASE WHEN id = ? THEN 0 ELSE 1 END LIMIT 1", idOrName, idOrName, idOrName)
+	found, err := get(ctx, q, &userID, "SELECT id FROM users WHERE id <> ? AND (id = ? OR name = ?) ORDER BY CASE WHEN id = ? THEN 0 ELSE 1 END LIMIT 1", access.SystemID, idOrName, idOrName, idOrName)
 	if err == nil && !found {
-		err = noUser(idOrName)
+		err = errNoUser
 	}
 	return userID, err
-}
-
-func noUser(idOrName string) error {
-	return errs.New(errs.NotFound, "user_not_found", "there is no user %q", errs.Brief(idOrName)).WithHint("GET /users lists them")
 }
 
 // SetQuota changes the own limits of the user with this id or name, unless change returns
 // an error. Errors: errs.NotFound with code user_not_found; errs.Invalid.
 func (s *quotaStore) SetQuota(ctx context.Context, idOrName string, change func(quota.Usage) (quota.Own, error)) (u quota.Usage, err error) {
 	if !storable(idOrName) {
-		return u, noUser(idOrName)
+		return u, errNoUser
 	}
 	err = s.write(ctx, func(tx *tx) error {
 		userID, err := findUser(ctx, tx, idOrName)

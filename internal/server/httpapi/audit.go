@@ -191,7 +191,8 @@ func (d *door) record(mux *http.ServeMux, next http.Handler) http.Handler {
 // recorded reports whether requests to a route are recorded: those that change
 // something, those that need the right to, as a console does, and those that read files.
 func (r route) recorded() bool {
-	return r.method != get || r.needs.Write || r.id == "read-file" || r.id == "read-tree"
+	opens := r.needs.Write && r.needs != access.Admin
+	return r.method != get || opens || r.id == "read-file" || r.id == "read-tree"
 }
 
 // recordOf describes a request that has ended. It reads nothing of it but the path.
@@ -204,7 +205,7 @@ func recordOf(r *http.Request, route route, seen *writer, took time.Duration) au
 	if c.address.IsValid() {
 		record.Address = c.address.String()
 	}
-	record.Noun, record.Object = objectOf(route.path, r.URL.Path, seen.Header().Get("Location"))
+	record.Noun, record.Object = objectOf(route.path, r.URL.EscapedPath(), seen.Header().Get("Location"))
 	if c.problem != nil && seen.status >= http.StatusBadRequest {
 		record.Outcome, record.Code = audit.Refused, c.problem.Code
 	}
@@ -225,7 +226,7 @@ func objectOf(pattern, path, location string) (noun, id string) {
 	} else if location != "" {
 		id = location[strings.LastIndexByte(location, '/')+1:]
 	}
-	if !saneRequestID.MatchString(id) { // neither an id nor a name
+	if !saneRequestID.MatchString(id) || access.IsSecret(id) { // neither an id nor a name
 		id = ""
 	}
 	return noun, id

@@ -187,7 +187,8 @@ func tidySchemas(doc *huma.OpenAPI) {
 	registry.Schema(reflect.TypeFor[api.ExecResult](), true, "ExecResult")
 	registry.Schema(reflect.TypeFor[api.ExecMessage](), true, "ExecMessage") // in WebSocket messages
 	registry.Schema(reflect.TypeFor[api.Event](), true, "Event")             // in answers that we encode
-	registry.Schema(reflect.TypeFor[api.FileChange](), true, "FileChange")   // in server-sent events
+	registry.Schema(reflect.TypeFor[api.AuditRecord](), true, "AuditRecord")
+	registry.Schema(reflect.TypeFor[api.FileChange](), true, "FileChange") // in server-sent events
 	schemas := registry.Map()
 	delete(schemas, "ErrorModel")
 	for name, schema := range schemas {

@@ -55,7 +55,7 @@ var answerFormats = map[string]huma.Schema{
 // idPatterns are the patterns of id in answers, by their schema.
 var idPatterns = map[string]string{
 	"VM": "^vm_", "CreatedVM": "^vm_", "Exec": "^exec_", "ExecResult": "^exec_", "Snapshot": "^snap_", "Image": "^img_", "ImageBuild": "^bld_",
-	"Template": "^tpl_", "Event": "^evt_", "Webhook": "^whk_", "Route": "^rt_", "Delivery": "^dlv_", "Key": "^key_", "User": "^(usr|acc)_",
+	"Template": "^tpl_", "Event": "^evt_", "Webhook": "^whk_", "Route": "^rt_", "Delivery": "^dlv_", "Key": "^key_", "AuditRecord": "^aud_", "User": "^(usr|acc)_",
 }
 
 // completeDocument adds what generators of clients ask for and no handler has.

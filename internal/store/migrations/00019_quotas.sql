@@ -3,7 +3,7 @@
 -- The limits that an admin has set for a user: NULL means the server's limit, -1 none.
 -- The row is also what serialises the transactions that take something for the user.
 CREATE TABLE quotas (
-    owner_id     TEXT   NOT NULL,
+    owner_id     TEXT   NOT NULL REFERENCES users (id) ON DELETE CASCADE,
     vms          BIGINT,
     vcpus        BIGINT,
     memory_mib   BIGINT,
