@@ -70,7 +70,7 @@ func (s *imageStore) storeImage(ctx context.Context, statement string, i image.I
 		if err := tx.remember(ctx, i.OwnerID, i.ID); err != nil {
 			return err
 		}
-		if err := tx.checkImageQuota(ctx, i); err != nil {
+		if err := checkImageQuota(ctx, tx, i); err != nil {
 			return err
 		}
 		res, err := tx.NamedExecContext(ctx, statement, row)
@@ -96,7 +96,7 @@ func (s *imageStore) storeImage(ctx context.Context, statement string, i image.I
 
 // checkImageQuota returns an error if an image exceeds the quota of its owner. One that
 // it replaces is not counted.
-func (t *tx) checkImageQuota(ctx context.Context, i image.Image) error {
+func checkImageQuota(ctx context.Context, t *tx, i image.Image) error {
 	asked := imageMiB(i)
 	var row imageRow
 	replaces, err := t.get(ctx, &row, selectImage+" WHERE id = ? AND owner_id = ?", i.ID, i.OwnerID)

@@ -128,7 +128,7 @@ func (s *quotaStore) SetQuota(ctx context.Context, idOrName string, change func(
 		if err != nil {
 			return err
 		}
-		if err := tx.lockQuota(ctx, userID); err != nil {
+		if err := lockQuota(ctx, tx, userID); err != nil {
 			return err
 		}
 		before, err := usageOfUser(ctx, tx, s.limits, userID)
@@ -140,7 +140,7 @@ func (s *quotaStore) SetQuota(ctx context.Context, idOrName string, change func(
 			err = own.Check()
 		}
 		if err == nil {
-			err = tx.storeQuota(ctx, userID, own)
+			err = storeQuota(ctx, tx, userID, own)
 		}
 		if err != nil {
 			return err
@@ -151,7 +151,7 @@ func (s *quotaStore) SetQuota(ctx context.Context, idOrName string, change func(
 	return u, err
 }
 
-func (t *tx) storeQuota(ctx context.Context, userID string, own quota.Own) error {
+func storeQuota(ctx context.Context, t *tx, userID string, own quota.Own) error {
 	sets := make([]string, len(quota.Resources))
 	args := make([]any, len(quota.Resources), len(quota.Resources)+1)
 	for i, r := range quota.Resources {
@@ -165,7 +165,7 @@ func (t *tx) storeQuota(ctx context.Context, userID string, own quota.Own) error
 }
 
 // lockQuota blocks other transactions that call it for the user until this one ends.
-func (t *tx) lockQuota(ctx context.Context, userID string) error {
+func lockQuota(ctx context.Context, t *tx, userID string) error {
 	_, err := t.exec(ctx, "INSERT INTO quotas (owner_id) VALUES (?) ON CONFLICT (owner_id) DO UPDATE SET owner_id = excluded.owner_id", userID)
 	if err != nil {
 		return fmt.Errorf("cannot lock a quota: %w", err)
@@ -185,7 +185,7 @@ func (t *tx) checkQuota(ctx context.Context, userID string, asked quota.Amounts)
 	if err != nil || !t.limits.With(own).Limited(asked) {
 		return err
 	}
-	if err := t.lockQuota(ctx, userID); err != nil {
+	if err := lockQuota(ctx, t, userID); err != nil {
 		return err
 	}
 	if own, err = ownLimits(ctx, t, userID); err != nil { // it may have changed meanwhile

@@ -42,7 +42,7 @@ func ownedByVM(v vm.VM) ownedVMs {
 // for all. before are those that are counted already. Precondition: this transaction has
 // locked the reservations. Errors: those of checkQuota, because of vm.ErrOwnersVMsInTheWay
 // where it would fit if none of the user's other VMs ran.
-func (t *tx) checkVMQuota(ctx context.Context, before []vm.VM, after ...vm.VM) error {
+func checkVMQuota(ctx context.Context, t *tx, before []vm.VM, after ...vm.VM) error {
 	var change ownedVMs
 	for _, v := range after {
 		change = change.plus(1, ownedByVM(v))
@@ -68,7 +68,7 @@ func (t *tx) checkVMQuota(ctx context.Context, before []vm.VM, after ...vm.VM) e
 }
 
 // moveOwned replaces what VMs used before a change with what they use after it.
-func (t *tx) moveOwned(ctx context.Context, before, after []vm.VM) error {
+func moveOwned(ctx context.Context, t *tx, before, after []vm.VM) error {
 	changes := map[string]ownedVMs{} // by user
 	for _, v := range after {
 		changes[v.OwnerID] = changes[v.OwnerID].plus(1, ownedByVM(v))
@@ -76,10 +76,10 @@ func (t *tx) moveOwned(ctx context.Context, before, after []vm.VM) error {
 	for _, v := range before {
 		changes[v.OwnerID] = changes[v.OwnerID].plus(-1, ownedByVM(v))
 	}
-	return t.addOwned(ctx, changes)
+	return addOwned(ctx, t, changes)
 }
 
-func (t *tx) addOwned(ctx context.Context, changes map[string]ownedVMs) error {
+func addOwned(ctx context.Context, t *tx, changes map[string]ownedVMs) error {
 	type row struct {
 		userID string
 		ownedVMs

@@ -85,7 +85,7 @@ func (s *snapshotStore) SealSnapshot(ctx context.Context, snap snapshot.Snapshot
 		return err
 	}
 	return s.write(ctx, func(tx *tx) error {
-		if err := tx.checkSealed(ctx, snap); err != nil {
+		if err := checkSealed(ctx, tx, snap); err != nil {
 			return err
 		}
 		n, err := tx.exec(ctx, "UPDATE snapshots SET durable = TRUE, bytes = ?, sums = ? WHERE id = ?", snap.Bytes, sums, snap.ID)
@@ -101,7 +101,7 @@ func (s *snapshotStore) SealSnapshot(ctx context.Context, snap snapshot.Snapshot
 
 // checkSealed returns an error if a snapshot has become larger than was estimated, and
 // does not fit into its user's quota so.
-func (t *tx) checkSealed(ctx context.Context, snap snapshot.Snapshot) error {
+func checkSealed(ctx context.Context, t *tx, snap snapshot.Snapshot) error {
 	var estimate int64
 	if _, err := t.get(ctx, &estimate, "SELECT bytes FROM snapshots WHERE id = ?", snap.ID); err != nil {
 		return fmt.Errorf("cannot read the snapshot: %w", err)

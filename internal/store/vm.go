@@ -55,7 +55,7 @@ func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want network.Request, p
 	for _, v := range vms {
 		mem, disk, links = mem+int64(v.MemMiB), disk+int64(v.DiskMiB), links+int64(len(v.Routes))
 	}
-	if err := t.checkVMQuota(ctx, nil, vms...); err != nil {
+	if err := checkVMQuota(ctx, t, nil, vms...); err != nil {
 		return nil, err
 	}
 	if err := t.checkQuota(ctx, vms[0].OwnerID, quota.Amounts{quota.Routes: links}); err != nil {
@@ -87,7 +87,7 @@ func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want network.Request, p
 	if err := t.addUsage(ctx, more); err != nil {
 		return nil, err
 	}
-	if err := t.moveOwned(ctx, nil, stored); err != nil {
+	if err := moveOwned(ctx, t, nil, stored); err != nil {
 		return nil, err
 	}
 	return stored, t.appendEvents(ctx, events)
@@ -149,7 +149,7 @@ func (s *vmStore) LeaseVM(ctx context.Context, id string, pools network.Pools, l
 		}
 		starting := v
 		starting.State = vm.Starting
-		if err := tx.checkVMQuota(ctx, []vm.VM{v}, starting); err != nil {
+		if err := checkVMQuota(ctx, tx, []vm.VM{v}, starting); err != nil {
 			return err
 		}
 		// Disk is not requested again: the row still reserves it.

@@ -84,7 +84,7 @@ func (s *vmStore) CheckMemory(ctx context.Context, v vm.VM, limit vm.Capacity) e
 		if stored.ID != "" { // else its creation checks it
 			running := stored
 			running.State = vm.Running
-			if err := tx.checkVMQuota(ctx, []vm.VM{stored}, running); err != nil {
+			if err := checkVMQuota(ctx, tx, []vm.VM{stored}, running); err != nil {
 				return err
 			}
 		}

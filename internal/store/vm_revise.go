@@ -34,7 +34,7 @@ func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, p
 		if err := change(&v); err != nil {
 			return err
 		}
-		if err := tx.checkVMQuota(ctx, []vm.VM{before}, v); err != nil {
+		if err := checkVMQuota(ctx, tx, []vm.VM{before}, v); err != nil {
 			return err
 		}
 		if err := tx.revisePorts(ctx, &row, v, pools); err != nil {

@@ -68,7 +68,7 @@ func (t *tx) moveUsage(ctx context.Context, host string, before, after vm.VM) er
 	if err := t.addUsage(ctx, changes); err != nil {
 		return err
 	}
-	return t.moveOwned(ctx, []vm.VM{before}, []vm.VM{after})
+	return moveOwned(ctx, t, []vm.VM{before}, []vm.VM{after})
 }
 
 func (t *tx) addUsage(ctx context.Context, changes map[usageGroup]usage) error {
@@ -157,5 +157,5 @@ func (t *tx) countUsage(ctx context.Context) error {
 	if err := t.addUsage(ctx, all); err != nil {
 		return err
 	}
-	return t.addOwned(ctx, owned)
+	return addOwned(ctx, t, owned)
 }

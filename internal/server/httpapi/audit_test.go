@@ -137,7 +137,7 @@ func TestAuditPages(t *testing.T) {
 	}
 }
 
-// An export has all records, whatever the size of pages, one per line.
+// An export has all records, of any number of pages, one per line.
 func TestAuditExport(t *testing.T) {
 	s := newServer(t)
 	r := s.request(t, "GET", "/audit", "")
