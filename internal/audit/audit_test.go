@@ -100,7 +100,7 @@ func TestRecordsWaitForTheDatabase(t *testing.T) {
 			t.Error("nothing is reported")
 		}
 		m.fail(nil)
-		time.Sleep(longRetry)
+		<-time.After(longRetry)
 		synctest.Wait()
 		all := m.all()
 		if last := all[len(all)-1]; s.Check() != nil || len(all) != maxWaiting+1 || last.Operation != Gap || last.Count != 7 {
@@ -116,7 +116,7 @@ func TestAScanLeavesAFewRecords(t *testing.T) {
 		for i := range scans {
 			s.AddBounded(Record{Operation: SSHSession, Noun: "vm", Object: "vm_" + strconv.Itoa(i%3000), Address: "192.0.2." + strconv.Itoa(i%200), Bytes: 2})
 		}
-		time.Sleep(window)
+		<-time.After(window)
 		synctest.Wait()
 		var sum, bytes int64
 		for _, r := range m.all() {

@@ -22,7 +22,7 @@ func TestRatesOfAKey(t *testing.T) {
 		if r.Count("b", Writes).Wait != 0 || r.Count("a", Reads) != (Standing{}) {
 			t.Error("another key, or a class without a limit, is refused")
 		}
-		time.Sleep(s.Wait)
+		<-time.After(s.Wait)
 		if s := r.Count("a", Writes); s.Wait != 0 {
 			t.Errorf("after the wait: %+v", s)
 		}
