@@ -27,7 +27,8 @@ func takers(t *testing.T, s *Store) map[quota.Resource]func(ctx context.Context,
 		return err
 	}
 	take := func(ctx context.Context, n int) error {
-		return s.InsertSnapshot(ctx, snapshot.Snapshot{ID: fmt.Sprintf("snap_n%d", n), OwnerID: "acc_a", Bytes: 5<<20 - 1, VM: snapshot.Origin{Spec: machine.Spec{ImageID: "img_a"}}, CreatedAt: now()})
+		_, err := s.InsertSnapshot(ctx, snapshot.Snapshot{ID: fmt.Sprintf("snap_n%d", n), OwnerID: "acc_a", Bytes: 5<<20 - 1, VM: snapshot.Origin{Spec: machine.Spec{ImageID: "img_a"}}, CreatedAt: now()})
+		return err
 	}
 	return map[quota.Resource]func(context.Context, int) error{
 		quota.VMs: create, quota.VCPUs: create, quota.Memory: create, quota.Disk: create,
