@@ -3,10 +3,7 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,6 +14,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/client"
+	"github.com/hatchvm/hatch/test/payload"
 )
 
 // proxyAddr is where the sandbox's hatchd serves routes, by default.
@@ -53,28 +51,33 @@ func (w *world) visit(ctx context.Context, host, method, path string, body io.Re
 	return webAnswer{resp.StatusCode, resp.Header, got}, err
 }
 
-// testHTTP reaches programs in guests by names, awake and asleep, by the network and
-// through the agent.
-func testHTTP(t *testing.T, w *world) {
-	for _, network := range []bool{true, false} {
-		t.Run(fmt.Sprintf("network %v", network), func(t *testing.T) {
-			body := minimal()
-			body.EnableNetwork = &network
-			v := w.create(t, body, client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
-			w.inside(t, v, `mkdir -p /tmp/www/cgi-bin; head -c 8388608 /dev/urandom > /tmp/www/file; echo well > /tmp/www/health
-printf '#!/bin/sh\necho "Content-Type: text/plain"; echo; head -c $CONTENT_LENGTH | sha256sum\n' > /tmp/www/cgi-bin/sum; chmod 755 /tmp/www/cgi-bin/sum
-httpd -p 8080 -h /tmp/www`)
-			w.requireHTTP(t, v)
-		})
+// requireWell checks the answer to a request for /health.
+func requireWell(resp *http.Response) error {
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && (resp.StatusCode != http.StatusOK || string(text) != "well\n") {
+		err = fmt.Errorf("%d: %s", resp.StatusCode, text)
+	}
+	return err
+}
+
+// testHTTP reaches the guests by implicit names, by the network and through the agent.
+func (s *service) testHTTP(t *testing.T) {
+	for network, v := range map[bool]api.VM{true: s.vm, false: s.inner} {
+		t.Run(fmt.Sprintf("network %v", network), func(t *testing.T) { s.requireHTTP(t, v) })
 	}
 }
 
-func (w *world) requireHTTP(t *testing.T, v api.VM) {
+// implicit returns the name of a port that no route has.
+func implicit(v api.VM, port int) string {
+	return fmt.Sprintf("%d-%s.localhost", port, strings.ReplaceAll(v.ID, "_", "-"))
+}
+
+func (s *service) requireHTTP(t *testing.T, v api.VM) {
 	t.Helper()
-	host := "8080-" + strings.ReplaceAll(v.ID, "_", "-") + ".localhost"
+	host := implicit(v, 8080)
 	require := func(host, path string, status int) webAnswer {
 		t.Helper()
-		got, err := w.visit(t.Context(), host, http.MethodGet, path, nil)
+		got, err := s.visit(t.Context(), host, http.MethodGet, path, nil)
 		if err != nil || got.status != status {
 			t.Fatalf("%s%s: got %d, %s, %v; want %d", host, path, got.status, got.body, err, status)
 		}
@@ -82,35 +85,38 @@ func (w *world) requireHTTP(t *testing.T, v api.VM) {
 	}
 	require(host, "/health", http.StatusOK)
 	require(host, "/nothing", http.StatusNotFound)
-	require("8081"+host[4:], "/", http.StatusBadGateway)
+	require(implicit(v, 8082), "/", http.StatusBadGateway)
 	require("8080-vm-000000000000.localhost", "/", http.StatusNotFound)
 
-	want, _, _ := strings.Cut(w.inside(t, v, "sha256sum /tmp/www/file"), " ")
+	const size = 8 << 20
+	want := payload.SumOf(size)
 	began := time.Now()
-	file, err := w.visit(t.Context(), host, http.MethodGet, "/file", nil)
-	if sum := sha256.Sum256(file.body); err != nil || hex.EncodeToString(sum[:]) != want {
-		t.Errorf("down: %d bytes with another sum, %v", len(file.body), err)
+	file, err := s.visit(t.Context(), host, http.MethodGet, fmt.Sprintf("/source?bytes=%d", size), nil)
+	sum := payload.Sum()
+	_, _ = sum.Write(file.body)
+	if err != nil || len(file.body) != size || sum.Sum64() != want {
+		t.Errorf("down: %d bytes, or another sum, %v", len(file.body), err)
 	}
 	took(t, "8 MiB down", began)
 	began = time.Now()
-	sum, err := w.visit(t.Context(), host, http.MethodPost, "/cgi-bin/sum", bytes.NewReader(file.body))
-	if err != nil || !strings.HasPrefix(string(sum.body), want) {
-		t.Errorf("up: the guest counts %s, %v", sum.body, err)
+	got, err := s.visit(t.Context(), host, http.MethodPut, "/sink", payload.Reader(size))
+	if want := fmt.Sprintf("%d %x", size, want); err != nil || string(got.body) != want {
+		t.Errorf("up: the guest counts %s, want %s, %v", got.body, want, err)
 	}
 	took(t, "8 MiB up", began)
 
-	w.sleep(t, v)
-	w.requireTunnel(t, v)
-	w.sleep(t, v)
-	before := w.wakes(t, v)
+	s.sleep(t, v)
+	s.requireTunnel(t, v)
+	s.sleep(t, v)
+	before := s.wakes(t, v)
 	began = time.Now()
 	if timing := require(host, "/health", http.StatusOK).header.Get("Server-Timing"); !strings.HasPrefix(timing, "wake;dur=") {
 		t.Errorf("Server-Timing %q", timing)
 	}
 	took(t, "a request that wakes", began)
-	w.sleep(t, v)
+	s.sleep(t, v)
 	if _, err := each(50, func(ctx context.Context, _ int) (api.VM, error) {
-		got, err := w.visit(ctx, host, http.MethodGet, "/health", nil)
+		got, err := s.visit(ctx, host, http.MethodGet, "/health", nil)
 		if err == nil && (got.status != http.StatusOK || string(got.body) != "well\n") {
 			err = fmt.Errorf("%d: %s", got.status, got.body)
 		}
@@ -118,19 +124,19 @@ func (w *world) requireHTTP(t *testing.T, v api.VM) {
 	}); err != nil {
 		t.Errorf("of fifty at once: %v", err)
 	}
-	if n := w.wakes(t, v) - before; n != 2 {
+	if n := s.wakes(t, v) - before; n != 2 {
 		t.Errorf("%d wakes for two sleeps", n)
 	}
 }
 
 // requireTunnel wakes a guest by a tunnel, and sends a request through it that ends with
 // its direction.
-func (w *world) requireTunnel(t *testing.T, v api.VM) {
+func (s *service) requireTunnel(t *testing.T, v api.VM) {
 	t.Helper()
-	if _, err := w.client.OpenTunnel(t.Context(), v.ID, 8081); !client.IsUnavailable(err) {
+	if _, err := s.client.OpenTunnel(t.Context(), v.ID, 8082); !client.IsUnavailable(err) {
 		t.Errorf("a port without a program: %v", err)
 	}
-	tunnel, err := w.client.OpenTunnel(t.Context(), v.ID, 8080)
+	tunnel, err := s.client.OpenTunnel(t.Context(), v.ID, 8080)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +150,7 @@ func (w *world) requireTunnel(t *testing.T, v api.VM) {
 	if got, err := io.ReadAll(tunnel); err != nil || !strings.HasPrefix(string(got), "HTTP/1.0 200") && !strings.HasPrefix(string(got), "HTTP/1.1 200") {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if now := w.get(t, v.ID); now.LastActivity == nil || now.LastActivity.Cause != "tunnel" {
+	if now := s.get(t, v.ID); now.LastActivity == nil || now.LastActivity.Cause != "tunnel" {
 		t.Errorf("its last activity is %+v", now.LastActivity)
 	}
 }
