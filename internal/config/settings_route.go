@@ -36,7 +36,7 @@ var routeSettings = []Setting{
 	},
 	{
 		Name: "wake_timeout", Env: "HATCH_WAKE_TIMEOUT", Default: "60s", Aliases: []string{"HATCH_PROXY_WAKE_TIMEOUT"},
-		Doc: "How long a request through a route waits at most until its VM is awake, 1s to 10m. The wake goes on when the client leaves.",
+		Doc: "How long what comes for a sleeping VM waits at most until it is awake, 1s to 10m: a request through a route, a connection to an SSH port or a published port, a tunnel, a command, a file. The wake goes on, also when the client leaves. `hatch wake` waits as long as its client does.",
 		set: duration(time.Second, 10*time.Minute, "60s", func(c *Config) *time.Duration { return &c.WakeTimeout }),
 	},
 	{

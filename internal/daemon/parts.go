@@ -384,7 +384,7 @@ func (p *parts) makeVMs(templates *template.Service) error {
 	}, lifecycle.Settings{
 		DefaultDriver: p.info.Name,
 		VCPUs:         p.cfg.DefaultVCPU, MemMiB: p.cfg.DefaultMemMiB, DiskMiB: p.cfg.DefaultDiskMiB,
-		BootArgs: p.cfg.DefaultBootArgs, StopTimeout: p.cfg.StopTimeout, BootTime: bootTime, OwnUser: h.OwnUser,
+		BootArgs: p.cfg.DefaultBootArgs, StopTimeout: p.cfg.StopTimeout, WakeTimeout: p.cfg.WakeTimeout, BootTime: bootTime, OwnUser: h.OwnUser,
 		Idle: machine.IdlePolicy{
 			Timeout: p.cfg.IdleTimeout, Action: machine.Action(p.cfg.IdleAction),
 			CPUPercent: machine.DefaultIdleCPUPercent, NetworkBytes: machine.DefaultIdleNetworkBytes,

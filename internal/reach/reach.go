@@ -62,12 +62,15 @@ type Waker interface {
 	WakeIfAsleep(ctx context.Context, id string) error
 }
 
-// Config is what a Reach needs. All fields are required.
+// Config is what a Reach needs. All fields are required, but for WakeTimeout.
 type Config struct {
 	Store vm.Reader
 	Live  *live.Registry
 	Locks Locker
 	Waker Waker
+	// WakeTimeout bounds how long a caller waits until a VM is awake; 0 means that only its
+	// own context does. The wake goes on.
+	WakeTimeout time.Duration
 	// DialNetwork connects to a guest's address.
 	DialNetwork func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 }
@@ -94,7 +97,7 @@ func New(cfg Config) *Reach { return &Reach{cfg: cfg, ledgers: map[string]*ledge
 //
 // Errors: errs.NotFound; errs.Conflict with code vm_not_running, also for a
 // sleeping VM with NoWake, or vm_paused; errs.Unavailable with code starting_up;
-// errs.TimedOut with code vm_busy; with Wake, those of a wake and of vm.Guest.Up.
+// errs.TimedOut with code vm_busy; with Wake, those of Awake and of vm.Guest.Up.
 func (r *Reach) Open(ctx context.Context, scope access.Scope, id string, cause Cause, mode Mode) (_ vm.Session, release func(), err error) {
 	end := r.begin(ctx, id, &Use{Cause: cause, passive: mode == NoWake})
 	var m *live.Machine
@@ -114,9 +117,10 @@ func (r *Reach) Open(ctx context.Context, scope access.Scope, id string, cause C
 
 // Awake returns the VM after it was woken if it slept. After an error of the wake
 // it returns the VM as it was before, and the error. A VM that must not fall asleep again
-// at once is held by its caller before.
+// at once is held by its caller before. Errors: errs.NotFound; those of a wake;
+// errs.TimedOut with code wake_timeout.
 func (r *Reach) Awake(ctx context.Context, scope access.Scope, id string) (v vm.VM, err error) {
-	err = r.steadily(ctx, id, func() error {
+	err = r.waking(ctx, id, func(ctx context.Context) error {
 		now, err := r.cfg.Store.VM(ctx, scope, id)
 		if v = now; err != nil || !v.Asleep() {
 			return err
@@ -133,9 +137,25 @@ func (r *Reach) Awake(ctx context.Context, scope access.Scope, id string) (v vm.
 // WakeOnDemand wakes a VM if it sleeps, after a sleep in progress, for callers that have
 // no scope: the clients of its ports. They hold the VM before.
 func (r *Reach) WakeOnDemand(ctx context.Context, id string) error {
-	return r.steadily(ctx, id, func() error {
+	return r.waking(ctx, id, func(ctx context.Context) error {
 		return r.cfg.Waker.WakeOnDemand(vm.WithArrival(ctx, r.arrival(ctx, id)), id)
 	})
+}
+
+// waking calls wake steadily, for as long as the server lets callers wait. Which door they
+// come through, and how patient they are, makes no difference.
+func (r *Reach) waking(ctx context.Context, id string, wake func(context.Context) error) error {
+	if r.cfg.WakeTimeout == 0 {
+		return r.steadily(ctx, id, func() error { return wake(ctx) })
+	}
+	bounded, cancel := context.WithTimeout(ctx, r.cfg.WakeTimeout)
+	defer cancel()
+	err := r.steadily(bounded, id, func() error { return wake(bounded) })
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return errs.New(errs.TimedOut, "wake_timeout", "cannot reach VM %s: it was not awake within %s", id, r.cfg.WakeTimeout).
+			WithHint("its wake goes on; try again, or set HATCH_WAKE_TIMEOUT").WithVM(id).WithCause(err)
+	}
+	return err
 }
 
 // machine returns the machine of a VM in scope that runs. A machine that this

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -31,6 +32,7 @@ type world struct {
 	live      *live.Registry
 	guests    *fake.Guests
 	waking    func() // during a wake; nil: nothing
+	endless   bool   // a wake does not end before its caller's patience
 	wakes     int
 	wakeError error
 	noNetwork error // of dials to its address
@@ -46,8 +48,12 @@ func newWorld(t *testing.T) *world {
 	w.vm.EnableNetwork = true
 	w.guests = &fake.Guests{DialPort: func(context.Context, int) (net.Conn, error) { return connection(w.noAgent) }}
 	w.live = live.New(live.Config{Guests: w.guests, Consoles: &fake.Consoles{}, BootID: func() string { return "" }, Log: slog.New(slog.DiscardHandler)})
-	w.Reach = reach.New(reach.Config{Store: w, Live: w.live, Locks: w, Waker: w, DialNetwork: w.dial})
+	w.Reach = w.newReach(0)
 	return w
+}
+
+func (w *world) newReach(wakeTimeout time.Duration) *reach.Reach {
+	return reach.New(reach.Config{Store: w, Live: w.live, Locks: w, Waker: w, WakeTimeout: wakeTimeout, DialNetwork: w.dial})
 }
 
 // run gives the VM a machine.
@@ -72,10 +78,14 @@ func (w *world) VM(_ context.Context, scope access.Scope, vmID string) (vm.VM, e
 
 func (w *world) LockRecovered(context.Context, string) (func(), error) { return func() {}, nil }
 
-func (w *world) WakeIfAsleep(context.Context, string) error {
+func (w *world) WakeIfAsleep(ctx context.Context, _ string) error {
 	w.wakes++
 	if w.waking != nil {
 		w.waking()
+	}
+	if w.endless {
+		<-ctx.Done()
+		return ctx.Err()
 	}
 	return w.wakeError
 }
@@ -284,6 +294,36 @@ func TestADeletedVMIsForgotten(t *testing.T) {
 	decided()
 	if last, inUse := w.Last(id); last != (vm.Activity{}) || inUse || quiet != 0 {
 		t.Errorf("its last use was %s, in use: %v, quiet: %d", last, inUse, quiet)
+	}
+	w.requireUses(t)
+}
+
+// The server bounds the wait for a wake on each way in, for callers of any patience.
+func TestEachWayInWaitsForAWakeOnlySoLong(t *testing.T) {
+	w := newWorld(t)
+	r := w.newReach(time.Millisecond)
+	w.sleep()
+	w.endless = true
+	for name, enter := range map[string]func(context.Context) error{
+		"a session": func(ctx context.Context) error {
+			_, _, err := r.Open(ctx, access.Everyone, id, reach.Exec, reach.Wake)
+			return err
+		},
+		"a machine": func(ctx context.Context) error {
+			_, err := r.Machine(ctx, access.Everyone, id, reach.Route, reach.Wake)
+			return err
+		},
+		"a wait or a tunnel": func(ctx context.Context) error { _, err := r.Awake(ctx, access.Everyone, id); return err },
+		"a port":             func(ctx context.Context) error { return r.WakeOnDemand(ctx, id) },
+	} {
+		if err := enter(t.Context()); !errs.HasCode(err, "wake_timeout") || !errs.Is(err, errs.TimedOut) {
+			t.Errorf("%s: %v", name, err)
+		}
+		gone, leave := context.WithCancel(t.Context())
+		leave()
+		if err := enter(gone); errs.HasCode(err, "wake_timeout") || err == nil {
+			t.Errorf("%s of a caller that leaves: %v", name, err)
+		}
 	}
 	w.requireUses(t)
 }

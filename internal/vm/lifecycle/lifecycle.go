@@ -114,6 +114,10 @@ type Settings struct {
 	Idle          machine.IdlePolicy
 	OwnUser       bool // run each VMM under the lease's UID; off for the fake driver
 
+	// WakeTimeout bounds how long a use of a sleeping VM waits until it is awake; 0: as long
+	// as its caller waits.
+	WakeTimeout time.Duration
+
 	Heartbeat live.Heartbeat // the zero value: live.DefaultHeartbeat
 
 	HostPower hostpower.Settings
@@ -182,7 +186,7 @@ func New(deps Deps, settings Settings) *Service {
 		Settings: settings.HostPower, Log: deps.Log,
 	})
 	s.reach = reach.New(reach.Config{
-		Store: deps.Store, Live: s.live, Locks: s.runner, Waker: s.power, DialNetwork: deps.Dial,
+		Store: deps.Store, Live: s.live, Locks: s.runner, Waker: s.power, WakeTimeout: settings.WakeTimeout, DialNetwork: deps.Dial,
 	})
 	return s
 }
