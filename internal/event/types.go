@@ -21,6 +21,8 @@ const (
 	VMRebooted         Type = "vm.rebooted"
 	VMSlept            Type = "vm.slept"
 	VMWoke             Type = "vm.woke"
+	VMWakeSuspended    Type = "vm.wake_suspended"
+	VMWakeResumed      Type = "vm.wake_resumed"
 	VMExpired          Type = "vm.expired"
 	VMDeleted          Type = "vm.deleted"
 	SnapshotCreated    Type = "snapshot.created"
@@ -57,6 +59,8 @@ func Types() []About {
 		{VMRebooted, "A guest rebooted: its agent reported a new boot id, or its VMM ended with a reset (on Firecracker) and was started again.", "–"},
 		{VMSlept, "A VM fell asleep, on request or by a rule.", "`rule`: `request`, `idle`, `expiry`, `memory_pressure` or `host_shutdown`; `duration_ms`; `last_activity`: `at`, `cause` and `peer`, if known"},
 		{VMWoke, "A sleeping VM was woken, on request or by a use of it.", "`cause`: `request`, or the use, such as `ssh` or `exec`; `peer`: who used it, if known; `duration_ms`"},
+		{VMWakeSuspended, "A sleeping VM could not be woken several times in a row, and uses of it do not wake it any more, until it is woken or started on request.", "`failures`: in a row; `error`, `code`: of the last one"},
+		{VMWakeResumed, "Uses of a VM wake it again: it was woken or started on request after that.", "–"},
 		{VMExpired, "The time of a VM had passed, and it was stopped, put to sleep or deleted.", "`expires_at`; `action`: `stop`, `sleep` or `delete`"},
 		{VMDeleted, "A VM was deleted, with its disk and its reservations.", "–"},
 		{SnapshotCreated, "A snapshot of a VM was taken and is durable.", snapshotData},

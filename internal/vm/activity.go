@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/machine"
 )
@@ -123,6 +124,28 @@ func WokeEvent(ctx context.Context, took time.Duration) event.Event {
 		a = Activity{Cause: "request"}
 	}
 	return event.Of(event.VMWoke, fmt.Sprintf("woken for %s in %s", a, took.Round(time.Millisecond)), woke{a.Cause, event.Brief(a.Peer), took.Milliseconds()})
+}
+
+// wakeSuspended is the data of an event.
+type wakeSuspended struct {
+	Failures int    `json:"failures"`
+	Error    string `json:"error"`
+	Code     string `json:"code,omitempty"`
+}
+
+// WakeSuspendedEvent is the event of a VM that uses wake no more, because it failed to
+// wake so often in a row.
+func WakeSuspendedEvent(failures int, last error) event.Event {
+	data := wakeSuspended{Failures: failures, Error: event.Brief(errs.Public(last))}
+	if e, ok := errs.As(last); ok {
+		data.Code = e.Code
+	}
+	return event.Of(event.VMWakeSuspended, fmt.Sprintf("uses do not wake it any more: it could not be woken %d times, at last: %s", failures, data.Error), data)
+}
+
+// WakeResumedEvent is the event of a VM that uses wake again.
+func WakeResumedEvent() event.Event {
+	return event.Of(event.VMWakeResumed, "uses wake it again", nil)
 }
 
 // TakeDown is how hatchd takes a VM down by itself.

@@ -3,6 +3,7 @@ package lifecycle_test
 import (
 	"context"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -128,6 +130,21 @@ func TestAccessToAVMThatCannotWake(t *testing.T) {
 	})
 }
 
+// requireTold checks which events of wakes that are given up the log has.
+func requireTold(t *testing.T, w *world, id string, want ...event.Type) {
+	t.Helper()
+	page, _, err := w.store.Events(t.Context(), event.Filter{Scope: access.Everyone, VMID: id, Limit: event.MaxPage})
+	var told []event.Type
+	for _, e := range page {
+		if e.Type == event.VMWakeSuspended || e.Type == event.VMWakeResumed {
+			told = append(told, e.Type)
+		}
+	}
+	if err != nil || !slices.Equal(told, want) {
+		t.Errorf("told of %v, want %v, %v", told, want, err)
+	}
+}
+
 // A VM that fails to wake again and again is left asleep, says what to do, and can be
 // woken on request.
 func TestAVMThatDoesNotWakeIsNotTriedForEver(t *testing.T) {
@@ -148,6 +165,7 @@ func TestAVMThatDoesNotWakeIsNotTriedForEver(t *testing.T) {
 			}
 			<-time.After(time.Hour)
 		}
+		requireTold(t, w, v.ID, event.VMWakeSuspended)
 		if now := get(t, w, v.ID); w.calls.Count("Wake") != 4 || !strings.Contains(now.StateReason, "not tried again") || now.Sleep == nil {
 			t.Errorf("tried %d times; it is %s (%s)", w.calls.Count("Wake"), now.State, now.StateReason)
 		}
@@ -155,6 +173,7 @@ func TestAVMThatDoesNotWakeIsNotTriedForEver(t *testing.T) {
 		if _, err := w.Wake(t.Context(), access.Owner(owner), v.ID); err != nil {
 			t.Errorf("on request: %v", err)
 		}
+		requireTold(t, w, v.ID, event.VMWakeSuspended, event.VMWakeResumed)
 		if _, err := w.Sleep(t.Context(), access.Owner(owner), v.ID); err != nil {
 			t.Fatal(err)
 		}

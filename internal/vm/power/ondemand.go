@@ -51,17 +51,30 @@ func (s *Service) WakeIfAsleep(ctx context.Context, id string) error {
 			return false, s.wakes.refusal(id)
 		},
 		Do: func(ctx context.Context, v vm.VM) (vm.VM, error) {
-			v, err := s.Wake(ctx, v)
+			after, err := s.Wake(ctx, v)
 			if err != nil && s.wakes.failed(id, err) {
-				reason := vm.ToAsleepBecause(suspended(id, err).Message)
-				if _, err := s.Runner.Update(ctx, id, reason); err != nil {
-					s.Log.Error("cannot store that a vm is not woken any more", logkey.VM, id, logkey.Error, err)
-				}
+				s.suspendWakes(ctx, v, err)
 			}
-			return v, err
+			return after, err
 		},
 	})
 	return err
+}
+
+// suspendWakes stores and tells that a VM has failed to wake too often.
+func (s *Service) suspendWakes(ctx context.Context, v vm.VM, last error) {
+	reason := vm.ToAsleepBecause(suspended(v.ID, last).Message)
+	if _, err := s.Runner.Update(ctx, v.ID, reason); err != nil {
+		s.Log.Error("cannot store that a vm is not woken any more", logkey.VM, v.ID, logkey.Error, err)
+	}
+	s.Runner.Append(ctx, v, vm.WakeSuspendedEvent(maxWakeFailures, last))
+}
+
+// wakesAgain forgets the failed wakes of a VM that runs, and tells if they were too many.
+func (s *Service) wakesAgain(ctx context.Context, v vm.VM) {
+	if s.wakes.forget(v.ID) >= maxWakeFailures {
+		s.Runner.Append(ctx, v, vm.WakeResumedEvent())
+	}
 }
 
 // wakeFailures are the last failed wakes on demand, by VM id.
@@ -115,9 +128,11 @@ func (w *wakeFailures) failed(id string, err error) (suspended bool) {
 	return f.times == maxWakeFailures
 }
 
-// forget forgets the failures of a VM that runs, or is gone.
-func (w *wakeFailures) forget(id string) {
+// forget forgets the failures of a VM that runs, or is gone, and returns how many they were.
+func (w *wakeFailures) forget(id string) (times int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	times = w.by[id].times
 	delete(w.by, id)
+	return times
 }

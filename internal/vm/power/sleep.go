@@ -199,8 +199,8 @@ func (s *Service) wakeQueued(ctx context.Context, v vm.VM, queue admit) (vm.VM, 
 	switch {
 	case err == nil:
 		s.Live.Watch(v.ID, r.Live)
-		s.wakes.forget(v.ID)
 		s.Runner.Append(ctx, r.VM, vm.WokeEvent(ctx, time.Since(began)))
+		s.wakesAgain(ctx, r.VM)
 		return r.VM, nil
 	case r.Stuck || r.Lost:
 		return s.FailStart(ctx, r, err)
