@@ -298,7 +298,7 @@ func networks(field func(*Config) *prefixes) func(*Config, string) error {
 	return func(c *Config, raw string) error {
 		var list prefixes
 		for part := range strings.SplitSeq(raw, ",") {
-			p, err := parseNetwork(strings.TrimSpace(part))
+			p, err := network.ParsePrefix(strings.TrimSpace(part))
 			if err != nil {
 				return errors.New("must be networks separated by commas, such as 10.0.0.0/8,192.168.1.7/32")
 			}
@@ -307,15 +307,6 @@ func networks(field func(*Config) *prefixes) func(*Config, string) error {
 		*field(c) = list
 		return nil
 	}
-}
-
-// parseNetwork parses a prefix, or an address as a prefix of only that address.
-func parseNetwork(text string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(text); err == nil {
-		return a.Prefix(a.BitLen())
-	}
-	p, err := netip.ParsePrefix(text)
-	return p.Masked(), err
 }
 
 func duration(least, most time.Duration, example string, field func(*Config) *time.Duration) func(*Config, string) error {

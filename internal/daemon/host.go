@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"net"
 	"path/filepath"
 
 	"github.com/hatchvm/hatch/internal/config"
@@ -72,7 +71,7 @@ type HostEnv struct {
 	WakeOnDemand func(ctx context.Context, a portgate.Arrival) error
 	// Dial connects a client to a VM, which counts as used until the connection is
 	// closed.
-	Dial func(ctx context.Context, a portgate.Arrival) (net.Conn, error)
+	Dial func(ctx context.Context, a portgate.Arrival) (vm.PortConn, error)
 
 	// Ended is told of each connection to a port of a VM that has ended.
 	Ended func(portgate.Session)

@@ -280,7 +280,7 @@ func (p *parts) openHost(ctx context.Context, opt Options) error {
 			defer p.vms.Reach().Hold(ctx, a.VMID, causeOf(a.Kind))()
 			return p.vms.Reach().WakeOnDemand(ctx, a.VMID)
 		},
-		Dial: func(ctx context.Context, a portgate.Arrival) (net.Conn, error) {
+		Dial: func(ctx context.Context, a portgate.Arrival) (vm.PortConn, error) {
 			if a.Kind == network.ForwardSSH {
 				return p.vms.Reach().DialNetwork(ctx, a.VMID, netip.AddrPortFrom(a.Address, uint16(a.Guest)), reach.SSH)
 			}

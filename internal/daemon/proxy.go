@@ -21,6 +21,7 @@ import (
 	"github.com/hatchvm/hatch/internal/server/admission"
 	"github.com/hatchvm/hatch/internal/server/certs"
 	"github.com/hatchvm/hatch/internal/server/proxy"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 // routeGuests leads the proxy to guests. Names and credentials decide who may come, so
@@ -44,7 +45,7 @@ func (g routeGuests) Awake(ctx context.Context, vmID string, wake bool) (uint64,
 }
 
 // Dial implements proxy.Guests.
-func (g routeGuests) Dial(ctx context.Context, vmID string, port int) (net.Conn, error) {
+func (g routeGuests) Dial(ctx context.Context, vmID string, port int) (vm.PortConn, error) {
 	return g.reach.Connect(ctx, access.Everyone, vmID, port, reach.Route)
 }
 

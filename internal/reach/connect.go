@@ -2,9 +2,9 @@ package reach
 
 import (
 	"context"
-	"net"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/vm/live"
 )
 
@@ -38,12 +38,10 @@ func (r *Reach) Machine(ctx context.Context, scope access.Scope, id string, caus
 
 // Connect is Dial for connections that are kept while they are idle: such a connection is
 // no use of the VM. Its caller holds the VM while it uses one.
-func (r *Reach) Connect(ctx context.Context, scope access.Scope, id string, port int, cause Cause) (net.Conn, error) {
+func (r *Reach) Connect(ctx context.Context, scope access.Scope, id string, port int, cause Cause) (vm.PortConn, error) {
 	conn, err := r.Dial(ctx, scope, id, port, cause)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		conn.(*counted).end(false)
 	}
-	c := conn.(*counted)
-	c.end(false)
-	return c.Conn, nil
+	return conn, err
 }

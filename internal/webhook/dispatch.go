@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/backoff"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/logkey"
 )
@@ -45,7 +46,7 @@ func (s *Service) run(ctx context.Context) {
 			s.Log.Warn("cannot look for deliveries that are due", logkey.Error, err)
 			more, next = false, time.Now().Add(errorBackoff)
 		}
-		if !more && !s.await(ctx, added, next) || !pause(ctx, roundInterval) {
+		if !more && !s.await(ctx, added, next) || !backoff.Pause(ctx, roundInterval) {
 			return
 		}
 	}
@@ -66,15 +67,6 @@ func (s *Service) await(ctx context.Context, added <-chan struct{}, next time.Ti
 		return false
 	}
 	return true
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // round stores deliveries for new events and starts the attempts that are due.
@@ -242,7 +234,7 @@ func (s *Service) recordOutcome(ctx context.Context, o Outcome) {
 			return
 		}
 		s.Log.Error("cannot store the outcome of a delivery", logkey.Delivery, o.Now.ID, logkey.Error, err)
-		if !pause(ctx, errorBackoff) {
+		if !backoff.Pause(ctx, errorBackoff) {
 			return
 		}
 	}

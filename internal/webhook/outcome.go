@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/backoff"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/logkey"
 )
@@ -56,7 +57,7 @@ func (s *Service) pruneLoop(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			s.Log.Warn("cannot prune the delivery log", logkey.Error, err)
 		}
-		if removed == pruneBatch && pause(ctx, roundInterval) {
+		if removed == pruneBatch && backoff.Pause(ctx, roundInterval) {
 			continue
 		}
 		select {

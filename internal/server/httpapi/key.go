@@ -7,6 +7,7 @@ import (
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/network"
 )
 
 const (
@@ -44,11 +45,11 @@ func (h *keyHandlers) create(ctx context.Context, in *createKeyInput) (*created[
 		r.Rights = append(r.Rights, right)
 	}
 	for _, text := range b.AllowedCIDRs {
-		network, err := parseNetwork(text)
+		from, err := network.ParsePrefix(text)
 		if err != nil {
 			return nil, errs.InvalidField("allowed_cidrs", "%q is not a network or an address; want one such as 192.0.2.0/24 or 2001:db8::7", errs.Brief(text))
 		}
-		r.Allowed = append(r.Allowed, network)
+		r.Allowed = append(r.Allowed, from)
 	}
 	if b.ExpiresAt != nil {
 		at := b.ExpiresAt.Time

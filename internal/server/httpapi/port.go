@@ -8,6 +8,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -23,7 +24,7 @@ func ports(in []api.Port) ([]machine.Port, error) {
 			out[i].Allowed = make([]netip.Prefix, 0, len(p.AllowedCIDRs))
 		}
 		for _, text := range p.AllowedCIDRs {
-			prefix, err := parseNetwork(text)
+			prefix, err := network.ParsePrefix(text)
 			if err != nil {
 				return nil, errs.InvalidField("ports", "entry %d: allowed_cidrs has %q; want a network or an address, such as 192.0.2.0/24 or 2001:db8::7", i+1, errs.Brief(text))
 			}
@@ -31,15 +32,6 @@ func ports(in []api.Port) ([]machine.Port, error) {
 		}
 	}
 	return out, nil
-}
-
-// parseNetwork parses a prefix, or an address as a prefix of only that address.
-func parseNetwork(text string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
-		return a.Prefix(a.BitLen())
-	}
-	p, err := netip.ParsePrefix(text)
-	return p.Masked(), err
 }
 
 // mayPublish refuses host ports of the caller's choice without the scope admin: other

@@ -14,6 +14,7 @@ import (
 	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/server/admission"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 const (
@@ -154,11 +155,11 @@ func (f *forward) serve(ctx context.Context, client *net.TCPConn, a Arrival, rea
 		_ = guest.Close()
 	})
 	defer stop()
-	session.Bytes = join(client, &wakingConn{Conn: guest, wake: func() error { return f.gate.cfg.Wake(ctx, a) }})
+	session.Bytes = join(client, &wakingConn{guest, func() error { return f.gate.cfg.Wake(ctx, a) }})
 }
 
 // reach wakes the guest if it sleeps, and dials it.
-func (f *forward) reach(ctx context.Context, a Arrival) (net.Conn, error) {
+func (f *forward) reach(ctx context.Context, a Arrival) (vm.PortConn, error) {
 	if err := f.gate.cfg.Wake(ctx, a); err != nil {
 		return nil, err
 	}
@@ -166,9 +167,9 @@ func (f *forward) reach(ctx context.Context, a Arrival) (net.Conn, error) {
 }
 
 // wakingConn is a connection to a guest that may fall asleep meanwhile: a Write
-// wakes the guest first.
+// wakes the guest first. CloseWrite does not.
 type wakingConn struct {
-	net.Conn
+	vm.PortConn
 	wake func() error
 }
 
@@ -176,19 +177,11 @@ func (r *wakingConn) Write(p []byte) (int, error) {
 	if err := r.wake(); err != nil {
 		return 0, err
 	}
-	return r.Conn.Write(p)
-}
-
-// CloseWrite passes an end on; it does not wake the guest.
-func (r *wakingConn) CloseWrite() error {
-	if half, ok := r.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return r.Close()
+	return r.PortConn.Write(p)
 }
 
 // dial reaches the guest; one that refuses may be booting, and is tried again.
-func (f *forward) dial(ctx context.Context, a Arrival) (net.Conn, error) {
+func (f *forward) dial(ctx context.Context, a Arrival) (vm.PortConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.gate.cfg.Timeout)
 	defer cancel()
 	for waits := backoff.New(firstPause, longPause); ; {
@@ -204,7 +197,7 @@ func (f *forward) dial(ctx context.Context, a Arrival) (net.Conn, error) {
 
 // join copies both ways until both have ended. An end of one direction is
 // passed on, so that the other can still finish. It returns how many bytes were copied.
-func join(a, b net.Conn) int64 {
+func join(a, b vm.PortConn) int64 {
 	var both sync.WaitGroup
 	var there, back int64
 	both.Go(func() { there = pipe(a, b) })
@@ -213,10 +206,9 @@ func join(a, b net.Conn) int64 {
 	return there + back
 }
 
-func pipe(to, from net.Conn) int64 {
+func pipe(to, from vm.PortConn) int64 {
 	n, err := io.Copy(to, from)
-	half, ok := to.(interface{ CloseWrite() error })
-	if err == nil && ok && half.CloseWrite() == nil {
+	if err == nil && to.CloseWrite() == nil {
 		return n
 	}
 	// Broken: the other direction must not wait for what cannot come.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/server/admission"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 // takeAll takes the places of a port until there is none for the client, and returns
@@ -85,7 +86,7 @@ func TestOneClientCannotWaitForAllGuests(t *testing.T) {
 func TestAPlaceToWaitIsFreeOnceTheGuestIsReached(t *testing.T) {
 	target := echo(t)
 	release, dialling := make(chan struct{}), make(chan struct{}, 2)
-	g := New(Config{SSH: Kind{Allowed: loopback}, Log: slog.New(slog.DiscardHandler), Dial: func(ctx context.Context, a Arrival) (net.Conn, error) {
+	g := New(Config{SSH: Kind{Allowed: loopback}, Log: slog.New(slog.DiscardHandler), Dial: func(ctx context.Context, a Arrival) (vm.PortConn, error) {
 		dialling <- struct{}{}
 		<-release
 		return dialTCP(ctx, a)

@@ -21,6 +21,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/server/admission"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 // Gate keeps the listeners for VMs' ports.
@@ -63,7 +64,7 @@ type Config struct {
 
 	// Dial reaches a guest. Wake wakes a VM that sleeps, and is quick about one that does
 	// not; nil does nothing. A client is held meanwhile, and so is what it sends.
-	Dial func(ctx context.Context, a Arrival) (net.Conn, error)
+	Dial func(ctx context.Context, a Arrival) (vm.PortConn, error)
 	Wake func(ctx context.Context, a Arrival) error
 
 	// Ended is called once a client that was let in has left; nil: nothing is called.

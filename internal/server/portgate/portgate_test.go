@@ -22,6 +22,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/network"
 	"github.com/hatchvm/hatch/internal/server/admission"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 const soon = 5 * time.Second
@@ -44,8 +45,12 @@ func sshTo(port int, target netip.AddrPort) network.Forward {
 }
 
 // dialTCP connects to what a forward leads to.
-func dialTCP(ctx context.Context, a Arrival) (net.Conn, error) {
-	return (&net.Dialer{}).DialContext(ctx, "tcp", netip.AddrPortFrom(a.Address, uint16(a.Guest)).String())
+func dialTCP(ctx context.Context, a Arrival) (vm.PortConn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", netip.AddrPortFrom(a.Address, uint16(a.Guest)).String())
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
 }
 
 // open opens a gate to a guest on a free port, and returns both.
@@ -157,7 +162,7 @@ func TestCopiesBothWaysWithHalfClose(t *testing.T) {
 
 func TestAStrangerIsClosedWithoutADial(t *testing.T) {
 	var dialled atomic.Int32
-	count := func(context.Context, Arrival) (net.Conn, error) {
+	count := func(context.Context, Arrival) (vm.PortConn, error) {
 		dialled.Add(1)
 		return nil, errors.New("dialled")
 	}
@@ -216,7 +221,7 @@ func TestAllowed(t *testing.T) {
 
 func TestABootingGuestIsTriedAgain(t *testing.T) {
 	target, tries := echo(t), atomic.Int32{}
-	booting := func(ctx context.Context, a Arrival) (net.Conn, error) {
+	booting := func(ctx context.Context, a Arrival) (vm.PortConn, error) {
 		if tries.Add(1) < 3 {
 			return nil, syscall.ECONNREFUSED
 		}
@@ -229,7 +234,7 @@ func TestABootingGuestIsTriedAgain(t *testing.T) {
 }
 
 func TestADeadGuestIsGivenUp(t *testing.T) {
-	refused := func(context.Context, Arrival) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
+	refused := func(context.Context, Arrival) (vm.PortConn, error) { return nil, syscall.ECONNREFUSED }
 	_, port := open(t, Config{SSH: Kind{Allowed: loopback}, Dial: refused, Timeout: 50 * time.Millisecond}, netip.MustParseAddrPort("127.0.0.1:1"))
 	if !isClosed(call(t, port)) {
 		t.Error("not closed")
@@ -277,7 +282,7 @@ func TestCloseEndsConnections(t *testing.T) {
 
 func TestCloseEndsADial(t *testing.T) {
 	dialling := make(chan struct{})
-	hang := func(ctx context.Context, _ Arrival) (net.Conn, error) {
+	hang := func(ctx context.Context, _ Arrival) (vm.PortConn, error) {
 		close(dialling)
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -400,7 +405,7 @@ func TestTheGuestIsReachedForTheClient(t *testing.T) {
 	cfg := Config{
 		Ports: Kind{Allowed: loopback},
 		Wake:  func(_ context.Context, a Arrival) error { arrived <- a; return nil },
-		Dial:  func(_ context.Context, a Arrival) (net.Conn, error) { arrived <- a; return nil, errors.New("away") },
+		Dial:  func(_ context.Context, a Arrival) (vm.PortConn, error) { arrived <- a; return nil, errors.New("away") },
 	}
 	g, ssh := open(t, cfg, netip.MustParseAddrPort("127.0.0.1:1"))
 	to := network.Forward{Kind: network.ForwardPort, Host: freePort(t), Guest: 5432} // without a network

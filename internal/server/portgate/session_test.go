@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 // Each connection that was let in is told of once it has ended, with what it carried.
@@ -31,7 +32,7 @@ func TestSessionsAreToldOf(t *testing.T) {
 	}
 
 	gone := errors.New("no guest")
-	refuse := func(context.Context, Arrival) (net.Conn, error) { return nil, gone }
+	refuse := func(context.Context, Arrival) (vm.PortConn, error) { return nil, gone }
 	_, port = open(t, Config{SSH: Kind{Allowed: loopback}, Dial: refuse, Timeout: 20 * time.Millisecond, Ended: func(s Session) { ended <- s }}, echo(t))
 	call(t, port)
 	if s := <-ended; !errors.Is(s.Err, gone) {

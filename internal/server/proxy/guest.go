@@ -15,6 +15,7 @@ import (
 	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 // idleTimeout is how long a connection to a guest is kept without a request. It is
@@ -144,7 +145,7 @@ func (p *Proxy) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 		conn, err := p.cfg.Guests.Dial(bounded, t.target.VMID, t.target.Port)
 		cancel()
 		if err == nil {
-			return &guestConn{Conn: conn, proxy: p, target: t.target}, nil
+			return &guestConn{conn, p, t.target}, nil
 		}
 		if time.Now().After(t.patient) || !backoff.Pause(ctx, waits.Next()) {
 			return nil, fmt.Errorf("%w: %w", errDial, err)
@@ -153,9 +154,9 @@ func (p *Proxy) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 }
 
 // guestConn is a connection to a guest that may be put to sleep meanwhile: a Write wakes
-// it first.
+// it first. CloseWrite does not.
 type guestConn struct {
-	net.Conn
+	vm.PortConn
 	proxy  *Proxy
 	target route.Target
 }
@@ -168,15 +169,7 @@ func (c *guestConn) Write(b []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return c.Conn.Write(b)
-}
-
-// CloseWrite passes the end of what a client sends on; it does not wake the guest.
-func (c *guestConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return c.Close()
+	return c.PortConn.Write(b)
 }
 
 // wake is a wake in progress.

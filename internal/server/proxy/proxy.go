@@ -13,7 +13,6 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 // Names knows which host names lead where, and who may follow them.
@@ -48,7 +48,7 @@ type Guests interface {
 	// its error says why the VM does not run.
 	Awake(ctx context.Context, vmID string, wake bool) (machine uint64, err error)
 	// Dial connects to a port. The connection is no use of the VM.
-	Dial(ctx context.Context, vmID string, port int) (net.Conn, error)
+	Dial(ctx context.Context, vmID string, port int) (vm.PortConn, error)
 }
 
 // Config says what the door leads to, and what clients can use of it.

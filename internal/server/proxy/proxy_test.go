@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 // say is a guest that answers with what it got.
@@ -233,7 +233,7 @@ type endsOnDial struct {
 	ended *bool
 }
 
-func (g endsOnDial) Dial(ctx context.Context, id string, port int) (net.Conn, error) {
+func (g endsOnDial) Dial(ctx context.Context, id string, port int) (vm.PortConn, error) {
 	if !*g.ended {
 		*g.ended = true
 		g.sleep()
@@ -263,7 +263,7 @@ type neverDials struct {
 	ended chan error
 }
 
-func (g neverDials) Dial(ctx context.Context, _ string, _ int) (net.Conn, error) {
+func (g neverDials) Dial(ctx context.Context, _ string, _ int) (vm.PortConn, error) {
 	g.mu.Lock()
 	g.dials++
 	g.mu.Unlock()

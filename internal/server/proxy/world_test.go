@@ -26,6 +26,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
+	"github.com/hatchvm/hatch/internal/vm"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -147,7 +148,7 @@ func (w *world) Awake(ctx context.Context, _ string, wake bool) (uint64, error) 
 	return w.machine, nil
 }
 
-func (w *world) Dial(ctx context.Context, _ string, _ int) (net.Conn, error) {
+func (w *world) Dial(ctx context.Context, _ string, _ int) (vm.PortConn, error) {
 	w.mu.Lock()
 	w.dials++
 	address := w.address
@@ -160,7 +161,11 @@ func (w *world) Dial(ctx context.Context, _ string, _ int) (net.Conn, error) {
 		return nil, errors.New("refused by 172.16.0.2")
 	}
 	var d net.Dialer
-	return d.DialContext(ctx, "tcp", address)
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
 }
 
 // do sends a request to the door for web.localhost.

@@ -22,9 +22,6 @@ import (
 // Errors: those of power.Service.Sleep and Stop; errs.TimedOut with code vm_busy, with
 // d.NoWait at once: a request that needs memory holds the lock of its VM.
 func (s *Service) TakeDown(ctx context.Context, id string, d vm.TakeDown) (done bool, err error) {
-	if d.NoWait && s.runner.Locked(id) {
-		return false, errs.New(errs.TimedOut, "vm_busy", "an operation on VM %s is in progress", id)
-	}
 	var why vm.Down
 	var decided func()
 	var did atomic.Bool // the operation may outlive this call
