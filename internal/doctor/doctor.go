@@ -45,8 +45,13 @@ type Settings struct {
 	Sockets        []string // where hatchd may have its local socket
 	BridgeName     string
 	Cgroup         string // in which VMs have theirs, below the root of the hierarchy
+	ProxyAddr      string // host:port of routes; "" for none
+	TLSAddr        string // host:port of routes over TLS; "" for none
+	ProxyDomain    string // that routes are below
 	SSHPortMin     int
 	SSHPortMax     int
+	PortMin        int // of published ports
+	PortMax        int
 	Driver         string   // auto, qemu or firecracker
 	QEMUBin        string   // a path, or a name to look up in PATH
 	FirecrackerBin string   // likewise
@@ -70,7 +75,7 @@ func Run(ctx context.Context, sys System, settings Settings) []Check {
 		e.privileges, e.kernel,
 		e.kvm, e.qemu, e.jail, e.firecracker,
 		e.tun, e.links, e.nftables, e.forwarding, e.firewall,
-		e.httpPort, e.apiTLS, e.sshPorts,
+		e.httpPort, e.apiTLS, e.proxyPorts, e.proxyDomain, e.sshPorts, e.publishedPorts, e.portRanges,
 		e.cgroups, e.memory, e.guestMemory, e.swap, e.dataDir, e.disk, e.sleep, e.reflink,
 		e.agent, e.buildTools, e.image, e.service,
 	}

@@ -30,11 +30,12 @@ const allCapabilities = "Name:\thatchd\nCapEff:\t000001ffffffffff\n"
 // goodHost is a host on which every check passes.
 func goodHost() System {
 	files := map[string]string{
-		"/proc/self/status":             allCapabilities,
-		"/proc/sys/kernel/osrelease":    "6.1.0-41-amd64\n",
-		"/proc/meminfo":                 "MemTotal: 8000000 kB\nMemAvailable:    4194304 kB\n",
-		"/proc/sys/net/ipv4/ip_forward": "1\n",
-		"/proc/cpuinfo":                 "flags\t\t: fpu vmx sse\n",
+		"/proc/self/status":                      allCapabilities,
+		"/proc/sys/kernel/osrelease":             "6.1.0-41-amd64\n",
+		"/proc/meminfo":                          "MemTotal: 8000000 kB\nMemAvailable:    4194304 kB\n",
+		"/proc/sys/net/ipv4/ip_forward":          "1\n",
+		"/proc/sys/net/ipv4/ip_local_port_range": "32768\t60999\n",
+		"/proc/cpuinfo":                          "flags\t\t: fpu vmx sse\n",
 
 		"/sys/fs/cgroup/cgroup.controllers":                                "cpuset cpu io memory hugetlb pids rdma misc\n",
 		"/sys/fs/cgroup/system.slice/hatch-vms.service/cgroup.controllers": "cpu io memory pids\n",
@@ -63,6 +64,7 @@ func goodHost() System {
 		TryInJail:    func(context.Context, string, ...string) error { return nil },
 		ProbeKVM:     func() kvm.Result { return kvm.Result{Usable: true, Why: ""} },
 		Listen:       func(context.Context, string) error { return nil },
+		LookupHost:   func(context.Context, string) ([]string, error) { return []string{"192.0.2.1"}, nil },
 		Answers:      func(context.Context, string) ([]string, bool) { return nil, false },
 		CreateLinks:  func() error { return nil },
 		Chains:       func() ([]Chain, error) { return nil, nil },
@@ -81,14 +83,15 @@ func placed(p memory.Place) func(string) (memory.Place, error) {
 
 func settings() Settings {
 	return Settings{
-		DataDir: "/var/lib/hatch", MemoryDir: "/var/lib/hatch/memory", DiskReserveMiB: 512, HTTPAddr: "127.0.0.1:8080", BridgeName: "hatch0", Cgroup: "/hatch", SSHPortMin: 16000, SSHPortMax: 26000,
+		DataDir: "/var/lib/hatch", MemoryDir: "/var/lib/hatch/memory", DiskReserveMiB: 512, HTTPAddr: "127.0.0.1:8080", BridgeName: "hatch0", Cgroup: "/hatch", SSHPortMin: 16000, SSHPortMax: 26000, PortMin: 26001, PortMax: 32767,
+		ProxyAddr: "127.0.0.1:9090", ProxyDomain: "localhost",
 		Driver: "auto", QEMUBin: "qemu-system-x86_64", FirecrackerBin: "firecracker", JailerBin: "jailer", AgentPath: "/usr/bin/hatch-agent", DefaultImage: "/var/lib/hatch/images/default",
 	}
 }
 
 func TestAGoodHostPassesEverything(t *testing.T) {
 	checks := Run(t.Context(), goodHost(), settings())
-	if len(checks) != 25 || !Healthy(checks) {
+	if len(checks) != 29 || !Healthy(checks) {
 		t.Errorf("%d checks, healthy: %v", len(checks), Healthy(checks))
 	}
 	seen := map[string]bool{}
@@ -434,6 +437,7 @@ func TestFailedChecksSayWhatToDo(t *testing.T) {
 		Command:      func(context.Context, string, ...string) (string, error) { return "", exec.ErrNotFound },
 		ProbeKVM:     func() kvm.Result { return kvm.Result{Why: "none"} },
 		Listen:       func(context.Context, string) error { return syscall.EADDRINUSE },
+		LookupHost:   func(context.Context, string) ([]string, error) { return nil, errors.New("no DNS") },
 		Answers:      func(context.Context, string) ([]string, bool) { return nil, false },
 		CreateLinks:  func() error { return syscall.EPERM },
 		Chains:       func() ([]Chain, error) { return nil, syscall.EPERM },

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 )
@@ -150,21 +148,4 @@ func (e examiner) apiTLS(context.Context) Check {
 		return pass(name, "the API on %s is served over TLS", e.HTTPAddr)
 	}
 	return pass(name, "the API on %s is for this host only", e.HTTPAddr)
-}
-
-// sshSample is how many ports of the range are tested; each VM needs one.
-const sshSample = 8
-
-func (e examiner) sshPorts(ctx context.Context) Check {
-	const name = "ssh_ports"
-	var taken []string
-	for port := e.SSHPortMin; port <= e.SSHPortMax && port < e.SSHPortMin+sshSample; port++ {
-		addr := net.JoinHostPort("", strconv.Itoa(port))
-		if err := e.Listen(ctx, addr); err == nil {
-			return pass(name, "ports from %d to %d, of which %d is free", e.SSHPortMin, e.SSHPortMax, port)
-		}
-		taken = append(taken, strconv.Itoa(port))
-	}
-	return warn(name, "the first ports for SSH are taken: %s", strings.Join(taken, " ")).
-		hint("set HATCH_SSH_PORT_MIN and HATCH_SSH_PORT_MAX to a free range, unless these are VMs of Hatch")
 }

@@ -37,6 +37,7 @@ type System struct {
 	TryInJail    func(ctx context.Context, program string, args ...string) error
 	ProbeKVM     func() kvm.Result
 	Listen       func(ctx context.Context, addr string) error                      // listens there and closes
+	LookupHost   func(ctx context.Context, host string) ([]string, error)          // addresses, by the DNS
 	Answers      func(ctx context.Context, server string) (ills []string, ok bool) // whether a hatchd answers at a URL, http or unix, and what it says is wrong
 	CreateLinks  func() error                                                      // a bridge and a TAP, in a network namespace that is dropped
 	Chains       func() ([]Chain, error)
@@ -72,6 +73,7 @@ func Local() System {
 		},
 		ProbeKVM:     kvm.Probe,
 		Listen:       canListen,
+		LookupHost:   net.DefaultResolver.LookupHost,
 		Answers:      hatchdAnswers,
 		CreateLinks:  createLinks,
 		Chains:       filterChains,

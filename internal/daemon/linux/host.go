@@ -153,7 +153,8 @@ func DoctorSettings(cfg config.Config) doctor.Settings {
 		DataDir: cfg.DataDir, TrustDataDirParents: cfg.TrustDataDirParents, MemoryDir: filepath.Join(cfg.DataDir, daemon.MemoryDir), DiskReserveMiB: memory.ReserveBytes >> 20,
 		HTTPAddr: cfg.HTTPAddr, HTTPTLS: cfg.HTTPTLSCert != "", ExposesHTTP: cfg.ExposesPlainHTTP(), Sockets: cfg.SocketPaths(),
 		BridgeName: cfg.Network.Bridge, Cgroup: cfg.Cgroup,
-		SSHPortMin: cfg.SSHPortMin, SSHPortMax: cfg.SSHPortMax,
+		ProxyAddr: cfg.ProxyAddr, TLSAddr: cfg.TLSAddr, ProxyDomain: cfg.ProxyDomain,
+		SSHPortMin: cfg.SSHPortMin, SSHPortMax: cfg.SSHPortMax, PortMin: cfg.PortMin, PortMax: cfg.PortMax,
 		Driver: cfg.VMM, QEMUBin: cfg.QEMUBin, FirecrackerBin: cfg.FirecrackerBin, JailerBin: cfg.JailerBin, AgentPath: cfg.AgentPath,
 		DefaultImage: filepath.Join(cfg.DataDir, "images", "debian.json"), DebianMirrors: cfg.DebianMirrors,
 	}
