@@ -15,7 +15,7 @@ const (
 // template.
 type CreateRoute struct {
 	Subdomain    string         `json:"subdomain,omitempty" maxLength:"63" doc:"Label below the proxy's domain: lower-case letters, digits and hyphens. Random by default. Unique among all routes." example:"web"`
-	Domain       string         `json:"domain,omitempty" maxLength:"253" doc:"Host name of your own, instead of a subdomain. It is served once it is verified. Not in a new VM or a template." example:"www.example.org"`
+	Domain       string         `json:"domain,omitempty" maxLength:"253" doc:"Host name of your own, instead of a subdomain. It is served once it is verified." example:"www.example.org"`
 	TargetPort   int            `json:"target_port" minimum:"1" maximum:"65535" doc:"Port of the guest that requests go to."`
 	AutoWake     *bool          `json:"auto_wake,omitempty" doc:"Whether a request wakes a sleeping VM. Defaults to true."`
 	Auth         *RouteAuth     `json:"auth,omitempty" doc:"Who may send requests. Defaults to public."`

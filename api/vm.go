@@ -45,6 +45,8 @@ type MachineSpec struct {
 	RateLimits        *RateLimits       `json:"rate_limits,omitempty" doc:"Limits of disk and network throughput. Those of a request replace all of the template's."`
 	Routes            []CreateRoute     `json:"routes,omitempty" maxItems:"32" nullable:"false" doc:"Routes to the VM, made with it or not at all. Those of a request replace all of the template's."`
 
+	ImplicitRoutes *bool `json:"implicit_routes,omitempty" doc:"Whether PORT-VM below the proxy's domain leads to the VM's ports, for callers with a key or a signed link. Defaults to HATCH_PROXY_IMPLICIT."`
+
 	Idle         *Idle  `json:"idle,omitempty" doc:"What happens to a VM that is not used. That of a request replaces all of the template's. Defaults to HATCH_IDLE_TIMEOUT and HATCH_IDLE_ACTION."`
 	TTLSeconds   *int64 `json:"ttl_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"Seconds from the creation of a VM until its expire_action, used or not; 0 for no limit."`
 	ExpireAction string `json:"expire_action,omitempty" enum:"stop,sleep,delete" doc:"What happens to a VM at expires_at. Defaults to stop."`
@@ -73,6 +75,8 @@ type UpdateVM struct {
 	Labels      map[string]*string `json:"labels,omitempty" nullable:"true" doc:"Labels to set; a label that is null is removed, and the others stay."`
 	VCPUCount   *int               `json:"vcpu_count,omitempty" minimum:"1" maximum:"4096" doc:"Number of virtual CPUs, of a stopped VM: its next start uses them."`
 	MemMiB      *int               `json:"mem_mib,omitempty" minimum:"64" maximum:"67108864" doc:"Memory size in MiB, of a stopped VM: its next start uses it."`
+
+	ImplicitRoutes *bool `json:"implicit_routes,omitempty" nullable:"true" doc:"Whether PORT-VM leads to the VM's ports; null: as HATCH_PROXY_IMPLICIT says."`
 
 	Idle         *Idle   `json:"idle,omitempty" doc:"What happens when the VM is not used; null: nothing. Of its fields, absent ones stay."`
 	TTLSeconds   *int64  `json:"ttl_seconds,omitempty" nullable:"true" minimum:"0" maximum:"31536000" doc:"Seconds from now until expire_action; 0 or null: never. With the expires_at that the VM has, the old value changes nothing."`
@@ -123,6 +127,8 @@ type VM struct {
 	StartedAt         *Time             `json:"started_at,omitempty" doc:"When the VM was last started, RFC 3339, UTC."`
 	Ports             []Port            `json:"ports,omitempty" nullable:"false" doc:"TCP ports of the guest that are published on the host."`
 	Routes            []Route           `json:"routes,omitempty" nullable:"false" doc:"Routes to the VM, in the responses to POST /vms, and to GET and PATCH of the VM."`
+
+	ImplicitRoutes *bool `json:"implicit_routes,omitempty" doc:"Whether PORT-VM leads to the VM's ports; absent if that is as HATCH_PROXY_IMPLICIT says."`
 
 	Idle         *Idle  `json:"idle,omitempty" doc:"What happens when the VM is not used; absent if nothing does."`
 	TTLSeconds   *int64 `json:"ttl_seconds,omitempty" doc:"The time from its begin to expires_at, if the VM was given one; clones get it anew."`

@@ -111,6 +111,10 @@ var machineFlags = append(slices.Clone(shapeFlags),
 		spec.ExpireAction = g.text()
 		return nil
 	}},
+	machineFlag{"implicit-routes", "", "", "whether PORT-VM leads to its ports, for callers with a key or a signed link: on or off (default: as the server says)", func(g given, spec *api.MachineSpec) (err error) {
+		spec.ImplicitRoutes, err = onOff(g.flag.Name, g.text())
+		return err
+	}},
 	machineFlag{"publish", "p", []string(nil), "publish `PORT` of the guest on the server: [HOST:]GUEST, as 80 or 8080:80 (repeatable)", func(g given, spec *api.MachineSpec) error {
 		from, err := g.cmd.Flags().GetStringArray("publish-from")
 		if err == nil {
@@ -190,6 +194,14 @@ func (g given) image() (id string, err error) {
 	}
 	image, err := imageKind.find(g.cmd.Context(), g.server, g.text())
 	return image.ID, err
+}
+
+// onOff reads a choice.
+func onOff(flag, text string) (*bool, error) {
+	if text != "on" && text != "off" {
+		return nil, usageError{fmt.Errorf("--%s takes on or off, not %q", flag, text)}
+	}
+	return new(text == "on"), nil
 }
 
 var sizeForm = regexp.MustCompile(`^([0-9]{1,9})(?:([mgt])(?:i?b)?)?$`)

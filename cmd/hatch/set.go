@@ -17,6 +17,7 @@ type setFlags struct {
 	vcpus                     int
 
 	idle, idleAction, ttl, expireAction string
+	implicit                            string
 	publish, from, unpublish            []string
 }
 
@@ -54,6 +55,7 @@ func (c vmCommands) setCommand() *cobra.Command {
 	flags.StringVar(&f.idleAction, "idle-action", "", "what happens to it when it is idle: sleep, stop or none")
 	flags.StringVar(&f.ttl, "ttl", "", "stop it this `time` from now, as 2h; 0 for never")
 	flags.StringVar(&f.expireAction, "expire-action", "", "what happens to it then: stop, sleep or delete")
+	flags.StringVar(&f.implicit, "implicit-routes", "", "whether PORT-VM leads to its ports, for callers with a key or a signed link: on or off")
 	flags.StringArrayVarP(&f.publish, "publish", "p", nil, "publish `PORT` of the guest on the server: [HOST:]GUEST, as 80 or 8080:80 (repeatable)")
 	flags.StringArrayVar(&f.from, "publish-from", nil, "`network` that may connect to the ports of --publish, as 192.0.2.0/24 (repeatable)")
 	flags.StringArrayVar(&f.unpublish, "unpublish", nil, "no longer publish `PORT` of the guest (repeatable)")
@@ -109,6 +111,11 @@ func (f *setFlags) request(cmd *cobra.Command) (body api.UpdateVM, err error) {
 	}
 	if given("expire-action") {
 		body.ExpireAction = &f.expireAction
+	}
+	if given("implicit-routes") {
+		if body.ImplicitRoutes, err = onOff("implicit-routes", f.implicit); err != nil {
+			return body, err
+		}
 	}
 	for _, label := range f.labels {
 		if body.Labels == nil {

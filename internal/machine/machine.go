@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -37,6 +38,8 @@ type Spec struct {
 	RateLimits    vmm.RateLimits    `json:"rate_limits,omitzero"`
 	Ports         []Port            `json:"ports,omitempty"` // published on the host
 
+	ImplicitRoutes route.Implicit `json:"implicit_routes,omitempty"`
+
 	Idle   IdlePolicy `json:"idle,omitzero"`
 	Expiry Expiry     `json:"expiry,omitzero"`
 }
@@ -59,6 +62,8 @@ type Overrides struct {
 	SSHKeys       []string          `json:"ssh_keys,omitempty"` // empty but not nil: none
 	RateLimits    *vmm.RateLimits   `json:"rate_limits,omitempty"`
 	Ports         []Port            `json:"ports,omitempty"` // empty but not nil: none
+
+	ImplicitRoutes *route.Implicit `json:"implicit_routes,omitempty"`
 
 	Idle   *IdlePolicy `json:"idle,omitempty"`   // replaces that of the layer below
 	Expiry *Expiry     `json:"expiry,omitempty"` // likewise
@@ -91,6 +96,7 @@ func (s *Spec) override(o Overrides) {
 	set(&s.EnableNetwork, o.EnableNetwork)
 	set(&s.UserData, o.UserData)
 	set(&s.RateLimits, o.RateLimits)
+	set(&s.ImplicitRoutes, o.ImplicitRoutes)
 	set(&s.Idle, o.Idle)
 	set(&s.Expiry, o.Expiry)
 	if o.SSHKeys != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
@@ -70,7 +71,7 @@ func TestMergeKnowsEachOverride(t *testing.T) {
 func fill(t *testing.T, field reflect.Value) {
 	t.Helper()
 	for _, value := range []any{
-		"text", new("text"), new(7), new(true),
+		"text", new("text"), new(7), new(true), new(route.ImplicitOff),
 		[]string{"a"},
 		map[string]string{"a": "b"},
 		&vmm.RateLimits{Disk: vmm.DiskLimit{OpsPerSecond: 10}},

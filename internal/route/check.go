@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/network"
 )
 
 // Limits of routes.
@@ -51,29 +52,6 @@ func (d Draft) Decide() (Spec, error) {
 		return Spec{}, err
 	}
 	return s, nil
-}
-
-// DecideAll is Decide for the routes of a new VM or of a template. Errors: errs.Invalid.
-func DecideAll(drafts []Draft) ([]Spec, error) {
-	if len(drafts) > MaxPerVM {
-		return nil, errs.InvalidField("routes", "are %d; a VM can have %d", len(drafts), MaxPerVM)
-	}
-	specs := make([]Spec, len(drafts))
-	for i, d := range drafts {
-		var err error
-		if specs[i], err = d.Decide(); err == nil && d.Domain != "" {
-			err = errs.InvalidField("domain", "cannot be given with a new VM or in a template").
-				WithHint("POST /vms/{id}/routes gives a VM a domain of its own")
-		}
-		if err != nil {
-			return nil, InList(i, err)
-		}
-		taken := func(s Spec) bool { return s.Subdomain != "" && s.Subdomain == specs[i].Subdomain }
-		if slices.ContainsFunc(specs[:i], taken) {
-			return nil, InList(i, errs.InvalidField("subdomain", "%q is given twice", specs[i].Subdomain))
-		}
-	}
-	return specs, nil
 }
 
 // InList returns an error of a route as one of the request that has a list of them.
@@ -150,14 +128,11 @@ func checkDomain(name string) error {
 func ParseAllowed(texts []string) ([]netip.Prefix, error) {
 	var all []netip.Prefix
 	for _, text := range texts {
-		p, err := netip.ParsePrefix(text)
-		if addr, notAddr := netip.ParseAddr(text); notAddr == nil && addr.Zone() == "" {
-			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
-		}
-		if err != nil || p.Addr().Is4In6() { // clients' IPv4 addresses are never of this form
+		p, err := network.ParsePrefix(text)
+		if err != nil {
 			return nil, errs.InvalidField("allowed_cidrs", "%q is not a network; want one such as 192.0.2.0/24 or 2001:db8::/32", errs.Brief(text))
 		}
-		all = append(all, p.Masked())
+		all = append(all, p)
 	}
 	return all, nil
 }

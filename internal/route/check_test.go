@@ -1,7 +1,6 @@
 package route
 
 import (
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,28 +76,12 @@ func TestDecideRefuses(t *testing.T) {
 	}
 }
 
-func TestDecideAllNamesTheRoute(t *testing.T) {
-	_, err := DecideAll([]Draft{{Spec: Spec{Port: 80, Subdomain: "web"}}, {Spec: Spec{Port: 81, Subdomain: "web"}}})
-	if e, ok := errs.As(err); !ok || e.Field != "routes[1].subdomain" || !strings.HasPrefix(e.Message, "routes[1].subdomain: ") {
-		t.Errorf("twice the same subdomain: %v", err)
-	}
-	if _, err := DecideAll([]Draft{{Spec: Spec{Port: 80, Domain: "www.example.org"}}}); !errs.HasCode(err, "invalid_domain") {
-		t.Errorf("with a domain: %v", err)
-	}
-	if _, err := DecideAll(slices.Repeat([]Draft{{Spec: Spec{Port: 80}}}, MaxPerVM+1)); !errs.HasCode(err, "invalid_routes") {
-		t.Errorf("with too many: %v", err)
-	}
-	if specs, err := DecideAll([]Draft{{Spec: Spec{Port: 80}}, {Spec: Spec{Port: 81}}}); err != nil || len(specs) != 2 {
-		t.Errorf("%+v, %v", specs, err)
-	}
-}
-
 func TestParseAllowed(t *testing.T) {
 	all, err := ParseAllowed([]string{"192.0.2.77/24", "2001:db8::/32", "198.51.100.1"})
 	if err != nil || all[0].String() != "192.0.2.0/24" || all[2].String() != "198.51.100.1/32" {
 		t.Errorf("%v, %v", all, err)
 	}
-	for _, text := range []string{"", "x", "192.0.2.0/33", "fe80::1%eth0", "::ffff:192.0.2.0/120"} {
+	for _, text := range []string{"", "x", "192.0.2.0/33", "fe80::1%eth0"} {
 		if _, err := ParseAllowed([]string{text}); !errs.HasCode(err, "invalid_allowed_cidrs") {
 			t.Errorf("%q: %v", text, err)
 		}

@@ -17,8 +17,8 @@ type Store interface {
 	// Route returns one route. Errors: errs.NotFound with code route_not_found.
 	Route(ctx context.Context, scope access.Scope, id string) (Route, error)
 
-	// Routes returns the routes to a VM, "" for all VMs, newest first.
-	// Errors: errs.NotFound with code vm_not_found.
+	// Routes returns the routes to a VM, "" for all VMs, newest first; none for a VM that
+	// does not exist.
 	Routes(ctx context.Context, scope access.Scope, vmID string) ([]Route, error)
 
 	// UpdateRoute applies change in one transaction and stores Spec and VerifiedAt,
@@ -36,9 +36,10 @@ type Store interface {
 
 // VM is what routes have to know of a VM.
 type VM struct {
-	ID         string `db:"id"`
-	OwnerID    string `db:"owner_id"`
-	Generation int64  `db:"generation"` // of its signed links
+	ID         string
+	OwnerID    string
+	Generation int64 // of its signed links
+	Implicit   Implicit
 }
 
 // Names is the part of the store that host names are resolved with.

@@ -152,7 +152,7 @@ func (s *Service) served(ctx context.Context, subdomain, domain string) (Target,
 func (s *Service) implicit(ctx context.Context, label string) (Target, error) {
 	digits, vm, _ := strings.Cut(label, "-")
 	port, err := strconv.ParseUint(digits, 10, 16)
-	if err != nil || port == 0 || digits[0] == '0' || !s.Implicit {
+	if err != nil || port == 0 || digits[0] == '0' {
 		return Target{}, ErrUnknown
 	}
 	id := ""
@@ -162,6 +162,9 @@ func (s *Service) implicit(ctx context.Context, label string) (Target, error) {
 	v, err := s.Store.VMNamed(ctx, id, vm)
 	if err != nil {
 		return Target{}, err
+	}
+	if !v.Implicit.allowed(s.Implicit) {
+		return Target{}, ErrUnknown
 	}
 	return Target{
 		VMID: v.ID, OwnerID: v.OwnerID, Port: int(port), AutoWake: true, Auth: Auth{Mode: Key}, Upstream: HTTP1, generation: v.Generation,

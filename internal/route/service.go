@@ -35,7 +35,8 @@ type Config struct {
 	Keys   Keys
 	DNS    Resolver
 	Domain string // of the proxy: routes' subdomains are below it
-	// Implicit is whether names without a route, PORT-VM, lead anywhere.
+	// Implicit is whether names without a route, PORT-VM, lead to VMs whose owners have
+	// not decided.
 	Implicit bool
 	// URL returns the URL of a host name, as clients reach the proxy.
 	URL func(host string) string
@@ -79,26 +80,49 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 // Create makes a route to a VM in the caller's scope. A caller with the right Admin need
 // not prove a domain. Errors: errs.Invalid names the field; errs.NotFound; errs.Conflict.
 func (s *Service) Create(ctx context.Context, caller access.Principal, vmID string, d Draft) (Route, error) {
-	spec, err := d.Decide()
+	spec, err := s.decide(d)
 	if err != nil {
 		return Route{}, err
 	}
-	if err := s.checkDomain(spec.Domain); err != nil {
-		return Route{}, err
-	}
 	r := New(caller.OwnerID, vmID, spec)
-	if spec.Domain != "" && caller.Rights.Include(access.Admin) {
-		r.VerifiedAt = &r.CreatedAt
+	if caller.Rights.Include(access.Admin) {
+		r = r.Proved()
 	}
 	return s.Store.InsertRoute(ctx, caller.Scope(), r, MaxPerVM)
 }
 
-// checkDomain refuses names that are the proxy's own.
-func (s *Service) checkDomain(name string) error {
-	if name == s.Domain || strings.HasSuffix(name, "."+s.Domain) {
-		return errs.InvalidField("domain", "%q is the proxy's own domain, or below it; give subdomain instead", name)
+// decide is Decide for a name that is not the proxy's own.
+func (s *Service) decide(d Draft) (Spec, error) {
+	spec, err := d.Decide()
+	if err == nil && (spec.Domain == s.Domain || strings.HasSuffix(spec.Domain, "."+s.Domain)) {
+		err = errs.InvalidField("domain", "%q is the proxy's own domain, or below it; give subdomain instead", spec.Domain)
 	}
-	return nil
+	return spec, err
+}
+
+// DecideAll checks the routes of a new VM or of a template, which are made without
+// Create, and fills in their defaults. Errors: errs.Invalid names the field.
+func (s *Service) DecideAll(drafts []Draft) ([]Spec, error) {
+	if len(drafts) > MaxPerVM {
+		return nil, errs.InvalidField("routes", "are %d; a VM can have %d", len(drafts), MaxPerVM)
+	}
+	specs := make([]Spec, len(drafts))
+	for i, d := range drafts {
+		spec, err := s.decide(d)
+		if err != nil {
+			return nil, InList(i, err)
+		}
+		same := func(other Spec) bool { return other.Subdomain == spec.Subdomain && other.Domain == spec.Domain }
+		if spec.Label() != "" && slices.ContainsFunc(specs[:i], same) {
+			field := "subdomain"
+			if spec.Domain != "" {
+				field = "domain"
+			}
+			return nil, InList(i, errs.InvalidField(field, "%q is given twice", spec.Label()))
+		}
+		specs[i] = spec
+	}
+	return specs, nil
 }
 
 // Get returns one route. Errors: errs.NotFound.
@@ -106,8 +130,19 @@ func (s *Service) Get(ctx context.Context, scope access.Scope, id string) (Route
 	return s.Store.Route(ctx, scope, id)
 }
 
-// List returns the routes to a VM, "" for all VMs in scope, newest first.
+// List returns the routes to a VM, "" for all VMs in scope, newest first. Errors:
+// errs.NotFound with code vm_not_found.
 func (s *Service) List(ctx context.Context, scope access.Scope, vmID string) ([]Route, error) {
+	if vmID != "" {
+		if _, err := s.Store.LinkedVM(ctx, scope, vmID); err != nil {
+			return nil, err
+		}
+	}
+	return s.Store.Routes(ctx, scope, vmID)
+}
+
+// Of returns the routes to a VM that the caller has just read, newest first.
+func (s *Service) Of(ctx context.Context, scope access.Scope, vmID string) ([]Route, error) {
 	return s.Store.Routes(ctx, scope, vmID)
 }
 
@@ -217,7 +252,7 @@ func (s *Service) Share(ctx context.Context, scope access.Scope, vmID string, po
 	if err != nil {
 		return "", until, err
 	}
-	host, err := s.hostOf(ctx, scope, v.ID, port)
+	host, err := s.hostOf(ctx, scope, v, port)
 	if err != nil {
 		return "", until, err
 	}
@@ -228,11 +263,11 @@ func (s *Service) Share(ctx context.Context, scope access.Scope, vmID string, po
 
 // hostOf returns a host name that leads to a port of a VM, and needs credentials: one that
 // is public would leave the token in the URL.
-func (s *Service) hostOf(ctx context.Context, scope access.Scope, vmID string, port int) (string, error) {
-	if s.Implicit {
-		return fmt.Sprintf("%d-%s.%s", port, strings.ReplaceAll(vmID, "_", "-"), s.Domain), nil
+func (s *Service) hostOf(ctx context.Context, scope access.Scope, v VM, port int) (string, error) {
+	if v.Implicit.allowed(s.Implicit) {
+		return fmt.Sprintf("%d-%s.%s", port, strings.ReplaceAll(v.ID, "_", "-"), s.Domain), nil
 	}
-	routes, err := s.Store.Routes(ctx, scope, vmID)
+	routes, err := s.Store.Routes(ctx, scope, v.ID)
 	if err != nil {
 		return "", err
 	}
@@ -242,7 +277,7 @@ func (s *Service) hostOf(ctx context.Context, scope access.Scope, vmID string, p
 		}
 	}
 	return "", errs.New(errs.Conflict, "no_name", "no host name leads to port %d of the VM", port).
-		WithHint("make a route to the port that is not public: POST /vms/{id}/routes; or set HATCH_PROXY_IMPLICIT")
+		WithHint("make a route to the port that is not public: POST /vms/{id}/routes; or give the VM implicit_routes: true")
 }
 
 // EndLinks ends all signed links to a VM, and the cookies that followed them.

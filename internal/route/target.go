@@ -21,6 +21,21 @@ type Target struct {
 	generation int64 // of the VM's signed links
 }
 
+// Implicit is whether names without a route, PORT-VM, lead to a VM.
+type Implicit string
+
+// The choices of a VM's owner. Such names always need credentials.
+const (
+	ServersChoice Implicit = "" // as Config.Implicit says
+	ImplicitOn    Implicit = "on"
+	ImplicitOff   Implicit = "off"
+)
+
+// allowed reports whether such names lead to the VM on a server with a setting.
+func (i Implicit) allowed(server bool) bool {
+	return i == ImplicitOn || i == ServersChoice && server
+}
+
 // Mode says what a caller has to show.
 type Mode string
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
@@ -193,10 +194,12 @@ func (s *routeStore) Routes(ctx context.Context, scope access.Scope, vmID string
 	if vmID == "" {
 		return selectRoutes(ctx, s.reads, s.keys, selectRoute+" WHERE "+owned+newest, args...)
 	}
-	if _, err := s.LinkedVM(ctx, scope, vmID); err != nil {
-		return nil, err
+	if !storable(vmID) {
+		return nil, nil
 	}
-	return selectRoutes(ctx, s.reads, s.keys, selectRoute+" WHERE vm_id = ?"+newest, vmID)
+	// The scope is not in the query: SQLite would walk along all routes of the owner.
+	found, err := selectRoutes(ctx, s.reads, s.keys, selectRoute+" WHERE vm_id = ?"+newest, vmID)
+	return slices.DeleteFunc(found, func(r route.Route) bool { return !scope.Sees(r.OwnerID) }), err
 }
 
 // CountRoutes returns the number of routes in scope.

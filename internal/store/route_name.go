@@ -35,7 +35,25 @@ func (s *routeStore) ServedRoute(ctx context.Context, subdomain, domain string) 
 	return r, v, err
 }
 
-const selectLinkedVM = "SELECT id, owner_id, COALESCE((SELECT generation FROM link_generations WHERE vm_id = vms.id), 0) AS generation FROM vms"
+const selectLinkedVM = "SELECT id, owner_id, spec, COALESCE((SELECT generation FROM link_generations WHERE vm_id = vms.id), 0) AS generation FROM vms"
+
+// linkedRow is what is read of a VM for routes.
+type linkedRow struct {
+	ID         string `db:"id"`
+	OwnerID    string `db:"owner_id"`
+	Generation int64  `db:"generation"`
+	Spec       string `db:"spec"`
+}
+
+func (r linkedRow) vm() (route.VM, error) {
+	var spec struct {
+		Implicit route.Implicit `json:"implicit_routes"`
+	}
+	if err := fromJSON(r.Spec, &spec); err != nil {
+		return route.VM{}, fmt.Errorf("cannot read VM %s: %w", r.ID, err)
+	}
+	return route.VM{ID: r.ID, OwnerID: r.OwnerID, Generation: r.Generation, Implicit: spec.Implicit}, nil
+}
 
 // VMNamed implements [route.Names].
 func (s *routeStore) VMNamed(ctx context.Context, id, name string) (route.VM, error) {
@@ -43,12 +61,12 @@ func (s *routeStore) VMNamed(ctx context.Context, id, name string) (route.VM, er
 		return route.VM{}, noVM(name)
 	}
 	for _, by := range []struct{ where, value string }{{" WHERE id = ?", id}, {" WHERE name = ? AND name <> '' LIMIT 2", name}} {
-		var found []route.VM
+		var found []linkedRow
 		if err := selectAll(ctx, s.reads, &found, selectLinkedVM+by.where, by.value); err != nil {
 			return route.VM{}, fmt.Errorf("cannot look up a VM: %w", err)
 		}
 		if len(found) == 1 {
-			return found[0], nil
+			return found[0].vm()
 		}
 	}
 	return route.VM{}, noVM(name)
@@ -77,16 +95,17 @@ func (s *routeStore) LinkedVM(ctx context.Context, scope access.Scope, id string
 	return linkedVM(ctx, s.reads, scope, id)
 }
 
-func linkedVM(ctx context.Context, q querier, scope access.Scope, id string) (v route.VM, err error) {
+func linkedVM(ctx context.Context, q querier, scope access.Scope, id string) (route.VM, error) {
 	owned, args := inScope(scope)
-	found, err := get(ctx, q, &v, selectLinkedVM+" WHERE id = ? AND "+owned, append([]any{id}, args...)...)
+	var row linkedRow
+	found, err := get(ctx, q, &row, selectLinkedVM+" WHERE id = ? AND "+owned, append([]any{id}, args...)...)
 	if err != nil {
-		return v, fmt.Errorf("cannot read the VM: %w", err)
+		return route.VM{}, fmt.Errorf("cannot read the VM: %w", err)
 	}
 	if !found {
-		return v, noVM(id)
+		return route.VM{}, noVM(id)
 	}
-	return v, nil
+	return row.vm()
 }
 
 // EndLinks implements [route.Links].

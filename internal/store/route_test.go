@@ -83,10 +83,10 @@ func TestRoutes(t *testing.T) {
 			hasCode(t, err, errs.NotFound, "route_not_found")
 			hasCode(t, s.DeleteRoute(ctx, other, id, anyRoute), errs.NotFound, "route_not_found")
 		}
-		_, err = s.Routes(ctx, other, "vm_a")
-		hasCode(t, err, errs.NotFound, "vm_not_found")
-		if all, err := s.Routes(ctx, other, ""); err != nil || len(all) > 0 {
-			t.Errorf("another owner sees %v, %v", all, err)
+		for _, vmID := range []string{"vm_a", ""} {
+			if all, err := s.Routes(ctx, other, vmID); err != nil || len(all) > 0 {
+				t.Errorf("another owner sees %v, %v", all, err)
+			}
 		}
 
 		changed, err := s.UpdateRoute(ctx, owner, want.ID, func(r *route.Route) error { r.Subdomain, r.Port = "www2", 81; return nil })
@@ -296,6 +296,26 @@ func TestNamesVersion(t *testing.T) {
 			if got := s.NamesVersion() - before; got != c.want {
 				t.Errorf("%s: the version goes up by %d, want %d", c.what, got, c.want)
 			}
+		}
+	})
+}
+
+// What a VM's owner decides about implicit names is found with the VM, and counts as a
+// change of names.
+func TestImplicitNamesOfVMs(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		ctx, owner := t.Context(), access.Owner("acc_a")
+		v := createVM(t, s, newVM("vm_a"))
+		named, err := s.VMNamed(ctx, v.ID, "")
+		noError(t, err)
+		equal(t, named.Implicit, route.ServersChoice)
+		before := s.NamesVersion()
+		_, err = s.ReviseVM(ctx, owner, v.ID, pools(t), func(v *vm.VM) error { v.ImplicitRoutes = route.ImplicitOff; return nil })
+		noError(t, err)
+		linked, err := s.LinkedVM(ctx, owner, v.ID)
+		noError(t, err)
+		if linked.Implicit != route.ImplicitOff || s.NamesVersion() == before {
+			t.Errorf("%+v, names of version %d, before %d", linked, s.NamesVersion(), before)
 		}
 	})
 }

@@ -46,7 +46,7 @@ func (s *vmStore) ReviseVM(ctx context.Context, scope access.Scope, id string, p
 		if stored, err = oneVM(ctx, tx, tx.keys, scope, id); err != nil {
 			return err
 		}
-		tx.renamed = before.Name != stored.Name
+		tx.renamed = before.Name != stored.Name || before.ImplicitRoutes != stored.ImplicitRoutes
 		if err := tx.moveUsage(ctx, row.HostID, before, stored); err != nil {
 			return err
 		}

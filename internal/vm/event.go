@@ -111,6 +111,7 @@ func changedFields(before, after VM) (fields []string) {
 		{"labels", !maps.Equal(before.Labels, after.Labels)},
 		{"vcpu_count", before.VCPUs != after.VCPUs},
 		{"mem_mib", before.MemMiB != after.MemMiB},
+		{"implicit_routes", before.ImplicitRoutes != after.ImplicitRoutes},
 		{"idle", before.Idle != after.Idle},
 		{"expires_at", !before.Expiry.At.Equal(after.Expiry.At)},
 		{"expire_action", before.Expiry.Action != after.Expiry.Action},

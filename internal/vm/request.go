@@ -17,4 +17,5 @@ type CreateRequest struct {
 	MAC               net.HardwareAddr // nil: derived from the address
 	Name              string
 	Routes            []route.Spec // nil: the template's
+	OwnsDomains       bool         // the caller need not prove the domains of its routes
 }

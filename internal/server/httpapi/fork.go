@@ -64,7 +64,7 @@ func (h *vmHandlers) createFrom(ctx context.Context, in *createVMInput) (*create
 	if err := refuseBesideSnapshot(body); err != nil {
 		return nil, err
 	}
-	given, err := overrides(ctx, body.MachineSpec)
+	given, err := overrides(ctx, body.MachineSpec, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -215,7 +215,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 		&eventHandlers{d, cfg.Events, cfg.VMs},
 		&webhookHandlers{d, cfg.Webhooks},
 		&imageHandlers{d, cfg.Images, users, cfg.Warm, cfg.VMs},
-		&templateHandlers{d, cfg.Templates, users},
+		&templateHandlers{d, cfg.Templates, users, cfg.Routes},
 		&keyHandlers{d, cfg.Keys, cfg.Users},
 		users,
 		&routeHandlers{d, cfg.Routes},

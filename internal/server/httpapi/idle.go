@@ -41,13 +41,23 @@ func shownIdle(p machine.IdlePolicy) *api.Idle {
 }
 
 // expiry decodes an expiry, of which nil means not given.
-func expiry(ttlSeconds *int64, at *api.Time, action string) *machine.Expiry {
-	if ttlSeconds == nil && at == nil && action == "" {
-		return nil
+func expiry(ttlSeconds *int64, at *api.Time, action string) (*machine.Expiry, error) {
+	switch {
+	case at != nil && ttlSeconds != nil:
+		return nil, errs.InvalidField("expires_at", "cannot be given together with ttl_seconds")
+	case ttlSeconds == nil && at == nil && action == "":
+		return nil, nil
+	case ttlSeconds == nil && at == nil:
+		return nil, noExpiryTime()
 	}
 	return &machine.Expiry{
 		TTL: seconds(ttlSeconds), At: expiryTime(at), Action: machine.Action(cmp.Or(action, string(machine.ActionStop))),
-	}
+	}, nil
+}
+
+// noExpiryTime is the error of an action that would never happen.
+func noExpiryTime() error {
+	return errs.InvalidField("expire_action", "has no time to happen at; give ttl_seconds or expires_at, too")
 }
 
 // seconds decodes a duration, of which nil means none.
@@ -114,7 +124,7 @@ func idlePatch(v *vm.VM, patch []byte, shown, after api.VM, now time.Time) error
 	if next.At.IsZero() {
 		next = machine.Expiry{}
 		if actionChanges && after.ExpireAction != "" {
-			return errs.InvalidField("expire_action", "has no time to happen at; give ttl_seconds or expires_at, too")
+			return noExpiryTime()
 		}
 	}
 	v.Expiry = next

@@ -2,12 +2,14 @@ package httpapi_test
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/route"
 )
 
 // What a client sends back as it has read it changes nothing, however precise it is here.
@@ -92,6 +94,42 @@ func TestPatchExpiry(t *testing.T) {
 		}
 		if got != c.want {
 			t.Errorf("%s: %+v, want %+v", c.body, got, c.want)
+		}
+	}
+}
+
+// An action that would never happen is refused, where it would have been dropped.
+func TestAnExpiryNeedsATime(t *testing.T) {
+	s := newServer(t)
+	for _, path := range []string{"/vms", "/templates"} {
+		reply := s.call(t, "POST", path, `{"name":"x","expire_action":"delete"}`)
+		if p := reply.problem(t); reply.StatusCode != 400 || p.Field != "expire_action" {
+			t.Errorf("%s: %d, %+v", path, reply.StatusCode, p)
+		}
+		wantStatus(t, s.call(t, "POST", path, `{"name":"x","expire_action":"delete","ttl_seconds":60}`), 201)
+	}
+	wantStatus(t, s.call(t, "POST", "/vms", fmt.Sprintf(`{"expire_action":"delete","expires_at":%q}`, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))), 201)
+	if e := s.vms.request.Expiry; e == nil || e.Action != machine.ActionDelete || e.At.IsZero() {
+		t.Errorf("asked for %+v", e)
+	}
+}
+
+func TestImplicitRoutesAreTheOwnersChoice(t *testing.T) {
+	s := newServer(t)
+	for body, want := range map[string]*route.Implicit{`{}`: nil, `{"implicit_routes":true}`: new(route.ImplicitOn), `{"implicit_routes":false}`: new(route.ImplicitOff)} {
+		wantStatus(t, s.call(t, "POST", "/vms", body), 201)
+		if got := s.vms.request.ImplicitRoutes; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v", body, got)
+		}
+	}
+	for body, want := range map[string]route.Implicit{
+		`{"implicit_routes":false}`: route.ImplicitOff, `{"implicit_routes":true}`: route.ImplicitOn, `{"implicit_routes":null}`: route.ServersChoice, `{"name":"db"}`: route.ServersChoice,
+	} {
+		reply := s.call(t, "PATCH", "/vms/"+knownVM, body)
+		wantStatus(t, reply, 200)
+		shown := decode[api.VM](t, reply).ImplicitRoutes
+		if got := s.vms.updated.ImplicitRoutes; got != want || (shown != nil) != (want != route.ServersChoice) || shown != nil && *shown != (want == route.ImplicitOn) {
+			t.Errorf("%s: %q, shown as %v", body, got, shown)
 		}
 	}
 }

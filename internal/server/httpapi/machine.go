@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/errs"
@@ -12,8 +13,9 @@ import (
 	"github.com/hatchvm/hatch/internal/vmm"
 )
 
-// overrides decodes the spec fields of a request. The service validates the values.
-func overrides(ctx context.Context, in api.MachineSpec) (machine.Overrides, error) {
+// overrides decodes the spec fields of a request, and expires_at, which templates do not
+// have. The service validates the values.
+func overrides(ctx context.Context, in api.MachineSpec, expiresAt *api.Time) (machine.Overrides, error) {
 	data, err := userData(in.UserData, in.UserDataEncoding)
 	if err != nil {
 		return machine.Overrides{}, err
@@ -22,11 +24,15 @@ func overrides(ctx context.Context, in api.MachineSpec) (machine.Overrides, erro
 	if err == nil {
 		err = mayPublish(ctx, published)
 	}
+	if err != nil {
+		return machine.Overrides{}, err
+	}
+	expires, err := expiry(in.TTLSeconds, expiresAt, in.ExpireAction)
 	return machine.Overrides{
 		ImageID: in.ImageID, Description: in.Description, Hostname: in.Hostname, VCPUs: in.VCPUCount, MemMiB: in.MemMiB, DiskMiB: in.DiskMiB,
 		BootArgs: in.BootArgs, EnableNetwork: in.EnableNetwork, UserData: data,
 		Labels: in.Labels, SSHKeys: in.SSHAuthorizedKeys, RateLimits: rateLimits(in.RateLimits), Ports: published,
-		Idle: idlePolicy(in.Idle), Expiry: expiry(in.TTLSeconds, nil, in.ExpireAction),
+		ImplicitRoutes: implicitRoutes(in.ImplicitRoutes), Idle: idlePolicy(in.Idle), Expiry: expires,
 	}, err
 }
 
@@ -56,11 +62,14 @@ func shownOverrides(o machine.Overrides) api.MachineSpec {
 	if o.RateLimits != nil {
 		out.RateLimits = shownRateLimits(*o.RateLimits)
 	}
+	if o.ImplicitRoutes != nil {
+		out.ImplicitRoutes = shownImplicit(*o.ImplicitRoutes)
+	}
 	if o.Idle != nil {
 		out.Idle = shownIdle(*o.Idle)
 	}
 	if o.Expiry != nil {
-		out.TTLSeconds, out.ExpireAction = shownTTL(*o.Expiry), string(o.Expiry.Action)
+		out.TTLSeconds, out.ExpireAction = new(int64(o.Expiry.TTL/time.Second)), string(o.Expiry.Action)
 	}
 	return out
 }
@@ -83,7 +92,7 @@ func listedVM(v vm.VM) api.VM {
 		ImageID: v.ImageID, TemplateID: v.TemplateID, VCPUCount: v.VCPUs, MemMiB: v.MemMiB, DiskMiB: v.DiskMiB,
 		EnableNetwork: v.EnableNetwork, Labels: v.Labels, SSHAuthorizedKeys: v.SSHKeys, VMM: v.Driver, RateLimits: shownRateLimits(v.RateLimits),
 		GuestIP: addressText(v.Lease.Address), GuestMAC: strings.ToUpper(v.Lease.MAC.String()), TapName: v.Lease.Tap, SSHPort: v.Lease.SSHPort,
-		SnapshotID: v.SnapshotID, Ports: shownPorts(v.Ports, v.Lease.Ports),
+		SnapshotID: v.SnapshotID, Ports: shownPorts(v.Ports, v.Lease.Ports), ImplicitRoutes: shownImplicit(v.ImplicitRoutes),
 		CreatedAt: utc(v.CreatedAt), UpdatedAt: utc(v.UpdatedAt), StartedAt: utcOrNil(v.StartedAt),
 	}
 	if v.Idle != (machine.IdlePolicy{}) {

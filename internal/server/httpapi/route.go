@@ -20,9 +20,13 @@ const shareText = `Return a signed link to a port of a VM. Each browser that ope
 // Routes manages routes. [hostroute.Service] implements it.
 type Routes interface {
 	Create(ctx context.Context, caller access.Principal, vmID string, d hostroute.Draft) (hostroute.Route, error)
+	// DecideAll checks the routes of a new VM or of a template.
+	DecideAll(drafts []hostroute.Draft) ([]hostroute.Spec, error)
 	Get(ctx context.Context, scope access.Scope, id string) (hostroute.Route, error)
 	// List returns the routes to a VM, "" for all VMs.
 	List(ctx context.Context, scope access.Scope, vmID string) ([]hostroute.Route, error)
+	// Of is List for a VM that exists.
+	Of(ctx context.Context, scope access.Scope, vmID string) ([]hostroute.Route, error)
 	// Update and Delete change nothing if their function returns an error.
 	Update(ctx context.Context, scope access.Scope, id string, change func(hostroute.Route) (hostroute.Draft, error)) (hostroute.Route, error)
 	Delete(ctx context.Context, scope access.Scope, id string, check func(hostroute.Route) error) error
@@ -184,7 +188,7 @@ func routeDraft(in api.CreateRoute) (hostroute.Draft, error) {
 }
 
 // routeSpecs decodes the routes of a new VM or of a template; nil means not given.
-func routeSpecs(in []api.CreateRoute) ([]hostroute.Spec, error) {
+func routeSpecs(leading Routes, in []api.CreateRoute) ([]hostroute.Spec, error) {
 	if in == nil {
 		return nil, nil
 	}
@@ -195,7 +199,26 @@ func routeSpecs(in []api.CreateRoute) ([]hostroute.Spec, error) {
 			return nil, hostroute.InList(i, err)
 		}
 	}
-	return hostroute.DecideAll(drafts)
+	return leading.DecideAll(drafts)
+}
+
+// implicitRoutes decodes whether implicit names lead to a VM; nil means not given.
+func implicitRoutes(in *bool) *hostroute.Implicit {
+	switch {
+	case in == nil:
+		return nil
+	case *in:
+		return new(hostroute.ImplicitOn)
+	}
+	return new(hostroute.ImplicitOff)
+}
+
+// shownImplicit returns nil for the server's choice.
+func shownImplicit(i hostroute.Implicit) *bool {
+	if i == hostroute.ServersChoice {
+		return nil
+	}
+	return new(i == hostroute.ImplicitOn)
 }
 
 // shownSpec is the reverse of routeDraft, but for the password.

@@ -55,6 +55,14 @@ func (f *fakeRoutes) sample() route.Route {
 	return r
 }
 
+func (f *fakeRoutes) DecideAll(drafts []route.Draft) ([]route.Spec, error) {
+	return (&route.Service{Config: route.Config{Domain: "localhost"}}).DecideAll(drafts)
+}
+
+func (f *fakeRoutes) Of(ctx context.Context, scope access.Scope, vmID string) ([]route.Route, error) {
+	return f.List(ctx, scope, vmID)
+}
+
 func (f *fakeRoutes) Create(_ context.Context, caller access.Principal, vmID string, d route.Draft) (route.Route, error) {
 	f.caller, f.draft = caller, d
 	return f.sample(), f.knows(caller.Scope(), vmID)
@@ -189,13 +197,17 @@ func TestRoutesOfNewVMs(t *testing.T) {
 	if len(specs) != 2 || specs[0].Subdomain != "web" || specs[0].Auth.Mode != route.Public || specs[1].Auth.Hash == nil {
 		t.Errorf("asked for %+v", specs)
 	}
+	wantStatus(t, s.call(t, "POST", "/vms", `{"routes":[{"domain":"www.example.org","target_port":80}]}`), 201)
+	if got := s.vms.request; len(got.Routes) != 1 || got.Routes[0].Domain != "www.example.org" || !got.OwnsDomains {
+		t.Errorf("asked for %+v", got)
+	}
 	if got := decode[api.CreatedVM](t, reply); len(got.Routes) != 1 || got.Routes[0].URL != "http://web.localhost" {
 		t.Errorf("the answer has %+v", got.Routes)
 	}
 	for body, field := range map[string]string{
 		`{"routes":[{"target_port":80},{"target_port":81,"subdomain":"api"}]}`:    "routes[1].subdomain",
 		`{"routes":[{"target_port":80,"allowed_cidrs":["x"]}]}`:                   "routes[0].allowed_cidrs",
-		`{"routes":[{"target_port":80,"domain":"www.example.org"}]}`:              "routes[0].domain",
+		`{"routes":[{"target_port":80,"domain":"x.localhost"}]}`:                  "routes[0].domain",
 		`{"routes":[{"target_port":80}],"snapshot_id":"golden"}`:                  "routes",
 		`{"routes":[{"target_port":80,"auth":{"mode":"basic","username":"me"}}]}`: "routes[0].auth.password",
 	} {

@@ -25,6 +25,7 @@ type templateHandlers struct {
 	*door
 	templates Templates
 	users     *userHandlers
+	leading   Routes
 }
 
 type createTemplateInput struct {
@@ -32,11 +33,11 @@ type createTemplateInput struct {
 }
 
 func (h *templateHandlers) create(ctx context.Context, in *createTemplateInput) (*created[api.Template], error) {
-	given, err := overrides(ctx, in.Body.MachineSpec)
+	given, err := overrides(ctx, in.Body.MachineSpec, nil)
 	if err != nil {
 		return nil, err
 	}
-	routes, err := routeSpecs(in.Body.Routes)
+	routes, err := routeSpecs(h.leading, in.Body.Routes)
 	if err != nil {
 		return nil, err
 	}
@@ -87,13 +88,13 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 		after, err := patched[api.UpdateTemplate](h.door, shown, in.RawBody, templateFields, nil)
 		if err == nil {
 			t.Name = after.Name
-			t.Overrides, err = overrides(ctx, after.MachineSpec)
+			t.Overrides, err = overrides(ctx, after.MachineSpec, nil)
 		}
 		if err == nil {
 			t.Sharing, err = h.users.sharing(ctx, t.Sharing, after.Visibility, after.SharedWith)
 		}
 		if err == nil && given.Routes != nil { // those that are shown have no passwords
-			t.Routes, err = routeSpecs(after.Routes)
+			t.Routes, err = routeSpecs(h.leading, after.Routes)
 		}
 		return err
 	})
@@ -106,7 +107,7 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 // templateFields are the fields of a template that can be changed.
 var templateFields = []string{
 	"name", "image_id", "description", "hostname", "vcpu_count", "mem_mib", "disk_mib", "boot_args", "enable_network",
-	"user_data", "user_data_encoding", "labels", "ssh_authorized_keys", "rate_limits", "routes", "ports", "idle", "ttl_seconds", "expire_action", "visibility", "shared_with",
+	"user_data", "user_data_encoding", "labels", "ssh_authorized_keys", "rate_limits", "routes", "ports", "implicit_routes", "idle", "ttl_seconds", "expire_action", "visibility", "shared_with",
 }
 
 func (h *templateHandlers) delete(ctx context.Context, in *ConditionalIDPath) (*answer[api.Deleted], error) {

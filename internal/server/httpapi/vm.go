@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/idempotency"
+	hostroute "github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -24,7 +26,7 @@ const createText = `Create and start a new microVM. Every field is optional, and
 With snapshot_id the VM is cloned from a snapshot instead of booted; with count, several are, each with its own hostname, address and MAC. The response comes once all have confirmed their identity. If wait_timeout passes first, the status is 409 with code still_working; creation continues, and GET /vms lists the VMs.`
 
 const updateText = `Change a VM, by a JSON merge patch: absent fields stay, null removes one. The name, the description, labels and published ports can be changed in any state, ` +
-	`and so can idle, ttl_seconds, expires_at and expire_action; the sizes only while the VM is stopped. Fields that cannot be changed are refused, each with the reason, unless they are as they are.`
+	`and so can implicit_routes, idle, ttl_seconds, expires_at and expire_action; the sizes only while the VM is stopped. Fields that cannot be changed are refused, each with the reason, unless they are as they are.`
 
 // vmHandlers serves VMs and operations on them.
 type vmHandlers struct {
@@ -59,7 +61,7 @@ func (h *vmHandlers) create(ctx context.Context, in *createVMInput) (*createVMOu
 		return nil, errs.InvalidField("count", "is only allowed with snapshot_id").
 			WithHint("POST /vms once for each VM, or take a snapshot of one and clone the others from it")
 	}
-	req, err := createRequest(ctx, body)
+	req, err := h.createRequest(ctx, body)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +82,7 @@ func (h *vmHandlers) create(ctx context.Context, in *createVMInput) (*createVMOu
 // routesOf returns the routes to a VM. They are not part of what the VM's ETag is made
 // of, but a change of one is a change of the VM.
 func (h *vmHandlers) routesOf(ctx context.Context, id string) ([]api.Route, error) {
-	routes, err := h.leading.List(ctx, scope(ctx), id)
+	routes, err := h.leading.Of(ctx, scope(ctx), id)
 	var shown []api.Route
 	for _, r := range routes {
 		shown = append(shown, shownRoute(h.leading, r))
@@ -141,20 +143,15 @@ func serverTiming(steps []vm.Step) string {
 }
 
 // createRequest decodes values that JSON has no types for. The service validates them.
-func createRequest(ctx context.Context, body api.CreateVM) (vm.CreateRequest, error) {
-	given, err := overrides(ctx, body.MachineSpec)
+func (h *vmHandlers) createRequest(ctx context.Context, body api.CreateVM) (vm.CreateRequest, error) {
+	given, err := overrides(ctx, body.MachineSpec, body.ExpiresAt)
 	req := vm.CreateRequest{Overrides: given, TemplateID: body.TemplateID, Name: body.Name}
 	if err != nil {
 		return req, err
 	}
-	if body.ExpiresAt != nil && body.TTLSeconds != nil {
-		return req, errs.InvalidField("expires_at", "cannot be given together with ttl_seconds")
-	}
-	if body.ExpiresAt != nil {
-		req.Expiry = expiry(nil, body.ExpiresAt, body.ExpireAction)
-	}
 	req.Driver = body.VMM
-	if req.Routes, err = routeSpecs(body.Routes); err != nil {
+	req.OwnsDomains = checkRight(ctx, access.Admin) == nil
+	if req.Routes, err = routeSpecs(h.leading, body.Routes); err != nil {
 		return req, err
 	}
 	if req.Address, err = parseGuestIP(body.GuestIP); err != nil {
@@ -293,7 +290,7 @@ func (h *vmHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.VM
 		return nil, err
 	}
 	now := vm.Now()
-	may := append([]string{"name", "description", "labels", "vcpu_count", "mem_mib", "ports"}, idleFields...)
+	may := append([]string{"name", "description", "labels", "vcpu_count", "mem_mib", "ports", "implicit_routes"}, idleFields...)
 	v, err := h.vms.Update(ctx, scope(ctx), in.ID, func(v *vm.VM) error {
 		shown := wholeVM(*v)
 		if err := in.allowObject(shown, v.UpdatedAt); err != nil {
@@ -305,6 +302,10 @@ func (h *vmHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.VM
 			return err
 		}
 		v.Name, v.Description, v.Labels, v.VCPUs, v.MemMiB = after.Name, after.Description, after.Labels, after.VCPUCount, after.MemMiB
+		v.ImplicitRoutes = hostroute.ServersChoice
+		if decided := implicitRoutes(after.ImplicitRoutes); decided != nil {
+			v.ImplicitRoutes = *decided
+		}
 		if v.Ports, err = changedPorts(ctx, *v, after.Ports); err != nil {
 			return err
 		}

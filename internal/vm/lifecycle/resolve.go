@@ -54,8 +54,12 @@ func (s *Service) resolve(ctx context.Context, account string, req vm.CreateRequ
 	if routes == nil {
 		routes = tpl.Routes
 	}
-	for _, r := range routes {
-		v.Routes = append(v.Routes, route.New(account, v.ID, r))
+	for _, spec := range routes {
+		r := route.New(account, v.ID, spec)
+		if req.OwnsDomains && (req.Routes != nil || tpl.OwnerID == account) { // not what another user has chosen
+			r = r.Proved()
+		}
+		v.Routes = append(v.Routes, r)
 	}
 	return v, s.check(v, req)
 }
