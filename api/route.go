@@ -9,6 +9,7 @@ const (
 	UpstreamH2C    = "h2c"
 	DomainPending  = "pending"
 	DomainVerified = "verified"
+	DomainUnproven = "unproven"
 )
 
 // CreateRoute is the body of POST /vms/{id}/routes, and a route of a new VM or of a
@@ -55,8 +56,8 @@ type Route struct {
 	URL          string              `json:"url" doc:"How clients of the proxy reach the port." example:"http://web.localhost:9090"`
 	Subdomain    string              `json:"subdomain,omitempty" doc:"Absent with a domain."`
 	Domain       string              `json:"domain,omitempty" doc:"Absent with a subdomain."`
-	DomainState  string              `json:"domain_state,omitempty" enum:"pending,verified" doc:"pending: the domain is not served, because it is not proved. Absent with a subdomain."`
-	Verification *DomainVerification `json:"verification,omitempty" doc:"How to prove the domain, while it is pending."`
+	DomainState  string              `json:"domain_state,omitempty" enum:"pending,verified,unproven" doc:"pending: the domain is not served, because it is not proved. unproven: it is served, but its TXT record was not there at the last daily check; after three it is pending. Absent with a subdomain."`
+	Verification *DomainVerification `json:"verification,omitempty" doc:"How to prove the domain, while it is pending or unproven."`
 	TargetPort   int                 `json:"target_port" doc:"Port of the guest that requests go to."`
 	AutoWake     bool                `json:"auto_wake" doc:"Whether a request wakes a sleeping VM."`
 	Auth         RouteAuth           `json:"auth" doc:"Who may send requests."`

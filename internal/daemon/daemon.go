@@ -95,13 +95,15 @@ func publishAddr(file, addr string) error {
 }
 
 // startBackground adopts the VMs that an earlier daemon left, while the API
-// already serves, and then fills the warm pool; meanwhile snapshots expire. The
+// already serves, and then fills the warm pool; meanwhile snapshots expire, and domains
+// are proved again. The
 // returned channel is closed once ctx is done and all of that has ended.
 func (p *parts) startBackground(ctx context.Context) <-chan struct{} {
 	done := make(chan struct{})
 	var work sync.WaitGroup
 	work.Go(func() { p.reserve.Run(ctx) })
 	work.Go(func() { p.snapshots.Run(ctx) })
+	work.Go(func() { p.routes.Run(ctx) })
 	work.Go(func() {
 		if err := p.vms.Recover(ctx, p.vmRoot); err != nil {
 			p.log.Error("cannot reconcile all VMs", logkey.Error, err)

@@ -112,7 +112,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 	}
 	if p.routes, err = route.Open(ctx, route.Config{
 		Store: p.store, Keys: keys, DNS: net.DefaultResolver, Domain: p.cfg.ProxyDomain, Implicit: p.cfg.ProxyImplicit != "off",
-		URL: p.routeURL, Now: time.Now,
+		URL: p.routeURL, Now: time.Now, Log: p.log,
 	}); err != nil {
 		return nil, err
 	}

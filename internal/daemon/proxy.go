@@ -106,7 +106,7 @@ func (p *parts) openPlain(handler http.Handler) error {
 	p.onClose(func() error { return os.Remove(proxyAddrFile(p.cfg.DataDir)) })
 	server := proxy.NewServer(handler, p.log)
 	p.serveRoutes(server, func() error { return server.Serve(l) })
-	p.log.Info("routes are served", "proxy_addr", l.Addr().String(), "domain", p.cfg.ProxyDomain)
+	p.log.Info("routes are served", "proxy_addr", l.Addr().String(), logkey.Domain, p.cfg.ProxyDomain)
 	return nil
 }
 

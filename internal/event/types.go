@@ -30,6 +30,7 @@ const (
 	RouteCreated       Type = "route.created"
 	RouteUpdated       Type = "route.updated"
 	RouteDeleted       Type = "route.deleted"
+	RouteUnproven      Type = "route.domain_unproven"
 	ImageWarmFailed    Type = "image.warm_failed"
 	WebhookFailed      Type = "webhook.delivery_failed"
 	WebhookDisabled    Type = "webhook.disabled"
@@ -68,6 +69,7 @@ func Types() []About {
 		{RouteCreated, "A route to a VM was created.", routeData},
 		{RouteUpdated, "A route was changed, or its domain was verified.", routeData},
 		{RouteDeleted, "A route was deleted, alone or with its VM.", routeData},
+		{RouteUnproven, "The daily check of a domain found no TXT record with its proof, or another owner has proved the domain meanwhile.", "`route_id`, `domain`; `missed`: how many checks in a row; `served`: whether the domain still leads to the VM"},
 		{ImageWarmFailed, "A warm snapshot of an image could not be built, or a VM not be cloned from it: new VMs of that shape boot until it is tried again. For the image's owner.", "`image_id`, `vcpu_count`, `mem_mib`, `disk_mib`; `error`: a sentence; `retry_at`"},
 		{WebhookFailed, "A delivery failed: its last attempt failed, or the receiver answered 410 Gone. Not sent to webhooks.", "`webhook_id`, `delivery_id`, `event_id`, `attempts`, `status_code`, `error`"},
 		{WebhookDisabled, "A webhook was disabled because its receiver answered 410 Gone. Not sent to webhooks.", "`webhook_id`"},

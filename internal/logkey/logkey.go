@@ -28,6 +28,7 @@ const (
 	Client    = "client"     // the address of a client
 	Hostname  = "hostname"   // of a guest
 	MAC       = "mac"        // of a guest
+	Domain    = "domain"     // a DNS domain
 	Network   = "network"    // the prefix of a network
 	Addr      = "addr"       // that something listens on
 	Group     = "group"      // of users of the host

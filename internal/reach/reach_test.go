@@ -32,7 +32,7 @@ type world struct {
 	live      *live.Registry
 	guests    *fake.Guests
 	waking    func() // during a wake; nil: nothing
-	endless   bool   // a wake does not end before its caller's patience
+	endless   bool   // a wake does not end before its caller's context
 	wakes     int
 	wakeError error
 	noNetwork error // of dials to its address
@@ -298,7 +298,7 @@ func TestADeletedVMIsForgotten(t *testing.T) {
 	w.requireUses(t)
 }
 
-// The server bounds the wait for a wake on each way in, for callers of any patience.
+// The server bounds the wait for a wake on each way in, however long a caller would wait.
 func TestEachWayInWaitsForAWakeOnlySoLong(t *testing.T) {
 	w := newWorld(t)
 	r := w.newReach(time.Millisecond)

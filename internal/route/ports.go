@@ -2,6 +2,7 @@ package route
 
 import (
 	"context"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
 )
@@ -32,6 +33,19 @@ type Store interface {
 
 	Names
 	Links
+	Checks
+}
+
+// Checks is the part of the store that domains are proved again with.
+type Checks interface {
+	// DomainsToCheck returns routes whose owners have proved their domains, and that were
+	// not checked since, those of the oldest checks first; at most limit.
+	DomainsToCheck(ctx context.Context, since time.Time, limit int) ([]Route, error)
+
+	// RecordCheck stores that a route's proof was looked for, and how often in a row it was
+	// missed; with MaxMissed the domain is not verified any more. It does nothing to a route
+	// that is gone or was verified anew.
+	RecordCheck(ctx context.Context, r Route, at time.Time, missed int) error
 }
 
 // VM is what routes have to know of a VM.

@@ -26,6 +26,8 @@ type Route struct {
 	Spec
 	Proof      string     // what the TXT record of the domain has to hold; "" without a domain
 	VerifiedAt *time.Time // when the owner had proved the domain; nil until then, and without a domain
+	CheckedAt  *time.Time // when the proof was last looked for again; nil before
+	Missed     int        // how often in a row it was not there
 	CreatedAt  time.Time
 	UpdatedAt  time.Time
 }
@@ -64,6 +66,26 @@ func (r Route) Proved() Route {
 		r.VerifiedAt = &at
 	}
 	return r
+}
+
+// Granted reports whether the route has a domain that was not proved, but given by an admin.
+func (r Route) Granted() bool { return r.VerifiedAt != nil && r.VerifiedAt.Equal(r.CreatedAt) }
+
+// Unproven returns the event of a domain whose proof was not found again, of a VM with this
+// name.
+func (r Route) Unproven(vmName string) event.Event {
+	message := fmt.Sprintf("%s has no TXT record with its proof any more, found %d times of %d; then it is not served", r.Domain, r.Missed, MaxMissed)
+	if !r.Served() {
+		message = fmt.Sprintf("%s is not served any more: it has no TXT record with its proof", r.Domain)
+	}
+	e := event.Of(event.RouteUnproven, message, struct {
+		RouteID string `json:"route_id"`
+		Domain  string `json:"domain"`
+		Missed  int    `json:"missed"`
+		Served  bool   `json:"served"`
+	}{r.ID, r.Domain, r.Missed, r.Served()})
+	e.OwnerID, e.VMID, e.VMName = r.OwnerID, r.VMID, vmName
+	return e
 }
 
 // About returns an event about the route, of a VM with this name.

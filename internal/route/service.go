@@ -3,9 +3,8 @@ package route
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"net"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -41,6 +40,7 @@ type Config struct {
 	// URL returns the URL of a host name, as clients reach the proxy.
 	URL func(host string) string
 	Now func() time.Time
+	Log *slog.Logger
 }
 
 // Service manages routes, and decides for doors where host names lead.
@@ -189,38 +189,6 @@ func (s *Service) update(ctx context.Context, scope access.Scope, id string, cha
 // Delete removes a route, unless check returns an error for it.
 func (s *Service) Delete(ctx context.Context, scope access.Scope, id string, check func(Route) error) error {
 	return s.Store.DeleteRoute(ctx, scope, id, check)
-}
-
-// verifyTimeout bounds a look-up in the DNS.
-const verifyTimeout = 10 * time.Second
-
-// ProofName returns the name of the TXT record that proves a domain.
-func ProofName(domain string) string { return "_hatch." + domain }
-
-// Verify looks for the proof of a route's domain in the DNS. From then on the domain
-// leads to the VM. Errors: errs.Conflict with code domain_unproven or domain_taken, or
-// no_domain if the route has none; errs.Unavailable with code dns_unavailable.
-func (s *Service) Verify(ctx context.Context, scope access.Scope, id string) (Route, error) {
-	r, err := s.Store.Route(ctx, scope, id)
-	if err != nil || r.VerifiedAt != nil {
-		return r, err
-	}
-	if r.Domain == "" {
-		return r, errs.New(errs.Conflict, "no_domain", "the route has no domain of its own; a subdomain needs no proof")
-	}
-	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
-	defer cancel()
-	found, err := s.DNS.LookupTXT(ctx, ProofName(r.Domain))
-	if failed, ok := errors.AsType[*net.DNSError](err); err != nil && (!ok || !failed.IsNotFound) {
-		return r, errs.New(errs.Unavailable, "dns_unavailable", "cannot look up the TXT records of %s", ProofName(r.Domain)).
-			WithHint("try again").WithCause(err)
-	}
-	if !slices.Contains(found, r.Proof) {
-		return r, errs.New(errs.Conflict, "domain_unproven", "%s has no TXT record with the route's proof", ProofName(r.Domain)).
-			WithHint("make a TXT record %s that holds %q, and try again once the DNS has it", ProofName(r.Domain), r.Proof)
-	}
-	at := s.Now().UTC().Truncate(time.Microsecond)
-	return s.Store.UpdateRoute(ctx, scope, id, func(r *Route) error { r.VerifiedAt = &at; return nil })
 }
 
 // Address returns the URL of a route.

@@ -3,6 +3,7 @@ package route_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
@@ -32,6 +33,7 @@ func newWorld(t *testing.T) *world {
 		dns:   map[string][]string{}, now: time.Unix(1_800_000_000, 0),
 	}
 	w.cfg = route.Config{
+		Log:   slog.New(slog.DiscardHandler),
 		Store: w.store, Keys: keys{}, DNS: w, Domain: "localhost", Implicit: true,
 		URL: func(host string) string { return "http://" + host + ":9090" }, Now: func() time.Time { return w.now },
 	}

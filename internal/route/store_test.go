@@ -67,6 +67,11 @@ func (m *memory) UpdateRoute(_ context.Context, scope access.Scope, id string, c
 	if err := change(&r); err != nil {
 		return route.Route{}, err
 	}
+	if r.Domain != "" && r.VerifiedAt != nil && slices.ContainsFunc(m.routes, func(other route.Route) bool {
+		return other.ID != id && other.Domain == r.Domain && other.VerifiedAt != nil
+	}) {
+		return route.Route{}, errs.New(errs.Conflict, "domain_taken", "taken")
+	}
 	r.UpdatedAt = r.UpdatedAt.Add(time.Second)
 	m.routes[i], m.version = r, m.version+1
 	return r, nil
@@ -132,6 +137,35 @@ func (m *memory) EndLinks(_ context.Context, _ access.Scope, id string) error {
 		if m.vms[i].ID == id {
 			m.vms[i].Generation++
 		}
+	}
+	m.version++
+	return nil
+}
+
+func (m *memory) DomainsToCheck(_ context.Context, since time.Time, limit int) (due []route.Route, _ error) {
+	for _, r := range m.routes {
+		if r.VerifiedAt == nil || r.Granted() {
+			continue
+		}
+		last := *r.VerifiedAt
+		if r.CheckedAt != nil {
+			last = *r.CheckedAt
+		}
+		if last.Before(since) && len(due) < limit {
+			due = append(due, r)
+		}
+	}
+	return due, nil
+}
+
+func (m *memory) RecordCheck(_ context.Context, r route.Route, at time.Time, missed int) error {
+	i := m.find(access.Everyone, r.ID)
+	if i < 0 {
+		return nil
+	}
+	m.routes[i].CheckedAt, m.routes[i].Missed = &at, missed
+	if missed >= route.MaxMissed {
+		m.routes[i].VerifiedAt = nil
 	}
 	m.version++
 	return nil

@@ -27,17 +27,19 @@ type routeRow struct {
 	Domain     sql.Null[string] `db:"domain"`
 	Proof      string           `db:"proof"`
 	VerifiedAt sql.NullInt64    `db:"verified_at"`
+	CheckedAt  sql.NullInt64    `db:"checked_at"`
+	Missed     int              `db:"missed"`
 	Spec       string           `db:"spec"`
 	CreatedAt  int64            `db:"created_at"`
 	UpdatedAt  int64            `db:"updated_at"`
 }
 
-const selectRoute = "SELECT id, owner_id, vm_id, subdomain, domain, proof, verified_at, spec, created_at, updated_at FROM routes"
+const selectRoute = "SELECT id, owner_id, vm_id, subdomain, domain, proof, verified_at, checked_at, missed, spec, created_at, updated_at FROM routes"
 
 func routeRowOf(keys *secret.Keyring, r route.Route) (routeRow, error) {
 	row := routeRow{
 		ID: r.ID, OwnerID: r.OwnerID, VMID: r.VMID, Subdomain: optional(r.Subdomain), Domain: optional(r.Domain),
-		Proof: r.Proof, VerifiedAt: optionalMicros(r.VerifiedAt), CreatedAt: micros(r.CreatedAt), UpdatedAt: micros(r.UpdatedAt),
+		Proof: r.Proof, VerifiedAt: optionalMicros(r.VerifiedAt), CheckedAt: optionalMicros(r.CheckedAt), Missed: r.Missed, CreatedAt: micros(r.CreatedAt), UpdatedAt: micros(r.UpdatedAt),
 	}
 	spec := r.Spec
 	spec.Subdomain, spec.Domain = "", ""
@@ -50,7 +52,7 @@ func routeRowOf(keys *secret.Keyring, r route.Route) (routeRow, error) {
 func (r routeRow) route(keys *secret.Keyring) (route.Route, error) {
 	out := route.Route{
 		ID: r.ID, OwnerID: r.OwnerID, VMID: r.VMID, Proof: r.Proof,
-		VerifiedAt: optionalTime(r.VerifiedAt), CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt),
+		VerifiedAt: optionalTime(r.VerifiedAt), CheckedAt: optionalTime(r.CheckedAt), Missed: r.Missed, CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt),
 	}
 	if err := fromJSON(r.Spec, &out.Spec); err != nil {
 		return route.Route{}, fmt.Errorf("cannot read route %s: %w", r.ID, err)
@@ -132,8 +134,8 @@ func (t *tx) insertRoute(ctx context.Context, r route.Route) error {
 		return err
 	}
 	t.renamed = true
-	_, err = t.NamedExecContext(ctx, `INSERT INTO routes (id, owner_id, vm_id, subdomain, domain, proof, verified_at, spec, created_at, updated_at)
-		VALUES (:id, :owner_id, :vm_id, :subdomain, :domain, :proof, :verified_at, :spec, :created_at, :updated_at)`, row)
+	_, err = t.NamedExecContext(ctx, `INSERT INTO routes (id, owner_id, vm_id, subdomain, domain, proof, verified_at, checked_at, missed, spec, created_at, updated_at)
+		VALUES (:id, :owner_id, :vm_id, :subdomain, :domain, :proof, :verified_at, :checked_at, :missed, :spec, :created_at, :updated_at)`, row)
 	return storedRoute(r, err)
 }
 
@@ -230,7 +232,7 @@ func (s *routeStore) UpdateRoute(ctx context.Context, scope access.Scope, id str
 			return err
 		}
 		tx.renamed = true
-		_, err = tx.NamedExecContext(ctx, `UPDATE routes SET subdomain = :subdomain, domain = :domain, verified_at = :verified_at, spec = :spec, updated_at = :updated_at
+		_, err = tx.NamedExecContext(ctx, `UPDATE routes SET subdomain = :subdomain, domain = :domain, verified_at = :verified_at, checked_at = :checked_at, missed = :missed, spec = :spec, updated_at = :updated_at
 			WHERE id = :id`, row)
 		if err := storedRoute(r, err); err != nil {
 			return err

@@ -22,19 +22,24 @@ type Routes interface {
 	Create(ctx context.Context, caller access.Principal, vmID string, d hostroute.Draft) (hostroute.Route, error)
 	// DecideAll checks the routes of a new VM or of a template.
 	DecideAll(drafts []hostroute.Draft) ([]hostroute.Spec, error)
+	// Update and Delete change nothing if their function returns an error.
+	Update(ctx context.Context, scope access.Scope, id string, change func(hostroute.Route) (hostroute.Draft, error)) (hostroute.Route, error)
+	Delete(ctx context.Context, scope access.Scope, id string, check func(hostroute.Route) error) error
+	Verify(ctx context.Context, scope access.Scope, id string) (hostroute.Route, error)
+
+	RouteReader
+	Sharer
+}
+
+// RouteReader reads routes.
+type RouteReader interface {
 	Get(ctx context.Context, scope access.Scope, id string) (hostroute.Route, error)
 	// List returns the routes to a VM, "" for all VMs.
 	List(ctx context.Context, scope access.Scope, vmID string) ([]hostroute.Route, error)
 	// Of is List for a VM that exists.
 	Of(ctx context.Context, scope access.Scope, vmID string) ([]hostroute.Route, error)
-	// Update and Delete change nothing if their function returns an error.
-	Update(ctx context.Context, scope access.Scope, id string, change func(hostroute.Route) (hostroute.Draft, error)) (hostroute.Route, error)
-	Delete(ctx context.Context, scope access.Scope, id string, check func(hostroute.Route) error) error
-	Verify(ctx context.Context, scope access.Scope, id string) (hostroute.Route, error)
 	// Address returns the URL of a route.
 	Address(r hostroute.Route) string
-
-	Sharer
 }
 
 // Sharer manages signed links.
@@ -244,10 +249,16 @@ func shownRoute(leading Routes, r hostroute.Route) api.Route {
 		CreatedAt: utc(r.CreatedAt), UpdatedAt: utc(r.UpdatedAt),
 	}
 	switch {
-	case r.Domain != "" && r.VerifiedAt != nil:
-		out.DomainState = api.DomainVerified
-	case r.Domain != "":
+	case r.Domain == "":
+		return out
+	case r.VerifiedAt == nil:
 		out.DomainState = api.DomainPending
+	case r.Missed > 0:
+		out.DomainState = api.DomainUnproven
+	default:
+		out.DomainState = api.DomainVerified
+	}
+	if out.DomainState != api.DomainVerified {
 		out.Verification = &api.DomainVerification{Type: "TXT", Name: hostroute.ProofName(r.Domain), Value: r.Proof}
 	}
 	return out

@@ -53,7 +53,11 @@ func (s *Service) WakeIfAsleep(ctx context.Context, id string) error {
 		Do: func(ctx context.Context, v vm.VM) (vm.VM, error) {
 			after, err := s.Wake(ctx, v)
 			if err != nil && s.wakes.failed(id, err) {
-				s.suspendWakes(ctx, v, err)
+				reason := vm.ToAsleepBecause(suspended(id, err).Message)
+				if _, err := s.Runner.Update(ctx, id, reason); err != nil {
+					s.Log.Error("cannot store that a vm is not woken any more", logkey.VM, id, logkey.Error, err)
+				}
+				s.Runner.Append(ctx, v, vm.WakeSuspendedEvent(maxWakeFailures, err))
 			}
 			return after, err
 		},
@@ -61,21 +65,6 @@ func (s *Service) WakeIfAsleep(ctx context.Context, id string) error {
 	return err
 }
 
-// suspendWakes stores and tells that a VM has failed to wake too often.
-func (s *Service) suspendWakes(ctx context.Context, v vm.VM, last error) {
-	reason := vm.ToAsleepBecause(suspended(v.ID, last).Message)
-	if _, err := s.Runner.Update(ctx, v.ID, reason); err != nil {
-		s.Log.Error("cannot store that a vm is not woken any more", logkey.VM, v.ID, logkey.Error, err)
-	}
-	s.Runner.Append(ctx, v, vm.WakeSuspendedEvent(maxWakeFailures, last))
-}
-
-// wakesAgain forgets the failed wakes of a VM that runs, and tells if they were too many.
-func (s *Service) wakesAgain(ctx context.Context, v vm.VM) {
-	if s.wakes.forget(v.ID) >= maxWakeFailures {
-		s.Runner.Append(ctx, v, vm.WakeResumedEvent())
-	}
-}
 
 // wakeFailures are the last failed wakes on demand, by VM id.
 type wakeFailures struct {
@@ -126,6 +115,13 @@ func (w *wakeFailures) failed(id string, err error) (suspended bool) {
 	}
 	w.by[id] = f
 	return f.times == maxWakeFailures
+}
+
+// resumed forgets the failures of a VM that runs, and tells if they were too many.
+func (w *wakeFailures) resumed(ctx context.Context, v vm.VM, told *operation.Runner) {
+	if w.forget(v.ID) >= maxWakeFailures {
+		told.Append(ctx, v, vm.WakeResumedEvent())
+	}
 }
 
 // forget forgets the failures of a VM that runs, or is gone, and returns how many they were.

@@ -148,7 +148,7 @@ func (s *Service) boot(ctx context.Context, v vm.VM) (vm.VM, *live.Machine, erro
 		return v, nil, err
 	}
 	s.Live.Watch(v.ID, r.Live)
-	s.wakesAgain(ctx, v)
+	s.wakes.resumed(ctx, v, s.Runner)
 	return r.VM, r.Live, nil
 }
 

@@ -200,7 +200,7 @@ func (s *Service) wakeQueued(ctx context.Context, v vm.VM, queue admit) (vm.VM, 
 	case err == nil:
 		s.Live.Watch(v.ID, r.Live)
 		s.Runner.Append(ctx, r.VM, vm.WokeEvent(ctx, time.Since(began)))
-		s.wakesAgain(ctx, r.VM)
+		s.wakes.resumed(ctx, r.VM, s.Runner)
 		return r.VM, nil
 	case r.Stuck || r.Lost:
 		return s.FailStart(ctx, r, err)
