@@ -77,8 +77,9 @@ type world struct {
 	consoles *fake.Consoles
 	guests   *fake.Guests
 
-	mu       sync.Mutex
-	prepared int64 // bytes of memory that there was to be room for, when it was last asked
+	mu        sync.Mutex
+	prepared  int64                        // bytes of memory that there was to be room for, when it was last asked
+	templates map[string]template.Template // by id
 }
 
 // newWorld makes a world with its own store; closed at the end of the test.
@@ -170,7 +171,7 @@ func (w *world) open(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Service = lifecycle.New(lifecycle.Deps{
-		Store: faultyStore{w.store, w.calls}, Images: images{w}, Templates: noTemplates{}, Network: w.network,
+		Store: faultyStore{w.store, w.calls}, Images: images{w}, Templates: templates{w}, Network: w.network,
 		Forwards: w.forwards, Files: w.files, Memories: faultyMemories{w.memories, w}, Guests: w.guests, Consoles: w.consoles,
 		Snapshots: w.snapshots, SnapshotFiles: faultySnapshots{w.snapshotFiles, w.calls}, Warm: w.warm, Idle: w.idle,
 		Host: host{w}, Drivers: w.drivers(), Log: slog.New(slog.DiscardHandler),
@@ -288,10 +289,13 @@ func (i images) Initramfs(context.Context, image.Boot) (string, error) {
 	return cmp.Or(i.w.initramfs, "/initramfs"), i.w.calls.Begin("Initramfs")
 }
 
-type noTemplates struct{}
+type templates struct{ w *world }
 
-func (noTemplates) Template(context.Context, access.Scope, string) (template.Template, error) {
-	return template.Template{}, errors.New("no templates here")
+func (t templates) Template(_ context.Context, _ access.Scope, id string) (template.Template, error) {
+	if tpl, ok := t.w.templates[id]; ok {
+		return tpl, nil
+	}
+	return template.Template{}, errors.New("no such template here")
 }
 
 // faultyMemories is the real keeper in an ordinary directory, but for calls that

@@ -65,7 +65,6 @@ func (s *Service) WakeIfAsleep(ctx context.Context, id string) error {
 	return err
 }
 
-
 // wakeFailures are the last failed wakes on demand, by VM id.
 type wakeFailures struct {
 	mu sync.Mutex
