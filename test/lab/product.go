@@ -32,10 +32,15 @@ func PackCargo(ctx context.Context, repository, images, dir string) error {
 	if err := os.MkdirAll(suite, 0o755); err != nil {
 		return err
 	}
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "system", "-o", filepath.Join(suite, "e2e.test"), "./test/e2e")
-	build.Dir, build.Env = repository, append(os.Environ(), "CGO_ENABLED=0") // the host may have an older libc
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("cannot build the suite: %w: %s", err, out)
+	for _, args := range [][]string{
+		{"test", "-c", "-tags", "system", "-o", filepath.Join(suite, "e2e.test"), "./test/e2e"},
+		{"build", "-o", filepath.Join(suite, "guestserver"), "./test/guestserver"}, // there is no Go on the host
+	} {
+		build := exec.CommandContext(ctx, "go", args...)
+		build.Dir, build.Env = repository, append(os.Environ(), "CGO_ENABLED=0") // the host may have an older libc
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("cannot build the suite: %w: %s", err, out)
+		}
 	}
 	return nil
 }
