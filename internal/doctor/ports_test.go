@@ -35,8 +35,10 @@ func TestPortsOfRoutesAndVMs(t *testing.T) {
 		"hatchd has the port":          {running, func(*Settings) {}, "proxy_ports", Pass, "hatchd runs", ""},
 		"the port of TLS":              {taken(":443"), func(s *Settings) { s.TLSAddr = ":443" }, "proxy_ports", Fail, "HATCH_TLS_ADDR :443", "HATCH_TLS_ADDR"},
 		"no routes":                    {taken("127.0.0.1:9090"), func(s *Settings) { s.ProxyAddr = "" }, "proxy_ports", Pass, "not served", ""},
-		"published ports in use": {host(func(s *System) { s.Listen = func(context.Context, string) error { return syscall.EADDRINUSE } }), func(*Settings) {},
-			"published_ports", Warn, "26001 26002", "HATCH_PORT_MIN"},
+		"published ports in use": {
+			host(func(s *System) { s.Listen = func(context.Context, string) error { return syscall.EADDRINUSE } }), func(*Settings) {},
+			"published_ports", Warn, "26001 26002", "HATCH_PORT_MIN",
+		},
 		"ranges overlap":           {goodHost(), func(s *Settings) { s.PortMin = 26000 }, "port_ranges", Fail, "overlap", "apart"},
 		"the API in a range":       {goodHost(), func(s *Settings) { s.HTTPAddr = ":16001" }, "port_ranges", Fail, "HATCH_HTTP_ADDR :16001", "HATCH_HTTP_ADDR"},
 		"routes in a range":        {goodHost(), func(s *Settings) { s.ProxyAddr = ":30000" }, "port_ranges", Fail, "HATCH_PROXY_ADDR :30000", "HATCH_PROXY_ADDR"},

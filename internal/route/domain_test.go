@@ -84,8 +84,15 @@ func TestDomainsAreProvedAgain(t *testing.T) {
 			missed  int
 			served  bool
 		}{
-			{proof, nil, 0, true}, {nil, nil, 1, true}, {proof, errors.New("timeout"), 1, true}, {nil, nil, 2, true}, {proof, nil, 0, true},
-			{nil, nil, 1, true}, {[]string{"v=spf1"}, nil, 2, true}, {nil, nil, 3, false}, {proof, nil, 3, false},
+			{proof, nil, 0, true},
+			{nil, nil, 1, true},
+			{proof, errors.New("timeout"), 1, true},
+			{nil, nil, 2, true},
+			{proof, nil, 0, true},
+			{nil, nil, 1, true},
+			{[]string{"v=spf1"}, nil, 2, true},
+			{nil, nil, 3, false},
+			{proof, nil, 3, false},
 		} {
 			w.dns["_hatch."+domain], w.down = c.records, c.down
 			<-time.After(25 * time.Hour)

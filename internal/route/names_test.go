@@ -46,8 +46,12 @@ func TestImplicitNamesAreTheOwnersChoice(t *testing.T) {
 		choice route.Implicit
 		leads  bool
 	}{
-		{true, route.ServersChoice, true}, {true, route.ImplicitOn, true}, {true, route.ImplicitOff, false},
-		{false, route.ServersChoice, false}, {false, route.ImplicitOn, true}, {false, route.ImplicitOff, false},
+		{true, route.ServersChoice, true},
+		{true, route.ImplicitOn, true},
+		{true, route.ImplicitOff, false},
+		{false, route.ServersChoice, false},
+		{false, route.ImplicitOn, true},
+		{false, route.ImplicitOff, false},
 	} {
 		w := newWorld(t)
 		w.cfg.Implicit = c.server

@@ -24,7 +24,7 @@ import (
 func (s *service) testWebSocket(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), stopLimit)
 	defer cancel()
-	conn, _, err := websocket.Dial(ctx, "ws://"+proxyAddr+"/echo", &websocket.DialOptions{Host: "service.localhost", HTTPClient: direct})
+	conn, _, err := websocket.Dial(ctx, "ws://"+proxyAddr+"/echo", &websocket.DialOptions{Host: "service.localhost", HTTPClient: direct}) //nolint:bodyclose // it is the connection
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"os"
@@ -27,13 +26,10 @@ import (
 )
 
 func main() {
-	l, err := net.Listen("tcp", ":9000")
-	if err != nil {
-		log.Fatal(err)
-	}
+	failed := make(chan error)
 	calls := grpc.NewServer()
 	healthpb.RegisterHealthServer(calls, health{})
-	go func() { log.Fatal(calls.Serve(l)) }()
+	listen(failed, ":9000", calls.Serve)
 
 	pages := http.NewServeMux()
 	pages.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, page) })
@@ -53,14 +49,21 @@ func main() {
 	server := &http.Server{Handler: pages, ReadHeaderTimeout: 10 * time.Second, Protocols: new(http.Protocols)}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
-	for _, addr := range []string{":8080", ":8081"} {
+	listen(failed, ":8080", server.Serve)
+	listen(failed, ":8081", server.Serve)
+	fmt.Fprintln(os.Stderr, <-failed)
+	os.Exit(1)
+}
+
+// listen serves on a port, in the background.
+func listen(failed chan<- error, addr string, serve func(net.Listener) error) {
+	go func() {
 		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			log.Fatal(err)
+		if err == nil {
+			err = serve(l)
 		}
-		go func() { log.Fatal(server.Serve(l)) }()
-	}
-	select {}
+		failed <- err
+	}()
 }
 
 // page shows by a script which guest has served it, and at which name.
@@ -99,12 +102,9 @@ func sendEvents(w http.ResponseWriter, r *http.Request, asked <-chan struct{}) {
 // sink answers with the size and the sum of what it gets.
 func sink(w http.ResponseWriter, r *http.Request) {
 	sum := payload.Sum()
-	n, err := io.Copy(sum, r.Body)
-	if err != nil {
-		log.Print(err)
-		return
+	if n, err := io.Copy(sum, r.Body); err == nil { // else the client has gone
+		fmt.Fprintf(w, "%d %x", n, sum.Sum64())
 	}
-	fmt.Fprintf(w, "%d %x", n, sum.Sum64())
 }
 
 // source sends as many bytes as are asked for, in parts with a pause after each.
