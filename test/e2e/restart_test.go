@@ -65,7 +65,7 @@ func (s *service) requireExpiryMeanwhile(t *testing.T, signal syscall.Signal) {
 	s.expireAt(t, &api.Time{Time: at.UTC()})
 	s.stopDaemon(t, signal)
 	<-time.After(time.Until(at))
-	s.startDaemon(t)
+	s.startRecovered(t)
 	s.await(t, s.vm.ID, "snapshotted", readyLimit)
 	if err := sandbox.Poll(normalReply, func() (bool, error) { return s.expiries(t) == before+1, nil }); err != nil {
 		t.Errorf("%d events tell of its expiry, %d before: %v", s.expiries(t), before, err)
@@ -120,7 +120,7 @@ func (s *service) testKilledFallingAsleep(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.stopDaemon(t, syscall.SIGKILL)
-			s.startDaemon(t)
+			s.startRecovered(t)
 			t.Logf("after the kill it is %s", s.stable(t, s.vm.ID).State)
 			s.setIdle(t, 0)
 			s.requireReached(t)
@@ -156,7 +156,7 @@ func (s *service) testKilledWaking(t *testing.T) {
 		s.sleep(t, s.vm)
 		after := undisturbed * time.Duration(i) / (kills - 1)
 		during(t, after, func(ctx context.Context) { _ = s.well(ctx) }, func() { s.stopDaemon(t, syscall.SIGKILL) })
-		s.startDaemon(t)
+		s.startRecovered(t)
 		t.Logf("killed %s after the request (undisturbed it takes %s) it is %s", after.Round(time.Millisecond), undisturbed.Round(time.Millisecond), s.stable(t, s.vm.ID).State)
 		s.requireReached(t)
 		s.requireUnharmed(t)

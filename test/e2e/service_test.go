@@ -138,7 +138,15 @@ func (s *service) requireUnharmed(t *testing.T) {
 func (s *service) restart(t *testing.T, signal syscall.Signal) {
 	t.Helper()
 	s.stopDaemon(t, signal)
+	s.startRecovered(t)
+}
+
+// startRecovered starts hatchd, and waits until it has opened the guests' ports: it serves
+// before that.
+func (s *service) startRecovered(t *testing.T) {
+	t.Helper()
 	s.startDaemon(t)
+	_, _ = s.client.ResumeVM(t.Context(), s.vm.ID) // answers after the recovery; refused for a VM that sleeps
 }
 
 // fetch sends a request through the route to the pages, and returns the answer to it.
