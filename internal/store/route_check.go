@@ -14,7 +14,7 @@ import (
 // DomainsToCheck implements [route.Checks]. Those of admins have no proof: they were
 // verified when they were made.
 func (s *routeStore) DomainsToCheck(ctx context.Context, since time.Time, limit int) ([]route.Route, error) {
-	return selectRoutes(ctx, s.reads, selectRoute+` WHERE verified_at IS NOT NULL AND verified_at <> created_at AND COALESCE(checked_at, verified_at) < ?
+	return selectRoutes(ctx, s.reads, s.keys, selectRoute+` WHERE verified_at IS NOT NULL AND verified_at <> created_at AND COALESCE(checked_at, verified_at) < ?
 		ORDER BY COALESCE(checked_at, verified_at), id LIMIT ?`, micros(since), limit)
 }
 
@@ -43,7 +43,7 @@ func (s *routeStore) RecordCheck(ctx context.Context, r route.Route, at time.Tim
 		if err != nil || n == 0 {
 			return checked(err)
 		}
-		stored, err := oneRoute(ctx, tx, access.Everyone, r.ID)
+		stored, err := oneRoute(ctx, tx, tx.keys, access.Everyone, r.ID)
 		if err != nil {
 			return err
 		}
