@@ -91,7 +91,7 @@ func settings() Settings {
 
 func TestAGoodHostPassesEverything(t *testing.T) {
 	checks := Run(t.Context(), goodHost(), settings())
-	if len(checks) != 29 || !Healthy(checks) {
+	if len(checks) != 30 || !Healthy(checks) {
 		t.Errorf("%d checks, healthy: %v", len(checks), Healthy(checks))
 	}
 	seen := map[string]bool{}

@@ -264,7 +264,7 @@ func TestWarmSnapshotEvictsOnlyWarmSnapshots(t *testing.T) {
 // Snapshots of an owner are not evicted for others, not even automatic ones.
 func TestNoOwnersSnapshotIsEvictedForAnother(t *testing.T) {
 	w := newWorld(t, snapshot.Limits{PerVM: 9, DiskMiB: 4})
-	w.ok(w.store.InsertUser(t.Context(), access.User{ID: "acc_b", CreatedAt: time.Now()}))
+	w.ok(w.store.InsertUser(t.Context(), access.User{ID: "acc_b", Name: "b", CreatedAt: time.Now()}))
 	theirs := draft(snapshot.Automatic, "")
 	theirs.OwnerID, theirs.VMID = "acc_b", "vm_b"
 	kept := w.takeSized(theirs, mib)

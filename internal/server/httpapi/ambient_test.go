@@ -28,7 +28,7 @@ func (k keysOf) Keys(_ context.Context, scope access.Scope) ([]access.Key, error
 func TestProcessesOfThisHostNeedNoKey(t *testing.T) {
 	var scopes []access.Scope
 	h := httpapi.New(httpapi.Config{
-		Access: fakeKeys{}, Keys: keysOf{scopes: &scopes}, Log: slog.New(slog.DiscardHandler), Origins: []string{"*"},
+		Access: fakeKeys{}, Keys: keysOf{scopes: &scopes}, Audit: &fakeAudit{}, Log: slog.New(slog.DiscardHandler), Origins: []string{"*"},
 		Health: func(context.Context) api.Health { return api.Health{Status: "ok"} },
 	})
 	for name, c := range map[string]struct {
@@ -72,7 +72,7 @@ func TestProcessesOfThisHostNeedNoKey(t *testing.T) {
 
 func TestHeadersOfAllAnswers(t *testing.T) {
 	h := httpapi.New(httpapi.Config{
-		Access: fakeKeys{}, Keys: fakeKeys{}, Log: slog.New(slog.DiscardHandler), HSTS: time.Hour,
+		Access: fakeKeys{}, Keys: fakeKeys{}, Audit: &fakeAudit{}, Log: slog.New(slog.DiscardHandler), HSTS: time.Hour,
 		Health: func(context.Context) api.Health { return api.Health{Status: "ok"} },
 	})
 	for _, c := range []struct {
