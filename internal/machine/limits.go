@@ -46,7 +46,7 @@ func (s Spec) Check(host Host) error {
 		func() error { return s.checkSizes(host) },
 		s.RateLimits.Check,
 		s.checkDescription, s.checkHostname, s.checkBootArgs, s.checkUserData, s.checkLabels, s.checkSSHKeys, s.checkPorts,
-		s.Idle.check, s.Expiry.check,
+		s.Idle.check, s.Expiry.check, s.checkSandbox,
 	} {
 		if err := check(); err != nil {
 			return err

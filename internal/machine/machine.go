@@ -42,6 +42,8 @@ type Spec struct {
 
 	Idle   IdlePolicy `json:"idle,omitzero"`
 	Expiry Expiry     `json:"expiry,omitzero"`
+
+	Sandbox *Sandbox `json:"sandbox,omitempty"` // nil for a VM that is none
 }
 
 // Overrides are the values that a create request or a template gives. Nil, and
@@ -67,6 +69,8 @@ type Overrides struct {
 
 	Idle   *IdlePolicy `json:"idle,omitempty"`   // replaces that of the layer below
 	Expiry *Expiry     `json:"expiry,omitempty"` // likewise
+
+	Sandbox *Sandbox `json:"sandbox,omitempty"` // likewise; never of a template
 }
 
 // Merge returns defaults with the values that the layers give; of two layers the
@@ -99,6 +103,9 @@ func (s *Spec) override(o Overrides) {
 	set(&s.ImplicitRoutes, o.ImplicitRoutes)
 	set(&s.Idle, o.Idle)
 	set(&s.Expiry, o.Expiry)
+	if o.Sandbox != nil {
+		s.Sandbox = o.Sandbox
+	}
 	if o.SSHKeys != nil {
 		s.SSHKeys = slices.Clone(o.SSHKeys)
 	}
