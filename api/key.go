@@ -7,6 +7,7 @@ type CreateKey struct {
 	Scopes       []string `json:"scopes,omitempty" minItems:"1" maxItems:"64" doc:"What the key can be used for: NOUN:read or NOUN:write, or admin. To write does not include to read. By default all scopes of the key that makes this request, which has to have each that is given." example:"[\"vms:read\",\"exec:write\"]"`
 	ExpiresAt    *Time    `json:"expires_at,omitempty" doc:"From then on the key is refused. By default that of the key that makes this request."`
 	AllowedCIDRs []string `json:"allowed_cidrs,omitempty" minItems:"1" maxItems:"32" doc:"Networks or addresses of clients that may use the key. By default those of the key that makes this request."`
+	E2B          bool     `json:"e2b,omitempty" doc:"Whether the secret is to have the form that the client libraries of E2B require."`
 	UserID       string   `json:"user_id,omitempty" maxLength:"64" doc:"ID or name of the user that the key is for; for admins only. By default the caller."`
 }
 

@@ -90,10 +90,11 @@ func briefScopes(scopes []string) string {
 type keyFlags struct {
 	scopes, from        []string
 	expires, note, user string
+	e2b                 bool
 }
 
 func (f *keyFlags) request(cmd *cobra.Command, name string) (api.CreateKey, error) {
-	body := api.CreateKey{Name: name, Note: f.note, AllowedCIDRs: f.from, UserID: f.user}
+	body := api.CreateKey{Name: name, Note: f.note, AllowedCIDRs: f.from, UserID: f.user, E2B: f.e2b}
 	for _, scope := range f.scopes {
 		if scope == "admin" || strings.Contains(scope, ":") {
 			body.Scopes = append(body.Scopes, scope)
@@ -154,5 +155,6 @@ func (c keyCommands) createCommand() *cobra.Command {
 	flags.StringVar(&f.note, "note", "", "anything about it, such as where it is used")
 	flags.StringArrayVar(&f.from, "from", nil, "`network` of clients that may use it, as 192.0.2.0/24 (repeatable)")
 	flags.StringVar(&f.user, "user", "", "`user` that the key is for, as an admin")
+	flags.BoolVar(&f.e2b, "e2b", false, "make it of the form that the client libraries of E2B require")
 	return cmd
 }

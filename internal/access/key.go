@@ -22,12 +22,13 @@ const (
 )
 
 // shownPrefix is how many characters of a secret are stored to recognize it by. What
-// remains has more than 210 random bits.
+// remains has 128 random bits or more.
 const shownPrefix = 12
 
 // NewKey is a request for a key. Fields without a value are those of the caller's key.
 type NewKey struct {
 	UserID    string // or name; "" for the caller
+	E2B       bool   // its secret has the form that E2B's clients require
 	Name      string
 	Note      string
 	Rights    []Right        // nil for all of the caller's key
@@ -59,6 +60,9 @@ func (s *Service) CreateKey(ctx context.Context, caller Principal, r NewKey) (Ke
 		return Key{}, "", err
 	}
 	secret := newSecret()
+	if r.E2B {
+		secret = newE2BSecret()
+	}
 	k := newKey(id.New("key_"), user.ID, r.Name, secret)
 	k.Note = r.Note
 	if k.Rights, err = r.rightsFor(user, caller.Rights); err != nil {

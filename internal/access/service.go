@@ -285,9 +285,22 @@ const (
 	secretRandom = 43
 )
 
+// E2BPrefix begins keys of the form that E2B's clients require.
+const E2BPrefix = "e2b_"
+
+const (
+	e2bRandom = 40
+	hexDigits = "0123456789abcdef"
+)
+
+func newE2BSecret() string { return E2BPrefix + id.Random(hexDigits, e2bRandom) }
+
 // IsSecret reports whether a text has the form of a key that was made here. Preset keys
 // have any.
 func IsSecret(text string) bool {
+	if random, ok := strings.CutPrefix(text, E2BPrefix); ok {
+		return len(random) == e2bRandom && strings.Trim(random, hexDigits) == ""
+	}
 	random, ok := strings.CutPrefix(text, secretPrefix)
 	return ok && len(random) == secretRandom && strings.Trim(random, id.Mixed) == ""
 }

@@ -36,7 +36,7 @@ type createKeyInput struct {
 
 func (h *keyHandlers) create(ctx context.Context, in *createKeyInput) (*created[api.Key], error) {
 	b := in.Body
-	r := access.NewKey{UserID: b.UserID, Name: b.Name, Note: b.Note}
+	r := access.NewKey{UserID: b.UserID, Name: b.Name, Note: b.Note, E2B: b.E2B}
 	for _, scope := range b.Scopes {
 		right, ok := access.ParseRight(scope)
 		if !ok {
