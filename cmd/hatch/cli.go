@@ -133,7 +133,7 @@ func (c *cli) addCommands(root *cobra.Command) {
 	server := serverCommands{c.printer, c.connection}
 	saved := contextCommands{c.printer, c.connection}
 	_ = root.RegisterFlagCompletionFunc("context", saved.complete)
-	grouped(root, groupHost, saved.login(), saved.logout(), saved.command(), server.health(), server.info(), users.whoami(), server.version(), server.api(), doctorCommand(c.printer), manCommand())
+	grouped(root, groupHost, saved.login(), saved.logout(), saved.command(), server.health(), server.info(), users.whoami(), server.version(), server.api(), e2bCommands{c.printer, c.connection}.command(), doctorCommand(c.printer), manCommand())
 }
 
 func grouped(root *cobra.Command, group string, commands ...*cobra.Command) {

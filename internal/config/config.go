@@ -99,8 +99,9 @@ type Config struct {
 	ProxyImplicit       string // guarded or off
 	ProxyAddr           string // host:port; "" means that routes are not served
 	ProxyTrusted        []netip.Prefix
-	ProxyMaxConns       int // ≥ 16; requests in progress, too
-	ProxyMaxClientConns int // of one client of the network; ≥ 1
+	E2BAddr             string // host:port; "" means that E2B's clients are not served
+	ProxyMaxConns       int    // ≥ 16; requests in progress, too
+	ProxyMaxClientConns int    // of one client of the network; ≥ 1
 	WakeTimeout         time.Duration
 
 	TLSAddr         string // host:port; "" means that there is no TLS

@@ -35,6 +35,11 @@ var routeSettings = []Setting{
 		set: integer(1, 1<<20, func(c *Config) *int { return &c.ProxyMaxClientConns }),
 	},
 	{
+		Name: "e2b_addr", Env: "HATCH_E2B_ADDR", Default: "off",
+		Doc: "Address and port for the client libraries of E2B, over HTTP, such as `127.0.0.1:3000`: both their API and sandboxes, which their headers name. With `HATCH_TLS_ADDR` they are served there, too: the API as `api.` and the domain, ports of sandboxes as `PORT-SANDBOX` below the domain. `off` serves none.",
+		set: addressOrOff(func(c *Config) *string { return &c.E2BAddr }),
+	},
+	{
 		Name: "wake_timeout", Env: "HATCH_WAKE_TIMEOUT", Default: "60s", Aliases: []string{"HATCH_PROXY_WAKE_TIMEOUT"},
 		Doc: "How long what comes for a sleeping VM waits at most until it is awake, 1s to 10m: a request through a route, a connection to an SSH port or a published port, a tunnel, a command, a file. The wake goes on, also when the client leaves. `hatch wake` waits as long as its client does.",
 		set: duration(time.Second, 10*time.Minute, "60s", func(c *Config) *time.Duration { return &c.WakeTimeout }),

@@ -109,6 +109,9 @@ func (p *parts) startBackground(ctx context.Context) <-chan struct{} {
 			p.log.Error("cannot reconcile all VMs", logkey.Error, err)
 		}
 		work.Go(func() { p.idle.Run(ctx) })
+		if p.e2b != nil {
+			work.Go(func() { p.e2b.Run(ctx) })
+		}
 		if err := p.defaultImage(ctx); err != nil {
 			p.log.Warn("cannot make the default image", logkey.Error, err)
 		}

@@ -80,7 +80,10 @@ type parts struct {
 	snapshots *snapshot.Service
 	warm      *warm.Service
 	routes    *route.Service
+	keys      *access.Service
+	templates *template.Service
 	doors     *doors
+	e2b       *e2bDoor // nil: off
 	idle      *idle.Service
 	handler   http.Handler
 	lines     *admission.Log // of the log, that clients without a key cause
@@ -110,6 +113,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 	if err != nil {
 		return nil, err
 	}
+	p.keys = keys
 	if p.routes, err = route.Open(ctx, route.Config{
 		Store: p.store, Keys: keys, DNS: net.DefaultResolver, Domain: p.cfg.ProxyDomain, Implicit: p.cfg.ProxyImplicit != "off",
 		URL: p.routeURL, Now: time.Now, Log: p.log,
@@ -128,6 +132,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 	p.images = image.New(p.store, p.host.Inspector, p.host.Initramfs, p.host.Builder, p.log)
 	p.onClose(p.images.Close)
 	templates := template.New(p.store, p.images)
+	p.templates = templates
 	p.snapshots = snapshot.New(p.store, p.host.Snapshots, snapshot.Limits{
 		PerVM: p.cfg.MaxSnapshotsPerVM, MaxAge: p.cfg.SnapshotMaxAge, DiskMiB: p.cfg.SnapshotDiskMiB,
 	}, p.log)
@@ -149,7 +154,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 		Idle: p.idle,
 		VMs:  p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Users: keys, Access: keys, Events: p.events, Webhooks: webhooks,
 		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}, p.store), Requests: p.store,
-		Health: p.health(opt.Version), Counts: p.store, Routes: p.routes, Quotas: p.store, Audit: p.audit, Version: opt.Version, Log: p.log, Lines: p.lines,
+		Health: p.health(opt.Version), Counts: p.store, E2B: p.e2bAt, Routes: p.routes, Quotas: p.store, Audit: p.audit, Version: opt.Version, Log: p.log, Lines: p.lines,
 		Origins: p.cfg.CORSOrigins, HSTS: p.cfg.HSTSMaxAge,
 		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2), Rates: p.rates()},
 	})

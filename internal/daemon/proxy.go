@@ -52,6 +52,7 @@ func (g routeGuests) Dial(ctx context.Context, vmID string, port int) (vm.PortCo
 // doors are the servers of routes.
 type doors struct {
 	proxy   *proxy.Proxy
+	ports   *proxy.Proxy // of sandboxes; nil without a door for E2B's clients
 	servers []*http.Server
 	serving sync.WaitGroup
 
@@ -75,8 +76,25 @@ func (p *parts) openDoors(ctx context.Context) error {
 	})}
 	p.doors.requests, p.doors.endAll = context.WithCancel(context.WithoutCancel(ctx))
 	var plain http.Handler = p.doors.proxy
+	var secure net.Listener
+	tlsPort := 0
 	if p.cfg.TLSAddr != "" {
-		challenges, err := p.openTLS(ctx)
+		var err error
+		if secure, err = p.listenRoutes("HATCH_TLS_ADDR", p.cfg.TLSAddr); err != nil {
+			return errors.Join(err, p.doors.close(ctx, 0))
+		}
+		tlsPort = secure.Addr().(*net.TCPAddr).Port
+	}
+	if p.cfg.E2BAddr != "" {
+		if err := p.openE2B(ctx, tlsPort); err != nil {
+			if secure != nil {
+				err = errors.Join(err, secure.Close())
+			}
+			return errors.Join(err, p.doors.close(ctx, 0))
+		}
+	}
+	if secure != nil {
+		challenges, err := p.openTLS(ctx, secure, tlsPort)
 		if err != nil {
 			return errors.Join(err, p.doors.close(ctx, 0))
 		}
@@ -112,12 +130,7 @@ func (p *parts) openPlain(handler http.Handler) error {
 
 // openTLS serves over TLS, and returns what the port without TLS answers: an ACME server,
 // and redirects for all others.
-func (p *parts) openTLS(ctx context.Context) (plain http.Handler, err error) {
-	l, err := p.listenRoutes("HATCH_TLS_ADDR", p.cfg.TLSAddr)
-	if err != nil {
-		return nil, err
-	}
-	port := l.Addr().(*net.TCPAddr).Port
+func (p *parts) openTLS(ctx context.Context, l net.Listener, port int) (plain http.Handler, err error) {
 	cfg := certs.Config{CertFile: p.cfg.TLSCert, KeyFile: p.cfg.TLSKey, Serves: p.serves, Log: p.log, Lines: p.lines}
 	if p.cfg.ACMEEmail != "" {
 		if cfg.ACME, err = p.acme(port); err != nil {
@@ -129,25 +142,27 @@ func (p *parts) openTLS(ctx context.Context) (plain http.Handler, err error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	p.onClose(func() error { certificates.Close(); return nil })
+	api, clients := p.untilEnd(p.handler), http.Handler(nil)
+	if p.e2b != nil {
+		clients = p.untilEnd(p.e2b)
+	}
 	server := proxy.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p.isAPI(r.Host) {
-			p.serveAPI(w, r)
-			return
+		switch {
+		case p.isForE2B(r):
+			clients.ServeHTTP(w, r)
+		case p.isAPI(r.Host):
+			api.ServeHTTP(w, r)
+		default:
+			p.doors.proxy.ServeHTTP(w, r)
 		}
-		p.doors.proxy.ServeHTTP(w, r)
 	}), p.log)
+	if p.e2b != nil {
+		server.IdleTimeout, server.HTTP2.MaxConcurrentStreams = e2bIdle, e2bStreams
+	}
 	server.TLSConfig = certificates.TLS()
 	p.serveRoutes(server, func() error { return server.ServeTLS(l, "", "") })
 	p.log.Info("routes are served over TLS", "tls_addr", l.Addr().String(), "api", p.apiName())
 	return certificates.Challenges(proxy.RedirectToTLS(port)), nil
-}
-
-// serveAPI serves a request for the API, whose streams end before others.
-func (p *parts) serveAPI(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	defer context.AfterFunc(p.streams, cancel)()
-	p.handler.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // acme returns how certificates are obtained.
@@ -244,6 +259,9 @@ func (d *doors) close(ctx context.Context, grace time.Duration) error {
 		err = fmt.Errorf("requests through routes still running: %w", err)
 	}
 	d.proxy.Close()
+	if d.ports != nil {
+		d.ports.Close()
+	}
 	d.serving.Wait()
 	return err
 }

@@ -128,6 +128,7 @@ type Config struct {
 	Access    Authenticator
 	Health    func(ctx context.Context) api.Health
 	Counts    Counts
+	E2B       func() (api.E2B, bool) // false: its clients are not served; nil: likewise
 	Routes    Routes
 	Quotas    Quotas
 	Audit     Audit
@@ -221,6 +222,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 		&routeHandlers{d, cfg.Routes},
 		&quotaHandlers{d, cfg.Quotas},
 		&auditHandlers{d, cfg.Audit},
+		&e2bHandler{cfg.E2B},
 		&healthHandler{cfg.Health, cfg.Counts},
 	} {
 		for _, r := range noun.routes() {

@@ -166,6 +166,12 @@ func (h *keyHandlers) routes() []route {
 	}
 }
 
+func (h *e2bHandler) routes() []route {
+	return []route{
+		{get, "/e2b", access.AnyKey, 200, "get-e2b", "Get E2B door", "Where the client libraries of E2B reach this server. 501 if HATCH_E2B_ADDR is off.", on(h.get)},
+	}
+}
+
 func (h *userHandlers) routes() []route {
 	return []route{
 		{post, "/users", access.Write(access.Users), 201, "create-user", "Create user", "Create a user. For admins only, as all requests about users. Give it a key with POST /keys and user_id.", once(h.create, replayed[createUserInput]("/users/", byIDAlone(h.get)))},

@@ -92,6 +92,10 @@ func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, v *visit, err err
 		challenge(h, v.target.Auth.Mode)
 	}
 	p.mark(h, v)
+	if p.cfg.Refuse != nil {
+		p.cfg.Refuse(w, r, refused.status, refused.code)
+		return
+	}
 	if strings.Contains(r.Header.Get("Accept"), "text/html") {
 		h.Set("Content-Type", "text/html; charset=utf-8")
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")

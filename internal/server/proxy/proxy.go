@@ -65,6 +65,8 @@ type Config struct {
 	// Open bounds the requests in progress, and a quarter may wait for a wake; the VMs of
 	// one account get half of both. The zero value means 4096, and 512 of a client.
 	Open admission.PlaceLimits
+	// Refuse writes the door's own answers, of a status and with a code; nil: the door does.
+	Refuse func(w http.ResponseWriter, r *http.Request, status int, code string)
 	// HSTS is for how long browsers are told to use only TLS; 0 means that they are not.
 	HSTS time.Duration
 
