@@ -86,7 +86,7 @@ type WarmGuest struct {
 
 // BuildImage is the body of POST /images/builds.
 type BuildImage struct {
-	Recipe string `json:"recipe,omitempty" enum:"debian,minimal" default:"debian" doc:"debian: Debian 12 with systemd, sshd and cloud-init, becomes img_default. minimal: a busybox userland, becomes img_minimal."`
+	Recipe string `json:"recipe,omitempty" enum:"debian,minimal,base" default:"debian" doc:"debian: Debian 12 with systemd, sshd and cloud-init, becomes img_default. minimal: a busybox userland, becomes img_minimal. base: debian with a user, Python, Node and git, as the client libraries of E2B expect, becomes img_base."`
 	Force  bool   `json:"force,omitempty" doc:"Build even if the cache has this image."`
 }
 

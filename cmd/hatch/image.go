@@ -58,13 +58,15 @@ func (c imageCommands) buildCommand() *cobra.Command {
 	var body api.BuildImage
 	var quiet bool
 	cmd := &cobra.Command{
-		Use: "build [debian|minimal]", Short: "Build an image on the server and print its id",
+		Use: "build [debian|minimal|base]", Short: "Build an image on the server and print its id",
 		Long: `Build an image on the server and print its id. debian (the default) is Debian
 12 with systemd, sshd and cloud-init, and becomes img_default; minimal is a
-busybox userland without an SSH server or cloud-init, and becomes img_minimal.
+busybox userland without an SSH server or cloud-init, and becomes img_minimal;
+base is debian with a user, Python, Node and git, as the client libraries of E2B
+expect them, and becomes img_base.
 An image that was built before comes from the cache. The build continues if this
 command is interrupted.`,
-		ValidArgs: []string{"debian", "minimal"},
+		ValidArgs: []string{"debian", "minimal", "base"},
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usage(cmd, "one image is built at a time")

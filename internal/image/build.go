@@ -13,7 +13,7 @@ import (
 )
 
 // recipes are the ids of the images by their recipe.
-var recipes = map[string]string{"debian": DefaultID, "minimal": MinimalID}
+var recipes = map[string]string{"debian": DefaultID, "minimal": MinimalID, "base": BaseID}
 
 // BuildState is the state of a build.
 type BuildState string
@@ -60,7 +60,7 @@ const maxBuilds = 32
 // during another owner's build of it.
 func (s *Service) StartBuild(_ context.Context, owner, recipe string, force bool) (Build, error) {
 	if recipes[recipe] == "" {
-		return Build{}, errs.InvalidField("recipe", "%q is not a recipe: want debian or minimal", recipe)
+		return Build{}, errs.InvalidField("recipe", "%q is not a recipe: want debian, minimal or base", recipe)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

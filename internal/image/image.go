@@ -11,10 +11,12 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 )
 
-// DefaultID is the image of VMs that name none; MinimalID is the busybox image.
+// DefaultID is the image of VMs that name none; MinimalID is the busybox image; BaseID is
+// that for E2B's clients.
 const (
 	DefaultID = "img_default"
 	MinimalID = "img_minimal"
+	BaseID    = "img_base"
 )
 
 // DiskMode says how a VM gets a writable root.

@@ -104,7 +104,7 @@ func (r Registration) check() error {
 	switch {
 	case r.ID != "" && !idForm.MatchString(r.ID):
 		return errs.InvalidField("id", "%q is not a valid image id: want img_ and up to 59 lower-case letters, digits or _", r.ID)
-	case r.ID == DefaultID || r.ID == MinimalID:
+	case r.ID == DefaultID || r.ID == MinimalID || r.ID == BaseID:
 		return errs.InvalidField("id", "%s is reserved for the image that hatchd makes", r.ID).
 			WithHint("give another id; to change the default image set HATCH_DEFAULT_KERNEL_PATH and HATCH_DEFAULT_ROOTFS_PATH")
 	case r.Name != "" && !nameForm.MatchString(r.Name):

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -29,14 +30,42 @@ var unwanted = []string{
 	"path-include=/usr/share/i18n/locales/C*", "path-exclude=/usr/share/lintian/*",
 }
 
-func makeDebian(ctx context.Context, j *job, k kernel, root string) error {
-	hook := filepath.Join(j.tmp, "customize.sh")
-	if err := os.WriteFile(hook, []byte(customize), 0o700); err != nil {
-		return err
-	}
+// customizeBase runs after customize in the image for E2B's clients.
+//
+//go:embed base.sh
+var customizeBase string
+
+// basePackages are those that programs of E2B's clients expect, beside those above.
+var basePackages = []string{"bash", "git", "python3", "python3-pip", "python3-venv", "python-is-python3", "nodejs", "npm", "unzip", "xz-utils"}
+
+// debian is what a system is made of, beside apt's dependencies and Debian's essential
+// set.
+type debian struct {
+	packages []string
+	hooks    []string // scripts, in order
+}
+
+var (
+	plainDebian = debian{packages, []string{customize}}
+	baseDebian  = debian{slices.Concat(packages, basePackages), []string{customize, customizeBase}}
+)
+
+// text is everything that the result depends on, except package versions.
+func (d debian) text() string {
+	return strings.Join(d.packages, " ") + strings.Join(unwanted, " ") + strings.Join(d.hooks, "")
+}
+
+func (d debian) make(ctx context.Context, j *job, k kernel, root string) error {
 	archive := filepath.Join(j.tmp, "root.tar")
 	j.report("installing Debian %s; this takes some minutes", suite)
-	args := []string{"--mode=root", "--variant=apt", "--format=tar", "--include=" + strings.Join(packages, ","), "--customize-hook=" + hook}
+	args := []string{"--mode=root", "--variant=apt", "--format=tar", "--include=" + strings.Join(d.packages, ",")}
+	for i, text := range d.hooks {
+		hook := filepath.Join(j.tmp, fmt.Sprintf("hook-%d.sh", i))
+		if err := os.WriteFile(hook, []byte(text), 0o700); err != nil {
+			return err
+		}
+		args = append(args, "--customize-hook="+hook)
+	}
 	for _, option := range unwanted {
 		args = append(args, "--dpkgopt="+option)
 	}

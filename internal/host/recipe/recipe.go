@@ -1,6 +1,6 @@
 // Package recipe makes images from Debian packages: `debian`, a whole system with
-// systemd, sshd and cloud-init, and `minimal`, a busybox userland that boots fast.
-// Both get Debian's cloud kernel.
+// systemd, sshd and cloud-init, `base`, the same with what E2B's clients expect, and
+// `minimal`, a busybox userland that boots fast. All get Debian's cloud kernel.
 //
 // It uses the Debian mirrors and keys of the host, or the mirrors that its caller
 // names. The same package versions
@@ -124,9 +124,15 @@ var commonTools = []tool{{"apt-get", "apt"}, {"dpkg-deb", "dpkg"}, {"depmod", "k
 var recipes = map[string]recipe{
 	// A whole Debian 12: systemd, sshd, cloud-init, and the kernel's modules.
 	"debian": {
-		text:  strings.Join(packages, " ") + strings.Join(unwanted, " ") + customize,
+		text:  plainDebian.text(),
 		tools: []tool{{"mmdebstrap", "mmdebstrap"}},
-		make:  makeDebian, mib: 472,
+		make:  plainDebian.make, mib: 472,
+	},
+	// The same with what programs of E2B's clients expect: a user, Python, Node and git.
+	"base": {
+		text:  baseDebian.text(),
+		tools: []tool{{"mmdebstrap", "mmdebstrap"}},
+		make:  baseDebian.make, mib: 1536,
 	},
 	// A userland of one program. It has no cloud-init and no sshd; the agent sets
 	// its address and its name.
@@ -138,7 +144,7 @@ var recipes = map[string]recipe{
 func (r *Recipes) Build(ctx context.Context, name string, force bool, progress io.Writer) (image.Built, error) {
 	rec, ok := recipes[name]
 	if !ok {
-		return image.Built{}, errs.InvalidField("recipe", "%q is not a recipe: want debian or minimal", name)
+		return image.Built{}, errs.InvalidField("recipe", "%q is not a recipe: want debian, minimal or base", name)
 	}
 	if built, ok := r.cached(name, rec); ok && !force {
 		_, _ = fmt.Fprintln(progress, "== the cache has this image already; --force builds it again")

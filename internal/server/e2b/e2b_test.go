@@ -216,7 +216,9 @@ type (
 	templates struct{}
 	images    struct{}
 	snapshots struct{}
-	requests  struct{ made map[string]idempotency.Request }
+	requests  struct {
+		made map[string]idempotency.Request
+	}
 )
 
 func (templates) Get(_ context.Context, _ access.Scope, name string) (template.Template, error) {
