@@ -226,7 +226,7 @@ func (s *processStream) Close() error { return s.stream.Close() }
 func wireSpec(spec process.Spec) wire.ProcessSpec {
 	return wire.ProcessSpec{
 		ID: cmp.Or(spec.ID, id.New(process.IDPrefix)), Argv: spec.Argv, Shell: spec.Shell, Env: spec.Env, Dir: spec.Dir, User: spec.User,
-		TTY: (*wire.Terminal)(spec.TTY), Stdin: spec.Stdin, Timeout: spec.Timeout,
+		TTY: (*wire.Terminal)(spec.TTY), Stdin: spec.Stdin, Timeout: spec.Timeout, Tag: spec.Tag,
 	}
 }
 
@@ -259,7 +259,7 @@ func printableSpec(got wire.ProcessSpec) process.Spec {
 		return text
 	}
 	spec := process.Spec{
-		Dir: cut(got.Dir), User: cut(got.User), Shell: cut(got.Shell),
+		Tag: cut(got.Tag), Dir: cut(got.Dir), User: cut(got.User), Shell: cut(got.Shell),
 		TTY: (*process.Size)(got.TTY), Stdin: got.Stdin, Timeout: got.Timeout,
 	}
 	for _, arg := range got.Argv {

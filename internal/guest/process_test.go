@@ -525,15 +525,18 @@ func TestInvalidProcessesAreRefused(t *testing.T) {
 
 func TestProcessIsMadePrintable(t *testing.T) {
 	sent := wire.Process{Spec: wire.ProcessSpec{
-		Argv: []string{"\x1b]0;owned\a", strings.Repeat("ä", 3000), "more"}, Dir: "/\n", User: "\x00",
+		Argv: []string{"\x1b]0;owned\a", strings.Repeat("ä", 3000), "more"}, Dir: "/\n", User: "\x00", Tag: "a\tb",
 	}}
 	g := openHostileProcesses(t, &hostileProcesses{sent: sent})
 	p, err := g.StartProcess(t.Context(), line("true"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := strings.Join(p.Spec.Argv, "") + p.Spec.Dir + p.Spec.User
-	if len(all) > wire.MaxCommand || strings.ContainsAny(all, "\x1b\a\n\x00") || len(p.Spec.Argv) != 2 {
+	all := strings.Join(p.Spec.Argv, "") + p.Spec.Dir + p.Spec.User + p.Spec.Tag
+	if p.Spec.Tag == "" {
+		t.Error("the tag is missing")
+	}
+	if len(all) > wire.MaxCommand || strings.ContainsAny(all, "\x1b\a\n\t\x00") || len(p.Spec.Argv) != 2 {
 		t.Errorf("%d bytes: %+v", len(all), p.Spec)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hatchvm/hatch/internal/errs"
 )
@@ -14,6 +15,7 @@ import (
 const (
 	MaxArgs    = 1024 // entries of Argv, and of Env
 	MaxDir     = 4096 // bytes
+	MaxTag     = 256  // bytes
 	MaxTimeout = 30 * 24 * time.Hour
 )
 
@@ -26,6 +28,9 @@ func (s Spec) check() error {
 	}
 	if s.Timeout < 0 || s.Timeout > MaxTimeout {
 		return errs.InvalidField("timeout_ms", "must be 0 (no timeout) to %d", MaxTimeout.Milliseconds())
+	}
+	if len(s.Tag) > MaxTag || hasNUL(s.Tag) || !utf8.ValidString(s.Tag) {
+		return errs.InvalidField("tag", "%q is not a text of up to %d bytes without NUL", errs.Brief(s.Tag), MaxTag)
 	}
 	if s.TTY != nil {
 		return s.TTY.check()

@@ -33,6 +33,7 @@ type Spec struct {
 	TTY     *Size             // nil: pipes, with stdout and stderr separate
 	Stdin   bool              // stdin is open until it is closed; else it is empty
 	Timeout time.Duration     // after which the process group is killed; 0 means none
+	Tag     string            // a name for it that the caller gives; agents of earlier versions do not keep it
 }
 
 // Size is the size of a terminal, in characters; both are at least 1.

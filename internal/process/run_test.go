@@ -134,6 +134,8 @@ func TestBadCommands(t *testing.T) {
 		"a user's empty group": {process.Spec{Shell: "true", User: "root:"}, "invalid_user"},
 		"a negative timeout":   {process.Spec{Shell: "true", Timeout: -1}, "invalid_timeout_ms"},
 		"a long timeout":       {process.Spec{Shell: "true", Timeout: process.MaxTimeout + 1}, "invalid_timeout_ms"},
+		"a long tag":           {process.Spec{Shell: "true", Tag: strings.Repeat("x", process.MaxTag+1)}, "invalid_tag"},
+		"a tag with a NUL":     {process.Spec{Shell: "true", Tag: "\x00"}, "invalid_tag"},
 		"a terminal of no row": {process.Spec{Shell: "true", TTY: &process.Size{Cols: 80}}, "invalid_tty"},
 	} {
 		t.Run(name, func(t *testing.T) {

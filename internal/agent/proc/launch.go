@@ -126,7 +126,7 @@ func (l *launch) description() wire.ProcessSpec {
 		return text
 	}
 	s.Env, s.Argv = nil, nil
-	s.Dir, s.User, s.Shell = cut(l.dir), cut(s.User), cut(s.Shell)
+	s.Tag, s.Dir, s.User, s.Shell = cut(s.Tag), cut(l.dir), cut(s.User), cut(s.Shell)
 	for _, arg := range l.spec.Argv {
 		if left == 0 {
 			break

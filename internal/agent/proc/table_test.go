@@ -161,7 +161,7 @@ func TestEnvironmentOfAProcess(t *testing.T) {
 	table := newTable(t)
 	dir := t.TempDir()
 	s := spec("pwd; env; umask; cat; ps -o pid=,pgid=,sid= -p $$")
-	s.Dir = dir
+	s.Dir, s.Tag = dir, "the first"
 	s.Env = map[string]string{"A": "b c", "HOME": "/elsewhere"}
 	p, got := table.exec(t, s)
 	for _, want := range []string{dir + "\n", "A=b c\n", "HOME=/elsewhere\n", "PATH=" + defaultPath + "\n", "LOGNAME=", "USER=", "SHELL=/", fmt.Sprintf("%d", p.PID)} {
@@ -177,8 +177,8 @@ func TestEnvironmentOfAProcess(t *testing.T) {
 	if ids := strings.Fields(got.stdout[strings.LastIndex(strings.TrimSpace(got.stdout), "\n"):]); ids[0] != ids[1] || ids[1] != ids[2] {
 		t.Errorf("pid, group and session are %v", ids)
 	}
-	if p.Spec.Env != nil {
-		t.Error("the description has the environment")
+	if p.Spec.Env != nil || p.Spec.Tag != "the first" {
+		t.Errorf("the description has the environment, or not the tag: %+v", p.Spec)
 	}
 }
 

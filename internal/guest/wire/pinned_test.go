@@ -86,7 +86,7 @@ func TestMessageKeysArePinned(t *testing.T) {
 		{Activity{}, "keep_awake_ms commands"},
 		{DialArgs{}, "port"},
 		{Terminal{}, "rows cols"},
-		{ProcessSpec{}, "id argv shell env dir user tty stdin timeout_ns"},
+		{ProcessSpec{}, "id argv shell env dir user tty stdin timeout_ns tag"},
 		{Process{}, "spec pid started_ns exit output"},
 		{ProcessExit{}, "code signal timed_out at_ns"},
 		{ProcessArgs{}, "id from signal tty stderr"},

@@ -76,6 +76,7 @@ type ProcessSpec struct {
 	TTY     *Terminal         `json:"tty,omitempty"`
 	Stdin   bool              `json:"stdin,omitempty"`
 	Timeout time.Duration     `json:"timeout_ns,omitempty"`
+	Tag     string            `json:"tag,omitempty"` // agents of earlier versions do not keep it
 }
 
 // byteSpec is a [ProcessSpec] in a form that keeps strings of the command that are not
