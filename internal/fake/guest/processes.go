@@ -224,7 +224,7 @@ func (g *ProcessTable) wake() {
 }
 
 // users are the users of the guest.
-var users = []string{"", "root", "0", "daemon", "root:root"}
+var users = []string{"", "root", "0", "daemon", "user", "root:root"}
 
 // start begins a process. The caller holds the lock.
 func (g *ProcessTable) start(spec process.Spec) (*proc, error) {

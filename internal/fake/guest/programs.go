@@ -27,7 +27,7 @@ type program func(m *machine, out process.Channel, args []string) int
 // programs returns the known programs by name.
 func programs() map[string]program {
 	return map[string]program{
-		"cat": cat, "echo": echo, "env": env, "exit": exit, "false": fail, "pwd": pwd, "seq": seq, "sh": shell,
+		"bash": bash, "cat": cat, "echo": echo, "env": env, "exit": exit, "false": fail, "pwd": pwd, "seq": seq, "sh": shell,
 		"sleep": sleep, "stty": stty, "true": succeed, "whoami": whoami, "yes": yes,
 	}
 }
@@ -53,6 +53,14 @@ func call(m *machine, out process.Channel, argv []string, as string) int {
 		return notFound
 	}
 	return run(m, out, argv[1:])
+}
+
+// bash is a shell, also one that is interactive or begins a login.
+func bash(m *machine, out process.Channel, args []string) int {
+	for len(args) > 0 && (args[0] == "-l" || args[0] == "-i") {
+		args = args[1:]
+	}
+	return shell(m, out, args)
 }
 
 // shell runs commands separated by ";", each with an optional ">&2".
