@@ -47,9 +47,10 @@ var layers = []layer{
 	{"tests", []string{"test/..."}, []string{"tests", "client", "wire types", "agent protocol"}},
 }
 
-// siblings are the permitted imports between adapters: of one that combines several,
-// or of a part of another.
+// siblings are the permitted imports between adapters, and between doors: of one that
+// combines several, or of a part of another.
 var siblings = map[string][]string{
+	"internal/server/envd":       {"internal/server/connect"},
 	"internal/doctor":            {"internal/host/kvm", "internal/host/memory", "internal/host/owned", "internal/host/space", "internal/vmm/firecracker/release"},
 	"internal/host/backup":       {"internal/host/sparse"},
 	"internal/host/link":         {"internal/host/bridge", "internal/host/dhcp", "internal/host/dns", "internal/host/nft"},

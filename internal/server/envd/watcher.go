@@ -1,0 +1,242 @@
+package envd
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/id"
+	"github.com/hatchvm/hatch/internal/server/connect"
+)
+
+// The messages of watches whose changes a client fetches.
+type (
+	watcherRequest struct {
+		ID      string `json:"watcherId"`
+		IDSnake string `json:"watcher_id"`
+	}
+	watcherAnswer struct {
+		ID string `json:"watcherId"`
+	}
+	watcherEventsAnswer struct {
+		Events []fileChange `json:"events"`
+	}
+)
+
+// Limits of watches whose changes a client fetches.
+const (
+	maxWatchers     = 4096             // of all VMs
+	maxVMWatchers   = 64               // of one
+	maxWatcherQueue = 16 << 10         // changes that were not fetched
+	watcherIdle     = 30 * time.Minute // after which one is removed that no client asks for
+)
+
+// watchers are the watches whose changes clients fetch. They end with hatchd.
+type watchers struct {
+	running sync.WaitGroup
+
+	mu     sync.Mutex
+	all    map[string]*watcher // by id
+	closed bool
+}
+
+// watcher is one of them.
+type watcher struct {
+	call
+	watch
+	idle *time.Timer // removes it
+
+	mu      sync.Mutex
+	changes []fileChange
+	ended   error // nil while it watches
+	removed bool
+	cancel  context.CancelFunc
+}
+
+// errNotBegun is what a watcher has instead of the error of an ended watch.
+var errNotBegun = connect.Errorf(connect.Unavailable, "the watch has not begun")
+
+func (ws *watchers) close() {
+	ws.mu.Lock()
+	ws.closed = true
+	all := ws.all
+	ws.all = map[string]*watcher{}
+	ws.mu.Unlock()
+	for _, w := range all {
+		w.stop()
+	}
+	ws.running.Wait()
+}
+
+// add adds a watcher, unless there are too many.
+func (ws *watchers) add(w *watcher) (string, error) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	same := 0
+	for _, other := range ws.all {
+		if other.VMID == w.VMID {
+			same++
+		}
+	}
+	switch {
+	case ws.closed:
+		return "", connect.Errorf(connect.Unavailable, "hatchd is shutting down")
+	case same >= maxVMWatchers || len(ws.all) >= maxWatchers:
+		return "", connect.Errorf(connect.ResourceExhausted, "there are too many watchers: remove some that are no longer used")
+	}
+	key := id.New("w")
+	ws.all[key] = w
+	w.idle = time.AfterFunc(watcherIdle, func() { ws.remove(w.VMID, key) })
+	return key, nil
+}
+
+// find returns a watcher of a VM, nil if it has none with this id.
+func (ws *watchers) find(vmID, key string) *watcher {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if w := ws.all[key]; w != nil && w.VMID == vmID {
+		w.idle.Reset(watcherIdle)
+		return w
+	}
+	return nil
+}
+
+// remove removes a watcher, and reports whether the VM had it.
+func (ws *watchers) remove(vmID, key string) bool {
+	w := ws.find(vmID, key)
+	if w == nil {
+		return false
+	}
+	ws.mu.Lock()
+	delete(ws.all, key)
+	ws.mu.Unlock()
+	w.stop()
+	return true
+}
+
+func (w *watcher) stop() {
+	w.idle.Stop()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.removed = true
+	w.cancel()
+}
+
+// createWatcher begins a watch whose changes the client fetches.
+func (e *Envd) createWatcher(ctx context.Context, c call, req *watchRequest) (any, error) {
+	wanted, err := e.watchOf(ctx, c, req)
+	if err != nil {
+		return nil, err
+	}
+	w := &watcher{call: c, watch: wanted, ended: errNotBegun, cancel: func() {}}
+	key, err := e.watchers.add(w)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.run(ctx, w); err != nil {
+		e.watchers.remove(c.VMID, key)
+		return nil, err
+	}
+	return watcherAnswer{key}, nil
+}
+
+// begin marks a watch as begun, unless it has begun already or was removed.
+func (w *watcher) begin(cancel context.CancelFunc) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended == nil || w.removed {
+		return false
+	}
+	w.ended, w.cancel = nil, cancel
+	return true
+}
+
+// run starts a watcher's watch, and returns when it has begun. The watch goes on without
+// the request.
+func (e *Envd) run(ctx context.Context, w *watcher) error {
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	if !w.begin(cancel) {
+		cancel()
+		return nil
+	}
+	began, ended := make(chan struct{}), make(chan error, 1)
+	e.watchers.running.Go(func() {
+		defer cancel()
+		err := broken(e.watch(running, w.call, w.watch, func() { close(began) }, w.add))
+		w.mu.Lock()
+		w.ended = err
+		w.mu.Unlock()
+		ended <- err
+	})
+	select {
+	case <-began:
+		return nil
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		cancel()
+		return ctx.Err()
+	}
+}
+
+func (w *watcher) add(change fileChange) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.changes) >= maxWatcherQueue {
+		return connect.Errorf(connect.DataLoss, "there were more than %d changes since the last call: list the directory again", maxWatcherQueue)
+	}
+	w.changes = append(w.changes, change)
+	return nil
+}
+
+// fetch returns the changes since the last call, and why the watch has ended.
+func (w *watcher) fetch() ([]fileChange, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	changes := w.changes
+	w.changes = nil
+	if changes == nil {
+		changes = []fileChange{}
+	}
+	return changes, w.ended
+}
+
+// watcherEvents returns the changes since the last call. It starts a watch again that has
+// ended with the guest's connection, such as one of a VM that has slept.
+func (e *Envd) watcherEvents(ctx context.Context, c call, req *watcherRequest) (any, error) {
+	w := e.watchers.find(c.VMID, req.key())
+	if w == nil {
+		return nil, req.notFound()
+	}
+	changes, err := w.fetch()
+	switch {
+	case errs.Is(err, errs.Unavailable), errs.Is(err, errs.Conflict):
+		err = e.run(ctx, w)
+	case len(changes) > 0: // the error is for the next call
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return watcherEventsAnswer{changes}, nil
+}
+
+// removeWatcher ends a watch.
+func (e *Envd) removeWatcher(_ context.Context, c call, req *watcherRequest) (any, error) {
+	if !e.watchers.remove(c.VMID, req.key()) {
+		return nil, req.notFound()
+	}
+	return empty{}, nil
+}
+
+func (r *watcherRequest) key() string {
+	if r.ID == "" {
+		return r.IDSnake
+	}
+	return r.ID
+}
+
+func (r *watcherRequest) notFound() error {
+	return connect.Errorf(connect.NotFound, "watcher with id %s not found", errs.Brief(r.key()))
+}
