@@ -1,6 +1,7 @@
 package envd
 
 import (
+	"bytes"
 	"compress/gzip"
 	"errors"
 	"io"
@@ -64,7 +65,12 @@ func (e *Envd) receive(r *http.Request, c call, body io.Reader) ([]writtenFile, 
 		if params["boundary"] == "" {
 			return nil, connect.Errorf(connect.InvalidArgument, "Content-Type: multipart/form-data needs a boundary")
 		}
-		return e.receiveParts(r, c, multipart.NewReader(content, params["boundary"]))
+		end := &tail{content: content}
+		files, err := e.receiveParts(r, c, multipart.NewReader(end, params["boundary"]))
+		if err == nil && !bytes.Contains(end.last, []byte("--"+params["boundary"]+"--")) {
+			return nil, errBody // a form that ends within a part's header looks complete
+		}
+		return files, err
 	case "application/octet-stream":
 		if !r.URL.Query().Has("path") {
 			return nil, connect.Errorf(connect.InvalidArgument, "path: is needed with the content type application/octet-stream")
@@ -74,6 +80,22 @@ func (e *Envd) receive(r *http.Request, c call, body io.Reader) ([]writtenFile, 
 	default:
 		return nil, connect.Errorf(connect.InvalidArgument, "Content-Type: must be multipart/form-data or application/octet-stream")
 	}
+}
+
+// tail notes the last bytes that were read.
+type tail struct {
+	content io.Reader
+	last    []byte
+}
+
+const tailSize = 256 // bytes; a boundary has up to 70
+
+// Read implements [io.Reader].
+func (t *tail) Read(p []byte) (int, error) {
+	n, err := t.content.Read(p)
+	t.last = append(t.last, p[max(0, n-tailSize):n]...)
+	t.last = append(t.last[:0], t.last[max(0, len(t.last)-tailSize):]...)
+	return n, err
 }
 
 // decoded returns the body of an upload without its compression.

@@ -1,0 +1,4 @@
+package envd
+
+// Signature is for tests of URLs.
+var Signature = signature
