@@ -12,14 +12,18 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/idle"
 	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/reach"
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/server/admission"
 	"github.com/hatchvm/hatch/internal/server/e2b"
+	"github.com/hatchvm/hatch/internal/server/envd"
 	"github.com/hatchvm/hatch/internal/server/proxy"
 	"github.com/hatchvm/hatch/internal/vm"
+	"github.com/hatchvm/hatch/internal/vm/lifecycle"
 )
 
 // Settings of servers for E2B's clients, which keep connections for long and share one
@@ -32,8 +36,9 @@ const (
 // e2bDoor is the door for E2B's clients, and where it is.
 type e2bDoor struct {
 	*e2b.Door
-	at    api.E2B
-	ports *proxy.Proxy // of sandboxes
+	at     api.E2B
+	agents *envd.Envd
+	ports  *proxy.Proxy // of sandboxes
 }
 
 // openE2B serves E2B's clients. tlsPort is that of the door over TLS, 0 if there is none.
@@ -64,10 +69,11 @@ func (p *parts) openE2B(ctx context.Context, tlsPort int) error {
 		},
 		HSTS: p.cfg.HSTSMaxAge, Log: p.log, Lines: p.lines,
 	})
-	p.doors.ports = p.e2b.ports
+	p.e2b.agents = envd.New(envd.Config{Processes: p.processes, Files: p.files, Machines: agentMachines{p.vms}, Log: p.log})
+	p.doors.sandboxes = func() { p.e2b.ports.Close(); p.e2b.agents.Close() }
 	p.e2b.Door = e2b.New(e2b.Config{
 		VMs: p.vms, Templates: p.templates, Images: p.images, Snapshots: p.snapshots, Access: p.keys, Requests: p.store,
-		Agent: p.serveAgent, Ports: p.e2b.servePort,
+		Agent: p.e2b.serveAgent, Ports: p.e2b.servePort,
 		Defaults: machine.Spec{VCPUs: p.cfg.DefaultVCPU, MemMiB: p.cfg.DefaultMemMiB, DiskMiB: p.cfg.DefaultDiskMiB},
 		APIHost:  p.apiName(), Domain: p.e2b.at.Domain, Secret: secret,
 		RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2), Log: p.log, Lines: p.lines,
@@ -124,8 +130,27 @@ func (p *parts) untilEnd(next http.Handler) http.Handler {
 }
 
 // serveAgent serves a request for the agent of a sandbox.
-func (p *parts) serveAgent(w http.ResponseWriter, _ *http.Request, _ e2b.Sandbox) {
-	http.Error(w, "not yet", http.StatusNotImplemented)
+func (e *e2bDoor) serveAgent(w http.ResponseWriter, r *http.Request, s e2b.Sandbox) {
+	e.agents.ServeHTTP(w, r.WithContext(reach.WithPeer(r.Context(), "E2B client "+r.RemoteAddr)), envd.Sandbox{
+		ID: s.ID, Template: s.Template, VMID: s.VMID, Owner: s.Owner, Token: s.Token,
+		Env: s.Env, DefaultUser: s.DefaultUser, AutoResume: s.AutoResume,
+	})
+}
+
+// agentMachines tells agents' door which VMs run.
+type agentMachines struct{ vms *lifecycle.Service }
+
+var _ envd.Machines = agentMachines{}
+
+// Ready implements envd.Machines.
+func (m agentMachines) Ready(ctx context.Context, scope access.Scope, vmID string, wake bool) error {
+	_, err := m.vms.Reach().Machine(ctx, scope, vmID, reach.Exec, wakeIf(wake))
+	return err
+}
+
+// Metrics implements envd.Machines.
+func (m agentMachines) Metrics(ctx context.Context, scope access.Scope, vmID string) (vm.Metrics, error) {
+	return m.vms.Metrics(ctx, scope, vmID)
 }
 
 // targetKey is the key of a port of a sandbox in the context of a request for it.

@@ -82,6 +82,8 @@ type parts struct {
 	routes    *route.Service
 	keys      *access.Service
 	templates *template.Service
+	files     *file.Service
+	processes *process.Service
 	doors     *doors
 	e2b       *e2bDoor // nil: off
 	idle      *idle.Service
@@ -150,10 +152,11 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 		return nil, err
 	}
 	p.onClose(keys.EndDeletions) // before what they use
+	p.files, p.processes = file.New(fileGuests{p.vms.Reach()}), process.New(processGuests{p.vms.Reach()}, p.store)
 	p.handler = httpapi.New(httpapi.Config{
 		Idle: p.idle,
 		VMs:  p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Users: keys, Access: keys, Events: p.events, Webhooks: webhooks,
-		Files: file.New(fileGuests{p.vms.Reach()}), Processes: process.New(processGuests{p.vms.Reach()}, p.store), Requests: p.store,
+		Files: p.files, Processes: p.processes, Requests: p.store,
 		Health: p.health(opt.Version), Counts: p.store, E2B: p.e2bAt, Routes: p.routes, Quotas: p.store, Audit: p.audit, Version: opt.Version, Log: p.log, Lines: p.lines,
 		Origins: p.cfg.CORSOrigins, HSTS: p.cfg.HSTSMaxAge,
 		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2), Rates: p.rates()},

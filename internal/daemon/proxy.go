@@ -51,10 +51,11 @@ func (g routeGuests) Dial(ctx context.Context, vmID string, port int) (vm.PortCo
 
 // doors are the servers of routes.
 type doors struct {
-	proxy   *proxy.Proxy
-	ports   *proxy.Proxy // of sandboxes; nil without a door for E2B's clients
-	servers []*http.Server
-	serving sync.WaitGroup
+	proxy *proxy.Proxy
+
+	sandboxes func() // closes what leads to sandboxes; nil without a door for E2B's clients
+	servers   []*http.Server
+	serving   sync.WaitGroup
 
 	requests context.Context // of all of them, also of upgraded connections, which servers forget
 	endAll   context.CancelFunc
@@ -259,8 +260,8 @@ func (d *doors) close(ctx context.Context, grace time.Duration) error {
 		err = fmt.Errorf("requests through routes still running: %w", err)
 	}
 	d.proxy.Close()
-	if d.ports != nil {
-		d.ports.Close()
+	if d.sandboxes != nil {
+		d.sandboxes()
 	}
 	d.serving.Wait()
 	return err

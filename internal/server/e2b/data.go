@@ -35,11 +35,12 @@ type unreachable struct {
 
 type placeKey struct{}
 
-// serveSandbox leads a request to a sandbox, which is resumed first if it may be.
+// serveSandbox leads a request to a sandbox. One that is paused and that traffic resumes
+// is resumed for a port, and by its agent once that has checked the token.
 func (d *Door) serveSandbox(w http.ResponseWriter, r *http.Request, p place) {
 	v, s, err := d.sandbox(r.Context(), access.Everyone, p.id)
-	if err == nil && s == paused {
-		v, err = d.resumeFor(r.Context(), v)
+	if err == nil && s == paused && !v.Sandbox.AutoResume {
+		err = errNoSandbox(p.id)
 	}
 	if err != nil {
 		d.refuse(w, r, p, err)
@@ -57,6 +58,12 @@ func (d *Door) serveSandbox(w http.ResponseWriter, r *http.Request, p place) {
 		writeJSON(w, http.StatusForbidden, unreachable{p.id, "the traffic access token is missing or wrong", 0, http.StatusForbidden})
 		return
 	}
+	if s == paused {
+		if err := d.resumeFor(r.Context(), v); err != nil {
+			d.refuse(w, r, p, err)
+			return
+		}
+	}
 	r = r.WithContext(context.WithValue(r.Context(), placeKey{}, p))
 	r.Header.Del(trafficHeader) // it is not the guest's
 	d.cfg.Ports(w, r, sb, p.port)
@@ -67,15 +74,13 @@ func (d *Door) mayPass(r *http.Request, vmID string) bool {
 	return subtle.ConstantTimeCompare([]byte(r.Header.Get(trafficHeader)), []byte(d.trafficToken(vmID))) == 1
 }
 
-// resumeFor resumes a paused sandbox for a request, if it is one that traffic resumes. All
-// requests wait for the same wake, which goes on if they leave.
-func (d *Door) resumeFor(ctx context.Context, v vm.VM) (vm.VM, error) {
-	if !v.Sandbox.AutoResume {
-		return vm.VM{}, errNoSandbox(sandboxID(v.ID))
-	}
+// resumeFor resumes a paused sandbox for a request. All requests wait for the same wake,
+// which goes on if they leave.
+func (d *Door) resumeFor(ctx context.Context, v vm.VM) error {
 	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
-	return d.wake(ctx, access.Owner(v.OwnerID), v, v.Expiry.TTL)
+	_, err := d.wake(ctx, access.Owner(v.OwnerID), v, v.Expiry.TTL)
+	return err
 }
 
 // refuse answers a request whose sandbox cannot be reached.
