@@ -62,6 +62,7 @@ test-system: test-assets ## Tests that use Linux, QEMU and PostgreSQL; needs roo
 
 .PHONY: test-e2e
 test-e2e: test-assets build ## Real guests through the real API, in sandboxes; needs root
+	scripts/e2b-sdk
 	$(GOTEST) -tags system -count=1 -timeout 60m ./test/e2e
 
 .PHONY: test-kvm

@@ -1,12 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -73,8 +73,15 @@ func (c e2bCommands) plainURL(addr string) (string, error) {
 		return "", fmt.Errorf("cannot use %q as an address: %w", addr, err)
 	}
 	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
-		if host, err = c.host(); err != nil {
+		t, err := c.target()
+		if err != nil {
 			return "", err
+		}
+		host = "127.0.0.1" // for a local socket
+		if t.socket() == "" {
+			if host, err = t.host(); err != nil {
+				return "", err
+			}
 		}
 	}
 	return "http://" + net.JoinHostPort(host, port), nil
@@ -123,20 +130,15 @@ func (c e2bCommands) checkCommand() *cobra.Command {
 	var template string
 	cmd := &cobra.Command{
 		Use: "check", Short: "Make a sandbox as the client libraries of E2B do, run a command in it, and kill it", Args: noArgs,
+		Long: "Make a sandbox as the client libraries of E2B do, run a command in it, and kill it.\nThe key is that of E2B_API_KEY, else one that is made for the check, and deleted after it.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			variables, err := c.variables(cmd.Context())
 			if err != nil {
 				return err
 			}
-			key, err := c.key()
-			if err != nil {
-				return err
-			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), e2bCheckTimeout)
 			defer cancel()
-			steps, err := e2bcheck.Run(ctx, e2bcheck.Config{
-				API: variables.APIURL, SandboxURL: variables.SandboxURL, Key: cmp.Or(c.getenv("E2B_API_KEY"), key), Template: template, HTTP: newHTTPClient(),
-			})
+			steps, err := c.check(ctx, variables, template)
 			printed := printList(c.printer, steps, func(bool) table {
 				t := table{head: []string{"STEP", "TOOK", "DETAIL"}}
 				for _, s := range steps {
@@ -149,4 +151,34 @@ func (c e2bCommands) checkCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&template, "template", "base", "`template` to make the sandbox from")
 	return cmd
+}
+
+// check runs the check with the key of the environment, or with one of its own.
+func (c e2bCommands) check(ctx context.Context, at e2bVariables, template string) (steps []e2bcheck.Step, err error) {
+	t, err := c.target()
+	if err != nil {
+		return nil, err
+	}
+	t.url = at.APIURL // with the authority of the context's certificates
+	httpClient, err := newHTTPClient(t)
+	if err != nil {
+		return nil, err
+	}
+	cfg := e2bcheck.Config{API: at.APIURL, SandboxURL: at.SandboxURL, Key: c.getenv("E2B_API_KEY"), Template: template, HTTP: httpClient}
+	if cfg.Key == "" {
+		server, err := c.client()
+		if err != nil {
+			return nil, err
+		}
+		ends := time.Now().Add(2 * e2bCheckTimeout)
+		key, err := server.CreateKey(ctx, api.CreateKey{
+			Name: "e2b-check-" + strconv.FormatInt(ends.UnixNano(), 36), E2B: true, ExpiresAt: &api.Time{Time: ends},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("cannot create a key for the check: %w", err)
+		}
+		defer func() { err = errors.Join(err, server.DeleteKey(context.WithoutCancel(ctx), key.ID)) }()
+		cfg.Key = key.Secret
+	}
+	return e2bcheck.Run(ctx, cfg)
 }

@@ -42,6 +42,7 @@ func TestRealGuests(t *testing.T) {
 		{"mime user data is applied", testMIME},
 		{"user data that cannot be read is told", testUnreadUserData},
 		{"a debian guest is kept booted", testWarmDebian},
+		{"a program of E2B's library works", testE2B},
 		{"the guest powers itself off", testPoweroff},
 	})
 }

@@ -132,7 +132,7 @@ var recipes = map[string]recipe{
 	"base": {
 		text:  baseDebian.text(),
 		tools: []tool{{"mmdebstrap", "mmdebstrap"}},
-		make:  baseDebian.make, mib: 1536,
+		make:  baseDebian.make, mib: 1024,
 	},
 	// A userland of one program. It has no cloud-init and no sshd; the agent sets
 	// its address and its name.
