@@ -15,6 +15,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/idle"
+	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/reach"
 	"github.com/hatchvm/hatch/internal/route"
@@ -82,7 +83,7 @@ func (p *parts) openE2B(ctx context.Context, tlsPort int) error {
 	server := proxy.NewServer(p.untilEnd(p.e2b), p.log)
 	server.IdleTimeout = e2bIdle
 	p.serveRoutes(server, func() error { return server.Serve(l) })
-	p.log.Info("E2B's clients are served", "e2b_addr", p.e2b.at.Addr, "domain", p.e2b.at.Domain)
+	p.log.Info("E2B's clients are served", "e2b_addr", p.e2b.at.Addr, logkey.Domain, p.e2b.at.Domain)
 	return nil
 }
 

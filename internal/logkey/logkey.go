@@ -33,4 +33,5 @@ const (
 	Addr      = "addr"       // that something listens on
 	Group     = "group"      // of users of the host
 	Found     = "found"      // what differs from what must be
+	Domain    = "domain"     // that host names are below
 )

@@ -68,7 +68,7 @@ func (d *Door) create(c *call, body createBody, usual time.Duration) error {
 	if err != nil {
 		return err
 	}
-	from, err := d.origin(c, c.caller, body.TemplateID)
+	from, err := d.catalog.find(c, c.caller, body.TemplateID)
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (d *Door) makeOnce(c *call, body createBody, do func(context.Context) (vm.V
 	if len(key) > idempotency.MaxKey || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return vm.VM{}, errs.New(errs.Invalid, "invalid_idempotency_key", "%s: want 1 to %d visible ASCII characters", idempotency.Field, idempotency.MaxKey)
 	}
-	text, err := json.Marshal(body) // of one form, whatever the client's
+	text, err := json.Marshal(body) // of one form, also if that of the client differs
 	if err != nil {
 		return vm.VM{}, err
 	}

@@ -153,6 +153,7 @@ type Door struct {
 	requests *admission.Shares
 	bodies   *admission.Shares
 	time     timekeeper
+	catalog  catalog
 }
 
 // New returns a door.
@@ -166,6 +167,7 @@ func New(cfg Config) *Door {
 		bodies:   admission.NewShares(bodyBytes, bodyBytes/2),
 	}
 	d.time = timekeeper{vms: cfg.VMs, log: cfg.Log, changed: make(chan struct{}, 1), due: map[string]struct{}{}, held: map[string]int{}}
+	d.catalog = catalog{cfg.Templates, cfg.Images, cfg.Snapshots, cfg.Defaults}
 	d.routes = d.table()
 	return d
 }

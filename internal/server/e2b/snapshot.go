@@ -148,7 +148,7 @@ func (d *Door) deleteTemplate(c *call) error {
 	case !errs.Is(err, errs.NotFound):
 		return err
 	}
-	if _, err := d.origin(c, c.caller, name); err != nil {
+	if _, err := d.catalog.find(c, c.caller, name); err != nil {
 		return err
 	}
 	return notImplemented("the deletion of templates other than snapshots")

@@ -46,9 +46,16 @@ func errNoTemplate(ref string) error {
 	return errs.New(errs.NotFound, "template_not_found", "template '%s' not found", errs.Brief(ref))
 }
 
-// origin finds what a reference to a template means: a template, an image or a snapshot of
-// Hatch's, by id or name.
-func (d *Door) origin(ctx context.Context, caller access.Principal, ref string) (origin, error) {
+// catalog is what clients take for templates: templates, images and snapshots of Hatch's.
+type catalog struct {
+	templates Templates
+	images    Images
+	snapshots Snapshots
+	defaults  machine.Spec // sizes, where a template says nothing
+}
+
+// find finds what a reference to a template means, by id or name.
+func (g catalog) find(ctx context.Context, caller access.Principal, ref string) (origin, error) {
 	if ref == "" {
 		return origin{}, errs.InvalidField("templateID", "is missing; want the id or the name of a template")
 	}
@@ -58,22 +65,22 @@ func (d *Door) origin(ctx context.Context, caller access.Principal, ref string) 
 	}
 	for _, find := range []func() (origin, error){
 		func() (origin, error) {
-			t, err := d.cfg.Templates.Get(ctx, caller.Scope(), name)
+			t, err := g.templates.Get(ctx, caller.Scope(), name)
 			return origin{templateID: t.ID, id: t.ID, alias: t.Name}, err
 		},
 		func() (origin, error) {
-			i, err := d.cfg.Images.Get(ctx, caller.Scope(), name)
+			i, err := g.images.Get(ctx, caller.Scope(), name)
 			return origin{imageID: i.ID, id: i.ID, alias: i.Name}, err
 		},
 		func() (origin, error) {
-			s, err := d.cfg.Snapshots.Get(ctx, caller.Scope(), name)
+			s, err := g.snapshots.Get(ctx, caller.Scope(), name)
 			return origin{snapshotID: s.ID, id: s.ID, alias: s.Name}, err
 		},
 		func() (origin, error) {
 			if name != baseName {
 				return origin{}, errNoTemplate(ref)
 			}
-			i, err := d.cfg.Images.Get(ctx, caller.Scope(), image.DefaultID)
+			i, err := g.images.Get(ctx, caller.Scope(), image.DefaultID)
 			return origin{imageID: i.ID, id: baseName, alias: baseName}, err
 		},
 	} {
@@ -120,7 +127,7 @@ type build struct {
 const ready = "ready"
 
 // showTemplate shows what VMs of these values are made from.
-func (d *Door) showTemplate(id, name string, public bool, spec machine.Spec, made, changed time.Time) shownTemplate {
+func (g catalog) showTemplate(id, name string, public bool, spec machine.Spec, made, changed time.Time) shownTemplate {
 	names := []string{}
 	if name != "" {
 		names = append(names, name)
@@ -138,16 +145,16 @@ func buildID(id string) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }
 
-func (d *Door) ofTemplate(t template.Template) shownTemplate {
-	return d.showTemplate(t.ID, t.Name, t.Sharing.Visibility == access.Public, machine.Merge(d.cfg.Defaults, t.Overrides), t.CreatedAt, t.UpdatedAt)
+func (g catalog) ofTemplate(t template.Template) shownTemplate {
+	return g.showTemplate(t.ID, t.Name, t.Sharing.Visibility == access.Public, machine.Merge(g.defaults, t.Overrides), t.CreatedAt, t.UpdatedAt)
 }
 
-func (d *Door) ofImage(i image.Image) shownTemplate {
-	return d.showTemplate(i.ID, i.Name, i.Sharing.Visibility == access.Public, d.cfg.Defaults, i.CreatedAt, i.CreatedAt)
+func (g catalog) ofImage(i image.Image) shownTemplate {
+	return g.showTemplate(i.ID, i.Name, i.Sharing.Visibility == access.Public, g.defaults, i.CreatedAt, i.CreatedAt)
 }
 
-func (d *Door) ofSnapshot(s snapshot.Snapshot) shownTemplate {
-	return d.showTemplate(s.ID, s.Name, false, s.VM.Spec, s.CreatedAt, s.CreatedAt)
+func (g catalog) ofSnapshot(s snapshot.Snapshot) shownTemplate {
+	return g.showTemplate(s.ID, s.Name, false, s.VM.Spec, s.CreatedAt, s.CreatedAt)
 }
 
 // listTemplates returns templates and images, newest first.
@@ -162,10 +169,10 @@ func (d *Door) listTemplates(c *call) error {
 	}
 	all := []shownTemplate{}
 	for _, t := range templates {
-		all = append(all, d.ofTemplate(t))
+		all = append(all, d.catalog.ofTemplate(t))
 	}
 	for _, i := range images {
-		all = append(all, d.ofImage(i))
+		all = append(all, d.catalog.ofImage(i))
 	}
 	at := func(t shownTemplate) position { return position{t.CreatedAt.Truncate(time.Microsecond), t.ID} }
 	slices.SortFunc(all, func(a, b shownTemplate) int { return at(b).compare(at(a)) })
@@ -178,7 +185,7 @@ func (d *Door) listTemplates(c *call) error {
 }
 
 func (d *Door) getTemplate(c *call) error {
-	from, err := d.origin(c, c.caller, c.params["id"])
+	from, err := d.catalog.find(c, c.caller, c.params["id"])
 	if err != nil {
 		return err
 	}
@@ -186,13 +193,13 @@ func (d *Door) getTemplate(c *call) error {
 	switch {
 	case from.templateID != "":
 		t, getErr := d.cfg.Templates.Get(c, c.scope(), from.templateID)
-		out, err = d.ofTemplate(t), getErr
+		out, err = d.catalog.ofTemplate(t), getErr
 	case from.snapshotID != "":
 		s, getErr := d.cfg.Snapshots.Get(c, c.scope(), from.snapshotID)
-		out, err = d.ofSnapshot(s), getErr
+		out, err = d.catalog.ofSnapshot(s), getErr
 	default:
 		i, getErr := d.cfg.Images.Get(c, c.scope(), cmp.Or(from.imageID, image.DefaultID))
-		out, err = d.ofImage(i), getErr
+		out, err = d.catalog.ofImage(i), getErr
 	}
 	if errs.Is(err, errs.NotFound) {
 		return errNoTemplate(c.params["id"])
@@ -208,7 +215,7 @@ func (d *Door) getTemplate(c *call) error {
 
 // alias tells whether there is a template of a name.
 func (d *Door) alias(c *call) error {
-	from, err := d.origin(c, c.caller, c.params["alias"])
+	from, err := d.catalog.find(c, c.caller, c.params["alias"])
 	if err != nil {
 		return err
 	}

@@ -14,8 +14,8 @@ import (
 )
 
 // timekeeper lets the time of a sandbox stand still while it sleeps, and begin anew when
-// it runs again, by whatever it fell asleep and was woken: also by a command of Hatch's
-// own, or with the host.
+// it runs again, also if a command of Hatch's own, or the host, has put it to sleep or woken
+// it.
 type timekeeper struct {
 	vms VMs
 	log *slog.Logger
