@@ -100,7 +100,15 @@ var processKeepalive = processEvent{event{Keepalive: &empty{}}}
 // but with its timeout.
 func (e *Envd) start(w http.ResponseWriter, r *http.Request, c call) {
 	connect.ServerStream(w, r, processKeepalive, func(ctx context.Context, req *startRequest, send connect.Send) error {
-		stream, err := e.cfg.Processes.Open(ctx, c.scope, c.VMID, func() (process.Spec, error) { return e.spec(ctx, r, c, req) })
+		dir := ""
+		stream, err := e.cfg.Processes.Open(ctx, c.scope, c.VMID, func() (process.Spec, error) {
+			spec, err := e.spec(ctx, r, c, req)
+			dir = spec.Dir
+			return spec, err
+		})
+		if errs.HasCode(err, "invalid_cwd") {
+			return connect.Errorf(connect.InvalidArgument, "cwd '%s' does not exist", errs.Brief(dir))
+		}
 		if err != nil {
 			return e.explain(ctx, c, err)
 		}

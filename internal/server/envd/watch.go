@@ -3,6 +3,7 @@ package envd
 import (
 	"context"
 	"net/http"
+	"path"
 	"strings"
 
 	"github.com/hatchvm/hatch/internal/file"
@@ -103,13 +104,21 @@ const (
 
 var changeTypes = map[file.ChangeKind]string{file.Created: created, file.Written: written, file.Removed: removed, file.Changed: changed}
 
+// partialPrefix begins the names of files that the guest's agent is writing.
+const partialPrefix = ".hatch-partial-"
+
 // changes returns a change in the words of the SDKs, for which a rename is one of the old
-// name and a creation of the new one.
+// name and a creation of the new one. A file that the agent writes appears as if it were
+// written in its place: it is not known whether it existed before.
 func (w watch) changes(c file.Change) ([]fileChange, error) {
 	name := w.relative(c.Path)
 	switch {
 	case c.Kind == file.Missed:
 		return nil, connect.Errorf(connect.DataLoss, "there were more changes than the guest can keep: list the directory again")
+	case strings.HasPrefix(path.Base(c.Path), partialPrefix):
+		return nil, nil
+	case c.Kind == file.Renamed && strings.HasPrefix(path.Base(c.From), partialPrefix):
+		return []fileChange{{Name: name, Type: created}, {Name: name, Type: written}}, nil
 	case c.Kind == file.Renamed:
 		return []fileChange{{Name: w.relative(c.From), Type: renamed}, {Name: name, Type: created}}, nil
 	case name == "" && c.Kind != file.Removed: // of the directory itself

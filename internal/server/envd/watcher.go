@@ -30,6 +30,11 @@ const (
 	maxVMWatchers   = 64               // of one
 	maxWatcherQueue = 16 << 10         // changes that were not fetched
 	watcherIdle     = 30 * time.Minute // after which one is removed that no client asks for
+
+	// A change that was made before a call must be in its answer: the guest collects
+	// changes for a little, and the client may ask at once.
+	watcherDelay = 50 * time.Millisecond
+	watcherWait  = 100 * time.Millisecond // more, if there is none
 )
 
 // watchers are the watches whose changes clients fetch. They end with hatchd.
@@ -46,6 +51,8 @@ type watcher struct {
 	call
 	watch
 	idle *time.Timer // removes it
+
+	arrived chan struct{} // has an element after a change
 
 	mu      sync.Mutex
 	changes []fileChange
@@ -129,7 +136,7 @@ func (e *Envd) createWatcher(ctx context.Context, c call, req *watchRequest) (an
 	if err != nil {
 		return nil, err
 	}
-	w := &watcher{call: c, watch: wanted, ended: errNotBegun, cancel: func() {}}
+	w := &watcher{call: c, watch: wanted, arrived: make(chan struct{}, 1), ended: errNotBegun, cancel: func() {}}
 	key, err := e.watchers.add(w)
 	if err != nil {
 		return nil, err
@@ -187,7 +194,27 @@ func (w *watcher) add(change fileChange) error {
 		return connect.Errorf(connect.DataLoss, "there were more than %d changes since the last call: list the directory again", maxWatcherQueue)
 	}
 	w.changes = append(w.changes, change)
+	select {
+	case w.arrived <- struct{}{}:
+	default:
+	}
 	return nil
+}
+
+// await waits for changes that were made before.
+func (w *watcher) await(ctx context.Context) {
+	first, last := time.NewTimer(watcherDelay), time.NewTimer(watcherDelay+watcherWait)
+	defer first.Stop()
+	defer last.Stop()
+	select {
+	case <-first.C:
+	case <-ctx.Done():
+	}
+	select {
+	case <-w.arrived:
+	case <-last.C:
+	case <-ctx.Done():
+	}
 }
 
 // fetch returns the changes since the last call, and why the watch has ended.
@@ -209,6 +236,7 @@ func (e *Envd) watcherEvents(ctx context.Context, c call, req *watcherRequest) (
 	if w == nil {
 		return nil, req.notFound()
 	}
+	w.await(ctx)
 	changes, err := w.fetch()
 	switch {
 	case errs.Is(err, errs.Unavailable), errs.Is(err, errs.Conflict):
