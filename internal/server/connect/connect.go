@@ -89,15 +89,18 @@ func unary[Req any](w http.ResponseWriter, r *http.Request, do func(ctx context.
 	if r.ContentLength > MaxUnary {
 		return nil, tooLarge(MaxUnary)
 	}
-	text, err := io.ReadAll(io.LimitReader(Body(w, r, bodyIdle), MaxUnary+1))
-	if err != nil {
+	text, err := receive(Body(w, r, bodyIdle), MaxUnary+1)
+	defer text.release()
+	switch {
+	case errors.Is(err, errMemory):
+		return nil, err
+	case err != nil:
 		return nil, Errorf(InvalidArgument, "the request's body ends too early")
-	}
-	if len(text) > MaxUnary {
+	case len(text.bytes) > MaxUnary:
 		return nil, tooLarge(MaxUnary)
 	}
 	req := new(Req)
-	if err := decode(text, req); err != nil {
+	if err := decode(text.bytes, req); err != nil {
 		return nil, err
 	}
 	res, err := do(ctx, req)

@@ -49,12 +49,9 @@ func ServerStream[Req any](w http.ResponseWriter, r *http.Request, keepalive any
 // only then the server notices that the client leaves.
 func readOnly[Req any](w http.ResponseWriter, r *http.Request) (*Req, error) {
 	req := new(Req)
-	text, err := readMessage(Body(w, r, bodyIdle), MaxMessage)
+	err := readMessage(Body(w, r, bodyIdle), req)
 	if errors.Is(err, io.EOF) {
 		err = Errorf(InvalidArgument, "the request has no message")
-	}
-	if err == nil {
-		err = decode(text, req)
 	}
 	drain(w, r)
 	return req, err
@@ -72,12 +69,8 @@ func ClientStream[Req any](w http.ResponseWriter, r *http.Request, do func(ctx c
 	var answer any
 	if err == nil {
 		answer, err = do(ctx, func() (*Req, error) {
-			text, err := readMessage(r.Body, MaxMessage)
-			if err != nil {
-				return nil, err
-			}
 			req := new(Req)
-			return req, decode(text, req)
+			return req, readMessage(r.Body, req)
 		})
 	}
 	drain(w, r)
@@ -91,29 +84,32 @@ func ClientStream[Req any](w http.ResponseWriter, r *http.Request, do func(ctx c
 	s.end(err)
 }
 
-// readMessage reads the next message of a stream. At the end it returns io.EOF. A message
-// uses memory only as it arrives.
-func readMessage(r io.Reader, limit int) ([]byte, error) {
+// readMessage reads the next message of a stream. At the end it returns io.EOF.
+func readMessage(r io.Reader, into any) error {
 	var prefix [prefixSize]byte
 	if _, err := io.ReadFull(r, prefix[:]); errors.Is(err, io.EOF) {
-		return nil, io.EOF
+		return io.EOF
 	} else if err != nil {
-		return nil, errCut
+		return errCut
 	}
 	size := binary.BigEndian.Uint32(prefix[1:])
 	switch flags := prefix[0]; {
 	case flags&flagCompressed != 0:
-		return nil, Errorf(Unimplemented, "compressed messages are not supported")
+		return Errorf(Unimplemented, "compressed messages are not supported")
 	case flags != 0:
-		return nil, Errorf(InvalidArgument, "a message has the unknown flags %#02x", flags)
-	case int64(size) > int64(limit):
-		return nil, tooLarge(limit)
+		return Errorf(InvalidArgument, "a message has the unknown flags %#02x", flags)
+	case size > MaxMessage:
+		return tooLarge(MaxMessage)
 	}
-	text, err := io.ReadAll(io.LimitReader(r, int64(size)))
-	if err != nil || len(text) < int(size) {
-		return nil, errCut
+	text, err := receive(r, int64(size))
+	defer text.release()
+	switch {
+	case errors.Is(err, errMemory):
+		return err
+	case err != nil || len(text.bytes) < int(size):
+		return errCut
 	}
-	return text, nil
+	return decode(text.bytes, into)
 }
 
 var errCut = Errorf(InvalidArgument, "the request ends within a message")
