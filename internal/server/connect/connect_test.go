@@ -176,8 +176,10 @@ func TestAClientThatReadsNothingIsLeft(t *testing.T) {
 		w := &stuck{ResponseWriter: httptest.NewRecorder()}
 		began := time.Now()
 		connect.ServerStream(w, request(streamed, frame(0, "{}")), alive, func(ctx context.Context, _ *word, send connect.Send) error {
-			if send(word{}) == nil || send(word{}) == nil {
-				t.Error("a message was sent")
+			for range 2 {
+				if send(word{}) == nil {
+					t.Error("a message was sent")
+				}
 			}
 			<-ctx.Done()
 			return context.Cause(ctx)

@@ -83,9 +83,11 @@ func TestUpload(t *testing.T) {
 		want  string
 		files map[string]string
 	}{
-		{post("", form("w1.txt", "one", "/tmp/d x/w%222.txt", "two\x00\r\n", "ä/b.txt", "")),
+		{
+			post("", form("w1.txt", "one", "/tmp/d x/w%222.txt", "two\x00\r\n", "ä/b.txt", "")),
 			`[{"name":"w1.txt","path":"/home/user/w1.txt","type":"file"},{"name":"w\"2.txt","path":"/tmp/d x/w\"2.txt","type":"file"},{"name":"b.txt","path":"/home/user/ä/b.txt","type":"file"}]`,
-			map[string]string{"home/user/w1.txt": "one", `tmp/d x/w"2.txt`: "two\x00\r\n", "home/user/ä/b.txt": ""}},
+			map[string]string{"home/user/w1.txt": "one", `tmp/d x/w"2.txt`: "two\x00\r\n", "home/user/ä/b.txt": ""},
+		},
 		{post("?path=~/deep/x.bin", form("ignored", "new")), `[{"name":"x.bin","path":"/home/user/deep/x.bin","type":"file"}]`, map[string]string{"home/user/deep/x.bin": "new"}},
 		{post("?path=x&username=root", "raw\xff", octets...), `[{"name":"x","path":"/root/x","type":"file"}]`, map[string]string{"root/x": "raw\xff"}},
 		{post("?path=z", zipped.String(), append(octets, "Content-Encoding", "gzip")...), `[{"name":"z","path":"/home/user/z","type":"file"}]`, map[string]string{"home/user/z": "unzipped"}},

@@ -204,7 +204,7 @@ func (w *world) stream(t *testing.T, method, body string, headers ...string) *ev
 	}
 	r.Header.Set("X-Access-Token", token)
 	r.Header.Set("Content-Type", "application/connect+json")
-	res, err := w.Client().Do(r)
+	res, err := w.Client().Do(r) //nolint:bodyclose // leave closes it
 	if err != nil {
 		t.Fatal(err)
 	}
