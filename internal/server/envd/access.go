@@ -10,35 +10,42 @@ import (
 	"time"
 )
 
-// trusts reports whether the request has the sandbox's token, or is for a file and has a
-// signature that was made with it.
-func (c call) trusts(r *http.Request) bool {
-	if c.Token == "" {
-		return true
+// Messages of refusals. Clients of signed URLs compare them.
+const (
+	noToken  = "the access token of the sandbox is missing or wrong"
+	unsigned = "invalid signature"
+	expired  = "signature is already expired"
+)
+
+// distrust returns why a request must not be served: "" if it has the sandbox's token, or
+// is for a file and has a signature that was made with it.
+func (c call) distrust(r *http.Request) string {
+	if c.Token == "" || equal(r.Header.Get("X-Access-Token"), c.Token) {
+		return ""
 	}
-	if given := r.Header.Get("X-Access-Token"); equal(given, c.Token) {
-		return true
+	if r.URL.Path != "/files" || !r.URL.Query().Has("signature") {
+		return noToken
 	}
-	return r.URL.Path == "/files" && c.signed(r)
+	return c.checkSignature(r)
 }
 
-// signed reports whether the URL of a request for a file has a valid signature. The path
-// is signed as it is in the query.
-func (c call) signed(r *http.Request) bool {
+// checkSignature returns what is wrong with the signature of a file's URL, "" if it is
+// valid. The path is signed as it is in the query.
+func (c call) checkSignature(r *http.Request) string {
 	operation := map[string]string{http.MethodGet: "read", http.MethodHead: "read", http.MethodPost: "write"}[r.Method]
 	q := r.URL.Query()
-	given := q.Get("signature")
-	if given == "" || operation == "" {
-		return false
-	}
 	expiration := q.Get("signature_expiration")
-	if q.Has("signature_expiration") {
-		ends, err := strconv.ParseInt(expiration, 10, 64)
-		if err != nil || ends < time.Now().Unix() {
-			return false
-		}
+	want := signature(q.Get("path"), operation, q.Get("username"), c.Token, expiration)
+	if operation == "" || !equal(q.Get("signature"), want) {
+		return unsigned
 	}
-	return equal(given, signature(q.Get("path"), operation, q.Get("username"), c.Token, expiration))
+	if !q.Has("signature_expiration") {
+		return ""
+	}
+	if ends, err := strconv.ParseInt(expiration, 10, 64); err != nil || ends < time.Now().Unix() {
+		return expired
+	}
+	return ""
 }
 
 // signature returns the signature of a file's URL; expiration is "" for one that does not

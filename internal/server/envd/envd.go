@@ -46,6 +46,7 @@ type Processes interface {
 	Open(ctx context.Context, scope access.Scope, vmID string, spec func() (process.Spec, error)) (process.Stream, error)
 	Attach(ctx context.Context, scope access.Scope, vmID, id string, from int64) (process.Stream, error)
 	List(ctx context.Context, scope access.Scope, vmID string) ([]process.Process, error)
+	Get(ctx context.Context, scope access.Scope, vmID, id string) (process.Process, error)
 	Signal(ctx context.Context, scope access.Scope, vmID, id, signal string) error
 	WriteStdin(ctx context.Context, scope access.Scope, vmID, id string, data []byte, end bool) error
 	Resize(ctx context.Context, scope access.Scope, vmID, id string, size process.Size) error
@@ -195,13 +196,13 @@ func (e *Envd) ServeHTTP(w http.ResponseWriter, r *http.Request, s Sandbox) {
 	}
 	user, _, _ := r.BasicAuth()
 	c := call{Sandbox: s, scope: access.Owner(s.Owner), user: user, strict: r.UserAgent() == oldClient}
-	trusted := c.trusts(r)
-	if !trusted && r.URL.Path != "/health" {
-		unauthorized(w, r, "the access token of the sandbox is missing or wrong")
+	why := c.distrust(r)
+	if why != "" && r.URL.Path != "/health" {
+		unauthorized(w, r, why)
 		return
 	}
 	// Without the token no request wakes a VM.
-	if err := e.ready(r.Context(), c, trusted && s.AutoResume); err != nil {
+	if err := e.ready(r.Context(), c, why == "" && s.AutoResume); err != nil {
 		e.notReady(w, r, c, err)
 		return
 	}

@@ -201,6 +201,8 @@ func TestAccess(t *testing.T) {
 			t.Errorf("%s %s: pages cannot read the answer", c.method, c.target)
 		}
 	}
+	w.send(t, "GET", signed("a.txt", "read", "", before), "", none...).want(t, 401, `{"code":401,"message":"signature is already expired"}`)
+	w.send(t, "GET", signed("a.txt", "write", ""), "", none...).want(t, 401, `{"code":401,"message":"invalid signature"}`)
 	for _, given := range []string{"", "x", token + "x", token[1:]} {
 		w.call(t, processes+"List", "{}", "X-Access-Token", given).wantError(t, 401, "unauthenticated", "access token")
 	}

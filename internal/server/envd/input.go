@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/process"
@@ -42,9 +43,11 @@ type (
 // signalName is a signal by its name or number in the protocol.
 type signalName string
 
+const kill signalName = "SIGKILL"
+
 // UnmarshalJSON implements [encoding/json.Unmarshaler].
 func (s *signalName) UnmarshalJSON(text []byte) error {
-	known := map[string]signalName{`"SIGNAL_SIGTERM"`: "SIGTERM", "15": "SIGTERM", `"SIGNAL_SIGKILL"`: "SIGKILL", "9": "SIGKILL"}
+	known := map[string]signalName{`"SIGNAL_SIGTERM"`: "SIGTERM", "15": "SIGTERM", `"SIGNAL_SIGKILL"`: kill, "9": kill}
 	name, ok := known[string(text)]
 	if !ok {
 		return connect.Errorf(connect.InvalidArgument, "signal: %s is not one of SIGNAL_SIGTERM and SIGNAL_SIGKILL", errs.Brief(string(text)))
@@ -127,8 +130,36 @@ func (e *Envd) sendSignal(ctx context.Context, c call, req *signalRequest) (any,
 		return nil, connect.Errorf(connect.InvalidArgument, "signal: must be SIGNAL_SIGTERM or SIGNAL_SIGKILL")
 	}
 	return empty{}, e.with(ctx, c, req.Process, func(t target) error {
-		return e.cfg.Processes.Signal(ctx, c.scope, c.VMID, t.id, string(req.Signal))
+		err := e.cfg.Processes.Signal(ctx, c.scope, c.VMID, t.id, string(req.Signal))
+		if err == nil && req.Signal == kill {
+			e.awaitEnd(ctx, c, t)
+		}
+		return err
 	})
+}
+
+// killTime is how long a call waits for the end of a process that it has killed.
+const killTime = time.Second
+
+// awaitEnd waits a little for the end of a process, so that the client's next call does
+// not find it running. It ignores errors: the signal was sent.
+func (e *Envd) awaitEnd(ctx context.Context, c call, t target) {
+	ctx, cancel := context.WithTimeout(ctx, killTime)
+	defer cancel()
+	p, err := e.cfg.Processes.Get(ctx, c.scope, c.VMID, t.id)
+	if err != nil || p.State != process.Running {
+		return
+	}
+	stream, err := e.cfg.Processes.Attach(ctx, c.scope, c.VMID, t.id, p.Output)
+	if err != nil {
+		return
+	}
+	defer func() { _ = stream.Close() }()
+	for {
+		if chunk, err := stream.Next(); err != nil || chunk.Exit != nil {
+			return
+		}
+	}
 }
 
 // update changes the size of a process's terminal.
