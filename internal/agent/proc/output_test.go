@@ -291,6 +291,32 @@ func TestOldEndedProcessesAreRemoved(t *testing.T) {
 	}
 }
 
+// TestRecentProcessesAreKept has more ended processes than are kept for long, and then
+// more than are kept at all.
+func TestRecentProcessesAreKept(t *testing.T) {
+	table := newTable(t)
+	table.recentAge = time.Hour
+	for _, c := range []struct{ more, left int }{{maxEnded + 10, maxEnded + 10}, {maxRecent, maxRecent}} {
+		for range c.more {
+			s := spec("")
+			s.Argv = []string{"no-such-command-here"}
+			if _, err := table.StartProcess(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if left := len(table.Processes()); left != c.left {
+			t.Errorf("%d processes are left, want %d", left, c.left)
+		}
+	}
+	table.recentAge = 0
+	if _, got := table.exec(t, spec("true")); got.exit == nil {
+		t.Error("it has not ended")
+	}
+	if left := len(table.Processes()); left > maxEnded+1 {
+		t.Errorf("%d processes are left when they are old", left)
+	}
+}
+
 func TestRunningProcessesAreLimited(t *testing.T) {
 	table := newTable(t)
 	table.running = maxRunning

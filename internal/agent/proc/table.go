@@ -28,6 +28,8 @@ import (
 const (
 	maxRunning = 1024 // running processes
 	maxEnded   = 64   // ended processes without readers
+	maxRecent  = 512  // the same, with those that have ended within recentAge
+	recentAge  = 30 * time.Second
 )
 
 // Table implements [wire.ProcessHandler].
@@ -38,6 +40,7 @@ type Table struct {
 	limit    int64  // of all output, in bytes
 
 	lastTimeout time.Duration // tests set a longer one
+	recentAge   time.Duration // for which an ended process is kept for a late reader
 
 	starting sync.Mutex // held during a start, so that concurrent ones cannot exceed maxRunning
 
@@ -61,7 +64,7 @@ func New(log *slog.Logger) *Table {
 	}
 	score, err := os.ReadFile("/proc/self/oom_score_adj")
 	resetOOM := err == nil && strings.TrimSpace(string(score)) != "0"
-	return &Table{log: log, root: "/", resetOOM: resetOOM, limit: limit, lastTimeout: lastTimeout, processes: map[string]*process{}}
+	return &Table{log: log, root: "/", resetOOM: resetOOM, limit: limit, lastTimeout: lastTimeout, recentAge: recentAge, processes: map[string]*process{}}
 }
 
 // Limits of Table.limit in bytes, which is a sixteenth of the guest's memory.
@@ -333,7 +336,8 @@ func (t *Table) inputOf(id string) (*input, error) {
 	return p.in, nil
 }
 
-// prune removes the oldest ended processes beyond maxEnded. The caller holds the mutex.
+// prune removes the oldest ended processes beyond maxEnded, unless they are recent, and
+// those beyond maxRecent. The caller holds the mutex.
 func (t *Table) prune() {
 	var ended []*process
 	for _, p := range t.processes {
@@ -345,8 +349,11 @@ func (t *Table) prune() {
 		return
 	}
 	slices.SortFunc(ended, func(a, b *process) int { return cmp.Compare(a.exit.At, b.exit.At) })
-	for _, p := range ended[:len(ended)-maxEnded] {
-		p.remove()
+	old := now() - t.recentAge.Nanoseconds()
+	for i, p := range ended[:len(ended)-maxEnded] {
+		if len(ended)-i > maxRecent || p.exit.At <= old {
+			p.remove()
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func newTable(t *testing.T) *Table {
 	t.Helper()
 	table := New(slog.New(slog.DiscardHandler))
+	table.recentAge = 0
 	t.Cleanup(func() { _ = table.Close() })
 	return table
 }
