@@ -272,9 +272,9 @@ func (s *stream) do(what func() error) error {
 }
 
 func (s *stream) Close() error {
-	s.unbind()
 	s.p.guest.mu.Lock()
 	defer s.p.guest.mu.Unlock()
+	s.unbind()
 	s.closed = true
 	s.p.streams = slices.DeleteFunc(s.p.streams, func(t *stream) bool { return s == t })
 	s.p.guest.changed.Broadcast()
