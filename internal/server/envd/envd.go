@@ -19,6 +19,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/file"
+	"github.com/hatchvm/hatch/internal/id"
 	"github.com/hatchvm/hatch/internal/process"
 	"github.com/hatchvm/hatch/internal/server/connect"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -96,7 +97,7 @@ func New(cfg Config) *Envd {
 	e := &Envd{cfg: cfg, routes: routes()}
 	e.accounts.known = map[string]accountsOf{}
 	e.targets.known = map[targetKey]target{}
-	e.watchers.all = map[string]*watcher{}
+	e.watchers.all, e.watchers.instance = map[string]*watcher{}, id.New("w")
 	return e
 }
 

@@ -222,9 +222,25 @@ func TestWatcher(t *testing.T) {
 	if len(got.Events) == 0 || got.Events[0].String() != "CREATE new" {
 		t.Errorf("the changes are %v", got.Events)
 	}
+	w.restart()
+	w.call(t, filesystem+"GetWatcherEvents", id).want(t, 200, `{"events":[]}`)
+	w.put(t, "home/user/d/later", "x")
+	if r := w.call(t, filesystem+"GetWatcherEvents", id); !strings.Contains(r.body, `{"name":"later","type":"EVENT_TYPE_CREATE"}`) {
+		t.Errorf("after a restart: %s", r.body)
+	}
+	w.restart()
 	w.call(t, filesystem+"RemoveWatcher", id).want(t, 200, "{}")
-	w.call(t, filesystem+"RemoveWatcher", id).wantError(t, 404, "not_found", "watcher with id "+made.WatcherID+" not found")
+	r = w.call(t, filesystem+"CreateWatcher", `{"path":"/home/user/d"}`)
+	if err := json.Unmarshal([]byte(r.body), &made); err != nil {
+		t.Fatal(err)
+	}
+	id = `{"watcherId":"` + made.WatcherID + `"}`
+	w.call(t, filesystem+"RemoveWatcher", id).want(t, 200, "{}")
+	w.call(t, filesystem+"RemoveWatcher", id).wantError(t, 404, "not_found", "watcher with id w")
 	w.call(t, filesystem+"GetWatcherEvents", id).wantError(t, 404, "not_found", "")
+	for _, odd := range []string{"", "x", "w.", "w.!", "wx.eyJwIjoieCJ9", "wx.eyJwIjoiL2EvLi4ifQ"} { // among them relative paths
+		w.call(t, filesystem+"GetWatcherEvents", `{"watcherId":"`+odd+`"}`).wantError(t, 404, "not_found", "watcher with id")
+	}
 	for range 64 {
 		w.call(t, filesystem+"CreateWatcher", `{"path":"/home/user/d"}`)
 	}

@@ -30,11 +30,11 @@ type (
 	}
 )
 
-// watch is a watch of one directory.
+// watch is a watch of one directory. Its form as JSON is part of ids of watchers.
 type watch struct {
-	path      string
-	recursive bool
-	entries   bool // events have the file's entry
+	Path      string `json:"p"`
+	Recursive bool   `json:"r,omitempty"`
+	Entries   bool   `json:"e,omitempty"` // events have the file's entry
 }
 
 // watchOf returns the watch that a request asks for.
@@ -50,7 +50,7 @@ func (e *Envd) watchOf(ctx context.Context, c call, req *watchRequest) (watch, e
 	if !isDir {
 		return watch{}, connect.Errorf(connect.InvalidArgument, "only a directory can be watched")
 	}
-	return watch{path: at, recursive: req.Recursive, entries: req.IncludeEntry || req.IncludeEntrySnake}, nil
+	return watch{Path: at, Recursive: req.Recursive, Entries: req.IncludeEntry || req.IncludeEntrySnake}, nil
 }
 
 // watchDir sends the changes in a directory.
@@ -73,13 +73,13 @@ func (e *Envd) watchDir(w http.ResponseWriter, r *http.Request, c call) {
 // watch reports changes until ctx is done, report fails, or the watch ends. It calls began
 // once no change can be missed.
 func (e *Envd) watch(ctx context.Context, c call, wanted watch, began func(), report func(fileChange) error) error {
-	return e.cfg.Files.Watch(ctx, c.scope, c.VMID, wanted.path, wanted.recursive, began, func(change file.Change) error {
+	return e.cfg.Files.Watch(ctx, c.scope, c.VMID, wanted.Path, wanted.Recursive, began, func(change file.Change) error {
 		changes, err := wanted.changes(change)
 		if err != nil {
 			return err
 		}
 		for _, changed := range changes {
-			if wanted.entries && changed.Type != removed && changed.Type != renamed {
+			if wanted.Entries && changed.Type != removed && changed.Type != renamed {
 				if info, err := e.cfg.Files.Stat(ctx, c.scope, c.VMID, change.Path); err == nil {
 					described := e.entryOf(ctx, c, info)
 					changed.Entry = &described
@@ -128,5 +128,5 @@ func (w watch) changes(c file.Change) ([]fileChange, error) {
 }
 
 func (w watch) relative(at string) string {
-	return strings.TrimPrefix(strings.TrimPrefix(at, strings.TrimSuffix(w.path, "/")), "/")
+	return strings.TrimPrefix(strings.TrimPrefix(at, strings.TrimSuffix(w.Path, "/")), "/")
 }

@@ -9,7 +9,7 @@ import (
 
 // TestChanges has what a guest reports, and what the SDKs get.
 func TestChanges(t *testing.T) {
-	w := watch{path: "/d"}
+	w := watch{Path: "/d"}
 	for _, c := range []struct {
 		change file.Change
 		want   []fileChange
@@ -28,7 +28,7 @@ func TestChanges(t *testing.T) {
 	if _, err := w.changes(file.Change{Kind: file.Missed, Path: "/d"}); err == nil {
 		t.Error("lost changes are no error")
 	}
-	if got := (watch{path: "/"}).relative("/a/b"); got != "a/b" {
+	if got := (watch{Path: "/"}).relative("/a/b"); got != "a/b" {
 		t.Errorf("below the root: %q", got)
 	}
 }

@@ -2,6 +2,10 @@ package envd
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
+	"path"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,9 +41,11 @@ const (
 	watcherWait  = 100 * time.Millisecond // more, if there is none
 )
 
-// watchers are the watches whose changes clients fetch. They end with hatchd.
+// watchers are the watches whose changes clients fetch. They end with hatchd, but the id
+// of one says what it watches, so that the next hatchd begins it again.
 type watchers struct {
-	running sync.WaitGroup
+	instance string // part of all ids of this hatchd
+	running  sync.WaitGroup
 
 	mu     sync.Mutex
 	all    map[string]*watcher // by id
@@ -76,8 +82,27 @@ func (ws *watchers) close() {
 	ws.running.Wait()
 }
 
+// key returns an id for a watch.
+func (ws *watchers) key(of watch) string {
+	text, _ := json.Marshal(of) // a path and two flags
+	return ws.instance + id.New("") + "." + base64.RawURLEncoding.EncodeToString(text)
+}
+
+// maxWatcherKey limits the id of a watcher, in bytes: of one with the longest path.
+const maxWatcherKey = 48 << 10
+
+// watchOf returns the watch of an id that another hatchd has made.
+func (ws *watchers) watchOf(key string) (of watch, ok bool) {
+	_, encoded, ok := strings.Cut(key, ".")
+	if !ok || len(key) > maxWatcherKey || strings.HasPrefix(key, ws.instance) {
+		return watch{}, false
+	}
+	text, err := base64.RawURLEncoding.DecodeString(encoded)
+	return of, err == nil && json.Unmarshal(text, &of) == nil && path.IsAbs(of.Path) && path.Clean(of.Path) == of.Path
+}
+
 // add adds a watcher, unless there are too many.
-func (ws *watchers) add(w *watcher) (string, error) {
+func (ws *watchers) add(key string, w *watcher) error {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	same := 0
@@ -88,14 +113,15 @@ func (ws *watchers) add(w *watcher) (string, error) {
 	}
 	switch {
 	case ws.closed:
-		return "", connect.Errorf(connect.Unavailable, "hatchd is shutting down")
+		return connect.Errorf(connect.Unavailable, "hatchd is shutting down")
+	case ws.all[key] != nil:
+		return nil // another call has added it meanwhile
 	case same >= maxVMWatchers || len(ws.all) >= maxWatchers:
-		return "", connect.Errorf(connect.ResourceExhausted, "there are too many watchers: remove some that are no longer used")
+		return connect.Errorf(connect.ResourceExhausted, "there are too many watchers: remove some that are no longer used")
 	}
-	key := id.New("w")
 	ws.all[key] = w
 	w.idle = time.AfterFunc(watcherIdle, func() { ws.remove(w.VMID, key) })
-	return key, nil
+	return nil
 }
 
 // find returns a watcher of a VM, nil if it has none with this id.
@@ -136,16 +162,39 @@ func (e *Envd) createWatcher(ctx context.Context, c call, req *watchRequest) (an
 	if err != nil {
 		return nil, err
 	}
-	w := &watcher{call: c, watch: wanted, arrived: make(chan struct{}, 1), ended: errNotBegun, cancel: func() {}}
-	key, err := e.watchers.add(w)
-	if err != nil {
-		return nil, err
-	}
-	if err := e.run(ctx, w); err != nil {
-		e.watchers.remove(c.VMID, key)
+	key := e.watchers.key(wanted)
+	if err := e.beginWatcher(ctx, c, key, wanted); err != nil {
 		return nil, err
 	}
 	return watcherAnswer{key}, nil
+}
+
+func (e *Envd) beginWatcher(ctx context.Context, c call, key string, wanted watch) error {
+	w := &watcher{call: c, watch: wanted, arrived: make(chan struct{}, 1), ended: errNotBegun, cancel: func() {}}
+	if err := e.watchers.add(key, w); err != nil {
+		return err
+	}
+	err := e.run(ctx, w)
+	if err != nil {
+		e.watchers.remove(c.VMID, key)
+	}
+	return err
+}
+
+// findWatcher returns a watcher. It begins one again whose hatchd has ended: changes that
+// were made meanwhile are not in its answers.
+func (e *Envd) findWatcher(ctx context.Context, c call, req *watcherRequest) (*watcher, error) {
+	w := e.watchers.find(c.VMID, req.key())
+	if wanted, ok := e.watchers.watchOf(req.key()); w == nil && ok {
+		if err := e.beginWatcher(ctx, c, req.key(), wanted); err != nil {
+			return nil, err
+		}
+		w = e.watchers.find(c.VMID, req.key())
+	}
+	if w == nil {
+		return nil, connect.Errorf(connect.NotFound, "watcher with id %s not found", errs.Brief(req.key()))
+	}
+	return w, nil
 }
 
 // begin marks a watch as begun, unless it has begun already or was removed.
@@ -232,9 +281,9 @@ func (w *watcher) fetch() ([]fileChange, error) {
 // watcherEvents returns the changes since the last call. It starts a watch again that has
 // ended with the guest's connection, such as one of a VM that has slept.
 func (e *Envd) watcherEvents(ctx context.Context, c call, req *watcherRequest) (any, error) {
-	w := e.watchers.find(c.VMID, req.key())
-	if w == nil {
-		return nil, req.notFound()
+	w, err := e.findWatcher(ctx, c, req)
+	if err != nil {
+		return nil, err
 	}
 	w.await(ctx)
 	changes, err := w.fetch()
@@ -253,7 +302,9 @@ func (e *Envd) watcherEvents(ctx context.Context, c call, req *watcherRequest) (
 // removeWatcher ends a watch.
 func (e *Envd) removeWatcher(_ context.Context, c call, req *watcherRequest) (any, error) {
 	if !e.watchers.remove(c.VMID, req.key()) {
-		return nil, req.notFound()
+		if _, other := e.watchers.watchOf(req.key()); !other {
+			return nil, connect.Errorf(connect.NotFound, "watcher with id %s not found", errs.Brief(req.key()))
+		}
 	}
 	return empty{}, nil
 }
@@ -263,8 +314,4 @@ func (r *watcherRequest) key() string {
 		return r.IDSnake
 	}
 	return r.ID
-}
-
-func (r *watcherRequest) notFound() error {
-	return connect.Errorf(connect.NotFound, "watcher with id %s not found", errs.Brief(r.key()))
 }

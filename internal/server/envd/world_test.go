@@ -80,6 +80,8 @@ type world struct {
 	sandbox  envd.Sandbox
 	table    *guest.ProcessTable
 	root     string // directory of the guest's files
+	door     *envd.Envd
+	restart  func() // replaces the door, as a new hatchd does
 }
 
 const passwd = "root:x:0:0:root:/root:/bin/bash\nbroken line\nuser:x:1000:1000::/home/user:/bin/bash\nodd:x:1:1::relative:/bin/sh\n"
@@ -102,13 +104,19 @@ func newWorld(t *testing.T) *world {
 	}
 	processes := &guest.VM[process.Guest, process.Mode]{ID: myVM, OwnerID: me, Guest: w.table}
 	inside := &guest.VM[file.Guest, file.Mode]{ID: myVM, OwnerID: me, Guest: files}
-	door := envd.New(envd.Config{
-		Processes: process.New(processes, noKeys{}), Files: file.New(inside), Machines: &w.machines, Log: slog.New(slog.DiscardHandler),
-	})
-	w.Server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { door.ServeHTTP(rw, r, w.sandbox) }))
+	w.restart = func() {
+		if w.door != nil {
+			w.door.Close()
+		}
+		w.door = envd.New(envd.Config{
+			Processes: process.New(processes, noKeys{}), Files: file.New(inside), Machines: &w.machines, Log: slog.New(slog.DiscardHandler),
+		})
+	}
+	w.restart()
+	w.Server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.door.ServeHTTP(rw, r, w.sandbox) }))
 	t.Cleanup(func() {
 		w.Close()
-		door.Close()
+		w.door.Close()
 		w.table.Close()
 		if err := errors.Join(files.Close(), processes.Check(), inside.Check()); err != nil {
 			t.Error(err)
