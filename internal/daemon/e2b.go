@@ -73,11 +73,11 @@ func (p *parts) openE2B(ctx context.Context, tlsPort int) error {
 	p.e2b.agents = envd.New(envd.Config{Processes: p.processes, Files: p.files, Machines: agentMachines{p.vms}, Log: p.log})
 	p.doors.sandboxes = func() { p.e2b.ports.Close(); p.e2b.agents.Close() }
 	p.e2b.Door = e2b.New(e2b.Config{
-		VMs: p.vms, Templates: p.templates, Images: p.images, Snapshots: p.snapshots, Access: p.keys, Requests: p.store,
+		VMs: p.vms, Templates: p.templates, Images: p.images, Snapshots: p.snapshots, Access: p.keys, Requests: p.store, Audit: p.audit,
 		Agent: p.e2b.serveAgent, Ports: p.e2b.servePort,
 		Defaults: machine.Spec{VCPUs: p.cfg.DefaultVCPU, MemMiB: p.cfg.DefaultMemMiB, DiskMiB: p.cfg.DefaultDiskMiB},
 		APIHost:  p.apiName(), Domain: p.e2b.at.Domain, Secret: secret,
-		RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2), Log: p.log, Lines: p.lines,
+		RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2), Rates: p.rates(), Log: p.log, Lines: p.lines,
 	})
 	p.vms.Watch(watchers{p.idle, p.e2b.Door})
 	server := proxy.NewServer(p.untilEnd(p.e2b), p.log)

@@ -33,5 +33,4 @@ const (
 	Addr      = "addr"       // that something listens on
 	Group     = "group"      // of users of the host
 	Found     = "found"      // what differs from what must be
-	Domain    = "domain"     // that host names are below
 )

@@ -62,7 +62,7 @@ func TestMergeKnowsEachOverride(t *testing.T) {
 		name := reflect.TypeFor[machine.Overrides]().Field(i).Name
 		fill(t, field)
 		merged := reflect.ValueOf(machine.Merge(machine.Spec{}, o)).FieldByName(name)
-		if !merged.IsValid() || !reflect.DeepEqual(merged.Interface(), reflect.Indirect(field).Interface()) {
+		if !merged.IsValid() || !reflect.DeepEqual(reflect.Indirect(merged).Interface(), reflect.Indirect(field).Interface()) {
 			t.Errorf("%s: the override %v is lost", name, reflect.Indirect(field))
 		}
 	}
@@ -71,7 +71,7 @@ func TestMergeKnowsEachOverride(t *testing.T) {
 func fill(t *testing.T, field reflect.Value) {
 	t.Helper()
 	for _, value := range []any{
-		"text", new("text"), new(7), new(true), new(route.ImplicitOff),
+		&machine.Sandbox{Template: "base"}, "text", new("text"), new(7), new(true), new(route.ImplicitOff),
 		[]string{"a"},
 		map[string]string{"a": "b"},
 		&vmm.RateLimits{Disk: vmm.DiskLimit{OpsPerSecond: 10}},

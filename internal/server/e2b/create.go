@@ -77,6 +77,7 @@ func (d *Door) create(c *call, body createBody, usual time.Duration) error {
 	if err != nil {
 		return err
 	}
+	c.made = v.ID
 	return c.answer(http.StatusCreated, d.shown(v, c.caller))
 }
 

@@ -37,7 +37,7 @@ type placeKey struct{}
 
 // serveSandbox leads a request to a sandbox. One that is paused and that traffic resumes
 // is resumed for a port, and by its agent once that has checked the token.
-func (d *Door) serveSandbox(w http.ResponseWriter, r *http.Request, p place) {
+func (d *Door) serveSandbox(w *answer, r *http.Request, p place) {
 	v, s, err := d.sandbox(r.Context(), access.Everyone, p.id)
 	if err == nil && s == paused && !v.Sandbox.AutoResume {
 		err = errNoSandbox(p.id)
@@ -51,6 +51,8 @@ func (d *Door) serveSandbox(w http.ResponseWriter, r *http.Request, p place) {
 		DefaultUser: defaultUser, AutoResume: v.Sandbox.AutoResume,
 	}
 	if p.kind == atAgent {
+		began := time.Now()
+		defer func() { d.recordAgent(r, v, began, w.status) }()
 		d.cfg.Agent(w, r, sb)
 		return
 	}

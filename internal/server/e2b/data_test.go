@@ -3,10 +3,12 @@ package e2b
 import (
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/server/admission"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -87,4 +89,28 @@ func TestAPanicIsAnswered(t *testing.T) {
 	if p := must[problem](t, w, 500, "GET", "49983-"+id+".box.example/health", ""); p.Code != 500 || strings.Contains(p.Message, "x\"") {
 		t.Errorf("%+v", p)
 	}
+}
+
+func TestAuditAndRates(t *testing.T) {
+	w := newWorld()
+	id := must[sandbox](t, w, 201, "POST", "/v2/sandboxes", smallest).SandboxID
+	must[any](t, w, 204, "GET", "49983-"+id+".box.example/health", "")
+	must[any](t, w, 204, "POST", "49983-"+id+".box.example/process.Process/Start", "")
+	must[problem](t, w, 404, "DELETE", "/sandboxes/i999999999999", "")
+	must[detail](t, w, 200, "GET", "/sandboxes/"+id, "")
+	var got []string
+	for _, r := range w.audit {
+		got = append(got, r.Operation+" "+r.Object+" "+r.KeyID+" "+string(r.Outcome)+" "+r.Code)
+	}
+	want := []string{
+		"POST /v2/sandboxes vm_000000000001 key_a ok ", "POST /process.Process/Start vm_000000000001  ok ",
+		"DELETE /sandboxes/{id} vm_999999999999 key_a refused sandbox_not_found",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("recorded %q", got)
+	}
+	w.rates = admission.NewRates(map[admission.Class]admission.Rate{admission.Creates: {PerSecond: 0.001, Burst: 1}})
+	must[sandbox](t, w, 201, "POST", "/v2/sandboxes", smallest)
+	must[problem](t, w, 429, "POST", "/v2/sandboxes", smallest)
+	must[detail](t, w, 200, "GET", "/sandboxes/"+id, "")
 }

@@ -110,7 +110,8 @@ type Sandbox struct {
 	AutoResume   bool
 }
 
-// Config says what the door leads to. All fields are required but Lines and Requests*.
+// Config says what the door leads to. All fields are required but those that say
+// what their zero value means.
 type Config struct {
 	VMs       VMs
 	Templates Templates
@@ -118,6 +119,7 @@ type Config struct {
 	Snapshots Snapshots
 	Access    Authenticator
 	Requests  Requests
+	Audit     Audit
 
 	// Agent serves a request for the agent of a sandbox that runs.
 	Agent func(w http.ResponseWriter, r *http.Request, s Sandbox)
@@ -134,7 +136,8 @@ type Config struct {
 	// Secret is what access tokens are derived from; at least 32 bytes.
 	Secret []byte
 
-	RequestsPerAccount int64 // in progress; 0: 512
+	RequestsPerAccount int64                              // in progress; 0: 512
+	Rates              map[admission.Class]admission.Rate // of each key; a class without one has no limit
 	Log                *slog.Logger
 	Lines              *admission.Log // that clients without a key cause; nil: to Log
 }
@@ -152,6 +155,7 @@ type Door struct {
 	tries    *admission.Tries
 	requests *admission.Shares
 	bodies   *admission.Shares
+	rates    *admission.Rates
 	time     timekeeper
 	catalog  catalog
 }
@@ -165,6 +169,7 @@ func New(cfg Config) *Door {
 		cfg: cfg, tries: admission.NewTries(),
 		requests: admission.NewShares(math.MaxInt64, cmp.Or(cfg.RequestsPerAccount, defaultRequests)),
 		bodies:   admission.NewShares(bodyBytes, bodyBytes/2),
+		rates:    admission.NewRates(cfg.Rates),
 	}
 	d.time = timekeeper{vms: cfg.VMs, log: cfg.Log, changed: make(chan struct{}, 1), due: map[string]struct{}{}, held: map[string]int{}}
 	d.catalog = catalog{cfg.Templates, cfg.Images, cfg.Snapshots, cfg.Defaults}
@@ -216,10 +221,11 @@ func allowOrigins(h http.Header) {
 	h.Set("Access-Control-Max-Age", "600")
 }
 
-// answer notes whether an answer has begun.
+// answer notes whether an answer has begun, and its status.
 type answer struct {
 	http.ResponseWriter
-	begun bool
+	begun  bool
+	status int
 }
 
 // Unwrap gives http.ResponseController the writer below.
@@ -227,7 +233,7 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.
 func (a *answer) WriteHeader(status int) {
-	a.begun = true
+	a.begun, a.status = true, status
 	a.ResponseWriter.WriteHeader(status)
 }
 

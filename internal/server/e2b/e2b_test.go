@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/audit"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/idempotency"
 	"github.com/hatchvm/hatch/internal/image"
@@ -274,18 +275,24 @@ func (r *requests) Made(_ context.Context, asked idempotency.Request) ([]string,
 	return []string{"vm_000000000001"}, nil
 }
 
+// records are of the audit log.
+type records []audit.Record
+
+func (r *records) Add(one audit.Record) { *r = append(*r, one) }
+
 // world is a door with fakes behind it.
 type world struct {
 	*Door
 	vms    *vms
 	agents []Sandbox // that requests were led to
 	ports  []int
+	audit  records
 }
 
 func newWorld() *world {
 	w := &world{vms: &vms{all: map[string]vm.VM{}, fails: map[string]error{}}}
 	w.Door = New(Config{
-		VMs: w.vms, Templates: templates{}, Images: images{}, Snapshots: snapshots{}, Access: keys{}, Requests: &requests{map[string]idempotency.Request{}},
+		VMs: w.vms, Templates: templates{}, Images: images{}, Snapshots: snapshots{}, Access: keys{}, Requests: &requests{map[string]idempotency.Request{}}, Audit: &w.audit,
 		Agent: func(rw http.ResponseWriter, _ *http.Request, s Sandbox) {
 			w.agents = append(w.agents, s)
 			rw.WriteHeader(http.StatusNoContent)

@@ -99,6 +99,7 @@ type call struct {
 	r      *http.Request
 	params map[string]string
 	caller access.Principal
+	made   string // id of the VM that the call has made, if it has
 }
 
 func (c *call) scope() access.Scope { return c.caller.Scope() }
@@ -160,7 +161,13 @@ func (d *Door) dispatch(c *call) error {
 			return errs.New(errs.Forbidden, "forbidden", "cannot do this with this API key: it lacks the scope %q", rt.needs)
 		}
 		c.params = params
-		return rt.serve(c)
+		began := time.Now()
+		err := d.limitRate(c, rt)
+		if err == nil {
+			err = rt.serve(c)
+		}
+		d.record(c, rt, began, err)
+		return err
 	}
 	if len(others) > 0 {
 		c.w.Header().Set("Allow", strings.Join(others, ", "))
