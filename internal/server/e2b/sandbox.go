@@ -15,8 +15,9 @@ import (
 
 const (
 	// agentVersion is the version of E2B's agent that clients may take ours for. They
-	// choose what they send by it.
-	agentVersion = "0.6.4"
+	// choose what they send by it. From 0.5.13 on there are network rules and volumes, from
+	// 0.6.2 on metadata of files, which clients refuse by themselves so.
+	agentVersion = "0.5.12"
 	// clientID is in each answer, because clients require it.
 	clientID = "hatch"
 	// label marks the VMs of sandboxes.

@@ -5,9 +5,12 @@ the server is; the argument is the template.
 """
 
 import hashlib
+import json
 import os
 import sys
 import time
+import urllib.error
+import urllib.request
 
 from e2b import CommandExitException, NotFoundException, Sandbox, SandboxQuery
 
@@ -21,6 +24,17 @@ def step(name):
 def expect(got, want):
     if got != want:
         raise AssertionError(f"got {got!r}, want {want!r}")
+
+
+def get(port):
+    """Requests a page of a port of the sandbox, as the code interpreter does."""
+    headers = {"E2b-Sandbox-Id": box.sandbox_id, "E2b-Sandbox-Port": str(port)}
+    page = urllib.request.Request(os.environ["E2B_SANDBOX_URL"] + "/page", headers=headers)
+    try:
+        with urllib.request.urlopen(page, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refused:
+        return refused.code, json.load(refused)["message"]
 
 
 template = sys.argv[1]
@@ -63,6 +77,16 @@ try:
     expect(box.commands.kill(cat.pid), True)
     step("background, stdin, kill")
 
+    expect(get(8000), (502, "The sandbox is running but port is not open"))
+    box.commands.run("mkdir /tmp/www && echo served >/tmp/www/page")
+    box.commands.run("cd /tmp/www && exec python3 -m http.server 8000 >/dev/null 2>&1", background=True)
+    for _ in range(100):
+        if (answer := get(8000))[0] == 200:
+            break
+        time.sleep(0.3)
+    expect(answer, (200, "served\n"))
+    step("a port")
+
     expect(box.is_running(), True)
     box.set_timeout(600)
     info = box.get_info()
@@ -78,6 +102,7 @@ try:
     sleeper = box.commands.run("sleep 1000", background=True)
     box.pause()
     expect(box.is_running(), False)
+    expect(get(8000), (502, "The sandbox was not found"))
     step("paused")
     again = Sandbox.connect(box.sandbox_id, timeout=300)
     expect(again.is_running(), True)
