@@ -13,65 +13,60 @@ import (
 	"github.com/hatchvm/hatch/internal/server/connect"
 )
 
-// accounts are the users of guests, by VM. They are read again after a while, and when a
-// user is missing.
-type accounts = boundedMap[string, accountsOf]
+// accounts are users of guests. They are read again after a while.
+type accounts = boundedMap[accountKey, account]
 
-type accountsOf struct {
-	read  time.Time
-	homes map[string]string // by name
+type accountKey struct{ vmID, name string }
+
+type account struct {
+	read time.Time
+	home string // absolute
 }
 
 // Limits of a guest's users.
 const (
-	accountsAge  = 10 * time.Second
+	accountAge   = 10 * time.Second
 	maxPasswd    = 1 << 20 // bytes that are read
-	maxAccounts  = 4096
 	passwdFields = 7
 )
 
 // home returns the home directory of the user that a request works as.
 func (e *Envd) home(ctx context.Context, c call) (string, error) {
 	name := c.account()
-	known, ok := e.accounts.get(c.VMID)
-	if home, found := known.homes[name]; ok && found && time.Since(known.read) < accountsAge {
-		return home, nil
+	key := accountKey{c.VMID, name}
+	if known, ok := e.accounts.get(key); ok && time.Since(known.read) < accountAge {
+		return known.home, nil
 	}
 	_, content, err := e.cfg.Files.Read(ctx, c.scope, c.VMID, file.ReadSpec{Path: "/etc/passwd", Length: maxPasswd})
-	if err != nil && !errs.HasCode(err, "file_not_found") {
+	home := ""
+	switch {
+	case err == nil:
+		home = homeOf(content, name)
+		_ = content.Close()
+	case !errs.HasCode(err, "file_not_found"):
 		return "", err
 	}
-	homes := map[string]string{}
-	if err == nil {
-		homes = readHomes(content)
-		_ = content.Close()
+	if home == "" && name == "root" {
+		home = "/root"
 	}
-	if _, found := homes["root"]; !found {
-		homes["root"] = "/root"
-	}
-	e.accounts.put(c.VMID, accountsOf{time.Now(), homes})
-	home, found := homes[name]
-	if !found {
+	if home == "" {
 		return "", errUser(name)
 	}
+	e.accounts.put(key, account{time.Now(), home})
 	return home, nil
 }
 
-// readHomes reads the homes of users from the text of /etc/passwd, which the guest may
-// have changed. It leaves out lines that are not valid.
-func readHomes(text io.Reader) map[string]string {
-	homes := map[string]string{}
+// homeOf returns the home of a user from the text of /etc/passwd, which the guest may have
+// changed; "" if it has none. It leaves out lines that are not valid.
+func homeOf(text io.Reader, name string) string {
 	lines := bufio.NewScanner(text)
-	for lines.Scan() && len(homes) < maxAccounts {
+	for lines.Scan() {
 		fields := strings.Split(lines.Text(), ":")
-		if len(fields) != passwdFields || fields[0] == "" || !path.IsAbs(fields[5]) {
-			continue
-		}
-		if _, known := homes[fields[0]]; !known {
-			homes[fields[0]] = path.Clean(fields[5])
+		if len(fields) == passwdFields && fields[0] == name && path.IsAbs(fields[5]) && len(fields[5]) < file.MaxPath {
+			return path.Clean(fields[5])
 		}
 	}
-	return homes
+	return ""
 }
 
 // resolve returns the absolute path of one that a request names: it may be relative to

@@ -60,7 +60,9 @@ func (e *Envd) download(w http.ResponseWriter, r *http.Request, c call) {
 	out := &idleWriter{ResponseWriter: w, control: http.NewResponseController(w)}
 	defer out.done()
 	if info.Size < 0 { // the kernel makes it while it is read
-		_, _ = io.Copy(out, content.reader)
+		if _, err := io.Copy(out, content.reader); err != nil {
+			panic(http.ErrAbortHandler) // a part must not look like the whole
+		}
 		return
 	}
 	http.ServeContent(out, r, "", info.ModifiedAt, content)

@@ -95,7 +95,7 @@ type Envd struct {
 // New returns a door.
 func New(cfg Config) *Envd {
 	e := &Envd{cfg: cfg, routes: routes()}
-	e.accounts.known = map[string]accountsOf{}
+	e.accounts.known = map[accountKey]account{}
 	e.targets.known = map[targetKey]target{}
 	e.watchers.all, e.watchers.instance = map[string]*watcher{}, id.New("w")
 	return e

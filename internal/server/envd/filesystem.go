@@ -46,8 +46,25 @@ func (e *Envd) stat(ctx context.Context, c call, req *pathRequest) (any, error) 
 	return entryAnswer{e.entryOf(ctx, c, info)}, nil
 }
 
-// maxEntries bounds what one call lists.
-const maxEntries = 100_000
+// Limits of what one call lists.
+const (
+	maxEntries   = 100_000
+	maxPathBytes = 16 << 20
+)
+
+// listing is what a call has listed so far.
+type listing struct {
+	files []file.Info
+	bytes int // of their paths
+}
+
+func (l *listing) add(info file.Info) error {
+	l.files = append(l.files, info)
+	if l.bytes += len(info.Path) + len(info.Target); len(l.files) > maxEntries || l.bytes > maxPathBytes {
+		return connect.Errorf(connect.ResourceExhausted, "the directory has more than %d entries, or very long names: list it in parts", maxEntries)
+	}
+	return nil
+}
 
 // listDir lists a directory, and those in it up to a depth.
 func (e *Envd) listDir(ctx context.Context, c call, req *listRequest) (any, error) {
@@ -55,12 +72,12 @@ func (e *Envd) listDir(ctx context.Context, c call, req *listRequest) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	all := []file.Info{}
+	var all listing
 	if err := e.listTo(ctx, c, top, max(1, req.Depth), &all); err != nil {
 		return nil, err
 	}
-	answer := listDirAnswer{Entries: make([]entry, 0, len(all))}
-	for _, info := range all {
+	answer := listDirAnswer{Entries: make([]entry, 0, len(all.files))}
+	for _, info := range all.files {
 		answer.Entries = append(answer.Entries, e.entryOf(ctx, c, info))
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -71,20 +88,19 @@ func (e *Envd) listDir(ctx context.Context, c call, req *listRequest) (any, erro
 
 // listTo adds the entries of a directory, each followed by what is in it. It leaves out
 // directories that are removed meanwhile.
-func (e *Envd) listTo(ctx context.Context, c call, dir string, depth number, all *[]file.Info) error {
-	var here []file.Info
-	err := e.cfg.Files.List(ctx, c.scope, c.VMID, dir, func(info file.Info) error {
-		if here = append(here, info); len(here)+len(*all) > maxEntries {
-			return connect.Errorf(connect.ResourceExhausted, "the directory has more than %d entries: list it in parts", maxEntries)
-		}
-		return nil
-	})
-	if err != nil {
+func (e *Envd) listTo(ctx context.Context, c call, dir string, depth number, all *listing) error {
+	if depth <= 1 {
+		return e.cfg.Files.List(ctx, c.scope, c.VMID, dir, all.add)
+	}
+	var here listing
+	if err := e.cfg.Files.List(ctx, c.scope, c.VMID, dir, here.add); err != nil {
 		return err
 	}
-	for _, info := range here {
-		*all = append(*all, info)
-		if info.Kind != file.Directory || depth <= 1 {
+	for _, info := range here.files {
+		if err := all.add(info); err != nil {
+			return err
+		}
+		if info.Kind != file.Directory {
 			continue
 		}
 		err := e.listTo(ctx, c, info.Path, depth-1, all)

@@ -30,9 +30,10 @@ type (
 
 // Limits of watches whose changes a client fetches.
 const (
-	maxWatchers     = 4096             // of all VMs
+	maxWatchers     = 1024             // of all VMs
 	maxVMWatchers   = 64               // of one
-	maxWatcherQueue = 16 << 10         // changes that were not fetched
+	maxWatcherQueue = 4 << 20          // bytes of changes that were not fetched
+	changeCost      = 128              // bytes of a change, without its names
 	watcherIdle     = 30 * time.Minute // after which one is removed that no client asks for
 
 	// A change that was made before a call must be in its answer: the guest collects
@@ -62,6 +63,7 @@ type watcher struct {
 
 	mu      sync.Mutex
 	changes []fileChange
+	bytes   int   // of the changes
 	ended   error // nil while it watches
 	removed bool
 	cancel  context.CancelFunc
@@ -239,8 +241,12 @@ func (e *Envd) run(ctx context.Context, w *watcher) error {
 func (w *watcher) add(change fileChange) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.changes) >= maxWatcherQueue {
-		return connect.Errorf(connect.DataLoss, "there were more than %d changes since the last call: list the directory again", maxWatcherQueue)
+	w.bytes += changeCost + len(change.Name)
+	if change.Entry != nil {
+		w.bytes += changeCost + len(change.Entry.Path) + len(change.Entry.SymlinkTarget)
+	}
+	if w.bytes > maxWatcherQueue {
+		return connect.Errorf(connect.DataLoss, "there were too many changes since the last call: list the directory again")
 	}
 	w.changes = append(w.changes, change)
 	select {
@@ -271,7 +277,7 @@ func (w *watcher) fetch() ([]fileChange, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	changes := w.changes
-	w.changes = nil
+	w.changes, w.bytes = nil, 0
 	if changes == nil {
 		changes = []fileChange{}
 	}
