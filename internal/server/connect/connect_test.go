@@ -285,6 +285,19 @@ func TestOverHTTP(t *testing.T) {
 	}
 }
 
+// TestServerThatEnds has a request whose context ends while the client waits.
+func TestServerThatEnds(t *testing.T) {
+	ctx, end := context.WithCancel(t.Context())
+	w := stream(request(streamed, frame(0, "{}")).WithContext(ctx), func(ctx context.Context, _ *word, _ connect.Send) error {
+		end()
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
+	if want := frame(2, `{"error":{"code":"unavailable","message":"the server ends this call"}}`); w.Body.String() != want {
+		t.Errorf("%q", w.Body)
+	}
+}
+
 // TestPanicEndsTheStream must leave no goroutine behind.
 func TestPanicEndsTheStream(t *testing.T) {
 	defer func() {

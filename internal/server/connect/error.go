@@ -64,8 +64,8 @@ func errorOf(err error) *Error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return Errorf(DeadlineExceeded, "the time that the caller gave has passed")
-	case errors.Is(err, context.Canceled):
-		return Errorf(Canceled, "the caller has left")
+	case errors.Is(err, context.Canceled): // a client that has left gets no answer
+		return Errorf(Unavailable, "the server ends this call")
 	default:
 		return Errorf(Internal, "an internal error; hatchd's log has the details")
 	}

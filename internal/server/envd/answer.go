@@ -95,8 +95,8 @@ func (e *Envd) explain(ctx context.Context, c call, err error) *connect.Error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return connect.Errorf(connect.DeadlineExceeded, "the time that the caller gave has passed")
-	case errors.Is(err, context.Canceled):
-		return connect.Errorf(connect.Canceled, "the caller has left")
+	case errors.Is(err, context.Canceled): // by hatchd: a client that has left gets no answer
+		return connect.Errorf(connect.Unavailable, "hatchd is shutting down")
 	case !ok || known.Kind == errs.Internal:
 		e.cfg.Log.ErrorContext(ctx, "a request for a sandbox failed", logkey.VM, c.VMID, logkey.Error, err)
 		return connect.Errorf(connect.Internal, "%s", errs.Public(err))
