@@ -20,7 +20,7 @@ type Audit interface {
 }
 
 // limitRate bounds how often a key calls, apart for requests that read, change and create.
-func (d *Door) limitRate(c *call, rt route) error {
+func (c *call) limitRate(rt route) error {
 	class := admission.Writes
 	switch {
 	case rt.method == http.MethodGet:
@@ -28,7 +28,7 @@ func (d *Door) limitRate(c *call, rt route) error {
 	case strings.HasSuffix(rt.path, "/sandboxes"), strings.HasSuffix(rt.path, "/fork"), strings.HasSuffix(rt.path, "/snapshots"):
 		class = admission.Creates
 	}
-	standing := d.rates.Count(cmp.Or(c.caller.KeyID, c.caller.OwnerID), class)
+	standing := c.door.rates.Count(cmp.Or(c.caller.KeyID, c.caller.OwnerID), class)
 	if standing.Wait == 0 {
 		return nil
 	}
@@ -38,7 +38,7 @@ func (d *Door) limitRate(c *call, rt route) error {
 
 // record records a call for the control plane that changes something, once it has ended
 // with err. Its operation is the route.
-func (d *Door) record(c *call, rt route, began time.Time, err error) {
+func (c *call) record(rt route, began time.Time, err error) {
 	if rt.method == http.MethodGet {
 		return
 	}
@@ -47,7 +47,7 @@ func (d *Door) record(c *call, rt route, began time.Time, err error) {
 		Address: addressText(c.r), Operation: rt.method + " " + rt.path, Noun: "vm", Object: cmp.Or(c.made, vmIDOf(c.params["id"])), Took: time.Since(began),
 	}
 	r.Outcome, r.Code = outcomeOf(err)
-	d.cfg.Audit.Add(r)
+	c.door.cfg.Audit.Add(r)
 }
 
 func outcomeOf(err error) (audit.Outcome, string) {

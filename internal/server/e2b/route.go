@@ -162,11 +162,11 @@ func (d *Door) dispatch(c *call) error {
 		}
 		c.params = params
 		began := time.Now()
-		err := d.limitRate(c, rt)
+		err := c.limitRate(rt)
 		if err == nil {
 			err = rt.serve(c)
 		}
-		d.record(c, rt, began, err)
+		c.record(rt, began, err)
 		return err
 	}
 	if len(others) > 0 {
