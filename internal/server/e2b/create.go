@@ -129,7 +129,9 @@ func (b createBody) refuse() error {
 	}{
 		{"autoPauseMemory", b.AutoPauseMemory != nil && !*b.AutoPauseMemory},
 		{"allow_internet_access", b.Internet != nil && !*b.Internet},
-		{"volumeMounts", says(b.VolumeMounts)}, {"mcp", says(b.MCP)}, {"iam", says(b.IAM)},
+		{"volumeMounts", says(b.VolumeMounts)},
+		{"mcp", says(b.MCP)},
+		{"iam", says(b.IAM)},
 	} {
 		if field.asks {
 			return errNoOption(field.name)
@@ -182,7 +184,8 @@ func (d *Door) make(ctx context.Context, caller access.Principal, from origin, g
 	if e, ok := errs.As(err); ok && v.ID == "" {
 		v.ID = e.VMID
 	}
-	if v.ID != "" && !(idempotency.Of(ctx).Key != "" && ctx.Err() != nil) { // else the client comes for it again
+	comesAgain := idempotency.Of(ctx).Key != "" && ctx.Err() != nil
+	if v.ID != "" && !comesAgain {
 		d.remove(context.WithoutCancel(ctx), caller.Scope(), v.ID)
 	}
 	return vm.VM{}, err

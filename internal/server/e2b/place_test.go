@@ -47,8 +47,16 @@ func TestClaims(t *testing.T) {
 		path, key string
 		want      bool
 	}{
-		{"/sandboxes", "hatch_x", true}, {"/v2/templates", "hatch_x", true}, {"/templates", "hatch_x", false}, {"/templates", key, true},
-		{"/templates/tpl_1", key, true}, {"/snapshots", "", false}, {"/snapshots", key, true}, {"/vms", key, false}, {"/healthz", key, false}, {"/v2", key, false},
+		{"/sandboxes", "hatch_x", true},
+		{"/v2/templates", "hatch_x", true},
+		{"/templates", "hatch_x", false},
+		{"/templates", key, true},
+		{"/templates/tpl_1", key, true},
+		{"/snapshots", "", false},
+		{"/snapshots", key, true},
+		{"/vms", key, false},
+		{"/healthz", key, false},
+		{"/v2", key, false},
 	} {
 		r := httptest.NewRequest(http.MethodGet, "http://api.box.example"+c.path, nil)
 		r.Header.Set(keyHeader, c.key)

@@ -76,10 +76,15 @@ func refusals() []route {
 		{"tags of templates", "GET", "/templates/{id}/tags/{tag}"},
 		{"default templates", "GET", "/default-templates"},
 		{"teams", "GET", "/teams"},
-		{"volumes", "GET", "/volumes"}, {"volumes", "POST", "/volumes"},
-		{"volumes", "GET", "/volumes/{id}"}, {"volumes", "DELETE", "/volumes/{id}"},
-		{"secrets", "GET", "/secrets"}, {"secrets", "POST", "/secrets"},
-		{"secrets", "GET", "/secrets/{id}"}, {"secrets", "POST", "/secrets/{id}"}, {"secrets", "DELETE", "/secrets/{id}"},
+		{"volumes", "GET", "/volumes"},
+		{"volumes", "POST", "/volumes"},
+		{"volumes", "GET", "/volumes/{id}"},
+		{"volumes", "DELETE", "/volumes/{id}"},
+		{"secrets", "GET", "/secrets"},
+		{"secrets", "POST", "/secrets"},
+		{"secrets", "GET", "/secrets/{id}"},
+		{"secrets", "POST", "/secrets/{id}"},
+		{"secrets", "DELETE", "/secrets/{id}"},
 	} {
 		all = append(all, route{r.method, r.path, access.AnyKey, func(*call) error { return notImplemented(r.what) }})
 	}
