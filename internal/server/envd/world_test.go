@@ -104,12 +104,24 @@ func newWorld(t *testing.T) *world {
 	}
 	processes := &guest.VM[process.Guest, process.Mode]{ID: myVM, OwnerID: me, Guest: w.table}
 	inside := &guest.VM[file.Guest, file.Mode]{ID: myVM, OwnerID: me, Guest: files}
+	t.Cleanup(func() {
+		w.table.Close()
+		if err := errors.Join(files.Close(), processes.Check(), inside.Check()); err != nil {
+			t.Error(err)
+		}
+	})
+	w.serve(t, processes, inside)
+	return w
+}
+
+// serve serves the sandbox until the test ends.
+func (w *world) serve(t *testing.T, processes process.Guests, files file.Guests) {
 	w.restart = func() {
 		if w.door != nil {
 			w.door.Close()
 		}
 		w.door = envd.New(envd.Config{
-			Processes: process.New(processes, noKeys{}), Files: file.New(inside), Machines: &w.machines, Log: slog.New(slog.DiscardHandler),
+			Processes: process.New(processes, noKeys{}), Files: file.New(files), Machines: &w.machines, Log: slog.New(slog.DiscardHandler),
 		})
 	}
 	w.restart()
@@ -117,12 +129,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() {
 		w.Close()
 		w.door.Close()
-		w.table.Close()
-		if err := errors.Join(files.Close(), processes.Check(), inside.Check()); err != nil {
-			t.Error(err)
-		}
 	})
-	return w
 }
 
 // put writes a file of the guest.
