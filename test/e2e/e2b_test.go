@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -17,11 +16,7 @@ import (
 )
 
 // e2bUser makes the user that programs of E2B's clients run as, in an image without it.
-const e2bUser = `#cloud-config
-users:
-  - default
-  - {name: user, shell: /bin/bash, sudo: "ALL=(ALL) NOPASSWD:ALL"}
-`
+const e2bUser = "useradd --create-home --shell /bin/bash user"
 
 // e2bLimit bounds one program of the library, once the guest is there.
 const e2bLimit = 5 * time.Minute
@@ -43,7 +38,7 @@ func testE2B(t *testing.T, w *world) {
 		w.startDaemon(t)
 	})
 	template, err := w.client.CreateTemplate(t.Context(), api.CreateTemplate{
-		Name: "base", MachineSpec: api.MachineSpec{ImageID: warmImage, MemMiB: new(debianMem), UserData: new(e2bUser)},
+		Name: "base", MachineSpec: api.MachineSpec{ImageID: warmImage, MemMiB: new(debianMem)},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -56,8 +51,8 @@ func testE2B(t *testing.T, w *world) {
 	ctx, cancel := context.WithTimeout(t.Context(), e2bLimit)
 	defer cancel()
 	began := time.Now()
-	cmd := exec.CommandContext(ctx, "bash", "-c", `eval "$("$1" e2b env --new-key sdk)" && exec "$2" "$3" base`, "-",
-		filepath.Join(repository(), "bin", "hatch"), python, filepath.Join("testdata", "sandbox.py"))
+	cmd := exec.CommandContext(ctx, "bash", "-c", `eval "$("$1" e2b env --new-key sdk)" && exec "$2" "$3" base "$4"`, "-",
+		filepath.Join(repository(), "bin", "hatch"), python, filepath.Join("testdata", "sandbox.py"), e2bUser)
 	cmd.Env = append(w.daemon.Environ(), "PYTHONDONTWRITEBYTECODE=1", "NO_PROXY=127.0.0.1", "no_proxy=127.0.0.1")
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
@@ -67,8 +62,5 @@ func testE2B(t *testing.T, w *world) {
 	took(t, "a program of E2B's library", began)
 	for left, err := range w.client.ListVMs(t.Context(), client.ListOptions{Label: []string{"e2b"}}) {
 		t.Errorf("a sandbox is left: %s, %v", left.ID, err)
-	}
-	if got := w.hatch(t, "e2b", "check"); !strings.Contains(got, "hello from a sandbox") {
-		t.Errorf("hatch e2b check prints %s", got)
 	}
 }

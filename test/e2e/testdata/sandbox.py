@@ -1,7 +1,7 @@
 """Uses a sandbox as programs do that know nothing of Hatch: by E2B's own library.
 
 It prints one line for each step. E2B_API_URL, E2B_SANDBOX_URL and E2B_API_KEY say where
-the server is; the argument is the template.
+the server is; the arguments are the template, and what root does in it first.
 """
 
 import hashlib
@@ -41,6 +41,7 @@ template = sys.argv[1]
 box = Sandbox.create(template, timeout=300, metadata={"a b": "x=1&y"}, envs={"COLOUR": "blue"}, request_timeout=280)
 try:
     step(f"created {box.sandbox_id}")
+    box.commands.run(sys.argv[2], user="root")
     run = box.commands.run('echo "$COLOUR $(id -un) $HOME"; echo oops >&2')
     expect((run.stdout, run.stderr, run.exit_code), ("blue user /home/user\n", "oops\n", 0))
     step("commands.run")
