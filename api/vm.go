@@ -93,7 +93,7 @@ type CreatedVM struct {
 	Failed []Failure `json:"failed,omitempty" nullable:"false" doc:"Why each of the others could not be created. Nothing is left of them."`
 }
 
-// VM is a virtual machine. Lists omit UserData, SocketPath and BootArgs.
+// VM is a virtual machine. Lists omit UserData, SocketPath, SSHHostKeys and BootArgs.
 type VM struct {
 	ID                string            `json:"id" doc:"Unique VM identifier." example:"vm_abc123def456"`
 	Name              string            `json:"name,omitempty" doc:"Unique among its owner's VMs."`
@@ -112,6 +112,7 @@ type VM struct {
 	GuestMAC          string            `json:"guest_mac,omitempty" doc:"The guest's MAC address."`
 	TapName           string            `json:"tap_name,omitempty" doc:"The TAP interface on the host."`
 	SSHPort           int               `json:"ssh_port,omitempty" doc:"The host port forwarded to the guest's port 22."`
+	SSHHostKeys       []string          `json:"ssh_host_keys,omitempty" nullable:"false" doc:"Public keys of the guest's SSH server in authorized_keys form, as its agent reports them."`
 	SocketPath        string            `json:"socket_path,omitempty" doc:"Path of the VMM's control socket on the host."`
 	Sleep             *Sleep            `json:"sleep,omitempty" doc:"Saved memory of a sleeping VM; absent if it does not sleep."`
 	SnapshotID        string            `json:"snapshot_id,omitempty" doc:"Snapshot that the VM was last restored to, cloned from, or saved as."`

@@ -71,6 +71,7 @@ func (a *Agent) Run(ctx context.Context) {
 	defer func() { _ = a.processes.Close() }()
 	go a.watchAddresses(ctx)
 	go a.watchCloudInit(ctx, "/")
+	go a.watchHostKeys(ctx, "/")
 	go a.watchEnding(ctx)
 	go a.finishIdentities(ctx)
 	go a.trimRegularly(ctx)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/agent/identity"
+	"github.com/hatchvm/hatch/internal/agent/sshtrust"
 	"github.com/hatchvm/hatch/internal/guest/wire"
 	"github.com/hatchvm/hatch/internal/logkey"
 )
@@ -65,6 +66,7 @@ func (a *Agent) reidentify(ctx context.Context, as wire.Identity) (wire.Self, er
 	}
 	r.cloneID, r.self = as.CloneID, self
 	a.updateAddresses() // before the host asks for them
+	a.status.setSSH(sshtrust.State("/"))
 	if as.CloudInit || as.SSHKeys {
 		a.status.setCloudInit(cloudInit("/"))
 	}

@@ -29,6 +29,10 @@ func (s *statusStore) setCloudInit(c wire.CloudInit) {
 	s.update(func(st *wire.Status) { st.CloudInit = c })
 }
 
+func (s *statusStore) setSSH(c wire.SSH) {
+	s.update(func(st *wire.Status) { st.SSH = c })
+}
+
 func (s *statusStore) update(change func(*wire.Status)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -35,7 +35,7 @@ var layers = []layer{
 	{"config", []string{"internal/config"}, []string{"words", "internal/network"}},
 	{"nouns", []string{
 		"internal/vm/...", "internal/idle", "internal/reach", "internal/machine", "internal/image/...", "internal/template", "internal/route", "internal/snapshot", "internal/network", "internal/disk",
-		"internal/access", "internal/quota", "internal/audit", "internal/event", "internal/idempotency", "internal/process", "internal/file", "internal/webhook", "internal/warm", "internal/secret",
+		"internal/access", "internal/quota", "internal/audit", "internal/event", "internal/idempotency", "internal/process", "internal/file", "internal/webhook", "internal/warm", "internal/secret", "internal/sshca",
 	}, []string{"nouns", "contracts", "words"}},
 	{"contracts", []string{"internal/vmm"}, []string{"words"}},
 	{"words", []string{"internal/backoff", "internal/errs", "internal/id", "internal/logkey"}, nil},

@@ -76,6 +76,9 @@ type HostEnv struct {
 	// Ended is told of each connection to a port of a VM that has ended.
 	Ended func(portgate.Session)
 
+	// SSHAuthority is the public key of the certificates with which users log in to guests.
+	SSHAuthority string
+
 	// OnClose registers what ends a part of the host; the last registered runs first.
 	OnClose func(func() error)
 }

@@ -42,6 +42,7 @@ import (
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 	"github.com/hatchvm/hatch/internal/server/portgate"
 	"github.com/hatchvm/hatch/internal/snapshot"
+	"github.com/hatchvm/hatch/internal/sshca"
 	"github.com/hatchvm/hatch/internal/store"
 	"github.com/hatchvm/hatch/internal/template"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -66,29 +67,30 @@ const bootTime = 15 * time.Second
 
 // parts is everything a running daemon is made of.
 type parts struct {
-	cfg       config.Config
-	log       *slog.Logger
-	reserve   *space.Reserve
-	vmRoot    string   // run directories of VMs
-	info      vmm.Info // of the default driver
-	store     *store.Store
-	host      *Host
-	events    *event.Service
-	audit     *audit.Service
-	images    *image.Service
-	vms       *lifecycle.Service
-	snapshots *snapshot.Service
-	warm      *warm.Service
-	routes    *route.Service
-	keys      *access.Service
-	templates *template.Service
-	files     *file.Service
-	processes *process.Service
-	doors     *doors
-	e2b       *e2bDoor // nil: off
-	idle      *idle.Service
-	handler   http.Handler
-	lines     *admission.Log // of the log, that clients without a key cause
+	cfg          config.Config
+	log          *slog.Logger
+	reserve      *space.Reserve
+	vmRoot       string   // run directories of VMs
+	info         vmm.Info // of the default driver
+	store        *store.Store
+	host         *Host
+	events       *event.Service
+	audit        *audit.Service
+	images       *image.Service
+	vms          *lifecycle.Service
+	snapshots    *snapshot.Service
+	warm         *warm.Service
+	routes       *route.Service
+	keys         *access.Service
+	templates    *template.Service
+	files        *file.Service
+	processes    *process.Service
+	doors        *doors
+	e2b          *e2bDoor // nil: off
+	idle         *idle.Service
+	handler      http.Handler
+	lines        *admission.Log // of the log, that clients without a key cause
+	sshAuthority *sshca.Authority
 
 	streams    context.Context // of requests; done when streams must end
 	endStreams context.CancelFunc
@@ -157,7 +159,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 		Idle: p.idle,
 		VMs:  p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Users: keys, Access: keys, Events: p.events, Webhooks: webhooks,
 		Files: p.files, Processes: p.processes, Requests: p.store,
-		Health: p.health(opt.Version), Counts: p.store, E2B: p.e2bAt, Routes: p.routes, Quotas: p.store, Audit: p.audit, Version: opt.Version, Log: p.log, Lines: p.lines,
+		Health: p.health(opt.Version), Counts: p.store, E2B: p.e2bAt, Routes: p.routes, Quotas: p.store, Authority: p.sshAuthority, Audit: p.audit, Version: opt.Version, Log: p.log, Lines: p.lines,
 		Origins: p.cfg.CORSOrigins, HSTS: p.cfg.HSTSMaxAge,
 		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2), Rates: p.rates()},
 	})
@@ -274,6 +276,9 @@ func (p *parts) openHost(ctx context.Context, opt Options) error {
 	if err != nil {
 		return err
 	}
+	if p.sshAuthority, err = sshca.Open(ctx, p.store); err != nil {
+		return err
+	}
 	var live []network.Link
 	for _, v := range vms {
 		if v.State.Live() && v.EnableNetwork && v.Lease.Address.IsValid() {
@@ -282,7 +287,7 @@ func (p *parts) openHost(ctx context.Context, opt Options) error {
 	}
 	p.host, err = opt.Host(ctx, HostEnv{
 		Config: p.cfg, Log: p.log, Out: opt.Out, LiveLinks: live, OnClose: p.onClose,
-		Ended: p.recordSession,
+		Ended: p.recordSession, SSHAuthority: p.sshAuthority.PublicKey(),
 		WakeOnDemand: func(ctx context.Context, a portgate.Arrival) error {
 			ctx = reach.WithPeer(ctx, a.From.String())
 			defer p.vms.Reach().Hold(ctx, a.VMID, causeOf(a.Kind))()

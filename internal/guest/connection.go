@@ -34,6 +34,7 @@ type connection struct {
 	log     *slog.Logger
 	dial    vm.DialAgent
 	prepare func(context.Context, *wire.Client) error // called before any request, unless nil
+	trust   *wire.SSHTrust                            // whose certificates the guest accepts, or nil
 	reports *reporter                                 // used by run only
 	done    chan struct{}                             // closed when run has ended
 
@@ -204,6 +205,9 @@ func (c *connection) serve(ctx context.Context) (answered bool, err error) {
 	hello.Agent, hello.BootID = printable(hello.Agent, maxVersion), printable(hello.BootID, maxVersion)
 	if err := c.correctClock(ctx, client, hello.BootID); err != nil {
 		return true, fmt.Errorf("cannot set the guest's clock: %w", err)
+	}
+	if err := c.trustSSH(ctx, client); err != nil {
+		return true, fmt.Errorf("cannot have the guest trust SSH certificates: %w", err)
 	}
 	c.log.Info("agent answers", "agent", hello.Agent, "boot_id", hello.BootID)
 	c.set(client, hello.BootID)

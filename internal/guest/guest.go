@@ -20,11 +20,13 @@ import (
 
 // Guests implements [vm.Guests].
 type Guests struct {
-	log *slog.Logger
+	log       *slog.Logger
+	authority string
 }
 
-// New returns Guests that log to log.
-func New(log *slog.Logger) *Guests { return &Guests{log: log} }
+// New returns Guests that log to log. Their SSH servers accept certificates of authority,
+// a public key in authorized_keys form; "" for none.
+func New(log *slog.Logger, authority string) *Guests { return &Guests{log: log, authority: authority} }
 
 // Connect implements [vm.Guests].
 func (g *Guests) Connect(vmID string, dial vm.DialAgent, observe vm.ObserveReport) vm.Session {
@@ -41,16 +43,20 @@ func (g *Guests) Rejoin(vmID string, dial vm.DialAgent, observe vm.ObserveReport
 // Reidentify implements [vm.Guests].
 func (g *Guests) Reidentify(vmID string, dial vm.DialAgent, observe vm.ObserveReport, as vm.Identity) vm.Session {
 	c := g.connection(vmID, dial, observe)
-	clone := newClone(c.log, as)
+	clone := newClone(c.log, as, c.trust)
 	c.prepare = clone.reidentify
 	return open(c, clone)
 }
 
 func (g *Guests) connection(vmID string, dial vm.DialAgent, observe vm.ObserveReport) *connection {
-	return &connection{
+	c := &connection{
 		log: g.log.With(logkey.VM, vmID), dial: dial, reports: newReporter(observe),
 		done: make(chan struct{}), changed: make(chan struct{}),
 	}
+	if g.authority != "" {
+		c.trust = &wire.SSHTrust{Authority: g.authority, Principal: vmID}
+	}
+	return c
 }
 
 // session implements [vm.Session].

@@ -110,7 +110,7 @@ func (a *fakeAgent) Dial(context.Context, int) (wire.DialConn, error) { return n
 func connect(t *testing.T, dial func(context.Context) (net.Conn, error)) (vm.Session, <-chan *vm.GuestReport) {
 	t.Helper()
 	reports := make(chan *vm.GuestReport, 64)
-	g := guest.New(slog.New(slog.DiscardHandler)).Connect("vm_1", dial, func(r *vm.GuestReport) { reports <- r })
+	g := guest.New(slog.New(slog.DiscardHandler), "").Connect("vm_1", dial, func(r *vm.GuestReport) { reports <- r })
 	t.Cleanup(func() { _ = g.Close() })
 	return g, reports
 }

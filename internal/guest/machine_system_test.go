@@ -241,7 +241,7 @@ func (m *machine) awaitExit(within time.Duration) {
 func (m *machine) connect() (vm.Session, <-chan *vm.GuestReport) {
 	m.t.Helper()
 	reports := make(chan *vm.GuestReport, 64)
-	g := guest.New(slog.New(slog.NewTextHandler(logWriter{m.t}, nil))).
+	g := guest.New(slog.New(slog.NewTextHandler(logWriter{m.t}, nil)), "").
 		Connect("vm_test", m.dial, func(r *vm.GuestReport) { reports <- r })
 	m.t.Cleanup(func() { _ = g.Close() })
 	return g, reports

@@ -28,6 +28,7 @@ const maxReidentifyText = 1024
 type clone struct {
 	log *slog.Logger
 	as  vm.Identity
+	ssh *wire.SSHTrust
 	id  string // unique to this clone
 
 	mu      sync.Mutex
@@ -36,8 +37,8 @@ type clone struct {
 	changed chan struct{} // closed and replaced at each change
 }
 
-func newClone(log *slog.Logger, as vm.Identity) *clone {
-	return &clone{log: log, as: as, id: rand.Text(), changed: make(chan struct{})}
+func newClone(log *slog.Logger, as vm.Identity, trust *wire.SSHTrust) *clone {
+	return &clone{log: log, as: as, ssh: trust, id: rand.Text(), changed: make(chan struct{})}
 }
 
 // result returns the result of the last attempt that the guest answered.
@@ -103,7 +104,7 @@ func (c *clone) reidentify(ctx context.Context, client *wire.Client) error {
 func (c *clone) identity() wire.Identity {
 	id := wire.Identity{
 		CloneID: c.id, InstanceID: c.as.InstanceID, Hostname: c.as.Hostname,
-		CloudInit: c.as.Setup == vm.SetupAnew, SSHKeys: c.as.Setup == vm.SetupKeys,
+		CloudInit: c.as.Setup == vm.SetupAnew, SSHKeys: c.as.Setup == vm.SetupKeys, SSH: c.ssh,
 	}
 	if c.as.MAC != nil {
 		id.NIC = &wire.NIC{MAC: c.as.MAC.String(), Address: c.as.Address, Gateway: c.as.Gateway}

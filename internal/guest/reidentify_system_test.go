@@ -43,7 +43,7 @@ func TestCloneIsReidentified(t *testing.T) {
 		"10.0.2.16/24\ndefault via 10.0.2.2 dev eth0 ?\n(?:10\\.0\\.2\\.0/24 .*\n)?nameserver 10.0.2.3\n$")
 	var ids []string
 	for range 2 {
-		g := guest.New(slog.New(slog.NewTextHandler(logWriter{t}, nil))).Reidentify("vm_test", m.dial, func(*vm.GuestReport) {}, as)
+		g := guest.New(slog.New(slog.NewTextHandler(logWriter{t}, nil)), "").Reidentify("vm_test", m.dial, func(*vm.GuestReport) {}, as)
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		began := time.Now()
 		err := g.Confirmed(ctx)

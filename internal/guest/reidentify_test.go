@@ -56,7 +56,7 @@ func reidentify(t *testing.T, as vm.Identity) (*cloneAgent, vm.Session, <-chan *
 	t.Helper()
 	a := &cloneAgent{newFakeAgent(), make(chan wire.Identity, 8), make(chan reidentifyAnswer, 8)}
 	reports := make(chan *vm.GuestReport, 64)
-	g := guest.New(slog.New(slog.DiscardHandler)).Reidentify("vm_clone", a.dial, func(r *vm.GuestReport) { reports <- r }, as)
+	g := guest.New(slog.New(slog.DiscardHandler), "").Reidentify("vm_clone", a.dial, func(r *vm.GuestReport) { reports <- r }, as)
 	t.Cleanup(func() { _ = g.Close() })
 	return a, g, reports
 }

@@ -26,6 +26,7 @@ func report(hello wire.Hello, st wire.Status) *vm.GuestReport {
 		Addresses:    addresses(st.Addresses),
 		CloudInit:    cloudInit(st.CloudInit),
 		GoingDown:    st.GoingDown,
+		SSH:          sshServer(st.SSH),
 	}
 }
 

@@ -59,6 +59,7 @@ func placeOfTemplate(id string) string { return "templates/user_data/" + id }
 func placeOfRoute(id string) string    { return "routes/password/" + id }
 func placeOfWebhook(id string) string  { return "webhooks/secret/" + id }
 func placeOfLinks() string             { return "link_secret/secret/1" }
+func placeOfSSHAuthority() string      { return "ssh_authority/seed/1" }
 
 // placeOfTemplateRoutes is that of the passwords of all routes of a template.
 func placeOfTemplateRoutes(id string) string { return "templates/routes/" + id }

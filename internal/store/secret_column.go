@@ -24,11 +24,12 @@ var sealedColumns = []sealedColumn{
 	{"webhooks", "secret", true, resealWebhook},
 	{"routes", "spec", true, resealRoute},
 	{"link_secret", "secret", false, resealAt(func(string) string { return placeOfLinks() })},
+	{"ssh_authority", "seed", false, resealAt(func(string) string { return placeOfSSHAuthority() })},
 }
 
-// id is the primary key as text: that of link_secret is a number.
+// id is the primary key as text: that of a table with one row is a number.
 func (c sealedColumn) id() string {
-	if c.table == "link_secret" {
+	if c.table == "link_secret" || c.table == "ssh_authority" {
 		return "CAST(id AS TEXT)"
 	}
 	return "id"

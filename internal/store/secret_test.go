@@ -66,6 +66,8 @@ func plant(t *testing.T, s *Store) {
 	noError(t, err)
 	_, err = s.LinkSecret(t.Context(), []byte(planted))
 	noError(t, err)
+	_, err = s.SSHAuthority(t.Context(), []byte(planted))
+	noError(t, err)
 }
 
 func basic() route.Spec {
@@ -88,7 +90,9 @@ func harvest(t *testing.T, s *Store) {
 	noError(t, err)
 	links, err := s.LinkSecret(ctx, []byte("another"))
 	noError(t, err)
-	for _, got := range []string{v.UserData, snap.VM.UserData, *tpl.UserData, string(tpl.Routes[0].Auth.Hash), hook.Secret, string(r.Auth.Hash), string(links)} {
+	authority, err := s.SSHAuthority(ctx, []byte("another"))
+	noError(t, err)
+	for _, got := range []string{v.UserData, snap.VM.UserData, *tpl.UserData, string(tpl.Routes[0].Auth.Hash), hook.Secret, string(r.Auth.Hash), string(links), string(authority)} {
 		equal(t, got, planted)
 	}
 }

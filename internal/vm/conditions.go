@@ -31,6 +31,7 @@ type Conditions struct {
 	Agent     Condition `json:"agent"`             // hatch-agent answers, in a guest that is not going down
 	VMM       Condition `json:"vmm"`               // the VMM answers, and nothing but a request has halted the guest; see ToChecked
 	CloudInit Condition `json:"cloud_init"`        // cloud-init has ended; reasons Running, Done, Degraded (with warnings), Failed, Absent, Disabled
+	SSH       SSHServer `json:"ssh,omitzero"`      // of the boot; zero before a report
 }
 
 // Ready reports whether the guest is up: the agent answers, the network is
@@ -92,7 +93,7 @@ func observed(v VM, r *GuestReport, now time.Time) Conditions {
 		}
 		return c
 	}
-	c.BootID = r.BootID
+	c.BootID, c.SSH = r.BootID, r.SSH
 	if r.GoingDown {
 		c.Agent = c.Agent.Moved(False, reasonGoingDown, "the guest shuts down or reboots", now)
 	} else {

@@ -18,6 +18,13 @@ type GuestReport struct {
 	Addresses    []netip.Addr // of the guest's interfaces, loopback excluded
 	CloudInit    CloudInit
 	GoingDown    bool // the guest shuts down or reboots
+	SSH          SSHServer
+}
+
+// SSHServer is a guest's SSH server, by its files. It may not run.
+type SSHServer struct {
+	Certificates bool     `json:"certificates,omitempty"` // it accepts those for this VM
+	HostKeys     []string `json:"host_keys,omitempty"`    // in authorized_keys form, without comments
 }
 
 // CloudInit is cloud-init's state in a guest.

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/hatchvm/hatch/internal/agent/sshtrust"
 )
 
-// writeFiles writes resolv.conf if the image's has no name server, and the hostname if
-// the image has no cloud-init to set it. It does not follow links out of the root, and
+// writeFiles writes resolv.conf if the image's has no name server, the hostname if
+// the image has no cloud-init to set it, and a file for sshd. It does not follow links out of the root, and
 // does not replace a link, which the image has on purpose.
 func writeFiles(dir string, p params) error {
 	root, err := os.OpenRoot(dir)
@@ -24,6 +26,7 @@ func writeFiles(dir string, p params) error {
 	if p.hostname != "" && !hasCloudInit(root) {
 		failed = append(failed, replaceFile(root, "etc/hostname", p.hostname+"\n"))
 	}
+	failed = append(failed, sshtrust.Install(root))
 	return errors.Join(failed...)
 }
 

@@ -65,6 +65,7 @@ func (g *Guest) Reidentify(ctx context.Context, as wire.Identity) (wire.Self, er
 	}{
 		{"the hostname", g.changeHostname},
 		{"the machine id", g.renewMachineID},
+		{"the SSH certificates", g.replaceSSHTrust},
 		{"the SSH host keys", g.renewHostKeys},
 		{"the stored random seeds", g.removeRandomSeeds},
 		{"cloud-init", g.changeInstance},

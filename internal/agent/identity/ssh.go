@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/agent/sshtrust"
 	"github.com/hatchvm/hatch/internal/guest/wire"
 )
 
@@ -28,6 +29,15 @@ var keyKinds = []string{"ed25519", "ecdsa", "rsa"}
 
 // keyFile matches the file name of a private host key.
 var keyFile = regexp.MustCompile(`^ssh_host_([a-z0-9]+)_key$`)
+
+// replaceSSHTrust has the guest accept certificates for the clone, and no more those for
+// the original.
+func (g *Guest) replaceSSHTrust(_ context.Context, as wire.Identity) error {
+	if as.SSH == nil {
+		return sshtrust.Remove(g.root)
+	}
+	return sshtrust.Write(g.root, *as.SSH)
+}
 
 // renewHostKeys replaces the host keys, and has a running sshd load them. A guest
 // without host keys generates its own later.

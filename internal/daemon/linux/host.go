@@ -106,7 +106,7 @@ func Open(ctx context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 	env.OnClose(snapshots.Close)
 	return &daemon.Host{
 		Drivers: drivers, Network: links, Forwards: gate, Files: files, Memories: memories, Snapshots: snapshots,
-		Guests:   guest.New(env.Log),
+		Guests:   guest.New(env.Log, env.SSHAuthority),
 		Consoles: console.New(files.Dir, daemon.ConsoleLogBytes, env.Log),
 		Inspector: rootfs.New(rootfs.Config{
 			ModulesDir: env.Path("modules"), Modules: initramfs.ModuleNames(), NeedsPVH: first.Name == qemu.Name, Reserve: snapshot.ReserveBytes,

@@ -63,6 +63,7 @@ func Open(_ context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 // report is what a fake agent reports: its VM's address, and cloud-init done.
 func report(links *fake.Network, vmID string) *vm.GuestReport {
 	r := &vm.GuestReport{AgentVersion: "fake", CloudInit: vm.CloudInit{Status: "done"}}
+	r.BootID, r.SSH = "fake", vm.SSHServer{Certificates: true, HostKeys: []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGOh/lQHKqJ3rW4wnkYzWmhZ2vHAKRo1bMYUhGzZZZZ"}}
 	if l, attached := links.Links()[vmID]; attached {
 		r.Addresses = []netip.Addr{l.Address}
 	}

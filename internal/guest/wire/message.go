@@ -89,6 +89,7 @@ type Status struct {
 	Addresses []Address `json:"addresses"` // except loopback and link-local ones
 	CloudInit CloudInit `json:"cloud_init"`
 	GoingDown bool      `json:"going_down,omitempty"` // it shuts down or reboots; exact in the answer to OpStatus
+	SSH       SSH       `json:"ssh"`
 }
 
 // ShutdownArgs are the arguments of OpShutdown.

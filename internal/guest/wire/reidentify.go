@@ -41,6 +41,9 @@ type Identity struct {
 	// SSHKeys without CloudInit has cloud-init add only the SSH keys on the seed disk to
 	// the image's default user, in the background.
 	SSHKeys bool `json:"ssh_keys,omitempty"`
+
+	// SSH replaces what the original trusts for logins; nil: the clone trusts nothing.
+	SSH *SSHTrust `json:"ssh,omitempty"`
 }
 
 // NIC is the configuration of the guest's network interface.
@@ -74,6 +77,11 @@ func (i Identity) check() error {
 	}
 	if !hostnameForm.MatchString(i.Hostname) {
 		return errors.New("hostname must be 1 to 64 letters, digits, dots and hyphens, with a letter or digit at both ends")
+	}
+	if i.SSH != nil {
+		if err := i.SSH.check(); err != nil {
+			return err
+		}
 	}
 	if i.NIC == nil {
 		return nil

@@ -95,7 +95,7 @@ func (r request) serve(ctx context.Context) {
 	case OpShutdown:
 		r.shutdown(ctx, asked.Args)
 	default:
-		if r.process(ctx, asked) || r.usage(asked) || r.activity(asked) || r.trim(asked) || r.woken(asked) || r.reidentify(ctx, asked) || r.dial(ctx, asked) || r.file(ctx, asked) {
+		if r.process(ctx, asked) || r.usage(asked) || r.activity(asked) || r.trim(asked) || r.woken(asked) || r.trustSSH(asked) || r.reidentify(ctx, asked) || r.dial(ctx, asked) || r.file(ctx, asked) {
 			return
 		}
 		sendError(r.stream, CodeUnknownOp, fmt.Sprintf("this agent does not know %q", asked.Op))

@@ -131,6 +131,7 @@ type Config struct {
 	E2B       func() (api.E2B, bool) // false: its clients are not served; nil: likewise
 	Routes    Routes
 	Quotas    Quotas
+	Authority Authority
 	Audit     Audit
 	Version   string // of hatchd
 	Log       *slog.Logger
@@ -210,6 +211,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 		&vmHandlers{d, cfg.VMs, cfg.Idle, &encodedVMs{}, cfg.Routes},
 		&outputHandlers{d, cfg.VMs, cfg.Files},
 		&tunnelHandlers{d, cfg.VMs},
+		&connectHandlers{d, cfg.VMs, cfg.Authority},
 		&snapshotHandlers{d, cfg.Snapshots, cfg.VMs},
 		&execHandlers{d, cfg.Processes},
 		&fileHandlers{d, cfg.Files},

@@ -78,7 +78,7 @@ func shownOverrides(o machine.Overrides) api.MachineSpec {
 func wholeVM(v vm.VM) api.VM {
 	out := listedVM(v)
 	out.UserData, out.UserDataEncoding = api.EncodeText(v.UserData)
-	out.BootArgs = v.BootArgs
+	out.BootArgs, out.SSHHostKeys = v.BootArgs, v.Conditions.SSH.HostKeys
 	if v.Machine != nil {
 		out.SocketPath = v.Machine.Socket
 	}

@@ -335,6 +335,7 @@ var fixedFields = map[string]string{
 	"rate_limits":         "they are decided when the VM is created",
 	"user_data":           "cloud-init has applied it; clone the VM with other user data",
 	"ssh_authorized_keys": "cloud-init has applied them; change them in the guest",
+	"ssh_host_keys":       "they are the guest's own; change them in the guest",
 	"state":               "it follows from operations; POST /vms/{id}/start, for example",
 	"routes":              "POST /vms/{id}/routes makes one, and PATCH /routes/{id} changes it",
 	"snapshot_id":         "POST /vms/{id}/restore puts the VM back to a snapshot",

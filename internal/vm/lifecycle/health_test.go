@@ -2,6 +2,7 @@ package lifecycle_test
 
 import (
 	"context"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -136,7 +137,7 @@ func TestAVMMThatHangsCanBeStoppedAndDeleted(t *testing.T) {
 		"stopped": func(t *testing.T, w *world, v vm.VM) {
 			t.Helper()
 			stopped, err := w.Stop(t.Context(), access.Owner(owner), v.ID)
-			if err != nil || stopped.State != vm.Stopped || stopped.Conditions != (vm.Conditions{}) {
+			if err != nil || stopped.State != vm.Stopped || !reflect.DeepEqual(stopped.Conditions, vm.Conditions{}) {
 				t.Errorf("after the stop it is %s (%s), %+v: %v", stopped.State, stopped.StateReason, stopped.Conditions, err)
 			}
 			if w.calls.Count("Shutdown") != 1 || w.calls.Count("PowerButton") != 0 {
