@@ -125,7 +125,7 @@ func (c *cli) addCommands(root *cobra.Command) {
 	execs := execCommands{c.printer, c.connection}
 	grouped(root, groupVMs, creates.create(), creates.fork(), runCommand{creates, execs, console}.command(), snapshots.restore(),
 		topCommand{c.printer, c.connection}.command(), events.events(), events.why())
-	grouped(root, groupReach, execs.exec(), execs.execs(), ssh.ssh(), ssh.config(), console.command(),
+	grouped(root, groupReach, execs.exec(), execs.execs(), ssh.ssh(), ssh.config(), ssh.certificate(), console.command(),
 		logsCommand{c.printer, c.connection}.command(), cpCommand{c.printer, c.connection}.command(), routes.open(), routes.share(), forwardCommand{c.printer, c.connection}.command())
 	grouped(root, groupNouns, imageCommands{c.printer, c.connection}.command(), snapshots.command(), templateCommands{c.printer, c.connection}.command(),
 		users.command(), keyCommands{c.printer, c.connection}.command(), webhookCommands{c.printer, c.connection}.command(), routes.command(),

@@ -109,6 +109,9 @@ func (f *fakeServer) routes() http.Handler {
 		}))
 	}
 	mux.HandleFunc("PATCH /vms/{id}", f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) { reply(w, 200, v) }))
+	mux.HandleFunc("POST /vms/{id}/connect", f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) {
+		reply(w, 200, api.Connection{Certificate: "ssh-ed25519-cert-v01@openssh.com AAAA", Host: "elsewhere", Port: v.SSHPort, HostKeys: []string{hostKey + " root@web"}})
+	}))
 	mux.HandleFunc("GET /vms/{id}/wait", f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) { reply(w, 200, v) }))
 	mux.HandleFunc("GET /vms/{id}/metrics", f.withVM(func(w http.ResponseWriter, _ *http.Request, v *api.VM) { reply(w, 200, f.metrics(v)) }))
 	mux.HandleFunc("GET /vms/{id}/logs", f.withVM(func(w http.ResponseWriter, r *http.Request, _ *api.VM) {

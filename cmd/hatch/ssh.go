@@ -52,12 +52,14 @@ func (c sshCommands) ssh() *cobra.Command {
 its code. A single argument is a line for the guest's shell; several are passed
 on unchanged.
 
-A login needs a public key in the VM (--ssh-key of hatch create). If user data has
-users: without default, cloud-init creates only those and drops that key; hatch
-exec needs no login.
+A login needs no key in the VM: hatchd signs a key that is made for this login, and
+says what the VM's host key is. That needs OpenSSH in the image, and the scope
+exec:write of the API key.
 
-The VM's host key is accepted at the first login and stored for this VM alone,
-below ~/.local/state/hatch; hatch rm deletes it.`,
+With -i, or if the guest accepts no certificate, ssh uses your own keys, of which
+the VM must have one (--ssh-key of hatch create). Its host key is then accepted at
+the first login and stored for this VM alone, below ~/.local/state/hatch; hatch rm
+deletes it. hatch exec needs no login.`,
 		Example:           "  hatch ssh web\n  hatch ssh web -- journalctl -n 20\n  hatch ssh web 'ps aux | grep sshd'",
 		ValidArgsFunction: vmKind.complete(c.connection),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -89,7 +91,7 @@ func (c sshCommands) login(ctx context.Context, server *client.Client, v api.VM,
 	if err := checkReachable(v); err != nil {
 		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
 	}
-	args, err := c.sshArgs(v, f, command)
+	user, err := sshUser(v, f.user)
 	if err != nil {
 		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
 	}
@@ -104,6 +106,15 @@ func (c sshCommands) login(ctx context.Context, server *client.Client, v api.VM,
 		err = hint(fmt.Errorf("no SSH server answered within %s", sshTimeout),
 			"hatch logs %[1]s shows whether it is still booting; an image without an SSH server, such as minimal, has hatch exec -it %[1]s sh", displayName(v))
 	}
+	if err != nil {
+		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
+	}
+	options, end, err := c.loginOptions(ctx, server, v, user, f.identity)
+	if err != nil {
+		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
+	}
+	defer end()
+	args, err := c.sshArgs(v, f, user, options, command)
 	if err != nil {
 		return fmt.Errorf("cannot log in to %s: %w", displayName(v), err)
 	}
@@ -220,21 +231,49 @@ func sshUser(v api.VM, asked string) (string, error) {
 	return user, nil
 }
 
-func (c sshCommands) sshArgs(v api.VM, f *sshFlags, command []string) ([]string, error) {
-	user, err := sshUser(v, f.user)
+// loginOptions returns the options of a login with a certificate or, with an identity or
+// without a guest that accepts certificates, with the user's own keys. end removes files
+// that they name.
+func (c sshCommands) loginOptions(ctx context.Context, server *client.Client, v api.VM, user, identity string) (options []string, end func(), err error) {
+	if identity == "" {
+		login, end, err := temporaryLogin()
+		if err != nil {
+			return nil, nil, err
+		}
+		err = login.obtain(ctx, server, v, user, false)
+		if err == nil {
+			return login.options(), end, nil
+		}
+		end()
+		note, ok := withoutCertificate(err)
+		if !ok {
+			return nil, nil, err
+		}
+		c.note(note)
+	}
+	options, err = c.ownKeyOptions(v.ID)
+	return options, func() {}, err
+}
+
+// note writes a line to stderr that is no error.
+func (c sshCommands) note(note error) { fmt.Fprintf(c.err, "note: %s\n", clean(note.Error())) }
+
+// ownKeyOptions are those of a login with the user's own keys.
+func (c sshCommands) ownKeyOptions(id string) ([]string, error) {
+	keyFile, err := knownHosts{c.env}.file(id)
 	if err != nil {
 		return nil, err
 	}
+	return []string{"StrictHostKeyChecking=accept-new", `UserKnownHostsFile="` + keyFile + `"`}, nil
+}
+
+func (c sshCommands) sshArgs(v api.VM, f *sshFlags, user string, options, command []string) ([]string, error) {
 	host, err := c.host()
 	if err != nil {
 		return nil, err
 	}
-	keyFile, err := knownHosts{c.env}.file(v.ID)
-	if err != nil {
-		return nil, err
-	}
 	args := []string{"-p", strconv.Itoa(v.SSHPort), "-l", user}
-	for _, o := range sshOptions(v.ID, keyFile) {
+	for _, o := range append(options, sshOptions(v.ID)...) {
 		args = append(args, "-o", o)
 	}
 	if f.identity != "" {
@@ -255,11 +294,9 @@ func (c sshCommands) sshArgs(v api.VM, f *sshFlags, command []string) ([]string,
 
 // sshOptions separate a VM's host key from those of other VMs that have, or had,
 // the same address and port.
-func sshOptions(id, knownHostsFile string) []string {
+func sshOptions(id string) []string {
 	return []string{
 		"HostKeyAlias=" + id,
-		"StrictHostKeyChecking=accept-new",
-		`UserKnownHostsFile="` + knownHostsFile + `"`,
 		"GlobalKnownHostsFile=/dev/null",
 		"CheckHostIP=no",
 		"ConnectTimeout=30",
@@ -309,10 +346,17 @@ func (k knownHosts) file(id string) (string, error) {
 	return filepath.Join(dir, id), nil
 }
 
-// forget deletes the host key of a deleted VM, if there is one.
+// login returns the directory of a VM's certificate.
+func (k knownHosts) login(id string) (string, error) {
+	file, err := k.file(id)
+	return file + ".login", err
+}
+
+// forget deletes the host key and the certificate of a deleted VM, if there are any.
 func (k knownHosts) forget(id string) {
 	if dir, err := k.dir(); err == nil && wholeVMID.MatchString(id) {
 		_ = os.Remove(filepath.Join(dir, id))
+		_ = os.RemoveAll(filepath.Join(dir, id+".login"))
 	}
 }
 
@@ -320,6 +364,9 @@ func (c sshCommands) config() *cobra.Command {
 	var user string
 	cmd := &cobra.Command{
 		Use: "ssh-config [VM...]", Short: "Print ssh configuration for VMs, all by default",
+		Long: `Print ssh configuration for VMs, all by default. At each login ssh runs hatch
+ssh-cert, so that the VM needs no key of yours and its host key is verified. If that
+fails, ssh uses your own keys.`,
 		Example:           "  hatch ssh-config > ~/.ssh/config.d/hatch",
 		ValidArgsFunction: vmKind.complete(c.connection),
 		RunE: func(cmd *cobra.Command, refs []string) error {
@@ -378,7 +425,11 @@ func (c sshCommands) printConfig(vms []api.VM, asUser string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.ID, err)
 		}
-		keyFile, err := knownHosts{c.env}.file(v.ID)
+		own, err := c.ownKeyOptions(v.ID)
+		if err != nil {
+			return err
+		}
+		dir, err := knownHosts{c.env}.login(v.ID)
 		if err != nil {
 			return err
 		}
@@ -386,10 +437,29 @@ func (c sshCommands) printConfig(vms []api.VM, asUser string) error {
 		if hostAlias.MatchString(v.Name) {
 			names = v.Name + " " + v.ID
 		}
+		fmt.Fprintf(c.out, "Match originalhost %s exec \"%s ssh-cert %s >/dev/null\"\n", strings.ReplaceAll(names, " ", ","), c.itself(), v.ID)
+		for _, o := range (sshLogin{dir}).options() {
+			fmt.Fprintf(c.out, "  %s\n", strings.Replace(o, "=", " ", 1))
+		}
 		fmt.Fprintf(c.out, "Host %s\n  HostName %s\n  Port %d\n  User %s\n", names, host, v.SSHPort, user)
-		for _, o := range sshOptions(v.ID, keyFile) {
+		for _, o := range append(own, sshOptions(v.ID)...) {
 			fmt.Fprintf(c.out, "  %s\n", strings.Replace(o, "=", " ", 1))
 		}
 	}
 	return nil
+}
+
+// itself returns the command line of hatch with the server that this one has, for a shell.
+func (c sshCommands) itself() string {
+	line := "hatch"
+	if c.connection.context != "" {
+		line += " --context " + quote(c.connection.context)
+	}
+	if c.url != "" {
+		line += " --url " + quote(c.url)
+	}
+	if c.keyFile != "" {
+		line += " --key-file " + quote(c.keyFile)
+	}
+	return line
 }

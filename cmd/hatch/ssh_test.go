@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"golang.org/x/crypto/ssh"
 
 	"github.com/hatchvm/hatch/api"
 )
@@ -30,7 +33,7 @@ func TestSSH(t *testing.T) {
 	if code := s.hatch("ssh", "web", "ls", "-l", "a b"); code != 7 {
 		t.Errorf("exit code %d: %s", code, &s.stderr)
 	}
-	golden(t, "ssh-args.txt", strings.ReplaceAll(s.stdout.String(), s.env["HOME"], "HOME"))
+	golden(t, "ssh-args.txt", loginDir.ReplaceAllString(s.stdout.String(), `"LOGIN/`))
 	for _, args := range []string{"ssh web -- true", "ssh -l bob web uptime", "ssh web"} {
 		t.Run(args, func(t *testing.T) {
 			s.hatch(strings.Fields(args)...)
@@ -42,6 +45,100 @@ func TestSSH(t *testing.T) {
 				t.Errorf("the user was not taken: %q", words)
 			}
 		})
+	}
+}
+
+// hostKey is that of the VMs of the fake server.
+const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGOh/lQHKqJ3rW4wnkYzWmhZ2vHAKRo1bMYUhGzZZZZ"
+
+var loginDir = regexp.MustCompile(`"[^"]*/hatch-ssh-[0-9]+/`)
+
+// ssh gets a new key, its certificate and the host keys, and nothing is left of them.
+func TestSSHUsesACertificate(t *testing.T) {
+	temp, kept := t.TempDir(), t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	t.Setenv("KEPT", kept)
+	bin := t.TempDir()
+	script := "#!/bin/sh\nstat -c '%a %n' \"$TMPDIR\"/hatch-ssh-*/* | sed 's|/.*/||'; cp \"$TMPDIR\"/hatch-ssh-*/* \"$KEPT\"\n"
+	writeFile(t, filepath.Join(bin, "ssh"), script)
+	if err := os.Chmod(filepath.Join(bin, "ssh"), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	f := newFake(t)
+	s := newSession(t, f)
+	if code := s.hatch("ssh", "web"); code != 0 || s.stdout.String() != "600 key\n600 key-cert.pub\n600 known_hosts\n" {
+		t.Errorf("exit code %d, printed %q: %s", code, &s.stdout, &s.stderr)
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+	private, err := os.ReadFile(filepath.Join(kept, "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.ParsePrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, public := f.lastBody(t), strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey()))); !strings.Contains(body, public) || !strings.Contains(body, `"username":"alice"`) {
+		t.Errorf("sent %s for %s", body, public)
+	}
+	for name, want := range map[string]string{"key-cert.pub": "ssh-ed25519-cert-v01@openssh.com AAAA\n", "known_hosts": "vm_web000000001 " + hostKey + "\n"} {
+		if got, err := os.ReadFile(filepath.Join(kept, name)); err != nil || string(got) != want {
+			t.Errorf("%s is %q, %v", name, got, err)
+		}
+	}
+}
+
+// A guest, a key or a server that knows no certificates is used without, and this is said.
+func TestSSHWithoutACertificate(t *testing.T) {
+	for name, tc := range map[string]struct {
+		problem api.Problem
+		args    string
+		code    int
+		said    string
+	}{
+		"the guest":     {api.Problem{Status: 409, Code: "ssh_certificates_unsupported"}, "web", 0, "note: the guest accepts no certificates"},
+		"the key":       {api.Problem{Status: 403, Code: "forbidden"}, "web", 0, "note: the API key has no scope exec:write"},
+		"the server":    {api.Problem{Status: 404, Code: "not_found"}, "web", 0, "note: hatchd is too old"},
+		"another error": {api.Problem{Status: 503, Code: "ssh_not_known", Error: "not yet"}, "web", exitOwn, "not yet"},
+		"own key":       {api.Problem{Status: 503}, "-i key web", 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fakeSSH(t, "0")
+			f := newFake(t)
+			f.answer["POST /vms/vm_web000000001/connect"] = tc.problem
+			s := newSession(t, f)
+			code := s.hatch(append([]string{"ssh"}, strings.Fields(tc.args)...)...)
+			if code != tc.code || !strings.Contains(s.stderr.String(), tc.said) || (tc.said == "") != (s.stderr.Len() == 0) {
+				t.Errorf("exit code %d: %s", code, &s.stderr)
+			}
+			if own := strings.Contains(s.stdout.String(), "StrictHostKeyChecking=accept-new"); own != (code == 0) {
+				t.Errorf("ssh got %s", &s.stdout)
+			}
+		})
+	}
+}
+
+// The files of ssh-cert stay until the VM is deleted.
+func TestSSHCert(t *testing.T) {
+	f := newFake(t)
+	s := newSession(t, f)
+	dir := filepath.Join(s.env["HOME"], ".local/state/hatch/known_hosts/vm_web000000001.login")
+	for range 2 {
+		if code := s.hatch("ssh-cert", "web"); code != 0 || s.stdout.String() != dir+"\n" {
+			t.Errorf("exit code %d, printed %q: %s", code, &s.stdout, &s.stderr)
+		}
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 3 {
+		t.Errorf("there are %v, %v", files, err)
+	}
+	if code := s.hatch("rm", "-f", "web"); code != 0 {
+		t.Errorf("exit code %d: %s", code, &s.stderr)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("after rm: %v", err)
 	}
 }
 

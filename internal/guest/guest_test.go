@@ -28,7 +28,8 @@ type fakeAgent struct {
 	states    chan wire.Status
 	shutdowns chan wire.ShutdownArgs
 	clocks    chan time.Time // that the agent was told
-	bootID    atomic.Value   // a string; "b" if unset
+	trusts    chan wire.SSHTrust
+	bootID    atomic.Value // a string; "b" if unset
 	goingDown atomic.Bool
 	refuse    error
 	usage     wire.Usage
@@ -38,7 +39,7 @@ type fakeAgent struct {
 func newFakeAgent() *fakeAgent {
 	return &fakeAgent{
 		conns: make(chan net.Conn, 16), states: make(chan wire.Status, 64), shutdowns: make(chan wire.ShutdownArgs, 1),
-		clocks: make(chan time.Time, 64),
+		clocks: make(chan time.Time, 64), trusts: make(chan wire.SSHTrust, 64),
 	}
 }
 
@@ -106,6 +107,11 @@ func (a *fakeAgent) Usage() (wire.Usage, error) { return a.usage, a.refuse }
 func (a *fakeAgent) Activity() wire.Activity { return a.activity }
 
 func (a *fakeAgent) Dial(context.Context, int) (wire.DialConn, error) { return nil, a.refuse }
+
+func (a *fakeAgent) TrustSSH(trust wire.SSHTrust) error {
+	a.trusts <- trust
+	return a.refuse
+}
 
 func connect(t *testing.T, dial func(context.Context) (net.Conn, error)) (vm.Session, <-chan *vm.GuestReport) {
 	t.Helper()

@@ -24,6 +24,10 @@ func testCommandLine(t *testing.T, w *world) {
 	if got := w.hatch(t, "ssh", "-i", w.keyFile, alpha, "--", "uname", "-sm"); got != "Linux x86_64\n" {
 		t.Errorf("hatch ssh prints %q", got)
 	}
+	if got := w.hatch(t, "ssh", alpha, "--", "uname", "-sm"); got != "Linux x86_64\n" { // there is no other key
+		t.Errorf("hatch ssh with a certificate prints %q", got)
+	}
+	w.requireCertificates(t, v, w.shared(t, beta))
 	if _, err := w.tryHatch("ssh", "-i", w.keyFile, alpha, "exit 7"); err == nil || !strings.Contains(err.Error(), "exit status 7") {
 		t.Errorf("hatch ssh does not return the exit code: %v", err)
 	}

@@ -111,6 +111,7 @@ func testForkUnderSSH(t *testing.T, w *world) {
 	w.requireRightTime(t, all...)
 	w.requireOwnDraws(t, v, made.VMs)
 	w.requireDistinctInside(t, all)
+	w.requireCertificates(t, all...)
 	for _, c := range made.VMs {
 		w.requireNetwork(t, c)
 	}

@@ -170,6 +170,21 @@ func TestMACInTheFilesOfNetworkServices(t *testing.T) {
 	}
 }
 
+func TestTheOriginalsCertificatesAreRefused(t *testing.T) {
+	const keys = "run/hatch/ssh/authorized_keys"
+	o := newOriginal(t, map[string]string{keys: "of the original"})
+	as := cloneIdentity
+	as.SSH = &wire.SSHTrust{Authority: "ssh-ed25519 AAAA", Principal: "vm_clone"}
+	o.reidentify(t, as)
+	if got := o.read(keys); got != `cert-authority,principals="vm_clone" ssh-ed25519 AAAA`+"\n" {
+		t.Errorf("it trusts %q", got)
+	}
+	o.reidentify(t, cloneIdentity) // of a hatchd that sends no trust
+	if _, err := os.Stat(o.path(keys)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it trusts still: %v", err)
+	}
+}
+
 // keygen is an ssh-keygen that makes files of the kind's name.
 const keygen = "#!/bin/sh\nwhile [ $# -gt 0 ]; do case $1 in -t) kind=$2;; -f) file=$2;; esac; shift; done\n" +
 	"[ $kind != broken ] || { echo 'no such kind'; exit 255; }\necho new $kind > $file; echo new $kind > $file.pub\n"

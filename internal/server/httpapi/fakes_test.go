@@ -49,7 +49,10 @@ func sampleVM(id string) vm.VM {
 			UserData: "#!/bin/sh\necho <hidden>", SSHKeys: []string{"ssh-ed25519 AAAA me"}, Labels: map[string]string{"env": "test"}, Driver: "fake",
 		},
 		Intent: vm.IntentRunning, State: vm.Running, StateReason: "all well",
-		Conditions: vm.Conditions{Agent: vm.Condition{Status: vm.True, Reason: "Connected", ChangedAt: began}},
+		Conditions: vm.Conditions{
+			BootID: "b", Agent: vm.Condition{Status: vm.True, Reason: "Connected", ChangedAt: began},
+			SSH: vm.SSHServer{Certificates: true, HostKeys: []string{someKey}},
+		},
 		Lease: network.Lease{
 			Address: netip.MustParseAddr("172.16.0.10"), MAC: net.HardwareAddr{0x02, 0xfc, 0, 0, 0, 0x0a},
 			Tap: "tap0", SSHPort: 16001, UID: 70001,
@@ -65,6 +68,7 @@ type fakeVMs struct {
 	asked   []string
 	idle    machine.IdlePolicy
 	expiry  machine.Expiry
+	change  func(*vm.VM) // unless nil, changes the VM that is shown
 	updated vm.VM
 	request vm.CreateRequest
 	filter  vm.Filter
@@ -97,6 +101,9 @@ func (f *fakeVMs) note(verb string, scope access.Scope, id string) (vm.VM, error
 	}
 	v := sampleVM(id)
 	v.Idle, v.Expiry = f.idle, f.expiry
+	if f.change != nil {
+		f.change(&v)
+	}
 	return v, nil
 }
 

@@ -33,6 +33,7 @@ func TestRoutes(t *testing.T) {
 		{"POST", "/vms/" + knownVM + "/sleep", "", 200},
 		{"POST", "/vms/" + knownVM + "/wake", "", 200},
 		{"POST", "/vms/" + knownVM + "/resume", "", 200},
+		{"POST", "/vms/" + knownVM + "/connect", `{"public_key":"` + someKey + `"}`, 200},
 		{"POST", "/vms/" + knownVM + "/snapshot", "", 201},
 		{"GET", "/vms/" + knownVM + "/snapshots", "", 200},
 		{"POST", "/vms/" + knownVM + "/restore", "", 200},
@@ -167,6 +168,8 @@ func TestUnknownIDs(t *testing.T) {
 			target += "?port=80"
 		case path == "/vms/{id}/exec" && method == "POST":
 			body = `{"command":"true"}`
+		case strings.HasSuffix(path, "/connect"):
+			body = `{"public_key":"` + someKey + `"}`
 		case path == "/vms/{id}/routes" && method == "POST":
 			body = `{"target_port":80}`
 		case strings.HasSuffix(path, "/share") && method == "POST":

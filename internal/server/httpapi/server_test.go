@@ -56,7 +56,7 @@ func newLimitedServer(t testing.TB, limits httpapi.Limits, origins ...string) *s
 		guest: openGuest(t), processes: guest.NewProcessTable(), health: &fakeHealth{status: "ok"}, requests: &fakeRequests{}, audit: &fakeAudit{}, log: &lockedBuffer{},
 	}
 	s.Server = httptest.NewServer(httpapi.New(httpapi.Config{
-		Counts: fakeCounts{}, Routes: s.routes, Quotas: fakeQuotas{}, Audit: s.audit,
+		Counts: fakeCounts{}, Routes: s.routes, Quotas: fakeQuotas{}, Authority: newAuthority(t), Audit: s.audit,
 		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Warm: s.warm, Templates: s.templates, Keys: fakeKeys{}, Users: fakeUsers{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
 		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes, &s.guest.uses}, s.requests), Requests: s.requests,
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)), Limits: limits,

@@ -205,7 +205,7 @@ func TestVMOnTheWire(t *testing.T) {
 		`{"type":"vmm_healthy","status":"unknown","changed_at":"2026-03-06T11:00:00.123Z"},` +
 		`{"type":"cloud_init_done","status":"unknown","changed_at":"2026-03-06T11:00:00.123Z"}],` +
 		`"vcpu_count":2,"mem_mib":1024,"disk_mib":2048,"boot_args":"quiet","guest_ip":"172.16.0.10","guest_mac":"02:FC:00:00:00:0A",` +
-		`"tap_name":"tap0","ssh_port":16001,"socket_path":"/run/secret.sock","snapshot_id":"snap_1","user_data":"#!/bin/sh\necho <hidden>","enable_network":true,` +
+		`"tap_name":"tap0","ssh_port":16001,"ssh_host_keys":["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGOh/lQHKqJ3rW4wnkYzWmhZ2vHAKRo1bMYUhGzZZZZ"],"socket_path":"/run/secret.sock","snapshot_id":"snap_1","user_data":"#!/bin/sh\necho <hidden>","enable_network":true,` +
 		`"labels":{"env":"test"},"ssh_authorized_keys":["ssh-ed25519 AAAA me"],"vmm":"fake",` +
 		`"created_at":"2026-03-06T11:00:00.123Z","updated_at":"2026-03-06T11:00:00.123Z","started_at":"2026-03-06T11:00:00.123Z"}` + "\n"
 	if got != want {
