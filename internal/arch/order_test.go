@@ -11,6 +11,7 @@ import (
 var nounOrder = []string{
 	"internal/access",
 	"internal/secret",
+	"internal/sshca",
 	"internal/quota",
 	"internal/audit",
 	"internal/event",

@@ -140,6 +140,8 @@ func TestMigrationEncryptsSecrets(t *testing.T) {
 			noError(t, err)
 			equal(t, string(data), planted)
 			noError(t, s.prepare(t.Context(), Directory{HostID: testHost}))
+			_, err = s.SSHAuthority(t.Context(), []byte(planted)) // the way down has dropped it
+			noError(t, err)
 			harvest(t, s)
 			noError(t, s.Scrub(t.Context()))
 			if b.name == "sqlite" {
