@@ -48,8 +48,8 @@ func TestConnect(t *testing.T) {
 	if got.Host != "127.0.0.1" || got.Port != 16001 || got.Username != "debian" || len(got.HostKeys) != 1 || got.ValidUntil != int64(cert.ValidBefore) || got.ValidUntil < time.Now().Unix()+290 {
 		t.Errorf("got %+v", got)
 	}
-	if vm := decode[api.VM](t, s.call(t, "GET", "/vms/"+knownVM, "")); len(vm.SSHHostKeys) != 1 || vm.SSHHostKeys[0] != someKey {
-		t.Errorf("the VM has the host keys %q", vm.SSHHostKeys)
+	if shown := decode[api.VM](t, s.call(t, "GET", "/vms/"+knownVM, "")); len(shown.SSHHostKeys) != 1 || shown.SSHHostKeys[0] != someKey {
+		t.Errorf("the VM has the host keys %q", shown.SSHHostKeys)
 	}
 	req := s.request(t, "POST", "/vms/"+knownVM+"/connect", `{"public_key":"`+someKey+`","username":"alice"}`)
 	req.Host = "hatch.example:8443"
