@@ -2,8 +2,6 @@ package daemon_test
 
 import (
 	"errors"
-	"io"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -36,76 +34,6 @@ func (w *world) member(t *testing.T, name string) (api.User, api.Key) {
 	k, err := w.CreateKey(t.Context(), api.CreateKey{Name: "key", UserID: name})
 	ok(t, err)
 	return u, k
-}
-
-// follow opens the caller's stream of events, and returns a channel that is closed when
-// it ends.
-func (w *world) follow(t *testing.T, secret string) <-chan struct{} {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), "GET", w.url(t)+"/events", nil)
-	ok(t, err)
-	r.Header.Set("Authorization", "Bearer "+secret)
-	r.Header.Set("Accept", "text/event-stream")
-	reply, err := plain.Do(r) //nolint:bodyclose // the goroutine below closes it
-	ok(t, err)
-	if reply.StatusCode != 200 {
-		t.Fatalf("the stream has status %d", reply.StatusCode)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_, _ = io.Copy(io.Discard, reply.Body)
-		_ = reply.Body.Close()
-	}()
-	return ended
-}
-
-// Open streams end within a second when their key is revoked or expires, or its user is
-// disabled or deleted; those of other keys go on.
-func TestStreamsEndWithTheirKey(t *testing.T) {
-	w := &world{dir: t.TempDir()}
-	w.start(t)
-	defer func() { _ = w.end() }()
-	u, k := w.member(t, "alice")
-	bystander := w.follow(t, key)
-	soon := api.Time{Time: time.Now().Add(2 * time.Second)}
-	for name, end := range map[string]func(*api.Key) error{
-		"revoked": func(k *api.Key) error { return w.DeleteKey(t.Context(), k.ID) },
-		"expires": func(*api.Key) error { return nil },
-		"disabled": func(*api.Key) error {
-			_, err := w.UpdateUser(t.Context(), u.ID, api.UpdateUser{Disabled: new(true)})
-			return err
-		},
-	} {
-		_, err := w.UpdateUser(t.Context(), u.ID, api.UpdateUser{Disabled: new(false)})
-		ok(t, err)
-		with := api.CreateKey{Name: name, UserID: "alice"}
-		if name == "expires" {
-			with.ExpiresAt = &soon
-		}
-		made, err := w.CreateKey(t.Context(), with)
-		ok(t, err)
-		ended := w.follow(t, made.Secret)
-		ok(t, end(&made))
-		limit := time.Now().Add(time.Second)
-		if name == "expires" {
-			limit = soon.Add(time.Second)
-		}
-		select {
-		case <-ended:
-		case <-time.After(time.Until(limit)):
-			t.Errorf("%s: the stream goes on", name)
-		}
-		_, err = w.as(t, made.Secret).Me(t.Context())
-		refusedAs(t, err, map[string]string{"revoked": "invalid_api_key", "expires": "key_expired", "disabled": "user_disabled"}[name])
-	}
-	select {
-	case <-bystander:
-		t.Error("the stream of another key has ended")
-	default:
-	}
-	_, err := w.as(t, k.Secret).Me(t.Context())
-	refusedAs(t, err, "user_disabled")
 }
 
 // A user with objects is deleted with cascade only, and then nothing of it is left.
