@@ -28,7 +28,7 @@ import (
 type furnished struct {
 	*world
 	stopped, asleep, running string // ids of VMs
-	snapshot                 string
+	snapshot, template       string
 }
 
 func furnish(t *testing.T) furnished {
@@ -47,6 +47,10 @@ func furnish(t *testing.T) furnished {
 	call(t, w.world, http.MethodPost, "/vms/"+w.stopped+"/stop", "")
 	call(t, w.world, http.MethodPost, "/vms/"+w.asleep+"/sleep?durable=true", "")
 	call(t, w.world, http.MethodPost, "/webhooks", `{"url": "http://127.0.0.1:9/", "events": ["vm.deleted"], "secret": "`+plantedHook+`"}`)
+	call(t, w.world, http.MethodPost, "/vms/"+w.stopped+"/routes", `{"subdomain": "closed", "target_port": 80, "auth": {"mode": "basic", "username": "me", "password": "`+planted+`"}}`)
+	made, err := w.CreateTemplate(t.Context(), api.CreateTemplate{Name: "t", MachineSpec: api.MachineSpec{UserData: new(planted)}})
+	must(t, err)
+	w.template = made.ID
 	must(t, os.WriteFile(filepath.Join(w.dir, "vms", w.stopped, "disk.img"), []byte("marker"), 0o600)) // the fake guest writes none
 	return w
 }
@@ -75,10 +79,31 @@ func (w furnished) restore(t *testing.T, archive []byte) (said string, err error
 	return out.String(), err
 }
 
+// requireSecrets checks that the secrets are as they were: the user data of the template,
+// and the password of the route.
+func (w furnished) requireSecrets(t *testing.T) {
+	t.Helper()
+	if got, err := w.GetTemplate(t.Context(), w.template); err != nil || got.UserData == nil || *got.UserData != planted {
+		t.Errorf("the template has other user data: %+v, %v", got.UserData, err)
+	}
+	for password, want := range map[string]bool{planted: true, planted + "x": false} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+w.proxyAddr(t), nil)
+		must(t, err)
+		r.Host = "closed.localhost"
+		r.SetBasicAuth("me", password)
+		reply, err := plain.Do(r)
+		must(t, err)
+		must(t, reply.Body.Close())
+		if admitted := reply.StatusCode != http.StatusUnauthorized; admitted != want {
+			t.Errorf("the route's password is accepted: %v, want %v (%s)", admitted, want, reply.Status)
+		}
+	}
+}
+
 func TestBackupOfARunningDaemonIsRestored(t *testing.T) {
 	w := furnish(t)
 	lists := map[string][]byte{}
-	for _, path := range []string{"/templates", "/webhooks", "/images", "/keys", "/snapshots"} {
+	for _, path := range []string{"/templates", "/webhooks", "/routes", "/images", "/keys", "/snapshots"} {
 		lists[path] = call(t, w.world, http.MethodGet, path, "")
 	}
 	archive, said := w.backUp(t, daemon.BackupOptions{Disks: true})
@@ -104,6 +129,7 @@ func TestBackupOfARunningDaemonIsRestored(t *testing.T) {
 			t.Errorf("%s is %s (%s), want %s; user data %q, %v", id, v.State, v.StateReason, want, v.UserData, err)
 		}
 	}
+	w.requireSecrets(t)
 	if _, err := w.GetVM(t.Context(), after.ID); err == nil {
 		t.Error("a VM that was made after the backup is there")
 	}
@@ -150,6 +176,7 @@ func TestBackupWithoutKeys(t *testing.T) {
 	}
 	must(t, os.WriteFile(keyFile, keys, 0o600))
 	w.start(t)
+	w.requireSecrets(t)
 	if v, err := w.GetVM(t.Context(), w.stopped); err != nil || v.UserData != planted || !strings.Contains(v.StateReason, "without --disks") {
 		t.Errorf("user data %q, %s, %v", v.UserData, v.StateReason, err)
 	}
