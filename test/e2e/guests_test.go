@@ -64,6 +64,7 @@ func TestMinimalGuests(t *testing.T) {
 		{"what begins during a reboot is done after it", testBeginDuringRebootMinimal},
 		{"delete leaves nothing", testDelete},
 		{"events tell what a guest does", testEvents},
+		{"users have nothing of each other", testUsers},
 		{"no network", testNoNetwork},
 		{"hatch run ends in scripts", testRunInScripts},
 		{"exec", testExec},

@@ -76,7 +76,7 @@ func newService(t *testing.T, w *world) *service {
 	vms, err := each(len(bodies), func(ctx context.Context, i int) (api.VM, error) {
 		v, err := w.client.CreateVM(ctx, bodies[i], client.CreateOptions{Wait: "ready", WaitTimeout: readyLimit})
 		if err == nil {
-			err = w.startService(ctx, v, program)
+			err = startService(ctx, w.client, v, program)
 		}
 		return v, err
 	})
@@ -106,16 +106,16 @@ func buildService(ctx context.Context, dir string) (string, error) {
 }
 
 // startService copies the program into a guest, and leaves it running there.
-func (w *world) startService(ctx context.Context, v api.VM, program string) error {
+func startService(ctx context.Context, c *client.Client, v api.VM, program string) error {
 	content, err := os.Open(program)
 	if err != nil {
 		return err
 	}
 	defer content.Close()
-	if _, err := w.client.WriteFile(ctx, v.ID, "/usr/local/bin/guestserver", content, client.WriteOptions{Parents: true, Mode: new(uint32(0o755))}); err != nil {
+	if _, err := c.WriteFile(ctx, v.ID, "/usr/local/bin/guestserver", content, client.WriteOptions{Parents: true, Mode: new(uint32(0o755))}); err != nil {
 		return err
 	}
-	_, err = w.client.RunExec(ctx, v.ID, api.RunExec{Command: api.Command{Shell: `setsid guestserver </dev/null >/var/log/guestserver 2>&1 &
+	_, err = c.RunExec(ctx, v.ID, api.RunExec{Command: api.Command{Shell: `setsid guestserver </dev/null >/var/log/guestserver 2>&1 &
 until wget -qO - http://127.0.0.1:8080/health; do sleep 0.1; done`}})
 	return err
 }
