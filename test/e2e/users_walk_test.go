@@ -51,7 +51,7 @@ var neededBodies = map[string]string{
 	"POST /vms/{id}/files/mkdir": `{"path": "/tmp/d"}`, "POST /vms/{id}/files/rename": `{"from": "/etc/passwd", "to": "/etc/shadow"}`,
 }
 
-// request returns one about an object of a member, nil for one of nobody.
+// request returns one about an object of a member, nil for one without commands.
 func (o apiOperation) request(id string, of *member) apiRequest {
 	exec, delivery := "exec_1", "dlv_1"
 	if of != nil {
