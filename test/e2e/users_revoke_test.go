@@ -97,7 +97,6 @@ func output(s *client.ExecSession) func() error {
 type opener struct {
 	*client.Client
 	t       *testing.T
-	ctx     context.Context
 	m       *member
 	key     string
 	streams []*stream
@@ -119,21 +118,21 @@ func (o *opener) follow(name string, ticks bool, next func() error, err error) {
 	}()
 }
 
-// openStreams opens one stream of each kind to a member's guest, with a key of its. With
-// routes, those to the guest's service are among them.
+// openStreams opens one stream of each kind to a member's guest, with a key of its.
+// With service, those to the guest's service are among them.
 func (u *users) openStreams(t *testing.T, m *member, key api.Key, readOnly, service bool) []*stream {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	o := &opener{Client: u.as(t, key), t: t, ctx: ctx, m: m, key: key.Secret}
+	o := &opener{Client: u.as(t, key), t: t, m: m, key: key.Secret}
 	t.Cleanup(func() {
 		cancel()
 		for _, s := range o.streams {
 			<-s.ended
 		}
 	})
-	o.openAPI(readOnly)
+	o.openAPI(ctx, readOnly)
 	if service {
-		o.openService()
+		o.openService(ctx)
 	}
 	for _, s := range o.streams {
 		if s.ticks || s.name == storedEvents { // which is opened when it is read
@@ -143,39 +142,39 @@ func (u *users) openStreams(t *testing.T, m *member, key api.Key, readOnly, serv
 	return o.streams
 }
 
-func (o *opener) openAPI(readOnly bool) {
+func (o *opener) openAPI(ctx context.Context, readOnly bool) {
 	o.t.Helper()
 	vm := o.m.vm.ID
-	session, err := o.OpenExec(o.ctx, vm, line(ticking))
+	session, err := o.OpenExec(ctx, vm, line(ticking))
 	o.follow("exec", true, output(session), err)
-	attached, err := o.AttachExec(o.ctx, vm, o.m.exec.ID, 0)
+	attached, err := o.AttachExec(ctx, vm, o.m.exec.ID, 0)
 	o.follow("attach", true, output(attached), err)
-	written, err := o.ExecLogs(o.ctx, vm, o.m.exec.ID, true)
+	written, err := o.ExecLogs(ctx, vm, o.m.exec.ID, true)
 	o.follow("logs of an exec", true, reader(written), err)
-	console, err := o.VMConsole(o.ctx, vm, readOnly)
+	console, err := o.VMConsole(ctx, vm, readOnly)
 	o.follow("console", false, reader(console), err)
-	log, err := o.VMLogs(o.ctx, vm, client.LogOptions{Follow: true})
+	log, err := o.VMLogs(ctx, vm, client.LogOptions{Follow: true})
 	o.follow("logs", false, reader(log), err)
-	changes, err := o.WatchFiles(o.ctx, vm, "/etc", false)
+	changes, err := o.WatchFiles(ctx, vm, "/etc", false)
 	o.follow("watch", false, pull(changes), err)
 	opts := fromStart()
-	o.follow(storedEvents, false, pull(o.FollowEvents(o.ctx, &opts)), nil)
+	o.follow(storedEvents, false, pull(o.FollowEvents(ctx, &opts)), nil)
 }
 
-func (o *opener) openService() {
+func (o *opener) openService(ctx context.Context) {
 	o.t.Helper()
-	tunnel, err := o.OpenTunnel(o.ctx, o.m.vm.ID, 8080)
+	tunnel, err := o.OpenTunnel(ctx, o.m.vm.ID, 8080)
 	if err == nil {
 		_, err = fmt.Fprintf(tunnel, "GET %s HTTP/1.1\r\nHost: guest\r\n\r\n", slowly)
 	}
 	o.follow("tunnel", true, reader(tunnel), err)
 	for _, host := range []string{o.m.user.Name + ".localhost", implicit(o.m.vm, 8080)} {
-		body, _, err := download(o.ctx, o.key, host, slowly)
+		body, _, err := download(ctx, o.key, host, slowly)
 		o.follow("download from "+host, true, reader(body), err)
-		conn, _, err := websocket.Dial(o.ctx, "ws://"+proxyAddr+"/echo", &websocket.DialOptions{ //nolint:bodyclose // it is the connection
+		conn, _, err := websocket.Dial(ctx, "ws://"+proxyAddr+"/echo", &websocket.DialOptions{ //nolint:bodyclose // it is the connection
 			Host: host, HTTPClient: direct, HTTPHeader: http.Header{"X-API-Key": {o.key}},
 		})
-		o.follow("websocket of "+host, false, func() error { _, _, err := conn.Read(o.ctx); return err }, err)
+		o.follow("websocket of "+host, false, func() error { _, _, err := conn.Read(ctx); return err }, err)
 	}
 }
 
