@@ -29,19 +29,19 @@ const (
 
 // visitAs sends a request to a name of the proxy, with a key; "" for none.
 func visitAs(ctx context.Context, key, host, path string) (webAnswer, error) {
-	body, resp, err := download(ctx, key, host, path)
+	body, status, err := download(ctx, key, host, path)
 	if err != nil {
 		return webAnswer{}, err
 	}
 	defer body.Close()
 	text, err := io.ReadAll(body)
-	return webAnswer{resp.StatusCode, resp.Header, text}, err
+	return webAnswer{status: status, body: text}, err
 }
 
-func download(ctx context.Context, key, host, path string) (io.ReadCloser, *http.Response, error) {
+func download(ctx context.Context, key, host, path string) (body io.ReadCloser, status int, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+proxyAddr+path, nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, 0, err
 	}
 	r.Host = host
 	if key != "" {
@@ -49,9 +49,9 @@ func download(ctx context.Context, key, host, path string) (io.ReadCloser, *http
 	}
 	resp, err := direct.Do(r)
 	if err != nil {
-		return nil, nil, err
+		return nil, 0, err
 	}
-	return resp.Body, resp, nil
+	return resp.Body, resp.StatusCode, nil
 }
 
 // stream is one that a key has opened, and that goes on until hatchd ends it.
