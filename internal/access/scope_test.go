@@ -25,3 +25,19 @@ func TestScope(t *testing.T) {
 		}
 	}
 }
+
+// What all users run is changed by admins only.
+func TestSharingOfPublicObjects(t *testing.T) {
+	member, admin := Owner("usr_a"), Principal{OwnerID: "usr_a", Rights: AllRights}.Manager()
+	for _, c := range []struct {
+		scope Scope
+		to    Visibility
+		may   bool
+	}{
+		{member, Public, false}, {admin, Public, true}, {member, Private, true}, {member, Shared, true},
+	} {
+		if err := (Sharing{Visibility: c.to}).Check(c.scope); (err == nil) != c.may {
+			t.Errorf("%s: %v, want %t", c.to, err, c.may)
+		}
+	}
+}

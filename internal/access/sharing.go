@@ -25,15 +25,15 @@ type Sharing struct {
 	With       []string // ids of users, if shared
 }
 
-// Check checks what a user asks for, in place of the sharing before; only an admin makes
-// an object public.
-func (s Sharing) Check(before Sharing, scope Scope) error {
+// Check checks who is to see an object after a change of it. Only an admin changes what is
+// public then, because all users run it.
+func (s Sharing) Check(scope Scope) error {
 	switch {
 	case !slices.Contains([]Visibility{Private, Shared, Public}, s.Visibility):
 		return errs.InvalidField("visibility", "%q is not one: want %s, %s or %s", s.Visibility, Private, Shared, Public)
-	case s.Visibility == Public && before.Visibility != Public && !scope.manages:
-		return errs.New(errs.Forbidden, "forbidden", "cannot make this public with this API key: it lacks the scope %q", Admin).
-			WithField("visibility").WithHint("share it with users by their names, or ask an admin")
+	case s.Visibility == Public && !scope.manages:
+		return errs.New(errs.Forbidden, "forbidden", "cannot make this public, or change it while it is, with this API key: it lacks the scope %q", Admin).
+			WithField("visibility").WithHint("make it private, or share it with users by their names, or ask an admin")
 	case s.Visibility != Shared && len(s.With) > 0:
 		return errs.InvalidField("shared_with", "is for the visibility %s only", Shared)
 	case len(s.With) > MaxSharedWith:

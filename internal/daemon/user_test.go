@@ -144,7 +144,9 @@ func TestSharing(t *testing.T) {
 	if shared.Visibility != "shared" || len(shared.SharedWith) != 1 {
 		t.Errorf("shared: %+v", shared)
 	}
-	got, err := bob.GetTemplate(ctx, "small")
+	_, err = bob.GetTemplate(ctx, "small")
+	refusedAs(t, err, "template_not_found") // a bare name is no other member's
+	got, err := bob.GetTemplate(ctx, "alice/small")
 	if err != nil || got.ID != tpl.ID || got.OwnerID != tpl.OwnerID || got.SharedWith != nil {
 		t.Errorf("bob sees %+v, %v", got, err)
 	}

@@ -139,11 +139,10 @@ func (s *Service) Share(ctx context.Context, scope access.Scope, id string, chan
 		return Image{}, err
 	}
 	return s.store.UpdateImage(ctx, i.ID, func(i *Image) error {
-		before := i.Sharing
 		if err := change(&i.Sharing); err != nil {
 			return err
 		}
-		return i.Sharing.Check(before, scope)
+		return i.Sharing.Check(scope)
 	})
 }
 

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/hatchvm/hatch/internal/access"
 )
@@ -33,14 +34,23 @@ func (t sharedTable) visible(scope access.Scope) (condition string, args []any) 
 }
 
 // named returns the rest of a query, after WHERE, for the object with an id or a name that
-// a scope sees: an id comes before a name, an own object before a shared one, and that
-// before a public one.
+// a scope sees: an id comes before a name, an own object before a public one. What another
+// user shares is called by its id, or by the owner's name and its own, as alice/small: a
+// bare name must not begin to mean what another user has made.
 func (t sharedTable) named(scope access.Scope, idOrName string) (rest string, args []any) {
 	visible, args := t.visible(scope)
-	owner, _ := scope.Owner()
-	return visible + ` AND (id = ? OR name = ?)
-		ORDER BY CASE WHEN id = ? THEN 0 WHEN owner_id = ? THEN 1 WHEN visibility = '` + string(access.Shared) + `' THEN 2 ELSE 3 END, created_at LIMIT 1`,
-		append(args, idOrName, idOrName, idOrName, owner)
+	owner, all := scope.Owner()
+	called := "name = ? AND (owner_id = ? OR visibility = '" + string(access.Public) + "')"
+	args = append(args, idOrName, idOrName, owner)
+	switch user, name, qualified := strings.Cut(idOrName, "/"); {
+	case all:
+		called, args = "name = ?", args[:len(args)-1]
+	case qualified:
+		called += " OR name = ? AND owner_id = (SELECT users.id FROM users WHERE users.name = ?)"
+		args = append(args, name, user)
+	}
+	return visible + " AND (id = ? OR " + called + ") ORDER BY CASE WHEN id = ? THEN 0 WHEN owner_id = ? THEN 1 ELSE 2 END, created_at LIMIT 1",
+		append(args, idOrName, owner)
 }
 
 // with returns the users that objects are shared with, by the object's id, "" for all

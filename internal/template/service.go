@@ -77,11 +77,10 @@ func (s *Service) Update(ctx context.Context, scope access.Scope, idOrName strin
 		}
 	}
 	return s.store.UpdateTemplate(ctx, access.Owner(now.OwnerID), id, func(t *Template) error {
-		before := t.Sharing
 		if err := change(t); err != nil {
 			return err
 		}
-		if err := t.Sharing.Check(before, scope); err != nil {
+		if err := t.Sharing.Check(scope); err != nil {
 			return err
 		}
 		return check(*t)
