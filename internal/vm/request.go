@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/route"
 )
@@ -16,6 +17,6 @@ type CreateRequest struct {
 	Address           netip.Addr       // invalid: any
 	MAC               net.HardwareAddr // nil: derived from the address
 	Name              string
-	Routes            []route.Spec // nil: the template's
-	OwnsDomains       bool         // the caller need not prove the domains of its routes
+	Routes            []route.Spec  // nil: the template's
+	Rights            access.Rights // of the caller, some of which fields of the VM need
 }

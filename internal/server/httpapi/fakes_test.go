@@ -31,11 +31,12 @@ import (
 )
 
 const (
-	goodKey   = "hk_good"
-	otherKey  = "hk_other"
-	readerKey = "hk_reader" // of the good account
-	goodAcc   = "acc_good"
-	knownVM   = "vm_known0000000"
+	goodKey    = "hk_good"
+	otherKey   = "hk_other"
+	readerKey  = "hk_reader"  // of the good account
+	creatorKey = "hk_creator" // of the good account, to create VMs and templates
+	goodAcc    = "acc_good"
+	knownVM    = "vm_known0000000"
 )
 
 var began = time.Date(2026, 3, 6, 12, 0, 0, 123456789, time.FixedZone("CET", 3600))
@@ -593,6 +594,8 @@ func (fakeKeys) Authenticate(_ context.Context, secret string, _ netip.Addr) (ac
 		return access.Principal{OwnerID: "acc_other", KeyID: "key_other", Rights: access.AllRights}, nil
 	case readerKey:
 		return access.Principal{OwnerID: goodAcc, KeyID: "key_reader", Rights: readRights()}, nil
+	case creatorKey:
+		return access.Principal{OwnerID: goodAcc, KeyID: "key_creator", Rights: access.RightsOf(access.Write(access.VMs), access.Write(access.Templates))}, nil
 	case "hk_broken":
 		return access.Principal{}, fmt.Errorf("open /var/lib/hatch/hatch.db: no such file")
 	}

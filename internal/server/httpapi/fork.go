@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/hatchvm/hatch/api"
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -30,15 +31,25 @@ func (h *vmHandlers) fork(ctx context.Context, in *forkInput) (*created[api.Copi
 	if err != nil {
 		return nil, err
 	}
-	made, err := h.vms.Fork(ctx, owner(ctx), in.ID, vm.CloneRequest{
-		Count: countOf(body.Count), Name: body.Name,
-		Overrides: machine.Overrides{Labels: body.Labels, UserData: data, SSHKeys: body.SSHAuthorizedKeys},
-	})
+	given := machine.Overrides{Labels: body.Labels, UserData: data, SSHKeys: body.SSHAuthorizedKeys}
+	if err := mayEnter(ctx, given); err != nil {
+		return nil, err
+	}
+	made, err := h.vms.Fork(ctx, owner(ctx), in.ID, vm.CloneRequest{Count: countOf(body.Count), Name: body.Name, Overrides: given})
 	if err != nil {
 		return nil, err
 	}
 	out := api.Copies{VMs: wholeVMs(made.VMs), Failed: h.failures(ctx, made.Failed)}
 	return &created[api.Copies]{Location: "/vms/" + made.VMs[0].ID, Body: out}, nil
+}
+
+// mayEnter refuses to give a clone keys or user data with a key that may not run commands:
+// they lead into a copy of what its VM had in memory and on its disk.
+func mayEnter(ctx context.Context, given machine.Overrides) error {
+	if given.UserData == nil && len(given.SSHKeys) == 0 {
+		return nil
+	}
+	return checkRight(ctx, access.Write(access.Exec))
 }
 
 // replayFork answers with the clones that an earlier fork has made.
@@ -64,7 +75,13 @@ func (h *vmHandlers) createFrom(ctx context.Context, in *createVMInput) (*create
 	if err := refuseBesideSnapshot(body); err != nil {
 		return nil, err
 	}
+	if err := checkRight(ctx, access.Read(access.Snapshots)); err != nil {
+		return nil, err
+	}
 	given, err := overrides(ctx, body.MachineSpec, nil)
+	if err == nil {
+		err = mayEnter(ctx, given)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -198,7 +198,7 @@ func TestRoutesOfNewVMs(t *testing.T) {
 		t.Errorf("asked for %+v", specs)
 	}
 	wantStatus(t, s.call(t, "POST", "/vms", `{"routes":[{"domain":"www.example.org","target_port":80}]}`), 201)
-	if got := s.vms.request; len(got.Routes) != 1 || got.Routes[0].Domain != "www.example.org" || !got.OwnsDomains {
+	if got := s.vms.request; len(got.Routes) != 1 || got.Routes[0].Domain != "www.example.org" || !got.Rights.Include(access.Admin) {
 		t.Errorf("asked for %+v", got)
 	}
 	if got := decode[api.CreatedVM](t, reply); len(got.Routes) != 1 || got.Routes[0].URL != "http://web.localhost" {

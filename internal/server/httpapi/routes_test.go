@@ -262,6 +262,32 @@ func TestRights(t *testing.T) {
 	}
 }
 
+// A key that may create VMs does with them nothing that other rights are for.
+func TestRightsOfFields(t *testing.T) {
+	s := newServer(t)
+	for _, c := range []struct{ path, body, lacks string }{
+		{"/vms", `{"snapshot_id":"golden"}`, "snapshots:read"},
+		{"/vms/" + knownVM + "/restore", "", "snapshots:read"},
+		{"/vms/" + knownVM + "/fork", `{"user_data":"#!/bin/sh"}`, "exec:write"},
+		{"/vms/" + knownVM + "/fork", `{"ssh_authorized_keys":["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl me"]}`, "exec:write"},
+		{"/vms/" + knownVM + "/fork", `{"labels":{"a":"b"}}`, ""},
+		{"/vms", `{"ssh_authorized_keys":["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl me"]}`, ""},
+		{"/templates", `{"name":"web","routes":[{"target_port":80}]}`, "routes:write"},
+		{"/templates", `{"name":"web","routes":[]}`, ""},
+	} {
+		r := s.request(t, "POST", c.path, c.body)
+		r.Header.Set("Authorization", "Bearer "+creatorKey)
+		reply := s.send(t, r)
+		if c.lacks == "" {
+			wantStatus(t, reply, 201)
+			continue
+		}
+		if wantStatus(t, reply, 403); !strings.Contains(string(reply.body), c.lacks) {
+			t.Errorf("%s %s: %s", c.path, c.body, reply.body)
+		}
+	}
+}
+
 // TestBasicOnlyWhereRead keeps browsers from asking for a password on routes
 // that change anything.
 func TestBasicOnlyWhereRead(t *testing.T) {

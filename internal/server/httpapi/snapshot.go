@@ -131,6 +131,9 @@ type restoreInput struct {
 }
 
 func (h *vmHandlers) restore(ctx context.Context, in *restoreInput) (*answer[api.VM], error) {
+	if err := checkRight(ctx, access.Read(access.Snapshots)); err != nil {
+		return nil, err
+	}
 	to := ""
 	if in.Body != nil {
 		to = in.Body.SnapshotID

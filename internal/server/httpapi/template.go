@@ -7,6 +7,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
+	hostroute "github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/template"
 )
 
@@ -37,7 +38,7 @@ func (h *templateHandlers) create(ctx context.Context, in *createTemplateInput) 
 	if err != nil {
 		return nil, err
 	}
-	routes, err := routeSpecs(h.leading, in.Body.Routes)
+	routes, err := h.routesFor(ctx, in.Body.Routes)
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +47,17 @@ func (h *templateHandlers) create(ctx context.Context, in *createTemplateInput) 
 		return nil, err
 	}
 	return &created[api.Template]{Location: "/templates/" + t.ID, Body: wholeTemplate(ctx, t)}, nil
+}
+
+// routesFor decodes the routes of a template, which a key with the right to make routes may
+// give it: what other keys create from it has them, too.
+func (h *templateHandlers) routesFor(ctx context.Context, given []api.CreateRoute) ([]hostroute.Spec, error) {
+	if len(given) > 0 {
+		if err := checkRight(ctx, access.Write(access.Routes)); err != nil {
+			return nil, err
+		}
+	}
+	return routeSpecs(h.leading, given)
 }
 
 func (h *templateHandlers) list(ctx context.Context, in *PageInput) (*paged[api.Template], error) {
@@ -94,7 +106,7 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 			t.Sharing, err = h.users.sharing(ctx, t.Sharing, after.Visibility, after.SharedWith)
 		}
 		if err == nil && given.Routes != nil { // those that are shown have no passwords
-			t.Routes, err = routeSpecs(h.leading, after.Routes)
+			t.Routes, err = h.routesFor(ctx, after.Routes)
 		}
 		return err
 	})

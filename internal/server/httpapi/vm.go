@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/api"
-	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/idempotency"
 	hostroute "github.com/hatchvm/hatch/internal/route"
@@ -150,7 +149,7 @@ func (h *vmHandlers) createRequest(ctx context.Context, body api.CreateVM) (vm.C
 		return req, err
 	}
 	req.Driver = body.VMM
-	req.OwnsDomains = checkRight(ctx, access.Admin) == nil
+	req.Rights = callerOf(ctx).Rights
 	if req.Routes, err = routeSpecs(h.leading, body.Routes); err != nil {
 		return req, err
 	}

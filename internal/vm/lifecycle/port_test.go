@@ -13,7 +13,7 @@ import (
 )
 
 func publishing(ports ...machine.Port) vm.CreateRequest {
-	return vm.CreateRequest{Overrides: machine.Overrides{Ports: ports}}
+	return vm.CreateRequest{Overrides: machine.Overrides{Ports: ports}, Rights: access.AllRights}
 }
 
 // requirePorts compares the open published ports of a VM, guest's by host's.

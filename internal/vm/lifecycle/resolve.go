@@ -56,12 +56,31 @@ func (s *Service) resolve(ctx context.Context, account string, req vm.CreateRequ
 	}
 	for _, spec := range routes {
 		r := route.New(account, v.ID, spec)
-		if req.OwnsDomains && (req.Routes != nil || tpl.OwnerID == account) { // not what another user has chosen
+		if req.Routes != nil && req.Rights.Include(access.Admin) { // not what the author of a template has chosen
 			r = r.Proved()
 		}
 		v.Routes = append(v.Routes, r)
 	}
+	if err := checkRights(v, req.Rights); err != nil {
+		return vm.VM{}, err
+	}
 	return v, s.check(v, req)
+}
+
+// checkRights refuses what a VM has, also by its template, that its creator could not add
+// to it afterwards.
+func checkRights(v vm.VM, rights access.Rights) error {
+	if needs := access.Write(access.Routes); len(v.Routes) > 0 && !rights.Include(needs) {
+		return errs.New(errs.Forbidden, "forbidden", "cannot make the routes to this VM with this API key: it lacks the scope %q", needs).
+			WithField("routes").WithHint("use a key with the scope %q, or give routes: []", needs)
+	}
+	for _, p := range v.Ports {
+		if p.Host != 0 && !rights.Include(access.Admin) {
+			return errs.New(errs.Forbidden, "forbidden", "cannot publish on host port %d with this API key: to choose a host port needs the scope %q", p.Host, access.Admin).
+				WithField("ports").WithHint("give ports without host to get free ones")
+		}
+	}
+	return nil
 }
 
 // completeIdle gives an idle policy without an action the server's.
