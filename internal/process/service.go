@@ -68,6 +68,9 @@ func (s *Service) Open(ctx context.Context, scope access.Scope, vmID string, spe
 		if err := wanted.check(); err != nil {
 			return nil, err
 		}
+		if err := ctx.Err(); err != nil { // the caller's key may have been revoked while it waited with the spec
+			return nil, err
+		}
 		return guest.Exec(context.WithoutCancel(ctx), wanted)
 	})
 }

@@ -54,6 +54,22 @@ func TestOpen(t *testing.T) {
 	_ = stream.Close()
 }
 
+// TestOpenAfterTheEndOfItsRequest starts nothing for a caller that is refused by then.
+func TestOpenAfterTheEndOfItsRequest(t *testing.T) {
+	s, _ := newService(t)
+	ctx, revoke := context.WithCancel(t.Context())
+	_, err := s.Open(ctx, access.Owner(me), myVM, func() (process.Spec, error) {
+		revoke()
+		return process.Spec{Shell: "true"}, nil
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if all, err := s.List(t.Context(), access.Owner(me), myVM); err != nil || len(all) != 0 {
+		t.Errorf("it started %v, %v", all, err)
+	}
+}
+
 // TestAttachAgain closes a stream, and attaches where it ended.
 func TestAttachAgain(t *testing.T) {
 	s, _ := newService(t)

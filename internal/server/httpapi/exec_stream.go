@@ -53,6 +53,7 @@ func (h *execHandlers) stream(_ context.Context, in *IDPath) (*huma.StreamRespon
 				return spec, err
 			}
 			conn.SetReadLimit(maxExecMessage)
+			defer context.AfterFunc(r.Context(), func() { _ = conn.Close(websocket.StatusGoingAway, "") })()
 			spec, first, err = h.firstSpec(ctx, conn)
 			return spec, err
 		})
