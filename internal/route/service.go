@@ -22,6 +22,8 @@ type Resolver interface {
 
 // Keys authenticates callers by their API key.
 type Keys interface {
+	// Known is Authenticate without a look-up, for keys that have authenticated before.
+	Known(secret string, from netip.Addr) (caller access.Principal, known bool)
 	// Authenticate returns the caller at an address. Errors: errs.Unauthenticated.
 	Authenticate(ctx context.Context, secret string, from netip.Addr) (access.Principal, error)
 	// Watch returns a context that also ends when the caller's key does.
