@@ -41,6 +41,12 @@ func (d *door) ambient(r *http.Request) (caller access.Principal, by event.Actor
 // let its own name lead to this host, so that its requests are not foreign: it has a
 // name of the DNS.
 func (d *door) guard(r *http.Request) error {
+	for _, name := range proxyHeaders {
+		if r.Header.Get(name) != "" {
+			return errs.New(errs.Forbidden, "cross_site", "cannot serve this without an API key: a reverse proxy has passed it on (%s)", name).
+				WithHint("send a key; what a proxy passes on comes from its clients, not from this host")
+		}
+	}
 	asChange := r.Clone(r.Context())
 	asChange.Method = http.MethodPost
 	if d.crossOrigin.Check(asChange) != nil || !localName(r.Host) {
@@ -49,6 +55,10 @@ func (d *door) guard(r *http.Request) error {
 	}
 	return nil
 }
+
+// proxyHeaders are what reverse proxies add: one in front of a socket would make all of
+// its clients known without a key.
+var proxyHeaders = []string{"Forwarded", "Via", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
 
 // localName reports whether a request's host is a name that no web site has: of this
 // host, or one without a dot.

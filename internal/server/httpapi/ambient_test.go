@@ -49,6 +49,9 @@ func TestProcessesOfThisHostNeedNoKey(t *testing.T) {
 		"a page of another origin":   {host: "localhost", headers: map[string]string{"Origin": "http://evil.example"}, status: 403},
 		"a site that leads here":     {host: "evil.example", status: 403},
 		"a key, from anywhere":       {host: "evil.example", headers: map[string]string{"Authorization": "Bearer " + goodKey, "Origin": "http://evil.example"}, status: 200, scope: access.Owner(goodAcc)},
+		"from a reverse proxy":       {host: "localhost", headers: map[string]string{"X-Forwarded-For": "192.0.2.1"}, status: 403},
+		"through a proxy":            {host: "localhost", headers: map[string]string{"Via": "1.1 proxy"}, status: 403},
+		"a key, through a proxy":     {host: "localhost", headers: map[string]string{"Authorization": "Bearer " + goodKey, "Via": "1.1 proxy"}, status: 200, scope: access.Owner(goodAcc)},
 		"the network":                {host: "localhost", network: true, status: 401},
 	} {
 		t.Run(name, func(t *testing.T) {
