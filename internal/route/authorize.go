@@ -29,21 +29,21 @@ var (
 // callers without credentials do not learn which VMs exist.
 func (s *Service) Authorize(ctx context.Context, t Target, c Credentials) (Grant, error) {
 	if t.Auth.Mode == Public {
-		return Grant{}, nil
+		return Grant{vmID: t.VMID, routeID: t.RouteID}, nil
 	}
 	l, opened, ended := s.openLink(t, c.Token, linkKind)
 	if opened {
 		l.kind = cookieKind
-		return Grant{Cookie: l.sign(s.secret, t.VMID), Until: l.until}, nil
+		return Grant{Cookie: l.sign(s.secret, t.VMID), Until: l.until, vmID: t.VMID, routeID: t.RouteID, byLink: true}, nil
 	}
-	_, returned, endedCookie := s.openLink(t, c.Cookie, cookieKind)
+	l, returned, endedCookie := s.openLink(t, c.Cookie, cookieKind)
 	if returned {
-		return Grant{}, nil
+		return Grant{Until: l.until, vmID: t.VMID, routeID: t.RouteID, byLink: true}, nil
 	}
 	caller, allowed, err := s.allows(ctx, t, c)
 	switch {
 	case err != nil || allowed:
-		return Grant{Caller: caller}, err
+		return Grant{Caller: caller, vmID: t.VMID, routeID: t.RouteID}, err
 	case ended || endedCookie:
 		return Grant{}, errLinkEnded
 	case t.RouteID == "":
@@ -68,13 +68,47 @@ func (s *Service) openLink(t Target, token string, kind byte) (l link, opened, e
 	return l, opened, !opened
 }
 
-// Watch returns a context of a request that ends when the key does that was granted it.
-// stop must be called when the request has ended.
+// Watch returns a context of a request that ends with what was granted it: when its key is
+// revoked, its link ends, or its route is changed or deleted. stop must be called when the
+// request has ended.
 func (s *Service) Watch(ctx context.Context, g Grant) (watched context.Context, stop func()) {
-	if g.Caller == nil {
-		return ctx, func() {}
+	stopKey := func() {}
+	if g.Caller != nil {
+		ctx, stopKey = s.Keys.Watch(ctx, *g.Caller)
 	}
-	return s.Keys.Watch(ctx, *g.Caller)
+	watched, end := context.WithCancel(ctx)
+	w := &follower{grant: g, end: end}
+	if g.byLink {
+		timer := time.AfterFunc(g.Until.Sub(s.Now()), end)
+		w.end = func() { timer.Stop(); end() }
+	}
+	s.mu.Lock()
+	s.followers[w] = struct{}{}
+	s.mu.Unlock()
+	return watched, func() {
+		s.mu.Lock()
+		delete(s.followers, w)
+		s.mu.Unlock()
+		w.end()
+		stopKey()
+	}
+}
+
+// follower is a request in progress.
+type follower struct {
+	grant Grant
+	end   func()
+}
+
+// endThose ends the requests in progress whose grants are no longer valid.
+func (s *Service) endThose(over func(Grant) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for w := range s.followers {
+		if over(w.grant) {
+			w.end()
+		}
+	}
 }
 
 // allows reports whether the key, which is the caller's, or the password is one that the

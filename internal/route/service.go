@@ -53,8 +53,9 @@ type Service struct {
 	lookups chan struct{} // capacity lookupsAtOnce
 	hashes  chan struct{} // capacity hashesAtOnce
 
-	mu    sync.Mutex
-	names names
+	mu        sync.Mutex
+	names     names
+	followers map[*follower]struct{}
 
 	passwords passwords
 }
@@ -74,7 +75,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, err
 	}
 	return &Service{
-		Config: cfg, secret: secret, names: newNames(), passwords: passwords{by: map[digest]struct{}{}, trying: map[string]int{}},
+		Config: cfg, secret: secret, names: newNames(), followers: map[*follower]struct{}{}, passwords: passwords{by: map[digest]struct{}{}, trying: map[string]int{}},
 		lookups: make(chan struct{}, lookupsAtOnce), hashes: make(chan struct{}, hashesAtOnce),
 	}, nil
 }
@@ -179,18 +180,26 @@ func (s *Service) update(ctx context.Context, scope access.Scope, id string, cha
 	if err != nil {
 		return Route{}, err
 	}
-	return s.Store.UpdateRoute(ctx, scope, id, func(r *Route) error {
+	r, err := s.Store.UpdateRoute(ctx, scope, id, func(r *Route) error {
 		if !r.UpdatedAt.Equal(was.UpdatedAt) {
 			return errs.New(errs.Conflict, "route_changed", "cannot change the route: other requests change it meanwhile").WithHint("try again")
 		}
 		r.Spec = spec
 		return nil
 	})
+	if err == nil {
+		s.endThose(func(g Grant) bool { return g.routeID == id })
+	}
+	return r, err
 }
 
 // Delete removes a route, unless check returns an error for it.
 func (s *Service) Delete(ctx context.Context, scope access.Scope, id string, check func(Route) error) error {
-	return s.Store.DeleteRoute(ctx, scope, id, check)
+	err := s.Store.DeleteRoute(ctx, scope, id, check)
+	if err == nil {
+		s.endThose(func(g Grant) bool { return g.routeID == id })
+	}
+	return err
 }
 
 // Address returns the URL of a route.
@@ -250,7 +259,12 @@ func (s *Service) hostOf(ctx context.Context, scope access.Scope, v VM, port int
 		WithHint("make a route to the port that is not public: POST /vms/{id}/routes; or give the VM implicit_routes: true")
 }
 
-// EndLinks ends all signed links to a VM, and the cookies that followed them.
+// EndLinks ends all signed links to a VM, the cookies that followed them, and the requests
+// in progress of both.
 func (s *Service) EndLinks(ctx context.Context, scope access.Scope, vmID string) error {
-	return s.Store.EndLinks(ctx, scope, vmID)
+	err := s.Store.EndLinks(ctx, scope, vmID)
+	if err == nil {
+		s.endThose(func(g Grant) bool { return g.byLink && g.vmID == vmID })
+	}
+	return err
 }

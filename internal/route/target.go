@@ -83,6 +83,9 @@ type Grant struct {
 	// Cookie is the value of a cookie to set before the caller is sent to the same URL
 	// without the token; "" if there is nothing to set.
 	Cookie string
-	Until  time.Time         // when the cookie ends
+	Until  time.Time         // when the link ends, and its cookie; zero without a link
 	Caller *access.Principal // who has authenticated by a key; nil otherwise
+
+	vmID, routeID string // of the target
+	byLink        bool   // by a signed link, or its cookie
 }
