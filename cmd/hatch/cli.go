@@ -81,7 +81,7 @@ of the context that hatch login or hatch context use has chosen. Otherwise it is
 the one on this machine: through its socket (HATCH_SOCKET, /run/hatch/hatchd.sock),
 where root and the group hatch need no key, or at ` + defaultURL + `.
 
-The API key is read from --key-file, HATCH_API_KEY (not with --context), the
+The API key is read from --key-file, HATCH_API_KEY (not with a context), the
 context, the data directory of a server on this machine (HATCH_DATA_DIR/admin.key,
 /var/lib/hatch/admin.key), or ~/.config/hatch/key. It is never taken from the
 command line, which other users can read. admin.key is sent only if the hatchd of

@@ -128,7 +128,7 @@ func (c *connection) key(t target) (string, error) {
 		}
 		return key, nil
 	}
-	if key := c.getenv("HATCH_API_KEY"); key != "" && !t.ownKey {
+	if key := c.getenv("HATCH_API_KEY"); key != "" && t.context.Name == "" && t.socket() == "" {
 		return strings.TrimSpace(key), nil
 	}
 	if t.context.Name != "" || t.socket() != "" {

@@ -129,7 +129,7 @@ func TestWhichServerIsCalled(t *testing.T) {
 		"an unknown context":           {context: "none", home: home, fails: true},
 		"HATCH_URL":                    {home: home, env: map[string]string{"HATCH_URL": "http://env", "HATCH_CONTEXT": "other"}, url: "http://env"},
 		"HATCH_CONTEXT":                {home: home, env: map[string]string{"HATCH_CONTEXT": "other"}, url: "https://other", key: "k-other"},
-		"HATCH_CONTEXT, HATCH_API_KEY": {home: home, env: map[string]string{"HATCH_CONTEXT": "other", "HATCH_API_KEY": "k"}, url: "https://other", key: "k"},
+		"HATCH_CONTEXT, HATCH_API_KEY": {home: home, env: map[string]string{"HATCH_CONTEXT": "other", "HATCH_API_KEY": "k"}, url: "https://other", key: "k-other"},
 		"the current one":              {home: home, env: map[string]string{"HATCH_DATA_DIR": data}, url: "https://current", key: "k-current"},
 		"local":                        {context: "local", home: home, env: map[string]string{"HATCH_DATA_DIR": data}, url: "unix://" + socket},
 		"the socket":                   {home: none, env: map[string]string{"HATCH_DATA_DIR": data}, url: "unix://" + socket},
@@ -137,6 +137,8 @@ func TestWhichServerIsCalled(t *testing.T) {
 		"no socket":                    {home: none, env: map[string]string{"HATCH_SOCKET": "off", "HATCH_DATA_DIR": data}, url: defaultURL},
 		"a key is for no socket":       {home: none, env: map[string]string{"HATCH_DATA_DIR": data, "HATCH_API_KEY": "k"}, url: defaultURL, key: "k"},
 		"a socket by its URL":          {flag: "unix://" + socket, home: none, url: "unix://" + socket},
+		"a key, and its URL":           {flag: "unix://" + socket, home: none, env: map[string]string{"HATCH_API_KEY": "k"}, url: "unix://" + socket},
+		"the current one, and a key":   {home: home, env: map[string]string{"HATCH_DATA_DIR": data, "HATCH_API_KEY": "k"}, url: "https://current", key: "k-current"},
 		"the default":                  {home: none, env: map[string]string{"HATCH_DATA_DIR": none}, url: defaultURL},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -31,13 +31,12 @@ type target struct {
 	url     string
 	via     string           // what has chosen it, for users
 	context contexts.Context // the zero Context for none
-	ownKey  bool             // the context's key is sent, and not that of HATCH_API_KEY
 	denied  string           // a local socket that this user may not open
 }
 
 // target returns the server: that of flags, else of the environment, else of the current
 // context, else this host's own through its socket, else the default address. A key of the
-// environment is for no socket.
+// environment is for no socket, and for no context, which has its own.
 func (c *connection) target() (target, error) {
 	if c.chosen == nil {
 		t, err := c.choose()
@@ -56,24 +55,24 @@ func (c *connection) choose() (target, error) {
 	case c.url != "":
 		return target{url: c.url, via: "--url"}, nil
 	case c.context != "":
-		return c.named(c.context, "--context", true)
+		return c.named(c.context, "--context")
 	case c.getenv("HATCH_URL") != "":
 		return target{url: c.getenv("HATCH_URL"), via: "HATCH_URL"}, nil
 	case c.getenv("HATCH_CONTEXT") != "":
-		return c.named(c.getenv("HATCH_CONTEXT"), "HATCH_CONTEXT", false)
+		return c.named(c.getenv("HATCH_CONTEXT"), "HATCH_CONTEXT")
 	}
 	all, err := c.contexts()
 	if err != nil {
 		return target{}, err
 	}
 	if all.Current != "" {
-		return c.named(all.Current, "the current context", false)
+		return c.named(all.Current, "the current context")
 	}
 	return c.onThisHost(), nil
 }
 
 // named returns the server of a context.
-func (c *connection) named(name, via string, byFlag bool) (target, error) {
+func (c *connection) named(name, via string) (target, error) {
 	if name == contexts.Local {
 		return c.onThisHost(), nil
 	}
@@ -85,7 +84,7 @@ func (c *connection) named(name, via string, byFlag bool) (target, error) {
 	if err != nil {
 		return target{}, hint(err, "hatch context ls lists them; hatch login URL adds one")
 	}
-	return target{url: saved.URL, via: fmt.Sprintf("context %s (%s)", name, via), context: saved, ownKey: byFlag}, nil
+	return target{url: saved.URL, via: fmt.Sprintf("context %s (%s)", name, via), context: saved}, nil
 }
 
 // contexts returns the saved contexts.
