@@ -43,7 +43,7 @@ func (d *door) ambient(r *http.Request) (caller access.Principal, by event.Actor
 func (d *door) guard(r *http.Request) error {
 	for _, name := range proxyHeaders {
 		if r.Header.Get(name) != "" {
-			return errs.New(errs.Forbidden, "cross_site", "cannot serve this without an API key: a reverse proxy has passed it on (%s)", name).
+			return errs.New(errs.Forbidden, "proxied", "cannot serve this without an API key: a reverse proxy has passed it on (%s)", name).
 				WithHint("send a key; what a proxy passes on comes from its clients, not from this host")
 		}
 	}
