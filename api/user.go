@@ -10,6 +10,8 @@ const (
 type CreateUser struct {
 	Name string `json:"name" minLength:"1" maxLength:"63" doc:"Unique. Lower-case letters, digits, '.', '_', '@' and '-'." example:"alice"`
 	Role string `json:"role,omitempty" enum:"member,admin" default:"member" doc:"member: uses its own objects. admin: also manages users, and reads and exposes the host."`
+
+	OIDCSubject string `json:"oidc_subject,omitempty" maxLength:"255" doc:"Subject (sub) of the trusted issuer whose tokens are to be the user's, also one whose user was deleted. Needs the scope admin. The role is that of its tokens."`
 }
 
 // UpdateUser is the body of PATCH /users/{id}, a JSON merge patch: absent fields stay.
@@ -28,6 +30,9 @@ type User struct {
 	Deleting  bool   `json:"deleting,omitempty" doc:"Whether its objects are being deleted, and the user with the last of them."`
 	CreatedAt Time   `json:"created_at"`
 	UpdatedAt Time   `json:"updated_at"`
+
+	OIDCIssuer  string `json:"oidc_issuer,omitempty" doc:"Issuer of the user's tokens; absent for a user that has none."`
+	OIDCSubject string `json:"oidc_subject,omitempty" doc:"The issuer's name of the user; absent for a user that has no tokens."`
 }
 
 // Me is who the caller of GET /me is.

@@ -35,7 +35,7 @@ func (c userCommands) command() *cobra.Command {
 func (c userCommands) table(users []api.User, wide bool) table {
 	t := table{head: []string{"ID", "NAME", "ROLE", "STATE", "AGE"}}
 	if wide {
-		t.head = append(t.head, "CHANGED")
+		t.head = append(t.head, "CHANGED", "SUBJECT")
 	}
 	for _, u := range users {
 		state := "enabled"
@@ -47,7 +47,7 @@ func (c userCommands) table(users []api.User, wide bool) table {
 		}
 		cells := []string{u.ID, u.Name, u.Role, state, c.age(u.CreatedAt)}
 		if wide {
-			cells = append(cells, c.age(u.UpdatedAt)+" ago")
+			cells = append(cells, c.age(u.UpdatedAt)+" ago", u.OIDCSubject)
 		}
 		t.row(cells...)
 	}
@@ -73,6 +73,8 @@ func (c userCommands) createCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&body.Role, "role", "", "what it may do: member (default), or admin, which manages users, too")
+	cmd.Flags().StringVar(&body.OIDCSubject, "oidc-subject", "", "`subject` of the trusted issuer whose tokens are the user's, also one whose user was deleted")
+	cmd.MarkFlagsMutuallyExclusive("role", "oidc-subject")
 	return cmd
 }
 

@@ -44,6 +44,9 @@ type User struct {
 	Disabled             bool // its keys are refused; its VMs run on
 	Deleting             bool // its objects are being deleted, and it with the last of them
 	CreatedAt, UpdatedAt time.Time
+
+	Issuer, Subject string    // of the tokens of the bearer that it is; "" for one without tokens
+	RoleAt          time.Time // when the issuer made the token that the role is of; zero for none
 }
 
 // Key is an API key as stored: never the secret, only its hash.

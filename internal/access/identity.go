@@ -15,6 +15,7 @@ type Identity struct {
 	Issuer, Subject string // together they are one person, for ever
 	Name            string // that the issuer vouches for, such as a verified e-mail address; "" for none
 	Admin           bool   // the token says that the bearer is an admin
+	IssuedAt        time.Time
 	ExpiresAt       time.Time
 }
 
@@ -31,6 +32,8 @@ type Verifier interface {
 	// Verify returns who a token's bearer is. Errors: errs.Unauthenticated;
 	// errs.Unavailable if the issuer cannot be asked.
 	Verify(ctx context.Context, token string) (Identity, error)
+	// Issuer returns the issuer whose tokens are verified.
+	Issuer() string
 }
 
 // MaxToken bounds tokens in bytes; longer ones are refused before they are read.
@@ -70,7 +73,8 @@ func (s *Service) knownBearer(token string) (Principal, bool) {
 const bearerAttempts = 3
 
 // bearerOf returns the caller that a token authenticates, and makes its user if it has
-// none yet. The token's role becomes the user's, so that keys of the user have it, too.
+// none yet. The role of the token that was made last becomes the user's, so that keys of
+// the user have it, too; an older token can do no more than both roles allow.
 func (s *Service) bearerOf(ctx context.Context, token string) (Principal, error) {
 	if len(token) > MaxToken {
 		return Principal{}, errUnknownKey
@@ -90,8 +94,8 @@ func (s *Service) bearerOf(ctx context.Context, token string) (Principal, error)
 		if u.Disabled {
 			return Principal{}, errs.New(errs.Unauthenticated, "user_disabled", "the user of this token is disabled").WithHint("ask an admin")
 		}
-		if u.Role != who.role() {
-			_, err := s.UpdateUser(ctx, u.ID, func(u *User) error { u.Role = who.role(); return nil })
+		if who.IssuedAt.After(u.RoleAt) {
+			_, err := s.UpdateUser(ctx, u.ID, who.giveRole)
 			if err == nil {
 				continue // with the user as it is now
 			}
@@ -99,13 +103,25 @@ func (s *Service) bearerOf(ctx context.Context, token string) (Principal, error)
 				return Principal{}, err
 			}
 		}
+		role := who.role()
+		if u.Role == RoleMember {
+			role = RoleMember
+		}
 		p := Principal{
-			OwnerID: u.ID, UserName: u.Name, Role: who.role(), Rights: who.role().rights(), ExpiresAt: who.ExpiresAt, seen: seen,
+			OwnerID: u.ID, UserName: u.Name, Role: role, Rights: role.rights(), ExpiresAt: who.ExpiresAt, seen: seen,
 		}
 		s.rememberBearer(token, bearer{Principal: p, changes: changes})
 		return p, nil
 	}
 	return Principal{}, errs.New(errs.Unavailable, "user_changing", "cannot authenticate the token: its user is being changed").WithHint("try again")
+}
+
+// giveRole gives the token's role to its user, unless a later token has given it one.
+func (i Identity) giveRole(u *User) error {
+	if i.IssuedAt.After(u.RoleAt) {
+		u.Role, u.RoleAt = i.role(), i.IssuedAt
+	}
+	return nil
 }
 
 func (s *Service) rememberBearer(token string, b bearer) {
@@ -132,11 +148,14 @@ func (s *Service) userOf(ctx context.Context, who Identity) (User, error) {
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	for _, name := range who.names() {
-		u = User{ID: id.New(UserPrefix), Name: name, Role: who.role(), CreatedAt: now, UpdatedAt: now}
+		u = User{
+			ID: id.New(UserPrefix), Name: name, Role: who.role(), CreatedAt: now, UpdatedAt: now,
+			Issuer: who.Issuer, Subject: who.Subject, RoleAt: who.IssuedAt,
+		}
 		if u.check() != nil {
 			continue
 		}
-		err = s.store.InsertIdentity(ctx, u, who.Issuer, who.Subject)
+		err = s.store.InsertIdentity(ctx, u)
 		switch {
 		case errs.HasCode(err, "identity_exists"): // another request has made it
 			return s.store.UserByIdentity(ctx, who.Issuer, who.Subject)
@@ -153,4 +172,25 @@ func (i Identity) names() []string {
 	chance := id.Random(id.Lower, 8)
 	name := strings.ToLower(i.Name)
 	return []string{name, name + "-" + chance, "oidc-" + chance}
+}
+
+// MaxSubject bounds the issuer's name of a user, in bytes, as OpenID Connect does.
+const MaxSubject = 255
+
+// AdmitUser creates the user that the bearer of the trusted issuer's tokens for a subject
+// is, also if an earlier one was deleted. Its first token gives it its role.
+// Errors: errs.Invalid; errs.Conflict with code user_exists or identity_exists.
+func (s *Service) AdmitUser(ctx context.Context, name, subject string) (User, error) {
+	switch {
+	case s.verifier == nil:
+		return User{}, errs.InvalidField("oidc_subject", "cannot be given: this server trusts no issuer").WithHint("set HATCH_OIDC_ISSUER")
+	case len(subject) > MaxSubject || !printable(subject):
+		return User{}, errs.InvalidField("oidc_subject", "want up to %d bytes of printable text", MaxSubject)
+	}
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	u := User{ID: id.New(UserPrefix), Name: name, Role: RoleMember, CreatedAt: now, UpdatedAt: now, Issuer: s.verifier.Issuer(), Subject: subject}
+	if err := u.check(); err != nil {
+		return User{}, err
+	}
+	return u, s.store.AdmitIdentity(ctx, u)
 }

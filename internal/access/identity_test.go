@@ -20,14 +20,17 @@ func (m *memory) UserByIdentity(_ context.Context, issuer, subject string) (User
 	if u, ok := m.users[m.bound[issuer+" "+subject]]; ok {
 		return u, nil
 	}
+	if m.bound[issuer+" "+subject] != "" {
+		return User{}, errs.New(errs.Unauthenticated, "user_deleted", "deleted")
+	}
 	return User{}, errs.New(errs.NotFound, "user_not_found", "no user")
 }
 
 // InsertIdentity implements IdentityStore.
-func (m *memory) InsertIdentity(_ context.Context, u User, issuer, subject string) error {
+func (m *memory) InsertIdentity(_ context.Context, u User) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.bound[issuer+" "+subject] != "" {
+	if m.bound[u.Issuer+" "+u.Subject] != "" {
 		return errs.New(errs.Conflict, "identity_exists", "bound")
 	}
 	for _, other := range m.users {
@@ -36,8 +39,18 @@ func (m *memory) InsertIdentity(_ context.Context, u User, issuer, subject strin
 		}
 	}
 	m.users[u.ID] = u
-	m.bound[issuer+" "+subject] = u.ID
+	m.bound[u.Issuer+" "+u.Subject] = u.ID
 	return nil
+}
+
+// AdmitIdentity implements IdentityStore.
+func (m *memory) AdmitIdentity(ctx context.Context, u User) error {
+	m.mu.Lock()
+	if _, exists := m.users[m.bound[u.Issuer+" "+u.Subject]]; !exists {
+		delete(m.bound, u.Issuer+" "+u.Subject)
+	}
+	m.mu.Unlock()
+	return m.InsertIdentity(ctx, u)
 }
 
 // people verifies tokens: each is one of these identities.
@@ -54,6 +67,8 @@ func (p *people) Verify(_ context.Context, token string) (Identity, error) {
 	return Identity{}, errs.New(errs.Unauthenticated, "invalid_token", "no token")
 }
 
+func (*people) Issuer() string { return "https://id" }
+
 func trusting(t *testing.T) (*Service, *memory, *people) {
 	t.Helper()
 	m, p := newMemory(), &people{by: map[string]Identity{}}
@@ -65,7 +80,9 @@ func trusting(t *testing.T) (*Service, *memory, *people) {
 
 // person is the identity of a subject, for an hour.
 func person(subject, name string, admin bool) Identity {
-	return Identity{Issuer: "https://id", Subject: subject, Name: name, Admin: admin, ExpiresAt: time.Now().Add(time.Hour)}
+	return Identity{
+		Issuer: "https://id", Subject: subject, Name: name, Admin: admin, IssuedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour),
+	}
 }
 
 func TestABearerIsAUser(t *testing.T) {
@@ -103,17 +120,56 @@ func TestABearerIsAUser(t *testing.T) {
 	}
 }
 
-func TestTheRoleIsTheTokens(t *testing.T) {
+// The token that was made last gives the user its role, whichever is sent last; an older
+// one can do less, but never more.
+func TestTheRoleIsTheLastTokens(t *testing.T) {
 	s, m, p := trusting(t)
-	p.by["eyJ.a.1"], p.by["eyJ.a.2"] = person("1", "alice", true), person("1", "alice", false)
+	for i, admin := range []bool{false, true, false, true} { // made one after the other
+		who := person("1", "alice", admin)
+		who.IssuedAt = who.IssuedAt.Add(time.Duration(i) * time.Second)
+		p.by["eyJ.a."+strconv.Itoa(i)] = who
+	}
 	for _, c := range []struct {
-		token string
-		role  Role
-	}{{"eyJ.a.1", RoleAdmin}, {"eyJ.a.2", RoleMember}, {"eyJ.a.1", RoleAdmin}} {
-		got, err := s.Authenticate(t.Context(), c.token, netip.Addr{})
-		if err != nil || got.Role != c.role || m.users[got.OwnerID].Role != c.role {
+		token        string
+		caller, user Role
+	}{
+		{"1", RoleAdmin, RoleAdmin}, {"0", RoleMember, RoleAdmin}, {"1", RoleAdmin, RoleAdmin}, {"2", RoleMember, RoleMember},
+		{"1", RoleMember, RoleMember}, {"3", RoleAdmin, RoleAdmin}, {"2", RoleMember, RoleAdmin},
+	} {
+		got, err := s.Authenticate(t.Context(), "eyJ.a."+c.token, netip.Addr{})
+		if err != nil || got.Role != c.caller || got.Rights.Include(Admin) != (c.caller == RoleAdmin) || m.users[got.OwnerID].Role != c.user {
 			t.Errorf("%s: %+v, %v; the user is %s", c.token, got, err, m.users[got.OwnerID].Role)
 		}
+	}
+}
+
+// The tokens of a user that was deleted make no other one, until an admin admits it.
+func TestADeletedBearerStaysOut(t *testing.T) {
+	s, _, p := trusting(t)
+	if err := s.Resume(t.Context(), make(deletions, 1)); err != nil {
+		t.Fatal(err)
+	}
+	p.by["eyJ.a.1"] = person("1", "alice", true)
+	before, err := s.Authenticate(t.Context(), "eyJ.a.1", netip.Addr{})
+	if err == nil {
+		err = s.DeleteUser(t.Context(), before.OwnerID, true)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Authenticate(t.Context(), "eyJ.a.1", netip.Addr{}); !errs.HasCode(err, "user_deleted") {
+		t.Fatalf("with a token that is still valid: %v", err)
+	}
+	if _, err := s.AdmitUser(t.Context(), "alice", "1\n"); !errs.HasCode(err, "invalid_oidc_subject") {
+		t.Errorf("a subject with a line end: %v", err)
+	}
+	u, err := s.AdmitUser(t.Context(), "alice", "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := s.Authenticate(t.Context(), "eyJ.a.1", netip.Addr{})
+	if err != nil || after.OwnerID != u.ID || after.OwnerID == before.OwnerID || after.Role != RoleAdmin {
+		t.Errorf("%+v, %v", after, err)
 	}
 }
 

@@ -49,8 +49,8 @@ type UserStore interface {
 	// Users returns all users, newest first.
 	Users(ctx context.Context) ([]User, error)
 
-	// UpdateUser changes name, role and whether a user is disabled, unless change
-	// returns an error.
+	// UpdateUser changes name, role, which token that is of, and whether a user is
+	// disabled, unless change returns an error.
 	UpdateUser(ctx context.Context, id string, change func(*User) error) (User, error)
 
 	// RestoreAdmin enables the user AdminID and makes it an admin again if there is no
@@ -61,7 +61,8 @@ type UserStore interface {
 	// unless check returns an error for what it owns.
 	BeginDeletion(ctx context.Context, id string, check func(Owned) error) (User, error)
 
-	// EndDeletion deletes a user that is being deleted, with its keys and events.
+	// EndDeletion deletes a user that is being deleted, with its keys and events. The
+	// issuer's subject that it is bound to is refused from then on.
 	// Errors: errs.Conflict with code user_owns_objects.
 	EndDeletion(ctx context.Context, id string) error
 }
@@ -69,12 +70,17 @@ type UserStore interface {
 // IdentityStore stores which users are the bearers of an issuer's tokens.
 type IdentityStore interface {
 	// UserByIdentity returns the user that an issuer's subject is bound to.
-	// Errors: errs.NotFound with code user_not_found.
+	// Errors: errs.NotFound with code user_not_found; errs.Unauthenticated with code
+	// user_deleted if that user was deleted.
 	UserByIdentity(ctx context.Context, issuer, subject string) (User, error)
 
 	// InsertIdentity creates a user that is bound to an issuer's subject. Errors:
-	// errs.Conflict with code user_exists if the name is taken, or identity_exists.
-	InsertIdentity(ctx context.Context, u User, issuer, subject string) error
+	// errs.Conflict with code user_exists if the name is taken, or identity_exists;
+	// errs.Unauthenticated with code user_deleted.
+	InsertIdentity(ctx context.Context, u User) error
+
+	// AdmitIdentity is InsertIdentity also for a subject whose user was deleted.
+	AdmitIdentity(ctx context.Context, u User) error
 }
 
 // Owned is how many objects a user owns.

@@ -21,17 +21,32 @@ type userRow struct {
 	Deleting  bool   `db:"deleting"`
 	CreatedAt int64  `db:"created_at"`
 	UpdatedAt int64  `db:"updated_at"`
+	Issuer    string `db:"oidc_issuer"`
+	Subject   string `db:"oidc_subject"`
+	IssuedAt  int64  `db:"oidc_issued_at"` // 0 for none
 }
 
 func (r userRow) user() access.User {
-	return access.User{
+	u := access.User{
 		ID: r.ID, Name: r.Name, Role: access.Role(r.Role), Disabled: r.Disabled, Deleting: r.Deleting,
-		CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt),
+		CreatedAt: fromMicros(r.CreatedAt), UpdatedAt: fromMicros(r.UpdatedAt), Issuer: r.Issuer, Subject: r.Subject,
 	}
+	if r.IssuedAt > 0 {
+		u.RoleAt = fromMicros(r.IssuedAt)
+	}
+	return u
+}
+
+// issuedAt returns the column for when the token was made that a user's role is of.
+func issuedAt(u access.User) int64 {
+	if u.RoleAt.IsZero() {
+		return 0
+	}
+	return micros(u.RoleAt)
 }
 
 // selectUser selects all users but hatchd's own.
-const selectUser = "SELECT id, name, role, disabled, deleting, created_at, updated_at FROM users WHERE id <> '" + access.SystemID + "'"
+const selectUser = "SELECT id, name, role, disabled, deleting, created_at, updated_at, COALESCE(oidc_issuer, '') AS oidc_issuer, COALESCE(oidc_subject, '') AS oidc_subject, oidc_issued_at FROM users WHERE id <> '" + access.SystemID + "'"
 
 // InsertUser implements [access.UserStore].
 func (s *accessStore) InsertUser(ctx context.Context, u access.User) error {
@@ -95,12 +110,15 @@ func (s *accessStore) UpdateUser(ctx context.Context, id string, change func(*ac
 		if err != nil {
 			return err
 		}
+		before := u
 		if err := change(&u); err != nil {
 			return err
 		}
-		u.UpdatedAt = time.Now().UTC().Truncate(time.Microsecond)
-		_, err = tx.exec(ctx, "UPDATE users SET name = ?, role = ?, disabled = ?, updated_at = ? WHERE id = ?",
-			u.Name, string(u.Role), u.Disabled, micros(u.UpdatedAt), id)
+		if before.RoleAt = u.RoleAt; u != before { // a token with the same role is no change that clients see
+			u.UpdatedAt = time.Now().UTC().Truncate(time.Microsecond)
+		}
+		_, err = tx.exec(ctx, "UPDATE users SET name = ?, role = ?, disabled = ?, updated_at = ?, oidc_issued_at = ? WHERE id = ?",
+			u.Name, string(u.Role), u.Disabled, micros(u.UpdatedAt), issuedAt(u), id)
 		if err := storedUser(u, err); err != nil {
 			return err
 		}
@@ -225,6 +243,9 @@ func (s *accessStore) EndDeletion(ctx context.Context, id string) error {
 			if _, err := tx.exec(ctx, "DELETE FROM "+table+" WHERE owner_id = ?", id); err != nil {
 				return fmt.Errorf("cannot delete the %s of the user: %w", table, err)
 			}
+		}
+		if err := tx.refuseIdentity(ctx, id); err != nil {
+			return err
 		}
 		_, err := tx.exec(ctx, "DELETE FROM users WHERE id = ? AND deleting", id)
 		if referenceFailed(err) {

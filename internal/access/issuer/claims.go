@@ -3,14 +3,12 @@ package issuer
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 
 	"github.com/hatchvm/hatch/internal/access"
 )
-
-// maxSubject bounds the issuer's name of a user, in bytes, as OpenID Connect does.
-const maxSubject = 255
 
 // identity reads the claims of a verified token.
 func (v *Verifier) identity(token *oidc.IDToken) (access.Identity, error) {
@@ -18,10 +16,20 @@ func (v *Verifier) identity(token *oidc.IDToken) (access.Identity, error) {
 	if err := token.Claims(&claims); err != nil {
 		return access.Identity{}, invalid("its claims cannot be read").WithCause(err)
 	}
-	if token.Subject == "" || len(token.Subject) > maxSubject {
-		return access.Identity{}, invalid("its subject is empty, or longer than %d bytes", maxSubject)
+	if token.Subject == "" || len(token.Subject) > access.MaxSubject {
+		return access.Identity{}, invalid("its subject is empty, or longer than %d bytes", access.MaxSubject)
 	}
-	id := access.Identity{Issuer: v.cfg.Issuer, Subject: token.Subject, ExpiresAt: token.Expiry}
+	issued := token.IssuedAt
+	if issued.Unix() <= 0 {
+		return access.Identity{}, invalid("it does not say when it was issued (iat)")
+	}
+	if now := time.Now(); issued.After(now) { // the issuer's clock is ahead
+		issued = now
+	}
+	id := access.Identity{
+		Issuer: v.cfg.Issuer, Subject: token.Subject,
+		IssuedAt: issued.UTC().Truncate(time.Microsecond), ExpiresAt: token.Expiry,
+	}
 	if name, ok := claims[v.cfg.UserClaim].(string); ok && (v.cfg.UserClaim != EmailClaim || isTrue(claims["email_verified"])) {
 		id.Name = name
 	}

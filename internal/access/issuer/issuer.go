@@ -72,6 +72,9 @@ func (v *Verifier) Close() error {
 	return nil
 }
 
+// Issuer returns the trusted issuer.
+func (v *Verifier) Issuer() string { return v.cfg.Issuer }
+
 // Verify returns who the bearer of a token is. Errors: errs.Unauthenticated with code
 // invalid_token or token_expired; errs.Unavailable with code issuer_unreachable.
 func (v *Verifier) Verify(ctx context.Context, token string) (access.Identity, error) {

@@ -656,6 +656,12 @@ func (f fakeUsers) UpdateUser(ctx context.Context, idOrName string, change func(
 	return u, err
 }
 
+func (f fakeUsers) AdmitUser(ctx context.Context, name, subject string) (access.User, error) {
+	u, err := f.User(ctx, "usr_a")
+	u.Name, u.Subject = name, subject
+	return u, err
+}
+
 func (f fakeUsers) DeleteUser(ctx context.Context, idOrName string, cascade bool) error {
 	if _, err := f.User(ctx, idOrName); err != nil || cascade {
 		return err

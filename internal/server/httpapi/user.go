@@ -19,6 +19,8 @@ const (
 // Users manages users. [access.Service] implements it.
 type Users interface {
 	CreateUser(ctx context.Context, name string, role access.Role) (access.User, error)
+	// AdmitUser creates the user of an issuer's subject, also of one that was deleted.
+	AdmitUser(ctx context.Context, name, subject string) (access.User, error)
 	User(ctx context.Context, idOrName string) (access.User, error)
 	Users(ctx context.Context) ([]access.User, error)
 	// UpdateUser changes nothing if its function returns an error.
@@ -36,17 +38,27 @@ type createUserInput struct {
 }
 
 func (h *userHandlers) create(ctx context.Context, in *createUserInput) (*created[api.User], error) {
-	role := access.Role(cmp.Or(in.Body.Role, api.RoleMember))
-	if role == access.RoleAdmin {
-		if err := checkRight(ctx, access.Admin); err != nil {
-			return nil, err
-		}
-	}
-	u, err := h.users.CreateUser(ctx, in.Body.Name, role)
+	u, err := h.make(ctx, in.Body)
 	if err != nil {
 		return nil, err
 	}
 	return &created[api.User]{Location: "/users/" + u.ID, Body: shownUser(u)}, nil
+}
+
+func (h *userHandlers) make(ctx context.Context, body api.CreateUser) (access.User, error) {
+	role := access.Role(cmp.Or(body.Role, api.RoleMember))
+	if role == access.RoleAdmin || body.OIDCSubject != "" { // whose tokens may make it an admin
+		if err := checkRight(ctx, access.Admin); err != nil {
+			return access.User{}, err
+		}
+	}
+	switch {
+	case body.OIDCSubject == "":
+		return h.users.CreateUser(ctx, body.Name, role)
+	case role != access.RoleMember:
+		return access.User{}, errs.InvalidField("role", "cannot be given with oidc_subject: the user's tokens say it")
+	}
+	return h.users.AdmitUser(ctx, body.Name, body.OIDCSubject)
 }
 
 func (h *userHandlers) list(ctx context.Context, in *PageInput) (*paged[api.User], error) {
@@ -131,7 +143,7 @@ func (h *userHandlers) me(ctx context.Context, _ *struct{}) (*answer[api.Me], er
 func shownUser(u access.User) api.User {
 	return api.User{
 		ID: u.ID, Name: u.Name, Role: string(u.Role), Disabled: u.Disabled, Deleting: u.Deleting,
-		CreatedAt: utc(u.CreatedAt), UpdatedAt: utc(u.UpdatedAt),
+		OIDCIssuer: u.Issuer, OIDCSubject: u.Subject, CreatedAt: utc(u.CreatedAt), UpdatedAt: utc(u.UpdatedAt),
 	}
 }
 
