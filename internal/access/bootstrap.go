@@ -36,8 +36,8 @@ const (
 // now: it is stored only in that file, so the caller should show it once.
 //
 // preset, if not empty, is HATCH_API_KEY: it is used instead of a generated key. If
-// keys exist already, it is added, or replaces the previous preset key. If no admin can
-// use the API any more, the first one can again.
+// keys exist already, it is added, or replaces the previous preset key. The first admin is
+// enabled and an admin again with it.
 //
 // A KeyFile that was lost is not written again, because only the key's hash is
 // stored; a log line says how to get another key.
@@ -103,8 +103,12 @@ func (s *Service) usePreset(ctx context.Context, path, preset string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.store.RestoreAdmin(ctx); err != nil {
+	restored, err := s.store.RestoreAdmin(ctx)
+	if err != nil {
 		return fmt.Errorf("cannot restore the admin: %w", err)
+	}
+	if restored {
+		s.log.Warn("the first admin was disabled or no admin; HATCH_API_KEY is a key of it, so it is an admin again", logkey.User, AdminID)
 	}
 	sum := sha256.Sum256([]byte(preset))
 	_, _, err = s.store.KeyByHash(ctx, sum[:])

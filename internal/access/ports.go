@@ -53,9 +53,9 @@ type UserStore interface {
 	// disabled, unless change returns an error.
 	UpdateUser(ctx context.Context, id string, change func(*User) error) (User, error)
 
-	// RestoreAdmin enables the user AdminID and makes it an admin again if there is no
-	// other admin who is enabled and has a valid key.
-	RestoreAdmin(ctx context.Context) error
+	// RestoreAdmin enables the user AdminID and makes it an admin, and reports whether it
+	// was not.
+	RestoreAdmin(ctx context.Context) (changed bool, err error)
 
 	// BeginDeletion marks a user as being deleted, disables it and deletes its keys,
 	// unless check returns an error for what it owns.

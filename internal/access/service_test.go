@@ -79,7 +79,7 @@ func (m *memory) UpdateUser(ctx context.Context, id string, change func(*User) e
 	return u, err
 }
 
-func (m *memory) RestoreAdmin(context.Context) error { return nil }
+func (m *memory) RestoreAdmin(context.Context) (bool, error) { return false, nil }
 
 func (m *memory) BeginDeletion(ctx context.Context, id string, check func(Owned) error) (User, error) {
 	if err := check(m.owned); err != nil {

@@ -153,10 +153,10 @@ func (t *tx) lockUser(ctx context.Context, id string) (access.User, error) {
 	return row.user(), nil
 }
 
-// usableAdmins counts the admins who are enabled and have a valid key.
+// usableAdmins counts the admins who are enabled and have a valid key for all networks.
 func (t *tx) usableAdmins(ctx context.Context) (n int, err error) {
 	_, err = t.get(ctx, &n, `SELECT COUNT(*) FROM users WHERE role = ? AND NOT disabled AND EXISTS
-		(SELECT 1 FROM api_keys WHERE owner_id = users.id AND scopes = ? AND (expires_at IS NULL OR expires_at > ?))`,
+		(SELECT 1 FROM api_keys WHERE owner_id = users.id AND scopes = ? AND allowed_cidrs = '' AND (expires_at IS NULL OR expires_at > ?))`,
 		string(access.RoleAdmin), access.Admin.String(), micros(time.Now()))
 	if err != nil {
 		return 0, fmt.Errorf("cannot count the admins: %w", err)
@@ -175,18 +175,17 @@ func (t *tx) keepAnAdmin(ctx context.Context, before int) error {
 }
 
 // RestoreAdmin implements [access.UserStore].
-func (s *accessStore) RestoreAdmin(ctx context.Context) error {
-	return s.write(ctx, func(tx *tx) error {
+func (s *accessStore) RestoreAdmin(ctx context.Context) (changed bool, err error) {
+	err = s.write(ctx, func(tx *tx) error {
 		if err := tx.lockUsers(ctx); err != nil {
 			return err
 		}
-		n, err := tx.usableAdmins(ctx)
-		if err != nil || n > 0 {
-			return err
-		}
-		_, err = tx.exec(ctx, "UPDATE users SET role = ?, disabled = ? WHERE id = ?", string(access.RoleAdmin), false, access.AdminID)
+		n, err := tx.exec(ctx, "UPDATE users SET role = ?, disabled = ? WHERE id = ? AND (role <> ? OR disabled)",
+			string(access.RoleAdmin), false, access.AdminID, string(access.RoleAdmin))
+		changed = n > 0
 		return err
 	})
+	return changed, err
 }
 
 const countOwned = `SELECT

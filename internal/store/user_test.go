@@ -16,7 +16,7 @@ func administrator(t *testing.T, s *Store, id string) access.User {
 	u := access.User{ID: id, Name: id, Role: access.RoleAdmin, CreatedAt: now(), UpdatedAt: now()}
 	noError(t, s.InsertUser(t.Context(), u))
 	k := newKey("key_"+id, id)
-	k.Rights, k.ExpiresAt = access.AllRights, nil
+	k.Rights, k.ExpiresAt, k.Allowed = access.AllRights, nil, nil
 	noError(t, s.InsertKey(t.Context(), k))
 	return u
 }
@@ -105,6 +105,27 @@ func TestEndOfADeletion(t *testing.T) {
 		noError(t, s.EndDeletion(ctx, "acc_a"))
 		if got, err := s.Image(ctx, access.Owner("acc_b"), "img_b"); err != nil || got.Sharing.With != nil {
 			t.Errorf("shared with %v, %v", got.Sharing.With, err)
+		}
+	})
+}
+
+// The first admin is restored also while another admin has a key, which may be lost.
+func TestRestoreAdmin(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		ctx := t.Context()
+		account(t, s, access.SystemID)
+		administrator(t, s, "usr_other")
+		administrator(t, s, access.AdminID)
+		_, err := s.UpdateUser(ctx, access.AdminID, func(u *access.User) error { u.Role, u.Disabled = access.RoleMember, true; return nil })
+		noError(t, err)
+		for _, want := range []bool{true, false} {
+			changed, err := s.RestoreAdmin(ctx)
+			noError(t, err)
+			equal(t, changed, want)
+		}
+		u, err := s.User(ctx, access.AdminID)
+		if noError(t, err); u.Role != access.RoleAdmin || u.Disabled {
+			t.Errorf("it is %+v", u)
 		}
 	})
 }
