@@ -83,7 +83,7 @@ func newAgentWorld(t *testing.T) *world {
 			}
 		}
 	}()
-	session := guest.New(log).Connect(myVM, func(ctx context.Context) (net.Conn, error) {
+	session := guest.New(log, "").Connect(myVM, func(ctx context.Context) (net.Conn, error) {
 		here, there := net.Pipe()
 		select {
 		case conns <- there:
