@@ -47,7 +47,7 @@ type MachineSpec struct {
 
 	ImplicitRoutes *bool `json:"implicit_routes,omitempty" doc:"Whether PORT-VM below the proxy's domain leads to the VM's ports, for callers with a key or a signed link. Defaults to HATCH_PROXY_IMPLICIT."`
 
-	Idle         *Idle  `json:"idle,omitempty" doc:"What happens to a VM that is not used. That of a request replaces all of the template's. Defaults to HATCH_IDLE_TIMEOUT and HATCH_IDLE_ACTION."`
+	Idle         *Idle  `json:"idle,omitempty" doc:"What happens to a VM that is not used. That of a request replaces all of the template's. Defaults to HATCH_IDLE_TIMEOUT, HATCH_IDLE_ACTION, HATCH_IDLE_CPU_PERCENT and HATCH_IDLE_NETWORK_BYTES."`
 	TTLSeconds   *int64 `json:"ttl_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"Seconds from the creation of a VM until its expire_action, used or not; 0 for no limit."`
 	ExpireAction string `json:"expire_action,omitempty" enum:"stop,sleep,delete" doc:"What happens to a VM at expires_at. Defaults to stop."`
 	Ports        []Port `json:"ports,omitempty" nullable:"false" maxItems:"64" doc:"TCP ports of the guest to publish on the host. Those of a request replace all of the template's."`
@@ -156,8 +156,8 @@ type Activity struct {
 type Idle struct {
 	TimeoutSeconds *int64 `json:"timeout_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"Seconds without activity; 0 for no limit, which is the default. Status reads are no activity."`
 	Action         string `json:"action,omitempty" enum:"sleep,stop,none" doc:"What happens then. Defaults to HATCH_IDLE_ACTION (sleep)."`
-	CPUPercent     *int   `json:"cpu_percent,omitempty" minimum:"0" maximum:"409600" doc:"CPU use from which the guest counts as active, on average over the timeout, in percent of one CPU; 0: at no use. Defaults to 10."`
-	NetworkBytes   *int64 `json:"network_bytes,omitempty" minimum:"0" doc:"Bytes received and sent within the timeout from which the guest counts as active; 0: at no number. Defaults to 1048576."`
+	CPUPercent     *int   `json:"cpu_percent,omitempty" minimum:"0" maximum:"409600" doc:"CPU use from which the guest counts as active, on average over the timeout, in percent of one CPU; 0: at no use. Defaults to HATCH_IDLE_CPU_PERCENT (10)."`
+	NetworkBytes   *int64 `json:"network_bytes,omitempty" minimum:"0" doc:"Bytes received and sent within the timeout from which the guest counts as active; 0: at no number. Defaults to HATCH_IDLE_NETWORK_BYTES (1048576)."`
 }
 
 // Port is a TCP port of the guest that is published on the host: a listener there wakes a

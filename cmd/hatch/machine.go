@@ -103,6 +103,16 @@ var machineFlags = append(slices.Clone(shapeFlags),
 		idlePolicy(spec).Action = g.text()
 		return nil
 	}},
+	machineFlag{"idle-cpu", "", 0, "`percent` of one CPU, used by the guest on average, from which it is not idle; 0 for never", func(g given, spec *api.MachineSpec) error {
+		n, err := strconv.Atoi(g.text())
+		idlePolicy(spec).CPUPercent = &n
+		return err
+	}},
+	machineFlag{"idle-network", "", "", "`bytes` to and from the guest, within the time of --idle, from which it is not idle, as 512k or 20m; 0 for never", func(g given, spec *api.MachineSpec) error {
+		n, err := rate(g.flag.Name, g.text())
+		idlePolicy(spec).NetworkBytes = &n
+		return err
+	}},
 	machineFlag{"ttl", "", "", "stop it this `time` after its creation, as 2h; 0 for never", func(g given, spec *api.MachineSpec) (err error) {
 		spec.TTLSeconds, err = wholeSeconds(g.flag.Name, g.text())
 		return err

@@ -15,10 +15,11 @@ type setFlags struct {
 	name, description, memory string
 	labels                    []string
 	vcpus                     int
+	idleCPU                   int
 
-	idle, idleAction, ttl, expireAction string
-	implicit                            string
-	publish, from, unpublish            []string
+	idle, idleAction, idleNetwork, ttl, expireAction string
+	implicit                                         string
+	publish, from, unpublish                         []string
 }
 
 func (c vmCommands) setCommand() *cobra.Command {
@@ -53,6 +54,8 @@ func (c vmCommands) setCommand() *cobra.Command {
 	flags.IntVar(&f.vcpus, "vcpus", 0, "virtual CPUs of a stopped VM")
 	flags.StringVar(&f.idle, "idle", "", "put it to sleep after this `time` without activity, as 10m; 0 for never")
 	flags.StringVar(&f.idleAction, "idle-action", "", "what happens to it when it is idle: sleep, stop or none")
+	flags.IntVar(&f.idleCPU, "idle-cpu", 0, "`percent` of one CPU, used by the guest on average, from which it is not idle; 0 for never")
+	flags.StringVar(&f.idleNetwork, "idle-network", "", "`bytes` to and from the guest, within the time of --idle, from which it is not idle, as 512k or 20m; 0 for never")
 	flags.StringVar(&f.ttl, "ttl", "", "stop it this `time` from now, as 2h; 0 for never")
 	flags.StringVar(&f.expireAction, "expire-action", "", "what happens to it then: stop, sleep or delete")
 	flags.StringVar(&f.implicit, "implicit-routes", "", "whether PORT-VM leads to its ports, for callers with a key or a signed link: on or off")
@@ -96,13 +99,8 @@ func (f *setFlags) request(cmd *cobra.Command) (body api.UpdateVM, err error) {
 			return body, err
 		}
 	}
-	if given("idle") || given("idle-action") {
-		body.Idle = &api.Idle{Action: f.idleAction}
-	}
-	if given("idle") {
-		if body.Idle.TimeoutSeconds, err = wholeSeconds("idle", f.idle); err != nil {
-			return body, err
-		}
+	if body.Idle, err = f.idlePolicy(given); err != nil {
+		return body, err
 	}
 	if given("ttl") {
 		if body.TTLSeconds, err = wholeSeconds("ttl", f.ttl); err != nil {
@@ -139,4 +137,28 @@ func (f *setFlags) request(cmd *cobra.Command) (body api.UpdateVM, err error) {
 		return body, fmt.Errorf("nothing to change: see %s --help", cmd.CommandPath())
 	}
 	return body, nil
+}
+
+// idlePolicy returns the change of the idle policy, nil for none.
+func (f *setFlags) idlePolicy(given func(flag string) bool) (*api.Idle, error) {
+	policy, err := api.Idle{Action: f.idleAction}, error(nil)
+	if given("idle") {
+		if policy.TimeoutSeconds, err = wholeSeconds("idle", f.idle); err != nil {
+			return nil, err
+		}
+	}
+	if given("idle-cpu") {
+		policy.CPUPercent = &f.idleCPU
+	}
+	if given("idle-network") {
+		n, err := rate("idle-network", f.idleNetwork)
+		if err != nil {
+			return nil, err
+		}
+		policy.NetworkBytes = &n
+	}
+	if policy == (api.Idle{}) && !given("idle-action") {
+		return nil, nil
+	}
+	return &policy, nil
 }

@@ -77,6 +77,9 @@ type Config struct {
 
 	IdleTimeout time.Duration // of new VMs; 0 means no limit
 	IdleAction  string        // sleep, stop or none
+	// What makes a guest count as active by its own work; 0: nothing does.
+	IdleCPUPercent   int   // of one CPU
+	IdleNetworkBytes int64 // within IdleTimeout
 
 	MaxSnapshotsPerVM int           // ≥ 1
 	SnapshotMaxAge    time.Duration // of automatic ones; 0 means no limit

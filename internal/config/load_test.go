@@ -67,7 +67,7 @@ func TestDefaults(t *testing.T) {
 	if c.HostShutdown != "sleep" || c.HostShutdownTimeout != 90*time.Second || c.Autostart != "restore" {
 		t.Errorf("the host's shutdown: %+v", c)
 	}
-	if c.StopTimeout != 30*time.Second || c.SSHPortMin != 16000 || c.SSHPortMax != 26000 || c.DefaultMemMiB != 512 || c.MemOver != 1 || c.DiskOver != 10 {
+	if c.StopTimeout != 30*time.Second || c.SSHPortMin != 16000 || c.SSHPortMax != 26000 || c.DefaultMemMiB != 512 || c.MemOver != 1 || c.DiskOver != 10 || c.IdleCPUPercent != 10 || c.IdleNetworkBytes != 1<<20 {
 		t.Errorf("numbers: %+v", c)
 	}
 	if c.MaxSnapshotsPerVM != 10 || c.SnapshotMaxAge != 0 || c.SnapshotDiskMiB != 0 {

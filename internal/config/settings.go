@@ -265,6 +265,16 @@ var mainSettings = []Setting{
 		set: oneOf([]string{"sleep", "stop", "none"}, func(c *Config) *string { return &c.IdleAction }),
 	},
 	{
+		Name: "idle_cpu_percent", Env: "HATCH_IDLE_CPU_PERCENT", Default: "10",
+		Doc: "CPU use from which a guest counts as active, on average over the idle time, in percent of one CPU, up to 409600, unless the VM's request or template sets it; `0`: at no use.",
+		set: integer(0, 100*4096, func(c *Config) *int { return &c.IdleCPUPercent }),
+	},
+	{
+		Name: "idle_network_bytes", Env: "HATCH_IDLE_NETWORK_BYTES", Default: "1048576",
+		Doc: "Bytes that a guest receives and sends within the idle time from which it counts as active, up to 2^50, unless the VM's request or template sets it; `0`: at no number.",
+		set: integer(0, 1<<50, func(c *Config) *int64 { return &c.IdleNetworkBytes }),
+	},
+	{
 		Name: "max_snapshots_per_vm", Env: "HATCH_MAX_SNAPSHOTS_PER_VM", Default: "10",
 		Doc: "Snapshots that one VM may have, 1 to 1000. hatchd evicts the oldest automatic ones for a new one, and never a manual one.",
 		set: integer(1, 1000, func(c *Config) *int { return &c.MaxSnapshotsPerVM }),

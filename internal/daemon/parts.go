@@ -160,7 +160,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 		VMs:  p.vms, Snapshots: p.snapshots, Images: p.images, Warm: p.warm, Templates: templates, Keys: keys, Users: keys, Access: keys, Events: p.events, Webhooks: webhooks,
 		Files: p.files, Processes: p.processes, Requests: p.store,
 		Health: p.health(opt.Version), Counts: p.store, E2B: p.e2bAt, Routes: p.routes, Quotas: p.store, Authority: p.sshAuthority, Audit: p.audit, Version: opt.Version, Log: p.log, Lines: p.lines,
-		Origins: p.cfg.CORSOrigins, HSTS: p.cfg.HSTSMaxAge,
+		Origins: p.cfg.CORSOrigins, HSTS: p.cfg.HSTSMaxAge, IdleDefaults: p.idlePolicy(),
 		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2), Rates: p.rates()},
 	})
 	return p, nil
@@ -227,6 +227,14 @@ func (p *parts) quotas() quota.Limits {
 		}
 	}
 	return limits
+}
+
+// idlePolicy returns that of new VMs.
+func (p *parts) idlePolicy() machine.IdlePolicy {
+	return machine.IdlePolicy{
+		Timeout: p.cfg.IdleTimeout, Action: machine.Action(p.cfg.IdleAction),
+		CPUPercent: p.cfg.IdleCPUPercent, NetworkBytes: p.cfg.IdleNetworkBytes,
+	}
 }
 
 // rates returns how often a key may call the API.
@@ -398,10 +406,7 @@ func (p *parts) makeVMs(templates *template.Service) error {
 		DefaultDriver: p.info.Name,
 		VCPUs:         p.cfg.DefaultVCPU, MemMiB: p.cfg.DefaultMemMiB, DiskMiB: p.cfg.DefaultDiskMiB,
 		BootArgs: p.cfg.DefaultBootArgs, StopTimeout: p.cfg.StopTimeout, WakeTimeout: p.cfg.WakeTimeout, BootTime: bootTime, OwnUser: h.OwnUser,
-		Idle: machine.IdlePolicy{
-			Timeout: p.cfg.IdleTimeout, Action: machine.Action(p.cfg.IdleAction),
-			CPUPercent: machine.DefaultIdleCPUPercent, NetworkBytes: machine.DefaultIdleNetworkBytes,
-		},
+		Idle: p.idlePolicy(),
 		Pools: network.Pools{
 			Network: p.cfg.Network, SSHMin: p.cfg.SSHPortMin, SSHMax: p.cfg.SSHPortMax,
 			UIDMin: p.cfg.UIDMin, UIDMax: p.cfg.UIDMax,

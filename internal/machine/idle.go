@@ -17,12 +17,6 @@ const (
 	ActionDelete Action = "delete"
 )
 
-// Thresholds of guests' own work, unless a policy sets others.
-const (
-	DefaultIdleCPUPercent   = 10
-	DefaultIdleNetworkBytes = 1 << 20
-)
-
 // Limits on idle policies and expiries.
 const (
 	MinIdle        = time.Second

@@ -78,7 +78,7 @@ func (h *vmHandlers) createFrom(ctx context.Context, in *createVMInput) (*create
 	if err := checkRight(ctx, access.Read(access.Snapshots)); err != nil {
 		return nil, err
 	}
-	given, err := overrides(ctx, body.MachineSpec, nil)
+	given, err := h.overrides(ctx, body.MachineSpec, nil)
 	if err == nil {
 		err = mayEnter(ctx, given)
 	}

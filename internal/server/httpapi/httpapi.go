@@ -32,6 +32,7 @@ import (
 
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/server/admission"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -137,6 +138,8 @@ type Config struct {
 	Log       *slog.Logger
 
 	Limits Limits
+	// IdleDefaults has the thresholds of idle policies that name none.
+	IdleDefaults machine.IdlePolicy
 	// Origins are those whose pages may call the API from a browser, "*" for all; nil
 	// means none.
 	Origins []string
@@ -175,6 +178,8 @@ type door struct {
 	served  map[string]route // by pattern
 	origins *cors.Cors       // of pages that may call; nil: none
 	hsts    time.Duration    // as in Config
+
+	idleDefaults machine.IdlePolicy // as in Config
 
 	crossOrigin *http.CrossOriginProtection // of callers without a key
 
@@ -244,7 +249,7 @@ func newDoor(cfg Config, schemas huma.Registry) *door {
 	}
 	return &door{
 		access: cfg.Access, made: cfg.Requests, audit: cfg.Audit, log: cfg.Log, lines: cfg.Lines, schemas: schemas, open: map[string]bool{}, bodied: map[string]bool{}, streams: map[string]bool{}, served: map[string]route{},
-		origins: newOrigins(cfg.Origins), hsts: cfg.HSTS, crossOrigin: http.NewCrossOriginProtection(),
+		origins: newOrigins(cfg.Origins), hsts: cfg.HSTS, idleDefaults: cfg.IdleDefaults, crossOrigin: http.NewCrossOriginProtection(),
 		tries:    admission.NewTries(),
 		requests: admission.NewShares(math.MaxInt64, requests), // connections bound them in all
 		bodies:   admission.NewShares(bytes, max(bytes/2, maxBody)),

@@ -18,14 +18,15 @@ type Idle interface {
 	Status(v vm.VM) idle.Status
 }
 
-// idlePolicy decodes an idle policy. The service validates the values.
-func idlePolicy(in *api.Idle) *machine.IdlePolicy {
+// idlePolicy decodes an idle policy, and adds the thresholds that it does not have. The
+// service validates the values.
+func (d *door) idlePolicy(in *api.Idle) *machine.IdlePolicy {
 	if in == nil {
 		return nil
 	}
 	out := &machine.IdlePolicy{
 		Timeout: seconds(in.TimeoutSeconds), Action: machine.Action(in.Action),
-		CPUPercent: machine.DefaultIdleCPUPercent, NetworkBytes: machine.DefaultIdleNetworkBytes,
+		CPUPercent: d.idleDefaults.CPUPercent, NetworkBytes: d.idleDefaults.NetworkBytes,
 	}
 	if in.CPUPercent != nil {
 		out.CPUPercent = *in.CPUPercent
@@ -91,10 +92,10 @@ var idleFields = []string{"idle", "ttl_seconds", "expires_at", "expire_action", 
 // idlePatch changes the idle policy and the expiry of a VM as a merge patch says, of which
 // after is the result and shown what the client has read. What it sends back unchanged
 // changes nothing.
-func idlePatch(v *vm.VM, patch []byte, shown, after api.VM, now time.Time) error {
+func (d *door) idlePatch(v *vm.VM, patch []byte, shown, after api.VM, now time.Time) error {
 	if !reflect.DeepEqual(after.Idle, shown.Idle) {
 		v.Idle = machine.IdlePolicy{}
-		if policy := idlePolicy(after.Idle); policy != nil {
+		if policy := d.idlePolicy(after.Idle); policy != nil {
 			v.Idle = *policy
 		}
 	}

@@ -143,7 +143,7 @@ func TestPatchIdle(t *testing.T) {
 		want   machine.IdlePolicy
 	}{
 		// The service adds the action.
-		{machine.IdlePolicy{}, `{"idle":{"timeout_seconds":600}}`, machine.IdlePolicy{Timeout: 10 * time.Minute, CPUPercent: machine.DefaultIdleCPUPercent, NetworkBytes: machine.DefaultIdleNetworkBytes}},
+		{machine.IdlePolicy{}, `{"idle":{"timeout_seconds":600}}`, machine.IdlePolicy{Timeout: 10 * time.Minute, CPUPercent: 7, NetworkBytes: 4096}},
 		{had, `{"idle":{"timeout_seconds":600}}`, machine.IdlePolicy{Timeout: 10 * time.Minute, Action: machine.ActionStop, CPUPercent: 3, NetworkBytes: 4}},
 		{had, `{"idle":null}`, machine.IdlePolicy{}},
 	} {

@@ -15,7 +15,7 @@ import (
 
 // overrides decodes the spec fields of a request, and expires_at, which templates do not
 // have. The service validates the values.
-func overrides(ctx context.Context, in api.MachineSpec, expiresAt *api.Time) (machine.Overrides, error) {
+func (d *door) overrides(ctx context.Context, in api.MachineSpec, expiresAt *api.Time) (machine.Overrides, error) {
 	data, err := userData(in.UserData, in.UserDataEncoding)
 	if err != nil {
 		return machine.Overrides{}, err
@@ -32,7 +32,7 @@ func overrides(ctx context.Context, in api.MachineSpec, expiresAt *api.Time) (ma
 		ImageID: in.ImageID, Description: in.Description, Hostname: in.Hostname, VCPUs: in.VCPUCount, MemMiB: in.MemMiB, DiskMiB: in.DiskMiB,
 		BootArgs: in.BootArgs, EnableNetwork: in.EnableNetwork, UserData: data,
 		Labels: in.Labels, SSHKeys: in.SSHAuthorizedKeys, RateLimits: rateLimits(in.RateLimits), Ports: published,
-		ImplicitRoutes: implicitRoutes(in.ImplicitRoutes), Idle: idlePolicy(in.Idle), Expiry: expires,
+		ImplicitRoutes: implicitRoutes(in.ImplicitRoutes), Idle: d.idlePolicy(in.Idle), Expiry: expires,
 	}, err
 }
 

@@ -19,7 +19,7 @@ func TestExpiryOfATemplateSentBack(t *testing.T) {
 		if shown.TTLSeconds == nil { // an action alone would be refused when it is sent back
 			t.Errorf("%+v is shown without a TTL", expiry)
 		}
-		got, err := overrides(t.Context(), shown, nil)
+		got, err := (&door{}).overrides(t.Context(), shown, nil)
 		if err != nil || !reflect.DeepEqual(got.Expiry, &expiry) {
 			t.Errorf("%+v has become %+v, %v", expiry, got.Expiry, err)
 		}

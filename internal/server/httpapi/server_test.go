@@ -17,6 +17,7 @@ import (
 	"github.com/hatchvm/hatch/api"
 	"github.com/hatchvm/hatch/internal/fake/guest"
 	"github.com/hatchvm/hatch/internal/file"
+	"github.com/hatchvm/hatch/internal/machine"
 	"github.com/hatchvm/hatch/internal/process"
 	"github.com/hatchvm/hatch/internal/server/httpapi"
 )
@@ -60,7 +61,7 @@ func newLimitedServer(t testing.TB, limits httpapi.Limits, origins ...string) *s
 		VMs: s.vms, Snapshots: s.snapshots, Images: s.images, Warm: s.warm, Templates: s.templates, Keys: fakeKeys{}, Users: fakeUsers{}, Access: fakeKeys{}, Events: s.events, Webhooks: s.webhooks,
 		Files: file.New(s.guest), Processes: process.New(oneGuest{s.processes, &s.guest.uses}, s.requests), Requests: s.requests,
 		Health: s.health.report, Version: "1.2.3", Log: slog.New(slog.NewJSONHandler(s.log, nil)), Limits: limits,
-		Origins: origins,
+		Origins: origins, IdleDefaults: machine.IdlePolicy{CPUPercent: 7, NetworkBytes: 4096},
 	}))
 	s.vms.requests, s.templates.requests = s.requests, s.requests
 	t.Cleanup(func() {

@@ -34,7 +34,7 @@ type createTemplateInput struct {
 }
 
 func (h *templateHandlers) create(ctx context.Context, in *createTemplateInput) (*created[api.Template], error) {
-	given, err := overrides(ctx, in.Body.MachineSpec, nil)
+	given, err := h.overrides(ctx, in.Body.MachineSpec, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (h *templateHandlers) update(ctx context.Context, in *patchInput) (*tagged[
 		after, err := patched[api.UpdateTemplate](h.door, shown, in.RawBody, templateFields, nil)
 		if err == nil {
 			t.Name = after.Name
-			t.Overrides, err = overrides(ctx, after.MachineSpec, nil)
+			t.Overrides, err = h.overrides(ctx, after.MachineSpec, nil)
 		}
 		if err == nil {
 			t.Sharing, err = h.users.sharing(ctx, t.Sharing, after.Visibility, after.SharedWith)

@@ -143,7 +143,7 @@ func serverTiming(steps []vm.Step) string {
 
 // createRequest decodes values that JSON has no types for. The service validates them.
 func (h *vmHandlers) createRequest(ctx context.Context, body api.CreateVM) (vm.CreateRequest, error) {
-	given, err := overrides(ctx, body.MachineSpec, body.ExpiresAt)
+	given, err := h.overrides(ctx, body.MachineSpec, body.ExpiresAt)
 	req := vm.CreateRequest{Overrides: given, TemplateID: body.TemplateID, Name: body.Name}
 	if err != nil {
 		return req, err
@@ -308,7 +308,7 @@ func (h *vmHandlers) update(ctx context.Context, in *patchInput) (*tagged[api.VM
 		if v.Ports, err = changedPorts(ctx, *v, after.Ports); err != nil {
 			return err
 		}
-		return idlePatch(v, in.RawBody, shown, after, now)
+		return h.idlePatch(v, in.RawBody, shown, after, now)
 	})
 	if err != nil {
 		return nil, err
