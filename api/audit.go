@@ -12,6 +12,7 @@ type AuditRecord struct {
 	Operation string `json:"operation" example:"create-vm" doc:"The operation's ID in this description, or ssh-session, port-session, authenticate, or audit-records, which stands for records that were lost."`
 	Noun      string `json:"noun,omitempty" example:"vm" doc:"Kind of the object."`
 	Object    string `json:"object,omitempty" example:"vm_abc123def456" doc:"ID of the object, or the name that the request gave."`
+	Made      string `json:"made,omitempty" example:"rt_abc123def456" doc:"ID of what a request about the object has made, such as a route to a VM; of several VMs the first."`
 	Outcome   string `json:"outcome" example:"ok" doc:"ok, refused or failed."`
 	Code      string `json:"code,omitempty" doc:"Code of the error."`
 	RequestID string `json:"request_id,omitempty"`

@@ -49,7 +49,7 @@ all users, others their own.`,
 	flags.StringVar(&opts.User, "user", "", "only what a `user` did")
 	flags.StringVar(&opts.Key, "key", "", "only what was done with an API `key`")
 	flags.StringVar(&opts.Operation, "op", "", "only an `operation`, as create-vm or ssh-session")
-	flags.StringVar(&opts.Object, "object", "", "only what was done to the object with this `id`")
+	flags.StringVar(&opts.Object, "object", "", "only what was done to the object with this `id`, or has made it")
 	flags.StringVar(&opts.Outcome, "outcome", "", "only what has ended `so`: ok, refused or failed")
 	flags.StringVar(&since, "since", "", "only since a `time`: how long ago, as 2h, or RFC 3339")
 	flags.StringVar(&until, "until", "", "only before a `time`, given so")
@@ -89,9 +89,18 @@ func (c auditCommand) cells(r api.AuditRecord, wide bool) []string {
 	if r.Code != "" {
 		outcome += " (" + r.Code + ")"
 	}
-	cells := []string{c.clock(r.At), cmp.Or(r.UserName, r.UserID), cmp.Or(r.KeyName, r.KeyID), r.Address, r.Operation, cmp.Or(r.Object, r.Noun), outcome}
+	cells := []string{c.clock(r.At), cmp.Or(r.UserName, r.UserID), cmp.Or(r.KeyName, r.KeyID), r.Address, r.Operation, objects(r), outcome}
 	if wide {
 		cells = append(cells, strconv.FormatInt(r.Count, 10), fmt.Sprintf("%.3fs", float64(r.TookMS)/1000), strconv.FormatInt(r.Bytes, 10), r.RequestID)
 	}
 	return cells
+}
+
+// objects returns what a record is about, and what was made.
+func objects(r api.AuditRecord) string {
+	object := cmp.Or(r.Object, r.Noun)
+	if r.Made != "" {
+		object += " (" + r.Made + ")"
+	}
+	return object
 }

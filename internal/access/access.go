@@ -32,7 +32,7 @@ func (r Role) rights() Rights {
 		return AllRights
 	}
 	all := slices.DeleteFunc(EveryRight(), func(r Right) bool {
-		return r == Admin || r.Noun == Users || r.Noun == Host || r == Write(Quotas)
+		return r == Admin || r.Noun == Users || r == Write(Quotas)
 	})
 	return RightsOf(all...)
 }

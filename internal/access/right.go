@@ -8,7 +8,7 @@ import (
 // Noun is a kind of object that a right is about.
 type Noun string
 
-// The nouns of rights.
+// The nouns of rights, each of which an operation needs.
 const (
 	VMs       Noun = "vms"
 	Exec      Noun = "exec" // commands, the console, and ports of guests
@@ -21,14 +21,12 @@ const (
 	Events    Noun = "events"
 	Keys      Noun = "keys"
 	Users     Noun = "users"
-	Secrets   Noun = "secrets"
 	Audit     Noun = "audit"
 	Quotas    Noun = "quotas"
-	Host      Noun = "host"
 )
 
 // nouns has each noun at the position of its two bits in [Rights].
-var nouns = []Noun{VMs, Exec, Files, Snapshots, Images, Templates, Routes, Webhooks, Events, Keys, Users, Secrets, Audit, Quotas, Host}
+var nouns = []Noun{VMs, Exec, Files, Snapshots, Images, Templates, Routes, Webhooks, Events, Keys, Users, Audit, Quotas}
 
 // Right is a permission that a request requires. No caller has the zero Right. To write
 // does not include to read.

@@ -13,7 +13,7 @@ func TestRights(t *testing.T) {
 	}{
 		"none":   {0, []Right{Open}},
 		"reader": {RightsOf(Read(VMs)), []Right{Open, AnyKey, Read(VMs)}},
-		"writer": {RightsOf(Write(VMs), Write(Host)), []Right{Open, AnyKey, Write(VMs), Write(Host)}},
+		"writer": {RightsOf(Write(VMs), Write(Users)), []Right{Open, AnyKey, Write(VMs), Write(Users)}},
 		"admin":  {RightsOf(Admin), slices.DeleteFunc(slices.Clone(every), func(r Right) bool { return r == Right{} })},
 	} {
 		for _, right := range every {

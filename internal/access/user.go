@@ -128,7 +128,7 @@ func (o Owned) mayGo(cascade bool) error {
 			WithHint("delete those VMs and snapshots first")
 	case !cascade && o != (Owned{Keys: o.Keys}):
 		return errs.New(errs.Conflict, "user_owns_objects", "cannot delete the user: it owns %s", o).
-			WithHint("delete them first, or add ?cascade=true to delete them with the user")
+			WithHint("delete them first, or delete them with the user: hatch user rm --cascade, or ?cascade=true in the API")
 	}
 	return nil
 }

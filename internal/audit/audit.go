@@ -43,6 +43,7 @@ type Record struct {
 
 	Operation    string // id of the API's operation, or one of those above
 	Noun, Object string // "vm" and its id; "" for none
+	Made         string // id of what a request about Object has made, such as a snapshot of it; "" for none
 	Outcome      Outcome
 	Code         string // of the error; "" for none
 	RequestID    string
@@ -57,7 +58,7 @@ type Filter struct {
 	Scope        access.Scope // of those whose records are seen
 	User, Key    string       // id or name
 	Operation    string
-	Object       string // id
+	Object       string // id of it, or of what was made
 	Outcome      Outcome
 	Since, Until time.Time
 	Before       int64 // Seq; for the next page
@@ -85,7 +86,7 @@ const maxText = 128
 
 // cut returns the record with bounded texts.
 func (r Record) cut() Record {
-	for _, text := range []*string{&r.UserName, &r.KeyName, &r.Address, &r.Operation, &r.Noun, &r.Object, &r.Code, &r.RequestID} {
+	for _, text := range []*string{&r.UserName, &r.KeyName, &r.Address, &r.Operation, &r.Noun, &r.Object, &r.Made, &r.Code, &r.RequestID} {
 		if len(*text) > maxText {
 			*text = (*text)[:maxText]
 		}

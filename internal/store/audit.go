@@ -24,6 +24,7 @@ type auditRow struct {
 	Operation  string `db:"operation"`
 	Noun       string `db:"noun"`
 	ObjectID   string `db:"object_id"`
+	MadeID     string `db:"made_id"`
 	Outcome    string `db:"outcome"`
 	Code       string `db:"code"`
 	RequestID  string `db:"request_id"`
@@ -34,7 +35,7 @@ type auditRow struct {
 
 var auditColumns = []string{
 	"seq", "happened_at", "owner_id", "user_id", "user_name", "key_id", "key_name", "address",
-	"operation", "noun", "object_id", "outcome", "code", "request_id", "took_us", "bytes", "number",
+	"operation", "noun", "object_id", "made_id", "outcome", "code", "request_id", "took_us", "bytes", "number",
 }
 
 var (
@@ -45,7 +46,7 @@ var (
 func auditRowOf(r audit.Record) auditRow {
 	return auditRow{
 		Seq: r.Seq, HappenedAt: micros(r.At), OwnerID: r.OwnerID, UserID: r.UserID, UserName: printable(r.UserName),
-		KeyID: r.KeyID, KeyName: printable(r.KeyName), Address: r.Address, Operation: r.Operation, Noun: r.Noun, ObjectID: printable(r.Object),
+		KeyID: r.KeyID, KeyName: printable(r.KeyName), Address: r.Address, Operation: r.Operation, Noun: r.Noun, ObjectID: printable(r.Object), MadeID: printable(r.Made),
 		Outcome: string(r.Outcome), Code: printable(r.Code), RequestID: printable(r.RequestID),
 		TookMicros: r.Took.Microseconds(), Bytes: r.Bytes, Number: r.Count,
 	}
@@ -54,7 +55,7 @@ func auditRowOf(r audit.Record) auditRow {
 func (r auditRow) record() audit.Record {
 	return audit.Record{
 		Seq: r.Seq, At: fromMicros(r.HappenedAt), OwnerID: r.OwnerID, UserID: r.UserID, UserName: r.UserName,
-		KeyID: r.KeyID, KeyName: r.KeyName, Address: r.Address, Operation: r.Operation, Noun: r.Noun, Object: r.ObjectID,
+		KeyID: r.KeyID, KeyName: r.KeyName, Address: r.Address, Operation: r.Operation, Noun: r.Noun, Object: r.ObjectID, Made: r.MadeID,
 		Outcome: audit.Outcome(r.Outcome), Code: r.Code, RequestID: r.RequestID,
 		Took: time.Duration(r.TookMicros) * time.Microsecond, Bytes: r.Bytes, Count: r.Number,
 	}
@@ -110,7 +111,7 @@ func auditQuery(f audit.Filter) (query string, args []any) {
 	and(f.User != "", "(user_id = ? OR user_name = ?)", f.User, f.User)
 	and(f.Key != "", "(key_id = ? OR key_name = ?)", f.Key, f.Key)
 	and(f.Operation != "", "operation = ?", f.Operation)
-	and(f.Object != "", "object_id = ?", f.Object)
+	and(f.Object != "", "(object_id = ? OR made_id = ?)", f.Object, f.Object)
 	and(f.Outcome != "", "outcome = ?", string(f.Outcome))
 	and(!f.Since.IsZero(), "happened_at >= ?", micros(f.Since))
 	and(!f.Until.IsZero(), "happened_at < ?", micros(f.Until))

@@ -29,7 +29,7 @@ func TestAuditRecords(t *testing.T) {
 		ctx, at := t.Context(), now()
 		full := audit.Record{
 			Seq: 3, At: at, OwnerID: "acc_a", UserID: "acc_a", UserName: "ann", KeyID: "key_a", KeyName: "ci", Address: "192.0.2.7",
-			Operation: "stop-vm", Noun: "vm", Object: "vm_a", Outcome: audit.Refused, Code: "c", RequestID: "r", Took: time.Second, Bytes: 7, Count: 2,
+			Operation: "stop-vm", Noun: "vm", Object: "vm_a", Made: "rt_a", Outcome: audit.Refused, Code: "c", RequestID: "r", Took: time.Second, Bytes: 7, Count: 2,
 		}
 		gone := audit.Record{Seq: 2, At: at.Add(-time.Hour), OwnerID: "usr_gone", UserID: "usr_gone", UserName: "gone", Operation: "create-vm", Outcome: audit.OK, Count: 1}
 		unknown := audit.Record{Seq: 1, At: at.Add(-2 * time.Hour), Operation: audit.Authenticate, Outcome: audit.Refused, Code: "a\x00b", Count: 9}
@@ -52,6 +52,7 @@ func TestAuditRecords(t *testing.T) {
 			"with a key":      {audit.Filter{Key: "ci"}, []int64{3}},
 			"operation":       {audit.Filter{Operation: "create-vm"}, []int64{2}},
 			"object":          {audit.Filter{Object: "vm_a"}, []int64{3}},
+			"made":            {audit.Filter{Object: "rt_a"}, []int64{3}},
 			"outcome":         {audit.Filter{Outcome: audit.Refused}, []int64{3, 1}},
 			"since":           {audit.Filter{Since: at.Add(-time.Minute)}, []int64{3}},
 			"until":           {audit.Filter{Until: at.Add(-time.Minute)}, []int64{2, 1}},

@@ -59,7 +59,7 @@ type listAuditInput struct {
 	User      string `query:"user" maxLength:"128" doc:"Only records of what the user with this ID or name did."`
 	Key       string `query:"key" maxLength:"128" doc:"Only records of what was done with the API key with this ID or name."`
 	Operation string `query:"operation" maxLength:"64" doc:"Only records of this operation, such as create-vm."`
-	Object    string `query:"object" maxLength:"128" doc:"Only records about the object of this ID."`
+	Object    string `query:"object" maxLength:"128" doc:"Only records about the object of this ID, and the one of its creation."`
 	Outcome   string `query:"outcome" enum:"ok,refused,failed" doc:"Only records with this outcome."`
 	Since     string `query:"since" maxLength:"64" doc:"Only records of this time or later: an RFC 3339 time, or how long ago, such as 90m."`
 	Until     string `query:"until" maxLength:"64" doc:"Only records from before this time, given as since is."`
@@ -72,7 +72,7 @@ func (in *listAuditInput) filter(ctx context.Context) (f audit.Filter, err error
 	f = audit.Filter{
 		Scope: scope(ctx), User: in.User, Key: in.Key, Operation: in.Operation, Object: in.Object, Outcome: audit.Outcome(in.Outcome), Limit: in.Limit,
 	}
-	if c := callerOf(ctx); c.Role == access.RoleAdmin && c.Rights.Include(access.Admin) {
+	if callerOf(ctx).Role == access.RoleAdmin {
 		f.Scope = access.Everyone
 	}
 	if f.Since, err = parseSince(in.Since); err != nil {
@@ -166,7 +166,7 @@ func (h *auditHandlers) writeLines(ctx context.Context, f audit.Filter, w io.Wri
 func shownRecord(r audit.Record) api.AuditRecord {
 	return api.AuditRecord{
 		ID: "aud_" + strconv.FormatInt(r.Seq, 10), At: utc(r.At), UserID: r.UserID, UserName: r.UserName, KeyID: r.KeyID, KeyName: r.KeyName, Address: r.Address,
-		Operation: r.Operation, Noun: r.Noun, Object: r.Object, Outcome: string(r.Outcome), Code: r.Code, RequestID: r.RequestID,
+		Operation: r.Operation, Noun: r.Noun, Object: r.Object, Made: r.Made, Outcome: string(r.Outcome), Code: r.Code, RequestID: r.RequestID,
 		TookMS: r.Took.Milliseconds(), Bytes: r.Bytes, Count: r.Count,
 	}
 }
@@ -205,7 +205,7 @@ func recordOf(r *http.Request, route route, seen *writer, took time.Duration) au
 	if c.address.IsValid() {
 		record.Address = c.address.String()
 	}
-	record.Noun, record.Object = objectOf(route.path, r.URL.EscapedPath(), seen.Header().Get("Location"))
+	record.Noun, record.Object, record.Made = objectsOf(route.path, r.URL.EscapedPath(), seen.Header().Get("Location"))
 	if c.problem != nil && seen.status >= http.StatusBadRequest {
 		record.Outcome, record.Code = audit.Refused, c.problem.Code
 	}
@@ -215,21 +215,25 @@ func recordOf(r *http.Request, route route, seen *writer, took time.Duration) au
 	return record
 }
 
-// objectOf returns the kind and the id of what a request was about: the object in its
-// path, or else the one that it has made.
-func objectOf(pattern, path, location string) (noun, id string) {
+// objectsOf returns the kind and the id of what a request was about, the object in its
+// path, and of another one that it has made. Without the first, it was about the second.
+func objectsOf(pattern, path, location string) (noun, id, made string) {
+	made = location[strings.LastIndexByte(location, '/')+1:]
 	collection, rest, _ := strings.Cut(strings.TrimPrefix(pattern, "/"), "/")
 	noun = strings.TrimSuffix(collection, "s")
 	if strings.HasPrefix(rest, "{id}") {
 		_, after, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 		id, _, _ = strings.Cut(after, "/")
-	} else if location != "" {
-		id = location[strings.LastIndexByte(location, '/')+1:]
+	} else {
+		id, made = made, ""
 	}
 	if !saneRequestID.MatchString(id) || access.IsSecret(id) { // neither an id nor a name
 		id = ""
 	}
-	return noun, id
+	if made == id { // a Location of the object itself
+		made = ""
+	}
+	return noun, id, made
 }
 
 // recordRefusedKey records that a caller presented no valid key.

@@ -119,6 +119,38 @@ func TestARecordHasNoSecrets(t *testing.T) {
 	}
 }
 
+// A request about one object that makes another is found by both.
+func TestARecordNamesWhatWasMade(t *testing.T) {
+	s := newServer(t)
+	for target, body := range map[string]string{
+		"/vms/" + knownVM + "/routes": `{"target_port":80}`, "/vms/" + knownVM + "/snapshot": `{}`,
+		"/vms/" + knownVM + "/exec": `{"command":"true","background":true}`,
+	} {
+		r := s.call(t, "POST", target, body)
+		wantStatus(t, r, 201)
+		location := r.Header.Get("Location")
+		got := s.audit.last()
+		if len(got) != 1 || got[0].Object != knownVM || got[0].Made == "" || !strings.HasSuffix(location, "/"+got[0].Made) {
+			t.Errorf("%s has made %s: %+v", target, location, got)
+		}
+	}
+	s.call(t, "POST", "/vms", "{}")
+	if got := s.audit.last(); len(got) != 1 || got[0].Object == "" || got[0].Made != "" {
+		t.Errorf("a new VM: %+v", got)
+	}
+}
+
+// An admin sees all records, also with a key for these alone.
+func TestAnAdminsAuditorSeesAllRecords(t *testing.T) {
+	s := newServer(t)
+	r := s.request(t, "GET", "/audit", "")
+	r.Header.Set("Authorization", "Bearer "+auditorKey)
+	wantStatus(t, s.send(t, r), 200)
+	if f := s.audit.filter; f.Scope != access.Everyone {
+		t.Errorf("filter %+v", f)
+	}
+}
+
 func TestAuditPages(t *testing.T) {
 	s := newServer(t)
 	r := s.call(t, "GET", "/audit?user=alice&operation=stop-vm&outcome=ok&since=1h&limit=2", "")

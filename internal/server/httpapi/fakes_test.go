@@ -35,6 +35,8 @@ const (
 	otherKey   = "hk_other"
 	readerKey  = "hk_reader"  // of the good account
 	creatorKey = "hk_creator" // of the good account, to create VMs and templates
+
+	auditorKey = "hk_auditor" // of an admin, for the audit log only
 	goodAcc    = "acc_good"
 	knownVM    = "vm_known0000000"
 )
@@ -596,6 +598,8 @@ func (fakeKeys) Authenticate(_ context.Context, secret string, _ netip.Addr) (ac
 		return access.Principal{OwnerID: goodAcc, KeyID: "key_reader", Rights: readRights()}, nil
 	case creatorKey:
 		return access.Principal{OwnerID: goodAcc, KeyID: "key_creator", Rights: access.RightsOf(access.Write(access.VMs), access.Write(access.Templates))}, nil
+	case auditorKey:
+		return access.Principal{OwnerID: goodAcc, Role: access.RoleAdmin, KeyID: "key_auditor", Rights: access.RightsOf(access.Read(access.Audit))}, nil
 	case "hk_broken":
 		return access.Principal{}, fmt.Errorf("open /var/lib/hatch/hatch.db: no such file")
 	}

@@ -3,10 +3,13 @@ package httpapi_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/hatchvm/hatch/internal/access"
 )
 
 // TestRoutes calls every route of the document once; send checks each answer
@@ -377,5 +380,26 @@ func TestOpenAPI(t *testing.T) {
 	yaml := s.call(t, "GET", "/openapi.yaml", "")
 	if !strings.Contains(string(yaml.body), "openapi: 3.1") {
 		t.Errorf("YAML begins with %.80s", yaml.body)
+	}
+}
+
+// A key can be given a scope of each noun that operations need, and of no other.
+func TestEachNounOfScopesIsNeeded(t *testing.T) {
+	s := newServer(t)
+	needed, offered := map[string]bool{}, map[string]bool{}
+	for _, pattern := range documented(s) {
+		method, path, _ := strings.Cut(pattern, " ")
+		scope := s.contract.paths[path].(object)[strings.ToLower(method)].(object)["x-required-scope"].(string)
+		if noun, _, isRight := strings.Cut(scope, ":"); isRight {
+			needed[noun] = true
+		}
+	}
+	for _, right := range access.EveryRight() {
+		if right != access.Admin {
+			offered[string(right.Noun)] = true
+		}
+	}
+	if !maps.Equal(needed, offered) {
+		t.Errorf("keys can have %v, operations need %v", slices.Sorted(maps.Keys(offered)), slices.Sorted(maps.Keys(needed)))
 	}
 }
