@@ -81,5 +81,5 @@ func (p Principal) Scope() Scope { return Owner(p.OwnerID) }
 // Manager returns the scope for images and templates, of which an admin may also change
 // those of other users that it sees.
 func (p Principal) Manager() Scope {
-	return Scope{account: p.OwnerID, manages: p.Rights.Include(Admin)}
+	return Scope{ownerID: p.OwnerID, manages: p.Rights.Include(Admin)}
 }

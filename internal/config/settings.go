@@ -111,7 +111,7 @@ var mainSettings = []Setting{
 	},
 	{
 		Name: "image_dirs", Env: "HATCH_IMAGE_DIRS",
-		Doc: "Directories whose files clients may register as images, separated by `:`. Only root may be able to write to them and to the directories above; none may be in the data directory, or the reverse. Default: none; images that `hatch image build` builds, and `img_default`, need none.",
+		Doc: "Directories whose files clients with the scope admin may register as images, separated by `:`. Only root may be able to write to them and to the directories above; none may be in the data directory, or the reverse. Default: none; images that `hatch image build` builds, and `img_default`, need none.",
 		set: directories(func(c *Config) *[]string { return &c.ImageDirs }),
 	},
 	{

@@ -29,7 +29,7 @@ var apiSettings = []Setting{
 	},
 	{
 		Name: "http_max_connections", Env: "HATCH_HTTP_MAX_CONNECTIONS", Default: "1024",
-		Doc: "Connections to the REST API at a time, 16 to 1048576; streams and WebSockets are among them. An eighth is for this host's own processes only, another for other hosts only. One API key's account may use half.",
+		Doc: "Connections to the REST API at a time, 16 to 1048576; streams and WebSockets are among them. An eighth is for this host's own processes only, another for other hosts only. One user may use half.",
 		set: integer(16, 1<<20, func(c *Config) *int { return &c.HTTPMaxConns }),
 	},
 	{
@@ -39,7 +39,7 @@ var apiSettings = []Setting{
 	},
 	{
 		Name: "http_body_mib", Env: "HATCH_HTTP_BODY_MIB", Default: "32",
-		Doc: "Memory for the bodies of all requests in progress, in MiB, 4 to 65536; one API key's account may use half. Files that are written are not among them.",
+		Doc: "Memory for the bodies of all requests in progress, in MiB, 4 to 65536; one user may use half. Files that are written are not among them.",
 		set: integer(4, 1<<16, func(c *Config) *int64 { return &c.HTTPBodyMiB }),
 	},
 	{

@@ -11,7 +11,7 @@ var routeSettings = []Setting{
 	},
 	{
 		Name: "proxy_implicit", Env: "HATCH_PROXY_IMPLICIT", Default: "guarded",
-		Doc: "Whether `PORT-VM` below the domain, with a VM's id or name, leads to any port of the VM without a route: `guarded` is for callers with an API key of the VM's owner or a signed link, `off` for none.",
+		Doc: "Whether `PORT-VM` below the domain, with a VM's id or name, leads to any port of the VM without a route: `guarded` is for callers with an API key of the VM's owner, with the scope exec:write, or a signed link, `off` for none.",
 		set: oneOf([]string{"guarded", "off"}, func(c *Config) *string { return &c.ProxyImplicit }),
 	},
 	{
@@ -26,7 +26,7 @@ var routeSettings = []Setting{
 	},
 	{
 		Name: "proxy_max_connections", Env: "HATCH_PROXY_MAX_CONNECTIONS", Default: "4096",
-		Doc: "Connections to routes at a time, and requests in progress, 16 to 1048576. VMs of one account may have half of the requests; a quarter may wait for a wake. An eighth is for this host's own processes only, another for other hosts only.",
+		Doc: "Connections to routes at a time, and requests in progress, 16 to 1048576. VMs of one user may have half of the requests; a quarter may wait for a wake. An eighth is for this host's own processes only, another for other hosts only.",
 		set: integer(16, 1<<20, func(c *Config) *int { return &c.ProxyMaxConns }),
 	},
 	{

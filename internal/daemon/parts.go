@@ -161,7 +161,7 @@ func assemble(ctx context.Context, cfg config.Config, opt Options, reserve *spac
 		Files: p.files, Processes: p.processes, Requests: p.store,
 		Health: p.health(opt.Version), Counts: p.store, E2B: p.e2bAt, Routes: p.routes, Quotas: p.store, Authority: p.sshAuthority, Audit: p.audit, Version: opt.Version, Log: p.log, Lines: p.lines,
 		Origins: p.cfg.CORSOrigins, HSTS: p.cfg.HSTSMaxAge, IdleDefaults: p.idlePolicy(),
-		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2), Rates: p.rates()},
+		Limits: httpapi.Limits{BodyBytes: p.cfg.HTTPBodyMiB << 20, RequestsPerUser: int64(p.cfg.HTTPMaxConns / 2), Rates: p.rates()},
 	})
 	return p, nil
 }

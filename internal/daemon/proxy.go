@@ -25,7 +25,7 @@ import (
 )
 
 // routeGuests leads the proxy to guests. Names and credentials decide who may come, so
-// that no account is asked for.
+// that no user is asked for.
 type routeGuests struct{ reach *reach.Reach }
 
 var _ proxy.Guests = routeGuests{}

@@ -29,7 +29,7 @@ const (
 
 // Request is a request that may be repeated. The zero value is one without a key.
 type Request struct {
-	Owner string // the account that makes it, and that owns what it makes
+	Owner string // the user that makes it, and that owns what it makes
 	Key   string
 	Hash  string // of what it asks for
 }

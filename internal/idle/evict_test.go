@@ -33,18 +33,18 @@ func TestEvict(t *testing.T) {
 	})
 }
 
-// For an account only its own VMs sleep; the others may be tried again at once.
-func TestEvictOfOneAccount(t *testing.T) {
+// For a user only its own VMs sleep; the others may be tried again at once.
+func TestEvictOfOneUser(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		v := w.start("vm_a")
 		v.OwnerID = "acc_a"
 		w.set(v)
 		after(time.Minute)
 		if evicted, err := w.Evict(t.Context(), access.Owner("acc_other")); evicted || err != nil {
-			t.Errorf("one of another account: %v, %v", evicted, err)
+			t.Errorf("one of another user: %v, %v", evicted, err)
 		}
 		if evicted, err := w.Evict(t.Context(), access.Owner(v.OwnerID)); !evicted || err != nil {
-			t.Errorf("one of the account: %v, %v", evicted, err)
+			t.Errorf("one of the user: %v, %v", evicted, err)
 		}
 	})
 }

@@ -244,7 +244,7 @@ func (r *Reach) Dial(ctx context.Context, scope access.Scope, id string, port in
 
 // DialNetwork connects to an address of the guest through its network only. It has no
 // scope: it is for callers that have checked theirs, and for a VM's SSH port, whose
-// clients have no account. The VM counts as used for cause until the connection is
+// clients have no user. The VM counts as used for cause until the connection is
 // closed; but only bytes that it moves keep the VM awake, because it outlives a sleep.
 func (r *Reach) DialNetwork(ctx context.Context, id string, to netip.AddrPort, cause Cause) (vm.PortConn, error) {
 	moved := &atomic.Int64{}

@@ -107,7 +107,7 @@ func TestConcurrentDeletesLeaveAKey(t *testing.T) {
 	})
 }
 
-func TestAccountIsMadeOnce(t *testing.T) {
+func TestUserIsMadeOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		account(t, s, "acc_a")
 		if n := count(t, s, "users"); n != 1 {

@@ -9,8 +9,8 @@ import (
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
-// A scope that names no account must not turn into one that sees them all.
-func TestScopeWithoutAccountSeesNothing(t *testing.T) {
+// A scope that names no user must not turn into one that sees them all.
+func TestScopeWithoutUserSeesNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
 		ctx := t.Context()
 		noError(t, s.InsertKey(ctx, newKey("key_a", "acc_a")))

@@ -193,7 +193,7 @@ func (t *tx) checkReleased(ctx context.Context, address int64, owner string, poo
 		return nil
 	}
 	free := fromMicros(last.ReleasedAt).Add(pools.CoolDown)
-	return errs.New(errs.Conflict, "guest_ip_taken", "guest_ip: %s was another account's until just now, and is out of use until %s",
+	return errs.New(errs.Conflict, "guest_ip_taken", "guest_ip: %s was another user's until just now, and is out of use until %s",
 		addressOf(address), free.Format(time.RFC3339)).
 		WithField("guest_ip").WithHint("give another free address of %s, or leave guest_ip out", pools.Network.Prefix)
 }

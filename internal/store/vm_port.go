@@ -81,7 +81,7 @@ func (t *tx) checkPort(ctx context.Context, owner string, port int, pools networ
 	case err != nil:
 		return fmt.Errorf("cannot look up a host port: %w", err)
 	case found && last.ReleasedAt.Valid && last.OwnerID != owner:
-		taken = errs.New(errs.Conflict, "port_taken", "ports: the host port %d was another account's until just now, and is out of use until %s",
+		taken = errs.New(errs.Conflict, "port_taken", "ports: the host port %d was another user's until just now, and is out of use until %s",
 			port, fromMicros(last.ReleasedAt.V).Add(pools.CoolDown).Format(time.RFC3339))
 	case found && !last.ReleasedAt.Valid:
 	case pools.PortBusy != nil && pools.PortBusy(port):

@@ -15,7 +15,7 @@ import (
 
 // usageGroup is a group of VMs whose use of a host is added up.
 type usageGroup struct {
-	Own  bool   `db:"own"`  // VMs of hatchd's own account
+	Own  bool   `db:"own"`  // VMs of hatchd's own user
 	Base string `db:"base"` // JSON of the vmm.Shared that live machines share; "" for none
 }
 

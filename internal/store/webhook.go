@@ -69,10 +69,10 @@ func (s *webhookStore) InsertWebhook(ctx context.Context, w webhook.Webhook, mos
 		if err := tx.remember(ctx, w.OwnerID, w.ID); err != nil {
 			return err
 		}
-		// Writing the account serializes creates of one owner, so that concurrent
+		// Writing the user serializes creates of one owner, so that concurrent
 		// creates cannot exceed the limit.
 		if _, err := tx.exec(ctx, "UPDATE users SET name = name WHERE id = ?", w.OwnerID); err != nil {
-			return fmt.Errorf("cannot lock the account: %w", err)
+			return fmt.Errorf("cannot lock the user: %w", err)
 		}
 		var have int
 		if _, err := tx.get(ctx, &have, "SELECT COUNT(*) FROM webhooks WHERE owner_id = ?", w.OwnerID); err != nil {

@@ -158,7 +158,7 @@ func (v VM) Link() network.Link {
 const sshPort = 22
 
 // Forwards returns the listeners on the host that lead to the guest: of its SSH port and
-// of its published ports. hatchd's own VMs get none: VMs of any account are cloned from
+// of its published ports. hatchd's own VMs get none: VMs of any user are cloned from
 // them, so no login may reach them.
 func (v VM) Forwards() (all []network.Forward) {
 	if v.OwnerID == access.SystemID {

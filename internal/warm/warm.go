@@ -1,6 +1,6 @@
 // Package warm is the warm pool: snapshots of booted guests that new VMs are
 // cloned from instead of booting. It has one snapshot for each shape that was
-// requested, built in the background from a VM of hatchd's own account.
+// requested, built in the background from a VM of hatchd's own user.
 //
 // It decides what to build and when a snapshot is out of date. Cloning a VM from
 // a snapshot is internal/vm/clone's. Start at [Service].
@@ -55,7 +55,7 @@ type Images interface {
 
 // VMs makes the VMs that snapshots are built from (lifecycle.Service).
 type VMs interface {
-	// CreateOfShape makes and boots a VM of hatchd's own account, and returns it
+	// CreateOfShape makes and boots a VM of hatchd's own user, and returns it
 	// once it runs. With an error it returns the VM's id.
 	CreateOfShape(ctx context.Context, shape vm.Shape) (vm.VM, error)
 	// Wait returns the VM once the condition holds.

@@ -219,7 +219,7 @@ func TestUsesAreCounted(t *testing.T) {
 		mode  file.Mode
 		code  string
 	}{
-		"of another account": {access.Owner("acc_b"), "vm_a", file.Wake, "vm_not_found"},
+		"of another user": {access.Owner("acc_b"), "vm_a", file.Wake, "vm_not_found"},
 		"another VM":         {access.Owner("acc_a"), "vm_b", file.Wake, "vm_not_found"},
 		"asleep":             {access.Owner("acc_a"), "vm_a", file.NoWake, "vm_not_running"},
 	} {

@@ -4,7 +4,7 @@
 // It knows neither HTTP nor SSH: the doors ask it, and answer by themselves. Nothing
 // here waits, and all tables are bounded. A client is an IP address, or a network of
 // addresses that one client commands. Start at [Places] and [Listener]; shares.go
-// bounds what one account uses, rates.go how often a key calls, tries.go how often a client presents wrong keys,
+// bounds what one user uses, rates.go how often a key calls, tries.go how often a client presents wrong keys,
 // and log.go how many lines clients can cause.
 package admission
 

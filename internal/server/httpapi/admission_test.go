@@ -80,7 +80,7 @@ func (s *server) holdBody(t *testing.T, key string, size int) *rawClient {
 
 func TestBodiesInProgressAreBounded(t *testing.T) {
 	const mib = 1 << 20
-	s := newLimitedServer(t, httpapi.Limits{BodyBytes: 3 * mib}) // 2 MiB for an account, the most of one body
+	s := newLimitedServer(t, httpapi.Limits{BodyBytes: 3 * mib}) // 2 MiB for a user, the most of one body
 	first := s.holdBody(t, goodKey, 3*mib/2)
 
 	own := s.dialRaw(t)
@@ -110,8 +110,8 @@ func TestBodiesOfUnknownLengthCount(t *testing.T) {
 	c.requireProblem(t, http.StatusTooManyRequests, "too_many_bodies")
 }
 
-func TestOneAccountCannotTakeAllRequests(t *testing.T) {
-	s := newLimitedServer(t, httpapi.Limits{RequestsPerAccount: 1})
+func TestOneUserCannotTakeAllRequests(t *testing.T) {
+	s := newLimitedServer(t, httpapi.Limits{RequestsPerUser: 1})
 	began := make(chan struct{})
 	s.vms.log = func(ctx context.Context, _ int, _ bool, _ io.Writer) error {
 		close(began)

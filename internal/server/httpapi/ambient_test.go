@@ -41,7 +41,7 @@ func TestProcessesOfThisHostNeedNoKey(t *testing.T) {
 		"no key":                     {host: "localhost", status: 200, scope: access.Owner(access.AdminID)},
 		"any name without a dot":     {host: "hatch", status: 200, scope: access.Owner(access.AdminID)},
 		"an address of this host":    {host: "127.0.0.1:80", status: 200, scope: access.Owner(access.AdminID)},
-		"that key's account":         {host: "localhost", headers: map[string]string{"Authorization": "Bearer " + goodKey}, status: 200, scope: access.Owner(goodAcc)},
+		"that key's user":            {host: "localhost", headers: map[string]string{"Authorization": "Bearer " + goodKey}, status: 200, scope: access.Owner(goodAcc)},
 		"the key in its other place": {host: "localhost", headers: map[string]string{"X-API-Key": goodKey}, status: 200, scope: access.Owner(goodAcc)},
 		"a wrong key":                {host: "localhost", headers: map[string]string{"Authorization": "Bearer hk_wrong"}, status: 401},
 		"a key of another form":      {host: "localhost", headers: map[string]string{"Authorization": "Digest x"}, status: 401},

@@ -118,14 +118,14 @@ func tooManyTries(wait time.Duration) error {
 		WithHint("wait before the next try; check the key").WithRetryAfter(wait)
 }
 
-// share bounds the requests of one account that are in progress, so that they cannot
+// share bounds the requests of one user that are in progress, so that they cannot
 // take all connections: a stream or a wait may last long.
 func (d *door) share(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if account := owner(r.Context()); account != "" && !d.open[r.URL.Path] {
-			keep, short := d.requests.Take(account, 1)
+		if ownerID := owner(r.Context()); ownerID != "" && !d.open[r.URL.Path] {
+			keep, short := d.requests.Take(ownerID, 1)
 			if short != admission.Enough {
-				d.writeProblem(w, r, errs.New(errs.TooMany, "too_many_requests", "cannot serve this: the account has too many requests in progress").
+				d.writeProblem(w, r, errs.New(errs.TooMany, "too_many_requests", "cannot serve this: the user has too many requests in progress").
 					WithHint("end streams and waits that are not needed"))
 				return
 			}

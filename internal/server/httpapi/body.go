@@ -117,7 +117,7 @@ func (d *door) takeBytes(ctx context.Context, size int64) (keep func(left int64)
 	keep, short := d.bodies.Take(owner(ctx), size)
 	switch short {
 	case admission.OfOwn:
-		return nil, errs.New(errs.TooMany, "too_many_bodies", "cannot read the body: the account's requests in progress have too large bodies").
+		return nil, errs.New(errs.TooMany, "too_many_bodies", "cannot read the body: the user's requests in progress have too large bodies").
 			WithHint("send fewer at a time, and the length of each")
 	case admission.OfShared:
 		return nil, errs.New(errs.Unavailable, "server_busy", "cannot read the body: all requests in progress have too large bodies").

@@ -502,7 +502,7 @@ func TestDisconnectedClientReleasesTheGuest(t *testing.T) {
 // Large messages take memory as bodies do, until the process has read them.
 func TestMessagesInProgressAreBounded(t *testing.T) {
 	const mib = 1 << 20
-	s := newLimitedServer(t, httpapi.Limits{BodyBytes: 3 * mib}) // 2 MiB for an account
+	s := newLimitedServer(t, httpapi.Limits{BodyBytes: 3 * mib}) // 2 MiB for a user
 	c := s.stream(t, `{"command":"cat >/dev/null","stdin_open":true}`)
 	c.SetReadLimit(-1)
 	for range 5 { // nothing of it is left taken

@@ -37,7 +37,7 @@ func (h *healthHandler) get(ctx context.Context, _ *struct{}) (*healthOutput, er
 	if out.Body.Status != "ok" {
 		out.Status, out.RetryAfter = http.StatusServiceUnavailable, "5"
 	}
-	if owner(ctx) == "" || out.Status != http.StatusOK { // a caller without a key learns nothing of accounts
+	if owner(ctx) == "" || out.Status != http.StatusOK { // a caller without a key learns nothing of users
 		return out, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, countTimeout)

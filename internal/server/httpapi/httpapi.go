@@ -151,16 +151,16 @@ type Config struct {
 
 // Limits bound what callers use at a time. 0 means the default.
 type Limits struct {
-	BodyBytes          int64 // of all bodies that hatchd holds; an account may have half
-	RequestsPerAccount int64 // in progress, streams and waits among them
+	BodyBytes       int64 // of all bodies that hatchd holds; a user may have half
+	RequestsPerUser int64 // in progress, streams and waits among them
 
 	Rates map[admission.Class]admission.Rate // of each key; a class without one has no limit
 }
 
 // The default limits.
 const (
-	defaultBodyBytes          = 32 << 20
-	defaultRequestsPerAccount = 512
+	defaultBodyBytes       = 32 << 20
+	defaultRequestsPerUser = 512
 )
 
 // door is what all handlers share: it authenticates callers and
@@ -243,7 +243,7 @@ func serveRoutes(cfg Config) (*door, *http.ServeMux, *huma.OpenAPI) {
 
 func newDoor(cfg Config, schemas huma.Registry) *door {
 	bytes := cmp.Or(cfg.Limits.BodyBytes, defaultBodyBytes)
-	requests := cmp.Or(cfg.Limits.RequestsPerAccount, defaultRequestsPerAccount)
+	requests := cmp.Or(cfg.Limits.RequestsPerUser, defaultRequestsPerUser)
 	if cfg.Lines == nil {
 		cfg.Lines = admission.NewLog(cfg.Log)
 	}

@@ -30,7 +30,7 @@ func callerOf(ctx context.Context) *caller {
 	return &caller{}
 }
 
-// owner returns the account that objects are created for.
+// owner returns the user that objects are created for.
 func owner(ctx context.Context) string { return callerOf(ctx).OwnerID }
 
 // scope returns which objects the caller may see.

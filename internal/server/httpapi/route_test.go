@@ -29,7 +29,7 @@ func (fakeCounts) CountRoutes(_ context.Context, scope access.Scope) (int, error
 
 func onlyGood(scope access.Scope) error {
 	if scope != access.Owner(goodAcc) {
-		return errors.New("no such account")
+		return errors.New("no such user")
 	}
 	return nil
 }

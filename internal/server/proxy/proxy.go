@@ -63,7 +63,7 @@ type Config struct {
 	// believed; nil means none.
 	Trusted []netip.Prefix
 	// Open bounds the requests in progress, and a quarter may wait for a wake; the VMs of
-	// one account get half of both. The zero value means 4096, and 512 of a client.
+	// one user get half of both. The zero value means 4096, and 512 of a client.
 	Open admission.PlaceLimits
 	// Refuse writes the door's own answers, of a status and with a code; nil: the door does.
 	Refuse func(w http.ResponseWriter, r *http.Request, status int, code string)
@@ -84,15 +84,15 @@ var defaultOpen = admission.PlaceLimits{Total: 4096, PerClient: 512}
 
 // Proxy is an http.Handler. Close it after the last request.
 type Proxy struct {
-	cfg      Config
-	reverse  *httputil.ReverseProxy
-	http1    *http.Transport
-	h2c      *http.Transport
-	open     *admission.Places // requests in progress
-	waiting  *admission.Places // those that wait for a wake
-	accounts *admission.Shares // of requests in progress, by the VM's owner
-	wakers   *admission.Shares // of those that wait, in the same way
-	tries    *admission.Tries  // of credentials
+	cfg     Config
+	reverse *httputil.ReverseProxy
+	http1   *http.Transport
+	h2c     *http.Transport
+	open    *admission.Places // requests in progress
+	waiting *admission.Places // those that wait for a wake
+	users   *admission.Shares // of requests in progress, by the VM's owner
+	wakers  *admission.Shares // of those that wait, in the same way
+	tries   *admission.Tries  // of credentials
 
 	mu    sync.Mutex
 	wakes map[string]*wake // in progress, by VM id
@@ -111,10 +111,10 @@ func New(cfg Config) *Proxy {
 	total, waits := int64(cfg.Open.Total), max(1, cfg.Open.Total/4)
 	p := &Proxy{
 		cfg: cfg, wakes: map[string]*wake{}, tries: admission.NewTries(),
-		open:     admission.NewPlaces(cfg.Open),
-		waiting:  admission.NewPlaces(admission.PlaceLimits{Total: waits, PerClient: max(1, cfg.Open.PerClient/4)}),
-		accounts: admission.NewShares(total, max(1, total/2)),
-		wakers:   admission.NewShares(int64(waits), max(1, int64(waits)/2)),
+		open:    admission.NewPlaces(cfg.Open),
+		waiting: admission.NewPlaces(admission.PlaceLimits{Total: waits, PerClient: max(1, cfg.Open.PerClient/4)}),
+		users:   admission.NewShares(total, max(1, total/2)),
+		wakers:  admission.NewShares(int64(waits), max(1, int64(waits)/2)),
 	}
 	p.http1, p.h2c = p.newTransport(route.HTTP1), p.newTransport(route.H2C)
 	p.reverse = &httputil.ReverseProxy{
@@ -205,7 +205,7 @@ func (p *Proxy) admit(r *http.Request, v *visit) (done func(), err error) {
 	if err := p.authorize(r, v); err != nil {
 		return nil, err
 	}
-	keep, short := p.accounts.Take(v.target.OwnerID, 1)
+	keep, short := p.users.Take(v.target.OwnerID, 1)
 	if short != admission.Enough {
 		return nil, tooMany
 	}

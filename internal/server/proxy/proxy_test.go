@@ -273,16 +273,16 @@ func (g neverDials) Dial(ctx context.Context, _ string, _ int) (vm.PortConn, err
 	return nil, ctx.Err()
 }
 
-// The sleeping VMs of one account do not keep those of others from being woken.
-func TestPlacesToWaitAreSharedByAccounts(t *testing.T) {
+// The sleeping VMs of one user do not keep those of others from being woken.
+func TestPlacesToWaitAreSharedByUsers(t *testing.T) {
 	w := newWorld(t, say, func(c *Config) { c.Open = admission.PlaceLimits{Total: 32, PerClient: 32} })
 	w.sleep()
 	awake := make(chan struct{})
 	w.wake = func(context.Context) error { <-awake; return nil }
-	wait := func(account string) chan error {
+	wait := func(ownerID string) chan error {
 		done := make(chan error, 1)
 		go func() {
-			_, err := w.proxy.awake(t.Context(), &visit{client: netip.MustParseAddr("192.0.2.1"), target: route.Target{VMID: vmID, OwnerID: account, AutoWake: true}})
+			_, err := w.proxy.awake(t.Context(), &visit{client: netip.MustParseAddr("192.0.2.1"), target: route.Target{VMID: vmID, OwnerID: ownerID, AutoWake: true}})
 			done <- err
 		}()
 		return done
@@ -299,7 +299,7 @@ func TestPlacesToWaitAreSharedByAccounts(t *testing.T) {
 		return short == admission.OfOwn
 	})
 	if err := <-wait("acc_a"); !errors.Is(err, tooMany) {
-		t.Errorf("the account got another place: %v", err)
+		t.Errorf("the user got another place: %v", err)
 	}
 	waiting = append(waiting, wait("acc_b"))
 	w.await("the wake began", func() bool { return w.wakes == 1 })
@@ -316,7 +316,7 @@ func TestPlacesAreBounded(t *testing.T) {
 	w := newWorld(t, http.HandlerFunc(func(_ http.ResponseWriter, _ *http.Request) { <-hang }),
 		func(c *Config) { c.Open = admission.PlaceLimits{Total: 16, PerClient: 16} })
 	var all sync.WaitGroup
-	for range 8 { // half of them, for the account
+	for range 8 { // half of them, for the user
 		all.Go(func() {
 			resp, err := w.client().Do(w.request(http.MethodGet, "/", nil))
 			if err != nil {

@@ -106,11 +106,11 @@ func (s *Service) CheckOpen() error {
 
 // Reserve calls take with what all VMs may take of the host now; it evicts and
 // calls it again as EvictFor does. Errors: take's, and Close's.
-func (s *Service) Reserve(ctx context.Context, account string, take func(limit vm.Capacity) error) error {
+func (s *Service) Reserve(ctx context.Context, ownerID string, take func(limit vm.Capacity) error) error {
 	if err := s.CheckOpen(); err != nil {
 		return err
 	}
-	return s.EvictFor(ctx, account, func() error {
+	return s.EvictFor(ctx, ownerID, func() error {
 		disk, err := s.cfg.Host.DiskMiB()
 		if err != nil {
 			return fmt.Errorf("cannot read the free disk space: %w", err)
@@ -183,22 +183,22 @@ func (s *Service) CheckWarmMemory(ctx context.Context, v vm.VM) error {
 	}
 }
 
-// EvictFor calls take, which reserves something on the host for an account. When
+// EvictFor calls take, which reserves something on the host for a user. When
 // it does not fit, it evicts what hatchd keeps only to save time, piece by piece,
-// and calls take again. hatchd's own account evicts nothing.
+// and calls take again. hatchd's own user evicts nothing.
 //
 // The order: for memory, idle bases of the warm pool, then a build in progress, then
 // idle VMs, which go to sleep; for disk, warm snapshots. For a quota of running VMs, idle
-// VMs of the same account go to sleep.
-func (s *Service) EvictFor(ctx context.Context, account string, take func() error) error {
+// VMs of the same user go to sleep.
+func (s *Service) EvictFor(ctx context.Context, ownerID string, take func() error) error {
 	for {
 		err := take()
 		switch {
-		case err == nil || account == access.SystemID:
+		case err == nil || ownerID == access.SystemID:
 			return err
 		case s.evictOwn(ctx, err):
 		case s.cfg.Idle != nil && (errors.Is(err, vm.ErrVMsInTheWay) || errors.Is(err, vm.ErrOwnersVMsInTheWay)):
-			return s.evictIdle(ctx, account, err, take)
+			return s.evictIdle(ctx, ownerID, err, take)
 		default:
 			return err
 		}
@@ -212,7 +212,7 @@ const evictTimeout = time.Minute
 // evictIdle is EvictFor for what was refused, and what idle VMs may leave. One
 // request at a time puts VMs to sleep: those that wait for their turn take what it has
 // left over, before they do so, too.
-func (s *Service) evictIdle(ctx context.Context, account string, refused error, take func() error) error {
+func (s *Service) evictIdle(ctx context.Context, ownerID string, refused error, take func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, evictTimeout)
 	defer cancel()
 	select {
@@ -227,18 +227,18 @@ func (s *Service) evictIdle(ctx context.Context, account string, refused error, 
 		case err == nil:
 			return nil
 		case s.evictOwn(ctx, err):
-		case errors.Is(err, vm.ErrOwnersVMsInTheWay) && s.evictOwners(ctx, account):
+		case errors.Is(err, vm.ErrOwnersVMsInTheWay) && s.evictOwners(ctx, ownerID):
 		case !errors.Is(err, vm.ErrVMsInTheWay) || !s.freeIdle(ctx):
 			return err
 		}
 	}
 }
 
-// evictOwners puts an idle VM of an account to sleep, and reports whether there was one.
-func (s *Service) evictOwners(ctx context.Context, account string) (evicted bool) {
-	evicted, err := s.cfg.Idle.Evict(ctx, access.Owner(account))
+// evictOwners puts an idle VM of a user to sleep, and reports whether there was one.
+func (s *Service) evictOwners(ctx context.Context, ownerID string) (evicted bool) {
+	evicted, err := s.cfg.Idle.Evict(ctx, access.Owner(ownerID))
 	if err != nil {
-		s.cfg.Log.Error("cannot put idle vms of an account to sleep", logkey.Error, err)
+		s.cfg.Log.Error("cannot put idle vms of a user to sleep", logkey.Error, err)
 	}
 	return evicted
 }

@@ -49,7 +49,7 @@ type Config struct {
 	Log           *slog.Logger
 }
 
-// How much is done at a time for one account. One more slot is for others.
+// How much is done at a time for one user. One more slot is for others.
 const (
 	clonesAtOnce = 4
 	readsAtOnce  = 2 // of whole snapshots
@@ -143,8 +143,8 @@ func (s *Service) verify(ctx context.Context, snap snapshot.Snapshot) error {
 // pin returns the snapshot with this id or name, which a request names, and keeps
 // it from being deleted until release is called.
 // Errors: errs.Invalid with field snapshot_id; errs.Conflict with code snapshot_in_use.
-func (s *Service) pin(ctx context.Context, account, idOrName string) (_ snapshot.Snapshot, release func(), err error) {
-	snap, release, err := s.Snapshots.PinNamed(ctx, access.Owner(account), idOrName)
+func (s *Service) pin(ctx context.Context, ownerID, idOrName string) (_ snapshot.Snapshot, release func(), err error) {
+	snap, release, err := s.Snapshots.PinNamed(ctx, access.Owner(ownerID), idOrName)
 	switch {
 	case errs.Is(err, errs.NotFound):
 		return snap, nil, errs.InvalidField("snapshot_id", "there is no snapshot %q", idOrName).

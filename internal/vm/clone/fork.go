@@ -15,7 +15,7 @@ import (
 	"github.com/hatchvm/hatch/internal/vm/transition"
 )
 
-// Fork clones new VMs from a running or sleeping VM of the account, and returns once they have
+// Fork clones new VMs from a running or sleeping VM of the user, and returns once they have
 // their own identity. The VM continues; its guest is paused while its memory and
 // disk are copied once, for any count.
 //
@@ -23,11 +23,11 @@ import (
 // to copy; errs.Exhausted; errs.Unsupported; and, when all clones failed, the first
 // one's error. When ctx ends before, errs.TimedOut with code still_working: the
 // clones are still being made.
-func (s *Service) Fork(ctx context.Context, account, id string, req vm.CloneRequest) (vm.Clones, error) {
+func (s *Service) Fork(ctx context.Context, ownerID, id string, req vm.CloneRequest) (vm.Clones, error) {
 	if err := checkRequest(req); err != nil {
 		return vm.Clones{}, err
 	}
-	scope := access.Owner(account)
+	scope := access.Owner(ownerID)
 	if _, err := s.Power.Store.VM(ctx, scope, id); err != nil {
 		return vm.Clones{}, err
 	}
@@ -77,13 +77,13 @@ func (s *Service) captureFork(ctx context.Context, scope access.Scope, id string
 	return snap, reserved, err
 }
 
-// CreateFrom clones new VMs from a snapshot of the account, and returns once they
+// CreateFrom clones new VMs from a snapshot of the user, and returns once they
 // have their own identity. Errors: as Fork's, and errs.Conflict with code snapshot_unusable.
-func (s *Service) CreateFrom(ctx context.Context, account, snapshotID string, req vm.CloneRequest) (vm.Clones, error) {
+func (s *Service) CreateFrom(ctx context.Context, ownerID, snapshotID string, req vm.CloneRequest) (vm.Clones, error) {
 	if err := checkRequest(req); err != nil {
 		return vm.Clones{}, err
 	}
-	snap, release, err := s.pin(ctx, account, snapshotID)
+	snap, release, err := s.pin(ctx, ownerID, snapshotID)
 	if err != nil {
 		return vm.Clones{}, err
 	}

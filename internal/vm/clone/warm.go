@@ -29,7 +29,7 @@ func (s *Service) IsCurrent(ctx context.Context, shape vm.Shape) bool {
 	return err == nil && filepath.Base(initramfs) == shape.Initramfs && s.machineHere(shape.Machine.Driver) == shape.Machine
 }
 
-// OfShape returns a new VM of hatchd's own account with this shape, not stored yet.
+// OfShape returns a new VM of hatchd's own user with this shape, not stored yet.
 func OfShape(shape vm.Shape) vm.VM {
 	now, spec := vm.Now(), shape.Spec()
 	spec.Driver = shape.Machine.Driver

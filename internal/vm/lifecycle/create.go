@@ -20,8 +20,8 @@ import (
 //
 // Errors: errs.Invalid names the field; errs.Conflict for what is taken;
 // errs.Exhausted when the host is full; errs.Unavailable with code too_many_starts.
-func (s *Service) Create(ctx context.Context, account string, req vm.CreateRequest) (vm.VM, error) {
-	v, err := s.resolve(ctx, account, req)
+func (s *Service) Create(ctx context.Context, ownerID string, req vm.CreateRequest) (vm.VM, error) {
+	v, err := s.resolve(ctx, ownerID, req)
 	if err != nil {
 		return vm.VM{}, err
 	}
@@ -85,7 +85,7 @@ func (s *Service) AwaitCreated(ctx context.Context, scope access.Scope, id strin
 	})
 }
 
-// CreateOfShape makes a VM of hatchd's own account for the warm pool, by booting,
+// CreateOfShape makes a VM of hatchd's own user for the warm pool, by booting,
 // and returns it once it runs. With an error it returns its id: what a failed create
 // leaves can be deleted. Errors: as Create's.
 func (s *Service) CreateOfShape(ctx context.Context, shape vm.Shape) (vm.VM, error) {
@@ -114,8 +114,8 @@ func (s *Service) Idle(ctx context.Context) (idle bool, changed <-chan struct{},
 }
 
 // ShapeFor returns the shape of the VM that a request asks for. Errors: Create's.
-func (s *Service) ShapeFor(ctx context.Context, account string, req vm.CreateRequest) (vm.Shape, error) {
-	v, err := s.resolve(ctx, account, req)
+func (s *Service) ShapeFor(ctx context.Context, ownerID string, req vm.CreateRequest) (vm.Shape, error) {
+	v, err := s.resolve(ctx, ownerID, req)
 	if err != nil {
 		return vm.Shape{}, err
 	}

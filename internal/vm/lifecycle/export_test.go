@@ -4,7 +4,7 @@ package lifecycle
 func (s *Service) Closing() <-chan struct{} { return s.runner.Closing() }
 
 // QueueStart takes the place of one more start, as a request does.
-func (s *Service) QueueStart(account string) (leave func(), err error) { return s.power.Queue(account) }
+func (s *Service) QueueStart(ownerID string) (leave func(), err error) { return s.power.Queue(ownerID) }
 
 // AnyChanged is that of the service's operations.
 func (s *Service) AnyChanged() <-chan struct{} { return s.runner.AnyChanged() }

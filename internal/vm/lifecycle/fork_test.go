@@ -583,7 +583,7 @@ func TestFailedWarmGuestHasAnID(t *testing.T) {
 	w.requireNothing(t)
 }
 
-// VMs of any account are cloned from it: no login may have changed it.
+// VMs of any user are cloned from it: no login may have changed it.
 func TestWarmGuestHasNoOpenPort(t *testing.T) {
 	w := newWorld(t)
 	if err := w.store.InsertUser(t.Context(), access.User{ID: access.SystemID, CreatedAt: time.Now()}); err != nil {

@@ -21,12 +21,12 @@ import (
 // resolve turns a request into a vm.VM that could be stored: template and
 // defaults filled in, everything checked that can be checked without
 // reserving anything.
-func (s *Service) resolve(ctx context.Context, account string, req vm.CreateRequest) (vm.VM, error) {
-	tpl, err := s.template(ctx, access.Owner(account), req.TemplateID)
+func (s *Service) resolve(ctx context.Context, ownerID string, req vm.CreateRequest) (vm.VM, error) {
+	tpl, err := s.template(ctx, access.Owner(ownerID), req.TemplateID)
 	if err != nil {
 		return vm.VM{}, err
 	}
-	img, err := s.deps.Images.Image(ctx, access.Owner(account), cmp.Or(req.ImageID, tpl.ImageID, image.DefaultID))
+	img, err := s.deps.Images.Image(ctx, access.Owner(ownerID), cmp.Or(req.ImageID, tpl.ImageID, image.DefaultID))
 	if err != nil {
 		return vm.VM{}, imageError(err)
 	}
@@ -47,7 +47,7 @@ func (s *Service) resolve(ctx context.Context, account string, req vm.CreateRequ
 	}
 	s.completeIdle(&spec)
 	v := vm.VM{
-		ID: id.New(vm.IDPrefix), OwnerID: account, Name: req.Name, Spec: spec,
+		ID: id.New(vm.IDPrefix), OwnerID: ownerID, Name: req.Name, Spec: spec,
 		Intent: vm.IntentRunning, State: vm.Starting, CreatedAt: now, UpdatedAt: now,
 	}
 	routes := req.Routes
@@ -55,7 +55,7 @@ func (s *Service) resolve(ctx context.Context, account string, req vm.CreateRequ
 		routes = tpl.Routes
 	}
 	for _, spec := range routes {
-		r := route.New(account, v.ID, spec)
+		r := route.New(ownerID, v.ID, spec)
 		if req.Routes != nil && req.Rights.Include(access.Admin) { // not what the author of a template has chosen
 			r = r.Proved()
 		}

@@ -52,7 +52,7 @@ func TestStartsAtOnceAreBounded(t *testing.T) {
 }
 
 // A request that could only wait very long is refused, and leaves nothing; other
-// accounts and VMs that wait already are not affected.
+// users and VMs that wait already are not affected.
 func TestTooManyStartsAreRefused(t *testing.T) {
 	w := newWorld(t)
 	up := mustCreate(t, w, vm.CreateRequest{})
@@ -84,7 +84,7 @@ func TestTooManyStartsAreRefused(t *testing.T) {
 	w.driver.Reset(up.ID)
 	w.awaitState(t, up.ID, vm.Running)
 	if free, err := w.QueueStart("acc_other"); err != nil {
-		t.Errorf("another account gets %v", err)
+		t.Errorf("another user gets %v", err)
 	} else {
 		free()
 	}

@@ -9,25 +9,25 @@ import (
 )
 
 // Slots bounds how many pieces of one kind of work run at a time, over all
-// accounts. When more wait, the account with the fewest running is next.
+// users. When more wait, the user with the fewest running is next.
 type Slots struct {
-	perAccount int             // at most for one account: others need not wait for it
-	closing    <-chan struct{} // once closed, no work begins
+	perUser int             // at most for one user: others need not wait for it
+	closing <-chan struct{} // once closed, no work begins
 
 	mu      sync.Mutex
 	free    int
-	running map[string]int // by account
+	running map[string]int // by user
 	waiting []*waiter      // in order of arrival
 }
 
 type waiter struct {
-	account string
+	user    string
 	granted chan struct{} // closed once it has a slot
 }
 
-// NewSlots returns as many slots as total, at most perAccount for one account.
-func NewSlots(total, perAccount int, closing <-chan struct{}) *Slots {
-	return &Slots{free: total, perAccount: perAccount, running: map[string]int{}, closing: closing}
+// NewSlots returns as many slots as total, at most perUser for one user.
+func NewSlots(total, perUser int, closing <-chan struct{}) *Slots {
+	return &Slots{free: total, perUser: perUser, running: map[string]int{}, closing: closing}
 }
 
 var errClosing = errs.New(errs.Unavailable, "shutting_down", "the operation did not begin: hatchd is shutting down").
@@ -35,8 +35,8 @@ var errClosing = errs.New(errs.Unavailable, "shutting_down", "the operation did 
 
 // Acquire waits for a slot until ctx is done.
 // Errors: ctx's; errs.Unavailable with code shutting_down.
-func (s *Slots) Acquire(ctx context.Context, account string) (release func(), err error) {
-	w := s.enqueue(account)
+func (s *Slots) Acquire(ctx context.Context, user string) (release func(), err error) {
+	w := s.enqueue(user)
 	select {
 	case <-w.granted:
 	case <-s.closing:
@@ -53,10 +53,10 @@ func (s *Slots) Acquire(ctx context.Context, account string) (release func(), er
 	}
 }
 
-func (s *Slots) enqueue(account string) *waiter {
+func (s *Slots) enqueue(user string) *waiter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := &waiter{account: account, granted: make(chan struct{})}
+	w := &waiter{user: user, granted: make(chan struct{})}
 	s.waiting = append(s.waiting, w)
 	s.grantLocked()
 	return w
@@ -71,8 +71,8 @@ func (s *Slots) leave(w *waiter) {
 		return
 	}
 	s.free++
-	if s.running[w.account]--; s.running[w.account] == 0 {
-		delete(s.running, w.account)
+	if s.running[w.user]--; s.running[w.user] == 0 {
+		delete(s.running, w.user)
 	}
 	s.grantLocked()
 }
@@ -80,10 +80,10 @@ func (s *Slots) leave(w *waiter) {
 // grantLocked gives free slots to waiters.
 func (s *Slots) grantLocked() {
 	for s.free > 0 {
-		next, fewest := -1, s.perAccount
+		next, fewest := -1, s.perUser
 		for i, w := range s.waiting {
-			if s.running[w.account] < fewest {
-				next, fewest = i, s.running[w.account]
+			if s.running[w.user] < fewest {
+				next, fewest = i, s.running[w.user]
 			}
 		}
 		if next < 0 {
@@ -92,7 +92,7 @@ func (s *Slots) grantLocked() {
 		w := s.waiting[next]
 		s.waiting = slices.Delete(s.waiting, next, next+1)
 		s.free--
-		s.running[w.account]++
+		s.running[w.user]++
 		close(w.granted)
 	}
 }

@@ -43,7 +43,7 @@ func TestSlotsAreFair(t *testing.T) {
 	}
 }
 
-func TestOneAccountLeavesASlotToOthers(t *testing.T) {
+func TestOneUserLeavesASlotToOthers(t *testing.T) {
 	slots := NewSlots(2, 1, make(chan struct{}))
 	first, second, other := slots.enqueue("busy"), slots.enqueue("busy"), slots.enqueue("other")
 	<-first.granted

@@ -22,9 +22,9 @@ const (
 	startsPerCPU      = 2
 	minStarts         = 4
 	maxQueued         = 256 // among them those that start
-	maxQueuedOfOne    = 192 // account
+	maxQueuedOfOne    = 192 // user
 	queuedRetryAfter  = 10 * time.Second
-	startsForOthers   = 1       // slots that one account leaves free
+	startsForOthers   = 1       // slots that one user leaves free
 	queueStep         = "queue" // its name in reasons
 	codeTooManyStarts = "too_many_starts"
 )
@@ -35,7 +35,7 @@ type starts struct {
 	close func() // lets none begin any more
 
 	mu     sync.Mutex
-	queued map[string]int // by account
+	queued map[string]int // by user
 	all    int
 }
 
@@ -48,8 +48,8 @@ func newStarts(cpus int) *starts {
 	}
 }
 
-// admit lets a start of an account wait for its turn, until leave is called.
-type admit func(account string) (leave func(), err error)
+// admit lets a start of a user wait for its turn, until leave is called.
+type admit func(user string) (leave func(), err error)
 
 // unbounded admits any number.
 func unbounded(string) (leave func(), err error) { return func() {}, nil }
@@ -62,40 +62,40 @@ func (s *Service) StartAgain(ctx context.Context, v vm.VM) (vm.VM, error) {
 // Queue admits a start, before anything is stored for it. The caller must call leave
 // when the start has ended.
 // Errors: errs.Unavailable with code too_many_starts, or errs.TooMany if all of them
-// are the account's.
-func (s *Service) Queue(account string) (leave func(), err error) {
+// are the user's.
+func (s *Service) Queue(user string) (leave func(), err error) {
 	q := s.starts
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	full := errs.New(errs.Unavailable, codeTooManyStarts, "cannot start a VM: too many VMs wait to start").
 		WithHint("try again later, with fewer requests at a time").WithRetryAfter(queuedRetryAfter)
 	switch {
-	case q.queued[account] >= maxQueuedOfOne:
-		full.Kind, full.Message = errs.TooMany, "cannot start a VM: too many of the account's VMs wait to start"
+	case q.queued[user] >= maxQueuedOfOne:
+		full.Kind, full.Message = errs.TooMany, "cannot start a VM: too many of the user's VMs wait to start"
 		return nil, full
 	case q.all >= maxQueued:
 		return nil, full
 	}
-	q.add(account, 1)
+	q.add(user, 1)
 	return sync.OnceFunc(func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		q.add(account, -1)
+		q.add(user, -1)
 	}), nil
 }
 
-func (q *starts) add(account string, n int) {
+func (q *starts) add(user string, n int) {
 	q.all += n
-	if q.queued[account] += n; q.queued[account] == 0 {
-		delete(q.queued, account)
+	if q.queued[user] += n; q.queued[user] == 0 {
+		delete(q.queued, user)
 	}
 }
 
-// AcquireStart waits until another VM of the account may start. The caller must call
+// AcquireStart waits until another VM of the user may start. The caller must call
 // release once the CPUs are not needed any more.
 // Errors: errs.Unavailable with code host_shutting_down; ctx's.
-func (s *Service) AcquireStart(ctx context.Context, account string) (release func(), err error) {
-	release, err = s.starts.slots.Acquire(ctx, account)
+func (s *Service) AcquireStart(ctx context.Context, user string) (release func(), err error) {
+	release, err = s.starts.slots.Acquire(ctx, user)
 	if err == nil {
 		return release, nil
 	}

@@ -38,7 +38,7 @@ type BootFiles interface {
 
 // Evictor evicts what hatchd keeps only to save time (see capacity.Service).
 type Evictor interface {
-	EvictFor(ctx context.Context, account string, take func() error) error
+	EvictFor(ctx context.Context, ownerID string, take func() error) error
 }
 
 // Config is what an engine needs. All fields are required.
