@@ -241,7 +241,7 @@ func (s *Store) plan(t *testing.T, query string) (steps []string) {
 
 func allOwned(t testing.TB, tx *tx) (all []ownedVMs) {
 	t.Helper()
-	noError(t, selectAll(context.Background(), tx, &all, "SELECT vms, vcpus, memory_mib, disk_mib FROM owned_vms ORDER BY owner_id"))
+	noError(t, selectAll(context.Background(), tx, &all, "SELECT vms, vcpus, memory_mib, disk_mib FROM owned_vms ORDER BY owner_id, host_id"))
 	return all
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/network"
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/vm"
 )
 
@@ -96,4 +97,31 @@ func TestSQLiteRowsFollowTheirDatabase(t *testing.T) {
 	all, err := moved.AllVMs(t.Context())
 	noError(t, err)
 	equal(t, len(all), 1)
+	u, err := moved.Usage(t.Context(), "acc_a")
+	noError(t, err)
+	equal(t, u.Used[quota.VMs], 1)
+}
+
+// A user's quota counts the VMs of all hosts that have used the database.
+func TestVMsOfAFormerHostCount(t *testing.T) {
+	for _, b := range backends() {
+		t.Run(b.name, func(t *testing.T) {
+			s := open(t, b.dsn(t))
+			used := func(want int64) {
+				t.Helper()
+				u, err := s.Usage(t.Context(), "acc_a")
+				noError(t, err)
+				equal(t, u.Used[quota.VMs], want)
+			}
+			former := onHost(s, "host_former")
+			createVM(t, former, newVM("vm_old"))
+			createVM(t, former, newVM("vm_older"))
+			createVM(t, s, newVM("vm_new"))
+			used(3)
+			noError(t, s.DeleteVM(t.Context(), "vm_old"))
+			used(2)
+			noError(t, s.write(t.Context(), func(tx *tx) error { return tx.countUsage(t.Context()) }))
+			used(2)
+		})
+	}
 }

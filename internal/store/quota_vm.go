@@ -67,8 +67,8 @@ func checkVMQuota(ctx context.Context, t *tx, before []vm.VM, after ...vm.VM) er
 	return errors.Join(err, limitsErr)
 }
 
-// moveOwned replaces what VMs used before a change with what they use after it.
-func moveOwned(ctx context.Context, t *tx, before, after []vm.VM) error {
+// moveOwned replaces what VMs of a host used before a change with what they use after it.
+func moveOwned(ctx context.Context, t *tx, host string, before, after []vm.VM) error {
 	changes := map[string]ownedVMs{} // by user
 	for _, v := range after {
 		changes[v.OwnerID] = changes[v.OwnerID].plus(1, ownedByVM(v))
@@ -76,10 +76,10 @@ func moveOwned(ctx context.Context, t *tx, before, after []vm.VM) error {
 	for _, v := range before {
 		changes[v.OwnerID] = changes[v.OwnerID].plus(-1, ownedByVM(v))
 	}
-	return addOwned(ctx, t, changes)
+	return addOwned(ctx, t, host, changes)
 }
 
-func addOwned(ctx context.Context, t *tx, changes map[string]ownedVMs) error {
+func addOwned(ctx context.Context, t *tx, host string, changes map[string]ownedVMs) error {
 	type row struct {
 		userID string
 		ownedVMs
@@ -95,9 +95,9 @@ func addOwned(ctx context.Context, t *tx, changes map[string]ownedVMs) error {
 		_, err := t.exec(ctx, `INSERT INTO owned_vms (host_id, owner_id, vms, vcpus, memory_mib, disk_mib) VALUES (?, ?, ?, ?, ?, ?)
 			ON CONFLICT (owner_id, host_id) DO UPDATE SET vms = owned_vms.vms + excluded.vms, vcpus = owned_vms.vcpus + excluded.vcpus,
 			memory_mib = owned_vms.memory_mib + excluded.memory_mib, disk_mib = owned_vms.disk_mib + excluded.disk_mib`,
-			t.host, r.userID, r.VMs, r.VCPUs, r.MemMiB, r.DiskMiB)
+			host, r.userID, r.VMs, r.VCPUs, r.MemMiB, r.DiskMiB)
 		if err == nil && r.VMs < 0 {
-			_, err = t.exec(ctx, "DELETE FROM owned_vms WHERE host_id = ? AND owner_id = ? AND vms = 0", t.host, r.userID)
+			_, err = t.exec(ctx, "DELETE FROM owned_vms WHERE host_id = ? AND owner_id = ? AND vms = 0", host, r.userID)
 		}
 		if err != nil {
 			return fmt.Errorf("cannot store what the VMs of a user use: %w", err)

@@ -87,7 +87,7 @@ func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want network.Request, p
 	if err := t.addUsage(ctx, more); err != nil {
 		return nil, err
 	}
-	if err := moveOwned(ctx, t, nil, stored); err != nil {
+	if err := moveOwned(ctx, t, t.host, nil, stored); err != nil {
 		return nil, err
 	}
 	return stored, t.appendEvents(ctx, events)

@@ -53,22 +53,21 @@ func usageOfVM(v vm.VM) (usageGroup, usage) {
 	return group, use
 }
 
-// moveUsage replaces what a VM used before a change with what it uses after it, if it is
-// on this host. Call it
+// moveUsage replaces what a VM of a host used before a change with what it uses after
+// it: for its user in any case, of the capacity if the host is this one. Call it
 // after all rows of vms are locked, and before events are appended: until the end of the
 // transaction it blocks others that change the usage of the same group.
 func (t *tx) moveUsage(ctx context.Context, host string, before, after vm.VM) error {
-	if host != t.host {
-		return nil
+	if host == t.host {
+		had, less := usageOfVM(before)
+		has, more := usageOfVM(after)
+		changes := map[usageGroup]usage{had: less.times(-1)}
+		changes[has] = changes[has].plus(more)
+		if err := t.addUsage(ctx, changes); err != nil {
+			return err
+		}
 	}
-	had, less := usageOfVM(before)
-	has, more := usageOfVM(after)
-	changes := map[usageGroup]usage{had: less.times(-1)}
-	changes[has] = changes[has].plus(more)
-	if err := t.addUsage(ctx, changes); err != nil {
-		return err
-	}
-	return moveOwned(ctx, t, []vm.VM{before}, []vm.VM{after})
+	return moveOwned(ctx, t, host, []vm.VM{before}, []vm.VM{after})
 }
 
 func (t *tx) addUsage(ctx context.Context, changes map[usageGroup]usage) error {
@@ -121,22 +120,24 @@ func basesOf(groups []usageRow) (bases []vmm.Shared, err error) {
 	return bases, nil
 }
 
-// countUsage adds up what all VMs of the host use.
+// countUsage adds up what all VMs of this host use of it, and what the VMs of each user
+// use of any host: the id of a host may have changed, and its rows with it.
 func (t *tx) countUsage(ctx context.Context) error {
 	var rows []struct {
 		ID      string           `db:"id"`
+		HostID  string           `db:"host_id"`
 		OwnerID string           `db:"owner_id"`
 		State   string           `db:"state"`
 		Spec    string           `db:"spec"`
 		Machine sql.Null[string] `db:"machine"`
 		Durable sql.Null[bool]   `db:"durable"`
 	}
-	err := selectAll(ctx, t, &rows, `SELECT v.id, v.owner_id, v.state, v.spec, v.machine, s.durable
-		FROM vms v LEFT JOIN vm_sleeps s ON s.vm_id = v.id WHERE v.host_id = ?`, t.host)
+	err := selectAll(ctx, t, &rows, `SELECT v.id, v.host_id, v.owner_id, v.state, v.spec, v.machine, s.durable
+		FROM vms v LEFT JOIN vm_sleeps s ON s.vm_id = v.id`)
 	if err != nil {
 		return err
 	}
-	all, owned := map[usageGroup]usage{}, map[string]ownedVMs{}
+	all, owned := map[usageGroup]usage{}, map[string]map[string]ownedVMs{t.host: {}}
 	for _, r := range rows {
 		v := vm.VM{ID: r.ID, OwnerID: r.OwnerID, State: vm.State(r.State)}
 		if err := errors.Join(fromJSON(r.Machine.V, &v.Machine), fromJSON(r.Spec, &v.Spec)); err != nil {
@@ -145,17 +146,25 @@ func (t *tx) countUsage(ctx context.Context) error {
 		if r.Durable.Valid {
 			v.Sleep = &vm.Sleep{Durable: r.Durable.V}
 		}
-		group, use := usageOfVM(v)
-		all[group] = all[group].plus(use)
-		owned[v.OwnerID] = owned[v.OwnerID].plus(1, ownedByVM(v))
+		if r.HostID == t.host {
+			group, use := usageOfVM(v)
+			all[group] = all[group].plus(use)
+		}
+		if owned[r.HostID] == nil {
+			owned[r.HostID] = map[string]ownedVMs{}
+		}
+		owned[r.HostID][v.OwnerID] = owned[r.HostID][v.OwnerID].plus(1, ownedByVM(v))
 	}
-	for _, table := range []string{"capacity_used", "owned_vms"} {
-		if _, err := t.exec(ctx, "DELETE FROM "+table+" WHERE host_id = ?", t.host); err != nil {
+	if _, err := t.exec(ctx, "DELETE FROM capacity_used WHERE host_id = ?", t.host); err != nil {
+		return err
+	}
+	if _, err := t.exec(ctx, "DELETE FROM owned_vms"); err != nil {
+		return err
+	}
+	for host, users := range owned {
+		if err := addOwned(ctx, t, host, users); err != nil {
 			return err
 		}
 	}
-	if err := t.addUsage(ctx, all); err != nil {
-		return err
-	}
-	return addOwned(ctx, t, owned)
+	return t.addUsage(ctx, all)
 }
