@@ -199,7 +199,10 @@ func (p *parts) openStore(ctx context.Context) error {
 		return err
 	}
 	keys := keyfile.File{Path: p.cfg.SecretsKeyFile}
-	dir.Keys = keys
+	if err := keys.Clean(); err != nil {
+		p.log.Warn("an unfinished key file stays", logkey.File, keys.Path, logkey.Error, err)
+	}
+	dir.Keys = lastingKeys{keys, p.cfg.DataDir}
 	if p.store, err = store.OpenFor(ctx, p.cfg.DatabaseURL, dir); err != nil {
 		return err
 	}

@@ -175,7 +175,7 @@ func (r restore) moveKeys() error {
 	there, err := to.Load()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := to.Store(ids); err != nil {
+		if err := to.Add(ids); err != nil {
 			return err
 		}
 	case err != nil:

@@ -103,6 +103,23 @@ func TestInvalidKeyFilesAreRefusedWithoutTheirText(t *testing.T) {
 	}
 }
 
+// Only a rotation's own identity goes at its end.
+func TestRotationKeepsIdentitiesOfOthers(t *testing.T) {
+	before := append(identities(t), identities(t)...)
+	rotated, err := before.Rotated()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err := secret.ParseIdentities(rotated.Text())
+	if err != nil || before.Rotating() || !read.Rotating() || len(read) != 3 {
+		t.Fatalf("%d identities, %v", len(read), err)
+	}
+	kept := read.Kept()
+	if len(kept) != 2 || kept[0].String() != rotated[0].String() || kept[1].String() != before[1].String() || kept.Rotating() {
+		t.Errorf("kept: %d", len(kept))
+	}
+}
+
 func identities(t *testing.T) secret.Identities {
 	t.Helper()
 	made, err := secret.NewIdentity()

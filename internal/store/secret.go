@@ -18,7 +18,7 @@ import (
 type KeyFile interface {
 	// Load returns the identities. Errors: fs.ErrNotExist.
 	Load() (secret.Identities, error)
-	// Create makes the file with a new identity. It replaces nothing.
+	// Create makes the file with a new identity. Errors: fs.ErrExist.
 	Create() (secret.Identities, error)
 }
 
@@ -108,7 +108,9 @@ func (s *database) openKeys(ctx context.Context, file KeyFile, have int64) error
 				"restore that file from a backup, or set HATCH_SECRETS_KEY_FILE to where it is; hatchd does not go on without it, because user data, "+
 				"secrets of webhooks and passwords of routes would be lost", rows[len(rows)-1].Recipient, err)
 		}
-		ids, err = file.Create()
+		if ids, err = file.Create(); errors.Is(err, fs.ErrExist) { // made meanwhile, by an operator
+			ids, err = file.Load()
+		}
 	}
 	if err != nil {
 		return err

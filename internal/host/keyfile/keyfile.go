@@ -14,7 +14,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/secret"
 )
@@ -67,35 +70,88 @@ func check(file *os.File) error {
 	return nil
 }
 
-// Create writes a file with a new identity, and returns it. It never replaces a file.
+// Create writes a file with a new identity, and returns it. Errors: those of Add.
 func (f File) Create() (secret.Identities, error) {
-	if _, err := os.Lstat(f.Path); !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot make the key of the secrets: %s exists (%w)", f.Path, err)
-	}
 	made, err := secret.NewIdentity()
 	if err != nil {
 		return nil, err
 	}
 	ids := secret.Identities{made}
-	return ids, f.Store(ids)
+	return ids, f.Add(ids)
 }
 
-// Store replaces the file, and makes it durable.
+// Add writes a file that does not exist, and makes it durable. Errors: fs.ErrExist.
+func (f File) Add(ids secret.Identities) error {
+	return f.write(f.Path, ids, func(tmp string) error { // a rename could replace another process's key
+		return errors.Join(os.Link(tmp, f.Path), os.Remove(tmp))
+	})
+}
+
+// Store replaces the file, and makes it durable. It follows symbolic links: the file
+// stays where it is.
 func (f File) Store(ids secret.Identities) error {
-	dir := filepath.Dir(f.Path)
-	tmp, err := os.CreateTemp(dir, "."+filepath.Base(f.Path)+"-*") // with mode 0600
+	path, err := filepath.EvalSymlinks(f.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return f.Add(ids)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the key of the secrets: %w", err)
+	}
+	return f.write(path, ids, func(tmp string) error { return os.Rename(tmp, path) })
+}
+
+// write writes a temporary file beside path, which publish puts in its place.
+func (f File) write(path string, ids secret.Identities, publish func(tmp string) error) error {
+	dir := filepath.Dir(path)
+	tmp, err := os.CreateTemp(dir, tempPattern(path)) // with mode 0600
 	if err != nil {
 		return fmt.Errorf("cannot write the key of the secrets: %w", err)
 	}
 	_, err = tmp.Write(ids.Text())
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), f.Path)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
+		err = publish(tmp.Name())
 	}
 	if err != nil {
-		return fmt.Errorf("cannot write the key of the secrets: %w", errors.Join(err, os.Remove(tmp.Name())))
+		_ = os.Remove(tmp.Name()) // it may be gone
+		return fmt.Errorf("cannot write the key of the secrets: %w", err)
 	}
 	return syncDir(dir)
+}
+
+func tempPattern(path string) string { return "." + filepath.Base(path) + ".*.tmp" }
+
+// Clean removes temporary files that a crash has left, which have keys.
+// Precondition: no other process writes the file.
+func (f File) Clean() error {
+	path, err := filepath.EvalSymlinks(f.Path)
+	if err != nil {
+		path = f.Path
+	}
+	entries, err := os.ReadDir(filepath.Dir(path))
+	before, after, _ := strings.Cut(tempPattern(path), "*")
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), before) && strings.HasSuffix(e.Name(), after) {
+			err = errors.Join(err, os.Remove(filepath.Join(filepath.Dir(path), e.Name())))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remove an unfinished key file: %w", err)
+	}
+	return nil
+}
+
+// Volatile reports whether a restart of the host loses the file, or one that is made
+// there: it is in memory.
+func (f File) Volatile() (bool, error) {
+	var st unix.Statfs_t
+	err := unix.Statfs(f.Path, &st)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = unix.Statfs(filepath.Dir(f.Path), &st)
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot find the file system of %s: %w", f.Path, err)
+	}
+	return st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC, nil
 }
 
 func syncDir(dir string) error {

@@ -32,8 +32,11 @@ func TestFileIsMadeOnceAndReplacedAsAWhole(t *testing.T) {
 	if st, err := os.Stat(f.Path); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", st.Mode(), err)
 	}
-	if _, err := f.Create(); err == nil {
-		t.Error("a key was replaced")
+	if _, err := f.Create(); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a second key: %v", err)
+	}
+	if err := f.Add(made); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a key was replaced: %v", err)
 	}
 	other, err := secret.NewIdentity()
 	if err != nil {
@@ -80,6 +83,63 @@ func TestFilesOfOthersAreRefused(t *testing.T) {
 		}
 		if _, err := f.Create(); err == nil {
 			t.Errorf("%s was replaced", name)
+		}
+	}
+}
+
+// A link stays one, and the key is where it leads.
+func TestLinksAreFollowed(t *testing.T) {
+	dir, safe := t.TempDir(), t.TempDir()
+	f, target := keyfile.File{Path: filepath.Join(dir, "link")}, keyfile.File{Path: filepath.Join(safe, "key")}
+	if err := os.Symlink(target.Path, f.Path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Create(); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("where a link leads nowhere: %v", err)
+	}
+	made, err := target.Create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := secret.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Store(append(secret.Identities{other}, made...)); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Lstat(f.Path); err != nil || st.Mode().Type() != fs.ModeSymlink {
+		t.Errorf("the link is %v, %v", st.Mode(), err)
+	}
+	if ids, err := target.Load(); err != nil || len(ids) != 2 {
+		t.Errorf("%d identities, %v", len(ids), err)
+	}
+}
+
+func TestUnfinishedFilesAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	f := keyfile.File{Path: filepath.Join(dir, keyfile.Name)}
+	if _, err := f.Create(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{".secrets.key.123.tmp", ".secrets.key-old"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Clean(); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 2 || left[0].Name() != ".secrets.key-old" {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+func TestFilesInMemoryAreVolatile(t *testing.T) {
+	for path, want := range map[string]bool{"/dev/shm/no-such-key": true, "/proc/self/status": false} {
+		if got, err := (keyfile.File{Path: path}).Volatile(); err != nil || got != want {
+			t.Errorf("%s: %v, %v", path, got, err)
 		}
 	}
 }
