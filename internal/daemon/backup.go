@@ -17,6 +17,7 @@ import (
 	"github.com/hatchvm/hatch/internal/host/keyfile"
 	"github.com/hatchvm/hatch/internal/host/owned"
 	"github.com/hatchvm/hatch/internal/image"
+	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/store"
 	"github.com/hatchvm/hatch/internal/vm"
@@ -27,6 +28,8 @@ const (
 	databaseName = "hatch.db"
 	hostIDName   = "host-id"
 	certsDir     = "certificates"
+
+	stagingPrefix = ".backup-" // of the directory of a backup that is being made
 )
 
 // BackupOptions is what a backup has.
@@ -51,12 +54,17 @@ func Backup(ctx context.Context, cfg config.Config, opt Options, b BackupOptions
 			return fmt.Errorf("cannot back up %s: %w", cfg.DataDir, err)
 		}
 	}
-	staging, err := os.MkdirTemp(cfg.DataDir, ".backup-") // on the disk that is sized for the database, with mode 0700
+	staging, err := os.MkdirTemp(cfg.DataDir, stagingPrefix) // on the disk that is sized for the database, with mode 0700
 	if err != nil {
 		return fmt.Errorf("cannot begin the backup: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(staging)) }()
-	j := &backupJob{cfg: cfg, BackupOptions: b, copy: filepath.Join(staging, databaseName)}
+	inUse, err := store.LockDir(staging) // until it is removed, against removeStaleBackups
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, inUse.Close()) }()
+	j := &backupJob{cfg: cfg, BackupOptions: b, copy: filepath.Join(staging, databaseName), keys: &usedKeys{file: keyfile.File{Path: cfg.SecretsKeyFile}}}
 	if j.live, err = store.OpenLive(cfg.DatabaseURL); err != nil {
 		return err
 	}
@@ -79,6 +87,43 @@ func Backup(ctx context.Context, cfg config.Config, opt Options, b BackupOptions
 	return j.report(opt.Out)
 }
 
+// usedKeys is the key file of a database that is copied. It is never made, and what was
+// loaded is what opens the copy, also if the file is replaced meanwhile.
+type usedKeys struct {
+	file   keyfile.File
+	loaded secret.Identities
+}
+
+// Load implements [store.KeyFile].
+func (k *usedKeys) Load() (ids secret.Identities, err error) {
+	if k.loaded == nil {
+		k.loaded, err = k.file.Load()
+	}
+	return k.loaded, err
+}
+
+// Create implements [store.KeyFile].
+func (k *usedKeys) Create() (secret.Identities, error) {
+	return nil, fmt.Errorf("cannot back up the secrets: there is no %s, which hatchd makes at its first start", k.file.Path)
+}
+
+// removeStaleBackups removes the directories of backups that were killed.
+func removeStaleBackups(dataDir string) error {
+	entries, err := os.ReadDir(dataDir)
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), stagingPrefix) {
+			continue
+		}
+		path := filepath.Join(dataDir, e.Name())
+		lock, lockErr := store.LockDir(path)
+		if lockErr != nil { // it is being made
+			continue
+		}
+		err = errors.Join(err, os.RemoveAll(path), lock.Close())
+	}
+	return err
+}
+
 // backupJob is one backup.
 type backupJob struct {
 	cfg config.Config
@@ -87,6 +132,7 @@ type backupJob struct {
 	why  string // begins the reason of VMs that are not as they were
 	live *store.Live
 	db   *store.Store // the copy, open
+	keys *usedKeys
 	out  *backup.Writer
 	left []backup.LeftOut
 }
@@ -115,7 +161,7 @@ func (j *backupJob) fillFromCopy(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if j.db, err = store.OpenFor(ctx, j.copy, store.Directory{HostID: hostID, Keys: keyfile.File{Path: j.cfg.SecretsKeyFile}}); err != nil {
+	if j.db, err = store.OpenFor(ctx, j.copy, store.Directory{HostID: hostID, Keys: j.keys}); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, j.db.Close()) }()
@@ -124,7 +170,7 @@ func (j *backupJob) fillFromCopy(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return nil
+	return j.db.Scrub(ctx) // a database of a version before had secrets as they are
 }
 
 // addKeys adds the host's id and, unless they are left out, the keys.
@@ -136,7 +182,11 @@ func (j *backupJob) addKeys(ctx context.Context) error {
 		j.leaveOut("keys", "as asked: keep %s elsewhere, without which the secrets in the backup cannot be read", j.cfg.SecretsKeyFile)
 		return nil
 	}
-	if err := j.out.Add(ctx, keyfile.Name, j.cfg.SecretsKeyFile); err != nil {
+	keys := keyfile.File{Path: filepath.Join(filepath.Dir(j.copy), keyfile.Name)}
+	if err := keys.Add(j.keys.loaded); err != nil {
+		return err
+	}
+	if err := j.out.Add(ctx, keyfile.Name, keys.Path); err != nil {
 		return err
 	}
 	if err := j.out.Add(ctx, access.KeyFile, j.path(access.KeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -177,15 +227,27 @@ func (j *backupJob) addImages(ctx context.Context) error {
 				continue
 			}
 			done[path] = true
-			name, inside := strings.CutPrefix(path, j.cfg.DataDir+"/")
-			if !inside {
-				j.leaveOut(what, "%s is outside of the data directory", path)
-			} else if err := j.addTree(ctx, name); err != nil {
+			if err := j.addImageFile(ctx, what, path); err != nil {
 				return err
 			}
 		}
 	}
 	return j.addTree(ctx, "images/debian.json")
+}
+
+// addImageFile adds a file, or a directory of kernel modules, that what boots with.
+func (j *backupJob) addImageFile(ctx context.Context, what, path string) error {
+	name, inside := strings.CutPrefix(path, j.cfg.DataDir+"/")
+	if !inside {
+		j.leaveOut(what, "%s is outside of the data directory", path)
+		return nil
+	}
+	mark := j.out.Mark()
+	err := j.addTree(ctx, name)
+	if err == nil && j.out.Mark() == mark {
+		j.leaveOut(what, "%s is missing, or is not a regular file", path)
+	}
+	return err
 }
 
 // addSnapshots adds the files of durable snapshots. Rows of others are removed from the
@@ -288,16 +350,27 @@ func (j *backupJob) addVM(ctx context.Context, v vm.VM) (why string, err error) 
 
 func (j *backupJob) path(name string) string { return filepath.Join(j.cfg.DataDir, name) }
 
-// addTree adds a file, or the files below a directory. A missing one is left out.
+// addTree adds a file, or the files below a directory. A missing one is left out, also
+// one that is removed meanwhile; whether that matters is the caller's to find out.
 func (j *backupJob) addTree(ctx context.Context, name string) error {
 	return filepath.WalkDir(j.path(name), func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err != nil || !d.Type().IsRegular() {
+		if err != nil || d.IsDir() {
 			return err
 		}
-		return j.out.Add(ctx, strings.TrimPrefix(path, j.cfg.DataDir+"/"), path)
+		inside := strings.TrimPrefix(path, j.cfg.DataDir+"/")
+		if !d.Type().IsRegular() {
+			if inside != name { // else the caller says so
+				j.leaveOut(inside, "it is not a regular file")
+			}
+			return nil
+		}
+		if err := j.out.Add(ctx, inside, path); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
 	})
 }
 

@@ -212,18 +212,32 @@ func TestRestoresThatAreRefusedLeaveNothing(t *testing.T) {
 		t.Errorf("elsewhere: %v", err)
 	}
 
-	// One that was interrupted is begun anew; until then no daemon starts.
-	must(t, os.Mkdir(filepath.Join(w.dir, ".restoring"), 0o700))
-	must(t, os.WriteFile(filepath.Join(w.dir, "hatch.db"), []byte("half"), 0o600))
+	// One that was interrupted is begun anew; until then no daemon starts. The key is not of
+	// the archive, which had not come to it yet.
 	cfg := w.config(t)
-	must(t, os.WriteFile(cfg.SecretsKeyFile, nil, 0o600))
+	for name, text := range map[string]string{".restoring/secrets.key": "", ".restoring-names": `["hatch.db", "secrets.key"]`, "hatch.db": "half", "secrets.key": "an operator's", ".backup-1/x": ""} {
+		must(t, os.MkdirAll(filepath.Dir(filepath.Join(w.dir, name)), 0o700))
+		must(t, os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600))
+	}
 	if err := daemon.Run(t.Context(), cfg, daemon.Options{Log: slog.New(slog.DiscardHandler), Out: &bytes.Buffer{}}); err == nil || !strings.Contains(err.Error(), "a restore was interrupted") {
 		t.Errorf("the daemon in a directory that is not whole: %v", err)
 	}
+	if _, err := w.restore(t, archive); err == nil || !strings.Contains(err.Error(), "it has .backup-1, secrets.key; move") {
+		t.Errorf("beside a key: %v", err)
+	}
+	must(t, os.Rename(cfg.SecretsKeyFile, cfg.SecretsKeyFile+time.Now().Format(".150405")))
+	if _, err := w.restore(t, archive); err == nil || strings.Contains(err.Error(), "hatch.db") {
+		t.Errorf("what the interrupted restore had moved stays: %v", err)
+	}
+	w.lose(t)
 	if _, err := w.restore(t, archive); err != nil {
 		t.Fatal(err)
 	}
+	must(t, os.Mkdir(filepath.Join(w.dir, ".backup-2"), 0o700))
 	w.start(t)
+	if left, _ := filepath.Glob(filepath.Join(w.dir, ".backup-*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
 	if _, err := w.GetVM(t.Context(), w.stopped); err != nil {
 		t.Error(err)
 	}

@@ -180,7 +180,7 @@ func (p *parts) close() error {
 
 // openStore locks the data directory and opens the database.
 func (p *parts) openStore(ctx context.Context) error {
-	if err := os.MkdirAll(p.vmRoot, 0o700); err != nil {
+	if err := os.MkdirAll(p.cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("cannot make HATCH_DATA_DIR %s: %w", p.cfg.DataDir, err)
 	}
 	if err := owned.Check(p.cfg.DataDir, p.cfg.TrustDataDirParents); err != nil { // before anything in it is believed
@@ -193,6 +193,12 @@ func (p *parts) openStore(ctx context.Context) error {
 	p.onClose(lock.Close)
 	if err := checkRestored(p.cfg.DataDir); err != nil {
 		return err
+	}
+	if err := os.MkdirAll(p.vmRoot, 0o700); err != nil {
+		return fmt.Errorf("cannot make HATCH_DATA_DIR %s: %w", p.cfg.DataDir, err)
+	}
+	if err := removeStaleBackups(p.cfg.DataDir); err != nil {
+		p.log.Warn("files of a backup that did not end stay", logkey.Error, err)
 	}
 	dir, err := p.directory()
 	if err != nil {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,8 +26,12 @@ import (
 // the directory is not whole, and no daemon starts in it.
 const restoringDir = ".restoring"
 
+// restoringNames lists, as JSON, the names in the archive, before one is moved from the
+// staging directory to the data directory: those that an interrupted restore may remove.
+const restoringNames = ".restoring-names"
+
 // Restore unpacks an archive of Backup into an empty data directory. On error the
-// directory is as empty as before. If it is interrupted, the next call begins anew.
+// directory has what it had before. If it is interrupted, the next call begins anew.
 func Restore(ctx context.Context, cfg config.Config, opt Options, from io.Reader) (err error) {
 	if cfg.DatabaseURL != filepath.Join(cfg.DataDir, databaseName) {
 		return fmt.Errorf("cannot restore to the database %s: a backup has an SQLite file, which is restored as %s in the data directory; unset HATCH_DATABASE_URL for that",
@@ -65,9 +71,8 @@ type restore struct {
 // stays are the names that an empty data directory may have.
 var stays = []string{"hatchd.lock", "lost+found"}
 
-// prepare checks that the directory is empty, and makes the staging directory. One that
-// exists was left by a restore that was interrupted: what is beside it is of that, too,
-// because no daemon has started since.
+// prepare checks that the directory is empty, but for what an interrupted restore has
+// left, and makes the staging directory.
 func (r restore) prepare() error {
 	if _, err := os.Lstat(r.staging); err == nil {
 		if err := r.empty(); err != nil {
@@ -78,10 +83,14 @@ func (r restore) prepare() error {
 	if err != nil {
 		return fmt.Errorf("cannot restore: %w", err)
 	}
+	var found []string
 	for _, e := range entries {
 		if !slices.Contains(stays, e.Name()) {
-			return fmt.Errorf("cannot restore to HATCH_DATA_DIR %s: it is not empty, it has %s; move what is in it elsewhere, or set another directory", r.cfg.DataDir, e.Name())
+			found = append(found, e.Name())
 		}
+	}
+	if len(found) > 0 {
+		return fmt.Errorf("cannot restore to HATCH_DATA_DIR %s: it is not empty, it has %s; move what is in it elsewhere, or set another directory", r.cfg.DataDir, strings.Join(found, ", "))
 	}
 	if err := os.Mkdir(r.staging, 0o700); err != nil {
 		return fmt.Errorf("cannot restore: %w", err)
@@ -89,19 +98,36 @@ func (r restore) prepare() error {
 	return nil
 }
 
-// empty removes everything, the staging directory last.
+// empty removes what was restored, the staging directory last. A name that is still in
+// that was not moved yet: in the data directory it is another's.
 func (r restore) empty() error {
-	entries, err := os.ReadDir(r.cfg.DataDir)
+	var names []string
+	text, err := os.ReadFile(r.names())
+	if err == nil {
+		_ = json.Unmarshal(text, &names) // it is whole before the first name is moved
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
 	failures := []error{err}
-	for _, e := range entries {
-		if e.Name() != restoringDir && !slices.Contains(stays, e.Name()) {
-			failures = append(failures, os.RemoveAll(filepath.Join(r.cfg.DataDir, e.Name())))
+	for _, name := range names {
+		if _, err := os.Lstat(filepath.Join(r.staging, name)); errors.Is(err, fs.ErrNotExist) && filepath.IsLocal(name) {
+			failures = append(failures, os.RemoveAll(filepath.Join(r.cfg.DataDir, name)))
 		}
 	}
 	if err := errors.Join(failures...); err != nil {
 		return fmt.Errorf("cannot remove what was restored: %w", err)
 	}
-	return os.RemoveAll(r.staging)
+	return errors.Join(removeNames(r.cfg.DataDir), os.RemoveAll(r.staging))
+}
+
+func (r restore) names() string { return filepath.Join(r.cfg.DataDir, restoringNames) }
+
+// removeNames removes the list of a restore that has ended.
+func removeNames(dataDir string) error {
+	if err := os.Remove(filepath.Join(dataDir, restoringNames)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot end the restore: %w", err)
+	}
+	return nil
 }
 
 // unpack fills the staging directory, and makes it durable.
@@ -131,6 +157,11 @@ func (r restore) unpack(ctx context.Context, from io.Reader) (backup.Contents, e
 		}
 	}
 	db := filepath.Join(r.staging, databaseName)
+	if contents.Head.Keys {
+		if err := store.CheckKeys(ctx, db, keyfile.File{Path: filepath.Join(r.staging, keyfile.Name)}); err != nil {
+			return contents, fmt.Errorf("cannot restore: %w: %w", backup.ErrDamaged, err)
+		}
+	}
 	if err := store.SetInodes(ctx, db, inodes); err != nil {
 		return contents, err
 	}
@@ -151,15 +182,38 @@ func (r restore) commit(contents backup.Contents) error {
 	if err != nil {
 		return fmt.Errorf("cannot restore: %w", err)
 	}
-	for _, e := range entries {
-		if err := os.Rename(filepath.Join(r.staging, e.Name()), filepath.Join(r.cfg.DataDir, e.Name())); err != nil {
-			return fmt.Errorf("cannot restore: %w", err)
+	if err := r.list(entries); err != nil {
+		return err
+	}
+	for _, e := range entries { // a file that was put there meanwhile is not replaced
+		from, to := filepath.Join(r.staging, e.Name()), filepath.Join(r.cfg.DataDir, e.Name())
+		if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
+			return fmt.Errorf("cannot restore %s: %w", to, err)
 		}
 	}
 	if err := syncAll(r.cfg.DataDir); err != nil {
 		return err
 	}
 	if err := os.Remove(r.staging); err != nil {
+		return fmt.Errorf("cannot restore: %w", err)
+	}
+	if err := syncAll(r.cfg.DataDir); err != nil { // without the staging directory, before the list goes
+		return err
+	}
+	return removeNames(r.cfg.DataDir)
+}
+
+// list stores the names of entries durably.
+func (r restore) list(entries []os.DirEntry) error {
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	text, err := json.Marshal(names)
+	if err == nil {
+		err = os.WriteFile(r.names(), text, 0o600)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot restore: %w", err)
 	}
 	return syncAll(r.cfg.DataDir)
@@ -199,9 +253,10 @@ func syncAll(dir string) error {
 }
 
 // checkRestored refuses a data directory that a restore has not finished.
+// Precondition: the directory is locked.
 func checkRestored(dataDir string) error {
 	if _, err := os.Lstat(filepath.Join(dataDir, restoringDir)); errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return removeNames(dataDir)
 	}
 	return fmt.Errorf("cannot use HATCH_DATA_DIR %s: a restore was interrupted; run hatchd restore again, or empty the directory", dataDir)
 }

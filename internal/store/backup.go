@@ -69,10 +69,11 @@ func Flatten(ctx context.Context, path string) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	db.SetMaxOpenConns(1)
-	for _, statement := range []string{"PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA journal_mode = DELETE"} {
-		if _, err := db.ExecContext(ctx, statement); err != nil {
-			return fmt.Errorf("cannot end the copy of the database: %w", err)
-		}
+	if err := checkpoint(ctx, db); err != nil {
+		return fmt.Errorf("cannot end the copy of the database: %w", err)
+	}
+	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode = DELETE"); err != nil {
+		return fmt.Errorf("cannot end the copy of the database: %w", err)
 	}
 	return nil
 }

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	"github.com/pressly/goose/v3"
+	"golang.org/x/sys/unix"
 
 	"github.com/hatchvm/hatch/internal/secret"
 )
@@ -88,15 +91,52 @@ type wrappedRow struct {
 	Wrapped   []byte `db:"wrapped"`
 }
 
+// CheckKeys returns an error if a key file does not open the secrets of an SQLite
+// database, which no process uses.
+func CheckKeys(ctx context.Context, path string, file KeyFile) (err error) {
+	db, err := openSQLite(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	_, have, err := db.schema(ctx)
+	if err != nil {
+		return err
+	}
+	ids, err := file.Load()
+	if err != nil {
+		return err
+	}
+	rows, err := db.wrappedKeys(ctx, have)
+	for _, row := range rows {
+		if err == nil {
+			_, err = ids.Unwrap(secret.Wrapped{ID: row.ID, Recipient: row.Recipient, Key: row.Wrapped})
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the key does not open the secrets in the database: %w", err)
+	}
+	return nil
+}
+
+// wrappedKeys returns the data keys in a database of version have.
+func (s *database) wrappedKeys(ctx context.Context, have int64) (rows []wrappedRow, err error) {
+	if have < secretsVersion {
+		return nil, nil
+	}
+	if err := selectAll(ctx, s.writes, &rows, "SELECT id, recipient, wrapped FROM secret_keys ORDER BY created_at, id"); err != nil {
+		return nil, fmt.Errorf("cannot read the keys of the secrets: %w", err)
+	}
+	return rows, nil
+}
+
 // openKeys makes the keyring of the database, before its rows are read or migrated. A
 // database that has no keys yet gets one; only then may the key file be missing, which
 // is made.
 func (s *database) openKeys(ctx context.Context, file KeyFile, have int64) error {
-	var rows []wrappedRow
-	if have >= secretsVersion {
-		if err := selectAll(ctx, s.writes, &rows, "SELECT id, recipient, wrapped FROM secret_keys ORDER BY created_at, id"); err != nil {
-			return fmt.Errorf("cannot read the keys of the secrets: %w", err)
-		}
+	rows, err := s.wrappedKeys(ctx, have)
+	if err != nil {
+		return err
 	}
 	if file == nil {
 		file = processKeys{}
@@ -230,14 +270,53 @@ func (s *database) Scrub(ctx context.Context) error {
 		return err
 	}
 	if s.dialect == goose.DialectSQLite3 {
-		for _, statement := range []string{"VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"} {
-			if _, err := s.writes.ExecContext(ctx, statement); err != nil {
-				return full(fmt.Errorf("cannot remove old secrets from the database's free pages: %w", err))
-			}
+		if err := s.rewrite(ctx); err != nil {
+			return full(fmt.Errorf("cannot remove old secrets from the database's free pages: %w", err))
 		}
 	}
 	return s.write(ctx, func(tx *tx) error {
 		_, err := tx.exec(ctx, "UPDATE secret_keys SET scrubbed = TRUE")
 		return err
 	})
+}
+
+// rewrite writes all pages of an SQLite file anew. It takes as much room as the file, for
+// a while twice, and is not begun where that is missing: makeRoom is for changes.
+func (s *database) rewrite(ctx context.Context) error {
+	var file struct {
+		Pages int64  `db:"pages"`
+		Size  int64  `db:"size"`
+		Path  string `db:"path"`
+	}
+	if err := s.writes.GetContext(ctx, &file, "SELECT page_count AS pages, page_size AS size, d.file AS path FROM pragma_page_count, pragma_page_size, pragma_database_list d WHERE d.name = 'main'"); err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(file.Path, &st); err != nil {
+		return err
+	}
+	if free := int64(st.Bavail) * st.Bsize; free/2 < file.Pages*file.Size {
+		return fmt.Errorf("%d bytes are free, and it takes twice the %d bytes of the database: %w", free, file.Pages*file.Size, syscall.ENOSPC)
+	}
+	if _, err := s.writes.ExecContext(ctx, "VACUUM"); err != nil {
+		return err
+	}
+	return checkpoint(ctx, s.writes)
+}
+
+// checkpoint writes the log of an SQLite file to the file, and empties it. Another
+// connection that is reading prevents that, which SQLite says in a row, not as an error.
+func checkpoint(ctx context.Context, db *sqlx.DB) error {
+	var row struct {
+		Busy         int `db:"busy"`
+		Log          int `db:"log"`
+		Checkpointed int `db:"checkpointed"`
+	}
+	if err := db.GetContext(ctx, &row, "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		return err
+	}
+	if row.Busy != 0 {
+		return errors.New("the database is in use")
+	}
+	return nil
 }
