@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -59,7 +60,7 @@ func (r routeRow) route(keys *secret.Keyring) (route.Route, error) {
 	}
 	out.Subdomain, out.Domain = r.Subdomain.V, r.Domain.V
 	if err := openHash(keys, placeOfRoute(r.ID), &out.Spec); err != nil {
-		return route.Route{}, fmt.Errorf("cannot read route %s: %w", r.ID, err)
+		return out, fmt.Errorf("cannot read route %s: %w", r.ID, err)
 	}
 	return out, nil
 }
@@ -174,7 +175,24 @@ func oneRoute(ctx context.Context, q querier, keys *secret.Keyring, scope access
 	return found[0], nil
 }
 
+// selectRoutes returns routes with the hashes of their passwords.
 func selectRoutes(ctx context.Context, q querier, keys *secret.Keyring, query string, args ...any) ([]route.Route, error) {
+	return readRoutes(ctx, q, func(r routeRow) (route.Route, error) { return r.route(keys) }, query, args...)
+}
+
+// listRoutes is selectRoutes for what needs no hash: one that cannot be opened is left
+// out, and the other routes are listed.
+func listRoutes(ctx context.Context, q querier, keys *secret.Keyring, query string, args ...any) ([]route.Route, error) {
+	return readRoutes(ctx, q, func(row routeRow) (route.Route, error) {
+		r, err := row.route(keys)
+		if errors.Is(err, secret.ErrNotOpened) {
+			err = nil
+		}
+		return r, err
+	}, query, args...)
+}
+
+func readRoutes(ctx context.Context, q querier, read func(routeRow) (route.Route, error), query string, args ...any) ([]route.Route, error) {
 	var rows []routeRow
 	if err := selectAll(ctx, q, &rows, query, args...); err != nil {
 		return nil, fmt.Errorf("cannot read routes: %w", err)
@@ -182,7 +200,7 @@ func selectRoutes(ctx context.Context, q querier, keys *secret.Keyring, query st
 	routes := make([]route.Route, len(rows))
 	for i, r := range rows {
 		var err error
-		if routes[i], err = r.route(keys); err != nil {
+		if routes[i], err = read(r); err != nil {
 			return nil, err
 		}
 	}
@@ -194,13 +212,13 @@ func (s *routeStore) Routes(ctx context.Context, scope access.Scope, vmID string
 	owned, args := inScope(scope)
 	const newest = " ORDER BY created_at DESC, id DESC"
 	if vmID == "" {
-		return selectRoutes(ctx, s.reads, s.keys, selectRoute+" WHERE "+owned+newest, args...)
+		return listRoutes(ctx, s.reads, s.keys, selectRoute+" WHERE "+owned+newest, args...)
 	}
 	if !storable(vmID) {
 		return nil, nil
 	}
 	// The scope is not in the query: SQLite would walk along all routes of the owner.
-	found, err := selectRoutes(ctx, s.reads, s.keys, selectRoute+" WHERE vm_id = ?"+newest, vmID)
+	found, err := listRoutes(ctx, s.reads, s.keys, selectRoute+" WHERE vm_id = ?"+newest, vmID)
 	return slices.DeleteFunc(found, func(r route.Route) bool { return !scope.Sees(r.OwnerID) }), err
 }
 

@@ -14,7 +14,7 @@ import (
 // DomainsToCheck implements [route.Checks]. Those of admins have no proof: they were
 // verified when they were made.
 func (s *routeStore) DomainsToCheck(ctx context.Context, since time.Time, limit int) ([]route.Route, error) {
-	return selectRoutes(ctx, s.reads, s.keys, selectRoute+` WHERE verified_at IS NOT NULL AND verified_at <> created_at AND COALESCE(checked_at, verified_at) < ?
+	return listRoutes(ctx, s.reads, s.keys, selectRoute+` WHERE verified_at IS NOT NULL AND verified_at <> created_at AND COALESCE(checked_at, verified_at) < ?
 		ORDER BY COALESCE(checked_at, verified_at), id LIMIT ?`, micros(since), limit)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/hatchvm/hatch/internal/route"
 	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/template"
+	"github.com/hatchvm/hatch/internal/vm"
 	"github.com/hatchvm/hatch/internal/webhook"
 )
 
@@ -219,4 +220,34 @@ func TestLostAndWrongKeysAreRefused(t *testing.T) {
 			noError(t, s.Close())
 		})
 	}
+}
+
+// Secrets that cannot be opened are those of their rows: others are served, and the VM
+// and its routes can be deleted.
+func TestDamagedSecretsStopNothingElse(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		ctx := t.Context()
+		plant(t, s)
+		noError(t, s.InsertWebhook(ctx, webhook.Webhook{ID: "wh_b", OwnerID: "acc_a", Enabled: true, Secret: planted, CreatedAt: now(), UpdatedAt: now()}, 9))
+		s.mustExec(t, "UPDATE webhooks SET secret = 'damaged', enabled = TRUE WHERE id = 'wh_a'")
+		hooks, err := s.Subscriptions(ctx)
+		noError(t, err)
+		if len(hooks) != 1 || hooks[0].ID != "wh_b" {
+			t.Errorf("subscriptions: %+v", hooks)
+		}
+		s.mustExec(t, "UPDATE vms SET user_data = (SELECT user_data FROM snapshots WHERE id = 'snap_a') WHERE id = 'vm_a'")
+		s.mustExec(t, `UPDATE routes SET spec = '{"port": 80, "auth": {"mode": "basic", "username": "me", "hash": "ZGFtYWdlZA=="}}' WHERE id = 'rt_a'`)
+		if _, err := s.Route(ctx, access.Everyone, "rt_a"); !errors.Is(err, secret.ErrNotOpened) { // the control
+			t.Errorf("the route: %v", err)
+		}
+		if _, err := s.VM(ctx, access.Everyone, "vm_a"); !errors.Is(err, secret.ErrNotOpened) {
+			t.Errorf("the VM: %v", err)
+		}
+		routes, err := s.Routes(ctx, access.Everyone, "")
+		noError(t, err)
+		equal(t, len(routes), 1)
+		_, err = s.UpdateVM(ctx, "vm_a", vm.ToStopped("test"))
+		noError(t, err)
+		noError(t, s.DeleteVM(ctx, "vm_a"))
+	})
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -296,7 +297,8 @@ func (s *vmStore) UpdateVM(ctx context.Context, id string, change func(*vm.VM)) 
 }
 
 // lockVM locks the row against changes by other transactions and then reads it, so that
-// no concurrent change is lost.
+// no concurrent change is lost. User data that cannot be opened is left out: such a VM can
+// still be stopped and deleted.
 func (t *tx) lockVM(ctx context.Context, id string) (vmRow, vm.VM, error) {
 	n, err := t.exec(ctx, "UPDATE vms SET revision = revision + 1 WHERE id = ?", id)
 	if err != nil {
@@ -313,6 +315,10 @@ func (t *tx) lockVM(ctx context.Context, id string) (vmRow, vm.VM, error) {
 		return vmRow{}, vm.VM{}, fmt.Errorf("cannot read the VM's host: %w", err)
 	}
 	v, err := row.vm(t.keys)
+	if errors.Is(err, secret.ErrNotOpened) {
+		row.UserData = nil
+		v, err = row.vm(t.keys)
+	}
 	if err != nil {
 		return vmRow{}, vm.VM{}, err
 	}
@@ -342,7 +348,7 @@ func (t *tx) deleteVM(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	routes, err := selectRoutes(ctx, t, t.keys, selectRoute+" WHERE vm_id = ? ORDER BY created_at, id", id)
+	routes, err := listRoutes(ctx, t, t.keys, selectRoute+" WHERE vm_id = ? ORDER BY created_at, id", id)
 	if err != nil {
 		return err
 	}

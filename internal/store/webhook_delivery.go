@@ -14,6 +14,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/idempotency"
+	"github.com/hatchvm/hatch/internal/secret"
 	"github.com/hatchvm/hatch/internal/webhook"
 )
 
@@ -146,7 +147,8 @@ func (s *webhookStore) RetryDelivery(ctx context.Context, webhookID, id string, 
 	return d, err
 }
 
-// Subscriptions implements [webhook.Queue].
+// Subscriptions implements [webhook.Queue]. A webhook whose secret cannot be opened is left
+// out, and keeps its place in the log of events; GET of it tells why.
 func (s *webhookStore) Subscriptions(ctx context.Context) ([]webhook.Subscription, error) {
 	var rows []struct {
 		webhookRow
@@ -158,13 +160,16 @@ func (s *webhookStore) Subscriptions(ctx context.Context) ([]webhook.Subscriptio
 	if err != nil {
 		return nil, fmt.Errorf("cannot list subscriptions: %w", err)
 	}
-	list := make([]webhook.Subscription, len(rows))
-	for i, r := range rows {
+	list := make([]webhook.Subscription, 0, len(rows))
+	for _, r := range rows {
 		w, err := r.open(s.keys)
+		if errors.Is(err, secret.ErrNotOpened) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
-		list[i] = webhook.Subscription{Webhook: w, Pending: r.Pending}
+		list = append(list, webhook.Subscription{Webhook: w, Pending: r.Pending})
 	}
 	return list, nil
 }
