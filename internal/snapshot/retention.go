@@ -7,6 +7,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/quota"
 )
 
 // pruneInterval is how often snapshots that have become too old are removed.
@@ -122,6 +123,43 @@ func (s *Service) evictFor(ctx context.Context, draft Snapshot) error {
 		}
 	}
 	return refusal
+}
+
+// insertInPlace inserts a draft that exceeds its owner's quota, once the owner's oldest
+// automatic snapshots are evicted that take as much. If they take less room than is missing, it
+// evicts none for it, and returns the refusal.
+func (s *Service) insertInPlace(ctx context.Context, draft Snapshot, refusal error) (Snapshot, error) {
+	if draft.Kind == Warm {
+		return draft, refusal
+	}
+	all, err := s.store.HostSnapshots(ctx)
+	if err != nil {
+		return draft, err
+	}
+	var old []Snapshot
+	missing := max(draft.Bytes, 1)
+	for _, snap := range s.evictable(all) { // the oldest first
+		if missing > 0 && snap.Kind == Automatic && snap.OwnerID == draft.OwnerID {
+			old, missing = append(old, snap), missing-max(snap.Bytes, 1)
+		}
+	}
+	if len(old) == 0 {
+		return draft, refusal
+	}
+	for _, snap := range old {
+		if e, ok := errs.As(refusal); ok && e.Field == string(quota.SnapshotMiB) && missing > 0 {
+			return draft, refusal // in vain
+		}
+		if _, err := s.evict(ctx, snap, "its owner's quota is used up"); err != nil {
+			return draft, err
+		}
+		stored, err := s.store.InsertSnapshot(ctx, draft)
+		if !errs.HasCode(err, quota.Code) {
+			return stored, err
+		}
+		refusal = err
+	}
+	return draft, refusal
 }
 
 // victim is a snapshot to evict for a bound.

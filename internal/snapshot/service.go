@@ -15,6 +15,7 @@ import (
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/id"
 	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/quota"
 )
 
 // Service lists, bounds and deletes snapshots.
@@ -160,6 +161,9 @@ func (s *Service) Begin(ctx context.Context, draft Snapshot, bytes int64) (Snaps
 	s.Pin(draft.ID)     // until Finish or Abandon
 	// Inserted first: a taken name must not evict another snapshot.
 	stored, err := s.store.InsertSnapshot(ctx, draft)
+	if errs.HasCode(err, quota.Code) {
+		stored, err = s.insertInPlace(ctx, draft, err)
+	}
 	if err == nil {
 		draft = stored
 		err = s.evictFor(ctx, draft)

@@ -19,6 +19,7 @@ import (
 	files "github.com/hatchvm/hatch/internal/host/snapshot"
 	"github.com/hatchvm/hatch/internal/image"
 	"github.com/hatchvm/hatch/internal/machine"
+	"github.com/hatchvm/hatch/internal/quota"
 	"github.com/hatchvm/hatch/internal/snapshot"
 	"github.com/hatchvm/hatch/internal/store"
 	"github.com/hatchvm/hatch/internal/store/storetest"
@@ -247,6 +248,25 @@ func TestOldestAutomaticSnapshotIsEvicted(t *testing.T) {
 	release()
 	fifth := w.take(draft(snapshot.Automatic, ""))
 	w.left(manual, fourth, fifth, theirs)
+}
+
+// A quota that is used up does not end the rotation of automatic snapshots.
+func TestAutomaticSnapshotsRotateWithinAQuota(t *testing.T) {
+	w := newWorld(t, snapshot.Limits{PerVM: 9})
+	w.store.LimitUsers(quota.Limits{quota.Snapshots: 3, quota.SnapshotMiB: 5})
+	manual := w.takeSized(draft(snapshot.Manual, "mine"), mib)
+	w.takeSized(draft(snapshot.Automatic, ""), mib)
+	second := w.takeSized(draft(snapshot.Automatic, ""), mib)
+	third := w.take(draft(snapshot.Automatic, ""))
+	w.left(manual, second, third)
+	w.store.LimitUsers(quota.Limits{quota.SnapshotMiB: 3})
+	_, err := w.Begin(t.Context(), draft(snapshot.Automatic, ""), 9*mib)
+	w.refuses(err, errs.Forbidden, quota.Code)
+	w.left(manual, second, third)
+	w.store.LimitUsers(quota.Limits{quota.Snapshots: 3})
+	_, err = w.Begin(t.Context(), draft(snapshot.Warm, ""), mib)
+	w.refuses(err, errs.Forbidden, quota.Code)
+	w.left(manual, second, third)
 }
 
 // A warm snapshot evicts no snapshot of an owner.
