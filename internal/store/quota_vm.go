@@ -41,7 +41,7 @@ func ownedByVM(v vm.VM) ownedVMs {
 // checkVMQuota returns an error if VMs exceed the quota of their user, which is the same
 // for all. before are those that are counted already. Precondition: this transaction has
 // locked the reservations. Errors: those of checkQuota, because of vm.ErrOwnersVMsInTheWay
-// where it would fit if none of the user's other VMs ran.
+// where it would fit if all of the user's other VMs slept.
 func checkVMQuota(ctx context.Context, t *tx, before []vm.VM, after ...vm.VM) error {
 	var change ownedVMs
 	for _, v := range after {
@@ -61,7 +61,9 @@ func checkVMQuota(ctx context.Context, t *tx, before []vm.VM, after ...vm.VM) er
 	own, limitsErr := ownLimits(ctx, t, after[0].OwnerID)
 	limits := t.limits.With(own)
 	alone := limits.Check(nil, quota.Amounts{quota.VCPUs: running.VCPUs, quota.Memory: running.MemMiB})
-	if limitsErr == nil && alone == nil && (e.Field == string(quota.VCPUs) || e.Field == string(quota.Memory)) {
+	stays := quota.Amounts{quota.VMs: change.VMs, quota.Disk: change.DiskMiB} // also while they sleep
+	used, usedErr := owned(ctx, t, after[0].OwnerID, stays)
+	if limitsErr = errors.Join(limitsErr, usedErr); limitsErr == nil && alone == nil && limits.Check(used, stays) == nil && (e.Field == string(quota.VCPUs) || e.Field == string(quota.Memory)) {
 		return e.WithCause(vm.ErrOwnersVMsInTheWay)
 	}
 	return errors.Join(err, limitsErr)

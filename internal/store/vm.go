@@ -56,10 +56,10 @@ func (t *tx) createVMs(ctx context.Context, vms []vm.VM, want network.Request, p
 	for _, v := range vms {
 		mem, disk, links = mem+int64(v.MemMiB), disk+int64(v.DiskMiB), links+int64(len(v.Routes))
 	}
-	if err := checkVMQuota(ctx, t, nil, vms...); err != nil {
+	if err := t.checkQuota(ctx, vms[0].OwnerID, quota.Amounts{quota.Routes: links}); err != nil { // which no VM that sleeps gives up
 		return nil, err
 	}
-	if err := t.checkQuota(ctx, vms[0].OwnerID, quota.Amounts{quota.Routes: links}); err != nil {
+	if err := checkVMQuota(ctx, t, nil, vms...); err != nil {
 		return nil, err
 	}
 	if err := t.checkCapacity(ctx, vm.VM{}, mem, disk, limit); err != nil {
