@@ -104,7 +104,10 @@ func (s *Service) Run(ctx context.Context) {
 
 func (s *Service) checkDomains(ctx context.Context) error {
 	due, err := s.Store.DomainsToCheck(ctx, s.now().Add(-checkInterval), checkBatch)
-	if err != nil {
+	if err != nil || len(due) == 0 {
+		return err
+	}
+	if err := s.Store.RecordTries(ctx, due, s.now()); err != nil { // else those without an answer would come first always
 		return err
 	}
 	for _, r := range due {

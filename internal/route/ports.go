@@ -42,6 +42,9 @@ type Checks interface {
 	// not checked since, those of the oldest checks first; at most limit.
 	DomainsToCheck(ctx context.Context, since time.Time, limit int) ([]Route, error)
 
+	// RecordTries stores that these routes are looked at: others are returned first then.
+	RecordTries(ctx context.Context, routes []Route, at time.Time) error
+
 	// RecordCheck stores that a route's proof was looked for, and how often in a row it was
 	// missed; with MaxMissed the domain is not verified any more. It does nothing to a route
 	// that is gone or was verified anew.

@@ -158,6 +158,8 @@ func (m *memory) DomainsToCheck(_ context.Context, since time.Time, limit int) (
 	return due, nil
 }
 
+func (m *memory) RecordTries(context.Context, []route.Route, time.Time) error { return nil }
+
 func (m *memory) RecordCheck(_ context.Context, r route.Route, at time.Time, missed int) error {
 	i := m.find(access.Everyone, r.ID)
 	if i < 0 {

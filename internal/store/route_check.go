@@ -15,7 +15,19 @@ import (
 // verified when they were made.
 func (s *routeStore) DomainsToCheck(ctx context.Context, since time.Time, limit int) ([]route.Route, error) {
 	return listRoutes(ctx, s.reads, s.keys, selectRoute+` WHERE verified_at IS NOT NULL AND verified_at <> created_at AND COALESCE(checked_at, verified_at) < ?
-		ORDER BY COALESCE(checked_at, verified_at), id LIMIT ?`, micros(since), limit)
+		ORDER BY COALESCE(tried_at, 0), COALESCE(checked_at, verified_at), id LIMIT ?`, micros(since), limit)
+}
+
+// RecordTries implements [route.Checks].
+func (s *routeStore) RecordTries(ctx context.Context, routes []route.Route, at time.Time) error {
+	return s.write(ctx, func(tx *tx) error {
+		for _, r := range routes {
+			if _, err := tx.exec(ctx, "UPDATE routes SET tried_at = ? WHERE id = ?", micros(at), r.ID); err != nil {
+				return checked(err)
+			}
+		}
+		return nil
+	})
 }
 
 // RecordCheck implements [route.Checks]. What goes on as it was is no event, and no change

@@ -61,3 +61,28 @@ func TestChecksOfDomains(t *testing.T) {
 		}
 	})
 }
+
+// Domains that the DNS does not answer for come after others.
+func TestDomainsThatWereTriedComeLast(t *testing.T) {
+	onEach(t, func(t *testing.T, s *Store) {
+		createVM(t, s, newVM("vm_a"))
+		for _, domain := range []string{"a.example.org", "b.example.org"} {
+			r := domainRoute("vm_a", domain, true)
+			at := r.CreatedAt.Add(time.Second)
+			r.VerifiedAt = &at
+			insertRoute(t, s, r)
+		}
+		since := now().Add(time.Hour)
+		next := func() route.Route {
+			t.Helper()
+			found, err := s.DomainsToCheck(t.Context(), since, 1)
+			noError(t, err)
+			equal(t, len(found), 1)
+			noError(t, s.RecordTries(t.Context(), found, since))
+			return found[0]
+		}
+		if first, second := next(), next(); first.ID == second.ID {
+			t.Errorf("%s comes twice", first.Domain)
+		}
+	})
+}
