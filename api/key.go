@@ -21,6 +21,7 @@ type Key struct {
 	Secret       string   `json:"secret,omitempty" doc:"The key itself. Only in the response to POST /keys."`
 	Scopes       []string `json:"scopes" nullable:"false" doc:"What the key can be used for, as far as the role of its user allows. The scope admin includes all others."`
 	AllowedCIDRs []string `json:"allowed_cidrs,omitempty" nullable:"false" doc:"Networks of clients that may use the key; absent for all."`
+	CreatedBy    string   `json:"created_by,omitempty" doc:"Id of the key that this one was made with, which may be deleted; absent for keys that were made without one."`
 	CreatedAt    Time     `json:"created_at"`
 	ExpiresAt    *Time    `json:"expires_at,omitempty" doc:"From then on the key is refused; absent for never."`
 	LastUsedAt   *Time    `json:"last_used_at,omitempty"`

@@ -60,6 +60,7 @@ type Key struct {
 	CreatedAt         time.Time
 	ExpiresAt         *time.Time // nil for never
 	LastUsedAt        *time.Time
+	MadeBy            string // id of the key that it was made with, which may be gone; "" for none
 }
 
 // Principal is an authenticated caller.

@@ -64,7 +64,7 @@ func (s *Service) CreateKey(ctx context.Context, caller Principal, r NewKey) (Ke
 		secret = newE2BSecret()
 	}
 	k := newKey(id.New("key_"), user.ID, r.Name, secret)
-	k.Note = r.Note
+	k.Note, k.MadeBy = r.Note, by.ID
 	if k.Rights, err = r.rightsFor(user, caller.Rights); err != nil {
 		return Key{}, "", err
 	}

@@ -11,7 +11,8 @@ type Store interface {
 	IdentityStore
 
 	// InsertKey creates a key. Errors: errs.Conflict with code key_exists if the
-	// owner has a key with that name; errs.NotFound with code user_not_found.
+	// owner has a key with that name; errs.NotFound with code user_not_found;
+	// [ErrRevoked] if the key that it is made with is gone.
 	InsertKey(ctx context.Context, k Key) error
 
 	// ReplaceKey creates a key, and deletes the one with the same id if there is one.

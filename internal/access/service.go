@@ -116,6 +116,9 @@ func (s *Service) Close() error {
 var errUnknownKey = errs.New(errs.Unauthenticated, "invalid_api_key", "the API key is not valid").
 	WithHint("give a key as \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\"; the first one is in admin.key in hatchd's data directory")
 
+// ErrRevoked refuses a new key of a key that was deleted meanwhile.
+var ErrRevoked = errUnknownKey
+
 // Authenticate returns the principal that a secret, a key or a token, belongs to, for a client at an
 // address; the zero address is that of a client that is not on the network.
 // Errors: errs.Unauthenticated. Only the error for a valid secret says more than that the

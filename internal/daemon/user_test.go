@@ -100,7 +100,7 @@ func TestKeysOfKeys(t *testing.T) {
 	c := w.as(t, narrow.Secret)
 	child, err := c.CreateKey(ctx, api.CreateKey{Name: "child"})
 	ok(t, err)
-	if strings.Join(child.Scopes, " ") != "vms:read keys:write" || child.ExpiresAt == nil || !child.ExpiresAt.Equal(narrow.ExpiresAt.Time) || len(child.AllowedCIDRs) != 2 {
+	if strings.Join(child.Scopes, " ") != "vms:read keys:write" || child.CreatedBy != narrow.ID || child.ExpiresAt == nil || !child.ExpiresAt.Equal(narrow.ExpiresAt.Time) || len(child.AllowedCIDRs) != 2 {
 		t.Errorf("it has %+v", child)
 	}
 	later := api.Time{Time: time.Now().Add(2 * time.Hour)}

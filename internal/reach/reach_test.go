@@ -159,7 +159,7 @@ func TestAFailedOpenCountsNothing(t *testing.T) {
 		mode  reach.Mode
 		code  string
 	}{
-		"of another user":      {access.Owner("acc_b"), func(*world) {}, reach.Wake, "vm_not_found"},
+		"of another user":         {access.Owner("acc_b"), func(*world) {}, reach.Wake, "vm_not_found"},
 		"of the zero scope":       {access.Scope{}, func(*world) {}, reach.Wake, "vm_not_found"},
 		"stopped":                 {owner, func(w *world) { w.vm.State, w.vm.Machine = vm.Stopped, nil }, reach.Wake, "vm_not_running"},
 		"asleep, not to be woken": {owner, (*world).sleep, reach.NoWake, "vm_not_running"},

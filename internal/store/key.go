@@ -26,12 +26,13 @@ type keyRow struct {
 	Scopes     string        `db:"scopes"`
 	ExpiresAt  sql.NullInt64 `db:"expires_at"`
 	Allowed    string        `db:"allowed_cidrs"`
+	MadeBy     string        `db:"made_by"`
 }
 
 // key returns the key of a row. Scopes that this version does not know are no rights.
 func (r keyRow) key() (access.Key, error) {
 	k := access.Key{
-		ID: r.ID, OwnerID: r.OwnerID, Name: r.Name, Note: r.Note, Prefix: r.Prefix, Hash: r.Hash,
+		ID: r.ID, OwnerID: r.OwnerID, Name: r.Name, Note: r.Note, Prefix: r.Prefix, Hash: r.Hash, MadeBy: r.MadeBy,
 		CreatedAt: fromMicros(r.CreatedAt), ExpiresAt: optionalTime(r.ExpiresAt), LastUsedAt: optionalTime(r.LastUsedAt),
 	}
 	for scope := range strings.FieldsSeq(r.Scopes) {
@@ -50,7 +51,7 @@ func (r keyRow) key() (access.Key, error) {
 }
 
 const (
-	keyColumns = "id, owner_id, name, hash, created_at, last_used_at, note, prefix, scopes, expires_at, allowed_cidrs"
+	keyColumns = "id, owner_id, name, hash, created_at, last_used_at, note, prefix, scopes, expires_at, allowed_cidrs, made_by"
 	selectKey  = "SELECT " + keyColumns + " FROM api_keys"
 )
 
@@ -63,8 +64,27 @@ func (s *accessStore) InsertKey(ctx context.Context, k access.Key) error {
 		if _, err := tx.lockUser(ctx, k.OwnerID); err != nil {
 			return err
 		}
+		if err := tx.lockMaker(ctx, k.MadeBy); err != nil {
+			return err
+		}
 		return tx.insertKey(ctx, k)
 	})
+}
+
+// lockMaker keeps the key that another is made with from being deleted until the end of
+// the transaction: a revoked key must make none. "" is no key.
+func (t *tx) lockMaker(ctx context.Context, id string) error {
+	if id == "" {
+		return nil
+	}
+	n, err := t.exec(ctx, "UPDATE api_keys SET name = name WHERE id = ?", id)
+	if err != nil {
+		return fmt.Errorf("cannot lock the key: %w", err)
+	}
+	if n == 0 {
+		return access.ErrRevoked
+	}
+	return nil
 }
 
 // ReplaceKey implements [access.Store].
@@ -78,9 +98,9 @@ func (s *accessStore) ReplaceKey(ctx context.Context, k access.Key) error {
 }
 
 func (t *tx) insertKey(ctx context.Context, k access.Key) error {
-	_, err := t.exec(ctx, "INSERT INTO api_keys ("+keyColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+	_, err := t.exec(ctx, "INSERT INTO api_keys ("+keyColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 		k.ID, k.OwnerID, k.Name, k.Hash, micros(k.CreatedAt), optionalMicros(k.LastUsedAt),
-		k.Note, k.Prefix, joined(k.Rights.List()), optionalMicros(k.ExpiresAt), joined(k.Allowed))
+		k.Note, k.Prefix, joined(k.Rights.List()), optionalMicros(k.ExpiresAt), joined(k.Allowed), k.MadeBy)
 	if violated(err) == "api_keys_owner_id_name" {
 		return errs.New(errs.Conflict, "key_exists", "name: another key is called %q", k.Name).
 			WithField("name").WithHint("give another name, or delete that key").WithCause(err)

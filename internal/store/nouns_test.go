@@ -46,10 +46,14 @@ func TestKeys(t *testing.T) {
 		ctx := t.Context()
 		account(t, s, "acc_b")
 		a, b := newKey("key_a", "acc_a"), newKey("key_b", "acc_a")
+		b.MadeBy = a.ID
 		b.CreatedAt = a.CreatedAt.Add(time.Second)
 		noError(t, s.InsertKey(ctx, a))
 		noError(t, s.InsertKey(ctx, b))
 		noError(t, s.InsertKey(ctx, newKey("key_c", "acc_b")))
+		late := newKey("key_late", "acc_a")
+		late.MadeBy = "key_revoked"
+		hasCode(t, s.InsertKey(ctx, late), errs.Unauthenticated, "invalid_api_key")
 
 		got, user, err := s.KeyByHash(ctx, b.Hash)
 		noError(t, err)

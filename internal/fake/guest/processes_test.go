@@ -220,8 +220,8 @@ func TestUsesAreCounted(t *testing.T) {
 		code  string
 	}{
 		"of another user": {access.Owner("acc_b"), "vm_a", file.Wake, "vm_not_found"},
-		"another VM":         {access.Owner("acc_a"), "vm_b", file.Wake, "vm_not_found"},
-		"asleep":             {access.Owner("acc_a"), "vm_a", file.NoWake, "vm_not_running"},
+		"another VM":      {access.Owner("acc_a"), "vm_b", file.Wake, "vm_not_found"},
+		"asleep":          {access.Owner("acc_a"), "vm_a", file.NoWake, "vm_not_running"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := open(c.scope, c.id, c.mode); !errs.HasCode(err, c.code) {

@@ -122,7 +122,7 @@ func (h *keyHandlers) delete(ctx context.Context, in *IDPath) (*answer[api.Delet
 
 func listedKey(k access.Key) api.Key {
 	out := api.Key{
-		ID: k.ID, Name: k.Name, Note: k.Note, UserID: k.OwnerID, Prefix: k.Prefix, Scopes: shownScopes(k.Rights),
+		ID: k.ID, Name: k.Name, Note: k.Note, UserID: k.OwnerID, Prefix: k.Prefix, CreatedBy: k.MadeBy, Scopes: shownScopes(k.Rights),
 		CreatedAt: utc(k.CreatedAt), ExpiresAt: utcOrNil(k.ExpiresAt), LastUsedAt: utcOrNil(k.LastUsedAt),
 	}
 	for _, n := range k.Allowed {
