@@ -133,8 +133,13 @@ func TestTheRoleIsTheLastTokens(t *testing.T) {
 		token        string
 		caller, user Role
 	}{
-		{"1", RoleAdmin, RoleAdmin}, {"0", RoleMember, RoleAdmin}, {"1", RoleAdmin, RoleAdmin}, {"2", RoleMember, RoleMember},
-		{"1", RoleMember, RoleMember}, {"3", RoleAdmin, RoleAdmin}, {"2", RoleMember, RoleAdmin},
+		{"1", RoleAdmin, RoleAdmin},
+		{"0", RoleMember, RoleAdmin},
+		{"1", RoleAdmin, RoleAdmin},
+		{"2", RoleMember, RoleMember},
+		{"1", RoleMember, RoleMember},
+		{"3", RoleAdmin, RoleAdmin},
+		{"2", RoleMember, RoleAdmin},
 	} {
 		got, err := s.Authenticate(t.Context(), "eyJ.a."+c.token, netip.Addr{})
 		if err != nil || got.Role != c.caller || got.Rights.Include(Admin) != (c.caller == RoleAdmin) || m.users[got.OwnerID].Role != c.user {

@@ -24,7 +24,8 @@ func TestOriginsThatMayCall(t *testing.T) {
 		{[]string{console}, "", ""},
 		{[]string{"*"}, other, "*"},
 	} {
-		h := httpapi.New(httpapi.Config{Audit: &fakeAudit{},
+		h := httpapi.New(httpapi.Config{
+			Audit:  &fakeAudit{},
 			Access: fakeKeys{}, Keys: fakeKeys{}, Log: slog.New(slog.DiscardHandler), Origins: c.origins,
 			Health: func(context.Context) api.Health { return api.Health{Status: "ok"} },
 		})
