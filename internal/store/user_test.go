@@ -97,7 +97,7 @@ func TestEndOfADeletion(t *testing.T) {
 			return nil
 		})
 		noError(t, err)
-		if seen, err := s.Image(ctx, access.Owner("acc_a"), "theirs"); err != nil || seen.ID != "img_b" {
+		if seen, err := s.Image(ctx, access.Owner("acc_a"), "img_b"); err != nil || seen.ID != "img_b" {
 			t.Errorf("acc_a sees %+v, %v", seen, err)
 		}
 		noError(t, s.DeleteVM(ctx, "vm_a"))
