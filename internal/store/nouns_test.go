@@ -91,6 +91,7 @@ func TestKeys(t *testing.T) {
 
 func TestConcurrentDeletesLeaveAKey(t *testing.T) {
 	onEach(t, func(t *testing.T, s *Store) {
+		account(t, s, access.SystemID) // whose row serializes them
 		ids := []string{"key_a", "key_b", "key_c", "key_d"}
 		for _, id := range ids {
 			noError(t, s.InsertKey(t.Context(), newKey(id, "acc_a")))

@@ -24,6 +24,7 @@ var tags = []*huma.Tag{
 	{Name: "keys", Description: "API keys of users."},
 	{Name: "quotas", Description: "What users own, and may own."},
 	{Name: "audit", Description: "Who did what."},
+	{Name: "e2b", Description: "The door for the client libraries of E2B."},
 	{Name: "healthz", Description: "Whether hatchd and its parts work."},
 }
 

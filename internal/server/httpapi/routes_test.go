@@ -119,6 +119,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/users/acc_good/usage", "", 200},
 		{"GET", "/users/acc_good/quota", "", 200},
 		{"PUT", "/users/acc_good/quota", `{"vms":3}`, 200},
+		{"GET", "/e2b", "", 501}, // it is off
 		{"GET", "/healthz", "", 200},
 	}
 	called := map[string]bool{}
