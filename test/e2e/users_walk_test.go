@@ -49,6 +49,7 @@ var neededBodies = map[string]string{
 	"POST /vms/{id}/exec": `{"command": "true"}`, "POST /vms/{id}/routes": `{"target_port": 80}`, "POST /vms/{id}/share": `{"port": 80}`,
 	"POST /vms/{id}/execs/{exec_id}/signal": `{"signal": "KILL"}`, "POST /vms/{id}/execs/{exec_id}/stdin": `{}`, "POST /vms/{id}/execs/{exec_id}/resize": `{"rows": 1, "cols": 1}`,
 	"POST /vms/{id}/files/mkdir": `{"path": "/tmp/d"}`, "POST /vms/{id}/files/rename": `{"from": "/etc/passwd", "to": "/etc/shadow"}`,
+	"POST /vms/{id}/connect": `{"public_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGOh/lQHKqJ3rW4wnkYzWmhZ2vHAKRo1bMYUhGzZZZZ"}`,
 }
 
 // request returns one about an object of a member, nil for one without commands.
