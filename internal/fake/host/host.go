@@ -49,6 +49,7 @@ func Open(_ context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 	links := &fake.Network{}
 	guests := &fake.Guests{Dir: files.Dir, Report: func(vmID string) *vm.GuestReport { return report(links, vmID) }}
 	healthy := func() error { return nil }
+	guests.Up = func(context.Context) (string, error) { return bootID, nil }
 	return &daemon.Host{
 		Drivers: []vmm.Driver{driver.New()}, Network: links, Forwards: &fake.Forwards{},
 		Files: files, Memories: memories, Snapshots: snapshots, Guests: guests,
@@ -60,10 +61,13 @@ func Open(_ context.Context, env daemon.HostEnv) (*daemon.Host, error) {
 	}, nil
 }
 
+// bootID is that of all boots of all fake guests.
+const bootID = "fake"
+
 // report is what a fake agent reports: its VM's address, and cloud-init done.
 func report(links *fake.Network, vmID string) *vm.GuestReport {
 	r := &vm.GuestReport{AgentVersion: "fake", CloudInit: vm.CloudInit{Status: "done"}}
-	r.BootID, r.SSH = "fake", vm.SSHServer{Certificates: true, HostKeys: []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGOh/lQHKqJ3rW4wnkYzWmhZ2vHAKRo1bMYUhGzZZZZ"}}
+	r.BootID, r.SSH = bootID, vm.SSHServer{Certificates: true, HostKeys: []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGOh/lQHKqJ3rW4wnkYzWmhZ2vHAKRo1bMYUhGzZZZZ"}}
 	if l, attached := links.Links()[vmID]; attached {
 		r.Addresses = []netip.Addr{l.Address}
 	}
