@@ -64,7 +64,7 @@ func (s *accessStore) InsertKey(ctx context.Context, k access.Key) error {
 		if _, err := tx.lockUser(ctx, k.OwnerID); err != nil {
 			return err
 		}
-		if err := tx.lockMaker(ctx, k.MadeBy); err != nil {
+		if err := lockMaker(ctx, tx, k.MadeBy); err != nil {
 			return err
 		}
 		return tx.insertKey(ctx, k)
@@ -73,11 +73,11 @@ func (s *accessStore) InsertKey(ctx context.Context, k access.Key) error {
 
 // lockMaker keeps the key that another is made with from being deleted until the end of
 // the transaction: a revoked key must make none. "" is no key.
-func (t *tx) lockMaker(ctx context.Context, id string) error {
+func lockMaker(ctx context.Context, tx *tx, id string) error {
 	if id == "" {
 		return nil
 	}
-	n, err := t.exec(ctx, "UPDATE api_keys SET name = name WHERE id = ?", id)
+	n, err := tx.exec(ctx, "UPDATE api_keys SET name = name WHERE id = ?", id)
 	if err != nil {
 		return fmt.Errorf("cannot lock the key: %w", err)
 	}
