@@ -69,7 +69,7 @@ func (r *Rates) Count(key string, class Class) Standing {
 	now, entry := time.Now(), rated{key, class}
 	l := r.by[entry]
 	if l == nil {
-		r.makeRoomLocked(now)
+		makeRoom(r.by, maxRated, now) // one that has its whole burst again is as good as none
 		l = rate.NewLimiter(rate.Limit(limit.PerSecond), limit.Burst)
 		r.by[entry] = l
 	}
@@ -81,24 +81,4 @@ func (r *Rates) Count(key string, class Class) Standing {
 	standing.Left = int(left)
 	standing.Full = time.Duration((float64(limit.Burst) - left) / limit.PerSecond * float64(time.Second))
 	return standing
-}
-
-// makeRoomLocked removes an entry from a full table, as Tries does: one that has its
-// whole burst again is as good as none.
-func (r *Rates) makeRoomLocked(now time.Time) {
-	if len(r.by) < maxRated {
-		return
-	}
-	const few = 16
-	seen, most := 0, -1.0
-	var removed rated
-	for entry, l := range r.by { // in an order by chance
-		if left := l.TokensAt(now) / float64(l.Burst()); left > most {
-			most, removed = left, entry
-		}
-		if seen++; seen == few {
-			break
-		}
-	}
-	delete(r.by, removed)
 }

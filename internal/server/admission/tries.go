@@ -56,7 +56,7 @@ func (t *Tries) Failed(client Client) time.Duration {
 	now := time.Now()
 	l := t.by[client]
 	if l == nil {
-		t.makeRoomLocked(now)
+		makeRoom(t.by, maxTriers, now)
 		if client == Local {
 			l = rate.NewLimiter(rate.Every(localInterval), localTriesBurst)
 		} else {
@@ -69,22 +69,23 @@ func (t *Tries) Failed(client Client) time.Duration {
 	return before
 }
 
-// makeRoomLocked removes one client from a full table: of a few by chance the one that
-// has the most tries left. So an attacker with many addresses displaces itself before
-// it displaces a client that has used up its tries, and a removal costs little.
-func (t *Tries) makeRoomLocked(now time.Time) {
-	if len(t.by) < maxTriers {
+// makeRoom removes one limiter from a table that has limit of them: of a few by chance the
+// one with the most of its burst left. So an attacker with many addresses or keys displaces
+// itself before it displaces one that has used up its burst, and a removal costs little.
+func makeRoom[K comparable](by map[K]*rate.Limiter, limit int, now time.Time) {
+	if len(by) < limit {
 		return
 	}
 	const few = 16
-	seen, most, removed := 0, -1.0, Local
-	for client, l := range t.by { // in an order by chance
+	seen, most := 0, -1.0
+	var removed K
+	for key, l := range by { // in an order by chance
 		if left := l.TokensAt(now) / float64(l.Burst()); left > most {
-			most, removed = left, client
+			most, removed = left, key
 		}
 		if seen++; seen == few {
 			break
 		}
 	}
-	delete(t.by, removed)
+	delete(by, removed)
 }

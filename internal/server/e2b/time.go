@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/backoff"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/logkey"
 	"github.com/hatchvm/hatch/internal/machine"
@@ -80,7 +81,7 @@ const retryInterval = 5 * time.Second
 // run looks at all sandboxes, and then at those that change, until ctx is done.
 func (t *timekeeper) run(ctx context.Context) {
 	for !t.noteAll(ctx) {
-		if !sleep(ctx, retryInterval) {
+		if !backoff.Pause(ctx, retryInterval) {
 			return
 		}
 	}
@@ -100,21 +101,9 @@ func (t *timekeeper) run(ctx context.Context) {
 				failed = true
 			}
 		}
-		if failed && !sleep(ctx, retryInterval) {
+		if failed && !backoff.Pause(ctx, retryInterval) {
 			return
 		}
-	}
-}
-
-// sleep returns false if ctx is done first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 
