@@ -142,6 +142,7 @@ var bodies = map[string]string{
 	"POST /vms/{id}/exec": `{"command":"true"}`, "POST /vms/{id}/routes": `{"target_port":80}`, "POST /vms/{id}/share": `{"port":80}`,
 	"POST /vms/{id}/execs/{exec_id}/signal": `{"signal":"TERM"}`, "POST /vms/{id}/execs/{exec_id}/stdin": `{}`, "POST /vms/{id}/execs/{exec_id}/resize": `{"rows":1,"cols":1}`,
 	"POST /vms/{id}/files/mkdir": `{"path":"/tmp/d"}`, "POST /vms/{id}/files/rename": `{"from":"/tmp/d","to":"/tmp/e"}`,
+	"POST /vms/{id}/connect": `{"public_key":"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGOh/lQHKqJ3rW4wnkYzWmhZ2vHAKRo1bMYUhGzZZZZ"}`,
 }
 
 // request returns path and body of a request for an object with an id.

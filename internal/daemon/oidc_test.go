@@ -40,7 +40,7 @@ func TestBearersOfTokensAreUsers(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = issuer.Shutdown() })
 	caller := func(changes jwt.MapClaims) *client.Client {
-		claims := jwt.MapClaims{"iss": url, "aud": "hatch", "sub": "1", "exp": time.Now().Add(time.Hour).Unix(), "email": "alice@example.org", "email_verified": true}
+		claims := jwt.MapClaims{"iss": url, "aud": "hatch", "sub": "1", "iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(), "email": "alice@example.org", "email_verified": true}
 		maps.Copy(claims, changes)
 		token, err := issuer.Keypair.SignJWT(claims)
 		if err != nil {
@@ -53,7 +53,7 @@ func TestBearersOfTokensAreUsers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v, err := caller(jwt.MapClaims{"iat": time.Now().Unix()}).GetVM(t.Context(), made.ID); err != nil || v.Name != "web" {
+	if v, err := caller(jwt.MapClaims{"iat": time.Now().Unix() + 1}).GetVM(t.Context(), made.ID); err != nil || v.Name != "web" {
 		t.Errorf("with another token: %+v, %v", v, err)
 	}
 	if _, err := caller(jwt.MapClaims{"sub": "2"}).GetVM(t.Context(), made.ID); !client.IsNotFound(err) {

@@ -130,7 +130,12 @@ type restoreInput struct {
 	Body *api.RestoreVM
 }
 
+// restore wants two rights, of which the table of routes has one: that on the VM, which
+// comes first.
 func (h *vmHandlers) restore(ctx context.Context, in *restoreInput) (*answer[api.VM], error) {
+	if _, err := h.vms.Get(ctx, scope(ctx), in.ID); err != nil {
+		return nil, err
+	}
 	if err := checkRight(ctx, access.Read(access.Snapshots)); err != nil {
 		return nil, err
 	}
