@@ -8,6 +8,7 @@ package audit
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/hatchvm/hatch/internal/access"
@@ -51,6 +52,16 @@ type Record struct {
 	Took  time.Duration
 	Bytes int64 // that a session carried, both ways
 	Count int64 // how many the record stands for; ≥ 1
+}
+
+// By returns a record of what a caller does from an address, the zero one if it is not on the
+// network. Its operation, object and outcome are missing.
+func By(caller access.Principal, from netip.Addr) Record {
+	r := Record{OwnerID: caller.OwnerID, UserID: caller.OwnerID, UserName: caller.UserName, KeyID: caller.KeyID, KeyName: caller.KeyName}
+	if from.IsValid() {
+		r.Address = from.String()
+	}
+	return r
 }
 
 // Filter selects records. Zero fields do not narrow.

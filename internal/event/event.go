@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
 )
 
@@ -52,6 +53,14 @@ type Actor struct {
 	Kind ActorKind
 	ID   string // of an API key or a user; "" for other kinds
 	Name string // of an API key, a user or a rule; what identifies a local process
+}
+
+// ActorOf returns a caller that has authenticated with a key, or a token, as an actor.
+func ActorOf(p access.Principal) Actor {
+	if p.KeyID == "" { // it has a token
+		return Actor{Kind: User, ID: p.OwnerID, Name: p.UserName}
+	}
+	return Actor{Kind: Key, ID: p.KeyID, Name: p.KeyName}
 }
 
 // ActorKind is the kind of an actor.

@@ -33,6 +33,16 @@ func ClientOf(addr net.Addr) Client {
 	return ClientAt(tcp.AddrPort().Addr())
 }
 
+// AddressOf returns the address of a peer that is an address and a port, the zero one for any
+// other text.
+func AddressOf(peer string) netip.Addr {
+	addr, err := netip.ParseAddrPort(peer)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Addr().Unmap()
+}
+
 // ClientAt is ClientOf for an IP address. The zero Addr is of this host.
 func ClientAt(ip netip.Addr) Client {
 	ip = ip.Unmap().WithZone("")

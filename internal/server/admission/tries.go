@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/hatchvm/hatch/internal/errs"
 )
 
 // How often a client may present a wrong key: many times at once, and then slowly.
@@ -29,6 +31,25 @@ type Tries struct {
 
 // NewTries returns an empty count.
 func NewTries() *Tries { return &Tries{by: map[Client]*rate.Limiter{}} }
+
+// Attempt authenticates a client by check, which fails with errs.Unauthenticated for a wrong
+// key. If the client must wait before it may try another key, wait says how long, and err
+// nothing.
+//
+// A client of the network that has used up its tries gets no check: its answer is the same for
+// every key. All clients of a reverse proxy on this host are one client, so there any key is
+// checked.
+func (t *Tries) Attempt(client Client, check func() error) (wait time.Duration, err error) {
+	if client != Local {
+		if wait := t.Wait(client); wait > 0 {
+			return wait, nil
+		}
+	}
+	if err = check(); errs.Is(err, errs.Unauthenticated) {
+		wait = t.Failed(client)
+	}
+	return wait, err
+}
 
 // Wait returns how long the client must wait before it may try another key, 0 if it
 // may now. It counts nothing.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/audit"
 	"github.com/hatchvm/hatch/internal/errs"
 	"github.com/hatchvm/hatch/internal/server/admission"
@@ -42,10 +43,8 @@ func (c *call) record(rt route, began time.Time, err error) {
 	if rt.method == http.MethodGet {
 		return
 	}
-	r := audit.Record{
-		OwnerID: c.caller.OwnerID, UserID: c.caller.OwnerID, UserName: c.caller.UserName, KeyID: c.caller.KeyID, KeyName: c.caller.KeyName,
-		Address: addressText(c.r), Operation: rt.method + " " + rt.path, Noun: "vm", Object: cmp.Or(c.made, vmIDOf(c.params["id"])), Took: time.Since(began),
-	}
+	r := audit.By(c.caller, admission.AddressOf(c.r.RemoteAddr))
+	r.Operation, r.Noun, r.Object, r.Took = rt.method+" "+rt.path, "vm", cmp.Or(c.made, vmIDOf(c.params["id"])), time.Since(began)
 	r.Outcome, r.Code = outcomeOf(err)
 	c.door.cfg.Audit.Add(r)
 }
@@ -73,10 +72,9 @@ func (d *Door) recordAgent(r *http.Request, v vm.VM, began time.Time, status int
 	if slices.Contains(agentReads, r.URL.Path) {
 		return
 	}
-	record := audit.Record{
-		OwnerID: v.OwnerID, Address: addressText(r), Operation: r.Method + " " + r.URL.Path, Noun: "vm", Object: v.ID,
-		Outcome: audit.OK, Took: time.Since(began),
-	}
+	record := audit.By(access.Principal{}, admission.AddressOf(r.RemoteAddr))
+	record.OwnerID, record.Operation, record.Noun, record.Object = v.OwnerID, r.Method+" "+r.URL.Path, "vm", v.ID
+	record.Outcome, record.Took = audit.OK, time.Since(began)
 	switch {
 	case status >= http.StatusInternalServerError:
 		record.Outcome = audit.Failed
@@ -84,12 +82,4 @@ func (d *Door) recordAgent(r *http.Request, v vm.VM, began time.Time, status int
 		record.Outcome = audit.Refused
 	}
 	d.cfg.Audit.Add(record)
-}
-
-// addressText returns the address of a client, "" if it is not of IP.
-func addressText(r *http.Request) string {
-	if addr := addressOf(r); addr.IsValid() {
-		return addr.String()
-	}
-	return ""
 }

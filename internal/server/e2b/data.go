@@ -88,7 +88,7 @@ func (d *Door) resumeFor(ctx context.Context, v vm.VM) error {
 // refuse answers a request whose sandbox cannot be reached.
 func (d *Door) refuse(w http.ResponseWriter, r *http.Request, p place, err error) {
 	if !errs.Is(err, errs.NotFound) && r.Context().Err() == nil {
-		d.cfg.Lines.Refused("a request did not reach its sandbox: "+errs.Public(err), admission.ClientAt(addressOf(r)))
+		d.cfg.Lines.Refused("a request did not reach its sandbox: "+errs.Public(err), admission.ClientAt(admission.AddressOf(r.RemoteAddr)))
 		d.cfg.Log.Debug("a request did not reach its sandbox", logkey.VM, vmIDOf(p.id), logkey.Error, err)
 	}
 	writeJSON(w, http.StatusBadGateway, unreachable{p.id, notFoundText, 0, http.StatusBadGateway})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hatchvm/hatch/internal/access"
 	"github.com/hatchvm/hatch/internal/errs"
+	"github.com/hatchvm/hatch/internal/event"
 	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
@@ -135,7 +136,7 @@ func (d *Door) serveControl(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer free(0)
-	ctx, stop := d.cfg.Access.Watch(causedBy(r.Context(), caller), caller)
+	ctx, stop := d.cfg.Access.Watch(event.WithCause(r.Context(), event.Cause{Actor: event.ActorOf(caller)}), caller)
 	defer stop()
 	if err := d.dispatch(&call{Context: ctx, door: d, w: w, r: r, caller: caller}); err != nil {
 		d.fail(w, r, err)

@@ -198,13 +198,8 @@ func (r route) recorded() bool {
 // recordOf describes a request that has ended. It reads nothing of it but the path.
 func recordOf(r *http.Request, route route, seen *writer, took time.Duration) audit.Record {
 	c := callerOf(r.Context())
-	record := audit.Record{
-		OwnerID: c.OwnerID, UserID: c.OwnerID, UserName: c.UserName, KeyID: c.KeyID, KeyName: c.KeyName,
-		Operation: route.id, Outcome: audit.OK, RequestID: c.requestID, Took: took,
-	}
-	if c.address.IsValid() {
-		record.Address = c.address.String()
-	}
+	record := audit.By(c.Principal, c.address)
+	record.Operation, record.Outcome, record.RequestID, record.Took = route.id, audit.OK, c.requestID, took
 	record.Noun, record.Object, record.Made = objectsOf(route.path, r.URL.EscapedPath(), seen.Header().Get("Location"))
 	if c.problem != nil && seen.status >= http.StatusBadRequest {
 		record.Outcome, record.Code = audit.Refused, c.problem.Code
@@ -239,10 +234,8 @@ func objectsOf(pattern, path, location string) (noun, id, made string) {
 // recordRefusedKey records that a caller presented no valid key.
 func (d *door) recordRefusedKey(r *http.Request) {
 	c := callerOf(r.Context())
-	record := audit.Record{Operation: audit.Authenticate, Outcome: audit.Refused}
-	if c.address.IsValid() {
-		record.Address = c.address.String()
-	}
+	record := audit.By(c.Principal, c.address)
+	record.Operation, record.Outcome = audit.Authenticate, audit.Refused
 	if c.problem != nil {
 		record.Code = c.problem.Code
 	}

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -63,10 +62,7 @@ func (d *door) keyed(r *http.Request) (access.Principal, event.Actor, error) {
 			WithHint("send Authorization: Bearer YOUR_API_KEY")
 	}
 	caller, err := d.checkKey(r, secret)
-	if caller.KeyID == "" { // it has a token
-		return caller, event.Actor{Kind: event.User, ID: caller.OwnerID, Name: caller.UserName}, err
-	}
-	return caller, event.Actor{Kind: event.Key, ID: caller.KeyID, Name: caller.KeyName}, err
+	return caller, event.ActorOf(caller), err
 }
 
 // checkKey authenticates a caller by its key, and bounds how often one client tries
@@ -74,43 +70,20 @@ func (d *door) keyed(r *http.Request) (access.Principal, event.Actor, error) {
 //
 // A key that has authenticated before is always accepted, so that a client that tries
 // keys locks out no other at the same address: keys are too long to be guessed, what
-// must be bounded is the work. A client of the network that has used up its tries gets
-// no lookup: its answer is the same for every key. All clients of a reverse proxy on
-// this host are one client, so there any key is looked up.
-func (d *door) checkKey(r *http.Request, secret string) (access.Principal, error) {
-	if caller, known := d.access.Known(secret, callerOf(r.Context()).address); known {
+// must be bounded is the work.
+func (d *door) checkKey(r *http.Request, secret string) (caller access.Principal, err error) {
+	from := callerOf(r.Context()).address
+	if caller, known := d.access.Known(secret, from); known {
 		return caller, nil
 	}
-	client := clientOf(r)
-	if client != admission.Local {
-		if wait := d.tries.Wait(client); wait > 0 {
-			return access.Principal{}, tooManyTries(wait)
-		}
-	}
-	caller, err := d.access.Authenticate(r.Context(), secret, callerOf(r.Context()).address)
-	if errs.Is(err, errs.Unauthenticated) {
-		if wait := d.tries.Failed(client); wait > 0 {
-			return access.Principal{}, tooManyTries(wait)
-		}
+	wait, err := d.tries.Attempt(admission.ClientAt(from), func() (err error) {
+		caller, err = d.access.Authenticate(r.Context(), secret, from)
+		return err
+	})
+	if wait > 0 {
+		return access.Principal{}, tooManyTries(wait)
 	}
 	return caller, err
-}
-
-func clientOf(r *http.Request) admission.Client {
-	addr := addressOf(r)
-	if !addr.IsValid() {
-		return admission.Local
-	}
-	return admission.ClientAt(addr)
-}
-
-// addressOf returns the address of a client, the zero one if it is not of IP.
-func addressOf(r *http.Request) netip.Addr {
-	addr, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return addr.Addr().Unmap()
 }
 
 func tooManyTries(wait time.Duration) error {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hatchvm/hatch/internal/logkey"
+	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
 // writeTimeout bounds one write to a client.
@@ -35,7 +36,7 @@ func (d *door) logRequest(w *writer, r *http.Request, began time.Time) {
 		slog.String(logkey.RequestID, c.requestID), slog.String("key", cmp.Or(c.KeyID, c.KeyName, c.OwnerID)),
 	}
 	if c.OwnerID == "" {
-		d.lines.Write(slog.LevelInfo, "request", append(attrs, slog.String(logkey.Client, clientOf(r).String()))...)
+		d.lines.Write(slog.LevelInfo, "request", append(attrs, slog.String(logkey.Client, admission.ClientAt(c.address).String()))...)
 		return
 	}
 	d.log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)

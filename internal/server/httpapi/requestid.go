@@ -9,6 +9,7 @@ import (
 	"regexp"
 
 	"github.com/hatchvm/hatch/internal/access"
+	"github.com/hatchvm/hatch/internal/server/admission"
 )
 
 // caller is the request's id and its authenticated caller. Only the goroutine that
@@ -46,7 +47,7 @@ var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 // headers that all answers have.
 func (d *door) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := &caller{requestID: r.Header.Get("X-Request-Id"), address: addressOf(r)}
+		c := &caller{requestID: r.Header.Get("X-Request-Id"), address: admission.AddressOf(r.RemoteAddr)}
 		if !saneRequestID.MatchString(c.requestID) {
 			c.requestID = "req_" + rand.Text()[:16]
 		}
