@@ -172,10 +172,9 @@ func shownRecord(r audit.Record) api.AuditRecord {
 }
 
 // record adds a record of each request of a caller that is worth one, once it has ended.
-func (d *door) record(mux *http.ServeMux, next http.Handler) http.Handler {
+func (d *door) record(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, pattern := mux.Handler(r)
-		route, known := d.served[pattern]
+		route, known := d.served[callerOf(r.Context()).pattern]
 		if !known || !route.recorded() || callerOf(r.Context()).OwnerID == "" {
 			next.ServeHTTP(w, r)
 			return

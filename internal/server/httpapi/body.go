@@ -37,13 +37,13 @@ const (
 // readBody reads the whole body, bounded in size and time, before a handler runs.
 // Then it clears the deadline, which would end a long wait. Handlers read uploads
 // themselves. Only routes that take a body get one: nothing is read for others.
-func (d *door) readBody(mux *http.ServeMux, next http.Handler) http.Handler {
+func (d *door) readBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := checkTarget(r.URL); err != nil {
 			d.writeProblem(w, r, err)
 			return
 		}
-		_, pattern := mux.Handler(r)
+		pattern := callerOf(r.Context()).pattern
 		switch {
 		case r.ContentLength == 0 || pattern == "/": // none, or no route that reads it
 		case !d.bodied[pattern]:

@@ -16,8 +16,7 @@ func (d *door) compress(mux *http.ServeMux) http.Handler {
 	zipped := must(gzhttp.NewWrapper(gzhttp.EnableZstd(false), gzhttp.MinSize(least), gzhttp.CompressionLevel(gzip.BestSpeed),
 		gzhttp.SuffixETag(gzipSuffix), gzhttp.ContentTypeFilter(compressible)))(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, pattern := mux.Handler(r)
-		if d.streams[pattern] && !isEventPage(r) {
+		if d.streams[callerOf(r.Context()).pattern] && !isEventPage(r) {
 			mux.ServeHTTP(w, r)
 			return
 		}

@@ -194,7 +194,7 @@ func New(cfg Config) http.Handler {
 	d, mux, doc := serveRoutes(cfg)
 	d.serveDocs(mux, doc)
 	mux.HandleFunc("/", d.noRoute(mux))
-	return d.linger(d.identify(d.observe(d.allowOrigins(d.authenticate(d.limitRate(mux, d.record(mux, d.share(d.readBody(mux, d.compress(mux))))))))))
+	return d.linger(d.identify(d.observe(d.allowOrigins(d.authenticate(d.match(mux, d.limitRate(d.record(d.share(d.readBody(d.compress(mux)))))))))))
 }
 
 // Document returns the OpenAPI document in JSON, as GET /openapi.json does.

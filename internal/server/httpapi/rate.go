@@ -15,14 +15,14 @@ import (
 // The headers are those of draft-ietf-httpapi-ratelimit-headers-10: RateLimit-Policy has
 // the class of the request, its burst (q) and the seconds in which that fills up (w);
 // RateLimit what is left (r), and the seconds until all of it is (t).
-func (d *door) limitRate(mux *http.ServeMux, next http.Handler) http.Handler {
+func (d *door) limitRate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := callerOf(r.Context())
 		if c.OwnerID == "" || d.open[r.URL.Path] {
 			next.ServeHTTP(w, r)
 			return
 		}
-		class := d.classOf(mux, r)
+		class := d.classOf(r)
 		standing := d.rates.Count(cmp.Or(c.KeyID, c.OwnerID), class)
 		if limit := standing.Limit; limit.Burst > 0 {
 			w.Header().Set("RateLimit-Policy", fmt.Sprintf("%q;q=%d;w=%d", string(class), limit.Burst, wholeSeconds(limit.Window())))
@@ -40,9 +40,8 @@ func (d *door) limitRate(mux *http.ServeMux, next http.Handler) http.Handler {
 func wholeSeconds(d time.Duration) int { return int(math.Ceil(d.Seconds())) }
 
 // classOf returns the class of a request by its route.
-func (d *door) classOf(mux *http.ServeMux, r *http.Request) admission.Class {
-	_, pattern := mux.Handler(r)
-	route, known := d.served[pattern]
+func (d *door) classOf(r *http.Request) admission.Class {
+	route, known := d.served[callerOf(r.Context()).pattern]
 	switch {
 	case !known || r.Method == get || r.Method == http.MethodHead:
 		return admission.Reads

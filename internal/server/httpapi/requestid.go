@@ -18,6 +18,7 @@ type caller struct {
 	requestID string
 	address   netip.Addr // of the client, zero if it is not on the network
 	problem   *problem   // the answer, if it is one
+	pattern   string     // of the route, once the caller is admitted; see match
 	access.Principal
 }
 
@@ -42,6 +43,14 @@ func scope(ctx context.Context) access.Scope { return callerOf(ctx).Scope() }
 func manager(ctx context.Context) access.Scope { return callerOf(ctx).Manager() }
 
 var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// match notes which route serves a request, for all that depends on it.
+func (d *door) match(mux *http.ServeMux, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, callerOf(r.Context()).pattern = mux.Handler(r)
+		next.ServeHTTP(w, r)
+	})
+}
 
 // identify gives every request an id, the client's own if it is valid, and sets the
 // headers that all answers have.
