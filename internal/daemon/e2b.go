@@ -77,7 +77,7 @@ func (p *parts) openE2B(ctx context.Context, tlsPort int) error {
 		Agent: p.e2b.serveAgent, Ports: p.e2b.servePort,
 		Defaults: machine.Spec{VCPUs: p.cfg.DefaultVCPU, MemMiB: p.cfg.DefaultMemMiB, DiskMiB: p.cfg.DefaultDiskMiB},
 		APIHost:  p.apiName(), Domain: p.e2b.at.Domain, Secret: secret,
-		RequestsPerAccount: int64(p.cfg.HTTPMaxConns / 2), Rates: p.rates(), Log: p.log, Lines: p.lines,
+		RequestsPerUser: int64(p.cfg.HTTPMaxConns / 2), Rates: p.rates(), Log: p.log, Lines: p.lines,
 	})
 	p.vms.Watch(watchers{p.idle, p.e2b.Door})
 	server := proxy.NewServer(p.untilEnd(p.e2b), p.log)

@@ -136,10 +136,10 @@ type Config struct {
 	// Secret is what access tokens are derived from; at least 32 bytes.
 	Secret []byte
 
-	RequestsPerAccount int64                              // in progress; 0: 512
-	Rates              map[admission.Class]admission.Rate // of each key; a class without one has no limit
-	Log                *slog.Logger
-	Lines              *admission.Log // that clients without a key cause; nil: to Log
+	RequestsPerUser int64                              // in progress; 0: 512
+	Rates           map[admission.Class]admission.Rate // of each key; a class without one has no limit
+	Log             *slog.Logger
+	Lines           *admission.Log // that clients without a key cause; nil: to Log
 }
 
 // Bounds on what callers use at a time.
@@ -167,7 +167,7 @@ func New(cfg Config) *Door {
 	}
 	d := &Door{
 		cfg: cfg, tries: admission.NewTries(),
-		requests: admission.NewShares(math.MaxInt64, cmp.Or(cfg.RequestsPerAccount, defaultRequests)),
+		requests: admission.NewShares(math.MaxInt64, cmp.Or(cfg.RequestsPerUser, defaultRequests)),
 		bodies:   admission.NewShares(bodyBytes, bodyBytes/2),
 		rates:    admission.NewRates(cfg.Rates),
 	}

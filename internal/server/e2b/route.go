@@ -132,7 +132,7 @@ func (d *Door) serveControl(w http.ResponseWriter, r *http.Request) {
 	}
 	free, short := d.requests.Take(caller.OwnerID, 1)
 	if short != admission.Enough {
-		d.fail(w, r, errs.New(errs.TooMany, "too_many_requests", "the account has too many requests in progress"))
+		d.fail(w, r, errs.New(errs.TooMany, "too_many_requests", "the user has too many requests in progress"))
 		return
 	}
 	defer free(0)

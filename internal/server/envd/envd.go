@@ -33,7 +33,7 @@ type Sandbox struct {
 	ID       string // as the SDKs call it
 	Template string // likewise
 	VMID     string
-	Owner    string // id of the account that the VM belongs to
+	Owner    string // id of the user that the VM belongs to
 	Token    string // that X-Access-Token must have; "" when none is needed
 
 	Env         map[string]string // of each process
